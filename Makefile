@@ -1,0 +1,48 @@
+# Everything a checkout can do, on a machine that has only Python >= 3.11 (with venv), git and make.
+# PYTHON=... picks the interpreter; ARGS=... goes to pytest or to the demo.
+
+VENV := .venv
+DEMO := .venv-demo
+BIN := $(VENV)/bin
+
+.PHONY: help demo test check bench venv format clean
+
+help:
+	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
+	@echo "make test    install what the tests need and run them"
+	@echo "make check   lint and type-check"
+	@echo "make bench   measure, against nginx"
+	@echo "make venv    a virtual environment to work in: $(VENV)"
+	@echo "make format  let ruff lay out the code"
+	@echo "make clean   remove what these made"
+
+demo:
+	@scripts/venv $(DEMO) demo
+	@$(DEMO)/bin/peili demo $(ARGS)
+
+test:
+	@scripts/venv $(VENV) test
+	@$(BIN)/python tests/prepare.py
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: venv
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+	@$(BIN)/lint-imports
+
+bench:
+	@scripts/venv $(VENV) test
+	@$(BIN)/python -m bench $(ARGS)
+
+format: venv
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format --quiet .
+
+venv:
+	@scripts/venv $(VENV) dev
+
+clean:
+	@rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
