@@ -1,0 +1,86 @@
+"""Tells the router what the store has, from when this host's peer door answers until it drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from peili.mirror.limits import Limits
+from peili.mirror.peers import Peer
+from peili.mirror.references import Key, Reference
+from peili.mirror.router import Router
+from peili.mirror.selection import Selection
+from peili.mirror.store import Gone, Have, Store, StoreEvent, Synced
+
+
+class Announcer:
+    """Advertises and withdraws. Built on a running loop; `stop` ends it."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        listening: Callable[[], Awaitable[Peer]],
+        *,
+        selection: Selection,
+        limits: Limits,
+        log: logging.Logger,
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._selection = selection
+        self._listening = listening
+        self._limits = limits
+        self._log = log
+        self._announced: set[Key] = set()
+        self._task = asyncio.create_task(self._run(), name="peili announcer")
+
+    async def stop(self) -> None:
+        """Withdraw everything. Does not raise."""
+        self._task.cancel()
+        _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
+        if late:
+            self._log.warning("the store's watch does not end; going on without it")
+        announced, self._announced = self._announced, set()
+        if not announced:
+            return
+        try:
+            async with asyncio.timeout(self._limits.stop_timeout):
+                await self._router.withdraw(announced)
+        except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
+            self._log.warning("could not withdraw: %s", error or type(error).__name__)
+
+    async def _run(self) -> None:
+        await self._listening()
+        pause = self._limits.backoff_min
+        while True:
+            try:
+                stale = set(self._announced)  # of an earlier watch: what this one does not tell again is gone
+                async with aclosing(self._store.watch()) as batches:
+                    async for batch in batches:
+                        stale.difference_update(event.key for event in batch if isinstance(event, Have))
+                        await self._tell(batch)
+                        if any(isinstance(event, Synced) for event in batch):
+                            await self._tell([Gone(key) for key in stale])
+                            stale.clear()
+                        pause = self._limits.backoff_min
+            except Exception as error:  # noqa: BLE001 - store and router may be strangers', and the host lives on
+                self._log.warning("could not advertise: %s; again in %g s", error, pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._limits.backoff_max)
+
+    async def _tell(self, batch: Sequence[StoreEvent]) -> None:
+        have = [event for event in batch if isinstance(event, Have) and self._selected(event.key)]
+        gone = [event.key for event in batch if isinstance(event, Gone)]
+        if gone:
+            await self._router.withdraw(gone)
+            self._announced.difference_update(gone)
+        if have:
+            self._announced.update(event.key for event in have)
+            await self._router.advertise(have)
+
+    def _selected(self, key: Key) -> bool:
+        """Whether the peer door would serve it. A digest does not say where it is from."""
+        return not isinstance(key, Reference) or self._selection.allows(key.registry, key.repository, key.tag)

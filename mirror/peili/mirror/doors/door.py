@@ -1,0 +1,172 @@
+"""What local and peer door share: what they refuse at once, how errors become answers, and the endpoints that are the
+same in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from urllib.parse import quote, urlencode
+
+from starlette.datastructures import Headers, QueryParams
+from starlette.types import Receive, Scope, Send
+
+from peili.mirror.doors.disconnect import unless_gone
+from peili.mirror.doors.refusal import (
+    BLOB_UNKNOWN,
+    MANIFEST_UNKNOWN,
+    NAME_INVALID,
+    NAME_UNKNOWN,
+    SIZE_INVALID,
+    TOOMANYREQUESTS,
+    UNSUPPORTED,
+    Refusal,
+)
+from peili.mirror.doors.reply import Reply
+from peili.mirror.doors.target import Endpoint, Target, api_path, parse_target
+from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.mediatypes import is_manifest
+from peili.mirror.parts import Parts
+from peili.mirror.references import Reference
+
+_ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
+
+
+class Door(ABC):
+    """An ASGI app for the pull part of the OCI distribution spec. Subclasses say where content comes from."""
+
+    def __init__(self, parts: Parts, log: logging.Logger) -> None:
+        self.store = parts.store
+        self.selection = parts.selection
+        self.limits = parts.limits
+        self.log = log
+        self._default_registry = parts.default_registry
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1003})
+            return
+        reply = Reply(scope, send, self.limits.reader_timeout)
+        try:
+            try:
+                target = self._target(scope)
+                await unless_gone(receive, self._answer(target, reply, scope), self._under_way)
+            except Refusal as refusal:
+                await reply.refuse(refusal)
+        except (OSError, TimeoutError):
+            # The one who asked is gone, or takes nothing: there is nobody to tell. Leaving the answer unfinished
+            # makes the server close the connection.
+            self.log.debug("client left: %s", scope["path"])
+
+    async def drain(self, timeout: float) -> None:
+        """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=timeout)
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=timeout)
+
+    def _target(self, scope: Scope) -> Target:
+        self._refuse_oddities(scope)
+        path = api_path(scope["path"], scope.get("root_path", ""))
+        ns = QueryParams(scope["query_string"]).get("ns") or Headers(scope=scope).get("oci-namespace")
+        target = parse_target(path, ns=ns, default_registry=self._default_registry)
+        selected = target.endpoint is Endpoint.BASE or self.selection.allows(
+            target.registry, target.repository, target.tag
+        )
+        if not selected:
+            raise Refusal(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
+        return target
+
+    def _refuse_oddities(self, scope: Scope) -> None:
+        """Refuse what no client of a mirror sends, before it costs anything."""
+        if scope["method"] not in {"GET", "HEAD"}:
+            raise Refusal(405, UNSUPPORTED, "a mirror is read only; use GET or HEAD", {"Allow": "GET, HEAD"})
+        raw: bytes = scope.get("raw_path") or b""
+        if max(len(raw), len(scope["path"])) > self.limits.path_length:
+            raise Refusal(414, NAME_INVALID, f"path longer than {self.limits.path_length} bytes")
+        if len(scope.get("query_string", b"")) > self.limits.path_length:
+            raise Refusal(414, NAME_INVALID, f"query longer than {self.limits.path_length} bytes")
+        if any(separator in raw.lower() for separator in _ENCODED_SEPARATORS):
+            raise Refusal(400, NAME_INVALID, "encoded separator in the path")
+        if len(scope["headers"]) > self.limits.header_count:
+            raise Refusal(431, UNSUPPORTED, f"more than {self.limits.header_count} headers")
+        if _has_body(scope):
+            raise Refusal(413, SIZE_INVALID, "requests have no body here", {"Connection": "close"})
+
+    async def _answer(self, target: Target, reply: Reply, scope: Scope) -> None:
+        try:
+            match target.endpoint:
+                case Endpoint.BASE:
+                    await reply.json({})
+                case Endpoint.TAGS:
+                    await self._tags(target, reply, scope)
+                case Endpoint.MANIFEST | Endpoint.BLOB:
+                    await self.content(target, reply, scope)
+        except (NotFound, Aborted, Unavailable) as error:
+            if not reply.started:
+                raise _refusal(target, error) from error
+            self.log.warning("%s: cut off: %s", target.name, error)
+
+    @abstractmethod
+    async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
+        """Answer with a manifest or a blob. Raises Refusal, NotFound, Aborted, Unavailable."""
+
+    def reference(self, target: Target) -> Reference:
+        """The full reference of a target that has a tag. Raises NotFound where nothing says which registry."""
+        if target.registry is None or target.tag is None:
+            raise NotFound(f"no registry is named for {target.name}; ?ns= would")
+        try:
+            return Reference(target.registry, target.repository, target.tag)
+        except ValueError as error:
+            raise NotFound(str(error)) from error
+
+    async def _tags(self, target: Target, reply: Reply, scope: Scope) -> None:
+        """OCI distribution spec, "Listing Tags": in lexical order, from behind `last`, at most `n`."""
+        tags = sorted(
+            reference.tag
+            for reference, _ in await self.store.images()
+            if (reference.registry, reference.repository) == (target.registry, target.repository)
+            and self.selection.allows(reference.registry, reference.repository, reference.tag)
+        )
+        if not tags:
+            raise Refusal(404, NAME_UNKNOWN, f"{target.name} is not here")
+        query = QueryParams(scope["query_string"])
+        page = _page(tags, query.get("n"), query.get("last"))
+        headers: dict[str, str] = {}
+        if page and page[-1] != tags[-1]:
+            more = urlencode({**query, "last": page[-1]})
+            headers["Link"] = f'<{quote(scope["path"])}?{more}>; rel="next"'
+        await reply.json({"name": target.repository, "tags": page}, headers)
+
+
+def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
+    rest = [tag for tag in tags if last is None or tag > last]
+    if n is None:
+        return rest
+    if not (n.isascii() and n.isdigit() and len(n) < 10):
+        raise Refusal(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
+    return rest[: int(n)]
+
+
+def check_type(target: Target, media_type: str) -> None:
+    """Raises NotFound where something else than a manifest is asked for as one."""
+    if target.endpoint is Endpoint.MANIFEST and not is_manifest(media_type):
+        raise NotFound(f"{target.name} is not a manifest")
+
+
+def _refusal(target: Target, error: Exception) -> Refusal:
+    if isinstance(error, Unavailable):
+        return Refusal(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
+    code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
+    return Refusal(404, code, str(error) or f"{target.name} is not here")
+
+
+def _has_body(scope: Scope) -> bool:
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip() not in {b"0", b""}):
+            return True
+    return False

@@ -1,0 +1,74 @@
+"""Who may come in, and who answers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv6Address, ip_address
+from typing import TypeAlias
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from peili.mirror.doors.refusal import DENIED, Refusal
+from peili.mirror.doors.reply import Reply
+from peili.mirror.limits import Limits
+from peili.mirror.peerclient import IDENTITY_HEADER
+
+Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
+"""Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function."""
+
+
+def anyone(connection: HTTPConnection) -> bool:
+    """Lets everybody in."""
+    return True
+
+
+def loopback_only(connection: HTTPConnection) -> bool:
+    """Lets only this host in. A request whose client is not known is not from this host."""
+    if connection.client is None:
+        return False
+    try:
+        address = ip_address(connection.client.host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+class Guard:
+    """Lets in whom `auth` lets in, and answers 403 to others. Every answer carries this host's id, if there is one."""
+
+    def __init__(self, app: ASGIApp, auth: Auth, limits: Limits, identity: str | None = None) -> None:
+        self._app = app
+        self._auth = auth
+        self._limits = limits
+        self._identity = identity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if self._identity is not None:
+            send = _with_header(send, IDENTITY_HEADER, self._identity)
+        allowed = self._auth(HTTPConnection(scope))
+        if inspect.isawaitable(allowed):
+            allowed = await allowed
+        if allowed:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            refusal = Refusal(403, DENIED, "this host is not let in here")
+            await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
+
+
+def _with_header(send: Send, name: str, value: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)[name] = value
+        await send(message)
+
+    return sending

@@ -1,0 +1,105 @@
+"""The local door: for this host's runtime. Has it: serves it. Else asks peers. Else 404 at once, and the runtime goes
+upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from dataclasses import replace
+
+from starlette.types import Scope
+from typing_extensions import override
+
+from peili.mirror.doors.door import Door, check_type
+from peili.mirror.doors.reply import Reply
+from peili.mirror.doors.stored import send_stored
+from peili.mirror.doors.target import Endpoint, Target
+from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.mediatypes import OCTET_STREAM, detect
+from peili.mirror.parts import Parts
+from peili.mirror.references import Descriptor, Digest
+from peili.mirror.relay.transfer import Transfer
+
+
+class LocalDoor(Door):
+    """Answers this host's runtime."""
+
+    def __init__(self, parts: Parts, log: logging.Logger) -> None:
+        super().__init__(parts, log)
+        self._resolver = parts.resolver
+        self._relay = parts.relay
+
+    @override
+    async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
+        """A tag goes to the resolver; from there on there is only a digest."""
+        digest = target.digest or await self._resolve(target)
+        target = replace(target, digest=digest, tag=None)
+        if await reply.not_modified(digest) or await self._from_store(target, digest, reply):
+            return
+        await self._from_peers(target, digest, reply)
+
+    async def _resolve(self, target: Target) -> Digest:
+        try:
+            async with asyncio.timeout(self.limits.first_byte_timeout):
+                descriptor = await self._resolver.resolve(self.reference(target))
+        except (Unavailable, TimeoutError) as error:
+            raise NotFound(f"{target.name} can't be resolved: {error}") from error
+        except NotFound:
+            raise
+        except Exception as error:  # a stranger's resolver may raise anything, and must not make a pull worse
+            self.log.exception("%s: the resolver failed", target.name)
+            raise NotFound(f"{target.name} can't be resolved") from error
+        if descriptor is None:
+            raise NotFound(f"{target.name} is for upstream to resolve")
+        return descriptor.digest
+
+    async def _from_store(self, target: Target, digest: Digest, reply: Reply) -> bool:
+        """Never content in flight: the ingest that this very request has to fill would wait for itself."""
+        descriptor = await self._describe(digest)
+        if descriptor is None:
+            return False
+        try:
+            check_type(target, descriptor.media_type)
+            await send_stored(reply, self.store, descriptor)
+        except (NotFound, Unavailable):
+            if reply.started:
+                raise
+            return False
+        return True
+
+    async def _describe(self, digest: Digest) -> Descriptor | None:
+        """What the store says of `digest`; None where it does not have it, or can't say so in time."""
+        try:
+            async with asyncio.timeout(self.limits.first_byte_timeout):
+                return await self.store.describe(digest)
+        except (NotFound, Unavailable, TimeoutError):
+            return None
+        except Exception:
+            self.log.exception("%s: the store failed", digest)
+            return None
+
+    async def _from_peers(self, target: Target, digest: Digest, reply: Reply) -> None:
+        manifest = target.endpoint is Endpoint.MANIFEST
+        wanted = None if manifest else reply.range(digest)
+        async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
+            span = await transfer.begin()
+            descriptor = Descriptor(_type_of(target, transfer), digest, span.size)
+            async with aclosing(transfer.pieces()) as pieces:
+                # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
+                # which can't be verified, then reads one stream, which is.
+                await reply.content(descriptor, span, pieces, partial=not span.is_whole)
+
+
+def _type_of(target: Target, transfer: Transfer) -> str:
+    """A manifest's type is what it says itself, under ``/blobs/`` too, where containerd asks for it as a last resort: a
+    peer's word for it is not needed.
+    """
+    if transfer.data is not None:
+        media_type = detect(transfer.data)
+        check_type(target, media_type)
+        return media_type
+    if target.endpoint is Endpoint.MANIFEST:
+        raise NotFound(f"{target.name} is too large for a manifest")
+    return OCTET_STREAM

@@ -1,0 +1,172 @@
+"""The mirror: a store, a router and a resolver behind two doors, with one lifecycle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import ssl
+import uuid
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Self
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+
+from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
+from peili.mirror.doors.local import LocalDoor
+from peili.mirror.doors.ops import ops_app
+from peili.mirror.doors.peer import PeerDoor
+from peili.mirror.errors import ConfigError, Unavailable
+from peili.mirror.limits import Limits
+from peili.mirror.parts import Parts
+from peili.mirror.peers import Peer
+from peili.mirror.references import is_registry
+from peili.mirror.relay.relay import Relay
+from peili.mirror.resolver import Resolver
+from peili.mirror.resolvers import DeferResolver
+from peili.mirror.router import Router
+from peili.mirror.running import Running
+from peili.mirror.selection import Selection
+from peili.mirror.store import Store
+
+_READY_INTERVAL = 0.02
+_IDENTITY = re.compile(r"[!-~]{1,255}")
+"""What can stand in a header."""
+
+
+class Mirror:
+    """A host's part of the peer-to-peer mirror.
+
+    Attributes: `local`, `peer` and `ops` are ASGI apps, there before the mirror is entered; until then they answer that
+    nothing is here. `identity` is this host as a peer; its URLs are what the host gave, or what `serve` found out.
+
+    Args:
+        store, router, resolver: this host's; the resolver is `DeferResolver` where none is given.
+        identity: this host's id, or itself as a peer with the URLs at which others reach its peer door; by default a
+            random id.
+        auth: who may use the peer door; by default this host only. `insecure` lets everybody in.
+        local_auth: who may use the local door; by default whoever reaches it.
+        client_ssl: for peers with https URLs.
+        registries, exclude: see `Selection`. default_registry: for requests that name none.
+        verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
+        log: the logger of all parts; by default ``peili``.
+
+    Enter and leave it (``async with``) on one loop, in any task, any number of times; two may live side by side. It may
+    be built without a loop. Raises ConfigError.
+    """
+
+    local: ASGIApp
+    peer: ASGIApp
+    ops: ASGIApp
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        resolver: Resolver | None = None,
+        *,
+        identity: str | Peer | None = None,
+        auth: Auth | None = None,
+        local_auth: Auth | None = None,
+        insecure: bool = False,
+        client_ssl: ssl.SSLContext | None = None,
+        registries: Iterable[str] = (),
+        exclude: Iterable[str] = (),
+        default_registry: str | None = None,
+        verify: bool = True,
+        limits: Limits | None = None,
+        log: logging.Logger | None = None,
+    ) -> None:
+        if default_registry is not None and not is_registry(default_registry):
+            raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
+        if insecure and auth is not None:
+            raise ConfigError("insecure", "either `auth` or `insecure`, not both")
+        self.identity = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
+        if not _IDENTITY.fullmatch(self.identity.id):
+            raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
+        self.limits = limits or Limits()
+        self._parts = Parts(
+            store=store,
+            router=router,
+            resolver=resolver or DeferResolver(),
+            selection=Selection(registries, exclude),
+            relay=Relay(),
+            limits=self.limits,
+            log=log or logging.getLogger("peili"),
+            verify=verify,
+            client_ssl=client_ssl,
+            default_registry=default_registry,
+        )
+        self._running: Running | None = None
+        self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
+
+    def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
+        parts, limits = self._parts, self.limits
+        self._local_door = LocalDoor(parts, parts.log.getChild("local"))
+        self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
+        # No repository's name begins with an underscore: under a mount that ends in /v2 it would be one.
+        between_routers = Mount("/_router", routes=list(parts.router.routes()))
+        self.local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits))])
+        peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
+        self.peer = Guard(peer, auth, limits, self.identity.id)
+        self.ops = ops_app(self.readiness)
+
+    def readiness(self) -> Mapping[str, bool]:
+        """Of each part, whether it can do its work now. Cheap."""
+        running, parts = self._running, self._parts
+        named = {"store": parts.store, "router": parts.router, "resolver": parts.resolver}
+        return {name: running is not None and running.entered(part) and part.ready() for name, part in named.items()}
+
+    def ready(self) -> bool:
+        """Whether every part can do its work now."""
+        return all(self.readiness().values())
+
+    async def wait_ready(self, timeout: float) -> None:
+        """Wait until every part is ready. Raises Unavailable, naming those that are not, after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.ready():  # noqa: ASYNC110 - plug-ins have no event for it
+                    await asyncio.sleep(_READY_INTERVAL)
+        except TimeoutError as error:
+            missing = ", ".join(name for name, ready in self.readiness().items() if not ready)
+            raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
+
+    async def drain(self, timeout: float) -> None:
+        """Withdraw what was advertised, give answers under way `timeout` seconds to end, and cut off those that last
+        longer. Call it while peers can still connect; the mirror goes on answering. Idempotent.
+        """
+        if self._running is not None:
+            await self._running.withdraw()
+        await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
+
+    def listens_at(self, urls: Iterable[str]) -> None:
+        """This host's peer door is served at `urls`, unless the host said itself which they are."""
+        if not self.identity.urls:
+            self.identity = replace(self.identity, urls=tuple(urls))
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncGenerator[None]:
+        """The mirror's life as a Starlette or FastAPI app's `lifespan`."""
+        async with self:
+            yield
+
+    async def __aenter__(self) -> Self:
+        """Enter the plug-ins; waits for their first step, `start_timeout` seconds at most, and for no backend."""
+        if self._running is not None:
+            raise RuntimeError("this mirror is running already")
+        self._running = Running(self._parts, lambda: self.identity)
+        try:
+            await self._running.start()
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running.stop()

@@ -1,0 +1,30 @@
+"""What a mirror is made of, as its doors and its running need it."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from dataclasses import dataclass
+
+from peili.mirror.limits import Limits
+from peili.mirror.relay.relay import Relay
+from peili.mirror.resolver import Resolver
+from peili.mirror.router import Router
+from peili.mirror.selection import Selection
+from peili.mirror.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a mirror is made of."""
+
+    store: Store
+    router: Router
+    resolver: Resolver
+    selection: Selection
+    relay: Relay
+    limits: Limits
+    log: logging.Logger
+    verify: bool
+    client_ssl: ssl.SSLContext | None
+    default_registry: str | None

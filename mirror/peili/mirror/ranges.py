@@ -1,0 +1,97 @@
+"""The Range header (RFC 9110, section 14). One byte range is honoured; anything else is answered with the whole."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+# 19 digits hold every size that a file can have; longer numbers are not worth converting.
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{1,19})?-([0-9]{1,19})?[ \t]*", re.ASCII | re.IGNORECASE)
+
+
+class Unsatisfiable(ValueError):
+    """The range lies outside of the content (416)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """What was asked for: ``first-last``, ``first-`` (`last` None), or the last `last` bytes (`first` None)."""
+
+    first: int | None
+    last: int | None
+
+    def within(self, size: int) -> Span:
+        """The bytes that this means in content of `size` bytes. Raises Unsatisfiable."""
+        if self.first is None:
+            start = max(0, size - (self.last or 0))
+            stop = size
+        else:
+            start = self.first
+            stop = size if self.last is None else min(self.last + 1, size)
+        if start >= stop:
+            raise Unsatisfiable(f"no byte of {size} is in {self}")
+        return Span(start, stop, size)
+
+    def __str__(self) -> str:
+        first = "" if self.first is None else self.first
+        last = "" if self.last is None else self.last
+        return f"bytes={first}-{last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `start` up to, without, `stop`, of content of `size` bytes."""
+
+    start: int
+    stop: int
+    size: int
+
+    @classmethod
+    def whole(cls, size: int) -> Span:
+        """All of the content."""
+        return cls(0, size, size)
+
+    @property
+    def length(self) -> int:
+        """How many bytes that are."""
+        return self.stop - self.start
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether that is all of the content."""
+        return self.start == 0 and self.stop == self.size
+
+    @property
+    def content_range(self) -> str:
+        """The value of a Content-Range header."""
+        return f"bytes {self.start}-{self.stop - 1}/{self.size}"
+
+
+def parse_range(header: str | None) -> ByteRange | None:
+    """The one byte range that `header` asks for; None where there is none, or one that has to be ignored.
+
+    Ignored are other units, several ranges, and what is malformed (RFC 9110, 14.2). Never raises.
+    """
+    match = _RANGE.fullmatch(header) if header is not None else None
+    if match is None:
+        return None
+    first, last = (None if text is None else int(text) for text in match.groups())
+    if first is None and last is None:
+        return None
+    if first is not None and last is not None and last < first:
+        return None
+    return ByteRange(first, last)
+
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
+
+
+def parse_content_range(header: str) -> Span:
+    """The span that an answer with status 206 says it carries. Raises ValueError."""
+    match = _CONTENT_RANGE.fullmatch(header)
+    if match is None:
+        raise ValueError(f"not a Content-Range: {header[:80]!a}; right is bytes FIRST-LAST/SIZE")
+    first, last, size = (int(text) for text in match.groups())
+    if not first <= last < size:
+        raise ValueError(f"not a Content-Range: {header!a}; its numbers contradict each other")
+    return Span(first, last + 1, size)

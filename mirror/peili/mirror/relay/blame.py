@@ -1,0 +1,76 @@
+"""Remembers which peer would not do for which content, and why. Bounded, and forgotten after a while."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+
+from peili.mirror.limits import Limits
+from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE, FAILED_WRONG
+from peili.mirror.references import Digest
+
+_PASSING = frozenset({FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE})
+"""Reasons that say nothing about the next request; who can be reached is the router's to know."""
+
+
+class Blame:
+    """Per blob, the peers that failed it. A peer that lied is quarantined for that blob for `quarantine_ttl` seconds;
+    one that stalled or broke is passed over for `failure_ttl`. Not thread-safe.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._until: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()
+        self._poisoned: OrderedDict[Digest, float] = OrderedDict()
+        self._suspects: OrderedDict[Digest, frozenset[str]] = OrderedDict()
+
+    def record(self, digest: Digest, peer_id: str, reason: str) -> None:
+        """`peer_id` would not do for `digest`."""
+        if reason in _PASSING:
+            return
+        ttl = self._limits.quarantine_ttl if reason == FAILED_WRONG else self._limits.failure_ttl
+        until = self._clock() + ttl
+        if until < self._until.get((digest, peer_id), (0.0, ""))[0]:
+            return  # a smaller fault does not end a quarantine
+        self._until[digest, peer_id] = (until, reason)
+        self._until.move_to_end((digest, peer_id))
+        while len(self._until) > self._limits.quarantine_entries:
+            self._until.popitem(last=False)
+
+    def failed(self, digest: Digest) -> dict[str, str]:
+        """The peers not to ask for `digest` now, with the reason; what `Want.failed` takes."""
+        now = self._clock()
+        for each in [each for each, (until, _) in self._until.items() if until <= now]:
+            del self._until[each]
+        return {peer: reason for (blamed, peer), (_, reason) in self._until.items() if blamed == digest}
+
+    def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
+        """These sent, unverified, some of what the runtime has of `digest` so far."""
+        if not peer_ids:
+            return
+        self._suspects[digest] = self.suspects(digest) | frozenset(peer_ids)
+        self._suspects.move_to_end(digest)
+        while len(self._suspects) > self._limits.quarantine_entries:
+            self._suspects.popitem(last=False)
+
+    def suspects(self, digest: Digest) -> frozenset[str]:
+        """The peers that may be to blame if the rest of `digest` does not match."""
+        return self._suspects.get(digest, frozenset())
+
+    def poison(self, digest: Digest) -> None:
+        """What the runtime has of `digest` so far is wrong: it can't be continued."""
+        self._poisoned[digest] = self._clock() + self._limits.quarantine_ttl
+        self._poisoned.move_to_end(digest)
+        while len(self._poisoned) > self._limits.quarantine_entries:
+            self._poisoned.popitem(last=False)
+
+    def heal(self, digest: Digest) -> None:
+        """The runtime has begun `digest` anew."""
+        self._poisoned.pop(digest, None)
+        self._suspects.pop(digest, None)
+
+    def is_poisoned(self, digest: Digest) -> bool:
+        """Whether what the runtime has of `digest` so far is known to be wrong."""
+        return self._poisoned.get(digest, 0.0) > self._clock()

@@ -1,0 +1,59 @@
+"""Starts with the best holder, and asks the next one as well when it hesitates; the first with content wins."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from typing import Any
+
+from peili.mirror.errors import PeerUnavailable
+from peili.mirror.peers import Holder, Peer
+from peili.mirror.relay.source import Source
+
+Opener = Callable[[Holder], Coroutine[Any, Any, Source]]
+Failed = Callable[[Peer, PeerUnavailable], None]
+
+
+async def first_source(holders: Sequence[Holder], open_: Opener, failed: Failed, hedge_delay: float) -> Source | None:
+    """The source of the first holder that has bytes in hand; None when all failed.
+
+    Another holder is asked when one failed, or when none has answered within `hedge_delay` seconds. `failed` hears of
+    each that would not do. Those that came too late are closed.
+    """
+    waiting = list(holders)
+    asked: dict[asyncio.Task[Source], Holder] = {}
+    winner: Source | None = None
+    try:
+        while waiting or asked:
+            if waiting:
+                holder = waiting.pop(0)
+                asked[asyncio.create_task(open_(holder))] = holder
+            timeout = hedge_delay if waiting else None
+            done, _ = await asyncio.wait(asked, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if winner := _outcome(task, asked.pop(task), failed):
+                    return winner
+        return None
+    finally:
+        await _close(asked, winner)
+
+
+def _outcome(task: asyncio.Task[Source], holder: Holder, failed: Failed) -> Source | None:
+    try:
+        return task.result()
+    except PeerUnavailable as error:
+        failed(holder.peer, error)
+        return None
+
+
+async def _close(late: Collection[asyncio.Task[Source]], winner: Source | None) -> None:
+    for task in late:
+        task.cancel()
+    try:
+        for outcome in await asyncio.gather(*late, return_exceptions=True):
+            if isinstance(outcome, Source):
+                await outcome.aclose()
+    except asyncio.CancelledError:
+        if winner is not None:
+            await winner.aclose()  # nobody will get it now
+        raise

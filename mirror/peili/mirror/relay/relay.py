@@ -1,0 +1,57 @@
+"""What the local door asks when this host does not have something: transfers from peers, as many as may be."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from peili.mirror.errors import NotFound
+from peili.mirror.ranges import ByteRange
+from peili.mirror.references import Digest
+from peili.mirror.relay.transfer import Fetch, Means, Transfer
+
+
+class Relay:
+    """Transfers from peers. May be used concurrently, on the mirror's loop."""
+
+    def __init__(self) -> None:
+        self._means: Means | None = None
+        self._under_way = 0
+
+    def start(self, means: Means) -> None:
+        """Transfers may begin."""
+        self._means = means
+
+    def stop(self) -> None:
+        """No transfer begins any more; those under way go on."""
+        self._means = None
+
+    @asynccontextmanager
+    async def transfer(
+        self, digest: Digest, path: str, *, wanted: ByteRange | None = None, manifest: bool = False
+    ) -> AsyncGenerator[Transfer, None]:
+        """A transfer of content that peers have at `path`, freed at the end. Raises NotFound where there can be none.
+
+        A manifest is always collected ahead, whole.
+        """
+        means = self._means
+        if means is None:
+            raise NotFound("the mirror is not running")
+        if self._under_way >= means.limits.transfers:
+            raise NotFound(f"{self._under_way} transfers are under way already")
+        self._refuse_poisoned(means, digest, wanted)
+        ahead = means.limits.manifest_size if manifest else means.limits.verify_ahead
+        transfer = Transfer(Fetch(digest, path, wanted, ahead), means)
+        self._under_way += 1
+        try:
+            yield transfer
+        finally:
+            self._under_way -= 1
+            await transfer.aclose()
+
+    def _refuse_poisoned(self, means: Means, digest: Digest, wanted: ByteRange | None) -> None:
+        """Whatever continues a wrong beginning will be wrong, and the peer that sends the rest is not to blame."""
+        if wanted is None or wanted.first == 0:
+            means.blame.heal(digest)
+        elif means.blame.is_poisoned(digest):
+            raise NotFound(f"what the runtime has of {digest} is wrong")

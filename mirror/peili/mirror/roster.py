@@ -1,0 +1,130 @@
+"""Who the members are, which of them is this host itself, and which do not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Iterable
+
+from peili.mirror.errors import PeerUnavailable
+from peili.mirror.peerclient import IDENTITY_HEADER
+from peili.mirror.peers import Peer
+from peili.mirror.plugin import Context
+from peili.mirror.tasks import Tasks
+
+_PROBES = 16
+"""How many dead peers are tried at the same time."""
+
+
+class Roster:
+    """The members as this host sees them.
+
+    A peer that does not answer is dead at once, so that nobody waits for it twice. Each dead peer is tried again in
+    the background, with growing pauses, and is back as soon as it answers. One that is new, or has new URLs, is
+    believed to live. Used on one loop; `tasks` own the background work.
+
+    Attributes:
+        news: grows whenever a peer may have appeared that could not be asked before: what nobody had until then,
+            somebody may have now.
+        arrived: whether the members have been told at all.
+    """
+
+    def __init__(self, context: Context, tasks: Tasks) -> None:
+        self.news = 0
+        self.arrived = False
+        self._context = context
+        self._tasks = tasks
+        self._members: dict[str, Peer] = {}
+        self._selves: set[str] = set()  # members that turned out to be this host
+        self._closed: set[str] = set()  # members whose closed door has been logged
+        self._dead: dict[str, asyncio.Task[None]] = {}  # and what tries them again
+        self._probes = asyncio.Semaphore(_PROBES)
+
+    def update(self, peers: Iterable[Peer]) -> None:
+        """These are all the members. Where two have the same id, the first counts."""
+        self.arrived = True
+        members: dict[str, Peer] = {}
+        for peer in peers:
+            if peer.id != self._context.identity:
+                members.setdefault(peer.id, peer)
+        if members == self._members:
+            return
+        before, self._members = self._members, members
+        self._selves.clear()
+        self._closed.clear()
+        for name in [name for name in self._dead if not _same_place(before.get(name), members.get(name))]:
+            self._dead.pop(name).cancel()
+        if not all(_same_place(before.get(name), peer) for name, peer in members.items()):
+            self.news += 1
+
+    def live(self) -> list[Peer]:
+        """The members that are worth asking."""
+        return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._selves]
+
+    def usable(self, peer: Peer) -> bool:
+        """Whether `peer`, which once was live, still is."""
+        known = _same_place(self._members.get(peer.id), peer)
+        return known and peer.id not in self._dead and peer.id not in self._selves
+
+    def recognise(self, peer: Peer, identity: str | None) -> bool:
+        """Note the id that `peer` answered with; whether it is this host's own."""
+        if identity != self._context.identity:
+            return False
+        if peer.id not in self._selves:
+            self._context.log.debug("member %s is this host itself", peer.id)
+            self._selves.add(peer.id)
+        return True
+
+    def closed(self, peer: Peer) -> None:
+        """`peer` answered that its door is closed to this host. It lives, but somebody should know."""
+        if peer.id not in self._closed:
+            self._closed.add(peer.id)
+            self._context.log.warning(
+                "peer %s answers 403: its door is closed to this host; do both use the same key or authority?", peer.id
+            )
+
+    def lost(self, peer: Peer, reason: str) -> None:
+        """`peer` does not answer; `reason` is the line that says so."""
+        if self.usable(peer):
+            self._context.log.info("%s; it is left out until it answers again", reason)
+            self._bury(peer, self._context.limits.backoff_min)
+
+    def doubt(self, names: Collection[str]) -> None:
+        """Members called `names` failed elsewhere: leave each out, and find out at once whether it answers."""
+        for name in names:
+            peer = self._members.get(name)
+            if peer is not None and self.usable(peer):
+                self._bury(peer, 0)
+
+    def _bury(self, peer: Peer, pause: float) -> None:
+        self._dead[peer.id] = self._tasks.start(self._revive(peer, pause))
+
+    async def _revive(self, peer: Peer, pause: float) -> None:
+        limits = self._context.limits
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.75, 1))  # noqa: S311 - keeps hosts out of step, no secret
+            async with self._probes:
+                if await self._answers(peer):
+                    break
+            pause = min(max(2 * pause, limits.backoff_min), limits.backoff_max)
+        del self._dead[peer.id]
+        self.news += 1
+        self._context.log.info("peer %s answers again", peer.id)
+
+    async def _answers(self, peer: Peer) -> bool:
+        """Whether a peili answers at one of the peer's URLs. Each gets its time, unlike when a key is asked for:
+        so a peer whose first URL is a black hole is found by its next, which is then used first.
+        """
+        each = self._context.limits.lookup_timeout
+        try:
+            async with asyncio.timeout(each * len(peer.urls)):
+                response = await self._context.client.head(peer, "/v2/", timeout=each)
+        except (PeerUnavailable, TimeoutError):
+            return False
+        identity = response.headers.get(IDENTITY_HEADER)
+        self.recognise(peer, identity)
+        return identity is not None
+
+
+def _same_place(one: Peer | None, other: Peer | None) -> bool:
+    return one is not None and other is not None and (one.urls, one.tls_name) == (other.urls, other.tls_name)

@@ -1,0 +1,121 @@
+"""What lives while a mirror is entered: its client, its plug-ins, its announcements, and the way to the peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from peili.mirror.announcer import Announcer
+from peili.mirror.errors import PeerUnavailable
+from peili.mirror.parts import Parts
+from peili.mirror.peerclient import IDENTITY_HEADER, PeerClient
+from peili.mirror.peers import Peer
+from peili.mirror.plugin import Context, Plugin
+from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.transfer import Means
+from peili.mirror.supervisor import Supervisor
+
+_PATIENCE = 1.0
+"""Seconds between two tries from which on it is worth a warning that they fail."""
+_FIRST_PAUSE = 0.05
+"""Seconds after which our own peer door is tried again; doubled up to `backoff_max`."""
+
+
+class Running:
+    """One stay inside of a mirror. Built on its loop; `start` and `stop` once each.
+
+    `identity` gives this host as a peer, with URLs once they are known.
+    """
+
+    def __init__(self, parts: Parts, identity: Callable[[], Peer]) -> None:
+        self._parts = parts
+        self._identity = identity
+        self._client = PeerClient(parts.limits, tls=parts.client_ssl)
+        self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
+        self._announcer: Announcer | None = None
+
+    def entered(self, plugin: Plugin) -> bool:
+        """Whether `plugin` is entered now."""
+        supervisor = self._supervisors.get(id(plugin))
+        return supervisor is not None and supervisor.entered
+
+    async def start(self) -> None:
+        """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
+        parts = self._parts
+        context = Context(
+            identity=self._identity().id,
+            listening=self._listening,
+            store=parts.store,
+            router=parts.router,
+            client=self._client,
+            selection=parts.selection,
+            limits=parts.limits,
+            log=parts.log,
+        )
+        plugins: tuple[Plugin, ...] = (parts.store, parts.router, parts.resolver)
+        for plugin in {id(each): each for each in plugins}.values():  # one object may be two of them
+            own = replace(context, log=parts.log.getChild(type(plugin).__name__))
+            self._supervisors[id(plugin)] = Supervisor(plugin, own, parts.limits, own.log)
+        blame = Blame(parts.limits)
+        relay_log = parts.log.getChild("relay")
+        parts.relay.start(Means(parts.router, parts.store, self._client, blame, parts.limits, parts.verify, relay_log))
+        self._announcer = Announcer(
+            parts.store,
+            parts.router,
+            self._listening,
+            selection=parts.selection,
+            limits=parts.limits,
+            log=parts.log,
+        )
+        tried = [asyncio.create_task(each.tried.wait()) for each in self._supervisors.values()]
+        try:
+            await asyncio.wait(tried, timeout=parts.limits.start_timeout)
+        finally:
+            for task in tried:
+                task.cancel()
+            await asyncio.gather(*tried, return_exceptions=True)
+
+    async def withdraw(self) -> None:
+        """Take back what was advertised. Idempotent."""
+        announcer, self._announcer = self._announcer, None
+        if announcer is not None:
+            await announcer.stop()
+
+    async def stop(self) -> None:
+        """Leave everything, last things first; each, though this task be cancelled meanwhile."""
+        self._parts.relay.stop()
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self._client.aclose)
+            for supervisor in self._supervisors.values():
+                stack.push_async_callback(supervisor.stop)
+            await self.withdraw()
+
+    async def _listening(self) -> Peer:
+        """This host as a peer, once one of its URLs is answered by its own peer door."""
+        pause = _FIRST_PAUSE
+        told = False
+        while True:
+            identity = self._identity()
+            if identity.urls:
+                problem = await self._problem(identity)
+                if problem is None:
+                    return identity
+                if pause > _PATIENCE and not told:
+                    told = True
+                    where = " or ".join(identity.urls)
+                    self._parts.log.warning(
+                        "not announced to peers until our own peer door answers at %s: %s", where, problem
+                    )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._parts.limits.backoff_max)
+
+    async def _problem(self, identity: Peer) -> str | None:
+        """Why peers would not reach this host by its URLs."""
+        try:
+            response = await self._client.head(identity, "/v2/", timeout=self._parts.limits.lookup_timeout)
+        except PeerUnavailable as error:
+            return str(error)
+        answered: str | None = response.headers.get(IDENTITY_HEADER)
+        return None if answered == identity.id else f"somebody else does, who is {answered or 'no peili'}"

@@ -1,0 +1,77 @@
+"""Enters and leaves a plug-in in a task of its own.
+
+So `async with Mirror` works whatever task it is entered and left in, and a plug-in that fails, at once or later, is
+entered again after a pause while the mirror and its host go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from peili.mirror.limits import Limits
+from peili.mirror.plugin import Context, Plugin
+
+
+class Supervisor:
+    """Keeps one plug-in entered. `start` and `stop` once each."""
+
+    def __init__(self, plugin: Plugin, context: Context, limits: Limits, log: logging.Logger) -> None:
+        self._plugin = plugin
+        self._context = context
+        self._limits = limits
+        self._log = log
+        self._stopping = asyncio.Event()
+        self.tried = asyncio.Event()
+        """Set once the plug-in was entered, or failed to be, for the first time."""
+        self.entered = False
+        self._task = asyncio.create_task(self._run(), name=f"peili {type(plugin).__name__}")
+
+    async def stop(self) -> None:
+        """Leave the plug-in; cancelled when it takes longer than `stop_timeout`. Does not raise."""
+        self._stopping.set()
+        try:
+            await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
+        finally:  # where this is cancelled, too
+            if not self._task.done():
+                self._log.warning("%s does not stop; cancelled", type(self._plugin).__name__)
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
+
+    async def _run(self) -> None:
+        current = asyncio.current_task()
+        pause = self._limits.backoff_min
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._enter()
+            except asyncio.CancelledError:
+                if current is None or current.cancelling():
+                    raise
+                self._failed(pause)  # cancelled by something of its own: nobody asked this task to end
+            except Exception:  # noqa: BLE001 - a stranger's plug-in may raise anything, and the host lives on
+                self._failed(pause)
+            finally:
+                self.entered = False
+                self.tried.set()
+            await self._sleep(pause)
+            lasted = time.monotonic() - began > 2 * self._limits.backoff_max
+            pause = self._limits.backoff_min if lasted else min(2 * pause, self._limits.backoff_max)
+
+    async def _enter(self) -> None:
+        async with self._plugin.run(self._context):
+            self.entered = True
+            self.tried.set()
+            await self._stopping.wait()
+
+    def _failed(self, pause: float) -> None:
+        what = "failed to leave" if self._stopping.is_set() else f"failed; entered again in {pause:g} s"
+        self._log.exception("%s %s", type(self._plugin).__name__, what)
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass

@@ -1,0 +1,49 @@
+"""For the tests of those who embed peili or write plug-ins. Needs no test framework.
+
+Conformance kits check every promise of an interface; they take a factory of what is to be checked, and raise
+ConformanceError, which names the promise that is broken. Besides them: images to serve, and a plug-in entered alone.
+"""
+
+from peili.mirror.testing.content_kit import Arrival, ContentFactory, ContentSubject, check_content
+from peili.mirror.testing.contexts import context_for, entered
+from peili.mirror.testing.images import Image, Manifest, host_platform, make_layout, pack_tar
+from peili.mirror.testing.membership_kit import MembershipFactory, MembershipSubject, check_membership_router
+from peili.mirror.testing.neighbours import Neighbour, neighbour
+from peili.mirror.testing.promises import ConformanceError, check_options
+from peili.mirror.testing.resolver_kit import ResolverFactory, ResolverSubject, check_resolver
+from peili.mirror.testing.router_kit import RouterFactory, RouterSubject, check_router
+from peili.mirror.testing.store_kit import check_store
+from peili.mirror.testing.store_subject import StoreFactory, StoreSubject
+from peili.mirror.testing.watching import Watched, watching
+
+__all__ = [
+    "Arrival",
+    "ConformanceError",
+    "ContentFactory",
+    "ContentSubject",
+    "Image",
+    "Manifest",
+    "MembershipFactory",
+    "MembershipSubject",
+    "Neighbour",
+    "ResolverFactory",
+    "ResolverSubject",
+    "RouterFactory",
+    "RouterSubject",
+    "StoreFactory",
+    "StoreSubject",
+    "Watched",
+    "check_content",
+    "check_membership_router",
+    "check_options",
+    "check_resolver",
+    "check_router",
+    "check_store",
+    "context_for",
+    "entered",
+    "host_platform",
+    "make_layout",
+    "neighbour",
+    "pack_tar",
+    "watching",
+]

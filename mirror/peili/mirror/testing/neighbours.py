@@ -1,0 +1,94 @@
+"""Real peers to find content at: small HTTP servers on loopback that answer routers as a peer door does."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from typing_extensions import override
+
+from peili.mirror.errors import NotFound
+from peili.mirror.keyroute import KEYS_ROUTE, answer
+from peili.mirror.peerclient import IDENTITY_HEADER
+from peili.mirror.peers import Peer
+from peili.mirror.references import Descriptor, Digest, Key, Reference
+from peili.mirror.testing.contexts import EmptyRouter, EmptyStore, context_for
+
+
+class Neighbour(EmptyStore):
+    """A peer that says to have what it is told to have. It can't be read from: routers don't."""
+
+    def __init__(self, peer: Peer) -> None:
+        super().__init__()
+        self.peer = peer
+        self._holdings: dict[Key, Descriptor] = {}
+
+    def hold(self, key: Key, size: int) -> None:
+        """It has `key`, whole, from now on."""
+        digest = key if isinstance(key, Digest) else Digest.of(str(key).encode())
+        self._holdings[key] = self._holdings[digest] = Descriptor("application/octet-stream", digest, size)
+
+    def drop(self, key: Key) -> None:
+        """It has `key` no longer."""
+        self._holdings.pop(key, None)
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        return self._held(reference)
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        return self._held(digest)
+
+    def _held(self, key: Key) -> Descriptor:
+        try:
+            return self._holdings[key]
+        except KeyError:
+            raise NotFound(f"{key} is not here") from None
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    @override
+    def capture_signals(self) -> Generator[None]:
+        yield  # they belong to whoever runs the tests
+
+
+@asynccontextmanager
+async def neighbour(identity: str) -> AsyncGenerator[Neighbour]:
+    """A peer with the id `identity` that answers until this is left."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = Peer(identity, (f"http://127.0.0.1:{listener.getsockname()[1]}",))
+        here = Neighbour(peer)
+        async with context_for(EmptyRouter(), identity=identity, store=here) as context:
+
+            async def asked(request: Request) -> Response:
+                response = await answer(context, request.path_params["key"])
+                response.headers[IDENTITY_HEADER] = identity
+                return response
+
+            async def alive(_: Request) -> Response:
+                return Response(headers={IDENTITY_HEADER: identity})
+
+            app = Starlette(routes=[Route("/v2/", alive), Route(f"/_router{KEYS_ROUTE}", asked)])
+            async with _served(app, listener):
+                yield here
+
+
+@asynccontextmanager
+async def _served(app: Starlette, listener: socket.socket) -> AsyncGenerator[None]:
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
+    server = _Server(config)
+    serving = asyncio.create_task(server.serve([listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving

@@ -1,0 +1,107 @@
+"""How conformance kits check: a promise is a sentence, and a coroutine that fails when it is broken."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from peili.mirror.errors import ConfigError
+from peili.mirror.plugin import Plugin
+
+IN_TIME = 10.0
+"""Seconds that each promise has by default, all waiting included. Kits take another bound as `within`."""
+
+
+class ConformanceError(AssertionError):
+    """An implementation breaks a promise of its interface. The message names the promise, and says how."""
+
+
+class Broken(Exception):
+    """What a check found to be wrong, before it is known which promise that was."""
+
+
+def expect(holds: object, found: str) -> None:
+    """Where it does not hold, the promise is broken; `found` says what was seen instead."""
+    if not holds:
+        raise Broken(found)
+
+
+def expect_type(value: object, *kinds: type[Any]) -> None:
+    """`value` has to be one of these; type checkers believe a stranger's annotations, the kits don't."""
+    expect(isinstance(value, kinds), f"{value!r} is no {' or '.join(kind.__name__ for kind in kinds)}")
+
+
+async def keep(promise: str, check: Awaitable[None], within: float = IN_TIME) -> None:
+    """Run `check`. Raises ConformanceError when it fails, in whatever way, or takes longer than `within` seconds."""
+    deadline = asyncio.timeout(within)
+    try:
+        async with deadline:
+            await check
+    except ConformanceError:
+        raise
+    except Broken as error:
+        raise ConformanceError(f"{promise}: {error}") from error
+    except Exception as error:
+        if deadline.expired():
+            raise ConformanceError(f"{promise}: that was not so within {within:g} s") from error
+        raise ConformanceError(f"{promise}: {error!r} was raised") from error
+
+
+async def expect_raises(kinds: type[Exception] | tuple[type[Exception], ...], call: Awaitable[object]) -> None:
+    """`call` has to raise one of `kinds`."""
+    names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    try:
+        result = await call
+    except kinds:
+        return
+    except Exception as error:
+        raise Broken(f"{error!r} was raised, not {names}") from error
+    raise Broken(f"{result!r} was returned, and {names} not raised")
+
+
+async def expect_cancellable(call: Callable[[], Coroutine[Any, Any, object]], steps: int = 12) -> None:
+    """Cancel `call` at its first await, at its second, and so on; it has to let the cancellation through."""
+    for step in range(steps):
+        task = asyncio.ensure_future(call())
+        for _ in range(step):
+            await asyncio.sleep(0)
+        if task.done():
+            await task
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            outcome = task.exception() or task.result()
+            raise Broken(f"cancelled after {step} steps of the loop, it ended with {outcome!r}")
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Wait for `condition`; bounded by `keep`."""
+    while not condition():  # noqa: ASYNC110 - of strangers' objects, which tell nobody when they change
+        await asyncio.sleep(0.01)
+
+
+def check_options(plugin: type[Plugin], options: Mapping[str, Any]) -> None:
+    """Options that are right are taken; one that nobody knows is refused by name. Raises ConformanceError."""
+    plugin.from_config(options)
+    wrong = {**options, "no-such-option": True}
+    try:
+        plugin.from_config(wrong)
+    except ConfigError as error:
+        if error.key == "no-such-option":
+            return
+        raise ConformanceError(f"from_config names the option that is wrong: it named {error.key!r}") from error
+    except Exception as error:
+        raise ConformanceError(f"from_config raises ConfigError for an unknown option: {error!r} was raised") from error
+    raise ConformanceError("from_config raises ConfigError for an unknown option: it was taken")
+
+
+def fresh_bytes(size: int) -> bytes:
+    """Content that no backend has yet."""
+    return os.urandom(size)
+
+
+Promises = Sequence[tuple[str, Callable[..., Coroutine[Any, Any, None]]]]
+"""Sentences with the coroutine functions that check them."""
