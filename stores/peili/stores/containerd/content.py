@@ -1,0 +1,59 @@
+"""Whole blobs: where a content store keeps them as files, and how they are read where the files can't be."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from typing_extensions import override
+
+from peili.mirror import Aborted, Content, Digest, NotFound
+from peili.mirror.limits import MIB
+from peili.stores.containerd.api import Api
+from peili.stores.containerd.listing import Blob
+
+
+def blob_path(root: Path, digest: Digest) -> Path:
+    """Where the content store in `root` keeps a whole blob."""
+    return root / "blobs" / digest.algorithm / digest.encoded
+
+
+def is_readable(root: Path) -> bool:
+    """Whether this process may use the content store in `root`, so far as its directories tell."""
+    shown = [root, *(path for path in (root / "blobs", root / "blobs" / "sha256") if path.exists())]
+    return root.is_dir() and all(os.access(path, os.R_OK | os.X_OK) for path in shown)
+
+
+class ApiContent(Content):
+    """A whole blob, read through containerd's API: slower than its file, and without a descriptor."""
+
+    def __init__(self, api: Api, digest: Digest, blob: Blob) -> None:
+        self._api = api
+        self._digest = digest
+        self._namespace = blob.namespace
+        self.size = self.available = blob.size
+        self.complete = True
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        wanted = min(len(buffer), self.available - offset, MIB)
+        if wanted <= 0:
+            return 0  # to containerd, a size of 0 means all there is
+        read = 0
+        try:
+            async for piece in self._api.read(self._namespace, self._digest, offset, wanted):
+                buffer[read : read + len(piece)] = piece
+                read += len(piece)
+        except NotFound as error:
+            raise Aborted(f"{self._digest} was removed while it was read") from error
+        if not read:
+            raise Aborted(f"containerd has less of {self._digest} than it said")
+        return read
+
+    @override
+    async def wait(self, past: int) -> int:
+        return self.available
+
+    @override
+    async def aclose(self) -> None:
+        """Nothing is held."""
