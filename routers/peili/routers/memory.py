@@ -1,0 +1,87 @@
+"""A router for tests: several of them share one `MemoryNetwork`, and what one advertises the others find."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+
+from typing_extensions import override
+
+from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent
+from peili.mirror.tasks import Tasks
+
+
+class MemoryNetwork:
+    """What some routers in one process know in common. Used on one loop.
+
+    Attributes:
+        hosts: the hosts that listen, by id.
+        holdings: what each host has made known, by its id, then by key.
+    """
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, Peer] = {}
+        self.holdings: dict[str, dict[Key, Have]] = {}
+
+
+class MemoryRouter(Router):
+    """Finds what other routers on the same network have advertised, without asking anyone.
+
+    A host is found from the moment its peer door listens until its router is left. What it advertised is then
+    forgotten.
+    """
+
+    def __init__(self, network: MemoryNetwork | None = None) -> None:
+        self.network = MemoryNetwork() if network is None else network
+        self._identity: str | None = None
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None, None]:
+        self._identity = context.identity
+        self.network.holdings[context.identity] = {}
+        try:
+            async with Tasks(context.log) as tasks:
+                tasks.start(self._join(context))
+                yield
+        finally:
+            self._identity = None
+            self.network.hosts.pop(context.identity, None)
+            del self.network.holdings[context.identity]
+
+    async def _join(self, context: Context) -> None:
+        self.network.hosts[context.identity] = await context.listening()
+
+    @override
+    def ready(self) -> bool:
+        return self._identity is not None
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        identity = self._running()
+        for host, holdings in list(self.network.holdings.items()):
+            have, peer = holdings.get(key), self.network.hosts.get(host)
+            if have is not None and peer is not None and host != identity:
+                yield Holder(peer, have.complete, have.available, have.size)
+
+    @override
+    async def advertise(self, have: Collection[StoreEvent]) -> None:
+        holdings = self.network.holdings[self._running()]
+        holdings.update({event.key: event for event in have if isinstance(event, Have)})
+
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        holdings = self.network.holdings[self._running()]
+        for key in keys:
+            holdings.pop(key, None)
+
+    @override
+    def peers(self) -> Collection[Peer]:
+        if self._identity is None:
+            return ()
+        return [peer for host, peer in self.network.hosts.items() if host != self._identity]
+
+    def _running(self) -> str:
+        if self._identity is None:
+            raise RouterUnavailable("MemoryRouter is not running")
+        return self._identity
