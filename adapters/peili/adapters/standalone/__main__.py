@@ -1,0 +1,9 @@
+"""``python -m peili.adapters.standalone``."""
+
+from __future__ import annotations
+
+import sys
+
+from peili.adapters.standalone.cli import main
+
+sys.exit(main())

@@ -1,0 +1,104 @@
+"""The command line: what there is to say to it, and how it ends: 0 done, 1 failed, 2 wrong usage or configuration."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from peili.adapters.standalone import about, serve, settings
+from peili.adapters.standalone.config import Config
+from peili.mirror import ConfigError, PeiliError
+
+_EPILOG = """\
+Every key may also be an environment variable, PEILI_SECTION__KEY=VALUE (PEILI_ROUTER__KIND=static).
+Flags win over the environment, the environment over the file. A VALUE is read as TOML where it is TOML.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit code. Errors that a user can mend are one line on stderr."""
+    try:
+        arguments = _parser().parse_args(argv)
+        code: int = arguments.run(arguments)
+    except ConfigError as error:
+        return _failed(error, 2)
+    except PeiliError as error:
+        return _failed(error, 1)
+    except KeyboardInterrupt:
+        return 130  # as shells count it: 128 and SIGINT
+    return code
+
+
+def _failed(error: PeiliError, code: int) -> int:
+    sys.stderr.write(f"peili: {error}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _describe_serve(commands.add_parser("serve", help="run the mirror"))
+    for name, run, text in (
+        ("plugins", _plugins, "list the stores, routers and resolvers there are"),
+        ("version", _version, "tell the versions of peili and of what it runs on"),
+    ):
+        command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
+        command.add_argument("--json", action="store_true", help="as one JSON object")
+        command.set_defaults(run=run)
+    text = "show it at work: three mirrors on loopback, a real client, every digest checked"
+    demo = commands.add_parser("demo", help=text, description=f"{text.capitalize()}.")
+    demo.add_argument("--corrupt", action="store_true", help="flip a byte at the source: what happens when a peer lies")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _describe_serve(command: argparse.ArgumentParser) -> None:
+    command.description = "Run the mirror until SIGTERM or SIGINT."
+    command.epilog = _EPILOG
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
+    command.add_argument("--log-format", metavar="FORMAT", help="text or json")
+    command.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
+    command.add_argument("--check", action="store_true", help="only check the configuration")
+    command.set_defaults(run=_serve)
+
+
+def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
+    """What file, environment and flags say together. Raises ConfigError."""
+    assignments = [] if arguments.config is None else [*settings.from_file(arguments.config)]
+    assignments += settings.from_environment(environ)
+    assignments += settings.from_flags(arguments.set)
+    for key, text in (("format", arguments.log_format), ("level", arguments.log_level)):
+        if text is not None:
+            assignments.append(settings.Assignment(("log", key), settings.Setting(text, f"--log-{key}", text)))
+    return Config.load(settings.merged(assignments))
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    config = configuration(arguments, os.environ)
+    mirror = serve.build(config)
+    if arguments.check:
+        sys.stdout.write("the configuration is right\n")
+    else:
+        serve.run(config, mirror)
+    return 0
+
+
+def _plugins(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(about.plugins(as_json=arguments.json) + "\n")
+    return 0
+
+
+def _version(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(about.versions(as_json=arguments.json) + "\n")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from peili.adapters.standalone import demo  # noqa: PLC0415 - only this one needs the extra `demo`
+
+    return demo.run(corrupt=arguments.corrupt)

@@ -1,0 +1,109 @@
+"""`peili serve`: builds the mirror from its configuration, runs it, and ends it when a signal says so."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Generator
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+
+from peili.adapters.standalone import logs
+from peili.adapters.standalone.about import version
+from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.notify import Notifier
+from peili.mirror import Mirror, Plugins, serve
+from peili.mirror.watchdog import Watchdog
+
+
+def build(config: Config) -> Mirror:
+    """The mirror that `config` describes, with logging set up. Raises ConfigError."""
+    plugins = Plugins()
+    store = config.store.build(plugins.store)
+    router = config.router.build(plugins.router)
+    resolver = config.resolver.build(plugins.resolver)
+    return Mirror(
+        store,
+        router,
+        resolver,
+        identity=config.mirror.identity,
+        insecure=config.peer.insecure,
+        registries=config.mirror.registries,
+        exclude=config.mirror.exclude,
+        default_registry=config.mirror.default_registry,
+        verify=config.mirror.verify,
+        limits=config.limits,
+        log=logs.configure(config.log.format, config.log.level),
+    )
+
+
+def run(config: Config, mirror: Mirror) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ListenError."""
+    asyncio.run(_run(config, mirror, logging.getLogger(logs.LOGGER)))
+
+
+async def _run(config: Config, mirror: Mirror, log: logging.Logger) -> None:
+    with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop:
+        async with (
+            _watchdog(config, notifier),
+            mirror,
+            serve(
+                mirror, local=config.local, peer=config.peer.listen or None, advertise=config.peer.advertise
+            ) as doors,
+        ):
+            _tell(config, mirror, doors.local_addresses, doors.peer_addresses, log)
+            notifier.send("READY=1")
+            name = await stop
+            notifier.send("STOPPING=1")
+            log.info("%s: stopping", name)
+            await mirror.drain(config.limits.drain_timeout)
+    log.info("stopped")
+
+
+def _watchdog(config: Config, notifier: Notifier) -> AbstractAsyncContextManager[object]:
+    """Ours, telling systemd's if there is one. With ours off, systemd's time is the bound: it would end us too."""
+    timeout = config.watchdog or notifier.watchdog
+    if timeout is None:
+        return nullcontext()
+    interval = notifier.watchdog / 3 if notifier.watchdog is not None else None
+    return Watchdog(timeout, interval=interval, notify=notifier.alive)
+
+
+@contextmanager
+def _stop_signals() -> Generator[asyncio.Future[str]]:
+    """The name of the first signal to stop, once it came. The second one ends the process as if it were not handled."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[str] = loop.create_future()
+    wanted = (signal.SIGTERM, signal.SIGINT)
+
+    def forget() -> None:
+        for each in wanted:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+
+    def caught(which: signal.Signals) -> None:
+        forget()
+        stop.set_result(which.name)
+
+    for each in wanted:
+        loop.add_signal_handler(each, caught, each)
+    try:
+        yield stop
+    finally:
+        forget()
+
+
+def _tell(config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger) -> None:
+    log.info(
+        "peili %s is up: identity %s, runtime door %s, peer door %s, store %s, router %s, resolver %s",
+        version("peili"),
+        mirror.identity.id,
+        ", ".join(local),
+        ", ".join(peer) or "none",
+        config.store.kind,
+        config.router.kind,
+        config.resolver.kind,
+    )
+    if peer and not config.peer.insecure:
+        log.warning("the peer door refuses every other host: set peer.insecure = true to let all of them in")
