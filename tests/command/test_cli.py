@@ -1,0 +1,97 @@
+"""The command as a user meets it: a process with an exit code, one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "peili.adapters.standalone", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, **environ},
+        check=False,
+    )
+
+
+def test_plugins_lists_the_names_of_each_group_with_where_they_lead() -> None:
+    done = peili("plugins", "--json")
+    groups = json.loads(done.stdout)
+    assert list(groups) == ["stores", "routers", "resolvers"]
+    assert groups["stores"]["oci-layout"] == "peili.stores.oci_layout:OciLayoutStore"
+    assert "static" in groups["routers"]
+    assert "defer" in groups["resolvers"]
+    text = peili("plugins").stdout
+    assert "\n  oci-layout  peili.stores.oci_layout:OciLayoutStore\n" in text
+    assert text.startswith("stores\n")
+
+
+def test_version_tells_what_it_runs_on() -> None:
+    versions = json.loads(peili("version", "--json").stdout)
+    assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
+    assert versions["peili"][0].isdigit()
+    assert {"grpcio", "uvicorn"} <= set(versions)
+    assert f"peili {versions['peili']}\npython {versions['python']}\n" in peili("version").stdout
+
+
+def test_the_installed_script_is_the_same_command() -> None:
+    script = Path(sys.executable).parent / "peili"
+    done = subprocess.run([script, "version"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == peili("version").stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("sreve",), ("serve", "--nothing"), ("serve", "--config")])
+def test_wrong_usage_ends_with_2_and_says_what_there_is(arguments: tuple[str, ...]) -> None:
+    done = peili(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: peili")
+    assert "Traceback" not in done.stderr
+
+
+def test_help_ends_with_0_and_lists_the_commands() -> None:
+    done = peili("--help")
+    assert done.returncode == 0
+    assert all(f"    {name}" in done.stdout for name in ("serve", "plugins", "version", "demo"))
+    assert "PEILI_ROUTER__KIND=static" in peili("serve", "--help").stdout
+
+
+def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "peili.toml"
+    file.write_text("[store]\nkind = 'memory'\n[router]\nkind = 'static'\npeers = ['http://10.0.0.3:5051']\n")
+    done = peili("serve", "--config", file, "--check")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is right\n", "")
+
+
+LEVELS = "debug, info, warning, error"
+PEERS = "[router]\nkind = 'static'\npeers = 3"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "environ", "line"),
+    [
+        (None, [], {}, "{file}: can't be read: No such file or directory"),
+        ("[store]\nkind = memory", [], {}, "{file}: not TOML: Invalid value (at line 2, column 8)"),
+        ("[log]\nformat = 'xml'", [], {}, "{file}: log.format: one of text, json, not 'xml'"),
+        ("", ["--log-level", "loud"], {}, f"--log-level: log.level: one of {LEVELS}, not 'loud'"),
+        ("", ["--set", "mirror.verify=no"], {}, "--set: mirror.verify: true or false, not 'no'"),
+        ("", [], {"PEILI_PEER__INSECURE": "yes"}, "PEILI_PEER__INSECURE: peer.insecure: true or false, not 'yes'"),
+        (PEERS, [], {}, '{file}: router.peers: a list of URLs, as in ["http://10.0.0.3:5051"], not 3'),
+        ("[peer]\nshared_key_file = 'k'", [], {}, "{file}: peer.shared_key_file: not supported yet"),
+    ],
+)
+def test_a_wrong_configuration_ends_with_2_and_one_line(
+    content: str | None, flags: list[str], environ: dict[str, str], line: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "peili.toml"
+    if content is not None:
+        file.write_text(content)
+    done = peili("serve", "--config", file, "--check", *flags, PEILI_STORE__KIND="memory", **environ)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"peili: {line.format(file=file)}\n")

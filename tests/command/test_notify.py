@@ -1,0 +1,53 @@
+"""sd_notify(3), spoken over real datagram sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from peili.adapters.standalone.notify import Notifier
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_states_reach_the_socket(abstract: bool, tmp_path: Path) -> None:
+    address = f"@{tmp_path}/notify" if abstract else f"{tmp_path}/notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(address.replace("@", "\0"))
+        systemd.settimeout(5)
+        with Notifier.from_environment({"NOTIFY_SOCKET": address}) as notifier:
+            notifier.send("READY=1", "STATUS=up")
+            notifier.alive()
+        assert systemd.recv(100) == b"READY=1\nSTATUS=up"
+        assert systemd.recv(100) == b"WATCHDOG=1"
+
+
+@pytest.mark.parametrize("address", ["", "/nowhere/notify", "vsock:2:1", "x", "/" + "x" * 200])
+def test_a_socket_that_cannot_be_reached_is_no_failure(address: str) -> None:
+    with Notifier.from_environment({"NOTIFY_SOCKET": address}) as notifier:
+        notifier.send("READY=1")
+
+
+def test_a_full_queue_does_not_block(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{tmp_path}/notify") as notifier:
+        systemd.bind(f"{tmp_path}/notify")
+        for _ in range(1000):
+            notifier.alive()
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "30000000"}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30.0),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_systemd_s_watchdog_is_known_from_the_environment(environ: dict[str, str], seconds: float | None) -> None:
+    with Notifier.from_environment(environ) as notifier:
+        assert notifier.watchdog == seconds

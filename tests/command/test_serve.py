@@ -1,0 +1,206 @@
+"""`peili serve` as a process: up, told to end, and in bad surroundings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from peili.mirror.testing.images import make_layout
+
+Start = Callable[..., "Serving"]
+
+
+class Serving:
+    """A `peili serve` process whose stderr goes to a file, so that it can be read at any time."""
+
+    def __init__(self, directory: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
+        self.stderr = directory / "stderr"
+        command = [sys.executable, "-m", "peili.adapters.standalone", "serve", *flags]
+        with self.stderr.open("wb") as stderr:
+            self.process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **(environ or {})})
+
+    @property
+    def log(self) -> str:
+        return self.stderr.read_text(encoding="utf-8")
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        deadline = time.monotonic() + 30
+        while (found := re.search(pattern, self.log)) is None:
+            assert self.process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        return found
+
+    @property
+    def url(self) -> str:
+        return "http://" + self.wait_for(r"runtime door (127\.0\.0\.1:\d+)")[1]
+
+    def end(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(10)
+
+
+FLAGS = (
+    "--set=local.listen=127.0.0.1:0",
+    "--set=peer.listen=127.0.0.1:0",
+    "--set=store.kind=memory",
+    "--set=router.kind=static",
+    "--set=router.peers=[]",
+)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Serving] = []
+
+    def make(*flags: str, environ: dict[str, str] | None = None) -> Serving:
+        directory = tmp_path / f"serving-{len(started)}"
+        directory.mkdir()
+        started.append(Serving(directory, *FLAGS, *flags, environ=environ))
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.process.kill()
+        each.process.wait()
+
+
+def test_it_serves_what_the_store_has_and_ends_with_0_on_sigterm(start: Start, tmp_path: Path) -> None:
+    image = make_layout(tmp_path / "layout", layers=[1000], tags=["registry.example/demo:v1"])
+    serving = start("--set=store.kind=oci-layout", f"--set=store.path={image.path}", "--set=resolver.kind=local")
+    digest = httpx.head(f"{serving.url}/v2/registry.example/demo/manifests/v1").headers["Docker-Content-Digest"]
+    assert digest == image.target.digest
+    assert serving.end() == 0
+    assert re.search(
+        r"INFO    peili: peili \S+ is up: .*, store oci-layout, router static, resolver local\n", serving.log
+    )
+    assert "WARNING peili: the peer door refuses every other host: " in serving.log
+    assert re.search(r"SIGTERM: stopping\n(.*\n)*.*peili: stopped\n$", serving.log)
+    assert "ERROR" not in serving.log
+
+
+def test_an_open_connection_and_a_transfer_under_way_do_not_hold_up_its_end(start: Start, tmp_path: Path) -> None:
+    image = make_layout(tmp_path / "layout", layers=[32 << 20], tags=["registry.example/demo:v1"])
+    serving = start("--set=store.kind=oci-layout", f"--set=store.path={image.path}")
+    path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
+    with httpx.Client() as idle, httpx.stream("GET", serving.url + path) as transfer:
+        idle.get(f"{serving.url}/v2/")
+        assert transfer.status_code == 200
+        began = time.monotonic()
+        assert serving.end() == 0
+    assert time.monotonic() - began < 6
+    assert "Traceback" not in serving.log
+
+
+def test_sigint_ends_it_as_well(start: Start) -> None:
+    serving = start()
+    assert httpx.get(f"{serving.url}/livez").status_code == 200
+    serving.process.send_signal(signal.SIGINT)
+    assert serving.process.wait(10) == 0
+    assert "SIGINT: stopping" in serving.log
+
+
+def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
+    image = make_layout(tmp_path / "layout", layers=[32 << 20], tags=["registry.example/demo:v1"])
+    layout = f"--set=store.path={image.path}"
+    serving = start("--set=store.kind=oci-layout", layout, "--set=limits.drain_timeout=60")
+    path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
+    with httpx.stream("GET", serving.url + path):
+        serving.process.send_signal(signal.SIGTERM)
+        serving.wait_for("SIGTERM: stopping")
+        serving.process.send_signal(signal.SIGTERM)
+        assert serving.process.wait(5) == -signal.SIGTERM
+
+
+def test_json_logs_are_json(start: Start) -> None:
+    serving = start("--log-format=json", "--set=peer.insecure=true")
+    serving.wait_for("is up")
+    assert serving.end() == 0
+    lines = [json.loads(line) for line in serving.log.splitlines()]
+    assert [line["level"] for line in lines] == ["info"] * 3
+    assert all(line["logger"].startswith("peili") for line in lines)
+
+
+def test_requests_and_peers_that_are_gone_leave_the_log_quiet(start: Start) -> None:
+    serving = start()
+    for _ in range(3):
+        assert httpx.get(f"{serving.url}/v2/registry.example/demo/manifests/v1").status_code == 404
+    lines = len(serving.log.splitlines())
+    assert lines == 2, serving.log
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+def test_a_port_that_is_taken_is_one_line_and_exit_code_1(door: str, start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        serving = start(f"--set={door}.listen={address}")
+        assert serving.process.wait(30) == 1
+    assert len(serving.log.splitlines()) == 1, serving.log
+    assert serving.log.startswith("peili: ")
+    assert address in serving.log
+    assert "in use" in serving.log
+
+
+def test_containerd_that_is_not_there_is_a_warning_and_no_reason_not_to_start(start: Start, tmp_path: Path) -> None:
+    address = tmp_path / "containerd.sock"
+    serving = start("--set=store.kind=containerd", f"--set=store.address={address}")
+    serving.wait_for("is up")
+    assert str(address) in serving.wait_for(r"WARNING .*containerd.*")[0]
+    assert httpx.get(f"{serving.url}/livez").status_code == 200
+    assert httpx.get(f"{serving.url}/readyz").status_code == 503
+    assert serving.end() == 0
+    assert "Traceback" not in serving.log
+
+
+def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(30)
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        serving = start("--set=watchdog.timeout=0", environ=environ)
+        heard = {systemd.recv(100)}
+        while heard < {b"READY=1", b"WATCHDOG=1"}:
+            heard.add(systemd.recv(100))
+        assert httpx.get(f"{serving.url}/livez").status_code == 200
+        assert serving.end() == 0
+        while b"STOPPING=1" not in heard:
+            heard.add(systemd.recv(100))
+    assert heard == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+
+
+STUCK = """
+import time
+from peili.stores.memory import MemoryStore
+
+class StuckStore(MemoryStore):
+    async def describe(self, digest):
+        time.sleep(60)
+"""
+
+
+def test_a_plug_in_that_stops_the_loop_ends_the_process_which_says_where_it_hung(start: Start, tmp_path: Path) -> None:
+    """The plug-in is found as any stranger's is: by the entry point of an installed distribution."""
+    (tmp_path / "stuck.py").write_text(STUCK)
+    information = tmp_path / "stuck-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[peili.stores]\nstuck = stuck:StuckStore\n")
+    flags = ("--set=store.kind=stuck", "--set=watchdog.timeout=0.5")
+    serving = start(*flags, environ={"PYTHONPATH": str(tmp_path)})
+    blob = f"{serving.url}/v2/registry.example/demo/blobs/sha256:{'0' * 64}"
+    with pytest.raises(httpx.TransportError):
+        httpx.get(blob, timeout=20)
+    assert serving.process.wait(10) == -signal.SIGABRT
+    assert "the event loop has not moved for 0.5 seconds" in serving.log
+    assert "stuck.py" in serving.log

@@ -1,0 +1,295 @@
+"""Routers and resolvers that break one promise each, with the promise that the kit has to name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from starlette.routing import BaseRoute
+from typing_extensions import override
+
+from peili.mirror import (
+    Context,
+    Descriptor,
+    Feed,
+    Holder,
+    Key,
+    NotFound,
+    Peer,
+    PushRouter,
+    Reference,
+    Resolver,
+    Upstream,
+    Wait,
+    Want,
+)
+from peili.mirror.testing.router_kit import IDENTITY
+from peili.routers.memory import MemoryRouter
+
+SELF = Peer(IDENTITY, ("http://127.0.0.1:9",))
+
+
+class EntersOnce(MemoryRouter):
+    _left = False
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._left:
+            raise RuntimeError("once is enough")
+        async with super().run(context):
+            yield
+        self._left = True
+
+
+class PeersRaises(MemoryRouter):
+    @override
+    def peers(self) -> Collection[Peer]:
+        self._running()
+        return super().peers()
+
+
+class DigestsOnly(MemoryRouter):
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        if not isinstance(key, Reference):
+            async for holder in super().lookup(key):
+                yield holder
+
+
+class NeverEnds(MemoryRouter):
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        found = False
+        async for holder in super().lookup(key):
+            found = True
+            yield holder
+        if not found:
+            await asyncio.Event().wait()
+
+
+class NeverForgets(MemoryRouter):
+    _seen: dict[Key, Holder]
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        self._seen = getattr(self, "_seen", {})
+        async for holder in super().lookup(key):
+            self._seen[key] = holder
+        if key in self._seen:
+            yield self._seen[key]
+
+
+class FindsItself(MemoryRouter):
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        async for holder in super().lookup(key):
+            yield holder
+        if key in self.network.holdings.get(IDENTITY, {}):
+            yield Holder(SELF, complete=True)
+
+
+class MindsBeingClosed(MemoryRouter):
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        try:
+            async for holder in super().lookup(key):
+                yield holder
+        except GeneratorExit:
+            raise RuntimeError("closed too early") from None
+
+
+class GivesFailedAgain(MemoryRouter):
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        return await super().acquire(replace(want, failed={}))
+
+
+class FeedsNobody(MemoryRouter):
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        advice = await super().acquire(want)
+        return Feed(()) if isinstance(advice, Upstream) else advice
+
+
+class MindsUnknown(MemoryRouter):
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        holdings = self.network.holdings[self._running()]
+        for key in keys:
+            del holdings[key]
+
+
+class NamesAsPeers(MemoryRouter):
+    @override
+    def peers(self) -> Collection[Peer]:
+        names: Collection[object] = ["other"] if self._identity else []
+        return names  # type: ignore[return-value]  # pyright: ignore[reportReturnType] - broken on purpose
+
+
+class OneAtATime(MemoryRouter):
+    _busy = False
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            await asyncio.sleep(0)
+            async for holder in super().lookup(key):
+                yield holder
+        finally:
+            self._busy = False
+
+
+class SwallowsCancellation(MemoryRouter):
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+
+
+class RoutesOnlyWhenEntered(MemoryRouter):
+    @override
+    def routes(self) -> Sequence[BaseRoute]:
+        self._running()
+        return ()
+
+
+BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
+    EntersOnce: "a router can be entered, left and entered again",
+    PeersRaises: "a router that is not entered",
+    DigestsOnly: "lookup finds who has a digest or a reference",
+    NeverEnds: "lookup of a key that nobody has ends",
+    NeverForgets: "lookup forgets who has a key no longer",
+    FindsItself: "this host is never among the holders",
+    MindsBeingClosed: "lookup may be closed before its end",
+    GivesFailedAgain: "acquire gives the holders, without those that failed",
+    FeedsNobody: "acquire of a key that nobody has gives Upstream",
+    MindsUnknown: "advertise and withdraw may be repeated",
+    NamesAsPeers: "peers gives peers",
+    OneAtATime: "every method may be called concurrently",
+    SwallowsCancellation: "every method can be cancelled",
+    RoutesOnlyWhenEntered: "routes gives routes",
+}
+
+
+class ForgetsOne(PushRouter):
+    @override
+    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+        async for peers in super().members():
+            yield list(peers)[1:]
+
+
+class MembersEnd(PushRouter):
+    @override
+    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+        async for peers in super().members():
+            yield peers
+            return
+
+
+class TellsWhatIsNew(PushRouter):
+    @override
+    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+        seen: set[str] = set()
+        async for peers in super().members():
+            yield [peer for peer in peers if peer.id not in seen]
+            seen |= {peer.id for peer in peers}
+
+
+class PeersItself(PushRouter):
+    @override
+    def peers(self) -> Collection[Peer]:
+        return [*super().peers(), SELF]
+
+
+class KeepsTheDead(PushRouter):
+    @override
+    def peers(self) -> Collection[Peer]:
+        return self._pushed or ()
+
+
+BROKEN_MEMBERSHIP: dict[type[PushRouter], str] = {
+    ForgetsOne: "members gives the whole set, to each caller",
+    MembersEnd: "members has no end",
+    TellsWhatIsNew: "members gives the whole set at each change",
+    PeersItself: "content is found among the members as they change",
+    KeepsTheDead: "this host, under whatever name",
+}
+
+
+class TableResolver(Resolver):
+    """Knows what is in its table; for the kit to find nothing wrong with."""
+
+    def __init__(self) -> None:
+        self.table: dict[Reference, Descriptor] = {}
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        await asyncio.sleep(0)
+        return self.table.get(reference)
+
+
+class RaisesNotFound(TableResolver):
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        if reference not in self.table:
+            raise NotFound(str(reference))
+        return self.table[reference]
+
+
+class WrongSize(TableResolver):
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        found = await super().resolve(reference)
+        return found and replace(found, size=found.size + 1)
+
+
+class ResolvesOneAtATime(TableResolver):
+    _busy = False
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        if self._busy:
+            return None
+        self._busy = True
+        try:
+            return await super().resolve(reference)
+        finally:
+            self._busy = False
+
+
+class ResolvesWhenCancelled(TableResolver):
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        try:
+            return await super().resolve(reference)
+        except asyncio.CancelledError:
+            return None
+
+
+class ResolverEntersOnce(TableResolver):
+    _left = False
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._left:
+            raise RuntimeError("once is enough")
+        yield
+        self._left = True
+
+
+BROKEN_RESOLVERS: dict[type[TableResolver], str] = {
+    ResolverEntersOnce: "a resolver can be entered, left and entered again",
+    RaisesNotFound: "a reference that means nothing gives None",
+    WrongSize: "a reference gives the descriptor of what it means",
+    ResolvesOneAtATime: "resolve may be called concurrently",
+    ResolvesWhenCancelled: "resolve can be cancelled",
+}
+
+__all__ = ["BROKEN_MEMBERSHIP", "BROKEN_RESOLVERS", "BROKEN_ROUTERS", "TableResolver"]

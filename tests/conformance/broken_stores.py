@@ -1,0 +1,190 @@
+"""Stores that break one promise each, with the promise that the kit has to name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+
+from tests.conformance.broken_content import Wrapped
+from typing_extensions import override
+
+from peili.mirror import (
+    Content,
+    Context,
+    Descriptor,
+    Digest,
+    Gone,
+    Have,
+    NotFound,
+    Reference,
+    StoreEvent,
+    StoreUnavailable,
+    Synced,
+)
+from peili.mirror.inventory import Inventory
+from peili.mirror.mediatypes import OCTET_STREAM
+from peili.stores.memory import MemoryStore
+from peili.stores.oci_layout import OciLayoutStore
+
+
+class EntersOnce(MemoryStore):
+    _left = False
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._left:
+            raise RuntimeError("once is enough")
+        yield
+        self._left = True
+
+
+class NeverReady(MemoryStore):
+    @override
+    def ready(self) -> bool:
+        return False
+
+
+class LeaksKeyError(MemoryStore):
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        return self._tags[reference]
+
+
+class ForgetsMediaTypes(MemoryStore):
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        return replace(await super().describe(digest), media_type=OCTET_STREAM)
+
+
+class ResolvesToAnother(MemoryStore):
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        return replace(await super().resolve(reference), digest=Digest.of(b"another"))
+
+
+class Unsorted(MemoryStore):
+    @override
+    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
+        return list(self._tags.items())
+
+
+class SyncedFirst(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        yield (Synced(),)
+        async for events in super().watch():
+            yield [event for event in events if not isinstance(event, Synced)]
+
+
+class NeverGone(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        async for events in super().watch():
+            yield [event for event in events if not isinstance(event, Gone)]
+
+
+class TellsOfNothing(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        yield (Have(Digest.of(b"nothing"), 7),)
+        async for events in super().watch():
+            yield events
+
+
+class OneLeavesAllLeave(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        try:
+            async for events in super().watch():
+                yield events
+        finally:
+            self._inventory = Inventory()
+
+
+class OneAtATime(MemoryStore):
+    _busy = False
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        if self._busy:
+            raise RuntimeError("one at a time")
+        self._busy = True
+        await asyncio.sleep(0)
+        self._busy = False
+        return await super().describe(digest)
+
+
+class SwallowsCancellation(MemoryStore):
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(0)
+        return await super().describe(digest)
+
+
+class _Rotting(Wrapped):
+    def __init__(self, content: Content, store: MemoryStore, digest: Digest) -> None:
+        super().__init__(content)
+        self._store = store
+        self._digest = digest
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        read = await super().readinto(offset, buffer)
+        if self._digest not in self._store._whole:  # pyright: ignore[reportPrivateUsage] - to break it on purpose
+            buffer[:] = bytes(len(buffer))
+        return read
+
+
+class RotsWhenRemoved(MemoryStore):
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        content = await super().open(digest, partial=partial)
+        return _Rotting(content, self, digest) if content.complete else content
+
+
+class OpensHalf(MemoryStore):
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        return await super().open(digest, partial=True)
+
+
+class DiscardsWhole(MemoryStore):
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        known = digest in self._whole
+        self.remove(digest)
+        return known or await super().discard(digest)
+
+
+BROKEN_STORES: dict[type[MemoryStore], str] = {
+    EntersOnce: "a store can be entered, left and entered again",
+    NeverReady: "a store can be entered, left and entered again, and is ready",
+    LeaksKeyError: "what is not there raises NotFound",
+    ForgetsMediaTypes: "describe gives digest and size, a manifest's own media type",
+    ResolvesToAnother: "resolve gives the descriptor",
+    Unsorted: "images gives all references",
+    SyncedFirst: "watch first tells everything that is here, then Synced",
+    NeverGone: "watch tells of what is added and removed",
+    TellsOfNothing: "what watch tells can be had",
+    OneLeavesAllLeave: "each caller of watch gets a sequence of its own",
+    OneAtATime: "every method may be called concurrently",
+    SwallowsCancellation: "every method can be cancelled",
+    RotsWhenRemoved: "content that is removed while it is open",
+    OpensHalf: "content that is still arriving is not opened",
+    DiscardsWhole: "discard removes only what is still arriving",
+}
+
+
+class CallsItMissing(OciLayoutStore):
+    """Says that things are not there when it can't know."""
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        try:
+            return await super().resolve(reference)
+        except StoreUnavailable as error:
+            raise NotFound(str(reference)) from error

@@ -1,0 +1,115 @@
+"""The built-in stores as the conformance kit wants them: with hands on the backend of each."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import override
+
+from peili.mirror import Digest, Reference, Store
+from peili.mirror.mediatypes import OCI_MANIFEST
+from peili.mirror.testing import Arrival, StoreSubject
+from peili.stores.memory import Ingest, MemoryStore
+from peili.stores.oci_layout import OciLayoutStore
+
+
+class MemoryArrival(Arrival):
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+
+    @override
+    async def write(self, data: bytes) -> None:
+        self._ingest.write(data)
+
+    @override
+    async def commit(self) -> None:
+        self._ingest.commit()
+
+    @override
+    async def abort(self) -> None:
+        self._ingest.abort()
+
+
+class MemorySubject(StoreSubject):
+    """A memory store, or with `shown` one that stands in front of `backend`."""
+
+    def __init__(self, backend: MemoryStore, shown: Store | None = None) -> None:
+        self.backend = backend
+        self.store = shown if shown is not None else backend
+
+    @override
+    async def add(self, data: bytes, reference: Reference | None = None) -> None:
+        descriptor = self.backend.add(data)
+        if reference is not None:
+            self.backend.tag(reference, descriptor)
+
+    @override
+    async def remove(self, digest: Digest) -> None:
+        self.backend.remove(digest)
+
+    @override
+    async def begin(self, data: bytes) -> Arrival | None:
+        return MemoryArrival(self.backend.begin(Digest.of(data), len(data)))
+
+
+@asynccontextmanager
+async def memory_store() -> AsyncGenerator[StoreSubject]:
+    yield MemorySubject(MemoryStore())
+
+
+class LayoutSubject(StoreSubject):
+    """An OCI layout in the directory `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.blobs = path / "blobs" / "sha256"
+        self.blobs.mkdir(parents=True)
+        self._write_index([])
+        self.store = OciLayoutStore(path)
+
+    @override
+    async def add(self, data: bytes, reference: Reference | None = None) -> None:
+        digest = Digest.of(data)
+        unfinished = self.blobs / "unfinished"
+        unfinished.write_bytes(data)
+        os.utime(unfinished, (0, 0))  # long settled
+        unfinished.rename(self.blobs / digest.encoded)
+        if reference is not None:
+            name = {"org.opencontainers.image.ref.name": str(reference)}
+            entry = {"mediaType": OCI_MANIFEST, "digest": digest, "size": len(data), "annotations": name}
+            self._write_index([*self._index(), entry])
+
+    @override
+    async def remove(self, digest: Digest) -> None:
+        self._write_index([entry for entry in self._index() if entry["digest"] != digest])
+        (self.blobs / digest.encoded).unlink()
+
+    @override
+    async def lose(self) -> bool:
+        self.path.rename(self.path.with_name("lost"))
+        return True
+
+    @override
+    async def restore(self) -> None:
+        self.path.with_name("lost").rename(self.path)
+
+    def _index(self) -> list[dict[str, Any]]:
+        entries: list[dict[str, Any]] = json.loads((self.path / "index.json").read_bytes())["manifests"]
+        return entries
+
+    def _write_index(self, entries: list[dict[str, Any]]) -> None:
+        unfinished = self.path / "unfinished.json"
+        unfinished.write_text(json.dumps({"schemaVersion": 2, "manifests": entries}), encoding="utf-8")
+        unfinished.rename(self.path / "index.json")
+
+
+@asynccontextmanager
+async def oci_layout_store() -> AsyncGenerator[StoreSubject]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield LayoutSubject(Path(folder) / "layout")

@@ -1,0 +1,51 @@
+"""`/livez` and `/readyz`."""
+
+from __future__ import annotations
+
+import pytest
+from tests.doors.house import visitor
+from typing_extensions import override
+
+from peili.mirror import Mirror, Unavailable
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowStore(MemoryStore):
+    """Says itself when its backend is there."""
+
+    there = False
+
+    @override
+    def ready(self) -> bool:
+        return self.there
+
+
+async def test_alive_always_and_ready_once_every_part_is() -> None:
+    store = SlowStore()
+    mirror = Mirror(store, MemoryRouter())
+    async with visitor(mirror.ops) as client:
+        assert (await client.get("/livez")).status_code == 200
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()) == (503, {"store": False, "router": False, "resolver": False})
+        async with mirror:
+            assert (await client.get("/livez")).status_code == 200
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (503, {"store": False, "router": True, "resolver": True})
+            with pytest.raises(Unavailable, match=r"^not ready after 0\.05 s: store$"):
+                await mirror.wait_ready(0.05)
+            store.there = True
+            await mirror.wait_ready(1)
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (200, {"store": True, "router": True, "resolver": True})
+            assert (await client.head("/readyz")).status_code == 200
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_mirror_that_is_not_entered_is_not_ready() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    with pytest.raises(Unavailable, match="store, router, resolver"):
+        await mirror.wait_ready(0.01)

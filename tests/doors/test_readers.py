@@ -1,0 +1,128 @@
+"""Readers that stall, leave, or are too many: what they hold is freed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+import httpx
+import pytest
+from tests.doors.house import DOORS
+from tests.doors.served import SIZE, ZEROS_PATH, asking, served
+from tests.support.events import until
+
+from peili.mirror import Limits
+
+pytestmark = pytest.mark.anyio
+
+
+async def rest_of(sock: object) -> int:
+    """How many bytes can still be had of an answer; it must end."""
+    loop = asyncio.get_running_loop()
+    count = 0
+    async with asyncio.timeout(10):
+        try:
+            while data := await loop.sock_recv(sock, 1 << 20):  # type: ignore[arg-type]
+                count += len(data)
+        except ConnectionError:
+            pass
+    return count
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_stalls_is_cut_off(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(limits=Limits(reader_timeout=0.3)) as host:
+        with asking(host.address(door), ZEROS_PATH) as sock:
+            await until(lambda: len(host.store.opened) == 1)
+            began = time.monotonic()
+            async with asyncio.timeout(5):
+                await host.store.opened[0].closed.wait()
+            assert time.monotonic() - began > 0.2
+            assert await rest_of(sock) < SIZE
+        async with httpx.AsyncClient(base_url=host.url(door)) as client:
+            assert (await client.get("/v2/")).status_code == 200
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_stalls_at_the_end_of_an_answer_is_dropped_too(door: str) -> None:
+    async with served(limits=Limits(reader_timeout=0.3)) as host:
+        added = host.store.add(bytes(512 << 10))
+        with asking(host.address(door), f"/v2/registry.example/demo/blobs/{added.digest}") as sock:
+            await asyncio.sleep(2.5)  # the time is what is tested: long enough for the kernel's timer
+            assert await rest_of(sock) < added.size
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
+    async with served(limits=Limits(reader_timeout=0.5)) as host:
+        loop = asyncio.get_running_loop()
+        with asking(host.address(door), ZEROS_PATH, buffer=1 << 20) as sock:
+            until_ = time.monotonic() + 1.5
+            while time.monotonic() < until_:
+                async with asyncio.timeout(1):
+                    assert await loop.sock_recv(sock, 256 << 10)
+                await asyncio.sleep(0.002)
+            assert not host.store.opened[0].closed.is_set()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_a_reader_that_leaves_had_is_freed_at_once(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as host:
+        with asking(host.address(door), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+        async with asyncio.timeout(1):
+            await host.store.opened[0].closed.wait()
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_more_uploads_than_one_peer_may_have_are_refused_until_one_ends() -> None:
+    async with (
+        served(limits=Limits(uploads_per_peer=2)) as host,
+        httpx.AsyncClient(base_url=host.url("peer")) as client,
+    ):
+        with asking(host.address("peer"), ZEROS_PATH):
+            with asking(host.address("peer"), ZEROS_PATH):
+                await until(lambda: len(host.store.opened) == 2)
+                response = await client.get(ZEROS_PATH)
+                assert response.status_code == 429
+                assert response.json()["errors"][0]["code"] == "TOOMANYREQUESTS"
+                assert response.headers["Retry-After"] == "1"
+                assert (await client.head(ZEROS_PATH)).status_code == 200
+            await host.store.opened[1].closed.wait()
+            assert (await client.get(ZEROS_PATH, headers={"Range": "bytes=0-9"})).content == bytes(10)
+
+
+async def test_there_is_a_bound_for_all_uploads_and_none_for_the_local_door() -> None:
+    async with served(limits=Limits(uploads=1)) as host:
+        with asking(host.address("peer"), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+            async with httpx.AsyncClient() as client:
+                part = {"Range": "bytes=0-9"}
+                assert (await client.get(host.url("peer") + ZEROS_PATH, headers=part)).status_code == 429
+                assert (await client.get(host.url("local") + ZEROS_PATH, headers=part)).content == bytes(10)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("beginning", [b"", b"x", b"GET /v2/ HTTP/1.1\r\nHost: door.exam"])
+async def test_a_request_that_never_becomes_whole_is_not_waited_for(door: str, beginning: bytes) -> None:
+    async with served(limits=Limits(header_timeout=0.2)) as host:
+        name, _, port = host.address(door).rpartition(":")
+        reader, writer = await asyncio.open_connection(name, int(port))
+        try:
+            writer.write(beginning)
+            async with asyncio.timeout(5):
+                assert await reader.read() == b""
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_long_answer_is_not_a_late_request(door: str) -> None:
+    async with served(limits=Limits(header_timeout=0.2)) as host:
+        with asking(host.address(door), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+            await asyncio.sleep(0.6)
+            assert not host.store.opened[0].closed.is_set()

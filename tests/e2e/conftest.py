@@ -1,0 +1,29 @@
+"""What all end-to-end tests need: the commands that the laboratory runs, and the hosts' logs in a failure's report."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.lab.lab import Lab, missing_commands
+
+pytest.register_assert_rewrite("tests.e2e.checks")  # so that a failure there shows its values
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip where something is not installed; `make test` installs it where it may."""
+    missing = missing_commands()
+    for item in items:
+        if missing and item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.skip(reason=f"not installed: {' '.join(missing)}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the hosts logged to the report of a test that failed."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        labs = [each for each in item.funcargs.values() if isinstance(each, Lab)]
+        report.sections += [("peili on each host", lab.logs()) for lab in labs]
+    return report

@@ -1,0 +1,64 @@
+"""What changes in a host's containerd, its peers see within two seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import pytest
+from tests.e2e.checks import KIB, assert_has
+from tests.lab.lab import Lab
+from tests.lab.processes import wait_for
+
+from peili.mirror.testing.images import make_layout, pack_tar
+
+
+@pytest.fixture(scope="module")
+def lab() -> Generator[Lab]:
+    with Lab("a", "b") as lab:
+        lab.start_peili()
+        yield lab
+
+
+def within_two_seconds(condition: Callable[[], bool], what: str) -> None:
+    wait_for(condition, what, timeout=2)
+
+
+def test_content_is_back_once_a_restarted_containerd_is(lab: Lab) -> None:
+    a, b = lab.hosts.values()
+    published = lab.publish("library/restart", [100 * KIB])
+    a.containerd.pull(published.by_digest)
+    layer = published.blob(published.image.layers[0].digest)
+    within_two_seconds(lambda: b.sees(a, layer), "b sees what a pulled")
+
+    a.containerd.stop()
+    within_two_seconds(lambda: not a.peili.ready(), "a's peili is not ready without containerd")
+    a.containerd.start()
+    within_two_seconds(lambda: a.peili.ready() and b.sees(a, layer), "b sees it again")
+
+    later = lab.publish("library/later", [100 * KIB])
+    a.containerd.pull(later.by_digest)
+    within_two_seconds(lambda: b.finds(later.blob(later.image.layers[0].digest)), "b finds what a pulled since")
+
+
+def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
+    a, b = lab.hosts.values()
+    published = lab.publish("library/removed", [100 * KIB])
+    a.containerd.pull(published.by_tag)
+    layer = published.image.layers[0].digest
+    offers = (published.blob(layer), f"/_router/keys/{layer}", f"/_router/keys/{published.by_tag}")
+    within_two_seconds(lambda: all(b.sees(a, offer) for offer in offers), "a offers it")
+    a.containerd.remove(published.by_tag)
+    within_two_seconds(lambda: not any(b.sees(a, offer) for offer in offers), "a offers it no longer")
+
+
+def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
+    a, b = lab.hosts.values()
+    layout = lab.directory / "imported"
+    name = f"{lab.upstream.name}/library/imported"
+    image = make_layout(layout, layers=[100 * KIB], tags=[f"{name}:v1"])
+    a.containerd.import_archive(pack_tar(layout, lab.directory / "imported.tar"))
+    within_two_seconds(lambda: b.sees(a, f"/_router/keys/{name}:v1"), "b sees the tag")
+    layer = f"/v2/library/imported/blobs/{image.layers[0].digest}?ns={lab.upstream.name}"
+    within_two_seconds(lambda: b.finds(layer), "b finds the layer")
+    b.containerd.pull(f"{name}@{image.target.digest}")  # upstream never heard of it
+    assert_has(b, image)

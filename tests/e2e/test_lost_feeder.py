@@ -1,0 +1,74 @@
+"""The peer that feeds a pull dies in the middle of a layer: another one goes on, upstream is not needed."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+from tests.e2e.checks import MIB, assert_has
+from tests.lab.lab import Host, Lab
+from tests.lab.namespaces import Namespace
+from tests.lab.processes import wait_for
+from tests.lab.upstream import Published
+
+SIZE = 96 * MIB
+"""More than all the buffers between two hosts."""
+
+
+@pytest.fixture(scope="module")
+def lab() -> Generator[Lab]:
+    with Lab("a", "b", "c") as lab:
+        yield lab
+
+
+@pytest.fixture
+def published(lab: Lab) -> Generator[Published]:
+    """A large layer that a and c have, and upstream no longer."""
+    a, _, c = lab.hosts.values()
+    lab.start_peili()
+    published = lab.publish("library/large", [SIZE])
+    for host in (a, c):
+        host.containerd.pull(published.by_digest)
+    lab.upstream.stop()
+    yield published
+    lab.upstream.start()
+    lab.stop_peili()
+
+
+def test_a_pull_that_waits_for_its_runtime_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
+    b = lab.hosts["b"]
+    [layer] = published.image.layers
+    pull = b.containerd.begin_pull_and_freeze(published.by_digest, layer)
+    kill_feeder(lab, published)
+    pull.resume()
+    pull.succeed()
+    assert_has(b, published.image)
+
+
+def test_a_pull_under_way_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
+    b = lab.hosts["b"]
+    for name in ("a", "c"):
+        place = lab.hosts[name].place
+        if not isinstance(place, Namespace):
+            pytest.skip("loopback can't be made slow enough to catch a transfer under way")
+        place.shape("200mbit")
+    pull = b.containerd.begin_pull(published.by_digest)
+    [layer] = published.image.layers
+    wait_for(lambda: b.containerd.arrived(layer.digest) >= 8 * MIB, "the layer arrives", pause=0.005)
+    kill_feeder(lab, published)
+    assert b.containerd.arrived(layer.digest) < layer.size
+    pull.succeed()
+    assert_has(b, published.image)
+
+
+def kill_feeder(lab: Lab, published: Published) -> None:
+    """Kill the one peili that is reading the layer."""
+    [layer] = published.image.layers
+
+    def feeders() -> list[Host]:
+        hosts = (lab.hosts["a"], lab.hosts["c"])
+        return [host for host in hosts if host.peili.has_open(host.containerd.blob_path(layer.digest))]
+
+    wait_for(lambda: len(feeders()) == 1, "one peer feeds the pull")
+    [feeder] = feeders()
+    feeder.peili.kill()

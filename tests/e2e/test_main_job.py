@@ -1,0 +1,54 @@
+"""The main job: what one host has pulled, another pulls from it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import pytest
+from tests.e2e.checks import KIB, MIB, assert_has
+from tests.lab.lab import Lab, RouterKind
+from tests.lab.processes import wait_for
+
+from peili.mirror.testing.images import host_platform
+
+PLATFORMS = (host_platform(), "linux/riscv64")
+
+
+@pytest.fixture(scope="module", params=["static", "mdns"])
+def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
+    router: RouterKind = request.param
+    with Lab("a", "b", "c") as lab:
+        lab.start_peili(router=router)
+        yield lab
+
+
+def test_an_image_is_pulled_by_digest_while_upstream_is_gone(lab: Lab) -> None:
+    a, b, c = lab.hosts.values()
+    published = lab.publish("library/by-digest", [3 * MIB, 300 * KIB], platforms=PLATFORMS)
+    a.containerd.pull(published.by_digest)
+    lab.upstream.stop()
+    try:
+        wait_for(lambda: b.finds(published.blob(published.image.config.digest)), "b finds what a has")
+        b.containerd.pull(published.by_digest)
+        assert_has(b, published.image)
+        a.peili.process.freeze()  # what c gets now, it gets from b
+        wait_for(lambda: c.finds(published.blob(published.image.config.digest)), "c finds what b has")
+        c.containerd.pull(published.by_digest)
+        assert_has(c, published.image)
+    finally:
+        a.peili.process.resume()
+        lab.upstream.start()
+
+
+def test_upstream_only_resolves_the_tag_of_an_image_that_a_peer_has(lab: Lab) -> None:
+    a, b, _ = lab.hosts.values()
+    published = lab.publish("library/by-tag", [2 * MIB, 200 * KIB], platforms=PLATFORMS)
+    a.containerd.pull(published.by_tag)
+    wait_for(lambda: b.finds(published.blob(published.image.config.digest)), "b finds what a has")
+    before = lab.upstream.mark()
+    b.containerd.pull(published.by_tag)
+    assert_has(b, published.image)
+    assert published.by_tag in b.containerd.names()
+    assert {(each.method, each.path) for each in lab.upstream.requests(before)} == {
+        ("HEAD", "/v2/library/by-tag/manifests/v1")
+    }

@@ -1,0 +1,53 @@
+"""A client that sends no `ns`: the registry stands in the path. Here it is skopeo, and no registry exists at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.e2e.checks import KIB, MIB
+from tests.lab.lab import Host, Lab
+from tests.lab.processes import run
+
+from peili.mirror.testing.images import Image, make_layout, pack_tar
+
+REPOSITORY = "registry.invalid/library/demo"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Generator[Lab]:
+    with Lab("here", "near") as lab:
+        lab.start_peili("here", resolver={"kind": "local"})
+        lab.start_peili("near", resolver={"kind": "peers"})
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def image(lab: Lab) -> Image:
+    """An image that was imported into the containerd of one host."""
+    layout = lab.directory / "layout"
+    image = make_layout(layout, layers=[3 * MIB, 200 * KIB], tags=[f"{REPOSITORY}:v1"])
+    lab.hosts["here"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+    return image
+
+
+@pytest.mark.parametrize("name", ["here", "near"])
+@pytest.mark.parametrize("by", ["tag", "digest"])
+def test_skopeo_copies_through_the_local_door(lab: Lab, image: Image, tmp_path: Path, name: str, by: str) -> None:
+    reference = f"{REPOSITORY}:v1" if by == "tag" else f"{REPOSITORY}@{image.target.digest}"
+    skopeo_copy(lab.hosts[name], reference, tmp_path / "copy")
+    for blob in (image.config, *image.layers):
+        assert digest_of(tmp_path / "copy" / blob.digest.encoded) == blob.digest
+    assert digest_of(tmp_path / "copy" / "manifest.json") == image.target.digest
+
+
+def skopeo_copy(host: Host, reference: str, to: Path) -> None:
+    source = f"docker://{host.peili.local}/{reference}"
+    command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", source, f"dir:{to}"]
+    run(host.place.command(command))
+
+
+def digest_of(file: Path) -> str:
+    return f"sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}"

@@ -1,0 +1,167 @@
+"""One host's containerd: its own root, state and socket, and ctr as its client."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from tests.lab.network import Place
+from tests.lab.processes import CommandFailed, Process, run, wait_for
+
+from peili.mirror import Descriptor
+
+NAMESPACE = "default"
+
+# What a host without pods or special file systems has no use for; its absence also lets a normal user run containerd.
+_DISABLED = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.internal.v1.opt",
+    "io.containerd.internal.v1.restart",
+    "io.containerd.internal.v1.tracing",
+    "io.containerd.tracing.processor.v1.otlp",
+    *(
+        f"io.containerd.snapshotter.v1.{name}"
+        for name in ("aufs", "blockfile", "btrfs", "devmapper", "overlayfs", "zfs")
+    ),
+]
+
+_CONFIGURATION = """\
+version = 2
+root = "{directory}/root"
+state = "{directory}/state"
+disabled_plugins = {disabled}
+[grpc]
+  address = "{socket}"
+  uid = {uid}
+  gid = {gid}
+[ttrpc]
+  address = "{socket}.ttrpc"
+  uid = {uid}
+  gid = {gid}
+"""
+
+
+class Containerd:
+    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do."""
+
+    def __init__(self, place: Place, directory: Path, *, unpack: bool) -> None:
+        self._place = place
+        self._unpack = unpack
+        self._directory = directory
+        self._process: Process | None = None
+        self.socket = directory / "c.sock"
+        self._hosts = directory / "hosts"
+        self._content = directory / "root/io.containerd.content.v1.content"
+        directory.mkdir(parents=True)
+        self._configuration = directory / "containerd.toml"
+        self._configuration.write_text(
+            _CONFIGURATION.format(
+                directory=directory, disabled=_DISABLED, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
+            )
+        )
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = ["containerd", "--config", str(self._configuration)]
+        self._process = Process(self._place.command(command), self._directory / "containerd.log")
+        wait_for(self._answers, f"containerd answers at {self.socket}")
+
+    def stop(self) -> None:
+        """Stop it, if it runs; what it has stays."""
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def mirror(self, registry: str, *mirrors: str) -> None:
+        """Let pulls from `registry`, which speaks plain HTTP, try the base URLs `mirrors` first, if any."""
+        directory = self._hosts / registry
+        directory.mkdir(parents=True, exist_ok=True)
+        upstream = f"http://{registry}"
+        hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without any
+        entries = [f'[host."{host}"]\n  capabilities = ["pull", "resolve"]\n' for host in hosts]
+        (directory / "hosts.toml").write_text("\n".join([f'server = "{upstream}"', *entries]))
+
+    def pull(self, name: str) -> None:
+        """Pull the image called `name`. Raises CommandFailed."""
+        run(self._pull_command(name))
+
+    def begin_pull(self, name: str) -> Process:
+        """Start a pull; the process is its client, through which all bytes go."""
+        return Process(self._pull_command(name), self._directory / "pull.log")
+
+    def begin_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
+        """A pull that stands still with less than half of a large layer there, until it is resumed.
+
+        One that was too fast to be caught is undone and tried again.
+        """
+        for _ in range(10):
+            pull = self.begin_pull(name)
+            wait_for(partial(self._begun, pull, layer.digest), "the layer begins to arrive", pause=0.001)
+            pull.freeze()
+            if 0 < self.arrived(layer.digest) < layer.size // 2:
+                return pull
+            pull.resume()
+            pull.succeed()
+            self.remove(name)
+        raise AssertionError("every pull was over before it could be frozen")
+
+    def ctr(self, *arguments: str) -> str:
+        """What ctr prints. Raises CommandFailed."""
+        return run(self._ctr(*arguments)).decode()
+
+    def read(self, digest: str) -> bytes:
+        """A whole blob, by way of containerd. Raises CommandFailed."""
+        return run(self._ctr("content", "get", digest))
+
+    def names(self) -> set[str]:
+        """The names of the images."""
+        return set(self.ctr("images", "ls", "-q").split())
+
+    def digests(self) -> set[str]:
+        """All that is in the content store, whole."""
+        return set(self.ctr("content", "ls", "-q").split())
+
+    def blob_path(self, digest: str) -> Path:
+        """Where the content store keeps a blob."""
+        return self._content / "blobs" / digest.replace(":", "/")
+
+    def arrived(self, digest: str) -> int:
+        """How many bytes of a blob that is still being pulled are there."""
+        for ref in self._content.glob("ingest/*/ref"):
+            try:
+                if ref.read_text().endswith(digest):
+                    return ref.with_name("data").stat().st_size
+            except FileNotFoundError:  # committed or aborted meanwhile
+                continue
+        return 0
+
+    def import_archive(self, archive: Path) -> None:
+        """Import an image archive, as air-gapped hosts do."""
+        self.ctr("images", "import", *([] if self._unpack else ["--no-unpack"]), *self._snapshotter(), str(archive))
+
+    def remove(self, *names: str) -> None:
+        """Remove images and wait for the garbage collection that follows."""
+        self.ctr("images", "rm", "--sync", *names)
+
+    def _begun(self, pull: Process, digest: str) -> bool:
+        return self.arrived(digest) > 0 or not pull.running
+
+    def _pull_command(self, name: str) -> list[str]:
+        how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
+        return self._ctr(*how, "--hosts-dir", str(self._hosts), name)
+
+    def _snapshotter(self) -> list[str]:
+        return ["--snapshotter", "native"] if self._unpack else []
+
+    def _ctr(self, *arguments: str) -> list[str]:
+        return self._place.command(["ctr", "--address", str(self.socket), "--namespace", NAMESPACE, *arguments])
+
+    def _answers(self) -> bool:
+        if self._process is None or not self._process.running:
+            raise CommandFailed(f"containerd did not start:\n{(self._directory / 'containerd.log').read_text()}")
+        try:
+            self.ctr("version")
+        except CommandFailed:
+            return False
+        return True

@@ -1,0 +1,106 @@
+"""The laboratory itself: what the end-to-end tests take for granted. No peili runs here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.lab.lab import Lab, missing_commands
+from tests.lab.namespaces import Namespace
+from tests.lab.processes import CommandFailed, wait_for
+
+pytestmark = pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}")
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def lab() -> Generator[Lab]:
+    with Lab("a", "b") as lab:
+        yield lab
+
+
+def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) -> None:
+    a = lab.hosts["a"].containerd
+    image = lab.publish("library/plain", [20_000, 30_000])
+    before = lab.upstream.mark()
+    a.pull(image.by_tag)
+    assert a.names() >= {image.by_tag}
+    assert a.digests() >= {blob.digest for blob in image.image.blobs}
+    assert a.read(image.image.config.digest) == image.image.blob_path(image.image.config.digest).read_bytes()
+    assert sorted(path.rpartition("/")[2] for path in lab.upstream.blobs_sent(before)) == sorted(
+        blob.digest for blob in (image.image.config, *image.image.layers)
+    )
+
+
+def test_hosts_do_not_share_content(lab: Lab) -> None:
+    image = lab.publish("library/own", [20_000])
+    lab.hosts["a"].containerd.pull(image.by_digest)
+    assert not lab.hosts["b"].containerd.digests() & {blob.digest for blob in image.image.blobs}
+
+
+def test_a_stopped_registry_fails_a_pull_and_has_everything_when_it_is_back(lab: Lab) -> None:
+    image = lab.publish("library/kept", [20_000])
+    lab.upstream.stop()
+    with pytest.raises(CommandFailed, match="refused"):
+        lab.hosts["b"].containerd.pull(image.by_tag)
+    lab.upstream.start()
+    lab.hosts["b"].containerd.pull(image.by_tag)
+
+
+def test_containerd_keeps_its_content_over_a_restart(lab: Lab) -> None:
+    b = lab.hosts["b"].containerd
+    image = lab.publish("library/restart", [20_000])
+    b.pull(image.by_tag)
+    b.stop()
+    b.start()
+    assert image.by_tag in b.names()
+
+
+def test_a_frozen_pull_stands_still_in_the_middle_of_a_layer(lab: Lab) -> None:
+    b = lab.hosts["b"].containerd
+    image = lab.publish("library/frozen", [64 * MIB])
+    [layer] = image.image.layers
+    pull = b.begin_pull_and_freeze(image.by_tag, layer)
+    assert layer.digest not in b.digests()
+    pull.resume()
+    pull.succeed()
+    assert b.arrived(layer.digest) == 0
+    assert layer.digest in b.digests()
+
+
+def test_a_shaped_link_holds_its_rate(lab: Lab) -> None:
+    place = lab.upstream.place
+    if not isinstance(place, Namespace):
+        pytest.skip("loopback can't be shaped")
+    place.shape("80mbit")
+    image = lab.publish("library/slow", [5 * MIB])
+    start = time.monotonic()
+    lab.hosts["b"].containerd.pull(image.by_tag)
+    assert time.monotonic() - start > 0.4
+
+
+def test_a_killed_run_leaves_no_process_and_the_next_one_removes_the_rest(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = f"""
+from pathlib import Path
+from tests.lab.lab import Lab
+with Lab() as lab:
+    told = Path({str(told)!r})
+    told.with_suffix(".new").write_text(f"{{lab.upstream.process.pid}}\\n{{lab.directory}}")
+    told.with_suffix(".new").rename(told)
+    lab.upstream.process.wait(300)
+"""
+    run = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
+    wait_for(told.exists, "the laboratory stands")
+    run.kill()
+    run.wait()
+    pid, directory = told.read_text().split()
+    wait_for(lambda: not Path("/proc", pid).exists(), "its registry is gone")
+    with Lab():
+        assert not Path(directory).exists()
+        assert not list(Path("/run/netns").glob(f"peili-lab-{run.pid}-*"))

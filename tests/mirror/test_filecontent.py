@@ -1,0 +1,139 @@
+"""Content that is a whole file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peili.mirror import Aborted, NotFound
+from peili.mirror import filecontent as module
+from peili.mirror.filecontent import FileContent
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "blob"
+    path.write_bytes(bytes(range(200)))
+    return path
+
+
+@pytest.fixture
+def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is in the page cache."""
+    monkeypatch.setattr(module, "_NOWAIT", 0)
+
+
+def replace(path: Path, data: bytes, *, in_place: bool) -> None:
+    if not in_place:
+        path.unlink()
+    path.write_bytes(data)
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_it_reads_what_is_asked_for(path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cached:
+        monkeypatch.setattr(module, "_NOWAIT", 0)
+    async with await FileContent.open(path) as content:
+        buffer = memoryview(bytearray(50))
+        assert await content.readinto(20, buffer) == 50
+        assert bytes(buffer) == bytes(range(20, 70))
+        assert await content.readinto(190, buffer) == 10
+        assert await content.readinto(200, buffer) == 0
+        assert await content.readinto(1000, buffer) == 0
+        assert await content.wait(1000) == 200
+
+
+@pytest.mark.parametrize("change", ["shorter", "longer", "overwritten"])
+async def test_a_changed_file_is_aborted(path: Path, change: str) -> None:
+    os.utime(path, ns=(0, 0))
+    async with await FileContent.open(path, frozen=True) as content:
+        data = {"shorter": b"", "longer": bytes(300), "overwritten": bytes(200)}[change]
+        replace(path, data, in_place=True)
+        with pytest.raises(Aborted):
+            await content.readinto(0, memoryview(bytearray(10)))
+
+
+async def test_a_removed_or_replaced_file_stays_readable(path: Path) -> None:
+    async with await FileContent.open(path, frozen=True) as content:
+        replace(path, b"something else", in_place=False)
+        buffer = memoryview(bytearray(3))
+        assert await content.readinto(7, buffer) == 3
+        assert bytes(buffer) == b"\x07\x08\x09"
+
+
+async def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("missing", "link", "fifo", "."):
+        with pytest.raises(NotFound):
+            await FileContent.open(tmp_path / name)
+
+
+@pytest.mark.usefixtures("in_threads")
+async def test_a_cancelled_read_leaves_the_buffer_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, go_on = threading.Event(), threading.Event()
+    real = os.preadv
+
+    def slow(fd: int, buffers: Sequence[Any], offset: int) -> int:
+        started.set()
+        go_on.wait(10)
+        return real(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", slow)
+    content = await FileContent.open(path)
+    buffer = bytearray(10)
+    reading = asyncio.create_task(content.readinto(5, memoryview(buffer)))
+    await asyncio.to_thread(started.wait, 10)
+    reading.cancel()
+    await content.aclose()  # neither may this let the descriptor's number be used anew
+    assert not (await asyncio.wait([reading], timeout=0.05))[0]
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    assert bytes(buffer) == bytes(range(5, 15))
+
+
+async def test_nothing_stays_open(path: Path) -> None:
+    before = descriptors()
+    content = await FileContent.open(path)
+    await content.aclose()
+    await content.aclose()
+    assert content.fileno() is None
+    with pytest.raises(ValueError, match="closed"):
+        await content.readinto(0, memoryview(bytearray(1)))
+    assert descriptors() == before
+
+
+async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
+    go_on, opened = threading.Event(), threading.Event()
+
+    def slow(path: str | Path) -> int:
+        go_on.wait(10)
+        fd = os.open(path, os.O_RDONLY)
+        opened.set()
+        return fd
+
+    before = descriptors()
+    opening = asyncio.create_task(FileContent.open(path, opener=slow))
+    await asyncio.sleep(0)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    go_on.set()
+    await asyncio.to_thread(opened.wait, 10)
+    async with asyncio.timeout(10):
+        while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
+            await asyncio.sleep(0.01)

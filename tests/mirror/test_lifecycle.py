@@ -1,0 +1,273 @@
+"""A mirror's life: entered and left, with plug-ins that fail, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from tests.support.events import until
+from typing_extensions import override
+
+from peili.mirror import (
+    Context,
+    Have,
+    Key,
+    Limits,
+    Mirror,
+    Peer,
+    Reference,
+    StoreEvent,
+    Unavailable,
+    serve,
+)
+from peili.routers.memory import MemoryNetwork, MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+QUICK = Limits(backoff_min=0.01, backoff_max=0.02, start_timeout=0.2, stop_timeout=0.2, drain_timeout=0.2)
+NOTHING = "/v2/registry.example/demo/blobs/sha256:" + "0" * 64
+
+
+async def status(mirror: Mirror, path: str) -> int:
+    transport = httpx.ASGITransport(mirror.local)
+    async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as client:
+        return (await client.get(path)).status_code
+
+
+@pytest.fixture(autouse=True)
+async def nothing_is_left_behind() -> AsyncGenerator[None]:
+    tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+    yield
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() - tasks if "TestRunner" not in repr(task)]  # anyio's own
+    assert not {thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio_")}
+
+
+async def test_it_can_be_entered_in_one_task_and_left_in_another() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    await asyncio.create_task(mirror.__aenter__())
+    assert mirror.ready()
+    await asyncio.create_task(mirror.__aexit__(None, None, None))
+    assert not mirror.ready()
+
+
+async def test_it_can_be_entered_again_but_not_twice_at_once() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    for _ in range(3):
+        async with mirror:
+            assert mirror.ready()
+            with pytest.raises(RuntimeError, match="running already"):
+                await mirror.__aenter__()
+            assert mirror.ready()
+        assert not mirror.ready()
+
+
+async def test_two_mirrors_live_side_by_side_and_find_each_other() -> None:
+    network = MemoryNetwork()
+    stores = MemoryStore(), MemoryStore()
+    one, two = (Mirror(store, MemoryRouter(network)) for store in stores)
+    added = stores[0].add(b"content that one of them has")
+    path = f"/v2/registry.example/demo/blobs/{added.digest}"
+    async with (
+        one,
+        two,
+        serve(one, local="127.0.0.1:0", peer="127.0.0.1:0"),
+        serve(two, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
+        httpx.AsyncClient() as client,
+    ):
+        await until(lambda: added.digest in network.holdings[one.identity.id])
+        response = await client.get(f"http://{serving.local_addresses[0]}{path}")
+        assert (response.status_code, response.content) == (200, b"content that one of them has")
+
+
+class Fragile(MemoryStore):
+    """Fails as often as it is told to, `when` it is told to."""
+
+    def __init__(self, when: str, *, failures: int = 2) -> None:
+        super().__init__()
+        self.when = when
+        self.failures = failures
+        self.entered = 0
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self.entered += 1
+        failing = self.entered <= self.failures
+        if failing and self.when == "entering":
+            raise LookupError("out of order")
+        if failing and self.when == "entering, cancelled":
+            raise asyncio.CancelledError
+        if failing and self.when == "later":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fail())
+                yield
+        else:
+            yield
+        if self.when == "leaving":
+            raise LookupError("out of order")
+
+    async def _fail(self) -> None:
+        await asyncio.sleep(0.01)
+        raise LookupError("out of order")
+
+
+@pytest.mark.parametrize("when", ["entering", "entering, cancelled", "later"])
+async def test_a_plug_in_that_fails_is_entered_again_and_the_host_lives_on(
+    when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Fragile(when)
+    async with Mirror(store, MemoryRouter(), limits=QUICK) as mirror:
+        assert await status(mirror, NOTHING) == 404
+        await until(lambda: store.entered == 3)
+        await mirror.wait_ready(5)
+        assert await status(mirror, NOTHING) == 404
+    said = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert said == [f"Fragile failed; entered again in {pause} s" for pause in ("0.01", "0.02")]
+
+
+async def test_a_plug_in_that_fails_on_leaving_does_not_hurt_the_host(caplog: pytest.LogCaptureFixture) -> None:
+    store = Fragile("leaving")
+    async with Mirror(store, MemoryRouter(), limits=QUICK):
+        pass
+    assert [each.getMessage() for each in caplog.records] == ["Fragile failed to leave"]
+
+
+class Slow(MemoryStore):
+    """Takes its time to be entered, or to be left."""
+
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self.when = when
+        self.ended = False
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        try:
+            if self.when == "entering":
+                await asyncio.sleep(60)
+            yield
+            await asyncio.sleep(60)
+        finally:
+            self.ended = True
+
+
+@pytest.mark.parametrize("when", ["entering", "leaving"])
+async def test_a_plug_in_that_hangs_is_not_waited_for(when: str) -> None:
+    store = Slow(when)
+    async with asyncio.timeout(5):
+        async with Mirror(store, MemoryRouter(), limits=QUICK) as mirror:
+            assert mirror.readiness() == {"store": when == "leaving", "router": True, "resolver": True}
+            assert await status(mirror, NOTHING) == 404
+    assert store.ended
+
+
+async def test_a_host_that_is_cancelled_while_it_enters_or_leaves_leaves_nothing_behind() -> None:
+    limits = Limits(start_timeout=60, stop_timeout=0.5)
+    for when in ("entering", "leaving"):
+        store = Slow(when)
+        mirror = Mirror(store, MemoryRouter(), limits=limits)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2), mirror:
+                pass
+        assert store.ended
+
+
+class Recording(MemoryRouter):
+    """Records what it is told; may fail then."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error = error
+        self.advertised: set[Key] = set()
+
+    @override
+    async def advertise(self, have: Collection[StoreEvent]) -> None:
+        self.advertised.update(event.key for event in have if isinstance(event, Have))
+
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        self.advertised.difference_update(keys)
+        if self.error is not None:
+            raise self.error
+
+
+async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_and_withdrawn_by_drain() -> None:
+    store, router = MemoryStore(), Recording()
+    added = store.add(b"peili")
+    async with Mirror(store, router, limits=QUICK) as mirror:
+        await asyncio.sleep(0.2)
+        assert not router.advertised
+        async with serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+            await until(lambda: router.advertised == {added.digest})
+            more = store.add(b"more")
+            await until(lambda: router.advertised == {added.digest, more.digest})
+            store.remove(added.digest)
+            await until(lambda: router.advertised == {more.digest})
+            await mirror.drain(1)
+            assert not router.advertised
+            assert await status(mirror, f"/v2/registry.example/demo/blobs/{more.digest}") == 200
+            await mirror.drain(1)
+
+
+async def test_another_hosts_door_is_not_ours() -> None:
+    """Its URL answers, but with another id: a wrong `advertise`, or a port that somebody else has."""
+    store, router = MemoryStore(), Recording()
+    store.add(b"peili")
+    other = Mirror(MemoryStore(), MemoryRouter())
+    async with other, serve(other, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        wrong = Peer("this-host", (f"http://{serving.peer_addresses[0]}",))
+        async with Mirror(store, router, identity=wrong, limits=QUICK):
+            await asyncio.sleep(0.3)
+            assert not router.advertised
+
+
+async def test_what_this_mirror_is_not_for_is_not_advertised() -> None:
+    store, router = MemoryStore(), Recording()
+    added = store.add(b"peili")
+    tags = [Reference("registry.example", "demo", tag) for tag in ("latest", "v1")]
+    for tag in tags:
+        store.tag(tag, added)
+    mirror = Mirror(store, router, exclude=[":latest$"], limits=QUICK)
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        await until(lambda: added.digest in router.advertised)
+        assert router.advertised == {added.digest, tags[1]}
+
+
+@pytest.mark.parametrize("error", [Unavailable("away"), LookupError("a stranger's bug")])
+async def test_a_router_that_can_not_withdraw_does_not_hurt_the_host(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, router = MemoryStore(), Recording(error)
+    store.add(b"peili")
+    mirror = Mirror(store, router, limits=QUICK)
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        await until(lambda: len(router.advertised) == 1)
+    said = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert said == [f"could not withdraw: {error}"]
+
+
+async def test_one_object_may_be_store_and_router_and_need_not_be_hashable() -> None:
+    class Both(MemoryStore, MemoryRouter):
+        __hash__ = None  # type: ignore[assignment]  # as a dataclass that is not frozen
+
+        def __init__(self) -> None:
+            MemoryStore.__init__(self)
+            MemoryRouter.__init__(self)
+
+        @override
+        @asynccontextmanager
+        async def run(self, context: Context) -> AsyncGenerator[None]:
+            async with MemoryRouter.run(self, context):
+                yield
+
+    both = Both()
+    async with Mirror(both, both, limits=QUICK) as mirror:
+        assert mirror.ready()

@@ -1,0 +1,99 @@
+"""Plug-ins by name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+import pytest
+
+from peili.mirror import RESOLVERS, ROUTERS, STORES, ConfigError, PluginNotFound, Plugins
+from peili.mirror.loading import BUILT_IN
+from peili.stores.memory import MemoryStore
+
+
+@pytest.mark.parametrize("group", [STORES, ROUTERS, RESOLVERS])
+def test_the_built_in_ones_are_what_the_distribution_registers(group: str) -> None:
+    registered = {
+        each.name: each.value for each in entry_points(group=group) if each.dist and each.dist.name == "peili"
+    }
+    assert registered == BUILT_IN[group]
+    assert Plugins().names(group).items() >= registered.items()
+
+
+def test_each_built_in_one_can_be_loaded() -> None:
+    for group, names in BUILT_IN.items():
+        for name, target in names.items():
+            assert isinstance(EntryPoint(name, target, group).load(), type)
+
+
+def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
+    plugins = Plugins()
+    for get, kind, names in (
+        (plugins.store, "store", "containerd, memory, oci-layout"),
+        (plugins.router, "router", "mdns, memory, push, static"),
+        (plugins.resolver, "resolver", "chain, defer, local, peers"),
+    ):
+        with pytest.raises(PluginNotFound) as refused:
+            get("nonesuch", {})
+        assert str(refused.value) == f"no {kind} is called 'nonesuch'; there are: {names}"
+
+
+def test_a_host_may_register_its_own_for_itself_alone() -> None:
+    class Mine(MemoryStore):
+        pass
+
+    plugins = Plugins()
+    plugins.register(STORES, "mine", Mine)
+    plugins.register(STORES, "theirs", "peili.stores.memory:MemoryStore")
+    assert isinstance(plugins.store("mine", {}), Mine)
+    assert isinstance(plugins.store("theirs", {}), MemoryStore)
+    assert plugins.names(STORES)["mine"].endswith("Mine")
+    assert "mine" not in Plugins().names(STORES)
+    with pytest.raises(ValueError, match=r"^no group 'peili\.things'; there are: peili\.stores, "):
+        plugins.register("peili.things", "mine", Mine)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nonesuch.module:Thing", "which can't be loaded: No module named 'nonesuch'"),
+        ("peili.stores.memory:Nonesuch", "which can't be loaded: "),
+        ("peili.mirror:serve", "which is not a class"),
+        ("peili.routers.memory:MemoryRouter", "which is no Store"),
+        ("fractions:Fraction", "which is no Store"),
+        ("not a target", "which can't be loaded: "),
+    ],
+)
+def test_a_name_that_leads_to_the_wrong_thing_says_so_in_one_line(target: str, message: str) -> None:
+    plugins = Plugins()
+    plugins.register(STORES, "wrong", target)
+    with pytest.raises(ConfigError) as refused:
+        plugins.store("wrong", {})
+    assert str(refused.value).startswith(f"kind: 'wrong' leads to {target}, {message}")
+    assert "\n" not in str(refused.value)
+
+
+POISONED = """
+import importlib.metadata
+
+def poisoned(**_):
+    raise AssertionError("entry points were scanned")
+
+importlib.metadata.entry_points = poisoned
+from peili.mirror import Plugins
+plugins = Plugins()
+plugins.store("memory", {})
+plugins.router("static", {"peers": []})
+plugins.resolver("chain", {"rules": [{"use": ["local", "peers"]}]})
+try:
+    plugins.store("other", {})
+except AssertionError:
+    print("scanned for a stranger's only")
+"""
+
+
+def test_built_in_ones_are_loaded_without_scanning_entry_points() -> None:
+    done = subprocess.run([sys.executable, "-c", POISONED], capture_output=True, text=True, check=False)
+    assert done.stdout == "scanned for a stranger's only\n", done.stderr

@@ -1,0 +1,71 @@
+"""Manifests and indexes are told by what they say themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peili.mirror.mediatypes import (
+    DOCKER_LIST,
+    DOCKER_MANIFEST,
+    DOCKER_SCHEMA1,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    OCTET_STREAM,
+    detect,
+    is_manifest,
+)
+
+MANIFESTS = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST]
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda deeper: st.lists(deeper) | st.dictionaries(st.text(), deeper),
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        *[({"schemaVersion": 2, "mediaType": each}, each) for each in MANIFESTS],
+        ({"schemaVersion": 2, "manifests": []}, OCI_INDEX),
+        ({"schemaVersion": 2, "layers": [], "config": {}}, OCI_MANIFEST),
+        ({"schemaVersion": 1, "fsLayers": []}, DOCKER_SCHEMA1),
+        ({"schemaVersion": 2, "mediaType": "text/html", "manifests": []}, OCTET_STREAM),
+        ({"schemaVersion": 2, "layers": []}, OCTET_STREAM),
+        ({"schemaVersion": 2, "mediaType": 7}, OCTET_STREAM),
+        ({"manifests": []}, OCTET_STREAM),
+        ({"architecture": "amd64", "os": "linux", "rootfs": {}}, OCTET_STREAM),
+        ([], OCTET_STREAM),
+    ],
+)
+def test_documents_are_told_apart(document: object, media_type: str) -> None:
+    assert detect(json.dumps(document).encode()) == media_type
+
+
+@given(st.binary() | st.binary().map(lambda data: b"{" + data))
+def test_no_bytes_surprise_it(data: bytes) -> None:
+    assert detect(data) == OCTET_STREAM or is_manifest(detect(data))
+
+
+@given(
+    st.fixed_dictionaries(
+        {"schemaVersion": st.sampled_from([1, 2, "2", None])},
+        optional={"mediaType": st.sampled_from(MANIFESTS) | JSON, "manifests": JSON, "layers": JSON, "config": JSON},
+    )
+)
+def test_no_document_surprises_it(document: dict[str, Any]) -> None:
+    assert detect(json.dumps(document).encode()) == OCTET_STREAM or is_manifest(detect(json.dumps(document).encode()))
+
+
+@given(st.sampled_from(MANIFESTS), st.dictionaries(st.text(), JSON), st.integers(0, 4))
+def test_a_manifest_is_what_it_says_whatever_else_it_says(media_type: str, rest: dict[str, Any], spaces: int) -> None:
+    document = {**rest, "schemaVersion": 2, "mediaType": media_type}
+    assert detect(b" " * spaces + json.dumps(document, indent=spaces).encode()) == media_type
+
+
+def test_a_bomb_of_brackets_is_nothing() -> None:
+    assert detect(b'{"a":' * 100_000) == OCTET_STREAM

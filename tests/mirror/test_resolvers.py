@@ -1,0 +1,191 @@
+"""The built-in resolvers, and chains of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from peili.mirror import (
+    RESOLVERS,
+    ConfigError,
+    Descriptor,
+    Holder,
+    Key,
+    Mirror,
+    Peer,
+    Plugins,
+    Reference,
+    Resolver,
+    Router,
+    Unavailable,
+    serve,
+)
+from peili.mirror.resolvers import DeferResolver, LocalResolver, PeersResolver
+from peili.mirror.testing import ResolverSubject, check_resolver, context_for
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+DEMO = Reference.parse("registry.example/demo:v1")
+
+
+class OneHolder(Router):
+    """Says that one peer has everything, after one that is not there."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._holders = [Holder(each, complete=True) for each in (Peer("gone", ("http://127.0.0.1:1",)), peer)]
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        for each in self._holders:
+            yield each
+
+    @override
+    def peers(self) -> Collection[Peer]:
+        return [each.peer for each in self._holders]
+
+
+class Subject(ResolverSubject):
+    """A resolver, and a store that it learns from where there is one."""
+
+    def __init__(self, resolver: Resolver, known: MemoryStore | None) -> None:
+        self.resolver = resolver
+        self.known = known
+
+    @override
+    async def know(self, reference: Reference) -> Descriptor | None:
+        if self.known is None:
+            return None
+        descriptor = self.known.add(b'{"schemaVersion": 2, "manifests": [], "of": "%s"}' % str(reference).encode())
+        self.known.tag(reference, descriptor)
+        return descriptor
+
+
+@asynccontextmanager
+async def deferring() -> AsyncGenerator[ResolverSubject]:
+    yield Subject(DeferResolver(), None)
+
+
+@asynccontextmanager
+async def local() -> AsyncGenerator[ResolverSubject]:
+    subject = Subject(LocalResolver(), MemoryStore())
+    subject.store = subject.known
+    yield subject
+
+
+@asynccontextmanager
+async def peers() -> AsyncGenerator[ResolverSubject]:
+    subject = Subject(PeersResolver(), MemoryStore())
+    assert subject.known is not None
+    other = Mirror(subject.known, MemoryRouter())
+    async with other, serve(other, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        subject.router = OneHolder(other.identity)
+        yield subject
+
+
+@asynccontextmanager
+async def chain() -> AsyncGenerator[ResolverSubject]:
+    resolver = Plugins().resolver("chain", {"rules": [{"use": ["defer", "peers", "local"]}]})
+    subject = Subject(resolver, MemoryStore())
+    subject.store = subject.known
+    yield subject
+
+
+@pytest.mark.parametrize("factory", [deferring, local, peers, chain])
+async def test_built_in_resolvers_keep_every_promise(factory: Any) -> None:
+    await check_resolver(factory)
+
+
+class Knowing(Resolver):
+    """Answers with what it was made of, and counts."""
+
+    def __init__(self, answer: Descriptor | Unavailable | None) -> None:
+        self.answer = answer
+        self.asked = 0
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        self.asked += 1
+        if isinstance(self.answer, Unavailable):
+            raise self.answer
+        return self.answer
+
+
+ONE, TWO = (MemoryStore().add(each) for each in (b"one", b"two"))
+ANSWERS = {"none": None, "away": Unavailable("away"), "one": ONE, "two": TWO}
+
+
+@pytest.mark.parametrize(
+    ("rules", "expected"),
+    [
+        ([{"use": ["one"]}], ONE),
+        ([{"use": ["none", "one", "two"]}], ONE),
+        ([{"use": ["away", "two"]}], TWO),
+        ([{"use": ["none", "away"]}], None),
+        ([{"match": "^registry\\.example/", "use": ["one"]}, {"use": ["two"]}], ONE),
+        ([{"match": "^docker\\.io/", "use": ["one"]}, {"use": ["two"]}], TWO),
+        ([{"match": ":v1$", "use": ["none"]}, {"use": ["two"]}], None),  # the first that fits decides
+        ([{"match": "^docker\\.io/", "use": ["one"]}], None),
+    ],
+)
+async def test_in_a_chain_the_first_rule_that_fits_decides_and_its_resolvers_are_asked_in_order(
+    rules: list[dict[str, Any]], expected: Descriptor | None
+) -> None:
+    plugins = Plugins()
+    for name, answer in ANSWERS.items():
+        plugins.register(RESOLVERS, name, knowing(answer))
+    resolver = plugins.resolver("chain", {"rules": rules})
+    async with context_for(resolver) as context, resolver.run(context):
+        assert await resolver.resolve(DEMO) == expected
+
+
+def knowing(answer: Descriptor | Unavailable | None) -> type[Knowing]:
+    class Known(Knowing):
+        def __init__(self) -> None:
+            super().__init__(answer)
+
+    return Known
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({}, "rules: a list of rules such as "),
+    ({"rules": []}, "rules: a list of rules such as "),
+    ({"rules": "local"}, "rules: a list of rules such as "),
+    ({"rule": []}, "rule: unknown option; a chain has: rules"),
+    ({"rules": ["local"]}, "rules[0]: a table such as "),
+    ({"rules": [{"use": ["local"], "with": 1}]}, "rules[0].with: unknown option; a rule has: match, use"),
+    ({"rules": [{"use": ["local"]}, {"use": []}]}, "rules[1].use: a list of resolvers' names"),
+    ({"rules": [{"use": "local"}]}, "rules[0].use: a list of resolvers' names"),
+    ({"rules": [{"use": ["local", 1]}]}, "rules[0].use[1]: the name of a resolver, not 1"),
+    ({"rules": [{"match": "(", "use": ["local"]}]}, "rules[0].match: a regular expression; '(' is none: "),
+    ({"rules": [{"match": 1, "use": ["local"]}]}, "rules[0].match: a regular expression, not 1"),
+    (
+        {"rules": [{"use": ["locale"]}]},
+        "rules[0].use[0]: no resolver is called 'locale'; there are: chain, defer, local, peers",
+    ),
+    ({"rules": [{"use": ["chain"]}]}, "rules[0].use[0].rules: a list of rules such as "),
+]
+
+
+@pytest.mark.parametrize(("config", "message"), WRONG)
+def test_a_chain_that_is_wrongly_configured_says_where_in_one_line(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Plugins().resolver("chain", config)
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("kind", ["defer", "local", "peers"])
+def test_the_others_have_no_options(kind: str) -> None:
+    with pytest.raises(ConfigError, match=r"^option: unknown option"):
+        Plugins().resolver(kind, {"option": 1})
+
+
+async def test_a_resolver_that_is_not_entered_has_no_opinion() -> None:
+    for resolver in (DeferResolver(), LocalResolver(), PeersResolver()):
+        assert await resolver.resolve(DEMO) is None

@@ -1,0 +1,191 @@
+"""`serve`: where it listens, what it refuses, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import ssl
+import subprocess
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.doors.served import ZEROS_PATH, asking, served
+from tests.support.events import until
+
+from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, serve
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+def mirror(**limits: float) -> Mirror:
+    return Mirror(MemoryStore(), MemoryRouter(), limits=Limits(**limits))  # type: ignore[arg-type]  # times only
+
+
+async def alive(address: str) -> bool:
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"http://{address}/v2/")).status_code == 200
+
+
+async def test_it_listens_on_several_addresses_and_says_which() -> None:
+    where = ["127.0.0.1:0", "[::1]:0", ":0"]
+    async with serve(mirror(), local=where, peer="[::]:0") as serving:
+        assert len(serving.local_addresses) == 3
+        assert serving.local_addresses[1].startswith("[::1]:")
+        assert serving.local_addresses[2].startswith("127.0.0.1:")
+        port = serving.peer_addresses[0].rpartition(":")[2]
+        for address in (*serving.local_addresses, f"127.0.0.1:{port}", f"[::1]:{port}"):
+            assert await alive(address)
+
+
+async def test_the_local_door_has_the_ops_routes_and_the_peer_door_has_not() -> None:
+    async with serve(mirror(), local="127.0.0.1:0", peer="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
+        for path, status in (("/livez", 200), ("/readyz", 503)):
+            assert (await client.get(f"http://{serving.local_addresses[0]}{path}")).status_code == status
+            assert (await client.get(f"http://{serving.peer_addresses[0]}{path}")).status_code == 404
+
+
+async def test_given_sockets_stay_the_callers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
+        for _ in range(2):
+            async with serve(mirror(), local=sock) as serving:
+                assert serving.local_addresses == (address,)
+                assert serving.peer_addresses == ()
+                assert await alive(address)
+            assert sock.getsockname()[1] == int(address.rpartition(":")[2])
+
+
+async def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for local, peer in ((address, None), ("127.0.0.1:0", address), (["127.0.0.1:0", address], None)):
+            with pytest.raises(ListenError) as refused:
+                async with serve(mirror(), local=local, peer=peer):
+                    pass
+            assert str(refused.value) == f"can't listen on {address}: address already in use"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "127.0.0.1",
+        "127.0.0.1:",
+        "127.0.0.1:x",
+        "127.0.0.1:65536",
+        "::1:80",
+        "http://a:80",
+        "a@b:80",
+        "a:80/v2",
+        "[::1:80",
+    ],
+)
+async def test_an_address_that_is_none_is_refused_with_what_would_be_right(address: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        async with serve(mirror(), local=address):
+            pass
+    assert str(refused.value) == (f"listen: HOST:PORT, such as 127.0.0.1:5050 or [::]:5051, not {address!r}")
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [("a" * 64 + ".example:80", ConfigError), ("198.51.100.7:0", ListenError), ("no-such-host.invalid:0", ListenError)],
+)
+async def test_a_host_that_is_not_this_one_is_refused_in_one_line(address: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^.*" + address.replace(".", r"\.")) as refused:
+        async with serve(mirror(), local=address):
+            pass
+    assert "\n" not in str(refused.value)
+
+
+async def test_a_socket_that_is_not_tcps_is_refused(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
+        unix.bind(str(tmp_path / "socket"))
+        wrong: list[Address] = [unix, udp]
+        for each in wrong:
+            with pytest.raises(ConfigError, match="listen: a TCP socket"):
+                async with serve(mirror(), local=each):
+                    pass
+
+
+async def test_it_takes_no_signals() -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    async with serve(mirror(), local="127.0.0.1:0"):
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+async def test_peers_are_told_the_address_that_is_bound_or_what_the_host_says() -> None:
+    one, two, three = mirror(), mirror(), mirror()
+    async with serve(one, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        assert one.identity.urls == (f"http://{serving.peer_addresses[0]}",)
+    async with serve(two, local="127.0.0.1:0", peer="127.0.0.1:0", advertise="http://peer.example:1/peili"):
+        assert two.identity.urls == ("http://peer.example:1/peili",)
+    async with serve(three, local="127.0.0.1:0", peer="[::]:0") as serving:
+        assert three.identity.urls
+        assert not any("[::]" in url or "0.0.0.0" in url for url in three.identity.urls)
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with contextlib.AsyncExitStack() as stack:
+        host = await stack.enter_async_context(served(limits=Limits(drain_timeout=0.2)))
+        async with httpx.AsyncClient() as idle:
+            assert (await idle.get(f"{host.url(door)}/v2/")).status_code == 200
+            with asking(host.address(door), ZEROS_PATH), asking(host.address(door), "/v2/"):
+                await until(lambda: len(host.store.opened) == 1)
+                began = time.monotonic()
+                await stack.aclose()
+                assert time.monotonic() - began < 5
+    assert host.store.opened[0].closed.is_set()
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_an_answer_under_way_is_given_time_to_end() -> None:
+    async with served(limits=Limits(drain_timeout=10)) as host:
+        added = host.store.add(bytes(8 << 20))
+        url = f"{host.url('peer')}/v2/registry.example/demo/blobs/{added.digest}"
+        async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+            draining = asyncio.create_task(host.mirror.drain(10))
+            assert len(await response.aread()) == added.size
+            await draining
+
+
+def certificate(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and a client's context, each with a certificate of the same new authority."""
+    key, cert = directory / "key.pem", directory / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    subprocess.run([*command, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(cert))
+    server.verify_mode = ssl.CERT_REQUIRED
+    client = ssl.create_default_context(cafile=str(cert))
+    for each in (server, client):
+        each.load_cert_chain(cert, key)
+    return server, client
+
+
+async def test_the_peer_door_may_ask_for_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server, client_ssl = certificate(tmp_path)
+    async with served(client_ssl=client_ssl, peer_ssl=server, limits=Limits(drain_timeout=0.2)) as host:
+        url = host.url("peer").replace("http:", "https:")
+        assert host.mirror.identity.urls == (url,)
+        async with httpx.AsyncClient(verify=client_ssl, trust_env=False) as client:
+            assert (await client.get(f"{url}/v2/")).status_code == 200
+            async with client.stream("GET", url + ZEROS_PATH) as response:
+                assert response.status_code == 200
+                await host.mirror.drain(0.1)
+                with pytest.raises(httpx.TransportError):
+                    await response.aread()
+        stranger = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        async with httpx.AsyncClient(verify=stranger, trust_env=False) as client:
+            with pytest.raises(httpx.TransportError):
+                await client.get(f"{url}/v2/")
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]

@@ -1,0 +1,79 @@
+"""Installs what the tests need beyond Python packages: `make test` runs it. Needs nothing but the standard library.
+
+As root on Debian or Ubuntu what is missing is installed; elsewhere one line names it, and the tests that need it skip.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGES = {
+    "containerd": ("containerd", "ctr"),
+    "runc": ("runc",),
+    "iproute2": ("ip", "tc"),
+    "docker-registry": ("docker-registry",),
+    "skopeo": ("skopeo",),
+}
+"""Debian's package names, and the commands that show that one is there."""
+
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+"""Some of these live where only root's PATH leads."""
+
+POLICY = Path("/usr/sbin/policy-rc.d")
+
+
+def missing_packages() -> list[str]:
+    """The packages of which a command can't be found."""
+    return [
+        package
+        for package, commands in PACKAGES.items()
+        if any(shutil.which(command, path=SEARCH_PATH) is None for command in commands)
+    ]
+
+
+def main() -> int:
+    missing = missing_packages()
+    if not missing:
+        return 0
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing {' '.join(missing)}", flush=True)
+        with services_kept_down():
+            install(missing)
+        missing = missing_packages()
+    if missing:
+        print(f"missing, so some tests will be skipped: {' '.join(missing)} (Debian's names)", file=sys.stderr)
+    return 1 if missing and "PEILI_ALL_TESTS" in os.environ else 0
+
+
+def install(packages: list[str]) -> None:
+    """Ask apt-get for them; what it could not do is seen by looking again."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+        command = ["apt-get", "-qq", "-o", "Acquire::Retries=3", *arguments]
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+        if done.returncode:
+            sys.stderr.buffer.write(done.stdout)
+
+
+@contextmanager
+def services_kept_down() -> Generator[None]:
+    """Packages that bring a daemon start it on installation; the tests start their own, and want no other."""
+    if POLICY.exists():
+        yield
+        return
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,319 @@
+"""Peers for the tests of the relay: raw HTTP servers on loopback that are honest, or misbehave by a script."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from peili.mirror import Digest, Holder, Peer
+
+PIECE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request as it came."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+
+    @property
+    def range(self) -> str | None:
+        return self.headers.get("range")
+
+
+@dataclass
+class Exchange:
+    """One request that a script answers."""
+
+    asked: Asked
+    content: bytes
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    sent: int = field(default=0)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """First byte, and the one behind the last, of what was asked for."""
+        if self.asked.range is None:
+            return 0, len(self.content)
+        first, last = self.asked.range.removeprefix("bytes=").split("-")
+        return int(first), int(last) + 1 if last else len(self.content)
+
+    @property
+    def body(self) -> bytes:
+        start, stop = self.part
+        return self.content[start:stop]
+
+    async def head(self, status: int | None = None, **headers: str) -> None:
+        """Status line and headers: the honest ones, but for those given (empty: left out)."""
+        start, stop = self.part
+        fields = {"content-length": str(stop - start), "docker-content-digest": Digest.of(self.content)}
+        if self.asked.range is not None:
+            fields["content-range"] = f"bytes {start}-{stop - 1}/{len(self.content)}"
+        fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+        lines = [f"{name}: {value}\r\n" for name, value in fields.items() if value]
+        code = status or (200 if self.asked.range is None else 206)
+        await self.send(f"HTTP/1.1 {code} x\r\n{''.join(lines)}\r\n".encode())
+
+    async def send(self, data: bytes) -> None:
+        for start in range(0, len(data), PIECE):
+            piece = data[start : start + PIECE]
+            self.writer.write(piece)
+            await self.writer.drain()
+            self.sent += len(piece)
+
+    async def silence(self) -> None:
+        """Say nothing more until the other side closes."""
+        await self.reader.read()
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def reset(self) -> None:
+        connection: socket.socket = self.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.writer.transport.abort()
+
+
+Script: TypeAlias = Callable[[Exchange], Awaitable[None]]
+
+
+class ScriptedPeer:
+    """Has `content`, and answers each request for it as `script` says. Records what it is asked."""
+
+    def __init__(self, name: str, content: bytes, script: Script) -> None:
+        self.name = name
+        self.content = content
+        self.script = script
+        self.asked: list[Asked] = []
+        self.exchanges: list[Exchange] = []
+        self.connections = 0
+        self.open = 0
+        self.urls: tuple[str, ...] = ()
+
+    @property
+    def ranges(self) -> list[str | None]:
+        return [each.range for each in self.asked]
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(self.name, self.urls)
+
+    @property
+    def holder(self) -> Holder:
+        return Holder(self.peer, complete=True)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                while not writer.is_closing():
+                    await self._answer(reader, writer)
+        finally:
+            self.open -= 1
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        request, *lines = head.strip().split("\r\n")
+        method, path, _ = request.split(" ")
+        pairs = (line.split(":", 1) for line in lines)
+        asked = Asked(method, path, {name.lower(): value.strip() for name, value in pairs})
+        exchange = Exchange(asked, self.content, reader, writer)
+        self.asked.append(asked)
+        self.exchanges.append(exchange)
+        await self.script(exchange)
+
+
+@asynccontextmanager
+async def listening(scripted: ScriptedPeer, address: str = "127.0.0.1") -> AsyncGenerator[ScriptedPeer]:
+    """`scripted` on a port of its own."""
+    running: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(scripted.serve(reader, writer))
+        running.add(task)
+        task.add_done_callback(running.discard)
+        with suppress(asyncio.CancelledError):
+            await task
+
+    server = await asyncio.start_server(serve, address, 0)
+    host = f"[{address}]" if ":" in address else address
+    scripted.urls = (*scripted.urls, f"http://{host}:{server.sockets[0].getsockname()[1]}")
+    try:
+        yield scripted
+    finally:
+        server.close()
+        for task in list(running):
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def peers(content: bytes, *scripts: Script) -> AsyncGenerator[list[ScriptedPeer]]:
+    """One peer for each script, named a, b, …"""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(listening(ScriptedPeer("abcdefgh"[place], content, script)))
+            for place, script in enumerate(scripts)
+        ]
+
+
+def refusing_url() -> str:
+    """A URL where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+async def honest(exchange: Exchange) -> None:
+    await exchange.head()
+    if exchange.asked.method == "GET":
+        await exchange.send(exchange.body)
+
+
+async def silent(exchange: Exchange) -> None:
+    await exchange.silence()
+
+
+async def silent_after_head(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.silence()
+
+
+async def breaks_connections(exchange: Exchange) -> None:
+    exchange.reset()
+
+
+def resets_after(count: int) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(exchange.body[:count])
+        await asyncio.sleep(0.05)  # a reset takes away what was sent but not yet read
+        exchange.reset()
+
+    return script
+
+
+def short_after(count: int) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(exchange.body[:count])
+        exchange.close()
+
+    return script
+
+
+def silent_after(count: int) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(exchange.body[:count])
+        await exchange.silence()
+
+    return script
+
+
+def drips_after(count: int, piece: int = 512, pause: float = 0.05) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(exchange.body[:count])
+        for start in range(count, len(exchange.body), piece):
+            await exchange.send(exchange.body[start : start + piece])
+            await asyncio.sleep(pause)
+
+    return script
+
+
+async def wrong_bytes(exchange: Exchange) -> None:
+    """The right number of bytes, the last one of which is wrong."""
+    body = exchange.body
+    await exchange.head()
+    await exchange.send(body[:-1] + bytes([body[-1] ^ 0xFF]))
+
+
+async def wrong_from_the_start(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.send(bytes(each ^ 0xFF for each in exchange.body[:1]) + exchange.body[1:])
+
+
+async def wrong_digest(exchange: Exchange) -> None:
+    await exchange.head(docker_content_digest=Digest.of(b"something else"))
+    await exchange.send(exchange.body)
+
+
+async def too_large(exchange: Exchange) -> None:
+    """Says to have more than there is, and sends it."""
+    size = len(exchange.content) + 10
+    start, _ = exchange.part
+    content_range = f"bytes {start}-{size - 1}/{size}" if exchange.asked.range else ""
+    await exchange.head(content_length=str(size - start), content_range=content_range)
+    await exchange.send(exchange.body + b"x" * 10)
+
+
+async def more_than_said(exchange: Exchange) -> None:
+    await exchange.head()
+    await exchange.send(exchange.body + b"HTTP/1.1 200 forged\r\nContent-Length: 9\r\n\r\nforgeries")
+
+
+async def ignores_range(exchange: Exchange) -> None:
+    await exchange.head(200, content_length=str(len(exchange.content)), content_range="")
+    await exchange.send(exchange.content)
+
+
+async def other_range(exchange: Exchange) -> None:
+    size = len(exchange.content)
+    await exchange.head(206, content_length="10", content_range=f"bytes 0-9/{size}")
+    await exchange.send(exchange.content[:10])
+
+
+async def other_size(exchange: Exchange) -> None:
+    """The part that was asked for, of something larger."""
+    start, stop = exchange.part
+    await exchange.head(content_range=f"bytes {start}-{stop - 1}/{len(exchange.content) + 1}")
+    await exchange.send(exchange.body)
+
+
+async def unknown_length(exchange: Exchange) -> None:
+    await exchange.head(content_length="")
+    await exchange.send(exchange.body)
+    exchange.close()
+
+
+async def gzipped(exchange: Exchange) -> None:
+    await exchange.head(content_encoding="gzip")
+    await exchange.send(exchange.body)
+
+
+async def chunked(exchange: Exchange) -> None:
+    """Has both lengths; by RFC 9112, 6.3, the one of the chunks counts."""
+    await exchange.head(transfer_encoding="chunked")
+    await exchange.send(f"{len(exchange.body):x}\r\n".encode() + exchange.body + b"\r\n0\r\n\r\n")
+
+
+async def no_http(exchange: Exchange) -> None:
+    await exchange.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+    exchange.close()
+
+
+def answers(status: int, **headers: str) -> Script:
+    async def script(exchange: Exchange) -> None:
+        await exchange.head(status, content_length="0", content_range="", **headers)
+
+    return script
+
+
+def in_turn(*scripts: Script) -> Script:
+    """Each request by the next script, then all by the last."""
+    left = list(scripts)
+
+    async def script(exchange: Exchange) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(exchange)
+
+    return script

@@ -1,0 +1,138 @@
+"""The mirror under test, served on a real socket, with the router and the runtime that the tests give it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from typing_extensions import override
+
+from peili.mirror import Digest, Feed, Holder, Key, Limits, Mirror, Peer, Router, Store, Upstream, Wait, Want, serve
+from peili.stores.memory import MemoryStore
+
+KIB, MIB = 1024, 1024 * 1024
+SHORT: dict[str, Any] = {
+    "connect_timeout": 0.5,
+    "first_byte_timeout": 0.9,
+    "hedge_delay": 5.0,  # tests that are not about it shall not ask a second holder on a busy machine
+    "stall_timeout": 0.8,
+    "min_rate": 64 * KIB,
+    "rate_window": 0.5,
+    "wait_timeout": 5.0,
+    "verify_ahead": 64 * KIB,
+    "drain_timeout": 0.5,
+}
+LARGE = 600 * KIB
+"""Above `verify_ahead`: streamed."""
+SMALL = 20 * KIB
+"""Below it: collected ahead."""
+
+
+def content(size: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Told(Router):
+    """Gives the holders that it was told, always in that order."""
+
+    def __init__(self, *holders: Holder) -> None:
+        self.holders = holders
+        self.wants: list[Want] = []
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        for holder in self.holders:
+            yield holder
+
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        self.wants.append(want)
+        return await super().acquire(want)
+
+    @override
+    def peers(self) -> list[Peer]:
+        return [holder.peer for holder in self.holders]
+
+
+@dataclass
+class Pulled:
+    """What the runtime got. `whole`: the body ended where it had to."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+    whole: bool
+    seconds: float
+
+
+@dataclass
+class Host:
+    """A host that pulls: its mirror is served at `address`."""
+
+    mirror: Mirror
+    address: tuple[str, int]
+    client: httpx.AsyncClient
+    connections: list[socket.socket] = field(default_factory=list[socket.socket])
+
+    async def get(
+        self, digest: Digest, byte_range: str | None = None, *, kind: str = "blobs", method: str = "GET"
+    ) -> Pulled:
+        """Ask for content and take what comes."""
+        headers = {"Range": byte_range} if byte_range else {}
+        began, body, whole = time.monotonic(), bytearray(), True
+        async with self.client.stream(method, path_of(digest, kind), headers=headers) as response:
+            try:
+                async for piece in response.aiter_raw():
+                    body += piece
+            except (httpx.RemoteProtocolError, httpx.ReadError):
+                whole = False
+        return Pulled(response.status_code, response.headers, bytes(body), whole, time.monotonic() - began)
+
+    async def ask(self, digest: Digest) -> socket.socket:
+        """Ask for a blob on a raw socket that takes as little as may be, and don't read."""
+        connection = socket.socket()
+        self.connections.append(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(connection, self.address)
+        await loop.sock_sendall(connection, f"GET {path_of(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return connection
+
+
+def path_of(digest: Digest, kind: str = "blobs") -> str:
+    return f"/v2/library/demo/{kind}/{digest}?ns=docker.io"
+
+
+@asynccontextmanager
+async def pulling(
+    router: Router | Iterable[Holder], *, store: Store | None = None, verify: bool = True, **limits: Any
+) -> AsyncGenerator[Host]:
+    """A host whose mirror has nothing (or `store`) and hears of holders from `router`."""
+    asked = router if isinstance(router, Router) else Told(*router)
+    mirror = Mirror(store or MemoryStore(), asked, verify=verify, limits=Limits(**{**SHORT, **limits}))
+    async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
+        name, port = serving.local_addresses[0].rsplit(":", 1)
+        async with httpx.AsyncClient(base_url=f"http://{name}:{port}", trust_env=False, timeout=20) as client:
+            host = Host(mirror, (name, int(port)), client)
+            try:
+                yield host
+            finally:
+                for connection in host.connections:
+                    connection.close()
+
+
+async def until(condition: Callable[[], object], *, within: float = 10) -> float:
+    """Wait for `condition` to hold, with a deadline; how long it took."""
+    began = time.monotonic()
+    async with asyncio.timeout(within):
+        while not condition():  # noqa: ASYNC110 - conditions of all kinds, few of which have an event
+            await asyncio.sleep(0.005)
+    return time.monotonic() - began

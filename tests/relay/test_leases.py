@@ -1,0 +1,216 @@
+"""Routers that give advice of every kind: each lease is told of progress and released once, with the right reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TypeAlias
+
+import pytest
+from tests.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
+from tests.relay.pulling import LARGE, SMALL, content, pulling, until
+from typing_extensions import override
+
+from peili.mirror import Digest, Feed, Holder, Key, Lease, Peer, Router, RouterUnavailable, Upstream, Wait, Want
+
+pytestmark = pytest.mark.anyio
+
+
+class Noted(Lease):
+    """Records what it is told."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.reasons: list[str] = []
+
+    @override
+    def progress(self, offset: int) -> None:
+        assert not self.reasons, "progress after the release"
+        self.offsets.append(offset)
+
+    @override
+    async def release(self, reason: str) -> None:
+        self.reasons.append(reason)
+        await asyncio.sleep(0.01)  # as one that tells somebody else
+
+
+Advice: TypeAlias = Feed | Wait | Upstream | Exception
+
+
+class Advising(Router):
+    """Gives the advice that it was told, in turn, and then the last one for ever."""
+
+    def __init__(self, *advice: Advice | Callable[[], Advice]) -> None:
+        self._advice = list(advice)
+        self.wants: list[Want] = []
+
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        self.wants.append(want)
+        advice = self._advice.pop(0) if len(self._advice) > 1 else self._advice[0]
+        if callable(advice):
+            advice = advice()
+        if isinstance(advice, Exception):
+            raise advice
+        return advice
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        return
+        yield
+
+    @override
+    def peers(self) -> Sequence[Peer]:
+        return ()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> None:
+    data, lease = content(size), Noted()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        await host.get(Digest.of(data))
+        await until(lambda: lease.reasons)
+    assert lease.offsets == sorted(lease.offsets)
+    assert lease.offsets[-1] == size
+    assert lease.reasons == ["done"]
+
+
+async def test_progress_is_what_the_runtime_was_given() -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+    ):
+        await host.get(Digest.of(data))
+    assert 0 < lease.offsets[-1] < 200_000  # the last piece was withheld
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_each_lease_is_released_once_though_the_holder_changes(same: bool) -> None:
+    data, first = content(LARGE), Noted()
+    second = first if same else Noted()
+    async with peers(data, short_after(200_000), honest) as [a, b]:
+        router = Advising(Feed((a.holder,), first), Feed((b.holder,), second))
+        async with pulling(router) as host:
+            assert (await host.get(Digest.of(data))).body == data
+            await until(lambda: second.reasons)
+    assert first.reasons == (["done"] if same else ["broken"])
+    assert second.reasons == ["done"]
+    assert second.offsets[-1] == LARGE
+    assert router.wants[1].offset == 200_000
+
+
+@pytest.mark.parametrize("script", [silent, silent_after(100_000), silent_after(LARGE - 1)])
+async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, script) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
+    ):
+        connection = await host.ask(Digest.of(data))
+        await until(lambda: a.asked)
+        await asyncio.sleep(0.1)
+        connection.close()
+        await until(lambda: lease.reasons, within=2)
+    assert lease.reasons == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("script", "size", "reason"),
+    [
+        (silent, LARGE, "silent"),
+        (silent_after(100_000), LARGE, "silent"),
+        (short_after(100_000), LARGE, "broken"),
+        (wrong_bytes, LARGE, "wrong"),
+        (wrong_bytes, SMALL, "wrong"),
+    ],
+)
+async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: int, reason: str) -> None:
+    data, lease = content(size), Noted()
+    async with (
+        peers(data, script) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+    ):
+        await host.get(Digest.of(data))
+        await until(lambda: lease.reasons)
+    assert lease.reasons == [reason]
+
+
+async def test_upstream_is_404_and_its_lease_released() -> None:
+    lease = Noted()
+    async with pulling(Advising(Upstream(lease))) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["done"]
+
+
+async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -> None:
+    data, feed, upstream = content(LARGE), Noted(), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), feed), Upstream(upstream))) as host,
+    ):
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
+        assert (await host.get(Digest.of(data), "bytes=200000-")).status == 404
+    assert feed.reasons == ["broken"]
+    assert set(upstream.reasons) == {"done"}
+
+
+async def test_a_wait_is_waited() -> None:
+    data = content(SMALL)
+
+    def wait() -> Wait:
+        return Wait(asyncio.get_running_loop().time() + 0.2)
+
+    async with peers(data, honest) as [a]:
+        router = Advising(wait, wait, Feed((a.holder,)))
+        async with pulling(router) as host:
+            pulled = await host.get(Digest.of(data))
+            assert pulled.body == data
+            assert 0.4 <= pulled.seconds < 3
+            assert len(router.wants) == 3
+
+
+@pytest.mark.parametrize("until_", [-1.0, 0.0, float("inf")])
+async def test_waiting_ends_and_does_not_spin(until_: float) -> None:
+    router = Advising(Wait(until_))
+    async with pulling(router, wait_timeout=0.4) as host:
+        pulled = await host.get(Digest.of(b"x"))
+        assert pulled.status == 404
+        assert 0.35 < pulled.seconds < 3
+        assert len(router.wants) <= 41
+
+
+async def test_the_same_failed_holder_again_and_again_is_404() -> None:
+    data = content(SMALL)
+    async with peers(data, silent_after(0)) as [a], pulling(Advising(Feed((a.holder,)))) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        assert len(a.asked) == 1
+
+
+async def test_no_holders_at_all_is_404() -> None:
+    lease = Noted()
+    async with pulling(Advising(Feed((), lease))) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.reasons)
+    assert len(lease.reasons) == 1
+
+
+@pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
+async def test_a_router_that_fails_is_404(error: Exception) -> None:
+    async with pulling(Advising(error)) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+
+
+@pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
+async def test_a_router_that_fails_in_the_middle_cuts_later_than_it_began(error: Exception) -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), error)) as host,
+    ):
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["broken"]

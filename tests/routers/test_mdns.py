@@ -1,0 +1,302 @@
+"""Members that are found by multicast DNS, here on loopback.
+
+Other tests may run beside these on the same loopback, so each looks for hosts of its own only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import ifaddr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.routers.neighbours import Neighbour, entered, holder_ids, neighbours, until
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
+
+from peili.mirror import ConfigError, Digest, Peer, Plugins
+from peili.routers import mdns, mdns_service
+from peili.routers.mdns import MdnsRouter
+from peili.routers.mdns_interfaces import Attachment, attachment
+from peili.routers.mdns_service import SERVICE_TYPE, from_service, to_service
+
+LOOPBACK = ("127.0.0.1",)
+
+
+def host(name: str, *, port: int = 5051) -> Peer:
+    """A host on loopback that no other test knows of."""
+    return Peer(f"{name}-{uuid4().hex[:8]}", (f"http://127.0.0.1:{port}",), labels={"zone": "z"})
+
+
+def seen(router: MdnsRouter, *hosts: Peer) -> list[Peer]:
+    """Which of `hosts` the router knows, as it knows them, in their order."""
+    known = {peer.id: peer for peer in router.peers()}
+    return [known[each.id] for each in hosts if each.id in known]
+
+
+async def _announce(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
+    # Cooperating: the names are unique as they are, which need not be tried for most of a second.
+    await (await zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+
+
+@asynccontextmanager
+async def announced(*infos: AsyncServiceInfo) -> AsyncGenerator[AsyncZeroconf, None]:
+    """Services of somebody else's."""
+    zeroconf = AsyncZeroconf(interfaces=list(LOOPBACK))
+    try:
+        await asyncio.gather(*(_announce(zeroconf, info) for info in infos))
+        yield zeroconf
+    finally:
+        await zeroconf.async_close()
+
+
+@pytest.mark.anyio
+async def test_hosts_find_each_other_and_forget_the_one_that_leaves() -> None:
+    a, b, c = host("a", port=1), host("b", port=2), host("c", port=3)
+    here, there, away = (MdnsRouter(interfaces=LOOPBACK) for _ in range(3))
+    async with entered(here, identity=a.id, peer=a), entered(there, identity=b.id, peer=b):
+        async with entered(away, identity=c.id, peer=c):
+            await until(lambda: seen(here, a, b, c) == [b, c])
+            await until(lambda: seen(there, a, b, c) == [a, c])
+            await until(lambda: seen(away, a, b, c) == [a, b])
+        await until(lambda: seen(here, b, c) == [b], within=3)
+        await until(lambda: seen(there, a, c) == [a], within=3)
+    assert not here.ready()
+
+
+@pytest.mark.anyio
+async def test_a_host_without_a_peer_door_only_looks() -> None:
+    a, b = host("a"), host("b")
+    here, there = MdnsRouter(interfaces=LOOPBACK), MdnsRouter(interfaces=LOOPBACK)
+    async with entered(here, identity=a.id), entered(there, identity=b.id, peer=b):
+        await until(here.ready)
+        await until(lambda: seen(here, b))
+        assert seen(there, a) == []
+
+
+@pytest.mark.anyio
+async def test_content_is_found_at_hosts_that_were_discovered() -> None:
+    key = Digest.of(uuid4().bytes)
+    neighbour = Neighbour(f"n-{uuid4().hex[:8]}", key)
+    async with neighbours(neighbour) as [peer]:
+        here, there = MdnsRouter(interfaces=LOOPBACK), MdnsRouter(interfaces=LOOPBACK)
+        async with entered(here), entered(there, identity=peer.id, peer=peer):
+            await until(lambda: seen(here, peer))
+            assert await holder_ids(here, key) == [peer.id]
+
+
+@pytest.mark.anyio
+async def test_a_host_that_comes_back_elsewhere_is_the_same_host() -> None:
+    a = host("a", port=1)
+    moved = Peer(a.id, ("http://127.0.0.1:2/peili",))
+    async with entered(here := MdnsRouter(interfaces=LOOPBACK)):
+        for each in (a, moved):
+            async with entered(MdnsRouter(interfaces=LOOPBACK), identity=a.id, peer=each):
+                await until(lambda each=each: [peer.urls for peer in seen(here, a)] == [each.urls])  # type: ignore[misc]  # bound early
+
+
+@pytest.mark.anyio
+async def test_a_host_that_crashed_is_forgotten_when_its_records_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mdns, mdns_service):
+        monkeypatch.setattr(module, "TTL", 2)
+    monkeypatch.setattr(mdns, "_RESOLVE_TIME", 0.5)
+    a = host("a")
+    async with entered(here := MdnsRouter(interfaces=LOOPBACK)):
+        async with announced(to_service(a, {}, ())) as zeroconf:
+            await until(lambda: seen(here, a))
+            # without a goodbye
+            await zeroconf.zeroconf._async_close()  # pyright: ignore[reportPrivateUsage] - crashes are not public
+        await until(lambda: not seen(here, a))
+
+
+@pytest.mark.anyio
+async def test_services_that_are_no_peers_are_ignored() -> None:
+    number = count()
+
+    def service(properties: dict[str, Any], port: int = 5051, address: str = "127.0.0.1") -> AsyncServiceInfo:
+        name = f"strange-{next(number)}-{uuid4().hex[:8]}"
+        return AsyncServiceInfo(
+            SERVICE_TYPE,
+            f"{name}.{SERVICE_TYPE}",
+            port=port,
+            properties=properties,
+            server=f"{name}.local.",
+            parsed_addresses=[address],
+        )
+
+    good = host("good")
+    strange = [
+        service({}),
+        service({"id": "strange-a\x00b"}),
+        service({"id": "strange-c", "scheme": "gopher"}),
+        service({"id": "strange-d", "path": "x"}),
+        service({"id": "strange-e"}, port=0),
+        service({"id": "strange-f"}, address="0.0.0.0"),
+        service({"id": "strange-g", **{f"label.{number}": "x" for number in range(20)}}),
+        service({"id": b"\xff\xfe"}),
+    ]
+    async with entered(here := MdnsRouter(interfaces=LOOPBACK)), announced(*strange, to_service(good, {}, ())):
+        await until(lambda: seen(here, good))
+        assert not [peer for peer in here.peers() if peer.id.startswith("strange")]
+
+
+@pytest.mark.anyio
+async def test_without_a_network_it_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    where = Attachment((), ())
+
+    def current(*_: object) -> Attachment:
+        return where
+
+    monkeypatch.setattr(mdns, "attachment", current)
+    a, b = host("a"), host("b")
+    async with announced(to_service(b, {}, ())), entered(here := MdnsRouter(), identity=a.id, peer=a):
+        await until(lambda: caplog.records)
+        assert not here.ready()
+        where = attachment(LOOPBACK, (4,))
+        await until(lambda: seen(here, b))
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warnings == ["no peers are found by multicast DNS for now: no network interface that could be used"]
+
+
+@pytest.mark.anyio
+async def test_a_host_whose_addresses_change_is_announced_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "_LOOK_AGAIN", 0.05)
+    where = attachment(LOOPBACK, (4,))
+
+    def current(*_: object) -> Attachment:
+        return where
+
+    monkeypatch.setattr(mdns, "attachment", current)
+    a, b = host("a"), host("b")
+    by_name = Peer(a.id, ("http://a.example:5051",))
+    there = MdnsRouter(interfaces=LOOPBACK)
+    async with entered(there, identity=b.id, peer=b), entered(here := MdnsRouter(), identity=a.id, peer=by_name):
+        await until(lambda: [peer.urls for peer in seen(there, a)] == [("http://127.0.0.1:5051",)])
+        where = Attachment(where.speak_on, ("127.0.0.7",))
+        await until(lambda: [peer.urls for peer in seen(there, a)] == [("http://127.0.0.7:5051",)])
+        await until(lambda: seen(here, b) == [b])
+
+
+@pytest.mark.parametrize(
+    ("peer", "read"),
+    [
+        (Peer("a", ("http://10.0.0.3:5051",)), Peer("a", ("http://10.0.0.3:5051",))),
+        (
+            Peer("a b/ü", ("https://[fd00::3]:5051/peili",), "a.example", {"zone": "z"}),
+            Peer("a b/ü", ("https://[fd00::3]:5051/peili",), "a.example", {"zone": "z", "rack": "1"}),
+        ),
+        (
+            Peer("a", ("http://[fd00::3]:1", "http://10.0.0.3:1", "http://10.0.0.4:2")),
+            Peer("a", ("http://10.0.0.3:1", "http://[fd00::3]:1")),
+        ),
+        (Peer("a", ("https://a.example",)), Peer("a", ("https://10.9.9.9:443",), "a.example")),
+        (Peer("a", ("http://[::]:5051",)), Peer("a", ("http://10.9.9.9:5051",))),
+    ],
+)
+def test_a_service_says_what_the_peer_is(peer: Peer, read: Peer) -> None:
+    extra = {"rack": "1"} if "rack" in read.labels else {}
+    assert from_service(to_service(peer, extra, ["10.9.9.9"]), (4, 6)) == read
+
+
+@pytest.mark.parametrize(
+    ("versions", "urls"),
+    [
+        ((4,), ("http://10.0.0.3:1",)),
+        ((6,), ("http://[fd00::3]:1", "http://[fe80::3%7]:1")),
+        ((4, 6), ("http://10.0.0.3:1", "http://[fd00::3]:1", "http://[fe80::3%7]:1")),
+    ],
+)
+def test_addresses_of_the_wanted_version_are_used_those_of_one_link_last(
+    versions: tuple[int, ...], urls: tuple[str, ...]
+) -> None:
+    info = AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"a.{SERVICE_TYPE}",
+        port=1,
+        properties={"id": "a"},
+        addresses=[socket.inet_pton(socket.AF_INET6, each) for each in ("fe80::3", "fd00::3")]
+        + [socket.inet_aton("10.0.0.3")],
+        interface_index=7,
+    )
+    assert from_service(info, versions).urls == urls
+
+
+@given(st.text(min_size=1, max_size=60))
+def test_any_id_makes_a_service_name(identity: str) -> None:
+    info = to_service(Peer(identity, ("http://10.0.0.3:1",)), {}, ())
+    instance = info.name.removesuffix(f".{SERVICE_TYPE}")
+    assert instance.isascii()
+    assert "." not in instance
+    assert 0 < len(instance) <= 63
+
+
+def test_a_host_that_does_not_fit_into_a_service_is_refused() -> None:
+    with pytest.raises(ValueError, match="longer than 255 bytes"):
+        to_service(Peer("a" * 300, ("http://10.0.0.3:1",)), {}, ())
+    with pytest.raises(ValueError, match="no URL"):
+        to_service(Peer("a", ()), {}, ())
+
+
+def test_interfaces_are_chosen_by_name_or_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    def adapters(*those: tuple[str, int, list[str]]) -> None:
+        made = [
+            ifaddr.Adapter(
+                name,
+                name,
+                [ifaddr.IP((each, 0, 0) if ":" in each else each, 24, name) for each in addresses],
+                index,
+            )
+            for name, index, addresses in those
+        ]
+        monkeypatch.setattr(ifaddr, "get_adapters", lambda: made)
+
+    loopback = ("lo", 1, ["127.0.0.1", "::1"])
+    adapters(loopback, ("eth0", 2, ["10.0.0.3", "fd00::3", "fe80::3"]), ("veth1", 3, ["fe80::ee"]))
+    assert attachment((), (4, 6)) == Attachment(("10.0.0.3", 2), ("10.0.0.3", "fd00::3", "fe80::3"))
+    assert attachment((), (4,)) == Attachment(("10.0.0.3",), ("10.0.0.3",))
+    assert attachment((), (6,)) == Attachment((2,), ("fd00::3", "fe80::3"))
+    assert attachment(["veth1"], (4, 6)) == Attachment((3,), ("fe80::ee",))
+    assert attachment(["10.0.0.3"], (4, 6)) == Attachment(("10.0.0.3",), ("10.0.0.3",))
+    assert attachment(["eth7"], (4, 6)) == Attachment((), ())
+    adapters(loopback)
+    assert attachment((), (4, 6)) == Attachment((1, "127.0.0.1"), ("127.0.0.1", "::1"))
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        ({"interface": "eth0"}, "interface: unknown option; there are: interfaces, ip_version, labels"),
+        (
+            {"interfaces": "eth0"},
+            "interfaces: a list of names or addresses of interfaces, as in [\"eth0\"], not 'eth0'",
+        ),
+        ({"interfaces": []}, 'interfaces: a list of names or addresses of interfaces, as in ["eth0"], not []'),
+        (
+            {"interfaces": ["eth0", "a/b"]},
+            "interfaces[1]: the name or the address of an interface, as eth0 or 10.0.0.2, not 'a/b'",
+        ),
+        ({"ip_version": 4}, "ip_version: one of all, v4, v6, not 4"),
+        ({"labels": ["z"]}, "labels: a table of texts, as in {zone = \"a\"}, not ['z']"),
+        ({"labels": {"zone=": "z"}}, "labels: names of letters, digits and . _ / -, not 'zone='"),
+        ({"labels": {"zone": 1}}, "labels.zone: a text of up to 200 characters or so, not 1"),
+    ],
+)
+def test_a_wrong_configuration_is_one_line(config: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        MdnsRouter.from_config(config)
+    assert str(raised.value) == line
+
+
+def test_it_is_found_by_name() -> None:
+    options = {"interfaces": ["eth0", "10.0.0.2"], "ip_version": "v4", "labels": {"zone": "z"}}
+    assert isinstance(Plugins().router("mdns", options), MdnsRouter)
+    assert isinstance(Plugins().router("mdns", {}), MdnsRouter)

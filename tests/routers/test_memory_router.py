@@ -1,0 +1,70 @@
+"""Routers that share what they know in memory, for tests."""
+
+from __future__ import annotations
+
+import pytest
+from tests.routers.neighbours import entered, holders, until
+
+from peili.mirror import ConfigError, Digest, Have, Holder, Peer, Plugins, Reference, RouterUnavailable
+from peili.routers.memory import MemoryNetwork, MemoryRouter
+
+pytestmark = pytest.mark.anyio
+
+KEY = Digest.of(b"a layer")
+TAG = Reference("docker.io", "library/redis", "7")
+A = Peer("a", ("http://127.0.0.1:1",))
+
+
+async def test_what_one_advertises_the_other_finds_until_it_is_withdrawn() -> None:
+    network = MemoryNetwork()
+    a, b = MemoryRouter(network), MemoryRouter(network)
+    async with entered(a, identity="a", peer=A), entered(b, identity="b"):
+        await until(b.peers)
+        assert list(b.peers()) == [A]
+        await a.advertise([Have(KEY, size=9, complete=False, available=4), Have(TAG)])
+        assert await holders(b, KEY) == [Holder(A, complete=False, available=4, size=9)]
+        assert await holders(b, TAG) == [Holder(A, complete=True)]
+        assert await holders(a, KEY) == [], "not itself"
+        await a.withdraw([KEY, Digest.of(b"never advertised")])
+        assert await holders(b, KEY) == []
+        assert await holders(b, TAG) != []
+
+
+async def test_a_host_that_left_or_has_no_peer_door_is_not_found() -> None:
+    network = MemoryNetwork()
+    a, b = MemoryRouter(network), MemoryRouter(network)
+    async with entered(b, identity="b"):
+        async with entered(a, identity="a", peer=A):
+            await until(b.peers)
+            await a.advertise([Have(KEY)])
+            await b.advertise([Have(KEY)])
+            assert await holders(a, KEY) == []
+        assert await holders(b, KEY) == []
+        assert list(b.peers()) == []
+    async with entered(b, identity="b"), entered(a, identity="a", peer=A):
+        await until(b.peers)
+        assert await holders(b, KEY) == [], "advertised in an earlier life"
+
+
+async def test_networks_are_apart_unless_they_are_shared() -> None:
+    a, b = Plugins().router("memory", {}), MemoryRouter()
+    async with entered(a, identity="a", peer=A), entered(b, identity="b"):
+        await a.advertise([Have(KEY)])
+        assert await holders(b, KEY) == []
+
+
+async def test_one_that_is_not_entered_is_unavailable() -> None:
+    router = MemoryRouter()
+    assert not router.ready()
+    assert not router.peers()
+    with pytest.raises(RouterUnavailable):
+        await holders(router, KEY)
+    with pytest.raises(RouterUnavailable):
+        await router.advertise([Have(KEY)])
+    with pytest.raises(RouterUnavailable):
+        await router.withdraw([KEY])
+
+
+def test_it_has_no_options() -> None:
+    with pytest.raises(ConfigError, match="unknown option"):
+        MemoryRouter.from_config({"network": "x"})

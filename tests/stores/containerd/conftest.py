@@ -1,0 +1,45 @@
+# One containerd for all tests of a session that leave it alone, and a fresh one for those that stop or break it.
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.lab.containerd import Containerd
+from tests.lab.network import Loopback
+from tests.stores.containerd.tenant import Tenant, new_tenant
+
+_COMMANDS = ("containerd", "ctr", "setpriv")
+
+
+def _containerd() -> Generator[Containerd]:
+    missing = [command for command in _COMMANDS if shutil.which(command, path=None) is None]
+    if missing:
+        pytest.skip(f"not installed: {' '.join(missing)}")
+    # A socket's path has to be shorter than what tmp_path may give.
+    directory = Path(tempfile.mkdtemp(prefix="peili-"))
+    containerd = Containerd(Loopback().place("store"), directory / "c", unpack=False)
+    try:
+        containerd.start()
+        yield containerd
+    finally:
+        containerd.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+shared_containerd = pytest.fixture(_containerd, scope="session")
+own_containerd = pytest.fixture(_containerd)
+
+
+@pytest.fixture
+def tenant(shared_containerd: Containerd, tmp_path: Path) -> Tenant:
+    """A namespace that no other test has, of a containerd that other tests use too."""
+    return new_tenant(shared_containerd, tmp_path)
+
+
+@pytest.fixture
+def sole_tenant(own_containerd: Containerd, tmp_path: Path) -> Tenant:
+    """A namespace of a containerd that no other test uses."""
+    return new_tenant(own_containerd, tmp_path)

@@ -1,0 +1,96 @@
+"""A test's part of a containerd: one namespace, filled and emptied by ctr, without blocking the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+import socket
+import struct
+from collections.abc import Generator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.containerd import Containerd
+from tests.stores.containerd.writer import Writer, create_image, writing
+from tests.support.images import Image, make_layout, pack_tar
+
+from peili.mirror import Digest, Reference
+from peili.stores.containerd import ContainerdStore
+
+_numbers = itertools.count(1)
+
+TAG = "docker.io/library/demo:v1"
+
+
+def new_tenant(containerd: Containerd, directory: Path) -> Tenant:
+    """A tenant in a namespace of its own; images are made in `directory`."""
+    return Tenant(containerd, f"test-{os.getpid()}-{next(_numbers)}", directory)
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """`namespace` of `containerd`."""
+
+    containerd: Containerd
+    namespace: str
+    directory: Path
+
+    def store(self, *, content_path: Path | None = None) -> ContainerdStore:
+        """A store that serves this namespace only."""
+        return ContainerdStore(
+            str(self.containerd.socket),
+            namespaces=[self.namespace],
+            content_path=None if content_path is None else str(content_path),
+        )
+
+    async def ctr(self, *arguments: str) -> str:
+        """What ctr prints. Raises CommandFailed."""
+        return await asyncio.to_thread(self.containerd.ctr, "--namespace", self.namespace, *arguments)
+
+    async def load(self, *tags: str, layers: Sequence[int] = (100_000, 50_000), platforms: Sequence[str] = ()) -> Image:
+        """Import a new image, without source labels, under `tags` (one is given by default)."""
+        name = f"image-{next(_numbers)}"
+        image = make_layout(self.directory / name, layers=layers, tags=tags or [TAG], platforms=platforms)
+        await self.load_again(image)
+        return image
+
+    async def load_again(self, image: Image) -> None:
+        """Import an image that was made before."""
+        archive = pack_tar(image.path, image.path.with_suffix(".tar"))
+        await self.ctr("images", "import", "--no-unpack", "--all-platforms", str(archive))
+
+    async def put(self, data: bytes) -> Digest:
+        """Add a blob that belongs to no image, and that garbage collection leaves alone."""
+        async with self.writing(data) as writer:
+            await writer.write(data)
+            await writer.commit()
+        return Digest.of(data)
+
+    async def tag(self, reference: Reference, digest: Digest, size: int) -> None:
+        """Make an image of a manifest that is here."""
+        await create_image(self.containerd.socket, self.namespace, str(reference), digest, size)
+
+    def writing(self, data: bytes, key: str = "layer-") -> AbstractAsyncContextManager[Writer]:
+        """An ingest of `data`, into which nothing has been written yet."""
+        return writing(self.containerd.socket, self.namespace, data, key)
+
+    @contextmanager
+    def frozen(self) -> Generator[None]:
+        """Let containerd stand still."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self.containerd.socket))
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        pid, _, _ = struct.unpack("3i", credentials)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    @property
+    def content(self) -> Path:
+        """The directory of containerd's content store."""
+        return self.containerd.socket.parent / "root/io.containerd.content.v1.content"

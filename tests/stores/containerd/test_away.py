@@ -1,0 +1,195 @@
+"""containerd is not up yet, restarts, stands still, or may not be asked: the store waits, says why, and goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
+from tests.stores.containerd.tenant import TAG, Tenant
+
+from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
+from peili.mirror.testing import context_for, entered, watching
+from peili.stores.containerd import ContainerdStore
+from peili.stores.containerd.failures import why_unreachable
+
+pytestmark = pytest.mark.anyio
+
+DEMO = Reference.parse(TAG)
+ABSENT = Digest.of(b"nobody has this")
+BACK = 4.0  # seconds until a containerd that answers again is followed
+
+
+async def stop(tenant: Tenant) -> None:
+    await asyncio.to_thread(tenant.containerd.stop)
+
+
+async def start(tenant: Tenant) -> None:
+    await asyncio.to_thread(tenant.containerd.start)
+
+
+async def test_a_containerd_that_comes_up_later_is_waited_for(sole_tenant: Tenant) -> None:
+    image = await sole_tenant.load()
+    await stop(sole_tenant)
+    store = sole_tenant.store()
+    async with entered(store), watching(store) as seen:
+        with pytest.raises(StoreUnavailable):
+            await store.resolve(DEMO)
+        assert not store.ready()
+        assert not seen.events
+        await start(sole_tenant)
+        await eventually(store.ready, "it is followed", within=BACK)
+        await seen.until(lambda: DEMO in seen.have, within=PROMPT)
+        assert await store.resolve(DEMO) == image.target
+
+
+async def test_after_a_restart_only_what_differs_is_told(sole_tenant: Tenant) -> None:
+    kept = await sole_tenant.load("docker.io/library/kept:v1")
+    store = sole_tenant.store()
+    async with ready(store), watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        told = len(seen.events)
+        await stop(sole_tenant)
+        await eventually(lambda: not store.ready(), "it is noticed")
+        await start(sole_tenant)
+        await sole_tenant.load("docker.io/library/new:v1")
+        new = Reference.parse("docker.io/library/new:v1")
+        await seen.until(lambda: new in seen.have, within=BACK)
+        await eventually(store.ready, "it is followed")
+        repeated = {event.key for event in seen.events[told:] if isinstance(event, Have | Gone)}
+        assert not repeated & {blob.digest for blob in kept.blobs}
+        assert seen.events.count(Synced()) == 1
+
+
+async def test_what_was_removed_while_peili_was_cut_off_is_withdrawn(sole_tenant: Tenant) -> None:
+    image = await sole_tenant.load()
+    store = sole_tenant.store()
+    async with ready(store), watching(store) as seen:
+        await seen.until(lambda: DEMO in seen.have, within=PROMPT)
+        await stop(sole_tenant)
+        await eventually(lambda: not store.ready(), "it is noticed")
+        shutil.rmtree(sole_tenant.containerd.socket.parent / "root")
+        await start(sole_tenant)
+        await seen.until(lambda: not seen.have, within=BACK)
+        with pytest.raises(NotFound):
+            await store.describe(image.target.digest)
+
+
+async def test_what_is_known_is_served_while_containerd_is_away(sole_tenant: Tenant) -> None:
+    image = await sole_tenant.load()
+    store = sole_tenant.store()
+    async with ready(store):
+        await eventually(store.ready, "ready")
+        await stop(sole_tenant)
+        assert (await store.describe(image.target.digest)).media_type == image.target.media_type
+        async with await store.open(image.layers[0].digest) as content:
+            assert Digest.of(await read_all(content)) == image.layers[0].digest
+        for asking in (store.resolve(DEMO), store.images(), store.describe(ABSENT), store.discard(ABSENT)):
+            with pytest.raises(StoreUnavailable, match=r"no socket|does not answer"):
+                await asking
+        with pytest.raises(StoreUnavailable):
+            await store.open(ABSENT, partial=True)
+
+
+async def test_a_containerd_that_stands_still_is_given_up_in_bounded_time(
+    sole_tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("peili.stores.containerd.api.CALL_TIMEOUT", 0.3)
+    store = sole_tenant.store()
+    async with ready(store):
+        with sole_tenant.frozen(), pytest.raises(StoreUnavailable, match="did not answer in time"):
+            await store.describe(ABSENT)
+        monkeypatch.undo()
+        with pytest.raises(NotFound):
+            await store.describe(ABSENT)
+
+
+async def test_a_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
+    await stop(sole_tenant)
+    caplog.set_level(logging.INFO)
+    store = sole_tenant.store()
+    log = logging.getLogger("peili.test")
+    async with context_for(store, log=log) as context, store.run(context):
+        await asyncio.sleep(1.6)  # several tries
+        away = [record.getMessage() for record in caplog.records if record.name == log.name]
+        assert len(away) == 1
+        assert f"no socket {sole_tenant.containerd.socket}" in away[0]
+        await start(sole_tenant)
+        await eventually(store.ready, "it is followed", within=BACK)
+        await asyncio.sleep(1.5)  # several listings
+        back = [record.getMessage() for record in caplog.records if record.name == log.name][1:]
+        assert [line for line in back if "following containerd" in line] == back[-1:]
+
+
+async def test_it_can_be_left_and_entered_again(tenant: Tenant) -> None:
+    image = await tenant.load()
+    store = tenant.store()
+    for _ in range(3):
+        async with ready(store):
+            assert await store.resolve(DEMO) == image.target
+        assert not store.ready()
+        with pytest.raises(StoreUnavailable, match="not running"):
+            await store.resolve(DEMO)
+
+
+async def test_leaving_leaves_nothing_behind(tenant: Tenant) -> None:
+    before = asyncio.all_tasks()
+    for _ in range(3):
+        async with ready(tenant.store()):
+            pass
+        assert asyncio.all_tasks() == before
+
+
+async def test_who_still_waits_when_it_is_left_is_told(sole_tenant: Tenant) -> None:
+    store = sole_tenant.store()
+    async with AsyncExitStack() as stack:
+        async with ready(store):
+            stack.enter_context(sole_tenant.frozen())
+            asking = asyncio.create_task(store.describe(ABSENT))
+            await asyncio.sleep(0)
+        with pytest.raises(StoreUnavailable, match="closed"):
+            await asking
+
+
+async def test_leaving_before_containerd_was_reached(tmp_path: Path) -> None:
+    async with entered(ContainerdStore(str(tmp_path / "absent.sock"))):
+        await asyncio.sleep(0)
+
+
+def test_why_nobody_answers_is_told(tmp_path: Path) -> None:
+    absent, file, nested = tmp_path / "absent", tmp_path / "file", tmp_path / "file" / "socket"
+    file.touch()
+    assert why_unreachable(absent) == f"there is no socket {absent}; is containerd running, and is that its address?"
+    assert why_unreachable(file) == f"{file} is not a socket; right is the one that containerd listens on"
+    assert "no socket" in why_unreachable(nested)
+
+
+ASK = """
+import os, socket, sys
+from pathlib import Path
+from peili.stores.containerd.failures import why_unreachable
+path = Path(sys.argv[1])
+socket.socket(socket.AF_UNIX).bind(sys.argv[1])
+path.chmod(0o600)
+path.parent.chmod(int(sys.argv[2], 8))
+os.setuid(65534)
+print(why_unreachable(path))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("directory_mode", ["755", "700"])
+def test_a_user_without_permission_is_told_so(directory_mode: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-W", "ignore", "-c", ASK, f"{directory}/s", directory_mode]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("no permission")
+    assert f"{directory}/s; run as root, or" in done.stdout

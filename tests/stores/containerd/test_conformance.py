@@ -1,0 +1,61 @@
+"""What every store promises, kept by this one on a real containerd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+from tests.stores.containerd.tenant import Tenant, new_tenant
+from typing_extensions import override
+
+from peili.mirror import Digest, Reference
+from peili.mirror.testing import Arrival, StoreSubject, check_options, check_store
+from peili.stores.containerd import ContainerdStore
+
+pytestmark = pytest.mark.anyio
+
+
+class ContainerdSubject(StoreSubject):
+    """A store over one namespace of a real containerd.
+
+    `lose` is left out, since others use this containerd too; test_away does that.
+    """
+
+    def __init__(self, tenant: Tenant, stack: AsyncExitStack, *, by_api: bool) -> None:
+        self.store = tenant.store(content_path=tenant.directory / "nowhere" if by_api else None)
+        self._tenant = tenant
+        self._stack = stack
+        self._by_api = by_api
+        self._named: dict[Digest, Reference] = {}
+
+    @override
+    async def add(self, data: bytes, reference: Reference | None = None) -> None:
+        digest = await self._tenant.put(data)
+        if reference is not None:
+            await self._tenant.tag(reference, digest, len(data))
+            self._named[digest] = reference
+
+    @override
+    async def remove(self, digest: Digest) -> None:
+        if digest in self._named:
+            await self._tenant.ctr("images", "rm", str(self._named.pop(digest)))
+        await self._tenant.ctr("content", "rm", digest)
+
+    @override
+    async def begin(self, data: bytes) -> Arrival | None:
+        return None if self._by_api else await self._stack.enter_async_context(self._tenant.writing(data))
+
+
+@pytest.mark.parametrize("by_api", [False, True], ids=["by its directory", "through the API"])
+async def test_it_keeps_what_stores_promise(tenant: Tenant, by_api: bool) -> None:
+    @asynccontextmanager
+    async def factory() -> AsyncGenerator[StoreSubject, None]:
+        async with AsyncExitStack() as stack:
+            yield ContainerdSubject(new_tenant(tenant.containerd, tenant.directory), stack, by_api=by_api)
+
+    await check_store(factory)
+
+
+def test_its_options_are_checked() -> None:
+    check_options(ContainerdStore, {"address": "/run/containerd/containerd.sock", "namespaces": ["k8s.io"]})

@@ -1,0 +1,132 @@
+"""Opening and describing what is whole, by containerd's files and by its API."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from tests.stores.containerd.running import read_all, ready
+from tests.stores.containerd.tenant import Tenant, new_tenant
+
+from peili.mirror import Aborted, Digest, NotFound
+from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
+from peili.stores.containerd import ContainerdStore
+
+pytestmark = pytest.mark.anyio
+
+ABSENT = Digest.of(b"nobody has this")
+BY_FILE = "by its file"
+BY_API = "through the API"
+
+
+@pytest.fixture(params=[BY_FILE, BY_API])
+async def store(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
+    nowhere = tenant.directory / "not-mounted-here"
+    store = tenant.store(content_path=nowhere if request.param == BY_API else None)
+    async with ready(store):
+        yield store
+
+
+async def test_every_blob_of_an_imported_image_is_served(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load(layers=(3_000_000, 10))
+    for blob in image.blobs:
+        async with await store.open(blob.digest) as content:
+            assert content.complete
+            assert content.size == content.available == blob.size
+            assert Digest.of(await read_all(content)) == blob.digest
+
+
+async def test_reading_begins_anywhere_and_ends_at_the_end(store: ContainerdStore, tenant: Tenant) -> None:
+    data = os.urandom(3_000_000)
+    buffer = memoryview(bytearray(1000))
+    async with await store.open(await tenant.put(data)) as content:
+        for offset in (0, 1, 999_999, 2_999_000):
+            assert await content.readinto(offset, buffer) == 1000
+            assert buffer == data[offset : offset + 1000]
+        assert await content.readinto(2_999_990, buffer) == 10
+        assert buffer[:10] == data[-10:]
+        assert [await content.readinto(offset, buffer) for offset in (3_000_000, 9_000_000)] == [0, 0]
+        assert await content.wait(3_000_000) == 3_000_000
+
+
+async def test_only_a_file_has_a_descriptor(tenant: Tenant) -> None:
+    data = os.urandom(100)
+    digest = await tenant.put(data)
+    by_file, by_api = tenant.store(), tenant.store(content_path=tenant.directory)
+    async with ready(by_file), ready(by_api), await by_file.open(digest) as file, await by_api.open(digest) as api:
+        fd = file.fileno()
+        assert fd is not None
+        assert os.pread(fd, 1000, 0) == data
+        assert api.fileno() is None
+
+
+async def test_what_nobody_has_is_not_found(store: ContainerdStore) -> None:
+    for asking in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
+        with pytest.raises(NotFound):
+            await asking
+
+
+async def test_what_only_another_namespace_shows_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
+    other = new_tenant(tenant.containerd, tenant.directory)
+    digest = await other.put(os.urandom(100))
+    assert (tenant.content / "blobs" / "sha256" / digest.encoded).exists()
+    for asking in (store.describe(digest), store.open(digest), store.open(digest, partial=True)):
+        with pytest.raises(NotFound):
+            await asking
+
+
+async def test_new_content_is_found_before_it_is_listed(store: ContainerdStore, tenant: Tenant) -> None:
+    data = os.urandom(100)
+    digest = await tenant.put(data)
+    assert (await store.describe(digest)).size == 100
+    async with await store.open(digest) as content:
+        assert await read_all(content) == data
+
+
+async def test_a_manifest_is_described_with_its_own_media_type(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load(platforms=("linux/amd64", "linux/arm64"))
+    expected = {
+        image.target.digest: OCI_INDEX,
+        image.manifests[0].descriptor.digest: OCI_MANIFEST,
+        image.manifests[1].descriptor.digest: OCI_MANIFEST,
+        image.config.digest: OCTET_STREAM,
+        image.layers[0].digest: OCTET_STREAM,
+    }
+    for _ in ("read", "remembered"):
+        assert {digest: (await store.describe(digest)).media_type for digest in expected} == expected
+    assert (await store.describe(image.target.digest)).size == image.target.size
+
+
+async def test_what_is_too_large_for_a_manifest_is_not_looked_into(store: ContainerdStore, tenant: Tenant) -> None:
+    manifest = b'{"schemaVersion": 2, "manifests": [], "filling": "' + os.urandom(2 << 20).hex().encode() + b'"}'
+    assert (await store.describe(await tenant.put(manifest))).media_type == OCTET_STREAM
+
+
+async def test_a_file_that_is_open_outlives_its_removal(tenant: Tenant) -> None:
+    data = os.urandom(2_000_000)
+    store = tenant.store()
+    async with ready(store), await store.open(await tenant.put(data)) as content:
+        await tenant.ctr("content", "rm", Digest.of(data))
+        assert await read_all(content) == data
+
+
+async def test_what_is_removed_while_the_api_reads_it_is_aborted(tenant: Tenant) -> None:
+    store = tenant.store(content_path=tenant.directory)
+    digest = await tenant.put(os.urandom(100))
+    async with ready(store), await store.open(digest) as content:
+        await tenant.ctr("content", "rm", digest)
+        with pytest.raises(Aborted, match="removed"):
+            await content.readinto(0, memoryview(bytearray(100)))
+
+
+async def test_a_directory_that_holds_something_else_is_not_believed(tenant: Tenant, tmp_path: Path) -> None:
+    data = os.urandom(100)
+    digest = await tenant.put(data)
+    wrong = tmp_path / "blobs" / "sha256" / digest.encoded
+    wrong.parent.mkdir(parents=True)
+    wrong.write_bytes(os.urandom(101))
+    store = tenant.store(content_path=tmp_path)
+    async with ready(store), await store.open(digest) as content:
+        assert await read_all(content) == data

@@ -1,0 +1,91 @@
+"""Tags: what containerd's image service says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.lab.containerd import Containerd
+from tests.stores.containerd.running import ready
+from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
+
+from peili.mirror import NotFound, Reference
+from peili.stores.containerd import ContainerdStore
+
+pytestmark = pytest.mark.anyio
+
+DEMO = Reference.parse(TAG)
+
+
+@pytest.fixture
+async def store(tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
+    store = tenant.store()
+    async with ready(store):
+        yield store
+
+
+async def test_a_tag_resolves_to_what_its_image_is(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load()
+    assert await store.resolve(DEMO) == image.target
+
+
+async def test_a_tag_that_moved_resolves_to_where_it_is_now(store: ContainerdStore, tenant: Tenant) -> None:
+    before = await tenant.load()
+    now = await tenant.load()
+    assert before.target != now.target
+    assert await store.resolve(DEMO) == now.target
+
+
+async def test_a_tag_nobody_has_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
+    await tenant.load("docker.io/library/demo:v2")
+    with pytest.raises(NotFound, match="no image"):
+        await store.resolve(DEMO)
+
+
+async def test_a_tag_without_its_content_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load()
+    await tenant.ctr("content", "rm", image.target.digest)
+    with pytest.raises(NotFound):
+        await store.resolve(DEMO)
+    assert await store.images() == []
+
+
+async def test_all_images_are_told_in_order(store: ContainerdStore, tenant: Tenant) -> None:
+    b = await tenant.load("docker.io/library/demo:b", "ghcr.io/me/x:1")
+    a = await tenant.load("docker.io/library/demo:a")
+    assert [(str(reference), target) for reference, target in await store.images()] == [
+        ("docker.io/library/demo:a", a.target),
+        ("docker.io/library/demo:b", b.target),
+        ("ghcr.io/me/x:1", b.target),
+    ]
+
+
+async def test_images_that_are_not_full_tag_references_are_left_out(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load()
+    for name in (f"docker.io/library/demo@{image.target.digest}", str(image.config.digest), "short:v1", "Odd Name"):
+        await tenant.ctr("images", "tag", TAG, name)
+    assert await store.images() == [(DEMO, image.target)]
+
+
+async def test_the_first_namespace_that_has_a_tag_counts(shared_containerd: Containerd, tenant: Tenant) -> None:
+    other = new_tenant(shared_containerd, tenant.directory)
+    here = await tenant.load()
+    there, only_there = await other.load(), await other.load("docker.io/library/other:v1")
+    store = ContainerdStore(str(shared_containerd.socket), namespaces=[tenant.namespace, other.namespace])
+    async with ready(store):
+        assert await store.resolve(DEMO) == here.target
+        assert dict(await store.images()) == {
+            DEMO: here.target,
+            Reference.parse("docker.io/library/other:v1"): only_there.target,
+        }
+        assert (await store.describe(there.target.digest)).size == there.target.size
+
+
+async def test_without_a_choice_every_namespace_is_served(sole_tenant: Tenant) -> None:
+    store = ContainerdStore(f"unix://{sole_tenant.containerd.socket}")
+    async with ready(store):
+        assert await store.images() == []
+        one = await sole_tenant.load("docker.io/library/demo:one")
+        two = await new_tenant(sole_tenant.containerd, sole_tenant.directory).load("docker.io/library/demo:two")
+        assert (await store.describe(one.target.digest)).size == one.target.size
+        assert await store.resolve(Reference.parse("docker.io/library/demo:two")) == two.target

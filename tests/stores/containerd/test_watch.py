@@ -1,0 +1,153 @@
+"""What the store tells of its content, and how soon: peers must see what changed within two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from tests.stores.containerd.running import PROMPT, ready
+from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
+from tests.support.images import Image
+
+from peili.mirror import Gone, Have, Key, Reference, Synced
+from peili.mirror.testing import entered, watching
+from peili.stores.containerd import ContainerdStore
+
+pytestmark = pytest.mark.anyio
+
+DEMO = Reference.parse(TAG)
+
+
+def keys_of(image: Image, *tags: str) -> set[Key]:
+    return {*(blob.digest for blob in image.blobs), *(Reference.parse(tag) for tag in tags or [TAG])}
+
+
+@pytest.fixture(params=["by its directory", "through the API"])
+async def store(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
+    nowhere = tenant.directory / "not-mounted-here"
+    store = tenant.store(content_path=nowhere if "API" in request.param else None)
+    async with ready(store):
+        yield store
+
+
+async def test_first_everything_is_told_and_then_that_this_was_all(tenant: Tenant) -> None:
+    image = await tenant.load(TAG, "docker.io/library/demo:v2")
+    store = tenant.store()
+    async with entered(store), aclosing(store.watch()) as batches:
+        told = [event for event in await anext(batches) if isinstance(event, Have)]
+        assert {event.key for event in told} >= keys_of(image, TAG, "docker.io/library/demo:v2")
+        assert all(event.complete for event in told)
+        sizes = {event.key: event.size for event in told}
+        assert [sizes[blob.digest] for blob in image.blobs] == [blob.size for blob in image.blobs]
+        assert sizes[DEMO] == image.target.size
+
+
+async def test_an_empty_store_is_synced_too(tenant: Tenant) -> None:
+    store = tenant.store()
+    async with entered(store), aclosing(store.watch()) as batches:
+        assert list(await anext(batches)) == [Synced()]
+
+
+async def test_an_imported_image_is_seen(store: ContainerdStore, tenant: Tenant) -> None:
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        image = await tenant.load()
+        await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
+
+
+async def test_a_blob_is_seen_before_its_image_is(store: ContainerdStore, tenant: Tenant) -> None:
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        digest = await tenant.put(os.urandom(100))
+        await seen.until(lambda: digest in seen.have, within=PROMPT)
+
+
+async def test_content_that_another_namespace_brought_here_is_seen(tenant: Tenant, store: ContainerdStore) -> None:
+    image = await new_tenant(tenant.containerd, tenant.directory).load()
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        assert not seen.have
+        await tenant.load_again(image)  # no file changes
+        await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
+
+
+async def test_a_removed_image_and_its_collected_content_are_withdrawn(store: ContainerdStore, tenant: Tenant) -> None:
+    await tenant.load()
+    kept = await tenant.load("docker.io/library/kept:v1")
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.have.keys() > keys_of(kept, "docker.io/library/kept:v1"), within=PROMPT)
+        await tenant.ctr("images", "rm", TAG)
+        await seen.until(lambda: DEMO not in seen.have, within=0.5)
+        gone = {"docker.io/library/kept:v1"}
+        await seen.until(lambda: seen.have.keys() == keys_of(kept, *gone), within=PROMPT)
+
+
+async def test_content_that_another_tag_needs_is_not_withdrawn(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load(TAG, "docker.io/library/demo:v2")
+    async with watching(store) as seen:
+        await seen.until(lambda: DEMO in seen.have, within=PROMPT)
+        await tenant.ctr("images", "rm", "--sync", TAG)
+        await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
+        await asyncio.sleep(1.5)  # more than one listing
+        assert {event.key for event in seen.events if isinstance(event, Gone)} == {DEMO}
+        assert seen.have.keys() == keys_of(image, "docker.io/library/demo:v2")
+
+
+async def test_content_that_stays_on_disk_for_another_namespace_is_withdrawn(
+    store: ContainerdStore, tenant: Tenant
+) -> None:
+    image = await tenant.load()
+    await new_tenant(tenant.containerd, tenant.directory).load_again(image)
+    async with watching(store) as seen:
+        await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
+        await tenant.ctr("images", "rm", TAG)
+        await seen.until(lambda: not seen.have, within=PROMPT)
+
+
+async def test_a_tag_without_its_content_is_not_told(store: ContainerdStore, tenant: Tenant) -> None:
+    image = await tenant.load()
+    async with watching(store) as seen:
+        await seen.until(lambda: DEMO in seen.have, within=PROMPT)
+        await tenant.ctr("content", "rm", image.target.digest)
+        await seen.until(lambda: not {DEMO, image.target.digest} & seen.have.keys(), within=PROMPT)
+
+
+async def test_each_watcher_is_told_everything(store: ContainerdStore, tenant: Tenant) -> None:
+    async with watching(store) as early:
+        image = await tenant.load()
+        await early.until(lambda: early.have.keys() == keys_of(image), within=PROMPT)
+        async with watching(store) as late:
+            await late.until(lambda: late.synced, within=PROMPT)
+            assert late.have == early.have
+            await tenant.ctr("images", "rm", TAG)
+            await early.until(lambda: not early.have, within=PROMPT)
+            await late.until(lambda: not late.have, within=PROMPT)
+
+
+async def test_a_quiet_store_says_nothing_twice(store: ContainerdStore, tenant: Tenant) -> None:
+    async with watching(store) as seen:
+        image = await tenant.load()
+        await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
+        before = list(seen.events)
+        await new_tenant(tenant.containerd, tenant.directory).put(os.urandom(100))
+        await asyncio.sleep(2)
+        assert seen.events == before
+
+
+async def test_without_a_choice_of_namespaces_a_new_one_is_seen(sole_tenant: Tenant) -> None:
+    store = ContainerdStore(str(sole_tenant.containerd.socket))
+    async with ready(store), watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        image = await sole_tenant.load()
+        await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
+
+
+async def test_a_list_of_many_messages_is_read_whole(sole_tenant: Tenant) -> None:
+    image = await sole_tenant.load(layers=[10] * 1000)
+    store = sole_tenant.store()
+    async with entered(store), watching(store) as seen:
+        await seen.until(lambda: seen.synced, within=PROMPT)
+        assert seen.have.keys() >= keys_of(image)

@@ -1,0 +1,105 @@
+"""Writes into containerd as its clients do: blobs, as slowly as a test likes, and images of what is here.
+
+The calls for it are not among those that the store needs, so their few messages are encoded here by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from peili.mirror import Digest
+from peili.mirror.mediatypes import OCI_MANIFEST
+from peili.mirror.testing import Arrival
+from peili.stores.containerd._grpc import aio
+from peili.stores.containerd.api import Api
+
+_STAT, _WRITE, _COMMIT = range(3)
+_GC_ROOT = {"containerd.io/gc.root": "yes"}  # garbage collection leaves it alone
+
+
+def varint(number: int) -> bytes:
+    """`number` in protobuf's encoding."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*encoded, number])
+
+
+def field(tag: int, value: int | str | bytes) -> bytes:
+    """One field of a message in protobuf's encoding."""
+    if isinstance(value, int):
+        return varint(tag << 3) + varint(value)
+    data = value.encode() if isinstance(value, str) else value
+    return varint(tag << 3 | 2) + varint(len(data)) + data
+
+
+class Writer(Arrival):
+    """An unfinished blob of what will be `data`, under the ref that a pull would give it. Made by `writing`."""
+
+    def __init__(
+        self, call: aio.StreamStreamCall[bytes, bytes], api: Api, namespace: str, data: bytes, ref: str
+    ) -> None:
+        self.digest = Digest.of(data)
+        self._call = call
+        self._api = api
+        self._namespace = namespace
+        self._size = len(data)
+        self._ref = ref
+        self._offset = 0
+
+    async def begin(self) -> None:
+        await self._send(_STAT, field(2, self._ref) + field(3, self._size) + field(4, self.digest))
+
+    def continue_at(self, offset: int) -> None:
+        """So much has arrived before."""
+        self._offset = offset
+
+    async def write(self, data: bytes) -> None:
+        for start in range(0, len(data), 1 << 20):
+            piece = data[start : start + (1 << 20)]
+            await self._send(_WRITE, field(5, self._offset) + field(6, piece))
+            self._offset += len(piece)
+
+    async def commit(self) -> None:
+        labels = b"".join(field(7, field(1, key) + field(2, value)) for key, value in _GC_ROOT.items())
+        await self._send(_COMMIT, field(3, self._size) + field(4, self.digest) + field(5, self._offset) + labels)
+        await self.leave()
+
+    async def abort(self) -> None:
+        await self.leave()
+        await self._api.abort(self._namespace, self._ref)
+
+    async def leave(self) -> None:
+        """Go away, as a client that dies does: what has arrived stays."""
+        await self._call.done_writing()
+        while await self._call.read() is not aio.EOF:
+            pass
+
+    async def _send(self, action: int, rest: bytes) -> None:
+        await self._call.write(field(1, action) + rest)
+        await self._call.read()
+
+
+@asynccontextmanager
+async def writing(socket: Path, namespace: str, data: bytes, key: str = "layer-") -> AsyncGenerator[Writer, None]:
+    """An ingest of `data`, into which nothing has been written yet."""
+    async with Api(socket) as api, aio.insecure_channel(f"unix:{socket}") as channel:
+        write: aio.StreamStreamMultiCallable[bytes, bytes]
+        write = channel.stream_stream("/containerd.services.content.v1.Content/Write", bytes, bytes)
+        call = write(metadata=(("containerd-namespace", namespace),))
+        writer = Writer(call, api, namespace, data, f"{key}{Digest.of(data)}")
+        await writer.begin()
+        yield writer
+        await writer.leave()
+
+
+async def create_image(socket: Path, namespace: str, name: str, digest: Digest, size: int) -> None:
+    """Give the OCI manifest `digest` a name."""
+    target = field(1, OCI_MANIFEST) + field(2, digest) + field(3, size)
+    async with aio.insecure_channel(f"unix:{socket}") as channel:
+        await channel.unary_unary("/containerd.services.images.v1.Images/Create", bytes, bytes)(
+            field(1, field(1, name) + field(3, target)), metadata=(("containerd-namespace", namespace),)
+        )

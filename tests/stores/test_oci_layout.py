@@ -1,0 +1,321 @@
+"""The OCI layout store: what of a directory is served, how changes are noticed, and what is not believed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from unittest.mock import ANY
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support.events import Watched, until, watching
+from tests.support.images import Image, make_layout
+
+from peili.mirror import ConfigError, Digest, NotFound, Reference, Store, StoreUnavailable
+from peili.mirror.mediatypes import OCTET_STREAM
+from peili.mirror.testing import entered
+from peili.stores.oci_layout import OciLayoutStore
+from peili.stores.oci_layout_json import children_of, entries_of, tag_of
+
+pytestmark = pytest.mark.anyio
+DEMO = "docker.io/library/demo:v1"
+SEEN_WITHIN = 2.0
+"""Seconds within which peers see a change."""
+
+
+@asynccontextmanager
+async def running(store: Store) -> AsyncGenerator[Watched]:
+    async with entered(store), watching(store) as watched:
+        yield watched
+
+
+@asynccontextmanager
+async def serving(path: Path, *, repository: str | None = None) -> AsyncGenerator[OciLayoutStore]:
+    """A store that has looked at its layout once."""
+    store = OciLayoutStore(path, repository=repository)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        yield store
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    return make_layout(tmp_path / "layout", layers=[3000, 500], tags=[DEMO], seed=1)
+
+
+async def test_every_blob_is_served_with_its_size_and_type(image: Image) -> None:
+    async with serving(image.path) as store:
+        assert await store.describe(image.manifest.digest) == image.manifest
+        for blob in (image.config, *image.layers):
+            described = await store.describe(blob.digest)
+            assert (described.size, described.media_type) == (blob.size, OCTET_STREAM)
+
+
+async def test_a_blob_is_read_byte_for_byte(image: Image) -> None:
+    layer = image.layers[0]
+    async with serving(image.path) as store, await store.open(layer.digest) as content:
+        buffer = memoryview(bytearray(layer.size + 10))
+        assert await content.readinto(0, buffer) == layer.size
+        assert Digest.of(buffer[: layer.size]) == layer.digest
+        fd = content.fileno()
+        assert fd is not None
+        assert os.pread(fd, 100, 7) == buffer[7:107]
+
+
+async def test_tags_and_blobs_are_announced(image: Image) -> None:
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        assert watched.have.keys() == {blob.digest for blob in image.blobs} | {Reference.parse(DEMO)}
+        assert await store.images() == [(Reference.parse(DEMO), image.manifest)]
+        assert await store.resolve(Reference.parse(DEMO)) == image.manifest
+
+
+async def test_an_index_leads_to_its_manifests(tmp_path: Path) -> None:
+    image = make_layout(tmp_path, layers=[100], tags=[DEMO], platforms=["linux/amd64", "linux/arm64"])
+    async with serving(tmp_path) as store:
+        assert await store.resolve(Reference.parse(DEMO)) == image.target
+        for manifest in image.manifests:
+            assert await store.describe(manifest.descriptor.digest) == manifest.descriptor
+
+
+@pytest.mark.parametrize(
+    ("tag", "repository", "reference"),
+    [
+        pytest.param("7", None, None, id="a bare tag alone is nothing"),
+        pytest.param("7", "docker.io/library/redis", "docker.io/library/redis:7", id="a bare tag in a repository"),
+        pytest.param(DEMO, None, DEMO, id="a full reference"),
+        pytest.param(DEMO, "docker.io/library/redis", DEMO, id="containerd's name wins"),
+    ],
+)
+async def test_tags_become_references(tmp_path: Path, tag: str, repository: str | None, reference: str | None) -> None:
+    make_layout(tmp_path, layers=[10], tags=[tag])
+    async with serving(tmp_path, repository=repository) as store:
+        assert [str(each) for each, _ in await store.images()] == ([reference] if reference else [])
+
+
+def test_a_full_reference_may_be_the_ref_name() -> None:
+    assert tag_of({"org.opencontainers.image.ref.name": DEMO}, None) == Reference.parse(DEMO)
+
+
+async def test_names_in_nested_indexes_do_not_count(image: Image) -> None:
+    stolen = {"io.containerd.image.name": "docker.io/library/redis:7"}
+    entry = {"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": image.manifest.size}
+    nested = json.dumps({"schemaVersion": 2, "manifests": [{**entry, "annotations": stolen}]}).encode()
+    digest = Digest.of(nested)
+    image.blob_path(digest).write_bytes(nested)
+    index = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": len(nested)}
+    (image.path / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [index]}), encoding="utf-8")
+    async with serving(image.path) as store:
+        assert await store.images() == []
+        assert (await store.describe(image.manifest.digest)).media_type == image.manifest.media_type
+
+
+async def test_an_added_image_is_seen_in_time(image: Image) -> None:
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        added = make_layout(image.path, layers=[77], tags=["docker.io/library/demo:v2"])
+        await watched.until(lambda: added.target.digest in watched.have, within=SEEN_WITHIN)
+        await watched.until(lambda: Reference.parse("docker.io/library/demo:v2") in watched.have, within=SEEN_WITHIN)
+        assert await store.describe(added.layers[0].digest)
+
+
+async def test_a_removed_blob_is_withdrawn_in_time(image: Image) -> None:
+    layer = image.layers[0]
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: layer.digest in watched.have)
+        image.blob_path(layer.digest).unlink()
+        with pytest.raises(NotFound):
+            await store.open(layer.digest)
+        await watched.until(lambda: layer.digest not in watched.have, within=SEEN_WITHIN)
+        assert image.manifest.digest in watched.have
+
+
+async def test_many_changes_right_after_another_are_all_seen(image: Image) -> None:
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        for n in range(20):
+            make_layout(image.path, layers=[n], tags=[f"docker.io/library/demo:n{n}"])
+            await asyncio.sleep(0.03)
+        await watched.until(lambda: len(watched.have) == len(image.blobs) + 1 + 20 * 4)
+
+
+async def test_a_layout_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "mount"
+    store = OciLayoutStore(path)
+    async with running(store) as watched:
+        assert not store.ready()
+        with pytest.raises(StoreUnavailable, match="mount"):
+            await store.describe(Digest.of(b""))
+        image = make_layout(path, layers=[10], tags=[DEMO])
+        await watched.until(lambda: watched.synced)
+        assert store.ready()
+        assert await store.resolve(Reference.parse(DEMO)) == image.target
+
+
+async def test_a_layout_that_goes_away_and_comes_back_is_told_by_what_differs(image: Image) -> None:
+    store = OciLayoutStore(image.path)
+    away = image.path.with_name("away")
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        told = len(watched.events)
+        image.path.rename(away)
+        await until(lambda: not store.ready())
+        with pytest.raises(StoreUnavailable):
+            await store.open(image.layers[0].digest)
+        added = make_layout(away, layers=[9])
+        away.rename(image.path)
+        await watched.until(lambda: added.target.digest in watched.have)
+        assert {event.key for event in watched.events[told:]} == {blob.digest for blob in added.blobs}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"manifests": 1}', "[" * 100_000], ids=lambda text: text[:9])
+def test_a_malformed_index_has_no_entries(text: str) -> None:
+    with pytest.raises(ValueError, match=r"JSON|nested|manifests|property name"):
+        entries_of(text.encode())
+
+
+async def test_a_malformed_index_is_named_once_and_changes_nothing(
+    image: Image, caplog: pytest.LogCaptureFixture
+) -> None:
+    layer = image.layers[0]
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: layer.digest in watched.have)
+        (image.path / "index.json").write_text("{", encoding="utf-8")
+        await until(lambda: len(caplog.records) > 0)
+        image.blob_path(layer.digest).unlink()
+        await watched.until(lambda: layer.digest not in watched.have)  # it was looked at again
+        assert [record.args for record in caplog.records if "malformed" in record.msg] == [(image.path, ANY)]
+        assert await store.resolve(Reference.parse(DEMO)) == image.target
+
+
+async def test_a_layout_that_never_made_sense_is_not_ready(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("no", encoding="utf-8")
+    store = OciLayoutStore(tmp_path)
+    async with running(store) as watched:
+        with pytest.raises(StoreUnavailable):
+            await store.images()
+        (tmp_path / "index.json").unlink()
+        make_layout(tmp_path, layers=[1])
+        await watched.until(lambda: watched.synced)
+
+
+async def test_what_is_not_a_blob_is_ignored(image: Image, tmp_path: Path) -> None:
+    folder = image.path / "blobs" / "sha256"
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"not for strangers")
+    linked, directory, fifo = (Digest.of(each) for each in (b"not for strangers", b"directory", b"fifo"))
+    (folder / "README").write_text("not a blob", encoding="utf-8")
+    (folder / linked.encoded.upper()).write_bytes(b"upper case is no digest")
+    (folder / linked.encoded).symlink_to(secret)
+    (folder / directory.encoded).mkdir()
+    os.mkfifo(folder / fifo.encoded)
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        assert len(watched.have) == len(image.blobs) + 1
+        for digest in (linked, directory, fifo):
+            with pytest.raises(NotFound):
+                await store.open(digest)
+
+
+async def test_a_linked_blobs_directory_is_not_followed(image: Image, tmp_path: Path) -> None:
+    hostile = tmp_path / "hostile"
+    hostile.mkdir()
+    shutil.copy(image.path / "index.json", hostile)
+    (hostile / "blobs").symlink_to(image.path / "blobs")
+    async with serving(hostile) as store:
+        with pytest.raises(NotFound):
+            await store.open(image.layers[0].digest)
+
+
+async def test_a_blob_swapped_for_a_link_is_not_opened(image: Image, tmp_path: Path) -> None:
+    layer = image.layers[0]
+    async with serving(image.path) as store:
+        path = image.blob_path(layer.digest)
+        path.rename(tmp_path / "elsewhere")
+        path.symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(NotFound):
+            await store.open(layer.digest)
+
+
+async def test_a_blob_that_is_still_copied_is_not_announced(image: Image) -> None:
+    layer = image.layers[0]
+    path = image.blob_path(layer.digest)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1000])
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        assert layer.digest not in watched.have
+        with path.open("ab") as file:
+            file.write(whole[1000:])
+        await watched.until(lambda: layer.digest in watched.have, within=SEEN_WITHIN)
+
+
+async def test_a_blob_nobody_mentions_is_announced_once_it_rests(image: Image) -> None:
+    loose = Digest.of(b"loose")
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        path = image.blob_path(loose)
+        path.write_bytes(b"loose")
+        await watched.until(lambda: loose in watched.have)
+        assert time.time() - path.stat().st_mtime >= 1.0
+        assert (await store.describe(loose)).media_type == OCTET_STREAM
+
+
+async def test_one_store_can_be_entered_again(image: Image) -> None:
+    store = OciLayoutStore(image.path)
+    for _ in range(2):
+        async with running(store):
+            await until(store.ready)
+        assert not store.ready()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "path: the directory"),
+        ({"path": 3}, "path: the directory"),
+        ({"path": "/x", "repository": "redis"}, "repository: a name in full"),
+        ({"path": "/x", "repository": 1}, "repository: a name in full"),
+        ({"path": "/x", "pth": 1}, "pth: unknown option"),
+    ],
+)
+def test_wrong_options_are_named(config: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        OciLayoutStore.from_config(config)
+
+
+@given(
+    st.binary()
+    | st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda deeper: (
+            st.lists(deeper)
+            | st.dictionaries(
+                st.sampled_from(["manifests", "layers", "config", "digest", "size", "mediaType", "annotations"]),
+                deeper,
+            )
+        ),
+    ).map(lambda document: json.dumps(document).encode())
+)
+def test_no_json_surprises_the_parser(data: bytes) -> None:
+    for parse in (entries_of, children_of):
+        try:
+            for descriptor in parse(data):
+                assert isinstance(descriptor.size, int)
+                tag_of(descriptor.annotations, "docker.io/library/redis")
+        except ValueError:
+            pass
