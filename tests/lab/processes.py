@@ -51,6 +51,21 @@ def wait_for(condition: Callable[[], T], what: str, *, timeout: float = DEADLINE
     return answer
 
 
+def freeze(pid: int) -> None:
+    """Let the process stand still; returns once each of its threads does, which the signal alone doesn't promise."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path("/proc", str(pid), "task")
+    wait_for(lambda: all(_stands_still(task) for task in tasks.iterdir()), f"process {pid} stands still", pause=0.001)
+
+
+def _stands_still(task: Path) -> bool:
+    try:
+        state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
+        return True
+    return state in "TtZX"
+
+
 class Process:
     """A child process whose output, both kinds, goes to the end of the file `log`."""
 
@@ -97,7 +112,7 @@ class Process:
 
     def freeze(self) -> None:
         """Let it stand still until `resume`."""
-        self._child.send_signal(signal.SIGSTOP)
+        freeze(self.pid)
 
     def resume(self) -> None:
         """Let it go on; nothing happens where it was not frozen."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.containerd import Containerd
+from tests.lab.processes import freeze
 from tests.stores.containerd.writer import Writer, create_image, writing
 from tests.support.images import Image, make_layout, pack_tar
 
@@ -84,7 +85,7 @@ class Tenant:
             connection.connect(str(self.containerd.socket))
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         pid, _, _ = struct.unpack("3i", credentials)
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
         try:
             yield
         finally:
