@@ -111,8 +111,9 @@ class Process:
         return self.wait()
 
     def freeze(self) -> None:
-        """Let it stand still until `resume`."""
-        freeze(self.pid)
+        """Let it stand still until `resume`; nothing happens where it has ended."""
+        if self.running:
+            freeze(self.pid)
 
     def resume(self) -> None:
         """Let it go on; nothing happens where it was not frozen."""
