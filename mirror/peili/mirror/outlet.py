@@ -27,6 +27,9 @@ class Outlet(ABC):
     error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
     """
 
+    reader_timeout: float
+    """Seconds; its user's to set."""
+
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
         """Send `count` bytes of a regular file, from `offset` on; how many there were: fewer where it ends before."""
@@ -65,9 +68,9 @@ class SocketOutlet(Outlet):
     `take` says how many bytes went by it; `close` it when the answer has ended, and `lose` it with the connection.
     """
 
-    def __init__(self, transport: asyncio.WriteTransport, reader_timeout: float) -> None:
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self.reader_timeout = 60.0
         self._transport = transport
-        self._reader_timeout = reader_timeout
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
@@ -139,7 +142,7 @@ class SocketOutlet(Outlet):
     async def _whenever_writable(self, step: Callable[[socket.socket], bool]) -> None:
         """Call `step` when the socket takes bytes, until it is done; other connections have their turns in between."""
         out = self._open()
-        self._waiting = done = self._loop.create_future()
+        done: asyncio.Future[None] = self._loop.create_future()
         self._moved = self._loop.time()
 
         def writable() -> None:
@@ -158,18 +161,22 @@ class SocketOutlet(Outlet):
 
         writable()
         if not done.done():
-            self._loop.add_writer(out.fileno(), writable)
+            self._waiting = done
+            fd = out.fileno()
+            self._loop.add_writer(fd, writable)
             try:
                 await self._in_time(done)
             finally:
-                self._loop.remove_writer(out.fileno())
-        self._waiting = None
+                self._loop.remove_writer(fd)
+                self._waiting = None
+                if not done.cancel():
+                    done.exception()  # may come while whoever waits is cancelled: nobody else is told
         done.result()
 
     async def _in_time(self, done: asyncio.Future[None]) -> None:
         """Wait for `done`. Raises TimeoutError where nothing moves; costs no timer for each step."""
         while not done.done():
-            left = self._moved + self._reader_timeout - self._loop.time()
+            left = self._moved + self.reader_timeout - self._loop.time()
             if left <= 0:
                 raise TimeoutError("the client takes nothing")
             await asyncio.wait([done], timeout=left)

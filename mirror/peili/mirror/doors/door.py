@@ -85,6 +85,8 @@ class Door(ABC):
         """Refuse what no client of a mirror sends, before it costs anything."""
         if scope["method"] not in {"GET", "HEAD"}:
             raise Refusal(405, UNSUPPORTED, "a mirror is read only; use GET or HEAD", {"Allow": "GET, HEAD"})
+        if scope.get("http_version") == "0.9":  # its answers have no head, and so no status
+            raise Refusal(400, UNSUPPORTED, "HTTP/0.9 is not spoken here")
         raw: bytes = scope.get("raw_path") or b""
         if max(len(raw), len(scope["path"])) > self.limits.path_length:
             raise Refusal(414, NAME_INVALID, f"path longer than {self.limits.path_length} bytes")
