@@ -8,6 +8,7 @@ uvicorn would report that as an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any, cast
 
@@ -141,12 +142,14 @@ class _Bounded(_Protocol):
     limits: Limits
     _timer: asyncio.TimerHandle | None = None
     _connection: asyncio.Transport
+    _lost: asyncio.Event
     _received = 0
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._connection = cast(asyncio.Transport, transport)
+        self._lost = asyncio.Event()
         self._expect(self.limits.header_timeout)
         self.app = self._bounded(self.app)
 
@@ -162,6 +165,7 @@ class _Bounded(_Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._lost.set()
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
@@ -178,9 +182,24 @@ class _Bounded(_Protocol):
 
             await app(scope, receive, sending)
             if not finished:
-                await _close(self._connection, receive)
+                await self._close(receive)
 
         return bounded
+
+    async def _close(self, receive: Receive) -> None:
+        """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
+        self._connection.close()
+        try:
+            async with asyncio.timeout(LINGER):
+                await self._lost.wait()
+        except TimeoutError:
+            self._connection.abort()
+            await self._lost.wait()
+        # Of an answer with another request behind it uvicorn never learns, and it does say something.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
 
     def _expect(self, seconds: float) -> None:
         """A request, within so many seconds."""
@@ -197,19 +216,3 @@ class _Bounded(_Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _close(transport: asyncio.Transport, receive: Receive) -> None:
-    """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
-    transport.close()
-    try:
-        async with asyncio.timeout(LINGER):
-            await _disconnected(receive)
-    except TimeoutError:
-        transport.abort()
-        await _disconnected(receive)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
