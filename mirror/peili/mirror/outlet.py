@@ -190,6 +190,7 @@ class SocketOutlet(Outlet):
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         if self._socket is None:
-            self._socket = self._transport.get_extra_info("socket").dup()
-            self._socket.setblocking(False)
+            duplicate: socket.socket = self._transport.get_extra_info("socket").dup()
+            duplicate.setblocking(False)
+            self._socket = duplicate
         return self._socket

@@ -28,7 +28,7 @@ class Reply:
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
-        self.wants_body = scope["method"] != "HEAD"
+        self.wants_body: bool = scope["method"] != "HEAD"
         self.started = False
         self.outlet = outlet_of(send)
         if self.outlet is not None:
