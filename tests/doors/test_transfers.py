@@ -82,6 +82,14 @@ async def test_a_file_arrives_as_it_is_and_past_python_where_that_can_be(way: Wa
         assert (read <= TAIL + 100) if way.passes_by else (read == SIZE)
 
 
+async def test_a_file_that_is_not_in_memory_arrives_as_it_is(way: Way, file: Path, data: bytes) -> None:
+    with file.open("rb") as reading:
+        os.fsync(reading.fileno())
+        os.posix_fadvise(reading.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    async with way.host() as host, client(host) as visitor:
+        assert (await visitor.get(host.store.add_file(file))).content == data
+
+
 RANGES = {
     "bytes=1000000-11000000": slice(1_000_000, 11_000_001),
     "bytes=3-": slice(3, SIZE),
