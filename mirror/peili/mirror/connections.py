@@ -1,4 +1,5 @@
-"""What uvicorn's connections lack: an end for requests that never become whole, and for answers left unfinished.
+"""What uvicorn's connections lack: a way past ASGI for bodies, an end for requests that never become whole, and one for
+answers left unfinished.
 
 A door leaves an answer unfinished on purpose: its content is cut off, its reader takes nothing, or the mirror drains.
 uvicorn would report that as an error.
@@ -7,48 +8,169 @@ uvicorn would report that as an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from peili.mirror.limits import Limits
+from peili.mirror.outlet import Sending, SocketOutlet
+
+try:
+    from uvicorn.protocols.http import httptools_impl
+except ImportError:  # httptools has no build for every machine; uvicorn goes on without
+    _httptools: type[asyncio.Protocol] | None = None
+else:
+    _httptools = httptools_impl.HttpToolsProtocol
 
 LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
 
 
-def bound_connections(config: uvicorn.Config, header_timeout: float) -> None:
-    """Let connections of `config`, which is loaded, end where they should.
+def http_protocol() -> type[asyncio.Protocol]:
+    """For hosts that run uvicorn themselves: ``uvicorn.Config(app, http=http_protocol())``.
 
-    A request's head has to be whole `header_timeout` seconds after the connection was made, or the time to keep it
-    idle is over.
+    Doors that such a server runs without anything around them that wraps `send` let the kernel move their bytes; for
+    everything else it is uvicorn's own protocol, unchanged. Without httptools, and over TLS, it is that throughout.
     """
-    bases = (_Bounded, config.http_protocol_class)
-    config.http_protocol_class = type("BoundedProtocol", bases, {"header_timeout": header_timeout})
+    return _with_outlets(AutoHTTPProtocol)
 
 
-class _Bounded(asyncio.Protocol):
-    """Put before one of uvicorn's protocols, of whose names it needs `app` and `config` only."""
+def bound_connections(config: uvicorn.Config, limits: Limits) -> None:
+    """Let connections of `config`, which is loaded, have outlets, and end where they should.
+
+    A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
+    keep it idle is over; and within ``limits.header_size`` bytes.
+    """
+    bases = (_Bounded, _with_outlets(config.http_protocol_class))
+    config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits})
+
+
+def _with_outlets(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
+    """Only the protocol on httptools hands a body to its transport as it came; others put it together anew."""
+    if sys.platform != "linux" or _httptools is None or not issubclass(protocol, _httptools):
+        return protocol
+    return type("OutletProtocol", (_Outlets, protocol), {})
+
+
+class _Protocol(asyncio.Protocol):
+    """The names of uvicorn's protocols that are needed here."""
 
     app: ASGIApp
     config: uvicorn.Config
-    header_timeout: float
+
+
+class _Outlets(_Protocol):
+    """Gives an app an outlet, and tells uvicorn, which counts the bytes of a body, of those that went by it."""
+
+    _outlet: SocketOutlet | None = None
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if transport.get_extra_info("sslcontext") is not None:
+            super().connection_made(transport)
+            return
+        # uvloop's transports are none of asyncio's classes; they only have the same methods.
+        plain = cast(asyncio.Transport, transport)
+        super().connection_made(cast(asyncio.Transport, _Transport(plain)))
+        self._outlet = SocketOutlet(plain)
+        self.app = _with_outlet(self.app, self._outlet)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._outlet is not None:
+            self._outlet.lose()
+        super().connection_lost(exc)
+
+
+def _with_outlet(app: ASGIApp, outlet: SocketOutlet) -> ASGIApp:
+    async def outletted(scope: Scope, receive: Receive, send: Send) -> None:
+        finished = False
+
+        async def sending(message: Message) -> None:
+            nonlocal finished
+            if message["type"] == "http.response.body":
+                if sent := outlet.take():
+                    await send({"type": "http.response.body", "body": _Sent(sent), "more_body": True})
+                if not message.get("more_body", False):
+                    finished = True
+                    outlet.close()  # before the next request, which may be there already, has its turn
+            await send(message)
+
+        try:
+            await app(scope, receive, Sending(sending, outlet))
+        finally:
+            if not finished:
+                outlet.close()  # else the connection would stay open by it
+
+    return outletted
+
+
+class _Sent:
+    """Stands for bytes of a body that were sent already: uvicorn asks how many, and writes it to its transport."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+
+class _Transport:
+    """A connection's transport as uvicorn sees it."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._write = transport.write
+
+    def write(self, data: bytes | _Sent) -> None:
+        """Write what was not sent yet."""
+        if not isinstance(data, _Sent):
+            self._write(data)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+
+class _Bounded(_Protocol):
+    """Put before one of uvicorn's protocols."""
+
+    limits: Limits
     _timer: asyncio.TimerHandle | None = None
+    _connection: asyncio.Transport
+    _lost: asyncio.Event
+    _received = 0
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        if isinstance(transport, asyncio.WriteTransport):
-            self._expect(transport, self.header_timeout)
-            self.app = self._bounded(self.app, transport)
+        self._connection = cast(asyncio.Transport, transport)
+        self._lost = asyncio.Event()
+        self._expect(self.limits.header_timeout)
+        self.app = self._bounded(self.app)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self.limits.header_size:  # httptools has no bound of its own
+            self._connection.abort()
+        else:
+            super().data_received(data)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._lost.set()
 
-    def _bounded(self, app: ASGIApp, transport: asyncio.WriteTransport) -> ASGIApp:
+    def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
+            self._received = 0
             finished = False
 
             async def sending(message: Message) -> None:
@@ -56,42 +178,41 @@ class _Bounded(asyncio.Protocol):
                 finished = message["type"] == "http.response.body" and not message.get("more_body", False)
                 await send(message)
                 if finished:
-                    self._expect(transport, self.config.timeout_keep_alive + self.header_timeout)
+                    self._expect(self.config.timeout_keep_alive + self.limits.header_timeout)
 
             await app(scope, receive, sending)
             if not finished:
-                await _close(transport, receive)
+                await self._close(receive)
 
         return bounded
 
-    def _expect(self, transport: asyncio.WriteTransport, seconds: float) -> None:
+    async def _close(self, receive: Receive) -> None:
+        """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
+        self._connection.close()
+        try:
+            async with asyncio.timeout(LINGER):
+                await self._lost.wait()
+        except TimeoutError:
+            self._connection.abort()
+            await self._lost.wait()
+        # Of an answer with another request behind it uvicorn never learns, and it does say something.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+
+    def _expect(self, seconds: float) -> None:
         """A request, within so many seconds."""
         self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late, transport, seconds)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late, seconds)
 
-    def _too_late(self, transport: asyncio.WriteTransport, seconds: float) -> None:
-        if transport.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
-            self._expect(transport, seconds)
+    def _too_late(self, seconds: float) -> None:
+        if self._connection.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
+            self._expect(seconds)
         else:
-            transport.abort()
+            self._connection.abort()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _close(transport: asyncio.WriteTransport, receive: Receive) -> None:
-    """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
-    transport.close()
-    try:
-        async with asyncio.timeout(LINGER):
-            await _disconnected(receive)
-    except TimeoutError:
-        transport.abort()
-        await _disconnected(receive)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

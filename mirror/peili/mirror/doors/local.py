@@ -86,10 +86,13 @@ class LocalDoor(Door):
         async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
             span = await transfer.begin()
             descriptor = Descriptor(_type_of(target, transfer), digest, span.size)
-            async with aclosing(transfer.pieces()) as pieces:
-                # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
-                # which can't be verified, then reads one stream, which is.
-                await reply.content(descriptor, span, pieces, partial=not span.is_whole)
+            # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
+            # which can't be verified, then reads one stream, which is.
+            if await reply.begin(descriptor, span, partial=not span.is_whole):
+                async with aclosing(transfer.pieces()) as pieces:
+                    async for piece in pieces:
+                        await reply.send(piece)
+                await reply.end()
 
 
 def _type_of(target: Target, transfer: Transfer) -> str:

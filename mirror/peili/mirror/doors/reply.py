@@ -4,34 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterable, Mapping
+from collections.abc import Mapping
 
-from starlette.datastructures import Headers
 from starlette.types import Message, Scope, Send
 
 from peili.mirror.doors.conditions import entity_tag, none_match, range_applies
 from peili.mirror.doors.refusal import SIZE_INVALID, Refusal
 from peili.mirror.mediatypes import is_manifest
+from peili.mirror.outlet import outlet_of
 from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_range
 from peili.mirror.references import Descriptor, Digest
 
-_COMMON = {"Docker-Distribution-API-Version": "registry/2.0"}
+_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+_END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class Reply:
     """The answer to one request. `started` once its status line was sent: from then on there is no other answer.
 
-    A body is given as pieces; when they end early nothing more is sent, and the server closes the connection, which
-    tells the client that the body is not whole. A client that takes less than a piece in `reader_timeout` seconds
-    is left (TimeoutError).
+    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `outlet`, where there is one. One
+    that can't be had to its end is left unfinished: the server closes the connection, which tells the client. A client
+    that takes nothing for `reader_timeout` seconds is left (TimeoutError).
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
-        self.headers = Headers(scope=scope)
-        self.wants_body = scope["method"] != "HEAD"
+        self.wants_body: bool = scope["method"] != "HEAD"
         self.started = False
+        self.outlet = outlet_of(send)
+        if self.outlet is not None:
+            self.outlet.reader_timeout = reader_timeout
+        self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
+        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
         self._send = send
         self._reader_timeout = reader_timeout
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header of the request; `name` in lower case."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1")
 
     async def json(self, document: object, headers: Mapping[str, str] | None = None) -> None:
         """Answer 200 with `document`."""
@@ -43,9 +53,9 @@ class Reply:
 
     def range(self, digest: Digest) -> ByteRange | None:
         """The range that has to be honoured; None: the whole."""
-        if not self.wants_body or not range_applies(self.headers.get("if-range"), digest):
+        if not self.wants_body or not range_applies(self.header(b"if-range"), digest):
             return None
-        return parse_range(self.headers.get("range"))
+        return parse_range(self.header(b"range"))
 
     def span(self, digest: Digest, size: int) -> Span:
         """The bytes to send of content of `size` bytes. Raises Refusal (416)."""
@@ -59,46 +69,62 @@ class Reply:
 
     async def not_modified(self, digest: Digest) -> bool:
         """Answer 304 where the client has the content already; whether that was done."""
-        if none_match(self.headers.get("if-none-match"), digest):
+        if none_match(self.header(b"if-none-match"), digest):
             return False
-        await self._start(304, {"ETag": entity_tag(digest), "Docker-Content-Digest": digest})
-        await self._piece(b"", more=False)
+        etag = entity_tag(digest).encode()
+        await self._start(304, [(b"etag", etag), (b"docker-content-digest", digest.encode())], _END)
         return True
 
-    async def content(self, descriptor: Descriptor, span: Span, pieces: AsyncIterable[bytes], *, partial: bool) -> None:
-        """Answer 200, or 206 where the answer is `partial`, with the bytes of `span`; HEAD does not touch `pieces`."""
-        headers = {
-            "Content-Type": descriptor.media_type,
-            "Content-Length": str(span.length),
-            "Docker-Content-Digest": descriptor.digest,
-            "ETag": entity_tag(descriptor.digest),
-            "Accept-Ranges": "bytes",
-        }
+    async def begin(self, descriptor: Descriptor, span: Span, *, partial: bool) -> bool:
+        """Answer 200, or 206 where the answer is `partial`; whether the bytes of `span` and `end` have to follow.
+
+        They have not where the client asked for the head only.
+        """
+        headers = [
+            (b"content-type", descriptor.media_type.encode("latin-1")),
+            (b"content-length", b"%d" % span.length),
+            (b"docker-content-digest", descriptor.digest.encode()),
+            (b"etag", entity_tag(descriptor.digest).encode()),
+            (b"accept-ranges", b"bytes"),
+        ]
         if not is_manifest(descriptor.media_type):
-            headers["Content-Encoding"] = "identity"  # a host's gzip middleware leaves it alone then
+            headers.append((b"content-encoding", b"identity"))  # a host's gzip middleware leaves it alone then
         if partial:
-            headers["Content-Range"] = span.content_range
-        await self._start(206 if partial else 200, headers)
-        sent = 0
-        if self.wants_body:
-            async for piece in pieces:
-                await self._piece(piece, more=True)
-                sent += len(piece)
-        if sent == span.length or not self.wants_body:
-            await self._piece(b"", more=False)
+            headers.append((b"content-range", span.content_range.encode()))
+        await self._start(206 if partial else 200, headers, *(() if self.wants_body else (_END,)))
+        return self.wants_body
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """More of the body; `data` may be overwritten once this returns."""
+        if self.outlet is not None:
+            await self.outlet.send(data)
+        else:
+            await self._in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
+
+    async def send_path(self, path: str) -> None:
+        """Let the server send the file at `path` as the whole body; only where it `takes_paths`.
+
+        When it opens the file it does not say, only when it is done: by the disconnect that follows each answer, and
+        that ends the work on the request. Until then this waits, so that what `path` stands for remains.
+        """
+        await self._in_time({"type": "http.response.pathsend", "path": path})
+        await asyncio.Event().wait()
+
+    async def end(self) -> None:
+        """All of the body was sent."""
+        await self._in_time(_END)
 
     async def _whole(self, status: int, media_type: str, body: bytes, headers: Mapping[str, str]) -> None:
-        await self._start(status, {"Content-Type": media_type, "Content-Length": str(len(body)), **headers})
-        await self._piece(body if self.wants_body else b"", more=False)
+        given = {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()]
+        rest: Message = {**_END, "body": body if self.wants_body else b""}
+        await self._start(status, raw, rest)
 
-    async def _start(self, status: int, headers: Mapping[str, str]) -> None:
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in {**_COMMON, **headers}.items()]
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *rest: Message) -> None:
         self.started = True
-        await self._in_time({"type": "http.response.start", "status": status, "headers": raw})
+        await self._in_time({"type": "http.response.start", "status": status, "headers": [_VERSION, *headers]}, *rest)
 
-    async def _piece(self, body: bytes, *, more: bool) -> None:
-        await self._in_time({"type": "http.response.body", "body": body, "more_body": more})
-
-    async def _in_time(self, message: Message) -> None:
+    async def _in_time(self, *messages: Message) -> None:
         async with asyncio.timeout(self._reader_timeout):
-            await self._send(message)
+            for message in messages:
+                await self._send(message)

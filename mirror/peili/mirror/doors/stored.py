@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from peili.mirror.doors.reply import Reply
 from peili.mirror.errors import Aborted
-from peili.mirror.limits import KIB
+from peili.mirror.filecontent import is_cached
+from peili.mirror.limits import KIB, MIB
+from peili.mirror.outlet import Outlet
 from peili.mirror.ranges import Span
 from peili.mirror.references import Descriptor
 from peili.mirror.store import Content, Store
 
 PIECE = 256 * KIB
-"""Bytes read and sent at once: large enough that the hop to a thread and back does not count."""
+"""Bytes read and sent at once: large enough that a hop to a thread and back does not count. With more than this, malloc
+maps memory anew for each piece: four times the system time, measured over TLS.
+"""
+WINDOW = 8 * MIB
+"""Bytes that sendfile is told to send at once, after they were seen to be in memory and the file unchanged."""
+TAIL = 64 * KIB
+"""Bytes at the end that are read, and checked once they are, before they are sent; less is not worth a sendfile."""
 
 
 async def send_stored(reply: Reply, store: Store, descriptor: Descriptor) -> None:
@@ -22,26 +31,56 @@ async def send_stored(reply: Reply, store: Store, descriptor: Descriptor) -> Non
         return
     span = reply.span(descriptor.digest, descriptor.size)
     if not reply.wants_body:
-        await reply.content(descriptor, span, _nothing(), partial=False)
+        await reply.begin(descriptor, span, partial=False)
         return
     partial = reply.range(descriptor.digest) is not None
-    async with await store.open(descriptor.digest) as content, aclosing(read(content, span)) as pieces:
-        await reply.content(descriptor, span, pieces, partial=partial)
+    async with await store.open(descriptor.digest) as content:
+        await reply.begin(descriptor, span, partial=partial)
+        await _send_content(reply, content, span)
+        await reply.end()
 
 
-async def read(content: Content, span: Span, piece: int = PIECE) -> AsyncGenerator[bytes, None]:
-    """The bytes of `span`, in pieces. Raises Aborted where content turns out shorter than it said, StoreUnavailable."""
+async def _send_content(reply: Reply, content: Content, span: Span) -> None:
+    fd, offset = content.fileno(), span.start
+    if fd is not None and span.length > TAIL:
+        if reply.outlet is not None:
+            offset = await _send_file(reply.outlet, content, fd, span)
+        elif reply.takes_paths and span.is_whole and sys.platform == "linux":
+            # Not the name that the file has: this one stands for what is open, though it be removed. And with our own
+            # id, not "self": a server may leave it to a process of its own.
+            await reply.send_path(f"/proc/{os.getpid()}/fd/{fd}")
+    async for piece in read(content, Span(offset, span.stop, span.size)):
+        await reply.send(piece)
+
+
+async def _send_file(outlet: Outlet, content: Content, fd: int, span: Span) -> int:
+    """Let the kernel send all but the last of `span`; where that begins.
+
+    Content checks itself only when it is read. So a byte of each window is, the last: in a thread where it has to come
+    from the disk, for which sendfile would let the whole loop wait. What changes later is noticed at the next window,
+    at the latest with the tail, which is withheld then.
+    """
+    byte = memoryview(bytearray(1))
+    offset = span.start
+    while (count := min(WINDOW, span.stop - TAIL - offset)) > 0:
+        if not is_cached(fd, offset + count - 1):
+            os.posix_fadvise(fd, offset, 2 * WINDOW, os.POSIX_FADV_WILLNEED)  # reads ahead, and does not wait for it
+        await content.readinto(offset + count - 1, byte)
+        if await outlet.sendfile(fd, offset, count) < count:
+            raise Aborted(f"content ends before byte {offset + count} of {span.size}")
+        offset += count
+    return offset
+
+
+async def read(content: Content, span: Span, piece: int = PIECE) -> AsyncGenerator[memoryview, None]:
+    """The bytes of `span`, in pieces, each good until the next. Raises Aborted where content turns out shorter than it
+    said, StoreUnavailable.
+    """
+    buffer = memoryview(bytearray(min(piece, span.length)))
     offset = span.start
     while offset < span.stop:
-        # Each piece has a buffer of its own: a transport may keep what it was given until the socket takes it.
-        buffer = bytearray(min(piece, span.stop - offset))
-        count = await content.readinto(offset, memoryview(buffer))
+        count = await content.readinto(offset, buffer[: span.stop - offset])
         if count == 0:
             raise Aborted(f"content ends at byte {offset} of {span.size}")
         offset += count
-        yield bytes(memoryview(buffer)[:count])
-
-
-async def _nothing() -> AsyncGenerator[bytes, None]:
-    return
-    yield b""
+        yield buffer[:count]

@@ -1,0 +1,197 @@
+"""The way to a client's socket past ASGI, by which the kernel moves a body's bytes. Who may use it is decided by who
+holds it: it hangs on the `send` that our own connections hand to the app, so that whatever wraps `send` has lost it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from starlette.types import Message, Send
+from typing_extensions import override
+
+from peili.mirror.limits import MIB
+
+PIECE = 2 * MIB
+"""Bytes that one system call moves at most. Other connections wait for it: half a millisecond, and more where the file
+is not in memory. As much as fits into the socket's buffer it moves in any case; below 1 MiB the calls begin to count.
+"""
+
+
+class Outlet(ABC):
+    """Writes parts of a body straight to the client's socket, between the start of an answer and its last message.
+
+    One task at a time; what was sent as body messages before goes first. Its errors are the client's: each method
+    raises OSError where the client is gone, TimeoutError where it takes nothing for `reader_timeout` seconds. After an
+    error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
+    """
+
+    reader_timeout: float
+    """Seconds; its user's to set."""
+
+    @abstractmethod
+    async def sendfile(self, fd: int, offset: int, count: int) -> int:
+        """Send `count` bytes of a regular file, from `offset` on; how many there were: fewer where it ends before."""
+
+    @abstractmethod
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send all of `data`, which may be overwritten once this returns."""
+
+    @abstractmethod
+    async def splice(self, pipe: int, count: int) -> None:
+        """Send `count` bytes that are in a pipe already; `pipe` is the end to read from. Linux only."""
+
+
+class Sending:
+    """A `send` with an outlet."""
+
+    __slots__ = ("_send", "outlet")
+
+    def __init__(self, send: Send, outlet: Outlet) -> None:
+        self._send = send
+        self.outlet = outlet
+
+    async def __call__(self, message: Message) -> None:
+        await self._send(message)
+
+
+def outlet_of(send: Send) -> Outlet | None:
+    """The outlet that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
+    return send.outlet if isinstance(send, Sending) else None
+
+
+def with_outlet_of(send: Send, wrapping: Send) -> Send:
+    """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same outlet."""
+    return Sending(wrapping, send.outlet) if isinstance(send, Sending) else wrapping
+
+
+class SocketOutlet(Outlet):
+    """The outlet of a connection that an asyncio or uvloop `transport` without TLS holds.
+
+    It works on a duplicate of the transport's descriptor, since loops let nobody else wait for a transport's own.
+    `take` says how many bytes went by it; `close` it when the answer has ended, and `lose` it with the connection.
+    """
+
+    def __init__(self, transport: asyncio.WriteTransport) -> None:
+        self.reader_timeout = 60.0
+        self._transport = transport
+        self._socket: socket.socket | None = None
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[None] | None = None
+        self._moved = 0.0
+        self._sent = 0
+
+    def take(self) -> int:
+        """How many bytes were sent since this was asked for last."""
+        sent, self._sent = self._sent, 0
+        return sent
+
+    def close(self) -> None:
+        """Free the descriptor; sending once more would make another one. Idempotent."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def lose(self) -> None:
+        """The connection is gone: whoever sends is told."""
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(ConnectionResetError("the client is gone"))
+
+    @override
+    async def sendfile(self, fd: int, offset: int, count: int) -> int:
+        begin, end = offset, offset + count
+
+        def step(out: socket.socket) -> bool:
+            nonlocal offset
+            sent = os.sendfile(out.fileno(), fd, offset, min(PIECE, end - offset))
+            offset += sent
+            self._sent += sent
+            return offset == end or not sent
+
+        if count:
+            await self._whenever_writable(step)
+        return offset - begin
+
+    @override
+    async def send(self, data: bytes | memoryview) -> None:
+        rest = memoryview(data)
+
+        def step(out: socket.socket) -> bool:
+            nonlocal rest
+            sent = out.send(rest[:PIECE])
+            self._sent += sent
+            rest = rest[sent:]
+            return not rest
+
+        if rest:
+            await self._whenever_writable(step)
+
+    @override
+    async def splice(self, pipe: int, count: int) -> None:
+        rest = count
+
+        def step(out: socket.socket) -> bool:
+            nonlocal rest
+            sent = os.splice(pipe, out.fileno(), min(PIECE, rest), flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
+            if not sent:
+                raise ValueError(f"the pipe ended {rest} bytes too early")
+            self._sent += sent
+            rest -= sent
+            return not rest
+
+        if rest:
+            await self._whenever_writable(step)
+
+    async def _whenever_writable(self, step: Callable[[socket.socket], bool]) -> None:
+        """Call `step` when the socket takes bytes, until it is done; other connections have their turns in between."""
+        out = self._open()
+        done: asyncio.Future[None] = self._loop.create_future()
+        self._moved = self._loop.time()
+
+        def writable() -> None:
+            if done.done() or self._transport.get_write_buffer_size() > 0:
+                return  # what the transport was given before goes first; as the socket is writable, that is soon
+            try:
+                finished = step(out)
+            except (BlockingIOError, InterruptedError):
+                return
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
+                done.set_exception(error)
+                return
+            self._moved = self._loop.time()
+            if finished:
+                done.set_result(None)
+
+        writable()
+        if not done.done():
+            self._waiting = done
+            fd = out.fileno()
+            self._loop.add_writer(fd, writable)
+            try:
+                await self._in_time(done)
+            finally:
+                self._loop.remove_writer(fd)
+                self._waiting = None
+                if not done.cancel():
+                    done.exception()  # may come while whoever waits is cancelled: nobody else is told
+        done.result()
+
+    async def _in_time(self, done: asyncio.Future[None]) -> None:
+        """Wait for `done`. Raises TimeoutError where nothing moves; costs no timer for each step."""
+        while not done.done():
+            left = self._moved + self.reader_timeout - self._loop.time()
+            if left <= 0:
+                raise TimeoutError("the client takes nothing")
+            await asyncio.wait([done], timeout=left)
+
+    def _open(self) -> socket.socket:
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        if self._socket is None:
+            duplicate: socket.socket = self._transport.get_extra_info("socket").dup()
+            duplicate.setblocking(False)
+            self._socket = duplicate
+        return self._socket
