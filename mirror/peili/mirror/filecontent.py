@@ -38,6 +38,14 @@ def open_regular(path: str | Path, *, dir_fd: int | None = None) -> int:
     return fd
 
 
+def is_cached(fd: int, offset: int) -> bool:
+    """Whether the byte at `offset` of a file can be read without its disk; False where that is not known."""
+    try:
+        return os.preadv(fd, [bytearray(1)], offset, _NOWAIT) == 1 if _NOWAIT else False
+    except OSError:
+        return False
+
+
 class FileContent(Content):
     """A whole regular file, read by its descriptor, which it owns: removing or renaming the file does not matter.
 

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Self
 
+from starlette import routing
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
@@ -108,10 +108,11 @@ class Mirror:
         parts, limits = self._parts, self.limits
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
-        # No repository's name begins with an underscore: under a mount that ends in /v2 it would be one.
-        between_routers = Mount("/_router", routes=list(parts.router.routes()))
-        self.local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits))])
-        peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
+        # No repository's name begins with an underscore: under a mount that ends in /v2 it would be one. Only what is
+        # between routers is an application of Starlette's: these wrap `send`, and then there is no outlet any more.
+        between_routers = routing.Mount("/_router", Starlette(routes=list(parts.router.routes())))
+        peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
+        self.local = Guard(self._local_door, local_auth, limits)
         self.peer = Guard(peer, auth, limits, self.identity.id)
         self.ops = ops_app(self.readiness)
 

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from peili.mirror.limits import MIB
 
-PIECE = MIB
+PIECE = 2 * MIB
 """Bytes that one system call moves at most: other connections wait for it, longer where the file is not in memory."""
 
 
@@ -44,7 +44,7 @@ class Outlet(ABC):
 
 
 class Sending:
-    """A `send` with an outlet. One that wraps it, and lets the body pass as it is, may be given the same outlet."""
+    """A `send` with an outlet."""
 
     __slots__ = ("_send", "outlet")
 
@@ -59,6 +59,11 @@ class Sending:
 def outlet_of(send: Send) -> Outlet | None:
     """The outlet that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
     return send.outlet if isinstance(send, Sending) else None
+
+
+def with_outlet_of(send: Send, wrapping: Send) -> Send:
+    """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same outlet."""
+    return Sending(wrapping, send.outlet) if isinstance(send, Sending) else wrapping
 
 
 class SocketOutlet(Outlet):

@@ -7,13 +7,14 @@ from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
+from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.doors.refusal import DENIED, Refusal
 from peili.mirror.doors.reply import Reply
 from peili.mirror.limits import Limits
+from peili.mirror.outlet import with_outlet_of
 from peili.mirror.peerclient import IDENTITY_HEADER
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
@@ -45,14 +46,15 @@ class Guard:
         self._app = app
         self._auth = auth
         self._limits = limits
-        self._identity = identity
+        self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
+        self._lifespan = Router()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._app(scope, receive, send)
+            await self._lifespan(scope, receive, send)  # a door alone has nothing to start: its mirror has
             return
-        if self._identity is not None:
-            send = _with_header(send, IDENTITY_HEADER, self._identity)
+        if self._header is not None:
+            send = _with_header(send, self._header)
         allowed = self._auth(HTTPConnection(scope))
         if inspect.isawaitable(allowed):
             allowed = await allowed
@@ -65,10 +67,10 @@ class Guard:
             await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
 
 
-def _with_header(send: Send, name: str, value: str) -> Send:
+def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
-            MutableHeaders(scope=message)[name] = value
+            message = {**message, "headers": [*message.get("headers", ()), header]}
         await send(message)
 
-    return sending
+    return with_outlet_of(send, sending)

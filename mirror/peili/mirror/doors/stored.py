@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 
 from peili.mirror.doors.reply import Reply
 from peili.mirror.errors import Aborted
+from peili.mirror.filecontent import is_cached
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.outlet import Outlet
 from peili.mirror.ranges import Span
@@ -15,7 +16,7 @@ from peili.mirror.store import Content, Store
 
 PIECE = 256 * KIB
 """Bytes read and sent at once: large enough that the hop to a thread and back does not count."""
-WINDOW = 4 * MIB
+WINDOW = 8 * MIB
 """Bytes that sendfile is told to send at once, after they were seen to be in memory and the file unchanged."""
 TAIL = 64 * KIB
 """Bytes at the end that are read, and checked once they are, before they are sent; less is not worth a sendfile."""
@@ -54,7 +55,8 @@ async def _send_file(outlet: Outlet, content: Content, fd: int, span: Span) -> i
     byte = memoryview(bytearray(1))
     offset = span.start
     while (count := min(WINDOW, span.stop - TAIL - offset)) > 0:
-        os.posix_fadvise(fd, offset, 2 * WINDOW, os.POSIX_FADV_WILLNEED)
+        if not is_cached(fd, offset + count - 1):
+            os.posix_fadvise(fd, offset, 2 * WINDOW, os.POSIX_FADV_WILLNEED)  # reads ahead, and does not wait for it
         await content.readinto(offset + count - 1, byte)
         if await outlet.sendfile(fd, offset, count) < count:
             raise Aborted(f"content ends before byte {offset + count} of {span.size}")
