@@ -79,8 +79,8 @@ class Wire(ABC):
 
 
 async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float) -> Wire:
-    """A new connection to `origin`, by `tls` where one is given, within `timeout` seconds. Raises OSError (TimeoutError),
-    UnicodeError.
+    """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
+    TimeoutError is one, and UnicodeError.
     """
     async with asyncio.timeout(timeout):
         plain = await _connect(origin.host, origin.port, timeout)

@@ -7,12 +7,12 @@ import mmap
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from peili.mirror.limits import KIB
+from peili.mirror.limits import KIB, MIB
 
-SLOTS = 4
-"""Pieces of one transfer: one is sent while the next is withheld, the one behind it hashed, and another one read."""
-_LARGEST = 512 * KIB
-"""Bytes of a piece: larger ones make nothing faster, for the processor's cache holds less of them."""
+SLOTS = 5
+"""Pieces of one transfer: one is sent while the next is withheld, one hashed, and another one read; and one to spare."""
+_LARGEST = MIB
+"""Bytes of a piece. Handing one from thread to thread and back costs as much as hashing 100 KiB."""
 _SMALLEST = 32 * KIB
 
 
@@ -24,8 +24,8 @@ class Memory:
 
     @contextmanager
     def ring(self) -> Generator[Ring]:
-        """A ring of one sixteenth of what is left: so the first do not take everything, and few have enough."""
-        piece = min(_LARGEST, max(_SMALLEST, self._left // (16 * SLOTS) // KIB * KIB))
+        """A ring of an eighth of what is left: so the first do not take everything, and few have enough."""
+        piece = min(_LARGEST, max(_SMALLEST, self._left // (8 * SLOTS) // KIB * KIB))
         self._left -= SLOTS * piece
         try:
             yield Ring(piece)

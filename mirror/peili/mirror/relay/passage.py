@@ -11,11 +11,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from typing import TypeAlias
 
 from typing_extensions import override
 
 from peili.mirror.limits import KIB, MIB
-from peili.mirror.relay.hashing import Hasher
+from peili.mirror.relay.hashing import Lane
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.memory import Memory, Ring
 from peili.mirror.relay.source import Source
@@ -25,7 +26,8 @@ from peili.mirror.wire import CAN_SPLICE
 if CAN_SPLICE:
     import fcntl
 
-Progress = Callable[[int], None]
+Progress: TypeAlias = Callable[[int], None]
+_Hashed: TypeAlias = asyncio.Queue[asyncio.Future[Piece] | None]
 _SPLICE = MIB
 """Bytes that are moved at once at most."""
 _PIPE = 256 * KIB
@@ -41,20 +43,22 @@ class Passage(ABC):
 
     async def release(self) -> None:
         """There is no more: what was withheld is given up unverified, so that the runtime can go on behind it."""
+        return
 
     async def finish(self) -> None:
         """All has come. Raises Mismatch where it is wrong: its end has been withheld then."""
+        return
 
 
 class Collecting(Passage):
     """Into memory, verified as a whole: `data`, when it is finished."""
 
-    def __init__(self, length: int, verifier: Verifier, hasher: Hasher) -> None:
+    def __init__(self, length: int, verifier: Verifier, lane: Lane) -> None:
         self.data = b""
         self._all = memoryview(bytearray(length))
         self._done = 0
         self._verifier = verifier
-        self._hasher = hasher
+        self._lane = lane
 
     @override
     async def take(self, source: Source) -> None:
@@ -63,30 +67,33 @@ class Collecting(Passage):
 
     @override
     async def finish(self) -> None:
-        await self._hasher.feed(self._verifier, self._all)
+        await self._lane.feed(self._verifier, self._all)
         self.data = bytes(self._verifier.finish())
 
 
 class Hashing(Passage):
-    """To `sink`, through `ring`: while one piece is sent, the next ones are hashed and read."""
+    """To `sink`, through `ring`: while one piece is sent, the next ones are hashed and read.
+
+    `lane` has to be the same for all of one verifier's pieces.
+    """
 
     def __init__(
-        self, sink: Sink, ring: Ring, verifier: Verifier, hasher: Hasher, *, start: int, progress: Progress
+        self, sink: Sink, ring: Ring, verifier: Verifier, lane: Lane, *, start: int, progress: Progress
     ) -> None:
         self._sink = sink
         self._ring = ring
         self._verifier = verifier
-        self._hasher = hasher
+        self._lane = lane
         self._handed = start
         self._progress = progress
 
     @override
     async def take(self, source: Source) -> None:
-        passed: asyncio.Queue[Piece | None] = asyncio.Queue()  # no longer than the ring
-        reading = asyncio.create_task(self._read(source, passed))
+        hashed: _Hashed = asyncio.Queue()  # no longer than the ring
+        reading = asyncio.create_task(self._read(source, hashed))
         try:
-            while (piece := await passed.get()) is not None:
-                await self._pass_on(piece)
+            while (piece := await hashed.get()) is not None:
+                await self._pass_on(await piece)
         finally:
             reading.cancel()
             await asyncio.wait([reading])
@@ -100,21 +107,16 @@ class Hashing(Passage):
     async def finish(self) -> None:
         await self._pass_on(self._verifier.finish())
 
-    async def _read(self, source: Source, passed: asyncio.Queue[Piece | None]) -> None:
-        """Put what may be passed on into `passed`, and None at the end."""
-        hashing: asyncio.Future[Piece] | None = None
+    async def _read(self, source: Source, hashed: _Hashed) -> None:
+        """Put each piece into `hashed`, and None at the end."""
         try:
             while source.left:
                 buffer = await self._ring.free()
-                count = await source.readinto(buffer)  # while the piece before is hashed
-                if hashing is not None:
-                    passed.put_nowait(await hashing)
+                count = await source.readinto(buffer)
                 self._ring.use()
-                hashing = self._hasher.feed(self._verifier, buffer[:count])
+                hashed.put_nowait(self._lane.feed(self._verifier, buffer[:count]))
         finally:
-            if hashing is not None:
-                passed.put_nowait(await hashing)
-            passed.put_nowait(None)
+            hashed.put_nowait(None)
 
     async def _pass_on(self, piece: Piece) -> None:
         if piece:

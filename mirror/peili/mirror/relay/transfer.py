@@ -72,7 +72,9 @@ class Transfer:
                 await self._take(source, Untouched(sink, means.memory, progress))
                 return
             with means.memory.ring() as ring:
-                hashing = Hashing(sink, ring, self._verifier, means.hasher, start=self._span.start, progress=progress)
+                hashing = Hashing(
+                    sink, ring, self._verifier, means.hasher.lane(), start=self._span.start, progress=progress
+                )
                 await self._take(source, hashing)
             self._feeders.clear()  # what they sent is right
         except Mismatch as error:
@@ -83,7 +85,7 @@ class Transfer:
 
     async def _collect(self, source: Source) -> bytes | None:
         """All of the content, verified; None where it was wrong and another holder shall be tried."""
-        collecting = Collecting(self._span.length, self._verifier, self._means.hasher)
+        collecting = Collecting(self._span.length, self._verifier, self._means.hasher.lane())
         try:
             await self._take(source, collecting)
         except Mismatch as error:
