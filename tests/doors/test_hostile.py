@@ -36,7 +36,7 @@ HOST = b"Host: door.example\r\n"
         ("/v2/x/blobs/sha256:%2e%2e%2fetc", 400),
         ("/v2/x/blobs/sha256:" + "/" * 64, 404),
         ("/v2/x/blobs/sha1:" + "0" * 40, 400),
-        ("/v2/x/blobs/sha256:" + "0" * 63 + "%0a", 404),
+        ("/v2/x/blobs/sha256:" + "0" * 63 + "%0a", 400),
         ("/v2/x/manifests/" + "v" * 129, 400),
         ("/v2/" + "x" * 256 + "/manifests/v1", 400),
         ("/v2/x/manifests/" + "v" * 5000, 414),

@@ -3,6 +3,7 @@
 What is exported here is the public interface; everything else may change.
 """
 
+from peili.mirror.connections import http_protocol
 from peili.mirror.doors.guard import Auth
 from peili.mirror.errors import (
     Aborted,
@@ -78,6 +79,7 @@ __all__ = [
     "Wait",
     "Want",
     "Watchdog",
+    "http_protocol",
     "parse_key",
     "serve",
 ]

@@ -8,6 +8,7 @@ uvicorn would report that as an error.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from typing import Any, cast
 
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from peili.mirror.limits import Limits
 from peili.mirror.outlet import Sending, SocketOutlet
 
 try:
@@ -38,14 +40,14 @@ def http_protocol() -> type[asyncio.Protocol]:
     return _with_outlets(AutoHTTPProtocol)
 
 
-def bound_connections(config: uvicorn.Config, header_timeout: float) -> None:
+def bound_connections(config: uvicorn.Config, limits: Limits) -> None:
     """Let connections of `config`, which is loaded, have outlets, and end where they should.
 
-    A request's head has to be whole `header_timeout` seconds after the connection was made, or the time to keep it
-    idle is over.
+    A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
+    keep it idle is over; and within ``limits.header_size`` bytes.
     """
     bases = (_Bounded, _with_outlets(config.http_protocol_class))
-    config.http_protocol_class = type("BoundedProtocol", bases, {"header_timeout": header_timeout})
+    config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits})
 
 
 def _with_outlets(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
@@ -87,19 +89,23 @@ class _Outlets(_Protocol):
 
 def _with_outlet(app: ASGIApp, outlet: SocketOutlet) -> ASGIApp:
     async def outletted(scope: Scope, receive: Receive, send: Send) -> None:
+        finished = False
+
         async def sending(message: Message) -> None:
+            nonlocal finished
             if message["type"] == "http.response.body":
                 if sent := outlet.take():
                     await send({"type": "http.response.body", "body": _Sent(sent), "more_body": True})
                 if not message.get("more_body", False):
+                    finished = True
                     outlet.close()  # before the next request, which may be there already, has its turn
             await send(message)
 
         try:
             await app(scope, receive, Sending(sending, outlet))
-        except BaseException:
-            outlet.close()
-            raise
+        finally:
+            if not finished:
+                outlet.close()  # else the connection would stay open by it
 
     return outletted
 
@@ -133,24 +139,38 @@ class _Transport:
 class _Bounded(_Protocol):
     """Put before one of uvicorn's protocols."""
 
-    header_timeout: float
+    limits: Limits
     _timer: asyncio.TimerHandle | None = None
+    _connection: asyncio.Transport
+    _lost: asyncio.Event
+    _received = 0
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        connection = cast(asyncio.Transport, transport)
-        self._expect(connection, self.header_timeout)
-        self.app = self._bounded(self.app, connection)
+        self._connection = cast(asyncio.Transport, transport)
+        self._lost = asyncio.Event()
+        self._expect(self.limits.header_timeout)
+        self.app = self._bounded(self.app)
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        if self._received > self.limits.header_size:  # httptools has no bound of its own
+            self._connection.abort()
+        else:
+            super().data_received(data)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._lost.set()
 
-    def _bounded(self, app: ASGIApp, transport: asyncio.Transport) -> ASGIApp:
+    def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
+            self._received = 0
             finished = False
 
             async def sending(message: Message) -> None:
@@ -158,42 +178,41 @@ class _Bounded(_Protocol):
                 finished = message["type"] == "http.response.body" and not message.get("more_body", False)
                 await send(message)
                 if finished:
-                    self._expect(transport, self.config.timeout_keep_alive + self.header_timeout)
+                    self._expect(self.config.timeout_keep_alive + self.limits.header_timeout)
 
             await app(scope, receive, sending)
             if not finished:
-                await _close(transport, receive)
+                await self._close(receive)
 
         return bounded
 
-    def _expect(self, transport: asyncio.Transport, seconds: float) -> None:
+    async def _close(self, receive: Receive) -> None:
+        """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
+        self._connection.close()
+        try:
+            async with asyncio.timeout(LINGER):
+                await self._lost.wait()
+        except TimeoutError:
+            self._connection.abort()
+            await self._lost.wait()
+        # Of an answer with another request behind it uvicorn never learns, and it does say something.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0):
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+
+    def _expect(self, seconds: float) -> None:
         """A request, within so many seconds."""
         self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late, transport, seconds)
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late, seconds)
 
-    def _too_late(self, transport: asyncio.Transport, seconds: float) -> None:
-        if transport.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
-            self._expect(transport, seconds)
+    def _too_late(self, seconds: float) -> None:
+        if self._connection.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
+            self._expect(seconds)
         else:
-            transport.abort()
+            self._connection.abort()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-async def _close(transport: asyncio.Transport, receive: Receive) -> None:
-    """Returns when uvicorn knows that the connection is closed: then it says nothing about the answer."""
-    transport.close()
-    try:
-        async with asyncio.timeout(LINGER):
-            await _disconnected(receive)
-    except TimeoutError:
-        transport.abort()
-        await _disconnected(receive)
-
-
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

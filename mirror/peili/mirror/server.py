@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
             ws="none",
         )
         config.load()
-        bound_connections(config, mirror.limits.header_timeout)
+        bound_connections(config, mirror.limits)
         config.ssl = tls
         super().__init__(config)
         self._up = asyncio.Event()

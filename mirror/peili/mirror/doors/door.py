@@ -4,7 +4,6 @@ same in both.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import ABC, abstractmethod
 from urllib.parse import quote, urlencode
@@ -12,7 +11,7 @@ from urllib.parse import quote, urlencode
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
-from peili.mirror.doors.disconnect import unless_gone
+from peili.mirror.doors.disconnect import Visitors
 from peili.mirror.doors.refusal import (
     BLOB_UNKNOWN,
     MANIFEST_UNKNOWN,
@@ -42,7 +41,7 @@ class Door(ABC):
         self.limits = parts.limits
         self.log = log
         self._default_registry = parts.default_registry
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._visitors = Visitors()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -52,7 +51,8 @@ class Door(ABC):
         try:
             try:
                 target = self._target(scope)
-                await unless_gone(receive, self._answer(target, reply, scope), self._under_way)
+                async with self._visitors.visit(receive):
+                    await self._answer(target, reply, scope)
             except Refusal as refusal:
                 await reply.refuse(refusal)
         except (OSError, TimeoutError):
@@ -62,12 +62,7 @@ class Door(ABC):
 
     async def drain(self, timeout: float) -> None:
         """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=timeout)
-        for task in self._under_way:
-            task.cancel()
-        if self._under_way:
-            await asyncio.wait(self._under_way, timeout=timeout)
+        await self._visitors.drain(timeout)
 
     def _target(self, scope: Scope) -> Target:
         self._refuse_oddities(scope)
