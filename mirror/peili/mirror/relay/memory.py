@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from peili.mirror.limits import KIB, MIB
 
 SLOTS = 5
-"""Pieces of one transfer: one is sent while the next is withheld, one hashed, and another one read; and one to spare."""
+"""Pieces of one transfer: one is sent while another is withheld, one hashed, one read; and one to spare."""
 _LARGEST = MIB
 """Bytes of a piece. Handing one from thread to thread and back costs as much as hashing 100 KiB."""
 _SMALLEST = 32 * KIB
