@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Key, Limits, Mirror, Peer, Router, Store, Upstream, Wait, Want, serve
@@ -33,6 +35,13 @@ LARGE = 600 * KIB
 """Above `verify_ahead`: streamed."""
 SMALL = 20 * KIB
 """Below it: collected ahead."""
+WAYS: dict[str, dict[str, Any]] = {
+    "hashed": {"verify": True},
+    "spliced": {"verify": False},
+    "hashed, messages": {"verify": True, "outlets": False},
+    "untouched, messages": {"verify": False, "outlets": False},
+}
+"""How large content goes to the runtime: for `pulling`."""
 
 
 def content(size: int, seed: int = 1) -> bytes:
@@ -111,13 +120,37 @@ def path_of(digest: Digest, kind: str = "blobs") -> str:
     return f"/v2/library/demo/{kind}/{digest}?ns=docker.io"
 
 
+def _wrapped(app: ASGIApp) -> ASGIApp:
+    """As behind a middleware: `send` is no longer the server's own."""
+
+    async def wrapper(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return wrapper
+
+
 @asynccontextmanager
 async def pulling(
-    router: Router | Iterable[Holder], *, store: Store | None = None, verify: bool = True, **limits: Any
+    router: Router | Iterable[Holder],
+    *,
+    store: Store | None = None,
+    verify: bool = True,
+    outlets: bool = True,
+    client_ssl: ssl.SSLContext | None = None,
+    **limits: Any,
 ) -> AsyncGenerator[Host]:
-    """A host whose mirror has nothing (or `store`) and hears of holders from `router`."""
+    """A host whose mirror has nothing (or `store`) and hears of holders from `router`.
+
+    Without `outlets`, bodies go to the runtime as ASGI messages.
+    """
     asked = router if isinstance(router, Router) else Told(*router)
-    mirror = Mirror(store or MemoryStore(), asked, verify=verify, limits=Limits(**{**SHORT, **limits}))
+    bounds = Limits(**{**SHORT, **limits})
+    mirror = Mirror(store or MemoryStore(), asked, verify=verify, client_ssl=client_ssl, limits=bounds)
+    if not outlets:
+        mirror.local = _wrapped(mirror.local)
     async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
         name, port = serving.local_addresses[0].rsplit(":", 1)
         async with httpx.AsyncClient(base_url=f"http://{name}:{port}", trust_env=False, timeout=20) as client:

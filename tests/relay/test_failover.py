@@ -21,7 +21,7 @@ from tests.relay.peers import (
     silent_after,
     too_large,
 )
-from tests.relay.pulling import LARGE, SMALL, Told, content, pulling, until
+from tests.relay.pulling import LARGE, SMALL, WAYS, Told, content, pulling, until
 
 from peili.mirror import Digest
 
@@ -37,10 +37,11 @@ STOPPING = {
 }
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("how", STOPPING)
-async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(how: str) -> None:
+async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(how: str, way: str) -> None:
     data = content(LARGE)
-    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder], **WAYS[way]) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole) == (200, True)
         assert pulled.body == data
@@ -57,9 +58,10 @@ async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(
 
 
 @pytest.mark.parametrize("how", STOPPING)
-async def test_a_range_is_continued_too(how: str) -> None:
+@pytest.mark.parametrize("outlets", [True, False])
+async def test_a_range_is_continued_too(how: str, outlets: bool) -> None:
     data = content(2 * LARGE)
-    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder], outlets=outlets) as host:
         pulled = await host.get(Digest.of(data), "bytes=1000-999999")
         assert (pulled.status, pulled.whole) == (206, True)
         assert pulled.headers["content-range"] == f"bytes 1000-999999/{2 * LARGE}"
@@ -110,10 +112,11 @@ async def test_a_second_holder_that_will_not_do_is_passed_over(bad: Script) -> N
         assert set(second.ranges) == set(third.ranges) == {f"bytes={STOP}-{LARGE - 1}"}
 
 
-async def test_one_holder_after_the_other_gives_its_part() -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_one_holder_after_the_other_gives_its_part(way: str) -> None:
     data = content(LARGE)
     scripts = [short_after(100_000)] * 4 + [honest]
-    async with peers(data, *scripts) as those, pulling([each.holder for each in those]) as host:
+    async with peers(data, *scripts) as those, pulling([each.holder for each in those], **WAYS[way]) as host:
         pulled = await host.get(Digest.of(data))
         assert pulled.body == data
         assert [each.ranges for each in those[1:]] == [[f"bytes={n}00000-{LARGE - 1}"] for n in (1, 2, 3, 4)]
@@ -143,11 +146,12 @@ async def test_a_holder_that_ignores_ranges_is_still_good_for_the_whole() -> Non
         assert (await host.get(Digest.of(data))).body == data
 
 
-async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and_is_told_404() -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and_is_told_404(way: str) -> None:
     data = content(LARGE)
     async with (
         peers(data, silent_after(STOP), short_after(STOP)) as those,
-        pulling([each.holder for each in those]) as host,
+        pulling([each.holder for each in those], **WAYS[way]) as host,
     ):
         digest = Digest.of(data)
         pulled = await host.get(digest)

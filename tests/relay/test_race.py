@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 
 import pytest
 from tests.relay.pulling import until
+from typing_extensions import override
 
-from peili.mirror import Holder, Limits, Peer, PeerUnavailable
-from peili.mirror.ranges import Span
+from peili.mirror import Holder, Peer, PeerUnavailable
 from peili.mirror.relay.race import first_source
 from peili.mirror.relay.source import Source
 
@@ -47,19 +46,24 @@ class Openings:
                 await asyncio.sleep(0.05)
             case _:
                 pass
-        stack = AsyncExitStack()
-        stack.callback(self.closed.append, holder.peer.id)
         self.opened.append(holder.peer.id)
-        return Source(holder.peer, Span.whole(0), _nothing(), stack, Limits())
+        return _Closing(holder.peer, self.closed)
 
     async def race(self, *names: str, delay: float = 0.01) -> Source | None:
         holders = [Holder(Peer(name, ()), complete=True) for name in names]
         return await first_source(holders, self.open, self.note, delay)
 
 
-async def _nothing() -> AsyncGenerator[bytes]:
-    return
-    yield b""
+class _Closing(Source):
+    """Has nothing to read; notes that it was closed."""
+
+    def __init__(self, peer: Peer, closed: list[str]) -> None:
+        self.peer = peer
+        self._closed = closed
+
+    @override
+    async def aclose(self) -> None:
+        self._closed.append(self.peer.id)
 
 
 async def test_nobody_wins_where_there_is_nobody() -> None:

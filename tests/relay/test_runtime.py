@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.relay.peers import Script, ScriptedPeer, drips_after, honest, peers, silent, silent_after
-from tests.relay.pulling import LARGE, MIB, SMALL, Host, Told, content, pulling, until
+from tests.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, peers, silent, silent_after
+from tests.relay.pulling import LARGE, MIB, SMALL, WAYS, Host, Told, content, pulling, until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Key, Peer, Router, Upstream, Wait, Want
@@ -46,9 +47,13 @@ async def _stands_still(a: ScriptedPeer) -> int:
                 return before
 
 
-async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody() -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody(way: str) -> None:
     data = content(BIG)
-    async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], stall_timeout=0.4) as host:
+    async with (
+        peers(data, honest, honest) as [a, b],
+        pulling([a.holder, b.holder], stall_timeout=0.4, **WAYS[way]) as host,
+    ):
         connection = await host.ask(Digest.of(data))
         assert await _stands_still(a) < BIG - 8 * MIB
         await asyncio.sleep(1.2)  # three times what a peer may be silent, more than the window of its rate
@@ -56,9 +61,10 @@ async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody() -> None:
         assert (len(a.asked), len(b.asked)) == (1, 0)
 
 
-async def test_a_runtime_that_takes_nothing_for_too_long_is_left() -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_runtime_that_takes_nothing_for_too_long_is_left(way: str) -> None:
     data = content(BIG)
-    async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **WAYS[way]) as host:
         await host.ask(Digest.of(data))
         await until(lambda: a.asked)
         assert await until(lambda: a.open == 0) < 3
@@ -79,20 +85,22 @@ async def _left(host: Host, data: bytes, a: ScriptedPeer) -> float:
     [(silent, SMALL), (silent_after(100_000), LARGE), (drips_after(1000), SMALL), (honest, BIG)],
     ids=["silent", "silent in the middle", "collecting", "sending"],
 )
-async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, size: int) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, size: int, way: str) -> None:
     data = content(size)
     async with (
         peers(data, script) as [a],
-        pulling([a.holder], first_byte_timeout=20, stall_timeout=20, rate_window=20) as host,
+        pulling([a.holder], first_byte_timeout=20, stall_timeout=20, rate_window=20, **WAYS[way]) as host,
     ):
         assert await _left(host, data, a) < 2
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000)])
-async def test_a_mirror_that_is_left_ends_its_transfers(script: Script) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, way: str) -> None:
     data = content(LARGE)
     async with peers(data, script) as [a]:
-        async with pulling([a.holder], first_byte_timeout=20, stall_timeout=20, wait_timeout=20) as host:
+        async with pulling([a.holder], first_byte_timeout=20, stall_timeout=20, wait_timeout=20, **WAYS[way]) as host:
             connection = await host.ask(Digest.of(data))
             host.connections.remove(connection)  # the runtime stays
             await until(lambda: a.asked)
@@ -157,9 +165,30 @@ async def test_connections_are_kept_for_reuse() -> None:
         assert a.connections <= 2
 
 
-async def test_a_large_transfer_gives_its_connection_back() -> None:
+async def test_many_small_blobs_at_once_need_no_more_connections_than_are_under_way() -> None:
+    contents = {Digest.of(data): data for data in (content(4096, seed) for seed in range(100))}
+
+    async def all_of_them(exchange: Exchange) -> None:
+        digest = exchange.asked.path.split("/")[-1].split("?")[0]
+        await honest(replace(exchange, content=contents[Digest(digest)]))
+
+    async with peers(b"", all_of_them) as [a], pulling([a.holder]) as host:
+        left = list(contents)
+
+        async def pull() -> None:
+            while left:
+                digest = left.pop()
+                assert (await host.get(digest)).body == contents[digest]
+
+        await asyncio.gather(*(pull() for _ in range(4)))
+        assert len(a.asked) == 100
+        assert a.connections <= 4
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_large_transfer_gives_its_connection_back(way: str) -> None:
     data = content(LARGE)
-    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], **WAYS[way]) as host:
         for _ in range(5):
             assert (await host.get(Digest.of(data))).body == data
             assert (await host.get(Digest.of(data), "bytes=100-500000")).body == data[100:500001]

@@ -91,11 +91,17 @@ async def test_small_wrong_content_of_the_only_holder_is_404(caplog: pytest.LogC
         assert len(a.asked) == 1
 
 
+@pytest.mark.parametrize("outlets", [True, False])
 @pytest.mark.parametrize("bad", [wrong_bytes, wrong_start])
-async def test_of_large_wrong_content_the_end_is_withheld(bad: Script, caplog: pytest.LogCaptureFixture) -> None:
+async def test_of_large_wrong_content_the_end_is_withheld(
+    bad: Script, outlets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     data, store = content(LARGE), Noting()
     digest = Digest.of(data)
-    async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+    async with (
+        peers(data, bad, honest) as [a, b],
+        pulling([a.holder, b.holder], store=store, outlets=outlets) as host,
+    ):
         pulled = await host.get(digest)
         assert pulled.status == 200
         assert not pulled.whole
@@ -155,9 +161,10 @@ async def test_what_is_not_a_manifest_is_not_served_as_one() -> None:
         assert (await host.get(Digest.of(data), kind="manifests")).status == 404
 
 
-async def test_unverified_large_content_is_the_runtimes_to_check() -> None:
+@pytest.mark.parametrize("outlets", [True, False])
+async def test_unverified_large_content_is_the_runtimes_to_check(outlets: bool) -> None:
     data = content(LARGE)
-    async with peers(data, wrong_bytes) as [a], pulling([a.holder], verify=False) as host:
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder], verify=False, outlets=outlets) as host:
         pulled = await host.get(Digest.of(data))
         assert pulled.whole
         assert pulled.body[:-1] == data[:-1]

@@ -34,6 +34,7 @@ class Limits:
     wait_timeout: float = 30.0  # waiting without progress, in all
     transfers: int = 256  # local requests that are relayed or wait at the same time
     restarts: int = 16  # changes of holder within one request
+    relay_memory: int = 32 * MIB  # buffers of all transfers; the more there are, the smaller
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
     quarantine_ttl: float = 600.0  # how long a peer that lied is not asked for that blob

@@ -1,6 +1,7 @@
 """Speaks HTTP to peers: picks the URL that works, checks the right name in a certificate, never uses a proxy.
 
-httpx errors end here; callers see PeerUnavailable.
+Content, and the questions of who has it, go by connections of our own (peerpool.py), which cost a fraction of httpx's;
+everything else by httpx. Errors of both end here; callers see PeerUnavailable.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from urllib.parse import quote, urlsplit
 
 import httpx
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
+from peili.mirror.peerconnection import Answer, Malformed
+from peili.mirror.peerpool import NotConnected, PeerPool
 from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE, Peer
+from peili.mirror.wire import Origin
 
 IDENTITY_HEADER = "Peili-Id"
 """On every answer of a peer door: the id of the host that answers."""
 
 _MAX_PREFERENCES = 4096
+_IN_PATHS = "/:?=&%@!$'()*+,;~[]"
+"""What a path with a query may contain besides letters and digits; all else is escaped."""
 
 
 class PeerClient:
@@ -33,16 +40,19 @@ class PeerClient:
     ) -> None:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
+        self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
+        self._pool = PeerPool(tls)
         self.http = httpx.AsyncClient(
             verify=tls if tls is not None else True,
             trust_env=False,
             follow_redirects=False,
-            headers={"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})},
+            headers=self._headers,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=15),
         )
 
     async def aclose(self) -> None:
-        """Close every connection. Idempotent."""
+        """Close every connection; who still reads from one is told that it broke. Idempotent."""
+        self._pool.close()
         await self.http.aclose()
 
     async def head(
@@ -52,10 +62,48 @@ class PeerClient:
 
         Each URL of the peer gets `timeout` seconds. Raises PeerUnavailable.
         """
-        async with self.stream("HEAD", peer, path, timeout=timeout, headers=headers) as response:
-            with reading(peer):
-                await response.aread()  # there is no body, but only an answer read to its end frees its connection
-            return response
+        answer = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
+        answer.close()
+        return httpx.Response(answer.status, headers=answer.headers)
+
+    async def open(
+        self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """As `stream`, for content: the answer's body is read into buffers of the caller's, who closes the answer.
+
+        `timeout` bounds the wait for its head; what is read from it is for the caller to bound, and to read inside of
+        `reading`. Raises PeerUnavailable.
+        """
+        connect_timeout = min(timeout, self._limits.connect_timeout)
+        problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
+        with reading(peer):
+            for url in self._urls(peer):
+                try:
+                    origin, request = self._request(method, url, path, peer.tls_name, headers or {})
+                    answer = await self._pool.ask(
+                        origin, method, request, timeout=timeout, connect_timeout=connect_timeout
+                    )
+                except (NotConnected, UnicodeError) as error:
+                    self._preferred.pop(peer.id, None)
+                    problem = error
+                else:
+                    self._prefer(peer, url)
+                    return answer
+            raise problem
+
+    def _request(
+        self, method: str, url: str, path: str, tls_name: str | None, headers: Mapping[str, str]
+    ) -> tuple[Origin, bytes]:
+        """Whom to ask, and the head of the request. Raises UnicodeError for a host's name that is none."""
+        base = urlsplit(url)
+        origin = Origin.of(url, tls_name)
+        host = f"[{origin.host}]" if ":" in origin.host else origin.host
+        target = quote(base.path + path, safe=_IN_PATHS)
+        fields = {"Host": f"{host}:{origin.port}", **self._headers, **headers}
+        lines = [f"{name}: {value}" for name, value in fields.items()]
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError("a header can't have more than one line")
+        return origin, "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
 
     @asynccontextmanager
     async def stream(
@@ -116,19 +164,31 @@ class PeerClient:
 
 @contextmanager
 def reading(peer: Peer) -> Generator[None]:
-    """Translate what httpx raises while a peer is spoken to into PeerUnavailable. UnicodeError: a name that is none."""
+    """Translate what is raised while a peer is spoken to into PeerUnavailable. UnicodeError: a name that is none."""
     try:
         yield
-    except (httpx.HTTPError, httpx.StreamError, httpx.InvalidURL, ssl.SSLError, UnicodeError) as error:
-        what = str(error) or type(error).__name__
-        raise PeerUnavailable(f"peer {peer.id}: {what}", _reason(error)) from error
+    except (
+        httpx.HTTPError,
+        httpx.StreamError,
+        httpx.InvalidURL,
+        UnicodeError,
+        NotConnected,
+        Malformed,
+        OSError,
+    ) as error:
+        raise _unavailable(peer, error) from error  # OSError: TLS's are, too, and timeouts
+
+
+def _unavailable(peer: Peer, error: Exception) -> PeerUnavailable:
+    what = str(error) or type(error).__name__
+    return PeerUnavailable(f"peer {peer.id}: {what}", _reason(error))
 
 
 def _reason(error: Exception) -> str:
     match error:
-        case httpx.ReadTimeout() | httpx.WriteTimeout():
+        case httpx.ReadTimeout() | httpx.WriteTimeout() | TimeoutError():
             return FAILED_SILENT
-        case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError():
+        case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError() | Malformed() | OSError():
             return FAILED_BROKEN
         case _:
             return FAILED_UNREACHABLE

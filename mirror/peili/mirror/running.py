@@ -14,7 +14,9 @@ from peili.mirror.peerclient import IDENTITY_HEADER, PeerClient
 from peili.mirror.peers import Peer
 from peili.mirror.plugin import Context, Plugin
 from peili.mirror.relay.blame import Blame
-from peili.mirror.relay.transfer import Means
+from peili.mirror.relay.hashing import Hasher
+from peili.mirror.relay.means import Means
+from peili.mirror.relay.memory import Memory
 from peili.mirror.supervisor import Supervisor
 
 _PATIENCE = 1.0
@@ -33,6 +35,7 @@ class Running:
         self._parts = parts
         self._identity = identity
         self._client = PeerClient(parts.limits, tls=parts.client_ssl)
+        self._hasher = Hasher()
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
         self._announcer: Announcer | None = None
 
@@ -58,9 +61,7 @@ class Running:
         for plugin in {id(each): each for each in plugins}.values():  # one object may be two of them
             own = replace(context, log=parts.log.getChild(type(plugin).__name__))
             self._supervisors[id(plugin)] = Supervisor(plugin, own, parts.limits, own.log)
-        blame = Blame(parts.limits)
-        relay_log = parts.log.getChild("relay")
-        parts.relay.start(Means(parts.router, parts.store, self._client, blame, parts.limits, parts.verify, relay_log))
+        parts.relay.start(self._means())
         self._announcer = Announcer(
             parts.store,
             parts.router,
@@ -77,6 +78,20 @@ class Running:
                 task.cancel()
             await asyncio.gather(*tried, return_exceptions=True)
 
+    def _means(self) -> Means:
+        parts = self._parts
+        return Means(
+            router=parts.router,
+            store=parts.store,
+            client=self._client,
+            blame=Blame(parts.limits),
+            hasher=self._hasher,
+            memory=Memory(parts.limits.relay_memory),
+            limits=parts.limits,
+            verify=parts.verify,
+            log=parts.log.getChild("relay"),
+        )
+
     async def withdraw(self) -> None:
         """Take back what was advertised. Idempotent."""
         announcer, self._announcer = self._announcer, None
@@ -87,6 +102,7 @@ class Running:
         """Leave everything, last things first; each, though this task be cancelled meanwhile."""
         self._parts.relay.stop()
         async with AsyncExitStack() as stack:
+            stack.callback(self._hasher.close)
             stack.push_async_callback(self._client.aclose)
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
 from dataclasses import replace
 
 from starlette.types import Scope
@@ -89,9 +88,7 @@ class LocalDoor(Door):
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is.
             if await reply.begin(descriptor, span, partial=not span.is_whole):
-                async with aclosing(transfer.pieces()) as pieces:
-                    async for piece in pieces:
-                        await reply.send(piece)
+                await transfer.pour(reply)
                 await reply.end()
 
 

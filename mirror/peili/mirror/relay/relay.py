@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from peili.mirror.errors import NotFound
 from peili.mirror.ranges import ByteRange
 from peili.mirror.references import Digest
-from peili.mirror.relay.transfer import Fetch, Means, Transfer
+from peili.mirror.relay.means import Fetch, Means
+from peili.mirror.relay.transfer import Transfer
 
 
 class Relay:

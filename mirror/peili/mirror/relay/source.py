@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
-from typing import cast
-
-import httpx
+from collections.abc import Awaitable
+from contextlib import ExitStack
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peerclient import PeerClient, reading
+from peili.mirror.peerconnection import Answer
 from peili.mirror.peers import (
-    FAILED_BROKEN,
     FAILED_BUSY,
     FAILED_REFUSED,
     FAILED_SILENT,
@@ -46,18 +43,18 @@ class _Pace:
 
 
 class Source:
-    """Content on its way from one peer, its first piece in hand. One owner, who calls `aclose`.
+    """Content on its way from one peer, its first bytes in hand. One owner, who calls `aclose`.
 
-    `span` is what the peer will send.
+    `span` is what the peer will send; `offset` is the next byte of the content, all before it were read or spliced.
+    Both raise PeerUnavailable with the reason, and nobody else's errors.
     """
 
-    def __init__(self, peer: Peer, span: Span, pieces: AsyncGenerator[bytes], stack: AsyncExitStack, limits: Limits):
+    def __init__(self, peer: Peer, span: Span, answer: Answer, limits: Limits) -> None:
         self.peer = peer
         self.span = span
-        self._pieces = pieces
-        self._stack = stack
-        self._first: bytes | None = None
-        self._left = span.length
+        self.offset = span.start
+        self._answer = answer
+        self._stall_timeout = limits.stall_timeout
         self._pace = _Pace(limits)
 
     @classmethod
@@ -73,57 +70,62 @@ class Source:
     ) -> Source:
         """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason."""
         headers = {"Range": str(wanted)} if wanted else {}
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             try:
                 async with asyncio.timeout(limits.first_byte_timeout):
-                    response = await stack.enter_async_context(
-                        client.stream("GET", peer, path, timeout=limits.stall_timeout, headers=headers)
-                    )
-                    span = _span(peer, response, digest, wanted)
-                    # A generator, which httpx's annotation does not say: left open it would outlive the connection.
-                    pieces = cast("AsyncGenerator[bytes]", response.aiter_raw())
-                    await stack.enter_async_context(aclosing(pieces))
-                    source = cls(peer, span, pieces, AsyncExitStack(), limits)
-                    source._first = await source.read()
+                    answer = await client.open("GET", peer, path, timeout=limits.stall_timeout, headers=headers)
+                    stack.callback(answer.close)
+                    span = _span(peer, answer, digest, wanted)
+                    with reading(peer):
+                        await answer.begin()
             except TimeoutError as error:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FAILED_SILENT) from error
-            source._stack = stack.pop_all()
-            return source
+            stack.pop_all()
+            return cls(peer, span, answer, limits)
 
-    async def read(self) -> bytes:
-        """The next bytes, never none before the end of `span`. Raises PeerUnavailable with the reason."""
-        if self._first is not None:
-            piece, self._first = self._first, None
-            return piece
-        if self._left == 0:
-            return b""
-        asked = time.monotonic()
-        with reading(self.peer):
-            piece = await anext(self._pieces, b"")
-            self._left -= len(piece)
-            if self._left == 0:
-                await anext(self._pieces, b"")  # takes note of the end: only then is the connection kept for reuse
-        if self._pace.is_slow(len(piece), time.monotonic() - asked):
-            raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
-        if not piece:
-            raise PeerUnavailable(f"peer {self.peer.id} sent less than it said", FAILED_BROKEN)
-        return piece
+    @property
+    def left(self) -> int:
+        """How many bytes are still to come."""
+        return self.span.stop - self.offset
+
+    @property
+    def can_splice(self) -> bool:
+        """Whether `splice` can be used for what comes next."""
+        return self._answer.can_splice and not self._answer.early
+
+    async def readinto(self, buffer: memoryview) -> int:
+        """Wait for bytes, and read as many as have come; 0 only at the end."""
+        return await self._waited_for(self._answer.readinto(buffer))
+
+    async def splice(self, pipe: int, count: int) -> int:
+        """As `readinto`, for up to `count` bytes, into a pipe, which must have room."""
+        return await self._waited_for(self._answer.splice(pipe, count))
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""
-        await self._stack.aclose()
+        self._answer.close()
+
+    async def _waited_for(self, arriving: Awaitable[int]) -> int:
+        asked = time.monotonic()
+        with reading(self.peer):
+            async with asyncio.timeout(self._stall_timeout):
+                count = await arriving
+        if self._pace.is_slow(count, time.monotonic() - asked):
+            raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
+        self.offset += count
+        return count
 
 
-def _span(peer: Peer, response: httpx.Response, digest: Digest, wanted: ByteRange | None) -> Span:
-    """What `response` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
-    if response.status_code in {429, 503}:
+def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) -> Span:
+    """What `answer` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
+    if answer.status in {429, 503}:
         raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
-    if response.status_code not in {200, 206}:
-        raise PeerUnavailable(f"peer {peer.id} answered {response.status_code}", FAILED_REFUSED)
+    if answer.status not in {200, 206}:
+        raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FAILED_REFUSED)
     try:
-        span = _carried(response, digest)
+        span = _carried(answer, digest)
         asked = wanted.within(span.size) if wanted else Span.whole(span.size)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FAILED_WRONG) from error
     if span != asked:  # it says what it sends, so this is no lie
         carried, part = span.content_range, wanted or "the whole"
@@ -131,18 +133,17 @@ def _span(peer: Peer, response: httpx.Response, digest: Digest, wanted: ByteRang
     return span
 
 
-def _carried(response: httpx.Response, digest: Digest) -> Span:
-    """What `response` says it carries. Raises ValueError and KeyError where that can't be, or can't be used."""
-    headers = response.headers
-    if "transfer-encoding" in headers:
+def _carried(answer: Answer, digest: Digest) -> Span:
+    """What `answer` says it carries. Raises ValueError where that can't be, or can't be used."""
+    headers = answer.headers
+    if answer.length is None:
         raise ValueError("its length is not known ahead")
     if headers.get("docker-content-digest", digest) != digest:
         raise ValueError(f"its digest is {headers['docker-content-digest']}")
     if headers.get("content-encoding", "identity") != "identity":
         raise ValueError(f"it is encoded: {headers['content-encoding']}")
-    length = int(headers["content-length"])
-    whole = response.status_code == 200
-    span = Span.whole(length) if whole else parse_content_range(headers.get("content-range", ""))
-    if span.length != length:
-        raise ValueError(f"{length} bytes came as {span.content_range}")
+    whole = answer.status == 200
+    span = Span.whole(answer.length) if whole else parse_content_range(headers.get("content-range", ""))
+    if span.length != answer.length:
+        raise ValueError(f"{answer.length} bytes came as {span.content_range}")
     return span

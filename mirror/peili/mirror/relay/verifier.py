@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from typing import TypeAlias
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.limits import MIB
 from peili.mirror.references import Digest
 from peili.mirror.store import Store
+
+Piece: TypeAlias = bytes | memoryview
 
 
 class Mismatch(Exception):
@@ -19,25 +22,26 @@ class Verifier:
     """The running hash of one content, from its first byte on. One owner.
 
     `feed` gives back what may be passed on: always the piece before, so that the last one is withheld until `finish`.
+    A piece must not change until it was given back.
     """
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
-        self._withheld = b""
+        self._withheld: Piece = b""
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Piece) -> Piece:
         """Take the next bytes; returns those that may be passed on now (none at first)."""
         self._hash.update(piece)
         passed, self._withheld = self._withheld, piece
         return passed
 
-    def release(self) -> bytes:
+    def release(self) -> Piece:
         """The withheld bytes, given up unverified: for a transfer that is cut before its end."""
         passed, self._withheld = self._withheld, b""
         return passed
 
-    def finish(self) -> bytes:
+    def finish(self) -> Piece:
         """All has come: the withheld end. Raises Mismatch."""
         if self._hash.hexdigest() != self._digest.encoded:
             raise Mismatch(f"content does not have the digest {self._digest}")
@@ -70,10 +74,10 @@ class Verifier:
 class Unverified(Verifier):
     """Passes everything on at once, for what can't or shall not be verified."""
 
-    def feed(self, piece: bytes) -> bytes:
+    def feed(self, piece: Piece) -> Piece:
         """The same bytes."""
         return piece
 
-    def finish(self) -> bytes:
+    def finish(self) -> Piece:
         """Nothing was withheld."""
         return b""

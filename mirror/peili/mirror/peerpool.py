@@ -1,0 +1,121 @@
+"""Connections to peers, kept for a while after each answer, so that many small blobs don't pay a handshake each."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import OrderedDict
+
+from peili.mirror.peerconnection import Answer, Connection, Dropped
+from peili.mirror.wire import Origin, connect
+
+KEEP = 15.0
+"""Seconds for which an idle connection is kept: fewer than the other side does, so that ours is not closed in use."""
+_MOST_IDLE = 256
+
+
+class NotConnected(Exception):
+    """No connection could be made; its cause says why."""
+
+
+class PeerPool:
+    """The connections of one client. Used on one loop; `close` when done. `tls` None: the system's authorities."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when; the longest first
+        self._idle_to: dict[Origin, list[Connection]] = {}  # the same ones
+        self._used: set[Connection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    async def ask(
+        self, origin: Origin, method: str, request: bytes, *, timeout: float, connect_timeout: float
+    ) -> Answer:
+        """The answer to `request`, on a kept connection where there is one, within `timeout` seconds.
+
+        Raises NotConnected, TimeoutError, OSError, Malformed.
+        """
+        kept = self._take(origin)
+        if kept is not None:
+            try:
+                async with asyncio.timeout(timeout):
+                    return await kept.ask(method, request)
+            except Dropped:
+                pass  # it was closed just then; a fresh one tells what the peer has to say
+        connection = await self._connect(origin, connect_timeout)
+        async with asyncio.timeout(timeout):
+            return await connection.ask(method, request)
+
+    def close(self) -> None:
+        """Close those that are idle, and let those who use the others see the end. Idempotent."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        while self._idle:
+            self._drop_oldest()
+        for connection in self._used:
+            connection.wire.interrupt()
+
+    def _take(self, origin: Origin) -> Connection | None:
+        """A kept connection to `origin`, the one used last first: the others may then grow old."""
+        while connections := self._idle_to.get(origin):
+            connection = connections[-1]
+            self._forget(connection)
+            if connection.wire.is_quiet():
+                self._used.add(connection)
+                return connection
+            connection.wire.close()
+        return None
+
+    def _forget(self, connection: Connection) -> None:
+        """`connection` is idle no longer."""
+        del self._idle[connection]
+        others = self._idle_to[connection.origin]
+        others.remove(connection)
+        if not others:
+            del self._idle_to[connection.origin]
+
+    def _drop_oldest(self) -> None:
+        connection = next(iter(self._idle))
+        self._forget(connection)
+        connection.wire.close()
+
+    async def _connect(self, origin: Origin, timeout: float) -> Connection:
+        if origin.secure and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
+        try:
+            wire = await connect(origin, self._tls if origin.secure else None, timeout)
+        except TimeoutError as error:
+            raise NotConnected("no connection in time") from error
+        except (OSError, UnicodeError) as error:
+            raise NotConnected(str(error) or type(error).__name__) from error
+        connection = Connection(origin, wire, self._done)
+        if self._closed:
+            wire.close()
+            raise NotConnected("this client is closed")
+        self._used.add(connection)
+        return connection
+
+    def _done(self, connection: Connection, reusable: bool) -> None:
+        self._used.discard(connection)
+        if not reusable or self._closed:
+            connection.wire.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        self._idle_to.setdefault(connection.origin, []).append(connection)
+        if len(self._idle) > _MOST_IDLE:
+            self._drop_oldest()
+        if self._sweep is None:
+            self._sweep = loop.call_later(KEEP, self._drop_old)
+
+    def _drop_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        while self._idle:
+            expires = next(iter(self._idle.values())) + KEEP
+            if loop.time() < expires:
+                self._sweep = loop.call_at(expires, self._drop_old)
+                return
+            self._drop_oldest()

@@ -1,0 +1,150 @@
+"""Whom one transfer gets its bytes from: asks the router, races the holders that it names, and takes the next ones when
+one would not do. What becomes of the bytes is the transfer's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
+from peili.mirror.peers import (
+    FAILED_REFUSED,
+    FAILED_SILENT,
+    FAILED_WRONG,
+    Feed,
+    Holder,
+    Lease,
+    Peer,
+    Upstream,
+    Wait,
+    Want,
+)
+from peili.mirror.ranges import ByteRange, Span
+from peili.mirror.relay.means import Fetch, Means
+from peili.mirror.relay.race import first_source
+from peili.mirror.relay.source import Source
+
+_LEAST_WAIT = 0.01
+"""Seconds: a router that says "wait" without meaning it does not make us spin."""
+
+
+class Supply:
+    """The sources of one `Fetch`, one at a time, and the router's lease for them. One owner, who calls `aclose`.
+
+    `reason` is why the lease would be released now.
+    """
+
+    def __init__(self, fetch: Fetch, means: Means) -> None:
+        self.reason = "gone"
+        self._fetch = fetch
+        self._means = means
+        self._failed = means.blame.failed(fetch.digest)
+        self._source: Source | None = None
+        self._starts = 0
+        self._lease = Lease()
+
+    async def connect(self, wanted: ByteRange | None) -> Source:
+        """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
+        await self.disconnect()
+        limits = self._means.limits
+        while self._starts < limits.restarts:
+            self._starts += 1
+            holders = await self._holders(wanted.first or 0 if wanted else 0)
+            self._source = await first_source(
+                holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay
+            )
+            if self._source is not None:
+                return self._source
+        raise NotFound(f"no peer would send {self._fetch.digest}")
+
+    async def resume(self, offset: int, span: Span) -> Source:
+        """Go on with `span` at byte `offset` with another holder. Raises NotFound."""
+        async with self.patience():
+            while True:
+                source = await self.connect(ByteRange(offset, span.stop - 1))
+                if source.span.size == span.size:
+                    return source
+                # One of the two is wrong about the size, and the digest will tell which; put together they can't be.
+                error = PeerUnavailable(f"peer {source.peer.id} has another size for this digest", FAILED_REFUSED)
+                self.fail(source.peer, error)
+
+    def fail(self, peer: Peer, error: PeerUnavailable) -> None:
+        """`peer` would not do; it is not taken again."""
+        self._failed[peer.id] = self.reason = error.reason
+        self._means.blame.record(self._fetch.digest, peer.id, error.reason)
+        level = logging.WARNING if error.reason == FAILED_WRONG else logging.INFO
+        self._means.log.log(level, "%s: passed over: %s", self._fetch.digest, error)
+
+    def quarantine(self, peer_id: str) -> None:
+        """A peer that may have sent wrong bytes; it is not taken again for this content for a long time."""
+        self._failed[peer_id] = self.reason = FAILED_WRONG
+        self._means.blame.record(self._fetch.digest, peer_id, FAILED_WRONG)
+        self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
+
+    def progress(self, offset: int) -> None:
+        """Bytes up to `offset` have been handed to the runtime."""
+        self._lease.progress(offset)
+
+    @asynccontextmanager
+    async def patience(self) -> AsyncGenerator[None]:
+        """Bounds a wait without progress. Raises NotFound."""
+        try:
+            async with asyncio.timeout(self._means.limits.wait_timeout):
+                yield
+        except TimeoutError as error:
+            self.reason = FAILED_SILENT
+            raise NotFound(f"no peer sent {self._fetch.digest} in time") from error
+
+    async def disconnect(self) -> None:
+        """Close the source in hand, if any."""
+        source, self._source = self._source, None
+        if source is not None:
+            await source.aclose()
+
+    async def aclose(self) -> None:
+        """Free the peer's connection and the router's lease."""
+        try:
+            await self.disconnect()
+        finally:
+            await self._lease.release(self.reason)
+
+    async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
+        means, fetch = self._means, self._fetch
+        return await Source.open(
+            means.client, holder.peer, fetch.path, fetch.digest, wanted=wanted, limits=means.limits
+        )
+
+    async def _holders(self, offset: int) -> tuple[Holder, ...]:
+        """Whom to ask now, waiting as long as the router says. Raises NotFound."""
+        while True:
+            match await self._advice(offset):
+                case Wait(until):
+                    await asyncio.sleep(max(_LEAST_WAIT, until - asyncio.get_running_loop().time()))
+                case Upstream(lease):
+                    await self._take(lease)
+                    self.reason = "done"  # the runtime does as it was advised
+                    raise NotFound(f"no peer has {self._fetch.digest}")
+                case Feed(holders, lease):
+                    await self._take(lease)
+                    if usable := tuple(each for each in holders if each.peer.id not in self._failed):
+                        return usable
+                    raise NotFound(f"no other peer has {self._fetch.digest}")
+
+    async def _advice(self, offset: int) -> Feed | Wait | Upstream:
+        try:
+            return await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
+        except RouterUnavailable as error:
+            raise NotFound(str(error)) from error
+        except Exception as error:  # a stranger's code, whose failure must not make a pull worse
+            self._means.log.exception("%s: the router failed", self._fetch.digest)
+            raise NotFound("the router failed") from error
+
+    async def _take(self, lease: Lease) -> None:
+        """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
+        if lease is self._lease:
+            return
+        (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
+        await left.release(reason)
