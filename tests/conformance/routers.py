@@ -76,7 +76,7 @@ class MdnsSubject(MembershipSubject):
     async def set(self, members: Sequence[Peer]) -> bool:
         wanted = {member.id: to_service(member, {}, ()) for member in members}
         for name in self._announced.keys() - wanted.keys():
-            await (await self._zeroconf.async_unregister_service(self._announced.pop(name)))
+            await (await self._zeroconf.async_unregister_service(self._announced.pop(name)))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
         for name in wanted.keys() - self._announced.keys():
             self._announced[name] = wanted[name]
             # It is repeated for most of a second, which is not waited for.
@@ -85,8 +85,7 @@ class MdnsSubject(MembershipSubject):
 
     async def _announce(self, info: AsyncServiceInfo) -> None:
         # Cooperating: nobody else here has these names, which need not be tried for most of a second.
-        registering = self._zeroconf.async_register_service(info, cooperating_responders=True)  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
-        await (await registering)
+        await (await self._zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
 
     async def aclose(self) -> None:
         for each in self._announcing:
