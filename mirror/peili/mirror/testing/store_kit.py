@@ -83,7 +83,8 @@ async def _enter(subject: StoreSubject) -> None:
 async def _found_when_entered(store: Store, digest: Digest) -> None:
     async with entered(store), watching(store) as watched:
         await eventually(store.ready)
-        await told(watched, digest)
+        await watched.until(lambda: watched.synced)
+        expect(digest in watched.have, "what was added before it was entered had not been told at Synced")
         await store.describe(digest)
 
 
