@@ -77,6 +77,7 @@ class ArchiveStore(Store):
             following.cancel()
             await asyncio.wait([following])
             self._archive = self._stamp = None
+            self._inventory.synced = False
 
     def ready(self) -> bool:
         return self._archive is not None
