@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -96,6 +98,12 @@ def naming(beginning: str) -> Generator[None]:
         yield
     assert caught.value.promise.startswith(beginning), str(caught.value)
     assert str(caught.value).startswith(f"{caught.value.promise}: ")
+
+
+def test_the_kits_need_no_test_framework() -> None:
+    program = "import sys, peili.mirror.testing; print({'pytest', 'unittest'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.parametrize(
