@@ -95,3 +95,27 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(
         file.write_text(content)
     done = peili("serve", "--config", file, "--check", *flags, PEILI_STORE__KIND="memory", **environ)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"peili: {line.format(file=file)}\n")
+
+
+FROZEN = """
+import sys
+from peili.adapters.standalone import cli
+from peili.mirror import STORES, Plugins
+from peili.stores.memory import MemoryStore
+
+class OwnStore(MemoryStore):
+    pass
+
+plugins = Plugins()
+plugins.register(STORES, "own", OwnStore)
+sys.exit(cli.main(plugins=plugins))
+"""
+
+
+def test_a_frozen_app_brings_its_own_plug_ins_to_the_command() -> None:
+    def frozen(*arguments: str) -> str:
+        command = [sys.executable, "-c", FROZEN, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    assert json.loads(frozen("plugins", "--json"))["stores"]["own"] == "__main__:OwnStore"
+    assert frozen("serve", "--check", "--set=store.kind=own") == "the configuration is right\n"

@@ -159,6 +159,34 @@ class Shrinks(Wrapped):
         return available
 
 
+class PadsWithZeros(Wrapped):
+    """Of content that is still arriving, and has begun to."""
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        read = await super().readinto(offset, buffer)
+        if read or not len(buffer) or not self.available or self.complete:
+            return read
+        buffer[:1] = bytes(1)
+        return 1
+
+
+class NotWhileWaiting(Wrapped):
+    def __init__(self, content: Content) -> None:
+        super().__init__(content)
+        self._lock = asyncio.Lock()
+
+    @override
+    async def wait(self, past: int) -> int:
+        async with self._lock:
+            return await super().wait(past)
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        async with self._lock:
+            return await super().readinto(offset, buffer)
+
+
 class HidesAborts(Wrapped):
     @override
     async def wait(self, past: int) -> int:
@@ -200,7 +228,7 @@ BROKEN_WHOLE: dict[type[Wrapped], str] = {
     NeedsABuffer: "readinto takes an empty buffer",
     WaitsForever: "wait gives available at once",
     SharesAPlace: "readinto and wait may be called concurrently",
-    WrongFile: "fileno is None, or a regular file",
+    WrongFile: "fileno is None, or a regular file whose byte n is byte n of the content",
     ClosesOnce: "aclose does not raise",
     SwallowsCancellation: "readinto can be cancelled",
 }
@@ -209,6 +237,9 @@ BROKEN_ARRIVING: dict[type[Wrapped], str] = {
     CompleteTooLate: "content that arrives can be read as it does, and is complete with its last byte",
     ReturnsEarly: "wait returns once more than `past` bytes are there",
     Shrinks: "available never shrinks",
+    PadsWithZeros: "readinto gives 0 at and past what is available",
+    NotWhileWaiting: "what has arrived can be read while",
+    WrongFile: "fileno is None, or a regular file whose byte n is byte n of what has arrived",
     HidesAborts: "wait raises Aborted",
     ZeroesAborted: "what has arrived of aborted content",
     ForgetsWaiters: "wait can be cancelled",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 
 from starlette.routing import BaseRoute
+from tests.conformance import broken_plugins
 from typing_extensions import override
 
 from peili.mirror import (
-    Context,
     Descriptor,
     Feed,
     Holder,
@@ -21,6 +21,7 @@ from peili.mirror import (
     PushRouter,
     Reference,
     Resolver,
+    StoreEvent,
     Upstream,
     Wait,
     Want,
@@ -31,17 +32,16 @@ from peili.routers.memory import MemoryRouter
 SELF = Peer(IDENTITY, ("http://127.0.0.1:9",))
 
 
-class EntersOnce(MemoryRouter):
-    _left = False
+class EntersOnce(broken_plugins.EntersOnce, MemoryRouter):
+    pass
 
-    @override
-    @asynccontextmanager
-    async def run(self, context: Context) -> AsyncGenerator[None]:
-        if self._left:
-            raise RuntimeError("once is enough")
-        async with super().run(context):
-            yield
-        self._left = True
+
+class StaysEntered(broken_plugins.StaysEntered, MemoryRouter):
+    pass
+
+
+class SlowToSay(broken_plugins.SlowToSay, MemoryRouter):
+    pass
 
 
 class PeersRaises(MemoryRouter):
@@ -122,6 +122,12 @@ class MindsUnknown(MemoryRouter):
             del holdings[key]
 
 
+class TellsNobody(MemoryRouter):
+    @override
+    async def advertise(self, have: Collection[StoreEvent]) -> None:
+        pass
+
+
 class NamesAsPeers(MemoryRouter):
     @override
     def peers(self) -> Collection[Peer]:
@@ -150,6 +156,7 @@ class SwallowsCancellation(MemoryRouter):
     async def withdraw(self, keys: Collection[Key]) -> None:
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(0)
+        await super().withdraw(keys)
 
 
 class RoutesOnlyWhenEntered(MemoryRouter):
@@ -161,6 +168,8 @@ class RoutesOnlyWhenEntered(MemoryRouter):
 
 BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     EntersOnce: "a router can be entered, left and entered again",
+    SlowToSay: "ready is true or false",
+    StaysEntered: "entering and leaving can be cancelled",
     PeersRaises: "a router that is not entered",
     DigestsOnly: "lookup finds who has a digest or a reference",
     NeverEnds: "lookup of a key that nobody has ends",
@@ -171,6 +180,7 @@ BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     FeedsNobody: "acquire of a key that nobody has gives Upstream",
     MindsUnknown: "advertise and withdraw may be repeated",
     NamesAsPeers: "peers gives peers",
+    TellsNobody: "what is advertised is known to others",
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",
     RoutesOnlyWhenEntered: "routes gives routes",
@@ -213,12 +223,22 @@ class KeepsTheDead(PushRouter):
         return self._pushed or ()
 
 
+class TriesTheDeadAgain(PushRouter):
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        async for holder in super().lookup(key):
+            yield holder
+        if len(self._pushed or ()) > len(self.peers()):
+            await asyncio.sleep(0.6)
+
+
 BROKEN_MEMBERSHIP: dict[type[PushRouter], str] = {
     ForgetsOne: "members gives the whole set, to each caller",
     MembersEnd: "members has no end",
     TellsWhatIsNew: "members gives the whole set at each change",
     PeersItself: "content is found among the members as they change",
     KeepsTheDead: "this host, under whatever name",
+    TriesTheDeadAgain: "members that do not answer cost a bounded time once",
 }
 
 
@@ -272,20 +292,22 @@ class ResolvesWhenCancelled(TableResolver):
             return None
 
 
-class ResolverEntersOnce(TableResolver):
-    _left = False
+class ResolverEntersOnce(broken_plugins.EntersOnce, TableResolver):
+    pass
 
-    @override
-    @asynccontextmanager
-    async def run(self, context: Context) -> AsyncGenerator[None]:
-        if self._left:
-            raise RuntimeError("once is enough")
-        yield
-        self._left = True
+
+class ResolverStaysEntered(broken_plugins.StaysEntered, TableResolver):
+    pass
+
+
+class ResolverSlowToSay(broken_plugins.SlowToSay, TableResolver):
+    pass
 
 
 BROKEN_RESOLVERS: dict[type[TableResolver], str] = {
     ResolverEntersOnce: "a resolver can be entered, left and entered again",
+    ResolverSlowToSay: "ready is true or false",
+    ResolverStaysEntered: "entering and leaving can be cancelled",
     RaisesNotFound: "a reference that means nothing gives None",
     WrongSize: "a reference gives the descriptor of what it means",
     ResolvesOneAtATime: "resolve may be called concurrently",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+from tests.conformance import broken_plugins
 from tests.conformance.broken_content import Wrapped
 from typing_extensions import override
 
@@ -29,16 +31,16 @@ from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 
-class EntersOnce(MemoryStore):
-    _left = False
+class EntersOnce(broken_plugins.EntersOnce, MemoryStore):
+    pass
 
-    @override
-    @asynccontextmanager
-    async def run(self, context: Context) -> AsyncGenerator[None]:
-        if self._left:
-            raise RuntimeError("once is enough")
-        yield
-        self._left = True
+
+class StaysEntered(broken_plugins.StaysEntered, MemoryStore):
+    pass
+
+
+class SlowToSay(broken_plugins.SlowToSay, MemoryStore):
+    pass
 
 
 class NeverReady(MemoryStore):
@@ -146,6 +148,13 @@ class RotsWhenRemoved(MemoryStore):
         return _Rotting(content, self, digest) if content.complete else content
 
 
+class LeavesFilesOpen(MemoryStore):
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        os.open(os.devnull, os.O_RDONLY)
+        return await super().open(digest, partial=partial)
+
+
 class OpensHalf(MemoryStore):
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
@@ -163,6 +172,8 @@ class DiscardsWhole(MemoryStore):
 BROKEN_STORES: dict[type[MemoryStore], str] = {
     EntersOnce: "a store can be entered, left and entered again",
     NeverReady: "a store can be entered, left and entered again, and is ready",
+    SlowToSay: "ready is true or false",
+    StaysEntered: "entering and leaving can be cancelled",
     LeaksKeyError: "what is not there raises NotFound",
     ForgetsMediaTypes: "describe gives digest and size, a manifest's own media type",
     ResolvesToAnother: "resolve gives the descriptor",
@@ -174,6 +185,7 @@ BROKEN_STORES: dict[type[MemoryStore], str] = {
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",
     RotsWhenRemoved: "content that is removed while it is open",
+    LeavesFilesOpen: "content that is closed",
     OpensHalf: "content that is still arriving is not opened",
     DiscardsWhole: "discard removes only what is still arriving",
 }
@@ -188,3 +200,22 @@ class CallsItMissing(OciLayoutStore):
             return await super().resolve(reference)
         except StoreUnavailable as error:
             raise NotFound(str(reference)) from error
+
+
+class WaitsForItsBackend(OciLayoutStore):
+    """Is not entered before its layout has been looked at."""
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        async with super().run(context):
+            while not self.ready():  # noqa: ASYNC110 - of a store that tells nobody
+                await asyncio.sleep(0.01)
+            yield
+
+
+BROKEN_AWAY: dict[type[OciLayoutStore], str] = {
+    CallsItMissing: "while the backend is away StoreUnavailable is raised",
+    WaitsForItsBackend: "a backend that is not there yet is not waited for",
+}
+"""Stores whose backend can go away."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
+from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import Have, Key, MembershipRouter, Peer, PushRouter
 from peili.mirror.testing import MembershipSubject, RouterSubject
+from peili.mirror.testing.router_kit import IDENTITY
+from peili.routers.mdns import MdnsRouter
+from peili.routers.mdns_service import to_service
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.routers.static import StaticRouter
 
@@ -52,6 +57,52 @@ class MemorySubject(RouterSubject):
     @override
     async def drop(self, key: Key) -> None:
         del self._network.holdings["other"][key]
+
+    @override
+    async def seen(self, key: Key) -> bool | None:
+        return key in self._network.holdings[IDENTITY]
+
+
+class MdnsSubject(MembershipSubject):
+    """A router on loopback, and a responder that announces the other hosts there."""
+
+    def __init__(self, zeroconf: AsyncZeroconf) -> None:
+        self.router = MdnsRouter(interfaces=["127.0.0.1"])
+        self._zeroconf = zeroconf
+        self._announced: dict[str, AsyncServiceInfo] = {}
+        self._announcing: list[asyncio.Future[None]] = []
+
+    @override
+    async def set(self, members: Sequence[Peer]) -> bool:
+        wanted = {member.id: to_service(member, {}, ()) for member in members}
+        for name in self._announced.keys() - wanted.keys():
+            await (await self._zeroconf.async_unregister_service(self._announced.pop(name)))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+        for name in wanted.keys() - self._announced.keys():
+            self._announced[name] = wanted[name]
+            # It is repeated for most of a second, which is not waited for.
+            self._announcing.append(asyncio.ensure_future(self._announce(wanted[name])))
+        return True
+
+    async def _announce(self, info: AsyncServiceInfo) -> None:
+        # Cooperating: nobody else here has these names, which need not be tried for most of a second.
+        await (await self._zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+
+    async def aclose(self) -> None:
+        for each in self._announcing:
+            each.cancel()
+        await asyncio.gather(*self._announcing, return_exceptions=True)
+        await self._zeroconf.async_close()
+
+
+@asynccontextmanager
+async def mdns_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
+    """To be used with a service type that nobody else on this machine uses."""
+    subject = MdnsSubject(AsyncZeroconf(interfaces=["127.0.0.1"]))
+    try:
+        await subject.set(members)
+        yield subject
+    finally:
+        await subject.aclose()
 
 
 @asynccontextmanager

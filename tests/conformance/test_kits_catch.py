@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import re
+import subprocess
+import sys
 import tempfile
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from tests.conformance.broken_content import BROKEN_ARRIVING, BROKEN_WHOLE, Wrapped
 from tests.conformance.broken_routers import BROKEN_MEMBERSHIP, BROKEN_RESOLVERS, BROKEN_ROUTERS, TableResolver
-from tests.conformance.broken_stores import BROKEN_STORES, CallsItMissing
+from tests.conformance.broken_stores import BROKEN_AWAY, BROKEN_STORES
 from tests.conformance.routers import MemorySubject as MemoryRouterSubject
 from tests.conformance.routers import PushSubject
 from tests.conformance.stores import LayoutSubject, MemoryArrival, MemorySubject
 from typing_extensions import override
 
-from peili.mirror import Descriptor, Digest, Peer, PushRouter, Reference
+from peili.mirror import ConfigError, Descriptor, Digest, Peer, PushRouter, Reference
 from peili.mirror.testing import (
     ConformanceError,
     ContentSubject,
@@ -33,21 +35,97 @@ from peili.mirror.testing import (
     check_resolver,
     check_router,
     check_store,
+    content_kit,
+    membership_kit,
+    plugin_kit,
+    resolver_kit,
+    router_kit,
+    store_kit,
 )
+from peili.mirror.testing.promises import Promises
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
+from peili.stores.oci_layout import OciLayoutStore
 
 pytestmark = pytest.mark.anyio
 WITHIN = 1.0
 """Seconds that a broken implementation gets for each promise: it is in memory."""
 
 
+def sentences(promises: Promises) -> list[str]:
+    return [promise for promise, _ in promises]
+
+
+class TakesAnything(MemoryStore):
+    @classmethod
+    @override
+    def from_config(cls, config: object) -> MemoryStore:  # type: ignore[override]
+        return cls()
+
+
+class NeedsALoop(MemoryStore):
+    @classmethod
+    @override
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        asyncio.get_running_loop()
+        return super().from_config(config)
+
+
+class NamesNoOption(MemoryStore):
+    @classmethod
+    @override
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        if config:
+            raise ConfigError("options", "none")
+        return cls()
+
+
+BROKEN_OPTIONS: dict[type[MemoryStore], str] = {
+    NeedsALoop: "from_config takes options that are right, without an event loop",
+    TakesAnything: "from_config raises ConfigError for an unknown option",
+    NamesNoOption: "from_config raises ConfigError for an unknown option",
+}
+
+
 def table(broken: dict[Any, str]) -> list[Any]:
     return [pytest.param(kind, promise, id=kind.__name__) for kind, promise in broken.items()]
 
 
-def naming(promise: str) -> Any:
-    return pytest.raises(ConformanceError, match=f"^{re.escape(promise)}")
+@contextmanager
+def naming(beginning: str) -> Generator[None]:
+    """A kit finds something to be wrong, and names the promise that begins so."""
+    with pytest.raises(ConformanceError) as caught:
+        yield
+    assert caught.value.promise.startswith(beginning), str(caught.value)
+    assert str(caught.value).startswith(f"{caught.value.promise}: ")
+
+
+def test_the_kits_need_no_test_framework() -> None:
+    program = "import sys, peili.mirror.testing; print({'pytest', 'unittest'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("promises", "broken"),
+    [
+        pytest.param(sentences(store_kit.PROMISES), [*BROKEN_STORES.values(), *BROKEN_AWAY.values()], id="Store"),
+        pytest.param(
+            [*sentences(content_kit.WHOLE), content_kit.CLOSING], list(BROKEN_WHOLE.values()), id="Content, whole"
+        ),
+        pytest.param(sentences(content_kit.ARRIVING), list(BROKEN_ARRIVING.values()), id="Content, growing"),
+        pytest.param(sentences(router_kit.PROMISES), list(BROKEN_ROUTERS.values()), id="Router"),
+        pytest.param(sentences(membership_kit.PROMISES), list(BROKEN_MEMBERSHIP.values()), id="MembershipRouter"),
+        pytest.param(sentences(resolver_kit.PROMISES), list(BROKEN_RESOLVERS.values()), id="Resolver"),
+        pytest.param(
+            [plugin_kit.TAKES_OPTIONS, plugin_kit.REFUSES_OPTIONS], list(BROKEN_OPTIONS.values()), id="options"
+        ),
+    ],
+)
+def test_for_each_promise_there_is_an_implementation_that_breaks_it(promises: list[str], broken: list[str]) -> None:
+    meant = [[promise for promise in promises if promise.startswith(beginning)] for beginning in broken]
+    assert all(len(each) == 1 for each in meant), "each names one promise, and no other"
+    assert {each[0] for each in meant} == set(promises)
 
 
 @pytest.mark.parametrize(("broken", "promise"), table(BROKEN_STORES))
@@ -60,15 +138,18 @@ async def test_a_broken_store_is_caught(broken: type[MemoryStore], promise: str)
         await check_store(factory, within=WITHIN)
 
 
-async def test_a_store_that_confuses_away_with_missing_is_caught() -> None:
+@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_AWAY))
+async def test_a_store_that_is_broken_while_its_backend_is_away_is_caught(
+    broken: type[OciLayoutStore], promise: str
+) -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[StoreSubject]:
         with tempfile.TemporaryDirectory() as folder:
             subject = LayoutSubject(Path(folder) / "layout")
-            subject.store = CallsItMissing(subject.path)
+            subject.store = broken(subject.path)
             yield subject
 
-    with naming("while the backend is away StoreUnavailable is raised"):
+    with naming(promise):
         await check_store(factory)
 
 
@@ -152,13 +233,7 @@ async def test_a_resolver_that_keeps_its_promises_passes() -> None:
     await check_resolver(factory)
 
 
-class TakesAnything(MemoryStore):
-    @classmethod
-    @override
-    def from_config(cls, config: object) -> MemoryStore:  # type: ignore[override]
-        return cls()
-
-
-def test_options_that_nobody_knows_are_not_to_be_taken() -> None:
-    with naming("from_config raises ConfigError for an unknown option"):
-        check_options(TakesAnything, {})
+@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_OPTIONS))
+async def test_broken_options_are_caught(broken: type[MemoryStore], promise: str) -> None:
+    with naming(promise):
+        check_options(broken, {})

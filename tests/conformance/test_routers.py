@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from tests.conformance.routers import memory_router, push_router, static_router
+from tests.conformance.routers import mdns_router, memory_router, push_router, static_router
 
 from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
+from peili.routers import mdns, mdns_service
+from peili.routers.mdns import MdnsRouter
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 
@@ -25,9 +28,21 @@ async def test_a_membership_router_keeps_its_promises(factory: MembershipFactory
     await check_membership_router(factory)
 
 
+async def test_the_mdns_router_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_our_own = f"_peili{uuid4().hex[:8]}._tcp.local."  # other tests may run beside this one, on the same loopback
+    for module in (mdns, mdns_service):
+        monkeypatch.setattr(module, "SERVICE_TYPE", of_our_own)
+    await check_membership_router(mdns_router)
+
+
 @pytest.mark.parametrize(
     ("router", "options"),
-    [(MemoryRouter, {}), (PushRouter, {}), (StaticRouter, {"peers": ["http://10.0.0.3:5051"]})],
+    [
+        (MemoryRouter, {}),
+        (PushRouter, {}),
+        (MdnsRouter, {"interfaces": ["eth0"], "labels": {"zone": "a"}}),
+        (StaticRouter, {"peers": ["http://10.0.0.3:5051"]}),
+    ],
 )
 def test_a_router_checks_its_options(router: type[Router], options: Mapping[str, Any]) -> None:
     check_options(router, options)

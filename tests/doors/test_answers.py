@@ -134,6 +134,12 @@ async def test_who_has_it_already_is_told_so(client: httpx.AsyncClient, host: Ho
         assert response.headers["ETag"] == f'"{digest}"'
 
 
+@pytest.mark.parametrize("tag", [f'"{ABSENT}"', "*"])
+async def test_a_condition_does_not_make_something_of_nothing(client: httpx.AsyncClient, tag: str) -> None:
+    response = await client.get(f"/v2/registry.example/demo/blobs/{ABSENT}", headers={"If-None-Match": tag})
+    assert (response.status_code, codes(response)) == (404, ["BLOB_UNKNOWN"])
+
+
 @pytest.mark.parametrize("tag", ["{}", '"other"', "", f'"{ABSENT}"', "garbage"])
 async def test_who_has_something_else_gets_it(client: httpx.AsyncClient, host: House, tag: str) -> None:
     response = await client.get(host.blob_path, headers={"If-None-Match": tag.format(host.layer.digest)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_a_host_may_register_its_own_for_itself_alone() -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("nonesuch.module:Thing", "which can't be loaded: No module named 'nonesuch'"),
+        ("nonesuch.module:Thing", "which can't be loaded: ModuleNotFoundError: No module named 'nonesuch'"),
         ("peili.stores.memory:Nonesuch", "which can't be loaded: "),
         ("peili.mirror:serve", "which is not a class"),
         ("peili.routers.memory:MemoryRouter", "which is no Store"),
@@ -75,6 +76,63 @@ def test_a_name_that_leads_to_the_wrong_thing_says_so_in_one_line(target: str, m
     assert "\n" not in str(refused.value)
 
 
+STRANGERS = """
+from peili.mirror import Router
+from peili.stores.memory import MemoryStore
+
+class Abstract(Router):
+    pass
+
+class NoWord(MemoryStore):
+    @classmethod
+    def from_config(cls, config):
+        raise KeyError("size")
+"""
+
+
+@pytest.fixture
+def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's distribution of which nothing is right, installed."""
+    (tmp_path / "harbour_broken.py").write_text("raise RuntimeError('no licence:\\nbuy one')\n")
+    (tmp_path / "harbour_wrong.py").write_text(STRANGERS)
+    (tmp_path / "harbour_typo.py").write_text("def :\n")
+    information = tmp_path / "harbour-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: Harbour\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(
+        "[peili.stores]\nbroken = harbour_broken:Store\ntypo = harbour_typo:Store\nnoword = harbour_wrong:NoWord\n"
+        "[peili.routers]\nabstract = harbour_wrong:Abstract\nstore = harbour_wrong:NoWord\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+
+
+@pytest.mark.usefixtures("distribution")
+@pytest.mark.parametrize(
+    ("group", "kind", "message"),
+    [
+        (STORES, "broken", "harbour_broken:Store, which can't be loaded: RuntimeError: no licence: buy one"),
+        (STORES, "typo", "harbour_typo:Store, which can't be loaded: SyntaxError: invalid syntax"),
+        (STORES, "noword", "harbour_wrong:NoWord, which can't be built: KeyError: 'size'"),
+        (ROUTERS, "abstract", "harbour_wrong:Abstract, which can't be built: TypeError: Can't instantiate abstract"),
+        (ROUTERS, "store", "harbour_wrong:NoWord, which is no Router"),
+    ],
+)
+def test_what_is_wrong_with_a_stranger_s_plug_in_is_one_line_that_says_whose_it_is(
+    group: str, kind: str, message: str
+) -> None:
+    plugins = Plugins()
+    with pytest.raises(ConfigError) as refused:
+        (plugins.store if group == STORES else plugins.router)(kind, {})
+    assert str(refused.value).startswith(f"kind: {kind!r} of the distribution Harbour leads to {message}")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("distribution")
+def test_a_stranger_s_plug_in_that_is_broken_is_in_nobody_s_way() -> None:
+    assert isinstance(Plugins().store("memory", {}), MemoryStore)
+    assert Plugins().names(STORES)["broken"] == "harbour_broken:Store"
+
+
 POISONED = """
 import importlib.metadata
 
@@ -87,6 +145,9 @@ plugins = Plugins()
 plugins.store("memory", {})
 plugins.router("static", {"peers": []})
 plugins.resolver("chain", {"rules": [{"use": ["local", "peers"]}]})
+
+from peili.adapters.standalone import cli
+assert cli.main(["serve", "--check", "--set=router.kind=static", "--set=router.peers=[]"]) == 0
 try:
     plugins.store("other", {})
 except AssertionError:
@@ -96,4 +157,4 @@ except AssertionError:
 
 def test_built_in_ones_are_loaded_without_scanning_entry_points() -> None:
     done = subprocess.run([sys.executable, "-c", POISONED], capture_output=True, text=True, check=False)
-    assert done.stdout == "scanned for a stranger's only\n", done.stderr
+    assert done.stdout == "the configuration is right\nscanned for a stranger's only\n", done.stderr

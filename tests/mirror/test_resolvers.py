@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,8 +24,8 @@ from peili.mirror import (
     Unavailable,
     serve,
 )
-from peili.mirror.resolvers import DeferResolver, LocalResolver, PeersResolver
-from peili.mirror.testing import ResolverSubject, check_resolver, context_for
+from peili.mirror.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver
+from peili.mirror.testing import ResolverSubject, check_options, check_resolver, context_for
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -99,6 +99,19 @@ async def chain() -> AsyncGenerator[ResolverSubject]:
 @pytest.mark.parametrize("factory", [deferring, local, peers, chain])
 async def test_built_in_resolvers_keep_every_promise(factory: Any) -> None:
     await check_resolver(factory)
+
+
+@pytest.mark.parametrize(
+    ("resolver", "options"),
+    [
+        (ChainResolver, {"rules": [{"match": "^docker.io/", "use": ["local", "peers"]}]}),
+        (DeferResolver, {}),
+        (LocalResolver, {}),
+        (PeersResolver, {}),
+    ],
+)
+def test_a_resolver_checks_its_options(resolver: type[Resolver], options: Mapping[str, Any]) -> None:
+    check_options(resolver, options)
 
 
 class Knowing(Resolver):

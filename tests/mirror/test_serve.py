@@ -72,6 +72,16 @@ async def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
             assert str(refused.value) == f"can't listen on {address}: address already in use"
 
 
+async def test_a_name_that_nobody_has_is_told_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # without asking a network that may hang
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ListenError, match=r"^can't listen on nowhere\.invalid:0: name or service not known$"):
+        async with serve(mirror(), local="nowhere.invalid:0"):
+            pass
+
+
 @pytest.mark.parametrize(
     "address",
     [

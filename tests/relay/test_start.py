@@ -20,7 +20,7 @@ from tests.relay.peers import (
     unknown_length,
     wrong_digest,
 )
-from tests.relay.pulling import LARGE, SMALL, Told, content, pulling, until
+from tests.relay.pulling import LARGE, SMALL, Told, content, path_of, pulling, until
 
 from peili.mirror import Digest, Holder, Peer
 
@@ -154,3 +154,13 @@ async def test_more_transfers_than_may_be_are_404() -> None:
         a.script = honest
         await until(host.mirror.ready)
         assert (await host.get(Digest.of(data))).status == 200
+
+
+async def test_who_has_it_already_is_told_so_once_a_peer_has_it() -> None:
+    data = content(SMALL)
+    path, condition = path_of(Digest.of(data)), {"If-None-Match": f'"{Digest.of(data)}"'}
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        answer = await host.client.get(path, headers=condition)
+        assert (answer.status_code, answer.content) == (304, b"")
+    async with pulling([]) as host:
+        assert (await host.client.get(path, headers=condition)).status_code == 404

@@ -72,6 +72,17 @@ async def test_hosts_find_each_other_and_forget_the_one_that_leaves() -> None:
 
 
 @pytest.mark.anyio
+async def test_entering_does_not_wait_until_this_host_is_announced() -> None:
+    """That takes most of a second: its name is tried first, to see that nobody else has it (RFC 6762, section 8.1)."""
+    a = host("a")
+    async with entered(there := MdnsRouter(interfaces=LOOPBACK)):
+        await until(there.ready)
+        async with entered(MdnsRouter(interfaces=LOOPBACK), identity=a.id, peer=a):
+            assert not seen(there, a)
+            await until(lambda: seen(there, a) == [a])
+
+
+@pytest.mark.anyio
 async def test_a_host_without_a_peer_door_only_looks() -> None:
     a, b = host("a"), host("b")
     here, there = MdnsRouter(interfaces=LOOPBACK), MdnsRouter(interfaces=LOOPBACK)

@@ -17,9 +17,12 @@ from peili.mirror.errors import (
     StoreUnavailable,
     Unavailable,
 )
+from peili.mirror.filecontent import FileContent
+from peili.mirror.inventory import Inventory
 from peili.mirror.limits import Limits
 from peili.mirror.listening import Address
 from peili.mirror.loading import RESOLVERS, ROUTERS, STORES, Plugins
+from peili.mirror.mediatypes import detect as detect_media_type
 from peili.mirror.membership import MembershipRouter, PushRouter
 from peili.mirror.mirror import Mirror
 from peili.mirror.peerclient import PeerClient
@@ -46,9 +49,11 @@ __all__ = [
     "Descriptor",
     "Digest",
     "Feed",
+    "FileContent",
     "Gone",
     "Have",
     "Holder",
+    "Inventory",
     "Key",
     "Lease",
     "Limits",
@@ -79,6 +84,7 @@ __all__ = [
     "Wait",
     "Want",
     "Watchdog",
+    "detect_media_type",
     "http_protocol",
     "parse_key",
     "serve",

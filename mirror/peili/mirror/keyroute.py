@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 from starlette.responses import Response
 
-from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.peers import Holder, Peer
 from peili.mirror.plugin import Context
 from peili.mirror.references import Descriptor, Digest, Key, parse_key
@@ -38,7 +38,7 @@ async def answer(context: Context, text: str) -> Response:
         found = await _describe(context, parse_key(text))
     except ValueError:
         return Response(status_code=400)
-    except NotFound:
+    except (NotFound, Aborted):
         return Response(status_code=404)
     except Unavailable:
         return Response(status_code=503)

@@ -128,7 +128,9 @@ def _outside(*, both: bool) -> list[str]:
 
 
 def _reason(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+    if isinstance(error, socket.gaierror):  # its numbers are no errno
+        return str(error.strerror).lower()
+    return os.strerror(error.errno).lower() if error.errno else str(error)
 
 
 def _close(sockets: Sequence[socket.socket]) -> None:

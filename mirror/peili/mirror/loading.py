@@ -6,9 +6,10 @@ a test holds the two together.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 from peili.mirror.errors import ConfigError, PluginNotFound
 from peili.mirror.plugin import Plugin
@@ -40,6 +41,8 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+T = TypeVar("T", bound=Plugin)
+
 
 class Plugins:
     """The plug-ins that can be had by name. Each mirror's host may have its own; nothing is global.
@@ -69,45 +72,76 @@ class Plugins:
 
     def store(self, kind: str, options: Mapping[str, Any]) -> Store:
         """The store called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
-        plugin = self._load(STORES, kind)
+        found = self._find(STORES, kind)
+        plugin = found.load()
         if not issubclass(plugin, Store):
-            raise _not_a(Store, kind, plugin)
-        return plugin.from_config(options)
+            raise found.wrong("which is no Store")
+        return found.build(lambda: plugin.from_config(options))
 
     def router(self, kind: str, options: Mapping[str, Any]) -> Router:
         """The router called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
-        plugin = self._load(ROUTERS, kind)
+        found = self._find(ROUTERS, kind)
+        plugin = found.load()
         if not issubclass(plugin, Router):
-            raise _not_a(Router, kind, plugin)
-        return plugin.from_config(options)
+            raise found.wrong("which is no Router")
+        return found.build(lambda: plugin.from_config(options))
 
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
         """The resolver called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
-        plugin = self._load(RESOLVERS, kind)
+        found = self._find(RESOLVERS, kind)
+        plugin = found.load()
         if not issubclass(plugin, Resolver):
-            raise _not_a(Resolver, kind, plugin)
-        return plugin.from_plugins(options, self)
+            raise found.wrong("which is no Resolver")
+        return found.build(lambda: plugin.from_plugins(options, self))
 
-    def _load(self, group: str, kind: str) -> type[Any]:
+    def _find(self, group: str, kind: str) -> _Found:
         target = self._targets[group].get(kind)
-        if target is None:
-            target = next((each.value for each in entry_points(group=group, name=kind)), None)
-        if target is None:
+        if isinstance(target, str):
+            return _Found(kind, EntryPoint(kind, target, group))
+        found = target or next(iter(entry_points(group=group, name=kind)), None)
+        if found is None:
             raise PluginNotFound(group, kind, self.names(group))
-        if isinstance(target, type):
-            return target
+        return _Found(kind, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a name leads to. Whatever is wrong with it becomes a ConfigError of one line that says whose it is."""
+
+    kind: str
+    target: EntryPoint | type[Plugin]
+
+    def load(self) -> type[Any]:
+        """The class, of whatever kind."""
         try:
-            loaded: object = EntryPoint(kind, target, group).load()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError("kind", f"{kind!r} leads to {target}, which can't be loaded: {error}") from error
+            loaded: object = self.target.load() if isinstance(self.target, EntryPoint) else self.target
+        except Exception as error:  # a stranger's module may raise anything while it is imported
+            raise self.wrong(f"which can't be loaded: {_one_line(error)}") from error
         if not isinstance(loaded, type):
-            raise ConfigError("kind", f"{kind!r} leads to {target}, which is not a class")
+            raise self.wrong("which is not a class")
         return loaded
 
+    def build(self, make: Callable[[], T]) -> T:
+        """What `make` makes of the options. The plug-in's own ConfigErrors are passed on as they are."""
+        try:
+            return make()
+        except (ConfigError, PluginNotFound):
+            raise
+        except Exception as error:  # a stranger's, that does not say which option it was, or is abstract
+            raise self.wrong(f"which can't be built: {_one_line(error)}") from error
 
-def _not_a(base: type[Plugin], kind: str, found: type[Any]) -> ConfigError:
-    return ConfigError("kind", f"{kind!r} leads to {_shown(found)}, which is no {base.__name__}")
+    def wrong(self, how: str) -> ConfigError:
+        """The line."""
+        dist = self.target.dist if isinstance(self.target, EntryPoint) else None
+        owner = f" of the distribution {dist.name}" if dist is not None else ""
+        return ConfigError("kind", f"{self.kind!r}{owner} leads to {_shown(self.target)}, {how}")
 
 
-def _shown(target: str | type[Any]) -> str:
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _shown(target: str | EntryPoint | type[Any]) -> str:
+    if isinstance(target, EntryPoint):
+        return target.value
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"

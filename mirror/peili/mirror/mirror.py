@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import ssl
 import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -23,7 +22,7 @@ from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.limits import Limits
 from peili.mirror.parts import Parts
-from peili.mirror.peers import Peer
+from peili.mirror.peers import Peer, is_identity
 from peili.mirror.references import is_registry
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolver import Resolver
@@ -34,8 +33,6 @@ from peili.mirror.selection import Selection
 from peili.mirror.store import Store
 
 _READY_INTERVAL = 0.02
-_IDENTITY = re.compile(r"[!-~]{1,255}")
-"""What can stand in a header."""
 
 
 class Mirror:
@@ -86,7 +83,7 @@ class Mirror:
         if insecure and auth is not None:
             raise ConfigError("insecure", "either `auth` or `insecure`, not both")
         self.identity = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
-        if not _IDENTITY.fullmatch(self.identity.id):
+        if not is_identity(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
         self.limits = limits or Limits()
         self._parts = Parts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -27,6 +28,14 @@ class Peer:
         if not self.id:
             raise ValueError("a peer needs an id")
         object.__setattr__(self, "urls", tuple(base_url(url) for url in self.urls))
+
+
+_IDENTITY = re.compile(r"[!-~]{1,255}")
+
+
+def is_identity(text: str) -> bool:
+    """Whether `text` can be a host's id: it has to stand in a header."""
+    return _IDENTITY.fullmatch(text) is not None
 
 
 def base_url(url: str) -> str:

@@ -83,6 +83,7 @@ class OciLayoutStore(Store):
                 yield
             finally:
                 self._away = f"{self._path} is no longer looked at"
+                self._inventory.synced = False
 
     @override
     def ready(self) -> bool:

@@ -19,6 +19,7 @@ from tests.stores.containerd.tenant import TAG, Tenant
 from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
 from peili.mirror.testing import context_for, entered, watching
 from peili.stores.containerd import ContainerdStore
+from peili.stores.containerd.content import is_readable
 from peili.stores.containerd.failures import why_unreachable
 
 pytestmark = pytest.mark.anyio
@@ -170,6 +171,35 @@ def test_why_nobody_answers_is_told(tmp_path: Path) -> None:
     assert why_unreachable(absent) == f"there is no socket {absent}; is containerd running, and is that its address?"
     assert why_unreachable(file) == f"{file} is not a socket; right is the one that containerd listens on"
     assert "no socket" in why_unreachable(nested)
+
+
+READ = """
+import os, sys
+from pathlib import Path
+from peili.stores.containerd.content import is_readable
+top = Path(sys.argv[1])
+(top / "root/blobs/sha256").mkdir(parents=True)
+(top / sys.argv[2]).chmod(0o700)
+os.setuid(65534)
+print(is_readable(top / "root"))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.parametrize("closed", [".", "root", "root/blobs", "root/blobs/sha256"])
+def test_a_directory_that_a_user_may_not_read_is_none(closed: str) -> None:
+    """Then its content is read through containerd's API."""
+    with tempfile.TemporaryDirectory() as directory:
+        command = [sys.executable, "-c", READ, directory, closed]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "False\n"
+
+
+def test_a_content_store_that_is_new_is_readable(tmp_path: Path) -> None:
+    assert is_readable(tmp_path)
+    (tmp_path / "blobs" / "sha256").mkdir(parents=True)
+    assert is_readable(tmp_path)
+    assert not is_readable(tmp_path / "missing")
 
 
 ASK = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -17,12 +18,10 @@ pytestmark = pytest.mark.anyio
 
 
 class ContainerdSubject(StoreSubject):
-    """A store over one namespace of a real containerd.
+    """A store over one namespace of a real containerd, which can be lost only by its `sole` tenant."""
 
-    `lose` is left out, since others use this containerd too; test_away does that.
-    """
-
-    def __init__(self, tenant: Tenant, stack: AsyncExitStack, *, by_api: bool) -> None:
+    def __init__(self, tenant: Tenant, stack: AsyncExitStack, *, by_api: bool = False, sole: bool = False) -> None:
+        self._sole = sole
         self.store = tenant.store(content_path=tenant.directory / "nowhere" if by_api else None)
         self._tenant = tenant
         self._stack = stack
@@ -46,6 +45,16 @@ class ContainerdSubject(StoreSubject):
     async def begin(self, data: bytes) -> Arrival | None:
         return None if self._by_api else await self._stack.enter_async_context(self._tenant.writing(data))
 
+    @override
+    async def lose(self) -> bool:
+        if self._sole:
+            await asyncio.to_thread(self._tenant.containerd.stop)
+        return self._sole
+
+    @override
+    async def restore(self) -> None:
+        await asyncio.to_thread(self._tenant.containerd.start)
+
 
 @pytest.mark.parametrize("by_api", [False, True], ids=["by its directory", "through the API"])
 async def test_it_keeps_what_stores_promise(tenant: Tenant, by_api: bool) -> None:
@@ -53,6 +62,15 @@ async def test_it_keeps_what_stores_promise(tenant: Tenant, by_api: bool) -> Non
     async def factory() -> AsyncGenerator[StoreSubject, None]:
         async with AsyncExitStack() as stack:
             yield ContainerdSubject(new_tenant(tenant.containerd, tenant.directory), stack, by_api=by_api)
+
+    await check_store(factory)
+
+
+async def test_it_keeps_them_when_containerd_goes_and_comes_back(sole_tenant: Tenant) -> None:
+    @asynccontextmanager
+    async def factory() -> AsyncGenerator[StoreSubject, None]:
+        async with AsyncExitStack() as stack:
+            yield ContainerdSubject(new_tenant(sole_tenant.containerd, sole_tenant.directory), stack, sole=True)
 
     await check_store(factory)
 

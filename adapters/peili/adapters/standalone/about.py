@@ -11,9 +11,8 @@ from peili.mirror import RESOLVERS, ROUTERS, STORES, Plugins
 _PACKAGES = ("grpcio", "httpx", "protobuf", "starlette", "uvicorn", "zeroconf")
 
 
-def plugins(*, as_json: bool) -> str:
+def plugins(known: Plugins, *, as_json: bool) -> str:
     """Each group's names with where they lead."""
-    known = Plugins()
     groups = {group.removeprefix("peili."): known.names(group) for group in (STORES, ROUTERS, RESOLVERS)}
     if as_json:
         return json.dumps(groups)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peili.adapters.standalone import about, serve, settings
 from peili.adapters.standalone.config import Config
-from peili.mirror import ConfigError, PeiliError
+from peili.mirror import ConfigError, PeiliError, Plugins
 
 _EPILOG = """\
 Every key may also be an environment variable, PEILI_SECTION__KEY=VALUE (PEILI_ROUTER__KIND=static).
@@ -18,10 +18,13 @@ Flags win over the environment, the environment over the file. A VALUE is read a
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit code. Errors that a user can mend are one line on stderr."""
+def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -> int:
+    """Run the command; its exit code. Errors that a user can mend are one line on stderr.
+
+    A frozen app, whose plug-ins have no entry points, gives it `plugins` that it has registered them with.
+    """
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser().parse_args(argv, argparse.Namespace(plugins=plugins or Plugins()))
         code: int = arguments.run(arguments)
     except ConfigError as error:
         return _failed(error, 2)
@@ -80,7 +83,7 @@ def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 def _serve(arguments: argparse.Namespace) -> int:
     config = configuration(arguments, os.environ)
-    mirror = serve.build(config)
+    mirror = serve.build(config, arguments.plugins)
     if arguments.check:
         sys.stdout.write("the configuration is right\n")
     else:
@@ -89,7 +92,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(about.plugins(as_json=arguments.json) + "\n")
+    sys.stdout.write(about.plugins(arguments.plugins, as_json=arguments.json) + "\n")
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from peili.adapters.standalone.reading import Section, unknown
 from peili.adapters.standalone.settings import Sections
 from peili.mirror import ConfigError, Limits, PluginNotFound, Selection
-from peili.mirror.peers import base_url
+from peili.mirror.peers import base_url, is_identity
 
 T = TypeVar("T")
 
@@ -157,6 +157,8 @@ def _mirror(section: Section) -> MirrorOptions:
         default_registry=section.text("default_registry"),
         identity=section.text("identity"),
     )
+    if options.identity is not None and not is_identity(options.identity):
+        raise section.wrong("identity", "up to 255 of the visible ASCII characters")
     try:
         Selection(options.registries, options.exclude)
         if options.default_registry is not None:

@@ -17,9 +17,11 @@ from peili.mirror import Mirror, Plugins, serve
 from peili.mirror.watchdog import Watchdog
 
 
-def build(config: Config) -> Mirror:
-    """The mirror that `config` describes, with logging set up. Raises ConfigError."""
-    plugins = Plugins()
+def build(config: Config, plugins: Plugins | None = None) -> Mirror:
+    """The mirror that `config` describes, with logging set up. Its plug-ins are looked for among `plugins`; by default
+    those that are built in or installed. Raises ConfigError.
+    """
+    plugins = plugins or Plugins()
     store = config.store.build(plugins.store)
     router = config.router.build(plugins.router)
     resolver = config.resolver.build(plugins.resolver)

@@ -35,9 +35,8 @@ class LocalDoor(Door):
         """A tag goes to the resolver; from there on there is only a digest."""
         digest = target.digest or await self._resolve(target)
         target = replace(target, digest=digest, tag=None)
-        if await reply.not_modified(digest) or await self._from_store(target, digest, reply):
-            return
-        await self._from_peers(target, digest, reply)
+        if not await self._from_store(target, digest, reply):
+            await self._from_peers(target, digest, reply)
 
     async def _resolve(self, target: Target) -> Digest:
         try:
@@ -84,6 +83,8 @@ class LocalDoor(Door):
         wanted = None if manifest else reply.range(digest)
         async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
             span = await transfer.begin()
+            if await reply.not_modified(digest):
+                return  # not earlier: a condition counts only where there is something (RFC 9110, 13.2.1)
             descriptor = Descriptor(_type_of(target, transfer), digest, span.size)
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is.

@@ -9,7 +9,8 @@ from peili.mirror.testing.contexts import context_for, entered
 from peili.mirror.testing.images import Image, Manifest, host_platform, make_layout, pack_tar
 from peili.mirror.testing.membership_kit import MembershipFactory, MembershipSubject, check_membership_router
 from peili.mirror.testing.neighbours import Neighbour, neighbour
-from peili.mirror.testing.promises import ConformanceError, check_options
+from peili.mirror.testing.plugin_kit import check_options
+from peili.mirror.testing.promises import ConformanceError
 from peili.mirror.testing.resolver_kit import ResolverFactory, ResolverSubject, check_resolver
 from peili.mirror.testing.router_kit import RouterFactory, RouterSubject, check_router
 from peili.mirror.testing.store_kit import check_store

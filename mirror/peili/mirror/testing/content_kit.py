@@ -61,10 +61,10 @@ async def check_content(factory: ContentFactory, *, within: float = IN_TIME) -> 
     """
     async with factory() as subject:
         arriving = subject.arrival is not None
-    for promise, check in _ARRIVING if arriving else _WHOLE:
+    for promise, check in ARRIVING if arriving else WHOLE:
         async with factory() as subject:
             await keep(promise, check(subject), within)
-            await keep("aclose does not raise, however often it is called", _closed_twice(subject.content), within)
+            await keep(CLOSING, _closed_twice(subject.content), within)
 
 
 async def _closed_twice(content: Content) -> None:
@@ -130,12 +130,17 @@ async def _whole_concurrent(subject: ContentSubject) -> None:
 
 async def _whole_fileno(subject: ContentSubject) -> None:
     fd = subject.content.fileno()
-    if fd is None:
-        return
-    expect(stat.S_ISREG(os.fstat(fd).st_mode), "it is no regular file")
-    expect(os.pread(fd, len(subject.data) + 1, 0) == subject.data, "the file has other bytes")
-    os.lseek(fd, 3, os.SEEK_SET)
-    expect(await read(subject.content, 0, 4) == subject.data[:4], "readinto minds the file position")
+    _expect_file(fd, subject.data)
+    if fd is not None:
+        os.lseek(fd, 3, os.SEEK_SET)
+        expect(await read(subject.content, 0, 4) == subject.data[:4], "readinto minds the file position")
+
+
+def _expect_file(fd: int | None, data: bytes) -> None:
+    """Where there is a file, it begins with `data`."""
+    if fd is not None:
+        expect(stat.S_ISREG(os.fstat(fd).st_mode), "it is no regular file")
+        expect(os.pread(fd, len(data), 0) == data, "the file has other bytes")
 
 
 async def _whole_cancel(subject: ContentSubject) -> None:
@@ -214,6 +219,41 @@ async def _arriving_shrinks(subject: ContentSubject) -> None:
     expect(content.available >= most, f"available went from {most} to {content.available} at the end")
 
 
+async def _arriving_end(subject: ContentSubject) -> None:
+    arrival, content = _arrival(subject), subject.content
+    await arrival.write(subject.data[:100])
+    await content.wait(0)
+    for beyond in (0, 1, 500):
+        offset = content.available + beyond
+        piece = await read(content, offset, 10)
+        expect(not piece or content.available > offset, f"bytes were read at {offset} of {content.available}")
+
+
+async def _arriving_concurrent(subject: ContentSubject) -> None:
+    arrival, content = _arrival(subject), subject.content
+    await arrival.write(subject.data[:100])
+    seen = await content.wait(0)
+    waiting = asyncio.ensure_future(content.wait(100))
+    try:
+        await asyncio.sleep(0)
+        pieces = await asyncio.gather(*(read_range(content, at, seen) for at in range(0, seen, 10)))
+        for at, piece in zip(range(0, seen, 10), pieces, strict=True):
+            expect(piece == subject.data[at:seen], f"other bytes were read at {at} than arrived")
+        expect(not waiting.done(), "wait(100) returned while 100 bytes were there")
+    finally:
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def _arriving_fileno(subject: ContentSubject) -> None:
+    arrival, content, data = _arrival(subject), subject.content, subject.data
+    await arrival.write(data[:100])
+    _expect_file(content.fileno(), data[: await content.wait(0)])
+    await arrival.write(data[100:])
+    await arrival.commit()
+    _expect_file(content.fileno(), data[: await content.wait(len(data) - 1)])
+
+
 async def _arriving_abort(subject: ContentSubject) -> None:
     arrival, content = _arrival(subject), subject.content
     await arrival.write(subject.data[:100])
@@ -246,7 +286,9 @@ async def _arriving_cancel(subject: ContentSubject) -> None:
     expect(await content.wait(0) > 0, "wait gave nothing after an earlier one was cancelled")
 
 
-_WHOLE: Promises = (
+CLOSING = "aclose does not raise, however often it is called"
+"""Checked after each of the others."""
+WHOLE: Promises = (
     ("content that is whole is complete, with size and available its length", _whole_attributes),
     ("readinto gives the bytes that were asked for", _whole_bytes),
     ("readinto gives 0 exactly at and past the end", _whole_end),
@@ -256,11 +298,14 @@ _WHOLE: Promises = (
     ("fileno is None, or a regular file whose byte n is byte n of the content", _whole_fileno),
     ("readinto can be cancelled, and called again", _whole_cancel),
 )
-_ARRIVING: Promises = (
+ARRIVING: Promises = (
     ("content of which nothing has arrived is empty and not complete", _arriving_attributes),
     ("available never shrinks", _arriving_shrinks),
     ("content that arrives can be read as it does, and is complete with its last byte", _arriving_bytes),
+    ("readinto gives 0 at and past what is available", _arriving_end),
     ("wait returns once more than `past` bytes are there, to everyone who waits", _arriving_wait),
+    ("what has arrived can be read while the rest is waited for", _arriving_concurrent),
+    ("fileno is None, or a regular file whose byte n is byte n of what has arrived", _arriving_fileno),
     ("wait raises Aborted once the rest will never come", _arriving_abort),
     ("what has arrived of aborted content is read as it was, or raises Aborted", _arriving_abort_bytes),
     ("wait can be cancelled, and called again", _arriving_cancel),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import asynccontextmanager
 
@@ -39,7 +40,8 @@ async def context_for(
     that is one of these stands for itself. `peer` is this host once its peer door answers; None: it has none.
     """
     limits = limits or Limits()
-    client = PeerClient(limits)
+    # Plain HTTP is spoken here, and to load the system's certificate authorities would take longer than most checks.
+    client = PeerClient(limits, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     if store is None:
         store = plugin if isinstance(plugin, Store) else EmptyStore()
     if router is None:

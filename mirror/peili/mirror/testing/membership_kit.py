@@ -46,7 +46,7 @@ async def check_membership_router(factory: MembershipFactory, *, within: float =
     Raises ConformanceError for the first that is broken. `within` bounds each in seconds, what the router needs to
     notice a change included.
     """
-    for promise, check in _PROMISES:
+    for promise, check in PROMISES:
         await keep(promise, check(factory), within)
 
     async with neighbour("one") as one, neighbour("two") as two:
@@ -175,7 +175,7 @@ async def _until_peers(router: MembershipRouter, ids: set[str]) -> None:
     await eventually(lambda: _ids(router.peers()) == ids)
 
 
-_PROMISES: Promises = (
+PROMISES: Promises = (
     ("members gives the whole set, to each caller", _members),
     ("members has no end", _members_endless),
     ("members gives the whole set at each change", _members_change),

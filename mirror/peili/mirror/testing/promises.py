@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
-
-from peili.mirror.errors import ConfigError
-from peili.mirror.plugin import Plugin
 
 IN_TIME = 10.0
 """Seconds that each promise has by default, all waiting included. Kits take another bound as `within`."""
 
 
 class ConformanceError(AssertionError):
-    """An implementation breaks a promise of its interface. The message names the promise, and says how."""
+    """An implementation breaks a promise of its interface. The message is `promise`, and how it is broken."""
+
+    def __init__(self, promise: str, how: str) -> None:
+        self.promise = promise
+        super().__init__(f"{promise}: {how}")
 
 
 class Broken(Exception):
@@ -42,11 +43,11 @@ async def keep(promise: str, check: Awaitable[None], within: float = IN_TIME) ->
     except ConformanceError:
         raise
     except Broken as error:
-        raise ConformanceError(f"{promise}: {error}") from error
+        raise ConformanceError(promise, str(error)) from error
     except Exception as error:
         if deadline.expired():
-            raise ConformanceError(f"{promise}: that was not so within {within:g} s") from error
-        raise ConformanceError(f"{promise}: {error!r} was raised") from error
+            raise ConformanceError(promise, f"that was not so within {within:g} s") from error
+        raise ConformanceError(promise, f"{error!r} was raised") from error
 
 
 async def expect_raises(kinds: type[Exception] | tuple[type[Exception], ...], call: Awaitable[object]) -> None:
@@ -83,19 +84,14 @@ async def eventually(condition: Callable[[], object]) -> None:
         await asyncio.sleep(0.01)
 
 
-def check_options(plugin: type[Plugin], options: Mapping[str, Any]) -> None:
-    """Options that are right are taken; one that nobody knows is refused by name. Raises ConformanceError."""
-    plugin.from_config(options)
-    wrong = {**options, "no-such-option": True}
-    try:
-        plugin.from_config(wrong)
-    except ConfigError as error:
-        if error.key == "no-such-option":
-            return
-        raise ConformanceError(f"from_config names the option that is wrong: it named {error.key!r}") from error
-    except Exception as error:
-        raise ConformanceError(f"from_config raises ConfigError for an unknown option: {error!r} was raised") from error
-    raise ConformanceError("from_config raises ConfigError for an unknown option: it was taken")
+async def expect_cheap(call: Callable[[], object]) -> None:
+    """`call` may be made often: a hundred calls take no time to speak of."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(100):
+        call()
+    took = loop.time() - began
+    expect(took < 0.5, f"100 calls took {took:.1f} s")
 
 
 def fresh_bytes(size: int) -> bytes:

@@ -12,6 +12,7 @@ from peili.mirror.references import Descriptor, Reference
 from peili.mirror.resolver import Resolver
 from peili.mirror.router import Router
 from peili.mirror.store import Store
+from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for
 from peili.mirror.testing.promises import (
     IN_TIME,
@@ -48,17 +49,31 @@ ResolverFactory = Callable[[], AbstractAsyncContextManager[ResolverSubject]]
 
 async def check_resolver(factory: ResolverFactory, *, within: float = IN_TIME) -> None:
     """Check every promise of `Resolver`, each on one of its own. Raises ConformanceError for the first broken one."""
-    for promise, check in _PROMISES:
+    for promise, check in PROMISES:
         async with factory() as subject:
             await keep(promise, check(subject), within)
 
 
 @asynccontextmanager
-async def _running(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
+async def _entered(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
     resolver = subject.resolver
     async with context_for(resolver, store=subject.store, router=subject.router) as context, resolver.run(context):
+        yield resolver
+
+
+@asynccontextmanager
+async def _running(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
+    async with _entered(subject) as resolver:
         await eventually(resolver.ready)
         yield resolver
+
+
+async def _ready(subject: ResolverSubject) -> None:
+    await plugin_kit.ready(subject.resolver, lambda: _entered(subject))
+
+
+async def _entering(subject: ResolverSubject) -> None:
+    await plugin_kit.entering(subject.resolver, lambda: _entered(subject))
 
 
 def _fresh_reference() -> Reference:
@@ -128,8 +143,10 @@ async def _cancel(subject: ResolverSubject) -> None:
         _expect_same(await _answer(resolver, reference), meant)
 
 
-_PROMISES: Promises = (
+PROMISES: Promises = (
     ("a resolver can be entered, left and entered again, and is ready then", _enter),
+    (plugin_kit.READY, _ready),
+    (plugin_kit.ENTERING, _entering),
     ("a reference that means nothing gives None, or raises Unavailable", _unknown),
     ("a reference gives the descriptor of what it means", _known),
     ("resolve may be called concurrently", _concurrent),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from peili.mirror.errors import Aborted, NotFound
-from peili.mirror.mediatypes import OCI_MANIFEST, OCTET_STREAM
+from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.references import Digest, Reference
 from peili.mirror.store import Store
+from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
 from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.promises import (
@@ -23,7 +25,15 @@ from peili.mirror.testing.promises import (
     fresh_bytes,
     keep,
 )
-from peili.mirror.testing.store_subject import REFERENCE, StoreFactory, StoreSubject, manifest, read_back, told
+from peili.mirror.testing.store_subject import (
+    REFERENCE,
+    StoreFactory,
+    StoreSubject,
+    index_of,
+    manifest,
+    read_back,
+    told,
+)
 from peili.mirror.testing.watch_kit import WATCH_PROMISES
 from peili.mirror.testing.watching import watching
 
@@ -34,7 +44,7 @@ async def check_store(factory: StoreFactory, *, within: float = IN_TIME) -> None
     Raises ConformanceError for the first that is broken. `within` bounds each in seconds, what the store needs to
     notice a change included.
     """
-    for promise, check in _PROMISES:
+    for promise, check in PROMISES:
         async with factory() as subject:
             await keep(promise, check(subject), within)
 
@@ -73,7 +83,8 @@ async def _enter(subject: StoreSubject) -> None:
 async def _found_when_entered(store: Store, digest: Digest) -> None:
     async with entered(store), watching(store) as watched:
         await eventually(store.ready)
-        await told(watched, digest)
+        await watched.until(lambda: watched.synced)
+        expect(digest in watched.have, "what was added before it was entered had not been told at Synced")
         await store.describe(digest)
 
 
@@ -90,6 +101,7 @@ async def _unknown(subject: StoreSubject) -> None:
 
 async def _describe(subject: StoreSubject) -> None:
     contents = {fresh_bytes(1000): OCTET_STREAM, b"{" + fresh_bytes(50): OCTET_STREAM, manifest(): OCI_MANIFEST}
+    contents[index_of(manifest())] = OCI_INDEX
     for data in contents:
         await subject.add(data)
     async with entered(subject.store), watching(subject.store) as watched:
@@ -188,6 +200,40 @@ async def _not_whole(subject: StoreSubject) -> None:
         await read_back(store, data)
 
 
+async def _closed(subject: StoreSubject) -> None:
+    store, data = subject.store, fresh_bytes(1000)
+    await subject.add(data)
+
+    async def open_and_close() -> None:
+        async with await store.open(Digest.of(data)) as content:
+            await read_range(content, 0, 10)
+
+    async with entered(store), watching(store) as watched:
+        await told(watched, Digest.of(data))
+        await open_and_close()
+        before = _descriptors()
+        for _ in range(_MANY):
+            await open_and_close()
+        await eventually(lambda: _descriptors() < before + _MANY // 2)
+
+
+_MANY = 40
+_DESCRIPTORS = "/dev/fd"
+
+
+def _descriptors() -> int:
+    """How many this process has open; 0 where the system does not say."""
+    return len(os.listdir(_DESCRIPTORS)) if os.path.isdir(_DESCRIPTORS) else 0  # noqa: PTH208, PTH112 - quick
+
+
+async def _ready(subject: StoreSubject) -> None:
+    await plugin_kit.ready(subject.store, lambda: entered(subject.store))
+
+
+async def _entering(subject: StoreSubject) -> None:
+    await plugin_kit.entering(subject.store, lambda: entered(subject.store))
+
+
 async def _discard(subject: StoreSubject) -> None:
     store, whole, data = subject.store, fresh_bytes(100), fresh_bytes(2000)
     await subject.add(whole)
@@ -205,8 +251,10 @@ async def _discard(subject: StoreSubject) -> None:
                 await expect_raises(Aborted, content.wait(500))
 
 
-_PROMISES: Promises = (
+PROMISES: Promises = (
     ("a store can be entered, left and entered again, and is ready then", _enter),
+    (plugin_kit.READY, _ready),
+    (plugin_kit.ENTERING, _entering),
     ("what is not there raises NotFound", _unknown),
     (
         "describe gives digest and size, a manifest's own media type, and application/octet-stream for the rest",
@@ -218,6 +266,7 @@ _PROMISES: Promises = (
     ("every method may be called concurrently", _concurrent),
     ("every method can be cancelled, and called again", _cancel),
     ("content that is removed while it is open gives its own bytes or raises Aborted", _removed_while_open),
+    ("content that is closed holds nothing open", _closed),
     ("content that is still arriving is not opened or described as whole", _not_whole),
     ("discard removes only what is still arriving, and says whether it did", _discard),
 )

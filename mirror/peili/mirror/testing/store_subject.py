@@ -56,6 +56,12 @@ def manifest() -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry, "layers": []}).encode()
 
 
+def index_of(data: bytes) -> bytes:
+    """An index of one manifest that does not name its own type, as indexes need not."""
+    entry = {"mediaType": OCI_MANIFEST, "digest": Digest.of(data), "size": len(data)}
+    return json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+
+
 async def told(watched: Watched, digest: Digest) -> None:
     """Wait until `watched` knows that `digest` is there whole."""
     await watched.until(lambda: digest in watched.have and watched.have[digest].complete)

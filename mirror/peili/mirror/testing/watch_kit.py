@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 from peili.mirror.errors import NotFound, StoreUnavailable
 from peili.mirror.references import Digest, Reference
-from peili.mirror.store import Have, Synced
+from peili.mirror.store import Have, Store, Synced
 from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.promises import (
     Promises,
@@ -104,10 +104,36 @@ async def _away(subject: StoreSubject) -> None:
         expect(keys == {Digest.of(added)}, f"what had not changed was told again: {', '.join(map(str, keys))}")
 
 
+async def _away_before(subject: StoreSubject) -> None:
+    data, store = fresh_bytes(100), subject.store
+    await subject.add(data)
+    if not await subject.lose():
+        return
+    async with asyncio.timeout(_AT_ONCE):
+        await _entered_and_left(store)
+    async with entered(store), watching(store) as watched:
+        await expect_raises(StoreUnavailable, store.describe(Digest.of(data)))
+        expect(not store.ready(), "it is ready, with its backend away")
+        expect(not watched.synced, "Synced was told, with the backend away")
+        await subject.restore()
+        await told(watched, Digest.of(data))
+        await watched.until(lambda: watched.synced)
+        await eventually(store.ready)
+
+
+_AT_ONCE = 3.0  # seconds: what does not wait for a backend is done by then on the busiest machine
+
+
+async def _entered_and_left(store: Store) -> None:
+    async with entered(store):
+        pass
+
+
 WATCH_PROMISES: Promises = (
     ("watch first tells everything that is here, then Synced, to each caller", _watch_inventory),
     ("watch tells of what is added and removed, and what it tells is so", _watch_changes),
     ("what watch tells can be had", _watch_truth),
     ("each caller of watch gets a sequence of its own, without an end", _watch_independent),
     ("while the backend is away StoreUnavailable is raised, and watch goes on with what differs", _away),
+    ("a backend that is not there yet is not waited for when entering, and is found once it comes", _away_before),
 )

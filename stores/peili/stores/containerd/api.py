@@ -31,6 +31,7 @@ _OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 500),
 )
+_MOMENT = 0.1  # seconds
 _GRACE = 1.0  # seconds that calls under way are given when the connection is closed
 
 
@@ -48,6 +49,7 @@ class Api:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self._cut = False  # whether a stream was cancelled
+        self._asked: set[asyncio.Future[Any]] = set()  # what has no answer yet
         self._channel = channel = aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
         content, images = "/containerd.services.content.v1.Content", "/containerd.services.images.v1.Images"
         self._info = channel.unary_unary(
@@ -93,8 +95,9 @@ class Api:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._channel.close(_GRACE)
-        if self._cut:
-            await _settled()
+        unheard = any(each.cancelled() or not each.done() for each in self._asked)
+        if self._cut or unheard:
+            await _settled(unheard=unheard)
 
     async def info(self, namespace: str, digest: str) -> pb.Info:
         """What is known of a whole blob."""
@@ -162,7 +165,8 @@ class Api:
     async def _answer(self, call: Awaitable[_Response]) -> _Response:
         # Shielded: see `_settled`. A call whose caller is gone ends by itself, at the latest by its timeout.
         answering = asyncio.ensure_future(call)
-        answering.add_done_callback(_heard)
+        self._asked.add(answering)
+        answering.add_done_callback(self._heard)
         with translated(self._socket):
             return await asyncio.shield(answering)
 
@@ -175,20 +179,23 @@ class Api:
             call.cancel()
             self._cut |= call.cancelled()
 
+    def _heard(self, answering: asyncio.Future[Any]) -> None:
+        """An error that nobody waits for any more is no news."""
+        if not answering.cancelled():
+            answering.exception()
+            self._asked.discard(answering)
 
-def _heard(answering: asyncio.Future[Any]) -> None:
-    """An error that nobody waits for any more is no news."""
-    if not answering.cancelled():
-        answering.exception()
 
-
-async def _settled() -> None:
+async def _settled(*, unheard: bool) -> None:
     """Wait until gRPC has heard the end of calls that were cancelled.
 
     It delivers that by one queue for the whole process. What is still to come when this loop is closed would be an
-    error in whichever loop uses gRPC next. A call that is cancelled before its answer can't be waited for, so unary
-    ones are not; of streams, gRPC has a task that ends then. It does not tell whose it is: hence the bound.
+    error in whichever loop uses gRPC next. Of streams, gRPC has a task that ends then. It does not tell whose it is:
+    hence the bound. Of unary calls, which are cancelled only where closing cut them off (`unheard`), nothing tells
+    when it is over: they are given a moment, which is ten times what they need.
     """
+    if unheard:
+        await asyncio.sleep(_MOMENT)
     tasks = [
         each for each in asyncio.all_tasks() if getattr(each.get_coro(), "__qualname__", "").startswith("_AioCall.")
     ]

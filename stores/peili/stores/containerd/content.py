@@ -19,9 +19,17 @@ def blob_path(root: Path, digest: Digest) -> Path:
 
 
 def is_readable(root: Path) -> bool:
-    """Whether this process may use the content store in `root`, so far as its directories tell."""
-    shown = [root, *(path for path in (root / "blobs", root / "blobs" / "sha256") if path.exists())]
-    return root.is_dir() and all(os.access(path, os.R_OK | os.X_OK) for path in shown)
+    """Whether this process may use the content store in `root`, so far as its directories tell. Never raises."""
+    for path in (root, root / "blobs", root / "blobs" / "sha256"):
+        try:
+            path.stat()
+        except FileNotFoundError:
+            return path != root  # a new one has no directories of blobs yet
+        except OSError:
+            return False
+        if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
+            return False
+    return True
 
 
 class ApiContent(Content):

@@ -12,6 +12,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import (
+    Aborted,
     Content,
     Context,
     Descriptor,
@@ -86,6 +87,7 @@ class ContainerdStore(Store):
                 yield
             finally:
                 self._entered = None
+                self._inventory.synced = False  # it may be another containerd when this is entered again
                 following.cancel()
 
     @override
@@ -198,7 +200,10 @@ class ContainerdStore(Store):
         if blob.size > MANIFEST_SIZE:
             return OCTET_STREAM
         data, read = bytearray(blob.size), 0
-        async with await self._open_whole(digest) as content:
-            while read < blob.size:
-                read += await content.readinto(read, memoryview(data)[read:])
+        try:
+            async with await self._open_whole(digest) as content:
+                while read < blob.size:
+                    read += await content.readinto(read, memoryview(data)[read:])
+        except Aborted as error:
+            raise NotFound(f"{digest} was removed just now") from error
         return detect(bytes(data))

@@ -1,0 +1,50 @@
+"""What is in an image archive: a tar of an OCI image layout, as ``skopeo copy … oci-archive:FILE`` writes it."""
+
+import json
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peili.mirror import Descriptor, Digest, Reference, detect_media_type
+
+MAX_MANIFEST = 4 * 1024 * 1024
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The archive as it was when it was read: what each digest is, where its bytes begin, what each tag stands for."""
+
+    blobs: dict[Digest, Descriptor]
+    offsets: dict[Digest, int]
+    tags: dict[Reference, Descriptor]
+
+    @classmethod
+    def read(cls, path: Path) -> "Archive":
+        """Blocks. Raises OSError, tarfile.TarError, and ValueError or KeyError where it is not such an archive."""
+        blobs: dict[Digest, Descriptor] = {}
+        offsets: dict[Digest, int] = {}
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                folder, _, encoded = member.name.removeprefix("./").rpartition("/")
+                if member.isfile() and folder == "blobs/sha256":
+                    small = member.size <= MAX_MANIFEST and tar.extractfile(member)
+                    digest = Digest(f"sha256:{encoded}")
+                    blobs[digest] = Descriptor(detect_media_type(small.read() if small else b""), digest, member.size)
+                    offsets[digest] = member.offset_data
+            index = tar.extractfile("index.json")
+            tags = _tags(json.load(index)["manifests"], blobs) if index else {}
+        return cls(blobs, offsets, tags)
+
+
+def _tags(entries: list[dict[str, Any]], blobs: dict[Digest, Descriptor]) -> dict[Reference, Descriptor]:
+    """What the full references in ``index.json`` stand for; bare tags do not say of which registry they are."""
+    tags: dict[Reference, Descriptor] = {}
+    for entry in entries:
+        for name in _NAMES:
+            try:
+                tags[Reference.parse(entry.get("annotations", {}).get(name, ""))] = blobs[Digest(entry["digest"])]
+            except (KeyError, ValueError):
+                continue
+    return tags
