@@ -4,7 +4,7 @@ What is exported here is the public interface; everything else may change.
 """
 
 from peili.mirror.collector import Collector
-from peili.mirror.doors.guard import Auth
+from peili.mirror.doors.guard import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
@@ -83,6 +83,7 @@ __all__ = [
     "Wait",
     "Want",
     "Watchdog",
+    "loopback_only",
     "parse_key",
     "serve",
 ]
