@@ -13,7 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
+from starlette.routing import Router as Routes
 from starlette.types import ASGIApp
 
 from peili.mirror.doors.counted import ROUTER_PATH, Counted
@@ -21,6 +22,7 @@ from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
+from peili.mirror.doors.shielded import Shielded
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.limits import Limits
 from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
@@ -118,12 +120,19 @@ class Mirror:
         parts, limits = self._parts, self.limits
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
-        between_routers = Mount(ROUTER_PATH, routes=list(parts.router.routes()))
-        local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits))])
+        between_routers = Mount(ROUTER_PATH, Shielded(Routes(self._routes()), parts.log.getChild("router")))
+        local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits, parts.log))])
         self.local = Counted(local, LOCAL, parts.metrics)
         peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
-        self.peer = Counted(Guard(peer, auth, limits, self.identity.id), PEER, parts.metrics)
+        self.peer = Counted(Guard(peer, auth, limits, parts.log, self.identity.id), PEER, parts.metrics)
         self.ops = ops_app(self.readiness, self.figures)
+
+    def _routes(self) -> list[BaseRoute]:
+        try:
+            return list(self._parts.router.routes())
+        except Exception:  # a stranger's, and the host lives on
+            self._parts.log.exception("%s failed to say its routes", type(self._parts.router).__name__)
+            return []
 
     def readiness(self) -> Mapping[str, bool]:
         """Of each part, whether it can do its work now. Cheap."""

@@ -121,6 +121,14 @@ class Door(ABC):
             if not reply.started:
                 raise _refusal(target, error) from error
             self.log.warning("%s: cut off: %s", target.name, error)
+        except Refusal:
+            raise
+        except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
+            if reply.started and isinstance(error, OSError):
+                raise  # the one who asked is gone
+            self.log.exception("%s: a plug-in failed", target.name)
+            if not reply.started:
+                raise _refusal(target, NotFound()) from error
 
     @abstractmethod
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias
@@ -17,7 +18,9 @@ from peili.mirror.limits import Limits
 from peili.mirror.peerclient import IDENTITY_HEADER
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
-"""Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function."""
+"""Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function. Nobody is
+let in where it raises.
+"""
 
 
 def anyone(connection: HTTPConnection) -> bool:
@@ -39,12 +42,17 @@ def loopback_only(connection: HTTPConnection) -> bool:
 
 
 class Guard:
-    """Lets in whom `auth` lets in, and answers 403 to others. Every answer carries this host's id, if there is one."""
+    """Lets in whom `auth` lets in, and answers 403 to others, and to everybody while `auth` fails. Every answer carries
+    this host's id, if there is one.
+    """
 
-    def __init__(self, app: ASGIApp, auth: Auth, limits: Limits, identity: str | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, auth: Auth, limits: Limits, log: logging.Logger, identity: str | None = None
+    ) -> None:
         self._app = app
         self._auth = auth
         self._limits = limits
+        self._log = log
         self._identity = identity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,16 +61,21 @@ class Guard:
             return
         if self._identity is not None:
             send = _with_header(send, IDENTITY_HEADER, self._identity)
-        allowed = self._auth(HTTPConnection(scope))
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if allowed:
+        if await self._allows(HTTPConnection(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             refusal = Refusal(403, DENIED, "this host is not let in here")
             await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
+
+    async def _allows(self, connection: HTTPConnection) -> bool:
+        try:
+            allowed = self._auth(connection)
+            return bool(await allowed if inspect.isawaitable(allowed) else allowed)
+        except Exception:  # noqa: BLE001 - it is the host's, and the door stays closed
+            self._log.exception("who may come in could not be found out; nobody is let in")
+            return False
 
 
 def _with_header(send: Send, name: str, value: str) -> Send:
