@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent.parent
 def test_nothing_is_left(how: str, tmp_path: Path) -> None:
     tls = make_node(make_authority(tmp_path / "authority"), tmp_path / "tls", "127.0.0.1")
     layout = make_layout(tmp_path / "layout", layers=[10]).path
-    command = [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.embedding.coming_and_going", how, tls, layout]
+    python = [sys.executable, "-X", "dev", "-W", "error"]
+    command = [*python, "-m", "tests.embedding.coming_and_going", how, str(tls), str(layout)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     # That containerd is not there is said, as it has to be, and nothing else.
     complaints = [line for line in done.stderr.splitlines() if "/nowhere/containerd.sock" not in line]

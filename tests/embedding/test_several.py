@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -155,14 +156,17 @@ async def test_members_are_pushed_from_threads_while_the_mirror_comes_and_goes()
             pushed[which] += 1
             router.set(Peer(f"{which}-{n}", (f"http://192.0.2.{n}:1",)) for n in range(1, 1 + pushed[which] % 4))
 
+    def pushed_more_than(least: int) -> bool:
+        return min(pushed) > least
+
     threads = [threading.Thread(target=push, args=[which]) for which in range(2)]
     for each in threads:
         each.start()
     try:
-        for round_ in range(1, 4):
+        for least in (100, 200, 300):
             async with mirror:
                 await until(mirror.ready)
-                await until(lambda least=100 * round_: min(pushed) > least)
+                await until(partial(pushed_more_than, least))
     finally:
         done.set()
         for each in threads:

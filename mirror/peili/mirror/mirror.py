@@ -52,7 +52,8 @@ class Mirror:
     """A host's part of the peer-to-peer mirror.
 
     Attributes: `local`, `peer` and `ops` are ASGI apps, there before the mirror is entered; until then they answer that
-    nothing is here. `identity` is this host as a peer; its URLs are what the host gave, or what `serve` found out.
+    nothing is here. They raise nothing into the host's server, whatever a plug-in does. `identity` is this host as a
+    peer; its URLs are what the host gave, or what `serve` found out.
 
     Args:
         store, router, resolver: this host's; the resolver is `DeferResolver` where none is given.
@@ -61,7 +62,8 @@ class Mirror:
         auth: who may use the peer door; by default this host only. `insecure` lets everybody in.
         local_auth: who may use the local door; by default whoever reaches it.
         client_ssl: for peers with https URLs.
-        registries, exclude: see `Selection`. default_registry: for requests that name none.
+        registries, exclude: which ones it is for; see `Selection`.
+        default_registry: for requests that name none.
         verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
         log: the logger of all parts; by default ``peili``.
 
@@ -135,12 +137,14 @@ class Mirror:
             return []
 
     def readiness(self) -> Mapping[str, bool]:
-        """Of each part, whether it can do its work now. Cheap."""
+        """Of each part (``store``, ``router``, ``resolver``), whether it can do its work now. Cheap, does not raise.
+        On the mirror's loop only.
+        """
         running = self._running
         return {name: running is not None and running.ready(plugin) for name, plugin in self._parts.plugins.items()}
 
     def ready(self) -> bool:
-        """Whether every part can do its work now."""
+        """Whether every part can do its work now. On the mirror's loop only."""
         return all(self.readiness().values())
 
     async def wait_ready(self, timeout: float) -> None:
@@ -203,12 +207,19 @@ class Mirror:
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
-        """The mirror's life as a Starlette or FastAPI app's `lifespan`."""
+        """The mirror's life as a Starlette or FastAPI app's `lifespan`.
+
+        A host that has one of its own enters the mirror there: these frameworks run none of what is mounted.
+        """
         async with self:
             yield
 
     async def __aenter__(self) -> Self:
-        """Enter the plug-ins; waits for their first step, `start_timeout` seconds at most, and for no backend."""
+        """Enter the plug-ins; waits for their first step, ``limits.start_timeout`` seconds at most, and for no backend.
+
+        A plug-in that fails is tried again in the background, and raises nothing here. Raises RuntimeError where the
+        mirror is entered already.
+        """
         if self._running is not None:
             raise RuntimeError("this mirror is running already")
         self._running = Running(self._parts, lambda: self.identity)
@@ -220,6 +231,10 @@ class Mirror:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
+
+        Whatever the mirror started has ended then: its tasks, threads and sockets. Does not raise.
+        """
         running, self._running = self._running, None
         if running is not None:
             await running.stop()

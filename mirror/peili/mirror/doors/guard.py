@@ -29,7 +29,9 @@ def anyone(connection: HTTPConnection) -> bool:
 
 
 def loopback_only(connection: HTTPConnection) -> bool:
-    """Lets only this host in. A request whose client is not known is not from this host."""
+    """An `Auth` that lets only this host in: whose address is of the loopback. A client that has none, as on a unix
+    socket, is not let in. Behind a proxy on this host everybody has such an address.
+    """
     if connection.client is None:
         return False
     try:
