@@ -5,12 +5,13 @@ VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check bench venv format clean
+.PHONY: help demo test check docs bench venv format clean
 
 help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
+	@echo "make docs    write docs/api.md from the docstrings"
 	@echo "make bench   measure, against nginx"
 	@echo "make venv    a virtual environment to work in: $(VENV)"
 	@echo "make format  let ruff lay out the code"
@@ -31,6 +32,9 @@ check: venv
 	@$(BIN)/mypy
 	@$(BIN)/pyright
 	@$(BIN)/lint-imports
+
+docs: venv
+	@$(BIN)/python scripts/api_page.py
 
 bench:
 	@scripts/venv $(VENV) test

@@ -92,13 +92,15 @@ async def test_the_hosts_own_auth_decides_for_loopback_too(auth: object) -> None
                 assert response.headers["Peili-Id"] == "this-host"
 
 
-async def test_an_auth_that_fails_lets_nobody_in() -> None:
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_an_auth_that_fails_lets_nobody_in_and_says_so(door: str, caplog: pytest.LogCaptureFixture) -> None:
     def broken(_: HTTPConnection) -> bool:
         raise LookupError("no such key")
 
-    async with house(auth=broken) as host, visitor(host.mirror.peer) as client:
-        with pytest.raises(LookupError):
-            await client.get(host.blob_path)
+    async with house(auth=broken, local_auth=broken) as host, visitor(host.door(door)) as client:
+        assert (await client.get(host.blob_path)).status_code == 403
+    assert "nobody is let in" in caplog.text
+    assert "no such key" in caplog.text
 
 
 async def test_every_answer_of_the_peer_door_says_who_answers_and_none_of_the_local_door() -> None:

@@ -3,8 +3,9 @@
 What is exported here is the public interface; everything else may change.
 """
 
+from peili.mirror.collector import Collector
 from peili.mirror.connections import http_protocol
-from peili.mirror.doors.guard import Auth
+from peili.mirror.doors.guard import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
@@ -24,6 +25,7 @@ from peili.mirror.listening import Address
 from peili.mirror.loading import RESOLVERS, ROUTERS, STORES, Plugins
 from peili.mirror.mediatypes import detect as detect_media_type
 from peili.mirror.membership import MembershipRouter, PushRouter
+from peili.mirror.metrics import Distribution, Family
 from peili.mirror.mirror import Mirror
 from peili.mirror.peerclient import PeerClient
 from peili.mirror.peers import Feed, Holder, Lease, Peer, Upstream, Wait, Want
@@ -43,11 +45,14 @@ __all__ = [
     "Aborted",
     "Address",
     "Auth",
+    "Collector",
     "ConfigError",
     "Content",
     "Context",
     "Descriptor",
     "Digest",
+    "Distribution",
+    "Family",
     "Feed",
     "FileContent",
     "Gone",
@@ -86,6 +91,7 @@ __all__ = [
     "Watchdog",
     "detect_media_type",
     "http_protocol",
+    "loopback_only",
     "parse_key",
     "serve",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 import uvicorn
@@ -40,14 +41,14 @@ def http_protocol() -> type[asyncio.Protocol]:
     return _with_outlets(AutoHTTPProtocol)
 
 
-def bound_connections(config: uvicorn.Config, limits: Limits) -> None:
+def bound_connections(config: uvicorn.Config, limits: Limits, limited: Callable[[str], None]) -> None:
     """Let connections of `config`, which is loaded, have outlets, and end where they should.
 
     A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
-    keep it idle is over; and within ``limits.header_size`` bytes.
+    keep it idle is over; and within ``limits.header_size`` bytes. `limited` hears of each that is ended for it.
     """
     bases = (_Bounded, _with_outlets(config.http_protocol_class))
-    config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits})
+    config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
 
 
 def _with_outlets(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
@@ -140,6 +141,7 @@ class _Bounded(_Protocol):
     """Put before one of uvicorn's protocols."""
 
     limits: Limits
+    limited: Callable[[str], None]
     _timer: asyncio.TimerHandle | None = None
     _connection: asyncio.Transport
     _lost: asyncio.Event
@@ -157,6 +159,7 @@ class _Bounded(_Protocol):
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
         if self._received > self.limits.header_size:  # httptools has no bound of its own
+            self.limited("header_size")
             self._connection.abort()
         else:
             super().data_received(data)
@@ -210,6 +213,7 @@ class _Bounded(_Protocol):
         if self._connection.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
             self._expect(seconds)
         else:
+            self.limited("header_timeout")
             self._connection.abort()
 
     def _stop_timer(self) -> None:

@@ -43,7 +43,7 @@ class RouterUnavailable(Unavailable):
 class PeerUnavailable(Unavailable):
     """A peer could not be reached, did not answer in time, refused, or sent what it should not.
 
-    `reason` is one of the `FAILED_…` words of `peili.mirror.peers`.
+    `reason` is one of the words of `Want.failed`.
     """
 
     def __init__(self, message: str, reason: str = "unreachable") -> None:

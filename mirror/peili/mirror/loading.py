@@ -18,8 +18,11 @@ from peili.mirror.router import Router
 from peili.mirror.store import Store
 
 STORES = "peili.stores"
+"""The entry-point group of stores."""
 ROUTERS = "peili.routers"
+"""The entry-point group of routers."""
 RESOLVERS = "peili.resolvers"
+"""The entry-point group of resolvers."""
 
 BUILT_IN: Mapping[str, Mapping[str, str]] = {
     STORES: {

@@ -9,18 +9,21 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from starlette import routing
-from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from peili.mirror.doors.counted import ROUTER_PATH, Counted
 from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
+from peili.mirror.doors.shielded import Shielded
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.parts import Parts
 from peili.mirror.peers import Peer, is_identity
 from peili.mirror.references import is_registry
@@ -31,15 +34,22 @@ from peili.mirror.router import Router
 from peili.mirror.running import Running
 from peili.mirror.selection import Selection
 from peili.mirror.store import Store
+from peili.mirror.threads import call_on
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 _READY_INTERVAL = 0.02
+_GAUGE_PATIENCE = 1.0
+"""Seconds for which another thread waits for the loop to say how things are."""
 
 
 class Mirror:
     """A host's part of the peer-to-peer mirror.
 
     Attributes: `local`, `peer` and `ops` are ASGI apps, there before the mirror is entered; until then they answer that
-    nothing is here. `identity` is this host as a peer; its URLs are what the host gave, or what `serve` found out.
+    nothing is here. They raise nothing into the host's server, whatever a plug-in does. `identity` is this host as a
+    peer; its URLs are what the host gave, or what `serve` found out.
 
     Args:
         store, router, resolver: this host's; the resolver is `DeferResolver` where none is given.
@@ -48,7 +58,8 @@ class Mirror:
         auth: who may use the peer door; by default this host only. `insecure` lets everybody in.
         local_auth: who may use the local door; by default whoever reaches it.
         client_ssl: for peers with https URLs.
-        registries, exclude: see `Selection`. default_registry: for requests that name none.
+        registries, exclude: which ones it is for; see `Selection`.
+        default_registry: for requests that name none.
         verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
         log: the logger of all parts; by default ``peili``.
 
@@ -86,13 +97,15 @@ class Mirror:
         if not is_identity(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
         self.limits = limits or Limits()
+        self.metrics = Metrics()
         self._parts = Parts(
             store=store,
             router=router,
             resolver=resolver or DeferResolver(),
             selection=Selection(registries, exclude),
-            relay=Relay(),
+            relay=Relay(self.metrics),
             limits=self.limits,
+            metrics=self.metrics,
             log=log or logging.getLogger("peili"),
             verify=verify,
             client_ssl=client_ssl,
@@ -105,22 +118,30 @@ class Mirror:
         parts, limits = self._parts, self.limits
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
-        # No repository's name begins with an underscore: under a mount that ends in /v2 it would be one. Only what is
-        # between routers is an application of Starlette's: these wrap `send`, and then there is no outlet any more.
-        between_routers = routing.Mount("/_router", Starlette(routes=list(parts.router.routes())))
+        # Not Starlette's application, whose middleware would answer for what a stranger's route raises.
+        routes = Shielded(ExceptionMiddleware(routing.Router(self._routes())), parts.log.getChild("router"))
+        between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
-        self.local = Guard(self._local_door, local_auth, limits)
-        self.peer = Guard(peer, auth, limits, self.identity.id)
-        self.ops = ops_app(self.readiness)
+        self.local = Counted(Guard(self._local_door, local_auth, limits, parts.log), LOCAL, parts.metrics)
+        self.peer = Counted(Guard(peer, auth, limits, parts.log, self.identity.id), PEER, parts.metrics)
+        self.ops = ops_app(self.readiness, self.figures)
+
+    def _routes(self) -> list[routing.BaseRoute]:
+        try:
+            return list(self._parts.router.routes())
+        except Exception:  # a stranger's, and the host lives on
+            self._parts.log.exception("%s failed to say its routes", type(self._parts.router).__name__)
+            return []
 
     def readiness(self) -> Mapping[str, bool]:
-        """Of each part, whether it can do its work now. Cheap."""
-        running, parts = self._running, self._parts
-        named = {"store": parts.store, "router": parts.router, "resolver": parts.resolver}
-        return {name: running is not None and running.entered(part) and part.ready() for name, part in named.items()}
+        """Of each part (``store``, ``router``, ``resolver``), whether it can do its work now. Cheap, does not raise.
+        On the mirror's loop only.
+        """
+        running = self._running
+        return {name: running is not None and running.ready(plugin) for name, plugin in self._parts.plugins.items()}
 
     def ready(self) -> bool:
-        """Whether every part can do its work now."""
+        """Whether every part can do its work now. On the mirror's loop only."""
         return all(self.readiness().values())
 
     async def wait_ready(self, timeout: float) -> None:
@@ -141,6 +162,41 @@ class Mirror:
             await self._running.withdraw()
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
 
+    def figures(self) -> list[Family]:
+        """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not
+        raise. Counters grow for as long as this object lives, gauges are of now.
+        """
+        running = self._running
+        now = self._gauges() if running is None else call_on(running.loop, self._gauges, _GAUGE_PATIENCE)
+        stuck = Gauges(dict.fromkeys(self._parts.plugins, False))
+        return [*self.metrics.families(), *(now or stuck).families()]
+
+    def _gauges(self) -> Gauges:
+        running = self._running
+        return Gauges(
+            ready=self.readiness(),
+            peers=running.peers() if running is not None else 0,
+            advertised=running.advertised if running is not None else 0,
+            transfers=self._parts.relay.under_way,
+            uploads=self._peer_door.uploads.under_way,
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """Makes this a collector of prometheus_client's: ``registry.register(mirror)``, entered or not, once in each of
+        any number of registries. A registry that has several mirrors takes one `Collector` of them all.
+
+        May be called from any thread. Raises ImportError where prometheus_client (the extra ``command``) is not there.
+        """
+        from peili.mirror import exposition  # noqa: PLC0415 - needs prometheus_client, which is the host's
+
+        return exposition.metrics(self.figures())
+
+    def describe(self) -> Iterable[Metric]:
+        """From it a registry has the names, and refuses those that it has already (ValueError)."""
+        from peili.mirror import exposition  # noqa: PLC0415 - as above
+
+        return exposition.metrics(nothing())
+
     def listens_at(self, urls: Iterable[str]) -> None:
         """This host's peer door is served at `urls`, unless the host said itself which they are."""
         if not self.identity.urls:
@@ -148,12 +204,19 @@ class Mirror:
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
-        """The mirror's life as a Starlette or FastAPI app's `lifespan`."""
+        """The mirror's life as a Starlette or FastAPI app's `lifespan`.
+
+        A host that has one of its own enters the mirror there: these frameworks run none of what is mounted.
+        """
         async with self:
             yield
 
     async def __aenter__(self) -> Self:
-        """Enter the plug-ins; waits for their first step, `start_timeout` seconds at most, and for no backend."""
+        """Enter the plug-ins; waits for their first step, ``limits.start_timeout`` seconds at most, and for no backend.
+
+        A plug-in that fails is tried again in the background, and raises nothing here. Raises RuntimeError where the
+        mirror is entered already.
+        """
         if self._running is not None:
             raise RuntimeError("this mirror is running already")
         self._running = Running(self._parts, lambda: self.identity)
@@ -165,6 +228,10 @@ class Mirror:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
+        """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
+
+        Whatever the mirror started has ended then: its tasks, threads and sockets. Does not raise.
+        """
         running, self._running = self._running, None
         if running is not None:
             await running.stop()

@@ -68,6 +68,39 @@ def with_outlet_of(send: Send, wrapping: Send) -> Send:
     return Sending(wrapping, send.outlet) if isinstance(send, Sending) else wrapping
 
 
+class CountingOutlet(Outlet):
+    """`outlet`, of whose bytes `count` hears as they are sent."""
+
+    def __init__(self, outlet: Outlet, count: Callable[[int], None]) -> None:
+        self._outlet = outlet
+        self._count = count
+
+    @property
+    @override
+    def reader_timeout(self) -> float:
+        return self._outlet.reader_timeout
+
+    @reader_timeout.setter
+    def reader_timeout(self, seconds: float) -> None:
+        self._outlet.reader_timeout = seconds
+
+    @override
+    async def sendfile(self, fd: int, offset: int, count: int) -> int:
+        sent = await self._outlet.sendfile(fd, offset, count)
+        self._count(sent)
+        return sent
+
+    @override
+    async def send(self, data: bytes | memoryview) -> None:
+        await self._outlet.send(data)
+        self._count(len(data))
+
+    @override
+    async def splice(self, pipe: int, count: int) -> None:
+        await self._outlet.splice(pipe, count)
+        self._count(count)
+
+
 class SocketOutlet(Outlet):
     """The outlet of a connection that an asyncio or uvloop `transport` without TLS holds.
 

@@ -109,7 +109,7 @@ class PeerClient:
     async def stream(
         self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> AsyncGenerator[httpx.Response, None]:
-        """The answer to a request, its body not yet read; read it inside `reading` to have errors translated.
+        """The answer to a request, its body not yet read; reading it may raise httpx's errors.
 
         `timeout` bounds each single wait, in seconds. URLs are tried in the order that the peer prefers, beginning
         with the one that worked last; the next is tried only where no connection could be made. Raises

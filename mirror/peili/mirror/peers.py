@@ -15,8 +15,8 @@ class Peer:
     """Another host that runs peili.
 
     `id` is identity; `urls` are not: preferred first, each with its own port and path, IPv6 in brackets, without a
-    slash at the end. `tls_name`, where given, is what the certificate must show instead of the URL's host.
-    Raises ValueError for a URL that is none.
+    slash at the end. `tls_name`, where given, is what the certificate must show instead of the URL's host. `labels`
+    (a zone, say) are for routers that know them. Raises ValueError for a URL that is none, or an empty id.
     """
 
     id: str
@@ -69,7 +69,8 @@ class Holder:
 class Want:
     """What a host is after: the content of `key` from byte `offset` on.
 
-    `failed` maps the id of each peer that would not do to the reason, one of the `FAILED_…` words below.
+    `failed` maps the id of each peer that would not do to the reason: ``unreachable``, ``refused``, ``busy``,
+    ``silent``, ``slow``, ``broken`` or ``wrong``.
     """
 
     key: Key
@@ -97,7 +98,7 @@ class Lease:
         """Bytes up to `offset` have been handed to the runtime."""
 
     async def release(self, reason: str) -> None:
-        """The advice is no longer used; `reason` is ``done``, ``gone`` (the runtime left) or a `FAILED_…` word."""
+        """The advice is no longer used; `reason` is ``done``, ``gone`` (the runtime left) or as in `Want.failed`."""
 
 
 @dataclass(frozen=True, slots=True)

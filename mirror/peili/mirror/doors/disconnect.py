@@ -22,12 +22,17 @@ class Visitors:
         """A client that has come, to be answered within ``async with``."""
         return Visitor(receive, self._present)
 
-    async def drain(self, timeout: float) -> None:
-        """Give those present `timeout` seconds to be answered, then send them away. Others may come meanwhile."""
+    async def drain(self, timeout: float) -> bool:
+        """Give those present `timeout` seconds to be answered, then send them away; whether any were.
+
+        Others may come meanwhile.
+        """
         await _all_gone(self._present, timeout)
-        for each in self._present:
+        late = set(self._present)
+        for each in late:
             each.leave()
-        await _all_gone(self._present, timeout)
+        await _all_gone(late, timeout)
+        return bool(late)
 
 
 class Visitor:

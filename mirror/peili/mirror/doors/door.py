@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Receive, Scope, Send
 
+from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.disconnect import Visitors
 from peili.mirror.doors.refusal import (
     BLOB_UNKNOWN,
@@ -29,6 +30,8 @@ from peili.mirror.parts import Parts
 from peili.mirror.references import Reference
 
 _ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
+_BOUNDS = {414: "path_length", 431: "header_count"}
+"""Answers that say that a limit was reached."""
 
 
 class Door(ABC):
@@ -38,6 +41,7 @@ class Door(ABC):
         self.store = parts.store
         self.selection = parts.selection
         self.limits = parts.limits
+        self.metrics = parts.metrics
         self.log = log
         self._default_registry = parts.default_registry
         self._visitors = Visitors()
@@ -50,18 +54,24 @@ class Door(ABC):
         try:
             try:
                 target = self._target(scope, reply)
+                answer_of(scope).endpoint = target.endpoint.value
                 async with self._visitors.visit(receive):
                     await self._answer(target, reply, scope)
             except Refusal as refusal:
+                if refusal.status in _BOUNDS:
+                    self.metrics.limited.add(_BOUNDS[refusal.status])
                 await reply.refuse(refusal)
-        except (OSError, TimeoutError):
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                self.metrics.limited.add("reader_timeout")
             # The one who asked is gone, or takes nothing: there is nobody to tell. Leaving the answer unfinished
             # makes the server close the connection.
             self.log.debug("client left: %s", scope["path"])
 
     async def drain(self, timeout: float) -> None:
         """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
-        await self._visitors.drain(timeout)
+        if await self._visitors.drain(timeout):
+            self.metrics.limited.add("drain_timeout")
 
     def _target(self, scope: Scope, reply: Reply) -> Target:
         self._refuse_oddities(scope)
@@ -106,6 +116,14 @@ class Door(ABC):
             if not reply.started:
                 raise _refusal(target, error) from error
             self.log.warning("%s: cut off: %s", target.name, error)
+        except Refusal:
+            raise
+        except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
+            if reply.started and isinstance(error, OSError):
+                raise  # the one who asked is gone
+            self.log.exception("%s: a plug-in failed", target.name)
+            if not reply.started:
+                raise _refusal(target, NotFound()) from error
 
     @abstractmethod
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias
@@ -18,7 +19,9 @@ from peili.mirror.outlet import with_outlet_of
 from peili.mirror.peerclient import IDENTITY_HEADER
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
-"""Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function."""
+"""Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function. Nobody is
+let in where it raises.
+"""
 
 
 def anyone(connection: HTTPConnection) -> bool:
@@ -27,7 +30,9 @@ def anyone(connection: HTTPConnection) -> bool:
 
 
 def loopback_only(connection: HTTPConnection) -> bool:
-    """Lets only this host in. A request whose client is not known is not from this host."""
+    """An `Auth` that lets only this host in: whose address is of the loopback. A client that has none, as on a unix
+    socket, is not let in. Behind a proxy on this host everybody has such an address.
+    """
     if connection.client is None:
         return False
     try:
@@ -40,12 +45,17 @@ def loopback_only(connection: HTTPConnection) -> bool:
 
 
 class Guard:
-    """Lets in whom `auth` lets in, and answers 403 to others. Every answer carries this host's id, if there is one."""
+    """Lets in whom `auth` lets in, and answers 403 to others, and to everybody while `auth` fails. Every answer carries
+    this host's id, if there is one.
+    """
 
-    def __init__(self, app: ASGIApp, auth: Auth, limits: Limits, identity: str | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, auth: Auth, limits: Limits, log: logging.Logger, identity: str | None = None
+    ) -> None:
         self._app = app
         self._auth = auth
         self._limits = limits
+        self._log = log
         self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
         self._lifespan = Router()
 
@@ -55,16 +65,21 @@ class Guard:
             return
         if self._header is not None:
             send = _with_header(send, self._header)
-        allowed = self._auth(HTTPConnection(scope))
-        if inspect.isawaitable(allowed):
-            allowed = await allowed
-        if allowed:
+        if await self._allows(HTTPConnection(scope)):
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
             refusal = Refusal(403, DENIED, "this host is not let in here")
             await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
+
+    async def _allows(self, connection: HTTPConnection) -> bool:
+        try:
+            allowed = self._auth(connection)
+            return bool(await allowed if inspect.isawaitable(allowed) else allowed)
+        except Exception:  # noqa: BLE001 - it is the host's, and the door stays closed
+            self._log.exception("who may come in could not be found out; nobody is let in")
+            return False
 
 
 def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:

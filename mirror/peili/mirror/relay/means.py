@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import Metrics
 from peili.mirror.outlet import Outlet
 from peili.mirror.peerclient import PeerClient
 from peili.mirror.ranges import ByteRange
@@ -44,6 +45,7 @@ class Means:
     limits: Limits
     verify: bool
     log: logging.Logger
+    metrics: Metrics
 
 
 class Sink(Protocol):

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
+from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
 from peili.mirror.peers import (
     FAILED_REFUSED,
     FAILED_SILENT,
@@ -58,6 +60,7 @@ class Supply:
             )
             if self._source is not None:
                 return self._source
+        self._means.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._fetch.digest}")
 
     async def resume(self, offset: int, span: Span) -> Source:
@@ -96,6 +99,7 @@ class Supply:
                 yield
         except TimeoutError as error:
             self.reason = FAILED_SILENT
+            self._means.metrics.limited.add("wait_timeout")
             raise NotFound(f"no peer sent {self._fetch.digest} in time") from error
 
     async def disconnect(self) -> None:
@@ -134,13 +138,21 @@ class Supply:
                     raise NotFound(f"no other peer has {self._fetch.digest}")
 
     async def _advice(self, offset: int) -> Feed | Wait | Upstream:
+        """What the router says. Raises NotFound."""
+        metrics, began = self._means.metrics, time.monotonic()
+        result = FAILED
         try:
-            return await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
+            advice = await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
+            result = HIT if isinstance(advice, Feed) else WAIT if isinstance(advice, Wait) else MISS
         except RouterUnavailable as error:
             raise NotFound(str(error)) from error
         except Exception as error:  # a stranger's code, whose failure must not make a pull worse
             self._means.log.exception("%s: the router failed", self._fetch.digest)
             raise NotFound("the router failed") from error
+        finally:
+            metrics.lookups.add(result)
+            metrics.lookup_seconds.add(time.monotonic() - began)
+        return advice
 
     async def _take(self, lease: Lease) -> None:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
