@@ -127,7 +127,7 @@ async def _ours(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]
         await shut_down()
 
 
-def _uvicorns(app: Callable[[Mirror], ASGIApp] | None = None, **config: Any) -> Callable[[Mirror], Served]:
+def on_uvicorn(app: Callable[[Mirror], ASGIApp] | None = None, **config: Any) -> Callable[[Mirror], Served]:
     """A host's own uvicorn, with the local door as its app, or as a part of it."""
 
     @asynccontextmanager
@@ -159,9 +159,9 @@ def _behind_gzip(mirror: Mirror) -> Starlette:
 WAYS = (
     Way("serve on asyncio", _ours, passes_by=True, ours=True),
     Way("serve on uvloop", _ours, passes_by=True, ours=True, uvloop=True),
-    Way("uvicorn with our protocol", _uvicorns(http=http_protocol()), passes_by=True),
-    Way("uvicorn with our protocol, a middleware between", _uvicorns(_behind_gzip, http=http_protocol())),
-    Way("uvicorn on httptools", _uvicorns(http="httptools")),
-    Way("uvicorn on uvloop", _uvicorns(http="httptools"), uvloop=True),
-    Way("uvicorn on h11", _uvicorns(http="h11")),
+    Way("uvicorn with our protocol", on_uvicorn(http=http_protocol()), passes_by=True),
+    Way("uvicorn with our protocol, a middleware between", on_uvicorn(_behind_gzip, http=http_protocol())),
+    Way("uvicorn on httptools", on_uvicorn(http="httptools")),
+    Way("uvicorn on uvloop", on_uvicorn(http="httptools"), uvloop=True),
+    Way("uvicorn on h11", on_uvicorn(http="h11")),
 )

@@ -16,7 +16,9 @@ from typing_extensions import override
 from peili.mirror.limits import MIB
 
 PIECE = 2 * MIB
-"""Bytes that one system call moves at most: other connections wait for it, longer where the file is not in memory."""
+"""Bytes that one system call moves at most. Other connections wait for it: half a millisecond, and more where the file
+is not in memory. As much as fits into the socket's buffer it moves in any case; below 1 MiB the calls begin to count.
+"""
 
 
 class Outlet(ABC):
@@ -133,7 +135,6 @@ class SocketOutlet(Outlet):
 
         def step(out: socket.socket) -> bool:
             nonlocal rest
-            # More follows as a rule, and where it does not, the kernel sends a last, smaller segment after 0.2 s.
             sent = os.splice(pipe, out.fileno(), min(PIECE, rest), flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
             if not sent:
                 raise ValueError(f"the pipe ended {rest} bytes too early")
@@ -190,6 +191,7 @@ class SocketOutlet(Outlet):
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         if self._socket is None:
-            self._socket = self._transport.get_extra_info("socket").dup()
-            self._socket.setblocking(False)
+            duplicate: socket.socket = self._transport.get_extra_info("socket").dup()
+            duplicate.setblocking(False)
+            self._socket = duplicate
         return self._socket

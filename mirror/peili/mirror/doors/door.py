@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
-from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
 from peili.mirror.doors.disconnect import Visitors
@@ -50,7 +49,7 @@ class Door(ABC):
         reply = Reply(scope, send, self.limits.reader_timeout)
         try:
             try:
-                target = self._target(scope)
+                target = self._target(scope, reply)
                 async with self._visitors.visit(receive):
                     await self._answer(target, reply, scope)
             except Refusal as refusal:
@@ -64,10 +63,10 @@ class Door(ABC):
         """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
         await self._visitors.drain(timeout)
 
-    def _target(self, scope: Scope) -> Target:
+    def _target(self, scope: Scope, reply: Reply) -> Target:
         self._refuse_oddities(scope)
         path = api_path(scope["path"], scope.get("root_path", ""))
-        ns = QueryParams(scope["query_string"]).get("ns") or Headers(scope=scope).get("oci-namespace")
+        ns = _query(scope).get("ns") or reply.header(b"oci-namespace")
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
         selected = target.endpoint is Endpoint.BASE or self.selection.allows(
             target.registry, target.repository, target.tag
@@ -87,7 +86,7 @@ class Door(ABC):
             raise Refusal(414, NAME_INVALID, f"path longer than {self.limits.path_length} bytes")
         if len(scope.get("query_string", b"")) > self.limits.path_length:
             raise Refusal(414, NAME_INVALID, f"query longer than {self.limits.path_length} bytes")
-        if any(separator in raw.lower() for separator in _ENCODED_SEPARATORS):
+        if b"%" in raw and any(separator in raw.lower() for separator in _ENCODED_SEPARATORS):
             raise Refusal(400, NAME_INVALID, "encoded separator in the path")
         if len(scope["headers"]) > self.limits.header_count:
             raise Refusal(431, UNSUPPORTED, f"more than {self.limits.header_count} headers")
@@ -131,13 +130,17 @@ class Door(ABC):
         )
         if not tags:
             raise Refusal(404, NAME_UNKNOWN, f"{target.name} is not here")
-        query = QueryParams(scope["query_string"])
+        query = _query(scope)
         page = _page(tags, query.get("n"), query.get("last"))
         headers: dict[str, str] = {}
         if page and page[-1] != tags[-1]:
             more = urlencode({**query, "last": page[-1]})
             headers["Link"] = f'<{quote(scope["path"])}?{more}>; rel="next"'
         await reply.json({"name": target.repository, "tags": page}, headers)
+
+
+def _query(scope: Scope) -> dict[str, str]:
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:

@@ -28,11 +28,12 @@ class Reply:
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
-        self.wants_body = scope["method"] != "HEAD"
+        self.wants_body: bool = scope["method"] != "HEAD"
         self.started = False
         self.outlet = outlet_of(send)
         if self.outlet is not None:
             self.outlet.reader_timeout = reader_timeout
+        self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
         self._send = send
         self._reader_timeout = reader_timeout
@@ -99,6 +100,15 @@ class Reply:
             await self.outlet.send(data)
         else:
             await self._in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
+
+    async def send_path(self, path: str) -> None:
+        """Let the server send the file at `path` as the whole body; only where it `takes_paths`.
+
+        When it opens the file it does not say, only when it is done: by the disconnect that follows each answer, and
+        that ends the work on the request. Until then this waits, so that what `path` stands for remains.
+        """
+        await self._in_time({"type": "http.response.pathsend", "path": path})
+        await asyncio.Event().wait()
 
     async def end(self) -> None:
         """All of the body was sent."""

@@ -1,0 +1,184 @@
+"""The way to a client's socket past ASGI."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import random
+import socket
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from starlette.types import Message
+from typing_extensions import override
+
+from peili.mirror.outlet import Sending, SocketOutlet, outlet_of, with_outlet_of
+
+pytestmark = pytest.mark.anyio
+
+DATA = random.Random(6).randbytes(9 << 20)
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": request.param == "uvloop"}
+
+
+class Connection(asyncio.Protocol):
+    """A server's end of a connection."""
+
+    transport: asyncio.Transport
+    outlet: SocketOutlet
+
+    def __init__(self) -> None:
+        self.made = asyncio.Event()
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.outlet = SocketOutlet(self.transport)
+        self.made.set()
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.outlet.lose()
+
+
+@asynccontextmanager
+async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
+    """A server's end with an outlet, and the client's socket, whose buffer is small."""
+    it = Connection()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: it, "127.0.0.1", 0)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        client.setblocking(False)
+        await loop.sock_connect(client, server.sockets[0].getsockname())
+        await it.made.wait()
+        try:
+            async with asyncio.timeout(20):
+                yield it, client
+        finally:
+            it.outlet.close()
+            it.transport.abort()
+            server.close()
+            await server.wait_closed()
+
+
+async def receive(client: socket.socket, count: int) -> bytes:
+    data = b""
+    while len(data) < count and (piece := await asyncio.get_running_loop().sock_recv(client, 1 << 20)):
+        data += piece
+    return data
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Any:
+    path = tmp_path / "file"
+    path.write_bytes(DATA)
+    with path.open("rb") as file:
+        yield file.fileno()
+
+
+async def test_what_was_written_before_goes_first_and_what_is_written_after_last(fd: int) -> None:
+    async with connected() as (server, client):
+        head = os.urandom(3 << 20)  # more than the sockets hold: the transport keeps some of it
+        receiving = asyncio.create_task(receive(client, len(head) + len(DATA) + 8))
+        server.transport.write(head)
+        assert await server.outlet.sendfile(fd, 5, len(DATA) - 5) == len(DATA) - 5
+        await server.outlet.send(memoryview(DATA)[:5])
+        assert server.outlet.take() == len(DATA)
+        assert server.outlet.take() == 0
+        server.transport.write(b"the last")
+        assert await receiving == head + DATA[5:] + DATA[:5] + b"the last"
+
+
+async def test_a_buffer_may_be_used_again_once_it_was_sent() -> None:
+    async with connected() as (server, client):
+        receiving = asyncio.create_task(receive(client, len(DATA)))
+        buffer = bytearray(1 << 20)
+        for start in range(0, len(DATA), len(buffer)):
+            buffer[:] = DATA[start : start + len(buffer)]
+            await server.outlet.send(memoryview(buffer))
+            buffer[:] = bytes(len(buffer))
+        assert await receiving == DATA
+
+
+async def test_a_file_that_is_shorter_than_asked_for_ends(fd: int) -> None:
+    async with connected() as (server, client):
+        receiving = asyncio.create_task(receive(client, 100))
+        assert await server.outlet.sendfile(fd, len(DATA) - 100, 5000) == 100
+        assert await receiving == DATA[-100:]
+        assert await server.outlet.sendfile(fd, len(DATA), 10) == 0
+        assert await server.outlet.sendfile(fd, 0, 0) == 0
+
+
+async def test_what_is_in_a_pipe_can_be_sent() -> None:
+    async with connected() as (server, client):
+        receiving = asyncio.create_task(receive(client, len(DATA)))
+        out, into = os.pipe()
+        try:
+            for start in range(0, len(DATA), 50_000):
+                piece = DATA[start : start + 50_000]
+                assert os.write(into, piece) == len(piece)
+                await server.outlet.splice(out, len(piece))
+        finally:
+            os.close(out)
+            os.close(into)
+        assert await receiving == DATA
+        assert server.outlet.take() == len(DATA)
+
+
+async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:
+    async with connected() as (server, _):
+        server.outlet.reader_timeout = 0.2
+        with pytest.raises(TimeoutError):
+            await server.outlet.sendfile(fd, 0, len(DATA))
+
+
+async def test_a_client_that_leaves_is_noticed(fd: int) -> None:
+    async with connected() as (server, client):
+        sending = asyncio.create_task(server.outlet.sendfile(fd, 0, len(DATA)))
+        assert await receive(client, 1)
+        client.close()
+        with pytest.raises(OSError):  # noqa: PT011 - which one depends on who notices first
+            await sending
+        with pytest.raises(OSError):  # noqa: PT011
+            await server.outlet.send(DATA)
+
+
+async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> None:
+    async with connected() as (server, client):
+        before = set(Path("/proc/self/fd").iterdir())
+        sending = asyncio.create_task(server.outlet.sendfile(fd, 0, len(DATA)))
+        assert await receive(client, 1)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        server.outlet.close()
+        server.outlet.close()
+        assert set(Path("/proc/self/fd").iterdir()) <= before
+        server.transport.close()
+        assert len(await receive(client, len(DATA))) < len(DATA)
+
+
+async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None:
+    async def send(message: Message) -> None:
+        pass
+
+    async with connected() as (server, _):
+        sending = Sending(send, server.outlet)
+
+        @functools.wraps(sending)
+        async def wrapped(message: Message) -> None:
+            await sending(message)
+
+        assert outlet_of(sending) is server.outlet
+        assert outlet_of(wrapped) is None
+        assert outlet_of(send) is None
+        assert outlet_of(with_outlet_of(sending, wrapped)) is server.outlet
+        assert outlet_of(with_outlet_of(send, wrapped)) is None
