@@ -101,12 +101,10 @@ async def test_a_part_that_can_not_be_verified_goes_by_the_kernel_too(monkeypatc
     assert spliced.moved > 2 * MIB
 
 
-@pytest.mark.parametrize("ways", [{"verify": True}, {"verify": False, "outlets": False}])
-async def test_the_kernel_is_not_used_where_it_can_not_be(
-    ways: dict[str, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("way", ["hashed", "hashed, messages", "untouched, messages"])
+async def test_the_kernel_is_not_used_where_it_can_not_be(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, spliced = content(LARGE), Spliced(monkeypatch)
-    async with peers(data, honest) as [a], pulling([a.holder], **ways) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], **WAYS[way]) as host:
         assert (await host.get(Digest.of(data))).body == data
     assert spliced.moves == {}
 
@@ -174,3 +172,16 @@ async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: 
     ):
         assert (await host.get(Digest.of(data))).body == data
         assert len(right.asked) == 1
+
+
+async def test_splicing_leaves_time_for_others() -> None:
+    """The kernel never has to be waited for when both sides are fast; others must have their turn all the same."""
+    data = content(32 * MIB)
+    async with peers(data, honest) as [a], pulling([a.holder], verify=False) as host:
+        turns = 0
+        transfer = asyncio.create_task(_read(host, Digest.of(data)))
+        while not transfer.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert await transfer == len(data)
+    assert turns > 32
