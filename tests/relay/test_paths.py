@@ -67,14 +67,14 @@ async def test_hashing_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch)
 
 async def test_ten_transfers_leave_time_for_others() -> None:
     """The answer to a HEAD comes between the pieces of transfers, not behind all of one."""
-    data = content(32 * MIB)
+    data = content(16 * MIB)
     async with peers(data, honest) as [a], pulling([a.holder], stall_timeout=20, first_byte_timeout=20) as host:
         transfers = [asyncio.create_task(_read(host, Digest.of(data))) for _ in range(10)]
         seconds: list[float] = []
         while not all(each.done() for each in transfers):
             seconds.append((await host.get(Digest.of(b"nobody has it"), method="HEAD", kind="blobs")).seconds)
         assert await asyncio.gather(*transfers) == [len(data)] * 10
-    assert len(seconds) > 10  # while 320 MiB went by
+    assert len(seconds) > 10  # while 160 MiB went by
 
 
 async def _read(host: Host, digest: Digest) -> int:
@@ -172,16 +172,3 @@ async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: 
     ):
         assert (await host.get(Digest.of(data))).body == data
         assert len(right.asked) == 1
-
-
-async def test_splicing_leaves_time_for_others() -> None:
-    """The kernel never has to be waited for when both sides are fast; others must have their turn all the same."""
-    data = content(32 * MIB)
-    async with peers(data, honest) as [a], pulling([a.holder], verify=False) as host:
-        turns = 0
-        transfer = asyncio.create_task(_read(host, Digest.of(data)))
-        while not transfer.done():
-            turns += 1
-            await asyncio.sleep(0)
-        assert await transfer == len(data)
-    assert turns > 32
