@@ -82,6 +82,8 @@ class PeerPool:
         connection.wire.close()
 
     async def _connect(self, origin: Origin, timeout: float) -> Connection:
+        if self._closed:
+            raise NotConnected("this client is closed")
         if origin.secure and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
         try:
@@ -90,10 +92,10 @@ class PeerPool:
             raise NotConnected("no connection in time") from error
         except (OSError, UnicodeError) as error:
             raise NotConnected(str(error) or type(error).__name__) from error
-        connection = Connection(origin, wire, self._done)
-        if self._closed:
+        if self._closed:  # meanwhile
             wire.close()
             raise NotConnected("this client is closed")
+        connection = Connection(origin, wire, self._done)
         self._used.add(connection)
         return connection
 

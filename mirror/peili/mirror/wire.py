@@ -9,6 +9,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,8 +18,8 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-_Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-CAN_SPLICE = hasattr(os, "splice")  # Linux
+_Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
+_CAN_SPLICE = sys.platform == "linux"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +153,7 @@ class PlainWire(Wire):
     @property
     @override
     def can_splice(self) -> bool:
-        return CAN_SPLICE
+        return _CAN_SPLICE
 
     @override
     async def recv_pipe(self, pipe: int, count: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
@@ -21,9 +22,8 @@ from peili.mirror.relay.means import Sink
 from peili.mirror.relay.memory import Memory, Ring
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verifier import Piece, Verifier
-from peili.mirror.wire import CAN_SPLICE
 
-if CAN_SPLICE:
+if sys.platform == "linux":
     import fcntl
 
 Progress: TypeAlias = Callable[[int], None]
@@ -142,6 +142,7 @@ class Untouched(Passage):
                 while source.left:
                     await outlet.splice(out_of, await source.splice(into, _SPLICE))
                     self._progress(source.offset)
+                    await asyncio.sleep(0)  # where nobody has to be waited for, others would not have their turn
 
     async def _copy(self, source: Source, enough: Callable[[], bool]) -> None:
         with self._memory.ring() as ring:
@@ -150,6 +151,7 @@ class Untouched(Passage):
                 count = await source.readinto(buffer)
                 await self._sink.send(buffer[:count])
                 self._progress(source.offset)
+                await asyncio.sleep(0)
 
 
 @contextmanager
