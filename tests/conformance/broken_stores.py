@@ -25,7 +25,6 @@ from peili.mirror import (
     StoreUnavailable,
     Synced,
 )
-from peili.mirror.inventory import Inventory
 from peili.mirror.mediatypes import OCTET_STREAM
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
@@ -103,7 +102,7 @@ class OneLeavesAllLeave(MemoryStore):
             async for events in super().watch():
                 yield events
         finally:
-            self._inventory = Inventory()
+            self._inventory._watchers.clear()  # pyright: ignore[reportPrivateUsage] - to break it on purpose
 
 
 class OneAtATime(MemoryStore):
