@@ -121,13 +121,14 @@ def described(value: object, name: str) -> str:
 
 
 def class_line(value: type) -> str:
+    name = value.__name__
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-    line = f"class {value.__name__}({bases})" if bases else f"class {value.__name__}"
+    line = f"class {name}({bases})" if bases else f"class {name}"
     inside = list(fields(value))
     lines = [f"{line}:", *inside] if inside else [line]
     init = value.__dict__.get("__init__")
     if init is not None and not is_dataclass(value):
-        lines += ["", f"{value.__name__}{signature(init)}"]
+        lines += ["", f"{name}{signature(init)}"]
     return "\n".join(lines)
 
 
