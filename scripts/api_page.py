@@ -211,15 +211,16 @@ def parameter(each: inspect.Parameter) -> str:
     kind = "" if each.annotation is each.empty else f": {each.annotation}"
     if each.default is each.empty:
         return f"{stars}{each.name}{kind}"
-    default = repr(each.default)
+    default = repr(each.default).replace("'", '"')
     return f"{each.name}{kind} = {default if ' at 0x' not in default else '…'}"
 
 
 def assigned(name: str, home: ModuleType) -> str:
-    for statement in ast.parse(inspect.getsource(home)).body:
+    source = inspect.getsource(home)
+    for statement in ast.parse(source).body:
         if defined(statement) == [name] and isinstance(statement, (ast.Assign, ast.AnnAssign)):
             assert statement.value is not None
-            return f"{name} = {ast.unparse(statement.value)}"
+            return f"{name} = {ast.get_source_segment(source, statement.value)}"
     raise LookupError(name)
 
 
