@@ -74,20 +74,21 @@ def page() -> str:
         for home, names in homes(module).items():
             introduction = (inspect.getdoc(home) or "").split("\n\n")[0].replace("\n", " ")
             blocks += [f"### {introduction}"]
-            for name in names:
-                blocks += item(name, getattr(module, name), home)
+            for defined_as, name in names.items():
+                blocks += item(name, getattr(module, name), home, defined_as)
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def homes(module: ModuleType) -> dict[ModuleType, list[str]]:
-    """The public names by the modules that define them, in the order of their definition."""
+def homes(module: ModuleType) -> dict[ModuleType, dict[str, str]]:
+    """By the modules that define them: the names there, in the order of their definition, with the public ones."""
     tree = ast.parse(inspect.getsource(module))
-    found: dict[ModuleType, list[str]] = {}
+    found: dict[ModuleType, dict[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module not in {None, "__future__"}:
             home = importlib.import_module(str(node.module))
             order = [name for statement in ast.parse(inspect.getsource(home)).body for name in defined(statement)]
-            found[home] = sorted((each.name for each in node.names), key=order.index)
+            public = {each.name: each.asname or each.name for each in node.names}
+            found[home] = {name: public[name] for name in sorted(public, key=order.index)}
     ranks = {name: rank for rank, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda each: (ranks.get(each[0].__name__, len(ranks)), each[0].__name__)))
 
@@ -103,13 +104,13 @@ def defined(statement: ast.stmt) -> list[str]:
             return []
 
 
-def item(name: str, value: Any, home: ModuleType) -> list[str]:
-    """The blocks that tell of one name."""
+def item(name: str, value: Any, home: ModuleType, defined_as: str) -> list[str]:
+    """The blocks that tell of one public name, which is `defined_as` in its `home`."""
     if inspect.isclass(value):
         return [f"#### `{name}`", code(class_line(value)), described(value, name), *members(value)]
     if inspect.isfunction(value):
         return [f"#### `{name}`", code(function_line(name, value)), described(value, name)]
-    return [f"#### `{name}`", code(assigned(name, home)), paragraphs(doc_below(name, home))]
+    return [f"#### `{name}`", code(assigned(defined_as, home)), paragraphs(doc_below(defined_as, home))]
 
 
 def described(value: object, name: str) -> str:
