@@ -74,20 +74,21 @@ def page() -> str:
         for home, names in homes(module).items():
             introduction = (inspect.getdoc(home) or "").split("\n\n")[0].replace("\n", " ")
             blocks += [f"### {introduction}"]
-            for name in names:
-                blocks += item(name, getattr(module, name), home)
+            for defined_as, name in names.items():
+                blocks += item(name, getattr(module, name), home, defined_as)
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def homes(module: ModuleType) -> dict[ModuleType, list[str]]:
-    """The public names by the modules that define them, in the order of their definition."""
+def homes(module: ModuleType) -> dict[ModuleType, dict[str, str]]:
+    """By the modules that define them: the names there, in the order of their definition, with the public ones."""
     tree = ast.parse(inspect.getsource(module))
-    found: dict[ModuleType, list[str]] = {}
+    found: dict[ModuleType, dict[str, str]] = {}
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.module not in {None, "__future__"}:
             home = importlib.import_module(str(node.module))
             order = [name for statement in ast.parse(inspect.getsource(home)).body for name in defined(statement)]
-            found[home] = sorted((each.name for each in node.names), key=order.index)
+            public = {each.name: each.asname or each.name for each in node.names}
+            found[home] = {name: public[name] for name in sorted(public, key=order.index)}
     ranks = {name: rank for rank, name in enumerate(FIRST)}
     return dict(sorted(found.items(), key=lambda each: (ranks.get(each[0].__name__, len(ranks)), each[0].__name__)))
 
@@ -103,13 +104,13 @@ def defined(statement: ast.stmt) -> list[str]:
             return []
 
 
-def item(name: str, value: Any, home: ModuleType) -> list[str]:
-    """The blocks that tell of one name."""
+def item(name: str, value: Any, home: ModuleType, defined_as: str) -> list[str]:
+    """The blocks that tell of one public name, which is `defined_as` in its `home`."""
     if inspect.isclass(value):
         return [f"#### `{name}`", code(class_line(value)), described(value, name), *members(value)]
     if inspect.isfunction(value):
         return [f"#### `{name}`", code(function_line(name, value)), described(value, name)]
-    return [f"#### `{name}`", code(assigned(name, home)), paragraphs(doc_below(name, home))]
+    return [f"#### `{name}`", code(assigned(defined_as, home)), paragraphs(doc_below(defined_as, home))]
 
 
 def described(value: object, name: str) -> str:
@@ -121,13 +122,14 @@ def described(value: object, name: str) -> str:
 
 
 def class_line(value: type) -> str:
+    name = value.__name__
     bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
-    line = f"class {value.__name__}({bases})" if bases else f"class {value.__name__}"
+    line = f"class {name}({bases})" if bases else f"class {name}"
     inside = list(fields(value))
     lines = [f"{line}:", *inside] if inside else [line]
     init = value.__dict__.get("__init__")
     if init is not None and not is_dataclass(value):
-        lines += ["", f"{value.__name__}{signature(init)}"]
+        lines += ["", f"{name}{signature(init)}"]
     return "\n".join(lines)
 
 
@@ -210,15 +212,16 @@ def parameter(each: inspect.Parameter) -> str:
     kind = "" if each.annotation is each.empty else f": {each.annotation}"
     if each.default is each.empty:
         return f"{stars}{each.name}{kind}"
-    default = repr(each.default)
+    default = repr(each.default).replace("'", '"')
     return f"{each.name}{kind} = {default if ' at 0x' not in default else '…'}"
 
 
 def assigned(name: str, home: ModuleType) -> str:
-    for statement in ast.parse(inspect.getsource(home)).body:
+    source = inspect.getsource(home)
+    for statement in ast.parse(source).body:
         if defined(statement) == [name] and isinstance(statement, (ast.Assign, ast.AnnAssign)):
             assert statement.value is not None
-            return f"{name} = {ast.unparse(statement.value)}"
+            return f"{name} = {ast.get_source_segment(source, statement.value)}"
     raise LookupError(name)
 
 

@@ -1,0 +1,110 @@
+"""What docs/embedding.md shows works as it stands there, and its tables name what there is."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+from starlette.requests import HTTPConnection
+from tests.support.events import until
+
+import peili.mirror
+from peili.mirror import Mirror, PushRouter
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+ROOT = Path(__file__).parent.parent.parent
+TEXT = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PRELUDE = """
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+from starlette.routing import Mount
+from peili.mirror import *
+"""
+
+
+async def run(example: int, **given: object) -> dict[str, Any]:
+    """Run one of the blocks, in which there may be an ``async with`` at the top."""
+    names: dict[str, Any] = {**given, "__name__": "guide"}
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    exec(PRELUDE, names)
+    if (waiting := eval(compile(BLOCKS[example], "embedding.md", "exec", flags=flags), names)) is not None:
+        await waiting
+    return names
+
+
+def mirror() -> Mirror:
+    return Mirror(MemoryStore(), MemoryRouter())
+
+
+async def test_an_app_with_all_three_doors() -> None:
+    names = await run(0, mirror=(one := mirror()))
+    app = names["app"]
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://h") as client:
+        await one.wait_ready(5)
+        for path in ("/v2/", "/peili/v2/", "/ops/readyz", "/ops/metrics"):
+            assert (await client.get(path)).status_code == 200, path
+
+
+async def test_a_lifespan_of_the_hosts_own() -> None:
+    names = await run(1, mirror=(one := mirror()))
+    async with names["lifespan"](None):
+        assert one.ready()
+    assert not one.ready()
+
+
+async def test_beside_a_host_without_a_web_server() -> None:
+    worked: list[int] = []
+
+    async def work(local: tuple[str, ...], peer: tuple[str, ...]) -> None:
+        async with httpx.AsyncClient() as client:
+            answers = [await client.get(f"http://{each}/v2/") for each in (*local, *peer)]
+        worked.extend(each.status_code for each in answers)
+
+    await run(2, mirror=mirror(), work=work)
+    assert worked == [200, 200]
+
+
+async def test_who_is_let_in_and_who_the_others_are() -> None:
+    is_node = (await run(3, addresses_of_nodes={"10.0.0.2"}))["is_node"]
+    clients = (("10.0.0.2", 1), ("10.0.0.3", 1), None)
+    answers = [is_node(HTTPConnection({"type": "http", "client": client})) for client in clients]
+    assert answers == [True, False, False]
+    router = PushRouter()
+    await run(4, router=router, nodes=[SimpleNamespace(name="node-2", address="10.0.0.3")])
+    async with Mirror(MemoryStore(), router):
+        await until(router.ready)
+        assert [peer.urls for peer in router.peers()] == [("https://10.0.0.3:6443/peili",)]
+
+
+async def test_metrics() -> None:
+    registry = CollectorRegistry()
+    await run(5, registry=registry, mirror=mirror())
+    assert registry.get_sample_value("peili_ready", {"part": "store"}) == 0
+    registry = CollectorRegistry()
+    await run(6, registry=registry, blue=mirror(), green=mirror())
+    assert registry.get_sample_value("peili_ready", {"part": "store", "mirror": "green"}) == 0
+
+
+def test_the_table_has_every_metric_and_no_other() -> None:
+    told = set(re.findall(r"`(peili_\w+)`", TEXT))
+    assert told == {family.name for family in mirror().figures()}
+
+
+def test_what_it_names_exists() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / "docs" / target).exists(), target
+    for name in ("Collector", "Limits", "MembershipRouter", "Peer", "PushRouter", "Watchdog", "loopback_only"):
+        assert f"`{name}" in TEXT or f"{name}(" in TEXT or f"={name}`" in TEXT
+        assert name in peili.mirror.__all__
