@@ -92,6 +92,16 @@ def test_url_capabilities_folder_and_registries_come_from_the_mirror_s_configura
     ]
 
 
+def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
+    assert main(["hosts", "apply", *where, "--registry", "_default"]) == 0
+    assert main(["hosts", "remove", *where, "--set", 'mirror.registries=["docker.io"]']) == 0
+    assert [path.name for path in root.iterdir()] == ["docker.io"]
+    assert (root / "docker.io/hosts.toml").read_bytes() == MIRRORED
+
+
 @pytest.mark.parametrize(
     ("listen", "url"),
     [
@@ -113,7 +123,7 @@ def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str,
         (["--registry", "a/b"], "registries: host names such as docker.io, not 'a/b'"),
         (["--mirror", "host"], "mirror: http://HOST:PORT, as containerd reaches the local door"),
         (["--containerd-version", "new"], "version: containerd's, as 2.1.4, not 'new'"),
-        (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a port that does not change, or --mirr"),
+        (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, for contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
         (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
     ],
@@ -142,6 +152,7 @@ def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> Non
         "--set=hosts.apply=true",
         f'--set=hosts.config_path=["{root}"]',
         "--set=hosts.registries=['docker.io']",
+        "--set=limits.start_timeout=60",  # other tests keep the disk busy
     )
     serving.wait_for("runtime door")
     written = (root / "docker.io/hosts.toml").read_text()

@@ -11,7 +11,7 @@ _NEW = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_cur
 
 
 class Certificates:
-    """Below `directory`: ``ca.crt`` and, signed by it, ``server.crt`` (for `address`) and ``client.cert``, with keys."""
+    """Below `directory`: ``ca.crt`` and, signed by it, ``server.crt`` (for `address`), ``client.cert``, and keys."""
 
     def __init__(self, directory: Path, address: str) -> None:
         directory.mkdir(parents=True)
