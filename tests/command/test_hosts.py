@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -134,6 +135,19 @@ def test_wrong_usage_is_one_line_and_the_code_is_2(
     command = ["hosts", "apply", "--config-path", str(tmp_path), *arguments]
     assert main(command if "--containerd-version" in arguments else [*command, *OLD]) == 2
     assert capsys.readouterr().err.startswith(f"peili: {line}")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root may")
+@pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "left alone: "), ("remove", "left alone: ")])
+def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
+    for each in root.parents[:4]:
+        each.chmod(0o755)
+    root.chmod(0o700)
+    program = "import os, sys; from peili.adapters.standalone import cli, hosts; os.setuid(65534); sys.exit(cli.main())"
+    command = [sys.executable, "-c", program, "hosts", action, "--config-path", root, *OLD]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"peili: {root}: {why}Permission denied\n"
 
 
 def test_an_action_has_to_be_named() -> None:

@@ -22,6 +22,7 @@ from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
 REPOSITORY = "library/demo"
+OTHER = "registry.invalid"
 PLAIN_HTTP = ("--plain-http",)
 REFERER = "the-laboratory"
 
@@ -41,7 +42,7 @@ class World:
         return Names(self.lab.upstream.name, self.secure.name, {each.name: each.read_bytes() for each in files})
 
     @property
-    def near(self) -> Host:
+    def here(self) -> Host:
         return self.lab.hosts["here"]
 
     @property
@@ -50,23 +51,27 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world() -> Generator[World]:
+def lab() -> Generator[Lab]:
     with Lab("here", "without", "there") as lab:
-        layout = lab.directory / "layout"
-        image = make_layout(layout, layers=[300 * KIB, 20 * KIB], tags=["v1", f"registry.invalid/{REPOSITORY}:v1"])
-        lab.upstream.push(image, REPOSITORY)
-        lab.upstream.push(image, f"hub/{REPOSITORY}")
-        there = lab.hosts["there"].containerd
-        there.import_archive(pack_tar(layout, lab.directory / "image.tar"))
-        place = lab.network.place("secure")
-        certificates = Certificates(lab.directory / "certificates", place.address)
-        secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificates=certificates)
-        secure.start()
-        try:
-            lab.start_peili("here", "there")
-            yield World(lab, secure, certificates, image)
-        finally:
-            secure.stop()
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def world(lab: Lab) -> Generator[World]:
+    layout = lab.directory / "layout"
+    image = make_layout(layout, layers=[300 * KIB, 20 * KIB], tags=["v1", f"{OTHER}/{REPOSITORY}:v1"])
+    for repository in (REPOSITORY, f"hub/{REPOSITORY}"):
+        lab.upstream.push(image, repository)
+    lab.hosts["there"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+    place = lab.network.place("secure")
+    certificates = Certificates(lab.directory / "certificates", place.address)
+    secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificates=certificates)
+    secure.start()
+    try:
+        lab.start_peili("here", "there")
+        yield World(lab, secure, certificates, image)
+    finally:
+        secure.stop()
 
 
 @dataclass(frozen=True)
@@ -94,9 +99,6 @@ class Names:
         return f'[host."http://{self.plain}"]\ncapabilities = ["pull", "resolve"]\n'
 
 
-OTHER = "registry.invalid"
-
-
 def one(content: str, *apply: str) -> Shape:
     """A single file, for a registry that can only be had by a mirror."""
     return Shape({f"{OTHER}/hosts.toml": content.encode()}, OTHER, apply=apply)
@@ -113,7 +115,7 @@ def with_certificates(
 
 
 SHAPES: Mapping[str, Callable[[Names], Shape]] = {
-    "no folder": lambda n: Shape({}, n.plain, PLAIN_HTTP),
+    "no file": lambda n: Shape({}, n.plain, PLAIN_HTTP),
     "an empty directory": lambda n: Shape({n.plain: None}, n.plain, PLAIN_HTTP),
     "server only": lambda n: Shape(
         {f"{n.plain.replace(':', '_')}_/hosts.toml": f'server = "http://{n.plain}"'.encode()}, n.plain, PLAIN_HTTP
@@ -153,13 +155,13 @@ def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], 
     shape = make_shape(world.names)
     if shape.by_default and not world.lab.network.privileged:
         pytest.skip("containerd speaks no TLS to a registry on loopback; this needs root")
-    for host in (world.near, world.without):
+    for host in (world.here, world.without):
         shutil.rmtree(host.containerd.hosts, ignore_errors=True)
         make(host.containerd.hosts, shape.tree)
-    here, was = world.near, snapshot(world.near.containerd.hosts)
+    here, was = world.here, snapshot(world.here.containerd.hosts)
 
     assert blobs_from_upstream(world, here, shape) > 0
-    for host in (world.near, world.without):
+    for host in (world.here, world.without):
         assert peili_hosts("apply", host, *shape.apply) == 0
     assert blobs_from_upstream(world, here, shape) == 0  # they came from there
     assert blobs_from_upstream(world, world.without, shape) > 0
@@ -168,9 +170,30 @@ def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], 
     assert blobs_from_upstream(world, here, shape) > 0
 
 
+def test_the_one_switch_of_peili_serve(world: World) -> None:
+    """On while it runs, off when it is stopped; killed, it leaves a host that refuses connections, and no harm."""
+    shape, host = one(world.names.mirror), world.without
+    shutil.rmtree(host.containerd.hosts, ignore_errors=True)
+    make(host.containerd.hosts, shape.tree)
+    was = snapshot(host.containerd.hosts)
+    switch = {"apply": True, "config_path": [str(host.containerd.hosts)]}
+    patient = {"start_timeout": 60, "stop_timeout": 60}
+    try:
+        world.lab.start_peili("without", hosts=switch, limits=patient)
+        assert blobs_from_upstream(world, host, shape) == 0
+        host.peili.kill()
+        assert snapshot(host.containerd.hosts) != was
+        assert blobs_from_upstream(world, host, shape) > 0
+        world.lab.start_peili("without", hosts=switch, limits=patient)
+    finally:
+        host.peili.stop()
+    assert snapshot(host.containerd.hosts) == was
+    assert blobs_from_upstream(world, host, shape) > 0
+
+
 def test_it_is_asked_for_its_version(world: World) -> None:
     async def versions() -> tuple[str | None, str | None]:
-        return await version_at(world.near.containerd.socket), await version_installed()
+        return await version_at(world.here.containerd.socket), await version_installed()
 
     running, installed = asyncio.run(versions())
     assert running == installed

@@ -12,7 +12,7 @@ from pathlib import Path
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.version import version_at, version_installed
 from peili.adapters.standalone.config import Config
-from peili.mirror import ConfigError
+from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
 
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - told apart, not listened on
@@ -30,7 +30,7 @@ def extension(config: Config) -> ContainerdHosts:
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
-    """One of the command's actions, as `cli` has described them; its exit code. Raises ConfigError."""
+    """One of the command's actions, as `hosts_arguments` describes them; its exit code. Raises PeiliError."""
     files = HostsFiles(
         arguments.mirror or mirror_url(config),
         config_path=arguments.config_path or config.hosts.config_path or None,
@@ -87,7 +87,10 @@ def _told(arguments: argparse.Namespace, outcome: Outcome, nothing: str) -> int:
 
 
 def _show(arguments: argparse.Namespace, files: HostsFiles) -> int:
-    found = files.show()
+    try:
+        found = files.show()
+    except OSError as error:
+        raise PeiliError(f"{error.filename}: {error.strerror}") from error
     if arguments.json:
         sys.stdout.write(json.dumps({"registries": [each.json() for each in found]}) + "\n")
     else:
