@@ -144,7 +144,7 @@ def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str
         each.chmod(0o755)
     root.chmod(0o700)
     program = "import os, sys; from peili.adapters.standalone import cli, hosts; os.setuid(65534); sys.exit(cli.main())"
-    command = [sys.executable, "-c", program, "hosts", action, "--config-path", root, *OLD]
+    command = [sys.executable, "-c", program, "hosts", action, "--config-path", str(root), *OLD]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"peili: {root}: {why}Permission denied\n"
