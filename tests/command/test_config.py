@@ -37,6 +37,7 @@ def test_without_a_file_the_defaults_are_the_design_s() -> None:
     assert config.mirror.verify
     assert config.mirror.registries == config.mirror.exclude == ()
     assert config.limits == Limits()
+    assert (config.hosts.apply, config.hosts.config_path, config.hosts.registries) == (False, (), ())
     assert (config.log.format, config.log.level, config.watchdog) == ("text", "info", 30.0)
 
 
@@ -66,6 +67,10 @@ def test_every_section_is_read(file: Path) -> None:
         [limits]
         uploads = 5
         lookup_timeout = 2
+        [hosts]
+        apply = true
+        config_path = ["/etc/containerd/certs.d"]
+        registries = ["docker.io", "_default"]
         [log]
         format = "json"
         level = "debug"
@@ -86,6 +91,9 @@ def test_every_section_is_read(file: Path) -> None:
     assert not config.mirror.verify
     assert (config.mirror.default_registry, config.mirror.identity) == ("docker.io", "kitchen")
     assert config.limits == Limits(uploads=5, lookup_timeout=2)
+    assert config.hosts.apply
+    assert config.hosts.config_path == ("/etc/containerd/certs.d",)
+    assert config.hosts.registries == ("docker.io", "_default")
     assert (config.log.format, config.log.level, config.watchdog) == ("json", "debug", 0.0)
 
 
@@ -93,7 +101,7 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
-SECTIONS = "local, peer, store, router, resolver, mirror, limits, log, watchdog"
+SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown section; there are: {SECTIONS}"),
@@ -119,6 +127,9 @@ WRONG = [
     ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions; '(' is none: "),
     ("[limits]\nuploads = 0", "limits.uploads: a whole number above zero, not 0"),
     ("[limits]\nupload = 1", "limits.upload: unknown key; did you mean uploads? there are: lookup_timeout, "),
+    ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
+    ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
+    ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
     ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
     ("[watchdog]\ntimeout = -1", "watchdog.timeout: a number of seconds, 0 for off, not -1"),
