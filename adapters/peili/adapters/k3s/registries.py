@@ -1,0 +1,161 @@
+"""What a registries.yaml means, and how it is changed: the text is edited, parsed again, and refused if it does not
+say exactly what it shall. Text only; files are files.py's business.
+
+The format is that of k3s and RKE2, "Private Registry Configuration": ``mirrors`` maps a registry, or ``*`` for all that
+have no entry, to ``endpoint`` and ``rewrite``; ``configs`` holds credentials and TLS, and is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from peili.adapters.k3s import marks
+from peili.adapters.k3s.inserting import NoPlace, inserted
+from peili.adapters.yamltext import NotYaml, one_plain
+from peili.mirror import ConfigError, Selection
+from peili.mirror.peers import base_url
+
+EVERY = "*"
+"""Stands for the registries that have no entry of their own."""
+
+
+class Unusable(ValueError):
+    """The text can't be changed as wanted, and is left alone. The message is one line that says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What a file says of one registry. `rewrites`: whether names are rewritten for its endpoints."""
+
+    registry: str
+    endpoints: tuple[str, ...]
+    rewrites: bool
+
+
+def read(text: str) -> tuple[Entry, ...]:
+    """The registries that have an entry, in order. Raises Unusable."""
+    return tuple(
+        Entry(registry, tuple(said.get("endpoint") or ()), bool(said.get("rewrite")))
+        for registry, said in _mirrors(_meaning(text)).items()
+    )
+
+
+def configured(text: str) -> tuple[str, ...]:
+    """The hosts that have credentials or TLS settings of their own. Raises Unusable."""
+    return tuple(str(host) for host in _meaning(text).get("configs") or ())
+
+
+def check(url: str, registries: Iterable[str]) -> None:
+    """Raises ConfigError where `url` or one of `registries` is none."""
+    try:
+        base_url(url)
+    except ValueError as error:
+        raise ConfigError("url", str(error)) from error
+    Selection(registry for registry in registries if registry != EVERY)
+
+
+def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:
+    """`registries`; where there are none, all: `EVERY`, and each that has an entry of its own. Raises Unusable."""
+    if registries:
+        return tuple(dict.fromkeys(registries))
+    return tuple(dict.fromkeys([EVERY, *(entry.registry for entry in read(marks.without(text)))]))
+
+
+def applied(text: str, url: str, registries: Sequence[str]) -> str:
+    """`text` with `url` as the first endpoint of `registries`, and of no other. Raises Unusable.
+
+    What is there already, ours or the same by somebody's hand, is not said twice.
+    """
+    base = removed(text)
+    expected = _meaning(base)
+    wanted = [each for each in chosen(base, registries) if _endpoints(expected, each)[:1] != (url,)]
+    new = base
+    for registry in wanted:
+        if _endpoints(_meaning(new), registry)[:1] != (url,):  # an alias may have brought it here
+            new = _inserted(new, url, registry)
+        _add(expected, url, registry)
+    if wanted and _meaning(new) != expected:
+        raise Unusable("what it would say then is something else; an anchor, a tag or a block of text is in the way")
+    return text if new == base == text else new
+
+
+def removed(text: str) -> str:
+    """`text` without what `applied` put there, whatever its URL. Raises Unusable."""
+    new = marks.without(text)
+    if new == text:
+        _meaning(text)
+        return text
+    ours = marks.urls(text)
+    if marks.MARK in new:
+        line = next(place for place, each in enumerate(new.splitlines(), 1) if marks.MARK in each)
+        raise Unusable(f"line {line} of what remains was peili's and is changed: take it out by hand")
+    _check_removal(_meaning(text), _meaning(new), ours)
+    return new
+
+
+def _inserted(text: str, url: str, registry: str) -> str:
+    try:
+        return inserted(text, url, registry)
+    except NoPlace as error:
+        raise Unusable(str(error)) from error
+
+
+def _meaning(text: str) -> dict[str, Any]:
+    try:
+        root = one_plain(text)
+    except NotYaml as error:
+        raise Unusable(f"can't be read as YAML: {error}") from error
+    if root is None:
+        return {}
+    if not isinstance(root, dict):
+        raise Unusable("a mapping with mirrors and configs is wanted at its root")
+    _check_mirrors(cast("dict[Any, Any]", root).get("mirrors"))
+    return cast("dict[str, Any]", root)
+
+
+def _check_mirrors(mirrors: Any) -> None:
+    if mirrors is not None and not isinstance(mirrors, dict):
+        raise Unusable("mirrors: a mapping of registries is wanted")
+    for registry, said in cast("dict[Any, Any]", mirrors or {}).items():
+        if not isinstance(registry, str):
+            raise Unusable(f"mirrors: names of registries are wanted, not {registry!r}")
+        if said is not None and not isinstance(said, dict):
+            raise Unusable(f"mirrors.{registry}: a mapping with endpoint and rewrite is wanted")
+        endpoints: Any = cast("dict[str, Any]", said or {}).get("endpoint")
+        texts = isinstance(endpoints, list) and all(isinstance(each, str) for each in cast("list[Any]", endpoints))
+        if endpoints is not None and not texts:
+            raise Unusable(f"mirrors.{registry}.endpoint: a list of URLs is wanted")
+
+
+def _mirrors(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {registry: said or {} for registry, said in (root.get("mirrors") or {}).items()}
+
+
+def _endpoints(root: dict[str, Any], registry: str) -> tuple[str, ...]:
+    return tuple(_mirrors(root).get(registry, {}).get("endpoint") or ())
+
+
+def _add(root: dict[str, Any], url: str, registry: str) -> None:
+    """Say in `root` what the text shall say."""
+    root["mirrors"] = root.get("mirrors") or {}
+    root["mirrors"][registry] = said = root["mirrors"].get(registry) or {}
+    said["endpoint"] = [url, *(said.get("endpoint") or ())]
+
+
+def _check_removal(before: dict[str, Any], after: dict[str, Any], ours: frozenset[str]) -> None:
+    """Nothing may be missing but `ours`, once for each registry, and what held nothing else."""
+    was, now = _mirrors(before), _mirrors(after)
+    fine = (
+        all(after.get(key) == value for key, value in before.items() if key != "mirrors") and now.keys() <= was.keys()
+    )
+    for registry, said in was.items():
+        left = {key: value for key, value in said.items() if key != "endpoint"}
+        rest = {key: value for key, value in now.get(registry, {}).items() if key != "endpoint"}
+        endpoints, remain = list(said.get("endpoint") or ()), list(now.get(registry, {}).get("endpoint") or ())
+        without = next((i for i, each in enumerate(endpoints) if each in ours), len(endpoints))
+        shorter = endpoints[:without] + endpoints[without + 1 :]
+        fine = fine and left == rest and remain in (endpoints, shorter)
+    if not fine:
+        raise Unusable("without peili's lines it would say something else; take them out by hand")
