@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any, TypeGuard, TypeVar
 
 try:
     from ruamel.yaml import YAML
@@ -27,12 +27,22 @@ class NotYaml(ValueError):
     """The text is no YAML, or more than one reads at once. The message is one line."""
 
 
+def is_table(value: Any) -> TypeGuard[dict[Any, Any]]:
+    """Whether it is a mapping."""
+    return isinstance(value, dict)
+
+
+def is_list(value: Any) -> TypeGuard[list[Any]]:
+    """Whether it is a list."""
+    return isinstance(value, list)
+
+
 def plain(text: str) -> list[Any]:
     """The documents in `text` as dicts, lists and scalars, each value a copy of its own. Raises NotYaml."""
-    loader = YAML(typ="safe", pure=True)
-    loaded = _read(lambda: list(cast("Any", loader.load_all(text))))  # pyright: ignore[reportUnknownMemberType]
+    loader: Any = YAML(typ="safe", pure=True)
+    loaded: list[Any] = _read(lambda: list(loader.load_all(text)))
     left = [_MOST_VALUES]
-    return [_read(lambda document=document: _copy(document, left)) for document in loaded]
+    return _read(lambda: [_copy(document, left) for document in loaded])
 
 
 def one_plain(text: str) -> Any:
@@ -45,26 +55,29 @@ def one_plain(text: str) -> Any:
 
 def root_node(text: str) -> Node | None:
     """The root of the one document in `text`; the marks of nodes count characters. Raises NotYaml."""
-    return cast("Node | None", _read(lambda: cast("Any", YAML(pure=True)).compose(text)))
+    loader: Any = YAML(pure=True)
+    root: Node | None = _read(lambda: loader.compose(text))
+    return root
 
 
 def documents(text: str) -> list[Any]:
     """The documents in `text`, mappings and lists that keep order, comments and quotes. Raises NotYaml."""
-    return _read(lambda: list(cast("Any", _keeping()).load_all(text)))
+    keeping = _keeping()
+    return _read(lambda: list(keeping.load_all(text)))
 
 
 def dumped(values: Sequence[Any]) -> str:
     """`values` as a text of as many documents."""
     stream = io.StringIO()
-    cast("Any", _keeping()).dump_all(values, stream)
+    _keeping().dump_all(values, stream)
     return stream.getvalue()
 
 
-def _keeping() -> YAML:
-    keeping = YAML(pure=True)
-    keeping.preserve_quotes = True  # type: ignore[assignment]  # declared as None
-    keeping.width = 4096  # type: ignore[assignment]  # no line is broken
-    keeping.indent(mapping=2, sequence=4, offset=2)  # pyright: ignore[reportUnknownMemberType]
+def _keeping() -> Any:
+    keeping: Any = YAML(pure=True)  # its annotations say None for what may be set
+    keeping.preserve_quotes = True
+    keeping.width = 4096  # no line is broken
+    keeping.indent(mapping=2, sequence=4, offset=2)
     return keeping
 
 
@@ -95,8 +108,6 @@ def _copy(value: Any, left: list[int]) -> Any:
     left[0] -= 1
     if left[0] < 0:
         raise NotYaml(f"more than {_MOST_VALUES} values")
-    if isinstance(value, dict):
-        return {key: _copy(each, left) for key, each in cast("dict[Any, Any]", value).items()}
-    if isinstance(value, list):
-        return [_copy(each, left) for each in cast("list[Any]", value)]
-    return value
+    if is_table(value):
+        return {key: _copy(each, left) for key, each in value.items()}
+    return [_copy(each, left) for each in value] if is_list(value) else value

@@ -44,8 +44,8 @@ def _values(text: str) -> Iterator[Any]:
         except (ValueError, RecursionError) as error:
             where = error if isinstance(error, ValueError) else "nested too deeply"
             raise NotMembers(f"no JSON: {where}; what talosctl get members -o json prints is wanted") from error
-        if isinstance(value, list):
-            yield from cast("list[Any]", value)
+        if _is_list(value):
+            yield from value
         else:
             yield value
         place = _past_space(text, place)
@@ -63,12 +63,16 @@ def _peer(where: str, value: Any, scheme: str, port: int) -> Peer:
     identity = spec.get("nodeId") or metadata.get("id")
     if not _is_text(identity):
         raise NotMembers(f"{where}: spec.nodeId is a text, not {_shown(identity)}")
-    addresses = spec.get("addresses")
-    if not isinstance(addresses, list):
+    addresses: Any = spec.get("addresses")
+    if not _is_list(addresses):
         raise NotMembers(f"{where}: spec.addresses is a list, not {_shown(addresses)}")
-    hosts = [host for each in cast("list[Any]", addresses) if (host := _host(where, each)) is not None]
+    hosts = [host for each in addresses if (host := _host(where, each)) is not None]
     labels = {key: said for key in _LABELS if _is_text(said := spec.get(key))}
     return Peer(identity, tuple(f"{scheme}://{host}:{port}" for host in hosts), labels=labels)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def _is_text(value: Any) -> TypeGuard[str]:

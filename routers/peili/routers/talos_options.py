@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from peili.mirror import ConfigError
 
@@ -49,10 +49,9 @@ def _file(value: Any) -> Path:
 
 
 def _command(value: Any) -> tuple[str, ...]:
-    words = cast("list[Any]", value) if isinstance(value, list) else []
-    if not words or not words[0] or not all(isinstance(each, str) and "\0" not in each for each in words):
+    if not _is_list(value) or not value or not all(isinstance(each, str) and "\0" not in each for each in value):
         raise ConfigError("command", f"a list of a program and its arguments, as in {_EXAMPLE}, not {value!r}")
-    return tuple(words)
+    return tuple(value)
 
 
 def _port(value: Any) -> int:
@@ -72,3 +71,7 @@ def _interval(value: Any) -> float:
     if not number or not 0.05 <= value < math.inf:
         raise ConfigError("interval", f"seconds, 0.05 or more, not {value!r}")
     return float(value)
+
+
+def _is_list(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)

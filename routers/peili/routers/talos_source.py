@@ -99,7 +99,7 @@ async def _output(process: asyncio.subprocess.Process) -> str:
     status = await process.wait()
     if status:
         said = errors.result().decode(errors="replace").strip().splitlines()
-        raise Unreadable(f"it ended with {status}{f': {ascii(said[-1][:200])}' if said else ''}")
+        raise Unreadable(f"it ended with {status}{f': {said[-1][:200]!a}' if said else ''}")
     return _text(output.result())
 
 

@@ -49,7 +49,7 @@ def _entry(mapping: Any, name: str) -> tuple[Any, Any] | None:
 
 
 def _is_empty(node: Any) -> bool:
-    return node.id == "scalar" and node.tag == "tag:yaml.org,2002:null"
+    return bool(node.id == "scalar" and node.tag == "tag:yaml.org,2002:null")
 
 
 def _put(text: str, collection: Any, above: Any, keys: Sequence[str], url: str) -> str:

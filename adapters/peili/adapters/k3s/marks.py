@@ -12,9 +12,6 @@ from collections.abc import Sequence
 MARK = "# added by peili"
 """Stands behind each line, or piece of a line, that is ours."""
 
-HEADER = "# Made by peili, which deletes this file when nothing else is left in it.\n"
-"""The first line of a file that was not there before."""
-
 KEYS = ("mirrors", "endpoint")
 """Keys of the format; all others that are ours are registries."""
 
@@ -49,7 +46,7 @@ def piece(keys: Sequence[str], url: str, column: int, newline: str, *, last: boo
 
 def without(text: str) -> str:
     """`text` without what is ours. Of our keys those stay, unmarked, below which somebody has put something."""
-    lines = re.findall(r"[^\n]*\n|[^\n]+", text.removeprefix(HEADER))
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     kept: list[str] = []  # from the last line to the first: what is below a line is known when it is looked at
     for place in reversed(range(len(lines))):
         line = lines[place]

@@ -1,5 +1,5 @@
 """What a registries.yaml means, and how it is changed: the text is edited, parsed again, and refused if it does not
-say exactly what it shall. Text only; files are files.py's business.
+say exactly what it shall. Text only; files are file.py's business.
 
 The format is that of k3s and RKE2, "Private Registry Configuration": ``mirrors`` maps a registry, or ``*`` for all that
 have no entry, to ``endpoint`` and ``rewrite``; ``configs`` holds credentials and TLS, and is never touched.
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from peili.adapters.k3s import marks
 from peili.adapters.k3s.inserting import NoPlace, inserted
-from peili.adapters.yamltext import NotYaml, one_plain
+from peili.adapters.yamltext import NotYaml, is_list, is_table, one_plain
 from peili.mirror import ConfigError, Selection
 from peili.mirror.peers import base_url
 
@@ -47,12 +47,17 @@ def configured(text: str) -> tuple[str, ...]:
     return tuple(str(host) for host in _meaning(text).get("configs") or ())
 
 
+def endpoints(text: str, registry: str) -> tuple[str, ...]:
+    """Those that `registry` has. Raises Unusable."""
+    return _endpoints(_meaning(text), registry)
+
+
 def check(url: str, registries: Iterable[str]) -> None:
     """Raises ConfigError where `url` or one of `registries` is none."""
     try:
         base_url(url)
     except ValueError as error:
-        raise ConfigError("url", str(error)) from error
+        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
     Selection(registry for registry in registries if registry != EVERY)
 
 
@@ -109,28 +114,28 @@ def _meaning(text: str) -> dict[str, Any]:
         raise Unusable(f"can't be read as YAML: {error}") from error
     if root is None:
         return {}
-    if not isinstance(root, dict):
+    if not is_table(root):
         raise Unusable("a mapping with mirrors and configs is wanted at its root")
-    _check_mirrors(cast("dict[Any, Any]", root).get("mirrors"))
-    return cast("dict[str, Any]", root)
+    _check_mirrors(root.get("mirrors"))
+    return root
 
 
 def _check_mirrors(mirrors: Any) -> None:
-    if mirrors is not None and not isinstance(mirrors, dict):
+    if mirrors is not None and not is_table(mirrors):
         raise Unusable("mirrors: a mapping of registries is wanted")
-    for registry, said in cast("dict[Any, Any]", mirrors or {}).items():
+    for registry, said in (mirrors or {}).items():
         if not isinstance(registry, str):
             raise Unusable(f"mirrors: names of registries are wanted, not {registry!r}")
-        if said is not None and not isinstance(said, dict):
+        if said is not None and not is_table(said):
             raise Unusable(f"mirrors.{registry}: a mapping with endpoint and rewrite is wanted")
-        endpoints: Any = cast("dict[str, Any]", said or {}).get("endpoint")
-        texts = isinstance(endpoints, list) and all(isinstance(each, str) for each in cast("list[Any]", endpoints))
-        if endpoints is not None and not texts:
+        endpoints: Any = said.get("endpoint") if said else None
+        if endpoints is not None and not (is_list(endpoints) and all(isinstance(each, str) for each in endpoints)):
             raise Unusable(f"mirrors.{registry}.endpoint: a list of URLs is wanted")
 
 
 def _mirrors(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {registry: said or {} for registry, said in (root.get("mirrors") or {}).items()}
+    mirrors: dict[str, Any] = root.get("mirrors") or {}
+    return {registry: said or {} for registry, said in mirrors.items()}
 
 
 def _endpoints(root: dict[str, Any], registry: str) -> tuple[str, ...]:
@@ -139,8 +144,9 @@ def _endpoints(root: dict[str, Any], registry: str) -> tuple[str, ...]:
 
 def _add(root: dict[str, Any], url: str, registry: str) -> None:
     """Say in `root` what the text shall say."""
-    root["mirrors"] = root.get("mirrors") or {}
-    root["mirrors"][registry] = said = root["mirrors"].get(registry) or {}
+    mirrors: dict[str, Any] = root.get("mirrors") or {}
+    said: dict[str, Any] = mirrors.get(registry) or {}
+    root["mirrors"], mirrors[registry] = mirrors, said
     said["endpoint"] = [url, *(said.get("endpoint") or ())]
 
 

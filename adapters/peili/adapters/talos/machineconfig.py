@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from peili.adapters.yamltext import NotYaml, documents, plain
+from peili.adapters.yamltext import NotYaml, documents, is_list, is_table, plain
 
 KIND = "RegistryMirrorConfig"
 VERSION = "v1alpha1"
@@ -73,16 +73,15 @@ def read(text: str) -> MachineConfig:
     for value, original in zip(values, kept, strict=True):
         if value is None:
             continue
-        if not isinstance(value, dict):
+        if not is_table(value):
             raise Unusable("each document has to be a mapping")
-        document = cast("dict[str, Any]", value)
-        if document.get("kind") == KIND:
-            mirrors = _document(document)
+        if value.get("kind") == KIND:
+            mirrors = _document(value)
             if mirrors.registry in new:
                 raise Unusable(f"two documents {KIND} for {mirrors.registry}; Talos takes one")
             new[mirrors.registry], originals[mirrors.registry] = mirrors, original
-        elif "kind" not in document:
-            old |= _old(document)
+        elif "kind" not in value:
+            old |= _old(value)
     if not values or all(value is None for value in values):
         raise Unusable("it is empty; a machine configuration is wanted")
     return MachineConfig(old, new, originals)
@@ -90,12 +89,11 @@ def read(text: str) -> MachineConfig:
 
 def _resource(value: Any) -> str | None:
     """The configuration inside of the resource that has it."""
-    table = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    metadata, spec = table.get("metadata"), table.get("spec")
-    ours = (
-        isinstance(metadata, dict) and cast("dict[str, Any]", metadata).get("type") == "MachineConfigs.config.talos.dev"
-    )
-    return spec if ours and isinstance(spec, str) else None
+    metadata: Any = value.get("metadata") if is_table(value) else None
+    if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
+        return None
+    spec: Any = value.get("spec")
+    return spec if isinstance(spec, str) else None
 
 
 def _document(document: dict[str, Any]) -> Mirrors:
@@ -107,7 +105,7 @@ def _document(document: dict[str, Any]) -> Mirrors:
     where = f"{where} {registry}"
     endpoints = tuple(
         Endpoint(_text(f"{where}: url", each.get("url")), _flag(f"{where}: overridePath", each.get("overridePath")))
-        for each in map(lambda each: _table(f"{where}: endpoints", each), _list(where, document.get("endpoints")))
+        for each in (_table(f"{where}: endpoints", each) for each in _list(where, document.get("endpoints")))
     )
     return Mirrors(registry, endpoints, _flag(f"{where}: skipFallback", document.get("skipFallback")))
 
@@ -128,15 +126,15 @@ def _old_entry(where: str, registry: str, said: Any) -> Mirrors:
 
 
 def _table(where: str, value: Any) -> dict[str, Any]:
-    if value is not None and not isinstance(value, dict):
+    if value is not None and not is_table(value):
         raise Unusable(f"{where}: a mapping is wanted")
-    return cast("dict[str, Any]", value or {})
+    return value or {}
 
 
 def _list(where: str, value: Any) -> list[Any]:
-    if value is not None and not isinstance(value, list):
+    if value is not None and not is_list(value):
         raise Unusable(f"{where}: endpoints has to be a list")
-    return cast("list[Any]", value or [])
+    return value or []
 
 
 def _text(where: str, value: Any) -> str:

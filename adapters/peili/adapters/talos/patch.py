@@ -3,8 +3,8 @@
 Text for `talosctl patch machineconfig --patch @FILE`; nothing is applied here.
 
 When Talos merges a patch it appends the patch's list to the one that is there. So a document that exists is deleted
-first and then given whole, which Talos 1.12 and later take in one patch. A patch is therefore good for the configuration
-that it was made from, and for no other.
+first and then given whole, which Talos 1.12 and later take in one patch. A patch is therefore good for the
+configuration that it was made from, and for no other.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def check(url: str, registries: Sequence[str]) -> None:
     try:
         base_url(url)
     except ValueError as error:
-        raise ConfigError("url", str(error)) from error
+        raise ConfigError("mirror", "http://HOST:PORT, as the machine's containerd reaches the local door") from error
     Selection(registry for registry in registries if registry != EVERY)
 
 
@@ -72,7 +72,7 @@ def _same(endpoint: Endpoint, url: str) -> bool:
 
 
 def merged(config: MachineConfig, patch: str) -> dict[str, Mirrors]:
-    """What counts once Talos has merged `patch` into `config`: lists are appended, what is false stays. Raises Unusable."""
+    """What counts once Talos has merged `patch` into `config`: lists are appended, the rest is replaced."""
     new = dict(config.new)
     for document in (cast("dict[str, Any]", each) for each in plain(patch)):
         name = document["name"]
