@@ -44,8 +44,11 @@ def piece(keys: Sequence[str], url: str, column: int, newline: str, *, last: boo
     return f"{said}{'' if last else ','} {MARK}{newline}{' ' * max(column, 1)}"
 
 
-def without(text: str) -> str:
-    """`text` without what is ours. Of our keys those stay, unmarked, below which somebody has put something."""
+def without(text: str) -> tuple[str, frozenset[str]]:
+    """`text` without what is ours, and the URLs that it had. Of our keys those stay, unmarked, below which somebody has
+    put something.
+    """
+    ours: list[str] = []
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     kept: list[str] = []  # from the last line to the first: what is below a line is known when it is looked at
     for place in reversed(range(len(lines))):
@@ -55,9 +58,15 @@ def without(text: str) -> str:
             kept.append(line)
         elif match["what"].endswith(":") and _has_children(match, kept):
             kept.append(match["indent"] + match["what"] + match["end"])
-        elif not match["end"] and place:  # what was there before did not end its last line either
-            lines[place - 1] = lines[place - 1].removesuffix("\n").removesuffix("\r")
-    return _PIECE.sub("", "".join(reversed(kept)))
+        else:
+            ours.append(match["what"])
+            if not match["end"] and place:  # what was there before did not end its last line either
+                lines[place - 1] = lines[place - 1].removesuffix("\n").removesuffix("\r")
+    rest, found = "".join(reversed(kept)), 1
+    while found:  # one piece may stand within another
+        ours += [match[0] for match in _PIECE.finditer(rest)]
+        rest, found = _PIECE.subn("", rest)
+    return rest, frozenset(json.loads(re.findall(_STRING, each)[-1]) for each in ours if not each.endswith(":"))
 
 
 def _has_children(key: re.Match[str], below: Sequence[str]) -> bool:
@@ -70,11 +79,3 @@ def _has_children(key: re.Match[str], below: Sequence[str]) -> bool:
         within = key["what"] == "endpoint:" and content.startswith("-")
         return indent > len(key["indent"]) or (within and indent == len(key["indent"]))
     return False
-
-
-def urls(text: str) -> frozenset[str]:
-    """What is marked as ours in `text`."""
-    marked = [match[0] for line in text.splitlines() if (match := _LINE.fullmatch(line))]
-    marked += [match[0] for match in _PIECE.finditer(text)]
-    strings = [re.findall(_STRING, each) for each in marked]
-    return frozenset(json.loads(each[-1]) for each in strings if each)

@@ -21,6 +21,9 @@ EVERY = "*"
 """Stands for the registries that have no entry of their own."""
 
 
+_IN_THE_WAY = "what it would say then is something else; an anchor, a tag or a block of text is in the way"
+
+
 class Unusable(ValueError):
     """The text can't be changed as wanted, and is left alone. The message is one line that says why."""
 
@@ -65,7 +68,7 @@ def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:
     """`registries`; where there are none, all: `EVERY`, and each that has an entry of its own. Raises Unusable."""
     if registries:
         return tuple(dict.fromkeys(registries))
-    return tuple(dict.fromkeys([EVERY, *(entry.registry for entry in read(marks.without(text)))]))
+    return tuple(dict.fromkeys([EVERY, *(entry.registry for entry in read(removed(text)))]))
 
 
 def applied(text: str, url: str, registries: Sequence[str]) -> str:
@@ -75,29 +78,36 @@ def applied(text: str, url: str, registries: Sequence[str]) -> str:
     """
     base = removed(text)
     expected = _meaning(base)
-    wanted = [each for each in chosen(base, registries) if _endpoints(expected, each)[:1] != (url,)]
     new = base
-    for registry in wanted:
-        if _endpoints(_meaning(new), registry)[:1] != (url,):  # an alias may have brought it here
-            new = _inserted(new, url, registry)
+    for registry in chosen(base, registries):
+        if _endpoints(expected, registry)[:1] == (url,):
+            continue
         _add(expected, url, registry)
-    if wanted and _meaning(new) != expected:
-        raise Unusable("what it would say then is something else; an anchor, a tag or a block of text is in the way")
-    return text if new == base == text else new
+        if _endpoints(_proven(new), registry)[:1] != (url,):  # an alias may have brought it here
+            new = _inserted(new, url, registry)
+    if _proven(new) != expected:
+        raise Unusable(_IN_THE_WAY)
+    return new
 
 
 def removed(text: str) -> str:
     """`text` without what `applied` put there, whatever its URL. Raises Unusable."""
-    new = marks.without(text)
-    if new == text:
-        _meaning(text)
-        return text
-    ours = marks.urls(text)
+    before = _meaning(text)
+    new, ours = marks.without(text)
     if marks.MARK in new:
         line = next(place for place, each in enumerate(new.splitlines(), 1) if marks.MARK in each)
         raise Unusable(f"line {line} of what remains was peili's and is changed: take it out by hand")
-    _check_removal(_meaning(text), _meaning(new), ours)
+    if new != text:
+        _check_removal(before, _proven(new), ours)
     return new
+
+
+def _proven(text: str) -> dict[str, Any]:
+    """The meaning of what we wrote ourselves."""
+    try:
+        return _meaning(text)
+    except Unusable as error:
+        raise Unusable(_IN_THE_WAY) from error
 
 
 def _inserted(text: str, url: str, registry: str) -> str:
