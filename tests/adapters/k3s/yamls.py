@@ -109,7 +109,9 @@ _ENTRIES = st.fixed_dictionaries(
 VALUES = st.none() | st.fixed_dictionaries(
     {},
     optional={
-        "configs": st.dictionaries(_REGISTRIES, st.fixed_dictionaries({"auth": st.just({"password": "x"})}), max_size=2),
+        "configs": st.dictionaries(
+            _REGISTRIES, st.fixed_dictionaries({"auth": st.just({"password": "x"})}), max_size=2
+        ),
         "mirrors": st.none() | st.dictionaries(_REGISTRIES, st.none() | _ENTRIES, max_size=3),
     },
 )

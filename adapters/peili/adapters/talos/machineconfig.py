@@ -76,7 +76,7 @@ def read(text: str) -> MachineConfig:
         if not is_table(value):
             raise Unusable("each document has to be a mapping")
         if value.get("kind") == KIND:
-            mirrors = _document(value)
+            mirrors = mirrors_of(value)
             if mirrors.registry in new:
                 raise Unusable(f"two documents {KIND} for {mirrors.registry}; Talos takes one")
             new[mirrors.registry], originals[mirrors.registry] = mirrors, original
@@ -87,16 +87,8 @@ def read(text: str) -> MachineConfig:
     return MachineConfig(old, new, originals)
 
 
-def _resource(value: Any) -> str | None:
-    """The configuration inside of the resource that has it."""
-    metadata: Any = value.get("metadata") if is_table(value) else None
-    if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
-        return None
-    spec: Any = value.get("spec")
-    return spec if isinstance(spec, str) else None
-
-
-def _document(document: dict[str, Any]) -> Mirrors:
+def mirrors_of(document: dict[str, Any]) -> Mirrors:
+    """What a document of the kind `KIND` says. Raises Unusable."""
     where, registry = KIND, document.get("name")
     if document.get("apiVersion") != VERSION:
         raise Unusable(f"{where}: apiVersion {VERSION} is known, {document.get('apiVersion')!r} is not")
@@ -108,6 +100,15 @@ def _document(document: dict[str, Any]) -> Mirrors:
         for each in (_table(f"{where}: endpoints", each) for each in _list(where, document.get("endpoints")))
     )
     return Mirrors(registry, endpoints, _flag(f"{where}: skipFallback", document.get("skipFallback")))
+
+
+def _resource(value: Any) -> str | None:
+    """The configuration inside of the resource that has it."""
+    metadata: Any = value.get("metadata") if is_table(value) else None
+    if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
+        return None
+    spec: Any = value.get("spec")
+    return spec if isinstance(spec, str) else None
 
 
 def _old(document: dict[str, Any]) -> dict[str, Mirrors]:

@@ -14,7 +14,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from peili.adapters.talos.machineconfig import EVERY, KIND, VERSION, Endpoint, MachineConfig, Mirrors, Unusable, read
+from peili.adapters.talos.machineconfig import (
+    EVERY,
+    KIND,
+    VERSION,
+    Endpoint,
+    MachineConfig,
+    Mirrors,
+    Unusable,
+    mirrors_of,
+)
 from peili.adapters.yamltext import dumped, plain
 from peili.mirror import ConfigError, Selection
 from peili.mirror.peers import base_url
@@ -79,7 +88,7 @@ def merged(config: MachineConfig, patch: str) -> dict[str, Mirrors]:
         if document.pop("$patch", None) == "delete":
             del new[name]
             continue
-        said, had = read(dumped([document])).new[name], new.get(name, Mirrors(name))
+        said, had = mirrors_of(document), new.get(name, Mirrors(name))
         skip = said.skip_fallback if "skipFallback" in document else had.skip_fallback
         new[name] = Mirrors(name, had.endpoints + said.endpoints, skip)
     return {**config.old, **new}
