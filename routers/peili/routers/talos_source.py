@@ -20,6 +20,10 @@ COMMAND_TIMEOUT = 30.0
 """Seconds after which a command that has not ended is killed."""
 
 
+_FAREWELL = 5.0
+"""Seconds that the pipes of a killed command have to close."""
+
+
 class Unreadable(Exception):
     """There is no text to be had. The message is one line that says why."""
 
@@ -91,20 +95,25 @@ class CommandSource(Source):
 
 
 async def _output(process: asyncio.subprocess.Process) -> str:
+    output, errors = await _until_closed(process)
+    status = await process.wait()
+    if status:
+        said = errors.decode(errors="replace").strip().splitlines()
+        raise Unreadable(f"it ended with {status}{f': {said[-1][:200]!a}' if said else ''}")
+    return _text(output)
+
+
+async def _until_closed(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """All that it writes, of which no more is kept than can be used."""
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
     async with asyncio.TaskGroup() as tasks:
         output = tasks.create_task(_all(process.stdout))
         errors = tasks.create_task(_all(process.stderr))
-    status = await process.wait()
-    if status:
-        said = errors.result().decode(errors="replace").strip().splitlines()
-        raise Unreadable(f"it ended with {status}{f': {said[-1][:200]!a}' if said else ''}")
-    return _text(output.result())
+    return output.result(), errors.result()
 
 
 async def _all(stream: asyncio.StreamReader) -> bytes:
-    """All that comes, of which no more is kept than can be used."""
     data = bytearray()
     while chunk := await stream.read(1 << 16):
         if len(data) <= MOST:
@@ -116,6 +125,9 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     """End it and what it left behind: whoever still has its output open is in its group."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_FAREWELL):
+            await _until_closed(process)  # else asyncio's ends of the pipes stay open
     await process.wait()
 
 

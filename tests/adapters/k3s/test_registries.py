@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -115,7 +116,7 @@ def test_an_anchor_s_list_is_changed_once() -> None:
         applied(text, PEILI, ["quay.io"])
 
 
-EDITS = {
+EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
     "a registry beside": (
         "",
         lambda text: text + "  quay.io: {}\n",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
+
+from peili.adapters.yamltext import is_list, is_table
 
 PEILI = "http://127.0.0.1:5050"
 
@@ -130,7 +131,7 @@ def _block(value: Any, style: Style, depth: int) -> list[str]:
     if _is_flow(value, style, depth):
         return [_flow(value, style)]
     pad = " " * style.indent
-    if isinstance(value, Sequence):
+    if is_list(value):
         return [f"- {_scalar(each, style)}{_comment(style)}" for each in value]
     lines: list[str] = []
     for key, each in value.items():
@@ -145,15 +146,15 @@ def _block(value: Any, style: Style, depth: int) -> list[str]:
 
 
 def _is_flow(value: Any, style: Style, depth: int) -> bool:
-    return depth >= style.flow or not isinstance(value, Mapping | list) or not value
+    return depth >= style.flow or not (is_table(value) or is_list(value)) or not value
 
 
 def _flow(value: Any, style: Style) -> str:
     space = " " if style.padded else ""
-    if isinstance(value, Mapping):
+    if is_table(value):
         inner = ", ".join(f"{_scalar(key, style)}: {_flow(each, style) or 'null'}" for key, each in value.items())
         return f"{{{space}{inner}{space}}}"
-    if isinstance(value, list):
+    if is_list(value):
         return f"[{space}{', '.join(_scalar(each, style) for each in value)}{space}]"
     return _scalar(value, style)
 
