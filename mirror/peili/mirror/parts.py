@@ -7,6 +7,7 @@ import ssl
 from dataclasses import dataclass
 
 from peili.mirror.limits import Limits
+from peili.mirror.plugin import Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolver import Resolver
 from peili.mirror.router import Router
@@ -28,3 +29,4 @@ class Parts:
     verify: bool
     client_ssl: ssl.SSLContext | None
     default_registry: str | None
+    extensions: tuple[Plugin, ...] = ()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -44,6 +45,7 @@ class Running:
     async def start(self) -> None:
         """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
         parts = self._parts
+        deadline = time.monotonic() + parts.limits.start_timeout
         context = Context(
             identity=self._identity().id,
             listening=self._listening,
@@ -54,10 +56,7 @@ class Running:
             limits=parts.limits,
             log=parts.log,
         )
-        plugins: tuple[Plugin, ...] = (parts.store, parts.router, parts.resolver)
-        for plugin in {id(each): each for each in plugins}.values():  # one object may be two of them
-            own = replace(context, log=parts.log.getChild(type(plugin).__name__))
-            self._supervisors[id(plugin)] = Supervisor(plugin, own, parts.limits, own.log)
+        plugins = self._supervise((parts.store, parts.router, parts.resolver), context)
         blame = Blame(parts.limits)
         relay_log = parts.log.getChild("relay")
         parts.relay.start(Means(parts.router, parts.store, self._client, blame, parts.limits, parts.verify, relay_log))
@@ -69,16 +68,24 @@ class Running:
             limits=parts.limits,
             log=parts.log,
         )
-        tried = [asyncio.create_task(each.tried.wait()) for each in self._supervisors.values()]
-        try:
-            await asyncio.wait(tried, timeout=parts.limits.start_timeout)
-        finally:
-            for task in tried:
-                task.cancel()
-            await asyncio.gather(*tried, return_exceptions=True)
+        await _tried(plugins, deadline)
+        await _tried(self._supervise(parts.extensions, context), deadline)
+
+    def _supervise(self, plugins: Iterable[Plugin], context: Context) -> list[Supervisor]:
+        """Begin to enter each, once: one object may be two of them."""
+        limits, new = self._parts.limits, list[Supervisor]()
+        for plugin in plugins:
+            if id(plugin) not in self._supervisors:
+                own = replace(context, log=context.log.getChild(type(plugin).__name__))
+                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log)
+                new.append(supervisor)
+        return new
 
     async def withdraw(self) -> None:
-        """Take back what was advertised. Idempotent."""
+        """Leave the extensions, and take back what was advertised. Idempotent."""
+        for extension in reversed(self._parts.extensions):
+            if supervisor := self._supervisors.get(id(extension)):
+                await supervisor.stop()
         announcer, self._announcer = self._announcer, None
         if announcer is not None:
             await announcer.stop()
@@ -119,3 +126,16 @@ class Running:
             return str(error)
         answered: str | None = response.headers.get(IDENTITY_HEADER)
         return None if answered == identity.id else f"somebody else does, who is {answered or 'no peili'}"
+
+
+async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> None:
+    """Wait until each has tried to enter its plug-in once."""
+    tried = [asyncio.create_task(each.tried.wait()) for each in supervisors]
+    if not tried:
+        return
+    try:
+        await asyncio.wait(tried, timeout=max(0, deadline - time.monotonic()))
+    finally:
+        for task in tried:
+            task.cancel()
+        await asyncio.gather(*tried, return_exceptions=True)

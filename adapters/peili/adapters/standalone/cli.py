@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peili.adapters.standalone import about, serve, settings
+from peili.adapters.standalone import about, hosts_arguments, serve, settings
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 
@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
+    hosts = commands.add_parser("hosts", help="put peili in front of containerd's registries, or take it out again")
+    hosts_arguments.describe(hosts, _describe_configuration, _hosts)
     for name, run, text in (
         ("plugins", _plugins, "list the stores, routers and resolvers there are"),
         ("version", _version, "tell the versions of peili and of what it runs on"),
@@ -59,12 +61,16 @@ def _describe_serve(command: argparse.ArgumentParser) -> None:
     command.description = "Run the mirror until SIGTERM or SIGINT."
     command.epilog = _EPILOG
     command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
-    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
+    _describe_configuration(command)
     command.add_argument("--log-format", metavar="FORMAT", help="text or json")
     command.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     command.add_argument("--check", action="store_true", help="only check the configuration")
     command.set_defaults(run=_serve)
+
+
+def _describe_configuration(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
 
 
 def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -86,6 +92,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     else:
         serve.run(config, mirror)
     return 0
+
+
+def _hosts(arguments: argparse.Namespace) -> int:
+    return hosts_arguments.run(arguments, configuration(arguments, os.environ))
 
 
 def _plugins(arguments: argparse.Namespace) -> int:

@@ -10,14 +10,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 
-def ops_app(readiness: Callable[[], Mapping[str, bool]]) -> Starlette:
-    """`readiness` says of each part whether it is ready; ``/readyz`` answers 503 until all are."""
+def ops_app(readiness: Callable[[], Mapping[str, bool]], ready: Callable[[], bool]) -> Starlette:
+    """`readiness` says of each part whether it is ready; ``/readyz`` tells that, and answers 503 until `ready`."""
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        parts = dict(readiness())
-        return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
+        return JSONResponse(dict(readiness()), status_code=200 if ready() else 503)
 
     return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz)])
