@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -21,10 +21,15 @@ from tests.adapters.k3s.yamls import (
     written,
 )
 
-from peili.adapters.k3s.registries import EVERY, Unusable, applied, chosen, read, removed
+from peili.adapters.k3s import registries as texts
+from peili.adapters.k3s.registries import EVERY, Unusable, chosen, read, removed
 from peili.adapters.yamltext import one_plain
 
 OTHER = "http://127.0.0.1:6060"
+
+
+def applied(text: str, url: str, registries: Sequence[str]) -> str:
+    return texts.applied(text, url, chosen(text, registries))
 
 
 def test_a_registry_s_endpoints_get_a_line_in_front() -> None:
@@ -99,6 +104,23 @@ def test_a_mirror_that_moved_is_written_anew() -> None:
     moved = applied(applied(PRIVATE, PEILI, ()), OTHER, ())
     assert moved == applied(PRIVATE, OTHER, ())
     assert PEILI not in moved
+
+
+def test_registries_are_added_and_taken_out_one_by_one() -> None:
+    docker = applied(WILDCARD, PEILI, ["docker.io"])
+    both = applied(docker, OTHER, ["quay.io"])
+    assert {entry.registry: entry.endpoints[0] for entry in read(both)} == {
+        "docker.io": PEILI,
+        "quay.io": OTHER,
+        "*": "https://registry.example.com:5000",
+        "registry.example.com": "http://one.example:5000",
+    }
+    for registries, left in ((["quay.io"], {"docker.io"}), (["docker.io", "ghcr.io"], {"quay.io"})):
+        assert {entry.registry for entry in read(removed(both, registries))} == {*left, "*", "registry.example.com"}
+    assert removed(both, ["quay.io"]) == docker
+    assert removed(both, ["ghcr.io"]) == both
+    assert applied(both, PEILI, ["docker.io"]) == both
+    assert removed(both) == WILDCARD
 
 
 def test_what_somebody_has_put_first_by_hand_is_left_to_them() -> None:

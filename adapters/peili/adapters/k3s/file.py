@@ -53,10 +53,10 @@ class RegistriesFile:
         return self._change(self._applied, dry_run=dry_run)
 
     def remove(self, *, dry_run: bool = False) -> Outcome:
-        """Take out what `apply` put in, for all registries: what is left is what was there before, byte for byte, with
-        what others have changed since.
+        """Take out what `apply` put in, whatever the URL was then: what is left is what was there before, byte for
+        byte, with what others have changed since.
         """
-        return self._change(_removed, dry_run=dry_run)
+        return self._change(self._removed, dry_run=dry_run)
 
     def show(self, *, data_dir: Path | None = None) -> list[Shown]:
         """What the file says for each registry, and whether k3s has taken it over, as seen in what it generated below
@@ -66,7 +66,7 @@ class RegistriesFile:
         try:
             return shown(text, self.mirror, data_dir or Path("/var/lib/rancher") / self.product)
         except texts.Unusable as error:
-            raise LeftAlone(str(error), self.file) from error
+            raise LeftAlone(str(error)) from error
 
     @property
     def product(self) -> str:
@@ -90,10 +90,19 @@ class RegistriesFile:
             return Outcome((), (Problem(self.file, f"left alone: {error.strerror}"),))
         return Outcome((Change(self.file, before, after),), ())
 
+    def _removed(self, before: bytes | None) -> bytes | None:
+        if before is None:
+            return None
+        header, text = _taken_apart(before)
+        after = texts.removed(text, self.registries)
+        if not header:
+            return after.encode()
+        return (header + after).encode() if after != texts.removed(after) else after.encode() if after.strip() else None
+
     def _applied(self, before: bytes | None) -> bytes:
         header, text = _taken_apart(before)
         base = texts.removed(text)
-        wanted = texts.chosen(base, self.registries)
+        wanted = texts.chosen(text, self.registries)
         setting = no_default_endpoint(self.file.parent)
         if setting is not None:
             alone = [each for each in wanted if not texts.endpoints(base, each)]
@@ -103,14 +112,6 @@ class RegistriesFile:
                     "add the registry's own URL to its endpoints, or choose others with --registry"
                 )
         return (header + texts.applied(text, self.mirror, wanted)).encode()
-
-
-def _removed(before: bytes | None) -> bytes | None:
-    if before is None:
-        return None
-    header, text = _taken_apart(before)
-    after = texts.removed(text)
-    return None if header and not after.strip() else after.encode()
 
 
 def _taken_apart(data: bytes | None) -> tuple[str, str]:

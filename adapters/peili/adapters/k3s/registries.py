@@ -7,7 +7,7 @@ have no entry, to ``endpoint`` and ``rewrite``; ``configs`` holds credentials an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,20 +66,54 @@ def check(url: str, registries: Iterable[str]) -> None:
 
 def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:
     """`registries`; where there are none, all: `EVERY`, and each that has an entry of its own. Raises Unusable."""
-    if registries:
-        return tuple(dict.fromkeys(registries))
-    return tuple(dict.fromkeys([EVERY, *(entry.registry for entry in read(removed(text)))]))
+    names = registries or [EVERY, *(entry.registry for entry in read(removed(text)))]
+    return tuple(dict.fromkeys(names))
 
 
 def applied(text: str, url: str, registries: Sequence[str]) -> str:
-    """`text` with `url` as the first endpoint of `registries`, and of no other. Raises Unusable.
+    """`text` with `url` as the first endpoint of `registries`; others keep what they have, ours included.
 
-    What is there already, ours or the same by somebody's hand, is not said twice.
+    What is there already, ours or the same by somebody's hand, is not said twice. Raises Unusable.
     """
-    base = removed(text)
-    expected = _meaning(base)
-    new = base
-    for registry in chosen(base, registries):
+    if all(endpoints(text, registry)[:1] == (url,) for registry in registries):
+        _meaning(text)
+        return text
+    base, ours = _taken_apart(text)
+    return _put(base, {**ours, **dict.fromkeys(registries, url)})
+
+
+def removed(text: str, registries: Sequence[str] = ()) -> str:
+    """`text` without what `applied` put there for `registries`, by default for all, whatever the URL was.
+
+    Raises Unusable.
+    """
+    base, ours = _taken_apart(text)
+    kept = {registry: url for registry, url in ours.items() if registries and registry not in registries}
+    return text if kept == ours else _put(base, kept)
+
+
+def _taken_apart(text: str) -> tuple[str, dict[str, str]]:
+    """`text` without anything of ours, and our URL by registry."""
+    before = _meaning(text)
+    base, urls = marks.without(text)
+    if marks.MARK in base:
+        line = next(place for place, each in enumerate(base.splitlines(), 1) if marks.MARK in each)
+        raise Unusable(f"line {line} of what remains was peili's and is changed: take it out by hand")
+    if base == text:
+        return text, {}
+    after = _proven(base)
+    _check_removal(before, after, urls)
+    return base, {
+        registry: next(each for each in said["endpoint"] if each in urls)
+        for registry, said in _mirrors(before).items()
+        if _endpoints(before, registry) != _endpoints(after, registry)
+    }
+
+
+def _put(base: str, urls: Mapping[str, str]) -> str:
+    """`base`, in which nothing is ours, with an endpoint in front for each registry of `urls`."""
+    expected, new = _meaning(base), base
+    for registry, url in urls.items():
         if _endpoints(expected, registry)[:1] == (url,):
             continue
         _add(expected, url, registry)
@@ -87,18 +121,6 @@ def applied(text: str, url: str, registries: Sequence[str]) -> str:
             new = _inserted(new, url, registry)
     if _proven(new) != expected:
         raise Unusable(_IN_THE_WAY)
-    return new
-
-
-def removed(text: str) -> str:
-    """`text` without what `applied` put there, whatever its URL. Raises Unusable."""
-    before = _meaning(text)
-    new, ours = marks.without(text)
-    if marks.MARK in new:
-        line = next(place for place, each in enumerate(new.splitlines(), 1) if marks.MARK in each)
-        raise Unusable(f"line {line} of what remains was peili's and is changed: take it out by hand")
-    if new != text:
-        _check_removal(before, _proven(new), ours)
     return new
 
 
