@@ -163,7 +163,10 @@ def test_no_registry_is_cut_off_where_k3s_does_not_fall_back(file: Path, setting
 
 
 def test_it_shows_who_is_asked_and_what_there_is_to_know(file: Path, tmp_path: Path) -> None:
-    file.write_text(REWRITE + 'configs: {"registry.example.com:5000": {}, "ghcr.io": {auth: {username: me}}}\n')
+    file.write_text(
+        REWRITE
+        + 'configs: {"registry.example.com:5000": {tls: {ca_file: a}}, ghcr.io: {auth: {username: me}}, a.io: {}}\n'
+    )
     subject = RegistriesFile(PEILI, file=file)
     assert [(each.registry, each.first) for each in subject.show()] == [("docker.io", False), ("ghcr.io", False)]
     subject.apply()

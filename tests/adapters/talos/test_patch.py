@@ -193,12 +193,12 @@ def patched(text: str, patch: str) -> str:
 
 
 def test_the_resource_that_talosctl_prints_is_read_too() -> None:
-    resource = {
+    head = {
         "node": "172.20.0.2",
         "metadata": {"namespace": "config", "type": "MachineConfigs.config.talos.dev", "id": "v1alpha1"},
-        "spec": OLD + NEW,
     }
-    assert read(dumped([resource])).mirrors == read(OLD + NEW).mirrors
+    assert read(dumped([{**head, "spec": OLD + NEW}])).mirrors == read(OLD + NEW).mirrors
+    assert read(dumped([{**head, "spec": plain(OLD)[0]}])).mirrors == read(OLD).mirrors
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,7 @@ def test_the_resource_that_talosctl_prints_is_read_too() -> None:
         ("", "it is empty; a machine configuration is wanted"),
         ("a: [", "can't be read as YAML: line 1, column 5: "),
         ("[]", "each document has to be a mapping"),
+        ("name: x\n", "a document has neither kind nor machine; a machine configuration is wanted"),
         ("kind: RegistryMirrorConfig\nname: a.b\n", "RegistryMirrorConfig: apiVersion v1alpha1 is known, None is not"),
         ("kind: RegistryMirrorConfig\napiVersion: v1alpha1\n", "RegistryMirrorConfig: a name is wanted"),
         (NEW + NEW, "two documents RegistryMirrorConfig for docker.io; Talos takes one"),

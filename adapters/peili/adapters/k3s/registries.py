@@ -47,7 +47,12 @@ def read(text: str) -> tuple[Entry, ...]:
 
 def configured(text: str) -> tuple[str, ...]:
     """The hosts that have credentials or TLS settings of their own. Raises Unusable."""
-    return tuple(str(host) for host in _meaning(text).get("configs") or ())
+    configs: Any = _meaning(text).get("configs")
+    return tuple(
+        str(host)
+        for host, said in (configs if is_table(configs) else {}).items()
+        if is_table(said) and (said.get("auth") or said.get("tls"))
+    )
 
 
 def endpoints(text: str, registry: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peili.adapters.yamltext import NotYaml, documents, is_list, is_table, plain
+from peili.adapters.yamltext import NotYaml, documents, dumped, is_list, is_table, plain
 
 KIND = "RegistryMirrorConfig"
 VERSION = "v1alpha1"
@@ -67,24 +67,29 @@ def read(text: str) -> MachineConfig:
         raise Unusable(f"can't be read as YAML: {error}") from error
     if len(values) == 1 and (spec := _resource(values[0])) is not None:
         return read(spec)
+    if all(value is None for value in values):
+        raise Unusable("it is empty; a machine configuration is wanted")
     old: dict[str, Mirrors] = {}
     new: dict[str, Mirrors] = {}
     originals: dict[str, Any] = {}
     for value, original in zip(values, kept, strict=True):
-        if value is None:
-            continue
-        if not is_table(value):
-            raise Unusable("each document has to be a mapping")
-        if value.get("kind") == KIND:
-            mirrors = mirrors_of(value)
-            if mirrors.registry in new:
-                raise Unusable(f"two documents {KIND} for {mirrors.registry}; Talos takes one")
-            new[mirrors.registry], originals[mirrors.registry] = mirrors, original
-        elif "kind" not in value:
+        if not _is_ours(value):
             old |= _old(value)
-    if not values or all(value is None for value in values):
-        raise Unusable("it is empty; a machine configuration is wanted")
+            continue
+        mirrors = mirrors_of(value)
+        if mirrors.registry in new:
+            raise Unusable(f"two documents {KIND} for {mirrors.registry}; Talos takes one")
+        new[mirrors.registry], originals[mirrors.registry] = mirrors, original
     return MachineConfig(old, new, originals)
+
+
+def _is_ours(document: Any) -> bool:
+    """Whether it is of the kind `KIND`. Raises Unusable for what is no document of a machine configuration."""
+    if document is not None and not is_table(document):
+        raise Unusable("each document has to be a mapping")
+    if document and not document.keys() & {"kind", "machine", "cluster"}:
+        raise Unusable("a document has neither kind nor machine; a machine configuration is wanted")
+    return document is not None and document.get("kind") == KIND
 
 
 def mirrors_of(document: dict[str, Any]) -> Mirrors:
@@ -108,11 +113,11 @@ def _resource(value: Any) -> str | None:
     if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
         return None
     spec: Any = value.get("spec")
-    return spec if isinstance(spec, str) else None
+    return spec if isinstance(spec, str) else dumped([spec])
 
 
-def _old(document: dict[str, Any]) -> dict[str, Mirrors]:
-    where, found = "machine.registries.mirrors", document
+def _old(document: dict[str, Any] | None) -> dict[str, Mirrors]:
+    where, found = "machine.registries.mirrors", document or {}
     for key in where.split("."):
         found = _table(where, found.get(key))
     return {str(registry): _old_entry(f"{where}.{registry}", str(registry), said) for registry, said in found.items()}
