@@ -43,7 +43,9 @@ disabled_plugins = {disabled}
 
 
 class Containerd:
-    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do."""
+    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `hosts` is
+    the folder of its hosts.toml files.
+    """
 
     def __init__(self, place: Place, directory: Path, *, unpack: bool) -> None:
         self._place = place
@@ -51,7 +53,7 @@ class Containerd:
         self._directory = directory
         self._process: Process | None = None
         self.socket = directory / "c.sock"
-        self._hosts = directory / "hosts"
+        self.hosts = directory / "hosts"
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
         self._configuration = directory / "containerd.toml"
@@ -75,16 +77,16 @@ class Containerd:
 
     def mirror(self, registry: str, *mirrors: str) -> None:
         """Let pulls from `registry`, which speaks plain HTTP, try the base URLs `mirrors` first, if any."""
-        directory = self._hosts / registry
+        directory = self.hosts / registry
         directory.mkdir(parents=True, exist_ok=True)
         upstream = f"http://{registry}"
         hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without any
         entries = [f'[host."{host}"]\n  capabilities = ["pull", "resolve"]\n' for host in hosts]
         (directory / "hosts.toml").write_text("\n".join([f'server = "{upstream}"', *entries]))
 
-    def pull(self, name: str) -> None:
-        """Pull the image called `name`. Raises CommandFailed."""
-        run(self._pull_command(name))
+    def pull(self, name: str, *options: str) -> None:
+        """Pull the image called `name`, with options of ctr's. Raises CommandFailed."""
+        run(self._pull_command(name, *options))
 
     def begin_pull(self, name: str) -> Process:
         """Start a pull; the process is its client, through which all bytes go."""
@@ -147,9 +149,9 @@ class Containerd:
     def _begun(self, pull: Process, digest: str) -> bool:
         return self.arrived(digest) > 0 or not pull.running
 
-    def _pull_command(self, name: str) -> list[str]:
+    def _pull_command(self, name: str, *options: str) -> list[str]:
         how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
-        return self._ctr(*how, "--hosts-dir", str(self._hosts), name)
+        return self._ctr(*how, "--hosts-dir", str(self.hosts), *options, name)
 
     def _snapshotter(self) -> list[str]:
         return ["--snapshotter", "native"] if self._unpack else []

@@ -113,7 +113,9 @@ def test_another_url_or_other_capabilities_replace_what_stood_there(tmp_path: Pa
     assert snapshot(tmp_path) == was
 
 
-@pytest.mark.parametrize(("version", "known"), [(None, False), ("1.7.9", False), ("2.0.5", False), ("v2.1.0-rc.1", True)])
+@pytest.mark.parametrize(
+    ("version", "known"), [(None, False), ("1.7.9", False), ("2.0.5", False), ("v2.1.0-rc.1", True)]
+)
 def test_a_dial_timeout_is_written_for_those_that_know_it(version: str | None, known: bool, tmp_path: Path) -> None:
     files(tmp_path, "docker.io", version=version, dial_timeout="300ms").apply()
     table = document(tmp_path / "docker.io/hosts.toml")["host"][MIRROR]
@@ -282,7 +284,7 @@ def test_the_file_behind_a_symbolic_link_is_changed_and_the_link_stays(tmp_path:
     make(tmp_path, {"certs.d/also": "docker.io"})
     was = snapshot(tmp_path)
     assert len(files(tmp_path / "certs.d").apply().changes) == 2
-    assert list(document(tmp_path / "kept/by-somebody.toml")["host"])[0] == MIRROR
+    assert next(iter(document(tmp_path / "kept/by-somebody.toml")["host"])) == MIRROR
     assert files(tmp_path / "certs.d").apply().changes == ()
     files(tmp_path / "certs.d").remove()
     assert snapshot(tmp_path) == was

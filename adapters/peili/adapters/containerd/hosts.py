@@ -77,13 +77,19 @@ class HostsFiles:
         other._host = replace(self._host, version=_version(version))  # noqa: SLF001 - one of us
         return other
 
+    def for_every_registry(self) -> HostsFiles:
+        """The same without a choice of registries."""
+        other = copy(self)
+        other.registries = ()
+        return other
+
     def apply(self, *, dry_run: bool = False) -> Outcome:
         """Put the mirror in front wherever it is not yet. With `dry_run` nothing is written, only told."""
         return self._each(self._to_apply, dry_run=dry_run)
 
     def remove(self, *, dry_run: bool = False) -> Outcome:
-        """Take out what `apply` put in, in whatever way it was configured then: what is left is what was there before,
-        byte for byte, with what others have changed since.
+        """Take out what `apply` put in for these registries, with whatever URL and settings: what is left is what was
+        there before, byte for byte, with what others have changed since.
         """
         return self._each(self._to_remove, dry_run=dry_run)
 

@@ -62,7 +62,7 @@ def _describe_files(action: argparse.ArgumentParser) -> None:
         action="append",
         metavar="HOST",
         help="only for this one, or _default (k3s and Talos: '*') for those that nothing else is said of; repeatable"
-        " (default: all)",
+        " (default for apply: hosts.registries, else mirror.registries, else all; for remove: all)",
     )
     action.add_argument("--mirror", metavar="URL", help="where containerd reaches peili, if not by local.listen")
     action.add_argument(
