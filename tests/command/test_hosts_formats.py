@@ -147,3 +147,22 @@ def test_what_is_wrong_is_one_line(
 ) -> None:
     assert main(["hosts", "apply", *(each.format(tmp_path) for each in arguments)]) == code
     assert capsys.readouterr() == ("", f"peili: {line.format(tmp_path)}\n")
+
+
+def test_the_registries_of_the_configuration_count(registries: Path, tmp_path: Path) -> None:
+    config = tmp_path / "peili.toml"
+    config.write_text('[hosts]\nregistries = ["docker.io", "_default"]\n[local]\nlisten = "127.0.0.1:7000"\n')
+    assert main(["hosts", "apply", "--format", "k3s", "--file", str(registries), "--config", str(config)]) == 0
+    assert registries.read_text().count('- "http://127.0.0.1:7000" # added by peili') == 2
+    assert '"*": # added by peili' in registries.read_text()
+
+
+@pytest.mark.parametrize("kind", ["k3s", "talos"])
+def test_without_the_extra_it_says_what_to_install(kind: str) -> None:
+    program = (
+        "import sys; sys.modules['ruamel.yaml'] = None; from peili.adapters.standalone.cli import main;"
+        f"sys.exit(main(['hosts', 'show', '--format', '{kind}']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "peili: files of k3s and Talos need ruamel.yaml: install peili[command]\n"

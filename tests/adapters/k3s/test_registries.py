@@ -224,7 +224,7 @@ def applied_or_why(text: str, registries: list[str]) -> str | Unusable:
         return error
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     VALUES, STYLES, st.lists(st.sampled_from(["docker.io", "*", "ghcr.io", "localhost:80"]), max_size=3, unique=True)
 )
