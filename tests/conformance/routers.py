@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from tests.routers.members import member, printed
 from typing_extensions import override
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
@@ -16,6 +20,7 @@ from peili.routers.mdns import MdnsRouter
 from peili.routers.mdns_service import to_service
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.routers.static import StaticRouter
+from peili.routers.talos import TalosRouter
 
 
 class StaticSubject(MembershipSubject):
@@ -36,6 +41,36 @@ class PushSubject(MembershipSubject):
     @override
     async def set(self, members: Sequence[Peer]) -> bool:
         self._pushed.set(members)
+        return True
+
+
+class RelocatedTalos(TalosRouter):
+    """The members of a file of Talos's, with the URLs that the kit gave them: in Talos all have the same port, and none
+    is on loopback.
+    """
+
+    urls: Mapping[str, tuple[str, ...]] = {}
+
+    @override
+    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+        async with aclosing(super().members()) as sets:
+            async for peers in sets:
+                yield [replace(peer, urls=self.urls[peer.id]) for peer in peers]
+
+
+class TalosSubject(MembershipSubject):
+    """A file as `talosctl get members -o json` prints it, replaced at each change."""
+
+    def __init__(self, file: Path) -> None:
+        self.router = self._talos = RelocatedTalos.from_config({"file": str(file), "interval": 0.05})
+        self._file = file
+
+    @override
+    async def set(self, members: Sequence[Peer]) -> bool:
+        self._talos.urls = {**self._talos.urls, **{peer.id: peer.urls for peer in members}}
+        new = self._file.with_suffix(".new")
+        new.write_text(printed([member(peer.id, f"10.0.0.{place}") for place, peer in enumerate(members, 1)]))
+        new.replace(self._file)
         return True
 
 
@@ -115,6 +150,14 @@ async def push_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubje
     router = PushRouter()
     router.set(members)
     yield PushSubject(router)
+
+
+@asynccontextmanager
+async def talos_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
+    with TemporaryDirectory() as directory:
+        subject = TalosSubject(Path(directory) / "members.json")
+        await subject.set(members)
+        yield subject
 
 
 @asynccontextmanager

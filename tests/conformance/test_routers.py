@@ -7,7 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.conformance.routers import mdns_router, memory_router, push_router, static_router
+from tests.conformance.routers import mdns_router, memory_router, push_router, static_router, talos_router
 
 from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
@@ -15,6 +15,7 @@ from peili.routers import mdns, mdns_service
 from peili.routers.mdns import MdnsRouter
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
+from peili.routers.talos import TalosRouter
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +24,7 @@ async def test_the_memory_router_keeps_its_promises() -> None:
     await check_router(memory_router)
 
 
-@pytest.mark.parametrize("factory", [static_router, push_router])
+@pytest.mark.parametrize("factory", [static_router, push_router, talos_router])
 async def test_a_membership_router_keeps_its_promises(factory: MembershipFactory) -> None:
     await check_membership_router(factory)
 
@@ -42,6 +43,8 @@ async def test_the_mdns_router_keeps_its_promises(monkeypatch: pytest.MonkeyPatc
         (PushRouter, {}),
         (MdnsRouter, {"interfaces": ["eth0"], "labels": {"zone": "a"}}),
         (StaticRouter, {"peers": ["http://10.0.0.3:5051"]}),
+        (TalosRouter, {"file": "/run/members.json"}),
+        (TalosRouter, {"command": ["talosctl", "get", "members", "-o", "json"], "port": 443, "scheme": "https"}),
     ],
 )
 def test_a_router_checks_its_options(router: type[Router], options: Mapping[str, Any]) -> None:

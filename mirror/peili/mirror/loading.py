@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "memory": "peili.routers.memory:MemoryRouter",
         "push": "peili.mirror:PushRouter",
         "static": "peili.routers.static:StaticRouter",
+        "talos": "peili.routers.talos:TalosRouter",
     },
     RESOLVERS: {
         "chain": "peili.mirror.resolvers:ChainResolver",

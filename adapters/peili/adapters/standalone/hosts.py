@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
+from peili.adapters.containerd.meaning import DEFAULT
 from peili.adapters.containerd.version import version_at, version_installed
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
@@ -39,6 +41,15 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         version=arguments.containerd_version or asyncio.run(_version(config)),
     )
     return _ACTIONS[arguments.action](arguments, files)
+
+
+def run_other(arguments: argparse.Namespace, config: Config) -> int:
+    """The same for another format than hosts.toml. Raises ConfigError, PeiliError."""
+    command = importlib.import_module(f"peili.adapters.{arguments.format}.command")
+    names = arguments.registry or (_registries(config) if arguments.action == "apply" else ())
+    registries = tuple("*" if name == DEFAULT else name for name in names)
+    code: int = command.run(arguments, arguments.mirror or mirror_url(config), registries)
+    return code
 
 
 def mirror_url(config: Config) -> str:

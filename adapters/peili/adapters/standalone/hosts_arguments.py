@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 from peili.adapters.standalone.config import Config
-from peili.mirror import PeiliError
+from peili.mirror import ConfigError, PeiliError
+
+FORMATS = ("containerd", "k3s", "talos")
 
 _TEXTS = {
     "apply": "put peili in front of what containerd asks now; run again after changes",
@@ -20,7 +23,7 @@ def describe(
     command: argparse.ArgumentParser, configuration: Callable[[argparse.ArgumentParser], None], run: Callable[..., int]
 ) -> None:
     """Describe the actions; `configuration` adds the options that say which configuration, `run` runs the command."""
-    command.description = "Change containerd's hosts.toml files, which say whom it asks for an image."
+    command.description = "Change the files that say whom containerd asks for an image."
     actions = command.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
     for name, text in _TEXTS.items():
         action = actions.add_parser(name, help=text, description=f"{text.capitalize()}.", epilog=_EPILOG)
@@ -35,6 +38,19 @@ def describe(
 
 def _describe_files(action: argparse.ArgumentParser) -> None:
     action.add_argument(
+        "--format",
+        choices=FORMATS,
+        default=FORMATS[0],
+        help="containerd: hosts.toml files; k3s: registries.yaml of k3s and RKE2; talos: reads a machine configuration"
+        " and prints a patch of it (default: containerd)",
+    )
+    action.add_argument(
+        "--file",
+        type=Path,
+        metavar="FILE",
+        help="k3s: the file (default: those in /etc/rancher/k3s and rke2); talos: what to read (default: stdin)",
+    )
+    action.add_argument(
         "--config-path",
         action="append",
         metavar="DIR",
@@ -45,8 +61,8 @@ def _describe_files(action: argparse.ArgumentParser) -> None:
         "--registry",
         action="append",
         metavar="HOST",
-        help="only for this one, or _default for those without a folder of their own; repeatable (default for"
-        " apply: hosts.registries, else mirror.registries, else all; for remove: all)",
+        help="only for this one, or _default (k3s and Talos: '*') for those that nothing else is said of; repeatable"
+        " (default for apply: hosts.registries, else mirror.registries, else all; for remove: all)",
     )
     action.add_argument("--mirror", metavar="URL", help="where containerd reaches peili, if not by local.listen")
     action.add_argument(
@@ -55,9 +71,24 @@ def _describe_files(action: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
-    """Run what was described. Raises PeiliError where the extra is missing."""
+    """Run what was described. Raises ConfigError; PeiliError where the extra is missing."""
+    _check(arguments)
     try:
         from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
+
+        return hosts.run(arguments, config) if arguments.format == FORMATS[0] else hosts.run_other(arguments, config)
     except ImportError as error:
         raise PeiliError(str(error)) from error
-    return hosts.run(arguments, config)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what means nothing for the format."""
+    other = arguments.format != FORMATS[0]
+    for flag, value in (
+        ("--config-path", arguments.config_path),
+        ("--containerd-version", arguments.containerd_version),
+    ):
+        if other and value is not None:
+            raise ConfigError(flag, f"only with --format {FORMATS[0]}")
+    if not other and arguments.file is not None:
+        raise ConfigError("--file", f"only with --format {' or '.join(FORMATS[1:])}; hosts.toml goes by --config-path")

@@ -1,0 +1,67 @@
+"""`peili hosts … --format talos`: reads a machine configuration, prints a patch. It changes nothing itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from peili.adapters.talos.machineconfig import MachineConfig, Mirrors, Unusable, read
+from peili.adapters.talos.patch import Patch, check, putting_first, taking_away
+from peili.mirror import PeiliError
+
+
+def run(arguments: argparse.Namespace, mirror: str, registries: Sequence[str]) -> int:
+    """One of the command's actions on ``arguments.file``, or on standard input; its exit code. Raises PeiliError."""
+    check(mirror, registries)
+    name = "standard input" if arguments.file is None else str(arguments.file)
+    try:
+        config = read(_text(arguments.file))
+        if arguments.action == "show":
+            return _show(config, mirror, as_json=arguments.json)
+        change: Callable[..., Patch] = putting_first if arguments.action == "apply" else taking_away
+        patch = change(config, mirror, registries)
+    except OSError as error:
+        raise PeiliError(f"{name}: can't be read: {error.strerror}") from error
+    except (Unusable, UnicodeDecodeError) as error:
+        raise PeiliError(f"{name}: {error}") from error
+    if not patch.text:
+        sys.stderr.write("nothing to do: there is no patch\n")
+    sys.stdout.write(patch.text)
+    return 0
+
+
+def _text(file: Path | None) -> str:
+    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
+    return data.decode()
+
+
+def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
+    found = list(config.mirrors.values())
+    if as_json:
+        sys.stdout.write(json.dumps({"registries": [_as_json(each, mirror) for each in found]}) + "\n")
+    else:
+        texts = [_as_text(each, mirror) for each in found] or ["nothing is configured: each registry is asked itself"]
+        sys.stdout.write("\n\n".join(texts) + "\n")
+    return 0
+
+
+def _as_json(mirrors: Mirrors, mirror: str) -> dict[str, object]:
+    return {
+        "registry": mirrors.registry,
+        "peili_first": bool(mirrors.endpoints) and mirrors.endpoints[0].url == mirror,
+        "endpoints": [{"url": each.url, "overridePath": each.override_path} for each in mirrors.endpoints],
+        "skipFallback": mirrors.skip_fallback,
+    }
+
+
+def _as_text(mirrors: Mirrors, mirror: str) -> str:
+    asked = [
+        f"{each.url}{' (peili)' if each.url == mirror else ''}{', its path as it is' if each.override_path else ''}"
+        for each in mirrors.endpoints
+    ]
+    last = [] if mirrors.skip_fallback else ["the registry itself"]
+    lines = [f"  {number}. {each}" for number, each in enumerate([*asked, *last], 1)]
+    return "\n".join([mirrors.registry, *(lines or ["  nobody"])])

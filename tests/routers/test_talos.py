@@ -1,0 +1,294 @@
+"""Members as Talos prints them: from a file, from a command, and what is done when they can't be had."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tests.routers.members import member, printed
+from tests.routers.neighbours import entered, peer_ids
+from tests.support.events import until
+
+from peili.mirror import ConfigError, Limits, Peer, Plugins
+from peili.routers.talos import TalosRouter
+from peili.routers.talos_members import NotMembers, peers_of
+from peili.routers.talos_source import CommandSource, FileSource, Unreadable
+
+SOON = 0.05
+WORKER, CONTROL_PLANE = "2uJHhHTNcAgVdyJ7ABnPlwmwmIYgCmlLQ4pGOt0L6rKA", "b3DebkPaCRLTLLWaeRF1ejGaR0lK3m79jRJcPn0mfA6C"
+DOCUMENTED = printed(
+    [
+        member(
+            CONTROL_PLANE,
+            "172.20.0.2",
+            "fd83:b1f7:fcb5:2802:8c13:71ff:feaf:7c94",
+            hostname="talos-default-controlplane-1",
+            machineType="controlplane",
+            controlPlane={"port": 6443},
+        ),
+        member(WORKER, "172.20.0.5", hostname="talos-default-worker-1"),
+    ]
+)
+
+
+def labels(hostname: str, kind: str) -> dict[str, str]:
+    return {"hostname": hostname, "machineType": kind, "operatingSystem": "Talos (v1.13.0)"}
+
+
+def test_members_are_peers() -> None:
+    assert peers_of(DOCUMENTED, "https", 5051) == [
+        Peer(
+            CONTROL_PLANE,
+            ("https://172.20.0.2:5051", "https://[fd83:b1f7:fcb5:2802:8c13:71ff:feaf:7c94]:5051"),
+            labels=labels("talos-default-controlplane-1", "controlplane"),
+        ),
+        Peer(WORKER, ("https://172.20.0.5:5051",), labels=labels("talos-default-worker-1", "worker")),
+    ]
+
+
+def test_a_list_is_as_good_as_a_stream_and_several_nodes_tell_the_same() -> None:
+    one, two = member("one", "10.0.0.1"), member("two", "10.0.0.2")
+    peers = peers_of(printed([one, two]), "http", 1)
+    assert peers_of(printed([[one, two]]), "http", 1) == peers
+    assert peers_of(printed([one, two, two, one]), "http", 1) == peers
+
+
+def test_addresses_that_lead_nowhere_from_here_are_left_out() -> None:
+    addresses = ["127.0.0.1", "::1", "fe80::1", "fe80::1%eth0", "fd00::1%eth0", "0.0.0.0", "169.254.1.1", "ff02::1"]
+    peers = peers_of(printed([member("one", *addresses), member("two", "fe80::1", "10.0.0.2")]), "http", 1)
+    assert [(peer.id, peer.urls) for peer in peers] == [("two", ("http://10.0.0.2:1",))]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no member has an address; what talosctl get members -o json prints is wanted"),
+        (printed([member("one")]), "no member has an address; what talosctl get members -o json prints is wanted"),
+        ("NODE  NAMESPACE", "no JSON: Expecting value: line 1 column 1 (char 0); what talosctl get members -o json"),
+        (DOCUMENTED[:-10], "no JSON: Unterminated string starting at: line 46"),
+        ("[" * 100_000, "no JSON: nested too deeply; "),
+        ("7", "member 1: an object with metadata and spec, not 7"),
+        ('{"metadata": {}}', "member 1: an object with metadata and spec, not {'metadata': {}}"),
+        ('{"metadata": {"type": "Nodes"}, "spec": {}}', "member 1: metadata.type is Members.cluster.talos.dev, not"),
+        (printed([member("one", "10.0.0.1"), member("", "a", nodeId=7)]), "member 2: spec.nodeId is a text, not 7"),
+        (printed([member("\ud800", "10.0.0.1")]), "member 1: spec.nodeId is a text, not '\\ud800'"),
+        (printed([member("one", addresses=None)]), "member 1: spec.addresses is a list, not None"),
+        (printed([member("one", "10.0.0.1/24")]), "member 1: spec.addresses has IP addresses, not '10.0.0.1/24'"),
+    ],
+)
+def test_what_is_no_list_of_members_is_one_line(text: str, why: str) -> None:
+    with pytest.raises(NotMembers) as raised:
+        peers_of(text, "http", 5051)
+    assert str(raised.value).startswith(why)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def _mutated(value: Any) -> Iterator[Any]:
+    """`value` with each part of it replaced by something else, one at a time."""
+    yield from (None, 7, "x", [], {}, [None], {"x": 1})
+    if isinstance(value, dict):
+        table = cast("dict[str, Any]", value)
+        for key in table:
+            yield {name: each for name, each in table.items() if name != key}
+            yield from ({**table, key: each} for each in _mutated(table[key]))
+
+
+def test_no_change_of_a_member_does_more_than_be_refused() -> None:
+    for each in _mutated(member("one", "10.0.0.1")):
+        try:
+            assert [peer.urls for peer in peers_of(printed([each]), "http", 1)] == [("http://10.0.0.1:1",)]
+        except NotMembers:
+            continue
+
+
+@given(
+    st.text() | st.recursive(st.none() | st.booleans() | st.floats() | st.text(), st.lists).map(lambda v: printed([v]))
+)
+@example("1" * 5000)
+@example(DOCUMENTED)
+def test_no_text_does_more_than_be_refused(text: str) -> None:
+    try:
+        peers = peers_of(text, "http", 5051)
+    except NotMembers as error:
+        peers = [Peer(str(error), ())]
+    assert peers
+    assert all(len(peer.id.splitlines()) == 1 for peer in peers), "one line, or the id of a member"
+
+
+EXAMPLE = 'command, as in ["talosctl", "get", "members", "-o", "json"]'
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({}, f"file: either file, a path, or {EXAMPLE}"),
+    ({"file": "a", "command": ["b"]}, f"file: either file, a path, or {EXAMPLE}"),
+    ({"file": ""}, "file: the path of a file, not ''"),
+    ({"file": 7}, "file: the path of a file, not 7"),
+    ({"command": "talosctl"}, f"command: a list of a program and its arguments, {EXAMPLE[9:]}, not 'talosctl'"),
+    ({"command": [1]}, f"command: a list of a program and its arguments, {EXAMPLE[9:]}, not [1]"),
+    ({"command": []}, f"command: a list of a program and its arguments, {EXAMPLE[9:]}, not []"),
+    ({"file": "a", "port": 0}, "port: a port from 1 to 65535, not 0"),
+    ({"file": "a", "port": True}, "port: a port from 1 to 65535, not True"),
+    ({"file": "a", "scheme": "ftp"}, "scheme: one of http, https, not 'ftp'"),
+    ({"file": "a", "interval": 0}, "interval: seconds, 0.05 or more, not 0"),
+    ({"file": "a", "interval": float("nan")}, "interval: seconds, 0.05 or more, not nan"),
+    ({"file": "a", "members": []}, "members: unknown option; there are: file, command, port, scheme, interval"),
+]
+
+
+@pytest.mark.parametrize(("config", "line"), WRONG)
+def test_a_wrong_configuration_is_one_line(config: dict[str, Any], line: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        TalosRouter.from_config(config)
+    assert str(raised.value) == line
+
+
+def test_it_is_found_by_name() -> None:
+    assert isinstance(Plugins().router("talos", {"file": "/run/members.json"}), TalosRouter)
+
+
+@pytest.mark.anyio
+async def test_a_file_is_followed(tmp_path: Path) -> None:
+    file = tmp_path / "members.json"
+    router = TalosRouter.from_config({"file": str(file), "interval": SOON, "port": 7})
+    async with entered(router):
+        assert not router.ready(), "nobody has said yet who the members are"
+        file.write_text(printed([member("one", "127.0.0.2", "10.0.0.1")]))
+        await until(router.ready)
+        assert [peer.urls for peer in router.peers()] == [("http://10.0.0.1:7",)]
+        file.write_text(printed([member("one", "10.0.0.1"), member("two", "10.0.0.2")]))
+        await until(lambda: peer_ids(router) == ["one", "two"])
+        other = tmp_path / "new.json"
+        other.write_text(printed([member("two", "10.0.0.2")]))
+        other.replace(file)
+        await until(lambda: peer_ids(router) == ["two"])
+
+
+@pytest.mark.anyio
+async def test_what_can_t_be_read_is_said_once_and_the_last_members_stay(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def said() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+    file = tmp_path / "members.json"
+    router = TalosRouter.from_config({"file": str(file), "interval": SOON})
+    file.write_text(printed([member("one", "10.0.0.1")]))
+    async with entered(router, limits=Limits(backoff_min=60, backoff_max=60)):
+        await until(router.ready)
+        file.write_text("nonsense")
+        await until(lambda: len(said()) == 1)
+        reads = 3
+        await asyncio.sleep(reads * SOON)  # it is looked at again, and nothing more is said
+        file.unlink()
+        await until(lambda: len(said()) == 2)
+        assert peer_ids(router) == ["one"]
+        file.write_text(printed([member("two", "10.0.0.2")]))
+        await until(lambda: peer_ids(router) == ["two"])
+    start = f"the members can't be had, the last known stay: {file}: "
+    assert [line.removeprefix(start) for line in said()] == [
+        "no JSON: Expecting value: line 1 column 1 (char 0); what talosctl get members -o json prints is wanted",
+        "No such file or directory",
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_file_is_read_when_it_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "members.json"
+    file.write_text("a")
+    source = FileSource(file)
+    assert await source.read() == "a"
+    assert await source.read() is None
+    file.write_text("bb")
+    assert await source.read() == "bb"
+
+
+@pytest.mark.anyio
+async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(Unreadable, match=r"^it is not a file$"):
+            await FileSource(path).read()
+    (tmp_path / "latin").write_bytes(b"\xe9")
+    with pytest.raises(Unreadable, match=r"^it is not UTF-8$"):
+        await FileSource(tmp_path / "latin").read()
+
+
+def python(program: str, *arguments: str | Path) -> list[str]:
+    return [sys.executable, "-c", program, *map(str, arguments)]
+
+
+@pytest.mark.anyio
+async def test_a_command_is_run_again_and_again(tmp_path: Path) -> None:
+    file = tmp_path / "members.json"
+    file.write_text(printed([member("one", "10.0.0.1")]))
+    program = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_text())"
+    router = TalosRouter.from_config({"command": python(program, file), "interval": SOON})
+    async with entered(router):
+        await until(lambda: peer_ids(router) == ["one"])
+        file.write_text(printed([member("two", "10.0.0.2")]))
+        await until(lambda: peer_ids(router) == ["two"])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        (["/no/such/program"], "No such file or directory"),
+        (python("import sys; sys.exit(3)"), "it ended with 3"),
+        (python("import sys; sys.exit('\\nrpc error: ü\\n')"), "it ended with 1: 'rpc error: \\xfc'"),
+        (python("import os; os.write(1, b'\\xff')"), "it is not UTF-8"),
+        (python("import os\nwhile True: os.write(1, b'[' * 65536)"), "it has not ended after 1 s"),
+        (python("import sys\nfor _ in range(300): sys.stdout.write('[' * 65536)"), "more than 16 MiB"),
+    ],
+)
+async def test_a_command_that_does_not_do_says_why(command: list[str], why: str) -> None:
+    source = CommandSource(command, timeout=1 if "while" in command[-1] else 30)
+    with pytest.raises(Unreadable) as raised:
+        await source.read()
+    assert str(raised.value) == why
+
+
+SPAWNS = """\
+import os, pathlib, subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+pathlib.Path(sys.argv[1]).write_text(f"{os.getpid()} {child.pid} ")
+if sys.argv[2] == "stay":
+    time.sleep(600)
+"""
+
+
+def gone(pid: int) -> bool:
+    """Whether it has ended; one that nobody has waited for yet has, too."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("itself", ["stay", "leave"])
+async def test_a_command_does_not_outlive_its_time_or_who_asked(tmp_path: Path, itself: str) -> None:
+    pids = tmp_path / "pids"
+
+    def running() -> list[int]:
+        return [int(each) for each in pids.read_text().split()] if pids.exists() else []
+
+    async def end_by_time() -> None:
+        with pytest.raises(Unreadable, match="it has not ended after 2 s"):
+            await CommandSource(python(SPAWNS, pids, itself), timeout=2).read()
+
+    async def end_by_leaving() -> None:
+        async with entered(TalosRouter.from_config({"command": python(SPAWNS, pids, itself)})):
+            await until(lambda: len(running()) == 2)
+
+    for end in (end_by_time, end_by_leaving):
+        pids.unlink(missing_ok=True)
+        await end()
+        assert len(running()) == 2
+        await until(lambda: all(gone(pid) for pid in running()))
