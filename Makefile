@@ -1,5 +1,5 @@
 # Everything a checkout can do, on a machine that has only Python >= 3.11 (with venv), git and make.
-# PYTHON=... picks the interpreter; ARGS=... goes to pytest or to the demo.
+# PYTHON=... picks the interpreter; ARGS=... goes to pytest, to the demo or to the bench.
 
 VENV := .venv
 DEMO := .venv-demo
@@ -11,7 +11,7 @@ help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
-	@echo "make bench   measure, against nginx"
+	@echo "make bench   measure, against nginx and docker-registry; ARGS='serve --quick' picks rows"
 	@echo "make venv    a virtual environment to work in: $(VENV)"
 	@echo "make format  let ruff lay out the code"
 	@echo "make clean   remove what these made"
@@ -33,7 +33,8 @@ check: venv
 	@$(BIN)/lint-imports
 
 bench:
-	@scripts/venv $(VENV) test
+	@scripts/venv $(VENV) bench
+	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
 
 format: venv

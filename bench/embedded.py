@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from bench.certificates import Certificates
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bench.certificates import Certificates
 from peili.mirror import Mirror, PushRouter, serve
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore

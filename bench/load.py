@@ -160,7 +160,12 @@ def requests(job: Mapping[str, Any]) -> dict[str, Any]:
         times = _run(selector, requests, job["status"], job.get("seconds"))
         took = time.monotonic() - began
     times.sort()
-    return {"count": len(times), "seconds": took, "median": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}
+    return {
+        "count": len(times),
+        "seconds": took,
+        "median": times[len(times) // 2],
+        "p99": times[len(times) * 99 // 100],
+    }
 
 
 def _run(

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.processes import Process, wait_for
+
 from bench.certificates import Certificates
 from bench.processes import free_ports, running
-from tests.lab.processes import Process, wait_for
 
 _PER_PROCESS = 250
 """Mirrors that share a process where there are many: 1,000 processes fit on no machine that this runs on."""

@@ -9,10 +9,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.certificates import Certificates
-from bench.processes import free_ports, running
 from tests.lab.processes import Process
 
+from bench.certificates import Certificates
+from bench.processes import free_ports, running
 from peili.mirror import Digest
 from peili.mirror.testing.images import Image
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.lab.processes import Process
+
 from bench.clients import Clients, Target
 from bench.measure import CPU_SECONDS, MB_PER_SECOND, Budget, Row, take_turns
 from bench.setting import Setting
 from bench.usage import cpu_seconds
-from tests.lab.processes import Process
 
 _GIB = 1 << 30
 
@@ -48,7 +49,7 @@ def bandwidth(setting: Setting, clients: Clients, task: Task, ours: Side, theirs
     rates, costs = zip(*mine, strict=True)
     their_rates, their_costs = zip(*others, strict=True)
     yield Row(task.group, task.what, MB_PER_SECOND, rates, task.against, their_rates, task.budget)
-    yield Row(task.group, f"{task.what}: server's CPU per GiB", CPU_SECONDS, costs, task.against, their_costs)
+    yield Row(task.group, f"{task.what}: CPU per GiB", CPU_SECONDS, costs, task.against, their_costs)
 
 
 def _measure(clients: Clients, task: Task, side: Side) -> tuple[float, float]:

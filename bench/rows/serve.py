@@ -37,7 +37,7 @@ def _plain(setting: Setting, clients: Clients) -> Iterator[Row]:
         for task in (
             Task(GROUP, f"{what}, one client", against, file, budget=budgets.SERVE),
             Task(GROUP, f"{what}, eight clients", against, file, clients=8, budget=budgets.SERVE),
-            Task(GROUP, f"{what}, a range: its middle half", against, file, part=middle, budget=budgets.SERVE),
+            Task(GROUP, f"{what}, its middle half", against, file, part=middle, budget=budgets.SERVE),
         ):
             yield from bandwidth(setting, clients, task, ours, theirs)
 

@@ -1,0 +1,120 @@
+"""Many small requests, against docker-registry: manifests and small blobs from the store, and small blobs through a
+second host, against docker-registry as a pull-through cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from bench import budgets
+from bench.clients import Answered, Clients
+from bench.measure import MILLISECONDS, PER_SECOND, Budget, Row, take_turns
+from bench.mirrors import MEMORY_STORE, NO_PEERS, layout_store, peili, static_router
+from bench.references import registry
+from bench.setting import (
+    REPOSITORY,
+    Setting,
+    blob_path,
+    manifest_path,
+    registry_blob_path,
+    registry_manifest_path,
+)
+
+GROUP = "requests"
+_AGAINST = "docker-registry"
+_CACHE = "docker-registry, pull-through"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of whom."""
+
+    port: int
+    method: str
+    paths: Sequence[str]
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Manifest HEAD and GET, and small blobs, from the store; then small blobs relayed."""
+    with Clients() as clients:
+        yield from _from_the_store(setting, clients)
+        yield from _relayed(setting, clients)
+
+
+def _from_the_store(setting: Setting, clients: Clients) -> Iterator[Row]:
+    images = setting.small
+    blobs = [layer for image in images for layer in image.layers]
+    manifests = [*map(manifest_path, images)], [*map(registry_manifest_path, images)]
+    content = [*map(blob_path, blobs)], [*map(registry_blob_path, blobs)]
+    named = [(image, REPOSITORY) for image in images]
+    with ExitStack() as stack:
+        ours = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS)).local
+        theirs, _ = stack.enter_context(registry(setting.new("registry"), *named))
+        for what, method, paths, budget in (
+            ("manifest HEAD from the store", "HEAD", manifests, budgets.MANIFEST_HEAD),
+            ("manifest GET from the store", "GET", manifests, None),
+            (f"{len(blobs):,} blobs of 4 KiB from the store", "GET", content, None),
+        ):
+            mine, others = Asked(ours, method, paths[0]), Asked(theirs, method, paths[1])
+            yield from _rates_and_times(setting, clients, what, mine, others, budget)
+
+
+def _rates_and_times(
+    setting: Setting, clients: Clients, what: str, ours: Asked, theirs: Asked, budget: Budget | None
+) -> Iterator[Row]:
+    """Requests a second on 8 connections, and how long one takes where it is the only one."""
+    rates = [partial(_ask, clients, side, setting.seconds, 8) for side in (ours, theirs)]
+    mine, others = take_turns(rates, rounds=setting.rounds)
+    yield Row(GROUP, what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), budget)
+    alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in (ours, theirs)]
+    mine, others = take_turns(alone, rounds=setting.rounds)
+    yield from _times(what, mine, _AGAINST, others)
+
+
+def _ask(clients: Clients, asked: Asked, seconds: float, connections: int) -> Answered:
+    return clients.requests(asked.port, asked.method, asked.paths, seconds=seconds, connections=connections)
+
+
+def _rates(answers: Sequence[Answered]) -> tuple[float, ...]:
+    return tuple(each.rate for each in answers)
+
+
+def _times(what: str, ours: Sequence[Answered], against: str, theirs: Sequence[Answered]) -> Iterator[Row]:
+    for name, of in (("median", lambda each: each.median), ("p99", lambda each: each.p99)):
+        row = tuple(map(of, ours)), against, tuple(map(of, theirs))
+        yield Row(GROUP, f"{what}: {name} time", MILLISECONDS, *row)
+
+
+def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
+    """Each blob once, by a relay or a cache that has just been started, and then each once more.
+
+    The cache answers the second time from its own disk; the relay stores nothing and asks its peer again.
+    """
+    images = setting.small
+    blobs = [layer for image in images for layer in image.layers]
+    named = [(image, REPOSITORY) for image in images]
+    with ExitStack() as stack:
+        holder = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS))
+        upstream, _ = stack.enter_context(registry(setting.new("registry"), *named))
+
+        def ours() -> tuple[Answered, Answered]:
+            with peili(setting.new("log"), *MEMORY_STORE, *static_router([holder.url])) as relay:
+                return _twice(clients, Asked(relay.local, "GET", [*map(blob_path, blobs)]))
+
+        def theirs() -> tuple[Answered, Answered]:
+            with registry(setting.new("cache"), upstream=upstream) as (cache, _):
+                return _twice(clients, Asked(cache, "GET", [*map(registry_blob_path, blobs)]))
+
+        mine, others = take_turns([ours, theirs], rounds=setting.rounds, warm_up=False)
+    for turn, when in enumerate(("the first time", "once more")):
+        what = f"{len(blobs):,} blobs of 4 KiB through a second host, {when}"
+        first, second = [each[turn] for each in mine], [each[turn] for each in others]
+        yield Row(GROUP, what, PER_SECOND, _rates(first), _CACHE, _rates(second))
+
+
+def _twice(clients: Clients, asked: Asked) -> tuple[Answered, Answered]:
+    first = clients.requests(asked.port, asked.method, asked.paths)
+    return first, clients.requests(asked.port, asked.method, asked.paths)
