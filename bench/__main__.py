@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from tests.lab.processes import CommandFailed
 
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
     arguments = _parser().parse_args(argv)
     chosen = [row for row in NEEDS if row in arguments.rows] or [*NEEDS]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
+    signal.signal(signal.SIGTERM, _terminated)
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
     began = time.monotonic()
@@ -45,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     thorough = not arguments.quick and not failed and chosen == [*NEEDS]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    """Ends in an orderly way, so that whatever was started is ended, too."""
+    sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,7 +97,7 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
     return rows, failed
 
 
-def _rows(name: str, setting: Setting) -> Iterator[Row]:
+def _rows(name: str, setting: Setting) -> Generator[Row]:
     """The rows of one group. Raises RuntimeError where what it needs is not installed."""
     if missing := missing_for(name):
         raise RuntimeError(f"left out, it needs {' '.join(missing)}; as root on Debian `make bench` installs that")

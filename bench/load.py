@@ -8,6 +8,7 @@ and many small requests on a few connections. Times are in seconds on the monoto
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -16,7 +17,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -123,7 +124,7 @@ def _hash(connection: socket.socket, left: int, digest: Any) -> None:
 
 
 class _Lane:
-    """A kept connection with one request under way."""
+    """A kept connection with at most one request under way."""
 
     def __init__(self, connection: socket.socket, *, body: bool) -> None:
         self.connection = connection
@@ -131,10 +132,15 @@ class _Lane:
         self._data = bytearray()
         self._sent = 0.0
 
-    def send(self, data: bytes) -> None:
+    def send(self, requests: Iterator[bytes]) -> bool:
+        """Send the next of `requests`; False where there is none."""
+        data = next(requests, None)
+        if data is None:
+            return False
         self._data.clear()
         self._sent = time.monotonic()
         self.connection.sendall(data)
+        return True
 
     def receive(self, status: int) -> float | None:
         """How long the request took; None while its answer is not whole."""
@@ -149,48 +155,45 @@ class _Lane:
 
 def requests(job: Mapping[str, Any]) -> dict[str, Any]:
     """Requests for `targets`, over and over until `seconds` have passed, or each once. How many, and their times."""
-    port, method = job["port"], job["method"]
-    requests = [request(method, target, port, job.get("headers", {})) for target in job["targets"]]
+    port, method, headers = job["port"], job["method"], job.get("headers", {})
+    wanted = [request(method, target, port, headers) for target in job["targets"]]
     with ExitStack() as stack:
-        selector = stack.enter_context(selectors.DefaultSelector())
-        for _ in range(min(job["connections"], len(requests) if job.get("seconds") is None else job["connections"])):
-            lane = _Lane(stack.enter_context(_connected(port, None)), body=method != "HEAD")
-            selector.register(lane.connection, selectors.EVENT_READ, lane)
+        connections = [stack.enter_context(_connected(port, None)) for _ in range(job["connections"])]
+        lanes = [_Lane(each, body=method != "HEAD") for each in connections]
         began = time.monotonic()
-        times = _run(selector, requests, job["status"], job.get("seconds"))
+        times = sorted(_run(lanes, _until(wanted, job.get("seconds")), job["status"]))
         took = time.monotonic() - began
-    times.sort()
-    return {
-        "count": len(times),
-        "seconds": took,
-        "median": times[len(times) // 2],
-        "p99": times[len(times) * 99 // 100],
-    }
+    middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
+    return {"count": len(times), "seconds": took, "median": middle, "p99": late}
 
 
-def _run(
-    selector: selectors.BaseSelector, requests: Sequence[bytes], status: int, seconds: float | None
-) -> list[float]:
-    sent, end = 0, None if seconds is None else time.monotonic() + seconds
+def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
+    if seconds is None:
+        yield from wanted
+        return
+    end = time.monotonic() + seconds
+    for each in itertools.cycle(wanted):
+        if time.monotonic() >= end:
+            return
+        yield each
 
-    def more() -> bool:
-        return sent < len(requests) if end is None else time.monotonic() < end
 
+def _run(lanes: Sequence[_Lane], wanted: Iterator[bytes], status: int) -> list[float]:
     times: list[float] = []
-    waiting = [key.data for key in selector.get_map().values()]
-    under_way = 0
-    while waiting or under_way:
-        for lane in waiting:
-            if more():
-                lane.send(requests[sent % len(requests)])
-                sent, under_way = sent + 1, under_way + 1
-        waiting = []
-        for key, _ in selector.select(_TIMEOUT) if under_way else ():
-            took = key.data.receive(status)
-            if took is not None:
-                times.append(took)
-                waiting.append(key.data)
-                under_way -= 1
+    with selectors.DefaultSelector() as selector:
+        for lane in lanes:
+            selector.register(lane.connection, selectors.EVENT_READ, lane)
+        under_way = sum(lane.send(wanted) for lane in lanes)
+        while under_way:
+            ready = selector.select(_TIMEOUT)
+            if not ready:
+                raise WrongAnswer(f"no answer within {_TIMEOUT:g} s")
+            for key, _ in ready:
+                lane = key.data
+                took = lane.receive(status)
+                if took is not None:
+                    times.append(took)
+                    under_way -= not lane.send(wanted)
     return times
 
 
@@ -203,7 +206,7 @@ def main() -> None:
         job: dict[str, Any] = json.loads(line)
         before = os.times()
         try:
-            answer = _JOBS[job["job"]](job)
+            answer: dict[str, Any] = _JOBS[job["job"]](job)
         except (WrongAnswer, OSError) as error:
             answer = {"error": f"port {job['port']}: {error or type(error).__name__}"}
         after = os.times()

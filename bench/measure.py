@@ -70,7 +70,7 @@ class RatioOf(Budget):
 
     @override
     def text(self, unit: Unit) -> str:
-        return f"≥ {self.least:g} ×"
+        return f"≥ {self.least:g} x"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Ours, as it is measured: `peili serve` in processes of its own, and mirrors that a host embeds (bench/embedded.py)."""
+"""Ours, as it is measured: `peili serve` as a process, and mirrors that a host embeds (bench/embedded.py)."""
 
 from __future__ import annotations
 

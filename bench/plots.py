@@ -1,5 +1,8 @@
 """Draws the rows that have a place on an axis: how figures change as the cluster and the store grow."""
 
+# pyright: reportUnknownMemberType=false
+# matplotlib's own annotations leave its keyword arguments open.
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence

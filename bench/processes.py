@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from tests.lab.processes import CommandFailed, Process, wait_for
@@ -25,7 +26,7 @@ def running(command: Sequence[str], log: Path, ports: Sequence[int]) -> Generato
     process = Process(command, log)
     try:
         for port in ports:
-            wait_for(lambda port=port: _listens(process, port), f"{command[0]} listens on {port}")
+            wait_for(partial(_listens, process, port), f"{command[0]} listens on {port}")
         yield process
     finally:
         process.stop()

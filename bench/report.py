@@ -46,7 +46,7 @@ def summary(of: Mapping[str, Any]) -> str:
     """`machine()` in a line."""
     programs = ", ".join(f"{name} {number}" for name, number in of["programs"].items())
     return (
-        f"{of['processors']} × {of['processor']}, {of['memory_gib']} GiB, {of['system']}, kernel {of['kernel']}, "
+        f"{of['processors']} x {of['processor']}, {of['memory_gib']} GiB, {of['system']}, kernel {of['kernel']}, "
         f"Python {of['python']}, {programs}; load average before: {of['load_average']:.1f}"
     )
 

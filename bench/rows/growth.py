@@ -58,19 +58,17 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
     with ExitStack() as stack:
         others = stack.enter_context(empty_peers(setting.new("log"), numbers[-1] - 1))
         holder = stack.enter_context(peili(setting.new("log"), *store, *NO_PEERS))
-        own, relays = [], {}
+        own: list[Host] = []
+        relays: dict[int, int] = {}
         for number in numbers:
             router = static_router([holder.url, *others[: number - 1]])
             own.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)).local, images))
             relays[number] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
-        figures = [
-            *_figures(setting, clients),
-            Figure(
-                "blobs of 4 KiB relayed",
-                PER_SECOND,
-                lambda host: clients.requests(relays[host.at], "GET", blobs, seconds=setting.seconds).rate,
-            ),
-        ]
+
+        def relayed(host: Host) -> float:
+            return clients.requests(relays[host.at], "GET", blobs, seconds=setting.seconds).rate
+
+        figures = [*_figures(setting, clients), Figure("blobs of 4 KiB relayed", PER_SECOND, relayed)]
         yield from _grown("known peers", setting, own, figures)
 
 
@@ -87,15 +85,21 @@ def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:
 
 
 def _figures(setting: Setting, clients: Clients) -> list[Figure]:
-    def rate(method: str, paths: Callable[[Host], list[str]]) -> Callable[[Host], float]:
-        return lambda host: clients.requests(host.port, method, paths(host), seconds=setting.seconds).rate
+    def heads(host: Host) -> float:
+        paths = [*map(manifest_path, host.images)]
+        return clients.requests(host.port, "HEAD", paths, seconds=setting.seconds).rate
+
+    def blobs(host: Host) -> float:
+        paths = [*map(blob_path, _some(host))]
+        return clients.requests(host.port, "GET", paths, seconds=setting.seconds).rate
+
+    def misses(host: Host) -> float:
+        return miss(clients, host.port, _ENOUGH, setting.seconds).median
 
     return [
-        Figure(
-            "manifest HEAD from the store", PER_SECOND, rate("HEAD", lambda host: [*map(manifest_path, host.images)])
-        ),
-        Figure("blobs of 4 KiB from the store", PER_SECOND, rate("GET", lambda host: [*map(blob_path, _some(host))])),
-        Figure("a miss", MILLISECONDS, lambda host: miss(clients, host.port, _ENOUGH, setting.seconds).median),
+        Figure("manifest HEAD from the store", PER_SECOND, heads),
+        Figure("blobs of 4 KiB from the store", PER_SECOND, blobs),
+        Figure("a miss", MILLISECONDS, misses),
     ]
 
 

@@ -37,6 +37,16 @@ class Asked:
     paths: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked of both sides."""
+
+    what: str
+    ours: Asked
+    theirs: Asked
+    budget: Budget | None
+
+
 def rows(setting: Setting) -> Iterator[Row]:
     """Manifest HEAD and GET, and small blobs, from the store; then small blobs relayed."""
     with Clients() as clients:
@@ -58,20 +68,19 @@ def _from_the_store(setting: Setting, clients: Clients) -> Iterator[Row]:
             ("manifest GET from the store", "GET", manifests, None),
             (f"{len(blobs):,} blobs of 4 KiB from the store", "GET", content, None),
         ):
-            mine, others = Asked(ours, method, paths[0]), Asked(theirs, method, paths[1])
-            yield from _rates_and_times(setting, clients, what, mine, others, budget)
+            task = Task(what, Asked(ours, method, paths[0]), Asked(theirs, method, paths[1]), budget)
+            yield from _rates_and_times(setting, clients, task)
 
 
-def _rates_and_times(
-    setting: Setting, clients: Clients, what: str, ours: Asked, theirs: Asked, budget: Budget | None
-) -> Iterator[Row]:
+def _rates_and_times(setting: Setting, clients: Clients, task: Task) -> Iterator[Row]:
     """Requests a second on 8 connections, and how long one takes where it is the only one."""
-    rates = [partial(_ask, clients, side, setting.seconds, 8) for side in (ours, theirs)]
+    sides = (task.ours, task.theirs)
+    rates = [partial(_ask, clients, side, setting.seconds, 8) for side in sides]
     mine, others = take_turns(rates, rounds=setting.rounds)
-    yield Row(GROUP, what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), budget)
-    alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in (ours, theirs)]
+    yield Row(GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget)
+    alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in sides]
     mine, others = take_turns(alone, rounds=setting.rounds)
-    yield from _times(what, mine, _AGAINST, others)
+    yield from _times(task.what, mine, others)
 
 
 def _ask(clients: Clients, asked: Asked, seconds: float, connections: int) -> Answered:
@@ -82,10 +91,11 @@ def _rates(answers: Sequence[Answered]) -> tuple[float, ...]:
     return tuple(each.rate for each in answers)
 
 
-def _times(what: str, ours: Sequence[Answered], against: str, theirs: Sequence[Answered]) -> Iterator[Row]:
-    for name, of in (("median", lambda each: each.median), ("p99", lambda each: each.p99)):
-        row = tuple(map(of, ours)), against, tuple(map(of, theirs))
-        yield Row(GROUP, f"{what}: {name} time", MILLISECONDS, *row)
+def _times(what: str, ours: Sequence[Answered], theirs: Sequence[Answered]) -> Iterator[Row]:
+    medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in theirs)
+    yield Row(GROUP, f"{what}: median time", MILLISECONDS, *medians)
+    p99 = tuple(each.p99 for each in ours), _AGAINST, tuple(each.p99 for each in theirs)
+    yield Row(GROUP, f"{what}: p99 time", MILLISECONDS, *p99)
 
 
 def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
