@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from tests.lab.processes import CommandFailed
 
-from bench import plots, report, table
+from bench import report, table
 from bench.measure import Row
 from bench.prepare import NEEDS, missing_for
 from bench.setting import Setting
@@ -38,7 +38,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
     arguments = _parser().parse_args(argv)
     chosen = [row for row in NEEDS if row in arguments.rows] or [*NEEDS]
-    signal.signal(signal.SIGTERM, _terminated)
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
     began = time.monotonic()
@@ -60,13 +59,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Measures peili side by side with nginx and docker-registry; prints a table and writes JSON.",
     )
     names = ", ".join(NEEDS)
-    parser.add_argument("rows", nargs="*", metavar="ROW", choices=[*NEEDS, []], help=f"{names}; by default all")
+    parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that rows run, no more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write it; a plot of growth goes beside it")
     parser.add_argument(
         "--folder", type=Path, default=_folder(), help="where the content lives while it is served (%(default)s)"
     )
     return parser
+
+
+def _row(name: str) -> str:
+    if name not in NEEDS:
+        raise argparse.ArgumentTypeError(f"there is no row {name!r}; there are: {', '.join(NEEDS)}")
+    return name
 
 
 def _folder() -> Path:
@@ -108,10 +113,19 @@ def _keep(rows: Sequence[Row], document: dict[str, object], file: Path) -> None:
     report.write(file, document)
     print(f"\nall samples: {file}")
     if any(row.place is not None for row in rows):
-        plot = file.with_suffix(".svg")
-        plots.draw(rows, plot)
-        print(f"growth: {plot}")
+        _draw(rows, file.with_suffix(".svg"))
+
+
+def _draw(rows: Sequence[Row], file: Path) -> None:
+    try:
+        from bench import plots  # noqa: PLC0415 - only growth needs the extra `bench`
+    except ImportError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return
+    plots.draw(rows, file)
+    print(f"growth: {file}")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminated)
     sys.exit(main())
