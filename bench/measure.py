@@ -25,7 +25,7 @@ class Unit:
 
 
 MB_PER_SECOND = Unit("MB/s", more_is_better=True)
-PER_SECOND = Unit("/s", more_is_better=True)
+PER_SECOND = Unit("req/s", more_is_better=True)
 MILLISECONDS = Unit("ms", more_is_better=False)
 SECONDS = Unit("s", more_is_better=False)
 CPU_SECONDS = Unit("CPU s", more_is_better=False)

@@ -31,7 +31,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     if not placed:
         raise ValueError("there is no row of growth to draw")
     figure = Figure(figsize=(5.5 * len(axes), 4 * len(units)), layout="constrained")
-    grid = figure.subplots(len(units), len(axes), squeeze=False)
+    grid = figure.subplots(len(units), len(axes), squeeze=False, sharey="row")
     for unit, across in zip(units, grid, strict=True):
         for axis, plot in zip(axes, across, strict=True):
             _plot(plot, axis, unit, placed)
@@ -46,8 +46,11 @@ def _plot(plot: Axes, axis: str, unit: Unit, rows: Sequence[Row]) -> None:
         below = [spread.median - spread.least for spread in spreads]
         above = [spread.most - spread.median for spread in spreads]
         plot.errorbar([at for at, _ in points], medians, yerr=[below, above], marker="o", capsize=3, label=what)
+    numbers = sorted({row.place.at for row in rows if row.place is not None and row.place.axis == axis})
     plot.set_xscale("log")
     plot.set_yscale("log")
+    plot.set_xticks(numbers, [f"{number:,}" for number in numbers])
+    plot.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     plot.set_xlabel(axis)
     plot.set_ylabel(unit.name)
     plot.grid(visible=True, which="major", alpha=0.3)

@@ -55,6 +55,11 @@ class Setting:
         return 2 if self.quick else 5
 
     @property
+    def few_rounds(self) -> int:
+        """The same where one round takes long."""
+        return min(3, self.rounds)
+
+    @property
     def seconds(self) -> float:
         """How long requests are made for one figure."""
         return 0.2 if self.quick else 1.0

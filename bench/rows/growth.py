@@ -20,8 +20,6 @@ from peili.mirror.testing.images import Image
 GROUP = "growth"
 _PEERS = 8
 """Known peers where it is the blobs that grow."""
-_ENOUGH = 5000
-"""Misses that are never all asked for in the time that there is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def _figures(setting: Setting, clients: Clients) -> list[Figure]:
         return clients.requests(host.port, "GET", paths, seconds=setting.seconds).rate
 
     def misses(host: Host) -> float:
-        return miss(clients, host.port, _ENOUGH, setting.seconds).median
+        return miss(clients, host.port, seconds=setting.seconds).median
 
     return [
         Figure("manifest HEAD from the store", PER_SECOND, heads),
@@ -111,7 +109,7 @@ def _some(host: Host) -> list[Descriptor]:
 
 def _grown(axis: str, setting: Setting, hosts: Sequence[Host], figures: Sequence[Figure]) -> Iterator[Row]:
     for figure in figures:
-        samples = take_turns([partial(figure.measure, host) for host in hosts], rounds=min(3, setting.rounds))
+        samples = take_turns([partial(figure.measure, host) for host in hosts], rounds=setting.few_rounds)
         for host, taken in zip(hosts, samples, strict=True):
             what = f"{figure.what}, {host.at:,} {axis}"
             against = ("", ()) if host is hosts[0] else (f"ours with {hosts[0].at:,}", samples[0])

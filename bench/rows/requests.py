@@ -118,7 +118,7 @@ def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
             with registry(setting.new("cache"), upstream=upstream) as (cache, _):
                 return _twice(clients, Asked(cache, "GET", [*map(registry_blob_path, blobs)]))
 
-        mine, others = take_turns([ours, theirs], rounds=setting.rounds, warm_up=False)
+        mine, others = take_turns([ours, theirs], rounds=setting.few_rounds, warm_up=False)
     for turn, when in enumerate(("the first time", "once more")):
         what = f"{len(blobs):,} blobs of 4 KiB through a second host, {when}"
         first, second = [each[turn] for each in mine], [each[turn] for each in others]
