@@ -22,7 +22,7 @@ GROUP = "misses"
 _PEERS = 8
 _AGAINST = "docker-registry's own 404"
 _ENOUGH = 5000
-"""Blobs that are never all asked for in the time that there is: what was asked for just now is a miss without asking."""
+"""Blobs, more than are asked for in the time that there is: of one asked for just now it is known that nobody has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _misses(setting: Setting, clients: Clients, case: Case, theirs: int) -> Iter
 
 
 def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> Answered:
-    """Ask for `count` blobs that do not exist, one after the other; or for `seconds`, for each only once if possible."""
+    """Ask for `count` blobs that do not exist, one after the other, or for as many as `seconds` allow."""
     paths = [f"/v2/{REPOSITORY}/blobs/sha256:{secrets.token_hex(32)}?ns={REGISTRY}" for _ in range(count)]
     return clients.requests(port, "GET", paths, status=404, connections=1, seconds=seconds)
 
