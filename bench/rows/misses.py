@@ -22,7 +22,7 @@ GROUP = "misses"
 _PEERS = 8
 _AGAINST = "docker-registry's own 404"
 _ENOUGH = 5000
-"""Blobs, more than are asked for in the time that there is: of one asked for just now it is known that nobody has it."""
+"""Blobs, more than there is time for: of one that was asked for just now it is known that nobody has it."""
 
 
 @dataclass(frozen=True, slots=True)
