@@ -10,9 +10,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,8 +20,14 @@ from tests.lab.processes import CommandFailed
 
 from bench import report, table
 from bench.measure import Row
-from bench.prepare import NEEDS, missing_for
+from bench.prepare import missing_for
+from bench.rows import growth, memory, misses, pull, relay, requests, serve
 from bench.setting import Setting
+
+MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
+    module.GROUP: module.rows for module in (serve, relay, requests, misses, pull, memory, growth)
+}
+"""What can be chosen, in the order of the table."""
 
 RESULTS = Path(__file__).parent / "results"
 FULL = RESULTS / "bench.json"
@@ -37,13 +42,13 @@ _FAILURES = (RuntimeError, CommandFailed, AssertionError, OSError, subprocess.Su
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
     arguments = _parser().parse_args(argv)
-    chosen = [row for row in NEEDS if row in arguments.rows] or [*NEEDS]
+    chosen = [row for row in MEASURED if row in arguments.rows] or [*MEASURED]
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
     began = time.monotonic()
     rows, failed = _measure(chosen, arguments)
     document = report.document(rows, machine, quick=arguments.quick, seconds=time.monotonic() - began)
-    thorough = not arguments.quick and not failed and chosen == [*NEEDS]
+    thorough = not arguments.quick and not failed and chosen == [*MEASURED]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
 
@@ -58,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench",
         description="Measures peili side by side with nginx and docker-registry; prints a table and writes JSON.",
     )
-    names = ", ".join(NEEDS)
+    names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that rows run, no more")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write it; a plot of growth goes beside it")
@@ -69,8 +74,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _row(name: str) -> str:
-    if name not in NEEDS:
-        raise argparse.ArgumentTypeError(f"there is no row {name!r}; there are: {', '.join(NEEDS)}")
+    if name not in MEASURED:
+        raise argparse.ArgumentTypeError(f"there is no row {name!r}; there are: {', '.join(MEASURED)}")
     return name
 
 
@@ -106,7 +111,7 @@ def _rows(name: str, setting: Setting) -> Generator[Row]:
     """The rows of one group. Raises RuntimeError where what it needs is not installed."""
     if missing := missing_for(name):
         raise RuntimeError(f"left out, it needs {' '.join(missing)}; as root on Debian `make bench` installs that")
-    yield from import_module(f"bench.rows.{name}").rows(setting)
+    yield from MEASURED[name](setting)
 
 
 def _keep(rows: Sequence[Row], document: dict[str, object], file: Path) -> None:

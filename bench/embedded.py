@@ -13,7 +13,6 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -42,14 +41,15 @@ async def behind_tls(job: dict[str, Any]) -> None:
         await stop.wait()
 
 
-async def empty(ports: Sequence[int]) -> None:
-    """A mirror that has nothing at each of `ports`, until SIGTERM."""
+async def empty(count: int, told: Path) -> None:
+    """`count` mirrors that have nothing, until SIGTERM. `told` is where their ports are written once they listen."""
     tls = ssl.create_default_context()  # one for all: loading the authorities takes longer than all else
     async with AsyncExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         doors: dict[int, ASGIApp] = {}
-        for port in ports:
+        for each in sockets:
             mirror = Mirror(MemoryStore(), _no_peers(), insecure=True, client_ssl=tls)
-            doors[port] = (await stack.enter_async_context(mirror)).peer
+            doors[each.getsockname()[1]] = (await stack.enter_async_context(mirror)).peer
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await doors[scope["server"][1]](scope, receive, send)
@@ -57,7 +57,9 @@ async def empty(ports: Sequence[int]) -> None:
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=_KEEP_ALIVE, ws="none"
         )
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", port), backlog=128)) for port in ports]
+        unfinished = told.with_suffix(".new")
+        unfinished.write_text(json.dumps([*doors]))
+        unfinished.replace(told)
         await uvicorn.Server(config).serve(sockets)
 
 
@@ -72,7 +74,7 @@ def main() -> None:
     job: dict[str, Any] = json.loads(sys.argv[1])
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(empty(job["empty"]) if "empty" in job else behind_tls(job))
+    asyncio.run(empty(job["empty"], Path(job["ports"])) if "empty" in job else behind_tls(job))
 
 
 if __name__ == "__main__":

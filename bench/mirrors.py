@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.processes import Process, wait_for
+from tests.lab.processes import CommandFailed, Process, wait_for
 
 from bench.certificates import Certificates
 from bench.processes import free_ports, running
@@ -87,12 +87,24 @@ def tls_holder(log: Path, layout: Path, certificates: Certificates) -> Generator
 @contextmanager
 def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
     """The URLs of `count` mirrors that have nothing. Some hundreds share a process; each has its own port."""
-    ports = free_ports(count)
-    shares = [ports[start : start + _PER_PROCESS] for start in range(0, count, _PER_PROCESS)]
+    shares = [min(_PER_PROCESS, count - start) for start in range(0, count, _PER_PROCESS)]
+    files = [log.with_name(f"{log.name}-ports-{number}") for number in range(len(shares))]
     with ExitStack() as stack:
-        for share in shares:
-            stack.enter_context(running(_embedded({"empty": share}), log, share[-1:]))
+        started = [
+            stack.enter_context(running(_embedded({"empty": share, "ports": str(file)}), log))
+            for share, file in zip(shares, files, strict=True)
+        ]
+        ports = [port for process, file in zip(started, files, strict=True) for port in _told(process, file)]
         yield [f"http://127.0.0.1:{port}" for port in ports]
+
+
+def _told(process: Process, file: Path) -> list[int]:
+    """The ports that an embedding host writes into `file` once it listens on them."""
+    wait_for(lambda: file.exists() or not process.running, "many mirrors listen")
+    if not file.exists():
+        raise CommandFailed(f"they do not listen:\n{process.output()}")
+    ports: list[int] = json.loads(file.read_text())
+    return ports
 
 
 def _embedded(job: object) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,16 +13,21 @@ from tests.lab.processes import CommandFailed, Process, wait_for
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now; all of them different."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
+    """Ports on loopback that nobody listens on now; all of them different.
+
+    Below those that Linux gives to clients: one of these might be taken before it is listened on.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 32_000), 1000):
+        if len(ports) == count:
+            return ports
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+    raise OSError("no ports are free")
 
 
 @contextmanager
-def running(command: Sequence[str], log: Path, ports: Sequence[int]) -> Generator[Process]:
+def running(command: Sequence[str], log: Path, ports: Sequence[int] = ()) -> Generator[Process]:
     """`command` while it is needed, listening on all of `ports`. Its output is added to `log`. Raises CommandFailed."""
     process = Process(command, log)
     try:
