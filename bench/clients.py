@@ -40,8 +40,9 @@ class Moved:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """Some requests: how many a second, and how long they took in milliseconds."""
+    """Some requests: how many, and how many a second, and how long they took in milliseconds."""
 
+    count: int
     rate: float
     median: float
     p99: float
@@ -96,17 +97,20 @@ class Clients:
         method: str,
         paths: Sequence[str],
         *,
-        status: int = 200,
+        statuses: Sequence[int] = (200,),
         connections: int = 8,
         seconds: float | None = None,
     ) -> Answered:
-        """Ask for `paths` on kept connections: each once, or over and over for `seconds`. Raises RuntimeError."""
+        """Ask for `paths` on kept connections: each once, or over and over for `seconds`.
+
+        What is answered with the first of `statuses` counts. Others than these raise RuntimeError.
+        """
         job = {
             "job": "requests",
             "port": port,
             "method": method,
             "targets": list(paths),
-            "status": status,
+            "statuses": list(statuses),
             "connections": connections,
             "seconds": seconds,
             "headers": {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, */*"},  # docker-registry insists on the first two
@@ -114,8 +118,8 @@ class Clients:
         [worker] = self._workers[:1]
         worker.start(job)
         found = worker.finish()
-        took: float = found["seconds"]
-        return Answered(found["count"] / took, 1e3 * found["median"], 1e3 * found["p99"], found["cpu"] / took)
+        count, took = found["count"], found["seconds"]
+        return Answered(count, count / took, 1e3 * found["median"], 1e3 * found["p99"], found["cpu"] / took)
 
 
 class Transfer:

@@ -17,7 +17,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
@@ -142,29 +142,34 @@ class _Lane:
         self.connection.sendall(data)
         return True
 
-    def receive(self, status: int) -> float | None:
-        """How long the request took; None while its answer is not whole."""
+    def receive(self, expected: Collection[int]) -> tuple[int, float] | None:
+        """The status, and how long the request took; None while its answer is not whole."""
         self._data += _some(self.connection.recv(65536))
         head = parse_head(self._data)
         if head is None or len(self._data) < head.size + (head.length if self._body else 0):
             return None
-        if head.status != status:
-            raise WrongAnswer(f"{head.status} instead of {status}: {bytes(self._data[:400])!r}")
-        return time.monotonic() - self._sent
+        if head.status not in expected:
+            wanted = " or ".join(map(str, expected))
+            raise WrongAnswer(f"{head.status} instead of {wanted}: {bytes(self._data[:400])!r}")
+        return head.status, time.monotonic() - self._sent
 
 
 def requests(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Requests for `targets`, over and over until `seconds` have passed, or each once. How many, and their times."""
+    """Requests for `targets`, over and over until `seconds` have passed, or each once. Of all of them the times, and
+    how many were answered with the first of `statuses`; others than these are an error.
+    """
     port, method, headers = job["port"], job["method"], job.get("headers", {})
     wanted = [request(method, target, port, headers) for target in job["targets"]]
     with ExitStack() as stack:
         connections = [stack.enter_context(_connected(port, None)) for _ in range(job["connections"])]
         lanes = [_Lane(each, body=method != "HEAD") for each in connections]
         began = time.monotonic()
-        times = sorted(_run(lanes, _until(wanted, job.get("seconds")), job["status"]))
+        answers = _run(lanes, _until(wanted, job.get("seconds")), job["statuses"])
         took = time.monotonic() - began
+    times = sorted(each for _, each in answers)
     middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
-    return {"count": len(times), "seconds": took, "median": middle, "p99": late}
+    count = sum(status == job["statuses"][0] for status, _ in answers)
+    return {"count": count, "seconds": took, "median": middle, "p99": late}
 
 
 def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
@@ -178,8 +183,8 @@ def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
         yield each
 
 
-def _run(lanes: Sequence[_Lane], wanted: Iterator[bytes], status: int) -> list[float]:
-    times: list[float] = []
+def _run(lanes: Sequence[_Lane], wanted: Iterator[bytes], expected: Collection[int]) -> list[tuple[int, float]]:
+    answers: list[tuple[int, float]] = []
     with selectors.DefaultSelector() as selector:
         for lane in lanes:
             selector.register(lane.connection, selectors.EVENT_READ, lane)
@@ -190,11 +195,11 @@ def _run(lanes: Sequence[_Lane], wanted: Iterator[bytes], status: int) -> list[f
                 raise WrongAnswer(f"no answer within {_TIMEOUT:g} s")
             for key, _ in ready:
                 lane = key.data
-                took = lane.receive(status)
-                if took is not None:
-                    times.append(took)
+                answer = lane.receive(expected)
+                if answer is not None:
+                    answers.append(answer)
                     under_way -= not lane.send(wanted)
-    return times
+    return answers
 
 
 _JOBS = {"transfer": transfer, "requests": requests}

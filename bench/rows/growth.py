@@ -64,7 +64,9 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
             relays[number] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
 
         def relayed(host: Host) -> float:
-            return clients.requests(relays[host.at], "GET", blobs, seconds=setting.seconds).rate
+            """Only what was found counts: among too many peers the time may be up before the holder is asked."""
+            statuses = [200, 404]
+            return clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds).rate
 
         figures = [*_figures(setting, clients), Figure("blobs of 4 KiB relayed", PER_SECOND, relayed)]
         yield from _grown("known peers", setting, own, figures)

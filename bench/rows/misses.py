@@ -67,7 +67,7 @@ def _misses(setting: Setting, clients: Clients, case: Case, theirs: int) -> Iter
 def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> Answered:
     """Ask for `count` blobs that do not exist, one after the other, or for as many as `seconds` allow."""
     paths = [f"/v2/{REPOSITORY}/blobs/sha256:{secrets.token_hex(32)}?ns={REGISTRY}" for _ in range(count)]
-    return clients.requests(port, "GET", paths, status=404, connections=1, seconds=seconds)
+    return clients.requests(port, "GET", paths, statuses=[404], connections=1, seconds=seconds)
 
 
 def _peer(setting: Setting) -> AbstractContextManager[Peili]:

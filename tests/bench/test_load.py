@@ -38,6 +38,12 @@ class Handler(SimpleHTTPRequestHandler):
         self._asked = asked
         super().__init__(*args, directory=directory)
 
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
+        """As the base class does, but the connection stays."""
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
         """Errors are what the tests are about."""
 
@@ -106,6 +112,13 @@ def test_within_a_time_paths_are_asked_for_again(served: Served, clients: Client
     before = served.asked["HEAD /small-0"]
     clients.requests(served.port, "HEAD", ["/small-0"], connections=2, seconds=0.3)
     assert served.asked["HEAD /small-0"] - before > 2
+
+
+def test_what_may_be_missing_does_not_count(served: Served, clients: Clients) -> None:
+    all_there = clients.requests(served.port, "GET", ["/small-0"] * 40, connections=1)
+    paths = ["/missing", "/small-0"] * 20
+    half = clients.requests(served.port, "GET", paths, statuses=[200, 404], connections=1)
+    assert (all_there.count, half.count) == (40, 20)
 
 
 def test_requests_that_are_answered_otherwise_are_an_error(served: Served, clients: Clients) -> None:
