@@ -12,8 +12,7 @@ from tests.prepare import missing_packages, provide
 
 PACKAGES = {
     "nginx-light": ("nginx",),
-    "openssl": ("openssl",),
-    **{name: TESTS[name] for name in ("containerd", "docker-registry", "skopeo")},
+    **{name: TESTS[name] for name in ("containerd", "docker-registry", "openssl", "skopeo")},
 }
 """Debian's package names, and the commands that show that one is there."""
 

@@ -19,6 +19,7 @@ PACKAGES = {
     "iproute2": ("ip", "tc"),
     "docker-registry": ("docker-registry",),
     "skopeo": ("skopeo",),
+    "openssl": ("openssl",),
 }
 """Debian's package names, and the commands that show that one is there."""
 
