@@ -116,7 +116,7 @@ def _rows(name: str, setting: Setting) -> Generator[Row]:
 
 def _keep(rows: Sequence[Row], document: dict[str, object], file: Path) -> None:
     report.write(file, document)
-    print(f"\nall samples: {file}")
+    print(f"\n{table.verdict(rows)}\nall samples: {file}")
     if any(row.place is not None for row in rows):
         _draw(rows, file.with_suffix(".svg"))
 

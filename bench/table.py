@@ -41,6 +41,14 @@ def line(row: Row) -> str:
     )
 
 
+def verdict(rows: Sequence[Row]) -> str:
+    """How many budgets are met, and which are not."""
+    judged = [row for row in rows if row.met is not None]
+    missed = [row.what for row in judged if not row.met]
+    told = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
+    return f"{told}; not: {'; '.join(missed)}" if missed else told
+
+
 def figure(samples: Sequence[float], unit: Unit) -> str:
     """The median with its unit; nothing where there are no samples."""
     return f"{number(Spread.of(samples).median)} {unit.name}" if samples else ""

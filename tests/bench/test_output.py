@@ -32,6 +32,11 @@ def test_a_line_of_the_table_has_the_figures_the_ratio_and_the_verdict() -> None
     assert cells(plain) == ["idle", "57.6 MiB", "", "", "", "", "", ""]
 
 
+def test_the_verdict_names_the_budgets_that_are_not_met() -> None:
+    assert table.verdict(ROWS) == "budgets: 1 of 2 met; not: a miss"
+    assert table.verdict(ROWS[:1]) == "budgets: 1 of 1 met"
+
+
 def test_the_lines_stand_under_a_header_of_markdown() -> None:
     names, rule = table.header().splitlines()
     assert len(names) == len(rule) == len(table.line(ROWS[0]))
