@@ -29,6 +29,7 @@ PER_SECOND = Unit("req/s", more_is_better=True)
 MILLISECONDS = Unit("ms", more_is_better=False)
 SECONDS = Unit("s", more_is_better=False)
 CPU_SECONDS = Unit("CPU s", more_is_better=False)
+BLOBS = Unit("blobs", more_is_better=False)
 MEBIBYTES = Unit("MiB", more_is_better=False)
 
 
