@@ -1,5 +1,5 @@
 # Everything a checkout can do, on a machine that has only Python >= 3.11 (with venv), git and make.
-# PYTHON=... picks the interpreter; ARGS=... goes to pytest or to the demo.
+# PYTHON=... picks the interpreter; ARGS=... goes to pytest, to the demo or to the bench.
 
 VENV := .venv
 DEMO := .venv-demo
@@ -12,7 +12,7 @@ help:
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
 	@echo "make docs    write docs/api.md from the docstrings"
-	@echo "make bench   measure, against nginx"
+	@echo "make bench   measure, against nginx and docker-registry; ARGS='serve --quick' picks rows"
 	@echo "make venv    a virtual environment to work in: $(VENV)"
 	@echo "make format  let ruff lay out the code"
 	@echo "make clean   remove what these made"
@@ -37,7 +37,8 @@ docs: venv
 	@$(BIN)/python scripts/api_page.py
 
 bench:
-	@scripts/venv $(VENV) test
+	@scripts/venv $(VENV) bench
+	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
 
 format: venv

@@ -1,81 +1,54 @@
-"""The programs that are measured, each a process of its own on loopback."""
+"""Starting the programs that are measured, each a process of its own on loopback, and ending them."""
 
 from __future__ import annotations
 
+import random
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-START = 15.0
-"""Seconds within which a program has to listen."""
-
-_NGINX = """
-daemon off; master_process on; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; sendfile on; tcp_nopush on;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-  server {{
-    listen 127.0.0.1:{port};
-    {location}
-  }}
-}}
-"""
+from tests.lab.processes import CommandFailed, Process, wait_for
 
 
-def free_port() -> int:
-    """A port on loopback that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+def free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now; all of them different.
+
+    Below those that Linux gives to clients: one of these might be taken before it is listened on.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(10_000, 32_000), 1000):
+        if len(ports) == count:
+            return ports
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+    raise OSError("no ports are free")
 
 
 @contextmanager
-def nginx(folder: Path, location: str) -> Generator[int]:
-    """nginx with one location; gives its port."""
-    folder.mkdir()
-    port = free_port()
-    config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, port=port, location=location))
-    with _running(["nginx", "-c", str(config), "-e", str(folder / "error.log")], [port]):
-        yield port
-
-
-@contextmanager
-def peili(*settings: str) -> Generator[tuple[int, int]]:
-    """`peili serve` with these settings; gives the ports of its local and its peer door."""
-    local, peer = free_port(), free_port()
-    doors = [f"local.listen=127.0.0.1:{local}", f"peer.listen=127.0.0.1:{peer}", "log.level=error"]
-    flags = [f"--set={setting}" for setting in (*doors, *settings)]
-    command = [sys.executable, "-m", "peili.adapters.standalone", "serve", *flags]
-    with _running(command, [local, peer]):
-        yield local, peer
-
-
-@contextmanager
-def _running(command: Sequence[str], ports: Sequence[int]) -> Generator[None]:
-    process = subprocess.Popen(command)
+def running(command: Sequence[str], log: Path, ports: Sequence[int] = ()) -> Generator[Process]:
+    """`command` while it is needed, listening on all of `ports`. Its output is added to `log`. Raises CommandFailed."""
+    process = Process(command, log)
     try:
         for port in ports:
-            _wait_for(port, process)
-        yield
+            wait_for(partial(_listens, process, port), f"{command[0]} listens on {port}")
+        yield process
     finally:
-        process.terminate()
-        process.wait(timeout=START)
+        process.stop()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"{process.args!r} does not listen on {port}")
+def _listens(process: Process, port: int) -> bool:
+    if not process.running:
+        raise CommandFailed(f"{' '.join(process.command)} has ended:\n{process.output()}")
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+@contextmanager
+def silent_port() -> Generator[int]:
+    """A port whose host is dead without a word: connections are made, and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=4096) as silent:
+        port: int = silent.getsockname()[1]
+        yield port

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,24 +29,28 @@ SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/s
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
-def missing_packages() -> list[str]:
-    """The packages of which a command can't be found."""
+def missing_packages(packages: Mapping[str, Collection[str]] = PACKAGES) -> list[str]:
+    """Those of `packages` of which a command can't be found."""
     return [
         package
-        for package, commands in PACKAGES.items()
+        for package, commands in packages.items()
         if any(shutil.which(command, path=SEARCH_PATH) is None for command in commands)
     ]
 
 
-def main() -> int:
-    missing = missing_packages()
-    if not missing:
-        return 0
-    if os.geteuid() == 0 and shutil.which("apt-get"):
+def provide(packages: Mapping[str, Collection[str]]) -> list[str]:
+    """Install what is missing of `packages`, where that is possible; what is missing then."""
+    missing = missing_packages(packages)
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(missing)}", flush=True)
         with services_kept_down():
             install(missing)
-        missing = missing_packages()
+        missing = missing_packages(packages)
+    return missing
+
+
+def main() -> int:
+    missing = provide(PACKAGES)
     if missing:
         print(f"missing, so some tests will be skipped: {' '.join(missing)} (Debian's names)", file=sys.stderr)
     return 1 if missing and "PEILI_ALL_TESTS" in os.environ else 0

@@ -63,6 +63,12 @@ class Containerd:
             )
         )
 
+    @property
+    def process(self) -> Process:
+        """The running process."""
+        assert self._process is not None, f"containerd at {self.socket} is not started"
+        return self._process
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = ["containerd", "--config", str(self._configuration)]

@@ -1,0 +1,17 @@
+"""The budgets of DESIGN.md, section "Budgets": what each row has to keep to."""
+
+from __future__ import annotations
+
+from bench.measure import AtMost, RatioOf
+
+SERVE = RatioOf(0.9)
+SERVE_TLS = RatioOf(0.5)
+RELAY_VERIFIED = RatioOf(1.3)
+RELAY_SPLICED = RatioOf(2)
+MANIFEST_HEAD = RatioOf(3)
+MISS = AtMost(10)
+MISS_P99 = AtMost(30)
+MISS_HALF_DEAD = AtMost(60)
+IDLE_MEMORY = AtMost(64)
+BUSY_MEMORY = AtMost(96)
+START = AtMost(1)

@@ -1,0 +1,111 @@
+"""Ours, as it is measured: `peili serve` as a process, and mirrors that a host embeds (bench/embedded.py)."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.lab.processes import CommandFailed, Process, wait_for
+
+from bench.certificates import Certificates
+from bench.processes import free_ports, running
+
+_PER_PROCESS = 250
+"""Mirrors that share a process where there are many: 1,000 processes fit on no machine that this runs on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peili:
+    """A running `peili serve`: the ports of its doors."""
+
+    local: int
+    peer: int
+    process: Process
+
+    @property
+    def url(self) -> str:
+        """How its peers reach it."""
+        return f"http://127.0.0.1:{self.peer}"
+
+
+def layout_store(path: Path) -> tuple[str, str]:
+    """The settings of a store that is an OCI image layout."""
+    return ("store.kind=oci-layout", f"store.path={path}")
+
+
+def static_router(urls: Iterable[str]) -> tuple[str, str]:
+    """The settings of a router that knows these peers."""
+    return ("router.kind=static", f"router.peers={json.dumps(list(urls))}")
+
+
+MEMORY_STORE = ("store.kind=memory",)
+NO_PEERS = static_router([])
+
+
+@contextmanager
+def peili(log: Path, *settings: str) -> Generator[Peili]:
+    """`peili serve` with these settings (``section.key=value``), once it says that it is ready."""
+    local, peer = free_ports(2)
+    doors = (f"local.listen=127.0.0.1:{local}", f"peer.listen=127.0.0.1:{peer}", "log.level=warning")
+    with running(_command(*doors, *settings), log, [local, peer]) as process:
+        wait_for(lambda: is_ready(local), f"peili at {local} is ready")
+        yield Peili(local, peer, process)
+
+
+def _command(*settings: str) -> list[str]:
+    flags = [f"--set={setting}" for setting in settings]
+    return [sys.executable, "-m", "peili.adapters.standalone", "serve", *flags]
+
+
+def is_ready(local: int) -> bool:
+    """Whether the peili with this local door says so."""
+    connection = http.client.HTTPConnection("127.0.0.1", local, timeout=10)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def tls_holder(log: Path, layout: Path, certificates: Certificates) -> Generator[tuple[int, Process]]:
+    """An embedded mirror that has `layout`; the port of its peer door, which speaks mutual TLS."""
+    local, peer = free_ports(2)
+    job = {"layout": str(layout), "local": local, "peer": peer, "tls": certificates.files()}
+    with running(_embedded(job), log, [local, peer]) as process:
+        wait_for(lambda: is_ready(local), f"the mirror at {local} is ready")
+        yield peer, process
+
+
+@contextmanager
+def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
+    """The URLs of `count` mirrors that have nothing. Some hundreds share a process; each has its own port."""
+    shares = [min(_PER_PROCESS, count - start) for start in range(0, count, _PER_PROCESS)]
+    files = [log.with_name(f"{log.name}-ports-{number}") for number in range(len(shares))]
+    with ExitStack() as stack:
+        started = [
+            stack.enter_context(running(_embedded({"empty": share, "ports": str(file)}), log))
+            for share, file in zip(shares, files, strict=True)
+        ]
+        ports = [port for process, file in zip(started, files, strict=True) for port in _told(process, file)]
+        yield [f"http://127.0.0.1:{port}" for port in ports]
+
+
+def _told(process: Process, file: Path) -> list[int]:
+    """The ports that an embedding host writes into `file` once it listens on them."""
+    wait_for(lambda: file.exists() or not process.running, "many mirrors listen")
+    if not file.exists():
+        raise CommandFailed(f"they do not listen:\n{process.output()}")
+    ports: list[int] = json.loads(file.read_text())
+    return ports
+
+
+def _embedded(job: object) -> list[str]:
+    return [sys.executable, "-m", "bench.embedded", json.dumps(job)]

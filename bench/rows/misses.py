@@ -1,0 +1,78 @@
+"""What a key costs that nobody has: how long until the runtime may go upstream. Held against what a registry on
+loopback, docker-registry, needs to say that it does not have it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from bench import budgets
+from bench.clients import Answered, Clients
+from bench.measure import MILLISECONDS, Budget, Row, take_turns
+from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, peili, static_router
+from bench.processes import free_ports, silent_port
+from bench.references import registry
+from bench.setting import REGISTRY, REPOSITORY, Setting
+
+GROUP = "misses"
+_PEERS = 8
+_AGAINST = "docker-registry's own 404"
+_ENOUGH = 5000
+"""Blobs, more than there is time for: of one that was asked for just now it is known that nobody has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Who is asked in vain, and what that may cost."""
+
+    what: str
+    peers: Sequence[str]
+    median: Budget
+    p99: Budget | None = None
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Eight live peers; then half of them dead, refusing connections or silent."""
+    with ExitStack() as stack:
+        clients = stack.enter_context(Clients())
+        live = [stack.enter_context(_peer(setting)).url for _ in range(_PEERS)]
+        half = live[: _PEERS // 2]
+        refusing = [_url(port) for port in free_ports(_PEERS // 2)]
+        silent = [_url(stack.enter_context(silent_port())) for _ in range(_PEERS // 2)]
+        theirs, _ = stack.enter_context(registry(setting.new("registry")))
+        for case in (
+            Case(f"a miss, {_PEERS} live peers", live, budgets.MISS, budgets.MISS_P99),
+            Case(f"a miss, {len(half)} of {_PEERS} peers dead: refusing", [*half, *refusing], budgets.MISS_HALF_DEAD),
+            Case(f"a miss, {len(half)} of {_PEERS} peers dead: silent", [*half, *silent], budgets.MISS_HALF_DEAD),
+        ):
+            yield from _misses(setting, clients, case, theirs)
+
+
+def _misses(setting: Setting, clients: Clients, case: Case, theirs: int) -> Iterator[Row]:
+    with peili(setting.new("log"), *MEMORY_STORE, *static_router(case.peers)) as puller:
+        first = miss(clients, puller.local, count=1)
+        sides = [partial(miss, clients, port, seconds=2 * setting.seconds) for port in (puller.local, theirs)]
+        ours, others = take_turns(sides, rounds=setting.rounds)
+    yield Row(GROUP, f"{case.what}: the first one", MILLISECONDS, (first.median,))
+    medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in others)
+    yield Row(GROUP, f"{case.what}: median", MILLISECONDS, *medians, case.median)
+    p99 = tuple(each.p99 for each in ours), _AGAINST, tuple(each.p99 for each in others)
+    yield Row(GROUP, f"{case.what}: p99", MILLISECONDS, *p99, case.p99)
+
+
+def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> Answered:
+    """Ask for `count` blobs that do not exist, one after the other, or for as many as `seconds` allow."""
+    paths = [f"/v2/{REPOSITORY}/blobs/sha256:{secrets.token_hex(32)}?ns={REGISTRY}" for _ in range(count)]
+    return clients.requests(port, "GET", paths, statuses=[404], connections=1, seconds=seconds)
+
+
+def _peer(setting: Setting) -> AbstractContextManager[Peili]:
+    return peili(setting.new("log"), *MEMORY_STORE, *NO_PEERS)
+
+
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"

@@ -1,0 +1,102 @@
+"""A real pull: containerd fetches an image of 20 layers through a mirror whose peer has it, against the same straight
+from docker-registry on loopback. Content only: unpacking costs both the same, and more than all else.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from tests.lab.agent import Agent
+from tests.lab.containerd import NAMESPACE, Containerd
+from tests.lab.network import Loopback, Network
+from tests.lab.processes import Process, wait_for
+from tests.lab.upstream import Published, Upstream
+
+from bench.measure import CPU_SECONDS, SECONDS, Row, take_turns
+from bench.setting import MIB, Setting
+from bench.usage import cpu_seconds
+from peili.mirror.testing.images import make_layout
+
+GROUP = "pull"
+_AGAINST = "straight from docker-registry"
+_LAYERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One host of the row: its containerd, and its peili if it has one."""
+
+    containerd: Containerd
+    peili: Agent
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """How long the pull takes, and the CPU seconds of all that have a part in it."""
+    size = setting.pick(16, 1) * MIB
+    with ExitStack() as stack:
+        network = stack.enter_context(Loopback())
+        upstream = Upstream(network.place("upstream"), setting.new("upstream"))
+        stack.callback(upstream.stop)
+        upstream.start()
+        warm, puller, straight = (_host(setting, network, stack) for _ in range(3))
+        image = upstream.push(make_layout(setting.new("image"), layers=[size] * _LAYERS, tags=["v1"]), "library/pulled")
+        _join(upstream, warm, puller, image)
+        straight.containerd.mirror(upstream.name)
+        through = (warm.peili.process, warm.containerd.process, puller.peili.process, puller.containerd.process)
+        sides = (
+            partial(_pull, image, puller.containerd, (*through, upstream.process)),
+            partial(_pull, image, straight.containerd, (straight.containerd.process, upstream.process)),
+        )
+        ours, theirs = take_turns(sides, rounds=setting.rounds)
+    what = f"pull {_LAYERS} layers of {size // MIB} MiB by containerd, warm peer"
+    times, costs = zip(*ours, strict=True)
+    their_times, their_costs = zip(*theirs, strict=True)
+    yield Row(GROUP, what, SECONDS, times, _AGAINST, their_times)
+    yield Row(GROUP, f"{what}: all CPU", CPU_SECONDS, costs, _AGAINST, their_costs)
+
+
+def _host(setting: Setting, network: Network, stack: ExitStack) -> Host:
+    directory = setting.new("host")
+    place = network.place(directory.name)
+    host = Host(
+        Containerd(place, directory / "containerd", unpack=False), Agent(place, directory.name, directory / "peili")
+    )
+    stack.callback(host.containerd.stop)
+    stack.callback(host.peili.stop)
+    host.containerd.start()
+    return host
+
+
+def _join(upstream: Upstream, warm: Host, puller: Host, image: Published) -> None:
+    """Let `warm` have the image, both be peers, and `puller` ask its own mirror first."""
+    warm.containerd.mirror(upstream.name)
+    warm.containerd.pull(image.by_tag)
+    for host in (warm, puller):
+        store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
+        peers = [f"http://{each.peili.peer}" for each in (warm, puller)]
+        host.peili.start({"store": store, "router": {"kind": "static", "peers": peers}})
+    puller.containerd.mirror(upstream.name, f"http://{puller.peili.local}")
+    last = image.blob(image.image.layers[-1].digest)
+    wait_for(lambda: puller.peili.ask("HEAD", last).status == 200, "the puller finds what its peer has")
+
+
+def _pull(image: Published, containerd: Containerd, involved: Sequence[Process]) -> tuple[float, float]:
+    """Seconds, and CPU seconds: of the processes `involved`, and of ctr, which all bytes go through."""
+    pids = [process.pid for process in involved]
+    client, others = _ended_children(), cpu_seconds(pids)
+    began = time.monotonic()
+    containerd.pull(image.by_tag)
+    took = time.monotonic() - began
+    cost = cpu_seconds(pids) - others + _ended_children() - client
+    containerd.remove(image.by_tag)
+    return took, cost
+
+
+def _ended_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

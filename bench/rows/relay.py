@@ -1,0 +1,37 @@
+"""Relaying a large blob from a peer, against nginx with `proxy_pass`; both ask the same peer, which is ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+from bench import budgets
+from bench.clients import Clients, Target
+from bench.measure import Row
+from bench.mirrors import MEMORY_STORE, NO_PEERS, layout_store, peili, static_router
+from bench.references import nginx_proxy
+from bench.rows.bandwidth import Side, Task, bandwidth
+from bench.setting import Setting, blob_path
+
+GROUP = "relay"
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Verified on the way, then not. The CPU is that of the relay alone."""
+    image = setting.large
+    [blob] = image.layers
+    with ExitStack() as stack:
+        clients = stack.enter_context(Clients())
+        holder = stack.enter_context(peili(setting.new("log"), *layout_store(image.path), *NO_PEERS))
+        port, nginx = stack.enter_context(nginx_proxy(setting.new("nginx"), holder.peer))
+        theirs = Side(Target(port, blob_path(blob)), (nginx,))
+        for how, verify, budget in (
+            ("verified", "true", budgets.RELAY_VERIFIED),
+            ("spliced", "false", budgets.RELAY_SPLICED),
+        ):
+            settings = (*MEMORY_STORE, *static_router([holder.url]), f"mirror.verify={verify}")
+            with peili(setting.new("log"), *settings) as relay:
+                ours = Side(Target(relay.local, blob_path(blob)), (relay.process,))
+                what = f"relay {setting.large_name}, {how}"
+                task = Task(GROUP, what, "nginx, proxy_pass", image.blob_path(blob.digest), budget=budget)
+                yield from bandwidth(setting, clients, task, ours, theirs)

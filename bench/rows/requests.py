@@ -1,0 +1,134 @@
+"""Many small requests, against docker-registry: manifests and small blobs from the store, and small blobs through a
+second host, against docker-registry as a pull-through cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from bench import budgets
+from bench.clients import Answered, Clients
+from bench.measure import BLOBS, MILLISECONDS, PER_SECOND, Budget, Row, take_turns
+from bench.mirrors import MEMORY_STORE, NO_PEERS, layout_store, peili, static_router
+from bench.references import registry
+from bench.setting import (
+    REPOSITORY,
+    Setting,
+    blob_path,
+    manifest_path,
+    registry_blob_path,
+    registry_manifest_path,
+)
+
+GROUP = "requests"
+_AGAINST = "docker-registry"
+_CACHE = "docker-registry, pull-through"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of whom."""
+
+    port: int
+    method: str
+    paths: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is asked of both sides."""
+
+    what: str
+    ours: Asked
+    theirs: Asked
+    budget: Budget | None
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Manifest HEAD and GET, and small blobs, from the store; then small blobs relayed."""
+    with Clients() as clients:
+        yield from _from_the_store(setting, clients)
+        yield from _relayed(setting, clients)
+
+
+def _from_the_store(setting: Setting, clients: Clients) -> Iterator[Row]:
+    images = setting.small
+    blobs = [layer for image in images for layer in image.layers]
+    manifests = [*map(manifest_path, images)], [*map(registry_manifest_path, images)]
+    content = [*map(blob_path, blobs)], [*map(registry_blob_path, blobs)]
+    named = [(image, REPOSITORY) for image in images]
+    with ExitStack() as stack:
+        ours = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS)).local
+        theirs, _ = stack.enter_context(registry(setting.new("registry"), *named))
+        for what, method, paths, budget in (
+            ("manifest HEAD from the store", "HEAD", manifests, budgets.MANIFEST_HEAD),
+            ("manifest GET from the store", "GET", manifests, None),
+            (f"{len(blobs):,} blobs of 4 KiB from the store", "GET", content, None),
+        ):
+            task = Task(what, Asked(ours, method, paths[0]), Asked(theirs, method, paths[1]), budget)
+            yield from _rates_and_times(setting, clients, task)
+
+
+def _rates_and_times(setting: Setting, clients: Clients, task: Task) -> Iterator[Row]:
+    """Requests a second on 8 connections, and how long one takes where it is the only one."""
+    sides = (task.ours, task.theirs)
+    rates = [partial(_ask, clients, side, setting.seconds, 8) for side in sides]
+    mine, others = take_turns(rates, rounds=setting.rounds)
+    yield Row(GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget)
+    alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in sides]
+    mine, others = take_turns(alone, rounds=setting.rounds)
+    yield from _times(task.what, mine, others)
+
+
+def _ask(clients: Clients, asked: Asked, seconds: float, connections: int) -> Answered:
+    return clients.requests(asked.port, asked.method, asked.paths, seconds=seconds, connections=connections)
+
+
+def _rates(answers: Sequence[Answered]) -> tuple[float, ...]:
+    return tuple(each.rate for each in answers)
+
+
+def _times(what: str, ours: Sequence[Answered], theirs: Sequence[Answered]) -> Iterator[Row]:
+    medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in theirs)
+    yield Row(GROUP, f"{what}: median time", MILLISECONDS, *medians)
+    p99 = tuple(each.p99 for each in ours), _AGAINST, tuple(each.p99 for each in theirs)
+    yield Row(GROUP, f"{what}: p99 time", MILLISECONDS, *p99)
+
+
+def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
+    """Each blob once, by a relay or a cache that has just been started, and then each once more.
+
+    The cache answers the second time from its own disk; the relay stores nothing and asks its peer again.
+    """
+    images = setting.small
+    blobs = [layer for image in images for layer in image.layers]
+    named = [(image, REPOSITORY) for image in images]
+    with ExitStack() as stack:
+        holder = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS))
+        upstream, _ = stack.enter_context(registry(setting.new("registry"), *named))
+
+        def ours() -> tuple[Answered, Answered]:
+            with peili(setting.new("log"), *MEMORY_STORE, *static_router([holder.url])) as relay:
+                return _twice(clients, Asked(relay.local, "GET", [*map(blob_path, blobs)]))
+
+        def theirs() -> tuple[Answered, Answered]:
+            with registry(setting.new("cache"), upstream=upstream) as (cache, _):
+                return _twice(clients, Asked(cache, "GET", [*map(registry_blob_path, blobs)]))
+
+        mine, others = take_turns([ours, theirs], rounds=setting.few_rounds, warm_up=False)
+    what = f"{len(blobs):,} blobs of 4 KiB through a second host"
+    for turn, when in enumerate(("the first time", "once more")):
+        first, second = [each[turn] for each in mine], [each[turn] for each in others]
+        yield Row(GROUP, f"{what}, {when}", PER_SECOND, _rates(first), _CACHE, _rates(second))
+    missed = [tuple(2 * len(blobs) - sum(part.count for part in both) for both in side) for side in (mine, others)]
+    yield Row(GROUP, f"{what}: not found", BLOBS, missed[0], _CACHE, missed[1])
+
+
+def _twice(clients: Clients, asked: Asked) -> tuple[Answered, Answered]:
+    """Only what was found counts: on a machine that is too busy a peer's time may be up before it has answered."""
+    statuses = [200, 404]
+    first = clients.requests(asked.port, asked.method, asked.paths, statuses=statuses)
+    return first, clients.requests(asked.port, asked.method, asked.paths, statuses=statuses)

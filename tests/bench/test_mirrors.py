@@ -1,0 +1,38 @@
+"""What is measured as ours is ours: real mirrors, each for itself, and TLS that lets in only whom it should."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from pathlib import Path
+
+import httpx
+import pytest
+from bench.certificates import make_certificates
+from bench.clients import Clients, Target
+from bench.mirrors import empty_peers, tls_holder
+from bench.setting import Setting, blob_path
+from tests.lab.processes import ENVIRONMENT
+
+from peili.mirror.peerclient import IDENTITY_HEADER
+
+
+def test_many_mirrors_are_as_many_hosts_and_each_answers_for_itself(tmp_path: Path) -> None:
+    with empty_peers(tmp_path / "log", 5) as urls, httpx.Client(trust_env=False) as client:
+        answers = [client.head(f"{url}/_router/keys/sha256:{'0' * 64}") for url in urls]
+    assert [each.status_code for each in answers] == [404] * 5
+    assert len({each.headers[IDENTITY_HEADER] for each in answers}) == 5
+
+
+@pytest.mark.skipif(shutil.which("openssl", path=ENVIRONMENT["PATH"]) is None, reason="not installed: openssl")
+def test_over_mutual_tls_only_those_with_a_certificate_are_served(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, quick=True)
+    image = setting.small[0]
+    blob = image.layers[0]
+    certificates = make_certificates(tmp_path / "certificates")
+    with Clients() as clients, tls_holder(tmp_path / "log", image.path, certificates) as (port, _):
+        moved = clients.transfer(Target(port, blob_path(blob), certificates.files()), digest=blob.digest)
+        assert moved.size == blob.size
+        stranger = ssl.create_default_context(cafile=certificates.ca)
+        with httpx.Client(verify=stranger, trust_env=False) as client, pytest.raises(httpx.TransportError):
+            client.get(f"https://127.0.0.1:{port}{blob_path(blob)}")

@@ -1,0 +1,39 @@
+"""The references serve the same bytes as ours, or they would be no references."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from bench.clients import Clients, Target
+from bench.references import registry
+from bench.setting import REPOSITORY, Setting, registry_blob_path, registry_manifest_path
+from tests.lab.processes import ENVIRONMENT
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("docker-registry", path=ENVIRONMENT["PATH"]) is None, reason="not installed: docker-registry"
+)
+
+
+def test_docker_registry_and_its_cache_have_what_is_put_into_its_storage(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, quick=True)
+    image = setting.small[0]
+    with (
+        Clients() as clients,
+        registry(setting.new("registry"), (image, REPOSITORY)) as (port, _),
+        registry(setting.new("cache"), upstream=port) as (cache, _),
+    ):
+        for each in (port, cache):
+            for layer in image.layers:
+                moved = clients.transfer(Target(each, registry_blob_path(layer)), digest=layer.digest)
+                assert moved.size == layer.size
+            clients.requests(each, "HEAD", [registry_manifest_path(image)], connections=1)
+
+
+def test_blobs_are_exactly_as_large_as_they_are_said_to_be(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, quick=True)
+    assert {layer.size for image in setting.small for layer in image.layers} == {4096}
+    assert setting.large.layers[0].size == 32 << 20
+    many = setting.many(200)
+    assert sum(len(image.blobs) for image in many) == 200
