@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message
 from tests.doors.house import DOORS, TAGS, House, house, visitor
 
 pytestmark = pytest.mark.anyio
@@ -87,3 +87,18 @@ async def test_a_door_is_there_before_its_mirror_is_entered(door: str) -> None:
         assert (await client.get("/v2/")).status_code == 200
         response = await client.get("/v2/registry.example/demo/blobs/sha256:" + "0" * 64)
         assert response.status_code == 404
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_door_alone_is_an_app_that_a_server_can_start_and_stop(door: str) -> None:
+    told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    answers: list[str] = []
+
+    async def receive() -> Message:
+        return next(told)
+
+    async def send(message: Message) -> None:
+        answers.append(message["type"])
+
+    await House().door(door)({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
+    assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -162,6 +162,5 @@ WAYS = (
     Way("uvicorn with our protocol", on_uvicorn(http=http_protocol()), passes_by=True),
     Way("uvicorn with our protocol, a middleware between", on_uvicorn(_behind_gzip, http=http_protocol())),
     Way("uvicorn on httptools", on_uvicorn(http="httptools")),
-    Way("uvicorn on uvloop", on_uvicorn(http="httptools"), uvloop=True),
     Way("uvicorn on h11", on_uvicorn(http="h11")),
 )

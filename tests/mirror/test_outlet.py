@@ -151,9 +151,13 @@ async def test_a_client_that_leaves_is_noticed(fd: int) -> None:
             await server.outlet.send(DATA)
 
 
+def descriptors() -> set[Path]:
+    return set(Path("/proc/self/fd").iterdir())
+
+
 async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> None:
     async with connected() as (server, client):
-        before = set(Path("/proc/self/fd").iterdir())
+        before = descriptors()
         sending = asyncio.create_task(server.outlet.sendfile(fd, 0, len(DATA)))
         assert await receive(client, 1)
         sending.cancel()
@@ -161,7 +165,7 @@ async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> 
             await sending
         server.outlet.close()
         server.outlet.close()
-        assert set(Path("/proc/self/fd").iterdir()) <= before
+        assert descriptors() <= before
         server.transport.close()
         assert len(await receive(client, len(DATA))) < len(DATA)
 

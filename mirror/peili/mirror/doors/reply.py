@@ -10,12 +10,15 @@ from starlette.types import Message, Scope, Send
 
 from peili.mirror.doors.conditions import entity_tag, none_match, range_applies
 from peili.mirror.doors.refusal import SIZE_INVALID, Refusal
+from peili.mirror.limits import KIB
 from peili.mirror.mediatypes import is_manifest
 from peili.mirror.outlet import outlet_of
 from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_range
 from peili.mirror.references import Descriptor, Digest
 
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
+_SMALL = 64 * KIB
+"""Bytes up to which copying costs less than going past ASGI."""
 _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -96,7 +99,7 @@ class Reply:
 
     async def send(self, data: bytes | memoryview) -> None:
         """More of the body; `data` may be overwritten once this returns."""
-        if self.outlet is not None:
+        if self.outlet is not None and len(data) > _SMALL:
             await self.outlet.send(data)
         else:
             await self._in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
