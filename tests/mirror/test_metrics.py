@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,8 +22,10 @@ from tests.support.events import until
 from typing_extensions import override
 
 from peili.mirror import Collector, Digest, Limits, Mirror, Peer, PushRouter, Reference, serve
+from peili.mirror.testing import make_layout
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.stores.memory import MemoryStore
+from peili.stores.oci_layout import OciLayoutStore
 
 pytestmark = pytest.mark.anyio
 
@@ -103,6 +106,22 @@ async def test_what_the_store_has_is_counted_as_its_own_and_errors_and_lists_as_
     assert seen("peili_sent_bytes_total", door="local", source="store") == len(host.data) + 10
     named = {"door": "local", "endpoint": "tags", "method": "GET", "status": "200", "source": ""}
     assert seen("peili_requests_total", **named) == 1
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_what_is_sent_from_a_file_is_counted_however_it_is_moved(door: str, tmp_path: Path) -> None:
+    image = make_layout(tmp_path, layers=[9_000_000])
+    mirror = Mirror(OciLayoutStore(image.path), MemoryRouter())
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
+        address = serving.local_addresses[0] if door == "local" else serving.peer_addresses[0]
+        await mirror.wait_ready(10)
+        whole = await client.get(f"http://{address}{blob(image.layers[0].digest)}")
+        assert len(whole.content) == image.layers[0].size
+        part = await client.get(f"http://{address}{blob(image.layers[0].digest)}", headers={"Range": "bytes=0-199999"})
+        assert len(part.content) == 200_000
+        await until(lambda: scrape(mirror)("peili_sent_bytes_total", door=door, source="store") > image.layers[0].size)
+        seen = scrape(mirror)
+    assert seen("peili_sent_bytes_total", door=door, source="store") == image.layers[0].size + 200_000
 
 
 async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_counted() -> None:
