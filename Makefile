@@ -37,7 +37,7 @@ docs: venv
 	@$(BIN)/python scripts/api_page.py
 
 bench:
-	@scripts/venv $(VENV) bench
+	@scripts/venv $(VENV) test
 	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
 

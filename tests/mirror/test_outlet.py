@@ -135,7 +135,7 @@ async def test_what_is_in_a_pipe_can_be_sent() -> None:
 
 async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:
     async with connected() as (server, _):
-        server.outlet.reader_timeout = 0.2
+        server.outlet.give_up_after(0.2)
         with pytest.raises(TimeoutError):
             await server.outlet.sendfile(fd, 0, len(DATA))
 

@@ -160,7 +160,7 @@ class Mirror:
                 while not self.ready():  # noqa: ASYNC110 - plug-ins have no event for it
                     await asyncio.sleep(_READY_INTERVAL)
         except TimeoutError as error:
-            missing = ", ".join(name for name, part in self._necessary().items() if not self._is_ready(part))
+            missing = ", ".join(name for name, part in self._parts.plugins.items() if not self._is_ready(part))
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
     async def drain(self, timeout: float) -> None:

@@ -25,12 +25,13 @@ class Outlet(ABC):
     """Writes parts of a body straight to the client's socket, between the start of an answer and its last message.
 
     One task at a time; what was sent as body messages before goes first. Its errors are the client's: each method
-    raises OSError where the client is gone, TimeoutError where it takes nothing for `reader_timeout` seconds. After an
+    raises OSError where the client is gone, TimeoutError where it takes nothing for too long. After an
     error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
     """
 
-    reader_timeout: float
-    """Seconds; its user's to set."""
+    @abstractmethod
+    def give_up_after(self, seconds: float) -> None:
+        """So long, from now on, is too long."""
 
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
@@ -75,14 +76,9 @@ class CountingOutlet(Outlet):
         self._outlet = outlet
         self._count = count
 
-    @property
     @override
-    def reader_timeout(self) -> float:
-        return self._outlet.reader_timeout
-
-    @reader_timeout.setter
-    def reader_timeout(self, seconds: float) -> None:
-        self._outlet.reader_timeout = seconds
+    def give_up_after(self, seconds: float) -> None:
+        self._outlet.give_up_after(seconds)
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
@@ -109,13 +105,17 @@ class SocketOutlet(Outlet):
     """
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self.reader_timeout = 60.0
+        self._patience = 60.0
         self._transport = transport
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
         self._moved = 0.0
         self._sent = 0
+
+    @override
+    def give_up_after(self, seconds: float) -> None:
+        self._patience = seconds
 
     def take(self) -> int:
         """How many bytes were sent since this was asked for last."""
@@ -215,7 +215,7 @@ class SocketOutlet(Outlet):
     async def _in_time(self, done: asyncio.Future[None]) -> None:
         """Wait for `done`. Raises TimeoutError where nothing moves; costs no timer for each step."""
         while not done.done():
-            left = self._moved + self.reader_timeout - self._loop.time()
+            left = self._moved + self._patience - self._loop.time()
             if left <= 0:
                 raise TimeoutError("the client takes nothing")
             await asyncio.wait([done], timeout=left)

@@ -35,7 +35,7 @@ class Reply:
         self.started = False
         self.outlet = outlet_of(send)
         if self.outlet is not None:
-            self.outlet.reader_timeout = reader_timeout
+            self.outlet.give_up_after(reader_timeout)
         self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
         self._send = send
