@@ -19,6 +19,8 @@ PACKAGES = {
     "iproute2": ("ip", "tc"),
     "docker-registry": ("docker-registry",),
     "skopeo": ("skopeo",),
+    "systemd": ("systemd-analyze", "systemd-socket-activate"),
+    "buildah": ("buildah",),
 }
 """Debian's package names, and the commands that show that one is there."""
 
