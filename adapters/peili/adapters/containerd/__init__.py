@@ -1,0 +1,10 @@
+"""containerd's own configuration: its hosts.toml files, which say whom it asks for an image.
+
+`HostsFiles` changes them, `ContainerdHosts` does it as long as a mirror runs.
+"""
+
+from peili.adapters.containerd.changes import Change, Outcome, Problem
+from peili.adapters.containerd.hosts import FOLDERS, HostsFiles
+from peili.adapters.containerd.showing import Shown
+
+__all__ = ["FOLDERS", "Change", "HostsFiles", "Outcome", "Problem", "Shown"]

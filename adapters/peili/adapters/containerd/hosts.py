@@ -1,0 +1,169 @@
+"""containerd's hosts.toml files: peili put in front of what is there, shown, and taken out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from peili.adapters.containerd import files
+from peili.adapters.containerd.changes import Change, Outcome, Problem
+from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.containerd.meaning import CAPABILITIES, DEFAULT, Version
+from peili.adapters.containerd.places import Entry, configured, directory_names, entries
+from peili.adapters.containerd.planning import OurHost, planned
+from peili.adapters.containerd.showing import Shown, shown
+from peili.mirror import ConfigError, Selection
+from peili.mirror.peers import base_url
+
+FOLDERS = ("/etc/containerd/certs.d",)
+"""Where hosts.toml files are by custom. containerd 2.x, by default, looks into Docker's folder after that."""
+DOCKER_FOLDER = "/etc/docker/certs.d"
+
+
+class HostsFiles:
+    """The hosts.toml files below one containerd's `config_path`.
+
+    Args:
+        mirror: the URL of the local door, as this host's containerd reaches it.
+        config_path: the folders of containerd's setting of that name, in its order; one may be several with ``:``
+            between them, as containerd writes them.
+        registries: whom for, as in ``docker.io`` and ``_default`` (each registry without a directory of its own); by
+            default for every registry.
+        capabilities: what containerd may ask the mirror for: ``pull``, and ``resolve`` where its resolver answers for
+            tags.
+        version: containerd's, as in ``2.1.4``, where it is known; else what every version understands is written.
+        dial_timeout: how long a containerd that knows of it waits for a connection, as in ``500ms``.
+
+    Methods block: in asyncio, call them in a thread. Two at work in the same folders, in one process or several, wait
+    for each other. Each file is changed at once or not at all; an interrupted run is finished by the next `apply` and
+    undone by the next `remove`. A file that can't be changed safely is left alone and named in the outcome, and the
+    others are done. Raises ConfigError.
+    """
+
+    def __init__(
+        self,
+        mirror: str,
+        *,
+        config_path: Iterable[str | Path] = FOLDERS,
+        registries: Iterable[str] = (),
+        capabilities: Iterable[str] = ("pull",),
+        version: str | None = None,
+        dial_timeout: str = "500ms",
+    ) -> None:
+        self.roots = _folders(config_path)
+        self.registries = _registries(registries)
+        self._host = OurHost(_url(mirror), _capabilities(capabilities), dial_timeout, _version(version))
+
+    def apply(self, *, dry_run: bool = False) -> Outcome:
+        """Put the mirror in front wherever it is not yet. With `dry_run` nothing is written, only told."""
+        return self._each(self._to_apply, dry_run=dry_run)
+
+    def remove(self, *, dry_run: bool = False) -> Outcome:
+        """Take out what `apply` put in, in whatever way it was configured then: what is left is what was there before,
+        byte for byte, with what others have changed since.
+        """
+        return self._each(self._to_remove, dry_run=dry_run)
+
+    def show(self) -> list[Shown]:
+        """What is in force, whoever wrote it. Raises OSError."""
+        return shown(self.roots, self._host.url, self._host.version)
+
+    def _each(self, plans: Callable[[], Iterator[_Plan]], *, dry_run: bool) -> Outcome:
+        changes: list[Change] = []
+        problems: list[Problem] = []
+        try:
+            with nullcontext() if dry_run else files.locked(self.roots):
+                if not dry_run:
+                    files.clean(self.roots)
+                for plan in plans():  # each sees what the one before it did
+                    _carry_out(plan, changes, problems, dry_run=dry_run)
+        except (LeftAlone, OSError) as error:
+            problems.append(_problem(self.roots[0], error))
+        return Outcome(tuple(changes), tuple(problems))
+
+    def _to_apply(self) -> Iterator[_Plan]:
+        for registry in self.registries or (*configured(self.roots), DEFAULT):
+            yield partial(planned, self.roots, registry, self._host)
+
+    def _to_remove(self) -> Iterator[_Plan]:
+        wanted = {name for registry in self.registries for name in directory_names(registry)}
+        for root in self.roots:
+            for entry in entries(root):
+                if not wanted or entry.directory.name in wanted:
+                    yield partial(_without_us, entry)
+
+
+_Plan: TypeAlias = Callable[[], tuple[Entry, bytes | None]]
+"""Works out what a registry's hosts.toml shall be; None: there shall be none."""
+
+
+def _without_us(entry: Entry) -> tuple[Entry, bytes | None]:
+    try:
+        return entry, entry.base
+    except LeftAlone as error:
+        raise LeftAlone(str(error), entry.file) from error
+
+
+def _carry_out(plan: _Plan, changes: list[Change], problems: list[Problem], *, dry_run: bool) -> None:
+    path: Path | None = None
+    try:
+        entry, after = plan()
+        path = entry.file
+        if entry.data == after:
+            return
+        if not dry_run:
+            _write(entry, after)
+    except (LeftAlone, OSError) as error:
+        problems.append(_problem(path, error))
+    else:
+        changes.append(Change(entry.file, entry.data, after))
+
+
+def _write(entry: Entry, content: bytes | None) -> None:
+    if content is None:
+        files.take_away(entry.file, made=entry.marked.made)
+    else:
+        files.put(entry.file, content)
+
+
+def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
+    if isinstance(error, OSError):
+        return Problem(path or Path(error.filename), f"left alone: {error.strerror}")
+    return Problem(error.path or path or Path(), f"left alone: {error}")
+
+
+def _folders(config_path: Iterable[str | Path]) -> tuple[Path, ...]:
+    folders = [folder for each in config_path for folder in str(each).split(":")]
+    if not folders or not all(folders):
+        raise ConfigError("config_path", "the folders of containerd's setting of that name, as /etc/containerd/certs.d")
+    return tuple(dict.fromkeys(Path(folder).absolute() for folder in folders))
+
+
+def _registries(registries: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(registries))
+    Selection(name for name in names if name != DEFAULT)
+    return names
+
+
+def _capabilities(capabilities: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(capabilities)
+    if "pull" not in names or not {*names} <= {*CAPABILITIES}:
+        raise ConfigError("capabilities", f"pull, and maybe resolve, not {', '.join(names) or 'nothing'}")
+    return names
+
+
+def _url(mirror: str) -> str:
+    try:
+        return base_url(mirror)
+    except ValueError as error:
+        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
+
+
+def _version(version: str | None) -> Version:
+    try:
+        return Version() if version is None else Version.parse(version)
+    except ValueError as error:
+        raise ConfigError("version", f"containerd's, as 2.1.4, not {version!r}") from error

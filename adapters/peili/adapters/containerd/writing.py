@@ -1,0 +1,22 @@
+"""Writes TOML, by tomlkit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+try:
+    import tomlkit
+except ImportError as error:
+    raise ImportError("changing hosts.toml needs tomlkit: install peili[command]") from error
+
+
+def tables(document: Mapping[str, Any]) -> str:
+    """`document` as keys and tables with headers."""
+    return tomlkit.dumps(document).rstrip("\n")
+
+
+def dotted(url: str, settings: Mapping[str, Any]) -> str:
+    """One host as top-level keys, ``host."…".capabilities = […]``."""
+    name = tomlkit.item(url).as_string()
+    return "\n".join(f"host.{name}.{key} = {tomlkit.item(value).as_string()}" for key, value in settings.items())
