@@ -3,7 +3,8 @@
 What is exported here is the public interface; everything else may change.
 """
 
-from peili.mirror.doors.guard import Auth
+from peili.mirror.collector import Collector
+from peili.mirror.doors.guard import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
@@ -20,6 +21,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.listening import Address
 from peili.mirror.loading import RESOLVERS, ROUTERS, STORES, Plugins
 from peili.mirror.membership import MembershipRouter, PushRouter
+from peili.mirror.metrics import Distribution, Family
 from peili.mirror.mirror import Mirror
 from peili.mirror.peerclient import PeerClient
 from peili.mirror.peers import Feed, Holder, Lease, Peer, Upstream, Wait, Want
@@ -39,11 +41,14 @@ __all__ = [
     "Aborted",
     "Address",
     "Auth",
+    "Collector",
     "ConfigError",
     "Content",
     "Context",
     "Descriptor",
     "Digest",
+    "Distribution",
+    "Family",
     "Feed",
     "Gone",
     "Have",
@@ -78,6 +83,7 @@ __all__ = [
     "Wait",
     "Want",
     "Watchdog",
+    "loopback_only",
     "parse_key",
     "serve",
 ]

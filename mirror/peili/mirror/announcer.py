@@ -37,6 +37,11 @@ class Announcer:
         self._announced: set[Key] = set()
         self._task = asyncio.create_task(self._run(), name="peili announcer")
 
+    @property
+    def advertised(self) -> int:
+        """How many keys the router was told of."""
+        return len(self._announced)
+
     async def stop(self) -> None:
         """Withdraw everything. Does not raise."""
         self._task.cancel()

@@ -101,6 +101,7 @@ class Asker:
         flight = self._flights[key] = Flight(key, self._roster.news, ends)
         if len(self._flights) > self._context.limits.lookup_keys:
             self._flights.popitem(last=False)
+            self._context.limited("lookup_keys")
         # Not in `_fly` itself: a task that is cancelled before its first step runs none of its code.
         self._tasks.start(self._fly(flight)).add_done_callback(lambda _: self._land(flight))
         return flight
@@ -136,6 +137,7 @@ class Asker:
             self._roster.lost(peer, str(error))
             return
         except TimeoutError:
+            self._context.limited("lookup_timeout")
             self._roster.lost(peer, f"peer {peer.id}: no answer within {patience:g} s")
             return
         identity = response.headers.get(IDENTITY_HEADER)

@@ -7,6 +7,7 @@ uvicorn would report that as an error.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -16,14 +17,16 @@ LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
 
 
-def bound_connections(config: uvicorn.Config, header_timeout: float) -> None:
+def bound_connections(config: uvicorn.Config, header_timeout: float, late: Callable[[], None]) -> None:
     """Let connections of `config`, which is loaded, end where they should.
 
     A request's head has to be whole `header_timeout` seconds after the connection was made, or the time to keep it
-    idle is over.
+    idle is over; `late` is called for each that is ended for it.
     """
     bases = (_Bounded, config.http_protocol_class)
-    config.http_protocol_class = type("BoundedProtocol", bases, {"header_timeout": header_timeout})
+    config.http_protocol_class = type(
+        "BoundedProtocol", bases, {"header_timeout": header_timeout, "late": staticmethod(late)}
+    )
 
 
 class _Bounded(asyncio.Protocol):
@@ -32,6 +35,7 @@ class _Bounded(asyncio.Protocol):
     app: ASGIApp
     config: uvicorn.Config
     header_timeout: float
+    late: Callable[[], None]
     _timer: asyncio.TimerHandle | None = None
 
     @override
@@ -73,6 +77,7 @@ class _Bounded(asyncio.Protocol):
         if transport.get_write_buffer_size() > 0:  # a slow reader still takes the answer before
             self._expect(transport, seconds)
         else:
+            self.late()
             transport.abort()
 
     def _stop_timer(self) -> None:

@@ -10,18 +10,20 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
+from peili.mirror.doors.counted import ROUTER_PATH, Counted
 from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.parts import Parts
 from peili.mirror.peers import Peer
 from peili.mirror.references import is_registry
@@ -32,8 +34,14 @@ from peili.mirror.router import Router
 from peili.mirror.running import Running
 from peili.mirror.selection import Selection
 from peili.mirror.store import Store
+from peili.mirror.threads import call_on
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 _READY_INTERVAL = 0.02
+_GAUGE_PATIENCE = 1.0
+"""Seconds for which another thread waits for the loop to say how things are."""
 _IDENTITY = re.compile(r"[!-~]{1,255}")
 """What can stand in a header."""
 
@@ -89,13 +97,15 @@ class Mirror:
         if not _IDENTITY.fullmatch(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
         self.limits = limits or Limits()
+        self.metrics = Metrics()
         self._parts = Parts(
             store=store,
             router=router,
             resolver=resolver or DeferResolver(),
             selection=Selection(registries, exclude),
-            relay=Relay(),
+            relay=Relay(self.metrics),
             limits=self.limits,
+            metrics=self.metrics,
             log=log or logging.getLogger("peili"),
             verify=verify,
             client_ssl=client_ssl,
@@ -108,18 +118,17 @@ class Mirror:
         parts, limits = self._parts, self.limits
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
-        # No repository's name begins with an underscore: under a mount that ends in /v2 it would be one.
-        between_routers = Mount("/_router", routes=list(parts.router.routes()))
-        self.local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits))])
+        between_routers = Mount(ROUTER_PATH, routes=list(parts.router.routes()))
+        local = Starlette(routes=[Mount("/", Guard(self._local_door, local_auth, limits))])
+        self.local = Counted(local, LOCAL, parts.metrics)
         peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
-        self.peer = Guard(peer, auth, limits, self.identity.id)
-        self.ops = ops_app(self.readiness)
+        self.peer = Counted(Guard(peer, auth, limits, self.identity.id), PEER, parts.metrics)
+        self.ops = ops_app(self.readiness, self.figures)
 
     def readiness(self) -> Mapping[str, bool]:
         """Of each part, whether it can do its work now. Cheap."""
-        running, parts = self._running, self._parts
-        named = {"store": parts.store, "router": parts.router, "resolver": parts.resolver}
-        return {name: running is not None and running.entered(part) and part.ready() for name, part in named.items()}
+        running = self._running
+        return {name: running is not None and running.ready(plugin) for name, plugin in self._parts.plugins.items()}
 
     def ready(self) -> bool:
         """Whether every part can do its work now."""
@@ -142,6 +151,41 @@ class Mirror:
         if self._running is not None:
             await self._running.withdraw()
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
+
+    def figures(self) -> list[Family]:
+        """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not
+        raise. Counters grow for as long as this object lives, gauges are of now.
+        """
+        running = self._running
+        now = self._gauges() if running is None else call_on(running.loop, self._gauges, _GAUGE_PATIENCE)
+        stuck = Gauges(dict.fromkeys(self._parts.plugins, False))
+        return [*self.metrics.families(), *(now or stuck).families()]
+
+    def _gauges(self) -> Gauges:
+        running = self._running
+        return Gauges(
+            ready=self.readiness(),
+            peers=running.peers() if running is not None else 0,
+            advertised=running.advertised if running is not None else 0,
+            transfers=self._parts.relay.under_way,
+            uploads=self._peer_door.uploads.under_way,
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """Makes this a collector of prometheus_client's: ``registry.register(mirror)``, entered or not, once in each of
+        any number of registries. A registry that has several mirrors takes one `Collector` of them all.
+
+        May be called from any thread. Raises ImportError where prometheus_client (the extra ``command``) is not there.
+        """
+        from peili.mirror import exposition  # noqa: PLC0415 - needs prometheus_client, which is the host's
+
+        return exposition.metrics(self.figures())
+
+    def describe(self) -> Iterable[Metric]:
+        """From it a registry has the names, and refuses those that it has already (ValueError)."""
+        from peili.mirror import exposition  # noqa: PLC0415 - as above
+
+        return exposition.metrics(nothing())
 
     def listens_at(self, urls: Iterable[str]) -> None:
         """This host's peer door is served at `urls`, unless the host said itself which they are."""

@@ -7,6 +7,8 @@ import ssl
 from dataclasses import dataclass
 
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import Metrics
+from peili.mirror.plugin import Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolver import Resolver
 from peili.mirror.router import Router
@@ -24,7 +26,13 @@ class Parts:
     selection: Selection
     relay: Relay
     limits: Limits
+    metrics: Metrics
     log: logging.Logger
     verify: bool
     client_ssl: ssl.SSLContext | None
     default_registry: str | None
+
+    @property
+    def plugins(self) -> dict[str, Plugin]:
+        """What does its work, by the name of its part."""
+        return {"store": self.store, "router": self.router, "resolver": self.resolver}

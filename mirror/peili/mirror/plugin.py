@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from peili.mirror.store import Store
 
 
+def _uncounted(limit: str) -> None:
+    """For a plug-in that is tried alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the mirror gives to its plug-ins. Good while `Plugin.run` is entered.
@@ -33,6 +37,7 @@ class Context:
         selection: which registries and repositories this mirror is for.
         limits: the mirror's bounds.
         log: a logger of this plug-in's own.
+        limited: counts, in the mirror's metrics, that a bound of this name was reached.
     """
 
     identity: str
@@ -43,6 +48,7 @@ class Context:
     selection: Selection
     limits: Limits
     log: logging.Logger
+    limited: Callable[[str], None] = _uncounted
 
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default

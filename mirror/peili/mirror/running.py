@@ -35,11 +35,35 @@ class Running:
         self._client = PeerClient(parts.limits, tls=parts.client_ssl)
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
         self._announcer: Announcer | None = None
+        self._doubted: set[int] = set()  # plug-ins that failed to say how they are; told once
+        self.loop = asyncio.get_running_loop()
 
-    def entered(self, plugin: Plugin) -> bool:
-        """Whether `plugin` is entered now."""
+    def ready(self, plugin: Plugin) -> bool:
+        """Whether `plugin` is entered and says that it can do its work now. On the loop only."""
         supervisor = self._supervisors.get(id(plugin))
-        return supervisor is not None and supervisor.entered
+        try:
+            return supervisor is not None and supervisor.entered and plugin.ready()
+        except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
+            self._doubt(plugin, "whether it is ready", error)
+            return False
+
+    def peers(self) -> int:
+        """How many peers the router knows. On the loop only."""
+        try:
+            return len(self._parts.router.peers())
+        except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
+            self._doubt(self._parts.router, "its peers", error)
+            return 0
+
+    @property
+    def advertised(self) -> int:
+        """How many keys the router was told of."""
+        return self._announcer.advertised if self._announcer is not None else 0
+
+    def _doubt(self, plugin: Plugin, what: str, error: Exception) -> None:
+        if id(plugin) not in self._doubted:
+            self._doubted.add(id(plugin))
+            self._parts.log.error("%s failed to say %s", type(plugin).__name__, what, exc_info=error)
 
     async def start(self) -> None:
         """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
@@ -53,14 +77,16 @@ class Running:
             selection=parts.selection,
             limits=parts.limits,
             log=parts.log,
+            limited=parts.metrics.limited.add,
         )
-        plugins: tuple[Plugin, ...] = (parts.store, parts.router, parts.resolver)
-        for plugin in {id(each): each for each in plugins}.values():  # one object may be two of them
+        for plugin in {id(each): each for each in parts.plugins.values()}.values():  # one object may be two of them
             own = replace(context, log=parts.log.getChild(type(plugin).__name__))
             self._supervisors[id(plugin)] = Supervisor(plugin, own, parts.limits, own.log)
-        blame = Blame(parts.limits)
+        blame = Blame(parts.limits, metrics=parts.metrics)
         relay_log = parts.log.getChild("relay")
-        parts.relay.start(Means(parts.router, parts.store, self._client, blame, parts.limits, parts.verify, relay_log))
+        parts.relay.start(
+            Means(parts.router, parts.store, self._client, blame, parts.limits, parts.verify, relay_log, parts.metrics)
+        )
         self._announcer = Announcer(
             parts.store,
             parts.router,
@@ -71,7 +97,9 @@ class Running:
         )
         tried = [asyncio.create_task(each.tried.wait()) for each in self._supervisors.values()]
         try:
-            await asyncio.wait(tried, timeout=parts.limits.start_timeout)
+            _, late = await asyncio.wait(tried, timeout=parts.limits.start_timeout)
+            if late:
+                parts.metrics.limited.add("start_timeout")
         finally:
             for task in tried:
                 task.cancel()

@@ -18,7 +18,7 @@ from peili.mirror.errors import ListenError
 from peili.mirror.listening import Address, bind, shown, urls
 from peili.mirror.mirror import Mirror
 
-_OPS_PATHS = frozenset({"/livez", "/readyz"})
+_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
 _KEEP_ALIVE = 30
 """Seconds for which an idle connection is kept; longer than our own client keeps one, so that it closes first."""
 _SHUTDOWN = 5
@@ -98,7 +98,7 @@ class _Server(uvicorn.Server):
             ws="none",
         )
         config.load()
-        bound_connections(config, mirror.limits.header_timeout)
+        bound_connections(config, mirror.limits.header_timeout, lambda: mirror.metrics.limited.add("header_timeout"))
         config.ssl = tls
         super().__init__(config)
         self._up = asyncio.Event()

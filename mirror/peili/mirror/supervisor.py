@@ -35,6 +35,7 @@ class Supervisor:
             await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         finally:  # where this is cancelled, too
             if not self._task.done():
+                self._context.limited("stop_timeout")
                 self._log.warning("%s does not stop; cancelled", type(self._plugin).__name__)
                 self._task.cancel()
                 await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)

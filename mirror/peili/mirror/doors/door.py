@@ -12,6 +12,7 @@ from urllib.parse import quote, urlencode
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import Receive, Scope, Send
 
+from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.disconnect import unless_gone
 from peili.mirror.doors.refusal import (
     BLOB_UNKNOWN,
@@ -31,6 +32,8 @@ from peili.mirror.parts import Parts
 from peili.mirror.references import Reference
 
 _ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
+_BOUNDS = {414: "path_length", 431: "header_count"}
+"""Answers that say that a limit was reached."""
 
 
 class Door(ABC):
@@ -40,6 +43,7 @@ class Door(ABC):
         self.store = parts.store
         self.selection = parts.selection
         self.limits = parts.limits
+        self.metrics = parts.metrics
         self.log = log
         self._default_registry = parts.default_registry
         self._under_way: set[asyncio.Task[None]] = set()
@@ -52,10 +56,15 @@ class Door(ABC):
         try:
             try:
                 target = self._target(scope)
+                answer_of(scope).endpoint = target.endpoint.value
                 await unless_gone(receive, self._answer(target, reply, scope), self._under_way)
             except Refusal as refusal:
+                if refusal.status in _BOUNDS:
+                    self.metrics.limited.add(_BOUNDS[refusal.status])
                 await reply.refuse(refusal)
-        except (OSError, TimeoutError):
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                self.metrics.limited.add("reader_timeout")
             # The one who asked is gone, or takes nothing: there is nobody to tell. Leaving the answer unfinished
             # makes the server close the connection.
             self.log.debug("client left: %s", scope["path"])
@@ -63,7 +72,9 @@ class Door(ABC):
     async def drain(self, timeout: float) -> None:
         """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
         if self._under_way:
-            await asyncio.wait(self._under_way, timeout=timeout)
+            _, late = await asyncio.wait(self._under_way, timeout=timeout)
+            if late:
+                self.metrics.limited.add("drain_timeout")
         for task in self._under_way:
             task.cancel()
         if self._under_way:

@@ -12,12 +12,14 @@ from dataclasses import replace
 from starlette.types import Scope
 from typing_extensions import override
 
+from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.door import Door, check_type
 from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.stored import send_stored
 from peili.mirror.doors.target import Endpoint, Target
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.mediatypes import OCTET_STREAM, detect
+from peili.mirror.metrics import FROM_PEER, FROM_STORE
 from peili.mirror.parts import Parts
 from peili.mirror.references import Descriptor, Digest
 from peili.mirror.relay.transfer import Transfer
@@ -36,15 +38,20 @@ class LocalDoor(Door):
         """A tag goes to the resolver; from there on there is only a digest."""
         digest = target.digest or await self._resolve(target)
         target = replace(target, digest=digest, tag=None)
+        answer_of(scope).source = FROM_STORE
         if await reply.not_modified(digest) or await self._from_store(target, digest, reply):
             return
+        answer_of(scope).source = FROM_PEER
         await self._from_peers(target, digest, reply)
 
     async def _resolve(self, target: Target) -> Digest:
         try:
             async with asyncio.timeout(self.limits.first_byte_timeout):
                 descriptor = await self._resolver.resolve(self.reference(target))
-        except (Unavailable, TimeoutError) as error:
+        except TimeoutError as error:
+            self.metrics.limited.add("first_byte_timeout")
+            raise NotFound(f"{target.name} can't be resolved in time") from error
+        except Unavailable as error:
             raise NotFound(f"{target.name} can't be resolved: {error}") from error
         except NotFound:
             raise
@@ -74,7 +81,10 @@ class LocalDoor(Door):
         try:
             async with asyncio.timeout(self.limits.first_byte_timeout):
                 return await self.store.describe(digest)
-        except (NotFound, Unavailable, TimeoutError):
+        except TimeoutError:
+            self.metrics.limited.add("first_byte_timeout")
+            return None
+        except (NotFound, Unavailable):
             return None
         except Exception:
             self.log.exception("%s: the store failed", digest)
@@ -85,21 +95,21 @@ class LocalDoor(Door):
         wanted = None if manifest else reply.range(digest)
         async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
             span = await transfer.begin()
-            descriptor = Descriptor(_type_of(target, transfer), digest, span.size)
+            descriptor = Descriptor(self._type_of(target, transfer), digest, span.size)
             async with aclosing(transfer.pieces()) as pieces:
                 # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
                 # which can't be verified, then reads one stream, which is.
                 await reply.content(descriptor, span, pieces, partial=not span.is_whole)
 
-
-def _type_of(target: Target, transfer: Transfer) -> str:
-    """A manifest's type is what it says itself, under ``/blobs/`` too, where containerd asks for it as a last resort: a
-    peer's word for it is not needed.
-    """
-    if transfer.data is not None:
-        media_type = detect(transfer.data)
-        check_type(target, media_type)
-        return media_type
-    if target.endpoint is Endpoint.MANIFEST:
-        raise NotFound(f"{target.name} is too large for a manifest")
-    return OCTET_STREAM
+    def _type_of(self, target: Target, transfer: Transfer) -> str:
+        """A manifest's type is what it says itself, under ``/blobs/`` too, where containerd asks for it as a last
+        resort: a peer's word for it is not needed.
+        """
+        if transfer.data is not None:
+            media_type = detect(transfer.data)
+            check_type(target, media_type)
+            return media_type
+        if target.endpoint is Endpoint.MANIFEST:
+            self.metrics.limited.add("manifest_size")
+            raise NotFound(f"{target.name} is too large for a manifest")
+        return OCTET_STREAM

@@ -1,17 +1,22 @@
-"""The ops app: `/livez` and `/readyz`, for whoever looks after the host."""
+"""The ops app: `/livez`, `/readyz` and `/metrics`, for whoever looks after the host."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from peili.mirror.metrics import Family
 
-def ops_app(readiness: Callable[[], Mapping[str, bool]]) -> Starlette:
-    """`readiness` says of each part whether it is ready; ``/readyz`` answers 503 until all are."""
+
+def ops_app(readiness: Callable[[], Mapping[str, bool]], figures: Callable[[], Iterable[Family]]) -> Starlette:
+    """`readiness` says of each part whether it is ready; ``/readyz`` answers 503 until all are.
+
+    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed.
+    """
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -20,4 +25,12 @@ def ops_app(readiness: Callable[[], Mapping[str, bool]]) -> Starlette:
         parts = dict(readiness())
         return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz)])
+    async def metrics(request: Request) -> Response:
+        try:
+            from peili.mirror import exposition  # noqa: PLC0415 - needs prometheus_client, which may not be there
+        except ImportError as error:
+            return PlainTextResponse(f"{error}\n", status_code=501)
+        text, media_type = exposition.page(figures(), request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": media_type})
+
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])

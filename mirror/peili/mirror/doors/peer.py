@@ -12,26 +12,31 @@ from contextlib import contextmanager
 from starlette.types import Scope
 from typing_extensions import override
 
+from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.door import Door, check_type
 from peili.mirror.doors.refusal import TOOMANYREQUESTS, Refusal
 from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.stored import send_stored
 from peili.mirror.doors.target import Target
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import FROM_STORE, Metrics
 from peili.mirror.parts import Parts
 
 
 class Uploads:
     """Counts the uploads under way, in all and for each host, and refuses those above the bound."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
+        self._metrics = metrics
         self._of_host: Counter[str] = Counter()
 
     @contextmanager
     def slot(self, host: str) -> Generator[None]:
         """Held while `host` is served. Raises Refusal (429)."""
-        if self._of_host.total() >= self._limits.uploads or self._of_host[host] >= self._limits.uploads_per_peer:
+        reached = self._reached(host)
+        if reached is not None:
+            self._metrics.limited.add(reached)
             raise Refusal(429, TOOMANYREQUESTS, "as many uploads as may be are under way", {"Retry-After": "1"})
         self._of_host[host] += 1
         try:
@@ -40,16 +45,28 @@ class Uploads:
             self._of_host[host] -= 1
             self._of_host += Counter()  # drops those at zero
 
+    @property
+    def under_way(self) -> int:
+        """How many there are."""
+        return self._of_host.total()
+
+    def _reached(self, host: str) -> str | None:
+        """The bound that one more upload to `host` would break."""
+        if self._of_host.total() >= self._limits.uploads:
+            return "uploads"
+        return "uploads_per_peer" if self._of_host[host] >= self._limits.uploads_per_peer else None
+
 
 class PeerDoor(Door):
     """Answers other hosts from this host's store."""
 
     def __init__(self, parts: Parts, log: logging.Logger) -> None:
         super().__init__(parts, log)
-        self.uploads = Uploads(parts.limits)
+        self.uploads = Uploads(parts.limits, parts.metrics)
 
     @override
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
+        answer_of(scope).source = FROM_STORE
         if target.digest is None:
             descriptor = await self.store.resolve(self.reference(target))
         else:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import Metrics
 from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE, FAILED_WRONG
 from peili.mirror.references import Digest
 
@@ -19,25 +20,32 @@ class Blame:
     one that stalled or broke is passed over for `failure_ttl`. Not thread-safe.
     """
 
-    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = time.monotonic, *, metrics: Metrics | None = None
+    ) -> None:
         self._limits = limits
         self._clock = clock
+        self._metrics = metrics or Metrics()
         self._until: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
         self._suspects: OrderedDict[Digest, frozenset[str]] = OrderedDict()
 
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
         """`peer_id` would not do for `digest`."""
+        self._metrics.failures.add(reason)
         if reason in _PASSING:
             return
         ttl = self._limits.quarantine_ttl if reason == FAILED_WRONG else self._limits.failure_ttl
         until = self._clock() + ttl
         if until < self._until.get((digest, peer_id), (0.0, ""))[0]:
             return  # a smaller fault does not end a quarantine
+        if reason == FAILED_WRONG:
+            self._metrics.quarantines.add()
         self._until[digest, peer_id] = (until, reason)
         self._until.move_to_end((digest, peer_id))
         while len(self._until) > self._limits.quarantine_entries:
             self._until.popitem(last=False)
+            self._metrics.limited.add("quarantine_entries")
 
     def failed(self, digest: Digest) -> dict[str, str]:
         """The peers not to ask for `digest` now, with the reason; what `Want.failed` takes."""

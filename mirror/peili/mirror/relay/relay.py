@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound
+from peili.mirror.metrics import Metrics
 from peili.mirror.ranges import ByteRange
 from peili.mirror.references import Digest
 from peili.mirror.relay.transfer import Fetch, Means, Transfer
@@ -14,9 +15,10 @@ from peili.mirror.relay.transfer import Fetch, Means, Transfer
 class Relay:
     """Transfers from peers. May be used concurrently, on the mirror's loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._means: Means | None = None
-        self._under_way = 0
+        self._metrics = metrics
+        self.under_way = 0
 
     def start(self, means: Means) -> None:
         """Transfers may begin."""
@@ -37,16 +39,17 @@ class Relay:
         means = self._means
         if means is None:
             raise NotFound("the mirror is not running")
-        if self._under_way >= means.limits.transfers:
-            raise NotFound(f"{self._under_way} transfers are under way already")
+        if self.under_way >= means.limits.transfers:
+            self._metrics.limited.add("transfers")
+            raise NotFound(f"{self.under_way} transfers are under way already")
         self._refuse_poisoned(means, digest, wanted)
         ahead = means.limits.manifest_size if manifest else means.limits.verify_ahead
         transfer = Transfer(Fetch(digest, path, wanted, ahead), means)
-        self._under_way += 1
+        self.under_way += 1
         try:
             yield transfer
         finally:
-            self._under_way -= 1
+            self.under_way -= 1
             await transfer.aclose()
 
     def _refuse_poisoned(self, means: Means, digest: Digest, wanted: ByteRange | None) -> None:

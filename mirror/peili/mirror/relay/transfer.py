@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, RouterUnavailable, Unavailable
 from peili.mirror.limits import Limits
+from peili.mirror.metrics import FAILED, HIT, MISS, WAIT, Metrics
 from peili.mirror.peerclient import PeerClient
 from peili.mirror.peers import (
     FAILED_REFUSED,
@@ -66,6 +68,7 @@ class Means:
     limits: Limits
     verify: bool
     log: logging.Logger
+    metrics: Metrics
 
 
 class Transfer:
@@ -139,6 +142,7 @@ class Transfer:
                 yield
         except TimeoutError as error:
             self._reason = FAILED_SILENT
+            self._means.metrics.limited.add("wait_timeout")
             raise NotFound(f"no peer sent {self._fetch.digest} in time") from error
 
     async def _collect(self, source: Source) -> bytes | None:
@@ -222,6 +226,7 @@ class Transfer:
             )
             if self._source is not None:
                 return self._source
+        self._means.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._fetch.digest}")
 
     async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
@@ -233,15 +238,7 @@ class Transfer:
     async def _holders(self, offset: int) -> tuple[Holder, ...]:
         """Whom to ask now, waiting as long as the router says. Raises NotFound."""
         while True:
-            want = Want(self._fetch.digest, offset, dict(self._failed))
-            try:
-                advice = await self._means.router.acquire(want)
-            except RouterUnavailable as error:
-                raise NotFound(str(error)) from error
-            except Exception as error:  # a stranger's code, whose failure must not make a pull worse
-                self._means.log.exception("%s: the router failed", self._fetch.digest)
-                raise NotFound("the router failed") from error
-            match advice:
+            match await self._advice(Want(self._fetch.digest, offset, dict(self._failed))):
                 case Wait(until):
                     await asyncio.sleep(max(_LEAST_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
@@ -253,6 +250,23 @@ class Transfer:
                     if usable := tuple(each for each in holders if each.peer.id not in self._failed):
                         return usable
                     raise NotFound(f"no other peer has {self._fetch.digest}")
+
+    async def _advice(self, want: Want) -> Feed | Wait | Upstream:
+        """What the router says. Raises NotFound."""
+        metrics, began = self._means.metrics, time.monotonic()
+        result = FAILED
+        try:
+            advice = await self._means.router.acquire(want)
+            result = HIT if isinstance(advice, Feed) else WAIT if isinstance(advice, Wait) else MISS
+        except RouterUnavailable as error:
+            raise NotFound(str(error)) from error
+        except Exception as error:  # a stranger's code, whose failure must not make a pull worse
+            self._means.log.exception("%s: the router failed", self._fetch.digest)
+            raise NotFound("the router failed") from error
+        finally:
+            metrics.lookups.add(result)
+            metrics.lookup_seconds.add(time.monotonic() - began)
+        return advice
 
     async def _take(self, lease: Lease) -> None:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""

@@ -1,7 +1,8 @@
 """For the tests of those who embed peili or write plug-ins. Needs no test framework.
 
 Conformance kits check every promise of an interface; they take a factory of what is to be checked, and raise
-ConformanceError, which names the promise that is broken. Besides them: images to serve, and a plug-in entered alone.
+ConformanceError, which names the promise that is broken. Besides them: images to serve and to pull, and a plug-in
+entered alone.
 """
 
 from peili.mirror.testing.content_kit import Arrival, ContentFactory, ContentSubject, check_content
@@ -10,6 +11,7 @@ from peili.mirror.testing.images import Image, Manifest, host_platform, make_lay
 from peili.mirror.testing.membership_kit import MembershipFactory, MembershipSubject, check_membership_router
 from peili.mirror.testing.neighbours import Neighbour, neighbour
 from peili.mirror.testing.promises import ConformanceError, check_options
+from peili.mirror.testing.pulling import pull
 from peili.mirror.testing.resolver_kit import ResolverFactory, ResolverSubject, check_resolver
 from peili.mirror.testing.router_kit import RouterFactory, RouterSubject, check_router
 from peili.mirror.testing.store_kit import check_store
@@ -45,5 +47,6 @@ __all__ = [
     "make_layout",
     "neighbour",
     "pack_tar",
+    "pull",
     "watching",
 ]

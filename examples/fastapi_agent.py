@@ -1,0 +1,66 @@
+"""A host agent on FastAPI. Its mirror is under a prefix, hears of the nodes by the agent's API, and uses its logger and
+its metrics registry.
+
+    python examples/fastapi_agent.py node-1 http://127.0.0.1:8000 --layout DIR
+
+In hosts.toml: ``[host."http://127.0.0.1:8000/images/v2"]`` with ``override_path = true``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, Response
+from fastapi.requests import HTTPConnection
+from prometheus_client import CollectorRegistry, generate_latest
+
+from peili.mirror import Mirror, Peer, PushRouter, Store, loopback_only
+from peili.stores.oci_layout import OciLayoutStore
+
+
+def build(name: str, url: str, store: Store) -> FastAPI:
+    """The agent of the node `name`, which the others reach at `url`."""
+    router = PushRouter()
+    addresses: set[str | None] = {urlsplit(url).hostname}
+
+    def is_node(connection: HTTPConnection) -> bool:
+        return connection.client is not None and connection.client.host in addresses
+
+    me = Peer(name, (f"{url}/images/peer",))
+    log = logging.getLogger("agent.images")
+    mirror = Mirror(store, router, identity=me, auth=is_node, local_auth=loopback_only, log=log)
+    registry = CollectorRegistry()
+    registry.register(mirror)
+    app = FastAPI(lifespan=mirror.lifespan)
+    app.mount("/images/v2", mirror.local)
+    app.mount("/images/peer", mirror.peer)
+
+    @app.put("/nodes")
+    def set_nodes(urls: dict[str, str]) -> None:  # in a thread of FastAPI's, since it is no coroutine
+        addresses.update(urlsplit(each).hostname for each in urls.values())
+        router.set(Peer(node, (f"{each}/images/peer",)) for node, each in urls.items())
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
+
+    return app
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name")
+    parser.add_argument("url")
+    parser.add_argument("--layout", type=Path, required=True)
+    options = parser.parse_args()
+    url: str = options.url
+    app = build(options.name, url, OciLayoutStore(options.layout))  # on a real node: ContainerdStore()
+    uvicorn.run(app, host=str(urlsplit(url).hostname), port=urlsplit(url).port or 80)
+
+
+if __name__ == "__main__":
+    main()

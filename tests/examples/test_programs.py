@@ -1,0 +1,96 @@
+"""Each program in examples/ does what it says, on real sockets, and leaves nothing to complain about."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.examples.programs import free_port, running
+from tests.support.certificates import client_context, make_authority, make_node
+
+from peili.mirror import NotFound
+from peili.mirror.testing import Image, make_layout, pull
+
+pytestmark = pytest.mark.anyio
+
+REPOSITORY = "docker.io/library/demo"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Image:
+    return make_layout(tmp_path / "image", layers=[100_000, 2_000_000], tags=[f"{REPOSITORY}:v1"])
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A layout of another image."""
+    return make_layout(tmp_path / "other", layers=[10]).path
+
+
+@asynccontextmanager
+async def client(url: str, verify: ssl.SSLContext | bool = True) -> AsyncGenerator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=url, verify=verify, trust_env=False) as it:
+        yield it
+
+
+async def test_an_agent_without_a_web_server(image: Image, empty: Path, tmp_path: Path) -> None:
+    doors = r"runtime door (\S+) peer door (\S+)"
+    with running("asyncio_agent", tmp_path, "--layout", image.path) as other:
+        url = f"http://{other.wait_for(doors)[2]}"
+        with running("asyncio_agent", tmp_path, "--layout", empty, url) as agent:
+            async with client(f"http://{agent.wait_for(doors)[1]}") as runtime:
+                assert await pull(runtime, image, REPOSITORY) > 2_000_000
+
+
+async def test_an_agent_on_fastapi(image: Image, empty: Path, tmp_path: Path) -> None:
+    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    with (
+        running("fastapi_agent", tmp_path, "node-1", urls[0], "--layout", empty) as one,
+        running("fastapi_agent", tmp_path, "node-2", urls[1], "--layout", image.path) as two,
+    ):
+        for each in (one, two):
+            each.wait_for("Uvicorn running")
+        async with client(urls[0]) as host:
+            with pytest.raises(NotFound):
+                await pull(host, image, REPOSITORY, prefix="/images/v2")
+            assert (await host.put("/nodes", json={"node-2": urls[1]})).status_code == 200
+            size = await pull(host, image, REPOSITORY, prefix="/images/v2")
+            metrics = (await host.get("/metrics")).text
+            counted = re.search(r'^peili_sent_bytes_total{door="local",source="peer"} (\S+)$', metrics, re.MULTILINE)
+            assert counted is not None
+            assert float(counted[1]) == size
+
+
+async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, empty: Path, tmp_path: Path) -> None:
+    nodes = tmp_path / "nodes"
+    where = [f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port('127.0.0.2')}"]
+    nodes.write_text("".join(f"node-{n} {address}\n" for n, address in enumerate(where, 1)))
+    authority = make_authority(tmp_path / "authority")
+    tls = [make_node(authority, tmp_path / f"tls-{n}", address.split(":")[0]) for n, address in enumerate(where, 1)]
+    with (
+        running("starlette_agent", tmp_path, "node-1", "--nodes", nodes, "--tls", tls[0], "--layout", empty) as one,
+        running(
+            "starlette_agent", tmp_path, "node-2", "--nodes", nodes, "--tls", tls[1], "--layout", image.path
+        ) as two,
+    ):
+        for each in (one, two):
+            each.wait_for("Uvicorn running")
+        async with client(f"https://{where[0]}", client_context(tls[0])) as host:
+            assert (await host.get("/")).json()["node"] == "node-1"
+            assert await pull(host, image, REPOSITORY) > 2_000_000
+        stranger = ssl.create_default_context(cafile=str(authority / "ca.pem"))
+        async with client(f"https://{where[1]}", stranger) as nobody:
+            with pytest.raises(httpx.TransportError):
+                await nobody.get("/peili/v2/")
+        async with client(f"https://{where[1]}", client_context(tls[0])) as left:
+            assert (await left.get("/peili/v2/")).status_code == 200
+            nodes.write_text(f"node-2 {where[1]}\n")
+            async with asyncio.timeout(10):
+                while (await left.get("/peili/v2/")).status_code != 403:  # noqa: ASYNC110 - it is in another process
+                    await asyncio.sleep(0.05)

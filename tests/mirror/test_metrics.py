@@ -1,0 +1,347 @@
+"""What a mirror counts, read as Prometheus would: by a real registry, its text parsed back."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncGenerator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.parser import text_string_to_metric_families as parse
+from tests.doors.house import house, visitor
+from tests.doors.served import ZEROS_PATH, asking, served
+from tests.relay.peers import honest, peers, short_after, wrong_bytes
+from tests.relay.pulling import LARGE, content, pulling
+from tests.support.events import until
+from typing_extensions import override
+
+from peili.mirror import Collector, Digest, Limits, Mirror, Peer, PushRouter, Reference, serve
+from peili.routers.memory import MemoryNetwork, MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Scrape:
+    """What a registry says."""
+
+    def __init__(self, text: str) -> None:
+        self.families: list[Metric] = list(parse(text))
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The sample of `name` with exactly these labels; 0 where there is none."""
+        samples = [each for family in self.families for each in family.samples]
+        return next((each.value for each in samples if (each.name, each.labels) == (name, labels)), 0)
+
+    def has(self, name: str) -> bool:
+        return any(each.name == name for family in self.families for each in family.samples)
+
+
+def scrape(collector: Mirror | Collector) -> Scrape:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return Scrape(generate_latest(registry).decode())
+
+
+@asynccontextmanager
+async def two_hosts() -> AsyncGenerator[tuple[Mirror, Mirror, MemoryStore, str]]:
+    """One that has nothing and pulls, one that has something; the second's store; the first's URL."""
+    network, store = MemoryNetwork(), MemoryStore()
+    one, two = Mirror(MemoryStore(), MemoryRouter(network)), Mirror(store, MemoryRouter(network))
+    async with AsyncExitStack() as stack:
+        for mirror in (one, two):
+            await stack.enter_async_context(mirror)
+        serving = await stack.enter_async_context(serve(one, local="127.0.0.1:0", peer="127.0.0.1:0"))
+        await stack.enter_async_context(serve(two, local="127.0.0.1:0", peer="127.0.0.1:0"))
+        yield one, two, store, f"http://{serving.local_addresses[0]}"
+
+
+def blob(digest: Digest) -> str:
+    return f"/v2/registry.example/demo/blobs/{digest}"
+
+
+async def test_bytes_are_counted_by_door_and_source_and_requests_by_what_became_of_them() -> None:
+    async with two_hosts() as (one, two, store, url), httpx.AsyncClient(base_url=url) as runtime:
+        added = store.add(content(2_000_000))
+        await until(lambda: scrape(two)("peili_advertised_keys") == 1)
+        assert len((await runtime.get(blob(added.digest))).content) == added.size
+        assert (await runtime.get(blob(Digest.of(b"nobody has it")))).status_code == 404
+        assert (await runtime.head("/v2/")).status_code == 200
+        assert (await runtime.delete("/v2/")).status_code == 405
+        ours, theirs = scrape(one), scrape(two)
+    assert ours("peili_sent_bytes_total", door="local", source="peer") == added.size
+    assert ours("peili_sent_bytes_total", door="local", source="store") == 0
+    assert theirs("peili_sent_bytes_total", door="peer", source="store") == added.size
+    for endpoint, method, status, source in [
+        ("blobs", "GET", "200", "peer"),
+        ("blobs", "GET", "404", ""),
+        ("base", "HEAD", "200", ""),
+        ("none", "other", "405", ""),
+    ]:
+        named = {"door": "local", "endpoint": endpoint, "method": method, "status": status, "source": source}
+        assert ours("peili_requests_total", **named) == 1, named
+    assert ours("peili_lookups_total", result="hit") == 1
+    assert ours("peili_lookups_total", result="miss") == 1
+    assert ours("peili_lookup_seconds_count") == 2
+    assert ours("peili_lookup_seconds_bucket", le="+Inf") == 2
+    assert ours("peili_cut_answers_total", door="local") == 0
+
+
+async def test_what_the_store_has_is_counted_as_its_own_and_errors_and_lists_as_no_content() -> None:
+    async with house() as host, visitor(host.door("local")) as runtime:
+        await runtime.get(host.blob_path)
+        await runtime.head(host.blob_path)
+        await runtime.get(host.blob_path, headers={"Range": "bytes=0-9"})
+        await runtime.get("/v2/registry.example/demo/tags/list")
+        await runtime.get("/v2/registry.example/demo/manifests/no-such-tag")
+        seen = scrape(host.mirror)
+    assert seen("peili_sent_bytes_total", door="local", source="store") == len(host.data) + 10
+    named = {"door": "local", "endpoint": "tags", "method": "GET", "status": "200", "source": ""}
+    assert seen("peili_requests_total", **named) == 1
+
+
+async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_counted() -> None:
+    store = MemoryStore()
+    digest = store.add(b"content").digest
+    async with Mirror(store, PushRouter()) as mirror:
+        async with visitor(mirror.peer, "192.0.2.1") as stranger:
+            assert (await stranger.get(blob(digest))).status_code == 403
+        async with visitor(mirror.peer) as peer:
+            assert (await peer.head(f"/_router/keys/{digest}")).status_code == 200
+        seen = scrape(mirror)
+    named = {"door": "peer", "source": ""}
+    assert seen("peili_requests_total", endpoint="none", method="GET", status="403", **named) == 1
+    assert seen("peili_requests_total", endpoint="router", method="HEAD", status="200", **named) == 1
+
+
+async def test_who_asked_last_is_known_and_strangers_names_do_not_make_series() -> None:
+    before = time.time()
+    async with house() as host, visitor(host.door("local")) as runtime:
+        assert scrape(host.mirror)("peili_runtime_requests_total", client="containerd") == 0
+        for agent in ("containerd/v2.1.0", "curl/8", "x" * 1000, "", "Docker/27.0 go/1.22"):
+            await runtime.get("/v2/", headers={"User-Agent": agent})
+        seen = scrape(host.mirror)
+    assert seen("peili_runtime_requests_total", client="containerd") == 1
+    assert seen("peili_runtime_requests_total", client="docker") == 1
+    assert seen("peili_runtime_requests_total", client="other") == 3
+    assert before <= seen("peili_runtime_last_request_timestamp_seconds", client="containerd") <= time.time()
+
+
+async def test_peers_that_fail_are_counted_by_reason_and_liars_as_quarantined() -> None:
+    data = content(LARGE)
+    async with peers(data, short_after(1000), honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        seen = scrape(host.mirror)
+        assert seen("peili_peer_failures_total", reason="broken") == 1
+        assert seen("peili_quarantines_total") == 0
+    async with peers(data, wrong_bytes) as [liar], pulling([liar.holder]) as host:
+        assert not (await host.get(Digest.of(data))).whole
+        seen = scrape(host.mirror)
+        assert seen("peili_peer_failures_total", reason="wrong") == 1
+        assert seen("peili_quarantines_total") == 1
+        assert seen("peili_cut_answers_total", door="local") == 1
+
+
+LIMITED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "path_length": ("local", {"path_length": 64}, {"url": f"/v2/{'x' * 70}"}),
+    "header_count": ("local", {"header_count": 8}, {"url": "/v2/", "headers": {f"x-{n}": "1" for n in range(9)}}),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITED)
+async def test_a_request_that_reaches_a_limit_is_counted(limit: str) -> None:
+    door, limits, request = LIMITED[limit]
+    async with house(limits=Limits(**limits)) as host, visitor(host.door(door)) as client:
+        await client.get("/v2/")
+        assert scrape(host.mirror)("peili_limited_total", limit=limit) == 0
+        await client.get(**request)
+        assert scrape(host.mirror)("peili_limited_total", limit=limit) == 1
+
+
+@pytest.mark.parametrize("limit", ["uploads", "uploads_per_peer"])
+async def test_a_peer_that_is_refused_for_too_many_uploads_is_counted(limit: str) -> None:
+    limits: dict[str, Any] = {limit: 1, "drain_timeout": 0.1}
+    async with served(limits=Limits(**limits)) as host, httpx.AsyncClient() as client:
+        with asking(host.address("peer"), ZEROS_PATH):
+            await until(lambda: scrape(host.mirror)("peili_uploads") == 1)
+            assert (await client.get(host.url("peer") + ZEROS_PATH)).status_code == 429
+        await until(lambda: scrape(host.mirror)("peili_uploads") == 0)
+        assert scrape(host.mirror)("peili_limited_total", limit=limit) == 1
+
+
+async def test_readers_and_requests_that_take_too_long_are_counted() -> None:
+    limits = Limits(reader_timeout=0.2, header_timeout=0.2, drain_timeout=0.1)
+    async with served(limits=limits) as host, AsyncExitStack() as stack:
+
+        def limited(limit: str) -> float:
+            return scrape(host.mirror)("peili_limited_total", limit=limit)
+
+        stack.enter_context(asking(host.address("local"), ZEROS_PATH))
+        await until(lambda: limited("reader_timeout") == 1)
+        _, half = await asyncio.open_connection(*host.address("local").split(":"))
+        stack.callback(half.close)
+        half.write(b"GET /v2/ HT")
+        await until(lambda: limited("header_timeout") == 1)
+        stack.enter_context(asking(host.address("peer"), ZEROS_PATH))
+        await until(lambda: scrape(host.mirror)("peili_uploads") == 1)
+        await host.mirror.drain(0.01)
+        assert limited("drain_timeout") == 1
+        assert scrape(host.mirror)("peili_cut_answers_total", door="local") == 1
+
+
+async def test_a_member_that_does_not_answer_in_time_is_counted() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    router = PushRouter()
+    router.set([Peer("silent", (f"http://127.0.0.1:{port}",))])
+    mirror = Mirror(MemoryStore(), router, limits=Limits(lookup_timeout=0.1))
+    async with server, mirror, visitor(mirror.local) as runtime:
+        await until(lambda: scrape(mirror)("peili_peers") == 1)
+        assert (await runtime.get(blob(Digest.of(b"x")))).status_code == 404
+        seen = scrape(mirror)
+    assert seen("peili_limited_total", limit="lookup_timeout") == 1
+    assert seen("peili_peers") == 0
+
+
+async def test_gauges_are_of_now_and_counters_outlive_leaving() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    for _ in range(2):
+        assert [scrape(mirror)("peili_ready", part=part) for part in ("store", "router", "resolver")] == [0, 0, 0]
+        async with mirror, visitor(mirror.local) as runtime:
+            assert [scrape(mirror)("peili_ready", part=part) for part in ("store", "router", "resolver")] == [1, 1, 1]
+            await runtime.get("/v2/")
+    assert scrape(mirror)("peili_runtime_requests_total", client="other") == 2
+
+
+def check_names(text: str) -> None:
+    """What ``promtool check metrics`` would find."""
+    for family in parse(text):
+        assert family.name.startswith("peili_")
+        assert family.documentation.endswith(".")
+        if family.type == "counter":
+            assert all(each.name.endswith("_total") for each in family.samples)
+        else:
+            assert not family.name.endswith(("_total", "_count", "_sum", "_bucket"))
+    types = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(types) == len(set(types))
+    series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series))
+
+
+async def test_ops_serves_them_in_both_formats_beside_the_local_door() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        async with httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as client:
+            plain = await client.get("/metrics")
+            assert plain.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+            check_names(plain.text)
+            assert 'peili_ready{part="store"} 1.0' in plain.text.splitlines()
+            assert 'peili_build_info{python="' in plain.text
+            accept = {"Accept": "application/openmetrics-text; version=1.0.0"}
+            openmetrics = await client.get("/metrics", headers=accept)
+            assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+            assert "# TYPE peili_requests counter\n" in openmetrics.text
+            assert openmetrics.text.endswith("\n# EOF\n")
+        async with httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}") as client:
+            assert (await client.get("/metrics")).status_code == 404
+
+
+async def test_without_prometheus_client_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import peili.mirror  # noqa: PLC0415
+
+    monkeypatch.delitem(sys.modules, "peili.mirror.exposition", raising=False)
+    monkeypatch.delattr(peili.mirror, "exposition", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    async with visitor(mirror.ops) as client:
+        answer = await client.get("/metrics")
+    assert (answer.status_code, answer.text) == (501, "metrics need prometheus-client: pip install 'peili[command]'\n")
+    with pytest.raises(ImportError, match=r"peili\[command\]"):
+        mirror.collect()
+    assert any(each.name == "peili_requests_total" for each in mirror.figures())
+
+
+async def test_two_mirrors_share_a_registry_by_name_and_each_may_have_its_own() -> None:
+    mirrors = {"blue": Mirror(MemoryStore(), MemoryRouter())}
+    collector = Collector(mirrors)
+    registry = CollectorRegistry()
+    registry.register(collector)
+    mirrors["green"] = Mirror(MemoryStore(), MemoryRouter())
+    async with mirrors["green"], visitor(mirrors["green"].local) as runtime:
+        await runtime.get("/v2/")
+        text = generate_latest(registry).decode()
+    check_names(text)
+    seen = Scrape(text)
+    assert seen("peili_ready", mirror="green", part="store") == 1
+    assert seen("peili_runtime_requests_total", mirror="green", client="other") == 1
+    assert seen.has("peili_peers")
+    assert seen("peili_runtime_requests_total", mirror="blue", client="other") == 0
+    own = [CollectorRegistry(), CollectorRegistry()]
+    for each, mirror in zip(own, mirrors.values(), strict=True):
+        each.register(mirror)
+        with pytest.raises(ValueError, match="peili_requests"):
+            each.register(Mirror(MemoryStore(), MemoryRouter()))
+    assert Scrape(generate_latest(own[1]).decode())("peili_runtime_requests_total", client="other") == 1
+    assert Scrape(generate_latest(own[0]).decode())("peili_runtime_requests_total", client="other") == 0
+
+
+class OnItsLoop(MemoryRouter):
+    """Notes where it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_on: set[asyncio.AbstractEventLoop] = set()
+
+    @override
+    def peers(self) -> Collection[Peer]:
+        self.asked_on.add(asyncio.get_running_loop())
+        return [Peer("a", ())]
+
+
+async def test_a_registry_may_collect_in_any_thread_while_plug_ins_are_asked_on_their_loop() -> None:
+    router = OnItsLoop()
+    mirror = Mirror(MemoryStore(), router)
+    async with mirror:
+        seen = await asyncio.to_thread(scrape, mirror)
+        assert seen("peili_peers") == 1
+        assert router.asked_on == {asyncio.get_running_loop()}
+        # The host's loop stands still while it waits for the thread: the scrape ends, and says that nothing is ready.
+        collecting = asyncio.get_running_loop().run_in_executor(None, scrape, mirror)
+        time.sleep(1.5)  # noqa: ASYNC251 - this is the loop that stands still
+        seen = await collecting
+        assert seen("peili_ready", part="store") == 0
+        assert not seen.has("peili_peers")
+        assert seen.has("peili_requests_total") or seen.has("peili_limited_total")
+
+
+class Confused(MemoryRouter):
+    """Fails at what it is asked by those who look after the host."""
+
+    @override
+    def ready(self) -> bool:
+        raise LookupError("out of order")
+
+    @override
+    def peers(self) -> Collection[Peer]:
+        raise LookupError("out of order")
+
+
+async def test_a_plug_in_that_can_t_say_how_it_is_does_not_hide_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore()
+    store.tag(Reference("registry.example", "demo", "v1"), store.add(b"x"))
+    mirror = Mirror(store, Confused())
+    async with mirror, visitor(mirror.ops) as client:
+        for _ in range(3):
+            seen = Scrape((await client.get("/metrics")).text)
+            assert [seen("peili_ready", part=part) for part in ("store", "router")] == [1, 0]
+            assert (await client.get("/readyz")).json() == {"store": True, "router": False, "resolver": True}
+    assert [each.getMessage() for each in caplog.records] == ["Confused failed to say whether it is ready"]
