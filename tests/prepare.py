@@ -21,6 +21,7 @@ PACKAGES = {
     "skopeo": ("skopeo",),
     "systemd": ("systemd-analyze", "systemd-socket-activate"),
     "buildah": ("buildah",),
+    "yamllint": ("yamllint",),
 }
 """Debian's package names, and the commands that show that one is there."""
 
