@@ -77,7 +77,10 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
 
 def test_a_door_without_a_socket_listens_where_the_configuration_says(tmp_path: Path) -> None:
     with closing(listener()) as peer, launched(tmp_path, [peer.fileno()], "peer") as process:
-        found = wait_for(lambda: re.search(r"runtime door (\S+), peer door (\S+),", process.output()), "peili is up")
+        found: re.Match[str] | None = wait_for(
+            lambda: re.search(r"runtime door (\S+), peer door (\S+),", process.output()), "peili is up"
+        )
+        assert found is not None
         assert found[2] == "{}:{}".format(*peer.getsockname())
         assert httpx.get(f"http://{found[1]}/livez").status_code == 200
 

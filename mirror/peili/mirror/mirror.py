@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -123,7 +123,7 @@ class Mirror:
         self.local = Counted(local, LOCAL, parts.metrics)
         peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
         self.peer = Counted(Guard(peer, auth, limits, self.identity.id), PEER, parts.metrics)
-        self.ops = ops_app(self.readiness, self.figures)
+        self.ops = ops_app(self.readiness, self.figures, self.status)
 
     def readiness(self) -> Mapping[str, bool]:
         """Of each part, whether it can do its work now. Cheap."""
@@ -161,11 +161,26 @@ class Mirror:
         stuck = Gauges(dict.fromkeys(self._parts.plugins, False))
         return [*self.metrics.families(), *(now or stuck).families()]
 
+    def status(self) -> Mapping[str, Any]:
+        """Who this is, how it is, which peers it knows, and who has asked at its local door, as ``/status`` tells it to
+        programs that look after the host. On the mirror's loop.
+        """
+        running = self._running
+        peers = running.peers() if running is not None else ()
+        return {
+            "identity": self.identity.id,
+            "urls": list(self.identity.urls),
+            "ready": dict(self.readiness()),
+            "peers": [{"id": each.id, "urls": list(each.urls)} for each in peers],
+            "runtime": self.metrics.runtime(),
+        }
+
     def _gauges(self) -> Gauges:
         running = self._running
+        peers = running.peers() if running is not None else ()
         return Gauges(
             ready=self.readiness(),
-            peers=running.peers() if running is not None else 0,
+            peers=len(peers),
             advertised=running.advertised if running is not None else 0,
             transfers=self._parts.relay.under_way,
             uploads=self._peer_door.uploads.under_way,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -47,13 +47,13 @@ class Running:
             self._doubt(plugin, "whether it is ready", error)
             return False
 
-    def peers(self) -> int:
-        """How many peers the router knows. On the loop only."""
+    def peers(self) -> Collection[Peer]:
+        """The peers that the router knows. On the loop only."""
         try:
-            return len(self._parts.router.peers())
+            return tuple(self._parts.router.peers())
         except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
             self._doubt(self._parts.router, "its peers", error)
-            return 0
+            return ()
 
     @property
     def advertised(self) -> int:

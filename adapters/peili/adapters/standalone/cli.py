@@ -41,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
+    _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
     for name, run, text in (
         ("plugins", _plugins, "list the stores, routers and resolvers there are"),
         ("version", _version, "tell the versions of peili and of what it runs on"),
@@ -55,12 +56,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _describe_serve(command: argparse.ArgumentParser) -> None:
-    command.description = "Run the mirror until SIGTERM or SIGINT."
+def _describe_configuration(command: argparse.ArgumentParser) -> None:
     command.epilog = _EPILOG
     command.formatter_class = argparse.RawDescriptionHelpFormatter
     command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
     command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
+
+
+def _describe_doctor(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Look at containerd's configuration, at hosts.toml and at the peili that runs; say what keeps containerd from\n"
+        "using the mirror and how to mend it, and prove the way by a request. Changes nothing.\n"
+        "Exit code 1 if something is wrong. Give it the configuration that `peili serve` has."
+    )
+    _describe_configuration(command)
+    command.add_argument(
+        "--containerd-config", type=Path, metavar="FILE", help="containerd's; by default the one that it runs with"
+    )
+    command.add_argument("--json", action="store_true", help="as one JSON object")
+    command.set_defaults(run=_doctor, log_format=None, log_level=None)
+
+
+def _describe_serve(command: argparse.ArgumentParser) -> None:
+    command.description = "Run the mirror until SIGTERM or SIGINT."
+    _describe_configuration(command)
     command.add_argument("--log-format", metavar="FORMAT", help="text or json")
     command.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     command.add_argument("--check", action="store_true", help="only check the configuration")
@@ -86,6 +105,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     else:
         serve.run(config, mirror)
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from peili.adapters.standalone import examine  # noqa: PLC0415 - `serve` starts without what only this needs
+
+    patient = examine.patient(configuration(arguments, os.environ), arguments.containerd_config)
+    return examine.run(patient, sys.stdout.write, as_json=arguments.json)
 
 
 def _plugins(arguments: argparse.Namespace) -> int:

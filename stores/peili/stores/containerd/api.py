@@ -85,6 +85,10 @@ class Api:
             pb.ListNamespacesRequest.SerializeToString,
             pb.ListNamespacesResponse.FromString,
         )
+        # It takes google.protobuf.Empty, which is written as nothing.
+        self._version = channel.unary_unary(
+            "/containerd.services.version.v1.Version/Version", bytes, pb.VersionResponse.FromString
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -153,6 +157,11 @@ class Api:
         answer = await self._answer(self._plugins(request, timeout=CALL_TIMEOUT))
         roots = [plugin.exports.get("root") for plugin in answer.plugins if plugin.id == "content"]
         return Path(roots[0]) if roots and roots[0] else None
+
+    async def version(self) -> str:
+        """containerd's, as it says it: ``1.6.20~ds1``, ``v2.1.4``."""
+        answer = await self._answer(self._version(b"", timeout=CALL_TIMEOUT))
+        return answer.version
 
     async def namespaces(self) -> list[str]:
         """Every namespace's name, sorted."""
