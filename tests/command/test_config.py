@@ -93,7 +93,7 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
-SECTIONS = "local, peer, store, router, resolver, mirror, limits, log, watchdog"
+SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown section; there are: {SECTIONS}"),

@@ -26,6 +26,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.parts import Parts
 from peili.mirror.peers import Peer
+from peili.mirror.plugin import Plugin
 from peili.mirror.references import is_registry
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolver import Resolver
@@ -60,6 +61,8 @@ class Mirror:
         local_auth: who may use the local door; by default whoever reaches it.
         client_ssl: for peers with https URLs.
         registries, exclude: see `Selection`. default_registry: for requests that name none.
+        extensions: what else lives with the mirror, as `ContainerdHosts`. Entered when its other plug-ins were, left
+            first, by `drain` already; one that fails or is not ready harms nothing else.
         verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
         log: the logger of all parts; by default ``peili``.
 
@@ -86,6 +89,7 @@ class Mirror:
         exclude: Iterable[str] = (),
         default_registry: str | None = None,
         verify: bool = True,
+        extensions: Iterable[Plugin] = (),
         limits: Limits | None = None,
         log: logging.Logger | None = None,
     ) -> None:
@@ -110,6 +114,7 @@ class Mirror:
             verify=verify,
             client_ssl=client_ssl,
             default_registry=default_registry,
+            extensions=tuple(extensions),
         )
         self._running: Running | None = None
         self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
@@ -123,30 +128,33 @@ class Mirror:
         self.local = Counted(local, LOCAL, parts.metrics)
         peer = Starlette(routes=[between_routers, Mount("/", self._peer_door)])
         self.peer = Counted(Guard(peer, auth, limits, self.identity.id), PEER, parts.metrics)
-        self.ops = ops_app(self.readiness, self.figures, self.status)
+        self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def readiness(self) -> Mapping[str, bool]:
-        """Of each part, whether it can do its work now. Cheap."""
-        running = self._running
-        return {name: running is not None and running.ready(plugin) for name, plugin in self._parts.plugins.items()}
+        """Of each part, whether it can do its work now; an extension has its class's name. Cheap."""
+        named = [*self._parts.plugins.items(), *((type(each).__name__, each) for each in self._parts.extensions)]
+        return {name: all(self._is_ready(part) for each, part in named if each == name) for name, _ in named}
 
     def ready(self) -> bool:
-        """Whether every part can do its work now."""
-        return all(self.readiness().values())
+        """Whether every part that the doors need can do its work now."""
+        return all(self._is_ready(part) for part in self._parts.plugins.values())
+
+    def _is_ready(self, part: Plugin) -> bool:
+        return self._running is not None and self._running.ready(part)
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait until every part is ready. Raises Unavailable, naming those that are not, after `timeout` seconds."""
+        """Wait until the mirror is `ready`. Raises Unavailable, naming those that are not, after `timeout` seconds."""
         try:
             async with asyncio.timeout(timeout):
                 while not self.ready():  # noqa: ASYNC110 - plug-ins have no event for it
                     await asyncio.sleep(_READY_INTERVAL)
         except TimeoutError as error:
-            missing = ", ".join(name for name, ready in self.readiness().items() if not ready)
+            missing = ", ".join(name for name, part in self._parts.plugins.items() if not self._is_ready(part))
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
     async def drain(self, timeout: float) -> None:
-        """Withdraw what was advertised, give answers under way `timeout` seconds to end, and cut off those that last
-        longer. Call it while peers can still connect; the mirror goes on answering. Idempotent.
+        """Leave the extensions, withdraw what was advertised, give answers under way `timeout` seconds to end, and cut
+        off those that last longer. Call it while peers can still connect; the mirror goes on answering. Idempotent.
         """
         if self._running is not None:
             await self._running.withdraw()

@@ -31,8 +31,9 @@ class Parts:
     verify: bool
     client_ssl: ssl.SSLContext | None
     default_registry: str | None
+    extensions: tuple[Plugin, ...] = ()
 
     @property
     def plugins(self) -> dict[str, Plugin]:
-        """What does its work, by the name of its part."""
+        """What the doors need, by the name of its part."""
         return {"store": self.store, "router": self.router, "resolver": self.resolver}

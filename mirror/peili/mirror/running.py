@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -68,6 +69,7 @@ class Running:
     async def start(self) -> None:
         """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
         parts = self._parts
+        deadline = time.monotonic() + parts.limits.start_timeout
         context = Context(
             identity=self._identity().id,
             listening=self._listening,
@@ -79,9 +81,7 @@ class Running:
             log=parts.log,
             limited=parts.metrics.limited.add,
         )
-        for plugin in {id(each): each for each in parts.plugins.values()}.values():  # one object may be two of them
-            own = replace(context, log=parts.log.getChild(type(plugin).__name__))
-            self._supervisors[id(plugin)] = Supervisor(plugin, own, parts.limits, own.log)
+        plugins = self._supervise(parts.plugins.values(), context)
         blame = Blame(parts.limits, metrics=parts.metrics)
         relay_log = parts.log.getChild("relay")
         parts.relay.start(
@@ -95,18 +95,26 @@ class Running:
             limits=parts.limits,
             log=parts.log,
         )
-        tried = [asyncio.create_task(each.tried.wait()) for each in self._supervisors.values()]
-        try:
-            _, late = await asyncio.wait(tried, timeout=parts.limits.start_timeout)
-            if late:
-                parts.metrics.limited.add("start_timeout")
-        finally:
-            for task in tried:
-                task.cancel()
-            await asyncio.gather(*tried, return_exceptions=True)
+        in_time = await _tried(plugins, deadline)
+        in_time &= await _tried(self._supervise(parts.extensions, context), deadline)
+        if not in_time:
+            parts.metrics.limited.add("start_timeout")
+
+    def _supervise(self, plugins: Iterable[Plugin], context: Context) -> list[Supervisor]:
+        """Begin to enter each, once: one object may be two of them."""
+        limits, new = self._parts.limits, list[Supervisor]()
+        for plugin in plugins:
+            if id(plugin) not in self._supervisors:
+                own = replace(context, log=context.log.getChild(type(plugin).__name__))
+                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log)
+                new.append(supervisor)
+        return new
 
     async def withdraw(self) -> None:
-        """Take back what was advertised. Idempotent."""
+        """Leave the extensions, and take back what was advertised. Idempotent."""
+        for extension in reversed(self._parts.extensions):
+            if supervisor := self._supervisors.get(id(extension)):
+                await supervisor.stop()
         announcer, self._announcer = self._announcer, None
         if announcer is not None:
             await announcer.stop()
@@ -147,3 +155,17 @@ class Running:
             return str(error)
         answered: str | None = response.headers.get(IDENTITY_HEADER)
         return None if answered == identity.id else f"somebody else does, who is {answered or 'no peili'}"
+
+
+async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
+    """Wait until each has tried to enter its plug-in once; whether all had, in time."""
+    tried = [asyncio.create_task(each.tried.wait()) for each in supervisors]
+    if not tried:
+        return True
+    try:
+        _, late = await asyncio.wait(tried, timeout=max(0, deadline - time.monotonic()))
+    finally:
+        for task in tried:
+            task.cancel()
+        await asyncio.gather(*tried, return_exceptions=True)
+    return not late

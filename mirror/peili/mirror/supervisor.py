@@ -15,7 +15,7 @@ from peili.mirror.plugin import Context, Plugin
 
 
 class Supervisor:
-    """Keeps one plug-in entered. `start` and `stop` once each."""
+    """Keeps one plug-in entered, from its making until `stop`, which may be called again."""
 
     def __init__(self, plugin: Plugin, context: Context, limits: Limits, log: logging.Logger) -> None:
         self._plugin = plugin

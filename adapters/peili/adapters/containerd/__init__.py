@@ -4,7 +4,8 @@
 """
 
 from peili.adapters.containerd.changes import Change, Outcome, Problem
-from peili.adapters.containerd.hosts import FOLDERS, HostsFiles
+from peili.adapters.containerd.extension import ContainerdHosts
+from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.showing import Shown
 
-__all__ = ["FOLDERS", "Change", "HostsFiles", "Outcome", "Problem", "Shown"]
+__all__ = ["Change", "ContainerdHosts", "HostsFiles", "Outcome", "Problem", "Shown"]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from peili.adapters.containerd.configuration import Configuration
 from peili.adapters.containerd.findings import Finding, fail, ok, warn
-from peili.adapters.containerd.hosts import DOCKER_FOLDER, FOLDERS, HostsFiles
+from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import DEFAULT
-from peili.adapters.containerd.registries import CRI_1, CRI_2, IMAGES_3, TRANSFER, Registries
+from peili.adapters.containerd.registries import CRI_1, CRI_2, DOCKERS, IMAGES_3, TRANSFER, USUAL, Registries
 from peili.adapters.containerd.showing import Shown
 
 _RESTART = "then restart containerd"
@@ -70,12 +70,12 @@ def config_path(registries: Registries) -> Iterator[Finding]:
             f"move its settings to {registries.registry_header}, {_RESTART}",
         )
     if not registries.folders:
-        how = f'set config_path = "{FOLDERS[0]}" in {registries.registry_header}'
+        how = f'set config_path = "{USUAL}" in {registries.registry_header}'
         yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", f"{how}, {_RESTART}")
         return
     origin = " (by default)" if registries.by_default else ""
     yield ok(about, f"{', then '.join(registries.folders)}{origin}")
-    missing = [each for each in registries.folders if not Path(each).is_dir() and each != DOCKER_FOLDER]
+    missing = [each for each in registries.folders if not Path(each).is_dir() and each != DOCKERS]
     for each in missing:
         yield fail(about, f"there is no directory {each}", f"run: peili hosts apply --config-path {each}")
 
@@ -108,7 +108,7 @@ def transfer_service(registries: Registries) -> Iterator[Finding]:
             about,
             f"its own config_path is {registries.transfer_path or 'not set'}: clients other than Kubernetes, such as "
             "nerdctl, have to name a folder themselves",
-            f'set config_path = "{(registries.folders or FOLDERS)[0]}" in [plugins."{TRANSFER}"]',
+            f'set config_path = "{(registries.folders or (USUAL,))[0]}" in [plugins."{TRANSFER}"]',
         )
 
 
@@ -145,7 +145,7 @@ def judge_hosts(shown: Sequence[Shown], mirror: str, roots: Sequence[Path]) -> I
 
 
 def _elsewhere(mirror: str, roots: Sequence[Path]) -> str | None:
-    for folder in (*FOLDERS, DOCKER_FOLDER):
+    for folder in (USUAL, DOCKERS):
         if Path(folder) not in roots:
             try:
                 shown = HostsFiles(mirror, config_path=[folder]).show()

@@ -10,7 +10,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -71,16 +71,15 @@ def take_away(file: Path, *, made: int) -> None:
 def clean(roots: Iterable[Path]) -> None:
     """Remove what interrupted runs have left. Raises OSError."""
     for root in roots:
-        places = [root, *root.parents[:-1]]
-        if root.is_dir():
-            for directory in root.iterdir():
-                places.append(directory)
-                if directory.is_dir():
-                    places += [each.resolve() for each in directory.iterdir() if each.name == "hosts.toml"]
-            places += [each.with_name(each.name[1 : -len(_ASIDE)]) for each in root.glob(f".*{_ASIDE}")]
-            places += [directory / "hosts.toml" for directory in places if directory.parent == root]
-        for place in places:
-            _remove(_aside(place))
+        for each in [*_possibly_left(root)]:
+            _remove(each)
+
+
+def _possibly_left(root: Path) -> Iterator[Path]:
+    yield from (_aside(each) for each in (root, *root.parents[:-1]))
+    yield from root.glob(f".*{_ASIDE}")
+    yield from root.glob(f"*/.*{_ASIDE}")
+    yield from (_aside(file.resolve()) for file in root.glob("*/*") if file.is_symlink())
 
 
 @contextmanager

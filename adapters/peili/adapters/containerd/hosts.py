@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -18,9 +20,8 @@ from peili.adapters.containerd.showing import Shown, shown
 from peili.mirror import ConfigError, Selection
 from peili.mirror.peers import base_url
 
-FOLDERS = ("/etc/containerd/certs.d",)
-"""Where hosts.toml files are by custom. containerd 2.x, by default, looks into Docker's folder after that."""
-DOCKER_FOLDER = "/etc/docker/certs.d"
+_USUAL = Path("/etc/containerd/certs.d")
+_DOCKERS = Path("/etc/docker/certs.d")
 
 
 class HostsFiles:
@@ -29,7 +30,8 @@ class HostsFiles:
     Args:
         mirror: the URL of the local door, as this host's containerd reaches it.
         config_path: the folders of containerd's setting of that name, in its order; one may be several with ``:``
-            between them, as containerd writes them.
+            between them, as containerd writes them. By default ``/etc/containerd/certs.d``, and after it
+            ``/etc/docker/certs.d`` from containerd 2 on, whose own default that is.
         registries: whom for, as in ``docker.io`` and ``_default`` (each registry without a directory of its own); by
             default for every registry.
         capabilities: what containerd may ask the mirror for: ``pull``, and ``resolve`` where its resolver answers for
@@ -47,15 +49,33 @@ class HostsFiles:
         self,
         mirror: str,
         *,
-        config_path: Iterable[str | Path] = FOLDERS,
+        config_path: Iterable[str | Path] | None = None,
         registries: Iterable[str] = (),
         capabilities: Iterable[str] = ("pull",),
         version: str | None = None,
         dial_timeout: str = "500ms",
     ) -> None:
-        self.roots = _folders(config_path)
+        self._config_path = None if config_path is None else _folders(config_path)
         self.registries = _registries(registries)
         self._host = OurHost(_url(mirror), _capabilities(capabilities), dial_timeout, _version(version))
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The folders, in the order in which containerd looks at them."""
+        if self._config_path is not None:
+            return self._config_path
+        return (_USUAL, _DOCKERS) if self._host.version.dockers_folder else (_USUAL,)
+
+    @property
+    def _every(self) -> tuple[Path, ...]:
+        """Those of any version: at the last `apply` it may have been another one."""
+        return self._config_path or (_USUAL, _DOCKERS)
+
+    def for_version(self, version: str) -> HostsFiles:
+        """The same for another version of containerd. Raises ConfigError."""
+        other = copy(self)
+        other._host = replace(self._host, version=_version(version))  # noqa: SLF001 - one of us
+        return other
 
     def apply(self, *, dry_run: bool = False) -> Outcome:
         """Put the mirror in front wherever it is not yet. With `dry_run` nothing is written, only told."""
@@ -75,9 +95,9 @@ class HostsFiles:
         changes: list[Change] = []
         problems: list[Problem] = []
         try:
-            with nullcontext() if dry_run else files.locked(self.roots):
+            with nullcontext() if dry_run else files.locked(self._every):
                 if not dry_run:
-                    files.clean(self.roots)
+                    files.clean(self._every)
                 for plan in plans():  # each sees what the one before it did
                     _carry_out(plan, changes, problems, dry_run=dry_run)
         except (LeftAlone, OSError) as error:
@@ -90,7 +110,7 @@ class HostsFiles:
 
     def _to_remove(self) -> Iterator[_Plan]:
         wanted = {name for registry in self.registries for name in directory_names(registry)}
-        for root in self.roots:
+        for root in self._every:
             for entry in entries(root):
                 if not wanted or entry.directory.name in wanted:
                     yield partial(_without_us, entry)

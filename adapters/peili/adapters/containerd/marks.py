@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from peili.adapters.containerd.errors import LeftAlone
 
-_BEGIN = re.compile(rb"^[ \t]*# >>> peili hosts(?: \(made=(\d{1,2})\))?[^\r\n]*", re.MULTILINE)
+_BEGIN = re.compile(rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*# >>> peili hosts(?: \(made=(\d{1,2})\))?[^\r\n]*", re.MULTILINE)
 _END = re.compile(rb"^[ \t]*# <<< peili hosts[^\r\n]*", re.MULTILINE)
 _WHOSE = 'put here by "peili hosts apply", taken out by "peili hosts remove"'
 
@@ -52,7 +52,7 @@ def taken_apart(data: bytes) -> Marked:
 
 
 def put_in(base: bytes, at: int, text: str, *, made: int, newline: str) -> bytes:
-    """`base` with `text` between marks at offset `at`, which is the begin of a line or the end of `base`."""
+    """`base` with `text` between marks at offset `at`, which is the begin of a line, or the end of `base`."""
     mark = f"# >>> peili hosts (made={made}) >>> " if made else "# >>> peili hosts >>> "
     part = newline.join([mark + _WHOSE, *text.splitlines(), "# <<< peili hosts <<<"]).encode()
     line_end = newline.encode()

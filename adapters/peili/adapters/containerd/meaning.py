@@ -34,6 +34,11 @@ class Version:
         return self.major >= 2
 
     @property
+    def dockers_folder(self) -> bool:
+        """Whether it looks into Docker's folder, too, where nobody says where to look."""
+        return self.major >= 2
+
+    @property
     def dial_timeout(self) -> bool:
         """Whether it knows that key."""
         return (self.major, self.minor) >= (2, 1)

@@ -14,7 +14,8 @@ CRI_1 = "cri"
 CRI_2 = "io.containerd.grpc.v1.cri"
 IMAGES_3 = "io.containerd.cri.v1.images"
 TRANSFER = "io.containerd.transfer.v1.local"
-_BOTH_FOLDERS = "/etc/containerd/certs.d:/etc/docker/certs.d"
+USUAL, DOCKERS = "/etc/containerd/certs.d", "/etc/docker/certs.d"
+"""The folders for hosts.toml, by custom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ def _of_2(configuration: Configuration, version: Version) -> Registries:
     """2.x turns what is written for 1.x into its own keys; what is written for itself wins."""
     images = {**configuration.table(CRI_2, "containerd"), **configuration.table(IMAGES_3)}
     registry = {**configuration.table(CRI_2, "registry"), **configuration.table(IMAGES_3, "registry")}
-    preset = _BOTH_FOLDERS if (version.major, version.minor) >= (2, 2) else ""
+    preset = f"{USUAL}:{DOCKERS}" if (version.major, version.minor) >= (2, 2) else ""
     inline = _inline(registry)
     discard = images.get("discard_unpacked_layers") is True
     return Registries(

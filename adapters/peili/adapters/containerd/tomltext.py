@@ -44,7 +44,7 @@ def headed_hosts(text: str) -> list[str]:
     """The hosts that have a table header, ``[host."…"]`` or one below it, in the order of the text."""
     found: dict[str, None] = {}
     for piece in list(_pieces(text))[1:]:
-        host = parsed(piece.partition("\n")[0]).get("host")
+        host = parsed(piece.partition("\n")[0].rstrip("\r")).get("host")
         if isinstance(host, dict):
             found.update(dict.fromkeys(host))  # of one header, so one name at most
     return list(found)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peili.adapters.standalone import about, serve, settings
+from peili.adapters.standalone import about, hosts_arguments, serve, settings
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 
@@ -42,6 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
     _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
+    hosts = commands.add_parser("hosts", help="put peili in front of containerd's registries, or take it out again")
+    hosts_arguments.describe(hosts, _describe_configuration, _hosts)
     for name, run, text in (
         ("plugins", _plugins, "list the stores, routers and resolvers there are"),
         ("version", _version, "tell the versions of peili and of what it runs on"),
@@ -56,19 +58,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _describe_configuration(command: argparse.ArgumentParser) -> None:
-    command.epilog = _EPILOG
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
-    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
-
-
 def _describe_doctor(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Look at containerd's configuration, at hosts.toml and at the peili that runs; say what keeps containerd from\n"
         "using the mirror and how to mend it, and prove the way by a request. Changes nothing.\n"
         "Exit code 1 if something is wrong. Give it the configuration that `peili serve` has."
     )
+    command.epilog = _EPILOG
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
     _describe_configuration(command)
     command.add_argument(
         "--containerd-config", type=Path, metavar="FILE", help="containerd's; by default the one that it runs with"
@@ -79,11 +76,18 @@ def _describe_doctor(command: argparse.ArgumentParser) -> None:
 
 def _describe_serve(command: argparse.ArgumentParser) -> None:
     command.description = "Run the mirror until SIGTERM or SIGINT."
+    command.epilog = _EPILOG
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
     _describe_configuration(command)
     command.add_argument("--log-format", metavar="FORMAT", help="text or json")
     command.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
     command.add_argument("--check", action="store_true", help="only check the configuration")
     command.set_defaults(run=_serve)
+
+
+def _describe_configuration(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
+    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
 
 
 def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
@@ -108,10 +112,16 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from peili.adapters.standalone import examine  # noqa: PLC0415 - `serve` starts without what only this needs
-
+    try:
+        from peili.adapters.standalone import examine  # noqa: PLC0415 - needs the extra `command`
+    except ImportError as error:
+        raise PeiliError(f"{error}: `peili doctor` needs what pip install 'peili[command]' brings") from error
     patient = examine.patient(configuration(arguments, os.environ), arguments.containerd_config)
     return examine.run(patient, sys.stdout.write, as_json=arguments.json)
+
+
+def _hosts(arguments: argparse.Namespace) -> int:
+    return hosts_arguments.run(arguments, configuration(arguments, os.environ))
 
 
 def _plugins(arguments: argparse.Namespace) -> int:

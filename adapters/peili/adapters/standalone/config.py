@@ -63,6 +63,15 @@ class MirrorOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class HostsOptions:
+    """The section ``[hosts]``: containerd's hosts.toml files. `apply`: have peili in front while it runs."""
+
+    apply: bool
+    config_path: tuple[str, ...]
+    registries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class LogOptions:
     """The section ``[log]``."""
 
@@ -81,6 +90,7 @@ class Config:
     resolver: PluginSection
     mirror: MirrorOptions
     limits: Limits
+    hosts: HostsOptions
     log: LogOptions
     watchdog: float
 
@@ -97,6 +107,7 @@ class Config:
             resolver=_plugin("resolver", "defer", sections),
             mirror=_mirror(Section("mirror", sections)),
             limits=_limits(Section("limits", sections)),
+            hosts=_hosts(Section("hosts", sections)),
             log=LogOptions(log.choice("format", FORMATS, "text"), log.choice("level", LEVELS, "info")),
             watchdog=watchdog.seconds("timeout", 30.0),
         )
@@ -110,6 +121,7 @@ _KEYS: Mapping[str, tuple[str, ...] | None] = {
     "resolver": None,
     "mirror": ("registries", "exclude", "verify", "default_registry", "identity"),
     "limits": tuple(each.name for each in fields(Limits)),
+    "hosts": ("apply", "config_path", "registries"),
     "log": ("format", "level"),
     "watchdog": ("timeout",),
 }
@@ -171,6 +183,19 @@ def _check_registry(name: str) -> None:
         Selection((name,))
     except ConfigError as error:
         raise ConfigError("default_registry", error.expected) from error
+
+
+def _hosts(section: Section) -> HostsOptions:
+    options = HostsOptions(
+        apply=section.switch("apply", default=False),
+        config_path=section.texts("config_path"),
+        registries=section.texts("registries"),
+    )
+    try:
+        Selection(name for name in options.registries if name != "_default")
+    except ConfigError as error:
+        raise error.within("hosts", source=section.settings[error.key].source) from error
+    return options
 
 
 def _limits(section: Section) -> Limits:

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from peili.adapters.containerd.doctor import Patient, diagnose
 from peili.adapters.containerd.findings import Finding, Level
 from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.hosts import mirror_url
 from peili.mirror import Selection
 from peili.stores.containerd.options import DEFAULT_ADDRESS, Options, known_options
 
@@ -21,7 +21,7 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
     kind = config.store.kind
     options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
     return Patient(
-        mirror=f"http://{_reachable(config.local[0])}",
+        mirror=mirror_url(config),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
@@ -37,14 +37,6 @@ def _checked(kind: str, options: Mapping[str, Any]) -> Options:
     return Options.checked(
         given.get("address", DEFAULT_ADDRESS), given.get("namespaces", ()), given.get("content_path")
     )
-
-
-def _reachable(address: str) -> str:
-    """The local door's address as this host reaches it: any address is loopback, too."""
-    parts = urlsplit(f"//{address}")
-    host = parts.hostname or "127.0.0.1"
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - replaced
-    return f"[{host}]:{parts.port}" if ":" in host else f"{host}:{parts.port}"
 
 
 def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:

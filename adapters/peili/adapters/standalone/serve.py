@@ -14,7 +14,7 @@ from peili.adapters.standalone.about import version
 from peili.adapters.standalone.activation import Activated, activated
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.notify import Notifier
-from peili.mirror import Mirror, Plugins, serve
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
 from peili.mirror.watchdog import Watchdog
 
 
@@ -34,9 +34,20 @@ def build(config: Config) -> Mirror:
         exclude=config.mirror.exclude,
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
+        extensions=_extensions(config),
         limits=config.limits,
         log=logs.configure(config.log.format, config.log.level),
     )
+
+
+def _extensions(config: Config) -> list[Plugin]:
+    if not config.hosts.apply:
+        return []
+    try:
+        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
+    except ImportError as error:
+        raise ConfigError("hosts.apply", str(error)) from error
+    return [hosts.extension(config)]
 
 
 def run(config: Config, mirror: Mirror) -> None:

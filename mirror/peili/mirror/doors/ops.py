@@ -15,21 +15,20 @@ from peili.mirror.metrics import Family
 
 def ops_app(
     readiness: Callable[[], Mapping[str, bool]],
+    ready: Callable[[], bool],
     figures: Callable[[], Iterable[Family]],
     status: Callable[[], Mapping[str, Any]],
 ) -> Starlette:
-    """`readiness` says of each part whether it is ready; ``/readyz`` answers 503 until all are. ``/status`` is `status`
-    as JSON.
+    """`readiness` says of each part whether it is ready; ``/readyz`` tells that, and answers 503 until `ready`.
 
-    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed.
+    ``/status`` is `status` as JSON. ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed.
     """
 
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        parts = dict(readiness())
-        return JSONResponse(parts, status_code=200 if all(parts.values()) else 503)
+        return JSONResponse(dict(readiness()), status_code=200 if ready() else 503)
 
     async def metrics(request: Request) -> Response:
         try:

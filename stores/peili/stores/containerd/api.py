@@ -8,6 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from google.protobuf.wrappers_pb2 import StringValue
+
 from peili.mirror.limits import MIB
 from peili.stores.containerd._grpc import aio
 from peili.stores.containerd.failures import translated
@@ -85,9 +87,9 @@ class Api:
             pb.ListNamespacesRequest.SerializeToString,
             pb.ListNamespacesResponse.FromString,
         )
-        # It takes google.protobuf.Empty, which is written as nothing.
+        # Its first field is containerd's version, as StringValue's is the string.
         self._version = channel.unary_unary(
-            "/containerd.services.version.v1.Version/Version", bytes, pb.VersionResponse.FromString
+            "/containerd.services.version.v1.Version/Version", bytes, StringValue.FromString
         )
 
     async def __aenter__(self) -> Self:
@@ -159,9 +161,9 @@ class Api:
         return Path(roots[0]) if roots and roots[0] else None
 
     async def version(self) -> str:
-        """containerd's, as it says it: ``1.6.20~ds1``, ``v2.1.4``."""
+        """containerd's version, as ``1.6.20~ds1`` or ``v2.1.0``."""
         answer = await self._answer(self._version(b"", timeout=CALL_TIMEOUT))
-        return answer.version
+        return answer.value
 
     async def namespaces(self) -> list[str]:
         """Every namespace's name, sorted."""

@@ -1,0 +1,57 @@
+"""peili in front of containerd's registries as long as a mirror runs: an agent's one switch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from typing_extensions import override
+
+from peili.adapters.containerd.changes import Outcome
+from peili.adapters.containerd.hosts import HostsFiles
+from peili.adapters.containerd.version import version_at
+from peili.mirror import Context, Plugin
+
+
+class ContainerdHosts(Plugin):
+    """``Mirror(…, extensions=[ContainerdHosts(HostsFiles("http://127.0.0.1:5050"))])``.
+
+    `files` are applied when the mirror starts and removed when it is drained or left. What can't be changed is logged;
+    the mirror runs all the same, and this is not `ready`. With `socket`, the containerd there is asked for its
+    version, so that what newer ones know is used.
+    """
+
+    def __init__(self, files: HostsFiles, *, socket: str | Path | None = None) -> None:
+        self._files = files
+        self._socket = None if socket is None else Path(socket)
+        self._on = False
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        files = self._files
+        if self._socket is not None and (version := await version_at(self._socket)) is not None:
+            files = files.for_version(version)
+        try:
+            outcome = await asyncio.to_thread(files.apply)
+            _tell(outcome, context.log)
+            self._on = not outcome.problems
+            yield
+        finally:
+            self._on = False
+            _tell(await asyncio.to_thread(files.remove), context.log)
+
+    @override
+    def ready(self) -> bool:
+        """Whether peili is in front everywhere."""
+        return self._on
+
+
+def _tell(outcome: Outcome, log: logging.Logger) -> None:
+    for change in outcome.changes:
+        log.info("%s", change)
+    for problem in outcome.problems:
+        log.warning("%s", problem)

@@ -1,0 +1,98 @@
+"""`peili hosts` and the section ``[hosts]``: containerd's hosts.toml files, by the mirror's own configuration."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
+from peili.adapters.containerd.version import version_at, version_installed
+from peili.adapters.standalone.config import Config
+from peili.mirror import ConfigError
+from peili.stores.containerd.options import DEFAULT_ADDRESS
+
+_ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - told apart, not listened on
+
+
+def extension(config: Config) -> ContainerdHosts:
+    """What keeps peili in front while `config`'s mirror runs. Raises ConfigError."""
+    files = HostsFiles(
+        mirror_url(config),
+        config_path=config.hosts.config_path or None,
+        registries=config.hosts.registries,
+        capabilities=_capabilities(config),
+    )
+    return ContainerdHosts(files, socket=_socket(config))
+
+
+def run(arguments: argparse.Namespace, config: Config) -> int:
+    """One of the command's actions, as `cli` has described them; its exit code. Raises ConfigError."""
+    files = HostsFiles(
+        arguments.mirror or mirror_url(config),
+        config_path=arguments.config_path or config.hosts.config_path or None,
+        registries=arguments.registry or config.hosts.registries,
+        capabilities=_capabilities(config),
+        version=arguments.containerd_version or asyncio.run(_version(config)),
+    )
+    return _ACTIONS[arguments.action](arguments, files)
+
+
+def mirror_url(config: Config) -> str:
+    """Where this host's containerd reaches the local door. Raises ConfigError."""
+    host, _, port = config.local[0].rpartition(":")
+    if int(port) == 0:
+        raise ConfigError("local.listen", "an address with a port that does not change, or --mirror URL")
+    return f"http://{_ANY.get(host, host)}:{port}"
+
+
+def _capabilities(config: Config) -> tuple[str, ...]:
+    """A resolver that never answers for a tag need not be asked."""
+    return ("pull",) if config.resolver.kind == "defer" else ("pull", "resolve")
+
+
+def _socket(config: Config) -> Path:
+    address = config.store.options.get("address") if config.store.kind == "containerd" else None
+    return Path(address.removeprefix("unix://") if isinstance(address, str) else DEFAULT_ADDRESS)
+
+
+async def _version(config: Config) -> str | None:
+    return await version_at(_socket(config)) or await version_installed()
+
+
+def _apply(arguments: argparse.Namespace, files: HostsFiles) -> int:
+    return _told(arguments, files.apply(dry_run=arguments.dry_run), "peili is in front already")
+
+
+def _remove(arguments: argparse.Namespace, files: HostsFiles) -> int:
+    return _told(arguments, files.remove(dry_run=arguments.dry_run), "there is nothing of peili's")
+
+
+def _told(arguments: argparse.Namespace, outcome: Outcome, nothing: str) -> int:
+    for change in outcome.changes:
+        sys.stdout.write(change.diff() if arguments.dry_run else f"{change}\n")
+    for problem in outcome.problems:
+        sys.stderr.write(f"peili: {problem}\n")
+    if not outcome.changes and not outcome.problems:
+        sys.stdout.write(f"nothing to do: {nothing}\n")
+    return 1 if outcome.problems else 0
+
+
+def _show(arguments: argparse.Namespace, files: HostsFiles) -> int:
+    found = files.show()
+    if arguments.json:
+        sys.stdout.write(json.dumps({"registries": [each.json() for each in found]}) + "\n")
+    else:
+        nothing = f"nothing is configured in {', '.join(map(str, files.roots))}: containerd asks each registry itself"
+        sys.stdout.write("\n\n".join(map(str, found)) + "\n" if found else f"{nothing}\n")
+    return 0
+
+
+_ACTIONS: Mapping[str, Callable[[argparse.Namespace, HostsFiles], int]] = {
+    "apply": _apply,
+    "show": _show,
+    "remove": _remove,
+}

@@ -1,0 +1,94 @@
+"""For any hosts.toml: `apply` then `remove` is nothing, `apply` twice is once, and edits by hand stay."""
+
+from __future__ import annotations
+
+import tempfile
+import tomllib
+from pathlib import Path
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from peili.adapters.containerd import HostsFiles
+
+MIRROR = "http://127.0.0.1:5050"
+BOM = b"\xef\xbb\xbf"
+
+_KEYS = st.sampled_from(
+    ["server = 'https://s.example'", 'ca = ["a.pem"] # [host."x"]', "x = '''\n[host.y]\n# '''", "later = [\n[1],\n[]]"]
+)
+_DOTTED = st.sampled_from(["host.'https://d.example'.skip_verify = true", "host.'https://e.example' = { ca = 'x' }"])
+_QUIET = st.sampled_from(["", "  ", "# said", "\t# [host.'https://no.example']", "#"])
+_TABLES = st.sampled_from(
+    [
+        "[host]",
+        "[host.'https://a.example']\n  capabilities = ['pull']",
+        '  [ host . "https://b.example" ] # b\n    override_path = true',
+        "[host.'https://a.example'.header]\n  x-token = ['1', '2']",
+        "[header]\nx = '1'",
+        "[host.'https://c.example']",
+        "[[more]]",
+    ]
+)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> bytes:
+    top = draw(st.lists(_KEYS | _QUIET, max_size=5)) + draw(st.lists(_DOTTED | _QUIET, max_size=2))
+    below = draw(st.lists(_TABLES | _QUIET, max_size=8))
+    newline = draw(st.sampled_from(["\n", "\r\n"]))
+    text = newline.join([*top, *below]).replace("\r\n", "\n").replace("\n", newline)
+    text += draw(st.sampled_from(["", newline, newline * 2]))
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        assume(False)  # a key or a table is there twice
+    return (draw(st.sampled_from(["", "\ufeff"])) + text).encode()
+
+
+def host_names(content: bytes) -> list[str]:
+    return list(tomllib.loads(content.decode("utf-8-sig")).get("host", {}))
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts(), st.sampled_from([None, "2.0.0"]))
+def test_apply_and_remove(before: bytes, version: str | None) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "r.example/hosts.toml"
+        file.parent.mkdir()
+        file.write_bytes(before)
+        hosts = HostsFiles(MIRROR, config_path=[name], registries=["r.example"], version=version)
+        assert hosts.apply().problems == ()
+        after = file.read_bytes()
+        assert MIRROR in host_names(after)
+        if version is None:
+            assert host_names(after) == [MIRROR, *host_names(before)]
+        assert hosts.show()[0].first
+        assert hosts.apply().changes == ()
+        hosts.remove()
+        assert file.read_bytes() == before
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts(), _QUIET, st.data())
+def test_what_others_change_around_our_part_stays(before: bytes, line: str, data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        file = Path(name) / "r.example/hosts.toml"
+        file.parent.mkdir()
+        file.write_bytes(before)
+        hosts = HostsFiles(MIRROR, config_path=[name], registries=["r.example"])
+        hosts.apply()
+        applied = file.read_bytes()
+        begin, end = applied.index(b"# >>> peili"), applied.index(b"# <<< peili")
+        mark = len(BOM) if before.startswith(BOM) else 0
+        lines = {mark, *(n + 1 for n, byte in enumerate(applied) if byte == 10), len(applied)}
+        above = [each for each in sorted(lines) if each <= begin and each <= len(before)]
+        below = [each for each in sorted(lines) if each > end]
+        place = data.draw(st.sampled_from([*above, *below]))
+        new = f"{line}\n".encode()
+        if place == len(applied) and not applied.endswith(b"\n"):
+            new = b"\n" + new
+        file.write_bytes(applied[:place] + new + applied[place:])
+        hosts.remove()
+        same = place if place <= begin else len(before) - (len(applied) - place)
+        assert file.read_bytes() == before[:same] + new + before[same:]

@@ -1,0 +1,129 @@
+"""A file that can't be changed safely is left as it is and named, and the others are done."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.adapters.containerd.trees import make, snapshot
+
+from peili.adapters.containerd import HostsFiles, files
+
+MIRROR = "http://127.0.0.1:5050"
+UNUSABLE = "containerd can't use it: "
+
+BAD: dict[str, tuple[bytes, str]] = {
+    "not TOML": (b"server = ", "not TOML: Invalid value (at end of document)"),
+    "not UTF-8": (b"server = '\xff'", "not UTF-8 text, at byte 10"),
+    "too deep": (b"x = " + b"[" * 5000, "not TOML"),
+    "hosts in one value": (b"host = {'https://m' = {}}", "a host can't be put in front; write each one as a table"),
+    "no table": (b"host = 3", f"{UNUSABLE}hosts are tables"),
+    "a host that is none": (b"[host]\n'https://m' = 3", f"{UNUSABLE}host.'https://m' is no table"),
+    "a list of tables": (b"[[host]]\nx = 1", f"{UNUSABLE}hosts are tables"),
+    "server": (b"server = 3", f"{UNUSABLE}server is a string"),
+    "capabilities": (b"[host.a]\ncapabilities = ['fly']", f"{UNUSABLE}host.'a'.capabilities is a list of pull, "),
+    "ca": (b"ca = [3]", f"{UNUSABLE}ca is a path or a list of paths"),
+    "client": (b"client = [['a', 'b', 'c']]", f"{UNUSABLE}client is a path, or a list of paths or pairs"),
+    "skip_verify": (b"skip_verify = 'no'", f"{UNUSABLE}skip_verify is true or false"),
+    "header": (b"[host.a.header]\nx = 3", f"{UNUSABLE}host.'a'.header is a table of strings"),
+    "override_path": (b"[host.a]\noverride_path = 1", f"{UNUSABLE}host.'a'.override_path is true or false"),
+    "dial_timeout": (b"[host.a]\ndial_timeout = 1", f"{UNUSABLE}host.'a'.dial_timeout is a string"),
+    "damaged marks": (b"# <<< peili hosts <<<\n", "the marks around peili's part are damaged"),
+    "not the first": (
+        f"[host.'https://m']\n[host.'{MIRROR}']".encode(),
+        f"{MIRROR} is in it already, but not as the first host; move it up by hand",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "why"), BAD.values(), ids=BAD)
+def test_what_can_not_be_changed_is_named_and_the_rest_is_done(content: bytes, why: str, tmp_path: Path) -> None:
+    make(tmp_path, {"a.example/hosts.toml": content, "b.example/hosts.toml": b"[host.'https://m']\n"})
+    was = snapshot(tmp_path)
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path])
+    outcome = hosts.apply()
+    assert [each.file.parent.name for each in outcome.changes] == ["b.example", "_default"]
+    (problem,) = outcome.problems
+    assert str(problem).startswith(f"{tmp_path}/a.example/hosts.toml: left alone: {why}")
+    assert "\n" not in str(problem)
+    assert (tmp_path / "a.example/hosts.toml").read_bytes() == content
+    hosts.remove()
+    assert snapshot(tmp_path) == was
+
+
+def test_a_mirror_that_was_put_first_by_hand_is_neither_doubled_nor_removed(tmp_path: Path) -> None:
+    make(tmp_path, {"docker.io/hosts.toml": f"[host.'{MIRROR}']\n[host.'https://m']\n".encode()})
+    was = snapshot(tmp_path)
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"])
+    assert (hosts.apply().changes, hosts.apply().problems, hosts.remove().changes) == ((), (), ())
+    assert snapshot(tmp_path) == was
+
+
+def test_a_default_that_can_not_be_read_is_named_when_it_would_have_to_be_copied(tmp_path: Path) -> None:
+    make(tmp_path, {"_default/hosts.toml": b"server = "})
+    outcome = HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
+    assert [each.path for each in outcome.problems] == [tmp_path / "_default/hosts.toml"]
+    assert not (tmp_path / "docker.io").exists()
+
+
+def test_a_link_that_leads_nowhere_and_a_directory_instead_of_a_file(tmp_path: Path) -> None:
+    make(tmp_path, {"a.example/hosts.toml": "/nowhere/hosts.toml", "b.example/hosts.toml": None, "c.example": b""})
+    was = snapshot(tmp_path)
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path], registries=["a.example", "b.example", "c.example"])
+    assert [str(each) for each in hosts.apply().problems] == [
+        f"{tmp_path}/a.example/hosts.toml: left alone: a symbolic link that leads nowhere",
+        f"{tmp_path}/b.example/hosts.toml: left alone: Is a directory",
+        f"{tmp_path}/c.example/hosts.toml: left alone: its directory is a file",
+    ]
+    assert snapshot(tmp_path) == was
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root may")
+def test_without_the_rights_nothing_changes_and_each_file_is_named(tmp_path: Path) -> None:
+    make(tmp_path, {"docker.io/hosts.toml": b"[host.'https://m']\n"})
+    for each in (tmp_path, *tmp_path.parents[:3]):
+        each.chmod(0o755)
+    was = snapshot(tmp_path)
+    script = (
+        "import os, sys; from peili.adapters.containerd import HostsFiles; os.setuid(65534);"
+        f"print(*HostsFiles({MIRROR!r}, config_path=[sys.argv[1]]).apply().problems, sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/docker.io/hosts.toml: left alone: Permission denied",
+        f"{tmp_path}/_default/hosts.toml: left alone: Permission denied",
+    ]
+    assert snapshot(tmp_path) == was
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, {"docker.io/hosts.toml": b"[host.'https://m']\n"})
+    was = snapshot(tmp_path)
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    outcome = HostsFiles(MIRROR, config_path=[tmp_path]).apply()
+    assert {each.why for each in outcome.problems} == {"left alone: No space left on device"}
+    assert (len(outcome.problems), outcome.changes) == (2, ())
+    assert snapshot(tmp_path) == was
+
+
+def test_two_runs_wait_for_each_other_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path / "certs.d"])
+    with files.locked([tmp_path / "certs.d"]):
+        (problem,) = hosts.apply().problems
+        assert f"somebody else holds the lock on {tmp_path}" in problem.why
+        assert hosts.apply(dry_run=True).problems == ()
+    assert hosts.apply().problems == ()
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,57 @@
+"""Our part of a file: put in and taken out again without a trace, whatever the rest of the file is."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.containerd.marks import put_in, taken_apart
+
+BEGIN, END = b"# >>> peili hosts >>> said", b"# <<< peili hosts <<<"
+
+_LINES = st.lists(st.binary(max_size=8).filter(lambda line: not {*b"\r\n"} & {*line}), max_size=6)
+_NEWLINES = st.sampled_from(["\n", "\r\n"])
+
+
+@given(_LINES, _NEWLINES, st.booleans(), st.integers(0, 6), st.integers(0, 9))
+def test_what_was_put_in_comes_out_without_a_trace(
+    lines: list[bytes], newline: str, ended: bool, index: int, made: int
+) -> None:
+    end = newline.encode()
+    before, after = end.join(lines[:index]), end.join(lines[index:])
+    before += end if lines[index:] and lines[:index] else b""
+    base = before + after + (end if ended and lines else b"")
+    at = len(before) if lines[index:] else len(base)
+    content = put_in(base, at, "a\nb", made=made, newline=newline)
+    parts = taken_apart(content)
+    assert (parts.base, parts.ours, parts.made) == (base, True, made)
+    assert not taken_apart(base).ours
+
+
+@pytest.mark.parametrize(
+    ("content", "base"),
+    [
+        (b"a\n" + BEGIN + b"\nx\ny\n" + END + b"\nb\n", b"a\nb\n"),
+        (b"a\n" + BEGIN + b"\n" + END + b"\nb\n", b"a\nb\n"),
+        (b"  " + BEGIN + b"\nx\n\t" + END + b"  \nb", b"b"),
+        (b"a\n" + BEGIN + b"\nx\n" + END, b"a"),
+        (b"a\n" + BEGIN + b"\nx\n" + END + b"\n", b"a\n"),
+        (b"a\r\n" + BEGIN + b"\r\nx\r\n" + END, b"a"),
+        (b"a\r\n" + BEGIN + b"\r\nx\r\n" + END + b"\r\nb", b"a\r\nb"),
+    ],
+    ids=["edited", "emptied", "indented", "after a line without end", "which got one", "CRLF, no end", "CRLF"],
+)
+def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) -> None:
+    assert taken_apart(content).base == base
+
+
+@pytest.mark.parametrize(
+    "content",
+    [BEGIN + b"\n", END + b"\n", END + b"\n" + BEGIN + b"\n", BEGIN + b"\n" + END + b"\n" + BEGIN + b"\n" + END],
+    ids=["no end", "no begin", "wrong order", "twice"],
+)
+def test_damaged_marks_are_told_not_guessed(content: bytes) -> None:
+    with pytest.raises(LeftAlone, match="marks around peili's part are damaged"):
+        taken_apart(b"server = 'x'\n" + content)
