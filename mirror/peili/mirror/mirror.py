@@ -185,10 +185,9 @@ class Mirror:
 
     def _gauges(self) -> Gauges:
         running = self._running
-        peers = running.peers() if running is not None else ()
         return Gauges(
             ready=self.readiness(),
-            peers=len(peers),
+            peers=len(running.peers()) if running is not None else 0,
             advertised=running.advertised if running is not None else 0,
             transfers=self._parts.relay.under_way,
             uploads=self._peer_door.uploads.under_way,

@@ -21,7 +21,8 @@ def ops_app(
 ) -> Starlette:
     """`readiness` says of each part whether it is ready; ``/readyz`` tells that, and answers 503 until `ready`.
 
-    ``/status`` is `status` as JSON. ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed.
+    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed; ``/status``
+    is `status` as JSON.
     """
 
     async def livez(request: Request) -> Response:
