@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -42,7 +42,7 @@ os.execv(command[0], command)
 @contextmanager
 def launched(
     directory: Path, descriptors: Sequence[int], names: str, command: Sequence[str] = COMMAND
-) -> Iterator[Process]:
+) -> Generator[Process]:
     """`command` with `descriptors` as its own from 3 on."""
     numbers = " ".join(str(each) for each in descriptors)
     process = Process([sys.executable, "-c", LAUNCHER, numbers, names, *command], directory / "log", keep=descriptors)

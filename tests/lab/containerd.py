@@ -43,27 +43,30 @@ disabled_plugins = {disabled}
 
 
 class Containerd:
-    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do."""
+    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
+    are tables of its configuration, in TOML.
+    """
 
-    def __init__(self, place: Place, directory: Path, *, unpack: bool) -> None:
+    def __init__(self, place: Place, directory: Path, *, unpack: bool, settings: str = "") -> None:
         self._place = place
         self._unpack = unpack
         self._directory = directory
         self._process: Process | None = None
         self.socket = directory / "c.sock"
-        self._hosts = directory / "hosts"
+        self.hosts = directory / "hosts"
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
-        self._configuration = directory / "containerd.toml"
-        self._configuration.write_text(
+        self.configuration = directory / "containerd.toml"
+        self.configuration.write_text(
             _CONFIGURATION.format(
                 directory=directory, disabled=_DISABLED, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
             )
+            + settings
         )
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = ["containerd", "--config", str(self._configuration)]
+        command = ["containerd", "--config", str(self.configuration)]
         self._process = Process(self._place.command(command), self._directory / "containerd.log")
         wait_for(self._answers, f"containerd answers at {self.socket}")
 
@@ -75,7 +78,7 @@ class Containerd:
 
     def mirror(self, registry: str, *mirrors: str) -> None:
         """Let pulls from `registry`, which speaks plain HTTP, try the base URLs `mirrors` first, if any."""
-        directory = self._hosts / registry
+        directory = self.hosts / registry
         directory.mkdir(parents=True, exist_ok=True)
         upstream = f"http://{registry}"
         hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without any
@@ -149,7 +152,7 @@ class Containerd:
 
     def _pull_command(self, name: str) -> list[str]:
         how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
-        return self._ctr(*how, "--hosts-dir", str(self._hosts), name)
+        return self._ctr(*how, "--hosts-dir", str(self.hosts), name)
 
     def _snapshotter(self) -> list[str]:
         return ["--snapshotter", "native"] if self._unpack else []

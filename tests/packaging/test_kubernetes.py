@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ CONTENT = "/var/lib/containerd/io.containerd.content.v1.content"
 
 
 def load() -> dict[str, Any]:
-    documents = YAML(typ="safe", pure=True).load_all(MANIFEST.read_text())
+    documents: Iterable[dict[str, Any]] = YAML(typ="safe", pure=True).load_all(MANIFEST.read_text())  # pyright: ignore[reportUnknownMemberType] - its own type has gaps
     return {document["kind"]: document for document in documents}
 
 
@@ -150,6 +151,16 @@ def test_only_the_first_container_may_write_and_only_hosts_toml(pod: dict[str, A
         assert confined["readOnlyRootFilesystem"] is True
         assert confined["allowPrivilegeEscalation"] is False
         assert confined["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_the_first_container_s_command_puts_peili_in_front(pod: dict[str, Any], config: Config, tmp_path: Path) -> None:
+    hosts = pod["initContainers"][0]
+    folder = hosts["args"][hosts["args"].index("--config-path") + 1]
+    arguments = [each.replace(folder, str(tmp_path)) for each in hosts["args"]]
+    command = [sys.executable, "-m", "peili.adapters.standalone", *arguments]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f'[host."http://{config.local[0]}"]' in (tmp_path / "_default/hosts.toml").read_text()
 
 
 def test_it_has_the_time_that_it_needs_to_end(pod: dict[str, Any], config: Config) -> None:

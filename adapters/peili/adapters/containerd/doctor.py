@@ -5,6 +5,7 @@ What each look finds is judged beside: configured.py (files), daemon.py (contain
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
             async for finding in doors.peer_door(http, status, closed=patient.closed):
                 yield finding
             yield await doors.peers(http, status)
-            yield doors.asked(status)
+            yield doors.asked(status, time.time())
         if version is not None and status is not None:
             try:
                 here = await way.images_here(api, patient.namespaces, patient.selection)

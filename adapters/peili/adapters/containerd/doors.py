@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -140,14 +139,15 @@ async def _listens(url: str) -> bool:
     return True
 
 
-def asked(status: Status) -> Finding:
-    """Whether containerd has ever asked."""
+def asked(status: Status, now: float) -> Finding:
+    """Whether containerd has ever asked; `now` in seconds since 1970."""
     seen = status.runtime.get("containerd")
     if seen is None:
-        others = ", ".join(f"{name}: {counts['requests']:g}" for name, counts in status.runtime.items())
-        what = f"containerd has never asked since peili started ({others or 'nobody has'})"
+        others = ", ".join(name for name in status.runtime if name != "other")  # the doctor's own requests are others
+        also = f"; others have: {others}" if others else ""
+        what = f"containerd has never asked since peili started{also}"
         return warn("asked", what, "pull an image that is not here yet; if this stays, mend what failed above")
-    return ok("asked", f"containerd has asked {seen['requests']:g} times, last {_ago(time.time() - seen['last'])} ago")
+    return ok("asked", f"containerd has asked {seen['requests']:g} times, last {_ago(now - seen['last'])} ago")
 
 
 def _ago(seconds: float) -> str:
