@@ -143,6 +143,23 @@ def test_an_action_has_to_be_named() -> None:
     assert "the following arguments are required: ACTION" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["hosts", "show"], 1, ""),
+        (["serve", "--check", "--set=store.kind=memory", "--set=hosts.apply=true"], 2, "hosts.apply: "),
+    ],
+)
+def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], code: int, line: str) -> None:
+    program = (
+        "import sys; sys.modules['tomlkit'] = None; from peili.adapters.standalone.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == f"peili: {line}changing hosts.toml needs tomlkit: install peili[command]\n"
+
+
 def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:
     was = snapshot(root)
     with socket.create_server(("127.0.0.1", 0)) as free:

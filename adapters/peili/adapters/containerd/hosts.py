@@ -157,7 +157,7 @@ def _write(entry: Entry, content: bytes | None) -> None:
 
 def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
     if isinstance(error, OSError):
-        return Problem(path or Path(error.filename), f"left alone: {error.strerror}")
+        return Problem(path or Path(error.filename or ""), f"left alone: {error.strerror}")
     return Problem(error.path or path or Path(), f"left alone: {error}")
 
 
