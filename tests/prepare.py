@@ -22,6 +22,7 @@ PACKAGES = {
     "systemd": ("systemd-analyze", "systemd-socket-activate"),
     "buildah": ("buildah",),
     "yamllint": ("yamllint",),
+    "openssl": ("openssl",),
 }
 """Debian's package names, and the commands that show that one is there."""
 

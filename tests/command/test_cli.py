@@ -59,7 +59,7 @@ def test_wrong_usage_ends_with_2_and_says_what_there_is(arguments: tuple[str, ..
 def test_help_ends_with_0_and_lists_the_commands() -> None:
     done = peili("--help")
     assert done.returncode == 0
-    assert all(f"    {name}" in done.stdout for name in ("serve", "plugins", "version", "demo"))
+    assert all(f"    {name}" in done.stdout for name in ("serve", "hosts", "plugins", "version", "demo"))
     assert "PEILI_ROUTER__KIND=static" in peili("serve", "--help").stdout
 
 

@@ -44,7 +44,7 @@ disabled_plugins = {disabled}
 
 class Containerd:
     """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
-    are tables of its configuration, in TOML.
+    are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files.
     """
 
     def __init__(self, place: Place, directory: Path, *, unpack: bool, settings: str = "") -> None:
@@ -85,9 +85,9 @@ class Containerd:
         entries = [f'[host."{host}"]\n  capabilities = ["pull", "resolve"]\n' for host in hosts]
         (directory / "hosts.toml").write_text("\n".join([f'server = "{upstream}"', *entries]))
 
-    def pull(self, name: str) -> None:
-        """Pull the image called `name`. Raises CommandFailed."""
-        run(self._pull_command(name))
+    def pull(self, name: str, *options: str) -> None:
+        """Pull the image called `name`, with options of ctr's. Raises CommandFailed."""
+        run(self._pull_command(name, *options))
 
     def begin_pull(self, name: str) -> Process:
         """Start a pull; the process is its client, through which all bytes go."""
@@ -150,9 +150,9 @@ class Containerd:
     def _begun(self, pull: Process, digest: str) -> bool:
         return self.arrived(digest) > 0 or not pull.running
 
-    def _pull_command(self, name: str) -> list[str]:
+    def _pull_command(self, name: str, *options: str) -> list[str]:
         how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
-        return self._ctr(*how, "--hosts-dir", str(self.hosts), name)
+        return self._ctr(*how, "--hosts-dir", str(self.hosts), *options, name)
 
     def _snapshotter(self) -> list[str]:
         return ["--snapshotter", "native"] if self._unpack else []

@@ -23,7 +23,7 @@ from tests.lab.upstream import Published, Upstream
 
 from peili.mirror.testing.images import make_layout
 
-COMMANDS = ("containerd", "ctr", "docker-registry", "setpriv", "skopeo")
+COMMANDS = ("containerd", "ctr", "docker-registry", "openssl", "setpriv", "skopeo")
 """What has to be installed; `tests/prepare.py` sees to it."""
 
 RouterKind = Literal["static", "mdns"]

@@ -8,6 +8,7 @@ import itertools
 import os
 import random
 import socket
+import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,10 +55,20 @@ class Place(ABC):
     def connect(self, address: str, port: int) -> socket.socket:
         """A TCP connection made from there. Raises OSError."""
 
-    def ask(self, method: str, address: str, port: int, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+    def ask(
+        self,
+        method: str,
+        address: str,
+        port: int,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> Answer:
         """The answer to an HTTP request made from there. Raises OSError, http.client.HTTPException."""
         connection = http.client.HTTPConnection(address, port)
-        connection.sock = self.connect(address, port)
+        plain = self.connect(address, port)
+        connection.sock = plain if tls is None else tls.wrap_socket(plain, server_hostname=address)
         try:
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.certificates import Certificates
 from tests.lab.network import REGISTRY_PORT, Place
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 
@@ -17,12 +18,14 @@ _CONFIGURATION = """\
 version: 0.1
 log: {{level: warn}}
 storage:
-  filesystem: {{rootdirectory: {directory}/storage}}
+  filesystem: {{rootdirectory: {storage}}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
-http: {{addr: "{name}", secret: laboratory}}
+http: {{addr: "{name}", secret: laboratory{tls}}}
 """
 
-_LOGGED = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) ')
+_TLS = ", tls: {{certificate: {server}, key: {key}, clientcas: [{authority}]}}"
+
+_LOGGED = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) [0-9]+ "(?P<referer>[^"]*)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,7 @@ class Request:
     method: str
     path: str
     status: int
+    referer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,17 @@ class Published:
 
 
 class Upstream:
-    """The registry at `place`, kept below `directory`; what was pushed outlives a stop."""
+    """The registry at `place`, kept below `directory`; what was pushed outlives a stop.
 
-    def __init__(self, place: Place, directory: Path) -> None:
+    With `certificates` it speaks TLS, and only to clients that have one. With `storage` it has the content of another.
+    """
+
+    def __init__(
+        self, place: Place, directory: Path, *, storage: Path | None = None, certificates: Certificates | None = None
+    ) -> None:
         self.place = place
+        self.storage = storage or directory / "storage"
+        self._tls = None if certificates is None else certificates.client_context()
         self._directory = directory
         self._process: Process | None = None
         self._marks = itertools.count()
@@ -70,7 +81,8 @@ class Upstream:
         self.name = f"{place.address}:{self._port}"
         directory.mkdir(parents=True)
         self._configuration = directory / "registry.yml"
-        self._configuration.write_text(_CONFIGURATION.format(directory=directory, name=self.name))
+        tls = "" if certificates is None else _TLS.format(**certificates.of_server())
+        self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls))
 
     @property
     def process(self) -> Process:
@@ -102,7 +114,7 @@ class Upstream:
     def mark(self) -> int:
         """A point in the access log: whatever was answered before it, stands before it."""
         path = f"/v2/?mark={next(self._marks)}"
-        self.place.ask("GET", self.place.address, self._port, path)
+        self._ask(path)
         return wait_for(lambda: self._position(path), "the registry logs a request")
 
     def requests(self, since: int) -> Sequence[Request]:
@@ -119,12 +131,16 @@ class Upstream:
 
     def _log(self) -> list[Request]:
         text = (self._directory / "registry.log").read_text(errors="replace")
-        return [Request(each["method"], each["path"], int(each["status"])) for each in _LOGGED.finditer(text)]
+        lines = (each.groupdict() for each in _LOGGED.finditer(text))
+        return [Request(each["method"], each["path"], int(each["status"]), each["referer"]) for each in lines]
+
+    def _ask(self, path: str) -> int:
+        return self.place.ask("GET", self.place.address, self._port, path, tls=self._tls).status
 
     def _answers(self) -> bool:
         if not self.process.running:
             raise CommandFailed(f"the registry did not start:\n{(self._directory / 'registry.log').read_text()}")
         try:
-            return self.place.ask("GET", self.place.address, self._port, "/v2/").status == 200
+            return self._ask("/v2/") == 200
         except OSError:
             return False

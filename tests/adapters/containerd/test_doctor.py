@@ -190,6 +190,8 @@ def test_a_registry_that_leads_elsewhere_and_a_mirror_that_is_not_first_are_name
     found = [each["what"] for each in applied.doctor().findings if each["about"] == "hosts.toml"]
     assert f"{applied.containerd.hosts / REGISTRY}: {mirror} is not the first host" in found
     assert f"{applied.containerd.hosts / 'other.example'} does not lead to {mirror}" in found
+    chosen = applied.doctor(f'--set=mirror.registries=["{REGISTRY}"]')  # others are none of its business
+    assert not any("other.example" in each["what"] for each in chosen.findings)
 
 
 @pytest.mark.parametrize(
@@ -237,8 +239,12 @@ def test_hosts_toml_in_a_folder_where_containerd_does_not_look(applied: House, t
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "containerd.toml"
     file.write_text(f'version = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}/elsewhere"\n')
-    diagnosis = applied.doctor("--containerd-config", file)
-    assert diagnosis.of("fail")["hosts.toml"].startswith(f"none in {tmp_path}/elsewhere leads to ")
+    folder = applied.containerd.hosts
+    diagnosis = applied.doctor("--containerd-config", file, f'--set=hosts.config_path=["{folder}"]')
+    assert diagnosis.of("fail")["hosts.toml"] == (
+        f"none in {tmp_path}/elsewhere leads to http://{applied.peili.local}; there is one in {folder}, "
+        "where containerd does not look"
+    )
     assert diagnosis.mend("hosts.toml") == f"run: peili hosts apply --config-path {tmp_path}/elsewhere"
 
 

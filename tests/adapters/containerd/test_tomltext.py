@@ -6,7 +6,7 @@ import pytest
 
 from peili.adapters.containerd.tomltext import before_tables, headed_hosts
 
-PLACES = {
+PLACES: dict[str, tuple[str, list[str]]] = {
     "nothing": ("|", []),
     "keys only": ("server = 'a'\n|", []),
     "no line end": ("server = 'a'|", []),

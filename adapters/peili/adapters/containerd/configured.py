@@ -5,7 +5,7 @@ Reads files only; each function judges one thing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from peili.adapters.containerd.configuration import Configuration
@@ -121,14 +121,18 @@ def layers(registries: Registries) -> Finding:
     return ok(key, "false: layers are kept")
 
 
-def judge_hosts(shown: Sequence[Shown], mirror: str, roots: Sequence[Path]) -> Iterator[Finding]:
-    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`."""
+def judge_hosts(
+    shown: Sequence[Shown], mirror: str, roots: Sequence[Path], *, wanted: Collection[str], folders: Sequence[Path]
+) -> Iterator[Finding]:
+    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`; `wanted` are the registries
+    that the mirror is for, none for all; `folders` is where else a hosts.toml of its may be.
+    """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
     ours = [each for each in shown if any(host.url == mirror for host in each.hosts)]
     apply = "run: peili hosts apply " + " ".join(f"--config-path {each}" for each in roots)
     if not ours:
-        elsewhere = _elsewhere(mirror, roots)
+        elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
         where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
         yield fail(about, f"none in {places} leads to {mirror}{where}", apply)
         return
@@ -139,20 +143,20 @@ def judge_hosts(shown: Sequence[Shown], mirror: str, roots: Sequence[Path]) -> I
         if not any(host.url == mirror and "pull" in host.capabilities for host in each.hosts):
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
     for each in shown:
-        if each not in ours:
+        if each not in ours and (not wanted or each.registry in wanted):
             notes = f" ({'; '.join(each.notes)})" if each.notes else ""
             yield warn(about, f"{each.directory} does not lead to {mirror}{notes}", apply)
 
 
-def _elsewhere(mirror: str, roots: Sequence[Path]) -> str | None:
-    for folder in (USUAL, DOCKERS):
-        if Path(folder) not in roots:
-            try:
-                shown = HostsFiles(mirror, config_path=[folder]).show()
-            except OSError:
-                continue
-            if any(host.url == mirror for each in shown for host in each.hosts):
-                return folder
+def _elsewhere(mirror: str, folders: Sequence[Path]) -> Path | None:
+    """The first of `folders` where a hosts.toml leads to the mirror."""
+    for folder in folders:
+        try:
+            shown = HostsFiles(mirror, config_path=[folder]).show()
+        except OSError:
+            continue
+        if any(host.url == mirror for each in shown for host in each.hosts):
+            return folder
     return None
 
 

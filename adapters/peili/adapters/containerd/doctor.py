@@ -31,6 +31,7 @@ class Patient:
         namespaces: those that peili serves; empty for all.
         selection: what the mirror is for.
         content_path: where this process finds containerd's content, where containerd does not say it.
+        folders: where peili was told to put hosts.toml.
         config: containerd's configuration file; None: the one it was started with, or the usual one.
         closed: whether the peer door lets nobody in but this host.
         store: the kind of store that peili serves.
@@ -41,6 +42,7 @@ class Patient:
     namespaces: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
     content_path: Path | None = None
+    folders: tuple[Path, ...] = ()
     config: Path | None = None
     closed: bool = False
     store: str = "containerd"
@@ -99,7 +101,9 @@ def _files(patient: Patient, version: Version | None, shown: list[Shown]) -> lis
         except OSError as error:
             mend = "run as root, or give this user access to it"
             return [*findings, fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
-        findings += configured.judge_hosts(shown, patient.mirror, hosts.roots)
+        findings += configured.judge_hosts(
+            shown, patient.mirror, hosts.roots, wanted=patient.selection.registries, folders=patient.folders
+        )
     return findings
 
 

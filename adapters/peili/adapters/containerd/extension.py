@@ -19,9 +19,9 @@ from peili.mirror import Context, Plugin
 class ContainerdHosts(Plugin):
     """``Mirror(…, extensions=[ContainerdHosts(HostsFiles("http://127.0.0.1:5050"))])``.
 
-    `files` are applied when the mirror starts and removed when it is drained or left. What can't be changed is logged;
-    the mirror runs all the same, and this is not `ready`. With `socket`, the containerd there is asked for its
-    version, so that what newer ones know is used.
+    `files` are applied when the mirror starts; when it is drained or left, all that is peili's is taken out. What can't
+    be changed is logged; the mirror runs all the same, and this is not `ready`. With `socket`, the containerd there is
+    asked for its version, so that what newer ones know is used.
     """
 
     def __init__(self, files: HostsFiles, *, socket: str | Path | None = None) -> None:
@@ -42,7 +42,8 @@ class ContainerdHosts(Plugin):
             yield
         finally:
             self._on = False
-            _tell(await asyncio.to_thread(files.remove), context.log)
+            # What a run that was killed had chosen, too.
+            _tell(await asyncio.to_thread(files.for_every_registry().remove), context.log)
 
     @override
     def ready(self) -> bool:

@@ -77,13 +77,19 @@ class HostsFiles:
         other._host = replace(self._host, version=_version(version))  # noqa: SLF001 - one of us
         return other
 
+    def for_every_registry(self) -> HostsFiles:
+        """The same without a choice of registries."""
+        other = copy(self)
+        other.registries = ()
+        return other
+
     def apply(self, *, dry_run: bool = False) -> Outcome:
         """Put the mirror in front wherever it is not yet. With `dry_run` nothing is written, only told."""
         return self._each(self._to_apply, dry_run=dry_run)
 
     def remove(self, *, dry_run: bool = False) -> Outcome:
-        """Take out what `apply` put in, in whatever way it was configured then: what is left is what was there before,
-        byte for byte, with what others have changed since.
+        """Take out what `apply` put in for these registries, with whatever URL and settings: what is left is what was
+        there before, byte for byte, with what others have changed since.
         """
         return self._each(self._to_remove, dry_run=dry_run)
 
@@ -151,7 +157,7 @@ def _write(entry: Entry, content: bytes | None) -> None:
 
 def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
     if isinstance(error, OSError):
-        return Problem(path or Path(error.filename), f"left alone: {error.strerror}")
+        return Problem(path or Path(error.filename or ""), f"left alone: {error.strerror}")
     return Problem(error.path or path or Path(), f"left alone: {error}")
 
 

@@ -11,6 +11,8 @@ from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.tomltext import Document, headed_hosts
 
 CAPABILITIES = ("pull", "resolve", "push")
+_KNOWN = {*CAPABILITIES, "referrers"}
+"""The last is newer ones'."""
 DEFAULT = "_default"
 """The directory of every registry that has none of its own."""
 
@@ -113,7 +115,7 @@ def _are_texts(value: object) -> bool:
 
 
 def _are_capabilities(value: object) -> bool:
-    return _are_texts(value) and {each.lower() for each in cast("list[str]", value)} <= {*CAPABILITIES}
+    return _are_texts(value) and {each.lower() for each in cast("list[str]", value)} <= _KNOWN
 
 
 def _are_pairs(value: object) -> bool:

@@ -41,9 +41,10 @@ def planned(roots: Sequence[Path], registry: str, host: OurHost) -> tuple[Entry,
     asked now. Raises LeftAlone, OSError.
     """
     found = find(roots, registry)
-    target = found.ours or Entry(found.root / directory_names(registry)[0])
-    if found.entry is not None and found.entry.registry == registry:
-        target = found.entry
+    target = found.ours
+    if target is None:
+        own = found.entry is not None and found.entry.registry == registry
+        target = found.entry if own and found.entry else Entry(found.root / directory_names(registry)[0])
     try:
         return target, _content(target, found.entry, host)
     except LeftAlone as error:

@@ -70,9 +70,8 @@ class Shown:
         return f"{name} (peili)" if host.url == self.mirror else name
 
     def _url(self, host: Host) -> str | None:
-        if host.url is not None or self.registry == DEFAULT:
-            return host.url
-        return _DOCKER_HUB if self.registry == "docker.io" else f"https://{self.registry}"
+        """Where a registry itself is, containerd works out from its name (and, for a local one, its port)."""
+        return _DOCKER_HUB if host.url is None and self.registry == "docker.io" else host.url
 
 
 def shown(roots: Sequence[Path], mirror: str, version: Version) -> list[Shown]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from peili.adapters.containerd.errors import LeftAlone
 
@@ -43,10 +43,11 @@ def before_tables(text: str) -> int:
 def headed_hosts(text: str) -> list[str]:
     """The hosts that have a table header, ``[host."…"]`` or one below it, in the order of the text."""
     found: dict[str, None] = {}
-    for piece in list(_pieces(text))[1:]:
-        host = parsed(piece.partition("\n")[0].rstrip("\r")).get("host")
+    for piece in [*_pieces(text)][1:]:
+        header = parsed(piece.partition("\n")[0].rstrip("\r"))
+        host: object = header.get("host")
         if isinstance(host, dict):
-            found.update(dict.fromkeys(host))  # of one header, so one name at most
+            found.update(dict.fromkeys(cast("dict[str, object]", host)))  # of one header, so one name at most
     return list(found)
 
 

@@ -18,5 +18,6 @@ def tables(document: Mapping[str, Any]) -> str:
 
 def dotted(url: str, settings: Mapping[str, Any]) -> str:
     """One host as top-level keys, ``host."…".capabilities = […]``."""
-    name = tomlkit.item(url).as_string()
-    return "\n".join(f"host.{name}.{key} = {tomlkit.item(value).as_string()}" for key, value in settings.items())
+    name = tomlkit.string(url).as_string()
+    lines = tomlkit.dumps(settings).splitlines()  # no tables among them: one line each
+    return "\n".join(f"host.{name}.{line}" for line in lines)

@@ -26,6 +26,7 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
         content_path=options.content_path,
+        folders=tuple(Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder),
         config=containerd_config.absolute() if containerd_config is not None else None,
         closed=not config.peer.insecure,
         store=kind,

@@ -23,7 +23,7 @@ def extension(config: Config) -> ContainerdHosts:
     files = HostsFiles(
         mirror_url(config),
         config_path=config.hosts.config_path or None,
-        registries=config.hosts.registries,
+        registries=_registries(config),
         capabilities=_capabilities(config),
     )
     return ContainerdHosts(files, socket=_socket(config))
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     files = HostsFiles(
         arguments.mirror or mirror_url(config),
         config_path=arguments.config_path or config.hosts.config_path or None,
-        registries=arguments.registry or config.hosts.registries,
+        registries=arguments.registry or (_registries(config) if arguments.action == "apply" else ()),
         capabilities=_capabilities(config),
         version=arguments.containerd_version or asyncio.run(_version(config)),
     )
@@ -45,8 +45,13 @@ def mirror_url(config: Config) -> str:
     """Where this host's containerd reaches the local door. Raises ConfigError."""
     host, _, port = config.local[0].rpartition(":")
     if int(port) == 0:
-        raise ConfigError("local.listen", "an address with a port that does not change, or --mirror URL")
+        raise ConfigError("local.listen", "an address with a fixed port, for containerd to be told")
     return f"http://{_ANY.get(host, host)}:{port}"
+
+
+def _registries(config: Config) -> tuple[str, ...]:
+    """Those that were chosen, else those that the mirror is for; none for every registry."""
+    return config.hosts.registries or config.mirror.registries
 
 
 def _capabilities(config: Config) -> tuple[str, ...]:

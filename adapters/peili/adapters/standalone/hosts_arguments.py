@@ -45,7 +45,8 @@ def _describe_files(action: argparse.ArgumentParser) -> None:
         "--registry",
         action="append",
         metavar="HOST",
-        help="only for this one, or _default for those without a folder of their own; repeatable (default: all)",
+        help="only for this one, or _default for those without a folder of their own; repeatable (default for"
+        " apply: hosts.registries, else mirror.registries, else all; for remove: all)",
     )
     action.add_argument("--mirror", metavar="URL", help="where containerd reaches peili, if not by local.listen")
     action.add_argument(

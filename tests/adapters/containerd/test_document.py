@@ -1,0 +1,39 @@
+"""What docs/containerd.md shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from tests.adapters.containerd.trees import make
+
+from peili.adapters.containerd import HostsFiles
+from peili.adapters.containerd.marks import taken_apart
+from peili.mirror import Mirror
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/containerd.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL)
+
+
+def test_the_file_that_it_shows_is_what_apply_writes(tmp_path: Path) -> None:
+    shown = next(each for each in blocks("toml") if "# >>> peili hosts" in each).encode()
+    before = taken_apart(shown).base
+    assert b"peili" not in before
+    make(tmp_path, {"docker.io/hosts.toml": before})
+    HostsFiles("http://127.0.0.1:5050", config_path=[tmp_path]).apply()
+    assert (tmp_path / "docker.io/hosts.toml").read_bytes() == shown
+
+
+def test_its_python_runs(tmp_path: Path) -> None:
+    code = "".join(blocks("python")).replace("/etc/containerd/certs.d", str(tmp_path))
+    names: dict[str, Any] = {"store": MemoryStore(), "router": MemoryRouter()}
+    exec(compile(code, "containerd.md", "exec"), names)
+    assert [each.file for each in names["outcome"].changes] == [tmp_path / "_default/hosts.toml"]
+    assert isinstance(names["mirror"], Mirror)
+    assert "ContainerdHosts" in names["mirror"].readiness()

@@ -1,0 +1,100 @@
+"""`show` says what is in force and what containerd will do with it, for the version that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.adapters.containerd.trees import Tree, make
+
+from peili.adapters.containerd import HostsFiles
+
+MIRROR = "http://127.0.0.1:5050"
+
+
+def show(root: Path, version: str | None = None) -> str:
+    return "\n\n".join(map(str, HostsFiles(MIRROR, config_path=[root], version=version).show()))
+
+
+def test_whom_containerd_asks_for_what_in_which_order(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        {
+            "docker.io/hosts.toml": b"[host.'https://harbor.example/v2/hub']\noverride_path = true\n"
+            b"capabilities = ['pull', 'resolve']\n"
+        },
+    )
+    HostsFiles(MIRROR, config_path=[tmp_path]).apply()
+    assert (
+        show(tmp_path)
+        == f"""\
+docker.io  ({tmp_path}/docker.io)
+  1. {MIRROR} (peili): pull
+  2. https://harbor.example/v2/hub: pull, resolve; with override_path
+  3. https://registry-1.docker.io: pull, resolve, push
+  containerd asks 2, then 3 what a tag means, and 1, then 2, then 3 for content; each is asked only if those before \
+it fail.
+
+_default  ({tmp_path}/_default)
+  1. {MIRROR} (peili): pull
+  2. the registry itself: pull, resolve, push
+  containerd asks 2 what a tag means, and 1, then 2 for content; each is asked only if those before it fail."""
+    )
+
+
+def test_as_json(tmp_path: Path) -> None:
+    make(tmp_path, {"r_5000_/hosts.toml": b"server = 'https://s'\nca = 'x'\n[host.a]\ncapabilities = ['PULL']\n"})
+    (found,) = HostsFiles(MIRROR, config_path=[tmp_path]).show()
+    assert found.json() == {
+        "registry": "r:5000",
+        "directory": f"{tmp_path}/r_5000_",
+        "peili_first": False,
+        "hosts": [
+            {"url": "a", "capabilities": ["pull"], "settings": []},
+            {"url": "https://s", "capabilities": ["pull", "resolve", "push"], "settings": ["ca"]},
+        ],
+        "notes": [],
+    }
+
+
+IGNORED = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'
+UNUSED = "the certificates in the directory are not used, because hosts.toml does not name them"
+
+NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
+    ({"r/hosts.toml": b"server = 'https://s'"}, "1.6.20", [IGNORED], [None]),
+    ({"r/hosts.toml": b"server = 'https://s'"}, "2.0.0", [], ["https://s"]),
+    ({"r/hosts.toml": b"[host.a]", "r/ca.crt": b""}, None, [UNUSED], ["a", None]),
+    ({"r/hosts.toml": b"ca = 'ca.crt'\n[host.a]", "r/ca.crt": b""}, None, [], ["a", None]),
+    ({"r/hosts.toml": b"host.a.ca = 'x'\n[host.b]"}, "1.7.0", [], ["a", "b", None]),
+    (
+        {"r/hosts.toml": b"host.a.ca = 'x'\n[host.b]"},
+        "2.0.0",
+        ["containerd 2.x overlooks hosts without a table header: a"],
+        ["b", None],
+    ),
+    ({"r/hosts.toml": b""}, None, ["hosts.toml is empty, as if it were not there"], [None]),
+    (
+        {"r/hosts.toml": b"server = "},
+        None,
+        ["containerd reads nothing of hosts.toml: not TOML: Invalid value (at end of document)"],
+        [None],
+    ),
+    ({"r/hosts.toml": None}, None, ["can't be read: Is a directory"], []),
+]
+
+
+@pytest.mark.parametrize(("tree", "version", "notes", "urls"), NOTES)
+def test_what_else_there_is_to_know(
+    tree: Tree, version: str | None, notes: list[str], urls: list[str | None], tmp_path: Path
+) -> None:
+    make(tmp_path, tree)
+    (found,) = HostsFiles(MIRROR, config_path=[tmp_path], version=version).show()
+    assert list(found.notes) == notes
+    assert [each.url for each in found.hosts] == urls
+
+
+def test_a_directory_that_another_one_hides_is_told(tmp_path: Path) -> None:
+    make(tmp_path, {"r_5000_": None, "r:5000": None})
+    hidden = next(each for each in HostsFiles(MIRROR, config_path=[tmp_path]).show() if each.notes)
+    assert hidden.directory == tmp_path / "r:5000"
+    assert hidden.notes == (f"containerd never looks here, but at {tmp_path}/r_5000_",)

@@ -1,0 +1,198 @@
+"""Real containerd, for every shape of hosts.toml: it pulls before `peili hosts apply`, after it, where peili does not
+run, and after `peili hosts remove`; and what it gets comes from where it should.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+
+import pytest
+from tests.adapters.containerd.trees import Tree, make, snapshot
+from tests.e2e.checks import KIB, expected
+from tests.lab.certificates import Certificates
+from tests.lab.lab import Host, Lab
+from tests.lab.upstream import Upstream
+
+from peili.adapters.containerd.meaning import Version
+from peili.adapters.containerd.version import version_at, version_installed
+from peili.adapters.standalone.cli import main
+from peili.mirror.testing.images import Image, make_layout, pack_tar
+
+REPOSITORY = "library/demo"
+PLAIN_HTTP = ("--plain-http",)
+REFERER = "the-laboratory"
+
+
+@dataclass(frozen=True)
+class World:
+    """Two hosts with the same image to pull, which only a third one has. peili runs on one of the two."""
+
+    lab: Lab
+    secure: Upstream
+    certificates: Certificates
+    image: Image
+
+    @property
+    def names(self) -> Names:
+        files = (self.certificates.authority, self.certificates.client, self.certificates.client_key)
+        return Names(self.lab.upstream.name, self.secure.name, {each.name: each.read_bytes() for each in files})
+
+    @property
+    def near(self) -> Host:
+        return self.lab.hosts["here"]
+
+    @property
+    def without(self) -> Host:
+        return self.lab.hosts["without"]
+
+
+@pytest.fixture(scope="module")
+def world() -> Generator[World]:
+    with Lab("here", "without", "there") as lab:
+        layout = lab.directory / "layout"
+        image = make_layout(layout, layers=[300 * KIB, 20 * KIB], tags=["v1", f"registry.invalid/{REPOSITORY}:v1"])
+        lab.upstream.push(image, REPOSITORY)
+        lab.upstream.push(image, f"hub/{REPOSITORY}")
+        there = lab.hosts["there"].containerd
+        there.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+        place = lab.network.place("secure")
+        certificates = Certificates(lab.directory / "certificates", place.address)
+        secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificates=certificates)
+        secure.start()
+        try:
+            lab.start_peili("here", "there")
+            yield World(lab, secure, certificates, image)
+        finally:
+            secure.stop()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A hosts folder before `apply`, the registry that is pulled from, and what else is told to ctr and to `apply`."""
+
+    tree: Tree
+    registry: str
+    pull: tuple[str, ...] = ()
+    apply: tuple[str, ...] = ()
+    by_tls: bool = False
+    by_default: bool = False  # nothing says where the registry is: containerd takes one on loopback for plain HTTP
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the shapes are written with: two registries, of which one wants certificates, and these."""
+
+    plain: str
+    secure: str
+    files: Mapping[str, bytes]
+
+    @property
+    def mirror(self) -> str:
+        return f'[host."http://{self.plain}"]\ncapabilities = ["pull", "resolve"]\n'
+
+
+OTHER = "registry.invalid"
+
+
+def one(content: str, *apply: str) -> Shape:
+    """A single file, for a registry that can only be had by a mirror."""
+    return Shape({f"{OTHER}/hosts.toml": content.encode()}, OTHER, apply=apply)
+
+
+def with_certificates(
+    names: Names, directory: str, hosts_toml: str | None = None, *apply: str, keys: str = ""
+) -> Shape:
+    """The registry that wants certificates, and where they are."""
+    tree = {f"{directory}/{keys}{name}": content for name, content in names.files.items()}
+    if hosts_toml is not None:
+        tree[f"{directory}/hosts.toml"] = hosts_toml.encode()
+    return Shape(tree, names.secure, apply=apply, by_tls=True, by_default="[host" not in (hosts_toml or ""))
+
+
+SHAPES: Mapping[str, Callable[[Names], Shape]] = {
+    "no folder": lambda n: Shape({}, n.plain, PLAIN_HTTP),
+    "an empty directory": lambda n: Shape({n.plain: None}, n.plain, PLAIN_HTTP),
+    "server only": lambda n: Shape(
+        {f"{n.plain.replace(':', '_')}_/hosts.toml": f'server = "http://{n.plain}"'.encode()}, n.plain, PLAIN_HTTP
+    ),
+    "_default only": lambda n: Shape({"_default/hosts.toml": n.mirror.encode()}, OTHER),
+    "_default, one registry chosen": lambda n: Shape(
+        {"_default/hosts.toml": n.mirror.encode()}, OTHER, apply=("--registry", OTHER)
+    ),
+    "mirrors and server": lambda n: one(f'server = "http://{n.plain}"\n\n[host."http://127.0.0.1:1"]\n{n.mirror}'),
+    "comments, CRLF, a byte-order mark": lambda n: one(
+        f'\ufeff# top\n\nserver = "http://{n.plain}"\n# of it\n{n.mirror} # end'.replace("\n", "\r\n")
+    ),
+    "the parent table first": lambda n: one(f'[host]\n\n  [host."http://{n.plain}"]'),
+    "dotted keys": lambda n: one(f'host."http://{n.plain}".capabilities = ["pull", "resolve"]'),
+    "a dial_timeout": lambda n: one(n.mirror, "--containerd-version", "2.1.0"),
+    "headers": lambda n: one(f'{n.mirror}[host."http://{n.plain}".header]\nReferer = "{REFERER}"\n'),
+    "override_path": lambda n: Shape(
+        {"docker.io/hosts.toml": f'[host."http://{n.plain}/v2/hub"]\noverride_path = true\n'.encode()}, "docker.io"
+    ),
+    "Docker-style certificates": lambda n: with_certificates(n, n.secure),
+    "Docker-style certificates, server only": lambda n: with_certificates(
+        n, n.secure, f'server = "https://{n.secure}"'
+    ),
+    "Docker-style certificates of _default": lambda n: with_certificates(n, "_default", None, "--registry", n.secure),
+    "ca and client": lambda n: with_certificates(
+        n,
+        n.secure,
+        f'server = "https://{n.secure}"\nca = "keys/ca.crt"\nclient = [["keys/client.cert", "keys/client.key"]]\n'
+        '[host."https://127.0.0.1:1"]\n',
+        keys="keys/",
+    ),
+}
+
+
+@pytest.mark.parametrize("make_shape", SHAPES.values(), ids=SHAPES)
+def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], Shape]) -> None:
+    shape = make_shape(world.names)
+    if shape.by_default and not world.lab.network.privileged:
+        pytest.skip("containerd speaks no TLS to a registry on loopback; this needs root")
+    for host in (world.near, world.without):
+        shutil.rmtree(host.containerd.hosts, ignore_errors=True)
+        make(host.containerd.hosts, shape.tree)
+    here, was = world.near, snapshot(world.near.containerd.hosts)
+
+    assert blobs_from_upstream(world, here, shape) > 0
+    for host in (world.near, world.without):
+        assert peili_hosts("apply", host, *shape.apply) == 0
+    assert blobs_from_upstream(world, here, shape) == 0  # they came from there
+    assert blobs_from_upstream(world, world.without, shape) > 0
+    assert peili_hosts("remove", here) == 0
+    assert snapshot(here.containerd.hosts) == was
+    assert blobs_from_upstream(world, here, shape) > 0
+
+
+def test_it_is_asked_for_its_version(world: World) -> None:
+    async def versions() -> tuple[str | None, str | None]:
+        return await version_at(world.near.containerd.socket), await version_installed()
+
+    running, installed = asyncio.run(versions())
+    assert running == installed
+    assert installed is not None
+    Version.parse(installed)
+
+
+def peili_hosts(action: str, host: Host, *options: str) -> int:
+    where = ["--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
+    return main(["hosts", action, *where, *options])
+
+
+def blobs_from_upstream(world: World, host: Host, shape: Shape) -> int:
+    """Pull the image, which is then gone again; how many of its blobs came from upstream."""
+    upstream = world.secure if shape.by_tls else world.lab.upstream
+    reference = f"{shape.registry}/{REPOSITORY}:v1"
+    before = upstream.mark()
+    host.containerd.pull(reference, *shape.pull)
+    assert not expected(world.image) - host.containerd.digests()
+    host.containerd.remove(reference)
+    assert not expected(world.image) & host.containerd.digests()
+    upstream.mark()
+    if REFERER in str(shape.tree):
+        assert any(each.referer == REFERER for each in upstream.requests(before))
+    return len(upstream.blobs_sent(before))

@@ -1,0 +1,100 @@
+"""Extensions live with a mirror: entered after its own plug-ins, left before them, and never its undoing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from tests.support.events import until
+from typing_extensions import override
+
+from peili.mirror import Context, Limits, Mirror, Plugin
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+QUICK = Limits(backoff_min=0.01, backoff_max=0.02, start_timeout=0.2, stop_timeout=0.2)
+
+
+class Noted:
+    """Writes down when it is entered and left."""
+
+    def __init__(self, notes: list[str], name: str) -> None:
+        self.notes = notes
+        self.name = name
+
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self.notes.append(f"{self.name} in")
+        yield
+        self.notes.append(f"{self.name} out")
+
+
+class NotedStore(Noted, MemoryStore):
+    def __init__(self, notes: list[str]) -> None:
+        Noted.__init__(self, notes, "store")
+        MemoryStore.__init__(self)
+
+
+class Extension(Noted, Plugin):
+    pass
+
+
+class Useless(Plugin):
+    """Can't be entered."""
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        raise LookupError("out of order")
+        yield
+
+
+class Hesitant(Plugin):
+    """Is never ready."""
+
+    @override
+    def ready(self) -> bool:
+        return False
+
+
+async def test_they_are_entered_last_and_left_first_the_last_one_before_all() -> None:
+    notes: list[str] = []
+    mirror = Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "one"), Extension(notes, "two")])
+    for _ in range(2):
+        async with mirror:
+            assert notes == ["store in", "one in", "two in"]
+            assert mirror.readiness() == {"store": True, "router": True, "resolver": True, "Extension": True}
+        assert notes[3:] == ["two out", "one out", "store out"]
+        notes.clear()
+
+
+async def test_draining_leaves_them_and_the_mirror_goes_on() -> None:
+    notes: list[str] = []
+    async with Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "it")]) as mirror:
+        await mirror.drain(0.1)
+        await mirror.drain(0.1)
+        assert notes == ["store in", "it in", "it out"]
+        assert mirror.ready()
+        assert mirror.readiness()["Extension"] is False
+    assert notes == ["store in", "it in", "it out", "store out"]
+
+
+async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[Useless(), Hesitant()], limits=QUICK)
+    async with mirror:
+        await mirror.wait_ready(1)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(mirror.ops), base_url="http://ops") as client:
+            response = await client.get("/readyz")
+        assert response.status_code == 200
+        assert response.json() == {
+            "store": True,
+            "router": True,
+            "resolver": True,
+            "Useless": False,
+            "Hesitant": False,
+        }
+        await until(lambda: "Useless failed; entered again in 0.02 s" in caplog.text)
