@@ -64,6 +64,12 @@ class Containerd:
             + settings
         )
 
+    @property
+    def process(self) -> Process:
+        """The running process."""
+        assert self._process is not None, "containerd is not started"
+        return self._process
+
     def start(self) -> None:
         """Start it and wait until it answers."""
         command = ["containerd", "--config", str(self.configuration)]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -255,6 +257,43 @@ def test_a_socket_that_is_not_there_and_one_that_is_none(applied: House, tmp_pat
     assert diagnosis.of("fail")["containerd"].startswith(f"there is no socket {gone}")
     gone.touch()
     assert f"{gone} is not a socket" in applied.doctor(f"--set=store.address={gone}").of("fail")["containerd"]
+
+
+@contextmanager
+def without_rights(directory: Path) -> Generator[None]:
+    """This process can't enter `directory`; root does so as another user, since nothing is closed to root."""
+    mode, user = directory.stat().st_mode, os.geteuid()
+    directory.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        directory.chmod(mode)
+
+
+def test_a_socket_that_this_user_may_not_reach(applied: House) -> None:
+    """peili's own configuration is in the same directory, so that it is not given here."""
+    out = io.StringIO()
+    with without_rights(applied.directory), redirect_stdout(out):
+        flags = [f"--set=store.address={applied.containerd.socket}", f"--set=local.listen={applied.peili.local}"]
+        code = main(["doctor", "--json", *flags, "--containerd-config", str(applied.containerd.configuration)])
+    failed = Diagnosis(code, json.loads(out.getvalue())["findings"]).of("fail")
+    assert code == 1
+    assert failed["containerd"].startswith(f"no permission to reach {applied.containerd.socket}; run as root")
+    assert failed["configuration"] == f"{applied.containerd.configuration} can't be read: permission denied"
+
+
+def test_a_containerd_that_hangs(applied: House) -> None:
+    applied.containerd.process.freeze()
+    try:
+        diagnosis = applied.doctor()
+    finally:
+        applied.containerd.process.resume()
+    assert diagnosis.code == 1
+    assert re.search("does not answer|did not answer in time", diagnosis.of("fail")["containerd"])
+    assert diagnosis.of("ok")["configuration"] == str(applied.containerd.configuration)  # the rest is told all the same
 
 
 def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path) -> None:

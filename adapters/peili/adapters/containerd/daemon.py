@@ -59,7 +59,7 @@ async def answers(api: Api, address: Path) -> tuple[Version | None, Finding]:
     try:
         text = await api.version()
     except StoreUnavailable as error:
-        mend = "start containerd, or set store.address to its socket; run the doctor as the user that peili runs as"
+        mend = "start containerd, or set store.address to its socket; and run the doctor as the user that peili runs as"
         return None, fail("containerd", str(error), mend)
     try:
         version = Version.parse(text)

@@ -6,7 +6,7 @@ What each look finds is judged beside: configured.py (files), daemon.py (contain
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,17 +94,18 @@ def _files(patient: Patient, version: Version | None, shown: list[Shown]) -> lis
     known = version or Version(2 if configuration.version >= 3 else 1)
     settings = registries(configuration, known)
     findings += configured.judge_configuration(configuration, settings)
-    if settings.folders:
-        hosts = HostsFiles(patient.mirror, config_path=settings.folders, version=f"{known.major}.{known.minor}")
-        try:
-            shown += hosts.show()
-        except OSError as error:
-            mend = "run as root, or give this user access to it"
-            return [*findings, fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
-        findings += configured.judge_hosts(
-            shown, patient.mirror, hosts.roots, wanted=patient.selection.registries, folders=patient.folders
-        )
-    return findings
+    return [*findings, *(_hosts_toml(patient, settings.folders, known, shown) if settings.folders else ())]
+
+
+def _hosts_toml(patient: Patient, folders: Sequence[str], version: Version, shown: list[Shown]) -> list[Finding]:
+    hosts = HostsFiles(patient.mirror, config_path=folders, version=f"{version.major}.{version.minor}")
+    try:
+        shown += hosts.show()
+    except OSError as error:
+        mend = "run as root, or give this user access to it"
+        return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
+    wanted = patient.selection.registries
+    return list(configured.judge_hosts(shown, patient.mirror, hosts.roots, wanted=wanted, folders=patient.folders))
 
 
 def _read(file: Path, version: Version | None, begun: daemon.Started | None, *, needed: bool) -> Configuration:
