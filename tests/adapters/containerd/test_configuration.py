@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.lab.processes import ENVIRONMENT, CommandFailed, run
+from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
 
 from peili.adapters.containerd.configuration import Unreadable, read
 from peili.adapters.containerd.meaning import Version
@@ -64,6 +67,9 @@ CASES: dict[str, dict[str, str]] = {
         "c.toml": 'imports = ["d/*.toml"]\nversion = 2\n',
         "d/a.toml": PLAIN,
     },
+    "mirrors of old": {
+        "c.toml": f'version = 2\n[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n',
+    },
     "what is for 2.x is not read": {
         "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
     },
@@ -87,7 +93,7 @@ def as_dumped(file: Path) -> Registries:
         config_path=cri["registry"]["config_path"],
         by_default=ours.by_default,
         discard=cri["containerd"]["discard_unpacked_layers"],
-        inline=tuple(key for key in ("mirrors", "configs") if cri["registry"][key]),
+        inline=("mirrors",) if cri["registry"]["mirrors"] else (),
         transfer=False,
         transfer_path=None,
         misplaced=ours.misplaced,
@@ -201,3 +207,37 @@ def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
     assert in_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
     assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
     assert in_2("", V16, tmp_path).registry_header == '[plugins."cri".registry]'
+
+
+@needs_containerd
+@pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
+@pytest.mark.parametrize(
+    ("settings", "inline"),
+    [
+        ("", ()),
+        (f'[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n', ("mirrors",)),
+        (f'[{CRI}.registry.configs."a.b".tls]\nca_file = "/ca"\n', ("configs.tls",)),
+        (f'[{CRI}.registry.configs."a.b".auth]\nusername = "me"\n', ()),
+    ],
+)
+def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loading(
+    settings: str, inline: tuple[str, ...]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="peili-") as short:  # a socket's path has to be
+        directory = Path(short)
+        places = f'root = "{short}/root"\nstate = "{short}/state"\n[grpc]\naddress = "{short}/c.sock"\n'
+        file = write(
+            directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{places}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
+        )
+        assert understood(file, V16).inline == inline
+        containerd = Process(["containerd", "--config", str(file)], directory / "log")
+        try:
+            told = wait_for(lambda: _FATE.search(containerd.output()), "the CRI plug-in has loaded, or failed to")
+        finally:
+            containerd.stop()
+        assert told is not None
+        assert told[0].startswith("failed") is bool(inline)
+
+
+_ELSEWHERE = 'disabled_plugins = ["io.containerd.internal.v1.opt"]\n'  # it writes to /opt
+_FATE = re.compile("failed to load plugin io.containerd.grpc.v1.cri|Start cri plugin")

@@ -29,6 +29,7 @@ IMAGES = 'plugins."io.containerd.cri.v1.images"'
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
 TRANSFER = 'plugins."io.containerd.transfer.v1.local"'
 ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
+NOTHING = set[tuple[str, str]]()
 TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
 
 
@@ -43,14 +44,14 @@ def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("text", "version", "expected"),
     [
-        (f"version = 3\n{ONE}", (2, 0), set[tuple[str, str]]()),
-        (f"version = 3\n{ONE}", (2, 2), set[tuple[str, str]]()),
+        (f"version = 3\n{ONE}", (2, 0), NOTHING),
+        (f"version = 3\n{ONE}", (2, 2), NOTHING),
         ("version = 3\n", (2, 1), {("fail", "config_path"), ("warn", "transfer service")}),
         (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), {("warn", "transfer service")}),
         # Several folders: the CRI plug-in knows how, the transfer service does not.
-        (f"version = 3\n{TWO}", (2, 0), set[tuple[str, str]]()),
+        (f"version = 3\n{TWO}", (2, 0), NOTHING),
         (f"version = 3\n{TWO}", (2, 1), {("fail", "transfer service")}),
-        (f"version = 3\n{TWO}[{IMAGES}]\nuse_local_image_pull = true\n", (2, 1), set[tuple[str, str]]()),
+        (f"version = 3\n{TWO}[{IMAGES}]\nuse_local_image_pull = true\n", (2, 1), NOTHING),
         (
             f"version = 3\n{ONE}[{IMAGES}]\ndiscard_unpacked_layers = true\n",
             (2, 2),
@@ -64,8 +65,9 @@ def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
         (
             f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".tls]\nca_file = "/ca"\n',
             (2, 0),
-            {("warn", "mirrors")},
+            {("fail", "mirrors")},
         ),
+        (f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".auth]\nusername = "me"\n', (2, 0), NOTHING),
         (f'version = 3\nimports = ["gone/*.toml"]\n{ONE}', (2, 0), {("warn", "imports")}),
         (f'version = 3\ndisabled_plugins = ["io.containerd.cri.v1.images"]\n{ONE}', (2, 0), {("warn", "CRI plug-in")}),
     ],

@@ -87,7 +87,7 @@ def inline_mirrors(registries: Registries) -> Iterator[Finding]:
     names = " and ".join(f"registry.{each}" for each in registries.inline)
     what = f"{names} set: containerd takes either these or config_path, and with both its CRI plug-in does not load"
     mend = f"move them into hosts.toml files, remove them from {registries.registry_header}, {_RESTART}"
-    yield fail("mirrors", what, mend) if "mirrors" in registries.inline else warn("mirrors", what, mend)
+    yield fail("mirrors", what, mend)
 
 
 def transfer_service(registries: Registries) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ The keys are the CRI plug-in's, which has other names in each version of the con
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from peili.adapters.containerd.configuration import Configuration, Table
 from peili.adapters.containerd.meaning import Version
@@ -27,7 +28,7 @@ class Registries:
         config_path: as set, with ``:`` between folders; empty: hosts.toml is not read.
         by_default: whether nobody has set it.
         discard: whether layers are dropped once they are unpacked.
-        inline: ``registry.mirrors`` or ``registry.configs``, the way of old: which of them are set.
+        inline: which settings there are of the old way, ``mirrors`` and ``configs.tls``.
         transfer: whether pulls of Kubernetes go through the transfer service.
         transfer_path: the transfer service's own `config_path`, for other clients; None: this version has none.
         misplaced: tables for another version's plug-in, which this one does not read.
@@ -89,23 +90,26 @@ def _of_2(configuration: Configuration, version: Version) -> Registries:
         by_default="config_path" not in registry,
         discard=discard,
         inline=inline,
-        transfer=(version.major, version.minor) >= (2, 1) and not discard and not inline and not _local(images),
+        transfer=(version.major, version.minor) >= (2, 1) and not discard and not _local(images, registry),
         transfer_path=_text(configuration.table(TRANSFER).get("config_path")),
         misplaced=(),
     )
 
 
-def _local(images: Table) -> bool:
+def _local(images: Table, registry: Table) -> bool:
     """Whether pulls stay with the CRI plug-in: asked for, or because the transfer service can't do what else is."""
     return (
         images.get("use_local_image_pull") is True
         or images.get("image_pull_with_sync_fs") is True
         or images.get("disable_snapshot_annotations") is False
+        or any(registry.get(key) for key in ("mirrors", "configs", "auths"))
     )
 
 
 def _inline(registry: Table) -> tuple[str, ...]:
-    return tuple(key for key in ("mirrors", "configs") if registry.get(key))
+    configs = registry.get("configs")
+    tls = isinstance(configs, dict) and any("tls" in each for each in cast("Table", configs).values())
+    return (*(["mirrors"] if registry.get("mirrors") else []), *(["configs.tls"] if tls else []))
 
 
 def _text(value: object) -> str:
