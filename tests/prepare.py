@@ -19,6 +19,9 @@ PACKAGES = {
     "iproute2": ("ip", "tc"),
     "docker-registry": ("docker-registry",),
     "skopeo": ("skopeo",),
+    "systemd": ("systemd-analyze", "systemd-socket-activate"),
+    "buildah": ("buildah",),
+    "yamllint": ("yamllint",),
     "openssl": ("openssl",),
 }
 """Debian's package names, and the commands that show that one is there."""

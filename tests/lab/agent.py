@@ -20,7 +20,7 @@ class Agent:
 
     def __init__(self, place: Place, name: str, directory: Path) -> None:
         self._place = place
-        self._configuration = directory / "peili.toml"
+        self.configuration = directory / "peili.toml"
         self._log = directory / "peili.log"
         self._process: Process | None = None
         self.identity = name
@@ -41,8 +41,8 @@ class Agent:
             "peer": {"listen": self.peer, "insecure": True},
             "mirror": {"identity": self.identity},
         }
-        self._configuration.write_text(_toml({**doors, **sections}))
-        command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self._configuration)]
+        self.configuration.write_text(_toml({**doors, **sections}))
+        command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
         self._process = Process(self._place.command(command), self._log)
         try:
             wait_for(self.ready, f"peili of {self.identity} is ready")

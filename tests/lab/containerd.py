@@ -43,11 +43,11 @@ disabled_plugins = {disabled}
 
 
 class Containerd:
-    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `hosts` is
-    the folder of its hosts.toml files.
+    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
+    are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files.
     """
 
-    def __init__(self, place: Place, directory: Path, *, unpack: bool) -> None:
+    def __init__(self, place: Place, directory: Path, *, unpack: bool, settings: str = "") -> None:
         self._place = place
         self._unpack = unpack
         self._directory = directory
@@ -56,11 +56,12 @@ class Containerd:
         self.hosts = directory / "hosts"
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
-        self._configuration = directory / "containerd.toml"
-        self._configuration.write_text(
+        self.configuration = directory / "containerd.toml"
+        self.configuration.write_text(
             _CONFIGURATION.format(
                 directory=directory, disabled=_DISABLED, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
             )
+            + settings
         )
 
     @property
@@ -71,7 +72,7 @@ class Containerd:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = ["containerd", "--config", str(self._configuration)]
+        command = ["containerd", "--config", str(self.configuration)]
         self._process = Process(self._place.command(command), self._directory / "containerd.log")
         wait_for(self._answers, f"containerd answers at {self.socket}")
 

@@ -67,14 +67,19 @@ def _stands_still(task: Path) -> bool:
 
 
 class Process:
-    """A child process whose output, both kinds, goes to the end of the file `log`."""
+    """A child whose output, both kinds, goes to the end of the file `log`; it inherits the descriptors `keep`."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> None:
         self.command = command
         self.log = log
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                tied(command), env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+                tied(command),
+                env=ENVIRONMENT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=keep,
             )
         self.pid = self._child.pid
 

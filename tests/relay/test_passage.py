@@ -56,6 +56,10 @@ class Taking(Outlet):
     taken = 0
 
     @override
+    def give_up_after(self, seconds: float) -> None:
+        """It takes everything."""
+
+    @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
         raise NotImplementedError
 

@@ -99,6 +99,10 @@ class Counts:
         """Count `by` for the values `labels`."""
         self._values[labels] = self._values.get(labels, 0) + by
 
+    def value(self, *labels: str) -> float:
+        """What was counted for the values `labels`."""
+        return self._values.get(labels, 0)
+
     def family(self) -> Family:
         """What was counted so far."""
         return Family(self._name, "counter", self._text, self._labels, dict(self._values))
@@ -188,6 +192,15 @@ class Metrics:
         client = name if name in _CLIENTS else "other"
         self._runtime.add(client)
         self._runtime_last[client,] = now
+
+    def runtime(self) -> dict[str, dict[str, float]]:
+        """Of each client that has asked at the local door: its `requests`, and when the `last` was, in seconds since
+        1970.
+        """
+        return {
+            client: {"requests": self._runtime.value(client), "last": last}
+            for (client,), last in self._runtime_last.items()
+        }
 
     def families(self) -> list[Family]:
         """All of them, as they are now. May be called from any thread."""

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -129,7 +129,7 @@ class Mirror:
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
         self.local = Counted(Guard(self._local_door, local_auth, limits, parts.log), LOCAL, parts.metrics)
         self.peer = Counted(Guard(peer, auth, limits, parts.log, self.identity.id), PEER, parts.metrics)
-        self.ops = ops_app(self.readiness, self.ready, self.figures)
+        self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
         try:
@@ -180,11 +180,25 @@ class Mirror:
         stuck = Gauges(dict.fromkeys(self._parts.plugins, False))
         return [*self.metrics.families(), *(now or stuck).families()]
 
+    def status(self) -> Mapping[str, Any]:
+        """Who this is, how it is, which peers it knows, and who has asked at its local door, as ``/status`` tells it to
+        programs that look after the host. On the mirror's loop.
+        """
+        running = self._running
+        peers = running.peers() if running is not None else ()
+        return {
+            "identity": self.identity.id,
+            "urls": list(self.identity.urls),
+            "ready": dict(self.readiness()),
+            "peers": [{"id": each.id, "urls": list(each.urls)} for each in peers],
+            "runtime": self.metrics.runtime(),
+        }
+
     def _gauges(self) -> Gauges:
         running = self._running
         return Gauges(
             ready=self.readiness(),
-            peers=running.peers() if running is not None else 0,
+            peers=len(running.peers()) if running is not None else 0,
             advertised=running.advertised if running is not None else 0,
             transfers=self._parts.relay.under_way,
             uploads=self._peer_door.uploads.under_way,

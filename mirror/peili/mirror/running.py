@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
@@ -51,13 +51,13 @@ class Running:
             self._doubt(plugin, "whether it is ready", error)
             return False
 
-    def peers(self) -> int:
-        """How many peers the router knows. On the loop only."""
+    def peers(self) -> Collection[Peer]:
+        """The peers that the router knows. On the loop only."""
         try:
-            return len(self._parts.router.peers())
+            return tuple(self._parts.router.peers())
         except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
             self._doubt(self._parts.router, "its peers", error)
-            return 0
+            return ()
 
     @property
     def advertised(self) -> int:
@@ -95,7 +95,8 @@ class Running:
             log=parts.log,
         )
         in_time = await _tried(plugins, deadline)
-        if not await _tried(self._supervise(parts.extensions, context), deadline) or not in_time:
+        in_time &= await _tried(self._supervise(parts.extensions, context), deadline)
+        if not in_time:
             parts.metrics.limited.add("start_timeout")
 
     def _supervise(self, plugins: Iterable[Plugin], context: Context) -> list[Supervisor]:

@@ -18,7 +18,7 @@ from peili.mirror.errors import ListenError
 from peili.mirror.listening import Address, bind, shown, urls
 from peili.mirror.mirror import Mirror
 
-_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics"})
+_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
 _KEEP_ALIVE = 30
 """Seconds for which an idle connection is kept; longer than our own client keeps one, so that it closes first."""
 _SHUTDOWN = 5

@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
+    _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
     hosts = commands.add_parser("hosts", help="put peili in front of containerd's registries, or take it out again")
     hosts_arguments.describe(hosts, _describe_configuration, _hosts)
     for name, run, text in (
@@ -58,6 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--corrupt", action="store_true", help="flip a byte at the source: what happens when a peer lies")
     demo.set_defaults(run=_demo)
     return parser
+
+
+def _describe_doctor(command: argparse.ArgumentParser) -> None:
+    command.description = (
+        "Look at containerd's configuration, at hosts.toml and at the peili that runs; say what keeps containerd from\n"
+        "using the mirror and how to mend it, and prove the way by a request. Changes nothing.\n"
+        "Exit code 1 if something is wrong. Give it the configuration that `peili serve` has."
+    )
+    command.epilog = _EPILOG
+    command.formatter_class = argparse.RawDescriptionHelpFormatter
+    _describe_configuration(command)
+    command.add_argument(
+        "--containerd-config", type=Path, metavar="FILE", help="containerd's; by default the one that it runs with"
+    )
+    command.add_argument("--json", action="store_true", help="as one JSON object")
+    command.set_defaults(run=_doctor, log_format=None, log_level=None)
 
 
 def _describe_serve(command: argparse.ArgumentParser) -> None:
@@ -95,6 +112,15 @@ def _serve(arguments: argparse.Namespace) -> int:
     else:
         serve.run(config, mirror)
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    try:
+        from peili.adapters.standalone import examine  # noqa: PLC0415 - needs the extra `command`
+    except ImportError as error:
+        raise PeiliError(f"{error}: `peili doctor` needs what pip install 'peili[command]' brings") from error
+    patient = examine.patient(configuration(arguments, os.environ), arguments.containerd_config)
+    return examine.run(patient, sys.stdout.write, as_json=arguments.json)
 
 
 def _hosts(arguments: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
+from peili.adapters.standalone.activation import Activated, activated
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.notify import Notifier
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
@@ -52,17 +53,23 @@ def _extensions(config: Config) -> list[Plugin]:
 
 
 def run(config: Config, mirror: Mirror) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ListenError."""
-    asyncio.run(_run(config, mirror, logging.getLogger(logs.LOGGER)))
+    """Serve until SIGTERM or SIGINT. Sockets that the process was started with come before the configured addresses.
+    Raises ListenError, ConfigError.
+    """
+    with activated(os.environ) as sockets:
+        asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
 
 
-async def _run(config: Config, mirror: Mirror, log: logging.Logger) -> None:
+async def _run(config: Config, mirror: Mirror, sockets: Activated, log: logging.Logger) -> None:
     with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop:
         async with (
             _watchdog(config, notifier),
             mirror,
             serve(
-                mirror, local=config.local, peer=config.peer.listen or None, advertise=config.peer.advertise
+                mirror,
+                local=sockets.local or config.local,
+                peer=sockets.peer or config.peer.listen or None,
+                advertise=config.peer.advertise,
             ) as doors,
         ):
             _tell(config, mirror, doors.local_addresses, doors.peer_addresses, log)

@@ -1,8 +1,9 @@
-"""The ops app: `/livez`, `/readyz` and `/metrics`, for whoever looks after the host."""
+"""The ops app: `/livez`, `/readyz`, `/metrics` and `/status`, for whoever looks after the host."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,11 +14,15 @@ from peili.mirror.metrics import Family
 
 
 def ops_app(
-    readiness: Callable[[], Mapping[str, bool]], ready: Callable[[], bool], figures: Callable[[], Iterable[Family]]
+    readiness: Callable[[], Mapping[str, bool]],
+    ready: Callable[[], bool],
+    figures: Callable[[], Iterable[Family]],
+    status: Callable[[], Mapping[str, Any]],
 ) -> Starlette:
     """`readiness` says of each part whether it is ready; ``/readyz`` tells that, and answers 503 until `ready`.
 
-    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed.
+    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed; ``/status``
+    is `status` as JSON.
     """
 
     async def livez(request: Request) -> Response:
@@ -34,4 +39,8 @@ def ops_app(
         text, media_type = exposition.page(figures(), request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    async def tell(request: Request) -> Response:
+        return JSONResponse(status())
+
+    pages = {"/livez": livez, "/readyz": readyz, "/metrics": metrics, "/status": tell}
+    return Starlette(routes=[Route(path, page) for path, page in pages.items()])

@@ -1,0 +1,164 @@
+"""The doctor's look at containerd's configuration and at hosts.toml: would containerd ask the mirror at all?
+
+Reads files only; each function judges one thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from peili.adapters.containerd.configuration import Configuration
+from peili.adapters.containerd.findings import Finding, fail, ok, warn
+from peili.adapters.containerd.hosts import HostsFiles
+from peili.adapters.containerd.meaning import DEFAULT
+from peili.adapters.containerd.registries import CRI_1, CRI_2, DOCKERS, IMAGES_3, TRANSFER, USUAL, Registries
+from peili.adapters.containerd.showing import Shown
+
+_RESTART = "then restart containerd"
+_CRI = {CRI_1, CRI_2, IMAGES_3}
+
+
+def judge_configuration(configuration: Configuration, registries: Registries) -> Iterator[Finding]:
+    """Everything about the configuration, in the order in which it would be mended."""
+    yield from files(configuration)
+    yield from switched_off(configuration)
+    yield from config_path(registries)
+    yield from inline_mirrors(registries)
+    yield from transfer_service(registries)
+    yield layers(registries)
+
+
+def files(configuration: Configuration) -> Iterator[Finding]:
+    """Which files count, and what gets lost between them."""
+    if not configuration.files:
+        yield warn("configuration", "containerd has no file, so it runs with its defaults", "see config_path below")
+        return
+    yield ok("configuration", ", then ".join(str(each) for each in configuration.files))
+    for pattern in configuration.dead:
+        yield warn(
+            "imports",
+            f"{pattern} matches no file",
+            "write imports as absolute paths: containerd 1.x looks for relative ones with a * from its own directory",
+        )
+    for plugin, file, by in configuration.hidden:
+        if plugin in _CRI:
+            yield warn(
+                "imports",
+                f'{by} replaces all of [plugins."{plugin}"] in {file}, as containerd 1.x merges imports',
+                f"keep that plug-in's settings in {by} alone",
+            )
+
+
+def switched_off(configuration: Configuration) -> Iterator[Finding]:
+    """Docker's packages ship containerd without its CRI plug-in, which is the one that reads `config_path`."""
+    if found := sorted({*configuration.disabled} & {*_CRI}):
+        yield warn(
+            "CRI plug-in",
+            "switched off, so nothing that is said here of config_path counts; other clients name a folder themselves",
+            f'for Kubernetes, take "{found[0]}" out of disabled_plugins, {_RESTART}',
+        )
+
+
+def config_path(registries: Registries) -> Iterator[Finding]:
+    """Whether hosts.toml is read."""
+    about = "config_path"
+    for plugin in registries.misplaced:
+        yield fail(
+            about,
+            f'[plugins."{plugin}"] is for containerd 2.x, and this one reads nothing of it',
+            f"move its settings to {registries.registry_header}, {_RESTART}",
+        )
+    if not registries.folders:
+        how = f'set config_path = "{USUAL}" in {registries.registry_header}'
+        yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", f"{how}, {_RESTART}")
+        return
+    origin = " (by default)" if registries.by_default else ""
+    yield ok(about, f"{', then '.join(registries.folders)}{origin}")
+    missing = [each for each in registries.folders if not Path(each).is_dir() and each != DOCKERS]
+    for each in missing:
+        yield fail(about, f"there is no directory {each}", f"run: peili hosts apply --config-path {each}")
+
+
+def inline_mirrors(registries: Registries) -> Iterator[Finding]:
+    """The old way, which excludes the new one."""
+    if not registries.inline:
+        return
+    names = " and ".join(f"registry.{each}" for each in registries.inline)
+    what = f"{names} set: containerd takes either these or config_path, and with both its CRI plug-in does not load"
+    mend = f"move them into hosts.toml files, remove them from {registries.registry_header}, {_RESTART}"
+    yield fail("mirrors", what, mend)
+
+
+def transfer_service(registries: Registries) -> Iterator[Finding]:
+    """containerd ≥ 2.1 hands pulls to it, with `config_path` as the name of one folder (containerd issue 12415)."""
+    if registries.transfer_path is None:
+        return
+    about = "transfer service"
+    if registries.transfer and len(registries.folders) > 1:
+        yield fail(
+            about,
+            f'it takes config_path = "{registries.config_path}" for one folder, so it reads no hosts.toml',
+            f'set config_path = "{registries.folders[0]}" in {registries.registry_header}, {_RESTART}',
+        )
+    else:
+        yield ok(about, "pulls go through it, with config_path" if registries.transfer else "pulls don't go through it")
+    if registries.transfer_path not in registries.folders:
+        yield warn(
+            about,
+            f"its own config_path is {registries.transfer_path or 'not set'}: clients other than Kubernetes, such as "
+            "nerdctl, have to name a folder themselves",
+            f'set config_path = "{(registries.folders or (USUAL,))[0]}" in [plugins."{TRANSFER}"]',
+        )
+
+
+def layers(registries: Registries) -> Finding:
+    """Whether there will be anything to share."""
+    key = "discard_unpacked_layers"
+    if registries.discard:
+        what = f"{key} = true: layers are dropped once they are unpacked, and nothing is left to share"
+        return fail(key, what, f"set {key} = false in {registries.discard_header}, {_RESTART}, and pull images anew")
+    return ok(key, "false: layers are kept")
+
+
+def judge_hosts(
+    shown: Sequence[Shown], mirror: str, roots: Sequence[Path], *, wanted: Collection[str], folders: Sequence[Path]
+) -> Iterator[Finding]:
+    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`; `wanted` are the registries
+    that the mirror is for, none for all; `folders` is where else a hosts.toml of its may be.
+    """
+    about = "hosts.toml"
+    places = " and ".join(str(each) for each in roots)
+    ours = [each for each in shown if any(host.url == mirror for host in each.hosts)]
+    apply = "run: peili hosts apply " + " ".join(f"--config-path {each}" for each in roots)
+    if not ours:
+        elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
+        where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
+        yield fail(about, f"none in {places} leads to {mirror}{where}", apply)
+        return
+    yield ok(about, f"{mirror} is asked for {', '.join(_named(each.registry) for each in ours)}")
+    for each in ours:
+        if not each.first:
+            yield warn(about, f"{each.directory}: {mirror} is not the first host", f"move it up, or {apply}")
+        if not any(host.url == mirror and "pull" in host.capabilities for host in each.hosts):
+            yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
+    for each in shown:
+        if each not in ours and (not wanted or each.registry in wanted):
+            notes = f" ({'; '.join(each.notes)})" if each.notes else ""
+            yield warn(about, f"{each.directory} does not lead to {mirror}{notes}", apply)
+
+
+def _elsewhere(mirror: str, folders: Sequence[Path]) -> Path | None:
+    """The first of `folders` where a hosts.toml leads to the mirror."""
+    for folder in folders:
+        try:
+            shown = HostsFiles(mirror, config_path=[folder]).show()
+        except OSError:
+            continue
+        if any(host.url == mirror for each in shown for host in each.hosts):
+            return folder
+    return None
+
+
+def _named(registry: str) -> str:
+    return "every other registry" if registry == DEFAULT else registry

@@ -1,0 +1,48 @@
+"""What the doctor says: one finding for each thing that it looked at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import Enum
+from typing import Any
+
+
+class Level(Enum):
+    """How bad it is: as it should be; worth a look; the mirror is not used because of it."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of a diagnosis: what was looked at (`about`), what was found, and how to mend it if that is needed."""
+
+    level: Level
+    about: str
+    what: str
+    mend: str = ""
+
+    def json(self) -> dict[str, Any]:
+        """For programs."""
+        return {**asdict(self), "level": self.level.value}
+
+    def __str__(self) -> str:
+        mend = f"\n{'':6}mend: {self.mend}" if self.mend else ""
+        return f"{self.level.value:4}  {self.about}: {self.what}{mend}"
+
+
+def ok(about: str, what: str) -> Finding:
+    """As it should be."""
+    return Finding(Level.OK, about, what)
+
+
+def warn(about: str, what: str, mend: str) -> Finding:
+    """Worth a look."""
+    return Finding(Level.WARN, about, what, mend)
+
+
+def fail(about: str, what: str, mend: str) -> Finding:
+    """The mirror is not used because of it."""
+    return Finding(Level.FAIL, about, what, mend)

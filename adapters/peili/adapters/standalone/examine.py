@@ -1,0 +1,59 @@
+"""`peili doctor`: the doctor of `peili.adapters.containerd`, shown what the command's configuration says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from peili.adapters.containerd.doctor import Patient, diagnose
+from peili.adapters.containerd.findings import Finding, Level
+from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.hosts import mirror_url
+from peili.mirror import Selection
+from peili.stores.containerd.options import DEFAULT_ADDRESS, Options, known_options
+
+
+def patient(config: Config, containerd_config: Path | None) -> Patient:
+    """Whom `config` describes. Raises ConfigError."""
+    kind = config.store.kind
+    options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
+    return Patient(
+        mirror=mirror_url(config),
+        address=options.socket,
+        namespaces=options.namespaces,
+        selection=Selection(config.mirror.registries, config.mirror.exclude),
+        content_path=options.content_path,
+        folders=tuple(Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder),
+        config=containerd_config.absolute() if containerd_config is not None else None,
+        closed=not config.peer.insecure,
+        store=kind,
+    )
+
+
+def _checked(kind: str, options: Mapping[str, Any]) -> Options:
+    given = known_options(options)
+    return Options.checked(
+        given.get("address", DEFAULT_ADDRESS), given.get("namespaces", ()), given.get("content_path")
+    )
+
+
+def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:
+    """Write a diagnosis, by lines or as one JSON object; the exit code: 1 where something is wrong."""
+    return asyncio.run(_run(subject, write, as_json=as_json))
+
+
+async def _run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:
+    findings: list[Finding] = []
+    async for finding in diagnose(subject):
+        findings.append(finding)
+        if not as_json:
+            write(f"{finding}\n")
+    healthy = all(each.level is not Level.FAIL for each in findings)
+    if as_json:
+        write(json.dumps({"healthy": healthy, "findings": [each.json() for each in findings]}, indent=2) + "\n")
+    else:
+        write("the mirror is used as it should be\n" if healthy else "the mirror is not used: mend what failed\n")
+    return 0 if healthy else 1

@@ -1,0 +1,243 @@
+"""containerd's configuration as it is in force: the judge is containerd itself where it runs, its documents for 2.x."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
+
+from peili.adapters.containerd.configuration import Unreadable, read
+from peili.adapters.containerd.meaning import Version
+from peili.adapters.containerd.registries import CRI_2, IMAGES_3, Registries, registries
+
+V16, V20, V21, V22 = Version(1, 6), Version(2, 0), Version(2, 1), Version(2, 2)
+CRI = 'plugins."io.containerd.grpc.v1.cri"'
+IMAGES = 'plugins."io.containerd.cri.v1.images"'
+
+
+def write(directory: Path, files: Mapping[str, str]) -> Path:
+    for name, text in files.items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_text(text)
+    return directory / next(iter(files))
+
+
+def understood(file: Path, version: Version) -> Registries:
+    return registries(read(file, version), version)
+
+
+needs_containerd = pytest.mark.skipif(
+    shutil.which("containerd", path=ENVIRONMENT["PATH"]) is None, reason="not installed: containerd"
+)
+
+PLAIN = f'version = 2\n[{CRI}.registry]\nconfig_path = "/a:/b"\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n'
+CASES: dict[str, dict[str, str]] = {
+    "plain": {"c.toml": PLAIN},
+    "nothing": {"c.toml": "version = 2\n"},
+    "the first version": {"c.toml": '[plugins.cri.registry]\nconfig_path = "/a"\n'},
+    "an import adds a plug-in": {
+        "c.toml": 'imports = ["cri.toml"]\nversion = 2\n',
+        "cri.toml": PLAIN,
+    },
+    "an import replaces the plug-in's whole table": {
+        "c.toml": f'imports = ["more.toml"]\n{PLAIN}',
+        "more.toml": f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n",
+    },
+    "imports by a pattern, later ones win": {
+        "c.toml": 'imports = ["DIR/d/*.toml"]\nversion = 2\n',
+        "d/1.toml": f'version = 2\n[{CRI}.registry]\nconfig_path = "/one"\n',
+        "d/2.toml": f'version = 2\n[{CRI}.registry]\nconfig_path = "/two"\n',
+    },
+    "an import that imports": {
+        "c.toml": 'imports = ["d/a.toml"]\nversion = 2\n',
+        "d/a.toml": 'imports = ["b.toml", "../c.toml"]\nversion = 2\n',
+        "d/b.toml": PLAIN,
+    },
+    "a relative pattern leads nowhere": {
+        "c.toml": 'imports = ["d/*.toml"]\nversion = 2\n',
+        "d/a.toml": PLAIN,
+    },
+    "mirrors of old": {
+        "c.toml": f'version = 2\n[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n',
+    },
+    "what is for 2.x is not read": {
+        "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
+    },
+}
+
+
+@needs_containerd
+@pytest.mark.parametrize("files", CASES.values(), ids=CASES.keys())
+def test_it_is_understood_as_containerd_1_x_does(files: dict[str, str], tmp_path: Path) -> None:
+    file = write(tmp_path, {name: text.replace("DIR", str(tmp_path)) for name, text in files.items()})
+    assert understood(file, V16) == as_dumped(file)
+
+
+def as_dumped(file: Path) -> Registries:
+    """What ``containerd config dump`` says of it."""
+    dumped = tomllib.loads(run(["containerd", "--config", str(file), "config", "dump"]).decode())
+    cri = dumped["plugins"][CRI_2]
+    ours = understood(file, V16)
+    return Registries(
+        plugin=ours.plugin,
+        config_path=cri["registry"]["config_path"],
+        by_default=ours.by_default,
+        discard=cri["containerd"]["discard_unpacked_layers"],
+        inline=("mirrors",) if cri["registry"]["mirrors"] else (),
+        transfer=False,
+        transfer_path=None,
+        misplaced=ours.misplaced,
+    )
+
+
+@st.composite
+def cri_tables(draw: st.DrawFn) -> str:
+    """Some of the CRI plug-in's tables, in TOML; perhaps none."""
+    lines: list[str] = []
+    if (downloads := draw(st.none() | st.integers(1, 9))) is not None:
+        lines += [f"[{CRI}]", f"max_concurrent_downloads = {downloads}"]
+    if (path := draw(st.none() | st.sampled_from(["", "/a", "/a:/b", "/etc/containerd/certs.d"]))) is not None:
+        lines += [f"[{CRI}.registry]", f'config_path = "{path}"']
+    if (discard := draw(st.none() | st.booleans())) is not None:
+        lines += [f"[{CRI}.containerd]", f"discard_unpacked_layers = {json.dumps(discard)}"]
+    return "\n".join(lines)
+
+
+@needs_containerd
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tables=st.lists(cri_tables(), min_size=1, max_size=4))
+def test_any_chain_of_files_is_understood_as_containerd_1_x_does(tables: list[str], tmp_path: Path) -> None:
+    names = [f"{number}.toml" for number in range(len(tables))]
+    for number, table in enumerate(tables):
+        imports = f"imports = {json.dumps(names[number + 1 : number + 2])}\n"
+        (tmp_path / names[number]).write_text(f"{imports}version = 2\n{table}\n")
+    file = tmp_path / names[0]
+    assert understood(file, V16) == as_dumped(file)
+
+
+@needs_containerd
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("version = 2\n[plugins", "is not TOML: "),
+        ('imports = ["gone.toml"]\nversion = 2\n', "gone.toml can't be read: no such file or directory"),
+        ('imports = ["DIR"]\nversion = 2\n', "can't be read: is a directory"),
+    ],
+)
+def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
+    text: str, reason: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path, {"c.toml": text.replace("DIR", str(tmp_path))})
+    with pytest.raises(Unreadable) as error:
+        read(file, V16)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(CommandFailed):
+        run(["containerd", "--config", str(file), "config", "dump"])
+
+
+def test_1_x_hides_what_an_import_replaces_and_2_x_merges_it(tmp_path: Path) -> None:
+    file = write(tmp_path, CASES["an import replaces the plug-in's whole table"])
+    assert read(file, V16).hidden == ((CRI_2, file, tmp_path / "more.toml"),)
+    assert understood(file, V16).folders == ()
+    assert read(file, V20).hidden == ()
+    assert understood(file, V20).folders == ("/a", "/b")
+
+
+def test_a_relative_pattern_is_looked_for_where_1_x_was_started_and_beside_the_file_by_2_x(tmp_path: Path) -> None:
+    file = write(tmp_path, CASES["a relative pattern leads nowhere"])
+    assert read(file, V16).dead == ("d/*.toml",)
+    assert read(file, V16, tmp_path).files == (file, tmp_path / "d/a.toml")
+    assert read(file, V20).files == (file, tmp_path / "d/a.toml")
+
+
+def in_2(text: str, version: Version, tmp_path: Path) -> Registries:
+    return understood(write(tmp_path, {"c.toml": text}), version)
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "folders"),
+    [
+        ("version = 3\n", V20, ()),
+        ("version = 3\n", V21, ()),
+        ("version = 3\n", V22, ("/etc/containerd/certs.d", "/etc/docker/certs.d")),
+        (f'version = 3\n[{IMAGES}.registry]\nconfig_path = "/a"\n', V20, ("/a",)),
+        (f'version = 3\n[{IMAGES}.registry]\nconfig_path = ""\n', V22, ()),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = "/a"\n', V22, ("/a",)),
+    ],
+)
+def test_config_path_in_2_x(text: str, version: Version, folders: tuple[str, ...], tmp_path: Path) -> None:
+    assert in_2(text, version, tmp_path).folders == folders
+
+
+@pytest.mark.parametrize("header", [f"version = 3\n[{IMAGES}]", f"version = 2\n[{CRI}.containerd]"])
+def test_discarded_layers_in_2_x(header: str, tmp_path: Path) -> None:
+    found = in_2(f"{header}\ndiscard_unpacked_layers = true\n", V21, tmp_path)
+    assert found.discard
+    assert not found.transfer  # the transfer service can't, so pulls stay with the CRI plug-in
+    assert found.discard_header == header.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "version", "transfer"),
+    [
+        ("", V20, False),
+        ("", V21, True),
+        ("use_local_image_pull = false", V22, True),
+        ("use_local_image_pull = true", V22, False),
+        ("disable_snapshot_annotations = false", V21, False),
+        ("image_pull_with_sync_fs = true", V21, False),
+    ],
+)
+def test_pulls_go_through_the_transfer_service(settings: str, version: Version, transfer: bool, tmp_path: Path) -> None:
+    assert in_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).transfer is transfer
+
+
+def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
+    assert in_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+    assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
+    assert in_2("", V16, tmp_path).registry_header == '[plugins."cri".registry]'
+
+
+@needs_containerd
+@pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
+@pytest.mark.parametrize(
+    ("settings", "inline"),
+    [
+        ("", ()),
+        (f'[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n', ("mirrors",)),
+        (f'[{CRI}.registry.configs."a.b".tls]\nca_file = "/ca"\n', ("configs.tls",)),
+        (f'[{CRI}.registry.configs."a.b".auth]\nusername = "me"\n', ()),
+    ],
+)
+def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loading(
+    settings: str, inline: tuple[str, ...]
+) -> None:
+    with tempfile.TemporaryDirectory(prefix="peili-") as short:  # a socket's path has to be
+        directory = Path(short)
+        places = f'root = "{short}/root"\nstate = "{short}/state"\n[grpc]\naddress = "{short}/c.sock"\n'
+        file = write(
+            directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{places}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
+        )
+        assert understood(file, V16).inline == inline
+        containerd = Process(["containerd", "--config", str(file)], directory / "log")
+        try:
+            told = wait_for(lambda: _FATE.search(containerd.output()), "the CRI plug-in has loaded, or failed to")
+        finally:
+            containerd.stop()
+        assert told is not None
+        assert told[0].startswith("failed") is bool(inline)
+
+
+_ELSEWHERE = 'disabled_plugins = ["io.containerd.internal.v1.opt"]\n'  # it writes to /opt
+_FATE = re.compile("failed to load plugin io.containerd.grpc.v1.cri|Start cri plugin")

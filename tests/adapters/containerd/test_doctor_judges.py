@@ -1,0 +1,210 @@
+"""The doctor's judgements where no real program can be had: containerd 2.x, and answers that peili never gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from peili.adapters.containerd import doors, way
+from peili.adapters.containerd.configuration import Configuration, read
+from peili.adapters.containerd.configured import judge_configuration
+from peili.adapters.containerd.daemon import config_argument
+from peili.adapters.containerd.findings import Finding, Level
+from peili.adapters.containerd.hosts import HostsFiles
+from peili.adapters.containerd.meaning import Version
+from peili.adapters.containerd.registries import registries
+from peili.mirror import Descriptor, Digest, Reference
+
+pytestmark = pytest.mark.anyio
+
+IMAGES = 'plugins."io.containerd.cri.v1.images"'
+CRI = 'plugins."io.containerd.grpc.v1.cri"'
+TRANSFER = 'plugins."io.containerd.transfer.v1.local"'
+ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
+NOTHING = set[tuple[str, str]]()
+TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
+
+
+def judged(configuration: Configuration, version: Version) -> list[Finding]:
+    return list(judge_configuration(configuration, registries(configuration, version)))
+
+
+def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
+    return {(each.level.value, each.about) for each in findings if each.level is not Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "expected"),
+    [
+        (f"version = 3\n{ONE}", (2, 0), NOTHING),
+        (f"version = 3\n{ONE}", (2, 2), NOTHING),
+        ("version = 3\n", (2, 1), {("fail", "config_path"), ("warn", "transfer service")}),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), {("warn", "transfer service")}),
+        # Several folders: the CRI plug-in knows how, the transfer service does not.
+        (f"version = 3\n{TWO}", (2, 0), NOTHING),
+        (f"version = 3\n{TWO}", (2, 1), {("fail", "transfer service")}),
+        (f"version = 3\n{TWO}[{IMAGES}]\nuse_local_image_pull = true\n", (2, 1), NOTHING),
+        (
+            f"version = 3\n{ONE}[{IMAGES}]\ndiscard_unpacked_layers = true\n",
+            (2, 2),
+            {("fail", "discard_unpacked_layers")},
+        ),
+        (
+            f'version = 3\n{ONE}[{IMAGES}.registry.mirrors."docker.io"]\nendpoint = ["http://10.0.0.9"]\n',
+            (2, 0),
+            {("fail", "mirrors")},
+        ),
+        (
+            f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".tls]\nca_file = "/ca"\n',
+            (2, 0),
+            {("fail", "mirrors")},
+        ),
+        (f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".auth]\nusername = "me"\n', (2, 0), NOTHING),
+        (f'version = 3\nimports = ["gone/*.toml"]\n{ONE}', (2, 0), {("warn", "imports")}),
+        (f'version = 3\ndisabled_plugins = ["io.containerd.cri.v1.images"]\n{ONE}', (2, 0), {("warn", "CRI plug-in")}),
+    ],
+)
+async def test_configurations_of_2_x(
+    text: str, version: tuple[int, int], expected: set[tuple[str, str]], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    # A table may stand once: what belongs to the plug-in itself goes above its other tables.
+    file.write_text(text.replace("DIR", str(tmp_path)))
+    found = judged(read(file, Version(*version)), Version(*version))
+    assert wrong(found) == expected
+    assert all(bool(each.mend) is (each.level is not Level.OK) for each in found)
+
+
+async def test_the_default_of_2_2_is_a_configuration_that_asks_no_mirror() -> None:
+    """Two folders, in the hands of the transfer service (containerd issue 12636)."""
+    version = Version(2, 2)
+    found = judged(Configuration(), version)
+    assert ("fail", "transfer service") in wrong(found)
+    mend = next(each.mend for each in found if each.level is Level.FAIL and each.about == "transfer service")
+    assert mend.startswith('set config_path = "/etc/containerd/certs.d" in ')
+
+
+async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_path: Path) -> None:
+    (tmp_path / "more.toml").write_text(f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n")
+    file = tmp_path / "config.toml"
+    file.write_text(f'imports = ["more.toml"]\nversion = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
+    found = judged(read(file, Version(1, 6)), Version(1, 6))
+    assert wrong(found) == {("fail", "config_path"), ("warn", "imports")}
+    what = next(each.what for each in found if each.about == "imports")
+    assert str(tmp_path / "more.toml") in what
+    assert f"in {file}" in what
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config"),
+    [
+        ("containerd", None),
+        ("containerd --log-level debug", None),
+        ("containerd --config /c.toml", "/c.toml"),
+        ("containerd -c /c.toml --log-level debug", "/c.toml"),
+        ("containerd --root /r -config=/c.toml", "/c.toml"),
+        ("containerd --config", None),
+    ],
+)
+async def test_the_file_that_containerd_was_started_with(arguments: str, config: str | None) -> None:
+    assert config_argument(arguments.split(" ")) == config
+
+
+MIRROR = "http://mirror:5050"
+DIGEST = Digest.of(b"manifest")
+HERE = [(Reference.parse("docker.io/library/demo:v1"), Descriptor("application/json", DIGEST, 8))]
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> HostsFiles:
+    files = HostsFiles(MIRROR, config_path=[tmp_path])
+    assert files.apply().changes
+    return files
+
+
+async def asked(hosts: HostsFiles, status: int, **headers: str) -> Finding:
+    """What is made of a mirror that answers so."""
+
+    async def answer(request: Request) -> Response:
+        assert request.url.path == f"/v2/library/demo/manifests/{DIGEST}"
+        assert request.query_params["ns"] == "docker.io"
+        return Response(status_code=status, headers=headers)
+
+    app = Starlette(routes=[Route("/{path:path}", answer, methods=["HEAD"])])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+        return await way.proved(http, MIRROR, hosts.show(), HERE)
+
+
+async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: HostsFiles) -> None:
+    header = "Docker-Content-Digest"
+    assert (await asked(hosts, 200, **{header: DIGEST})).level is Level.OK
+    assert "answers with digest sha256:0 for" in (await asked(hosts, 200, **{header: "sha256:0"})).what
+    assert "answers with digest None" in (await asked(hosts, 200)).what
+    assert "answers 503" in (await asked(hosts, 503)).what
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+@pytest.fixture
+async def hung() -> AsyncGenerator[str]:
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        yield "http://{}:{}".format(*server.sockets[0].getsockname())
+
+
+async def test_a_hung_peili_is_told_from_one_that_is_not_there(hung: str) -> None:
+    async with httpx.AsyncClient(timeout=0.2) as http:
+        status, finding = await doors.local_door(http, hung)
+    assert status is None
+    assert finding.level is Level.FAIL
+    assert "takes the question and does not answer" in finding.what
+
+
+@pytest.mark.parametrize("told", [[], {"name": "x"}, None])
+async def test_what_is_no_status_is_no_peili(told: object) -> None:
+    async def answer(request: Request) -> Response:
+        return JSONResponse(told)
+
+    app = Starlette(routes=[Route("/status", answer)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+        status, finding = await doors.local_door(http, "http://host")
+    assert (status, finding.level) == (None, Level.FAIL)
+
+
+async def test_parts_that_are_not_ready_are_named() -> None:
+    finding = doors.readiness(doors.Status("me", ready={"store": False, "router": True}))
+    assert (finding.level, finding.what) == (Level.FAIL, "not yet: store")
+
+
+async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung: str) -> None:
+    async def answer(request: Request) -> Response:
+        return Response(headers={"Peili-Id": "another"})
+
+    app = Starlette(routes=[Route("/v2/", answer, methods=["HEAD"])])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
+        found = [each async for each in doors.peer_door(http, doors.Status("me", ["http://host"]), closed=False)]
+    assert [(each.level, each.what) for each in found] == [(Level.FAIL, "http://host is answered by another")]
+    async with httpx.AsyncClient(timeout=0.2) as http:
+        found = [each async for each in doors.peer_door(http, doors.Status("me", [hung]), closed=False)]
+        assert found[0].what == f"nobody answers at {hung}, which is what peers are told"
+        found = [each async for each in doors.peer_door(http, doors.Status("me"), closed=False)]
+        assert found[0].level is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3, "3 seconds"), (300, "5 minutes"), (9000, "2 hours"), (9e5, "10 days")]
+)
+async def test_the_time_since_containerd_asked_is_told_in_words(seconds: float, words: str) -> None:
+    status = doors.Status("me", runtime={"containerd": {"requests": 4, "last": 1e9 - seconds}})
+    assert doors.asked(status, 1e9).what == f"containerd has asked 4 times, last {words} ago"

@@ -1,0 +1,108 @@
+"""A systemd of its own for the tests: the real service manager, running the units of packaging/systemd.
+
+It runs as root's user instance, in namespaces of its own on one host of the laboratory, so that the machine's own, if
+it has one, hears nothing of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.lab.network import Place
+from tests.lab.processes import ENVIRONMENT, Process, run, wait_for
+
+UNITS = Path(__file__).parents[2] / "packaging/systemd"
+
+# What is changed of the service: where it is installed, and the mounts that a container may not make. The checkout
+# may lie below /home or /tmp. Fewer starts, and a shorter watchdog, for the tests' patience.
+_OVERRIDES = """\
+[Unit]
+StartLimitBurst=2
+[Service]
+ExecStart=
+ExecStart={peili} serve --config {config}
+StandardError=append:{log}
+WatchdogSec=2
+ProtectHome=no
+PrivateTmp=no
+ProtectKernelLogs=no
+ProtectKernelTunables=no
+"""
+_TARGET = "[Unit]\nDescription=What the tests start\nWants=peili.socket peili-peer.socket\n"
+# systemd asks whether the machine was booted with it. It would take itself for the system's with a PID of 1, which it
+# would have if the shell did not wait for it.
+_BOOT = """\
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/system
+/usr/lib/systemd/systemd --user
+exit
+"""
+
+
+class Systemd:
+    """At `place`, kept below `directory`; its sockets are listening once it is entered."""
+
+    def __init__(self, place: Place, directory: Path, configuration: str) -> None:
+        self._place = place
+        self._runtime = directory / "runtime"
+        self._boot_log = directory / "boot.log"
+        self._units = directory / "units"
+        self._service_log = directory / "peili.log"
+        shutil.copytree(UNITS, self._units)
+        for each in (self._runtime, self._units / "peili.service.d"):
+            each.mkdir()
+        self.config = config = directory / "peili.toml"
+        config.write_text(configuration)
+        peili = Path(sys.executable).with_name("peili")
+        overrides = _OVERRIDES.format(peili=peili, config=config, log=self._service_log)
+        (self._units / "peili.service.d/test.conf").write_text(overrides)
+        (self._units / "default.target").write_text(_TARGET)
+
+    def __enter__(self) -> Self:
+        # Not `ip netns exec`: it mounts a /sys of its own, in which there are no control groups.
+        there = ["nsenter", f"--net=/run/netns/{self._place.name}"]
+        namespaces = ["unshare", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc"]
+        variables = [f"SYSTEMD_UNIT_PATH={self._units}:", f"XDG_RUNTIME_DIR={self._runtime}"]
+        command = [*there, "env", *variables, *namespaces, "sh", "-c", _BOOT]
+        self._process = Process(command, self._boot_log)
+        try:
+            wait_for(lambda: self.show("peili.socket", "ActiveState") == "active", "systemd listens for peili")
+        except AssertionError as error:
+            error.add_note(self.log())
+            self._process.kill()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()  # and with it all in its namespaces
+
+    def systemctl(self, *arguments: str) -> str:
+        """What systemctl prints. Raises CommandFailed."""
+        return run([*self._inside(), "systemctl", "--user", "--no-pager", *arguments]).decode()
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit; empty where systemd can't be asked yet."""
+        command = [*self._inside(), "systemctl", "--user", "show", "--value", "--property", name, unit]
+        return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False).stdout.strip()
+
+    def status_of_service(self) -> dict[str, str]:
+        """The kernel's account of the service's main process (proc(5), ``status``)."""
+        text = run([*self._inside(), "cat", f"/proc/{self.show('peili.service', 'MainPID')}/status"]).decode()
+        return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+    def log(self) -> str:
+        """What systemd and the service have said."""
+        files = (self._boot_log, self._service_log)
+        return "\n".join(each.read_text(errors="replace") for each in files if each.exists())
+
+    def _inside(self) -> list[str]:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        target = children[0] if children else str(self._process.pid)
+        return ["nsenter", "--target", target, "--mount", "--pid", "env", f"XDG_RUNTIME_DIR={self._runtime}"]

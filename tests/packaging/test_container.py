@@ -1,0 +1,110 @@
+"""The container image's recipe: built as far as that goes without a network, by buildah and by pip."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.lab.processes import ENVIRONMENT, run
+
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "packaging/container/Containerfile"
+
+
+class Buildah:
+    """buildah with a storage of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        storage = ["--root", str(directory / "root"), "--runroot", str(directory / "run"), "--storage-driver", "vfs"]
+        self._command = ["buildah", *storage]
+
+    def build(self, recipe: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+        command = [*self._command, "build", "--isolation=chroot", "--pull-never", *flags, "--file", str(recipe)]
+        return subprocess.run([*command, str(ROOT)], env=ENVIRONMENT, capture_output=True, text=True, check=False)
+
+    def mounted(self, image: str) -> Path:
+        container = run([*self._command, "from", "--pull-never", image]).decode().strip()
+        return Path(run([*self._command, "mount", container]).decode().strip())
+
+    def inspect(self, image: str) -> bytes:
+        return run([*self._command, "inspect", "--type=image", image])
+
+    def clean(self) -> None:
+        run([*self._command, "rm", "--all"])
+        run([*self._command, "rmi", "--all", "--force"])
+
+
+@pytest.fixture
+def buildah(tmp_path: Path) -> Generator[Buildah]:
+    if shutil.which("buildah", path=ENVIRONMENT["PATH"]) is None:
+        pytest.skip("not installed: buildah")
+    buildah = Buildah(tmp_path / "buildah")
+    yield buildah
+    buildah.clean()
+
+
+def without_network() -> str:
+    """The recipe on an empty image, and without the one step that needs Python and a network."""
+    recipe, steps = re.subn(r"^RUN .*$", "COPY README.md /opt/peili/", RECIPE.read_text(), flags=re.MULTILINE)
+    assert steps == 1
+    return re.sub(r"^FROM docker\.io/\S+", "FROM scratch", recipe, flags=re.MULTILINE)
+
+
+def test_every_other_step_of_the_recipe_builds_and_the_image_says_what_to_run(buildah: Buildah, tmp_path: Path) -> None:
+    recipe = tmp_path / "Containerfile"
+    recipe.write_text(without_network())
+    done = buildah.build(recipe, "--tag=image")
+    assert done.returncode == 0, done.stderr
+    config = json.loads(buildah.inspect("image"))["OCIv1"]["config"]
+    assert (config["Entrypoint"], config["Cmd"]) == (["peili"], ["serve"])
+    assert "PATH=/opt/peili/bin:" in "".join(config["Env"])
+    assert (buildah.mounted("image") / "opt/peili/README.md").is_file()
+    recipe.write_text(without_network().replace("STOPSIGNAL", "STOPSIGN"))
+    assert buildah.build(recipe).returncode != 0
+
+
+def test_what_it_copies_is_all_that_an_installation_needs(buildah: Buildah, tmp_path: Path) -> None:
+    done = buildah.build(RECIPE, "--target=source", "--tag=source")
+    assert done.returncode == 0, done.stderr
+    source = tmp_path / "source"
+    shutil.copytree(buildah.mounted("source"), source)
+    assert not [each for each in source.rglob("*") if each.name in {"__pycache__", ".git", ".venv"}]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    target = tmp_path / "installed"
+    subprocess.run([*pip, "install", "--quiet", "--no-deps", f"--target={target}", source], check=True)
+    shipped = {each.relative_to(ROOT / root) for root in ("mirror", "adapters") for each in (ROOT / root).rglob("*.py")}
+    assert shipped <= {each.relative_to(target) for each in target.rglob("*.py")}
+    entry = json.loads(instruction("ENTRYPOINT"))
+    assert (target / "bin" / entry[0]).is_file()
+
+
+def instruction(name: str) -> str:
+    found = re.findall(rf"^{name} (.*)$", RECIPE.read_text(), re.MULTILINE)
+    assert len(found) == 1
+    return str(found[0])
+
+
+def test_the_extra_that_it_installs_is_there() -> None:
+    extras = re.findall(r"/src\[(\w+)\]", instruction("RUN"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert extras
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+def test_what_it_starts_is_a_command_and_a_signal_that_peili_knows() -> None:
+    program, subcommand = json.loads(instruction("ENTRYPOINT"))[0], json.loads(instruction("CMD"))
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *subcommand, "--check", "--set=store.kind=memory"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "the configuration is right\n")
+    assert instruction("STOPSIGNAL") == "SIGTERM"  # as tests/command/test_serve.py has it

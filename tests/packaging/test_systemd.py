@@ -1,0 +1,171 @@
+"""The units of packaging/systemd: read by systemd's own tools, and run by a systemd with a real containerd."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import subprocess
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+from tests.lab.containerd import NAMESPACE, Containerd
+from tests.lab.lab import make_network
+from tests.lab.namespaces import Namespaces
+from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Place
+from tests.lab.processes import ENVIRONMENT, wait_for
+from tests.packaging.systemd import UNITS, Systemd
+
+from peili.mirror.testing.images import Image, make_layout, pack_tar
+
+EXPOSURE = 20  # of 100, as systemd-analyze counts it: "OK" begins below 50
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("systemd-analyze", path=ENVIRONMENT["PATH"]) is None, reason="not installed: systemd"
+)
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, check=False)
+
+
+def installed(root: Path) -> list[str]:
+    """The units where a package would put them below `root`, with the program that they start; their names."""
+    shutil.copytree(UNITS, root / "usr/lib/systemd/system")
+    shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", dirs_exist_ok=True, symlinks=True)
+    program = root / "opt/peili/bin/peili"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    return sorted(each.name for each in UNITS.iterdir())
+
+
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    units = installed(tmp_path)
+    assert units == ["peili-peer.socket", "peili.service", "peili.socket"]
+    done = analyze("verify", "--man=no", f"--root={tmp_path}", *units)
+    ours = [line for line in done.stderr.splitlines() if "peili" in line]
+    assert (done.returncode, ours) == (0, [])
+    file = tmp_path / "usr/lib/systemd/system/peili.service"
+    file.write_text(file.read_text().replace("RestartSec=1", "RestartSex=1"))
+    assert "RestartSex" in analyze("verify", "--man=no", f"--root={tmp_path}", *units).stderr
+
+
+def test_the_service_is_exposed_as_little_as_its_work_allows() -> None:
+    done = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", UNITS / "peili.service")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def place() -> Generator[Place]:
+    with make_network() as network:
+        if not isinstance(network, Namespaces):
+            pytest.skip("a systemd of its own needs root, and the right to make namespaces")
+        yield network.place("systemd")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("s")
+
+
+@pytest.fixture(scope="module")
+def image(place: Place, directory: Path) -> Generator[tuple[Image, Containerd]]:
+    containerd = Containerd(place, directory / "c", unpack=False)
+    containerd.start()
+    image = make_layout(directory / "layout", layers=[100_000], tags=["registry.example/demo:v1"])
+    containerd.import_archive(pack_tar(image.path, directory / "image.tar"))
+    yield image, containerd
+    containerd.stop()
+
+
+@pytest.fixture(scope="module")
+def systemd(place: Place, directory: Path, image: tuple[Image, Containerd]) -> Generator[Systemd]:
+    (directory / "systemd").mkdir()
+    store = f'[store]\nkind = "containerd"\naddress = "{image[1].socket}"\nnamespaces = ["{NAMESPACE}"]\n'
+    router = '[router]\nkind = "static"\npeers = []\n'
+    with Systemd(place, directory / "systemd", store + router) as systemd:
+        yield systemd
+
+
+def ask(place: Place, path: str, port: int = LOCAL_PORT) -> Answer:
+    return place.ask("GET", "127.0.0.1", port, path)
+
+
+def ready(place: Place) -> bool:
+    return ask(place, "/readyz").status == 200
+
+
+@pytest.fixture
+def up(systemd: Systemd, place: Place) -> Systemd:
+    """The service is up and knows its containerd; earlier starts don't count towards its limit."""
+    systemd.systemctl("reset-failed")
+    systemd.systemctl("start", "peili.socket", "peili-peer.socket")
+    wait_for(lambda: ready(place), "peili is ready")
+    wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "systemd knows")
+    return systemd
+
+
+def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, place: Place) -> None:
+    assert systemd.show("peili.service", "ActiveState") == "inactive"
+    assert ask(place, "/livez").status == 200
+    wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "the service has said READY=1")
+
+
+def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, place: Place) -> None:
+    assert "runtime door 127.0.0.1:5050, peer door [::]:5051" in up.log()
+    assert ask(place, "/v2/", PEER_PORT).headers["peili-id"]
+    assert ask(place, "/readyz", PEER_PORT).status == 404  # operations are the local door's
+
+
+def test_it_serves_containerd_s_content_without_any_capability(
+    up: Systemd, place: Place, image: tuple[Image, Containerd]
+) -> None:
+    status = up.status_of_service()
+    assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")} == {0}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    layer = image[0].layers[0]
+    answer = ask(place, f"/v2/demo/blobs/{layer.digest}?ns=registry.example")
+    assert (answer.status, len(answer.body)) == (200, layer.size)
+
+
+def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, place: Place) -> None:
+    before = up.show("peili.service", "MainPID")
+    up.systemctl("kill", "--signal=KILL", "peili.service")
+    assert ask(place, "/livez").status == 200
+    wait_for(lambda: up.show("peili.service", "MainPID") not in {before, "0"}, "it was restarted")
+
+
+def test_a_process_that_stands_still_is_replaced(up: Systemd, place: Place) -> None:
+    before = up.show("peili.service", "MainPID")
+    up.systemctl("kill", "--signal=STOP", "peili.service")
+    assert ask(place, "/livez").status == 200
+    assert up.show("peili.service", "MainPID") not in {before, "0"}
+
+
+def test_stopped_with_its_sockets_it_leaves_the_runtime_a_refused_connection(up: Systemd, place: Place) -> None:
+    up.systemctl("stop", "peili.socket", "peili-peer.socket", "peili.service")
+    assert up.show("peili.service", "Result") == "success"
+    with pytest.raises((ConnectionRefusedError, http.client.RemoteDisconnected)):
+        ask(place, "/livez")
+
+
+def test_a_service_that_cannot_start_gives_its_sockets_up(up: Systemd, place: Place) -> None:
+    """So a runtime does not wait in vain at a door that nobody comes to."""
+    up.systemctl("stop", "peili.service")
+    config = up.config
+    config.rename(config.with_suffix(".away"))
+    try:
+        wait_for(lambda: refused(place), "the socket is closed")
+    finally:
+        config.with_suffix(".away").rename(config)
+
+
+def refused(place: Place) -> bool:
+    try:
+        ask(place, "/livez")
+    except ConnectionRefusedError:
+        return True
+    except (OSError, http.client.HTTPException):
+        pass
+    return False
