@@ -34,6 +34,17 @@ def test_plugins_lists_the_names_of_each_group_with_where_they_lead() -> None:
     assert text.startswith("stores\n")
 
 
+def test_a_reader_that_has_read_enough_is_no_error() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "peili.adapters.standalone", "plugins"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
+        command.stdout.close()
+        assert command.stderr.read() == b""
+        assert command.wait(60) == 141
+
+
 def test_version_tells_what_it_runs_on() -> None:
     versions = json.loads(peili("version", "--json").stdout)
     assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")

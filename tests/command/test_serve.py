@@ -134,8 +134,12 @@ def test_json_logs_are_json(start: Start) -> None:
 
 def test_requests_and_peers_that_are_gone_leave_the_log_quiet(start: Start) -> None:
     serving = start()
+    address, _, port = serving.url.removeprefix("http://").rpartition(":")
     for _ in range(3):
         assert httpx.get(f"{serving.url}/v2/registry.example/demo/manifests/v1").status_code == 404
+        with socket.create_connection((address, int(port))) as stranger:
+            stranger.sendall(b"no request\r\n\r\n")
+            stranger.recv(1000)
     lines = len(serving.log.splitlines())
     assert lines == 2, serving.log
 

@@ -14,7 +14,8 @@ import pytest
 from tests.doors.house import DOORS, codes, house, visitor
 from tests.doors.served import Served, served
 
-from peili.mirror import Limits
+from peili.mirror import Limits, Mirror, PushRouter
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -64,6 +65,30 @@ async def test_too_many_headers_and_bodies_are_refused(door: str) -> None:
         assert response.headers["Connection"] == "close"
         response = await client.request("GET", "/v2/", content=b"")
         assert response.status_code == 200
+
+
+async def test_what_is_between_routers_has_the_same_bounds() -> None:
+    key = "/_router/keys/registry.example/demo:v1"
+    mirror = Mirror(MemoryStore(), PushRouter())
+    async with mirror, visitor(mirror.peer) as client:
+        assert (await client.head(f"/_router/keys/{'x' * 5000}")).status_code == 414
+        assert (await client.head(key, headers=[(f"X-{n}", "") for n in range(120)])).status_code == 431
+        assert (await client.post(key, content=b"body")).status_code == 405
+        assert (await client.head(key)).status_code == 404
+
+
+async def test_more_connections_than_may_be_are_answered_with_503() -> None:
+    request = b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n"
+    async with served(limits=Limits(connections=3)) as host:
+        address, _, port = host.address("local").rpartition(":")
+        idle = [await asyncio.open_connection(address, int(port)) for _ in range(2)]
+        assert (await answer(host.address("local"), request)).endswith(b" 503")
+        assert host.mirror.metrics.limited.family().samples["connections",] == 1
+        for _, writer in idle:
+            writer.transport.abort()
+        async with asyncio.timeout(QUICK):
+            while not (await answer(host.address("local"), request)).endswith(b" 200"):
+                pass
 
 
 HOSTILE = {

@@ -219,6 +219,45 @@ async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_an
             await mirror.drain(1)
 
 
+class ForgetsWhenItFails(Recording):
+    """Knows nothing of what it was told before it failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = asyncio.Event()
+        self.entered = 0
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self.entered += 1
+        self.advertised.clear()
+        async with super().run(context), asyncio.TaskGroup() as group:
+            failing = group.create_task(self._fail())
+            yield
+            failing.cancel()
+
+    async def _fail(self) -> None:
+        await self.failing.wait()
+        self.failing.clear()
+        raise LookupError("out of order")
+
+
+async def test_a_router_that_was_entered_again_is_told_everything_again() -> None:
+    store, router = MemoryStore(), ForgetsWhenItFails()
+    added = store.add(b"peili")
+    mirror = Mirror(store, router, limits=QUICK)
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        for times in range(1, 5):
+            await until(lambda: router.advertised == {added.digest})
+            assert router.entered == times
+            router.advertised.clear()
+            router.failing.set()
+        await until(lambda: router.advertised == {added.digest})
+        more = store.add(b"more")
+        await until(lambda: router.advertised == {added.digest, more.digest})
+
+
 async def test_another_hosts_door_is_not_ours() -> None:
     """Its URL answers, but with another id: a wrong `advertise`, or a port that somebody else has."""
     store, router = MemoryStore(), Recording()

@@ -35,12 +35,17 @@ class Announcer:
         self._limits = limits
         self._log = log
         self._announced: set[Key] = set()
-        self._task = asyncio.create_task(self._run(), name="peili announcer")
+        self._task = self._begin(None)
 
     @property
     def advertised(self) -> int:
         """How many keys the router was told of."""
         return len(self._announced)
+
+    def again(self) -> None:
+        """The router has begun anew: tell it everything once more."""
+        self._task.cancel()
+        self._task = self._begin(self._task)
 
     async def stop(self) -> None:
         """Withdraw everything. Does not raise."""
@@ -57,7 +62,12 @@ class Announcer:
         except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
             self._log.warning("could not withdraw: %s", error or type(error).__name__)
 
-    async def _run(self) -> None:
+    def _begin(self, before: asyncio.Task[None] | None) -> asyncio.Task[None]:
+        return asyncio.create_task(self._run(before), name="peili announcer")
+
+    async def _run(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before}, timeout=self._limits.stop_timeout)
         await self._listening()
         pause = self._limits.backoff_min
         while True:

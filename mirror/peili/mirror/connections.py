@@ -63,6 +63,7 @@ class _Protocol(asyncio.Protocol):
 
     app: ASGIApp
     config: uvicorn.Config
+    connections: set[Any]
 
 
 class _Outlets(_Protocol):
@@ -153,6 +154,8 @@ class _Bounded(_Protocol):
         self._connection = cast(asyncio.Transport, transport)
         self._lost = asyncio.Event()
         self._expect(self.limits.header_timeout)
+        if len(self.connections) >= self.limits.connections:
+            self.limited("connections")  # uvicorn answers with 503 itself
         self.app = self._bounded(self.app)
 
     @override

@@ -48,6 +48,7 @@ class Limits:
     path_length: int = 4096
     header_count: int = 100
     header_size: int = 64 * KIB  # a connection whose request's head is longer is closed
+    connections: int = 1024  # of each door; with more of them, requests are answered with 503
     header_timeout: float = 10.0  # a connection whose request's head is not whole by then is closed
     # Coming and going
     start_timeout: float = 1.0  # entering the mirror waits at most this long for its plug-ins' first step

@@ -39,6 +39,7 @@ _REASONS = (
     FAILED_WRONG,
 )
 _LIMITS = (
+    "connections",
     "drain_timeout",
     "first_byte_timeout",
     "header_count",

@@ -124,7 +124,7 @@ class Mirror:
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
         # Not Starlette's application, whose middleware would answer for what a stranger's route raises.
-        routes = Shielded(ExceptionMiddleware(routing.Router(self._routes())), parts.log.getChild("router"))
+        routes = Shielded(ExceptionMiddleware(routing.Router(self._routes())), parts)
         between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
         self.local = Counted(Guard(self._local_door, local_auth, limits, parts.log), LOCAL, parts.metrics)

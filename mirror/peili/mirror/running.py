@@ -105,7 +105,8 @@ class Running:
         for plugin in plugins:
             if id(plugin) not in self._supervisors:
                 own = replace(context, log=context.log.getChild(type(plugin).__name__))
-                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log)
+                again = self._advertise_again if plugin is self._parts.router else _nothing
+                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log, again)
                 new.append(supervisor)
         return new
 
@@ -123,6 +124,10 @@ class Running:
             log=parts.log.getChild("relay"),
             metrics=parts.metrics,
         )
+
+    def _advertise_again(self) -> None:
+        if self._announcer is not None:
+            self._announcer.again()
 
     async def withdraw(self) -> None:
         """Leave the extensions, and take back what was advertised. Idempotent."""
@@ -184,3 +189,7 @@ async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
             task.cancel()
         await asyncio.gather(*tried, return_exceptions=True)
     return not late
+
+
+def _nothing() -> None:
+    pass

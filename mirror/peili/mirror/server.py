@@ -94,6 +94,7 @@ class _Server(uvicorn.Server):
             proxy_headers=False,  # X-Forwarded-For would let anybody pass for loopback
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
+            limit_concurrency=mirror.limits.connections,
             timeout_graceful_shutdown=_SHUTDOWN,
             ws="none",
         )

@@ -9,19 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from peili.mirror.limits import Limits
 from peili.mirror.plugin import Context, Plugin
 
 
 class Supervisor:
-    """Keeps one plug-in entered, from its making until `stop`, which may be called again."""
+    """Keeps one plug-in entered, from its making until `stop`, which may be called again.
 
-    def __init__(self, plugin: Plugin, context: Context, limits: Limits, log: logging.Logger) -> None:
+    `again` is called whenever it was entered once more.
+    """
+
+    def __init__(
+        self, plugin: Plugin, context: Context, limits: Limits, log: logging.Logger, again: Callable[[], None]
+    ) -> None:
         self._plugin = plugin
         self._context = context
         self._limits = limits
         self._log = log
+        self._again = again
         self._stopping = asyncio.Event()
         self.tried = asyncio.Event()
         """Set once the plug-in was entered, or failed to be, for the first time."""
@@ -63,6 +70,8 @@ class Supervisor:
     async def _enter(self) -> None:
         async with self._plugin.run(self._context):
             self.entered = True
+            if self.tried.is_set():
+                self._again()
             self.tried.set()
             await self._stopping.wait()
 

@@ -26,12 +26,16 @@ def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -
     try:
         arguments = _parser().parse_args(argv, argparse.Namespace(plugins=plugins or Plugins()))
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
     except ConfigError as error:
         return _failed(error, 2)
     except PeiliError as error:
         return _failed(error, 1)
     except KeyboardInterrupt:
         return 130  # as shells count it: 128 and SIGINT
+    except BrokenPipeError:  # `peili … | head`: nobody is left to tell; nor must Python try it once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 and SIGPIPE
     return code
 
 

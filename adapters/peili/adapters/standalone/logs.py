@@ -25,6 +25,8 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> logging.Lo
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if level == "debug" else max(logging.WARNING, _number(level)))
+    # It warns of each request that is none: whoever reaches a door could fill the log.
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     log = logging.getLogger(LOGGER)
     log.setLevel(_number(level))
     return log

@@ -12,12 +12,12 @@ from starlette.types import Receive, Scope, Send
 
 from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.disconnect import Visitors
+from peili.mirror.doors.oddities import refuse_oddities
 from peili.mirror.doors.refusal import (
     BLOB_UNKNOWN,
+    BOUNDS,
     MANIFEST_UNKNOWN,
-    NAME_INVALID,
     NAME_UNKNOWN,
-    SIZE_INVALID,
     TOOMANYREQUESTS,
     UNSUPPORTED,
     Refusal,
@@ -28,10 +28,6 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.mediatypes import is_manifest
 from peili.mirror.parts import Parts
 from peili.mirror.references import Reference
-
-_ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
-_BOUNDS = {414: "path_length", 431: "header_count"}
-"""Answers that say that a limit was reached."""
 
 
 class Door(ABC):
@@ -58,8 +54,8 @@ class Door(ABC):
                 async with self._visitors.visit(receive):
                     await self._answer(target, reply, scope)
             except Refusal as refusal:
-                if refusal.status in _BOUNDS:
-                    self.metrics.limited.add(_BOUNDS[refusal.status])
+                if refusal.status in BOUNDS:
+                    self.metrics.limited.add(BOUNDS[refusal.status])
                 await reply.refuse(refusal)
         except OSError as error:
             if isinstance(error, TimeoutError):
@@ -74,7 +70,7 @@ class Door(ABC):
             self.metrics.limited.add("drain_timeout")
 
     def _target(self, scope: Scope, reply: Reply) -> Target:
-        self._refuse_oddities(scope)
+        refuse_oddities(scope, self.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
         ns = _query(scope).get("ns") or reply.header(b"oci-namespace")
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
@@ -84,24 +80,6 @@ class Door(ABC):
         if not selected:
             raise Refusal(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
         return target
-
-    def _refuse_oddities(self, scope: Scope) -> None:
-        """Refuse what no client of a mirror sends, before it costs anything."""
-        if scope["method"] not in {"GET", "HEAD"}:
-            raise Refusal(405, UNSUPPORTED, "a mirror is read only; use GET or HEAD", {"Allow": "GET, HEAD"})
-        if scope.get("http_version") == "0.9":  # its answers have no head, and so no status
-            raise Refusal(400, UNSUPPORTED, "HTTP/0.9 is not spoken here")
-        raw: bytes = scope.get("raw_path") or b""
-        if max(len(raw), len(scope["path"])) > self.limits.path_length:
-            raise Refusal(414, NAME_INVALID, f"path longer than {self.limits.path_length} bytes")
-        if len(scope.get("query_string", b"")) > self.limits.path_length:
-            raise Refusal(414, NAME_INVALID, f"query longer than {self.limits.path_length} bytes")
-        if b"%" in raw and any(separator in raw.lower() for separator in _ENCODED_SEPARATORS):
-            raise Refusal(400, NAME_INVALID, "encoded separator in the path")
-        if len(scope["headers"]) > self.limits.header_count:
-            raise Refusal(431, UNSUPPORTED, f"more than {self.limits.header_count} headers")
-        if _has_body(scope):
-            raise Refusal(413, SIZE_INVALID, "requests have no body here", {"Connection": "close"})
 
     async def _answer(self, target: Target, reply: Reply, scope: Scope) -> None:
         try:
@@ -181,10 +159,3 @@ def _refusal(target: Target, error: Exception) -> Refusal:
         return Refusal(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
     code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
     return Refusal(404, code, str(error) or f"{target.name} is not here")
-
-
-def _has_body(scope: Scope) -> bool:
-    for name, value in scope["headers"]:
-        if name == b"transfer-encoding" or (name == b"content-length" and value.strip() not in {b"0", b""}):
-            return True
-    return False

@@ -18,6 +18,9 @@ DENIED = "DENIED"
 UNSUPPORTED = "UNSUPPORTED"
 TOOMANYREQUESTS = "TOOMANYREQUESTS"
 
+BOUNDS = {414: "path_length", 431: "header_count"}
+"""Statuses that say that a limit was reached, and which."""
+
 
 class Refusal(Exception):
     """The request ends with this answer."""

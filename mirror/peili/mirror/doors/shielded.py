@@ -1,19 +1,24 @@
-"""Keeps what a router's own routes raise from the host's server."""
+"""Stands before a router's own routes: what is too much does not get to them, and what they raise not to the host."""
 
 from __future__ import annotations
 
-import logging
-
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from peili.mirror.doors.oddities import refuse_excess
+from peili.mirror.doors.refusal import BOUNDS, Refusal
+from peili.mirror.doors.reply import Reply
+from peili.mirror.parts import Parts
 
 
 class Shielded:
     """`app`; where it raises, that is logged and, if still possible, answered with 503."""
 
-    def __init__(self, app: ASGIApp, log: logging.Logger) -> None:
+    def __init__(self, app: ASGIApp, parts: Parts) -> None:
         self._app = app
-        self._log = log
+        self._limits = parts.limits
+        self._limited = parts.metrics.limited
+        self._log = parts.log.getChild("router")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -24,7 +29,13 @@ class Shielded:
             await send(message)
 
         try:
+            if scope["type"] == "http":
+                refuse_excess(scope, self._limits)
             await self._app(scope, receive, sending)
+        except Refusal as refusal:
+            if refusal.status in BOUNDS:
+                self._limited.add(BOUNDS[refusal.status])
+            await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
         except Exception:  # noqa: BLE001 - a stranger's, and the host lives on
             self._log.exception("a plug-in failed at %s", scope["path"])
             if not started:
