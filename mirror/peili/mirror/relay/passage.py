@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from typing_extensions import override
 
-from peili.mirror.limits import KIB, MIB
+from peili.mirror.limits import MIB
 from peili.mirror.relay.hashing import Lane
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.memory import Memory, Ring
