@@ -64,7 +64,8 @@ class PeerClient:
         """
         answer = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
         answer.close()
-        return httpx.Response(answer.status, headers=answer.headers)
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
+        return httpx.Response(answer.status, headers=raw)
 
     async def open(
         self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from peili.mirror.doors.reply import Reply
 from peili.mirror.errors import Aborted, NotFound
@@ -60,8 +61,9 @@ async def _send_content(reply: Reply, content: Content, span: Span) -> None:
             # Not the name that the file has: this one stands for what is open, though it be removed. And with our own
             # id, not "self": a server may leave it to a process of its own.
             await reply.send_path(f"/proc/{os.getpid()}/fd/{fd}")
-    async for piece in read(content, Span(offset, span.stop, span.size)):
-        await reply.send(piece)
+    async with aclosing(read(content, Span(offset, span.stop, span.size))) as pieces:
+        async for piece in pieces:
+            await reply.send(piece)
 
 
 async def _send_file(outlet: Outlet, content: Content, fd: int, span: Span) -> int:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from typing_extensions import override
 
-from peili.mirror.limits import KIB, MIB
+from peili.mirror.limits import MIB
 from peili.mirror.relay.hashing import Lane
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.memory import Memory, Ring
@@ -30,8 +30,10 @@ Progress: TypeAlias = Callable[[int], None]
 _Hashed: TypeAlias = asyncio.Queue[asyncio.Future[Piece] | None]
 _SPLICE = MIB
 """Bytes that are moved at once at most."""
-_PIPE = 256 * KIB
-"""What a pipe is made for. That is a number of places, each of which takes what one network packet brought."""
+_PIPE = MIB
+"""What a pipe is made for. That is a number of places, each of which takes what one packet brought, however little:
+the more there are, the more is moved by one call.
+"""
 
 
 class Passage(ABC):
