@@ -24,7 +24,7 @@ demo:
 test:
 	@scripts/venv $(VENV) test
 	@$(BIN)/python tests/prepare.py
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check --quiet .

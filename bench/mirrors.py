@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.processes import CommandFailed, Process, wait_for
+from tests.support.ports import free_ports
 
 from bench.certificates import Certificates
-from bench.processes import free_ports, running
+from bench.processes import running
 
 _PER_PROCESS = 250
 """Mirrors that share a process where there are many: 1,000 processes fit on no machine that this runs on."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -10,20 +9,6 @@ from functools import partial
 from pathlib import Path
 
 from tests.lab.processes import CommandFailed, Process, wait_for
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now; all of them different.
-
-    Below those that Linux gives to clients: one of these might be taken before it is listened on.
-    """
-    ports: list[int] = []
-    for port in random.sample(range(10_000, 32_000), 1000):
-        if len(ports) == count:
-            return ports
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            ports.append(port)
-    raise OSError("no ports are free")
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.processes import Process
+from tests.support.ports import free_ports
 
 from bench.certificates import Certificates
-from bench.processes import free_ports, running
+from bench.processes import running
 from peili.mirror import Digest
 from peili.mirror.testing.images import Image
 

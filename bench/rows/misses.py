@@ -10,11 +10,13 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from tests.support.ports import free_ports
+
 from bench import budgets
 from bench.clients import Answered, Clients
 from bench.measure import MILLISECONDS, Budget, Row, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, peili, static_router
-from bench.processes import free_ports, silent_port
+from bench.processes import silent_port
 from bench.references import registry
 from bench.setting import REGISTRY, REPOSITORY, Setting
 

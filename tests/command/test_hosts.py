@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.adapters.containerd.trees import make, snapshot
 from tests.command.test_serve import Start, start
+from tests.support.ports import free_port
 
 from peili.adapters.standalone.cli import main
 from peili.adapters.standalone.config import Config
@@ -176,8 +176,7 @@ def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], co
 
 def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:
     was = snapshot(root)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serving = start(
         f"--set=local.listen=127.0.0.1:{port}",
         "--set=hosts.apply=true",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -54,9 +53,3 @@ def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Pro
             process.kill()
     text = program.text.replace(_IDLE, "")
     assert not [wrong for wrong in ("Traceback", "ERROR", "Warning", "Exception") if wrong in text], text
-
-
-def free_port(host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

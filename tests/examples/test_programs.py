@@ -11,8 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.examples.programs import free_port, running
+from tests.examples.programs import running
 from tests.support.certificates import client_context, make_authority, make_node
+from tests.support.ports import free_port
 
 from peili.mirror import NotFound
 from peili.mirror.testing import Image, make_layout, pull
