@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.doors.ways import Host, Way, on_uvicorn
+from tests.doors.ways import FIRST, Host, Way, on_uvicorn
 from tests.support.events import until
 
 from peili.mirror import Mirror
@@ -71,7 +71,7 @@ async def test_a_whole_file_is_left_to_the_server_and_stays_open_until_it_is_don
         file.unlink()  # what was opened once is what is sent
         answer = await getting
         assert (answer.status_code, answer.content) == (200, DATA)
-        assert host.store.opened[0].read == 0
+        assert host.store.opened[0].read == FIRST
         async with asyncio.timeout(5):
             await host.store.opened[0].closed.wait()
 
@@ -84,7 +84,7 @@ async def test_parts_and_small_files_are_sent_by_us(tmp_path: Path) -> None:
         part = await client.get(host.store.add_file(file), headers={"Range": "bytes=1-2000000"})
         assert (part.status_code, part.content) == (206, DATA[1:2000001])
         assert (await client.get(host.store.add_file(small))).content == DATA[:TAIL]
-        assert [each.read for each in host.store.opened] == [2_000_000, TAIL]
+        assert [each.read for each in host.store.opened] == [FIRST + 2_000_000, FIRST + TAIL]
 
 
 async def test_head_says_what_get_would(tmp_path: Path) -> None:

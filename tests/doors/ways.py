@@ -27,6 +27,10 @@ from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
 
+FIRST = 1
+"""Bytes that are read before an answer begins, to know that they are there."""
+
+
 class Watched(FileContent):
     """A file that tells how much of it was read through Python, and when it was closed."""
 
