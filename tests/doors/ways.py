@@ -26,7 +26,6 @@ from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
-
 FIRST = 1
 """Bytes that are read before an answer begins, to know that they are there."""
 
