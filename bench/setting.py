@@ -55,6 +55,11 @@ class Setting:
         return 2 if self.quick else 5
 
     @property
+    def many_rounds(self) -> int:
+        """The same where one round is over in a second: who runs on which processor is luck each time."""
+        return 3 * self.rounds
+
+    @property
     def few_rounds(self) -> int:
         """The same where one round takes long."""
         return min(3, self.rounds)

@@ -45,7 +45,7 @@ def bandwidth(setting: Setting, clients: Clients, task: Task, ours: Side, theirs
     for side in (ours, theirs):
         clients.transfer(side.target, part=task.part, digest=digest)
     sides = [partial(_measure, clients, task, side) for side in (ours, theirs)]
-    mine, others = take_turns(sides, rounds=setting.rounds if task.clients == 1 else setting.few_rounds)
+    mine, others = take_turns(sides, rounds=setting.many_rounds if task.clients == 1 else setting.rounds)
     rates, costs = zip(*mine, strict=True)
     their_rates, their_costs = zip(*others, strict=True)
     yield Row(task.group, task.what, MB_PER_SECOND, rates, task.against, their_rates, task.budget)
