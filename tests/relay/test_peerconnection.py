@@ -191,7 +191,7 @@ async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
 async def test_a_head_has_no_body_whatever_its_length_says() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         for _ in range(3):
-            assert (await speaking.head(a.peer, "/x", timeout=0.5)).headers["Content-Length"] == str(len(DATA))
+            assert (await speaking.head(a.peer, "/x", timeout=0.5)).header("Content-Length") == str(len(DATA))
         assert await fetch(speaking, a.peer) == DATA
         assert a.connections == 1
 

@@ -132,7 +132,7 @@ class Asker:
         patience = self._context.limits.lookup_timeout
         try:
             async with asyncio.timeout(patience):
-                response = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
+                answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
         except PeerUnavailable as error:
             self._roster.lost(peer, str(error))
             return
@@ -140,11 +140,11 @@ class Asker:
             self._context.limited("lookup_timeout")
             self._roster.lost(peer, f"peer {peer.id}: no answer within {patience:g} s")
             return
-        identity = response.headers.get(IDENTITY_HEADER)
+        identity = answer.header(IDENTITY_HEADER)
         if self._roster.recognise(peer, identity):
             return
-        if response.status_code == 403:
+        if answer.status == 403:
             self._roster.closed(peer)
-        holder = read_answer(peer, flight.key, response)
+        holder = read_answer(peer, flight.key, answer)
         if holder is not None:
             flight.add(holder, identity or peer.id)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-import httpx
 from starlette.responses import Response
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.peerconnection import Head
 from peili.mirror.peers import Holder, Peer
 from peili.mirror.plugin import Context
 from peili.mirror.references import Descriptor, Digest, Key, parse_key
@@ -54,12 +54,12 @@ async def _describe(context: Context, key: Key) -> Descriptor:
     return await context.store.describe(target.digest)
 
 
-def read_answer(peer: Peer, key: Key, response: httpx.Response) -> Holder | None:
+def read_answer(peer: Peer, key: Key, answer: Head) -> Holder | None:
     """What `peer` said when it was asked for `key`; None: it does not have it, or what answered is no peili."""
-    if response.status_code != 200 or response.headers.get(COMPLETE_HEADER) != "true":
+    if answer.status != 200 or answer.header(COMPLETE_HEADER) != "true":
         return None
-    if isinstance(key, Digest) and response.headers.get(DIGEST_HEADER) != key:
+    if isinstance(key, Digest) and answer.header(DIGEST_HEADER) != key:
         return None
-    size = response.headers.get(SIZE_HEADER, "")
+    size = answer.header(SIZE_HEADER) or ""
     known = size.isascii() and size.isdecimal() and len(size) <= _MAX_SIZE_DIGITS
     return Holder(peer, complete=True, size=int(size) if known else None)

@@ -1,21 +1,20 @@
 """Speaks HTTP to peers: picks the URL that works, checks the right name in a certificate, never uses a proxy.
 
-Content, and the questions of who has it, go by connections of our own (peerpool.py), which cost a fraction of httpx's;
-everything else by httpx. Errors of both end here; callers see PeerUnavailable.
+By connections of our own (peerpool.py): a question to a peer costs a fifth of what it does by httpx, of which there
+would be thousands a second among a hundred hosts, and a host that embeds us is spared 8 MiB. Errors of the network end
+here; callers see PeerUnavailable.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from urllib.parse import quote, urlsplit
-
-import httpx
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peerconnection import Answer, Malformed
+from peili.mirror.peerconnection import Answer, Head, Malformed
 from peili.mirror.peerpool import NotConnected, PeerPool
 from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE, Peer
 from peili.mirror.wire import Origin
@@ -42,38 +41,28 @@ class PeerClient:
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
         self._pool = PeerPool(tls)
-        self.http = httpx.AsyncClient(
-            verify=tls if tls is not None else True,
-            trust_env=False,
-            follow_redirects=False,
-            headers=self._headers,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256, keepalive_expiry=15),
-        )
 
     async def aclose(self) -> None:
         """Close every connection; who still reads from one is told that it broke. Idempotent."""
         self._pool.close()
-        await self.http.aclose()
 
-    async def head(
-        self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
-    ) -> httpx.Response:
+    async def head(self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None) -> Head:
         """The answer, whatever its status, to HEAD of `path` (from the slash on) below the peer's URL.
 
         Each URL of the peer gets `timeout` seconds. Raises PeerUnavailable.
         """
         answer = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
         answer.close()
-        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.items()]
-        return httpx.Response(answer.status, headers=raw)
+        return answer.head
 
     async def open(
         self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """As `stream`, for content: the answer's body is read into buffers of the caller's, who closes the answer.
+        """The answer, whatever its status; its body is read into buffers of the caller's, who closes the answer.
 
-        `timeout` bounds the wait for its head; what is read from it is for the caller to bound, and to read inside of
-        `reading`. Raises PeerUnavailable.
+        `timeout` bounds the wait for its head, in seconds; what is read from it is for the caller to bound, and to
+        read inside of `reading`. URLs are tried in the order that the peer prefers, beginning with the one that worked
+        last; the next is tried only where no connection could be made. Raises PeerUnavailable.
         """
         connect_timeout = min(timeout, self._limits.connect_timeout)
         problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
@@ -106,50 +95,6 @@ class PeerClient:
             raise ValueError("a header can't have more than one line")
         return origin, "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
 
-    @asynccontextmanager
-    async def stream(
-        self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
-    ) -> AsyncGenerator[httpx.Response, None]:
-        """The answer to a request, its body not yet read; reading it may raise httpx's errors.
-
-        `timeout` bounds each single wait, in seconds. URLs are tried in the order that the peer prefers, beginning
-        with the one that worked last; the next is tried only where no connection could be made. Raises
-        PeerUnavailable.
-        """
-        with reading(peer):
-            response = await self._send(method, peer, path, timeout, headers)
-        try:
-            yield response
-        finally:
-            await response.aclose()
-
-    async def _send(
-        self, method: str, peer: Peer, path: str, timeout: float, headers: Mapping[str, str] | None
-    ) -> httpx.Response:
-        extensions = {"sni_hostname": peer.tls_name} if peer.tls_name else {}
-        times = httpx.Timeout(timeout, connect=min(timeout, self._limits.connect_timeout), pool=None)
-        if self.http.is_closed:
-            raise PeerUnavailable(f"peer {peer.id}: this client is closed")
-        problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
-        for url in self._urls(peer):
-            request = self.http.build_request(method, url + path, headers=headers, timeout=times, extensions=extensions)
-            try:
-                response = await self._send_once(request)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                self._preferred.pop(peer.id, None)
-                problem = error
-            else:
-                self._prefer(peer, url)
-                return response
-        raise problem
-
-    async def _send_once(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self.http.send(request, stream=True)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            # A kept connection that the peer closed just now looks like this; a fresh one tells which it was.
-            return await self.http.send(request, stream=True)
-
     def _urls(self, peer: Peer) -> tuple[str, ...]:
         first = self._preferred.get(peer.id)
         if first not in peer.urls:
@@ -168,15 +113,7 @@ def reading(peer: Peer) -> Generator[None]:
     """Translate what is raised while a peer is spoken to into PeerUnavailable. UnicodeError: a name that is none."""
     try:
         yield
-    except (
-        httpx.HTTPError,
-        httpx.StreamError,
-        httpx.InvalidURL,
-        UnicodeError,
-        NotConnected,
-        Malformed,
-        OSError,
-    ) as error:
+    except (UnicodeError, NotConnected, Malformed, OSError) as error:
         raise _unavailable(peer, error) from error  # OSError: TLS's are, too, and timeouts
 
 
@@ -187,9 +124,9 @@ def _unavailable(peer: Peer, error: Exception) -> PeerUnavailable:
 
 def _reason(error: Exception) -> str:
     match error:
-        case httpx.ReadTimeout() | httpx.WriteTimeout() | TimeoutError():
+        case TimeoutError():
             return FAILED_SILENT
-        case httpx.ReadError() | httpx.WriteError() | httpx.RemoteProtocolError() | Malformed() | OSError():
+        case Malformed() | OSError():
             return FAILED_BROKEN
         case _:
             return FAILED_UNREACHABLE

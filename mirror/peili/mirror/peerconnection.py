@@ -36,6 +36,10 @@ class Head:
     headers: Mapping[str, str]
     keep_alive: bool
 
+    def header(self, name: str) -> str | None:
+        """The value of the header `name`, in whatever case; None: there is none."""
+        return self.headers.get(name.lower())
+
 
 def parse_head(data: bytes | memoryview) -> Head:
     """The head that `data` is, its empty line included. Raises Malformed."""
@@ -133,19 +137,17 @@ def _length(method: str, head: Head) -> int | None:
 
 
 class Answer:
-    """The answer to one request: its head, and its body to be read once. One owner, who calls `close`.
+    """The answer to one request: its `head`, and its body to be read once. One owner, who calls `close`.
 
     `length` is that of the body; where it is None, the body can't be read. `left` is what has not been read.
     """
 
     def __init__(self, connection: Connection, head: Head, rest: memoryview, length: int | None) -> None:
-        self.status = head.status
-        self.headers = head.headers
+        self.head = head
         self.length = length
         self.left = length or 0
         self._beyond = len(rest) > self.left
         self._early = rest[: self.left]  # what came with the head
-        self._keep_alive = head.keep_alive
         self._connection: Connection | None = connection
 
     @property
@@ -201,7 +203,7 @@ class Answer:
         connection, self._connection = self._connection, None
         if connection is not None:
             whole = self.length is not None and not self.left and not self._beyond
-            connection.release(reusable=self._keep_alive and whole)
+            connection.release(reusable=self.head.keep_alive and whole)
 
     def _wire(self) -> Wire:
         if self._connection is None:

@@ -74,10 +74,10 @@ class PeersResolver(_Asking):
 
 async def _ask(context: Context, peer: Peer, reference: Reference) -> Descriptor:
     target = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
-    response = await context.client.head(peer, target.path, timeout=context.limits.lookup_timeout)
-    if response.status_code != 200:
-        raise PeerUnavailable(f"peer {peer.id} answered {response.status_code}", FAILED_REFUSED)
-    headers = response.headers
+    answer = await context.client.head(peer, target.path, timeout=context.limits.lookup_timeout)
+    if answer.status != 200:
+        raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FAILED_REFUSED)
+    headers = answer.headers
     try:
         digest = Digest(headers.get("docker-content-digest", ""))
         return Descriptor(headers.get("content-type", ""), digest, int(headers.get("content-length", "")))

@@ -118,10 +118,10 @@ class Roster:
         each = self._context.limits.lookup_timeout
         try:
             async with asyncio.timeout(each * len(peer.urls)):
-                response = await self._context.client.head(peer, "/v2/", timeout=each)
+                answer = await self._context.client.head(peer, "/v2/", timeout=each)
         except (PeerUnavailable, TimeoutError):
             return False
-        identity = response.headers.get(IDENTITY_HEADER)
+        identity = answer.header(IDENTITY_HEADER)
         self.recognise(peer, identity)
         return identity is not None
 

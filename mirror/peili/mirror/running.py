@@ -170,11 +170,11 @@ class Running:
     async def _problem(self, identity: Peer) -> str | None:
         """Why peers would not reach this host by its URLs."""
         try:
-            response = await self._client.head(identity, "/v2/", timeout=self._parts.limits.lookup_timeout)
+            answer = await self._client.head(identity, "/v2/", timeout=self._parts.limits.lookup_timeout)
         except PeerUnavailable as error:
             return str(error)
-        answered: str | None = response.headers.get(IDENTITY_HEADER)
-        return None if answered == identity.id else f"somebody else does, who is {answered or 'no peili'}"
+        who = answer.header(IDENTITY_HEADER)
+        return None if who == identity.id else f"somebody else does, who is {who or 'no peili'}"
 
 
 async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:

@@ -62,7 +62,7 @@ def test_a_blob_that_is_said_to_be_whole_is_listed_at_once() -> None:
     now = listing()
     assert list(now.haves()) == []
     assert apply(Created("ours", DIGEST, 9), now, ["ours"])
-    assert now.blobs == {DIGEST: Blob(9, "ours")}
+    assert now.blobs == {DIGEST: Blob(DIGEST, 9, "ours")}
     assert {have.key for have in now.haves()} == {DIGEST, DEMO}
 
 

@@ -118,10 +118,11 @@ class Source:
 
 def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) -> Span:
     """What `answer` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
-    if answer.status in {429, 503}:
+    status = answer.head.status
+    if status in {429, 503}:
         raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
-    if answer.status not in {200, 206}:
-        raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FAILED_REFUSED)
+    if status not in {200, 206}:
+        raise PeerUnavailable(f"peer {peer.id} answered {status}", FAILED_REFUSED)
     try:
         span = _carried(answer, digest)
         asked = wanted.within(span.size) if wanted else Span.whole(span.size)
@@ -135,14 +136,14 @@ def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) 
 
 def _carried(answer: Answer, digest: Digest) -> Span:
     """What `answer` says it carries. Raises ValueError where that can't be, or can't be used."""
-    headers = answer.headers
+    headers = answer.head.headers
     if answer.length is None:
         raise ValueError("its length is not known ahead")
     if headers.get("docker-content-digest", digest) != digest:
         raise ValueError(f"its digest is {headers['docker-content-digest']}")
     if headers.get("content-encoding", "identity") != "identity":
         raise ValueError(f"it is encoded: {headers['content-encoding']}")
-    whole = answer.status == 200
+    whole = answer.head.status == 200
     span = Span.whole(answer.length) if whole else parse_content_range(headers.get("content-range", ""))
     if span.length != answer.length:
         raise ValueError(f"{answer.length} bytes came as {span.content_range}")

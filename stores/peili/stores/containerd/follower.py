@@ -96,7 +96,7 @@ class Follower:
             marks = self._marks()  # before listing: what changes meanwhile is a reason to list again
             with pace.measured():
                 self.namespaces = self._options.namespaces or tuple(await self._api.namespaces())
-                listing = await Listing.read(self._api, self.namespaces)
+                listing = await Listing.read(self._api, self.namespaces, self.listing)
             while not events.empty():
                 if apply(events.get_nowait(), listing, self.namespaces):
                     pace.hurry()
@@ -150,7 +150,7 @@ def apply(event: Event, listing: Listing, namespaces: Collection[str]) -> bool:
     """Do to `listing` what `event` says for certain; whether more may have changed than that."""
     match event:
         case Created(namespace, digest, size) if namespace in namespaces:
-            listing.blobs.setdefault(digest, Blob(size, namespace))
+            listing.blobs.setdefault(digest, Blob(digest, size, namespace))
             return True
         case Untagged(namespace, reference) if namespace in namespaces:
             tagged = listing.images.get(reference)

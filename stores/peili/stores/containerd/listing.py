@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 from peili.mirror import Descriptor, Digest, Have, Reference
 from peili.stores.containerd.api import Api
@@ -14,6 +15,7 @@ from peili.stores.containerd.protos import api_pb2 as pb
 class Blob:
     """A whole blob: its size in bytes, and one of the namespaces that show it."""
 
+    digest: Digest
     size: int
     namespace: str
 
@@ -34,15 +36,22 @@ class Listing:
     images: dict[Reference, Tagged] = field(default_factory=dict[Reference, Tagged])
 
     @classmethod
-    async def read(cls, api: Api, namespaces: Collection[str]) -> Listing:
-        """Ask for everything. Images first: what is there with its image is there when blobs are listed."""
+    async def read(cls, api: Api, namespaces: Collection[str], before: Listing) -> Listing:
+        """Ask for everything. Images first: what is there with its image is there when blobs are listed.
+
+        What is as it was `before` is shared with that, so that thousands of blobs are not parsed and kept twice.
+        """
         listing = cls(images=await list_images(api, namespaces))
         for namespace in namespaces:
             async for info in api.blobs(namespace):
-                digest = parse_digest(info.digest)
-                if digest is not None:
-                    listing.blobs.setdefault(digest, Blob(info.size, namespace))
+                blob = before._known(info, namespace) or parse_blob(info, namespace)
+                if blob is not None:
+                    listing.blobs.setdefault(blob.digest, blob)
         return listing
+
+    def _known(self, info: pb.Info, namespace: str) -> Blob | None:
+        blob = self.blobs.get(cast("Digest", info.digest))  # equal texts are equal keys
+        return blob if blob is not None and (blob.size, blob.namespace) == (info.size, namespace) else None
 
     def haves(self) -> Iterator[Have]:
         """Everything that can be served; a reference only where its target can."""
@@ -62,6 +71,12 @@ async def list_images(api: Api, namespaces: Collection[str]) -> dict[Reference, 
             if reference is not None and target is not None:
                 images.setdefault(reference, Tagged(target, namespace))
     return images
+
+
+def parse_blob(info: pb.Info, namespace: str) -> Blob | None:
+    """What containerd tells of a blob; None where its digest is of an algorithm that we don't know."""
+    digest = parse_digest(info.digest)
+    return Blob(digest, info.size, namespace) if digest else None
 
 
 def parse_digest(text: str) -> Digest | None:

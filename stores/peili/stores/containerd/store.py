@@ -179,7 +179,7 @@ class ContainerdStore(Store):
                 info = await self._running.api.info(namespace, digest)
             except NotFound:
                 continue
-            return Blob(info.size, namespace)
+            return Blob(digest, info.size, namespace)
         raise NotFound(f"containerd has no content {digest}")
 
     async def _open_whole(self, digest: Digest) -> Content:
