@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Generator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 from typing_extensions import override
@@ -15,7 +16,7 @@ from peili.mirror.limits import KIB, MIB
 from peili.mirror.outlet import Outlet
 from peili.mirror.ranges import Span
 from peili.mirror.relay.hashing import Hasher
-from peili.mirror.relay.memory import SLOTS, Memory
+from peili.mirror.relay.memory import SLOTS, Memory, Ring
 from peili.mirror.relay.passage import Hashing, Passage, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verifier import Verifier
@@ -94,14 +95,16 @@ def hasher() -> Generator[Hasher]:
     made.close()
 
 
-def hashing(sink: Sink, hasher: Hasher) -> Passage:
+@contextmanager
+def hashing(sink: Sink, hasher: Hasher) -> Generator[Passage]:
     verifier = Verifier(Digest.of(bytes(PIECES * PIECE)))
     with Memory(SLOTS * PIECE).ring() as ring:
-        return Hashing(sink, ring, verifier, hasher.lane(), start=0, progress=_ignore)
+        yield Hashing(sink, ring, verifier, hasher.lane(), start=0, progress=_ignore)
 
 
-def untouched(sink: Sink, _: Hasher) -> Passage:
-    return Untouched(sink, Memory(MIB), _ignore)
+@contextmanager
+def untouched(sink: Sink, _: Hasher) -> Generator[Passage]:
+    yield Untouched(sink, Memory(MIB), _ignore)
 
 
 @pytest.mark.parametrize(
@@ -110,31 +113,74 @@ def untouched(sink: Sink, _: Hasher) -> Passage:
     ids=["hashed", "copied", "spliced"],
 )
 async def test_others_have_their_turn_between_pieces(
-    passage: Callable[[Sink, Hasher], Passage], outlet: Taking | None, hasher: Hasher
+    passage: Callable[[Sink, Hasher], AbstractContextManager[Passage]], outlet: Taking | None, hasher: Hasher
 ) -> None:
     sink, source, turns = Sink(outlet), Quick(), 0
-    making = passage(sink, hasher)
-    taking = asyncio.create_task(making.take(source))
-    while not taking.done():
-        turns += 1
-        await asyncio.sleep(0)
-    await taking
-    await making.finish()
+    with passage(sink, hasher) as making:
+        taking = asyncio.create_task(making.take(source))
+        while not taking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await taking
+        await making.finish()
     assert sink.taken + (outlet.taken if outlet else 0) == PIECES * PIECE
     assert turns >= PIECES / SLOTS
 
 
-async def test_memory_is_bounded_and_shared() -> None:
+async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: Hasher) -> None:
+    """As where a process has as many descriptors as it may."""
+
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", none_left)
+    outlet = Taking()
+    sink = Sink(outlet)
+    with untouched(sink, hasher) as passage:
+        await passage.take(Quick())
+    assert (sink.taken, outlet.taken) == (PIECES * PIECE, 0)
+
+
+async def round_of(ring: Ring) -> int:
+    """The size of a ring when each of its buffers was free once."""
+    for _ in range(SLOTS):
+        await ring.free()
+        ring.use()
+        ring.give_back()
+    return ring.size
+
+
+async def test_one_transfer_has_large_pieces() -> None:
     memory = Memory(32 * MIB)
-    with ExitStack() as rings:
-        lent = [rings.enter_context(memory.ring()).piece * SLOTS for _ in range(100)]
-    assert lent == sorted(lent, reverse=True)
-    assert lent[0] == 4 * MIB // SLOTS // KIB * KIB * SLOTS
-    assert lent[-1] == 32 * KIB * SLOTS
-    assert sum(lent[:32]) <= 32 * MIB
-    assert sum(lent) <= 32 * MIB + 70 * lent[-1]
     with memory.ring() as ring:
-        assert ring.piece * SLOTS == lent[0]
+        assert await round_of(ring) == SLOTS * 4 * MIB
+        assert memory.left == 32 * MIB - ring.size
+    assert memory.left == 32 * MIB
+
+
+async def test_memory_is_shared_by_those_who_go_on() -> None:
+    memory = Memory(32 * MIB)
+    with memory.ring() as first:
+        alone = await round_of(first)
+        with ExitStack() as stack:
+            others = [stack.enter_context(memory.ring()) for _ in range(9)]
+            await round_of(first)  # gives back what is too much now
+            sizes = [await round_of(ring) for ring in (first, *others)]
+            assert min(sizes) > 1.5 * MIB
+            assert sum(sizes) <= 32 * MIB
+        assert await round_of(first) == alone
+    assert memory.left == 32 * MIB
+
+
+async def test_memory_is_bounded_whoever_stands_still() -> None:
+    memory = Memory(32 * MIB)
+    with ExitStack() as stack:
+        sizes = [await round_of(stack.enter_context(memory.ring())) for _ in range(100)]
+        assert sizes[0] == SLOTS * 4 * MIB
+        assert sizes[-1] == SLOTS * 32 * KIB
+        assert sum(sizes) <= 32 * MIB + 100 * SLOTS * 32 * KIB
+        assert memory.left == 32 * MIB - sum(sizes)
+    assert memory.left == 32 * MIB
 
 
 async def test_a_buffer_is_not_given_twice_before_it_was_given_back() -> None:

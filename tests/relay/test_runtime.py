@@ -52,7 +52,7 @@ async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody(way: str) ->
     data = content(BIG)
     async with (
         peers(data, honest, honest) as [a, b],
-        pulling([a.holder, b.holder], stall_timeout=0.4, **WAYS[way]) as host,
+        pulling([a.holder, b.holder], stall_timeout=0.4, relay_memory=4 * MIB, **WAYS[way]) as host,
     ):
         connection = await host.ask(Digest.of(data))
         assert await _stands_still(a) < BIG - 8 * MIB

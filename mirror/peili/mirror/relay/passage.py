@@ -7,16 +7,18 @@ it gave before has been passed on, but for what a verifier withholds.
 from __future__ import annotations
 
 import asyncio
+import mmap
 import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from typing_extensions import override
 
 from peili.mirror.limits import MIB
+from peili.mirror.outlet import Outlet
 from peili.mirror.relay.hashing import Lane
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.memory import Memory, Ring
@@ -57,7 +59,8 @@ class Collecting(Passage):
 
     def __init__(self, length: int, verifier: Verifier, lane: Lane) -> None:
         self.data = b""
-        self._all = memoryview(bytearray(length))
+        # Touched as bytes come, not when a peer says how many they will be.
+        self._all = memoryview(mmap.mmap(-1, length) if length else b"")
         self._done = 0
         self._verifier = verifier
         self._lane = lane
@@ -71,6 +74,7 @@ class Collecting(Passage):
     async def finish(self) -> None:
         await self._lane.feed(self._verifier, self._all)
         self.data = bytes(self._verifier.finish())
+        self._all = memoryview(b"")
 
 
 class Hashing(Passage):
@@ -129,7 +133,9 @@ class Hashing(Passage):
 
 
 class Untouched(Passage):
-    """To `sink`, by the kernel alone where both sides are plain sockets. Nothing is read ahead, nothing withheld."""
+    """To `sink`, by the kernel alone where both sides are plain sockets and there is a pipe to be had. Nothing is read
+    ahead, nothing withheld.
+    """
 
     def __init__(self, sink: Sink, memory: Memory, progress: Progress) -> None:
         self._sink = sink
@@ -138,13 +144,16 @@ class Untouched(Passage):
 
     @override
     async def take(self, source: Source) -> None:
-        await self._copy(source, lambda: self._sink.outlet is not None and source.can_splice)
-        if source.left and (outlet := self._sink.outlet) is not None:
-            with _pipe() as (into, out_of):
-                while source.left:
-                    await outlet.splice(out_of, await source.splice(into, _SPLICE))
-                    self._progress(source.offset)
-                    await asyncio.sleep(0)  # where nobody has to be waited for, others would not have their turn
+        with _pipe() as pipe:
+            await self._copy(source, lambda: pipe is not None and self._sink.outlet is not None and source.can_splice)
+            if pipe is not None and (outlet := self._sink.outlet) is not None:
+                await self._splice(source, pipe, outlet)
+
+    async def _splice(self, source: Source, pipe: _Pipe, outlet: Outlet) -> None:
+        while source.left:
+            await outlet.splice(pipe.out_of, await source.splice(pipe.into, _SPLICE))
+            self._progress(source.offset)
+            await asyncio.sleep(0)  # where nobody has to be waited for, others would not have their turn
 
     async def _copy(self, source: Source, enough: Callable[[], bool]) -> None:
         with self._memory.ring() as ring:
@@ -156,14 +165,24 @@ class Untouched(Passage):
                 await asyncio.sleep(0)
 
 
+class _Pipe(NamedTuple):
+    """The two ends of one."""
+
+    into: int
+    out_of: int
+
+
 @contextmanager
-def _pipe() -> Generator[tuple[int, int]]:
-    """The two ends of a new pipe, first the one to write to."""
-    out_of, into = os.pipe()
+def _pipe() -> Generator[_Pipe | None]:
+    """A new pipe; None where this process may have no more descriptors, or pipes don't help."""
+    pipe = None
+    if sys.platform == "linux":
+        with suppress(OSError):
+            out_of, into = os.pipe()
+            pipe = _Pipe(into, out_of)
+            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)  # where the system's bound is reached, it stays a smaller one
     try:
-        with suppress(OSError):  # the system's bound is reached: it stays a smaller one
-            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)
-        yield into, out_of
+        yield pipe
     finally:
-        os.close(into)
-        os.close(out_of)
+        for end in pipe or ():
+            os.close(end)
