@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -42,6 +43,8 @@ _FAILURES = (RuntimeError, CommandFailed, AssertionError, OSError, subprocess.Su
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
     arguments = _parser().parse_args(argv)
+    if arguments.show:
+        return _show(arguments.show)
     chosen = [row for row in MEASURED if row in arguments.rows] or [*MEASURED]
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
@@ -51,6 +54,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     thorough = not arguments.quick and not failed and chosen == [*MEASURED]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
+
+
+def _show(file: Path) -> int:
+    """The table of a run that was kept."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        rows = report.rows_of(document)
+    except (OSError, ValueError) as error:
+        print(f"bench: {file}: {error}", file=sys.stderr)
+        return 1
+    print(report.summary(document["machine"]), table.header(), *map(table.line, rows), "", sep="\n")
+    print(table.verdict(rows))
+    return 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -66,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that rows run, no more")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; the table of what is kept there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write it; a plot of growth goes beside it")
     parser.add_argument(
         "--folder", type=Path, default=_folder(), help="where the content lives while it is served (%(default)s)"

@@ -47,12 +47,33 @@ class Spread:
         return cls(statistics.median(samples), min(samples), max(samples))
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """How many times as good as the reference ours is: above 1 ours is better, whatever the unit.
+
+    `value` is that of the two medians, which stand beside it; between `low` and `high` are the middle half of the
+    single rounds' ratios.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, ours: Sequence[float], reference: Sequence[float], unit: Unit) -> Ratio:
+        """Of samples that are all above zero, one of each for each round."""
+        better, worse = (ours, reference) if unit.more_is_better else (reference, ours)
+        rounds = [one / other for one, other in zip(better, worse, strict=True)]
+        low, _, high = statistics.quantiles(rounds, method="inclusive") if len(rounds) > 1 else rounds * 3
+        return cls(statistics.median(better) / statistics.median(worse), low, high)
+
+
 class Budget(ABC):
     """What DESIGN.md asks of a row."""
 
     @abstractmethod
     def met(self, row: Row) -> bool:
-        """Whether the row's median keeps to it."""
+        """Whether the row's medians keep to it."""
 
     @abstractmethod
     def text(self, unit: Unit) -> str:
@@ -67,7 +88,7 @@ class RatioOf(Budget):
 
     @override
     def met(self, row: Row) -> bool:
-        return row.ratio is not None and row.ratio.median >= self.least
+        return row.ratio is not None and row.ratio.value >= self.least
 
     @override
     def text(self, unit: Unit) -> str:
@@ -102,7 +123,8 @@ class Place:
 class Row:
     """One line of the table: a sample of ours for each round and, side by side with it, one of what it is held against.
 
-    Attributes: `group` is the name by which the row is chosen; `against` names the reference, if there is one.
+    Attributes: `group` is the name by which the row is chosen; `against` names the reference, if there is one;
+    `client` is which part of the time the client that ours was measured with was computing, where that was noted.
     """
 
     group: str
@@ -113,18 +135,14 @@ class Row:
     reference: tuple[float, ...] = ()
     budget: Budget | None = None
     place: Place | None = None
+    client: float | None = None
 
     @property
-    def ratio(self) -> Spread | None:
-        """How many times as good as the reference ours is, round by round: above 1 ours is better, whatever the unit.
-
-        None without a reference, and where a figure is below what the clock can tell from nothing.
-        """
+    def ratio(self) -> Ratio | None:
+        """None without a reference, and where a figure is below what the clock can tell from nothing."""
         if not self.reference or not all((*self.ours, *self.reference)):
             return None
-        pairs = zip(self.ours, self.reference, strict=True)
-        ratios = [ours / theirs if self.unit.more_is_better else theirs / ours for ours, theirs in pairs]
-        return Spread.of(ratios)
+        return Ratio.of(self.ours, self.reference, self.unit)
 
     @property
     def met(self) -> bool | None:

@@ -1,4 +1,4 @@
-"""A run as a JSON document: every sample, the machine, and the versions of what took part."""
+"""A run as a JSON document, and back: every sample, the machine, and the versions of what took part."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from typing import Any
 
 from tests.lab.processes import ENVIRONMENT
 
-from bench.measure import Row, Spread
+from bench.measure import AtMost, Budget, Place, Ratio, RatioOf, Row, Spread, Unit
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised when a reader of older documents would misread a newer one."""
 _PACKAGES = ("peili", "uvicorn", "httptools", "uvloop", "starlette", "httpx", "grpcio")
 _PROGRAMS = {"nginx": "-v", "docker-registry": "--version", "containerd": "--version", "openssl": "version"}
@@ -82,17 +82,45 @@ def as_object(row: Row) -> dict[str, Any]:
         "against": row.against or None,
         "reference": _samples(row.reference) if row.reference else None,
         "ratio": None if row.ratio is None else _rounded(row.ratio),
+        "client_cpu": None if row.client is None else _round(row.client),
         "budget": None if row.budget is None else row.budget.text(row.unit),
         "met": row.met,
         "place": None if row.place is None else asdict(row.place),
     }
 
 
+def rows_of(document: Mapping[str, Any]) -> list[Row]:
+    """The rows that a document was made of. Raises ValueError where it is of another format."""
+    if document.get("format") != _FORMAT:
+        raise ValueError(f"this is format {document.get('format')}, not {_FORMAT}: measure anew")
+    return [_row_of(each) for each in document["rows"]]
+
+
+def _row_of(found: Mapping[str, Any]) -> Row:
+    reference, place = found["reference"], found["place"]
+    return Row(
+        found["row"],
+        found["what"],
+        Unit(found["unit"], more_is_better=found["more_is_better"]),
+        tuple(found["ours"]["samples"]),
+        found["against"] or "",
+        tuple(reference["samples"]) if reference else (),
+        _budget_of(found["budget"]) if found["budget"] else None,
+        Place(**place) if place else None,
+        found["client_cpu"],
+    )
+
+
+def _budget_of(text: str) -> Budget:
+    kind, number, _ = text.split(maxsplit=2)
+    return RatioOf(float(number)) if kind == "≥" else AtMost(float(number))
+
+
 def _samples(samples: Sequence[float]) -> dict[str, Any]:
     return {**_rounded(Spread.of(samples)), "samples": [_round(sample) for sample in samples]}
 
 
-def _rounded(spread: Spread) -> dict[str, float]:
+def _rounded(spread: Spread | Ratio) -> dict[str, float]:
     return {name: _round(value) for name, value in asdict(spread).items()}
 
 

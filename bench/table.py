@@ -16,6 +16,8 @@ _COLUMNS = (
     ("budget", 9),
     ("met", 3),
 )
+_BUSY = 0.9
+"""Of a second, how much of it a client may compute, and still have measured somebody else."""
 _MET = {None: "", True: "yes", False: "NO"}
 
 
@@ -26,15 +28,15 @@ def header() -> str:
 
 def line(row: Row) -> str:
     """One row."""
-    ratio = row.ratio
+    ratio, ours = row.ratio, Spread.of(row.ours)
     return _line(
         [
             row.what,
             figure(row.ours, row.unit),
             figure(row.reference, row.unit),
             row.against,
-            "" if ratio is None else number(ratio.median),
-            _range(Spread.of(row.ours) if ratio is None else ratio),
+            "" if ratio is None else number(ratio.value),
+            _range(ours.least, ours.most) if ratio is None else _range(ratio.low, ratio.high),
             "" if row.budget is None else row.budget.text(row.unit),
             _MET[row.met],
         ]
@@ -42,11 +44,14 @@ def line(row: Row) -> str:
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """How many budgets are met, and which are not."""
+    """How many budgets are met, and which are not; and which rows would be better with a faster client."""
     judged = [row for row in rows if row.met is not None]
     missed = [row.what for row in judged if not row.met]
+    busy = [row.what for row in rows if row.client is not None and row.client > _BUSY]
     told = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
-    return f"{told}; not: {'; '.join(missed)}" if missed else told
+    if missed:
+        told += f"; not: {'; '.join(missed)}"
+    return f"{told}\nthe client itself was the limit in: {'; '.join(busy)}" if busy else told
 
 
 def figure(samples: Sequence[float], unit: Unit) -> str:
@@ -61,8 +66,8 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _range(spread: Spread) -> str:
-    return "" if spread.least == spread.most else f"{number(spread.least)} … {number(spread.most)}"
+def _range(low: float, high: float) -> str:
+    return "" if low == high else f"{number(low)} … {number(high)}"
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ second host, against docker-registry as a pull-through cache.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ def _rates_and_times(setting: Setting, clients: Clients, task: Task) -> Iterator
     sides = (task.ours, task.theirs)
     rates = [partial(_ask, clients, side, setting.seconds, 8) for side in sides]
     mine, others = take_turns(rates, rounds=setting.rounds)
-    yield Row(GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget)
+    client = statistics.median(each.client_cpu for each in mine)
+    yield Row(GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget, client=client)
     alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in sides]
     mine, others = take_turns(alone, rounds=setting.rounds)
     yield from _times(task.what, mine, others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench.measure import MB_PER_SECOND, MILLISECONDS, AtMost, Budget, RatioOf, Row, Spread, take_turns
+from bench.measure import MB_PER_SECOND, MILLISECONDS, AtMost, Budget, Ratio, RatioOf, Row, Spread, take_turns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,16 +23,17 @@ def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
 def test_a_ratio_above_1_means_that_ours_is_better(unit: str, ours: float, theirs: float) -> None:
     ratio = row(unit, (ours,), (theirs,)).ratio
     assert ratio is not None
-    assert ratio.median == pytest.approx(3)
+    assert ratio.value == pytest.approx(3)
 
 
-def test_ratios_are_those_of_the_rounds_not_of_the_medians() -> None:
-    assert row("MB/s", (1, 2, 30), (1, 20, 3)).ratio == Spread(1, 0.1, 10)
+def test_the_ratio_is_that_of_the_medians_and_its_spread_the_middle_half_of_the_rounds() -> None:
+    assert row("MB/s", (8, 9, 2, 1, 3), (2, 3, 4, 5, 6)).ratio == Ratio(0.75, 0.5, 3)
+    assert row("ms", (2, 3, 4, 5, 6), (8, 9, 2, 1, 3)).ratio == Ratio(0.75, 0.5, 3)
 
 
 @given(FIGURES)
 def test_what_is_held_against_itself_is_even(figures: tuple[float, ...]) -> None:
-    assert row("ms", figures, figures).ratio == Spread(1, 1, 1)
+    assert row("ms", figures, figures).ratio == Ratio(1, 1, 1)
 
 
 @pytest.mark.parametrize("reference", [(), (0.0, 1.0)], ids=["no reference", "nothing measured"])

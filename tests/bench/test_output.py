@@ -27,7 +27,7 @@ def cells(line: str) -> list[str]:
 
 def test_a_line_of_the_table_has_the_figures_the_ratio_and_the_verdict() -> None:
     met, missed, plain = map(table.line, ROWS)
-    assert cells(met) == ["1 GiB", "1,000 MB/s", "1,000 MB/s", "nginx", "1.00", "0.90 … 1.10", "≥ 0.9 x", "yes"]
+    assert cells(met) == ["1 GiB", "1,000 MB/s", "1,000 MB/s", "nginx", "1.00", "0.95 … 1.05", "≥ 0.9 x", "yes"]
     assert cells(missed) == ["a miss", "12.5 ms", "", "", "", "12.0 … 13.0", "≤ 10 ms", "NO"]
     assert cells(plain) == ["idle", "57.6 MiB", "", "", "", "", "", ""]
 
@@ -50,11 +50,23 @@ def test_the_document_has_every_sample_and_the_machine(tmp_path: Path) -> None:
     read = json.loads(file.read_text())
     assert [row["ours"]["samples"] for row in read["rows"]] == [list(row.ours) for row in ROWS]
     assert [row["met"] for row in read["rows"]] == [True, False, None]
-    assert read["rows"][0]["ratio"] == {"median": 1.0, "least": 0.9, "most": 1.1}
+    assert read["rows"][0]["ratio"] == {"value": 1.0, "low": 0.95, "high": 1.05}
     assert read["machine"] == machine
     assert machine["processors"] >= 1
     assert machine["packages"]["uvicorn"]
     assert read["quick"] is True
+
+
+def test_a_document_tells_the_same_table() -> None:
+    rows = [*ROWS, *GROWTH, Row("requests", "HEAD", PER_SECOND, (5.0,), client=0.95)]
+    read = json.loads(json.dumps(report.document(rows, report.machine(), quick=False, seconds=1)))
+    assert report.rows_of(read) == rows
+    assert "the client itself was the limit in: HEAD" in table.verdict(report.rows_of(read))
+
+
+def test_a_document_of_another_format_is_refused() -> None:
+    with pytest.raises(ValueError, match="this is format 1, not 2"):
+        report.rows_of({"format": 1, "rows": []})
 
 
 def test_a_document_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
