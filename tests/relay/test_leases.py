@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 from tests.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
@@ -195,6 +196,20 @@ async def test_no_holders_at_all_is_404() -> None:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.reasons)
     assert len(lease.reasons) == 1
+
+
+@pytest.mark.parametrize("given", [None, (), Lease()])
+async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.LogCaptureFixture) -> None:
+    def advise() -> Advice:
+        assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
+        return cast("Advice", given)
+
+    router = Advising(advise)
+    async with pulling(router) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+    assert len(router.wants) == 1
+    [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert f"Advising.acquire gave {given!r}" in error
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])

@@ -141,9 +141,10 @@ class Supply:
         """What the router says. Raises NotFound."""
         metrics, began = self._means.metrics, time.monotonic()
         result = FAILED
+        advice: object = None
         try:
             advice = await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
-            result = HIT if isinstance(advice, Feed) else WAIT if isinstance(advice, Wait) else MISS
+            result = _result(advice)
         except RouterUnavailable as error:
             raise NotFound(str(error)) from error
         except Exception as error:  # a stranger's code, whose failure must not make a pull worse
@@ -152,7 +153,11 @@ class Supply:
         finally:
             metrics.lookups.add(result)
             metrics.lookup_seconds.add(time.monotonic() - began)
-        return advice
+        if isinstance(advice, Feed | Wait | Upstream):
+            return advice
+        router = type(self._means.router).__name__
+        self._means.log.error("%s: %s.acquire gave %r, not Feed, Wait or Upstream", self._fetch.digest, router, advice)
+        raise NotFound("the router gave no advice")
 
     async def _take(self, lease: Lease) -> None:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
@@ -160,3 +165,15 @@ class Supply:
             return
         (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
         await left.release(reason)
+
+
+def _result(advice: object) -> str:
+    match advice:
+        case Feed():
+            return HIT
+        case Wait():
+            return WAIT
+        case Upstream():
+            return MISS
+        case _:
+            return FAILED
