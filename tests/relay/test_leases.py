@@ -35,6 +35,36 @@ class Noted(Lease):
         await asyncio.sleep(0.01)  # as one that tells somebody else
 
 
+class Failing(Lease):
+    """Raises whatever it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    @override
+    def progress(self, offset: int) -> None:
+        self.told += 1
+        raise LookupError("no progress")
+
+    @override
+    async def release(self, reason: str) -> None:
+        raise LookupError("no release")
+
+
+class Hanging(Lease):
+    """Never ends being released; notes that it was let go."""
+
+    def __init__(self) -> None:
+        self.let_go = False
+
+    @override
+    async def release(self, reason: str) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.let_go = True
+
+
 Advice: TypeAlias = Feed | Wait | Upstream | Exception
 
 
@@ -156,6 +186,39 @@ async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -
         assert (await host.get(Digest.of(data), "bytes=200000-")).status == 404
     assert feed.reasons == ["broken"]
     assert set(upstream.reasons) == {"done"}
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    data, lease = content(size), Failing()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        await until(lambda: "failed to be released" in caplog.text)
+    assert lease.told == 1  # and one line in the log, not one for each piece
+    assert caplog.text.count("failed to take progress") == 1
+
+
+async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
+    data, first, second = content(LARGE), Failing(), Noted()
+    async with (
+        peers(data, short_after(200_000), honest) as [a, b],
+        pulling(Advising(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        await until(lambda: second.reasons)
+    assert second.offsets[-1] == LARGE
+    assert second.reasons == ["done"]
+
+
+async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Hanging()
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
+        pulled = await host.get(Digest.of(b"x"))
+        assert (pulled.status, lease.let_go) == (404, True)
+        assert pulled.seconds < 3
+        assert host.mirror.metrics.limited.value("lookup_timeout") == 1
+    assert "not released in time" in caplog.text
 
 
 async def test_a_wait_is_waited() -> None:

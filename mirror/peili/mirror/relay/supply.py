@@ -47,6 +47,7 @@ class Supply:
         self._source: Source | None = None
         self._starts = 0
         self._lease = Lease()
+        self._follows = True
 
     async def connect(self, wanted: ByteRange | None) -> Source:
         """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
@@ -88,8 +89,14 @@ class Supply:
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
 
     def progress(self, offset: int) -> None:
-        """Bytes up to `offset` have been handed to the runtime."""
-        self._lease.progress(offset)
+        """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
+        if not self._follows:
+            return
+        try:
+            self._lease.progress(offset)
+        except Exception:  # a stranger's code, whose failure must not cut what is right
+            self._follows = False
+            self._means.log.exception("%s: the router's lease failed to take progress", self._fetch.digest)
 
     @asynccontextmanager
     async def patience(self) -> AsyncGenerator[None]:
@@ -113,7 +120,7 @@ class Supply:
         try:
             await self.disconnect()
         finally:
-            await self._lease.release(self.reason)
+            await self._release(self._lease, self.reason)
 
     async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
         means, fetch = self._means, self._fetch
@@ -164,7 +171,21 @@ class Supply:
         if lease is self._lease:
             return
         (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
-        await left.release(reason)
+        self._follows = True
+        await self._release(left, reason)
+
+    async def _release(self, lease: Lease, reason: str) -> None:
+        """Give `lease` back. The runtime's answer waits for it: so it is bounded, and can't fail."""
+        bound = asyncio.timeout(self._means.limits.lookup_timeout)
+        try:
+            async with bound:
+                await lease.release(reason)
+        except Exception:  # a stranger's code
+            if not bound.expired():
+                self._means.log.exception("%s: the router's lease failed to be released", self._fetch.digest)
+                return
+            self._means.metrics.limited.add("lookup_timeout")
+            self._means.log.warning("%s: the router's lease was not released in time", self._fetch.digest)
 
 
 def _result(advice: object) -> str:
