@@ -31,6 +31,8 @@ from peili.mirror.relay.source import Source
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
+_LOOKUPS = 2
+"""How many times `Limits.lookup_timeout` an `acquire` may take: a lookup may ask a last peer when its time is over."""
 
 
 class Supply:
@@ -147,24 +149,37 @@ class Supply:
     async def _advice(self, offset: int) -> Feed | Wait | Upstream:
         """What the router says. Raises NotFound."""
         metrics, began = self._means.metrics, time.monotonic()
-        result = FAILED
         advice: object = None
         try:
-            advice = await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
-            result = _result(advice)
-        except RouterUnavailable as error:
-            raise NotFound(str(error)) from error
-        except Exception as error:  # a stranger's code, whose failure must not make a pull worse
-            self._means.log.exception("%s: the router failed", self._fetch.digest)
-            raise NotFound("the router failed") from error
+            advice = await self._ask(Want(self._fetch.digest, offset, dict(self._failed)))
         finally:
-            metrics.lookups.add(result)
+            metrics.lookups.add(_result(advice))
             metrics.lookup_seconds.add(time.monotonic() - began)
         if isinstance(advice, Feed | Wait | Upstream):
             return advice
         router = type(self._means.router).__name__
         self._means.log.error("%s: %s.acquire gave %r, not Feed, Wait or Upstream", self._fetch.digest, router, advice)
         raise NotFound("the router gave no advice")
+
+    async def _ask(self, want: Want) -> object:
+        """What the router gives, in the time that a lookup may take: one that needs more can say `Wait`.
+
+        Raises NotFound.
+        """
+        router = self._means.router
+        bound = asyncio.timeout(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
+        try:
+            async with bound:
+                return await router.acquire(want)
+        except RouterUnavailable as error:
+            raise NotFound(str(error)) from error
+        except Exception as error:  # a stranger's code, whose failure must not make a pull worse
+            if not bound.expired():
+                self._means.log.exception("%s: the router failed", want.key)
+                raise NotFound("the router failed") from error
+            self._means.metrics.limited.add("lookup_timeout")
+            self._means.log.warning("%s: %s.acquire gave no advice in time", want.key, type(router).__name__)
+            raise NotFound("the router gave no advice in time") from error
 
     async def _take(self, lease: Lease) -> None:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
