@@ -226,16 +226,56 @@ async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int 
         assert store.discarded == []
 
 
-async def test_a_store_that_can_not_discard_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    class Away(MemoryStore):
-        @override
-        async def discard(self, digest: Digest) -> bool:
-            raise StoreUnavailable("away")
+class Undiscarding(MemoryStore):
+    """Fails to discard with `error`; without one, hangs."""
 
-    data = content(LARGE)
-    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=Away()) as host:
-        assert not (await host.get(Digest.of(data))).whole
-        assert "could not be removed: away" in warnings(caplog)
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        if self._error is not None:
+            raise self._error
+        return await asyncio.Future[bool]()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (StoreUnavailable("away"), "away"),
+        (LookupError("a bug"), "the store failed"),
+        (TimeoutError("late"), "the store failed"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_can_not_discard_is_named(
+    error: Exception, why: str, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(error)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert f"could not be removed: {why}" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 0
+
+
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
+    at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(None)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with (
+        peers(data, wrong_bytes) as [a],
+        pulling(Told(a.holder), store=store, first_byte_timeout=0.4, wait_timeout=15) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert pulled.seconds < 5
+        assert "could not be removed: not in time" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 
 
 async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows_it() -> None:

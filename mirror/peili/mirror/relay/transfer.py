@@ -8,13 +8,18 @@ left, or the digest is wrong, the transfer is cut, and the runtime comes back fo
 
 from __future__ import annotations
 
+import asyncio
+
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
 from peili.mirror.ranges import Span, Unsatisfiable
+from peili.mirror.references import Digest
 from peili.mirror.relay.means import Fetch, Means, Sink
 from peili.mirror.relay.passage import Collecting, Hashing, Passage, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
+
+_LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
 class Transfer:
@@ -142,8 +147,21 @@ class Transfer:
         if not passed_on:
             return
         means.blame.poison(digest)
+        await self._discard(digest)
+
+    async def _discard(self, digest: Digest) -> None:
+        """Remove what the runtime has of `digest` so far. The transfer ends after it, whatever becomes of it."""
+        means = self._means
+        bound = asyncio.timeout(means.limits.first_byte_timeout)
         try:
-            if await means.store.discard(digest):
-                means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+            async with bound:
+                if await means.store.discard(digest):
+                    means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
         except Unavailable as error:
-            means.log.warning("%s: the runtime's unfinished copy is wrong and could not be removed: %s", digest, error)
+            means.log.warning(_LEFT, digest, error)
+        except Exception:  # a stranger's code
+            if bound.expired():
+                means.metrics.limited.add("first_byte_timeout")
+                means.log.warning(_LEFT, digest, "not in time")
+            else:
+                means.log.exception(_LEFT, digest, "the store failed")
