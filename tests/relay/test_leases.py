@@ -12,7 +12,21 @@ from tests.relay.peers import Script, honest, peers, short_after, silent, silent
 from tests.relay.pulling import LARGE, SMALL, content, pulling, until
 from typing_extensions import override
 
-from peili.mirror import Digest, Feed, Holder, Key, Lease, Peer, Router, RouterUnavailable, Upstream, Wait, Want
+from peili.mirror import (
+    Content,
+    Digest,
+    Feed,
+    Holder,
+    Key,
+    Lease,
+    Peer,
+    Router,
+    RouterUnavailable,
+    Upstream,
+    Wait,
+    Want,
+)
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -219,6 +233,26 @@ async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFix
         assert pulled.seconds < 3
         assert host.mirror.metrics.limited.value("lookup_timeout") == 1
     assert "not released in time" in caplog.text
+
+
+async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(MemoryStore):
+        @override
+        async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+            return await asyncio.Future[Content]()
+
+    data, lease, at = content(LARGE), Noted(), 300_000
+    async with (
+        peers(data, honest) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), store=Slow(), wait_timeout=1) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        await until(lambda: lease.reasons)
+        assert len(a.asked) == 1
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
+    assert lease.reasons == ["done"]
+    assert "passed on unverified: the beginning can't be read back in time" in caplog.text
 
 
 async def test_a_wait_is_waited() -> None:

@@ -101,11 +101,12 @@ class Supply:
             self._means.log.exception("%s: the router's lease failed to take progress", self._fetch.digest)
 
     @asynccontextmanager
-    async def patience(self) -> AsyncGenerator[None]:
-        """Bounds a wait without progress. Raises NotFound."""
+    async def patience(self) -> AsyncGenerator[float]:
+        """Bounds a wait without progress; gives its end, by the loop's clock. Raises NotFound."""
+        ends = asyncio.get_running_loop().time() + self._means.limits.wait_timeout
         try:
-            async with asyncio.timeout(self._means.limits.wait_timeout):
-                yield
+            async with asyncio.timeout_at(ends):
+                yield ends
         except TimeoutError as error:
             self.reason = FAILED_SILENT
             self._means.metrics.limited.add("wait_timeout")

@@ -40,10 +40,10 @@ class Transfer:
 
     async def begin(self) -> Span:
         """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream."""
-        async with self._supply.patience():
-            return await self._begin()
+        async with self._supply.patience() as ends:
+            return await self._begin(ends)
 
-    async def _begin(self) -> Span:
+    async def _begin(self, ends: float) -> Span:
         wanted = self._fetch.wanted
         while True:
             source = await self._supply.connect(wanted)
@@ -51,7 +51,7 @@ class Transfer:
                 wanted = None  # small content is taken whole, since only the whole can be verified
                 continue
             self._source, self._span = source, source.span
-            self._verifier = await self._choose_verifier()
+            self._verifier = await self._choose_verifier(ends)
             if source.span.length > self._fetch.ahead or isinstance(self._verifier, Unverified):
                 return self._span
             if (data := await self._collect(source)) is not None:
@@ -130,12 +130,20 @@ class Transfer:
             self.data = data[self._span.start : self._span.stop]
         return self._span
 
-    async def _choose_verifier(self) -> Verifier:
+    async def _choose_verifier(self, ends: float) -> Verifier:
         span, digest = self._span, self._fetch.digest
         skipped = not self._means.verify and span.length > self._fetch.ahead
         if skipped or span.stop < span.size:
             return Unverified(digest)
-        return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
+        now = asyncio.get_running_loop().time()
+        try:
+            # Half of what is left: the peer, whose content waits meanwhile, is not to blame for it.
+            async with asyncio.timeout((ends - now) / 2):
+                return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
+        except TimeoutError:
+            self._means.metrics.limited.add("wait_timeout")
+            self._means.log.warning("%s: passed on unverified: the beginning can't be read back in time", digest)
+            return Unverified(digest)
 
     async def _distrust(self, *, passed_on: bool) -> None:
         """What came is wrong: ask none of those who sent it again, and let nobody build on what was passed on."""
