@@ -226,6 +226,42 @@ async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int 
         assert store.discarded == []
 
 
+async def test_a_head_does_not_make_a_wrong_beginning_right() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert (await host.get(digest, method="HEAD")).status == 200
+        assert (await host.get(digest, f"bytes={at}-")).status == 404
+        assert (await host.get(digest)).body == data  # which does begin anew
+        store.begin(digest, LARGE).write(data[:at])
+        assert (await host.get(digest, f"bytes={at}-")).body == data[at:]
+
+
+async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
+    data, store, stop = content(LARGE), Noting(), 200_000
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:stop])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder)
+        async with pulling(router, store=store, failure_ttl=0.001) as host:
+            first = await host.get(digest)
+            store.begin(digest, LARGE).write(first.body)
+            router.holders = (c.holder,)
+            assert (await host.get(digest, method="HEAD")).status == 200
+            router.holders = (b.holder,)
+            assert not (await host.get(digest, f"bytes={len(first.body)}-")).whole
+            router.holders = (a.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert len(a.asked) == 1
+
+
 class Undiscarding(MemoryStore):
     """Fails to discard with `error`; without one, hangs."""
 

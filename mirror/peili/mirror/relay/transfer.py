@@ -59,6 +59,8 @@ class Transfer:
 
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
+        if self._span.start == 0:
+            self._means.blame.heal(self._fetch.digest)  # not earlier: a HEAD takes no body, and begins nothing anew
         if self.data is not None:
             await sink.send(self.data)
             self._supply.progress(self._span.stop)
