@@ -153,8 +153,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         pulling(Advising(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
     ):
         connection = await host.ask(Digest.of(data))
-        await until(lambda: a.asked)
-        await asyncio.sleep(0.1)
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
         connection.close()
         await until(lambda: lease.reasons, within=2)
     assert lease.reasons == ["gone"]
