@@ -37,6 +37,7 @@ class Exchange:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     sent: int = field(default=0)
+    is_silent: bool = field(default=False)
 
     @property
     def part(self) -> tuple[int, int]:
@@ -71,6 +72,7 @@ class Exchange:
 
     async def silence(self) -> None:
         """Say nothing more until the other side closes."""
+        self.is_silent = True
         await self.reader.read()
 
     def close(self) -> None:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import pytest
 from tests.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
 from tests.relay.pulling import LARGE, SMALL, content, pulling, until
 from typing_extensions import override
 
-from peili.mirror import Digest, Feed, Holder, Key, Lease, Peer, Router, RouterUnavailable, Upstream, Wait, Want
+from peili.mirror import (
+    Content,
+    Digest,
+    Feed,
+    Holder,
+    Key,
+    Lease,
+    Peer,
+    Router,
+    RouterUnavailable,
+    Upstream,
+    Wait,
+    Want,
+)
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +47,36 @@ class Noted(Lease):
     async def release(self, reason: str) -> None:
         self.reasons.append(reason)
         await asyncio.sleep(0.01)  # as one that tells somebody else
+
+
+class Failing(Lease):
+    """Raises whatever it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    @override
+    def progress(self, offset: int) -> None:
+        self.told += 1
+        raise LookupError("no progress")
+
+    @override
+    async def release(self, reason: str) -> None:
+        raise LookupError("no release")
+
+
+class Hanging(Lease):
+    """Never ends being released; notes that it was let go."""
+
+    def __init__(self) -> None:
+        self.let_go = False
+
+    @override
+    async def release(self, reason: str) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            self.let_go = True
 
 
 Advice: TypeAlias = Feed | Wait | Upstream | Exception
@@ -108,8 +153,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         pulling(Advising(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
     ):
         connection = await host.ask(Digest.of(data))
-        await until(lambda: a.asked)
-        await asyncio.sleep(0.1)
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
         connection.close()
         await until(lambda: lease.reasons, within=2)
     assert lease.reasons == ["gone"]
@@ -157,6 +201,59 @@ async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -
     assert set(upstream.reasons) == {"done"}
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    data, lease = content(size), Failing()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        await until(lambda: "failed to be released" in caplog.text)
+    assert lease.told == 1  # and one line in the log, not one for each piece
+    assert caplog.text.count("failed to take progress") == 1
+
+
+async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
+    data, first, second = content(LARGE), Failing(), Noted()
+    async with (
+        peers(data, short_after(200_000), honest) as [a, b],
+        pulling(Advising(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        await until(lambda: second.reasons)
+    assert second.offsets[-1] == LARGE
+    assert second.reasons == ["done"]
+
+
+async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Hanging()
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
+        pulled = await host.get(Digest.of(b"x"))
+        assert (pulled.status, lease.let_go) == (404, True)
+        assert pulled.seconds < 3
+        assert host.mirror.metrics.limited.value("lookup_timeout") == 1
+    assert "not released in time" in caplog.text
+
+
+async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog: pytest.LogCaptureFixture) -> None:
+    class Slow(MemoryStore):
+        @override
+        async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+            return await asyncio.Future[Content]()
+
+    data, lease, at = content(LARGE), Noted(), 300_000
+    async with (
+        peers(data, honest) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), store=Slow(), wait_timeout=1) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        await until(lambda: lease.reasons)
+        assert len(a.asked) == 1
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
+    assert lease.reasons == ["done"]
+    assert "passed on unverified: the beginning can't be read back in time" in caplog.text
+
+
 async def test_a_wait_is_waited() -> None:
     data = content(SMALL)
 
@@ -195,6 +292,20 @@ async def test_no_holders_at_all_is_404() -> None:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.reasons)
     assert len(lease.reasons) == 1
+
+
+@pytest.mark.parametrize("given", [None, (), Lease()])
+async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.LogCaptureFixture) -> None:
+    def advise() -> Advice:
+        assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
+        return cast("Advice", given)
+
+    router = Advising(advise)
+    async with pulling(router) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+    assert len(router.wants) == 1
+    [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert f"Advising.acquire gave {given!r}" in error
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])

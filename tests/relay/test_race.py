@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 
 import pytest
 from tests.relay.pulling import until
@@ -17,9 +16,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Openings:
-    """Opens sources that do nothing, and counts those that are open."""
+    """Opens sources that do nothing, and counts those that are open or being opened."""
 
     def __init__(self) -> None:
+        self.opening: list[str] = []
+        self.told_to_stop: list[str] = []
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.failed: list[str] = []
@@ -27,27 +28,37 @@ class Openings:
 
     @property
     def left(self) -> int:
-        return len(self.opened) - len(self.closed)
+        return len(self.opening) + len(self.opened) - len(self.closed)
 
     def note(self, peer: Peer, _: PeerUnavailable) -> None:
         self.failed.append(peer.id)
 
     async def open(self, holder: Holder) -> Source:
-        match holder.peer.id.partition("-")[0]:
+        name = holder.peer.id
+        self.opening.append(name)
+        try:
+            await self._answer(name)
+        except asyncio.CancelledError:
+            self.told_to_stop.append(name)
+            if name.startswith("stubborn"):  # opens all the same, and takes its time
+                await self.stubborn.wait()
+            elif not name.startswith("late"):  # which had just opened
+                raise
+        finally:
+            self.opening.remove(name)
+        self.opened.append(name)
+        return _Closing(holder.peer, self.closed)
+
+    async def _answer(self, name: str) -> None:
+        match name.partition("-")[0]:
             case "refuses":
                 raise PeerUnavailable("no")
-            case "silent":
+            case "silent" | "stubborn" | "late":
                 await asyncio.get_running_loop().create_future()
-            case "stubborn":  # opens although it is told to stop
-                with suppress(asyncio.CancelledError):
-                    await asyncio.get_running_loop().create_future()
-                await self.stubborn.wait()
             case "slow":
                 await asyncio.sleep(0.05)
             case _:
                 pass
-        self.opened.append(holder.peer.id)
-        return _Closing(holder.peer, self.closed)
 
     async def race(self, *names: str, delay: float = 0.01) -> Source | None:
         holders = [Holder(Peer(name, ()), complete=True) for name in names]
@@ -97,23 +108,35 @@ async def test_only_the_winner_stays_open() -> None:
 
 async def test_nothing_stays_open_when_it_is_cancelled_while_waiting() -> None:
     openings = Openings()
-    racing = asyncio.create_task(openings.race("silent-1", "silent-2"))
-    await asyncio.sleep(0.05)
+    racing = asyncio.create_task(openings.race("silent", "late"))
+    await until(lambda: len(openings.opening) == 2)
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
+    assert openings.closed == openings.opened == ["late"]
     assert openings.left == 0
 
 
 async def test_nothing_stays_open_when_it_is_cancelled_while_the_late_ones_are_closed() -> None:
     openings = Openings()
-    racing = asyncio.create_task(openings.race("stubborn", "good"))
-    await until(lambda: "good" in openings.opened)
-    await asyncio.sleep(0.02)
+    racing = asyncio.create_task(openings.race("stubborn", "late", "good"))
+    await until(lambda: len(openings.told_to_stop) == 2)
+    assert openings.opening == ["stubborn"]
     assert not racing.done()  # it has a winner, and waits for the stubborn one
     racing.cancel()
-    openings.stubborn.set()
     with pytest.raises(asyncio.CancelledError):
         await racing
-    await until(lambda: not openings.left)
-    assert set(openings.closed) == set(openings.opened)
+    assert set(openings.closed) == set(openings.opened) == {"late", "good"}
+    assert openings.left == 0
+
+
+async def test_one_that_opens_after_it_was_told_to_stop_is_closed() -> None:
+    openings = Openings()
+    racing = asyncio.create_task(openings.race("stubborn", "late", "good"))
+    await until(lambda: len(openings.told_to_stop) == 2)
+    openings.stubborn.set()
+    winner = await racing
+    assert winner is not None
+    assert set(openings.closed) == {"stubborn", "late"}
+    await winner.aclose()
+    assert openings.left == 0

@@ -226,16 +226,92 @@ async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int 
         assert store.discarded == []
 
 
-async def test_a_store_that_can_not_discard_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    class Away(MemoryStore):
-        @override
-        async def discard(self, digest: Digest) -> bool:
-            raise StoreUnavailable("away")
+async def test_a_head_does_not_make_a_wrong_beginning_right() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert (await host.get(digest, method="HEAD")).status == 200
+        assert (await host.get(digest, f"bytes={at}-")).status == 404
+        assert (await host.get(digest)).body == data  # which does begin anew
+        store.begin(digest, LARGE).write(data[:at])
+        assert (await host.get(digest, f"bytes={at}-")).body == data[at:]
 
-    data = content(LARGE)
-    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=Away()) as host:
-        assert not (await host.get(Digest.of(data))).whole
-        assert "could not be removed: away" in warnings(caplog)
+
+async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
+    data, store, stop = content(LARGE), Noting(), 200_000
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:stop])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder)
+        async with pulling(router, store=store, failure_ttl=0.001) as host:
+            first = await host.get(digest)
+            store.begin(digest, LARGE).write(first.body)
+            router.holders = (c.holder,)
+            assert (await host.get(digest, method="HEAD")).status == 200
+            router.holders = (b.holder,)
+            assert not (await host.get(digest, f"bytes={len(first.body)}-")).whole
+            router.holders = (a.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert len(a.asked) == 1
+
+
+class Undiscarding(MemoryStore):
+    """Fails to discard with `error`; without one, hangs."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        if self._error is not None:
+            raise self._error
+        return await asyncio.Future[bool]()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (StoreUnavailable("away"), "away"),
+        (LookupError("a bug"), "the store failed"),
+        (TimeoutError("late"), "the store failed"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_can_not_discard_is_named(
+    error: Exception, why: str, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(error)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert f"could not be removed: {why}" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 0
+
+
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
+    at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(None)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with (
+        peers(data, wrong_bytes) as [a],
+        pulling(Told(a.holder), store=store, first_byte_timeout=0.4, wait_timeout=15) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert pulled.seconds < 5
+        assert "could not be removed: not in time" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 
 
 async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows_it() -> None:

@@ -47,13 +47,16 @@ def _outcome(task: asyncio.Task[Source], holder: Holder, failed: Failed) -> Sour
 
 
 async def _close(late: Collection[asyncio.Task[Source]], winner: Source | None) -> None:
+    """End `late`, and close what they opened all the same."""
     for task in late:
         task.cancel()
     try:
-        for outcome in await asyncio.gather(*late, return_exceptions=True):
-            if isinstance(outcome, Source):
-                await outcome.aclose()
+        await asyncio.gather(*late, return_exceptions=True)
     except asyncio.CancelledError:
         if winner is not None:
             await winner.aclose()  # nobody will get it now
         raise
+    finally:  # a gathering that is cancelled waits for its tasks too, but keeps what they gave to itself
+        for task in late:
+            if task.done() and not task.cancelled() and task.exception() is None:
+                await task.result().aclose()

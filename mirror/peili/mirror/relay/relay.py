@@ -55,7 +55,6 @@ class Relay:
 
     def _refuse_poisoned(self, means: Means, digest: Digest, wanted: ByteRange | None) -> None:
         """Whatever continues a wrong beginning will be wrong, and the peer that sends the rest is not to blame."""
-        if wanted is None or wanted.first == 0:
-            means.blame.heal(digest)
-        elif means.blame.is_poisoned(digest):
+        continues = wanted is not None and wanted.first != 0
+        if continues and means.blame.is_poisoned(digest):
             raise NotFound(f"what the runtime has of {digest} is wrong")

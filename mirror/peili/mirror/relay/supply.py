@@ -31,6 +31,8 @@ from peili.mirror.relay.source import Source
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
+_LOOKUPS = 2
+"""How many times `Limits.lookup_timeout` an `acquire` may take: a lookup may ask a last peer when its time is over."""
 
 
 class Supply:
@@ -47,6 +49,7 @@ class Supply:
         self._source: Source | None = None
         self._starts = 0
         self._lease = Lease()
+        self._follows = True
 
     async def connect(self, wanted: ByteRange | None) -> Source:
         """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
@@ -88,15 +91,22 @@ class Supply:
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
 
     def progress(self, offset: int) -> None:
-        """Bytes up to `offset` have been handed to the runtime."""
-        self._lease.progress(offset)
+        """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
+        if not self._follows:
+            return
+        try:
+            self._lease.progress(offset)
+        except Exception:  # a stranger's code, whose failure must not cut what is right
+            self._follows = False
+            self._means.log.exception("%s: the router's lease failed to take progress", self._fetch.digest)
 
     @asynccontextmanager
-    async def patience(self) -> AsyncGenerator[None]:
-        """Bounds a wait without progress. Raises NotFound."""
+    async def patience(self) -> AsyncGenerator[float]:
+        """Bounds a wait without progress; gives its end, by the loop's clock. Raises NotFound."""
+        ends = asyncio.get_running_loop().time() + self._means.limits.wait_timeout
         try:
-            async with asyncio.timeout(self._means.limits.wait_timeout):
-                yield
+            async with asyncio.timeout_at(ends):
+                yield ends
         except TimeoutError as error:
             self.reason = FAILED_SILENT
             self._means.metrics.limited.add("wait_timeout")
@@ -113,7 +123,7 @@ class Supply:
         try:
             await self.disconnect()
         finally:
-            await self._lease.release(self.reason)
+            await self._release(self._lease, self.reason)
 
     async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
         means, fetch = self._means, self._fetch
@@ -140,23 +150,67 @@ class Supply:
     async def _advice(self, offset: int) -> Feed | Wait | Upstream:
         """What the router says. Raises NotFound."""
         metrics, began = self._means.metrics, time.monotonic()
-        result = FAILED
+        advice: object = None
         try:
-            advice = await self._means.router.acquire(Want(self._fetch.digest, offset, dict(self._failed)))
-            result = HIT if isinstance(advice, Feed) else WAIT if isinstance(advice, Wait) else MISS
+            advice = await self._ask(Want(self._fetch.digest, offset, dict(self._failed)))
+        finally:
+            metrics.lookups.add(_result(advice))
+            metrics.lookup_seconds.add(time.monotonic() - began)
+        if isinstance(advice, Feed | Wait | Upstream):
+            return advice
+        router = type(self._means.router).__name__
+        self._means.log.error("%s: %s.acquire gave %r, not Feed, Wait or Upstream", self._fetch.digest, router, advice)
+        raise NotFound("the router gave no advice")
+
+    async def _ask(self, want: Want) -> object:
+        """What the router gives, in the time that a lookup may take: one that needs more can say `Wait`.
+
+        Raises NotFound.
+        """
+        router = self._means.router
+        bound = asyncio.timeout(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
+        try:
+            async with bound:
+                return await router.acquire(want)
         except RouterUnavailable as error:
             raise NotFound(str(error)) from error
         except Exception as error:  # a stranger's code, whose failure must not make a pull worse
-            self._means.log.exception("%s: the router failed", self._fetch.digest)
-            raise NotFound("the router failed") from error
-        finally:
-            metrics.lookups.add(result)
-            metrics.lookup_seconds.add(time.monotonic() - began)
-        return advice
+            if not bound.expired():
+                self._means.log.exception("%s: the router failed", want.key)
+                raise NotFound("the router failed") from error
+            self._means.metrics.limited.add("lookup_timeout")
+            self._means.log.warning("%s: %s.acquire gave no advice in time", want.key, type(router).__name__)
+            raise NotFound("the router gave no advice in time") from error
 
     async def _take(self, lease: Lease) -> None:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
         if lease is self._lease:
             return
         (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
-        await left.release(reason)
+        self._follows = True
+        await self._release(left, reason)
+
+    async def _release(self, lease: Lease, reason: str) -> None:
+        """Give `lease` back. The runtime's answer waits for it: so it is bounded, and can't fail."""
+        bound = asyncio.timeout(self._means.limits.lookup_timeout)
+        try:
+            async with bound:
+                await lease.release(reason)
+        except Exception:  # a stranger's code
+            if not bound.expired():
+                self._means.log.exception("%s: the router's lease failed to be released", self._fetch.digest)
+                return
+            self._means.metrics.limited.add("lookup_timeout")
+            self._means.log.warning("%s: the router's lease was not released in time", self._fetch.digest)
+
+
+def _result(advice: object) -> str:
+    match advice:
+        case Feed():
+            return HIT
+        case Wait():
+            return WAIT
+        case Upstream():
+            return MISS
+        case _:
+            return FAILED

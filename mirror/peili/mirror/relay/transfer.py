@@ -8,13 +8,18 @@ left, or the digest is wrong, the transfer is cut, and the runtime comes back fo
 
 from __future__ import annotations
 
+import asyncio
+
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
 from peili.mirror.ranges import Span, Unsatisfiable
+from peili.mirror.references import Digest
 from peili.mirror.relay.means import Fetch, Means, Sink
 from peili.mirror.relay.passage import Collecting, Hashing, Passage, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
+
+_LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
 class Transfer:
@@ -35,10 +40,10 @@ class Transfer:
 
     async def begin(self) -> Span:
         """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream."""
-        async with self._supply.patience():
-            return await self._begin()
+        async with self._supply.patience() as ends:
+            return await self._begin(ends)
 
-    async def _begin(self) -> Span:
+    async def _begin(self, ends: float) -> Span:
         wanted = self._fetch.wanted
         while True:
             source = await self._supply.connect(wanted)
@@ -46,7 +51,7 @@ class Transfer:
                 wanted = None  # small content is taken whole, since only the whole can be verified
                 continue
             self._source, self._span = source, source.span
-            self._verifier = await self._choose_verifier()
+            self._verifier = await self._choose_verifier(ends)
             if source.span.length > self._fetch.ahead or isinstance(self._verifier, Unverified):
                 return self._span
             if (data := await self._collect(source)) is not None:
@@ -54,6 +59,8 @@ class Transfer:
 
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
+        if self._span.start == 0:
+            self._means.blame.heal(self._fetch.digest)  # not earlier: a HEAD takes no body, and begins nothing anew
         if self.data is not None:
             await sink.send(self.data)
             self._supply.progress(self._span.stop)
@@ -125,12 +132,20 @@ class Transfer:
             self.data = data[self._span.start : self._span.stop]
         return self._span
 
-    async def _choose_verifier(self) -> Verifier:
+    async def _choose_verifier(self, ends: float) -> Verifier:
         span, digest = self._span, self._fetch.digest
         skipped = not self._means.verify and span.length > self._fetch.ahead
         if skipped or span.stop < span.size:
             return Unverified(digest)
-        return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
+        now = asyncio.get_running_loop().time()
+        try:
+            # Half of what is left: the peer, whose content waits meanwhile, is not to blame for it.
+            async with asyncio.timeout((ends - now) / 2):
+                return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
+        except TimeoutError:
+            self._means.metrics.limited.add("wait_timeout")
+            self._means.log.warning("%s: passed on unverified: the beginning can't be read back in time", digest)
+            return Unverified(digest)
 
     async def _distrust(self, *, passed_on: bool) -> None:
         """What came is wrong: ask none of those who sent it again, and let nobody build on what was passed on."""
@@ -142,8 +157,21 @@ class Transfer:
         if not passed_on:
             return
         means.blame.poison(digest)
+        await self._discard(digest)
+
+    async def _discard(self, digest: Digest) -> None:
+        """Remove what the runtime has of `digest` so far. The transfer ends after it, whatever becomes of it."""
+        means = self._means
+        bound = asyncio.timeout(means.limits.first_byte_timeout)
         try:
-            if await means.store.discard(digest):
-                means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+            async with bound:
+                if await means.store.discard(digest):
+                    means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
         except Unavailable as error:
-            means.log.warning("%s: the runtime's unfinished copy is wrong and could not be removed: %s", digest, error)
+            means.log.warning(_LEFT, digest, error)
+        except Exception:  # a stranger's code
+            if bound.expired():
+                means.metrics.limited.add("first_byte_timeout")
+                means.log.warning(_LEFT, digest, "not in time")
+            else:
+                means.log.exception(_LEFT, digest, "the store failed")
