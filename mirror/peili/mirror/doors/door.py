@@ -30,6 +30,7 @@ from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.target import Endpoint, Target, api_path, parse_target
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.mediatypes import is_manifest
+from peili.mirror.outlet import is_clients
 from peili.mirror.parts import Parts
 from peili.mirror.references import Reference
 
@@ -65,10 +66,13 @@ class Door(ABC):
                     self.metrics.limited.add(BOUNDS[refusal.status])
                 await reply.refuse(refusal)
         except OSError as error:
+            # The one who asked is gone, or takes nothing, or can't be told. Leaving the answer unfinished makes the
+            # server close the connection.
+            if not is_clients(error):
+                self.log.exception("%s: cut off", scope["path"])
+                return
             if isinstance(error, TimeoutError):
                 self.metrics.limited.add("reader_timeout")
-            # The one who asked is gone, or takes nothing: there is nobody to tell. Leaving the answer unfinished
-            # makes the server close the connection.
             self.log.debug("client left: %s", scope["path"])
 
     async def drain(self, timeout: float) -> None:
@@ -106,7 +110,7 @@ class Door(ABC):
             raise
         except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
             if reply.started and isinstance(error, OSError):
-                raise  # the one who asked is gone
+                raise  # of sending, as a rule: the one who asked is gone
             self.log.exception("%s: a plug-in failed", target.name)
             if not reply.started:
                 raise _refusal(target, NotFound()) from error
