@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import HTTPConnection
 from tests.doors.house import codes, house, visitor
 
-from peili.mirror import ConfigError, Mirror
+from peili.mirror import ConfigError, Limits, Mirror
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -101,6 +101,20 @@ async def test_an_auth_that_fails_lets_nobody_in_and_says_so(door: str, caplog: 
         assert (await client.get(host.blob_path)).status_code == 403
     assert "nobody is let in" in caplog.text
     assert "no such key" in caplog.text
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_an_auth_that_hangs_lets_nobody_in_and_says_so(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def hanging(_: HTTPConnection) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    limits = Limits(first_byte_timeout=0.1)
+    async with house(auth=hanging, local_auth=hanging, limits=limits) as host, visitor(host.door(door)) as client:
+        async with asyncio.timeout(5):
+            assert (await client.get(host.blob_path)).status_code == 403
+    assert "nobody is let in" in caplog.text
+    assert "no answer within 0.1 s" in caplog.text
 
 
 async def test_every_answer_of_the_peer_door_says_who_answers_and_none_of_the_local_door() -> None:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.doors.house import House
+from tests.doors.house import House, visitor
 from tests.support.events import until
 from typing_extensions import override
 
-from peili.mirror import Descriptor, Digest, Limits, Mirror, Peer, Reference, Resolver
+from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, Peer, Reference, Resolver, filecontent
+from peili.mirror.filecontent import FileContent
+from peili.mirror.mediatypes import OCTET_STREAM
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -35,10 +42,74 @@ class HangingStore(MemoryStore):
         raise AssertionError
 
 
+class HangingOnOpening(MemoryStore):
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        return Descriptor(OCTET_STREAM, digest, 1000)
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+class DeafStore(HangingOnOpening):
+    """Takes no notice of a cancellation, and opens the file at `path` all the same, when `go_on` is set."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self._path = path
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        self.asked.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self.go_on.wait()
+        await self.go_on.wait()
+        return await FileContent.open(self._path)
+
+
+class StuckStore(HangingOnOpening):
+    """Has a file whose disk does not answer."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        return await FileContent.open(self._path)
+
+
+class HangingOnImages(MemoryStore):
+    @override
+    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
 class FailingResolver(Resolver):
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
         raise RuntimeError("a bug")
+
+
+def opened(path: Path) -> int:
+    """How often the file at `path` is open in this process."""
+
+    def is_it(link: Path) -> bool:
+        with contextlib.suppress(OSError):
+            return link.readlink() == path
+        return False
+
+    return sum(map(is_it, Path("/proc/self/fd").iterdir()))
+
+
+async def metrics_of(mirror: Mirror) -> str:
+    async with visitor(mirror.ops) as client:
+        return (await client.get("/metrics")).text
 
 
 async def status_of(mirror: Mirror, path: str) -> int:
@@ -46,11 +117,82 @@ async def status_of(mirror: Mirror, path: str) -> int:
         return (await client.get(path)).status_code
 
 
-@pytest.mark.parametrize("store", [FailingStore, HangingStore])
+@pytest.mark.parametrize("store", [FailingStore, HangingStore, HangingOnOpening])
 async def test_a_store_that_fails_or_hangs_is_404(store: type[MemoryStore]) -> None:
     mirror = Mirror(store(), MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
     async with asyncio.timeout(5):
         assert await status_of(mirror, BLOB) == 404
+
+
+@pytest.mark.parametrize(
+    ("store", "path"),
+    [
+        (HangingStore, BLOB),
+        (HangingOnOpening, BLOB),
+        (HangingOnImages, "/v2/registry.example/demo/tags/list"),
+    ],
+)
+async def test_a_peer_is_told_to_ask_again_where_the_store_hangs(store: type[MemoryStore], path: str) -> None:
+    mirror = Mirror(store(), MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
+    async with asyncio.timeout(5), mirror, visitor(mirror.peer) as client:
+        assert (await client.get(path)).status_code == 503
+        assert 'peili_limited_total{limit="first_byte_timeout"} 1.0' in (await metrics_of(mirror))
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> Path:
+    path = tmp_path / "blob"
+    path.write_bytes(bytes(1000))
+    return path
+
+
+async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_nothing(
+    blob: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def stuck(*_: object) -> int:
+        started.set()
+        assert go_on.wait(20)
+        return 1
+
+    mirror = Mirror(StuckStore(blob), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
+    async with mirror, visitor(mirror.local) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(filecontent, "_NOWAIT", 0)  # nothing is in the page cache
+            patched.setattr(os, "preadv", stuck)
+            try:
+                async with asyncio.timeout(5):
+                    assert (await client.get(BLOB)).status_code == 404
+                assert started.is_set()
+                assert opened(blob) == 1  # the thread still has it
+            finally:
+                go_on.set()
+        await until(lambda: opened(blob) == 0)
+
+
+async def test_a_reader_that_leaves_a_stuck_store_leaks_nothing(blob: Path) -> None:
+    store = DeafStore(blob)
+    mirror = Mirror(store, MemoryRouter())
+    async with mirror, visitor(mirror.local) as client:
+        asking = asyncio.create_task(client.get(BLOB))
+        await store.asked.wait()
+        asking.cancel()
+        async with asyncio.timeout(5):
+            await asyncio.wait([asking])
+        store.go_on.set()
+        await mirror.drain(5)
+        assert opened(blob) == 0
+
+
+async def test_what_a_deaf_store_opens_too_late_is_closed(blob: Path) -> None:
+    store = DeafStore(blob)
+    mirror = Mirror(store, MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
+    async with asyncio.timeout(5), mirror, visitor(mirror.local) as client:
+        assert (await client.get(BLOB)).status_code == 404
+        store.go_on.set()
+        await mirror.drain(5)
+        assert opened(blob) == 0
 
 
 async def test_a_resolver_that_fails_is_404_and_logged(caplog: pytest.LogCaptureFixture) -> None:

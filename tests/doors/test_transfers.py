@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import logging
 import os
 import random
 import re
 import resource
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tests.doors.served import asking
 from tests.doors.ways import FIRST, WAYS, Host, Way
 from tests.support.events import until
 
+from peili.mirror import Content, Digest
 from peili.mirror.doors.stored import TAIL
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +101,49 @@ RANGES = {
     f"bytes=0-{TAIL - 1}": slice(0, TAIL),
     f"bytes=0-{TAIL}": slice(0, TAIL + 1),
 }
+
+
+@contextmanager
+def no_more_descriptors() -> Generator[Callable[[], None]]:
+    """Once what is given was called, this process may have none but those that it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_where_there_is_no_descriptor_for_the_way_past_python_a_file_arrives_all_the_same(
+    way: Way, file: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with way.host() as host, client(host) as visitor:
+        path, opening = host.store.add_file(file), host.store.open
+        with no_more_descriptors() as from_now_on:
+
+            async def opened(digest: Digest) -> Content:
+                content = await opening(digest)
+                from_now_on()
+                return content
+
+            monkeypatch.setattr(host.store, "open", opened)
+            with no_complaints(caplog):
+                assert (await visitor.get(path)).content == data
+        assert host.store.opened[0].read == FIRST + SIZE
+
+
+@pytest.mark.parametrize("way", [each for each in WAYS if each.passes_by], ids=str)
+async def test_a_failure_of_this_host_is_not_taken_for_a_client_that_left(
+    way: Way, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(errno.EIO, "the disk is broken")
+
+    async with way.host() as host, client(host) as visitor:
+        monkeypatch.setattr(os, "sendfile", broken)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await visitor.get(host.store.add_file(file))
+        await until(lambda: "the disk is broken" in caplog.text)
+        assert next(each.getMessage() for each in caplog.records if each.levelno == logging.ERROR).endswith(": cut off")
 
 
 async def test_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import os
 import random
+import resource
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -16,7 +18,7 @@ import pytest
 from starlette.types import Message
 from typing_extensions import override
 
-from peili.mirror.outlet import Sending, SocketOutlet, outlet_of, with_outlet_of
+from peili.mirror.outlet import Sending, SocketOutlet, is_clients, outlet_of, with_outlet_of
 
 pytestmark = pytest.mark.anyio
 
@@ -168,6 +170,40 @@ async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> 
         assert descriptors() <= before
         server.transport.close()
         assert len(await receive(client, len(DATA))) < len(DATA)
+
+
+async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    async with connected() as (server, client):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
+        try:
+            assert not server.outlet.open()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+        assert server.outlet.open()
+        before = descriptors()
+        await server.outlet.send(b"the body")
+        assert descriptors() == before
+        assert await receive(client, 8) == b"the body"
+
+
+@pytest.mark.parametrize(
+    ("error", "clients"),
+    [
+        (BrokenPipeError(errno.EPIPE, ""), True),
+        (ConnectionResetError("the client is gone"), True),
+        (TimeoutError(), True),
+        (OSError(errno.ETIMEDOUT, ""), True),
+        (OSError(errno.EHOSTUNREACH, ""), True),
+        (OSError("what a server says"), True),
+        (OSError(errno.EMFILE, ""), False),
+        (OSError(errno.ENOBUFS, ""), False),
+        (OSError(errno.EIO, ""), False),
+    ],
+    ids=repr,
+)
+def test_whose_an_error_is(error: OSError, clients: bool) -> None:
+    assert is_clients(error) == clients
 
 
 async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None:

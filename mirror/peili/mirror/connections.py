@@ -17,16 +17,10 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from peili.mirror.limits import Limits
 from peili.mirror.outlet import Sending, SocketOutlet
-
-try:
-    from uvicorn.protocols.http import httptools_impl
-except ImportError:  # httptools has no build for every machine; uvicorn goes on without
-    _httptools: type[asyncio.Protocol] | None = None
-else:
-    _httptools = httptools_impl.HttpToolsProtocol
 
 LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
@@ -36,7 +30,7 @@ def http_protocol() -> type[asyncio.Protocol]:
     """For hosts that run uvicorn themselves: ``uvicorn.Config(app, http=http_protocol())``.
 
     Doors that such a server runs without anything around them that wraps `send` let the kernel move their bytes; for
-    everything else it is uvicorn's own protocol, unchanged. Without httptools, and over TLS, it is that throughout.
+    everything else, and over TLS, it is uvicorn's own protocol, unchanged.
     """
     return _with_outlets(AutoHTTPProtocol)
 
@@ -53,7 +47,7 @@ def bound_connections(config: uvicorn.Config, limits: Limits, limited: Callable[
 
 def _with_outlets(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
     """Only the protocol on httptools hands a body to its transport as it came; others put it together anew."""
-    if sys.platform != "linux" or _httptools is None or not issubclass(protocol, _httptools):
+    if sys.platform != "linux" or not issubclass(protocol, HttpToolsProtocol):
         return protocol
     return type("OutletProtocol", (_Outlets, protocol), {})
 

@@ -11,8 +11,8 @@
       x PluginNotFound       no plug-in of that name; says which there are
       x ListenError          an address can't be listened on; says why
 
-A malformed value (digest, reference, range) is a `ValueError` where it is made. Errors of gRPC, httpx and the
-operating system are translated where they enter, with ``raise … from``.
+A malformed value (digest, reference, range) is a `ValueError` where it is made. Errors of gRPC and the operating
+system are translated where they enter, with ``raise … from``.
 """
 
 from __future__ import annotations

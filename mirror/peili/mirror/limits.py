@@ -26,7 +26,7 @@ class Limits:
     backoff_max: float = 10.0  # … doubled up to this
     # Relaying to the runtime
     connect_timeout: float = 1.0
-    first_byte_timeout: float = 3.0  # from the request to the first byte of content
+    first_byte_timeout: float = 3.0  # for each step to the first byte: a door's auth, the resolver, the store, a holder
     hedge_delay: float = 0.25  # silence after which the next holder is asked as well
     stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …

@@ -5,6 +5,7 @@ holds it: it hangs on the `send` that our own connections hand to the app, so th
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -23,13 +24,21 @@ systems are set up). Smaller ones were slower (serving 1 GiB on loopback, in tur
 """
 
 
+_LOST = {errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET}
+"""What a socket's connection may end with, besides what ConnectionError and TimeoutError stand for."""
+
+
 class Outlet(ABC):
     """Writes parts of a body straight to the client's socket, between the start of an answer and its last message.
 
-    One task at a time; what was sent as body messages before goes first. Its errors are the client's: each method
-    raises OSError where the client is gone, TimeoutError where it takes nothing for too long. After an
+    One task at a time; what was sent as body messages before goes first. Sending raises TimeoutError where the client
+    takes nothing for too long, and OSError where it is gone or this host fails: `is_clients` tells which. After an
     error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
     """
+
+    def open(self) -> bool:
+        """Have in hand what sending takes; False where this host does not have it: the body goes by messages then."""
+        return True
 
     @abstractmethod
     def give_up_after(self, seconds: float) -> None:
@@ -46,6 +55,14 @@ class Outlet(ABC):
     @abstractmethod
     async def splice(self, pipe: int, count: int) -> None:
         """Send `count` bytes that are in a pipe already; `pipe` is the end to read from. Linux only."""
+
+
+def is_clients(error: OSError) -> bool:
+    """Whether `error`, raised in sending, says that the client is gone or takes nothing. Else it is this host's own.
+
+    What a server raises of its own accord has no number.
+    """
+    return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _LOST
 
 
 class Sending:
@@ -77,6 +94,10 @@ class CountingOutlet(Outlet):
     def __init__(self, outlet: Outlet, count: Callable[[int], None]) -> None:
         self._outlet = outlet
         self._count = count
+
+    @override
+    def open(self) -> bool:
+        return self._outlet.open()
 
     @override
     def give_up_after(self, seconds: float) -> None:
@@ -114,6 +135,16 @@ class SocketOutlet(Outlet):
         self._waiting: asyncio.Future[None] | None = None
         self._moved = 0.0
         self._sent = 0
+
+    @override
+    def open(self) -> bool:
+        try:
+            self._open()
+        except ConnectionError:
+            return True  # whoever sends is told
+        except OSError:
+            return False
+        return True
 
     @override
     def give_up_after(self, seconds: float) -> None:

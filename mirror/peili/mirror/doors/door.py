@@ -4,8 +4,11 @@ same in both.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
+from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Receive, Scope, Send
@@ -13,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.disconnect import Visitors
 from peili.mirror.doors.oddities import refuse_oddities
+from peili.mirror.doors.opening import Opener
 from peili.mirror.doors.refusal import (
     BLOB_UNKNOWN,
     BOUNDS,
@@ -24,10 +28,13 @@ from peili.mirror.doors.refusal import (
 )
 from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.target import Endpoint, Target, api_path, parse_target
-from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.mediatypes import is_manifest
+from peili.mirror.outlet import is_clients
 from peili.mirror.parts import Parts
 from peili.mirror.references import Reference
+
+_T = TypeVar("_T")
 
 
 class Door(ABC):
@@ -38,6 +45,7 @@ class Door(ABC):
         self.selection = parts.selection
         self.limits = parts.limits
         self.metrics = parts.metrics
+        self.opener = Opener(parts.store, parts.limits, parts.metrics.limited.add)
         self.log = log
         self._default_registry = parts.default_registry
         self._visitors = Visitors()
@@ -58,16 +66,20 @@ class Door(ABC):
                     self.metrics.limited.add(BOUNDS[refusal.status])
                 await reply.refuse(refusal)
         except OSError as error:
+            # The one who asked is gone, or takes nothing, or can't be told. Leaving the answer unfinished makes the
+            # server close the connection.
+            if not is_clients(error):
+                self.log.exception("%s: cut off", scope["path"])
+                return
             if isinstance(error, TimeoutError):
                 self.metrics.limited.add("reader_timeout")
-            # The one who asked is gone, or takes nothing: there is nobody to tell. Leaving the answer unfinished
-            # makes the server close the connection.
             self.log.debug("client left: %s", scope["path"])
 
     async def drain(self, timeout: float) -> None:
         """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
         if await self._visitors.drain(timeout):
             self.metrics.limited.add("drain_timeout")
+        await self.opener.drain(timeout)
 
     def _target(self, scope: Scope, reply: Reply) -> Target:
         refuse_oddities(scope, self.limits)
@@ -98,7 +110,7 @@ class Door(ABC):
             raise
         except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
             if reply.started and isinstance(error, OSError):
-                raise  # the one who asked is gone
+                raise  # of sending, as a rule: the one who asked is gone
             self.log.exception("%s: a plug-in failed", target.name)
             if not reply.started:
                 raise _refusal(target, NotFound()) from error
@@ -106,6 +118,15 @@ class Door(ABC):
     @abstractmethod
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
         """Answer with a manifest or a blob. Raises Refusal, NotFound, Aborted, Unavailable."""
+
+    async def ask_store(self, question: Awaitable[_T]) -> _T:
+        """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
+        try:
+            async with asyncio.timeout(self.limits.first_byte_timeout):
+                return await question
+        except TimeoutError as error:
+            self.metrics.limited.add("first_byte_timeout")
+            raise StoreUnavailable("the store does not answer in time") from error
 
     def reference(self, target: Target) -> Reference:
         """The full reference of a target that has a tag. Raises NotFound where nothing says which registry."""
@@ -120,7 +141,7 @@ class Door(ABC):
         """OCI distribution spec, "Listing Tags": in lexical order, from behind `last`, at most `n`."""
         tags = sorted(
             reference.tag
-            for reference, _ in await self.store.images()
+            for reference, _ in await self.ask_store(self.store.images())
             if (reference.registry, reference.repository) == (target.registry, target.repository)
             and self.selection.allows(reference.registry, reference.repository, reference.tag)
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from peili.mirror.peerclient import IDENTITY_HEADER
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
 """Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function. Nobody is
-let in where it raises.
+let in where it raises, or where what it returned takes longer than ``Limits.first_byte_timeout``.
 """
 
 
@@ -76,10 +77,18 @@ class Guard:
     async def _allows(self, connection: HTTPConnection) -> bool:
         try:
             allowed = self._auth(connection)
-            return bool(await allowed if inspect.isawaitable(allowed) else allowed)
+            return bool(await self._in_time(allowed) if inspect.isawaitable(allowed) else allowed)
         except Exception:  # noqa: BLE001 - it is the host's, and the door stays closed
             self._log.exception("who may come in could not be found out; nobody is let in")
             return False
+
+    async def _in_time(self, answer: Awaitable[bool]) -> bool:
+        patience = self._limits.first_byte_timeout
+        try:
+            async with asyncio.timeout(patience):
+                return await answer
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {patience:g} s") from error
 
 
 def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:

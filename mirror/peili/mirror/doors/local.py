@@ -67,7 +67,7 @@ class LocalDoor(Door):
             return False
         try:
             check_type(target, descriptor.media_type)
-            await send_stored(reply, self.store, descriptor)
+            await send_stored(reply, self.opener, descriptor)
         except (NotFound, Unavailable):
             if reply.started:
                 raise
@@ -77,11 +77,7 @@ class LocalDoor(Door):
     async def _describe(self, digest: Digest) -> Descriptor | None:
         """What the store says of `digest`; None where it does not have it, or can't say so in time."""
         try:
-            async with asyncio.timeout(self.limits.first_byte_timeout):
-                return await self.store.describe(digest)
-        except TimeoutError:
-            self.metrics.limited.add("first_byte_timeout")
-            return None
+            return await self.ask_store(self.store.describe(digest))
         except (NotFound, Unavailable):
             return None
         except Exception:

@@ -68,13 +68,13 @@ class PeerDoor(Door):
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
         answer_of(scope).source = FROM_STORE
         if target.digest is None:
-            descriptor = await self.store.resolve(self.reference(target))
+            descriptor = await self.ask_store(self.store.resolve(self.reference(target)))
         else:
-            descriptor = await self.store.describe(target.digest)
+            descriptor = await self.ask_store(self.store.describe(target.digest))
         check_type(target, descriptor.media_type)
         if not reply.wants_body:
-            await send_stored(reply, self.store, descriptor)
+            await send_stored(reply, self.opener, descriptor)
             return
         client = scope.get("client")
         with self.uploads.slot(client[0] if client else ""):
-            await send_stored(reply, self.store, descriptor)
+            await send_stored(reply, self.opener, descriptor)

@@ -25,9 +25,9 @@ _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 class Reply:
     """The answer to one request. `started` once its status line was sent: from then on there is no other answer.
 
-    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `outlet`, where there is one. One
-    that can't be had to its end is left unfinished: the server closes the connection, which tells the client. A client
-    that takes nothing for `reader_timeout` seconds is left (TimeoutError).
+    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `outlet`, where there is one; once
+    it began, whether there is stands. One that can't be had to its end is left unfinished: the server closes the
+    connection, which tells the client. A client that takes nothing for `reader_timeout` seconds is left (TimeoutError).
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
@@ -94,6 +94,9 @@ class Reply:
             headers.append((b"content-encoding", b"identity"))  # a host's gzip middleware leaves it alone then
         if partial:
             headers.append((b"content-range", span.content_range.encode()))
+        large = self.wants_body and span.length > _SMALL
+        if self.outlet is not None and not (large and self.outlet.open()):
+            self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
         await self._start(206 if partial else 200, headers, *(() if self.wants_body else (_END,)))
         return self.wants_body
 

@@ -7,14 +7,15 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from peili.mirror.doors.opening import Opener
 from peili.mirror.doors.reply import Reply
-from peili.mirror.errors import Aborted, NotFound
+from peili.mirror.errors import Aborted
 from peili.mirror.filecontent import is_cached
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.outlet import Outlet
 from peili.mirror.ranges import Span
 from peili.mirror.references import Descriptor
-from peili.mirror.store import Content, Store
+from peili.mirror.store import Content
 
 PIECE = 256 * KIB
 """Bytes read and sent at once: large enough that a hop to a thread and back does not count. Measured over TLS,
@@ -26,8 +27,10 @@ TAIL = 64 * KIB
 """Bytes at the end that are read, and checked once they are, before they are sent; less is not worth a sendfile."""
 
 
-async def send_stored(reply: Reply, store: Store, descriptor: Descriptor) -> None:
-    """Answer with content that `store` holds whole. Raises NotFound and StoreUnavailable before anything is sent."""
+async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> None:
+    """Answer with content that the store of `opener` holds whole. Raises NotFound and StoreUnavailable before anything
+    is sent.
+    """
     if await reply.not_modified(descriptor.digest):
         return
     span = reply.span(descriptor.digest, descriptor.size)
@@ -35,21 +38,10 @@ async def send_stored(reply: Reply, store: Store, descriptor: Descriptor) -> Non
         await reply.begin(descriptor, span, partial=False)
         return
     partial = reply.range(descriptor.digest) is not None
-    async with await store.open(descriptor.digest) as content:
-        await _begin(content, span)
+    async with await opener.open(descriptor.digest, span) as content:
         await reply.begin(descriptor, span, partial=partial)
         await _send_content(reply, content, span)
         await reply.end()
-
-
-async def _begin(content: Content, span: Span) -> None:
-    """Have the first byte in hand: until then there may be another answer. Raises NotFound, StoreUnavailable."""
-    try:
-        there = not span.length or await content.readinto(span.start, memoryview(bytearray(1)))
-    except Aborted as error:
-        raise NotFound(f"not here any more: {error}") from error
-    if not there:
-        raise NotFound("not here any more")
 
 
 async def _send_content(reply: Reply, content: Content, span: Span) -> None:
