@@ -174,6 +174,21 @@ def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], co
     assert done.stderr == f"peili: {line}changing hosts.toml needs tomlkit: install peili[command]\n"
 
 
+@pytest.mark.parametrize("door", ["local", "peer"])
+def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door: str, root: Path, start: Start) -> None:
+    addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
+    hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
+    first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
+    first.wait_for("runtime door")
+    in_force = snapshot(root)
+    second = start(*hosts, f"--set=local.listen=127.0.0.1:{free_port()}", f"--set={door}.listen={addresses[door]}")
+    assert second.process.wait(30) == 1
+    assert second.log == f"peili: can't listen on {addresses[door]}: address already in use\n"
+    assert snapshot(root) == in_force
+    assert first.end() == 0
+    assert snapshot(root) != in_force
+
+
 def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:
     was = snapshot(root)
     port = free_port()

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Generator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+import socket
+from collections.abc import Generator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
@@ -15,6 +17,7 @@ from peili.adapters.standalone.activation import Activated, activated
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.notify import Notifier
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
+from peili.mirror.listening import bind
 from peili.mirror.watchdog import Watchdog
 
 
@@ -54,21 +57,43 @@ def _extensions(config: Config) -> list[Plugin]:
 
 def run(config: Config, mirror: Mirror) -> None:
     """Serve until SIGTERM or SIGINT. Sockets that the process was started with come before the configured addresses.
-    Raises ListenError, ConfigError.
+    Raises ListenError, ConfigError; then nothing has changed on this host.
     """
-    with activated(os.environ) as sockets:
+    with activated(os.environ) as given, _bound(config, mirror, given) as sockets:
         asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
 
 
-async def _run(config: Config, mirror: Mirror, sockets: Activated, log: logging.Logger) -> None:
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """What each door is served on; the peer door may have none."""
+
+    local: Sequence[socket.socket]
+    peer: Sequence[socket.socket]
+
+
+@contextmanager
+def _bound(config: Config, mirror: Mirror, given: Activated) -> Generator[_Sockets]:
+    """Listening before the mirror is entered: its extensions tell others of the ports, and change files for that."""
+    with ExitStack() as stack:
+        doors: list[list[socket.socket]] = []
+        for addresses, any_host in (
+            (given.local or config.local, "127.0.0.1"),
+            (given.peer or config.peer.listen, "::"),
+        ):
+            sockets = bind(addresses, any_host=any_host, reader_timeout=mirror.limits.reader_timeout)
+            doors.append([stack.enter_context(each) for each in sockets])
+        yield _Sockets(*doors)
+
+
+async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.Logger) -> None:
     with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop:
         async with (
             _watchdog(config, notifier),
             mirror,
             serve(
                 mirror,
-                local=sockets.local or config.local,
-                peer=sockets.peer or config.peer.listen or None,
+                local=sockets.local,
+                peer=sockets.peer or None,
                 advertise=config.peer.advertise,
             ) as doors,
         ):
