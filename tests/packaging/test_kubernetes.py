@@ -120,6 +120,13 @@ def test_the_node_s_runtime_and_other_nodes_reach_the_doors(
     assert ports == {"peer": (port, port)}
 
 
+def test_its_namespace_lets_such_pods_in(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
+    """Where a cluster enforces the Pod Security Standards, all levels but one refuse what these pods need."""
+    assert pod["hostNetwork"] or any("hostPath" in volume for volume in pod["volumes"])
+    labels = manifest["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+
+
 def test_containerd_s_socket_is_found_again_after_it_restarted(
     pod: dict[str, Any], peili: dict[str, Any], config: Config
 ) -> None:
