@@ -166,3 +166,16 @@ def test_without_the_extra_it_says_what_to_install(kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr == "peili: files of k3s and Talos need ruamel.yaml: install peili[command]\n"
+
+
+@pytest.mark.parametrize("product", ["k3s", "rke2"])
+def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
+    product: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / product / "agent/etc/containerd/certs.d"
+    folder.mkdir(parents=True)
+    for flags in (["--config-path", str(folder)], ["--set", f'hosts.config_path=["{folder}"]']):
+        assert main(["hosts", "apply", *flags, "--containerd-version", "2.0.0"]) == 2
+        expected = f"config_path: no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s"
+        assert expected in capsys.readouterr().err
+    assert list(folder.iterdir()) == []

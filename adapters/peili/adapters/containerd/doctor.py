@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peili.adapters.containerd import configured, daemon, doors, way
+from peili.adapters.containerd import configured, daemon, doors, showing, way
 from peili.adapters.containerd.configuration import DEFAULT_FILE, Configuration, Unreadable, read
 from peili.adapters.containerd.findings import Finding, fail, warn
-from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
 from peili.adapters.containerd.showing import Shown
@@ -98,14 +97,14 @@ def _files(patient: Patient, version: Version | None, shown: list[Shown]) -> lis
 
 
 def _hosts_toml(patient: Patient, folders: Sequence[str], version: Version, shown: list[Shown]) -> list[Finding]:
-    hosts = HostsFiles(patient.mirror, config_path=folders, version=f"{version.major}.{version.minor}")
+    roots = [Path(each).absolute() for each in folders]
     try:
-        shown += hosts.show()
+        shown += showing.shown(roots, patient.mirror, version)
     except OSError as error:
         mend = "run as root, or give this user access to it"
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
     wanted = patient.selection.registries
-    return list(configured.judge_hosts(shown, patient.mirror, hosts.roots, wanted=wanted, folders=patient.folders))
+    return list(configured.judge_hosts(shown, patient.mirror, roots, wanted=wanted, folders=patient.folders))
 
 
 def _read(file: Path, version: Version | None, begun: daemon.Started | None, *, needed: bool) -> Configuration:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from peili.adapters import generated
 from peili.adapters.containerd import files
 from peili.adapters.containerd.changes import Change, Outcome, Problem
 from peili.adapters.containerd.errors import LeftAlone
@@ -42,7 +43,8 @@ class HostsFiles:
     Methods block: in asyncio, call them in a thread. Two at work in the same folders, in one process or several, wait
     for each other. Each file is changed at once or not at all; an interrupted run is finished by the next `apply` and
     undone by the next `remove`. A file that can't be changed safely is left alone and named in the outcome, and the
-    others are done. Raises ConfigError.
+    others are done. Raises ConfigError, also for a folder that k3s generates: `peili.adapters.k3s` changes what it is
+    generated from.
     """
 
     def __init__(
@@ -165,7 +167,10 @@ def _folders(config_path: Iterable[str | Path]) -> tuple[Path, ...]:
     folders = [folder for each in config_path for folder in str(each).split(":")]
     if not folders or not all(folders):
         raise ConfigError("config_path", "the folders of containerd's setting of that name, as /etc/containerd/certs.d")
-    return tuple(dict.fromkeys(Path(folder).absolute() for folder in folders))
+    paths = tuple(dict.fromkeys(Path(folder).absolute() for folder in folders))
+    if made := next((each for each in paths if generated.is_generated(each)), None):
+        raise ConfigError("config_path", f"no folder that k3s or RKE2 writes anew, as {made}; use {generated.COMMAND}")
+    return paths
 
 
 def _registries(registries: Iterable[str]) -> tuple[str, ...]:

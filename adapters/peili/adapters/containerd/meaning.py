@@ -54,6 +54,10 @@ class Host:
     capabilities: tuple[str, ...] = CAPABILITIES
     settings: tuple[str, ...] = ()
 
+    def leads_to(self, mirror: str) -> bool:
+        """Whether it is `mirror`, with or without the API's root, which containerd adds where it is missing."""
+        return self.url is not None and self.url.removesuffix("/v2") == mirror
+
 
 def hosts_of(document: Document) -> dict[str, dict[str, Any]]:
     """The table of each host, in the order of the text."""

@@ -36,7 +36,7 @@ class Shown:
     @property
     def first(self) -> bool:
         """Whether peili is asked first."""
-        return bool(self.hosts) and self.hosts[0].url == self.mirror
+        return bool(self.hosts) and self.hosts[0].leads_to(self.mirror)
 
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -67,7 +67,7 @@ class Shown:
 
     def _named(self, host: Host) -> str:
         name = self._url(host) or "the registry itself"
-        return f"{name} (peili)" if host.url == self.mirror else name
+        return f"{name} (peili)" if host.leads_to(self.mirror) else name
 
     def _url(self, host: Host) -> str | None:
         """Where a registry itself is, containerd works out from its name (and, for a local one, its port)."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from peili.adapters.containerd import Change, Outcome, Problem, files
 from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.generated import is_generated
 from peili.adapters.k3s import registries as texts
 from peili.adapters.k3s.settings import no_default_endpoint
 from peili.adapters.k3s.showing import Shown, shown
@@ -150,6 +151,5 @@ def _write(file: Path, content: bytes | None) -> None:
 
 
 def _refuse_generated(file: Path) -> None:
-    below = "/agent/etc/containerd/"
-    if below in f"{file.resolve()}" or file.name in {"hosts.toml", "config.toml"}:
+    if is_generated(file) or file.name in {"hosts.toml", "config.toml"}:
         raise ConfigError("file", f"a registries.yaml; {file} is generated from it when k3s or RKE2 starts")
