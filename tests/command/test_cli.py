@@ -81,6 +81,7 @@ def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is right\n", "")
 
 
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 
@@ -95,7 +96,7 @@ PEERS = "[router]\nkind = 'static'\npeers = 3"
         ("", ["--set", "mirror.verify=no"], {}, "--set: mirror.verify: true or false, not 'no'"),
         ("", [], {"PEILI_PEER__INSECURE": "yes"}, "PEILI_PEER__INSECURE: peer.insecure: true or false, not 'yes'"),
         (PEERS, [], {}, '{file}: router.peers: a list of URLs, as in ["http://10.0.0.3:5051"], not 3'),
-        ("[peer]\nshared_key_file = 'k'", [], {}, "{file}: peer.shared_key_file: not supported yet"),
+        ("[peer]\nshared_key_file = 'k'", [], {}, f"{{file}}: peer.shared_key_file: not supported yet; {OPEN_IT}"),
     ],
 )
 def test_a_wrong_configuration_ends_with_2_and_one_line(

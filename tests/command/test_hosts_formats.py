@@ -176,6 +176,6 @@ def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
     folder.mkdir(parents=True)
     for flags in (["--config-path", str(folder)], ["--set", f'hosts.config_path=["{folder}"]']):
         assert main(["hosts", "apply", *flags, "--containerd-version", "2.0.0"]) == 2
-        expected = f"config_path: no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s"
-        assert expected in capsys.readouterr().err
+        expected = f"no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s\n"
+        assert capsys.readouterr().err.endswith(f"config_path: {expected}")
     assert list(folder.iterdir()) == []

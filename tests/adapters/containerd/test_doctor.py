@@ -325,6 +325,7 @@ def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> 
 def test_a_closed_peer_door_and_peers_that_are_gone(applied: House) -> None:
     diagnosis = applied.doctor("--set=peer.insecure=false")
     assert diagnosis.of("fail") == {"peer door": "it refuses every other host"}
+    assert diagnosis.mend("peer door") == "set peer.insecure = true, and let only the peers reach the port"
     applied.neighbour.process.freeze()
     try:
         what = wait_for(lambda: applied.doctor().of("warn").get("peers"), "the neighbour is missed")

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+"""What is right for a peer door while there are no keys."""
 _NOT_YET = ("shared_key_file", "tls")
 
 
@@ -135,7 +137,7 @@ def _check_names(sections: Sections) -> None:
         known = _KEYS[name]
         for key, setting in settings.items():
             if name == "peer" and key in _NOT_YET:
-                raise ConfigError(f"peer.{key}", "not supported yet", source=setting.source)
+                raise ConfigError(f"peer.{key}", f"not supported yet; {OPEN_IT}", source=setting.source)
             if known is not None and key not in known:
                 raise ConfigError(f"{name}.{key}", unknown("key", key, known), source=setting.source)
 

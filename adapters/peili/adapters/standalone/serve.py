@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.activation import Activated, activated
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.config import OPEN_IT, Config
 from peili.adapters.standalone.notify import Notifier
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
 from peili.mirror.listening import bind
@@ -151,4 +151,4 @@ def _tell(config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[st
         config.resolver.kind,
     )
     if peer and not config.peer.insecure:
-        log.warning("the peer door refuses every other host: set peer.insecure = true to let all of them in")
+        log.warning("the peer door refuses every other host: %s", OPEN_IT)
