@@ -101,6 +101,7 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
@@ -116,8 +117,8 @@ WRONG = [
     ("[local]\nlisten = [1]", "local.listen: a list of strings, not [1]"),
     ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
     ("[peer]\nadvertise = 'host:1'", "peer.advertise: http://HOST:PORT or https://HOST:PORT/PATH, not 'host:1'"),
-    ("[peer]\nshared_key_file = '/k'", "peer.shared_key_file: not supported yet; set peer.insecure = true, and let only the peers reach the port"),
-    ("[peer]\ntls = { ca = '/ca' }", "peer.tls: not supported yet; set peer.insecure = true, and let only the peers reach the port"),
+    ("[peer]\nshared_key_file = '/k'", f"peer.shared_key_file: not supported yet; {OPEN_IT}"),
+    ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
     ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
     ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
     ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io, not 'a/b'"),

@@ -155,7 +155,8 @@ def test_in_text_each_finding_is_a_line_and_each_that_is_not_well_says_how_to_me
     lines = done.stdout.splitlines()
     expected = [f"{each['level']:4}  {each['about']}: {each['what']}" for each in diagnosis.findings]
     assert [line for line in lines[:-1] if not line.startswith("      mend: ")] == expected
-    assert lines[-1] == "the mirror is used as it should be"
+    warnings = len([each for each in diagnosis.findings if each["level"] == "warn"])
+    assert lines[-1].startswith(f"nothing failed; {warnings} warning"), "the laboratory's containerd has no pods"
     for each in diagnosis.findings:
         assert (each["level"] == "ok") is (each["mend"] == "")
 

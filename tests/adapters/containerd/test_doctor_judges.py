@@ -17,7 +17,7 @@ from peili.adapters.containerd import doors, way
 from peili.adapters.containerd.configuration import Configuration, read
 from peili.adapters.containerd.configured import judge_configuration, judge_hosts
 from peili.adapters.containerd.daemon import config_argument
-from peili.adapters.containerd.findings import Finding, Level
+from peili.adapters.containerd.findings import Finding, Level, fail, ok, verdict, warn
 from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
@@ -102,6 +102,23 @@ async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_pat
     what = next(each.what for each in found if each.about == "imports")
     assert str(tmp_path / "more.toml") in what
     assert f"in {file}" in what
+
+
+FINE, LOOK, BAD = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("findings", "line"),
+    [
+        ([FINE, FINE], "the mirror is used as it should be"),
+        ([FINE, LOOK], "nothing failed; 1 warning"),
+        ([LOOK, FINE, LOOK], "nothing failed; 2 warnings"),
+        ([FINE, BAD], "1 failed, 0 warnings: mend what failed, the first one first"),
+        ([BAD, LOOK, BAD], "2 failed, 1 warning: mend what failed, the first one first"),
+    ],
+)
+async def test_the_verdict_says_no_more_than_what_was_found(findings: list[Finding], line: str) -> None:
+    assert verdict(findings) == line
 
 
 @pytest.mark.parametrize("product", ["k3s", "rke2"])
