@@ -102,6 +102,8 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
 
 
 OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+FOLDERS = "the folders of containerd's setting of that name, as /etc/containerd/certs.d"
+K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
@@ -130,6 +132,9 @@ WRONG = [
     ("[limits]\nupload = 1", "limits.upload: unknown key; did you mean uploads? there are: lookup_timeout, "),
     ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
     ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
+    ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
+    ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
+    (f"[hosts]\nconfig_path = ['{K3S}']", f"hosts.config_path: no folder that k3s or RKE2 writes anew, as {K3S}; use "),
     ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
     ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
@@ -145,7 +150,7 @@ def test_what_is_wrong_in_the_file_is_one_line_that_names_file_and_key(toml: str
         load(toml, path=file)
     message = str(caught.value)
     expected = f"{file}: {line}"
-    assert message.startswith(expected) if line.endswith((": ", ", ")) else message == expected
+    assert message.startswith(expected) if line.endswith((": ", ", ", "; use ")) else message == expected
     assert "\n" not in message
 
 

@@ -121,9 +121,9 @@ def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str,
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--registry", "a/b"], "registries: host names such as docker.io, not 'a/b'"),
-        (["--mirror", "host"], "mirror: http://HOST:PORT, as containerd reaches the local door"),
-        (["--containerd-version", "new"], "version: containerd's, as 2.1.4, not 'new'"),
+        (["--registry", "a/b"], "--registry: host names such as docker.io, not 'a/b'"),
+        (["--mirror", "host"], "--mirror: http://HOST:PORT, as containerd reaches the local door"),
+        (["--containerd-version", "new"], "--containerd-version: containerd's, as 2.1.4, not 'new'"),
         (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, for contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
         (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),

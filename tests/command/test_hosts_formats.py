@@ -133,12 +133,12 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         (
             ["--format", "k3s", "--file", "{}/hosts.toml"],
             2,
-            "file: a registries.yaml; {}/hosts.toml is generated from it when k3s or RKE2 starts",
+            "--file: a registries.yaml; {}/hosts.toml is generated from it when k3s or RKE2 starts",
         ),
         (
             ["--format", "k3s", "--file", "{}/a", "--registry", "a/b"],
             2,
-            "registries: host names such as docker.io, not 'a/b'",
+            "--registry: host names such as docker.io, not 'a/b'",
         ),
     ],
 )
@@ -174,8 +174,11 @@ def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
 ) -> None:
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
     folder.mkdir(parents=True)
-    for flags in (["--config-path", str(folder)], ["--set", f'hosts.config_path=["{folder}"]']):
-        assert main(["hosts", "apply", *flags, "--containerd-version", "2.0.0"]) == 2
-        expected = f"no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s\n"
-        assert capsys.readouterr().err.endswith(f"config_path: {expected}")
+    expected = f"no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s\n"
+    for flag, value, named in (
+        ("--config-path", str(folder), "--config-path"),
+        ("--set", f'hosts.config_path=["{folder}"]', "--set: hosts.config_path"),
+    ):
+        assert main(["hosts", "apply", flag, value, "--containerd-version", "2.0.0"]) == 2
+        assert capsys.readouterr() == ("", f"peili: {named}: {expected}")
     assert list(folder.iterdir()) == []

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from peili.adapters import generated
+from peili.adapters.configpath import folders
 from peili.adapters.containerd import files
 from peili.adapters.containerd.changes import Change, Outcome, Problem
 from peili.adapters.containerd.errors import LeftAlone
@@ -57,7 +57,7 @@ class HostsFiles:
         version: str | None = None,
         dial_timeout: str = "500ms",
     ) -> None:
-        self._config_path = None if config_path is None else _folders(config_path)
+        self._config_path = None if config_path is None else folders(config_path)
         self.registries = _registries(registries)
         self._host = OurHost(_url(mirror), _capabilities(capabilities), dial_timeout, _version(version))
 
@@ -161,16 +161,6 @@ def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
     if isinstance(error, OSError):
         return Problem(path or Path(error.filename or ""), f"left alone: {error.strerror}")
     return Problem(error.path or path or Path(), f"left alone: {error}")
-
-
-def _folders(config_path: Iterable[str | Path]) -> tuple[Path, ...]:
-    folders = [folder for each in config_path for folder in str(each).split(":")]
-    if not folders or not all(folders):
-        raise ConfigError("config_path", "the folders of containerd's setting of that name, as /etc/containerd/certs.d")
-    paths = tuple(dict.fromkeys(Path(folder).absolute() for folder in folders))
-    if made := next((each for each in paths if generated.is_generated(each)), None):
-        raise ConfigError("config_path", f"no folder that k3s or RKE2 writes anew, as {made}; use {generated.COMMAND}")
-    return paths
 
 
 def _registries(registries: Iterable[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from peili.adapters.configpath import folders
 from peili.adapters.standalone.reading import Section, unknown
 from peili.adapters.standalone.settings import Sections
 from peili.mirror import ConfigError, Limits, PluginNotFound, Selection
@@ -196,6 +197,8 @@ def _hosts(section: Section) -> HostsOptions:
         registries=section.texts("registries"),
     )
     try:
+        if options.config_path:
+            folders(options.config_path)
         Selection(name for name in options.registries if name != "_default")
     except ConfigError as error:
         raise error.within("hosts", source=section.settings[error.key].source) from error
