@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peili.adapters.containerd import configured, daemon, doors, showing, way
 from peili.adapters.containerd.configuration import DEFAULT_FILE, Configuration, Unreadable, read
-from peili.adapters.containerd.findings import Finding, fail, warn
+from peili.adapters.containerd.findings import Finding, Level, fail, warn
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
 from peili.adapters.containerd.showing import Shown
@@ -55,7 +55,8 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
     async with Api(patient.address) as api, doors.client() as http:
         version, finding = await daemon.answers(api, patient.address)
         yield finding
-        if version is not None:
+        there = finding.level is not Level.FAIL
+        if there:
             yield await daemon.content(api, patient.content_path)
         shown: list[Shown] = []
         for finding in _files(patient, version, shown):
@@ -68,7 +69,7 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
                 yield finding
             yield await doors.peers(http, status)
             yield doors.asked(status, time.time())
-        if version is not None and status is not None:
+        if there and status is not None:
             try:
                 here = await way.images_here(api, patient.namespaces, patient.selection)
             except StoreUnavailable as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.meaning import DEFAULT
-from peili.adapters.containerd.version import version_at, version_installed
+from peili.adapters.containerd.version import understood, version_at, version_installed
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         config_path=arguments.config_path or config.hosts.config_path or None,
         registries=arguments.registry or (_registries(config) if arguments.action == "apply" else ()),
         capabilities=_capabilities(config),
-        version=arguments.containerd_version or asyncio.run(_version(config)),
+        version=arguments.containerd_version or understood(asyncio.run(_version(config)), _warn),
     )
     return _ACTIONS[arguments.action](arguments, files)
 
@@ -77,6 +77,10 @@ def _socket(config: Config) -> Path:
 
 async def _version(config: Config) -> str | None:
     return await version_at(_socket(config)) or await version_installed()
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"peili: {line}\n")
 
 
 def _apply(arguments: argparse.Namespace, files: HostsFiles) -> int:
