@@ -16,9 +16,10 @@ from peili.adapters.standalone.about import version
 from peili.adapters.standalone.activation import Activated, activated
 from peili.adapters.standalone.config import OPEN_IT, Config
 from peili.adapters.standalone.notify import Notifier
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, serve
 from peili.mirror.listening import bind
 from peili.mirror.watchdog import Watchdog
+from peili.routers.memory import MemoryRouter
 
 
 def build(config: Config, plugins: Plugins | None = None) -> Mirror:
@@ -27,7 +28,7 @@ def build(config: Config, plugins: Plugins | None = None) -> Mirror:
     """
     plugins = plugins or Plugins()
     store = config.store.build(plugins.store)
-    router = config.router.build(plugins.router)
+    router = _router(config, plugins)
     resolver = config.resolver.build(plugins.resolver)
     return Mirror(
         store,
@@ -43,6 +44,15 @@ def build(config: Config, plugins: Plugins | None = None) -> Mirror:
         limits=config.limits,
         log=logs.configure(config.log.format, config.log.level),
     )
+
+
+def _router(config: Config, plugins: Plugins) -> Router:
+    """The router; none that waits for a program around it, which the command is not. Raises ConfigError."""
+    router = config.router.build(plugins.router)
+    if type(router) in {PushRouter, MemoryRouter}:  # a plug-in's subclass may feed itself
+        why = f"{config.router.kind} is only for embedding; use static or mdns"
+        raise ConfigError("router.kind", why, source=config.router.sources.get("kind"))
+    return router
 
 
 def _extensions(config: Config) -> list[Plugin]:
