@@ -53,6 +53,12 @@ def test_version_tells_what_it_runs_on() -> None:
     assert f"peili {versions['peili']}\npython {versions['python']}\n" in peili("version").stdout
 
 
+def test_its_own_version_alone_is_a_flag() -> None:
+    done = peili("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [done.stdout.rstrip("\n")] == peili("version").stdout.splitlines()[:1]
+
+
 def test_the_installed_script_is_the_same_command() -> None:
     script = Path(sys.executable).parent / "peili"
     done = subprocess.run([script, "version"], capture_output=True, text=True, timeout=60, check=True)

@@ -46,6 +46,7 @@ def _failed(error: PeiliError, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
+    parser.add_argument("--version", action="version", version=f"peili {about.version('peili')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
     _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
