@@ -115,7 +115,7 @@ def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys
     ],
 )
 def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str, url: str) -> None:
-    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}})) == url
+    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local) == url
 
 
 @pytest.mark.parametrize(

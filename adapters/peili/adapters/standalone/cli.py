@@ -111,11 +111,11 @@ def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 def _serve(arguments: argparse.Namespace) -> int:
     config = configuration(arguments, os.environ)
-    mirror = serve.build(config, arguments.plugins)
     if arguments.check:
+        serve.build(config, arguments.plugins)
         sys.stdout.write("the configuration is right\n")
     else:
-        serve.run(config, mirror)
+        serve.run(config, arguments.plugins)
     return 0
 
 

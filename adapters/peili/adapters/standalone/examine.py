@@ -21,7 +21,7 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
     kind = config.store.kind
     options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
     return Patient(
-        mirror=mirror_url(config),
+        mirror=mirror_url(config.local),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),

@@ -22,9 +22,10 @@ from peili.mirror.watchdog import Watchdog
 from peili.routers.memory import MemoryRouter
 
 
-def build(config: Config, plugins: Plugins | None = None) -> Mirror:
+def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str] = ()) -> Mirror:
     """The mirror that `config` describes, with logging set up. Its plug-ins are looked for among `plugins`; by default
-    those that are built in or installed. Raises ConfigError.
+    those that are built in or installed. `local` is where its local door is, if not where `config` says. Raises
+    ConfigError.
     """
     plugins = plugins or Plugins()
     store = config.store.build(plugins.store)
@@ -40,7 +41,7 @@ def build(config: Config, plugins: Plugins | None = None) -> Mirror:
         exclude=config.mirror.exclude,
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
-        extensions=_extensions(config),
+        extensions=_extensions(config, local),
         limits=config.limits,
         log=logs.configure(config.log.format, config.log.level),
     )
@@ -55,22 +56,24 @@ def _router(config: Config, plugins: Plugins) -> Router:
     return router
 
 
-def _extensions(config: Config) -> list[Plugin]:
+def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
     if not config.hosts.apply:
         return []
     try:
         from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
         raise ConfigError("hosts.apply", str(error)) from error
-    return [hosts.extension(config)]
+    return [hosts.extension(config, local)]
 
 
-def run(config: Config, mirror: Mirror) -> None:
-    """Serve until SIGTERM or SIGINT. Sockets that the process was started with come before the configured addresses.
-    Raises ListenError, ConfigError; then nothing has changed on this host.
+def run(config: Config, plugins: Plugins | None = None) -> None:
+    """Build the mirror and serve it until SIGTERM or SIGINT. Sockets that the process was started with come before the
+    configured addresses. Raises ListenError, ConfigError; then nothing has changed on this host.
     """
-    with activated(os.environ) as given, _bound(config, mirror, given) as sockets:
-        asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
+    with activated(os.environ) as given:
+        mirror = build(config, plugins, local=given.local_addresses)
+        with _bound(config, mirror, given) as sockets:
+            asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
 
 
 @dataclass(frozen=True, slots=True)
