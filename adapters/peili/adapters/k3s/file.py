@@ -76,9 +76,10 @@ class RegistriesFile:
 
     def _change(self, edit: Callable[[bytes | None], bytes | None], *, dry_run: bool) -> Outcome:
         try:
-            with nullcontext() if dry_run else files.locked([self.file]):
+            places = [self.file, self.file.resolve()]  # where it is a link, the work is done beside what it leads to
+            with nullcontext() if dry_run else files.locked(places):
                 if not dry_run:
-                    files.clean([self.file])
+                    files.clean(places)
                 before = _data(self.file)
                 after = edit(before)
                 if before == after:
