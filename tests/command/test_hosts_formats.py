@@ -182,3 +182,11 @@ def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
         assert main(["hosts", "apply", flag, value, "--containerd-version", "2.0.0"]) == 2
         assert capsys.readouterr() == ("", f"peili: {named}: {expected}")
     assert list(folder.iterdir()) == []
+
+
+def test_what_changes_registries_yaml_needs_nothing_of_what_changes_hosts_toml() -> None:
+    program = (
+        "import sys; sys.modules['tomlkit'] = None; from peili.adapters.k3s import RegistriesFile, command;"
+        "assert 'peili.adapters.containerd' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.containerd.changes import Outcome
+from peili.adapters.changes import Outcome
 from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.version import understood, version_at
 from peili.mirror import Context, Plugin

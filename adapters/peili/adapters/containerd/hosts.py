@@ -10,14 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
+from peili.adapters import files
+from peili.adapters.changes import Change, Outcome, Problem
 from peili.adapters.configpath import folders
-from peili.adapters.containerd import files
-from peili.adapters.containerd.changes import Change, Outcome, Problem
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.meaning import CAPABILITIES, DEFAULT, Version
 from peili.adapters.containerd.places import Entry, configured, directory_names, entries
 from peili.adapters.containerd.planning import OurHost, planned
 from peili.adapters.containerd.showing import Shown, shown
+from peili.adapters.leftalone import LeftAlone
 from peili.mirror import ConfigError, Selection
 from peili.mirror.peers import base_url
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.tomltext import Document, headed_hosts
+from peili.adapters.leftalone import LeftAlone
 
 CAPABILITIES = ("pull", "resolve", "push")
 _KNOWN = {*CAPABILITIES, "referrers"}

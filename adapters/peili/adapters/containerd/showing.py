@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.containerd.certificates import docker_style
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.meaning import DEFAULT, Host, Version, check, hosts_of, ignored, in_force, order
 from peili.adapters.containerd.places import Entry, directory_names, entries
 from peili.adapters.containerd.tomltext import parsed, text_of
+from peili.adapters.leftalone import LeftAlone
 
 _DOCKER_HUB = "https://registry-1.docker.io"
 

@@ -1,7 +1,7 @@
 """Puts files and directories in place, and takes them away, so that each is there whole or not at all.
 
-What is made or taken away goes by a name next to its own, which containerd does not look at; what an interrupted run
-has left under such a name, the next one removes.
+What is made or taken away goes by a name next to its own, which nobody looks at; what an interrupted run has left under
+such a name, the next one removes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.leftalone import LeftAlone
 
 _ASIDE = ".peili~"
 _PATIENCE = 10.0
