@@ -110,6 +110,8 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
                 advertise=config.peer.advertise,
             ) as doors,
         ):
+            for each in (*sockets.local, *sockets.peer):
+                each.close()  # the doors have their own: nobody shall wait at a port that they have left
             _tell(config, mirror, doors.local_addresses, doors.peer_addresses, log)
             notifier.send("READY=1")
             name = await stop
