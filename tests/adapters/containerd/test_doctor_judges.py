@@ -127,13 +127,17 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
 ) -> None:
     """k3s would undo what is written there when it next starts."""
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
-    file = tmp_path / "config.toml"
-    file.write_text(f'version = 3\n[{IMAGES}.registry]\nconfig_path = "{folder}"\n')
-    missing = [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
-    folder.mkdir(parents=True)
+    file = folder.parent / "config.toml"
+    file.parent.mkdir(parents=True)
+    missing: list[Finding] = []
+    for settings in ("", f'[{IMAGES}.registry]\nconfig_path = "{folder}"\n'):
+        file.write_text(f"version = 3\n{settings}")
+        missing += [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
+    folder.mkdir()
     nobody = list(judge_hosts(shown([folder], MIRROR, Version(2, 0)), MIRROR, [folder], wanted=(), folders=[folder]))
     mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
     assert [(each.what, each.mend) for each in (*missing, *nobody)] == [
+        ("not set, so containerd reads no hosts.toml and asks no mirror", mend),
         (f"there is no directory {folder}", mend),
         (f"none in {folder} leads to {MIRROR}", mend),
     ]

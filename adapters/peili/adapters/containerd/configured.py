@@ -16,6 +16,7 @@ from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.generated import COMMAND, is_generated
 
 _RESTART = "then restart containerd"
+_FOR_K3S = f"run: {COMMAND}, then restart k3s or RKE2"
 _CRI = {CRI_1, CRI_2, IMAGES_3}
 
 
@@ -23,7 +24,7 @@ def judge_configuration(configuration: Configuration, registries: Registries) ->
     """Everything about the configuration, in the order in which it would be mended."""
     yield from files(configuration)
     yield from switched_off(configuration)
-    yield from config_path(registries)
+    yield from config_path(registries, k3s=any(is_generated(each) for each in configuration.files))
     yield from inline_mirrors(registries)
     yield from transfer_service(registries)
     yield layers(registries)
@@ -60,8 +61,8 @@ def switched_off(configuration: Configuration) -> Iterator[Finding]:
         )
 
 
-def config_path(registries: Registries) -> Iterator[Finding]:
-    """Whether hosts.toml is read."""
+def config_path(registries: Registries, *, k3s: bool) -> Iterator[Finding]:
+    """Whether hosts.toml is read. `k3s`: it writes the configuration, and sets it where registries.yaml has mirrors."""
     about = "config_path"
     for plugin in registries.misplaced:
         yield fail(
@@ -70,8 +71,9 @@ def config_path(registries: Registries) -> Iterator[Finding]:
             f"move its settings to {registries.registry_header}, {_RESTART}",
         )
     if not registries.folders:
-        how = f'set config_path = "{USUAL}" in {registries.registry_header}'
-        yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", f"{how}, {_RESTART}")
+        how = f'set config_path = "{USUAL}" in {registries.registry_header}, {_RESTART}'
+        mend = _FOR_K3S if k3s else how
+        yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", mend)
         return
     origin = " (by default)" if registries.by_default else ""
     yield ok(about, f"{', then '.join(registries.folders)}{origin}")
@@ -151,7 +153,7 @@ def judge_hosts(
 def _apply(roots: Sequence[Path]) -> str:
     """The command that has peili in front there; k3s would undo any other change to what it generates."""
     if any(is_generated(each) for each in roots):
-        return f"run: {COMMAND}, then restart k3s or RKE2"
+        return _FOR_K3S
     return "run: peili hosts apply " + " ".join(f"--config-path {each}" for each in roots)
 
 
