@@ -1,5 +1,5 @@
-"""A host agent on FastAPI. Its mirror is under a prefix, hears of the nodes by the agent's API, and uses its logger and
-its metrics registry.
+"""A host agent on FastAPI. Its mirror is under a prefix, hears of the nodes by the agent's API, which is for this host
+alone, and uses its logger and its metrics registry.
 
     python examples/fastapi_agent.py node-1 http://127.0.0.1:8000 --layout DIR
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import Depends, FastAPI, HTTPException, Response
 from fastapi.requests import HTTPConnection
 from prometheus_client import CollectorRegistry, generate_latest
 
@@ -25,7 +25,7 @@ from peili.stores.oci_layout import OciLayoutStore
 def build(name: str, url: str, store: Store) -> FastAPI:
     """The agent of the node `name`, which the others reach at `url`."""
     router = PushRouter()
-    addresses: set[str | None] = {urlsplit(url).hostname}
+    addresses = _addresses(url)
 
     def is_node(connection: HTTPConnection) -> bool:
         return connection.client is not None and connection.client.host in addresses
@@ -39,9 +39,14 @@ def build(name: str, url: str, store: Store) -> FastAPI:
     app.mount("/images/v2", mirror.local)
     app.mount("/images/peer", mirror.peer)
 
-    @app.put("/nodes")
+    def from_this_host(connection: HTTPConnection) -> None:
+        if not loopback_only(connection):
+            raise HTTPException(403)
+
+    @app.put("/nodes", dependencies=[Depends(from_this_host)])
     def set_nodes(urls: dict[str, str]) -> None:  # in a thread of FastAPI's, since it is no coroutine
-        addresses.update(urlsplit(each).hostname for each in urls.values())
+        nonlocal addresses
+        addresses = _addresses(url, *urls.values())  # a new set: a node that has left is let in no more
         router.set(Peer(node, (f"{each}/images/peer",)) for node, each in urls.items())
 
     @app.get("/metrics")
@@ -49,6 +54,10 @@ def build(name: str, url: str, store: Store) -> FastAPI:
         return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
     return app
+
+
+def _addresses(*urls: str) -> set[str | None]:
+    return {urlsplit(each).hostname for each in urls}
 
 
 def main() -> None:
@@ -59,7 +68,8 @@ def main() -> None:
     options = parser.parse_args()
     url: str = options.url
     app = build(options.name, url, OciLayoutStore(options.layout))  # on a real node: ContainerdStore()
-    uvicorn.run(app, host=str(urlsplit(url).hostname), port=urlsplit(url).port or 80)
+    # Other nodes come to the URL, this host's runtime and who tells the nodes to 127.0.0.1.
+    uvicorn.run(app, host="0.0.0.0", port=urlsplit(url).port or 80)  # noqa: S104
 
 
 if __name__ == "__main__":

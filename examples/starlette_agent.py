@@ -10,6 +10,7 @@ it stands for whatever an agent knows its nodes by.
 from __future__ import annotations
 
 import argparse
+import logging
 import ssl
 import threading
 from collections.abc import AsyncGenerator
@@ -25,6 +26,8 @@ from starlette.routing import Mount, Route
 
 from peili.mirror import Mirror, Peer, PushRouter, Store, loopback_only
 from peili.stores.oci_layout import OciLayoutStore
+
+log = logging.getLogger("agent")
 
 
 class Agent:
@@ -58,7 +61,10 @@ class Agent:
 
     def follow_nodes(self, stopping: threading.Event) -> None:
         while not stopping.is_set():
-            self.router.set(self.read_nodes())
+            try:
+                self.router.set(self.read_nodes())
+            except (OSError, ValueError) as error:  # it may be half written, or away for a moment
+                log.warning("%s: %s: the nodes stay as they were", self.nodes, error)
             stopping.wait(1)
 
     async def status(self, request: Request) -> JSONResponse:

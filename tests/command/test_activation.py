@@ -75,6 +75,17 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
             pass  # it is ours still, and listens: the next peili finds who came meanwhile
 
 
+def test_hosts_toml_names_the_socket_s_port_and_not_the_configured_one(tmp_path: Path) -> None:
+    root = tmp_path / "certs.d"
+    hosts = [f'--set=hosts.config_path=["{root}"]', "--set=hosts.apply=true", "--set=limits.start_timeout=60"]
+    command = [*COMMAND, "--set=local.listen=127.0.0.1:5050", *hosts]
+    with closing(listener()) as local, launched(tmp_path, [local.fileno()], "local", command) as process:
+        wait_for(lambda: "is up" in process.output(), "peili is up")
+        assert f'[host."{url(local)}"]' in (root / "_default/hosts.toml").read_text()
+        assert process.stop() == 0
+    assert not root.exists()
+
+
 def test_a_door_without_a_socket_listens_where_the_configuration_says(tmp_path: Path) -> None:
     with closing(listener()) as peer, launched(tmp_path, [peer.fileno()], "peer") as process:
         found: re.Match[str] | None = wait_for(

@@ -53,6 +53,12 @@ def test_version_tells_what_it_runs_on() -> None:
     assert f"peili {versions['peili']}\npython {versions['python']}\n" in peili("version").stdout
 
 
+def test_its_own_version_alone_is_a_flag() -> None:
+    done = peili("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [done.stdout.rstrip("\n")] == peili("version").stdout.splitlines()[:1]
+
+
 def test_the_installed_script_is_the_same_command() -> None:
     script = Path(sys.executable).parent / "peili"
     done = subprocess.run([script, "version"], capture_output=True, text=True, timeout=60, check=True)
@@ -81,6 +87,8 @@ def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is right\n", "")
 
 
+EMBEDDING = "{} is only for embedding; use static or mdns"
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 
@@ -95,7 +103,9 @@ PEERS = "[router]\nkind = 'static'\npeers = 3"
         ("", ["--set", "mirror.verify=no"], {}, "--set: mirror.verify: true or false, not 'no'"),
         ("", [], {"PEILI_PEER__INSECURE": "yes"}, "PEILI_PEER__INSECURE: peer.insecure: true or false, not 'yes'"),
         (PEERS, [], {}, '{file}: router.peers: a list of URLs, as in ["http://10.0.0.3:5051"], not 3'),
-        ("[peer]\nshared_key_file = 'k'", [], {}, "{file}: peer.shared_key_file: not supported yet"),
+        ("[router]\nkind = 'push'", [], {}, f"{{file}}: router.kind: {EMBEDDING.format('push')}"),
+        ("", ["--set", "router.kind=memory"], {}, f"--set: router.kind: {EMBEDDING.format('memory')}"),
+        ("[peer]\nshared_key_file = 'k'", [], {}, f"{{file}}: peer.shared_key_file: not supported yet; {OPEN_IT}"),
     ],
 )
 def test_a_wrong_configuration_ends_with_2_and_one_line(
@@ -111,14 +121,18 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(
 FROZEN = """
 import sys
 from peili.adapters.standalone import cli
-from peili.mirror import STORES, Plugins
+from peili.mirror import ROUTERS, STORES, Plugins, PushRouter
 from peili.stores.memory import MemoryStore
 
 class OwnStore(MemoryStore):
     pass
 
+class OwnRouter(PushRouter):
+    pass
+
 plugins = Plugins()
 plugins.register(STORES, "own", OwnStore)
+plugins.register(ROUTERS, "own", OwnRouter)
 sys.exit(cli.main(plugins=plugins))
 """
 
@@ -129,4 +143,4 @@ def test_a_frozen_app_brings_its_own_plug_ins_to_the_command() -> None:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     assert json.loads(frozen("plugins", "--json"))["stores"]["own"] == "__main__:OwnStore"
-    assert frozen("serve", "--check", "--set=store.kind=own") == "the configuration is right\n"
+    assert frozen("serve", "--check", "--set=store.kind=own", "--set=router.kind=own") == "the configuration is right\n"

@@ -101,6 +101,9 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+FOLDERS = "the folders of containerd's setting of that name, as /etc/containerd/certs.d"
+K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
@@ -116,8 +119,8 @@ WRONG = [
     ("[local]\nlisten = [1]", "local.listen: a list of strings, not [1]"),
     ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
     ("[peer]\nadvertise = 'host:1'", "peer.advertise: http://HOST:PORT or https://HOST:PORT/PATH, not 'host:1'"),
-    ("[peer]\nshared_key_file = '/k'", "peer.shared_key_file: not supported yet"),
-    ("[peer]\ntls = { ca = '/ca' }", "peer.tls: not supported yet"),
+    ("[peer]\nshared_key_file = '/k'", f"peer.shared_key_file: not supported yet; {OPEN_IT}"),
+    ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
     ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
     ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
     ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io, not 'a/b'"),
@@ -129,6 +132,9 @@ WRONG = [
     ("[limits]\nupload = 1", "limits.upload: unknown key; did you mean uploads? there are: lookup_timeout, "),
     ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
     ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
+    ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
+    ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
+    (f"[hosts]\nconfig_path = ['{K3S}']", f"hosts.config_path: no folder that k3s or RKE2 writes anew, as {K3S}; use "),
     ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
     ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
@@ -144,7 +150,7 @@ def test_what_is_wrong_in_the_file_is_one_line_that_names_file_and_key(toml: str
         load(toml, path=file)
     message = str(caught.value)
     expected = f"{file}: {line}"
-    assert message.startswith(expected) if line.endswith((": ", ", ")) else message == expected
+    assert message.startswith(expected) if line.endswith((": ", ", ", "; use ")) else message == expected
     assert "\n" not in message
 
 

@@ -115,15 +115,15 @@ def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys
     ],
 )
 def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str, url: str) -> None:
-    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}})) == url
+    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local) == url
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["--registry", "a/b"], "registries: host names such as docker.io, not 'a/b'"),
-        (["--mirror", "host"], "mirror: http://HOST:PORT, as containerd reaches the local door"),
-        (["--containerd-version", "new"], "version: containerd's, as 2.1.4, not 'new'"),
+        (["--registry", "a/b"], "--registry: host names such as docker.io, not 'a/b'"),
+        (["--mirror", "host"], "--mirror: http://HOST:PORT, as containerd reaches the local door"),
+        (["--containerd-version", "new"], "--containerd-version: containerd's, as 2.1.4, not 'new'"),
         (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, for contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
         (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
@@ -172,6 +172,21 @@ def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], co
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == code
     assert done.stderr == f"peili: {line}changing hosts.toml needs tomlkit: install peili[command]\n"
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door: str, root: Path, start: Start) -> None:
+    addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
+    hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
+    first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
+    first.wait_for("runtime door")
+    in_force = snapshot(root)
+    second = start(*hosts, f"--set=local.listen=127.0.0.1:{free_port()}", f"--set={door}.listen={addresses[door]}")
+    assert second.process.wait(30) == 1
+    assert second.log == f"peili: can't listen on {addresses[door]}: address already in use\n"
+    assert snapshot(root) == in_force
+    assert first.end() == 0
+    assert snapshot(root) != in_force
 
 
 def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:

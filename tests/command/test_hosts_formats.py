@@ -133,12 +133,12 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         (
             ["--format", "k3s", "--file", "{}/hosts.toml"],
             2,
-            "file: a registries.yaml; {}/hosts.toml is generated from it when k3s or RKE2 starts",
+            "--file: a registries.yaml; {}/hosts.toml is generated from it when k3s or RKE2 starts",
         ),
         (
             ["--format", "k3s", "--file", "{}/a", "--registry", "a/b"],
             2,
-            "registries: host names such as docker.io, not 'a/b'",
+            "--registry: host names such as docker.io, not 'a/b'",
         ),
     ],
 )
@@ -166,3 +166,27 @@ def test_without_the_extra_it_says_what_to_install(kind: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr == "peili: files of k3s and Talos need ruamel.yaml: install peili[command]\n"
+
+
+@pytest.mark.parametrize("product", ["k3s", "rke2"])
+def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
+    product: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / product / "agent/etc/containerd/certs.d"
+    folder.mkdir(parents=True)
+    expected = f"no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s\n"
+    for flag, value, named in (
+        ("--config-path", str(folder), "--config-path"),
+        ("--set", f'hosts.config_path=["{folder}"]', "--set: hosts.config_path"),
+    ):
+        assert main(["hosts", "apply", flag, value, "--containerd-version", "2.0.0"]) == 2
+        assert capsys.readouterr() == ("", f"peili: {named}: {expected}")
+    assert list(folder.iterdir()) == []
+
+
+def test_what_changes_registries_yaml_needs_nothing_of_what_changes_hosts_toml() -> None:
+    program = (
+        "import sys; sys.modules['tomlkit'] = None; from peili.adapters.k3s import RegistriesFile, command;"
+        "assert 'peili.adapters.containerd' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], timeout=60, check=True)

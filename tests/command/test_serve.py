@@ -51,6 +51,15 @@ class Serving:
         return self.process.wait(10)
 
 
+def install(directory: Path, name: str, program: str, store: str) -> None:
+    """A plug-in that is found as any stranger's is: by the entry point of an installed distribution."""
+    (directory / f"{name}.py").write_text(program)
+    information = directory / f"{name}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[peili.stores]\n{name} = {name}:{store}\n")
+
+
 FLAGS = (
     "--set=local.listen=127.0.0.1:0",
     "--set=peer.listen=127.0.0.1:0",
@@ -183,6 +192,35 @@ def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start, tmp_pat
     assert heard == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
 
 
+SLOW = """
+import asyncio, os
+from contextlib import asynccontextmanager
+from peili.stores.memory import MemoryStore
+
+class SlowStore(MemoryStore):
+    @asynccontextmanager
+    async def run(self, context):
+        yield
+        context.log.warning("is being left")
+        while not os.path.exists(os.environ["LEAVE"]):
+            await asyncio.sleep(0.01)
+"""
+
+
+def test_nobody_waits_at_its_port_while_plug_ins_are_left(start: Start, tmp_path: Path) -> None:
+    install(tmp_path, "slow", SLOW, "SlowStore")
+    leave = tmp_path / "leave"
+    environ = {"PYTHONPATH": str(tmp_path), "LEAVE": str(leave)}
+    serving = start("--set=store.kind=slow", "--set=limits.stop_timeout=60", environ=environ)
+    url = serving.url
+    serving.process.send_signal(signal.SIGTERM)
+    serving.wait_for("is being left")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/v2/", timeout=5)
+    leave.touch()
+    assert serving.process.wait(30) == 0
+
+
 STUCK = """
 import time
 from peili.stores.memory import MemoryStore
@@ -194,12 +232,7 @@ class StuckStore(MemoryStore):
 
 
 def test_a_plug_in_that_stops_the_loop_ends_the_process_which_says_where_it_hung(start: Start, tmp_path: Path) -> None:
-    """The plug-in is found as any stranger's is: by the entry point of an installed distribution."""
-    (tmp_path / "stuck.py").write_text(STUCK)
-    information = tmp_path / "stuck-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: stuck\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[peili.stores]\nstuck = stuck:StuckStore\n")
+    install(tmp_path, "stuck", STUCK, "StuckStore")
     flags = ("--set=store.kind=stuck", "--set=watchdog.timeout=0.5")
     serving = start(*flags, environ={"PYTHONPATH": str(tmp_path)})
     blob = f"{serving.url}/v2/registry.example/demo/blobs/sha256:{'0' * 64}"

@@ -15,8 +15,10 @@ from tests.examples.programs import running
 from tests.support.certificates import client_context, make_authority, make_node
 from tests.support.ports import free_port
 
+import fastapi_agent
 from peili.mirror import NotFound
 from peili.mirror.testing import Image, make_layout, pull
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -50,22 +52,39 @@ async def test_an_agent_without_a_web_server(image: Image, empty: Path, tmp_path
 
 
 async def test_an_agent_on_fastapi(image: Image, empty: Path, tmp_path: Path) -> None:
-    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
+    urls = [f"http://{host}:{free_port(host)}" for host in ("127.0.0.1", "127.0.0.2")]
     with (
         running("fastapi_agent", tmp_path, "node-1", urls[0], "--layout", empty) as one,
         running("fastapi_agent", tmp_path, "node-2", urls[1], "--layout", image.path) as two,
     ):
         for each in (one, two):
             each.wait_for("Uvicorn running")
-        async with client(urls[0]) as host:
+        async with client(urls[0]) as host, client(urls[1]) as other:
             with pytest.raises(NotFound):
                 await pull(host, image, REPOSITORY, prefix="/images/v2")
-            assert (await host.put("/nodes", json={"node-2": urls[1]})).status_code == 200
+            assert (await other.get("/images/peer/v2/")).status_code == 403  # it has not heard of 127.0.0.1
+            for agent, nodes in ((host, {"node-2": urls[1]}), (other, {"node-1": urls[0]})):
+                assert (await agent.put("/nodes", json=nodes)).status_code == 200
             size = await pull(host, image, REPOSITORY, prefix="/images/v2")
             metrics = (await host.get("/metrics")).text
             counted = re.search(r'^peili_sent_bytes_total{door="local",source="peer"} (\S+)$', metrics, re.MULTILINE)
             assert counted is not None
             assert float(counted[1]) == size
+            assert (await other.get("/images/peer/v2/")).status_code == 200
+            assert (await other.put("/nodes", json={})).status_code == 200
+            assert (await other.get("/images/peer/v2/")).status_code == 403  # node-1 has left
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
+async def test_only_its_own_host_tells_the_fastapi_agent_who_the_nodes_are(address: str, status: int) -> None:
+    app = fastapi_agent.build("node-1", "http://10.0.0.2:8000", MemoryStore())
+
+    def somebody(at: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(at, 1)), base_url="http://10.0.0.2:8000")
+
+    async with app.router.lifespan_context(app), somebody(address) as teller, somebody("10.0.0.9") as node:
+        assert (await teller.put("/nodes", json={"node-9": "http://10.0.0.9:8000"})).status_code == status
+        assert (await node.get("/images/peer/v2/")).status_code == status
 
 
 async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, empty: Path, tmp_path: Path) -> None:
@@ -90,6 +109,9 @@ async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, em
             with pytest.raises(httpx.TransportError):
                 await nobody.get("/peili/v2/")
         async with client(f"https://{where[1]}", client_context(tls[0])) as left:
+            assert (await left.get("/peili/v2/")).status_code == 200
+            nodes.write_text("node-1")  # half a line: the last that was whole counts
+            two.wait_for("the nodes stay as they were")
             assert (await left.get("/peili/v2/")).status_code == 200
             nodes.write_text(f"node-2 {where[1]}\n")
             async with asyncio.timeout(10):

@@ -36,9 +36,13 @@ ProtectKernelTunables=no
 _TARGET = "[Unit]\nDescription=What the tests start\nWants=peili.socket peili-peer.socket\n"
 # systemd asks whether the machine was booted with it. It would take itself for the system's with a PID of 1, which it
 # would have if the shell did not wait for it.
+# Of /etc it has a copy, which is as on a machine with containerd 2 and Docker, and gone afterwards.
 _BOOT = """\
 mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd/system
+mkdir -p /run/systemd/system /run/etc/upper /run/etc/work
+mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/etc/upper,workdir=/run/etc/work /etc
+rm -rf /etc/containerd /etc/docker
+mkdir -p /etc/containerd/certs.d /etc/docker/certs.d
 /usr/lib/systemd/systemd --user
 exit
 """
@@ -96,6 +100,10 @@ class Systemd:
         """The kernel's account of the service's main process (proc(5), ``status``)."""
         text = run([*self._inside(), "cat", f"/proc/{self.show('peili.service', 'MainPID')}/status"]).decode()
         return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+    def read(self, path: str) -> str:
+        """A file as processes in there see it. Raises CommandFailed where there is none."""
+        return run([*self._inside(), "cat", path]).decode()
 
     def log(self) -> str:
         """What systemd and the service have said."""

@@ -85,6 +85,27 @@ def test_what_it_copies_is_all_that_an_installation_needs(buildah: Buildah, tmp_
     assert (target / "bin" / entry[0]).is_file()
 
 
+def copied() -> set[str]:
+    """What the recipe takes from the checkout."""
+    steps = re.findall(r"^COPY (?!--)(.*) \S+$", RECIPE.read_text(), re.MULTILINE)
+    return {name for step in steps for name in step.split()}
+
+
+def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Buildah, tmp_path: Path) -> None:
+    """Not the checkout's history, environments, and whatever else lies around in it."""
+    recipe = tmp_path / "Containerfile"
+    recipe.write_text("FROM scratch\nCOPY . /\n")
+    done = buildah.build(recipe, "--tag=context")
+    assert done.returncode == 0, done.stderr
+    context = buildah.mounted("context")
+    assert {each.name for each in context.iterdir()} == copied()
+    assert not list(context.rglob("__pycache__"))
+
+
+def test_docker_which_knows_only_its_own_name_for_it_ignores_the_same() -> None:
+    assert (ROOT / ".dockerignore").read_text() == (ROOT / ".containerignore").read_text()
+
+
 def instruction(name: str) -> str:
     found = re.findall(rf"^{name} (.*)$", RECIPE.read_text(), re.MULTILINE)
     assert len(found) == 1

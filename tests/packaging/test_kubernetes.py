@@ -88,11 +88,13 @@ def test_peili_accepts_the_configuration(config_file: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "the configuration is right\n"), done.stderr
 
 
+@pytest.mark.parametrize("containers", ["initContainers", "containers"])
 def test_peili_is_started_with_the_configuration_that_is_mounted(
-    manifest: dict[str, Any], pod: dict[str, Any], peili: dict[str, Any]
+    containers: str, manifest: dict[str, Any], pod: dict[str, Any]
 ) -> None:
-    file = Path(peili["args"][peili["args"].index("--config") + 1])
-    _, volume = mounted(pod, peili, str(file.parent))
+    [container] = pod[containers]
+    file = Path(container["args"][container["args"].index("--config") + 1])
+    _, volume = mounted(pod, container, str(file.parent))
     assert volume["configMap"]["name"] == manifest["ConfigMap"]["metadata"]["name"]
     assert file.name in manifest["ConfigMap"]["data"]
 
@@ -116,6 +118,13 @@ def test_the_node_s_runtime_and_other_nodes_reach_the_doors(
     ports = {each["name"]: (each["containerPort"], each["hostPort"]) for each in peili["ports"]}
     port = urlsplit(f"//{config.peer.listen[0]}").port
     assert ports == {"peer": (port, port)}
+
+
+def test_its_namespace_lets_such_pods_in(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
+    """Where a cluster enforces the Pod Security Standards, all levels but one refuse what these pods need."""
+    assert pod["hostNetwork"] or any("hostPath" in volume for volume in pod["volumes"])
+    labels = manifest["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
 
 
 def test_containerd_s_socket_is_found_again_after_it_restarted(
@@ -153,14 +162,18 @@ def test_only_the_first_container_may_write_and_only_hosts_toml(pod: dict[str, A
         assert confined["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_first_container_s_command_puts_peili_in_front(pod: dict[str, Any], config: Config, tmp_path: Path) -> None:
+def test_the_first_container_s_command_puts_peili_in_front_as_configured(
+    pod: dict[str, Any], config_file: Path, tmp_path: Path
+) -> None:
     hosts = pod["initContainers"][0]
-    folder = hosts["args"][hosts["args"].index("--config-path") + 1]
-    arguments = [each.replace(folder, str(tmp_path)) for each in hosts["args"]]
+    folder, file = (hosts["args"][hosts["args"].index(flag) + 1] for flag in ("--config-path", "--config"))
+    changed = tmp_path / "peili.toml"
+    changed.write_text(config_file.read_text().replace('"127.0.0.1:5050"', '"127.0.0.1:6060"'))
+    arguments = [each.replace(folder, str(tmp_path)).replace(file, str(changed)) for each in hosts["args"]]
     command = [sys.executable, "-m", "peili.adapters.standalone", *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f'[host."http://{config.local[0]}"]' in (tmp_path / "_default/hosts.toml").read_text()
+    assert '[host."http://127.0.0.1:6060"]' in (tmp_path / "_default/hosts.toml").read_text()
 
 
 def test_it_has_the_time_that_it_needs_to_end(pod: dict[str, Any], config: Config) -> None:

@@ -84,7 +84,9 @@ def systemd(place: Place, directory: Path, image: tuple[Image, Containerd]) -> G
     (directory / "systemd").mkdir()
     store = f'[store]\nkind = "containerd"\naddress = "{image[1].socket}"\nnamespaces = ["{NAMESPACE}"]\n'
     router = '[router]\nkind = "static"\npeers = []\n'
-    with Systemd(place, directory / "systemd", store + router) as systemd:
+    hosts = '[hosts]\napply = true\nconfig_path = ["/etc/containerd/certs.d:/etc/docker/certs.d"]\n'
+    hosts += 'registries = ["registry.example", "_default"]\n'
+    with Systemd(place, directory / "systemd", store + router + hosts) as systemd:
         yield systemd
 
 
@@ -127,6 +129,14 @@ def test_it_serves_containerd_s_content_without_any_capability(
     layer = image[0].layers[0]
     answer = ask(place, f"/v2/demo/blobs/{layer.digest}?ns=registry.example")
     assert (answer.status, len(answer.body)) == (200, layer.size)
+
+
+def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_default(up: Systemd) -> None:
+    """`_default` goes into the last of them, which is Docker's, and a registry into the first."""
+    assert "left alone" not in up.log(), up.log()
+    ours = '[host."http://127.0.0.1:5050"]'
+    for folder in ("/etc/containerd/certs.d/registry.example", "/etc/docker/certs.d/_default"):
+        assert ours in up.read(f"{folder}/hosts.toml")
 
 
 def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, place: Place) -> None:

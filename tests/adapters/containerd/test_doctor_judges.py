@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import httpx
@@ -15,12 +15,13 @@ from starlette.routing import Route
 
 from peili.adapters.containerd import doors, way
 from peili.adapters.containerd.configuration import Configuration, read
-from peili.adapters.containerd.configured import judge_configuration
+from peili.adapters.containerd.configured import judge_configuration, judge_hosts
 from peili.adapters.containerd.daemon import config_argument
-from peili.adapters.containerd.findings import Finding, Level
+from peili.adapters.containerd.findings import Finding, Level, fail, ok, verdict, warn
 from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
+from peili.adapters.containerd.showing import Shown, shown
 from peili.mirror import Descriptor, Digest, Reference
 
 pytestmark = pytest.mark.anyio
@@ -103,6 +104,56 @@ async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_pat
     assert f"in {file}" in what
 
 
+FINE, LOOK, BAD = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("findings", "line"),
+    [
+        ([FINE, FINE], "the mirror is used as it should be"),
+        ([FINE, LOOK], "nothing failed; 1 warning"),
+        ([LOOK, FINE, LOOK], "nothing failed; 2 warnings"),
+        ([FINE, BAD], "1 failed, 0 warnings: mend what failed, the first one first"),
+        ([BAD, LOOK, BAD], "2 failed, 1 warning: mend what failed, the first one first"),
+    ],
+)
+async def test_the_verdict_says_no_more_than_what_was_found(findings: list[Finding], line: str) -> None:
+    assert verdict(findings) == line
+
+
+@pytest.mark.parametrize("product", ["k3s", "rke2"])
+async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generated_from(
+    product: str, tmp_path: Path
+) -> None:
+    """k3s would undo what is written there when it next starts."""
+    folder = tmp_path / product / "agent/etc/containerd/certs.d"
+    file = folder.parent / "config.toml"
+    file.parent.mkdir(parents=True)
+    missing: list[Finding] = []
+    for settings in ("", f'[{IMAGES}.registry]\nconfig_path = "{folder}"\n'):
+        file.write_text(f"version = 3\n{settings}")
+        missing += [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
+    folder.mkdir()
+    nobody = list(judge_hosts(shown([folder], MIRROR, Version(2, 0)), MIRROR, [folder], wanted=(), folders=[folder]))
+    mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
+    assert [(each.what, each.mend) for each in (*missing, *nobody)] == [
+        ("not set, so containerd reads no hosts.toml and asks no mirror", mend),
+        (f"there is no directory {folder}", mend),
+        (f"none in {folder} leads to {MIRROR}", mend),
+    ]
+
+
+async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
+    (tmp_path / "_default").mkdir()
+    (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
+    found = shown([tmp_path], MIRROR, Version(2, 0))
+    [finding] = judge_hosts(found, MIRROR, [tmp_path], wanted=(), folders=())
+    assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
+    assert [each.first for each in found] == [True]
+    proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})
+    assert proof.what == f"{MIRROR} answers as containerd wants it for docker.io/library/demo:v1 ({DIGEST})"
+
+
 @pytest.mark.parametrize(
     ("arguments", "config"),
     [
@@ -124,13 +175,13 @@ HERE = [(Reference.parse("docker.io/library/demo:v1"), Descriptor("application/j
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> HostsFiles:
+def hosts(tmp_path: Path) -> list[Shown]:
     files = HostsFiles(MIRROR, config_path=[tmp_path])
     assert files.apply().changes
-    return files
+    return files.show()
 
 
-async def asked(hosts: HostsFiles, status: int, **headers: str) -> Finding:
+async def asked(found: Sequence[Shown], status: int, **headers: str) -> Finding:
     """What is made of a mirror that answers so."""
 
     async def answer(request: Request) -> Response:
@@ -140,10 +191,10 @@ async def asked(hosts: HostsFiles, status: int, **headers: str) -> Finding:
 
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["HEAD"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        return await way.proved(http, MIRROR, hosts.show(), HERE)
+        return await way.proved(http, MIRROR, found, HERE)
 
 
-async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: HostsFiles) -> None:
+async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: Sequence[Shown]) -> None:
     header = "Docker-Content-Digest"
     assert (await asked(hosts, 200, **{header: DIGEST})).level is Level.OK
     assert "answers with digest sha256:0 for" in (await asked(hosts, 200, **{header: "sha256:0"})).what

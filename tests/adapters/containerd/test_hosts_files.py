@@ -332,6 +332,7 @@ def test_a_dry_run_shows_the_changes_and_makes_none(tmp_path: Path) -> None:
         ({"version": "new"}, "version"),
         ({"config_path": []}, "config_path"),
         ({"config_path": ["/a::/b"]}, "config_path"),
+        ({"config_path": ["/a:/var/lib/rancher/k3s/agent/etc/containerd/certs.d"]}, "config_path"),
     ],
 )
 def test_what_is_wrong_is_told_at_once(options: dict[str, Any], key: str) -> None:

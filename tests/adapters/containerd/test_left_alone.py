@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from tests.adapters.containerd.trees import make, snapshot
 
-from peili.adapters.containerd import HostsFiles, files
+from peili.adapters import files
+from peili.adapters.containerd import HostsFiles
 
 MIRROR = "http://127.0.0.1:5050"
 UNUSABLE = "containerd can't use it: "

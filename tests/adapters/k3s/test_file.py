@@ -118,6 +118,21 @@ def test_what_an_interrupted_run_has_left_does_not_stay(file: Path) -> None:
     assert state(file.parent) == {"registries.yaml": PRIVATE.encode()}
 
 
+def test_what_an_interrupted_run_has_left_beside_what_a_link_leads_to_does_not_stay_either(
+    file: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "shared" / "registries.yaml"
+    target.parent.mkdir()
+    target.write_text(PRIVATE)
+    file.symlink_to(target)
+    (target.parent / ".registries.yaml.peili~").write_text("half of")
+    subject = RegistriesFile(PEILI, file=file)
+    assert not subject.apply().problems
+    assert PEILI in target.read_text()
+    subject.remove()
+    assert state(target.parent) == {"registries.yaml": PRIVATE.encode()}
+
+
 @pytest.mark.parametrize(
     "generated",
     [

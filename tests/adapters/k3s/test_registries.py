@@ -253,6 +253,8 @@ def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
     | st.text(max_size=60)
 )
 @example("mirrors: &a\n  *a")
+@example("\r")
+@example("# a\r")
 @example("mirrors: !!timestamp 2001-99-99")
 @example("[" * 500)
 @example("&a [*a]")

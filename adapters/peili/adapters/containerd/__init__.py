@@ -3,7 +3,7 @@
 `HostsFiles` changes them, `ContainerdHosts` does it as long as a mirror runs.
 """
 
-from peili.adapters.containerd.changes import Change, Outcome, Problem
+from peili.adapters.changes import Change, Outcome, Problem
 from peili.adapters.containerd.extension import ContainerdHosts
 from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.showing import Shown

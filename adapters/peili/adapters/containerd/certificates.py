@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.leftalone import LeftAlone
 
 
 def docker_style(directory: Path) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 from peili.adapters.containerd.configuration import Configuration
 from peili.adapters.containerd.findings import Finding, fail, ok, warn
-from peili.adapters.containerd.hosts import HostsFiles
-from peili.adapters.containerd.meaning import DEFAULT
+from peili.adapters.containerd.meaning import DEFAULT, Version
 from peili.adapters.containerd.registries import CRI_1, CRI_2, DOCKERS, IMAGES_3, TRANSFER, USUAL, Registries
-from peili.adapters.containerd.showing import Shown
+from peili.adapters.containerd.showing import Shown, shown
+from peili.adapters.generated import COMMAND, is_generated
 
 _RESTART = "then restart containerd"
+_FOR_K3S = f"run: {COMMAND}, then restart k3s or RKE2"
 _CRI = {CRI_1, CRI_2, IMAGES_3}
 
 
@@ -23,7 +24,7 @@ def judge_configuration(configuration: Configuration, registries: Registries) ->
     """Everything about the configuration, in the order in which it would be mended."""
     yield from files(configuration)
     yield from switched_off(configuration)
-    yield from config_path(registries)
+    yield from config_path(registries, k3s=any(is_generated(each) for each in configuration.files))
     yield from inline_mirrors(registries)
     yield from transfer_service(registries)
     yield layers(registries)
@@ -60,8 +61,8 @@ def switched_off(configuration: Configuration) -> Iterator[Finding]:
         )
 
 
-def config_path(registries: Registries) -> Iterator[Finding]:
-    """Whether hosts.toml is read."""
+def config_path(registries: Registries, *, k3s: bool) -> Iterator[Finding]:
+    """Whether hosts.toml is read. `k3s`: it writes the configuration, and sets it where registries.yaml has mirrors."""
     about = "config_path"
     for plugin in registries.misplaced:
         yield fail(
@@ -70,14 +71,15 @@ def config_path(registries: Registries) -> Iterator[Finding]:
             f"move its settings to {registries.registry_header}, {_RESTART}",
         )
     if not registries.folders:
-        how = f'set config_path = "{USUAL}" in {registries.registry_header}'
-        yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", f"{how}, {_RESTART}")
+        how = f'set config_path = "{USUAL}" in {registries.registry_header}, {_RESTART}'
+        mend = _FOR_K3S if k3s else how
+        yield fail(about, "not set, so containerd reads no hosts.toml and asks no mirror", mend)
         return
     origin = " (by default)" if registries.by_default else ""
     yield ok(about, f"{', then '.join(registries.folders)}{origin}")
     missing = [each for each in registries.folders if not Path(each).is_dir() and each != DOCKERS]
     for each in missing:
-        yield fail(about, f"there is no directory {each}", f"run: peili hosts apply --config-path {each}")
+        yield fail(about, f"there is no directory {each}", _apply([Path(each)]))
 
 
 def inline_mirrors(registries: Registries) -> Iterator[Finding]:
@@ -129,8 +131,8 @@ def judge_hosts(
     """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
-    ours = [each for each in shown if any(host.url == mirror for host in each.hosts)]
-    apply = "run: peili hosts apply " + " ".join(f"--config-path {each}" for each in roots)
+    ours = [each for each in shown if any(host.leads_to(mirror) for host in each.hosts)]
+    apply = _apply(roots)
     if not ours:
         elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
         where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
@@ -140,7 +142,7 @@ def judge_hosts(
     for each in ours:
         if not each.first:
             yield warn(about, f"{each.directory}: {mirror} is not the first host", f"move it up, or {apply}")
-        if not any(host.url == mirror and "pull" in host.capabilities for host in each.hosts):
+        if not any(host.leads_to(mirror) and "pull" in host.capabilities for host in each.hosts):
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
     for each in shown:
         if each not in ours and (not wanted or each.registry in wanted):
@@ -148,14 +150,21 @@ def judge_hosts(
             yield warn(about, f"{each.directory} does not lead to {mirror}{notes}", apply)
 
 
+def _apply(roots: Sequence[Path]) -> str:
+    """The command that has peili in front there; k3s would undo any other change to what it generates."""
+    if any(is_generated(each) for each in roots):
+        return _FOR_K3S
+    return "run: peili hosts apply " + " ".join(f"--config-path {each}" for each in roots)
+
+
 def _elsewhere(mirror: str, folders: Sequence[Path]) -> Path | None:
     """The first of `folders` where a hosts.toml leads to the mirror."""
     for folder in folders:
         try:
-            shown = HostsFiles(mirror, config_path=[folder]).show()
+            found = shown([folder], mirror, Version())
         except OSError:
             continue
-        if any(host.url == mirror for each in shown for host in each.hosts):
+        if any(host.leads_to(mirror) for each in found for host in each.hosts):
             return folder
     return None
 

@@ -10,10 +10,9 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peili.adapters.containerd import configured, daemon, doors, way
+from peili.adapters.containerd import configured, daemon, doors, showing, way
 from peili.adapters.containerd.configuration import DEFAULT_FILE, Configuration, Unreadable, read
-from peili.adapters.containerd.findings import Finding, fail, warn
-from peili.adapters.containerd.hosts import HostsFiles
+from peili.adapters.containerd.findings import Finding, Level, fail, warn
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
 from peili.adapters.containerd.showing import Shown
@@ -56,7 +55,8 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
     async with Api(patient.address) as api, doors.client() as http:
         version, finding = await daemon.answers(api, patient.address)
         yield finding
-        if version is not None:
+        there = finding.level is not Level.FAIL
+        if there:
             yield await daemon.content(api, patient.content_path)
         shown: list[Shown] = []
         for finding in _files(patient, version, shown):
@@ -69,7 +69,7 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
                 yield finding
             yield await doors.peers(http, status)
             yield doors.asked(status, time.time())
-        if version is not None and status is not None:
+        if there and status is not None:
             try:
                 here = await way.images_here(api, patient.namespaces, patient.selection)
             except StoreUnavailable as error:
@@ -98,14 +98,14 @@ def _files(patient: Patient, version: Version | None, shown: list[Shown]) -> lis
 
 
 def _hosts_toml(patient: Patient, folders: Sequence[str], version: Version, shown: list[Shown]) -> list[Finding]:
-    hosts = HostsFiles(patient.mirror, config_path=folders, version=f"{version.major}.{version.minor}")
+    roots = [Path(each).absolute() for each in folders]
     try:
-        shown += hosts.show()
+        shown += showing.shown(roots, patient.mirror, version)
     except OSError as error:
         mend = "run as root, or give this user access to it"
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
     wanted = patient.selection.registries
-    return list(configured.judge_hosts(shown, patient.mirror, hosts.roots, wanted=wanted, folders=patient.folders))
+    return list(configured.judge_hosts(shown, patient.mirror, roots, wanted=wanted, folders=patient.folders))
 
 
 def _read(file: Path, version: Version | None, begun: daemon.Started | None, *, needed: bool) -> Configuration:

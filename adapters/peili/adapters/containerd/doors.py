@@ -78,7 +78,8 @@ async def peer_door(http: httpx.AsyncClient, status: Status, *, closed: bool) ->
         yield warn(about, "there is none, so this host gives nothing to others", "set peer.listen")
         return
     if closed:
-        yield fail(about, "it refuses every other host", "give all hosts the same key, or set peer.insecure = true")
+        mend = "set peer.insecure = true, and let only the peers reach the port"
+        yield fail(about, "it refuses every other host", mend)
     for url in status.urls:
         who = await _who(http, url)
         if who == status.identity:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.containerd.changes import Outcome
+from peili.adapters.changes import Outcome
 from peili.adapters.containerd.hosts import HostsFiles
-from peili.adapters.containerd.version import version_at
+from peili.adapters.containerd.version import understood, version_at
 from peili.mirror import Context, Plugin
 
 
@@ -33,8 +33,9 @@ class ContainerdHosts(Plugin):
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
         files = self._files
-        if self._socket is not None and (version := await version_at(self._socket)) is not None:
-            files = files.for_version(version)
+        if self._socket is not None:
+            version = understood(await version_at(self._socket), context.log.warning)
+            files = files if version is None else files.for_version(version)
         try:
             outcome = await asyncio.to_thread(files.apply)
             _tell(outcome, context.log)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
 
 class Level(Enum):
-    """How bad it is: as it should be; worth a look; the mirror is not used because of it."""
+    """How bad it is: as it should be; worth a look; in the way of this host's containerd, or of its peers."""
 
     OK = "ok"
     WARN = "warn"
@@ -33,6 +34,15 @@ class Finding:
         return f"{self.level.value:4}  {self.about}: {self.what}{mend}"
 
 
+def verdict(findings: Sequence[Finding]) -> str:
+    """All of them in one line."""
+    failed, warned = (sum(each.level is level for each in findings) for level in (Level.FAIL, Level.WARN))
+    warnings = f"{warned} warning{'' if warned == 1 else 's'}"
+    if failed:
+        return f"{failed} failed, {warnings}: mend what failed, the first one first"
+    return f"nothing failed; {warnings}" if warned else "the mirror is used as it should be"
+
+
 def ok(about: str, what: str) -> Finding:
     """As it should be."""
     return Finding(Level.OK, about, what)
@@ -44,5 +54,5 @@ def warn(about: str, what: str, mend: str) -> Finding:
 
 
 def fail(about: str, what: str, mend: str) -> Finding:
-    """The mirror is not used because of it."""
+    """In the way of this host's containerd, or of its peers."""
     return Finding(Level.FAIL, about, what, mend)

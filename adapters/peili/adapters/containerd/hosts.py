@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from peili.adapters.containerd import files
-from peili.adapters.containerd.changes import Change, Outcome, Problem
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters import files
+from peili.adapters.changes import Change, Outcome, Problem
+from peili.adapters.configpath import folders
 from peili.adapters.containerd.meaning import CAPABILITIES, DEFAULT, Version
 from peili.adapters.containerd.places import Entry, configured, directory_names, entries
 from peili.adapters.containerd.planning import OurHost, planned
 from peili.adapters.containerd.showing import Shown, shown
+from peili.adapters.leftalone import LeftAlone
 from peili.mirror import ConfigError, Selection
 from peili.mirror.peers import base_url
 
@@ -42,7 +43,8 @@ class HostsFiles:
     Methods block: in asyncio, call them in a thread. Two at work in the same folders, in one process or several, wait
     for each other. Each file is changed at once or not at all; an interrupted run is finished by the next `apply` and
     undone by the next `remove`. A file that can't be changed safely is left alone and named in the outcome, and the
-    others are done. Raises ConfigError.
+    others are done. Raises ConfigError, also for a folder that k3s generates: `peili.adapters.k3s` changes what it is
+    generated from.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class HostsFiles:
         version: str | None = None,
         dial_timeout: str = "500ms",
     ) -> None:
-        self._config_path = None if config_path is None else _folders(config_path)
+        self._config_path = None if config_path is None else folders(config_path)
         self.registries = _registries(registries)
         self._host = OurHost(_url(mirror), _capabilities(capabilities), dial_timeout, _version(version))
 
@@ -159,13 +161,6 @@ def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
     if isinstance(error, OSError):
         return Problem(path or Path(error.filename or ""), f"left alone: {error.strerror}")
     return Problem(error.path or path or Path(), f"left alone: {error}")
-
-
-def _folders(config_path: Iterable[str | Path]) -> tuple[Path, ...]:
-    folders = [folder for each in config_path for folder in str(each).split(":")]
-    if not folders or not all(folders):
-        raise ConfigError("config_path", "the folders of containerd's setting of that name, as /etc/containerd/certs.d")
-    return tuple(dict.fromkeys(Path(folder).absolute() for folder in folders))
 
 
 def _registries(registries: Iterable[str]) -> tuple[str, ...]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.tomltext import Document, headed_hosts
+from peili.adapters.leftalone import LeftAlone
 
 CAPABILITIES = ("pull", "resolve", "push")
 _KNOWN = {*CAPABILITIES, "referrers"}
@@ -53,6 +53,10 @@ class Host:
     url: str | None
     capabilities: tuple[str, ...] = CAPABILITIES
     settings: tuple[str, ...] = ()
+
+    def leads_to(self, mirror: str) -> bool:
+        """Whether it is `mirror`, with or without the API's root, which containerd adds where it is missing."""
+        return self.url is not None and self.url.removesuffix("/v2") == mirror
 
 
 def hosts_of(document: Document) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.marks import Marked, taken_apart
 from peili.adapters.containerd.meaning import DEFAULT
+from peili.adapters.leftalone import LeftAlone
 
 FILE = "hosts.toml"
 _WITH_PORT = re.compile(r"(?P<host>.+)_(?P<port>[0-9]+)_")

@@ -9,11 +9,11 @@ from typing import Any
 
 from peili.adapters.containerd import writing
 from peili.adapters.containerd.certificates import docker_style
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.marks import put_in
 from peili.adapters.containerd.meaning import Version, check, hosts_of, ignored, moved, order
 from peili.adapters.containerd.places import Entry, directory_names, entries, find
 from peili.adapters.containerd.tomltext import Document, before_tables, parsed, text_of
+from peili.adapters.leftalone import LeftAlone
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.containerd.certificates import docker_style
-from peili.adapters.containerd.errors import LeftAlone
 from peili.adapters.containerd.meaning import DEFAULT, Host, Version, check, hosts_of, ignored, in_force, order
 from peili.adapters.containerd.places import Entry, directory_names, entries
 from peili.adapters.containerd.tomltext import parsed, text_of
+from peili.adapters.leftalone import LeftAlone
 
 _DOCKER_HUB = "https://registry-1.docker.io"
 
@@ -36,7 +36,7 @@ class Shown:
     @property
     def first(self) -> bool:
         """Whether peili is asked first."""
-        return bool(self.hosts) and self.hosts[0].url == self.mirror
+        return bool(self.hosts) and self.hosts[0].leads_to(self.mirror)
 
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -67,7 +67,7 @@ class Shown:
 
     def _named(self, host: Host) -> str:
         name = self._url(host) or "the registry itself"
-        return f"{name} (peili)" if host.url == self.mirror else name
+        return f"{name} (peili)" if host.leads_to(self.mirror) else name
 
     def _url(self, host: Host) -> str | None:
         """Where a registry itself is, containerd works out from its name (and, for a local one, its port)."""

@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any, cast
 
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.leftalone import LeftAlone
 
 Document = dict[str, Any]
 

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from peili.adapters.containerd.meaning import Version
 from peili.mirror import Unavailable
 from peili.stores.containerd.api import Api
 
 _PATIENCE = 3.0
 """Seconds that containerd has to say its version."""
+
+
+def understood(found: str | None, warn: Callable[[str], object]) -> str | None:
+    """The version that was found, where it says one; else None, as if there were none, and `warn` is told."""
+    if found is not None:
+        try:
+            Version.parse(found)
+        except ValueError:
+            warn(f"containerd's version is {found!a}, which tells nothing: what all versions understand is written")
+            return None
+    return found
 
 
 async def version_at(socket: Path) -> str | None:

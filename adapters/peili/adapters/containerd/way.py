@@ -8,7 +8,7 @@ import httpx
 
 from peili.adapters.containerd.doors import TIMEOUT
 from peili.adapters.containerd.findings import Finding, fail, ok
-from peili.adapters.containerd.meaning import DEFAULT
+from peili.adapters.containerd.meaning import DEFAULT, Host
 from peili.adapters.containerd.showing import Shown
 from peili.mirror import Descriptor, NotFound, Reference, Selection
 from peili.mirror.mediatypes import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -41,7 +41,8 @@ async def proved(
 ) -> Finding:
     """The answer to what containerd asks of the first host of a registry's hosts.toml, where that is the mirror."""
     for reference, target in here:
-        if _first(shown, reference.registry) == mirror:
+        first = _first(shown, reference.registry)
+        if first is not None and first.leads_to(mirror):
             return await _ask_for(http, mirror, reference, target)
     return await _ask_api(http, mirror, "containerd has no image of a registry that leads here" if here else _EMPTY)
 
@@ -49,11 +50,11 @@ async def proved(
 _EMPTY = "containerd has no image that this mirror is for"
 
 
-def _first(shown: Sequence[Shown], registry: str) -> str | None:
+def _first(shown: Sequence[Shown], registry: str) -> Host | None:
     """Whom containerd asks first for `registry`."""
     in_force = {each.registry: each for each in reversed(shown) if each.hosts}
     found = in_force.get(registry) or in_force.get(DEFAULT)
-    return found.hosts[0].url if found is not None else None
+    return found.hosts[0] if found is not None else None
 
 
 async def _ask_for(http: httpx.AsyncClient, mirror: str, reference: Reference, target: Descriptor) -> Finding:

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from peili.adapters.containerd import Change, Outcome, Problem, files
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters import files
+from peili.adapters.changes import Change, Outcome, Problem
+from peili.adapters.generated import is_generated
 from peili.adapters.k3s import registries as texts
 from peili.adapters.k3s.settings import no_default_endpoint
 from peili.adapters.k3s.showing import Shown, shown
+from peili.adapters.leftalone import LeftAlone
 from peili.mirror import ConfigError
 
 FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/registries.yaml"))
@@ -75,9 +77,10 @@ class RegistriesFile:
 
     def _change(self, edit: Callable[[bytes | None], bytes | None], *, dry_run: bool) -> Outcome:
         try:
-            with nullcontext() if dry_run else files.locked([self.file]):
+            places = [self.file, self.file.resolve()]  # where it is a link, the work is done beside what it leads to
+            with nullcontext() if dry_run else files.locked(places):
                 if not dry_run:
-                    files.clean([self.file])
+                    files.clean(places)
                 before = _data(self.file)
                 after = edit(before)
                 if before == after:
@@ -150,6 +153,5 @@ def _write(file: Path, content: bytes | None) -> None:
 
 
 def _refuse_generated(file: Path) -> None:
-    below = "/agent/etc/containerd/"
-    if below in f"{file.resolve()}" or file.name in {"hosts.toml", "config.toml"}:
+    if is_generated(file) or file.name in {"hosts.toml", "config.toml"}:
         raise ConfigError("file", f"a registries.yaml; {file} is generated from it when k3s or RKE2 starts")

@@ -83,8 +83,12 @@ def _below(text: str, key: Any, lines: str) -> str:
 
 
 def _appended(text: str, lines: str) -> str:
-    """`lines` at the end. Where the last line had none, it gets an end, and our last line has none: so it is known."""
+    """`lines` at the end. Where the last line had none, it gets an end, and our last line has none: so it is known.
+    Raises NoPlace.
+    """
     if not text or text.endswith("\n"):
         return text + lines
+    if text.endswith("\r"):  # which would be taken for a part of our line end
+        raise NoPlace("the last line ends with a carriage return alone; end it with a line feed")
     newline = newline_of(text)
     return text + newline + lines.removesuffix(newline)

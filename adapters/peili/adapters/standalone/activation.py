@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from peili.mirror import ConfigError
+from peili.mirror.listening import shown
 
 DOORS = ("local", "peer")
 _FIRST = 3  # SD_LISTEN_FDS_START
@@ -24,6 +25,11 @@ class Activated:
 
     local: tuple[socket.socket, ...] = ()
     peer: tuple[socket.socket, ...] = ()
+
+    @property
+    def local_addresses(self) -> tuple[str, ...]:
+        """``host:port`` of the local door's TCP sockets; what others are there is refused by who listens."""
+        return tuple(shown(each) for each in self.local if each.family in {socket.AF_INET, socket.AF_INET6})
 
 
 @contextmanager

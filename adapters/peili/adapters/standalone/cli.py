@@ -46,6 +46,7 @@ def _failed(error: PeiliError, code: int) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
+    parser.add_argument("--version", action="version", version=f"peili {about.version('peili')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _describe_serve(commands.add_parser("serve", help="run the mirror"))
     _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
@@ -110,11 +111,11 @@ def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 def _serve(arguments: argparse.Namespace) -> int:
     config = configuration(arguments, os.environ)
-    mirror = serve.build(config, arguments.plugins)
     if arguments.check:
+        serve.build(config, arguments.plugins)
         sys.stdout.write("the configuration is right\n")
     else:
-        serve.run(config, mirror)
+        serve.run(config, arguments.plugins)
     return 0
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
+from peili.adapters.configpath import folders
 from peili.adapters.standalone.reading import Section, unknown
 from peili.adapters.standalone.settings import Sections
 from peili.mirror import ConfigError, Limits, PluginNotFound, Selection
@@ -19,6 +20,8 @@ T = TypeVar("T")
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+"""What is right for a peer door while there are no keys."""
 _NOT_YET = ("shared_key_file", "tls")
 
 
@@ -135,7 +138,7 @@ def _check_names(sections: Sections) -> None:
         known = _KEYS[name]
         for key, setting in settings.items():
             if name == "peer" and key in _NOT_YET:
-                raise ConfigError(f"peer.{key}", "not supported yet", source=setting.source)
+                raise ConfigError(f"peer.{key}", f"not supported yet; {OPEN_IT}", source=setting.source)
             if known is not None and key not in known:
                 raise ConfigError(f"{name}.{key}", unknown("key", key, known), source=setting.source)
 
@@ -194,6 +197,8 @@ def _hosts(section: Section) -> HostsOptions:
         registries=section.texts("registries"),
     )
     try:
+        if options.config_path:
+            folders(options.config_path)
         Selection(name for name in options.registries if name != "_default")
     except ConfigError as error:
         raise error.within("hosts", source=section.settings[error.key].source) from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.containerd.doctor import Patient, diagnose
-from peili.adapters.containerd.findings import Finding, Level
+from peili.adapters.containerd.findings import Finding, Level, verdict
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
 from peili.mirror import Selection
@@ -21,7 +21,7 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
     kind = config.store.kind
     options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
     return Patient(
-        mirror=mirror_url(config),
+        mirror=mirror_url(config.local),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
@@ -55,5 +55,5 @@ async def _run(subject: Patient, write: Callable[[str], object], *, as_json: boo
     if as_json:
         write(json.dumps({"healthy": healthy, "findings": [each.json() for each in findings]}, indent=2) + "\n")
     else:
-        write("the mirror is used as it should be\n" if healthy else "the mirror is not used: mend what failed\n")
+        write(f"{verdict(findings)}\n")
     return 0 if healthy else 1

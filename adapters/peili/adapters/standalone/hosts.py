@@ -7,12 +7,12 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.meaning import DEFAULT
-from peili.adapters.containerd.version import version_at, version_installed
+from peili.adapters.containerd.version import understood, version_at, version_installed
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
@@ -20,10 +20,12 @@ from peili.stores.containerd.options import DEFAULT_ADDRESS
 _ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - told apart, not listened on
 
 
-def extension(config: Config) -> ContainerdHosts:
-    """What keeps peili in front while `config`'s mirror runs. Raises ConfigError."""
+def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
+    """What keeps peili in front while `config`'s mirror runs, with its local door at `local`, if not where `config`
+    says. Raises ConfigError.
+    """
     files = HostsFiles(
-        mirror_url(config),
+        mirror_url(local or config.local),
         config_path=config.hosts.config_path or None,
         registries=_registries(config),
         capabilities=_capabilities(config),
@@ -34,11 +36,11 @@ def extension(config: Config) -> ContainerdHosts:
 def run(arguments: argparse.Namespace, config: Config) -> int:
     """One of the command's actions, as `hosts_arguments` describes them; its exit code. Raises PeiliError."""
     files = HostsFiles(
-        arguments.mirror or mirror_url(config),
+        arguments.mirror or mirror_url(config.local),
         config_path=arguments.config_path or config.hosts.config_path or None,
         registries=arguments.registry or (_registries(config) if arguments.action == "apply" else ()),
         capabilities=_capabilities(config),
-        version=arguments.containerd_version or asyncio.run(_version(config)),
+        version=arguments.containerd_version or understood(asyncio.run(_version(config)), _warn),
     )
     return _ACTIONS[arguments.action](arguments, files)
 
@@ -48,13 +50,13 @@ def run_other(arguments: argparse.Namespace, config: Config) -> int:
     command = importlib.import_module(f"peili.adapters.{arguments.format}.command")
     names = arguments.registry or (_registries(config) if arguments.action == "apply" else ())
     registries = tuple("*" if name == DEFAULT else name for name in names)
-    code: int = command.run(arguments, arguments.mirror or mirror_url(config), registries)
+    code: int = command.run(arguments, arguments.mirror or mirror_url(config.local), registries)
     return code
 
 
-def mirror_url(config: Config) -> str:
-    """Where this host's containerd reaches the local door. Raises ConfigError."""
-    host, _, port = config.local[0].rpartition(":")
+def mirror_url(local: Sequence[str]) -> str:
+    """Where this host's containerd reaches the local door, which listens at `local`. Raises ConfigError."""
+    host, _, port = local[0].rpartition(":")
     if int(port) == 0:
         raise ConfigError("local.listen", "an address with a fixed port, for containerd to be told")
     return f"http://{_ANY.get(host, host)}:{port}"
@@ -77,6 +79,10 @@ def _socket(config: Config) -> Path:
 
 async def _version(config: Config) -> str | None:
     return await version_at(_socket(config)) or await version_installed()
+
+
+def _warn(line: str) -> None:
+    sys.stderr.write(f"peili: {line}\n")
 
 
 def _apply(arguments: argparse.Namespace, files: HostsFiles) -> int:

@@ -70,9 +70,29 @@ def _describe_files(action: argparse.ArgumentParser) -> None:
     )
 
 
+_FLAGS = {
+    "config_path": "--config-path",
+    "file": "--file",
+    "mirror": "--mirror",
+    "registries": "--registry",
+    "version": "--containerd-version",
+}
+"""The flags by what the adapters call what they give."""
+
+
 def run(arguments: argparse.Namespace, config: Config) -> int:
     """Run what was described. Raises ConfigError; PeiliError where the extra is missing."""
     _check(arguments)
+    try:
+        return _run(arguments, config)
+    except ConfigError as error:
+        flag = _FLAGS.get(error.key)
+        if flag is None or getattr(arguments, flag.removeprefix("--").replace("-", "_")) is None:
+            raise
+        raise ConfigError(flag, error.expected) from error
+
+
+def _run(arguments: argparse.Namespace, config: Config) -> int:
     try:
         from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
 

@@ -6,25 +6,30 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Generator
-from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+import socket
+from collections.abc import Generator, Sequence
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.activation import Activated, activated
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.config import OPEN_IT, Config
 from peili.adapters.standalone.notify import Notifier
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, serve
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, serve
+from peili.mirror.listening import bind
 from peili.mirror.watchdog import Watchdog
+from peili.routers.memory import MemoryRouter
 
 
-def build(config: Config, plugins: Plugins | None = None) -> Mirror:
+def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str] = ()) -> Mirror:
     """The mirror that `config` describes, with logging set up. Its plug-ins are looked for among `plugins`; by default
-    those that are built in or installed. Raises ConfigError.
+    those that are built in or installed. `local` is where its local door is, if not where `config` says. Raises
+    ConfigError.
     """
     plugins = plugins or Plugins()
     store = config.store.build(plugins.store)
-    router = config.router.build(plugins.router)
+    router = _router(config, plugins)
     resolver = config.resolver.build(plugins.resolver)
     return Mirror(
         store,
@@ -36,42 +41,77 @@ def build(config: Config, plugins: Plugins | None = None) -> Mirror:
         exclude=config.mirror.exclude,
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
-        extensions=_extensions(config),
+        extensions=_extensions(config, local),
         limits=config.limits,
         log=logs.configure(config.log.format, config.log.level),
     )
 
 
-def _extensions(config: Config) -> list[Plugin]:
+def _router(config: Config, plugins: Plugins) -> Router:
+    """The router; none that waits for a program around it, which the command is not. Raises ConfigError."""
+    router = config.router.build(plugins.router)
+    if type(router) in {PushRouter, MemoryRouter}:  # a plug-in's subclass may feed itself
+        why = f"{config.router.kind} is only for embedding; use static or mdns"
+        raise ConfigError("router.kind", why, source=config.router.sources.get("kind"))
+    return router
+
+
+def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
     if not config.hosts.apply:
         return []
     try:
         from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
         raise ConfigError("hosts.apply", str(error)) from error
-    return [hosts.extension(config)]
+    return [hosts.extension(config, local)]
 
 
-def run(config: Config, mirror: Mirror) -> None:
-    """Serve until SIGTERM or SIGINT. Sockets that the process was started with come before the configured addresses.
-    Raises ListenError, ConfigError.
+def run(config: Config, plugins: Plugins | None = None) -> None:
+    """Build the mirror and serve it until SIGTERM or SIGINT. Sockets that the process was started with come before the
+    configured addresses. Raises ListenError, ConfigError; then nothing has changed on this host.
     """
-    with activated(os.environ) as sockets:
-        asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
+    with activated(os.environ) as given:
+        mirror = build(config, plugins, local=given.local_addresses)
+        with _bound(config, mirror, given) as sockets:
+            asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
 
 
-async def _run(config: Config, mirror: Mirror, sockets: Activated, log: logging.Logger) -> None:
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """What each door is served on; the peer door may have none."""
+
+    local: Sequence[socket.socket]
+    peer: Sequence[socket.socket]
+
+
+@contextmanager
+def _bound(config: Config, mirror: Mirror, given: Activated) -> Generator[_Sockets]:
+    """Listening before the mirror is entered: its extensions tell others of the ports, and change files for that."""
+    with ExitStack() as stack:
+        doors: list[list[socket.socket]] = []
+        for addresses, any_host in (
+            (given.local or config.local, "127.0.0.1"),
+            (given.peer or config.peer.listen, "::"),
+        ):
+            sockets = bind(addresses, any_host=any_host, reader_timeout=mirror.limits.reader_timeout)
+            doors.append([stack.enter_context(each) for each in sockets])
+        yield _Sockets(*doors)
+
+
+async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.Logger) -> None:
     with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop:
         async with (
             _watchdog(config, notifier),
             mirror,
             serve(
                 mirror,
-                local=sockets.local or config.local,
-                peer=sockets.peer or config.peer.listen or None,
+                local=sockets.local,
+                peer=sockets.peer or None,
                 advertise=config.peer.advertise,
             ) as doors,
         ):
+            for each in (*sockets.local, *sockets.peer):
+                each.close()  # the doors have their own: nobody shall wait at a port that they have left
             _tell(config, mirror, doors.local_addresses, doors.peer_addresses, log)
             notifier.send("READY=1")
             name = await stop
@@ -126,4 +166,4 @@ def _tell(config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[st
         config.resolver.kind,
     )
     if peer and not config.peer.insecure:
-        log.warning("the peer door refuses every other host: set peer.insecure = true to let all of them in")
+        log.warning("the peer door refuses every other host: %s", OPEN_IT)

@@ -1,7 +1,7 @@
 """Puts files and directories in place, and takes them away, so that each is there whole or not at all.
 
-What is made or taken away goes by a name next to its own, which containerd does not look at; what an interrupted run
-has left under such a name, the next one removes.
+What is made or taken away goes by a name next to its own, which nobody looks at; what an interrupted run has left under
+such a name, the next one removes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from peili.adapters.containerd.errors import LeftAlone
+from peili.adapters.leftalone import LeftAlone
 
 _ASIDE = ".peili~"
 _PATIENCE = 10.0
@@ -141,7 +141,7 @@ def _copy_rights(source: Path, descriptor: int) -> None:
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-    else:
+    elif os.path.lexists(path):  # a read-only file system refuses to remove even what is not there
         path.unlink(missing_ok=True)
 
 

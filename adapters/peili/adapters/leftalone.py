@@ -1,4 +1,4 @@
-"""What keeps this package from touching a file."""
+"""What keeps an adapter from touching a file."""
 
 from __future__ import annotations
 

@@ -1,0 +1,89 @@
+"""A containerd whose version says nothing: it is taken for one that nobody knows, and everything else goes on."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from peili.adapters.containerd import ContainerdHosts, HostsFiles
+from peili.adapters.standalone.cli import main
+from peili.mirror import Limits, Mirror
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+MIRROR = "http://127.0.0.1:5050"
+UNKNOWN = ("2.0-dev", "unknown")
+
+
+@contextmanager
+def containerd_of(version: str) -> Generator[Path]:
+    """The socket of a gRPC server that tells `version` as containerd does, and knows nothing else."""
+    import grpc  # noqa: PLC0415 - after peili, which sees to what gRPC does to children
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return b"\x0a" + bytes([len(version)]) + version.encode()  # VersionResponse: version is 1
+
+    service = "containerd.services.version.v1.Version"
+    methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Version": grpc.unary_unary_rpc_method_handler(answer)}
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+    with tempfile.TemporaryDirectory(prefix="peili-") as directory:  # a socket's path has to be short
+        socket = Path(directory) / "containerd.sock"
+        server.add_insecure_port(f"unix:{socket}")
+        server.start()
+        try:
+            yield socket
+        finally:
+            server.stop(1).wait()
+
+
+def written(root: Path) -> str:
+    return (root / "_default/hosts.toml").read_text()
+
+
+@pytest.mark.parametrize("version", UNKNOWN)
+def test_the_command_warns_and_writes_what_all_versions_understand(
+    version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with containerd_of(version) as socket:
+        arguments = ["--config-path", str(tmp_path), f"--set=store.address={socket}"]
+        assert main(["hosts", "apply", *arguments]) == 0
+        said = capsys.readouterr()
+        assert said.out == f"made {tmp_path}/_default/hosts.toml\n"
+        line = f"containerd's version is {version!a}, which tells nothing: what all versions understand is written"
+        assert said.err == f"peili: {line}\n"
+        assert "dial_timeout" not in written(tmp_path)
+        assert main(["hosts", "apply", *arguments, "--containerd-version", "2.1.0"]) == 0
+        assert capsys.readouterr().err == ""
+        assert "dial_timeout" in written(tmp_path)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("version", UNKNOWN)
+async def test_peili_is_in_front_while_a_mirror_runs(
+    version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with containerd_of(version) as socket:
+        extension = ContainerdHosts(HostsFiles(MIRROR, config_path=[tmp_path]), socket=socket)
+        limits = Limits(start_timeout=60, stop_timeout=60)
+        async with Mirror(MemoryStore(), MemoryRouter(), extensions=[extension], limits=limits) as mirror:
+            assert mirror.readiness()["ContainerdHosts"]
+            assert MIRROR in written(tmp_path)
+    [warning] = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+    assert warning.startswith(f"containerd's version is {version!a}, ")
+
+
+def test_the_doctor_looks_at_the_rest_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "blobs").mkdir()
+    with containerd_of("unknown") as socket:
+        flags = [f"--set=store.address={socket}", f'--set=store.content_path="{tmp_path}"', "--set=local.listen=:1"]
+        assert main(["doctor", *flags]) == 1  # nobody is at that door
+    said = capsys.readouterr().out
+    assert "warn  containerd: its version is 'unknown'\n" in said
+    assert f"ok    content: is read from {tmp_path}\n" in said
