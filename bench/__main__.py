@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -15,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tests.lab.processes import CommandFailed
 
@@ -43,30 +42,17 @@ _FAILURES = (RuntimeError, CommandFailed, AssertionError, OSError, subprocess.Su
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
     arguments = _parser().parse_args(argv)
-    if arguments.show:
-        return _show(arguments.show)
     chosen = [row for row in MEASURED if row in arguments.rows] or [*MEASURED]
+    if arguments.show is not None:
+        return _show(arguments.show, chosen)
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
     began = time.monotonic()
-    rows, failed = _measure(chosen, arguments)
-    document = report.document(rows, machine, quick=arguments.quick, seconds=time.monotonic() - began)
+    rows, failed, took = _measure(chosen, arguments)
+    document = report.document(rows, machine, quick=arguments.quick, seconds=time.monotonic() - began, groups=took)
     thorough = not arguments.quick and not failed and chosen == [*MEASURED]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
-
-
-def _show(file: Path) -> int:
-    """The table of a run that was kept."""
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-        rows = report.rows_of(document)
-    except (OSError, ValueError) as error:
-        print(f"bench: {file}: {error}", file=sys.stderr)
-        return 1
-    print(report.summary(document["machine"]), table.header(), *map(table.line, rows), "", sep="\n")
-    print(table.verdict(rows))
-    return 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -82,12 +68,28 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that rows run, no more")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing; the table of what is kept there")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print such a JSON file's table")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write it; a plot of growth goes beside it")
     parser.add_argument(
         "--folder", type=Path, default=_folder(), help="where the content lives while it is served (%(default)s)"
     )
     return parser
+
+
+def _show(file: Path, chosen: Sequence[str]) -> int:
+    """The table of a run that has been: what README shows. Exit code 2 where `file` is no document of a run."""
+    try:
+        rows = [row for row in report.read(file)["rows"] if row["row"] in chosen]
+    except (OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    print(*table.compact(rows), "", *_below(rows), sep="\n")
+    return 0
+
+
+def _below(rows: Sequence[table.Object]) -> list[str]:
+    """The lines under a table."""
+    return [told for told in (table.verdict(rows), table.notes(rows)) if told]
 
 
 def _row(name: str) -> str:
@@ -105,23 +107,28 @@ def _folder() -> Path:
     return Path(tempfile.gettempdir())
 
 
-def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list[Row], list[str]]:
-    """The rows, each printed as soon as it is there; and the names of those that could not be measured."""
+def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list[Row], list[str], Mapping[str, float]]:
+    """The rows, each printed as soon as it is there; the names of those that could not be measured; and the seconds
+    that each name took.
+    """
     rows: list[Row] = []
     failed: list[str] = []
+    took: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="peili-bench-", dir=arguments.folder) as folder:
         Path(folder).chmod(0o755)  # nginx's workers are somebody else
         setting = Setting(Path(folder), quick=arguments.quick)
         for name in chosen:
+            began = time.monotonic()
             try:
                 with closing(_rows(name, setting)) as found:
                     for row in found:
-                        print(table.line(row), flush=True)
+                        print(table.line(report.as_object(row)), flush=True)
                         rows.append(row)
             except _FAILURES as error:
                 print(f"bench: {name}: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
-    return rows, failed
+            took[name] = time.monotonic() - began
+    return rows, failed, took
 
 
 def _rows(name: str, setting: Setting) -> Generator[Row]:
@@ -131,9 +138,9 @@ def _rows(name: str, setting: Setting) -> Generator[Row]:
     yield from MEASURED[name](setting)
 
 
-def _keep(rows: Sequence[Row], document: dict[str, object], file: Path) -> None:
+def _keep(rows: Sequence[Row], document: Mapping[str, Any], file: Path) -> None:
     report.write(file, document)
-    print(f"\n{table.verdict(rows)}\nall samples: {file}")
+    print("", *_below(document["rows"]), f"all samples: {file}", sep="\n")
     if any(row.place is not None for row in rows):
         _draw(rows, file.with_suffix(".svg"))
 

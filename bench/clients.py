@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from tests.lab.processes import ENVIRONMENT, tied
 
+from bench.measure import Busy
 from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST
 
 
@@ -26,11 +27,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Some transfers at the same time: all of their bytes, and the seconds from the first request to the last byte."""
+    """Some transfers: all of their bytes, and the seconds from the first request to the last byte."""
 
     size: int
     seconds: float
-    client_cpu: float
+    client: float
+    """Of a second, how much the busiest client was computing: near 1, it is the client that was measured."""
 
     @property
     def rate(self) -> float:
@@ -46,8 +48,13 @@ class Answered:
     rate: float
     median: float
     p99: float
-    client_cpu: float
-    """Of a second, how much the client itself was computing: near 1, it is the client that was measured."""
+    client: float
+    """Of a second, how much the client was computing: near 1, it is the client that was measured."""
+
+
+def busy(ours: Sequence[Answered], theirs: Sequence[Answered] = ()) -> Busy:
+    """How busy the client was with either side."""
+    return Busy(tuple(each.client for each in ours), tuple(each.client for each in theirs))
 
 
 class Clients:
@@ -65,10 +72,19 @@ class Clients:
         for worker in self._workers:
             worker.close()
 
-    def begin_transfer(
-        self, target: Target, *, clients: int = 1, part: range | None = None, digest: str | None = None
-    ) -> Transfer:
-        """Let `clients` get `target` at the same time: the whole, or the bytes in `part`."""
+    def transfer(
+        self,
+        target: Target,
+        *,
+        clients: int = 1,
+        times: int = 1,
+        part: range | None = None,
+        digest: str | None = None,
+    ) -> Moved:
+        """Let `clients` get `target` at the same time, each `times` times: the whole, or the bytes in `part`.
+
+        Every transfer has a connection of its own. Raises RuntimeError when an answer is not what it should be.
+        """
         job = {
             "job": "transfer",
             "port": target.port,
@@ -77,19 +93,16 @@ class Clients:
             "range": f"bytes={part.start}-{part.stop - 1}" if part is not None else None,
             "status": 200 if part is None else 206,
             "digest": digest,
+            "times": times,
         }
         workers = self._workers[:clients]
         if len(workers) < clients:
             raise ValueError(f"{clients} transfers at the same time need as many workers, not {len(workers)}")
         for worker in workers:
             worker.start(job)
-        return Transfer(workers)
-
-    def transfer(
-        self, target: Target, *, clients: int = 1, part: range | None = None, digest: str | None = None
-    ) -> Moved:
-        """As `begin_transfer`, waited for. Raises RuntimeError when an answer is not what it should be."""
-        return self.begin_transfer(target, clients=clients, part=part, digest=digest).finish()
+        found = [worker.finish() for worker in workers]
+        seconds = max(each["ended"] for each in found) - min(each["began"] for each in found)
+        return Moved(sum(each["size"] for each in found), seconds, max(each["cpu"] for each in found) / seconds)
 
     def requests(
         self,
@@ -120,19 +133,6 @@ class Clients:
         found = worker.finish()
         count, took = found["count"], found["seconds"]
         return Answered(count, count / took, 1e3 * found["median"], 1e3 * found["p99"], found["cpu"] / took)
-
-
-class Transfer:
-    """Transfers under way."""
-
-    def __init__(self, workers: Sequence[_Worker]) -> None:
-        self._workers = workers
-
-    def finish(self) -> Moved:
-        """Wait for their end. Raises RuntimeError when an answer is not what it should be."""
-        found = [worker.finish() for worker in self._workers]
-        seconds = max(each["ended"] for each in found) - min(each["began"] for each in found)
-        return Moved(sum(each["size"] for each in found), seconds, sum(each["cpu"] for each in found) / seconds)
 
 
 class _Worker:

@@ -1,8 +1,9 @@
 """A client that costs little, as a process of its own: `python -m bench.load` reads jobs from its standard input, one
 JSON object a line, and answers each with a line. Who starts it is bench/clients.py.
 
-Bodies are thrown away by the kernel (tcp(7), MSG_TRUNC) rather than copied here. Two kinds of jobs: one large transfer,
-and many small requests on a few connections. Times are in seconds on the monotonic clock, which all processes share.
+Bodies are thrown away by the kernel (tcp(7), MSG_TRUNC) rather than copied here. Two kinds of jobs: large transfers,
+one after the other, and many small requests on a few connections. Times are in seconds on the monotonic clock, which
+all processes share.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
 import re
 import selectors
 import socket
@@ -57,34 +57,48 @@ def request(method: str, target: str, port: int, headers: Mapping[str, str]) -> 
 
 
 def transfer(job: Mapping[str, Any]) -> dict[str, Any]:
-    """One GET; `digest`, where given, is that of the body. When it began and ended, and how long the body was."""
+    """`times` GETs, one after the other, each on a connection of its own. When the first request began and the last
+    body ended, and how long all bodies were; `digest`, where given, is that of each.
+    """
+    tls = None if job.get("tls") is None else _tls(job["tls"])
+    size, began, ended = 0, None, 0.0
+    for _ in range(job.get("times", 1)):
+        with _connected(job["port"], tls) as connection:
+            began = time.monotonic() if began is None else began
+            size += _get(connection, job)
+            ended = time.monotonic()
+    return {"began": began, "ended": ended, "size": size}
+
+
+def _get(connection: socket.socket, job: Mapping[str, Any]) -> int:
+    """How long the body was."""
     headers: dict[str, str] = {"Range": job["range"]} if job.get("range") else {}
-    digest = hashlib.sha256() if job.get("digest") else None
-    with _connected(job["port"], job.get("tls")) as connection:
-        began = time.monotonic()
-        connection.sendall(request("GET", job["target"], job["port"], headers))
-        head, first = _read_head(connection)
-        if head.status != job["status"]:
-            raise WrongAnswer(f"{job['target']}: {head.status} instead of {job['status']}")
-        if digest is None:
-            _discard(connection, head.length - len(first))
-        else:
-            digest.update(first)
-            _hash(connection, head.length - len(first), digest)
-        ended = time.monotonic()
-    if digest is not None and f"sha256:{digest.hexdigest()}" != job["digest"]:
+    connection.sendall(request("GET", job["target"], job["port"], headers))
+    head, first = _read_head(connection)
+    if head.status != job["status"]:
+        raise WrongAnswer(f"{job['target']}: {head.status} instead of {job['status']}")
+    if not job.get("digest"):
+        _discard(connection, head.length - len(first))
+        return head.length
+    digest = hashlib.sha256(first)
+    _hash(connection, head.length - len(first), digest)
+    if f"sha256:{digest.hexdigest()}" != job["digest"]:
         raise WrongAnswer(f"{job['target']}: the body is sha256:{digest.hexdigest()} instead of {job['digest']}")
-    return {"began": began, "ended": ended, "size": head.length}
+    return head.length
+
+
+def _tls(files: Mapping[str, str]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=files["ca"])
+    context.load_cert_chain(files["cert"], files["key"])
+    return context
 
 
 @contextmanager
-def _connected(port: int, tls: Mapping[str, str] | None) -> Generator[socket.socket]:
+def _connected(port: int, tls: ssl.SSLContext | None) -> Generator[socket.socket]:
     with ExitStack() as stack:
         connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=_TIMEOUT))
         if tls is not None:
-            context = ssl.create_default_context(cafile=tls["ca"])
-            context.load_cert_chain(tls["cert"], tls["key"])
-            connection = stack.enter_context(context.wrap_socket(connection, server_hostname="127.0.0.1"))
+            connection = stack.enter_context(tls.wrap_socket(connection, server_hostname="127.0.0.1"))
         yield connection
 
 
@@ -209,13 +223,12 @@ def main() -> None:
     """Answer jobs until the input ends. What went wrong with one is its answer."""
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
-        before = os.times()
+        before = time.process_time()
         try:
             answer: dict[str, Any] = _JOBS[job["job"]](job)
         except (WrongAnswer, OSError) as error:
             answer = {"error": f"port {job['port']}: {error or type(error).__name__}"}
-        after = os.times()
-        answer["cpu"] = after.user + after.system - before.user - before.system
+        answer["cpu"] = time.process_time() - before
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

@@ -15,6 +15,9 @@ from typing_extensions import override
 
 T = TypeVar("T")
 
+_BUSY = 0.9
+"""Of a second. A client that is computing for longer is what limits the figure."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -29,43 +32,26 @@ PER_SECOND = Unit("req/s", more_is_better=True)
 MILLISECONDS = Unit("ms", more_is_better=False)
 SECONDS = Unit("s", more_is_better=False)
 CPU_SECONDS = Unit("CPU s", more_is_better=False)
+CPU_MILLISECONDS = Unit("CPU ms", more_is_better=False)
 BLOBS = Unit("blobs", more_is_better=False)
 MEBIBYTES = Unit("MiB", more_is_better=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of some samples, and how far they lie apart."""
+    """The middle of some samples, and the quartiles: half of the samples lie from `lower` to `upper`."""
 
     median: float
-    least: float
-    most: float
+    lower: float
+    upper: float
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        """Of one sample or more."""
-        return cls(statistics.median(samples), min(samples), max(samples))
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """How many times as good as the reference ours is: above 1 ours is better, whatever the unit.
-
-    `value` is that of the two medians, which stand beside it; between `low` and `high` are the middle half of the
-    single rounds' ratios.
-    """
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, ours: Sequence[float], reference: Sequence[float], unit: Unit) -> Ratio:
-        """Of samples that are all above zero, one of each for each round."""
-        better, worse = (ours, reference) if unit.more_is_better else (reference, ours)
-        rounds = [one / other for one, other in zip(better, worse, strict=True)]
-        low, _, high = statistics.quantiles(rounds, method="inclusive") if len(rounds) > 1 else rounds * 3
-        return cls(statistics.median(better) / statistics.median(worse), low, high)
+        """Of one sample or more. Between two samples a quartile is interpolated."""
+        if len(samples) == 1:
+            return cls(samples[0], samples[0], samples[0])
+        lower, median, upper = statistics.quantiles(samples, method="inclusive")
+        return cls(median, lower, upper)
 
 
 class Budget(ABC):
@@ -73,7 +59,7 @@ class Budget(ABC):
 
     @abstractmethod
     def met(self, row: Row) -> bool:
-        """Whether the row's medians keep to it."""
+        """Whether the row keeps to it: its median, or the ratio of its medians."""
 
     @abstractmethod
     def text(self, unit: Unit) -> str:
@@ -88,7 +74,7 @@ class RatioOf(Budget):
 
     @override
     def met(self, row: Row) -> bool:
-        return row.ratio is not None and row.ratio.value >= self.least
+        return row.ratio is not None and row.ratio >= self.least
 
     @override
     def text(self, unit: Unit) -> str:
@@ -120,11 +106,25 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Busy:
+    """Of a second, how much the client was computing, in each round of either side."""
+
+    ours: tuple[float, ...]
+    reference: tuple[float, ...] = ()
+
+    @property
+    def limited(self) -> tuple[str, ...]:
+        """Of which sides the figure is more the client's than the server's: both could be better than is seen."""
+        sides = {"ours": self.ours, "reference": self.reference}
+        return tuple(side for side, taken in sides.items() if taken and statistics.median(taken) > _BUSY)
+
+
+@dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table: a sample of ours for each round and, side by side with it, one of what it is held against.
 
-    Attributes: `group` is the name by which the row is chosen; `against` names the reference, if there is one;
-    `client` is which part of the time the client that ours was measured with was computing, where that was noted.
+    Attributes: `group` is the name by which the row is chosen; `against` names the reference, if there is one; `client`
+    is how busy the client was where it could have been what limits the figure.
     """
 
     group: str
@@ -135,14 +135,34 @@ class Row:
     reference: tuple[float, ...] = ()
     budget: Budget | None = None
     place: Place | None = None
-    client: float | None = None
+    client: Busy | None = None
 
     @property
-    def ratio(self) -> Ratio | None:
-        """None without a reference, and where a figure is below what the clock can tell from nothing."""
-        if not self.reference or not all((*self.ours, *self.reference)):
+    def ratio(self) -> float | None:
+        """How many times as good as the reference ours is, of the medians: above 1 ours is better, whatever the unit.
+
+        None without a reference, and where a median is below what the clock can tell from nothing.
+        """
+        if not self.reference:
             return None
-        return Ratio.of(self.ours, self.reference, self.unit)
+        return self._times_as_good(statistics.median(self.ours), statistics.median(self.reference))
+
+    @property
+    def spread(self) -> Spread | None:
+        """Of the ratios round by round, or of our figures where there is no reference.
+
+        The ratio of the medians need not lie in it. None where there is a reference and a figure of 0.
+        """
+        if not self.reference:
+            return Spread.of(self.ours)
+        pairs = [self._times_as_good(*pair) for pair in zip(self.ours, self.reference, strict=True)]
+        ratios = [pair for pair in pairs if pair is not None]
+        return Spread.of(ratios) if len(ratios) == len(pairs) else None
+
+    def _times_as_good(self, ours: float, theirs: float) -> float | None:
+        if not (ours and theirs):
+            return None
+        return ours / theirs if self.unit.more_is_better else theirs / ours
 
     @property
     def met(self) -> bool | None:

@@ -9,11 +9,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from bench.measure import Row, Spread, Unit
+from bench.measure import AtMost, Row, Spread, Unit
 
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 except ImportError as error:
     raise ImportError("the plots of bench need matplotlib: pip install 'peili[bench]'") from error
 
@@ -23,38 +24,66 @@ T = TypeVar("T")
 def draw(rows: Sequence[Row], file: Path) -> None:
     """Write a plot, SVG or PNG by the name of `file`: a column for each axis, a line of them for each unit.
 
-    Medians, with the least and the most as bars. Raises OSError, and ValueError where no row has a place.
+    Medians, with the middle half of the rounds as bars, and budgets as dashed lines. Raises OSError, and ValueError
+    where no row has a place.
     """
     placed = [row for row in rows if row.place is not None]
     axes = _distinct(row.place.axis for row in placed if row.place is not None)
     units = _distinct(row.unit for row in placed)
     if not placed:
         raise ValueError("there is no row of growth to draw")
-    figure = Figure(figsize=(5.5 * len(axes), 4 * len(units)), layout="constrained")
-    grid = figure.subplots(len(units), len(axes), squeeze=False, sharey="row")
+    figure = Figure(figsize=(5.5 * len(axes), 3.6 * len(units)), layout="constrained")
+    grid = figure.subplots(len(units), len(axes), squeeze=False, sharex="col", sharey="row")
     for unit, across in zip(units, grid, strict=True):
+        across[0].set_ylabel(unit.name)
         for axis, plot in zip(axes, across, strict=True):
             _plot(plot, axis, unit, placed)
+    for axis, plot in zip(axes, grid[-1], strict=True):
+        plot.set_xlabel(axis)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
 
 
 def _plot(plot: Axes, axis: str, unit: Unit, rows: Sequence[Row]) -> None:
-    for what, points in lines(rows, axis, unit).items():
-        spreads = [spread for _, spread in points]
-        medians = [spread.median for spread in spreads]
-        below = [spread.median - spread.least for spread in spreads]
-        above = [spread.most - spread.median for spread in spreads]
-        plot.errorbar([at for at, _ in points], medians, yerr=[below, above], marker="o", capsize=3, label=what)
     numbers = sorted({row.place.at for row in rows if row.place is not None and row.place.axis == axis})
+    _scale(plot, numbers)
+    names = _distinct(row.place.what for row in rows if row.place is not None and row.unit == unit)
+    colors = {what: f"C{number}" for number, what in enumerate(names)}  # the same ones in each column
+    found = lines(rows, axis, unit)
+    for what, points in found.items():
+        _line(plot, what, points, colors[what])
+    for what, most in limits(rows, axis, unit).items():
+        label = f"budget of {what}: {most:g} {unit.name}"
+        plot.axhline(most, linestyle="--", linewidth=1, color=colors[what], label=label)
+    if found:
+        plot.legend(fontsize="small")
+    else:
+        plot.set_visible(False)
+
+
+def _scale(plot: Axes, numbers: Sequence[int]) -> None:
+    """Both axes logarithmic, with numbers as people write them."""
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.set_xticks(numbers, [f"{number:,}" for number in numbers])
-    plot.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    plot.set_xlabel(axis)
-    plot.set_ylabel(unit.name)
+    plot.xaxis.set_minor_locator(NullLocator())
+    plot.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    plot.yaxis.set_major_formatter(FuncFormatter(_written))
+    plot.yaxis.set_minor_formatter(NullFormatter())
+    plot.tick_params(labelbottom=True)
     plot.grid(visible=True, which="major", alpha=0.3)
-    plot.legend(fontsize="small")
+
+
+def _written(value: float, _: object) -> str:
+    return f"{value:,.0f}" if value >= 1 else f"{value:g}"
+
+
+def _line(plot: Axes, what: str, points: Sequence[tuple[int, Spread]], color: str) -> None:
+    medians = [spread.median for _, spread in points]
+    below = [spread.median - spread.lower for _, spread in points]
+    above = [spread.upper - spread.median for _, spread in points]
+    at = [each for each, _ in points]
+    plot.errorbar(at, medians, yerr=[below, above], marker="o", capsize=3, label=what, color=color)
 
 
 def lines(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, list[tuple[int, Spread]]]:
@@ -64,6 +93,15 @@ def lines(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, list[tuple[in
         if row.place is not None and (row.place.axis, row.unit) == (axis, unit):
             found.setdefault(row.place.what, []).append((row.place.at, Spread.of(row.ours)))
     return {what: sorted(points, key=lambda point: point[0]) for what, points in found.items()}
+
+
+def limits(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, float]:
+    """What the figures of one plot must not be above, where there is such a budget."""
+    return {
+        row.place.what: row.budget.most
+        for row in rows
+        if row.place is not None and (row.place.axis, row.unit) == (axis, unit) and isinstance(row.budget, AtMost)
+    }
 
 
 def _distinct(values: Iterable[T]) -> list[T]:

@@ -10,10 +10,7 @@ from collections.abc import Collection, Mapping
 from tests.prepare import PACKAGES as TESTS
 from tests.prepare import missing_packages, provide
 
-PACKAGES = {
-    "nginx-light": ("nginx",),
-    **{name: TESTS[name] for name in ("containerd", "docker-registry", "openssl", "skopeo")},
-}
+PACKAGES = {name: TESTS[name] for name in ("nginx-light", "containerd", "docker-registry", "openssl", "skopeo")}
 """Debian's package names, and the commands that show that one is there."""
 
 NEEDS: Mapping[str, Collection[str]] = {

@@ -1,4 +1,4 @@
-"""A run as a JSON document, and back: every sample, the machine, and the versions of what took part."""
+"""A run as a JSON document: every sample, the machine, and the versions of what took part."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.lab.processes import ENVIRONMENT
 
-from bench.measure import AtMost, Budget, Place, Ratio, RatioOf, Row, Spread, Unit
+from bench.measure import Busy, Row, Spread
 
 _FORMAT = 2
 """Raised when a reader of older documents would misread a newer one."""
@@ -51,13 +51,21 @@ def summary(of: Mapping[str, Any]) -> str:
     )
 
 
-def document(rows: Sequence[Row], on: Mapping[str, Any], *, quick: bool, seconds: float) -> dict[str, Any]:
-    """The whole run."""
+def document(
+    rows: Sequence[Row],
+    on: Mapping[str, Any],
+    *,
+    quick: bool,
+    seconds: float,
+    groups: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
+    """The whole run. It took `seconds`, and each of the `groups` of rows as many as are told with its name."""
     return {
         "format": _FORMAT,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": quick,
         "seconds": round(seconds),
+        "seconds_of": {name: round(took) for name, took in (groups or {}).items()},
         "machine": dict(on),
         "rows": [as_object(row) for row in rows],
     }
@@ -71,8 +79,22 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
     unfinished.replace(file)
 
 
+def read(file: Path) -> dict[str, Any]:
+    """A run that `write` has written. Raises OSError, and ValueError for anything else."""
+    try:
+        content: Any = json.loads(file.read_bytes())
+        found = content["format"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{file}: not what `python -m bench` writes") from None
+    if found != _FORMAT:
+        raise ValueError(f"{file}: written in format {found}; this version reads {_FORMAT}: measure again")
+    return dict(content)
+
+
 def as_object(row: Row) -> dict[str, Any]:
-    """One row. `ratio` is above 1 where ours is better; `met` is null where there is no budget."""
+    """One row. `ratio` is above 1 where ours is better; `spread` is that of the ratios round by round, or of ours where
+    there is no reference; `met` is null where there is no budget.
+    """
     return {
         "row": row.group,
         "what": row.what,
@@ -81,46 +103,29 @@ def as_object(row: Row) -> dict[str, Any]:
         "ours": _samples(row.ours),
         "against": row.against or None,
         "reference": _samples(row.reference) if row.reference else None,
-        "ratio": None if row.ratio is None else _rounded(row.ratio),
-        "client_cpu": None if row.client is None else _round(row.client),
+        "ratio": None if row.ratio is None else _round(row.ratio),
+        "spread": None if row.spread is None else _rounded(row.spread),
         "budget": None if row.budget is None else row.budget.text(row.unit),
         "met": row.met,
+        "client": None if row.client is None else _client(row.client),
         "place": None if row.place is None else asdict(row.place),
     }
 
 
-def rows_of(document: Mapping[str, Any]) -> list[Row]:
-    """The rows that a document was made of. Raises ValueError where it is of another format."""
-    if document.get("format") != _FORMAT:
-        raise ValueError(f"this is format {document.get('format')}, not {_FORMAT}: measure anew")
-    return [_row_of(each) for each in document["rows"]]
-
-
-def _row_of(found: Mapping[str, Any]) -> Row:
-    reference, place = found["reference"], found["place"]
-    return Row(
-        found["row"],
-        found["what"],
-        Unit(found["unit"], more_is_better=found["more_is_better"]),
-        tuple(found["ours"]["samples"]),
-        found["against"] or "",
-        tuple(reference["samples"]) if reference else (),
-        _budget_of(found["budget"]) if found["budget"] else None,
-        Place(**place) if place else None,
-        found["client_cpu"],
-    )
-
-
-def _budget_of(text: str) -> Budget:
-    kind, number, _ = text.split(maxsplit=2)
-    return RatioOf(float(number)) if kind == "≥" else AtMost(float(number))
+def _client(busy: Busy) -> dict[str, Any]:
+    """Of a second, how much the client was computing; `limited` names the sides where that is nearly all of it."""
+    return {
+        "ours": _samples(busy.ours),
+        "reference": _samples(busy.reference) if busy.reference else None,
+        "limited": list(busy.limited),
+    }
 
 
 def _samples(samples: Sequence[float]) -> dict[str, Any]:
     return {**_rounded(Spread.of(samples)), "samples": [_round(sample) for sample in samples]}
 
 
-def _rounded(spread: Spread | Ratio) -> dict[str, float]:
+def _rounded(spread: Spread) -> dict[str, float]:
     return {name: _round(value) for name, value in asdict(spread).items()}
 
 

@@ -6,9 +6,12 @@ import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from peili.mirror import Descriptor
 from peili.mirror.testing.images import Image, make_layout
+
+T = TypeVar("T")
 
 REGISTRY = "registry.example"
 REPOSITORY = "bench/image"
@@ -56,8 +59,8 @@ class Setting:
 
     @property
     def many_rounds(self) -> int:
-        """The same where one round is over in a second: who runs on which processor is luck each time."""
-        return 3 * self.rounds
+        """The same where a figure moves much: with one client, who runs on which processor is luck each time."""
+        return self.pick(15, 2)
 
     @property
     def few_rounds(self) -> int:
@@ -66,11 +69,11 @@ class Setting:
 
     @property
     def seconds(self) -> float:
-        """How long requests are made for one figure."""
-        return 0.2 if self.quick else 1.0
+        """How long requests are made, or bytes sent, for one sample."""
+        return 0.1 if self.quick else 1.0
 
-    def pick(self, full: int, quick: int) -> int:
-        """A size or a number."""
+    def pick(self, full: T, quick: T) -> T:
+        """A size or a number, or some of them."""
         return quick if self.quick else full
 
     def new(self, name: str) -> Path:

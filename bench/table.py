@@ -1,10 +1,14 @@
-"""The rows as people read them: Markdown, a line as soon as a row is there."""
+"""The rows as people read them: Markdown. What is shown is what the document says (bench/report.py), so that a table of
+a run and one of its file can't differ.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from bench.measure import Row, Spread, Unit
+Object = Mapping[str, Any]
+"""A row as `report.as_object` makes it."""
 
 _COLUMNS = (
     ("what", 60),
@@ -12,51 +16,58 @@ _COLUMNS = (
     ("reference", 12),
     ("against", 29),
     ("ratio", 6),
-    ("spread", 15),
+    ("middle half", 15),
     ("budget", 9),
     ("met", 3),
 )
-_BUSY = 0.9
-"""Of a second, how much of it a client may compute, and still have measured somebody else."""
+_NAMES = tuple(name for name, _ in _COLUMNS)
 _MET = {None: "", True: "yes", False: "NO"}
 
 
 def header() -> str:
     """The first two lines."""
-    return f"{_line([name for name, _ in _COLUMNS])}\n|{'|'.join('-' * (width + 2) for _, width in _COLUMNS)}|"
+    return f"{_padded(_NAMES)}\n|{'|'.join('-' * (width + 2) for _, width in _COLUMNS)}|"
 
 
-def line(row: Row) -> str:
+def line(row: Object) -> str:
     """One row."""
-    ratio, ours = row.ratio, Spread.of(row.ours)
-    return _line(
-        [
-            row.what,
-            figure(row.ours, row.unit),
-            figure(row.reference, row.unit),
-            row.against,
-            "" if ratio is None else number(ratio.value),
-            _range(ours.least, ours.most) if ratio is None else _range(ratio.low, ratio.high),
-            "" if row.budget is None else row.budget.text(row.unit),
-            _MET[row.met],
-        ]
+    return _padded(_cells(row))
+
+
+def compact(rows: Sequence[Object]) -> list[str]:
+    """The lines of all of it for a document, where nothing is padded."""
+    return [_joined(_NAMES), f"|{'---|' * len(_NAMES)}", *(_joined(_cells(row)) for row in rows)]
+
+
+def _cells(row: Object) -> Sequence[str]:
+    return (
+        row["what"],
+        _figure(row["ours"], row["unit"]),
+        _figure(row["reference"], row["unit"]),
+        row["against"] or "",
+        "" if row["ratio"] is None else number(row["ratio"]),
+        _range(row["spread"]),
+        row["budget"] or "",
+        _MET[row["met"]],
     )
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """How many budgets are met, and which are not; and which rows would be better with a faster client."""
-    judged = [row for row in rows if row.met is not None]
-    missed = [row.what for row in judged if not row.met]
-    busy = [row.what for row in rows if row.client is not None and row.client > _BUSY]
+def verdict(rows: Sequence[Object]) -> str:
+    """How many budgets are met, and which are not."""
+    judged = [row for row in rows if row["met"] is not None]
+    missed = [row["what"] for row in judged if not row["met"]]
     told = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
-    if missed:
-        told += f"; not: {'; '.join(missed)}"
-    return f"{told}\nthe client itself was the limit in: {'; '.join(busy)}" if busy else told
+    return f"{told}; not: {'; '.join(missed)}" if missed else told
 
 
-def figure(samples: Sequence[float], unit: Unit) -> str:
-    """The median with its unit; nothing where there are no samples."""
-    return f"{number(Spread.of(samples).median)} {unit.name}" if samples else ""
+def notes(rows: Sequence[Object]) -> str:
+    """Which figures are more the client's than the server's; nothing where there are none."""
+    limited = [
+        f"{row['what']} ({', '.join(row['client']['limited'])})"
+        for row in rows
+        if row["client"] and row["client"]["limited"]
+    ]
+    return f"the client was the limit in: {'; '.join(limited)}" if limited else ""
 
 
 def number(value: float) -> str:
@@ -66,9 +77,21 @@ def number(value: float) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _range(low: float, high: float) -> str:
-    return "" if low == high else f"{number(low)} … {number(high)}"
+def _figure(samples: Object | None, unit: str) -> str:
+    """The median with its unit; nothing where there are no samples."""
+    return "" if samples is None else f"{number(samples['median'])} {unit}"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True))} |"
+def _range(spread: Object | None) -> str:
+    """The quartiles; nothing where there was one round, or where the digits that are shown are the same."""
+    if spread is None or number(spread["lower"]) == number(spread["upper"]):
+        return ""
+    return f"{number(spread['lower'])} … {number(spread['upper'])}"
+
+
+def _padded(cells: Sequence[str]) -> str:
+    return _joined([cell.ljust(width) for cell, (_, width) in zip(cells, _COLUMNS, strict=True)])
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

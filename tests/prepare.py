@@ -23,6 +23,7 @@ PACKAGES = {
     "buildah": ("buildah",),
     "yamllint": ("yamllint",),
     "openssl": ("openssl",),
+    "nginx-light": ("nginx",),
 }
 """Debian's package names, and the commands that show that one is there."""
 

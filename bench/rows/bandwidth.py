@@ -1,19 +1,21 @@
-"""How bandwidth is measured, for whoever serves or relays: each figure with what the server's CPU did for it."""
+"""How bandwidth is measured, for whoever serves or relays: each figure with what the server's CPU did for it.
+
+One transfer is over in a fraction of a second, and how fast it was is luck: who ran on which processor. So a sample is
+as many of them as last about a second, one after the other, and its figure is all of their bytes by all of the time.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.lab.processes import Process
 
 from bench.clients import Clients, Target
-from bench.measure import CPU_SECONDS, MB_PER_SECOND, Budget, Row, take_turns
+from bench.measure import CPU_SECONDS, MB_PER_SECOND, Budget, Busy, Row, take_turns
 from bench.setting import Setting
 from bench.usage import cpu_seconds
 
@@ -41,46 +43,34 @@ class Task:
     budget: Budget | None = None
 
 
-class _Sample(NamedTuple):
-    """MB/s; CPU seconds of the server for each GiB; of each second, how much of it one client was computing."""
-
-    rate: float
-    cost: float
-    client: float
-
-
 def bandwidth(setting: Setting, clients: Clients, task: Task, ours: Side, theirs: Side) -> Iterator[Row]:
     """MB/s, and the server's CPU seconds for each GiB. Both have shown before that they send the right bytes."""
     digest = _digest(task.file, task.part)
     for side in (ours, theirs):
         clients.transfer(side.target, part=task.part, digest=digest)
-    times = _times(setting, clients, task, (ours, theirs))
+    times = _how_often(setting, clients, task, (ours, theirs))
     sides = [partial(_measure, clients, task, side, times) for side in (ours, theirs)]
-    mine, others = take_turns(sides, rounds=setting.many_rounds if task.clients == 1 else setting.rounds)
-    against, reference = task.against, tuple(each.rate for each in others)
-    client = statistics.median(each.client for each in mine)
-    rates = tuple(each.rate for each in mine)
-    yield Row(task.group, task.what, MB_PER_SECOND, rates, against, reference, task.budget, client=client)
-    costs, their_costs = (tuple(each.cost for each in side) for side in (mine, others))
-    yield Row(task.group, f"{task.what}: CPU per GiB", CPU_SECONDS, costs, against, their_costs)
+    rounds = setting.many_rounds if task.clients == 1 else setting.rounds
+    mine, others = take_turns(sides, rounds=rounds, warm_up=False)
+    rates, costs, busy = zip(*mine, strict=True)
+    their_rates, their_costs, their_busy = zip(*others, strict=True)
+    client = Busy(busy, their_busy)
+    yield Row(task.group, task.what, MB_PER_SECOND, rates, task.against, their_rates, task.budget, client=client)
+    yield Row(task.group, f"{task.what}: CPU per GiB", CPU_SECONDS, costs, task.against, their_costs)
 
 
-def _times(setting: Setting, clients: Clients, task: Task, sides: Sequence[Side]) -> int:
-    """How many transfers one after the other are a sample: as many as take about a second.
-
-    A single short one tells more of which processors it happened to be on than of who sends.
-    """
-    slowest = max(clients.transfer(side.target, clients=task.clients, part=task.part).seconds for side in sides)
-    return max(1, round(setting.pick(1, 0) / slowest))
+def _how_often(setting: Setting, clients: Clients, task: Task, sides: Sequence[Side]) -> int:
+    """How many transfers last about `setting.seconds`, both sides taken together; this is their warm-up, too."""
+    took = [clients.transfer(side.target, clients=task.clients, part=task.part).seconds for side in sides]
+    return max(1, round(len(took) * setting.seconds / sum(took)))
 
 
-def _measure(clients: Clients, task: Task, side: Side, times: int) -> _Sample:
+def _measure(clients: Clients, task: Task, side: Side, times: int) -> tuple[float, float, float]:
+    """MB/s, CPU seconds for each GiB, and how busy the client was."""
     pids = [process.pid for process in side.processes]
     before = cpu_seconds(pids)
-    moved = [clients.transfer(side.target, clients=task.clients, part=task.part) for _ in range(times)]
-    size, seconds = sum(each.size for each in moved), sum(each.seconds for each in moved)
-    client = sum(each.client_cpu * each.seconds for each in moved) / seconds / task.clients
-    return _Sample(size / seconds / 1e6, (cpu_seconds(pids) - before) * _GIB / size, client)
+    moved = clients.transfer(side.target, clients=task.clients, times=times, part=task.part)
+    return moved.rate, (cpu_seconds(pids) - before) * _GIB / moved.size, moved.client
 
 
 def _digest(file: Path, part: range | None) -> str:

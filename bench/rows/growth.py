@@ -9,35 +9,54 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from bench.clients import Clients
-from bench.measure import MILLISECONDS, PER_SECOND, Place, Row, Unit, take_turns
-from bench.mirrors import MEMORY_STORE, NO_PEERS, empty_peers, layout_store, peili, static_router
+from bench import budgets
+from bench.clients import Answered, Clients
+from bench.measure import CPU_MILLISECONDS, MILLISECONDS, PER_SECOND, Budget, Busy, Place, Row, Unit, take_turns
+from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, empty_peers, layout_store, peili, static_router
 from bench.rows.misses import miss
 from bench.setting import Setting, blob_path, manifest_path
+from bench.usage import cpu_seconds
 from peili.mirror import Descriptor
 from peili.mirror.testing.images import Image
 
 GROUP = "growth"
+_CPU_OF_A_MISS = "CPU of ours for a miss"
 _PEERS = 8
 """Known peers where it is the blobs that grow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A mirror at one of the numbers: its local door, and what its store has."""
+    """A mirror at one of the numbers, and what its store has."""
 
     at: int
-    port: int
+    mirror: Peili
     images: Sequence[Image]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What was measured once: the figures, in the order of `Figure.columns`, and how busy the client was."""
+
+    values: tuple[float, ...]
+    client: float
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One of the figures that are measured at once."""
+
+    what: str
+    unit: Unit
+    budget: Budget | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
     """What is measured of each host."""
 
-    what: str
-    unit: Unit
-    measure: Callable[[Host], float]
+    columns: Sequence[Column]
+    measure: Callable[[Host], Sample]
 
 
 def rows(setting: Setting) -> Iterator[Row]:
@@ -49,7 +68,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
     """One of the peers has the blobs that are relayed; all others have nothing. Each is a real mirror."""
-    numbers = [setting.pick(*each) for each in ((10, 3), (100, 6), (1000, 12))]
+    numbers = setting.pick((10, 100, 1000), (3, 12))
     images = setting.small
     blobs = [blob_path(layer) for image in images for layer in image.layers]
     store = layout_store(images[0].path)
@@ -60,47 +79,57 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
         relays: dict[int, int] = {}
         for number in numbers:
             router = static_router([holder.url, *others[: number - 1]])
-            own.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)).local, images))
+            own.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)), images))
             relays[number] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
 
-        def relayed(host: Host) -> float:
+        def relayed(host: Host) -> Sample:
             """Only what was found counts: among too many peers the time may be up before the holder is asked."""
             statuses = [200, 404]
-            return clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds).rate
+            return _rate(clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds))
 
-        figures = [*_figures(setting, clients), Figure("blobs of 4 KiB relayed", PER_SECOND, relayed)]
+        figures = [*_figures(setting, clients), Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed)]
         yield from _grown("known peers", setting, own, figures)
 
 
 def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:
-    numbers = [setting.pick(*each) for each in ((100, 20), (5000, 100), (50000, 300))]
+    numbers = setting.pick((100, 5000, 50000), (20, 300))
     with ExitStack() as stack:
         router = static_router(stack.enter_context(empty_peers(setting.new("log"), _PEERS)))
         hosts: list[Host] = []
         for number in numbers:
             images = setting.many(number)
             started = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *router))
-            hosts.append(Host(number, started.local, images))
-        yield from _grown("blobs", setting, hosts, _figures(setting, clients))
+            hosts.append(Host(number, started, images))
+        yield from _grown("blobs", setting, hosts, _figures(setting, clients, budgets.MISS))
 
 
-def _figures(setting: Setting, clients: Clients) -> list[Figure]:
-    def heads(host: Host) -> float:
+def _figures(setting: Setting, clients: Clients, of_a_miss: Budget | None = None) -> list[Figure]:
+    seconds = setting.seconds / 2
+
+    def heads(host: Host) -> Sample:
         paths = [*map(manifest_path, host.images)]
-        return clients.requests(host.port, "HEAD", paths, seconds=setting.seconds).rate
+        return _rate(clients.requests(host.mirror.local, "HEAD", paths, seconds=seconds))
 
-    def blobs(host: Host) -> float:
+    def blobs(host: Host) -> Sample:
         paths = [*map(blob_path, _some(host))]
-        return clients.requests(host.port, "GET", paths, seconds=setting.seconds).rate
+        return _rate(clients.requests(host.mirror.local, "GET", paths, seconds=seconds))
 
-    def misses(host: Host) -> float:
-        return miss(clients, host.port, seconds=setting.seconds).median
+    def misses(host: Host) -> Sample:
+        # The peers that answer share these processors, and a cluster's don't: so the mirror's own CPU is told, too.
+        before = cpu_seconds([host.mirror.process.pid])
+        answered = miss(clients, host.mirror.local, seconds=setting.seconds)
+        used = cpu_seconds([host.mirror.process.pid]) - before
+        return Sample((answered.median, 1e3 * used / answered.count), answered.client)
 
     return [
-        Figure("manifest HEAD from the store", PER_SECOND, heads),
-        Figure("blobs of 4 KiB from the store", PER_SECOND, blobs),
-        Figure("a miss", MILLISECONDS, misses),
+        Figure([Column("manifest HEAD from the store", PER_SECOND)], heads),
+        Figure([Column("blobs of 4 KiB from the store", PER_SECOND)], blobs),
+        Figure([Column("a miss", MILLISECONDS, of_a_miss), Column(_CPU_OF_A_MISS, CPU_MILLISECONDS)], misses),
     ]
+
+
+def _rate(answered: Answered) -> Sample:
+    return Sample((answered.rate,), answered.client)
 
 
 def _some(host: Host) -> list[Descriptor]:
@@ -112,8 +141,23 @@ def _some(host: Host) -> list[Descriptor]:
 def _grown(axis: str, setting: Setting, hosts: Sequence[Host], figures: Sequence[Figure]) -> Iterator[Row]:
     for figure in figures:
         samples = take_turns([partial(figure.measure, host) for host in hosts], rounds=setting.few_rounds)
-        for host, taken in zip(hosts, samples, strict=True):
-            what = f"{figure.what}, {host.at:,} {axis}"
-            against = ("", ()) if host is hosts[0] else (f"ours with {hosts[0].at:,}", samples[0])
-            place = Place(axis, host.at, figure.what)
-            yield Row(GROUP, what, figure.unit, taken, *against, place=place)
+        clients = [tuple(each.client for each in taken) for taken in samples]
+        for number, column in enumerate(figure.columns):
+            values = [tuple(each.values[number] for each in taken) for taken in samples]
+            yield from _column(axis, hosts, column, values, clients)
+
+
+def _column(
+    axis: str,
+    hosts: Sequence[Host],
+    column: Column,
+    values: Sequence[tuple[float, ...]],
+    clients: Sequence[tuple[float, ...]],
+) -> Iterator[Row]:
+    """A row for each host, held against the first one; `values` and `clients` are in the order of the hosts."""
+    for host, taken, client in zip(hosts, values, clients, strict=True):
+        first = host is hosts[0]
+        against = ("", ()) if first else (f"ours with {hosts[0].at:,}", values[0])
+        busy = Busy(client) if first else Busy(client, clients[0])
+        what, place = f"{column.what}, {host.at:,} {axis}", Place(axis, host.at, column.what)
+        yield Row(GROUP, what, column.unit, taken, *against, column.budget, place, busy)

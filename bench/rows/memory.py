@@ -8,24 +8,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.network import Loopback
-from tests.lab.processes import Process
 
 from bench import budgets
 from bench.clients import Clients, Target
 from bench.measure import CPU_SECONDS, MEBIBYTES, SECONDS, Row, take_turns
-from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, empty_peers, layout_store, peili, static_router
+from bench.mirrors import MEMORY_STORE, NO_PEERS, empty_peers, layout_store, peili, static_router
 from bench.references import registry
 from bench.setting import REPOSITORY, Setting, blob_path
-from bench.usage import cpu_seconds, forget_peak, memory
+from bench.usage import Memory, cpu_seconds, forget_peak, memory
 from peili.mirror.testing.images import Image, pack_tar
 
 GROUP = "memory"
 _AGAINST = "docker-registry"
 _PEERS = 8
+_BUSY_ROUNDS = 2
+"""A round of 32 transfers through a relay takes more than half a minute."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The CPU seconds of some time in which nothing was asked, and the memory at its end."""
+
+    cpu: float
+    memory: Memory
 
 
 def rows(setting: Setting) -> Iterator[Row]:
@@ -41,10 +51,7 @@ def _with_many_blobs(setting: Setting) -> Iterator[Row]:
         peers = stack.enter_context(empty_peers(setting.new("log"), _PEERS))
         settings = (*_containerd_with(setting, images, stack), *static_router(peers))
         yield from _starting(setting, settings, f"{count:,} blobs")
-        ours = stack.enter_context(peili(setting.new("log"), *settings))
-        named = [(image, REPOSITORY) for image in images]
-        _, theirs = stack.enter_context(registry(setting.new("registry"), *named))
-        yield from _idling(setting, ours.process, theirs, f"idle with {count:,} blobs")
+        yield from _idling(setting, settings, images, f"idle with {count:,} blobs")
 
 
 def _containerd_with(setting: Setting, images: Sequence[Image], stack: ExitStack) -> Sequence[str]:
@@ -70,39 +77,54 @@ def _start(setting: Setting, settings: Sequence[str]) -> tuple[float, float]:
         return time.monotonic() - began, cpu_seconds([started.process.pid])
 
 
-def _idling(setting: Setting, ours: Process, theirs: Process, what: str) -> Iterator[Row]:
-    """The CPU of a minute, and then the memory."""
-    seconds = setting.pick(60, 3)
-    before = [cpu_seconds([process.pid]) for process in (ours, theirs)]
-    time.sleep(seconds)
-    used = [cpu_seconds([process.pid]) - start for process, start in zip((ours, theirs), before, strict=True)]
-    yield Row(GROUP, f"{what}: CPU of {seconds} s", CPU_SECONDS, (used[0],), _AGAINST, (used[1],))
-    mine, others = memory(ours.pid), memory(theirs.pid)
-    resident = (mine.resident,), _AGAINST, (others.resident,)
-    yield Row(GROUP, f"{what}: resident", MEBIBYTES, *resident, budgets.IDLE_MEMORY)
-    proportional = (mine.proportional,), _AGAINST, (others.proportional,)
-    yield Row(GROUP, f"{what}: proportional", MEBIBYTES, *proportional)
+def _idling(setting: Setting, settings: Sequence[str], images: Sequence[Image], what: str) -> Iterator[Row]:
+    """The CPU of a minute, and the memory after it; then the memory of processes started anew, after less."""
+    seconds, less = setting.pick(60, 1), setting.pick(10, 1)
+    pauses = [seconds, *[less] * (setting.few_rounds - 1)]
+    ours, theirs = zip(*(_idle(setting, settings, images, pause) for pause in pauses), strict=True)
+    yield Row(GROUP, f"{what}: CPU of {seconds} s", CPU_SECONDS, (ours[0].cpu,), _AGAINST, (theirs[0].cpu,))
+    resident, their_resident = (tuple(each.memory.resident for each in side) for side in (ours, theirs))
+    yield Row(GROUP, f"{what}: resident", MEBIBYTES, resident, _AGAINST, their_resident, budgets.IDLE_MEMORY)
+    shared, their_shared = (tuple(each.memory.proportional for each in side) for side in (ours, theirs))
+    yield Row(GROUP, f"{what}: proportional", MEBIBYTES, shared, _AGAINST, their_shared)
+
+
+def _idle(setting: Setting, settings: Sequence[str], images: Sequence[Image], seconds: float) -> tuple[Idle, Idle]:
+    """Ours and the reference, both started anew, while nobody asks them for anything."""
+    named = [(image, REPOSITORY) for image in images]
+    with peili(setting.new("log"), *settings) as mine, registry(setting.new("registry"), *named) as (_, theirs):
+        both = (mine.process.pid, theirs.pid)
+        before = [cpu_seconds([pid]) for pid in both]
+        time.sleep(seconds)
+        ours, reference = (Idle(cpu_seconds([pid]) - used, memory(pid)) for pid, used in zip(both, before, strict=True))
+        return ours, reference
 
 
 def _transfers(setting: Setting) -> Iterator[Row]:
     """One host serves 32 transfers, and another relays them."""
-    image = setting.large
-    [blob] = image.layers
     count = setting.pick(32, 4)
     what = f"{count} transfers of {setting.large_name}"
+    relays, holders = zip(*(_busy(setting, count) for _ in range(_BUSY_ROUNDS)), strict=True)
+    yield from _peak_and_after(relays, f"relaying {what}")
+    yield from _peak_and_after(holders, f"serving {what}")
+
+
+def _busy(setting: Setting, count: int) -> tuple[Memory, Memory]:
+    """The memory of a relay and of a holder, both started anew, after `count` transfers at the same time."""
+    image = setting.large
+    [blob] = image.layers
     with ExitStack() as stack:
         clients = stack.enter_context(Clients(count))
         allowed = f"limits.uploads_per_peer={count}"  # by default fewer, and here all are one peer's
         holder = stack.enter_context(peili(setting.new("log"), *layout_store(image.path), *NO_PEERS, allowed))
         relay = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *static_router([holder.url])))
-        for host in (holder, relay):
+        for host in (relay, holder):
             forget_peak(host.process.pid)
         clients.transfer(Target(relay.local, blob_path(blob)), clients=count)
-        yield from _peak_and_after(relay, f"relaying {what}")
-        yield from _peak_and_after(holder, f"serving {what}")
+        return memory(relay.process.pid), memory(holder.process.pid)
 
 
-def _peak_and_after(host: Peili, what: str) -> Iterator[Row]:
-    taken = memory(host.process.pid)
-    yield Row(GROUP, f"{what}: resident at most", MEBIBYTES, (taken.peak,), budget=budgets.BUSY_MEMORY)
-    yield Row(GROUP, f"{what}: resident afterwards", MEBIBYTES, (taken.resident,), budget=budgets.BUSY_MEMORY)
+def _peak_and_after(taken: Sequence[Memory], what: str) -> Iterator[Row]:
+    peaks, afterwards = tuple(each.peak for each in taken), tuple(each.resident for each in taken)
+    yield Row(GROUP, f"{what}: resident at most", MEBIBYTES, peaks, budget=budgets.BUSY_MEMORY)
+    yield Row(GROUP, f"{what}: resident afterwards", MEBIBYTES, afterwards, budget=budgets.BUSY_MEMORY)

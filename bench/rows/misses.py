@@ -13,7 +13,7 @@ from functools import partial
 from tests.support.ports import free_ports
 
 from bench import budgets
-from bench.clients import Answered, Clients
+from bench.clients import Answered, Clients, busy
 from bench.measure import MILLISECONDS, Budget, Row, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, peili, static_router
 from bench.processes import silent_port
@@ -21,7 +21,6 @@ from bench.references import registry
 from bench.setting import REGISTRY, REPOSITORY, Setting
 
 GROUP = "misses"
-_PEERS = 8
 _AGAINST = "docker-registry's own 404"
 _ENOUGH = 5000
 """Blobs, more than there is time for: of one that was asked for just now it is known that nobody has it."""
@@ -41,15 +40,16 @@ def rows(setting: Setting) -> Iterator[Row]:
     """Eight live peers; then half of them dead, refusing connections or silent."""
     with ExitStack() as stack:
         clients = stack.enter_context(Clients())
-        live = [stack.enter_context(_peer(setting)).url for _ in range(_PEERS)]
-        half = live[: _PEERS // 2]
-        refusing = [_url(port) for port in free_ports(_PEERS // 2)]
-        silent = [_url(stack.enter_context(silent_port())) for _ in range(_PEERS // 2)]
+        count = setting.pick(8, 4)
+        live = [stack.enter_context(_peer(setting)).url for _ in range(count)]
+        half = live[: count // 2]
+        refusing = [_url(port) for port in free_ports(count // 2)]
+        silent = [_url(stack.enter_context(silent_port())) for _ in range(count // 2)]
         theirs, _ = stack.enter_context(registry(setting.new("registry")))
         for case in (
-            Case(f"a miss, {_PEERS} live peers", live, budgets.MISS, budgets.MISS_P99),
-            Case(f"a miss, {len(half)} of {_PEERS} peers dead: refusing", [*half, *refusing], budgets.MISS_HALF_DEAD),
-            Case(f"a miss, {len(half)} of {_PEERS} peers dead: silent", [*half, *silent], budgets.MISS_HALF_DEAD),
+            Case(f"a miss, {count} live peers", live, budgets.MISS, budgets.MISS_P99),
+            Case(f"a miss, {len(half)} of {count} peers dead: refusing", [*half, *refusing], budgets.MISS_HALF_DEAD),
+            Case(f"a miss, {len(half)} of {count} peers dead: silent", [*half, *silent], budgets.MISS_HALF_DEAD),
         ):
             yield from _misses(setting, clients, case, theirs)
 
@@ -57,13 +57,14 @@ def rows(setting: Setting) -> Iterator[Row]:
 def _misses(setting: Setting, clients: Clients, case: Case, theirs: int) -> Iterator[Row]:
     with peili(setting.new("log"), *MEMORY_STORE, *static_router(case.peers)) as puller:
         first = miss(clients, puller.local, count=1)
-        sides = [partial(miss, clients, port, seconds=2 * setting.seconds) for port in (puller.local, theirs)]
+        sides = [partial(miss, clients, port, seconds=setting.seconds) for port in (puller.local, theirs)]
         ours, others = take_turns(sides, rounds=setting.rounds)
+    client = busy(ours, others)
     yield Row(GROUP, f"{case.what}: the first one", MILLISECONDS, (first.median,))
     medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in others)
-    yield Row(GROUP, f"{case.what}: median", MILLISECONDS, *medians, case.median)
+    yield Row(GROUP, f"{case.what}: median", MILLISECONDS, *medians, case.median, client=client)
     p99 = tuple(each.p99 for each in ours), _AGAINST, tuple(each.p99 for each in others)
-    yield Row(GROUP, f"{case.what}: p99", MILLISECONDS, *p99, case.p99)
+    yield Row(GROUP, f"{case.what}: p99", MILLISECONDS, *p99, case.p99, client=client)
 
 
 def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> Answered:

@@ -4,14 +4,13 @@ second host, against docker-registry as a pull-through cache.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
 from bench import budgets
-from bench.clients import Answered, Clients
+from bench.clients import Answered, Clients, busy
 from bench.measure import BLOBS, MILLISECONDS, PER_SECOND, Budget, Row, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, layout_store, peili, static_router
 from bench.references import registry
@@ -78,8 +77,9 @@ def _rates_and_times(setting: Setting, clients: Clients, task: Task) -> Iterator
     sides = (task.ours, task.theirs)
     rates = [partial(_ask, clients, side, setting.seconds, 8) for side in sides]
     mine, others = take_turns(rates, rounds=setting.rounds)
-    client = statistics.median(each.client_cpu for each in mine)
-    yield Row(GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget, client=client)
+    yield Row(
+        GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget, client=busy(mine, others)
+    )
     alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in sides]
     mine, others = take_turns(alone, rounds=setting.rounds)
     yield from _times(task.what, mine, others)
@@ -94,10 +94,11 @@ def _rates(answers: Sequence[Answered]) -> tuple[float, ...]:
 
 
 def _times(what: str, ours: Sequence[Answered], theirs: Sequence[Answered]) -> Iterator[Row]:
+    client = busy(ours, theirs)
     medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in theirs)
-    yield Row(GROUP, f"{what}: median time", MILLISECONDS, *medians)
+    yield Row(GROUP, f"{what}: median time", MILLISECONDS, *medians, client=client)
     p99 = tuple(each.p99 for each in ours), _AGAINST, tuple(each.p99 for each in theirs)
-    yield Row(GROUP, f"{what}: p99 time", MILLISECONDS, *p99)
+    yield Row(GROUP, f"{what}: p99 time", MILLISECONDS, *p99, client=client)
 
 
 def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
@@ -124,7 +125,8 @@ def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
     what = f"{len(blobs):,} blobs of 4 KiB through a second host"
     for turn, when in enumerate(("the first time", "once more")):
         first, second = [each[turn] for each in mine], [each[turn] for each in others]
-        yield Row(GROUP, f"{what}, {when}", PER_SECOND, _rates(first), _CACHE, _rates(second))
+        rates = _rates(first), _CACHE, _rates(second)
+        yield Row(GROUP, f"{what}, {when}", PER_SECOND, *rates, client=busy(first, second))
     missed = [tuple(2 * len(blobs) - sum(part.count for part in both) for both in side) for side in (mine, others)]
     yield Row(GROUP, f"{what}: not found", BLOBS, missed[0], _CACHE, missed[1])
 

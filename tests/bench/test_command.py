@@ -1,25 +1,31 @@
-"""`python -m bench`: which rows, what it prints and writes. One row really runs, with tiny sizes."""
+"""`python -m bench`: which rows, what it prints and writes. All of them really run, with tiny sizes."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
-from bench.prepare import NEEDS, PACKAGES
-from tests.lab.lab import missing_commands
+from bench import report, table
+from bench.measure import MB_PER_SECOND, Busy, RatioOf, Row
+from bench.prepare import NEEDS, PACKAGES, missing_for
+
+GROUPS = [*import_module("bench.__main__").MEASURED]
 
 
 @pytest.fixture
 def short_path() -> Generator[Path]:
-    """Not pytest's own: the path of a unix socket has to be short."""
-    with TemporaryDirectory() as folder:
-        yield Path(folder)
+    """Not pytest's own: the path of a unix socket has to be short, and nginx's workers are somebody else."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -27,20 +33,63 @@ def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {', '.join(missing_commands())}")
-def test_a_row_is_printed_and_written(short_path: Path) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_is_measured_printed_and_written(group: str, short_path: Path) -> None:
+    if missing := missing_for(group):
+        pytest.skip(f"not installed: {' '.join(missing)}")
     file = short_path / "results.json"
-    done = bench("pull", "--quick", "--folder", short_path, "--json", file)
+    done = bench(group, "--quick", "--folder", short_path, "--json", file)
     assert done.returncode == 0, done.stderr
     document = json.loads(file.read_text())
-    time, cost = document["rows"]
-    for row, unit in ((time, "s"), (cost, "CPU s")):
-        assert row["unit"] == unit
-        assert len(row["ours"]["samples"]) == len(row["reference"]["samples"]) == 2
-        assert all(sample > 0 for sample in row["ours"]["samples"])
-        assert any(line.startswith(f"| {row['what']} ") for line in done.stdout.splitlines())
-    assert document["machine"]["programs"]["docker-registry"]
-    assert [each.name for each in short_path.iterdir()] == ["results.json"], "something is left behind"
+    assert document["rows"]
+    assert document["seconds"] >= document["seconds_of"][group] > 0
+    for row in document["rows"]:
+        assert row["row"] == group
+        assert table.line(row) in done.stdout.splitlines()
+        assert_is_measured(row)
+    left = {each.name for each in short_path.iterdir()}
+    assert left == {"results.json", *(["results.svg"] if group == "growth" else [])}, "something is left behind"
+
+
+def assert_is_measured(row: Mapping[str, Any]) -> None:
+    """Ours is something, and has a sample for each of the reference. CPU may be less than the kernel's clock can tell,
+    and blobs that were not found had better be none.
+    """
+    ours: list[float] = row["ours"]["samples"]
+    theirs: list[float] = row["reference"]["samples"] if row["reference"] else []
+    assert len(theirs) in (0, len(ours))
+    assert bool(theirs) == bool(row["against"])
+    if row["unit"] == "blobs":
+        assert theirs == [0] * len(theirs)
+    elif "CPU" not in row["unit"]:
+        assert all(sample > 0 for sample in [*ours, *theirs])
+
+
+def test_the_table_of_a_run_is_shown_again_from_its_document(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = import_module("bench.__main__").main
+    rows = [
+        Row("serve", "1 GiB", MB_PER_SECOND, (800.0,), "nginx", (1000.0,), RatioOf(0.9), client=Busy((0.95,), (0.5,))),
+        Row("relay", "1 GiB", MB_PER_SECOND, (900.0,)),
+    ]
+    file = tmp_path / "bench.json"
+    report.write(file, report.document(rows, {}, quick=False, seconds=1))
+    assert main(["serve", "--show", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| 1 GiB | 800 MB/s | 1,000 MB/s | nginx | 0.80 |  | ≥ 0.9 x | NO |",
+        "",
+        "budgets: 0 of 1 met; not: 1 GiB",
+        "the client was the limit in: 1 GiB (ours)",
+    ]
+
+
+def test_what_is_no_document_can_not_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = import_module("bench.__main__").main
+    file = tmp_path / "other.json"
+    file.write_text("{}")
+    assert main(["--show", str(file)]) == 2
+    assert capsys.readouterr().err == f"bench: {file}: not what `python -m bench` writes\n"
 
 
 def test_an_unknown_row_is_answered_with_those_that_exist() -> None:
@@ -61,5 +110,5 @@ def test_a_row_that_lacks_a_program_is_left_out_and_says_so(
 
 
 def test_what_every_row_needs_can_be_installed() -> None:
-    assert NEEDS.keys() == import_module("bench.__main__").MEASURED.keys()
+    assert [*NEEDS] == GROUPS
     assert PACKAGES.keys() >= {package for needs in NEEDS.values() for package in needs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bench.measure import MB_PER_SECOND, MILLISECONDS, AtMost, Budget, Ratio, RatioOf, Row, Spread, take_turns
+from bench.measure import MB_PER_SECOND, MILLISECONDS, AtMost, Budget, Busy, RatioOf, Row, Spread, take_turns
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,30 +15,47 @@ def row(unit: str, ours: tuple[float, ...], reference: tuple[float, ...] = (), b
     return Row("serve", "a blob", units[unit], ours, "nginx" if reference else "", reference, budget)
 
 
-def test_a_spread_is_the_median_between_the_least_and_the_most() -> None:
-    assert Spread.of([5, 1, 3, 40]) == Spread(4, 1, 40)
+@pytest.mark.parametrize(
+    ("samples", "spread"),
+    [((7,), Spread(7, 7, 7)), ((4, 2), Spread(3, 2.5, 3.5)), ((9, 1, 3, 5, 40), Spread(5, 3, 9))],
+)
+def test_a_spread_is_the_median_between_the_quartiles(samples: tuple[float, ...], spread: Spread) -> None:
+    assert Spread.of(samples) == spread
 
 
 @pytest.mark.parametrize(("unit", "ours", "theirs"), [("MB/s", 300, 100), ("ms", 10, 30)])
 def test_a_ratio_above_1_means_that_ours_is_better(unit: str, ours: float, theirs: float) -> None:
-    ratio = row(unit, (ours,), (theirs,)).ratio
-    assert ratio is not None
-    assert ratio.value == pytest.approx(3)
+    assert row(unit, (ours,), (theirs,)).ratio == pytest.approx(3)
 
 
-def test_the_ratio_is_that_of_the_medians_and_its_spread_the_middle_half_of_the_rounds() -> None:
-    assert row("MB/s", (8, 9, 2, 1, 3), (2, 3, 4, 5, 6)).ratio == Ratio(0.75, 0.5, 3)
-    assert row("ms", (2, 3, 4, 5, 6), (8, 9, 2, 1, 3)).ratio == Ratio(0.75, 0.5, 3)
+def test_the_ratio_is_that_of_the_medians_which_stand_beside_it() -> None:
+    found = row("MB/s", (1, 2, 30), (4, 20, 3))
+    assert found.ratio == 2 / 4
+
+
+def test_a_reference_in_two_states_is_seen_in_the_spread_of_the_rounds() -> None:
+    found = row("MB/s", (40, 40, 40, 40, 40), (80, 40, 80, 40, 80))
+    assert (found.ratio, found.spread) == (0.5, Spread(0.5, 0.5, 1))
+
+
+def test_without_a_reference_the_spread_is_that_of_our_figures() -> None:
+    assert row("MB/s", (1, 2, 3, 4, 5)).spread == Spread(3, 2, 4)
 
 
 @given(FIGURES)
 def test_what_is_held_against_itself_is_even(figures: tuple[float, ...]) -> None:
-    assert row("ms", figures, figures).ratio == Ratio(1, 1, 1)
+    found = row("ms", figures, figures)
+    assert (found.ratio, found.spread) == (1, Spread(1, 1, 1))
 
 
-@pytest.mark.parametrize("reference", [(), (0.0, 1.0)], ids=["no reference", "nothing measured"])
+@pytest.mark.parametrize("reference", [(), (0.0, 0.0, 1.0)], ids=["no reference", "nothing measured"])
 def test_there_is_no_ratio_to_nothing(reference: tuple[float, ...]) -> None:
-    assert row("ms", (1, 1), reference).ratio is None
+    assert row("ms", (1, 1, 1), reference).ratio is None
+
+
+def test_a_round_with_nothing_measured_has_no_ratio_and_the_medians_have_one() -> None:
+    found = row("ms", (2, 2, 2), (0.0, 1.0, 1.0))
+    assert (found.ratio, found.spread) == (0.5, None)
 
 
 @pytest.mark.parametrize(
@@ -46,6 +63,7 @@ def test_there_is_no_ratio_to_nothing(reference: tuple[float, ...]) -> None:
     [
         ((9, 9, 1), (10, 10, 10), RatioOf(0.9), True),
         ((8, 8, 99), (10, 10, 10), RatioOf(0.9), False),
+        ((10, 20, 30), (25, 10, 22), RatioOf(1), False),
         ((8, 8, 8), (), RatioOf(0.9), False),
         ((10, 10, 99), (), AtMost(10), True),
         ((1, 11, 11), (), AtMost(10), False),
@@ -56,6 +74,19 @@ def test_the_median_has_to_keep_to_the_budget(
     ours: tuple[float, ...], reference: tuple[float, ...], budget: Budget | None, met: bool | None
 ) -> None:
     assert row("MB/s", ours, reference, budget).met is met
+
+
+@pytest.mark.parametrize(
+    ("busy", "limited"),
+    [
+        (Busy((0.5, 0.95, 0.99), (0.5, 0.5, 0.99)), ("ours",)),
+        (Busy((0.1,), (0.95,)), ("reference",)),
+        (Busy((0.95,), (0.95,)), ("ours", "reference")),
+        (Busy((0.9,)), ()),
+    ],
+)
+def test_a_client_that_computes_nearly_all_of_the_time_is_the_limit(busy: Busy, limited: tuple[str, ...]) -> None:
+    assert busy.limited == limited
 
 
 def test_sides_take_turns_at_beginning_and_the_warm_up_does_not_count() -> None:
