@@ -152,6 +152,8 @@ async def test_services_that_are_no_peers_are_ignored() -> None:
         service({"id": "strange-f"}, address="0.0.0.0"),
         service({"id": "strange-g", **{f"label.{number}": "x" for number in range(20)}}),
         service({"id": b"\xff\xfe"}),
+        service({"id": "strange-h", "scheme": "https", "name": "a\x00b"}),
+        service({"id": "strange-i", "scheme": "https", "name": ".a"}),
     ]
     async with entered(here := MdnsRouter(interfaces=LOOPBACK)), announced(*strange, to_service(good, {}, ())):
         await until(lambda: seen(here, good))

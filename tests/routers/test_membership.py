@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from tests.routers.neighbours import (
@@ -38,6 +39,8 @@ from peili.mirror import (
     Upstream,
     Want,
 )
+from peili.mirror.peerclient import PeerClient
+from peili.mirror.peerconnection import Head
 from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE
 from peili.routers.static import StaticRouter
 
@@ -204,6 +207,29 @@ async def test_a_member_that_refuses_connections_is_left_out() -> None:
         async with entered(router, limits=PATIENT):
             assert await holder_ids(router, KEY) == ["a"]
             assert peer_ids(router) == ["a"]
+
+
+async def test_a_member_that_can_not_even_be_asked_harms_no_other_and_may_be_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, odd = Neighbour("a", KEY), Neighbour("odd", KEY)
+    head, failed = PeerClient.head, list[str]()
+
+    async def odd_at_first(client: PeerClient, peer: Peer, path: str, **options: Any) -> Head:
+        if peer.id == "odd" and len(failed) < 3:
+            failed.append(path)
+            raise TypeError("what nobody thought of")
+        return await head(client, peer, path, **options)
+
+    monkeypatch.setattr(PeerClient, "head", odd_at_first)
+    limits = Limits(lookup_fanout=1, lookup_ttl=0.001, backoff_min=0.05, backoff_max=0.1)
+    async with neighbours(a, odd) as peers, entered(router := StaticRouter(peers), limits=limits):
+        assert await holder_ids(router, KEY) == ["a"]
+        assert peer_ids(router) == ["a"]
+        await until(lambda: peer_ids(router) == ["a", "odd"])
+        assert await holder_ids(router, KEY) == ["a", "odd"]
+    assert len(failed) == 3
+    assert "asking peer odd failed" in caplog.text
 
 
 async def test_a_member_that_is_silent_costs_its_time_only_once() -> None:

@@ -121,6 +121,9 @@ class Roster:
                 answer = await self._context.client.head(peer, "/v2/", timeout=each)
         except (PeerUnavailable, TimeoutError):
             return False
+        except Exception:  # whatever it is, another try may go better; without one it would be left out for good
+            self._context.log.debug("trying peer %s again failed, which is a bug", peer.id, exc_info=True)
+            return False
         identity = answer.header(IDENTITY_HEADER)
         self.recognise(peer, identity)
         return identity is not None
