@@ -253,7 +253,8 @@ class Mirror:
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
 
-        Whatever the mirror started has ended then: its tasks, threads and sockets. Does not raise.
+        Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
+        that hangs keeps its thread until the system gives up. Does not raise.
         """
         running, self._running = self._running, None
         if running is not None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import socket
 import ssl
@@ -13,12 +12,12 @@ import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-_Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
+from peili.mirror.names import Found, Names, SocketAddress
+
 _CAN_SPLICE = sys.platform == "linux"
 
 
@@ -79,12 +78,12 @@ class Wire(ABC):
         """Close at once. Nobody may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float) -> Wire:
+async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: Names) -> Wire:
     """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
     TimeoutError is one, and UnicodeError.
     """
     async with asyncio.timeout(timeout):
-        plain = await _connect(origin.host, origin.port, timeout)
+        plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
         if tls is None:
             return PlainWire(plain)
         try:
@@ -95,10 +94,9 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float) ->
         return TlsWire(reader, writer)
 
 
-async def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    """A socket connected to the first address of `host` that takes it in its share of `timeout`."""
-    problem: OSError = OSError(f"{host} has no address")
-    addresses = await _addresses(host, port)
+async def _connect(addresses: Found, timeout: float) -> socket.socket:
+    """A socket connected to the first of `addresses` that takes it in its share of `timeout`."""
+    problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
             async with asyncio.timeout(timeout / len(addresses)):
@@ -108,7 +106,7 @@ async def _connect(host: str, port: int, timeout: float) -> socket.socket:
     raise problem
 
 
-async def _connect_to(family: int, address: _Address) -> socket.socket:
+async def _connect_to(family: int, address: SocketAddress) -> socket.socket:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
@@ -117,15 +115,6 @@ async def _connect_to(family: int, address: _Address) -> socket.socket:
         connecting.close()
         raise
     return connecting
-
-
-async def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if "%" not in host:  # a zone is the resolver's to look up
-            return [(socket.AF_INET if address.version == 4 else socket.AF_INET6, (host, port))]
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
 
 
 class PlainWire(Wire):
