@@ -11,7 +11,9 @@ from peili.mirror.peerconnection import Answer, Connection, Dropped
 from peili.mirror.wire import Origin, connect
 
 KEEP = 15.0
-"""Seconds for which an idle connection is kept: fewer than the other side does, so that ours is not closed in use."""
+"""Seconds for which an idle connection is kept: fewer than `serve` does, so that seldom one is closed just as it is used.
+A host that embeds the peer door in a server of its own may close sooner (uvicorn: after 5 s). That is harmless: one seen
+to be closed is not used, and what is asked on one that ends before its answer begins is asked again on a fresh one."""
 _MOST_IDLE = 256
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import socket
 import ssl
 import sys
@@ -87,11 +88,10 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, na
         if tls is None:
             return PlainWire(plain)
         try:
-            reader, writer = await asyncio.open_connection(sock=plain, ssl=tls, server_hostname=origin.name)
+            return await TlsWire.over(plain, tls, origin.name)
         except BaseException:
             plain.close()
             raise
-        return TlsWire(reader, writer)
 
 
 async def _connect(addresses: Found, timeout: float) -> socket.socket:
@@ -180,12 +180,34 @@ class PlainWire(Wire):
         self._socket.close()
 
 
+class _Reader(asyncio.StreamReader):
+    """One that tells how many bytes it holds. Whoever reads them takes them off `unread`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.unread = 0
+
+    @override
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio has nothing else
+        self.unread += len(data)
+        super().feed_data(data)
+
+
 class TlsWire(Wire):
     """TLS, by asyncio's streams: what it costs to decrypt hides what they cost."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    @classmethod
+    async def over(cls, plain: socket.socket, tls: ssl.SSLContext, name: str) -> TlsWire:
+        """TLS by a connected socket, with an other side whose certificate shows `name`. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=plain, ssl=tls, server_hostname=name)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     @override
     async def send(self, data: bytes) -> None:
@@ -196,11 +218,19 @@ class TlsWire(Wire):
     async def recv_into(self, buffer: memoryview) -> int:
         data = await self._reader.read(len(buffer))
         buffer[: len(data)] = data
+        self._reader.unread -= len(data)
         return len(data)
 
     @override
     def is_quiet(self) -> bool:
-        return not self._writer.is_closing() and not self._reader.at_eof()
+        ended = self._writer.is_closing() or self._reader.at_eof()
+        return not ended and not self._reader.unread and not self._has_more()
+
+    def _has_more(self) -> bool:
+        """Whether something has come that the loop has not come round to."""
+        poll = select.poll()
+        poll.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     @override
     def interrupt(self) -> None:
