@@ -24,8 +24,10 @@ def test_a_certificate_shows_a_hosts_name_or_an_address(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a\x00b", ".a", "a..b", "a.", "a b", "a\n", "*.example", "a/b", "a:1", "fe80::1%eth0", "::1%\x00", "\ud800"]
-    + ["a" * 64, ".".join(["a" * 60] * 5), "ü" * 100_000],
+    [
+        *("", "a\x00b", ".a", "a..b", "a.", "a b", "a\n", "*.example", "a/b", "a:1", "fe80::1%eth0", "::1%\x00"),
+        *("\ud800", "a" * 64, ".".join(["a" * 60] * 5), "ü" * 100_000),
+    ],
 )
 def test_what_no_certificate_can_show_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match=r"^not a certificate's name: '.*'; right is a host's name or an IP address$"):

@@ -11,9 +11,9 @@ from peili.mirror.peerconnection import Answer, Connection, Dropped
 from peili.mirror.wire import Origin, connect
 
 KEEP = 15.0
-"""Seconds for which an idle connection is kept: fewer than `serve` does, so that seldom one is closed just as it is used.
-A host that embeds the peer door in a server of its own may close sooner (uvicorn: after 5 s). That is harmless: one seen
-to be closed is not used, and what is asked on one that ends before its answer begins is asked again on a fresh one."""
+"""Seconds for which an idle connection is kept: fewer than `serve` does, so that few are closed as they are used.
+A host that has the peer door in a server of its own may close them sooner (uvicorn: after 5 s). That is harmless: one
+that is seen to be closed is not used, and what is asked on one that ends before its answer begins, is asked afresh."""
 _MOST_IDLE = 256
 
 

@@ -31,9 +31,8 @@ class Peer:
         if not self.id:
             raise ValueError("a peer needs an id")
         if self.tls_name is not None and not is_certified_name(self.tls_name):
-            raise ValueError(
-                f"not a certificate's name: {self.tls_name[:64]!a}; right is a host's name or an IP address"
-            )
+            name = self.tls_name[:64]
+            raise ValueError(f"not a certificate's name: {name!a}; right is a host's name or an IP address")
         object.__setattr__(self, "urls", tuple(base_url(url) for url in self.urls))
 
 
