@@ -92,7 +92,7 @@ class MembershipRouter(Router):
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         """As `Router.acquire`. Peers that failed `want` without a word are left out until they answer again."""
         entered = self.__state()
-        entered.roster.doubt([name for name, why in want.failed.items() if why in _WITHOUT_A_WORD])
+        entered.roster.doubt(want.key, [name for name, why in want.failed.items() if why in _WITHOUT_A_WORD])
         entered.asker.refresh(want.key, want.failed)
         return await super().acquire(want)
 
