@@ -28,6 +28,7 @@ from peili.mirror.filecontent import FileContent
 from peili.mirror.inventory import Inventory
 from peili.mirror.limits import MIB
 from peili.mirror.mediatypes import OCTET_STREAM, detect
+from peili.mirror.plugin import running_already
 from peili.stores.containerd.api import Api
 from peili.stores.containerd.content import ApiContent, blob_path
 from peili.stores.containerd.follower import Follower
@@ -81,6 +82,8 @@ class ContainerdStore(Store):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
+        if self._entered is not None:
+            raise running_already(self)
         async with Api(self._options.socket) as api, asyncio.TaskGroup() as tasks:
             follower = Follower(api, self._options, self._inventory, context.log)
             following = tasks.create_task(follower.run())  # should it fail, so does this, and the mirror enters it anew
