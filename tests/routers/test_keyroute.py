@@ -41,9 +41,10 @@ class Hanging(MemoryStore):
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
+        never: asyncio.Future[Descriptor] = asyncio.get_running_loop().create_future()
         self.waiting += 1
         try:
-            return await asyncio.get_running_loop().create_future()
+            return await never
         finally:
             self.waiting -= 1
 

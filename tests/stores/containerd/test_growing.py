@@ -13,6 +13,7 @@ from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Content, Digest, NotFound
+from peili.mirror.filecontent import open_regular
 from peili.stores.containerd import ContainerdStore, ingest
 
 pytestmark = pytest.mark.anyio
@@ -160,7 +161,6 @@ async def test_an_opening_that_is_cancelled_leaves_no_file_open(
     tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, go_on, opened = threading.Event(), threading.Event(), list[Path]()
-    open_regular = ingest.open_regular
 
     def slowly(path: Path) -> int:
         asked.set()
