@@ -42,6 +42,25 @@ class StaysEntered(Plugin):
         self._entered = False
 
 
+class ForgetsTheFirst(Plugin):
+    """Is left for all who entered it when the last of them leaves."""
+
+    _context: Context | None = None
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self._context = context
+        try:
+            yield
+        finally:
+            self._context = None
+
+    @override
+    def ready(self) -> bool:
+        return self._context is not None
+
+
 class SlowToSay(Plugin):
     @override
     def ready(self) -> bool:

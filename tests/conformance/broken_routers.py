@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Collection, Sequence
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
+from uuid import uuid4
 
 from starlette.routing import BaseRoute
 from tests.conformance import broken_plugins
 from typing_extensions import override
 
 from peili.mirror import (
+    Context,
     Descriptor,
     Feed,
     Holder,
@@ -38,6 +40,15 @@ class EntersOnce(broken_plugins.EntersOnce, MemoryRouter):
 
 class StaysEntered(broken_plugins.StaysEntered, MemoryRouter):
     pass
+
+
+class LeftBySecond(MemoryRouter):
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self._identity = None  # so that whoever comes last has it
+        async with super().run(replace(context, identity=f"{context.identity}-{uuid4()}")):
+            yield
 
 
 class SlowToSay(broken_plugins.SlowToSay, MemoryRouter):
@@ -170,6 +181,7 @@ BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     EntersOnce: "a router can be entered, left and entered again",
     SlowToSay: "ready is true or false",
     StaysEntered: "entering and leaving can be cancelled",
+    LeftBySecond: "entered a second time meanwhile",
     PeersRaises: "a router that is not entered",
     DigestsOnly: "lookup finds who has a digest or a reference",
     NeverEnds: "lookup of a key that nobody has ends",
@@ -300,6 +312,10 @@ class ResolverStaysEntered(broken_plugins.StaysEntered, TableResolver):
     pass
 
 
+class ResolverForgetsTheFirst(broken_plugins.ForgetsTheFirst, TableResolver):
+    pass
+
+
 class ResolverSlowToSay(broken_plugins.SlowToSay, TableResolver):
     pass
 
@@ -308,6 +324,7 @@ BROKEN_RESOLVERS: dict[type[TableResolver], str] = {
     ResolverEntersOnce: "a resolver can be entered, left and entered again",
     ResolverSlowToSay: "ready is true or false",
     ResolverStaysEntered: "entering and leaving can be cancelled",
+    ResolverForgetsTheFirst: "entered a second time meanwhile",
     RaisesNotFound: "a reference that means nothing gives None",
     WrongSize: "a reference gives the descriptor of what it means",
     ResolvesOneAtATime: "resolve may be called concurrently",

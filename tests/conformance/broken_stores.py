@@ -38,6 +38,10 @@ class StaysEntered(broken_plugins.StaysEntered, MemoryStore):
     pass
 
 
+class ForgetsTheFirst(broken_plugins.ForgetsTheFirst, MemoryStore):
+    pass
+
+
 class SlowToSay(broken_plugins.SlowToSay, MemoryStore):
     pass
 
@@ -173,6 +177,7 @@ BROKEN_STORES: dict[type[MemoryStore], str] = {
     NeverReady: "a store can be entered, left and entered again, and is ready",
     SlowToSay: "ready is true or false",
     StaysEntered: "entering and leaving can be cancelled",
+    ForgetsTheFirst: "entered a second time meanwhile",
     LeaksKeyError: "what is not there raises NotFound",
     ForgetsMediaTypes: "describe gives digest and size, a manifest's own media type",
     ResolvesToAnother: "resolve gives the descriptor",

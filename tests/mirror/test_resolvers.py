@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -24,7 +25,7 @@ from peili.mirror import (
     Unavailable,
     serve,
 )
-from peili.mirror.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver
+from peili.mirror.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver, Rule
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver, context_for
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -202,3 +203,24 @@ def test_the_others_have_no_options(kind: str) -> None:
 async def test_a_resolver_that_is_not_entered_has_no_opinion() -> None:
     for resolver in (DeferResolver(), LocalResolver(), PeersResolver()):
         assert await resolver.resolve(DEMO) is None
+
+
+@pytest.mark.parametrize("kind", [LocalResolver, PeersResolver])
+async def test_a_resolver_serves_one_mirror_at_a_time(kind: type[Resolver]) -> None:
+    resolver, store = kind(), MemoryStore()
+    store.tag(DEMO, here := store.add(b"here"))
+    async with context_for(resolver, store=store) as context, resolver.run(context):
+        async with context_for(resolver) as other:
+            with pytest.raises(RuntimeError, match="running already"):
+                async with resolver.run(other):
+                    pass
+        assert await resolver.resolve(DEMO) == (here if kind is LocalResolver else None)
+
+
+async def test_a_chain_enters_a_resolver_of_several_rules_once() -> None:
+    local, store = LocalResolver(), MemoryStore()
+    store.tag(DEMO, here := store.add(b"here"))
+    chain = ChainResolver([Rule(re.compile("^docker"), (local,)), Rule(re.compile(""), (DeferResolver(), local))])
+    async with context_for(chain, store=store) as context, chain.run(context):
+        assert await chain.resolve(DEMO) == here
+    assert await local.resolve(DEMO) is None

@@ -17,7 +17,7 @@ import pytest
 from tests.doors.served import ZEROS_PATH, asking, served
 from tests.support.events import until
 
-from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, serve
+from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, Peer, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -140,6 +140,19 @@ async def test_peers_are_told_the_address_that_is_bound_or_what_the_host_says() 
     async with serve(three, local="127.0.0.1:0", peer="[::]:0") as serving:
         assert three.identity.urls
         assert not any("[::]" in url or "0.0.0.0" in url for url in three.identity.urls)
+
+
+async def test_peers_are_told_where_it_is_served_now() -> None:
+    again, given = mirror(), Mirror(MemoryStore(), MemoryRouter(), identity=Peer("a", ("http://a.example:1",)))
+    for _ in range(2):
+        async with serve(again, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+            assert again.identity.urls == (f"http://{serving.peer_addresses[0]}",)
+        async with serve(given, local="127.0.0.1:0", peer="127.0.0.1:0"):
+            assert given.identity.urls == ("http://a.example:1",)
+    async with serve(again, local="127.0.0.1:0", peer="127.0.0.1:0", advertise="http://b.example:1/"):
+        assert again.identity.urls == ("http://b.example:1",)
+    async with serve(again, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        assert again.identity.urls == (f"http://{serving.peer_addresses[0]}",)
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])

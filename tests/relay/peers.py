@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -136,7 +137,9 @@ class ScriptedPeer:
 
 
 @asynccontextmanager
-async def listening(scripted: ScriptedPeer, address: str = "127.0.0.1") -> AsyncGenerator[ScriptedPeer]:
+async def listening(
+    scripted: ScriptedPeer, address: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[ScriptedPeer]:
     """`scripted` on a port of its own."""
     running: set[asyncio.Task[None]] = set()
 
@@ -147,9 +150,9 @@ async def listening(scripted: ScriptedPeer, address: str = "127.0.0.1") -> Async
         with suppress(asyncio.CancelledError):
             await task
 
-    server = await asyncio.start_server(serve, address, 0)
+    server = await asyncio.start_server(serve, address, 0, ssl=tls)
     host = f"[{address}]" if ":" in address else address
-    scripted.urls = (*scripted.urls, f"http://{host}:{server.sockets[0].getsockname()[1]}")
+    scripted.urls = (*scripted.urls, f"{'https' if tls else 'http'}://{host}:{server.sockets[0].getsockname()[1]}")
     try:
         yield scripted
     finally:

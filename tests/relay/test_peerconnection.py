@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tests.relay.peers import Exchange, Script, ScriptedPeer, honest, listening, no_http, peers, short_after, silent
 from tests.relay.pulling import SHORT, content, until
 from tests.relay.test_peerclient import client
+from tests.support.certificates import client_context, make_authority, make_node, server_context
 
 from peili.mirror import Limits, Peer, PeerUnavailable, peerpool
 from peili.mirror.peerclient import PeerClient, reading
@@ -186,6 +188,54 @@ async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
             assert await answer.readinto(body) == len(DATA)
             assert bytes(body) == DATA
             answer.close()
+
+
+@pytest.mark.parametrize("turns", [0, 10], ids=["in the kernel", "in the reader"])
+@pytest.mark.parametrize("by", ["tcp", "tls"])
+async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_answer(
+    by: str, turns: int, tmp_path: Path
+) -> None:
+    go_on, sent = asyncio.Event(), asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await honest(exchange)
+        if exchange.asked.method == "HEAD":
+            await go_on.wait()
+            await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
+            sent.set()
+
+    node = make_node(make_authority(tmp_path / "ca"), tmp_path / "node", "127.0.0.1")
+    a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=client_context(node))
+    async with listening(a, tls=server_context(node) if by == "tls" else None):
+        assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
+        go_on.set()
+        await sent.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 2
+        await speaking.aclose()
+
+
+@pytest.mark.parametrize("by", ["tcp", "tls"])
+@pytest.mark.parametrize("when", ["before it is asked", "as it is asked"])
+@pytest.mark.parametrize("how", ["closes", "resets"])
+async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when: str, how: str, tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        first = exchange.writer is a.exchanges[0].writer
+        if not first or len(a.exchanges) == 1:
+            await honest(exchange)
+        if first and (len(a.exchanges) == 1) == (when == "before it is asked"):
+            exchange.close() if how == "closes" else exchange.reset()
+
+    node = make_node(make_authority(tmp_path / "ca"), tmp_path / "node", "127.0.0.1")
+    a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=client_context(node))
+    async with listening(a, tls=server_context(node) if by == "tls" else None):
+        assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
+        await until(lambda: not a.open or when == "as it is asked")
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 2
+        await speaking.aclose()
 
 
 async def test_a_head_has_no_body_whatever_its_length_says() -> None:

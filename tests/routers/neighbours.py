@@ -31,6 +31,7 @@ class Neighbour:
         self.status = status  # for the keys that it does not have
         self.extra: dict[str, str] = {}  # headers over and above, or instead of, the usual ones
         self.asked: list[str] = []
+        self.probed = 0  # how often it was asked whether it lives
         self.at_once = 0  # requests being answered now …
         self.most_at_once = 0  # … and at the worst of times
         self.open = asyncio.Event()  # nothing is answered while it is not set
@@ -50,6 +51,7 @@ class Neighbour:
         )
 
     async def _root(self, _: Request) -> Response:
+        self.probed += 1
         await self.open.wait()
         return self._response(200)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from starlette.routing import Mount
 from tests.routers.neighbours import entered, holders, served
 from typing_extensions import override
 
-from peili.mirror import Descriptor, Digest, Reference, Selection, StoreUnavailable
+from peili.mirror import Descriptor, Digest, Limits, Reference, Selection, StoreUnavailable
 from peili.mirror.keyroute import key_path
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -29,6 +30,23 @@ class Down(MemoryStore):
     @override
     async def describe(self, digest: Digest) -> Descriptor:
         raise StoreUnavailable("down")
+
+
+class Hanging(MemoryStore):
+    """Does not answer; `waiting` is how many wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = 0
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        never: asyncio.Future[Descriptor] = asyncio.get_running_loop().create_future()
+        self.waiting += 1
+        try:
+            return await never
+        finally:
+            self.waiting -= 1
 
 
 @asynccontextmanager
@@ -86,6 +104,13 @@ async def test_a_host_whose_store_is_down_says_so() -> None:
     router = StaticRouter([])
     async with entered(router, store=Down()), asking(router) as client:
         assert (await client.head(key_path(UNKNOWN))).status_code == 503
+
+
+async def test_a_host_whose_store_hangs_says_so_and_keeps_nobody() -> None:
+    router, store, limits = StaticRouter([]), Hanging(), Limits(lookup_timeout=0.1)
+    async with entered(router, store=store, limits=limits), asking(router) as client, asyncio.timeout(10):
+        assert (await client.head(key_path(UNKNOWN))).status_code == 503
+        assert store.waiting == 0
 
 
 async def test_a_router_that_is_not_entered_says_so() -> None:

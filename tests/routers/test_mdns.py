@@ -9,7 +9,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from itertools import count
 from typing import Any
 from uuid import uuid4
@@ -69,6 +69,21 @@ async def test_hosts_find_each_other_and_forget_the_one_that_leaves() -> None:
         await until(lambda: seen(here, b, c) == [b], within=3)
         await until(lambda: seen(there, a, c) == [a], within=3)
     assert not here.ready()
+
+
+@pytest.mark.anyio
+async def test_a_router_that_is_running_forgets_nobody_when_another_mirror_wants_it() -> None:
+    a = host("a")
+    async with (
+        entered(here := MdnsRouter(interfaces=LOOPBACK)),
+        entered(MdnsRouter(interfaces=LOOPBACK), identity=a.id, peer=a),
+    ):
+        await until(lambda: seen(here, a))
+        with pytest.raises(RuntimeError, match="running already"):
+            async with entered(here):
+                pass
+        async with aclosing(here.members()) as sets:
+            assert a in await anext(sets)
 
 
 @pytest.mark.anyio
@@ -152,6 +167,8 @@ async def test_services_that_are_no_peers_are_ignored() -> None:
         service({"id": "strange-f"}, address="0.0.0.0"),
         service({"id": "strange-g", **{f"label.{number}": "x" for number in range(20)}}),
         service({"id": b"\xff\xfe"}),
+        service({"id": "strange-h", "scheme": "https", "name": "a\x00b"}),
+        service({"id": "strange-i", "scheme": "https", "name": ".a"}),
     ]
     async with entered(here := MdnsRouter(interfaces=LOOPBACK)), announced(*strange, to_service(good, {}, ())):
         await until(lambda: seen(here, good))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 from tests.routers.neighbours import (
@@ -38,6 +39,8 @@ from peili.mirror import (
     Upstream,
     Want,
 )
+from peili.mirror.peerclient import PeerClient
+from peili.mirror.peerconnection import Head
 from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE
 from peili.routers.static import StaticRouter
 
@@ -206,6 +209,29 @@ async def test_a_member_that_refuses_connections_is_left_out() -> None:
             assert peer_ids(router) == ["a"]
 
 
+async def test_a_member_that_can_not_even_be_asked_harms_no_other_and_may_be_back(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a, odd = Neighbour("a", KEY), Neighbour("odd", KEY)
+    head, failed = PeerClient.head, list[str]()
+
+    async def odd_at_first(client: PeerClient, peer: Peer, path: str, **options: Any) -> Head:
+        if peer.id == "odd" and len(failed) < 3:
+            failed.append(path)
+            raise TypeError("what nobody thought of")
+        return await head(client, peer, path, **options)
+
+    monkeypatch.setattr(PeerClient, "head", odd_at_first)
+    limits = Limits(lookup_fanout=1, lookup_ttl=0.001, backoff_min=0.05, backoff_max=0.1)
+    async with neighbours(a, odd) as peers, entered(router := StaticRouter(peers), limits=limits):
+        assert await holder_ids(router, KEY) == ["a"]
+        assert peer_ids(router) == ["a"]
+        await until(lambda: peer_ids(router) == ["a", "odd"])
+        assert await holder_ids(router, KEY) == ["a", "odd"]
+    assert len(failed) == 3
+    assert "asking peer odd failed" in caplog.text
+
+
 async def test_a_member_that_is_silent_costs_its_time_only_once() -> None:
     limits = Limits(lookup_timeout=0.3, backoff_min=60, backoff_max=60)
     with silent_url() as url:
@@ -247,7 +273,8 @@ async def test_what_answers_without_saying_who_it_is_does_not_bring_a_member_bac
         await holders(router, KEY)
         stranger.open.set()
         await context.client.head(peer, "/v2/", timeout=5)
-        await asyncio.sleep(0.3)  # several probes
+        before = stranger.probed
+        await until(lambda: stranger.probed >= before + 3)
         assert peer_ids(router) == []
         stranger.identity = "a"
         await until(router.peers)
@@ -410,7 +437,7 @@ async def test_members_can_be_pushed_from_any_thread_at_any_time() -> None:
         thread.join()
 
     async with entered(router):
-        await asyncio.sleep(0.02)
+        await until(lambda: router._waiting)  # pyright: ignore[reportPrivateUsage] - nothing else tells that it does
         assert not router.ready(), "nobody has said yet who the members are"
     push(peers[0])
     for pushed in (peers[1], peers[2]):
@@ -444,6 +471,37 @@ async def test_acquire_asks_afresh_when_all_known_holders_failed() -> None:
         assert [holder.peer.id for holder in advice.holders] == ["b"]
         assert isinstance(await router.acquire(Want(KEY, failed={"a": FAILED_BROKEN, "b": FAILED_BROKEN})), Upstream)
         assert peer_ids(router) == ["a", "b"], "they did answer"
+
+
+async def test_a_failure_is_acted_on_once_however_often_it_is_repeated() -> None:
+    a, b = Neighbour("a", KEY, OTHER), Neighbour("b")
+    want = Want(KEY, failed={"a": FAILED_SILENT})
+    nowhere = Digest.of(b"nowhere")
+    async with neighbours(a, b) as peers, entered(router := StaticRouter(peers), limits=PATIENT):
+        assert isinstance(await router.acquire(want), Upstream)
+        await until(lambda: peer_ids(router) == ["a", "b"])
+        assert await holders(router, nowhere) == []
+        asked = a.asked.count(nowhere)
+        for _ in range(3):
+            await router.acquire(want)
+            assert peer_ids(router) == ["a", "b"]
+        assert await holders(router, nowhere) == []
+        assert a.asked.count(nowhere) == asked, "that nobody has it is still remembered"
+        a.open.clear()
+        await router.acquire(Want(OTHER, failed={"a": FAILED_SILENT}))
+        assert peer_ids(router) == ["b"], "which is another failure"
+
+
+async def test_a_failure_after_another_is_acted_on_again() -> None:
+    a, limits = Neighbour("a", KEY), Limits(lookup_timeout=10, failure_ttl=0.05)
+    async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
+        for _ in range(2):
+            a.open.clear()
+            assert isinstance(await router.acquire(Want(KEY, failed={"a": FAILED_SILENT})), Upstream)
+            assert peer_ids(router) == []
+            a.open.set()
+            await until(router.peers)
+            await asyncio.sleep(limits.failure_ttl)
 
 
 @pytest.mark.parametrize("why", [FAILED_UNREACHABLE, FAILED_SILENT])

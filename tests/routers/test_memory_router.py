@@ -65,6 +65,18 @@ async def test_one_that_is_not_entered_is_unavailable() -> None:
         await router.withdraw([KEY])
 
 
+async def test_it_serves_one_mirror_at_a_time() -> None:
+    network = MemoryNetwork()
+    a, b = MemoryRouter(network), MemoryRouter(network)
+    async with entered(a, identity="a", peer=A), entered(b, identity="b"):
+        with pytest.raises(RuntimeError, match="running already"):
+            async with entered(a, identity="c"):
+                pass
+        await a.advertise([Have(KEY)])
+        await until(b.peers)
+        assert await holders(b, KEY) == [Holder(A, complete=True)]
+
+
 def test_it_has_no_options() -> None:
     with pytest.raises(ConfigError, match="unknown option"):
         MemoryRouter.from_config({"network": "x"})

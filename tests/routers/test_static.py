@@ -58,6 +58,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"peers": [{"url": A, "id": ""}]}, "peers[0].id: a text that is not empty, not ''"),
     ({"peers": [{"url": A, "tls_name": 1}]}, "peers[0].tls_name: a text that is not empty, not 1"),
+    (
+        {"peers": [{"url": A, "tls_name": "*.example"}]},
+        "peers[0].tls_name: not a certificate's name: '*.example'; right is a host's name or an IP address",
+    ),
     ({"peers": [{"url": A, "labels": "z"}]}, "peers[0].labels: a table of texts, as in {zone = \"a\"}, not 'z'"),
     ({"peers": [{"url": A, "labels": {"zone": 1}}]}, "peers[0].labels.zone: a text that is not empty, not 1"),
     ({"peers": [A, B, A + "/"]}, f"peers[2]: a peer of its own; {A!r} is peers[0] already"),

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 import pytest
@@ -18,6 +20,7 @@ from tests.routers.neighbours import entered, peer_ids
 from tests.support.events import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins
+from peili.routers import talos, talos_source
 from peili.routers.talos import TalosRouter
 from peili.routers.talos_members import NotMembers, peers_of
 from peili.routers.talos_source import CommandSource, FileSource, Unreadable
@@ -206,6 +209,31 @@ async def test_a_file_is_read_when_it_has_changed(tmp_path: Path) -> None:
     assert await source.read() is None
     file.write_text("bb")
     assert await source.read() == "bb"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("where", "what"), [(talos_source, "_signature"), (talos_source, "_head"), (talos, "peers_of")]
+)
+async def test_the_loop_goes_on_while_a_file_is_read(
+    where: ModuleType, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work, began, go_on, went_on = getattr(where, what), threading.Event(), threading.Event(), list[bool]()
+
+    def slowly(*args: Any) -> Any:
+        began.set()
+        went_on.append(go_on.wait(5))
+        return work(*args)
+
+    monkeypatch.setattr(where, what, slowly)
+    file = tmp_path / "members.json"
+    file.write_text(printed([member("one", "10.0.0.1")]))
+    async with entered(router := TalosRouter.from_config({"file": str(file), "interval": SOON})):
+        await until(began.is_set)
+        assert not router.ready()
+        go_on.set()
+        await until(lambda: peer_ids(router) == ["one"])
+    assert all(went_on)
 
 
 @pytest.mark.anyio

@@ -319,3 +319,12 @@ def test_no_json_surprises_the_parser(data: bytes) -> None:
                 tag_of(descriptor.annotations, "docker.io/library/redis")
         except ValueError:
             pass
+
+
+async def test_it_serves_one_mirror_at_a_time(image: Image) -> None:
+    async with serving(image.path) as store:
+        with pytest.raises(RuntimeError, match="running already"):
+            async with entered(store):
+                pass
+        assert store.ready()
+        assert await store.describe(image.manifest.digest) == image.manifest

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.keyroute import key_path, read_answer
 from peili.mirror.peerclient import IDENTITY_HEADER
+from peili.mirror.peerconnection import Head
 from peili.mirror.peers import Holder, Peer
 from peili.mirror.plugin import Context
 from peili.mirror.references import Key
@@ -129,17 +130,23 @@ class Asker:
             await self._ask(flight, peer)
 
     async def _ask(self, flight: Flight, peer: Peer) -> None:
+        """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
         patience = self._context.limits.lookup_timeout
         try:
             async with asyncio.timeout(patience):
                 answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
+            self._note(flight, peer, answer)
         except PeerUnavailable as error:
             self._roster.lost(peer, str(error))
-            return
         except TimeoutError:
             self._context.limited("lookup_timeout")
             self._roster.lost(peer, f"peer {peer.id}: no answer within {patience:g} s")
-            return
+        except Exception as error:
+            self._context.log.exception("asking peer %s failed, which is a bug", peer.id)
+            self._roster.lost(peer, f"peer {peer.id} can't be asked: {error!r}")
+
+    def _note(self, flight: Flight, peer: Peer, answer: Head) -> None:
+        """`peer` answers."""
         identity = answer.header(IDENTITY_HEADER)
         if self._roster.recognise(peer, identity):
             return

@@ -6,6 +6,7 @@ other. A host never asks anyone else, so that a question cannot travel in a circ
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import quote
 
 from starlette.responses import Response
@@ -33,13 +34,17 @@ def key_path(key: Key) -> str:
 
 
 async def answer(context: Context, text: str) -> Response:
-    """The answer to a peer that asks for the key that `text` is."""
+    """The answer to a peer that asks for the key that `text` is, before the peer has given up on it."""
     try:
-        found = await _describe(context, parse_key(text))
+        async with asyncio.timeout(context.limits.lookup_timeout):
+            found = await _describe(context, parse_key(text))
     except ValueError:
         return Response(status_code=400)
     except (NotFound, Aborted):
         return Response(status_code=404)
+    except TimeoutError:
+        context.limited("lookup_timeout")
+        return Response(status_code=503)
     except Unavailable:
         return Response(status_code=503)
     return Response(headers={DIGEST_HEADER: found.digest, COMPLETE_HEADER: "true", SIZE_HEADER: str(found.size)})

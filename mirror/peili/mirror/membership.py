@@ -21,7 +21,7 @@ from peili.mirror.asking import Asker
 from peili.mirror.errors import RouterUnavailable
 from peili.mirror.keyroute import KEYS_ROUTE, answer
 from peili.mirror.peers import FAILED_SILENT, FAILED_UNREACHABLE, Feed, Holder, Peer, Upstream, Wait, Want
-from peili.mirror.plugin import Context
+from peili.mirror.plugin import Context, running_already
 from peili.mirror.references import Key
 from peili.mirror.roster import Roster
 from peili.mirror.router import Router
@@ -62,7 +62,7 @@ class MembershipRouter(Router):
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
         """Follow the members. Subclasses that need more around it call ``super().run(context)``."""
         if self.__entered is not None:
-            raise RuntimeError(f"this {type(self).__name__} is running already; each mirror needs a router of its own")
+            raise running_already(self)
         async with Tasks(context.log) as tasks:
             roster = Roster(context, tasks)
             self.__entered = _Entered(context, roster, Asker(context, roster, tasks))
@@ -92,7 +92,7 @@ class MembershipRouter(Router):
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         """As `Router.acquire`. Peers that failed `want` without a word are left out until they answer again."""
         entered = self.__state()
-        entered.roster.doubt([name for name, why in want.failed.items() if why in _WITHOUT_A_WORD])
+        entered.roster.doubt(want.key, [name for name, why in want.failed.items() if why in _WITHOUT_A_WORD])
         entered.asker.refresh(want.key, want.failed)
         return await super().acquire(want)
 

@@ -100,6 +100,7 @@ class Mirror:
         self.identity = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
         if not is_identity(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
+        self._found: tuple[str, ...] = ()  # what `listens_at` made the identity's URLs
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self._parts = Parts(
@@ -221,9 +222,10 @@ class Mirror:
         return exposition.metrics(nothing())
 
     def listens_at(self, urls: Iterable[str]) -> None:
-        """This host's peer door is served at `urls`, unless the host said itself which they are."""
-        if not self.identity.urls:
+        """From now on, this host's peer door is served at `urls`, unless the host said itself which they are."""
+        if self.identity.urls == self._found:
             self.identity = replace(self.identity, urls=tuple(urls))
+            self._found = self.identity.urls
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
@@ -253,7 +255,8 @@ class Mirror:
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
 
-        Whatever the mirror started has ended then: its tasks, threads and sockets. Does not raise.
+        Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
+        that hangs keeps its thread until the system gives up. Does not raise.
         """
         running, self._running = self._running, None
         if running is not None:

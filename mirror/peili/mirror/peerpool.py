@@ -6,11 +6,14 @@ import asyncio
 import ssl
 from collections import OrderedDict
 
+from peili.mirror.names import Names
 from peili.mirror.peerconnection import Answer, Connection, Dropped
 from peili.mirror.wire import Origin, connect
 
 KEEP = 15.0
-"""Seconds for which an idle connection is kept: fewer than the other side does, so that ours is not closed in use."""
+"""Seconds for which an idle connection is kept: fewer than `serve` does, so that few are closed as they are used.
+A host that has the peer door in a server of its own may close them sooner (uvicorn: after 5 s). That is harmless: one
+that is seen to be closed is not used, and what is asked on one that ends before its answer begins, is asked afresh."""
 _MOST_IDLE = 256
 
 
@@ -23,6 +26,7 @@ class PeerPool:
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
+        self._names = Names()
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when; the longest first
         self._idle_to: dict[Origin, list[Connection]] = {}  # the same ones
         self._used: set[Connection] = set()
@@ -52,6 +56,7 @@ class PeerPool:
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
+        self._names.close()
         while self._idle:
             self._drop_oldest()
         for connection in self._used:
@@ -87,7 +92,7 @@ class PeerPool:
         if origin.secure and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
         try:
-            wire = await connect(origin, self._tls if origin.secure else None, timeout)
+            wire = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
         except TimeoutError as error:
             raise NotConnected("no connection in time") from error
         except (OSError, UnicodeError) as error:

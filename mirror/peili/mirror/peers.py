@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from peili.mirror.references import Key
@@ -15,8 +17,9 @@ class Peer:
     """Another host that runs peili.
 
     `id` is identity; `urls` are not: preferred first, each with its own port and path, IPv6 in brackets, without a
-    slash at the end. `tls_name`, where given, is what the certificate must show instead of the URL's host. `labels`
-    (a zone, say) are for routers that know them. Raises ValueError for a URL that is none, or an empty id.
+    slash at the end. `tls_name`, where given, is what the certificate must show instead of the URL's host: a host's
+    name or an IP address. `labels` (a zone, say) are for routers that know them. Raises ValueError for a URL or a name
+    that is none, or an empty id.
     """
 
     id: str
@@ -27,7 +30,28 @@ class Peer:
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("a peer needs an id")
+        if self.tls_name is not None and not is_certified_name(self.tls_name):
+            name = self.tls_name[:64]
+            raise ValueError(f"not a certificate's name: {name!a}; right is a host's name or an IP address")
         object.__setattr__(self, "urls", tuple(base_url(url) for url in self.urls))
+
+
+_HOST_NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", re.IGNORECASE)
+_HOST_NAME_LENGTH = 253
+
+
+def is_certified_name(text: str) -> bool:
+    """Whether a certificate can be asked for `text`: a host's name, in whatever script, or an IP address, no zone."""
+    if len(text) > _HOST_NAME_LENGTH:
+        return False
+    with suppress(ValueError):
+        ip_address(text)
+        return "%" not in text
+    try:
+        encoded = text.encode("idna").decode("ascii")
+    except UnicodeError:
+        return False
+    return len(encoded) <= _HOST_NAME_LENGTH and _HOST_NAME.fullmatch(encoded) is not None
 
 
 _IDENTITY = re.compile(r"[!-~]{1,255}")

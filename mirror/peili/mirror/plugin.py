@@ -53,7 +53,8 @@ class Context:
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default
     """Built without an event loop, from its own options only. Used on the mirror's loop, concurrently, cancellable at
-    every await. May be entered again after it was left.
+    every await. May be entered again after it was left. One that can't serve two mirrors at a time raises RuntimeError
+    where it is entered a second time meanwhile.
     """
 
     @classmethod
@@ -73,3 +74,8 @@ class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a defau
     def ready(self) -> bool:
         """Whether it can do its work now. Called often, must be cheap."""
         return True
+
+
+def running_already(plugin: Plugin) -> RuntimeError:
+    """What to raise where `plugin`, which serves one mirror at a time, is entered by a second one."""
+    return RuntimeError(f"this {type(plugin).__name__} is running already; each mirror needs one of its own")

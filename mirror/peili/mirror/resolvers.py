@@ -14,7 +14,7 @@ from peili.mirror.doors.target import Endpoint, Target
 from peili.mirror.errors import ConfigError, NotFound, PeerUnavailable, PluginNotFound, Unavailable
 from peili.mirror.loading import Plugins
 from peili.mirror.peers import FAILED_REFUSED, FAILED_WRONG, Peer
-from peili.mirror.plugin import Context
+from peili.mirror.plugin import Context, running_already
 from peili.mirror.references import Descriptor, Digest, Reference
 from peili.mirror.resolver import Resolver
 
@@ -35,6 +35,8 @@ class _Asking(Resolver):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._context is not None:
+            raise running_already(self)
         self._context = context
         try:
             yield
@@ -123,9 +125,8 @@ class ChainResolver(Resolver):
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            for rule in self._rules:
-                for resolver in rule.resolvers:
-                    await stack.enter_async_context(resolver.run(context))
+            for resolver in {id(each): each for rule in self._rules for each in rule.resolvers}.values():  # once each
+                await stack.enter_async_context(resolver.run(context))
             yield
 
     @override

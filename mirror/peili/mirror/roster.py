@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.peerclient import IDENTITY_HEADER
 from peili.mirror.peers import Peer
 from peili.mirror.plugin import Context
+from peili.mirror.references import Key
 from peili.mirror.tasks import Tasks
 
 _PROBES = 16
@@ -38,6 +40,7 @@ class Roster:
         self._selves: set[str] = set()  # members that turned out to be this host
         self._closed: set[str] = set()  # members whose closed door has been logged
         self._dead: dict[str, asyncio.Task[None]] = {}  # and what tries them again
+        self._doubted: OrderedDict[tuple[Key, str], float] = OrderedDict()  # until when; the first to end first
         self._probes = asyncio.Semaphore(_PROBES)
 
     def update(self, peers: Iterable[Peer]) -> None:
@@ -89,11 +92,22 @@ class Roster:
             self._context.log.info("%s; it is left out until it answers again", reason)
             self._bury(peer, self._context.limits.backoff_min)
 
-    def doubt(self, names: Collection[str]) -> None:
-        """Members called `names` failed elsewhere: leave each out, and find out at once whether it answers."""
+    def doubt(self, key: Key, names: Collection[str]) -> None:
+        """Members called `names` failed `key` elsewhere: leave each out, and find out at once whether it answers.
+
+        Once for each of them: who asks for `key` repeats for `failure_ttl` seconds whom it was that failed it.
+        """
+        now = asyncio.get_running_loop().time()
+        while self._doubted and next(iter(self._doubted.values())) <= now:
+            self._doubted.popitem(last=False)
         for name in names:
             peer = self._members.get(name)
-            if peer is not None and self.usable(peer):
+            if peer is None or (key, name) in self._doubted:
+                continue
+            self._doubted[key, name] = now + self._context.limits.failure_ttl
+            if len(self._doubted) > self._context.limits.quarantine_entries:
+                self._doubted.popitem(last=False)
+            if self.usable(peer):
                 self._bury(peer, 0)
 
     def _bury(self, peer: Peer, pause: float) -> None:
@@ -120,6 +134,9 @@ class Roster:
             async with asyncio.timeout(each * len(peer.urls)):
                 answer = await self._context.client.head(peer, "/v2/", timeout=each)
         except (PeerUnavailable, TimeoutError):
+            return False
+        except Exception:  # whatever it is, another try may go better; without one it would be left out for good
+            self._context.log.debug("trying peer %s again failed, which is a bug", peer.id, exc_info=True)
             return False
         identity = answer.header(IDENTITY_HEADER)
         self.recognise(peer, identity)

@@ -125,8 +125,9 @@ class Store(Plugin):
         """All tag references of this host with what they stand for, sorted by reference."""
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove a copy of `digest` that is still arriving and is known to be wrong; whether there was one.
+        """Remove the copy of `digest` that is still arriving, which is known to be wrong; whether that was done.
 
-        Whole content is never touched. By default nothing is done.
+        Whole content is never touched; nor is any of several copies of which it can't be told which one is wrong. By
+        default nothing is done.
         """
         return False

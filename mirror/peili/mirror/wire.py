@@ -5,20 +5,20 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
+import select
 import socket
 import ssl
 import sys
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeAlias
 from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-_Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
+from peili.mirror.names import Found, Names, SocketAddress
+
 _CAN_SPLICE = sys.platform == "linux"
 
 
@@ -79,26 +79,24 @@ class Wire(ABC):
         """Close at once. Nobody may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float) -> Wire:
+async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: Names) -> Wire:
     """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
     TimeoutError is one, and UnicodeError.
     """
     async with asyncio.timeout(timeout):
-        plain = await _connect(origin.host, origin.port, timeout)
+        plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
         if tls is None:
             return PlainWire(plain)
         try:
-            reader, writer = await asyncio.open_connection(sock=plain, ssl=tls, server_hostname=origin.name)
+            return await TlsWire.over(plain, tls, origin.name)
         except BaseException:
             plain.close()
             raise
-        return TlsWire(reader, writer)
 
 
-async def _connect(host: str, port: int, timeout: float) -> socket.socket:
-    """A socket connected to the first address of `host` that takes it in its share of `timeout`."""
-    problem: OSError = OSError(f"{host} has no address")
-    addresses = await _addresses(host, port)
+async def _connect(addresses: Found, timeout: float) -> socket.socket:
+    """A socket connected to the first of `addresses` that takes it in its share of `timeout`."""
+    problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
             async with asyncio.timeout(timeout / len(addresses)):
@@ -108,7 +106,7 @@ async def _connect(host: str, port: int, timeout: float) -> socket.socket:
     raise problem
 
 
-async def _connect_to(family: int, address: _Address) -> socket.socket:
+async def _connect_to(family: int, address: SocketAddress) -> socket.socket:
     connecting = socket.socket(family, socket.SOCK_STREAM)
     try:
         connecting.setblocking(False)
@@ -117,15 +115,6 @@ async def _connect_to(family: int, address: _Address) -> socket.socket:
         connecting.close()
         raise
     return connecting
-
-
-async def _addresses(host: str, port: int) -> list[tuple[int, _Address]]:
-    with suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if "%" not in host:  # a zone is the resolver's to look up
-            return [(socket.AF_INET if address.version == 4 else socket.AF_INET6, (host, port))]
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [(family, address) for family, _, _, _, address in found]
 
 
 class PlainWire(Wire):
@@ -191,12 +180,34 @@ class PlainWire(Wire):
         self._socket.close()
 
 
+class _Reader(asyncio.StreamReader):
+    """One that tells how many bytes it holds. Whoever reads them takes them off `unread`."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.unread = 0
+
+    @override
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio has nothing else
+        self.unread += len(data)
+        super().feed_data(data)
+
+
 class TlsWire(Wire):
     """TLS, by asyncio's streams: what it costs to decrypt hides what they cost."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+
+    @classmethod
+    async def over(cls, plain: socket.socket, tls: ssl.SSLContext, name: str) -> TlsWire:
+        """TLS by a connected socket, with an other side whose certificate shows `name`. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        reader = _Reader(loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=plain, ssl=tls, server_hostname=name)
+        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     @override
     async def send(self, data: bytes) -> None:
@@ -207,11 +218,19 @@ class TlsWire(Wire):
     async def recv_into(self, buffer: memoryview) -> int:
         data = await self._reader.read(len(buffer))
         buffer[: len(data)] = data
+        self._reader.unread -= len(data)
         return len(data)
 
     @override
     def is_quiet(self) -> bool:
-        return not self._writer.is_closing() and not self._reader.at_eof()
+        ended = self._writer.is_closing() or self._reader.at_eof()
+        return not ended and not self._reader.unread and not self._has_more()
+
+    def _has_more(self) -> bool:
+        """Whether something has come that the loop has not come round to."""
+        poll = select.poll()
+        poll.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     @override
     def interrupt(self) -> None:

@@ -60,10 +60,13 @@ class MdnsRouter(MembershipRouter):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
-        self._services = _Services()
-        async with super().run(context), Tasks(context.log) as tasks:
-            tasks.start(self._stay(context))
-            yield
+        async with super().run(context):
+            try:
+                async with Tasks(context.log) as tasks:
+                    tasks.start(self._stay(context))
+                    yield
+            finally:
+                self._services = _Services()  # for the next time: who is there then has to be found out anew
 
     @override
     def members(self) -> AsyncGenerator[Collection[Peer], None]:

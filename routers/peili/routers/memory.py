@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing_extensions import override
 
 from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent
+from peili.mirror.plugin import running_already
 from peili.mirror.tasks import Tasks
 
 
@@ -38,6 +39,8 @@ class MemoryRouter(Router):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
+        if self._identity is not None:
+            raise running_already(self)
         self._identity = context.identity
         self.network.holdings[context.identity] = {}
         try:

@@ -58,7 +58,7 @@ def _from_table(key: str, table: Mapping[str, Any]) -> Peer:
         kind = "one URL" if name == "url" else "a list of URLs"
         raise ConfigError(f"{key}.{name}", f"{kind}{_instead(value)}")
     urls = _urls(f"{key}.{name}", value)
-    tls_name = _text(f"{key}.tls_name", table["tls_name"]) if "tls_name" in table else None
+    tls_name = _certified(f"{key}.tls_name", table["tls_name"]) if "tls_name" in table else None
     identity = _text(f"{key}.id", table["id"]) if "id" in table else urls[0]
     return Peer(identity, urls, tls_name, _labels(f"{key}.labels", table.get("labels", {})))
 
@@ -77,6 +77,15 @@ def _url(key: str, value: Any) -> str:
         return Peer("unnamed", (value,)).urls[0]
     except ValueError as error:
         raise ConfigError(key, str(error)) from error
+
+
+def _certified(key: str, value: Any) -> str:
+    name = _text(key, value)
+    try:
+        Peer("unnamed", (), name)
+    except ValueError as error:
+        raise ConfigError(key, str(error)) from error
+    return name
 
 
 def _text(key: str, value: Any) -> str:

@@ -57,7 +57,7 @@ class TalosRouter(MembershipRouter):
         while True:
             try:
                 text = await source.read()
-                peers = told if text is None else peers_of(text, self._options.scheme, self._options.port)
+                peers = told if text is None else await self._peers_of(text)
                 complaint = ""
             except (Unreadable, NotMembers) as error:
                 peers, source = told, self._source()  # which does not take what is there for read
@@ -68,6 +68,10 @@ class TalosRouter(MembershipRouter):
                 told = peers
                 yield peers
             await asyncio.sleep(self._options.interval)
+
+    async def _peers_of(self, text: str) -> list[Peer]:
+        """The peers in `text`, which may be long: a thread reads it."""
+        return await asyncio.to_thread(peers_of, text, self._options.scheme, self._options.port)
 
     def _source(self) -> Source:
         options = self._options

@@ -37,7 +37,7 @@ class Source(ABC):
 
 
 class FileSource(Source):
-    """A file that others write. One that is being written is read again as it changes."""
+    """A file that others write. One that is being written is read again as it changes. Does not block the loop."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,6 +49,9 @@ class FileSource(Source):
 
     @override
     async def read(self) -> str | None:
+        return await asyncio.to_thread(self._read)
+
+    def _read(self) -> str | None:
         try:
             # Before reading: what is written meanwhile is then seen as a change.
             seen = _signature(self._path)

@@ -31,6 +31,7 @@ from peili.mirror import (
 from peili.mirror.filecontent import FileContent
 from peili.mirror.inventory import Inventory
 from peili.mirror.mediatypes import OCTET_STREAM, detect
+from peili.mirror.plugin import running_already
 from peili.mirror.tasks import Tasks
 from peili.stores.oci_layout_files import MAX_MANIFEST, open_blob, read_blob_at
 from peili.stores.oci_layout_scan import Scanner, Snapshot
@@ -57,6 +58,7 @@ class OciLayoutStore(Store):
             raise ConfigError("repository", f"a name in full, such as docker.io/library/redis, not {repository!r}")
         self._path = Path(path)
         self._repository = repository
+        self._entered = False
         self._snapshot = Snapshot()
         self._away: str | None = f"{path} was not looked at yet"
         self._inventory = Inventory()
@@ -77,11 +79,15 @@ class OciLayoutStore(Store):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._entered:
+            raise running_already(self)
         async with Tasks(context.log) as tasks:
+            self._entered = True
             tasks.start(self._follow(context.log))
             try:
                 yield
             finally:
+                self._entered = False
                 self._away = f"{self._path} is no longer looked at"
                 self._inventory.synced = False
 

@@ -52,6 +52,16 @@ async def test_a_containerd_that_comes_up_later_is_waited_for(sole_tenant: Tenan
         assert await store.resolve(DEMO) == image.target
 
 
+async def test_it_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
+    digest, store = await tenant.put(b"content"), tenant.store()
+    async with ready(store):
+        with pytest.raises(RuntimeError, match="running already"):
+            async with entered(store):
+                pass
+        assert store.ready()
+        assert (await store.describe(digest)).size == 7
+
+
 async def test_after_a_restart_only_what_differs_is_told(sole_tenant: Tenant) -> None:
     kept = await sole_tenant.load("docker.io/library/kept:v1")
     store = sole_tenant.store()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
-from tests.stores.containerd.running import PROMPT, read_all, ready
+from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Content, Digest, NotFound
-from peili.stores.containerd import ContainerdStore
+from peili.mirror.filecontent import open_regular
+from peili.stores.containerd import ContainerdStore, ingest
 
 pytestmark = pytest.mark.anyio
 
@@ -134,6 +137,58 @@ async def test_discarding_aborts_it_for_its_readers(store: ContainerdStore, tena
         with pytest.raises(NotFound):
             await store.open(writer.digest, partial=True)
         assert not await store.discard(writer.digest)
+
+
+async def test_discarding_leaves_alone_what_may_be_another_clients(
+    tenant: Tenant, data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = new_tenant(tenant.containerd, tenant.directory)
+    store = ContainerdStore(str(tenant.containerd.socket), namespaces=[tenant.namespace, other.namespace])
+    async with ready(store), tenant.writing(data) as ours:
+        async with other.writing(data) as theirs:
+            await ours.write(data[:MIB])
+            await theirs.write(data[:MIB])
+            assert not await store.discard(ours.digest)
+            assert "2 unfinished copies" in caplog.text
+            await theirs.write(data[MIB:])
+            await theirs.commit()
+        assert await store.discard(ours.digest), "now there is no doubt"
+        async with await store.open(ours.digest) as content:
+            assert await read_all(content) == data
+
+
+async def test_an_opening_that_is_cancelled_leaves_no_file_open(
+    tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, go_on, opened = threading.Event(), threading.Event(), list[Path]()
+
+    def slowly(path: Path) -> int:
+        asked.set()
+        assert go_on.wait(10)
+        fd = open_regular(path)
+        opened.append(Path(f"/proc/self/fd/{fd}"))
+        return fd
+
+    monkeypatch.setattr(ingest, "open_regular", slowly)
+    store = tenant.store()
+    async with ready(store), tenant.writing(data) as writer:
+        await writer.write(data[:MIB])
+        opening = asyncio.create_task(store.open(writer.digest, partial=True))
+        await eventually(asked.is_set, "its file is about to be opened")
+        opening.cancel()
+        await asyncio.wait([opening])
+        assert opening.cancelled()
+        go_on.set()
+        await eventually(lambda: opened, "its file is opened")
+        await eventually(lambda: not is_of_an_ingest(opened[0]), "its file is closed")
+
+
+def is_of_an_ingest(link: Path) -> bool:
+    """Whether a descriptor's `link` leads to the file of an unfinished blob."""
+    try:
+        return link.readlink().parts[-3:-2] == ("ingest",)
+    except FileNotFoundError:
+        return False
 
 
 async def test_discarding_leaves_alone_what_is_whole(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from peili.mirror.errors import ConfigError
 from peili.mirror.plugin import Plugin
-from peili.mirror.testing.promises import ConformanceError, eventually, expect_cancellable, expect_cheap, expect_type
+from peili.mirror.testing.promises import (
+    ConformanceError,
+    eventually,
+    expect,
+    expect_cancellable,
+    expect_cheap,
+    expect_type,
+)
 
 READY = "ready is true or false, and cheap"
 ENTERING = "entering and leaving can be cancelled, and done again"
+SHARING = "entered a second time meanwhile, it raises RuntimeError, or serves both"
 TAKES_OPTIONS = "from_config takes options that are right, without an event loop"
 REFUSES_OPTIONS = "from_config raises ConfigError for an unknown option, with its name"
 
@@ -39,6 +47,16 @@ async def entering(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManag
     await expect_cancellable(through)
     async with enter():
         await eventually(plugin.ready)
+
+
+async def sharing(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+    """Check `SHARING`, as far as `ready` tells."""
+    async with enter():
+        await eventually(plugin.ready)
+        with suppress(RuntimeError):
+            async with enter():
+                pass
+        expect(plugin.ready(), "once the second was left, it was ready for the first no longer")
 
 
 def check_options(plugin: type[Plugin], options: Mapping[str, Any]) -> None:

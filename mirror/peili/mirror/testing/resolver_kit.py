@@ -76,6 +76,10 @@ async def _entering(subject: ResolverSubject) -> None:
     await plugin_kit.entering(subject.resolver, lambda: _entered(subject))
 
 
+async def _sharing(subject: ResolverSubject) -> None:
+    await plugin_kit.sharing(subject.resolver, lambda: _entered(subject))
+
+
 def _fresh_reference() -> Reference:
     return Reference("registry.example", "conformance/demo", fresh_bytes(4).hex())
 
@@ -147,6 +151,7 @@ PROMISES: Promises = (
     ("a resolver can be entered, left and entered again, and is ready then", _enter),
     (plugin_kit.READY, _ready),
     (plugin_kit.ENTERING, _entering),
+    (plugin_kit.SHARING, _sharing),
     ("a reference that means nothing gives None, or raises Unavailable", _unknown),
     ("a reference gives the descriptor of what it means", _known),
     ("resolve may be called concurrently", _concurrent),

@@ -236,6 +236,10 @@ async def _entering(subject: RouterSubject) -> None:
     await plugin_kit.entering(subject.router, lambda: _entered(subject.router))
 
 
+async def _sharing(subject: RouterSubject) -> None:
+    await plugin_kit.sharing(subject.router, lambda: _entered(subject.router))
+
+
 async def _peers(subject: RouterSubject) -> None:
     async with running(subject.router):
         key = fresh_key()
@@ -281,6 +285,7 @@ PROMISES: Promises = (
     ("a router can be entered, left and entered again, and is ready then", _enter),
     (plugin_kit.READY, _ready),
     (plugin_kit.ENTERING, _entering),
+    (plugin_kit.SHARING, _sharing),
     ("a router that is not entered raises RouterUnavailable or knows nobody; peers does not raise", _not_entered),
     ("lookup finds who has a digest or a reference", _lookup),
     ("lookup of a key that nobody has ends, and has told nobody", _lookup_nobody),

@@ -234,6 +234,10 @@ async def _entering(subject: StoreSubject) -> None:
     await plugin_kit.entering(subject.store, lambda: entered(subject.store))
 
 
+async def _sharing(subject: StoreSubject) -> None:
+    await plugin_kit.sharing(subject.store, lambda: entered(subject.store))
+
+
 async def _discard(subject: StoreSubject) -> None:
     store, whole, data = subject.store, fresh_bytes(100), fresh_bytes(2000)
     await subject.add(whole)
@@ -255,6 +259,7 @@ PROMISES: Promises = (
     ("a store can be entered, left and entered again, and is ready then", _enter),
     (plugin_kit.READY, _ready),
     (plugin_kit.ENTERING, _entering),
+    (plugin_kit.SHARING, _sharing),
     ("what is not there raises NotFound", _unknown),
     (
         "describe gives digest and size, a manifest's own media type, and application/octet-stream for the rest",

@@ -130,6 +130,8 @@ class Follower:
 
     def _marks(self) -> tuple[int, ...]:
         """What changes when a blob is added or removed."""
+        # Two calls of stat on the loop, as in `_find_content`: containerd's content store is on a local disk, and a
+        # thread would cost more than they do.
         if self.content_root is None:
             return ()
         return tuple(_modified(self.content_root / "blobs" / algorithm) for algorithm in ("sha256", "sha512"))

@@ -29,17 +29,26 @@ class Ingest:
 
 async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> IngestContent:
     """Open what is arriving of `digest` in one of `namespaces`. Raises NotFound where nothing is."""
-    opened = await asyncio.to_thread(_open, root, namespaces, digest)
-    if opened is None:
-        raise NotFound(f"{digest} is not arriving")
-    return opened
+    opening = asyncio.get_running_loop().run_in_executor(None, _open, root, namespaces, digest)
+    try:
+        fd, ingest = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_opened)  # the thread goes on, and nobody else would own what it opens
+        raise
+    return IngestContent(fd, blob_path(root, digest), ingest.total)
 
 
-def _open(root: Path, namespaces: Collection[str], digest: Digest) -> IngestContent | None:
+def _open(root: Path, namespaces: Collection[str], digest: Digest) -> tuple[int, Ingest]:
+    """A descriptor of the unfinished blob's file, for the caller to own. Raises NotFound. Blocks."""
     for ingest in find_ingests(root, namespaces, digest):
         with suppress(NotFound, StoreUnavailable):
-            return IngestContent(open_regular(ingest.path / "data"), blob_path(root, digest), ingest.total)
-    return None
+            return open_regular(ingest.path / "data"), ingest
+    raise NotFound(f"{digest} is not arriving")
+
+
+def _close_opened(opening: asyncio.Future[tuple[int, Ingest]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
 
 
 def find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Ingest]:

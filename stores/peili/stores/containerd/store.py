@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -27,6 +28,7 @@ from peili.mirror.filecontent import FileContent
 from peili.mirror.inventory import Inventory
 from peili.mirror.limits import MIB
 from peili.mirror.mediatypes import OCTET_STREAM, detect
+from peili.mirror.plugin import running_already
 from peili.stores.containerd.api import Api
 from peili.stores.containerd.content import ApiContent, blob_path
 from peili.stores.containerd.follower import Follower
@@ -45,6 +47,7 @@ class _Running:
 
     api: Api
     follower: Follower
+    log: logging.Logger
 
 
 class ContainerdStore(Store):
@@ -79,10 +82,12 @@ class ContainerdStore(Store):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
+        if self._entered is not None:
+            raise running_already(self)
         async with Api(self._options.socket) as api, asyncio.TaskGroup() as tasks:
             follower = Follower(api, self._options, self._inventory, context.log)
             following = tasks.create_task(follower.run())  # should it fail, so does this, and the mirror enters it anew
-            self._entered = _Running(api, follower)
+            self._entered = _Running(api, follower, context.log)
             try:
                 yield
             finally:
@@ -148,17 +153,25 @@ class ContainerdStore(Store):
 
     @override
     async def discard(self, digest: Digest) -> bool:
-        api, discarded = self._running.api, False
-        for namespace in await self._namespaces():
-            for ref in await api.ingests(namespace):
-                if not is_ref_of(ref, digest):
-                    continue
-                try:
-                    await api.abort(namespace, ref)
-                except NotFound:  # it ended by itself
-                    continue
-                discarded = True
-        return discarded
+        """As `Store.discard`. containerd does not tell whose an unfinished copy is, so one that is not the only one of
+        `digest`, over all namespaces that are served, stays: another client's may be right.
+        """
+        api, log = self._running.api, self._running.log
+        found = [
+            (namespace, ref)
+            for namespace in await self._namespaces()
+            for ref in await api.ingests(namespace)
+            if is_ref_of(ref, digest)
+        ]
+        if len(found) > 1:
+            log.warning("%s: %d unfinished copies, and no telling which is wrong: none is removed", digest, len(found))
+        if len(found) != 1:
+            return False
+        try:
+            await api.abort(*found[0])
+        except NotFound:  # it ended by itself
+            return False
+        return True
 
     @property
     def _running(self) -> _Running:

@@ -56,6 +56,7 @@ class ArchiveStore(Store):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inventory = Inventory()
+        self._entered = False
         self._archive: Archive | None = None  # None: away
         self._stamp: tuple[int, ...] | None = None  # of the file that `_archive` was read from
 
@@ -70,14 +71,18 @@ class ArchiveStore(Store):
 
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._entered:
+            raise RuntimeError("this store is running already; each mirror needs one of its own")
+        self._entered = True
         following = asyncio.create_task(self._follow(context.log))
         try:
             yield
         finally:
             following.cancel()
-            await asyncio.wait([following])
+            self._entered = False
             self._archive = self._stamp = None
             self._inventory.synced = False
+            await asyncio.wait([following])
 
     def ready(self) -> bool:
         return self._archive is not None

@@ -1,0 +1,43 @@
+"""Peers: what they may be made of."""
+
+from __future__ import annotations
+
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peili.mirror import Peer
+
+URL = "https://10.0.0.3:5051"
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+ALMOST = st.text("ab-_.:*%/\x00 \n12fß漢", max_size=12)
+
+
+@pytest.mark.parametrize(
+    "name", ["node-1", "node_1.cluster.example", "NODE", "10.0.0.3", "fd00::3", "bücher.example", "a" * 63, "1.2"]
+)
+def test_a_certificate_shows_a_hosts_name_or_an_address(name: str) -> None:
+    assert Peer("a", (URL,), name).tls_name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", "a\x00b", ".a", "a..b", "a.", "a b", "a\n", "*.example", "a/b", "a:1", "fe80::1%eth0", "::1%\x00"),
+        *("\ud800", "a" * 64, ".".join(["a" * 60] * 5), "ü" * 100_000),
+    ],
+)
+def test_what_no_certificate_can_show_is_refused_in_one_line(name: str) -> None:
+    with pytest.raises(ValueError, match=r"^not a certificate's name: '.*'; right is a host's name or an IP address$"):
+        Peer("a", (URL,), name)
+
+
+@given(ALMOST)
+def test_a_name_that_is_taken_can_be_asked_for(name: str) -> None:
+    try:
+        peer = Peer("a", (URL,), name)
+    except ValueError:
+        return
+    TLS.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=peer.tls_name)
