@@ -1,7 +1,7 @@
 """Speaks HTTP to peers: picks the URL that works, checks the right name in a certificate, never uses a proxy.
 
-By connections of our own (peerpool.py): a question to a peer costs a fifth of what it does by httpx, of which there
-would be thousands a second among a hundred hosts, and a host that embeds us is spared 8 MiB. Errors of the network end
+By connections of our own (peerpool.py): a question to a peer costs a fraction of what it does by httpx, and
+among a hundred hosts there are thousands a second; and a host that embeds us is spared 8 MiB. Errors of the network end
 here; callers see PeerUnavailable.
 """
 
