@@ -9,10 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from tests.support.ports import free_ports
+
 from bench import budgets
 from bench.clients import Answered, Clients
 from bench.measure import CPU_MILLISECONDS, MILLISECONDS, PER_SECOND, Budget, Busy, Place, Row, Unit, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, empty_peers, layout_store, peili, static_router
+from bench.processes import silent_port
 from bench.rows.misses import miss
 from bench.setting import Setting, blob_path, manifest_path
 from bench.usage import cpu_seconds
@@ -87,8 +90,31 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
             statuses = [200, 404]
             return _rate(clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds))
 
-        figures = [*_figures(setting, clients), Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed)]
+        figures = [
+            *_figures(setting, clients),
+            *_half_dead(setting, clients, others, stack),
+            Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed),
+        ]
         yield from _grown("known peers", setting, own, figures)
+
+
+def _half_dead(setting: Setting, clients: Clients, live: Sequence[str], stack: ExitStack) -> Iterator[Figure]:
+    """A miss where half of the peers are dead. Many of these may share a port: to a mirror each URL is a peer."""
+    [refusing] = free_ports(1)
+    for how, port in (("refusing", refusing), ("silent", stack.enter_context(silent_port()))):
+        started: dict[int, int] = {}
+
+        def misses(host: Host, port: int = port, started: dict[int, int] = started) -> Sample:
+            if host.at not in started:
+                half = host.at // 2
+                router = static_router(
+                    [*live[: host.at - half], *(f"http://127.0.0.1:{port}/{n}" for n in range(half))]
+                )
+                started[host.at] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
+            answered = miss(clients, started[host.at], seconds=setting.seconds)
+            return Sample((answered.median,), answered.client)
+
+        yield Figure([Column(f"a miss, half of them dead: {how}", MILLISECONDS)], misses)
 
 
 def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:
@@ -110,6 +136,10 @@ def _figures(setting: Setting, clients: Clients, of_a_miss: Budget | None = None
         paths = [*map(manifest_path, host.images)]
         return _rate(clients.requests(host.mirror.local, "HEAD", paths, seconds=seconds))
 
+    def manifests(host: Host) -> Sample:
+        paths = [*map(manifest_path, host.images)]
+        return _rate(clients.requests(host.mirror.local, "GET", paths, seconds=seconds))
+
     def blobs(host: Host) -> Sample:
         paths = [*map(blob_path, _some(host))]
         return _rate(clients.requests(host.mirror.local, "GET", paths, seconds=seconds))
@@ -123,6 +153,7 @@ def _figures(setting: Setting, clients: Clients, of_a_miss: Budget | None = None
 
     return [
         Figure([Column("manifest HEAD from the store", PER_SECOND)], heads),
+        Figure([Column("manifest GET from the store", PER_SECOND)], manifests),
         Figure([Column("blobs of 4 KiB from the store", PER_SECOND)], blobs),
         Figure([Column("a miss", MILLISECONDS, of_a_miss), Column(_CPU_OF_A_MISS, CPU_MILLISECONDS)], misses),
     ]
