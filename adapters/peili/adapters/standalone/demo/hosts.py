@@ -11,11 +11,12 @@ from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
+from peili.adapters.standalone.demo.cable import Cable
 from peili.adapters.standalone.demo.ledger import Ledger, LedgerRouter
 from peili.mirror import Descriptor, Digest, Have, Limits, Mirror, Peer, Plugins, serve
 from peili.mirror.testing.images import CONTAINERD_NAME
 
-_LIMITS = Limits(drain_timeout=0.001)  # a host that goes away here goes as a crashed one does, in mid-sentence
+_LIMITS = Limits(drain_timeout=0.001)  # a host that goes away here goes as a crashed one does
 
 
 class Host:
@@ -32,8 +33,10 @@ class Host:
         self._write_index([])
         self.ledger = Ledger()
         self._sockets = tuple(socket.create_server(("127.0.0.1", 0)) for _ in range(2))
-        self.registry, door = (f"127.0.0.1:{each.getsockname()[1]}" for each in self._sockets)
-        self.as_peer = Peer(name, (f"http://{door}",))
+        registry, door = (each.getsockname()[1] for each in self._sockets)
+        self.registry = f"127.0.0.1:{registry}"
+        self.cable = Cable(door)
+        self.as_peer = Peer(name, (f"http://{self.cable.address}",))
         self._running = AsyncExitStack()
 
     async def join(self, members: Sequence[Host], log: logging.Logger) -> None:
@@ -52,6 +55,8 @@ class Host:
         with local, peer:  # the server has its own of them; these would go on taking connections when it has left
             await self._running.enter_async_context(mirror)
             await self._running.enter_async_context(serve(mirror, local=local, peer=peer))
+        self.cable.lay()
+        self._running.push_async_callback(self.cable.aclose)
         await mirror.wait_ready(10)
 
     async def leave(self) -> None:

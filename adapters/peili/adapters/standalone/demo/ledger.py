@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from typing_extensions import override
@@ -13,28 +12,30 @@ from peili.routers.static import StaticRouter
 
 
 class Ledger:
-    """How many bytes of each key came from which peer, to one host."""
+    """From which byte on which peer gave what, to one host."""
 
     def __init__(self) -> None:
         self._given: dict[Key, dict[str, int]] = {}
-        self._waiting: list[tuple[Key, int, asyncio.Future[str]]] = []
+        self._waiting: dict[Key, Callable[[str], None]] = {}
 
-    def note(self, key: Key, peer: str, start: int, offset: int) -> None:
-        """`peer` has given `key` from byte `start` up to `offset`."""
-        self._given.setdefault(key, {})[peer] = offset - start
-        for wanted, least, found in self._waiting:
-            if wanted == key and offset >= least and not found.done():
-                found.set_result(peer)
+    def note(self, key: Key, peer: str, start: int) -> None:
+        """`peer` gives `key` from byte `start` on."""
+        self._given.setdefault(key, {})[peer] = start
 
-    def sources(self, key: Key) -> dict[str, int]:
-        """Bytes by peer, in the order in which they began."""
-        return self._given.get(key, {})
+    def sources(self, key: Key, size: int) -> dict[str, int]:
+        """Bytes of `key`, which has `size`, by peer, in the order in which they began."""
+        starts = self._given.get(key, {})
+        stops = [*starts.values(), size][1:]
+        return {peer: stop - start for (peer, start), stop in zip(starts.items(), stops, strict=True)}
 
-    async def feeder(self, key: Key, offset: int) -> str:
-        """Who gives `key` at the moment when `offset` is reached."""
-        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append((key, offset, found))
-        return await found
+    def when_begun(self, key: Key, tell: Callable[[str], None]) -> None:
+        """Call `tell` once, with the peer that is about to give `key`."""
+        self._waiting[key] = tell
+
+    def begin(self, key: Key, peer: str) -> None:
+        """`peer` is about to give `key`."""
+        if tell := self._waiting.pop(key, None):
+            tell(peer)
 
 
 class _Entry(Lease):
@@ -45,7 +46,7 @@ class _Entry(Lease):
 
     @override
     def progress(self, offset: int) -> None:
-        self._ledger.note(self._want.key, self._peer, self._want.offset, offset)
+        self._ledger.note(self._want.key, self._peer, self._want.offset)
 
 
 class LedgerRouter(StaticRouter):
@@ -61,4 +62,5 @@ class LedgerRouter(StaticRouter):
         if not isinstance(advice, Feed):
             return advice
         first = advice.holders[0]
+        self._ledger.begin(want.key, first.peer.id)
         return replace(advice, holders=(first,), lease=_Entry(self._ledger, want, first.peer.id))

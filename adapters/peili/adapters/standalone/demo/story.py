@@ -73,16 +73,21 @@ class Story:
 
     async def _pull_while_one_leaves(self, host: Host, image: Image) -> Path | None:
         layer = image.layers[-1].digest
-        async with asyncio.TaskGroup() as tasks:
-            pulling = tasks.create_task(self._pull(host, image))
-            feeder = tasks.create_task(host.ledger.feeder(layer, _LEAVES_AFTER))
-            await asyncio.wait([pulling, feeder], return_when=asyncio.FIRST_COMPLETED)
-            if feeder.done():
-                name = feeder.result()
-                say(f"   {name} goes away after {_LEAVES_AFTER // MIB} MiB of {layer}")
-                await next(each for each in self._hosts if each.name == name).leave()
-            feeder.cancel()
-        return pulling.result()
+        gone: list[Host] = []
+
+        def feeds(name: str) -> None:
+            feeder = next(each for each in self._hosts if each.name == name)
+            feeder.cable.cut_after(_LEAVES_AFTER, lambda: goes(feeder))
+
+        def goes(feeder: Host) -> None:
+            gone.append(feeder)
+            say(f"   {feeder.name} goes away after {_LEAVES_AFTER // MIB} MiB of {layer}")
+
+        host.ledger.when_begun(layer, feeds)
+        got = await self._pull(host, image)
+        for each in gone:
+            await each.leave()
+        return got
 
     async def _pull(self, host: Host, image: Image) -> Path | None:
         """Where the image is that a client got through `host`; None where it is not whole or not right."""
@@ -132,7 +137,7 @@ def _told(step: dict[str, Any], host: Host) -> str:
     if step["what"] == "failure":
         return f"   failed: {step['why']}"
     size, seconds = step["size"], step["seconds"]
-    sources = host.ledger.sources(Digest(step["digest"]))
+    sources = host.ledger.sources(Digest(step["digest"]), size)
     origin = " then ".join(f"{name} ({_size(count)})" for name, count in sources.items())
     speed = f"{size / seconds / MIB:6.0f} MiB/s" if size >= MIB else ""
     what = f"   {step['what']:8} {step['digest']} {_size(size):>9}"
