@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from typing import Any
@@ -35,6 +37,27 @@ class NameServer:
 
 
 GETADDRINFO = socket.getaddrinfo
+_HANGS = 300
+_ENDS_WHILE_LOOKING_UP = f"""
+import asyncio, socket, threading, time
+from peili.mirror.names import Names
+
+looking = threading.Event()
+
+def hangs(*_, **__):
+    looking.set()
+    time.sleep({_HANGS})
+
+async def main():
+    socket.getaddrinfo = hangs
+    names = Names()
+    waiting = asyncio.create_task(names.addresses("n.example", 80))
+    await asyncio.to_thread(looking.wait)
+    names.close()
+    await asyncio.wait([waiting])
+
+asyncio.run(main())
+"""
 
 
 @pytest.fixture
@@ -100,13 +123,17 @@ async def test_closing_waits_for_no_look_up(server: NameServer) -> None:
     await until(lambda: not threads())
 
 
-async def test_closing_leaves_no_thread(server: NameServer) -> None:
-    server.answers.set()
+async def test_a_look_up_leaves_no_thread(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
-        assert await fetch(speaking, named(a.peer, "n")) == DATA
-        assert threads()
-        await speaking.aclose()
-        assert not threads()
+        waiting = asyncio.create_task(fetch(speaking, named(a.peer, "n")))
+        await until(threads)
+        server.answers.set()
+        assert await waiting == DATA
+        await until(lambda: not threads())
+
+
+def test_a_process_does_not_wait_for_a_look_up_that_hangs_when_it_ends() -> None:
+    subprocess.run([sys.executable, "-c", _ENDS_WHILE_LOOKING_UP], check=True, timeout=60)  # it hangs for longer
 
 
 async def test_a_name_that_nobody_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TypeAlias
+
+from peili.mirror.threads import Expendable
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
 Found: TypeAlias = list[tuple[int, SocketAddress]]
@@ -23,7 +25,7 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="peili name")
+        self._threads = Expendable(_THREADS, "peili name")
         self._under_way: dict[tuple[str, int], asyncio.Future[Found]] = {}
         self._closed = False
 
@@ -40,16 +42,15 @@ class Names:
         return looking.result()
 
     def close(self) -> None:
-        """Let those who wait know, and end the threads; one that hangs in a look-up ends after it. Idempotent."""
+        """Let those who wait know. A thread that hangs in a look-up ends after it. Idempotent."""
         self._closed = True
-        self._threads.shutdown(wait=not self._under_way, cancel_futures=True)
         for looking in list(self._under_way.values()):
             looking.cancel()
 
     def _begin(self, host: str, port: int) -> asyncio.Future[Found]:
         if self._closed:
             raise OSError("no names are looked up any more")
-        looking = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
+        looking = self._threads.run(partial(_look_up, host, port))
         self._under_way[host, port] = looking
         looking.add_done_callback(lambda _: self._ended(host, port))
         return looking

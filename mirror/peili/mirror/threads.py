@@ -1,10 +1,13 @@
-"""Work for a loop, asked for by another thread."""
+"""Work that one thread has for another: for the loop's, and for threads that may hang without anybody minding."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
+from functools import partial
 from typing import TypeVar
 
 _T = TypeVar("_T")
@@ -30,6 +33,49 @@ def call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], _T], patience: f
         return result.result()
     result.cancel()
     return None
+
+
+class Expendable:
+    """At most `most` threads, for work that may hang. Nobody waits for one, not even a process that ends.
+
+    That is why it is no ThreadPoolExecutor: the interpreter joins those at its exit. A thread ends when there is no
+    work left for it.
+    """
+
+    def __init__(self, most: int, name: str) -> None:
+        self._most = most
+        self._name = name
+        self._lock = threading.Lock()
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._busy = 0
+
+    def run(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        """What `work` returns or raises, for the running loop. Raises OSError where no thread can be had."""
+        result: Future[_T] = Future()
+        with self._lock:
+            self._waiting.append(partial(_settle, result, work))
+            if self._busy < self._most:
+                self._start()
+        return asyncio.wrap_future(result)
+
+    def _start(self) -> None:
+        try:
+            threading.Thread(target=self._work, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            self._waiting.pop()
+            raise OSError(str(error)) from error
+        self._busy += 1
+
+    def _work(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            self._busy -= 1
+            return None
 
 
 def _settle(result: Future[_T], work: Callable[[], _T]) -> None:
