@@ -19,8 +19,8 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
+from tests.support.certificates import Certificate
 
-from bench.certificates import Certificates
 from peili.mirror import Mirror, PushRouter, serve
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
@@ -33,11 +33,11 @@ async def behind_tls(job: dict[str, Any]) -> None:
     """One mirror that has a layout, until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    certificates = Certificates(**{name: Path(file) for name, file in job["tls"].items()})
+    certificate = Certificate(**{name: Path(file) for name, file in job["tls"].items()})
     # Whom the authority has not signed does not get as far as the door.
     mirror = Mirror(OciLayoutStore(job["layout"]), _no_peers(), insecure=True)
     local, peer = f"127.0.0.1:{job['local']}", f"127.0.0.1:{job['peer']}"
-    async with mirror, serve(mirror, local=local, peer=peer, peer_ssl=certificates.server_context()):
+    async with mirror, serve(mirror, local=local, peer=peer, peer_ssl=certificate.server_context()):
         await stop.wait()
 
 

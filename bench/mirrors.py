@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.lab.processes import CommandFailed, Process, wait_for
+from tests.support.certificates import Certificate
 from tests.support.ports import free_ports
 
-from bench.certificates import Certificates
 from bench.processes import running
 
 _PER_PROCESS = 250
@@ -76,10 +76,10 @@ def is_ready(local: int) -> bool:
 
 
 @contextmanager
-def tls_holder(log: Path, layout: Path, certificates: Certificates) -> Generator[tuple[int, Process]]:
+def tls_holder(log: Path, layout: Path, certificate: Certificate) -> Generator[tuple[int, Process]]:
     """An embedded mirror that has `layout`; the port of its peer door, which speaks mutual TLS."""
     local, peer = free_ports(2)
-    job = {"layout": str(layout), "local": local, "peer": peer, "tls": certificates.files()}
+    job = {"layout": str(layout), "local": local, "peer": peer, "tls": certificate.files()}
     with running(_embedded(job), log, [local, peer]) as process:
         wait_for(lambda: is_ready(local), f"the mirror at {local} is ready")
         yield peer, process

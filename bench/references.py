@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.processes import Process
+from tests.support.certificates import Certificate
 from tests.support.ports import free_ports
 
-from bench.certificates import Certificates
 from bench.processes import running
 from peili.mirror import Digest
 from peili.mirror.testing.images import Image
@@ -31,8 +31,8 @@ http {{
 }}
 """
 
-_TLS = """ssl_certificate {certificates.cert}; ssl_certificate_key {certificates.key}; ssl_protocols TLSv1.3;
-    ssl_client_certificate {certificates.ca}; ssl_verify_client on;
+_TLS = """ssl_certificate {certificate.cert}; ssl_certificate_key {certificate.key}; ssl_protocols TLSv1.3;
+    ssl_client_certificate {certificate.ca}; ssl_verify_client on;
 """
 
 _REGISTRY = """\
@@ -54,9 +54,9 @@ _PULL_THROUGH = "proxy: {{remoteurl: 'http://127.0.0.1:{upstream}'}}\n"
 
 
 @contextmanager
-def nginx_files(folder: Path, root: Path, certificates: Certificates | None = None) -> Generator[tuple[int, Process]]:
-    """nginx, which sends the files below `root`, over mutual TLS where `certificates` are given; its port."""
-    tls = "" if certificates is None else _TLS.format(certificates=certificates)
+def nginx_files(folder: Path, root: Path, certificate: Certificate | None = None) -> Generator[tuple[int, Process]]:
+    """nginx, which sends the files below `root`, over mutual TLS where a `certificate` is given; its port."""
+    tls = "" if certificate is None else _TLS.format(certificate=certificate)
     with _nginx(folder, f"{tls}root {root};", " ssl" if tls else "") as nginx:
         yield nginx
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+from tests.support.certificates import make_certificate
+
 from bench import budgets
-from bench.certificates import make_certificates
 from bench.clients import Clients, Target
 from bench.measure import Row
 from bench.mirrors import NO_PEERS, layout_store, peili, tls_holder
@@ -46,12 +47,12 @@ def _over_tls(setting: Setting, clients: Clients) -> Iterator[Row]:
     image = setting.large
     [blob] = image.layers
     file = image.blob_path(blob.digest)
-    certificates = make_certificates(setting.new("certificates"))
+    certificate = make_certificate(setting.new("certificates"))
     with ExitStack() as stack:
-        port, mirror = stack.enter_context(tls_holder(setting.new("log"), image.path, certificates))
-        their_port, nginx = stack.enter_context(nginx_files(setting.new("nginx-tls"), file.parent, certificates))
-        ours = Side(Target(port, blob_path(blob), certificates.files()), (mirror,))
-        theirs = Side(Target(their_port, f"/{file.name}", certificates.files()), (nginx,))
+        port, mirror = stack.enter_context(tls_holder(setting.new("log"), image.path, certificate))
+        their_port, nginx = stack.enter_context(nginx_files(setting.new("nginx-tls"), file.parent, certificate))
+        ours = Side(Target(port, blob_path(blob), certificate.files()), (mirror,))
+        theirs = Side(Target(their_port, f"/{file.name}", certificate.files()), (nginx,))
         what = f"serve {setting.large_name} over mutual TLS"
         task = Task(GROUP, what, "nginx, TLS", file, budget=budgets.SERVE_TLS)
         yield from bandwidth(setting, clients, task, ours, theirs)

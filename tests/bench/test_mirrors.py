@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from bench.certificates import make_certificates
 from bench.clients import Clients, Target
 from bench.mirrors import empty_peers, tls_holder
 from bench.setting import Setting, blob_path
 from tests.lab.processes import ENVIRONMENT
+from tests.support.certificates import make_certificate
 
 from peili.mirror.peerclient import IDENTITY_HEADER
 
@@ -29,10 +29,10 @@ def test_over_mutual_tls_only_those_with_a_certificate_are_served(tmp_path: Path
     setting = Setting(tmp_path, quick=True)
     image = setting.small[0]
     blob = image.layers[0]
-    certificates = make_certificates(tmp_path / "certificates")
-    with Clients() as clients, tls_holder(tmp_path / "log", image.path, certificates) as (port, _):
-        moved = clients.transfer(Target(port, blob_path(blob), certificates.files()), digest=blob.digest)
+    certificate = make_certificate(tmp_path / "certificates")
+    with Clients() as clients, tls_holder(tmp_path / "log", image.path, certificate) as (port, _):
+        moved = clients.transfer(Target(port, blob_path(blob), certificate.files()), digest=blob.digest)
         assert moved.size == blob.size
-        stranger = ssl.create_default_context(cafile=certificates.ca)
+        stranger = ssl.create_default_context(cafile=certificate.ca)
         with httpx.Client(verify=stranger, trust_env=False) as client, pytest.raises(httpx.TransportError):
             client.get(f"https://127.0.0.1:{port}{blob_path(blob)}")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import pytest
 from tests.adapters.containerd.trees import Tree, make, snapshot
 from tests.e2e.checks import KIB, expected
-from tests.lab.certificates import Certificates
 from tests.lab.lab import Host, Lab
 from tests.lab.upstream import Upstream
+from tests.support.certificates import Certificate, make_certificate
 
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.version import version_at, version_installed
@@ -33,13 +33,16 @@ class World:
 
     lab: Lab
     secure: Upstream
-    certificates: Certificates
+    certificate: Certificate
     image: Image
 
     @property
     def names(self) -> Names:
-        files = (self.certificates.authority, self.certificates.client, self.certificates.client_key)
-        return Names(self.lab.upstream.name, self.secure.name, {each.name: each.read_bytes() for each in files})
+        own = self.certificate
+        files = {"ca.crt": own.ca, "client.cert": own.cert, "client.key": own.key}  # as Docker has them
+        return Names(
+            self.lab.upstream.name, self.secure.name, {name: each.read_bytes() for name, each in files.items()}
+        )
 
     @property
     def here(self) -> Host:
@@ -64,12 +67,12 @@ def world(lab: Lab) -> Generator[World]:
         lab.upstream.push(image, repository)
     lab.hosts["there"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
     place = lab.network.place("secure")
-    certificates = Certificates(lab.directory / "certificates", place.address)
-    secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificates=certificates)
+    certificate = make_certificate(lab.directory / "certificates", place.address)
+    secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificate=certificate)
     secure.start()
     try:
         lab.start_peili("here", "there")
-        yield World(lab, secure, certificates, image)
+        yield World(lab, secure, certificate, image)
     finally:
         secure.stop()
 

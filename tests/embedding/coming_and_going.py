@@ -20,7 +20,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.support.certificates import client_context, server_context
+from tests.support.certificates import Certificate
 from tests.support.events import until
 
 from peili.mirror import Limits, Mirror, Peer, PushRouter, Router, Store, serve
@@ -35,10 +35,10 @@ QUICK = Limits(drain_timeout=0.2)
 
 
 @asynccontextmanager
-async def by_serve(mirror: Mirror, tls: Path) -> AsyncGenerator[str]:
+async def by_serve(mirror: Mirror, tls: Certificate) -> AsyncGenerator[str]:
     """On given sockets, the peer door by TLS."""
     with socket.create_server(("127.0.0.1", 0)) as local, socket.create_server(("127.0.0.1", 0)) as peer:
-        async with mirror, serve(mirror, local=local, peer=peer, peer_ssl=server_context(tls)) as serving:
+        async with mirror, serve(mirror, local=local, peer=peer, peer_ssl=tls.server_context()) as serving:
             yield f"http://{serving.local_addresses[0]}"
 
 
@@ -57,7 +57,7 @@ async def on_uvicorn(mirror: Mirror, app: Starlette) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def embedded(how: str, mirror: Mirror, tls: Path) -> AsyncGenerator[str]:
+async def embedded(how: str, mirror: Mirror, tls: Certificate) -> AsyncGenerator[str]:
     """The mirror in a host of this kind; where its runtime finds it."""
     match how:
         case "serve":
@@ -79,10 +79,10 @@ def others(layout: Path, client_ssl: ssl.SSLContext) -> list[Mirror]:
     return [Mirror(*each, client_ssl=client_ssl, limits=QUICK) for each in given]
 
 
-async def one_round(how: str, tls: Path, layout: Path) -> None:
+async def one_round(how: str, tls: Certificate, layout: Path) -> None:
     """One host pulls from another, and others are beside them. They leave all at once."""
     asyncio.get_running_loop().slow_callback_duration = 60  # debug mode would complain of a busy machine
-    store, router, client_ssl = MemoryStore(), PushRouter(), client_context(tls)
+    store, router, client_ssl = MemoryStore(), PushRouter(), tls.client_context()
     feeder = Mirror(store, PushRouter(), client_ssl=client_ssl, limits=QUICK)
     puller = Mirror(MemoryStore(), router, client_ssl=client_ssl, limits=QUICK)
     path = f"/v2/registry.example/demo/blobs/{store.add(CONTENT).digest}"
@@ -111,10 +111,10 @@ def open_files() -> list[str]:
 
 
 def main(how: str, tls: str, layout: str) -> None:
-    asyncio.run(one_round(how, Path(tls), Path(layout)))
+    asyncio.run(one_round(how, Certificate.below(Path(tls)), Path(layout)))
     gc.collect()
     files = open_files()  # with those that are made once and kept, as grpc's
-    asyncio.run(one_round(how, Path(tls), Path(layout)))
+    asyncio.run(one_round(how, Certificate.below(Path(tls)), Path(layout)))
     gc.collect()
     assert open_files() == files, f"files are left: {files} became {open_files()}"
     assert threading.enumerate() == [threading.main_thread()], f"threads are left: {threading.enumerate()}"

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.certificates import make_authority, make_node
+from tests.support.certificates import make_certificate
 
 from peili.mirror.testing import make_layout
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.mark.parametrize("how", ["serve", "starlette", "fastapi"])
 def test_nothing_is_left(how: str, tmp_path: Path) -> None:
-    tls = make_node(make_authority(tmp_path / "authority"), tmp_path / "tls", "127.0.0.1")
+    tls = make_certificate(tmp_path / "tls").cert.parent
     layout = make_layout(tmp_path / "layout", layers=[10]).path
     python = [sys.executable, "-X", "dev", "-W", "error"]
     command = [*python, "-m", "tests.embedding.coming_and_going", how, str(tls), str(layout)]

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.examples.programs import running
-from tests.support.certificates import client_context, make_authority, make_node
+from tests.support.certificates import Authority
 from tests.support.ports import free_port
 
 import fastapi_agent
@@ -91,24 +91,26 @@ async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, em
     nodes = tmp_path / "nodes"
     where = [f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port('127.0.0.2')}"]
     nodes.write_text("".join(f"node-{n} {address}\n" for n, address in enumerate(where, 1)))
-    authority = make_authority(tmp_path / "authority")
-    tls = [make_node(authority, tmp_path / f"tls-{n}", address.split(":")[0]) for n, address in enumerate(where, 1)]
+    authority = Authority(tmp_path / "authority")
+    tls = [authority.issue(tmp_path / f"tls-{n}", address.split(":")[0]) for n, address in enumerate(where, 1)]
     with (
-        running("starlette_agent", tmp_path, "node-1", "--nodes", nodes, "--tls", tls[0], "--layout", empty) as one,
         running(
-            "starlette_agent", tmp_path, "node-2", "--nodes", nodes, "--tls", tls[1], "--layout", image.path
+            "starlette_agent", tmp_path, "node-1", "--nodes", nodes, "--tls", tmp_path / "tls-1", "--layout", empty
+        ) as one,
+        running(
+            "starlette_agent", tmp_path, "node-2", "--nodes", nodes, "--tls", tmp_path / "tls-2", "--layout", image.path
         ) as two,
     ):
         for each in (one, two):
             each.wait_for("Uvicorn running")
-        async with client(f"https://{where[0]}", client_context(tls[0])) as host:
+        async with client(f"https://{where[0]}", tls[0].client_context()) as host:
             assert (await host.get("/")).json()["node"] == "node-1"
             assert await pull(host, image, REPOSITORY) > 2_000_000
-        stranger = ssl.create_default_context(cafile=str(authority / "ca.pem"))
+        stranger = ssl.create_default_context(cafile=authority.cert)
         async with client(f"https://{where[1]}", stranger) as nobody:
             with pytest.raises(httpx.TransportError):
                 await nobody.get("/peili/v2/")
-        async with client(f"https://{where[1]}", client_context(tls[0])) as left:
+        async with client(f"https://{where[1]}", tls[0].client_context()) as left:
             assert (await left.get("/peili/v2/")).status_code == 200
             nodes.write_text("node-1")  # half a line: the last that was whole counts
             two.wait_for("the nodes stay as they were")

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.certificates import Certificates
 from tests.lab.network import REGISTRY_PORT, Place
 from tests.lab.processes import CommandFailed, Process, run, wait_for
+from tests.support.certificates import Certificate
 
 from peili.mirror.testing.images import Image
 
@@ -23,7 +23,7 @@ storage:
 http: {{addr: "{name}", secret: laboratory{tls}}}
 """
 
-_TLS = ", tls: {{certificate: {server}, key: {key}, clientcas: [{authority}]}}"
+_TLS = ", tls: {{certificate: {cert}, key: {key}, clientcas: [{ca}]}}"
 
 _LOGGED = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) [0-9]+ "(?P<referer>[^"]*)"')
 
@@ -65,15 +65,16 @@ class Published:
 class Upstream:
     """The registry at `place`, kept below `directory`; what was pushed outlives a stop.
 
-    With `certificates` it speaks TLS, and only to clients that have one. With `storage` it has the content of another.
+    With a `certificate` it speaks TLS, and only to those who have one of the same authority. With `storage` it has the
+    content of another.
     """
 
     def __init__(
-        self, place: Place, directory: Path, *, storage: Path | None = None, certificates: Certificates | None = None
+        self, place: Place, directory: Path, *, storage: Path | None = None, certificate: Certificate | None = None
     ) -> None:
         self.place = place
         self.storage = storage or directory / "storage"
-        self._tls = None if certificates is None else certificates.client_context()
+        self._tls = None if certificate is None else certificate.client_context()
         self._directory = directory
         self._process: Process | None = None
         self._marks = itertools.count()
@@ -81,7 +82,7 @@ class Upstream:
         self.name = f"{place.address}:{self._port}"
         directory.mkdir(parents=True)
         self._configuration = directory / "registry.yml"
-        tls = "" if certificates is None else _TLS.format(**certificates.of_server())
+        tls = "" if certificate is None else _TLS.format(**certificate.files())
         self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls))
 
     @property

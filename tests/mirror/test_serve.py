@@ -8,13 +8,13 @@ import logging
 import signal
 import socket
 import ssl
-import subprocess
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 from tests.doors.served import ZEROS_PATH, asking, served
+from tests.support.certificates import make_certificate
 from tests.support.events import until
 
 from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, Peer, serve
@@ -181,23 +181,12 @@ async def test_an_answer_under_way_is_given_time_to_end() -> None:
             await draining
 
 
-def certificate(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """A server's and a client's context, each with a certificate of the same new authority."""
-    key, cert = directory / "key.pem", directory / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
-    subprocess.run([*command, *names, "-keyout", key, "-out", cert], check=True, capture_output=True)
-    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(cert))
-    server.verify_mode = ssl.CERT_REQUIRED
-    client = ssl.create_default_context(cafile=str(cert))
-    for each in (server, client):
-        each.load_cert_chain(cert, key)
-    return server, client
-
-
 async def test_the_peer_door_may_ask_for_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    server, client_ssl = certificate(tmp_path)
-    async with served(client_ssl=client_ssl, peer_ssl=server, limits=Limits(drain_timeout=0.2)) as host:
+    certificate = make_certificate(tmp_path)
+    client_ssl = certificate.client_context()
+    async with served(
+        client_ssl=client_ssl, peer_ssl=certificate.server_context(), limits=Limits(drain_timeout=0.2)
+    ) as host:
         url = host.url("peer").replace("http:", "https:")
         assert host.mirror.identity.urls == (url,)
         async with httpx.AsyncClient(verify=client_ssl, trust_env=False) as client:
@@ -207,7 +196,7 @@ async def test_the_peer_door_may_ask_for_certificates(tmp_path: Path, caplog: py
                 await host.mirror.drain(0.1)
                 with pytest.raises(httpx.TransportError):
                     await response.aread()
-        stranger = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+        stranger = ssl.create_default_context(cafile=certificate.ca)
         async with httpx.AsyncClient(verify=stranger, trust_env=False) as client:
             with pytest.raises(httpx.TransportError):
                 await client.get(f"{url}/v2/")

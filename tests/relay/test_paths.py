@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.mirror.test_serve import certificate
 from tests.relay.peers import ScriptedPeer, honest, listening, peers, resets_after, wrong_bytes
 from tests.relay.pulling import LARGE, MIB, SMALL, WAYS, content, pulling, until
+from tests.support.certificates import make_certificate
 
 from peili.mirror import Digest
 from peili.mirror.relay.verifier import Piece, Verifier
@@ -143,7 +143,8 @@ async def _secure(peer: ScriptedPeer, server: ssl.SSLContext) -> asyncio.Server:
 @pytest.mark.parametrize("size", [SMALL, LARGE, 4 * MIB])
 async def test_a_peer_is_read_by_tls(way: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spliced = Spliced(monkeypatch)
-    server, client = certificate(tmp_path)
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
     data = content(size)
     peer = ScriptedPeer("a", data, honest)
     async with await _secure(peer, server), pulling([peer.holder], client_ssl=client, **WAYS[way]) as host:
@@ -154,7 +155,8 @@ async def test_a_peer_is_read_by_tls(way: str, size: int, tmp_path: Path, monkey
 
 
 async def test_wrong_bytes_by_tls_are_withheld_and_the_next_peer_is_plain(tmp_path: Path) -> None:
-    server, client = certificate(tmp_path)
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
     data = content(LARGE)
     wrong, right = ScriptedPeer("a", data, wrong_bytes), ScriptedPeer("b", data, honest)
     async with (
@@ -168,7 +170,8 @@ async def test_wrong_bytes_by_tls_are_withheld_and_the_next_peer_is_plain(tmp_pa
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: Path) -> None:
-    server, client = certificate(tmp_path)
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
     data = content(LARGE)
     breaking, right = ScriptedPeer("a", data, resets_after(200_000)), ScriptedPeer("b", data, honest)
     async with (

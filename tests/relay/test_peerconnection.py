@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.relay.peers import Exchange, Script, ScriptedPeer, honest, listening, no_http, peers, short_after, silent
 from tests.relay.pulling import SHORT, content, until
 from tests.relay.test_peerclient import client
-from tests.support.certificates import client_context, make_authority, make_node, server_context
+from tests.support.certificates import make_certificate
 
 from peili.mirror import Limits, Peer, PeerUnavailable, peerpool
 from peili.mirror.peerclient import PeerClient, reading
@@ -204,9 +204,9 @@ async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_ans
             await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
             sent.set()
 
-    node = make_node(make_authority(tmp_path / "ca"), tmp_path / "node", "127.0.0.1")
-    a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=client_context(node))
-    async with listening(a, tls=server_context(node) if by == "tls" else None):
+    node = make_certificate(tmp_path)
+    a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=node.client_context())
+    async with listening(a, tls=node.server_context() if by == "tls" else None):
         assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
         go_on.set()
         await sent.wait()
@@ -228,9 +228,9 @@ async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when:
         if first and (len(a.exchanges) == 1) == (when == "before it is asked"):
             exchange.close() if how == "closes" else exchange.reset()
 
-    node = make_node(make_authority(tmp_path / "ca"), tmp_path / "node", "127.0.0.1")
-    a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=client_context(node))
-    async with listening(a, tls=server_context(node) if by == "tls" else None):
+    node = make_certificate(tmp_path)
+    a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
+    async with listening(a, tls=node.server_context() if by == "tls" else None):
         assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
         await until(lambda: not a.open or when == "as it is asked")
         assert await fetch(speaking, a.peer) == DATA

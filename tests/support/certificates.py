@@ -1,47 +1,75 @@
-"""Certificates as a cluster has them: an authority, and a node that it vouches for."""
+"""Certificates as a cluster has them, made by openssl(1): an authority, and whom it vouches for.
+
+They say all that RFC 5280 has them say, which Python insists on from 3.13 on.
+"""
 
 from __future__ import annotations
 
 import ssl
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+_NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+_OF_AN_AUTHORITY = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+_OF_A_NODE = ("-addext", "basicConstraints=CA:FALSE", "-addext", "extendedKeyUsage=serverAuth,clientAuth")
 
 
-def _openssl(*arguments: str | Path) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """What a node has, as PEM files: its authority's certificate, its own, for servers and clients, and the key."""
+
+    ca: Path
+    cert: Path
+    key: Path
+
+    @classmethod
+    def below(cls, directory: Path) -> Certificate:
+        """The one that is, or shall be, in `directory`."""
+        return cls(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
+
+    def files(self) -> dict[str, str]:
+        """Their paths, for whoever lives in another process."""
+        return {"ca": str(self.ca), "cert": str(self.cert), "key": str(self.key)}
+
+    def client_context(self) -> ssl.SSLContext:
+        """For connections that a node makes."""
+        context = ssl.create_default_context(cafile=self.ca)
+        context.load_cert_chain(self.cert, self.key)
+        return context
+
+    def server_context(self) -> ssl.SSLContext:
+        """For connections that a node takes, from those only whom the authority vouches for."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
+        context.load_cert_chain(self.cert, self.key)
+        context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
 
-def make_authority(directory: Path, name: str = "cluster") -> Path:
-    """A directory with a new authority: ca.pem and its ca-key.pem."""
-    directory.mkdir(parents=True, exist_ok=True)
-    out = ("-keyout", directory / "ca-key.pem", "-out", directory / "ca.pem")
-    _openssl("req", "-x509", *_KEY, "-subj", f"/CN={name}", "-days", "2", *out)
-    return directory
+class Authority:
+    """A new one, in `directory`, which is made."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True)
+        self.cert, self._key = directory / "ca.pem", directory / "ca-key.pem"
+        _make(self.cert, self._key, "authority", *_OF_AN_AUTHORITY)
+
+    def issue(self, directory: Path, address: str) -> Certificate:
+        """A certificate of the node at `address`, in `directory`, which is made."""
+        directory.mkdir(parents=True)
+        issued = Certificate.below(directory)
+        issued.ca.write_bytes(self.cert.read_bytes())
+        signed = ("-CA", str(self.cert), "-CAkey", str(self._key))
+        _make(issued.cert, issued.key, address, *signed, *_OF_A_NODE, "-addext", f"subjectAltName=IP:{address}")
+        return issued
 
 
-def make_node(authority: Path, directory: Path, address: str) -> Path:
-    """A directory with what a node has: ca.pem, and cert.pem for its `address` with key.pem."""
-    directory.mkdir(parents=True, exist_ok=True)
-    signed = ("-CA", authority / "ca.pem", "-CAkey", authority / "ca-key.pem", "-days", "2")
-    names = ("-subj", f"/CN={address}", "-addext", f"subjectAltName=IP:{address}")
-    out = ("-keyout", directory / "key.pem", "-out", directory / "cert.pem")
-    _openssl("req", "-x509", *_KEY, *names, *signed, *out)
-    (directory / "ca.pem").write_bytes((authority / "ca.pem").read_bytes())
-    return directory
+def make_certificate(directory: Path, address: str = "127.0.0.1") -> Certificate:
+    """One of a node at `address`, below `directory`, by an authority that vouches for nobody else."""
+    return Authority(directory / "authority").issue(directory / "node", address)
 
 
-def client_context(node: Path) -> ssl.SSLContext:
-    """For connections that a node makes."""
-    context = ssl.create_default_context(cafile=str(node / "ca.pem"))
-    context.load_cert_chain(node / "cert.pem", node / "key.pem")
-    return context
-
-
-def server_context(node: Path) -> ssl.SSLContext:
-    """For connections that a node takes, from other nodes only."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(node / "ca.pem"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_cert_chain(node / "cert.pem", node / "key.pem")
-    return context
+def _make(cert: Path, key: Path, name: str, *options: str) -> None:
+    """Raises subprocess.CalledProcessError."""
+    files = ("-keyout", str(key), "-out", str(cert))
+    subprocess.run([*_NEW, *files, "-subj", f"/CN={name}", *options], check=True, capture_output=True)
