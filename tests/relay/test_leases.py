@@ -227,6 +227,8 @@ async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: p
         await until(lambda: "failed to be released" in caplog.text)
     assert lease.told == 1  # and one line in the log, not one for each piece
     assert caplog.text.count("failed to take progress") == 1
+    assert caplog.text.count("failed to be released") == 1
+    assert "LookupError: no release" in caplog.text
 
 
 async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:

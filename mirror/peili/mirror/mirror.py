@@ -258,7 +258,8 @@ class Mirror:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
+        """Withdraw what was advertised, wait for leases that are being released, and leave the plug-ins; each has
+        ``limits.stop_timeout`` seconds.
 
         Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
         that hangs keeps its thread until the system gives up. Does not raise.
