@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TypeAlias, cast
 
 import pytest
@@ -14,6 +15,7 @@ from typing_extensions import override
 
 from peili.mirror import (
     Content,
+    Context,
     Digest,
     Feed,
     Holder,
@@ -65,18 +67,33 @@ class Failing(Lease):
         raise LookupError("no release")
 
 
-class Hanging(Lease):
-    """Never ends being released; notes that it was let go."""
+class Slow(Lease):
+    """Is released once its directory, `told`, says so; notes how that ended."""
 
     def __init__(self) -> None:
-        self.let_go = False
+        self.told = asyncio.Event()
+        self.reasons: list[str] = []
+        self.outcomes: list[str] = []
 
     @override
     async def release(self, reason: str) -> None:
+        self.reasons.append(reason)
+        outcome = "cancelled"
         try:
-            await asyncio.get_running_loop().create_future()
+            await self.told.wait()
+            outcome = "released"
         finally:
-            self.let_go = True
+            self.outcomes.append(outcome)
+
+
+class Stubborn(Slow):
+    """Takes no notice of being cancelled."""
+
+    @override
+    async def release(self, reason: str) -> None:
+        while not self.told.is_set():
+            with suppress(asyncio.CancelledError):
+                await super().release(reason)
 
 
 Advice: TypeAlias = Feed | Wait | Upstream | Exception
@@ -210,6 +227,8 @@ async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: p
         await until(lambda: "failed to be released" in caplog.text)
     assert lease.told == 1  # and one line in the log, not one for each piece
     assert caplog.text.count("failed to take progress") == 1
+    assert caplog.text.count("failed to be released") == 1
+    assert "LookupError: no release" in caplog.text
 
 
 async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
@@ -225,17 +244,157 @@ async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used(
 
 
 async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    lease = Hanging()
+    lease = Slow()
     async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
-        pulled = await host.get(Digest.of(b"x"))
-        assert (pulled.status, lease.let_go) == (404, True)
-        assert pulled.seconds < 3
-        assert host.mirror.metrics.limited.value("lookup_timeout") == 1
-    assert "not released in time" in caplog.text
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.outcomes)
+        await until(lambda: host.mirror.metrics.limited.value("lookup_timeout") == 1)
+    assert lease.outcomes == ["cancelled"]
+    assert caplog.text.count("not released in time") == 1
+
+
+@pytest.mark.parametrize("advice", ["feed", "another feed", "upstream"])
+async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
+    data, lease = content(LARGE), Slow()
+    async with peers(data, short_after(200_000) if advice == "another feed" else honest, honest) as [a, b]:
+        first = Upstream(lease) if advice == "upstream" else Feed((a.holder,), lease)
+        async with pulling(Advising(first, Feed((b.holder,))), lookup_timeout=60) as host:
+            async with asyncio.timeout(10):
+                pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.whole) == ((404 if advice == "upstream" else 200), True)
+            await until(lambda: lease.reasons)
+            assert not lease.outcomes
+            lease.told.set()
+            await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == ([("broken" if advice == "another feed" else "done")], ["released"])
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_release_outlives_its_request(size: int) -> None:
+    data, lease = content(size), Slow()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=60) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        await until(lambda: lease.reasons)
+        await until(lambda: host.mirror.metrics.requests.family().samples)  # it has ended, by itself or cancelled
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == (["done"], ["released"])
+
+
+async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -> None:
+    data, lease = content(LARGE), Slow()
+    async with (
+        peers(data, silent_after(100_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=60, stall_timeout=60) as host,
+    ):
+        connection = await host.ask(Digest.of(data))
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
+        connection.close()
+        await until(lambda: lease.reasons)
+        await host.mirror.drain(0.05)
+        assert not lease.outcomes
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == (["gone"], ["released"])
+
+
+async def test_draining_waits_for_releases() -> None:
+    lease = Slow()
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=60) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+        draining = asyncio.create_task(host.mirror.drain(60))
+        done, _ = await asyncio.wait([draining], timeout=0.1)
+        assert not done
+        lease.told.set()
+        async with asyncio.timeout(10):
+            await draining
+        assert lease.outcomes == ["released"]
+
+
+class Left(Advising):
+    """Notes how the releases stood when it was left."""
+
+    def __init__(self, lease: Slow, *advice: Advice) -> None:
+        super().__init__(*advice)
+        self.lease = lease
+        self.outcomes: list[str] | None = None
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        yield
+        self.outcomes = list(self.lease.outcomes)
+
+
+async def test_leaving_waits_for_releases_before_the_router_is_left() -> None:
+    lease = Slow()
+    router = Left(lease, Upstream(lease))
+    async with pulling(router, lookup_timeout=60, stop_timeout=60, drain_timeout=0.05) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+        asyncio.get_running_loop().call_later(0.3, lease.told.set)
+    assert router.outcomes == ["released"]
+
+
+async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Slow()
+    router = Left(lease, Upstream(lease))
+    before = asyncio.all_tasks()
+    async with pulling(router, lookup_timeout=60, stop_timeout=0.2, drain_timeout=0.05) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+    assert router.outcomes == ["cancelled"]
+    assert not asyncio.all_tasks() - before
+    assert host.mirror.metrics.limited.value("stop_timeout") == 1
+    assert "1 of the router's leases were not released before the end" in caplog.text
+
+
+async def test_a_release_that_can_not_be_cancelled_does_not_hold_up_leaving() -> None:
+    lease = Stubborn()
+    async with asyncio.timeout(10):
+        async with pulling(Advising(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
+            await host.get(Digest.of(b"x"))
+            await until(lambda: lease.reasons)
+    lease.told.set()
+    await until(lambda: lease.outcomes[-1] == "released")
+
+
+async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_nobody_else_does() -> None:
+    data, lease = content(LARGE), Slow()
+    async with (
+        peers(data, silent_after(100_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream()), stall_timeout=60, lookup_timeout=60) as host,
+    ):
+        await host.ask(Digest.of(data))
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
+        await host.mirror.__aexit__(None, None, None)
+        await until(lambda: lease.reasons)
+        ended = host.mirror.metrics.requests.family
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert not ended().samples
+        lease.told.set()
+        await until(lambda: ended().samples)
+    assert (lease.reasons, lease.outcomes) == (["broken"], ["released"])
+
+
+async def test_releases_that_pile_up_let_no_transfer_begin() -> None:
+    lease = Slow()
+    router = Advising(lambda: Upstream(lease), lambda: Upstream(Lease()))
+    async with pulling(router, lookup_timeout=60, transfers=1) as host:
+        for asked in (1, 1, 1):
+            assert (await host.get(Digest.of(b"x"))).status == 404
+            assert len(router.wants) == asked
+        assert host.mirror.metrics.limited.value("transfers") == 2
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+        await host.get(Digest.of(b"x"))
+        assert len(router.wants) == 2
 
 
 async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog: pytest.LogCaptureFixture) -> None:
-    class Slow(MemoryStore):
+    class SlowStore(MemoryStore):
         @override
         async def open(self, digest: Digest, *, partial: bool = False) -> Content:
             return await asyncio.Future[Content]()
@@ -243,7 +402,7 @@ async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog:
     data, lease, at = content(LARGE), Noted(), 300_000
     async with (
         peers(data, honest) as [a],
-        pulling(Advising(Feed((a.holder,), lease)), store=Slow(), wait_timeout=1) as host,
+        pulling(Advising(Feed((a.holder,), lease)), store=SlowStore(), wait_timeout=1) as host,
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 from tests.relay.pulling import until
@@ -53,6 +54,10 @@ class Openings:
         match name.partition("-")[0]:
             case "refuses":
                 raise PeerUnavailable("no")
+            case "breaks":
+                raise LookupError("a bug")
+            case "cancelled":
+                raise asyncio.CancelledError
             case "silent" | "stubborn" | "late":
                 await asyncio.get_running_loop().create_future()
             case "slow":
@@ -62,7 +67,7 @@ class Openings:
 
     async def race(self, *names: str, delay: float = 0.01) -> Source | None:
         holders = [Holder(Peer(name, ()), complete=True) for name in names]
-        return await first_source(holders, self.open, self.note, delay)
+        return await first_source(holders, self.open, self.note, delay, logging.getLogger(__name__))
 
 
 class _Closing(Source):
@@ -93,6 +98,36 @@ async def test_a_refusal_is_not_waited_out() -> None:
         winner = await openings.race("refuses", "good", delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
+
+
+@pytest.mark.parametrize("names", [("breaks", "good"), ("silent", "breaks", "good")])
+async def test_one_that_fails_unexpectedly_does_not_keep_another_from_winning(
+    names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    openings = Openings()
+    winner = await openings.race(*names)
+    assert winner is not None
+    assert winner.peer.id == "good"
+    assert openings.failed == ["breaks"]
+    [said] = caplog.records
+    assert said.getMessage() == "fetching from peer breaks failed, which is a bug"
+    assert said.exc_info is not None
+    assert isinstance(said.exc_info[1], LookupError)
+    await winner.aclose()
+    assert openings.left == 0
+
+
+async def test_all_that_fail_unexpectedly_are_named_too() -> None:
+    openings = Openings()
+    assert await openings.race("breaks-1", "refuses", "breaks-2") is None
+    assert openings.failed == ["breaks-1", "refuses", "breaks-2"]
+
+
+async def test_a_cancellation_ends_the_race() -> None:
+    openings = Openings()
+    with pytest.raises(asyncio.CancelledError):
+        await openings.race("cancelled", "good", delay=60)
+    assert not openings.failed
 
 
 async def test_only_the_winner_stays_open() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 
 import pytest
@@ -55,6 +56,20 @@ async def test_a_holder_that_answers_in_time_is_the_only_one_asked() -> None:
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert (len(a.asked), len(b.asked)) == (1, 0)
+
+
+async def test_a_bug_with_one_holder_does_not_spoil_what_another_has(caplog: pytest.LogCaptureFixture) -> None:
+    data = content(LARGE)
+    odd = Peer("odd", ("http://127.0.0.1:1",))
+    object.__setattr__(odd, "urls", (5,))  # as a stranger's subclass might have them
+    async with peers(data, honest) as [a], pulling([Holder(odd, complete=True), a.holder]) as host:
+        for _ in range(2):
+            pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        assert host.mirror.metrics.failures.value("broken") >= 1
+    [said] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert said.getMessage() == "fetching from peer odd failed, which is a bug"
+    assert said.exc_info is not None
 
 
 async def test_when_all_refuse_the_runtime_goes_upstream_at_once() -> None:

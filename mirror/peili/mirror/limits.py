@@ -32,7 +32,7 @@ class Limits:
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
     wait_timeout: float = 30.0  # waiting without progress, in all
-    transfers: int = 256  # local requests that are relayed or wait at the same time
+    transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # buffers of all transfers; the more there are, the smaller
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent

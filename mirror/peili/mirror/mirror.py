@@ -121,15 +121,16 @@ class Mirror:
         self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
-        parts, limits = self._parts, self.limits
+        parts, limits, limited = self._parts, self.limits, self.metrics.limited.add
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
         # Not Starlette's application, whose middleware would answer for what a stranger's route raises.
         routes = Shielded(ExceptionMiddleware(routing.Router(self._routes())), parts)
         between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
-        self.local = Counted(Guard(self._local_door, local_auth, limits, parts.log), LOCAL, parts.metrics)
-        self.peer = Counted(Guard(peer, auth, limits, parts.log, self.identity.id), PEER, parts.metrics)
+        self.local = Counted(Guard(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics)
+        guarded = Guard(peer, auth, limits, limited, parts.log, identity=self.identity.id)
+        self.peer = Counted(guarded, PEER, parts.metrics)
         self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
@@ -165,12 +166,16 @@ class Mirror:
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
     async def drain(self, timeout: float) -> None:
-        """Leave the extensions, withdraw what was advertised, give answers under way `timeout` seconds to end, and cut
-        off those that last longer. Call it while peers can still connect; the mirror goes on answering. Idempotent.
+        """Leave the extensions, withdraw what was advertised, give answers under way `timeout` seconds to end, cut off
+        those that last longer, and give the router's leases as long to be released. Call it while peers can still
+        connect; the mirror goes on answering. Idempotent.
         """
-        if self._running is not None:
-            await self._running.withdraw()
+        running = self._running
+        if running is not None:
+            await running.withdraw()
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
+        if running is not None:
+            await running.drain(timeout)
 
     def figures(self) -> list[Family]:
         """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not
@@ -253,7 +258,8 @@ class Mirror:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Withdraw what was advertised and leave the plug-ins; each has ``limits.stop_timeout`` seconds.
+        """Withdraw what was advertised, wait for leases that are being released, and leave the plug-ins; each has
+        ``limits.stop_timeout`` seconds.
 
         Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
         that hangs keeps its thread until the system gives up. Does not raise.

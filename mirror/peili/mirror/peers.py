@@ -114,15 +114,22 @@ FAILED_WRONG = "wrong"  # sent something that is not the content
 class Lease:
     """What a router lends with its advice, so that it can see what became of it. This one records nothing.
 
-    Used on the mirror's loop only. `progress` is called often and must not block; `release` is called exactly
-    once, whatever happened, and must not raise.
+    Used on the mirror's loop only. `progress` is called often, in the task of the runtime's request, and must not
+    block; `release` is called exactly once, whatever happened, and must not raise. There is no progress after it.
     """
 
     def progress(self, offset: int) -> None:
         """Bytes up to `offset` have been handed to the runtime."""
 
     async def release(self, reason: str) -> None:
-        """The advice is no longer used; `reason` is ``done``, ``gone`` (the runtime left) or as in `Want.failed`."""
+        """The advice is no longer used; `reason` is ``done``, ``gone`` (the runtime left) or as in `Want.failed`.
+
+        Called in a task of its own, which neither the runtime's leaving nor the end of its request ends, and for which
+        the request does not wait. So it may run beside other leases' releases, and beside an `acquire` for the same
+        key, by this very request too. Cancelled after ``limits.lookup_timeout`` seconds (1 by default). Draining waits
+        for it, and so does leaving the mirror, before the router is left: at most ``limits.stop_timeout`` seconds, then
+        it is cancelled.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,8 +34,14 @@ class Router(Plugin):
         """Where shall this host get `want` from, now?
 
         Asked at each start and restart of a transfer; idempotent per host. The lease in the answer is told of
-        progress and released with a reason. Peers in ``want.failed`` are left out. By default built on `lookup`.
-        Raises RouterUnavailable.
+        progress and released with a reason (see `Lease`). Peers in ``want.failed`` are left out. By default built on
+        `lookup`. Raises RouterUnavailable.
+
+        Called in the task of the runtime's request, which waits for it; concurrently with other requests', for the same
+        key too. Cancelled when the runtime leaves, after twice ``limits.lookup_timeout`` plus `gather_time` seconds,
+        and where the transfer has made no progress for ``limits.wait_timeout`` seconds; after the last two the runtime
+        goes upstream. A router that needs longer answers `Wait`, and is asked again. A lease that was not returned is
+        not released: one that is cancelled takes back itself what it noted.
         """
         loop = asyncio.get_running_loop()
         found: list[Holder] = []

@@ -18,6 +18,7 @@ from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.means import Means
 from peili.mirror.relay.memory import Memory
+from peili.mirror.relay.releases import Releases
 from peili.mirror.supervisor import Supervisor
 
 _PATIENCE = 1.0
@@ -37,6 +38,8 @@ class Running:
         self._identity = identity
         self._client = PeerClient(parts.limits, tls=parts.client_ssl)
         self._hasher = Hasher()
+        self._relay_log = parts.log.getChild("relay")
+        self._releases = Releases(parts.limits, parts.metrics, self._relay_log)
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
         self._announcer: Announcer | None = None
         self._doubted: set[int] = set()  # plug-ins that failed to say how they are; told once
@@ -119,9 +122,10 @@ class Running:
             blame=Blame(parts.limits, metrics=parts.metrics),
             hasher=self._hasher,
             memory=Memory(parts.limits.relay_memory),
+            releases=self._releases,
             limits=parts.limits,
             verify=parts.verify,
-            log=parts.log.getChild("relay"),
+            log=self._relay_log,
             metrics=parts.metrics,
         )
 
@@ -138,6 +142,10 @@ class Running:
         if announcer is not None:
             await announcer.stop()
 
+    async def drain(self, timeout: float) -> None:
+        """Give the leases that are being given back `timeout` seconds for it."""
+        await self._releases.drain(timeout)
+
     async def stop(self) -> None:
         """Leave everything, last things first; each, though this task be cancelled meanwhile."""
         self._parts.relay.stop()
@@ -146,6 +154,7 @@ class Running:
             stack.push_async_callback(self._client.aclose)
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
+            stack.push_async_callback(self._releases.aclose)  # before the router, which they go to
             await self.withdraw()
 
     async def _listening(self) -> Peer:

@@ -5,35 +5,51 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any, Self
+from typing import Any, Self, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Tasks:
     """The background tasks of one owner: ``async with Tasks(log) as tasks``.
 
-    Leaving cancels them and waits until they have ended. One that fails is logged and harms no other.
+    Leaving cancels them and waits until they have ended. One that fails is logged and harms no other; without a `log`,
+    its failure is the matter of whoever started it. An owner that is not entered and left calls `drain` and `cancel`.
     """
 
-    def __init__(self, log: logging.Logger) -> None:
+    def __init__(self, log: logging.Logger | None = None) -> None:
         self._log = log
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def __len__(self) -> int:
+        """How many are running."""
+        return len(self._running)
+
+    def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Run `work` on the running loop until it ends or the owner leaves."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    async def drain(self, timeout: float) -> None:
+        """Wait for those that are running now to end, `timeout` seconds at most."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=timeout)
+
+    def cancel(self) -> None:
+        """Cancel all that are running."""
+        for task in self._running:
+            task.cancel()
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None and self._log is not None:
             self._log.error("a background task failed", exc_info=error)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        for task in self._running:
-            task.cancel()
+        self.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

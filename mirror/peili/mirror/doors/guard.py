@@ -47,15 +47,23 @@ def loopback_only(connection: HTTPConnection) -> bool:
 
 class Guard:
     """Lets in whom `auth` lets in, and answers 403 to others, and to everybody while `auth` fails. Every answer carries
-    this host's id, if there is one.
+    this host's id, if there is one. `limited` hears of each `auth` that took too long.
     """
 
     def __init__(
-        self, app: ASGIApp, auth: Auth, limits: Limits, log: logging.Logger, identity: str | None = None
+        self,
+        app: ASGIApp,
+        auth: Auth,
+        limits: Limits,
+        limited: Callable[[str], None],
+        log: logging.Logger,
+        *,
+        identity: str | None = None,
     ) -> None:
         self._app = app
         self._auth = auth
         self._limits = limits
+        self._limited = limited
         self._log = log
         self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
         self._lifespan = Router()
@@ -84,10 +92,14 @@ class Guard:
 
     async def _in_time(self, answer: Awaitable[bool]) -> bool:
         patience = self._limits.first_byte_timeout
+        bound = asyncio.timeout(patience)
         try:
-            async with asyncio.timeout(patience):
+            async with bound:
                 return await answer
-        except TimeoutError as error:
+        except Exception as error:
+            if not bound.expired():
+                raise
+            self._limited("first_byte_timeout")
             raise TimeoutError(f"no answer within {patience:g} s") from error
 
 

@@ -10,6 +10,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.ranges import Span
 from peili.mirror.references import Digest
 from peili.mirror.store import Content, Store
+from peili.mirror.tasks import Tasks
 
 
 class Opener:
@@ -23,16 +24,14 @@ class Opener:
         self._store = store
         self._patience = limits.first_byte_timeout
         self._limited = limited
-        self._openings: set[asyncio.Task[Content]] = set()
+        self._openings = Tasks()  # whoever waits is told of a failure; where nobody does any more, nobody has to be
 
     async def open(self, digest: Digest, span: Span) -> Content:
         """The content of `digest`, with the first byte of `span` in hand; the caller closes it.
 
         Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds.
         """
-        opening = asyncio.create_task(_open(self._store, digest, span))
-        self._openings.add(opening)
-        opening.add_done_callback(self._ended)
+        opening = self._openings.start(_open(self._store, digest, span))
         try:
             await asyncio.wait([opening], timeout=self._patience)
         except asyncio.CancelledError:
@@ -46,13 +45,7 @@ class Opener:
 
     async def drain(self, timeout: float) -> None:
         """Wait `timeout` seconds for openings to end that nobody waits for any more."""
-        if self._openings:
-            await asyncio.wait(self._openings, timeout=timeout)
-
-    def _ended(self, opening: asyncio.Task[Content]) -> None:
-        self._openings.discard(opening)
-        if not opening.cancelled():
-            opening.exception()  # whoever waits is told; where nobody does any more, nobody has to be
+        await self._openings.drain(timeout)
 
 
 async def _open(store: Store, digest: Digest, span: Span) -> Content:

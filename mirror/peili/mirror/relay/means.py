@@ -15,6 +15,7 @@ from peili.mirror.references import Digest
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.memory import Memory
+from peili.mirror.relay.releases import Releases
 from peili.mirror.router import Router
 from peili.mirror.store import Store
 
@@ -42,6 +43,7 @@ class Means:
     blame: Blame
     hasher: Hasher
     memory: Memory
+    releases: Releases
     limits: Limits
     verify: bool
     log: logging.Logger

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any
 
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.peers import Holder, Peer
+from peili.mirror.peers import FAILED_BROKEN, Holder, Peer
 from peili.mirror.relay.source import Source
 
 Opener = Callable[[Holder], Coroutine[Any, Any, Source]]
 Failed = Callable[[Peer, PeerUnavailable], None]
 
 
-async def first_source(holders: Sequence[Holder], open_: Opener, failed: Failed, hedge_delay: float) -> Source | None:
+async def first_source(
+    holders: Sequence[Holder], open_: Opener, failed: Failed, hedge_delay: float, log: logging.Logger
+) -> Source | None:
     """The source of the first holder that has bytes in hand; None when all failed.
 
     Another holder is asked when one failed, or when none has answered within `hedge_delay` seconds. `failed` hears of
-    each that would not do. Those that came too late are closed.
+    each that would not do; a failure that is no peer's, and so a bug, goes to `log` as well, and ends no other's try.
+    Those that came too late are closed.
     """
     waiting = list(holders)
     asked: dict[asyncio.Task[Source], Holder] = {}
@@ -31,19 +35,23 @@ async def first_source(holders: Sequence[Holder], open_: Opener, failed: Failed,
             timeout = hedge_delay if waiting else None
             done, _ = await asyncio.wait(asked, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                if winner := _outcome(task, asked.pop(task), failed):
+                if winner := _outcome(task, asked.pop(task), failed, log):
                     return winner
         return None
     finally:
         await _close(asked, winner)
 
 
-def _outcome(task: asyncio.Task[Source], holder: Holder, failed: Failed) -> Source | None:
+def _outcome(task: asyncio.Task[Source], holder: Holder, failed: Failed, log: logging.Logger) -> Source | None:
+    peer = holder.peer
     try:
         return task.result()
     except PeerUnavailable as error:
-        failed(holder.peer, error)
-        return None
+        failed(peer, error)
+    except Exception as error:
+        log.exception("fetching from peer %s failed, which is a bug", peer.id)
+        failed(peer, PeerUnavailable(f"peer {peer.id} can't be fetched from: {error!r}", FAILED_BROKEN))
+    return None
 
 
 async def _close(late: Collection[asyncio.Task[Source]], winner: Source | None) -> None:

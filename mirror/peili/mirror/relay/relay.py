@@ -40,9 +40,10 @@ class Relay:
         means = self._means
         if means is None:
             raise NotFound("the mirror is not running")
-        if self.under_way >= means.limits.transfers:
+        busy = max(self.under_way, means.releases.under_way)
+        if busy >= means.limits.transfers:
             self._metrics.limited.add("transfers")
-            raise NotFound(f"{self.under_way} transfers are under way already")
+            raise NotFound(f"{busy} transfers are under way already, or their leases not yet released")
         self._refuse_poisoned(means, digest, wanted)
         ahead = means.limits.manifest_size if manifest else means.limits.verify_ahead
         transfer = Transfer(Fetch(digest, path, wanted, ahead), means)

@@ -59,7 +59,7 @@ class Supply:
             self._starts += 1
             holders = await self._holders(wanted.first or 0 if wanted else 0)
             self._source = await first_source(
-                holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay
+                holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay, self._means.log
             )
             if self._source is not None:
                 return self._source
@@ -123,7 +123,7 @@ class Supply:
         try:
             await self.disconnect()
         finally:
-            await self._release(self._lease, self.reason)
+            await self._means.releases.give_back(self._lease, self.reason, self._fetch.digest)
 
     async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
         means, fetch = self._means, self._fetch
@@ -188,20 +188,7 @@ class Supply:
             return
         (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
         self._follows = True
-        await self._release(left, reason)
-
-    async def _release(self, lease: Lease, reason: str) -> None:
-        """Give `lease` back. The runtime's answer waits for it: so it is bounded, and can't fail."""
-        bound = asyncio.timeout(self._means.limits.lookup_timeout)
-        try:
-            async with bound:
-                await lease.release(reason)
-        except Exception:  # a stranger's code
-            if not bound.expired():
-                self._means.log.exception("%s: the router's lease failed to be released", self._fetch.digest)
-                return
-            self._means.metrics.limited.add("lookup_timeout")
-            self._means.log.warning("%s: the router's lease was not released in time", self._fetch.digest)
+        await self._means.releases.give_back(left, reason, self._fetch.digest)
 
 
 def _result(advice: object) -> str:
