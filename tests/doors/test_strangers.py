@@ -151,16 +151,16 @@ async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_not
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
 
-    def stuck(*_: object) -> int:
+    def stuck(*_: object) -> bytes:
         started.set()
         assert go_on.wait(20)
-        return 1
+        return b"1"
 
     mirror = Mirror(StuckStore(blob), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
     async with mirror, visitor(mirror.local) as client:
         with monkeypatch.context() as patched:
             patched.setattr(filecontent, "_NOWAIT", 0)  # nothing is in the page cache
-            patched.setattr(os, "preadv", stuck)
+            patched.setattr(os, "pread", stuck)
             try:
                 async with asyncio.timeout(5):
                     assert (await client.get(BLOB)).status_code == 404
@@ -193,6 +193,31 @@ async def test_what_a_deaf_store_opens_too_late_is_closed(blob: Path) -> None:
         store.go_on.set()
         await mirror.drain(5)
         assert opened(blob) == 0
+
+
+class TimedOut(MemoryStore, Resolver):
+    """Has waited for something of its own."""
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        raise TimeoutError("a bug")
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        raise TimeoutError("a bug")
+
+
+@pytest.mark.parametrize("path", [BLOB, "/v2/registry.example/demo/manifests/v1"])
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_a_timeout_of_its_own_is_a_failure_like_others(
+    door: str, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = TimedOut()
+    mirror = Mirror(it, MemoryRouter(), it)
+    async with mirror, visitor(getattr(mirror, door)) as client:
+        assert (await client.get(path)).status_code == 404
+        assert 'peili_limited_total{limit="first_byte_timeout"} 0.0' in (await metrics_of(mirror))
+    assert "TimeoutError: a bug" in caplog.text
 
 
 async def test_a_resolver_that_fails_is_404_and_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -10,7 +11,7 @@ import pytest
 from tests.support.events import until
 from typing_extensions import override
 
-from peili.mirror import Context, Limits, Mirror, Plugin
+from peili.mirror import Context, Limits, Mirror, Plugin, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -41,6 +42,22 @@ class NotedStore(Noted, MemoryStore):
 
 class Extension(Noted, Plugin):
     pass
+
+
+class Lingering(Plugin):
+    """Takes its time to be left, as long as it `lingers`."""
+
+    def __init__(self) -> None:
+        self.lingers = True
+        self.leaving = asyncio.Event()
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        yield
+        self.leaving.set()
+        if self.lingers:
+            await asyncio.sleep(60)
 
 
 class Useless(Plugin):
@@ -81,6 +98,31 @@ async def test_draining_leaves_them_and_the_mirror_goes_on() -> None:
         assert mirror.ready()
         assert mirror.readiness()["Extension"] is False
     assert notes == ["store in", "it in", "it out", "store out"]
+
+
+async def test_they_are_entered_again_when_a_drained_mirror_is_served_again() -> None:
+    notes: list[str] = []
+    async with Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "it")]) as mirror:
+        for _ in range(2):
+            async with serve(mirror, local="127.0.0.1:0"):
+                assert notes[-1] == "it in"
+                assert mirror.readiness()["Extension"] is True
+            assert notes[-1] == "it out"
+    assert notes == ["store in", "it in", "it out", "it in", "it out", "store out"]
+
+
+async def test_a_drain_that_was_cut_short_is_undone_as_well() -> None:
+    extension = Lingering()
+    mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[extension])
+    async with mirror:
+        draining = asyncio.create_task(mirror.drain(0.1))
+        await extension.leaving.wait()
+        draining.cancel()
+        await asyncio.wait([draining])
+        assert mirror.readiness()["Lingering"] is False
+        await mirror.resume()
+        assert mirror.readiness()["Lingering"] is True
+        extension.lingers = False
 
 
 async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -219,6 +219,66 @@ async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_an
             await mirror.drain(1)
 
 
+async def test_a_mirror_that_stays_entered_can_be_served_again_elsewhere() -> None:
+    network = MemoryNetwork()
+    store = MemoryStore()
+    one, two = Mirror(store, MemoryRouter(network), limits=QUICK), Mirror(MemoryStore(), MemoryRouter(network))
+    added = store.add(b"content that one of them has")
+    path = f"/v2/registry.example/demo/blobs/{added.digest}"
+    ports = set[str]()
+    async with one, two:
+        for _ in range(3):
+            async with serve(one, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+                await one.wait_ready(5)
+                await until(lambda: added.digest in network.holdings[one.identity.id])
+                assert network.hosts[one.identity.id].urls == (f"http://{serving.peer_addresses[0]}",)
+                assert await status(two, path) == 200
+                ports.add(serving.peer_addresses[0])
+            assert one.ready()
+            assert await status(two, path) == 404
+    assert len(ports) == 3
+
+
+async def test_what_is_mounted_in_a_hosts_own_server_is_announced_again_by_resume() -> None:
+    store, router = MemoryStore(), Recording()
+    added = store.add(b"peili")
+    mirror = Mirror(store, router, limits=QUICK)
+    await mirror.resume()
+    assert not mirror.ready()
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        for _ in range(2):
+            await until(lambda: router.advertised == {added.digest})
+            await mirror.drain(1)
+            assert not router.advertised
+            await asyncio.gather(mirror.resume(), mirror.resume())
+        await until(lambda: router.advertised == {added.digest})
+        await mirror.resume()
+        assert router.advertised == {added.digest}
+
+
+async def test_a_drained_mirror_that_is_left_while_it_resumes_leaves_nothing_behind() -> None:
+    class Hanging(MemoryRouter):
+        hangs = False
+        entering = asyncio.Event()
+
+        @override
+        @asynccontextmanager
+        async def run(self, context: Context) -> AsyncGenerator[None]:
+            async with super().run(context):
+                if self.hangs:
+                    self.entering.set()
+                    await asyncio.sleep(60)
+                yield
+
+    router = Hanging()
+    async with Mirror(MemoryStore(), router, extensions=[Slow("entering")], limits=QUICK) as mirror:
+        await mirror.drain(0.1)
+        router.hangs = True
+        resuming = asyncio.create_task(mirror.resume())
+        await router.entering.wait()
+    await resuming
+
+
 class ForgetsWhenItFails(Recording):
     """Knows nothing of what it was told before it failed."""
 

@@ -413,6 +413,25 @@ async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog:
     assert "passed on unverified: the beginning can't be read back in time" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "error", [TimeoutError("a bug"), ConnectionResetError("a bug"), LookupError("a bug")], ids=repr
+)
+async def test_a_store_that_fails_to_read_back_costs_the_runtime_nothing(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(MemoryStore):
+        @override
+        async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+            raise error
+
+    data, at = content(LARGE), 300_000
+    async with peers(data, honest) as [a], pulling([a.holder], store=Failing()) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        assert host.mirror.metrics.limited.value("wait_timeout") == 0
+    assert "passed on unverified: the beginning can't be read back\nTraceback" in caplog.text
+
+
 async def test_a_wait_is_waited() -> None:
     data = content(SMALL)
 

@@ -141,6 +141,10 @@ async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, 
     assert (sink.taken, outlet.taken) == (PIECES * PIECE, 0)
 
 
+ALONE = SLOTS * 4 * MIB
+"""What one transfer takes where there is as much. Of a memory that has no more, it shows what is not given back."""
+
+
 async def round_of(ring: Ring) -> int:
     """The size of a ring when each of its buffers was free once."""
     for _ in range(SLOTS):
@@ -150,12 +154,19 @@ async def round_of(ring: Ring) -> int:
     return ring.size
 
 
-async def test_one_transfer_has_large_pieces() -> None:
-    memory = Memory(32 * MIB)
-    with memory.ring() as ring:
-        assert await round_of(ring) == SLOTS * 4 * MIB
-        assert memory.left == 32 * MIB - ring.size
-    assert memory.left == 32 * MIB
+async def test_one_transfer_has_large_pieces_and_gives_them_back() -> None:
+    memory = Memory(ALONE)
+    for _ in range(2):
+        with memory.ring() as ring:
+            assert await round_of(ring) == ALONE
+
+
+async def test_what_one_has_another_has_not() -> None:
+    memory = Memory(ALONE)
+    with memory.ring() as first:
+        await round_of(first)
+        with memory.ring() as second:
+            assert await round_of(second) == SLOTS * 32 * KIB  # the least; nothing is left
 
 
 async def test_memory_is_shared_by_those_who_go_on() -> None:
@@ -169,18 +180,17 @@ async def test_memory_is_shared_by_those_who_go_on() -> None:
             assert min(sizes) > 1.5 * MIB
             assert sum(sizes) <= 32 * MIB
         assert await round_of(first) == alone
-    assert memory.left == 32 * MIB
 
 
 async def test_memory_is_bounded_whoever_stands_still() -> None:
-    memory = Memory(32 * MIB)
+    memory = Memory(ALONE)
     with ExitStack() as stack:
         sizes = [await round_of(stack.enter_context(memory.ring())) for _ in range(100)]
-        assert sizes[0] == SLOTS * 4 * MIB
+        assert sizes[0] == ALONE
         assert sizes[-1] == SLOTS * 32 * KIB
-        assert sum(sizes) <= 32 * MIB + 100 * SLOTS * 32 * KIB
-        assert memory.left == 32 * MIB - sum(sizes)
-    assert memory.left == 32 * MIB
+        assert sum(sizes) <= ALONE + 100 * SLOTS * 32 * KIB
+    with memory.ring() as ring:
+        assert await round_of(ring) == ALONE  # all was given back
 
 
 async def test_a_buffer_is_not_given_twice_before_it_was_given_back() -> None:

@@ -51,8 +51,8 @@ class FileContent(Content):
 
     A file that gets shorter or longer while it is open raises Aborted. With `frozen`, so does one whose modification
     time moves, which notices bytes that were overwritten in place; not for owners who set that time themselves, as
-    containerd does. Reading does not block the loop. A read that is cancelled ends once `buffer` is no longer
-    written to.
+    containerd does. Reading does not block the loop. A read that is cancelled ends at once, though its thread can't be
+    stopped; the descriptor is closed when that has ended, too.
     """
 
     def __init__(self, fd: int, *, frozen: bool = False) -> None:
@@ -92,16 +92,12 @@ class FileContent(Content):
         try:
             read = self._read_cached(offset, buffer[: min(wanted, MIB)])
             if read is None:
-                reading = asyncio.get_running_loop().run_in_executor(
-                    None, os.preadv, self._fd, [buffer[:wanted]], offset
-                )
-                read = await _uninterrupted(reading)
+                read = await self._read_in_thread(offset, buffer[: min(wanted, MIB)])
             self._check(read)
         except OSError as error:
             raise StoreUnavailable(f"reading failed: {error.strerror}") from error
         finally:
-            self._reads -= 1
-            self._close_unused()
+            self._end_read()
         return read
 
     @override
@@ -125,31 +121,30 @@ class FileContent(Content):
                 return None
             raise
 
+    async def _read_in_thread(self, offset: int, buffer: memoryview) -> int:
+        # Not straight into `buffer`: when this is cancelled the thread goes on, and the buffer is its owner's again.
+        reading = asyncio.get_running_loop().run_in_executor(None, os.pread, self._fd, len(buffer), offset)
+        self._reads += 1
+        reading.add_done_callback(self._end_read)
+        data = await asyncio.shield(reading)
+        buffer[: len(data)] = data
+        return len(data)
+
     def _check(self, read: int) -> None:
         now = os.fstat(self._fd)
         replaced = now.st_size != self._size or (self._frozen and now.st_mtime_ns != self._opened.st_mtime_ns)
         if not read or replaced:
             raise Aborted("the file was changed while it was read")
 
+    def _end_read(self, _: object = None) -> None:
+        self._reads -= 1
+        self._close_unused()
+
     def _close_unused(self) -> None:
         """Close once it is closed for its owner and no thread uses the descriptor's number any more."""
         if self._closed and not self._reads and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-async def _uninterrupted(reading: asyncio.Future[int]) -> int:
-    """The result of `reading`. A cancellation waits for its end: a thread can't be stopped in its writing."""
-    cancelled: asyncio.CancelledError | None = None
-    while not reading.done():
-        try:
-            await asyncio.wait([reading])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        reading.exception()  # nobody is left to be told
-        raise cancelled
-    return reading.result()
 
 
 def _close_result(opening: asyncio.Future[int]) -> None:

@@ -28,7 +28,7 @@ class Limits:
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step to the first byte: a door's auth, the resolver, the store, a holder
     hedge_delay: float = 0.25  # silence after which the next holder is asked as well
-    stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced
+    stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced, or the store's answer cut
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
     wait_timeout: float = 30.0  # waiting without progress, in all

@@ -52,6 +52,7 @@ _LIMITS = (
     "quarantine_entries",
     "reader_timeout",
     "restarts",
+    "stall_timeout",
     "start_timeout",
     "stop_timeout",
     "transfers",

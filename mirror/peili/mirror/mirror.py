@@ -168,7 +168,7 @@ class Mirror:
     async def drain(self, timeout: float) -> None:
         """Leave the extensions, withdraw what was advertised, give answers under way `timeout` seconds to end, cut off
         those that last longer, and give the router's leases as long to be released. Call it while peers can still
-        connect; the mirror goes on answering. Idempotent.
+        connect; the mirror goes on answering, unknown to peers until `resume`. Idempotent.
         """
         running = self._running
         if running is not None:
@@ -176,6 +176,13 @@ class Mirror:
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
         if running is not None:
             await running.drain(timeout)
+
+    async def resume(self) -> None:
+        """Undo `drain`: enter the extensions, and the router anew, and announce what the store has once our own peer
+        door answers. Waits for these plug-ins as entering does. `serve` calls it. Does nothing where nothing drained.
+        """
+        if self._running is not None:
+            await self._running.resume()
 
     def figures(self) -> list[Family]:
         """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not

@@ -28,7 +28,7 @@ _FIRST_PAUSE = 0.05
 
 
 class Running:
-    """One stay inside of a mirror. Built on its loop; `start` and `stop` once each.
+    """One stay inside of a mirror. Built on its loop; `start` and `stop` once each, the rest in between.
 
     `identity` gives this host as a peer, with URLs once they are known.
     """
@@ -43,6 +43,20 @@ class Running:
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
         self._announcer: Announcer | None = None
         self._doubted: set[int] = set()  # plug-ins that failed to say how they are; told once
+        self._turn = asyncio.Lock()  # of `withdraw` and `resume`
+        self._withdrawn = False
+        self._stopped = False
+        self._context = Context(
+            identity=identity().id,
+            listening=self._listening,
+            store=parts.store,
+            router=parts.router,
+            client=self._client,
+            selection=parts.selection,
+            limits=parts.limits,
+            log=parts.log,
+            limited=parts.metrics.limited.add,
+        )
         self.loop = asyncio.get_running_loop()
 
     def ready(self, plugin: Plugin) -> bool:
@@ -74,21 +88,14 @@ class Running:
 
     async def start(self) -> None:
         """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
+        self._parts.relay.start(self._means())
+        await self._enter()
+
+    async def _enter(self) -> None:
+        """Enter what is not entered, and announce what the store has."""
         parts = self._parts
         deadline = time.monotonic() + parts.limits.start_timeout
-        context = Context(
-            identity=self._identity().id,
-            listening=self._listening,
-            store=parts.store,
-            router=parts.router,
-            client=self._client,
-            selection=parts.selection,
-            limits=parts.limits,
-            log=parts.log,
-            limited=parts.metrics.limited.add,
-        )
-        plugins = self._supervise(parts.plugins.values(), context)
-        parts.relay.start(self._means())
+        plugins = self._supervise(parts.plugins.values())
         self._announcer = Announcer(
             parts.store,
             parts.router,
@@ -98,20 +105,29 @@ class Running:
             log=parts.log,
         )
         in_time = await _tried(plugins, deadline)
-        in_time &= await _tried(self._supervise(parts.extensions, context), deadline)
+        if self._stopped:
+            return
+        in_time &= await _tried(self._supervise(parts.extensions), deadline)
         if not in_time:
             parts.metrics.limited.add("start_timeout")
 
-    def _supervise(self, plugins: Iterable[Plugin], context: Context) -> list[Supervisor]:
+    def _supervise(self, plugins: Iterable[Plugin]) -> list[Supervisor]:
         """Begin to enter each, once: one object may be two of them."""
         limits, new = self._parts.limits, list[Supervisor]()
         for plugin in plugins:
             if id(plugin) not in self._supervisors:
-                own = replace(context, log=context.log.getChild(type(plugin).__name__))
+                own = replace(self._context, log=self._context.log.getChild(type(plugin).__name__))
                 again = self._advertise_again if plugin is self._parts.router else _nothing
                 self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log, again)
                 new.append(supervisor)
         return new
+
+    async def _leave(self, plugin: Plugin) -> None:
+        if supervisor := self._supervisors.get(id(plugin)):
+            try:
+                await supervisor.stop()
+            finally:  # where this is cancelled, too
+                self._supervisors.pop(id(plugin), None)
 
     def _means(self) -> Means:
         parts = self._parts
@@ -134,10 +150,14 @@ class Running:
             self._announcer.again()
 
     async def withdraw(self) -> None:
-        """Leave the extensions, and take back what was advertised. Idempotent."""
+        """Leave the extensions, and take back what was advertised, until `resume`. Idempotent."""
+        async with self._turn:
+            await self._withdraw()
+
+    async def _withdraw(self) -> None:
+        self._withdrawn = True
         for extension in reversed(self._parts.extensions):
-            if supervisor := self._supervisors.get(id(extension)):
-                await supervisor.stop()
+            await self._leave(extension)
         announcer, self._announcer = self._announcer, None
         if announcer is not None:
             await announcer.stop()
@@ -146,8 +166,23 @@ class Running:
         """Give the leases that are being given back `timeout` seconds for it."""
         await self._releases.drain(timeout)
 
+    async def resume(self) -> None:
+        """Undo `withdraw`, where that was done; takes as long as `start` does.
+
+        The router is entered anew: it may have told peers where our door was before.
+        """
+        async with self._turn:
+            if not self._withdrawn:
+                return
+            await self._withdraw()  # the rest of it, where that was cancelled
+            await self._leave(self._parts.router)
+            if not self._stopped:
+                self._withdrawn = False
+                await self._enter()
+
     async def stop(self) -> None:
         """Leave everything, last things first; each, though this task be cancelled meanwhile."""
+        self._stopped = True
         self._parts.relay.stop()
         async with AsyncExitStack() as stack:
             stack.callback(self._hasher.close)
@@ -155,7 +190,7 @@ class Running:
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
             stack.push_async_callback(self._releases.aclose)  # before the router, which they go to
-            await self.withdraw()
+            await self._withdraw()  # whoever else does it at this time need not be waited for
 
     async def _listening(self) -> Peer:
         """This host as a peer, once one of its URLs is answered by its own peer door."""

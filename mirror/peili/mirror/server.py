@@ -47,7 +47,8 @@ async def serve(
     `advertise` is how other hosts reach the peer door, by default found out. Given sockets are duplicated and stay the
     caller's. Takes no signals and never exits the process. Does not enter the mirror: ``async with mirror,
     serve(mirror, …)``. Leaving drains the mirror first; transfers that take longer than ``limits.drain_timeout`` are
-    cut. Raises ListenError, ConfigError.
+    cut. A mirror that stays entered may be served again afterwards: it is announced anew. Raises ListenError,
+    ConfigError.
     """
     reader_timeout = mirror.limits.reader_timeout
     local_sockets = bind(local, any_host="127.0.0.1", reader_timeout=reader_timeout)
@@ -64,6 +65,7 @@ async def serve(
             for door, sockets in zip(doors, (local_sockets, peer_sockets), strict=False):
                 await stack.enter_async_context(door.listening(sockets))
             try:
+                await mirror.resume()
                 yield serving
             finally:
                 await mirror.drain(mirror.limits.drain_timeout)

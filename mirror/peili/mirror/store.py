@@ -67,7 +67,8 @@ class Content(ABC):
     async def readinto(self, offset: int, buffer: memoryview) -> int:
         """Read from `offset` on into `buffer`; the number of bytes read, which may be less than asked for.
 
-        0 exactly where `offset` is at or past `available`. Raises Aborted, StoreUnavailable.
+        0 exactly where `offset` is at or past `available`. Cancelled, it ends at once and writes nothing more into
+        `buffer`. Raises Aborted, StoreUnavailable.
         """
 
     @abstractmethod

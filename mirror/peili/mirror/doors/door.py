@@ -45,7 +45,7 @@ class Door(ABC):
         self.selection = parts.selection
         self.limits = parts.limits
         self.metrics = parts.metrics
-        self.opener = Opener(parts.store, parts.limits, parts.metrics.limited.add)
+        self.opener = Opener(parts.store, parts.limits, parts.metrics.limited.add, log)
         self.log = log
         self._default_registry = parts.default_registry
         self._visitors = Visitors()
@@ -121,10 +121,13 @@ class Door(ABC):
 
     async def ask_store(self, question: Awaitable[_T]) -> _T:
         """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
+        bound = asyncio.timeout(self.limits.first_byte_timeout)
         try:
-            async with asyncio.timeout(self.limits.first_byte_timeout):
+            async with bound:
                 return await question
         except TimeoutError as error:
+            if not bound.expired():
+                raise  # its own
             self.metrics.limited.add("first_byte_timeout")
             raise StoreUnavailable("the store does not answer in time") from error
 

@@ -43,17 +43,18 @@ class LocalDoor(Door):
             await self._from_peers(target, digest, reply)
 
     async def _resolve(self, target: Target) -> Digest:
+        bound = asyncio.timeout(self.limits.first_byte_timeout)
         try:
-            async with asyncio.timeout(self.limits.first_byte_timeout):
+            async with bound:
                 descriptor = await self._resolver.resolve(self.reference(target))
-        except TimeoutError as error:
-            self.metrics.limited.add("first_byte_timeout")
-            raise NotFound(f"{target.name} can't be resolved in time") from error
         except Unavailable as error:
             raise NotFound(f"{target.name} can't be resolved: {error}") from error
         except NotFound:
             raise
         except Exception as error:  # a stranger's resolver may raise anything, and must not make a pull worse
+            if bound.expired():
+                self.metrics.limited.add("first_byte_timeout")
+                raise NotFound(f"{target.name} can't be resolved in time") from error
             self.log.exception("%s: the resolver failed", target.name)
             raise NotFound(f"{target.name} can't be resolved") from error
         if descriptor is None:

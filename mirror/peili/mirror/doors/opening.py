@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
-from peili.mirror.errors import Aborted, NotFound, StoreUnavailable
+from peili.mirror.doors.opened import Opened, failed
+from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.ranges import Span
 from peili.mirror.references import Digest
@@ -16,24 +18,29 @@ from peili.mirror.tasks import Tasks
 class Opener:
     """Opens content of `store`. `limited` hears of each opening that took too long.
 
-    That one is cancelled, and not waited for: a thread that reads can't be stopped. What it opened is closed when it
-    ends.
+    That one is cancelled, and not waited for: a store may take no notice of it. What it opened is closed when it ends.
     """
 
-    def __init__(self, store: Store, limits: Limits, limited: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, limits: Limits, limited: Callable[[str], None], log: logging.Logger) -> None:
         self._store = store
-        self._patience = limits.first_byte_timeout
+        self._limits = limits
         self._limited = limited
+        self._log = log
         self._openings = Tasks()  # whoever waits is told of a failure; where nobody does any more, nobody has to be
 
-    async def open(self, digest: Digest, span: Span) -> Content:
+    async def open(self, digest: Digest, span: Span) -> Opened:
         """The content of `digest`, with the first byte of `span` in hand; the caller closes it.
 
-        Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds.
+        Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds, or the
+        store raises what it should not.
         """
+        content = await self._first(digest, span)
+        return Opened(content, digest, limits=self._limits, limited=self._limited, log=self._log)
+
+    async def _first(self, digest: Digest, span: Span) -> Content:
         opening = self._openings.start(_open(self._store, digest, span))
         try:
-            await asyncio.wait([opening], timeout=self._patience)
+            await asyncio.wait([opening], timeout=self._limits.first_byte_timeout)
         except asyncio.CancelledError:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
                 await opening.result().aclose()
@@ -41,7 +48,12 @@ class Opener:
         if opening.cancel():
             self._limited("first_byte_timeout")
             raise StoreUnavailable("the store has no first byte in time")
-        return opening.result()
+        try:
+            return opening.result()
+        except PeiliError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:  # it was cancelled by something of its own
+            raise failed(self._log, digest, error) from error
 
     async def drain(self, timeout: float) -> None:
         """Wait `timeout` seconds for openings to end that nobody waits for any more."""

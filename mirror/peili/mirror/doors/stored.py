@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from peili.mirror.doors.opened import Opened
 from peili.mirror.doors.opening import Opener
 from peili.mirror.doors.reply import Reply
 from peili.mirror.errors import Aborted
@@ -15,7 +16,6 @@ from peili.mirror.limits import KIB, MIB
 from peili.mirror.outlet import Outlet
 from peili.mirror.ranges import Span
 from peili.mirror.references import Descriptor
-from peili.mirror.store import Content
 
 PIECE = 256 * KIB
 """Bytes read and sent at once: large enough that a hop to a thread and back does not count. Measured over TLS,
@@ -44,7 +44,7 @@ async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> N
         await reply.end()
 
 
-async def _send_content(reply: Reply, content: Content, span: Span) -> None:
+async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
     fd, offset = content.fileno(), span.start
     if fd is not None and span.length > TAIL:
         if reply.outlet is not None:
@@ -58,12 +58,15 @@ async def _send_content(reply: Reply, content: Content, span: Span) -> None:
             await reply.send(piece)
 
 
-async def _send_file(outlet: Outlet, content: Content, fd: int, span: Span) -> int:
+async def _send_file(outlet: Outlet, content: Opened, fd: int, span: Span) -> int:
     """Let the kernel send all but the last of `span`; where that begins.
 
     Content checks itself only when it is read. So a byte of each window is, the last: in a thread where it has to come
     from the disk, for which sendfile would let the whole loop wait. What changes later is noticed at the next window,
     at the latest with the tail, which is withheld then.
+
+    That read is bounded. What sendfile reads itself is not: nothing ends a system call, in which the loop stands still;
+    that is the watchdog's matter.
     """
     byte = memoryview(bytearray(1))
     offset = span.start
@@ -77,7 +80,7 @@ async def _send_file(outlet: Outlet, content: Content, fd: int, span: Span) -> i
     return offset
 
 
-async def read(content: Content, span: Span, piece: int = PIECE) -> AsyncGenerator[memoryview, None]:
+async def read(content: Opened, span: Span, piece: int = PIECE) -> AsyncGenerator[memoryview, None]:
     """The bytes of `span`, in pieces, each good until the next. Raises Aborted where content turns out shorter than it
     said, StoreUnavailable.
     """

@@ -27,13 +27,8 @@ class Memory:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._left = most
+        self._left = most  # below zero where the least sizes were more than there is
         self._rings = 0
-
-    @property
-    def left(self) -> int:
-        """Bytes that are not lent; below zero where the least sizes were more than there is."""
-        return self._left
 
     @contextmanager
     def ring(self) -> Generator[Ring]:

@@ -19,6 +19,7 @@ from peili.mirror.relay.source import Source
 from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
 
+_UNVERIFIED = "%s: passed on unverified: the beginning can't be read back%s"
 _LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
@@ -138,13 +139,16 @@ class Transfer:
         if skipped or span.stop < span.size:
             return Unverified(digest)
         now = asyncio.get_running_loop().time()
+        bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame
         try:
-            # Half of what is left: the peer, whose content waits meanwhile, is not to blame for it.
-            async with asyncio.timeout((ends - now) / 2):
+            async with bound:
                 return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
-        except TimeoutError:
-            self._means.metrics.limited.add("wait_timeout")
-            self._means.log.warning("%s: passed on unverified: the beginning can't be read back in time", digest)
+        except Exception:  # a stranger's code
+            if bound.expired():
+                self._means.metrics.limited.add("wait_timeout")
+                self._means.log.warning(_UNVERIFIED, digest, " in time")
+            else:
+                self._means.log.exception(_UNVERIFIED, digest, "")
             return Unverified(digest)
 
     async def _distrust(self, *, passed_on: bool) -> None:
