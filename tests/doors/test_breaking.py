@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.doors.house import visitor
 from tests.doors.ways import WAYS, Way
 from tests.support.events import until
 from typing_extensions import override
@@ -206,7 +207,7 @@ async def test_an_error_in_closing_does_not_take_anything_from_an_answer_that_is
 
 @pytest.mark.parametrize("way", WAYS[:1], ids=str)
 @pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
-async def test_where_opening_fails_peers_are_asked(
+async def test_where_opening_fails_peers_are_asked_and_told_to_come_again(
     way: Way, outcome: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, store = MemoryNetwork(), MemoryStore()
@@ -219,5 +220,7 @@ async def test_where_opening_fails_peers_are_asked(
         )
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
-        assert f"{Digest.of(DATA)}: the store failed" in caplog.text
+        async with visitor(mirror.peer) as peer:
+            assert (await peer.get(PATH)).status_code == 503
+        assert caplog.text.count(f"{Digest.of(DATA)}: the store failed") == 2
         assert limited(mirror) == {}

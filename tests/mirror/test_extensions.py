@@ -60,6 +60,28 @@ class Lingering(Plugin):
             await asyncio.sleep(60)
 
 
+class Dawdling(Plugin):
+    """Is entered at once, or when it `may` be."""
+
+    def __init__(self) -> None:
+        self.may = asyncio.Event()
+        self.may.set()
+        self.entering = asyncio.Event()
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        self.entering.set()
+        await self.may.wait()
+        yield
+
+
+class DawdlingRouter(Dawdling, MemoryRouter):
+    def __init__(self) -> None:
+        Dawdling.__init__(self)
+        MemoryRouter.__init__(self)
+
+
 class Useless(Plugin):
     """Can't be entered."""
 
@@ -123,6 +145,22 @@ async def test_a_drain_that_was_cut_short_is_undone_as_well() -> None:
         await mirror.resume()
         assert mirror.readiness()["Lingering"] is True
         extension.lingers = False
+
+
+async def test_resuming_that_was_cut_short_can_be_tried_again() -> None:
+    notes: list[str] = []
+    router = DawdlingRouter()
+    async with Mirror(MemoryStore(), router, extensions=[Extension(notes, "it")]) as mirror:
+        await mirror.drain(0.1)
+        router.may.clear()
+        router.entering.clear()
+        resuming = asyncio.create_task(mirror.resume())
+        await router.entering.wait()
+        resuming.cancel()
+        await asyncio.wait([resuming])
+        router.may.set()
+        await mirror.resume()
+        assert notes == ["it in", "it out", "it in"]
 
 
 async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:

@@ -62,7 +62,7 @@ class Mirror:
         registries, exclude: which ones it is for; see `Selection`.
         default_registry: for requests that name none.
         extensions: what else lives with the mirror, as `ContainerdHosts`. Entered when its other plug-ins were, left
-            first, by `drain` already; one that fails or is not ready harms nothing else.
+            first, by `drain` already, until `resume`; one that fails or is not ready harms nothing else.
         verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
         log: the logger of all parts; by default ``peili``.
 

@@ -174,11 +174,11 @@ class Running:
         async with self._turn:
             if not self._withdrawn:
                 return
-            await self._withdraw()  # the rest of it, where that was cancelled
+            await self._withdraw()  # the rest of it, where that was cancelled, or this was
             await self._leave(self._parts.router)
             if not self._stopped:
-                self._withdrawn = False
                 await self._enter()
+                self._withdrawn = False
 
     async def stop(self) -> None:
         """Leave everything, last things first; each, though this task be cancelled meanwhile."""
