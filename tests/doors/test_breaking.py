@@ -21,7 +21,7 @@ from tests.doors.ways import WAYS, Way
 from tests.support.events import until
 from typing_extensions import override
 
-from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, filecontent, serve
+from peili.mirror import Aborted, Content, Descriptor, Digest, Limits, Mirror, filecontent, serve
 from peili.mirror.mediatypes import OCTET_STREAM
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -135,6 +135,21 @@ async def test_an_error_of_the_store_is_not_taken_for_a_client_that_left(
         assert "client left" not in caplog.text
         assert limited(mirror) == {}
         assert content.closed
+
+
+@pytest.mark.parametrize("outcome", [*FOREIGN, Aborted("it shrank"), None], ids=lambda each: type(each).__name__)
+async def test_what_is_short_is_read_before_the_answer_begins_so_that_nothing_is_cut(
+    way: Way, outcome: Exception | None
+) -> None:
+    mirror = Mirror(BreakingStore(Breaking(outcome)), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
+    async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False, timeout=20) as client:
+
+        async def ask(first: int, last: int) -> httpx.Response:
+            return await client.get(f"http://{address}{PATH}", headers={"Range": f"bytes={first}-{last}"})
+
+        whole = await ask(GOOD - 200, GOOD - 101)
+        assert (whole.status_code, whole.content) == (206, DATA[GOOD - 200 : GOOD - 100])
+        assert (await ask(GOOD - 100, GOOD + 99)).status_code == 404  # no peer has it: the runtime goes upstream
 
 
 async def test_a_read_that_hangs_is_cut_and_counted(way: Way, caplog: pytest.LogCaptureFixture) -> None:

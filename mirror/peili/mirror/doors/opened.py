@@ -15,14 +15,22 @@ from peili.mirror.store import Content
 
 
 class Opened:
-    """`content` of a store, whose `name` is for the log. One owner, who closes it.
+    """`content` of a store, whose `name` is for the log. One owner, who closes it. `first` is what was read already.
 
     `limited` hears of each read that took too long.
     """
 
     def __init__(
-        self, content: Content, name: str, *, limits: Limits, limited: Callable[[str], None], log: logging.Logger
+        self,
+        content: Content,
+        name: str,
+        *,
+        first: bytes,
+        limits: Limits,
+        limited: Callable[[str], None],
+        log: logging.Logger,
     ) -> None:
+        self.first = first
         self._content = content
         self._name = name
         self._patience = limits.stall_timeout

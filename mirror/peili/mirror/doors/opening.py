@@ -1,18 +1,23 @@
-"""Opens a store's content for an answer, and waits no longer for its first byte than there may be another answer."""
+"""Opens a store's content for an answer, and waits no longer for its first bytes than there may be another answer."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import TypeAlias
 
 from peili.mirror.doors.opened import Opened, failed
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
-from peili.mirror.limits import Limits
+from peili.mirror.limits import KIB, Limits
 from peili.mirror.ranges import Span
 from peili.mirror.references import Digest
 from peili.mirror.store import Content, Store
 from peili.mirror.tasks import Tasks
+
+SHORT = 64 * KIB
+"""Bytes up to which all that is wanted is read before the answer begins: where that fails, there is another answer."""
+_First: TypeAlias = tuple[Content, bytes]
 
 
 class Opener:
@@ -29,21 +34,21 @@ class Opener:
         self._openings = Tasks()  # whoever waits is told of a failure; where nobody does any more, nobody has to be
 
     async def open(self, digest: Digest, span: Span) -> Opened:
-        """The content of `digest`, with the first byte of `span` in hand; the caller closes it.
+        """The content of `digest`, with the first byte of `span` in hand, or all of a short one; the caller closes it.
 
         Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds, or the
         store raises what it should not.
         """
-        content = await self._first(digest, span)
-        return Opened(content, digest, limits=self._limits, limited=self._limited, log=self._log)
+        content, first = await self._first(digest, span)
+        return Opened(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
 
-    async def _first(self, digest: Digest, span: Span) -> Content:
+    async def _first(self, digest: Digest, span: Span) -> _First:
         opening = self._openings.start(_open(self._store, digest, span))
         try:
             await asyncio.wait([opening], timeout=self._limits.first_byte_timeout)
         except asyncio.CancelledError:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
-                await opening.result().aclose()
+                await opening.result()[0].aclose()
             raise
         if opening.cancel():
             self._limited("first_byte_timeout")
@@ -60,22 +65,25 @@ class Opener:
         await self._openings.drain(timeout)
 
 
-async def _open(store: Store, digest: Digest, span: Span) -> Content:
+async def _open(store: Store, digest: Digest, span: Span) -> _First:
     content = await store.open(digest)
     try:
-        await _begin(content, span)
+        return content, await _begin(content, span)
     except BaseException:
         await content.aclose()
         raise
-    return content
 
 
-async def _begin(content: Content, span: Span) -> None:
+async def _begin(content: Content, span: Span) -> bytes:
+    first, read = bytearray(span.length if span.length <= SHORT else 1), 0
     try:
-        there = not span.length or await content.readinto(span.start, memoryview(bytearray(1)))
+        while read < len(first):
+            count = await content.readinto(span.start + read, memoryview(first)[read:])
+            if not count:
+                raise NotFound("not here any more")
+            read += count
     except Aborted as error:
         raise NotFound(f"not here any more: {error}") from error
-    if not there:
-        raise NotFound("not here any more")
     if (task := asyncio.current_task()) is not None and task.cancelling():
         raise asyncio.CancelledError  # the store took no notice of it; there is nobody who would close the content
+    return bytes(first)

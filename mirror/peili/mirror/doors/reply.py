@@ -48,11 +48,11 @@ class Reply:
 
     async def json(self, document: object, headers: Mapping[str, str] | None = None) -> None:
         """Answer 200 with `document`."""
-        await self._whole(200, "application/json", json.dumps(document).encode(), headers or {})
+        await self._document(200, "application/json", json.dumps(document).encode(), headers or {})
 
     async def refuse(self, refusal: Refusal) -> None:
         """Answer with an error."""
-        await self._whole(refusal.status, "application/json", refusal.body(), refusal.headers)
+        await self._document(refusal.status, "application/json", refusal.body(), refusal.headers)
 
     def range(self, digest: Digest) -> ByteRange | None:
         """The range that has to be honoured; None: the whole."""
@@ -83,22 +83,17 @@ class Reply:
 
         They have not where the client asked for the head only.
         """
-        headers = [
-            (b"content-type", descriptor.media_type.encode("latin-1")),
-            (b"content-length", b"%d" % span.length),
-            (b"docker-content-digest", descriptor.digest.encode()),
-            (b"etag", entity_tag(descriptor.digest).encode()),
-            (b"accept-ranges", b"bytes"),
-        ]
-        if not is_manifest(descriptor.media_type):
-            headers.append((b"content-encoding", b"identity"))  # a host's gzip middleware leaves it alone then
-        if partial:
-            headers.append((b"content-range", span.content_range.encode()))
         large = self.wants_body and span.length > _SMALL
         if self.outlet is not None and not (large and self.outlet.open()):
             self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
-        await self._start(206 if partial else 200, headers, *(() if self.wants_body else (_END,)))
+        rest = () if self.wants_body else (_END,)
+        await self._start(206 if partial else 200, _about(descriptor, span, partial=partial), *rest)
         return self.wants_body
+
+    async def whole(self, descriptor: Descriptor, span: Span, data: bytes, *, partial: bool) -> None:
+        """Answer as `begin` does, with `data`, which are the bytes of `span`. A client that wants no body gets none."""
+        rest: Message = {**_END, "body": data if self.wants_body else b""}
+        await self._start(206 if partial else 200, _about(descriptor, span, partial=partial), rest)
 
     async def send(self, data: bytes | memoryview) -> None:
         """More of the body; `data` may be overwritten once this returns."""
@@ -120,7 +115,7 @@ class Reply:
         """All of the body was sent."""
         await self._in_time(_END)
 
-    async def _whole(self, status: int, media_type: str, body: bytes, headers: Mapping[str, str]) -> None:
+    async def _document(self, status: int, media_type: str, body: bytes, headers: Mapping[str, str]) -> None:
         given = {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()]
         rest: Message = {**_END, "body": body if self.wants_body else b""}
@@ -134,3 +129,19 @@ class Reply:
         async with asyncio.timeout(self._reader_timeout):
             for message in messages:
                 await self._send(message)
+
+
+def _about(descriptor: Descriptor, span: Span, *, partial: bool) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer that has these bytes of content."""
+    headers = [
+        (b"content-type", descriptor.media_type.encode("latin-1")),
+        (b"content-length", b"%d" % span.length),
+        (b"docker-content-digest", descriptor.digest.encode()),
+        (b"etag", entity_tag(descriptor.digest).encode()),
+        (b"accept-ranges", b"bytes"),
+    ]
+    if not is_manifest(descriptor.media_type):
+        headers.append((b"content-encoding", b"identity"))  # a host's gzip middleware leaves it alone then
+    if partial:
+        headers.append((b"content-range", span.content_range.encode()))
+    return headers

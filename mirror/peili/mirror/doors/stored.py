@@ -39,6 +39,9 @@ async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> N
         return
     partial = reply.range(descriptor.digest) is not None
     async with await opener.open(descriptor.digest, span) as content:
+        if len(content.first) == span.length:
+            await reply.whole(descriptor, span, content.first, partial=partial)
+            return
         await reply.begin(descriptor, span, partial=partial)
         await _send_content(reply, content, span)
         await reply.end()
@@ -46,7 +49,7 @@ async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> N
 
 async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
     fd, offset = content.fileno(), span.start
-    if fd is not None and span.length > TAIL:
+    if fd is not None:
         if reply.outlet is not None:
             offset = await _send_file(reply.outlet, content, fd, span)
         elif reply.takes_paths and span.is_whole and sys.platform == "linux":
