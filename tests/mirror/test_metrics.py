@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncGenerator, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -334,9 +335,8 @@ async def test_a_registry_may_collect_in_any_thread_while_plug_ins_are_asked_on_
         assert seen("peili_peers") == 1
         assert router.asked_on == {asyncio.get_running_loop()}
         # The host's loop stands still while it waits for the thread: the scrape ends, and says that nothing is ready.
-        collecting = asyncio.get_running_loop().run_in_executor(None, scrape, mirror)
-        time.sleep(1.5)  # noqa: ASYNC251 - this is the loop that stands still
-        seen = await collecting
+        with ThreadPoolExecutor() as threads:
+            seen = threads.submit(scrape, mirror).result()
         assert seen("peili_ready", part="store") == 0
         assert not seen.has("peili_peers")
         assert seen.has("peili_requests_total") or seen.has("peili_limited_total")

@@ -25,7 +25,7 @@ SHORT: dict[str, Any] = {
     "first_byte_timeout": 0.9,
     "hedge_delay": 5.0,  # tests that are not about it shall not ask a second holder on a busy machine
     "stall_timeout": 0.8,
-    "min_rate": 64 * KIB,
+    "min_rate": 16 * KIB,
     "rate_window": 0.5,
     "wait_timeout": 5.0,
     "verify_ahead": 64 * KIB,

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.relay.peers import Exchange, Script, ScriptedPeer, honest, listening, no_http, peers, short_after, silent
 from tests.relay.pulling import SHORT, content, until
@@ -39,7 +39,6 @@ async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET") -> bytes:
 
 
 @given(st.integers(200, 599), st.dictionaries(TOKENS, VALUES, max_size=10))
-@settings(deadline=None)
 def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     head = parse_head(f"HTTP/1.1 {status} some words\r\n{lines}\r\n".encode())
@@ -53,7 +52,6 @@ def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
     try:
         head = parse_head(b"HTTP/1.1 200 x\r\n" + data + b"\r\n\r\n")

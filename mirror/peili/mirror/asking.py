@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.keyroute import key_path, read_answer
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import IDENTITY_HEADER
 from peili.mirror.peerconnection import Head
 from peili.mirror.peers import Holder, Peer
@@ -133,7 +134,7 @@ class Asker:
         """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
         patience = self._context.limits.lookup_timeout
         try:
-            async with asyncio.timeout(patience):
+            async with Patience(patience):
                 answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
             self._note(flight, peer, answer)
         except PeerUnavailable as error:
