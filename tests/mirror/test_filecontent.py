@@ -89,7 +89,7 @@ async def test_a_cancelled_read_leaves_the_buffer_alone(path: Path, monkeypatch:
 
     def slow(fd: int, buffers: Sequence[Any], offset: int) -> int:
         started.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return real(fd, buffers, offset)
 
     monkeypatch.setattr(os, "preadv", slow)
@@ -121,7 +121,7 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
     go_on, opened = threading.Event(), threading.Event()
 
     def slow(path: str | Path) -> int:
-        go_on.wait(10)
+        go_on.wait(60)
         fd = os.open(path, os.O_RDONLY)
         opened.set()
         return fd
@@ -134,6 +134,6 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
         await opening
     go_on.set()
     await asyncio.to_thread(opened.wait, 10)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
             await asyncio.sleep(0.01)

@@ -155,7 +155,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
         connection.close()
-        await until(lambda: lease.reasons, within=2)
+        await until(lambda: lease.reasons, within=10)
     assert lease.reasons == ["gone"]
 
 
@@ -229,7 +229,7 @@ async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFix
     async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
         pulled = await host.get(Digest.of(b"x"))
         assert (pulled.status, lease.let_go) == (404, True)
-        assert pulled.seconds < 3
+        assert pulled.seconds < 10
         assert host.mirror.metrics.limited.value("lookup_timeout") == 1
     assert "not released in time" in caplog.text
 
@@ -265,7 +265,7 @@ async def test_a_wait_is_waited() -> None:
         async with pulling(router) as host:
             pulled = await host.get(Digest.of(data))
             assert pulled.body == data
-            assert 0.4 <= pulled.seconds < 3
+            assert 0.4 <= pulled.seconds < 10
             assert len(router.wants) == 3
 
 
@@ -275,7 +275,7 @@ async def test_waiting_ends_and_does_not_spin(until_: float) -> None:
     async with pulling(router, wait_timeout=0.4) as host:
         pulled = await host.get(Digest.of(b"x"))
         assert pulled.status == 404
-        assert 0.35 < pulled.seconds < 3
+        assert 0.35 < pulled.seconds < 10
         assert len(router.wants) <= 41
 
 

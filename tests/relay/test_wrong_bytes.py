@@ -133,7 +133,7 @@ async def test_quarantine_ends() -> None:
     async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=0.2) as host:
         assert (await host.get(Digest.of(data))).status == 404
         assert (await host.get(Digest.of(data))).status == 404
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await host.get(Digest.of(data))).status == 404:
                 pass
         assert len(a.asked) == 2
@@ -309,7 +309,7 @@ async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
-        assert pulled.seconds < 5
+        assert pulled.seconds < 10
         assert "could not be removed: not in time" in warnings(caplog)
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 

@@ -222,7 +222,7 @@ async def test_the_loop_goes_on_while_a_file_is_read(
 
     def slowly(*args: Any) -> Any:
         began.set()
-        went_on.append(go_on.wait(5))
+        went_on.append(go_on.wait(60))
         return work(*args)
 
     monkeypatch.setattr(where, what, slowly)

@@ -67,5 +67,9 @@ class Patience:
         self._countdown.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
+    def expired(self) -> bool:
+        """Whether the time was up."""
+        return self._timeout.expired()
+
     def _end(self) -> None:
         self._timeout.reschedule(asyncio.get_running_loop().time())
