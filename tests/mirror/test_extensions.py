@@ -86,7 +86,7 @@ async def test_draining_leaves_them_and_the_mirror_goes_on() -> None:
 async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[Useless(), Hesitant()], limits=QUICK)
     async with mirror:
-        await mirror.wait_ready(1)
+        await mirror.wait_ready(30)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(mirror.ops), base_url="http://ops") as client:
             response = await client.get("/readyz")
         assert response.status_code == 200

@@ -96,7 +96,7 @@ async def test_a_cancelled_read_leaves_the_buffer_alone(path: Path, monkeypatch:
     content = await FileContent.open(path)
     buffer = bytearray(10)
     reading = asyncio.create_task(content.readinto(5, memoryview(buffer)))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 60)
     reading.cancel()
     await content.aclose()  # neither may this let the descriptor's number be used anew
     assert not (await asyncio.wait([reading], timeout=0.05))[0]
@@ -133,7 +133,7 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     go_on.set()
-    await asyncio.to_thread(opened.wait, 10)
+    await asyncio.to_thread(opened.wait, 60)
     async with asyncio.timeout(30):
         while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
             await asyncio.sleep(0.01)

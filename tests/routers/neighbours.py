@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from tests.support.ports import free_port
 
 from peili.mirror import Context, Holder, Key, Limits, MembershipRouter, Peer, Router, Selection, Store
 from peili.mirror.testing import context_for
@@ -145,9 +146,8 @@ def black_hole_url() -> Generator[str]:
 
 
 def refusing_url() -> str:
-    """A URL where nobody listens. (Bound and let go: the kernel hands its ports out in no order.)"""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    """A URL where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @asynccontextmanager

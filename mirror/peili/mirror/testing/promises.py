@@ -10,7 +10,7 @@ from typing import Any
 
 from peili.mirror.patience import Patience
 
-IN_TIME = 10.0
+IN_TIME = 30.0
 """Seconds that each promise has by default, all waiting included. Kits take another bound as `within`."""
 
 
