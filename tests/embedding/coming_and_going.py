@@ -46,7 +46,7 @@ async def by_serve(mirror: Mirror, tls: Path) -> AsyncGenerator[str]:
 async def on_uvicorn(mirror: Mirror, app: Starlette) -> AsyncGenerator[str]:
     """In a host's app, which brings the mirror's lifespan."""
     app.router.routes.extend([Mount("/v2", mirror.local), Mount("/peili", mirror.peer)])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)

@@ -127,7 +127,7 @@ async def enter_and_leave(mirror: Mirror) -> None:
         await until(mirror.ready)
         leave.set()
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
         httpx.AsyncClient() as client,
