@@ -164,7 +164,7 @@ async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_not
             try:
                 async with asyncio.timeout(60):
                     assert (await client.get(BLOB)).status_code == 404
-                assert started.is_set()
+                await until(started.is_set)
                 assert opened(blob) == 1  # the thread still has it
             finally:
                 go_on.set()
