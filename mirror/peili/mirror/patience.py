@@ -1,6 +1,6 @@
-"""Waits for other hosts, bounded by the time that this one was there to notice: a loop that stood still blames nobody.
+"""Waits for others, bounded by the time in which this host was there to notice: a loop that stood still blames nobody.
 
-What bounds a wait in all, or a wait for what runs on this loop itself, is `asyncio.timeout`.
+What bounds waiting in all, whatever happened, is `asyncio.timeout`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
+from peili.mirror.patience import Patience
 from peili.mirror.peers import (
     FAILED_REFUSED,
     FAILED_SILENT,
@@ -168,7 +169,7 @@ class Supply:
         Raises NotFound.
         """
         router = self._means.router
-        bound = asyncio.timeout(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
+        bound = Patience(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
         try:
             async with bound:
                 return await router.acquire(want)
@@ -192,7 +193,7 @@ class Supply:
 
     async def _release(self, lease: Lease, reason: str) -> None:
         """Give `lease` back. The runtime's answer waits for it: so it is bounded, and can't fail."""
-        bound = asyncio.timeout(self._means.limits.lookup_timeout)
+        bound = Patience(self._means.limits.lookup_timeout)
         try:
             async with bound:
                 await lease.release(reason)
