@@ -13,7 +13,7 @@ import pytest
 from tests.adapters.containerd.trees import Tree, make, snapshot
 from tests.e2e.checks import KIB, expected
 from tests.lab.certificates import Certificates
-from tests.lab.lab import Host, Lab
+from tests.lab.lab import PATIENT, Host, Lab
 from tests.lab.upstream import Upstream
 
 from peili.adapters.containerd.meaning import Version
@@ -177,7 +177,7 @@ def test_the_one_switch_of_peili_serve(world: World) -> None:
     make(host.containerd.hosts, shape.tree)
     was = snapshot(host.containerd.hosts)
     switch = {"apply": True, "config_path": [str(host.containerd.hosts)]}
-    patient = {"start_timeout": 60, "stop_timeout": 60}
+    patient = {**PATIENT, "start_timeout": 60, "stop_timeout": 60}
     try:
         world.lab.start_peili("without", hosts=switch, limits=patient)
         assert blobs_from_upstream(world, host, shape) == 0

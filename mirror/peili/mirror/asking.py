@@ -123,12 +123,14 @@ class Asker:
         flight.land(asyncio.get_running_loop().time() + (limits.lookup_ttl if flight.holders else missed))
 
     async def _ask_in_turn(self, flight: Flight, queue: Iterator[Peer]) -> None:
-        clock = asyncio.get_running_loop()
+        """The first one is asked however late it has become: it was this host that stood still."""
+        clock, asked = asyncio.get_running_loop(), False
         for peer in queue:
-            if len(flight.holders) >= _ENOUGH or clock.time() >= flight.ends:
+            if len(flight.holders) >= _ENOUGH or (asked and clock.time() >= flight.ends):
                 flight.cut_short = True
                 return
             await self._ask(flight, peer)
+            asked = True
 
     async def _ask(self, flight: Flight, peer: Peer) -> None:
         """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
