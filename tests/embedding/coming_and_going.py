@@ -31,7 +31,7 @@ from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 CONTENT = bytes(range(256)) * 40_000  # more than sockets hold for a reader that does not read
-QUICK = Limits(drain_timeout=0.2, lookup_timeout=20)
+QUICK = Limits(drain_timeout=0.2, lookup_timeout=20, stop_timeout=60)
 
 
 @asynccontextmanager
