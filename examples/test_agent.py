@@ -42,7 +42,7 @@ async def neighbour(tmp_path: Path) -> AsyncGenerator[Neighbour]:
     router.set([])  # it knows nobody, and is ready
     mirror = Mirror(OciLayoutStore(image.path), router)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
-        await mirror.wait_ready(5)
+        await mirror.wait_ready(30)
         yield Neighbour(mirror.identity.urls[0], image)
 
 

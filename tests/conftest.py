@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Nothing that is tested by properties has to be done in a certain time, and a busy machine draws examples slowly, too.
+settings.register_profile("peili", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("peili")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -127,7 +127,7 @@ def test_without_a_time_each_path_is_asked_for_once(served: Served, clients: Cli
 
 def test_within_a_time_paths_are_asked_for_again(served: Served, clients: Clients) -> None:
     before = served.asked["HEAD /small-0"]
-    clients.requests(served.port, "HEAD", ["/small-0"], connections=2, seconds=0.3)
+    clients.requests(served.port, "HEAD", ["/small-0"], connections=2, seconds=1)
     assert served.asked["HEAD /small-0"] - before > 2
 
 

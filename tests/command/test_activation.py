@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.lab.processes import ENVIRONMENT, Process, wait_for
+from tests.support.ports import free_ports
 
 from peili.adapters.standalone.activation import activated
 from peili.mirror import ConfigError
@@ -71,7 +72,7 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
             assert httpx.get(f"{url(peer)}/v2/", timeout=30).headers["peili-id"]
             assert httpx.get(f"{url(peer)}/livez", timeout=30).status_code == 404
             assert process.stop() == 0
-        with socket.create_connection(local.getsockname(), timeout=5):
+        with socket.create_connection(local.getsockname(), timeout=30):
             pass  # it is ours still, and listens: the next peili finds who came meanwhile
 
 
@@ -172,9 +173,8 @@ def test_more_sockets_than_there_are_is_said(tmp_path: Path) -> None:
     shutil.which("systemd-socket-activate", path=ENVIRONMENT["PATH"]) is None, reason="not installed: systemd"
 )
 def test_systemd_s_own_activator_starts_it_at_the_first_request(tmp_path: Path) -> None:
-    with closing(listener()) as one, closing(listener()) as other:
-        local, peer = url(one), url(other)
-    ports = [each.removeprefix("http://") for each in (local, peer)]
+    ports = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    local, peer = (f"http://{each}" for each in ports)
     listen = [f"--listen={each}" for each in ports]
     process = Process(["systemd-socket-activate", *listen, "--fdname=local:peer", *COMMAND], tmp_path / "log")
     try:

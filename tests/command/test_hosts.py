@@ -180,7 +180,7 @@ def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door:
     first.wait_for("runtime door")
     in_force = snapshot(root)
     second = start(*hosts, f"--set=local.listen=127.0.0.1:{free_port()}", f"--set={door}.listen={addresses[door]}")
-    assert second.process.wait(30) == 1
+    assert second.process.wait(60) == 1
     assert second.log == f"peili: can't listen on {addresses[door]}: address already in use\n"
     assert snapshot(root) == in_force
     assert first.end() == 0

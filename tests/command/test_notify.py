@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ def test_states_reach_the_socket(abstract: bool, tmp_path: Path) -> None:
     address = f"@{tmp_path}/notify" if abstract else f"{tmp_path}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address.replace("@", "\0"))
-        systemd.settimeout(5)
+        systemd.settimeout(30)
         with Notifier.from_environment({"NOTIFY_SOCKET": address}) as notifier:
             notifier.send("READY=1", "STATUS=up")
             notifier.alive()
@@ -35,6 +36,23 @@ def test_a_full_queue_does_not_block(tmp_path: Path) -> None:
         systemd.bind(f"{tmp_path}/notify")
         for _ in range(1000):
             notifier.alive()
+
+
+def test_what_found_the_queue_full_is_told_with_the_next_heartbeat(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{tmp_path}/notify") as notifier:
+        systemd.bind(f"{tmp_path}/notify")
+        for _ in range(1000):
+            notifier.alive()
+        notifier.send("READY=1")
+        notifier.send("STOPPING=1")
+        systemd.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                assert systemd.recv(100) == b"WATCHDOG=1"
+        notifier.alive()
+        assert systemd.recv(100) == b"READY=1\nSTOPPING=1\nWATCHDOG=1"
+        notifier.alive()
+        assert systemd.recv(100) == b"WATCHDOG=1"
 
 
 @pytest.mark.parametrize(

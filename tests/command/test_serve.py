@@ -35,7 +35,7 @@ class Serving:
         return self.stderr.read_text(encoding="utf-8")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (found := re.search(pattern, self.log)) is None:
             assert self.process.poll() is None, self.log
             assert time.monotonic() < deadline, self.log
@@ -48,7 +48,7 @@ class Serving:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(10)
+        return self.process.wait(30)
 
 
 def install(directory: Path, name: str, program: str, store: str) -> None:
@@ -108,7 +108,7 @@ def test_an_open_connection_and_a_transfer_under_way_do_not_hold_up_its_end(star
         assert transfer.status_code == 200
         began = time.monotonic()
         assert serving.end() == 0
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 30  # and not the minute that a reader may stall
     assert "Traceback" not in serving.log
 
 
@@ -116,7 +116,7 @@ def test_sigint_ends_it_as_well(start: Start) -> None:
     serving = start()
     assert httpx.get(f"{serving.url}/livez").status_code == 200
     serving.process.send_signal(signal.SIGINT)
-    assert serving.process.wait(10) == 0
+    assert serving.process.wait(30) == 0
     assert "SIGINT: stopping" in serving.log
 
 
@@ -129,7 +129,7 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
         serving.process.send_signal(signal.SIGTERM)
         serving.wait_for("SIGTERM: stopping")
         serving.process.send_signal(signal.SIGTERM)
-        assert serving.process.wait(5) == -signal.SIGTERM
+        assert serving.process.wait(30) == -signal.SIGTERM
 
 
 def test_json_logs_are_json(start: Start) -> None:
@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(door: str, start: Star
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         serving = start(f"--set={door}.listen={address}")
-        assert serving.process.wait(30) == 1
+        assert serving.process.wait(60) == 1
     assert len(serving.log.splitlines()) == 1, serving.log
     assert serving.log.startswith("peili: ")
     assert address in serving.log
@@ -180,15 +180,15 @@ def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start, tmp_pat
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(30)
-        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "300000"}
+        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
         serving = start("--set=watchdog.timeout=0", environ=environ)
-        heard = {systemd.recv(100)}
+        heard = set(systemd.recv(100).split())
         while heard < {b"READY=1", b"WATCHDOG=1"}:
-            heard.add(systemd.recv(100))
+            heard.update(systemd.recv(100).split())
         assert httpx.get(f"{serving.url}/livez").status_code == 200
         assert serving.end() == 0
         while b"STOPPING=1" not in heard:
-            heard.add(systemd.recv(100))
+            heard.update(systemd.recv(100).split())
     assert heard == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
 
 
@@ -227,7 +227,7 @@ from peili.stores.memory import MemoryStore
 
 class StuckStore(MemoryStore):
     async def describe(self, digest):
-        time.sleep(60)
+        time.sleep(600)
 """
 
 
@@ -237,7 +237,7 @@ def test_a_plug_in_that_stops_the_loop_ends_the_process_which_says_where_it_hung
     serving = start(*flags, environ={"PYTHONPATH": str(tmp_path)})
     blob = f"{serving.url}/v2/registry.example/demo/blobs/sha256:{'0' * 64}"
     with pytest.raises(httpx.TransportError):
-        httpx.get(blob, timeout=20)
-    assert serving.process.wait(10) == -signal.SIGABRT
+        httpx.get(blob, timeout=60)
+    assert serving.process.wait(30) == -signal.SIGABRT
     assert "the event loop has not moved for 0.5 seconds" in serving.log
     assert "stuck.py" in serving.log

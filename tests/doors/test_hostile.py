@@ -20,7 +20,7 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 DIGEST = "sha256:" + "0" * 64
-QUICK = 5.0
+QUICK = 30.0
 HOST = b"Host: door.example\r\n"
 
 

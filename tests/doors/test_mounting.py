@@ -73,7 +73,7 @@ async def test_one_app_can_have_all_three_and_their_lifespan() -> None:
     async with visitor(app) as client:
         assert (await client.get("/ops/readyz")).status_code == 503
         async with app.router.lifespan_context(app):
-            await mirror.wait_ready(5)
+            await mirror.wait_ready(30)
             assert (await client.get("/ops/readyz")).status_code == 200
             await check(client, host, "")
             await check(client, host, "/peili")

@@ -72,7 +72,7 @@ async def test_a_whole_file_is_left_to_the_server_and_stays_open_until_it_is_don
         answer = await getting
         assert (answer.status_code, answer.content) == (200, DATA)
         assert host.store.opened[0].read == FIRST
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await host.store.opened[0].closed.wait()
 
 

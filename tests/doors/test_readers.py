@@ -21,7 +21,7 @@ async def rest_of(sock: object) -> int:
     """How many bytes can still be had of an answer; it must end."""
     loop = asyncio.get_running_loop()
     count = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         try:
             while data := await loop.sock_recv(sock, 1 << 20):  # type: ignore[arg-type]
                 count += len(data)
@@ -33,10 +33,10 @@ async def rest_of(sock: object) -> int:
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_reader_that_stalls_is_cut_off(door: str, caplog: pytest.LogCaptureFixture) -> None:
     async with served(limits=Limits(reader_timeout=0.3)) as host:
+        began = time.monotonic()
         with asking(host.address(door), ZEROS_PATH) as sock:
             await until(lambda: len(host.store.opened) == 1)
-            began = time.monotonic()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await host.store.opened[0].closed.wait()
             assert time.monotonic() - began > 0.2
             assert await rest_of(sock) < SIZE
@@ -56,12 +56,12 @@ async def test_a_reader_that_stalls_at_the_end_of_an_answer_is_dropped_too(door:
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
-    async with served(limits=Limits(reader_timeout=0.5)) as host:
+    async with served(limits=Limits(reader_timeout=1.5)) as host:
         loop = asyncio.get_running_loop()
         with asking(host.address(door), ZEROS_PATH, buffer=1 << 20) as sock:
-            until_ = time.monotonic() + 1.5
+            until_ = time.monotonic() + 3
             while time.monotonic() < until_:
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(30):
                     assert await loop.sock_recv(sock, 256 << 10)
                 await asyncio.sleep(0.002)
             assert not host.store.opened[0].closed.is_set()
@@ -72,7 +72,7 @@ async def test_what_a_reader_that_leaves_had_is_freed_at_once(door: str, caplog:
     async with served() as host:
         with asking(host.address(door), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(15):
             await host.store.opened[0].closed.wait()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -112,7 +112,7 @@ async def test_a_request_that_never_becomes_whole_is_not_waited_for(door: str, b
         reader, writer = await asyncio.open_connection(name, int(port))
         try:
             writer.write(beginning)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 assert await reader.read() == b""
         finally:
             writer.close()

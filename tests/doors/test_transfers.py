@@ -66,7 +66,7 @@ def large(tmp_path: Path) -> Path:
 
 
 def client(host: Host) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False, timeout=20)
+    return httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False, timeout=60)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ async def connection(host: Host) -> AsyncGenerator[tuple[asyncio.StreamReader, a
     name, _, port = host.address.rpartition(":")
     reader, writer = await asyncio.open_connection(name, int(port))
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             yield reader, writer
     finally:
         writer.transport.abort()
@@ -220,7 +220,7 @@ async def test_what_a_reader_that_leaves_had_is_freed(way: Way, file: Path, capl
         with no_complaints(caplog):
             with asking(host.address, host.store.add_file(file)):
                 await until(lambda: len(host.store.opened) == 1)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(15):
                 await host.store.opened[0].closed.wait()
         async with client(host) as visitor:
             assert (await visitor.get("/v2/")).status_code == 200
@@ -228,12 +228,12 @@ async def test_what_a_reader_that_leaves_had_is_freed(way: Way, file: Path, capl
 
 async def test_a_reader_that_leaves_with_a_request_behind_is_noticed_too(way: Way, file: Path) -> None:
     """uvicorn reads no further then, so that only writing can tell."""
-    async with way.host(reader_timeout=5) as host:
+    async with way.host(reader_timeout=60) as host:
         path = host.store.add_file(file)
         async with connection(host) as (_, writer):
             writer.write(request("GET", path) + request("GET", path))
             await until(lambda: len(host.store.opened) == 1)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             await host.store.opened[0].closed.wait()
             await host.shut_down()
 
@@ -241,7 +241,7 @@ async def test_a_reader_that_leaves_with_a_request_behind_is_noticed_too(way: Wa
 async def left_of(sock: Any, received: int = 0) -> int:
     """How many bytes of an answer can still be had, until it ends or all of `LARGE` has come."""
     count = 0
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         try:
             while received + count < LARGE and (got := await asyncio.get_running_loop().sock_recv(sock, 1 << 20)):
                 count += len(got)
@@ -252,21 +252,21 @@ async def left_of(sock: Any, received: int = 0) -> int:
 
 async def test_a_reader_that_stalls_is_cut_off(way: Way, file: Path) -> None:
     async with way.host(reader_timeout=0.3) as host:
+        began = asyncio.get_running_loop().time()
         with asking(host.address, host.store.add_file(file)) as sock:
             await until(lambda: len(host.store.opened) == 1)
-            began = asyncio.get_running_loop().time()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await host.store.opened[0].closed.wait()
             assert asyncio.get_running_loop().time() - began > 0.2
             assert await left_of(sock) < SIZE
 
 
 async def test_a_reader_that_is_slow_but_reads_gets_all(way: Way, large: Path) -> None:
-    async with way.host(reader_timeout=0.6) as host:
+    async with way.host(reader_timeout=1.5) as host:
         loop = asyncio.get_running_loop()
         with asking(host.address, host.store.add_file(large), buffer=1 << 20) as sock:
             received, began = 0, loop.time()
-            while loop.time() - began < 1.5:
+            while loop.time() - began < 3:
                 received += len(await loop.sock_recv(sock, 64 << 10))
                 await asyncio.sleep(0.01)
             assert not host.store.opened[0].closed.is_set()
@@ -296,7 +296,7 @@ async def test_a_transfer_under_way_ends_before_the_server_does(way: Way, file: 
         ending = asyncio.create_task(host.shut_down())
         assert await answer_to("GET", reader) == (200, data)
         assert await reader.read() == b""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ending
 
 

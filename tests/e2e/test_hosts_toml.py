@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 from tests.adapters.containerd.trees import Tree, make, snapshot
 from tests.e2e.checks import KIB, expected
-from tests.lab.lab import Host, Lab
+from tests.lab.lab import PATIENT, Host, Lab
 from tests.lab.upstream import Upstream
 from tests.support.certificates import Certificate, make_certificate
 
@@ -180,7 +180,7 @@ def test_the_one_switch_of_peili_serve(world: World) -> None:
     make(host.containerd.hosts, shape.tree)
     was = snapshot(host.containerd.hosts)
     switch = {"apply": True, "config_path": [str(host.containerd.hosts)]}
-    patient = {"start_timeout": 60, "stop_timeout": 60}
+    patient = {**PATIENT, "start_timeout": 60, "stop_timeout": 60}
     try:
         world.lab.start_peili("without", hosts=switch, limits=patient)
         assert blobs_from_upstream(world, host, shape) == 0

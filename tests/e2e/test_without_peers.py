@@ -26,7 +26,7 @@ def lab() -> Generator[Lab]:
 
 def test_what_nobody_has_comes_from_upstream_as_fast_as_without_peili(lab: Lab) -> None:
     _, b, c = lab.hosts.values()
-    lab.start_peili()
+    lab.start_peili(limits={})  # as they are by default
     c.containerd.mirror(lab.upstream.name)  # none
     times = [(timed_pull(lab, b), timed_pull(lab, c)) for _ in range(ROUNDS)]
     lab.stop_peili()

@@ -31,7 +31,7 @@ from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 CONTENT = bytes(range(256)) * 40_000  # more than sockets hold for a reader that does not read
-QUICK = Limits(drain_timeout=0.2)
+QUICK = Limits(drain_timeout=0.2, lookup_timeout=20, stop_timeout=60)
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def by_serve(mirror: Mirror, tls: Certificate) -> AsyncGenerator[str]:
 async def on_uvicorn(mirror: Mirror, app: Starlette) -> AsyncGenerator[str]:
     """In a host's app, which brings the mirror's lifespan."""
     app.router.routes.extend([Mount("/v2", mirror.local), Mount("/peili", mirror.peer)])
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=30))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)

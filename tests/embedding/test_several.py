@@ -73,8 +73,8 @@ async def test_two_in_one_app_differ_in_store_router_selection_and_registry(tmp_
     app = Starlette(routes=[Mount("/blue", blue.local), Mount("/green", green.local)])
     async with blue, green, serve(blue, local="127.0.0.1:0", peer="127.0.0.1:0"), visiting(app) as host:
         router.set([Peer("blue", blue.identity.urls)])
-        await blue.wait_ready(10)
-        await green.wait_ready(10)
+        await blue.wait_ready(30)
+        await green.wait_ready(30)
         size = await pull(host, image, DEMO, prefix="/blue/v2")
         assert await pull(host, image, SECRET, prefix="/blue/v2") == size
         assert await pull(host, image, DEMO, prefix="/green/v2") == size
@@ -127,7 +127,7 @@ async def enter_and_leave(mirror: Mirror) -> None:
         await until(mirror.ready)
         leave.set()
     async with (
-        asyncio.timeout(10),
+        asyncio.timeout(60),
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
         httpx.AsyncClient() as client,

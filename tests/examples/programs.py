@@ -30,7 +30,7 @@ class Program:
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Wait until it printed `pattern`."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while (found := re.search(pattern, self.text)) is None:
             assert self.process.poll() is None, self.text
             assert time.monotonic() < deadline, self.text
@@ -48,7 +48,7 @@ def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Pro
         try:
             yield program
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) in {0, -signal.SIGTERM}, program.text
+            assert process.wait(30) in {0, -signal.SIGTERM}, program.text
         finally:
             process.kill()
     text = program.text.replace(_IDLE, "")

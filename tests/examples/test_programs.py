@@ -116,6 +116,6 @@ async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, em
             two.wait_for("the nodes stay as they were")
             assert (await left.get("/peili/v2/")).status_code == 200
             nodes.write_text(f"node-2 {where[1]}\n")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 while (await left.get("/peili/v2/")).status_code != 403:  # noqa: ASYNC110 - it is in another process
                     await asyncio.sleep(0.05)

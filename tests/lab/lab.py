@@ -28,6 +28,9 @@ COMMANDS = ("containerd", "ctr", "docker-registry", "openssl", "setpriv", "skope
 
 RouterKind = Literal["static", "mdns"]
 
+PATIENT = {"lookup_timeout": 10, "connect_timeout": 10, "first_byte_timeout": 20}
+"""Limits with which a peer that is only slow, as all are on a busy machine, is not taken for one that has nothing."""
+
 
 @dataclass(frozen=True)
 class Host:
@@ -106,10 +109,11 @@ class Lab:
 
     def _sections(self, host: Host, router: RouterKind) -> Sections:
         store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
+        shared: Sections = {"store": store, "limits": PATIENT}
         if router == "mdns":
-            return {"store": store, "router": {"kind": "mdns", "interfaces": [host.place.interface]}}
+            return {**shared, "router": {"kind": "mdns", "interfaces": [host.place.interface]}}
         peers = [f"http://{each.peili.peer}" for each in self.hosts.values()]
-        return {"store": store, "router": {"kind": "static", "peers": peers}}
+        return {**shared, "router": {"kind": "static", "peers": peers}}
 
 
 def _make_directory() -> Path:

@@ -166,7 +166,7 @@ async def test_resuming_that_was_cut_short_can_be_tried_again() -> None:
 async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[Useless(), Hesitant()], limits=QUICK)
     async with mirror:
-        await mirror.wait_ready(1)
+        await mirror.wait_ready(30)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(mirror.ops), base_url="http://ops") as client:
             response = await client.get("/readyz")
         assert response.status_code == 200

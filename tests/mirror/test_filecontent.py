@@ -91,7 +91,7 @@ async def test_a_cancelled_read_ends_at_once_and_leaves_the_buffer_alone(
 
     def slow(fd: int, size: int, offset: int) -> bytes:
         started.set()
-        go_on.wait(10)
+        go_on.wait(60)
         seen.append(real(fd, size, offset))
         return seen[-1]
 
@@ -100,7 +100,7 @@ async def test_a_cancelled_read_ends_at_once_and_leaves_the_buffer_alone(
     content = await FileContent.open(path)
     buffer = bytearray(10)
     reading = asyncio.create_task(content.readinto(5, memoryview(buffer)))
-    await asyncio.to_thread(started.wait, 10)
+    await asyncio.to_thread(started.wait, 60)
     reading.cancel()
     async with asyncio.timeout(5):
         await asyncio.wait([reading])
@@ -127,7 +127,7 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
     go_on, opened = threading.Event(), threading.Event()
 
     def slow(path: str | Path) -> int:
-        go_on.wait(10)
+        go_on.wait(60)
         fd = os.open(path, os.O_RDONLY)
         opened.set()
         return fd
@@ -139,7 +139,7 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await opening
     go_on.set()
-    await asyncio.to_thread(opened.wait, 10)
-    async with asyncio.timeout(10):
+    await asyncio.to_thread(opened.wait, 60)
+    async with asyncio.timeout(30):
         while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
             await asyncio.sleep(0.01)

@@ -24,6 +24,7 @@ MANIFESTS = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda deeper: st.lists(deeper) | st.dictionaries(st.text(), deeper),
+    max_leaves=10,
 )
 
 

@@ -62,7 +62,7 @@ async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
         await loop.sock_connect(client, server.sockets[0].getsockname())
         await it.made.wait()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 yield it, client
         finally:
             it.outlet.close()

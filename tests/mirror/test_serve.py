@@ -166,17 +166,17 @@ async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pyte
                 await until(lambda: len(host.store.opened) == 1)
                 began = time.monotonic()
                 await stack.aclose()
-                assert time.monotonic() - began < 5
+                assert time.monotonic() - began < 30  # and not the minute that a reader may stall
     assert host.store.opened[0].closed.is_set()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 async def test_an_answer_under_way_is_given_time_to_end() -> None:
-    async with served(limits=Limits(drain_timeout=10)) as host:
+    async with served(limits=Limits(drain_timeout=60)) as host:
         added = host.store.add(bytes(8 << 20))
         url = f"{host.url('peer')}/v2/registry.example/demo/blobs/{added.digest}"
         async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
-            draining = asyncio.create_task(host.mirror.drain(10))
+            draining = asyncio.create_task(host.mirror.drain(60))
             assert len(await response.aread()) == added.size
             await draining
 

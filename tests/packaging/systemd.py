@@ -19,7 +19,8 @@ from tests.lab.processes import ENVIRONMENT, Process, run, wait_for
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
 
 # What is changed of the service: where it is installed, and the mounts that a container may not make. The checkout
-# may lie below /home or /tmp. Fewer starts, and a shorter watchdog, for the tests' patience.
+# may lie below /home or /tmp. Fewer starts, and a shorter watchdog, for the tests' patience; not so
+# short that a busy machine is taken for a process that hangs.
 _OVERRIDES = """\
 [Unit]
 StartLimitBurst=2
@@ -27,7 +28,7 @@ StartLimitBurst=2
 ExecStart=
 ExecStart={peili} serve --config {config}
 StandardError=append:{log}
-WatchdogSec=2
+WatchdogSec=8
 ProtectHome=no
 PrivateTmp=no
 ProtectKernelLogs=no

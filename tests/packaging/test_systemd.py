@@ -142,6 +142,7 @@ def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_defaul
 def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, place: Place) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=KILL", "peili.service")
+    wait_for(lambda: up.show("peili.service", "MainPID") != before, "it has ended")
     assert ask(place, "/livez").status == 200
     wait_for(lambda: up.show("peili.service", "MainPID") not in {before, "0"}, "it was restarted")
 
@@ -149,6 +150,7 @@ def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: System
 def test_a_process_that_stands_still_is_replaced(up: Systemd, place: Place) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=STOP", "peili.service")
+    wait_for(lambda: up.status_of_service()["State"].startswith("T"), "it stands still")
     assert ask(place, "/livez").status == 200
     assert up.show("peili.service", "MainPID") not in {before, "0"}
 

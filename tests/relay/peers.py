@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from tests.support.ports import free_port
+
 from peili.mirror import Digest, Holder, Peer
 
 PIECE = 64 * 1024
@@ -174,8 +176,7 @@ async def peers(content: bytes, *scripts: Script) -> AsyncGenerator[list[Scripte
 
 def refusing_url() -> str:
     """A URL where nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    return f"http://127.0.0.1:{free_port()}"
 
 
 async def honest(exchange: Exchange) -> None:

@@ -54,7 +54,7 @@ async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(
             assert int(last) == LARGE - 1
         else:
             assert asked == f"bytes={STOP}-{LARGE - 1}"
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
 
 
 @pytest.mark.parametrize("how", STOPPING)
@@ -160,7 +160,7 @@ async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and
         assert pulled.body == data[: 2 * STOP]  # what was withheld is passed on
         again = await host.get(digest, f"bytes={2 * STOP}-")
         assert again.status == 404
-        assert again.seconds < 2
+        assert again.seconds < 10
         assert sum(len(each.asked) for each in those) == 2
 
 

@@ -172,7 +172,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
         connection.close()
-        await until(lambda: lease.reasons, within=2)
+        await until(lambda: lease.reasons, within=10)
     assert lease.reasons == ["gone"]
 
 
@@ -443,7 +443,7 @@ async def test_a_wait_is_waited() -> None:
         async with pulling(router) as host:
             pulled = await host.get(Digest.of(data))
             assert pulled.body == data
-            assert 0.4 <= pulled.seconds < 3
+            assert 0.4 <= pulled.seconds < 10
             assert len(router.wants) == 3
 
 
@@ -453,7 +453,7 @@ async def test_waiting_ends_and_does_not_spin(until_: float) -> None:
     async with pulling(router, wait_timeout=0.4) as host:
         pulled = await host.get(Digest.of(b"x"))
         assert pulled.status == 404
-        assert 0.35 < pulled.seconds < 3
+        assert 0.35 < pulled.seconds < 10
         assert len(router.wants) <= 41
 
 

@@ -73,17 +73,17 @@ async def test_ten_transfers_that_hash_do_not_slow_a_head(monkeypatch: pytest.Mo
     def slow(verifier: Verifier, piece: Piece) -> Piece:
         if len(piece) > 64 * 1024:
             hashing.set()
-            answered.wait(10)
+            answered.wait(60)
         return feed(verifier, piece)
 
     monkeypatch.setattr(Verifier, "feed", slow)
-    async with peers(data, honest) as [a], pulling([a.holder], stall_timeout=20, first_byte_timeout=20) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], stall_timeout=90, first_byte_timeout=90) as host:
         transfers = [asyncio.create_task(host.get(Digest.of(data))) for _ in range(10)]
         await until(hashing.is_set)
         for _ in range(10):
             head = await host.get(Digest.of(b"what nobody has"), method="HEAD")
             assert head.status == 404
-            assert head.seconds < 5
+            assert head.seconds < 20
         answered.set()
         assert {(await each).body == data for each in transfers} == {True}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
@@ -41,9 +40,9 @@ async def client() -> AsyncGenerator[PeerClient]:
         await made.aclose()
 
 
-async def fetch(client: PeerClient, peer: Peer) -> bytes:
+async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
     """The body of ``/x``."""
-    answer = await client.open("GET", peer, "/x", timeout=0.3)
+    answer = await client.open("GET", peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
         with reading(peer):
@@ -58,16 +57,25 @@ async def test_a_dead_first_url_is_passed_over() -> None:
         assert len(a.asked) == 1
 
 
-async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:
+async def test_a_first_url_that_is_a_black_hole_is_passed_over_in_time() -> None:
     with black_hole_url() as nothing:
         async with peers(DATA, honest) as [a], client() as speaking:
-            peer = Peer("a", (nothing, *a.urls))
-            began = time.monotonic()
-            assert await fetch(speaking, peer) == DATA
-            first = time.monotonic()
-            assert first - began >= 0.3
-            assert await fetch(speaking, peer) == DATA
-            assert time.monotonic() - first < 0.25
+            assert await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=0.5) == DATA
+
+
+async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:
+    turned_away = list[asyncio.StreamReader]()
+
+    def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        turned_away.append(reader)
+        writer.close()
+
+    server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
+    first = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, peers(DATA, honest) as [a], client() as speaking:
+        for _ in range(3):
+            assert await fetch(speaking, Peer("a", (first, *a.urls))) == DATA
+        assert len(turned_away) == 1
 
 
 async def test_a_url_that_died_is_left_for_the_other() -> None:
@@ -124,7 +132,7 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
 
 async def test_a_redirect_is_an_answer() -> None:
     async with peers(DATA, answers(307, location="/elsewhere")) as [a], client() as speaking:
-        assert (await speaking.head(a.peer, "/x", timeout=0.3)).status == 307
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 307
         assert len(a.asked) == 1
 
 
@@ -134,10 +142,10 @@ async def test_a_redirect_is_an_answer() -> None:
 async def test_failures_are_translated(script: Script, reason: str) -> None:
     async with peers(DATA, script) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, a.peer)
+            await fetch(speaking, a.peer, timeout=1)
         assert caught.value.reason == reason
         assert "peer a" in str(caught.value)
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
 
 
 @pytest.mark.parametrize(
@@ -182,4 +190,4 @@ async def test_a_cancelled_request_leaves_no_connection() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await fetch(speaking, a.peer)
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)

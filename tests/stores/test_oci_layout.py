@@ -27,7 +27,7 @@ from peili.stores.oci_layout_json import children_of, entries_of, tag_of
 pytestmark = pytest.mark.anyio
 DEMO = "docker.io/library/demo:v1"
 SEEN_WITHIN = 2.0
-"""Seconds within which peers see a change."""
+"""Seconds within which peers see a change; `Watched.until` does not count those in which nothing runs."""
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.keyroute import key_path, read_answer
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import IDENTITY_HEADER
 from peili.mirror.peerconnection import Head
 from peili.mirror.peers import Holder, Peer
@@ -122,18 +123,20 @@ class Asker:
         flight.land(asyncio.get_running_loop().time() + (limits.lookup_ttl if flight.holders else missed))
 
     async def _ask_in_turn(self, flight: Flight, queue: Iterator[Peer]) -> None:
-        clock = asyncio.get_running_loop()
+        """The first one is asked however late it has become: it was this host that stood still."""
+        clock, asked = asyncio.get_running_loop(), False
         for peer in queue:
-            if len(flight.holders) >= _ENOUGH or clock.time() >= flight.ends:
+            if len(flight.holders) >= _ENOUGH or (asked and clock.time() >= flight.ends):
                 flight.cut_short = True
                 return
             await self._ask(flight, peer)
+            asked = True
 
     async def _ask(self, flight: Flight, peer: Peer) -> None:
         """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
         patience = self._context.limits.lookup_timeout
         try:
-            async with asyncio.timeout(patience):
+            async with Patience(patience):
                 answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
             self._note(flight, peer, answer)
         except PeerUnavailable as error:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from peili.mirror.limits import Limits
 from peili.mirror.outlet import Sending, SocketOutlet
+from peili.mirror.patience import Countdown
 
 LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
@@ -137,7 +139,7 @@ class _Bounded(_Protocol):
 
     limits: Limits
     limited: Callable[[str], None]
-    _timer: asyncio.TimerHandle | None = None
+    _timer: Countdown | None = None
     _connection: asyncio.Transport
     _lost: asyncio.Event
     _received = 0
@@ -204,7 +206,7 @@ class _Bounded(_Protocol):
     def _expect(self, seconds: float) -> None:
         """A request, within so many seconds."""
         self._stop_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._too_late, seconds)
+        self._timer = Countdown(seconds, partial(self._too_late, seconds))
 
     def _too_late(self, seconds: float) -> None:
         if self._connection.get_write_buffer_size() > 0:  # a slow reader still takes the answer before

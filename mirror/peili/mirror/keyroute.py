@@ -6,12 +6,12 @@ other. A host never asks anyone else, so that a question cannot travel in a circ
 
 from __future__ import annotations
 
-import asyncio
 from urllib.parse import quote
 
 from starlette.responses import Response
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.patience import Patience
 from peili.mirror.peerconnection import Head
 from peili.mirror.peers import Holder, Peer
 from peili.mirror.plugin import Context
@@ -36,7 +36,7 @@ def key_path(key: Key) -> str:
 async def answer(context: Context, text: str) -> Response:
     """The answer to a peer that asks for the key that `text` is, before the peer has given up on it."""
     try:
-        async with asyncio.timeout(context.limits.lookup_timeout):
+        async with Patience(context.limits.lookup_timeout):
             found = await _describe(context, parse_key(text))
     except ValueError:
         return Response(status_code=400)

@@ -15,6 +15,7 @@ from starlette.types import Message, Send
 from typing_extensions import override
 
 from peili.mirror.limits import MIB
+from peili.mirror.patience import Countdown
 
 PIECE = 8 * MIB
 """Bytes that one system call moves at most. Other connections wait for it: two milliseconds on loopback, and more where
@@ -133,7 +134,7 @@ class SocketOutlet(Outlet):
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
         self._waiting: asyncio.Future[None] | None = None
-        self._moved = 0.0
+        self._countdown: Countdown | None = None
         self._sent = 0
 
     @override
@@ -215,7 +216,6 @@ class SocketOutlet(Outlet):
         """Call `step` when the socket takes bytes, until it is done; other connections have their turns in between."""
         out = self._open()
         done: asyncio.Future[None] = self._loop.create_future()
-        self._moved = self._loop.time()
 
         def writable() -> None:
             if done.done() or self._transport.get_write_buffer_size() > 0:
@@ -227,7 +227,8 @@ class SocketOutlet(Outlet):
             except Exception as error:  # noqa: BLE001 - whoever waits is told
                 done.set_exception(error)
                 return
-            self._moved = self._loop.time()
+            if self._countdown is not None:
+                self._countdown.restart()
             if finished:
                 done.set_result(None)
 
@@ -246,12 +247,17 @@ class SocketOutlet(Outlet):
         done.result()
 
     async def _in_time(self, done: asyncio.Future[None]) -> None:
-        """Wait for `done`. Raises TimeoutError where nothing moves; costs no timer for each step."""
-        while not done.done():
-            left = self._moved + self._patience - self._loop.time()
-            if left <= 0:
-                raise TimeoutError("the client takes nothing")
-            await asyncio.wait([done], timeout=left)
+        """Wait for `done`. Where nothing moves, it gets a TimeoutError; costs no timer for each step."""
+
+        def too_long() -> None:
+            if not done.done():
+                done.set_exception(TimeoutError("the client takes nothing"))
+
+        self._countdown = Countdown(self._patience, too_long)
+        try:
+            await asyncio.wait([done])
+        finally:
+            self._countdown.cancel()
 
     def _open(self) -> socket.socket:
         if self._transport.is_closing():

@@ -7,6 +7,7 @@ import ssl
 from collections import OrderedDict
 
 from peili.mirror.names import Names
+from peili.mirror.patience import Patience
 from peili.mirror.peerconnection import Answer, Connection, Dropped
 from peili.mirror.wire import Origin, connect
 
@@ -43,12 +44,12 @@ class PeerPool:
         kept = self._take(origin)
         if kept is not None:
             try:
-                async with asyncio.timeout(timeout):
+                async with Patience(timeout):
                     return await kept.ask(method, request)
             except Dropped:
                 pass  # it was closed just then; a fresh one tells what the peer has to say
         connection = await self._connect(origin, connect_timeout)
-        async with asyncio.timeout(timeout):
+        async with Patience(timeout):
             return await connection.ask(method, request)
 
     def close(self) -> None:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Iterable
 
 from peili.mirror.errors import PeerUnavailable
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import IDENTITY_HEADER
 from peili.mirror.peers import Peer
 from peili.mirror.plugin import Context
@@ -131,7 +132,7 @@ class Roster:
         """
         each = self._context.limits.lookup_timeout
         try:
-            async with asyncio.timeout(each * len(peer.urls)):
+            async with Patience(each * len(peer.urls)):
                 answer = await self._context.client.head(peer, "/v2/", timeout=each)
         except (PeerUnavailable, TimeoutError):
             return False

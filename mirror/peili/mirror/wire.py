@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from typing_extensions import override
 
 from peili.mirror.names import Found, Names, SocketAddress
+from peili.mirror.patience import Patience
 
 _CAN_SPLICE = sys.platform == "linux"
 
@@ -83,7 +84,7 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, na
     """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
     TimeoutError is one, and UnicodeError.
     """
-    async with asyncio.timeout(timeout):
+    async with Patience(timeout):
         plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
         if tls is None:
             return PlainWire(plain)
@@ -99,7 +100,7 @@ async def _connect(addresses: Found, timeout: float) -> socket.socket:
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
-            async with asyncio.timeout(timeout / len(addresses)):
+            async with Patience(timeout / len(addresses)):
                 return await _connect_to(family, address)
         except OSError as error:
             problem = error

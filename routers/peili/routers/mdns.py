@@ -21,7 +21,8 @@ from peili.routers.mdns_interfaces import Attachment, attachment
 from peili.routers.mdns_service import SERVICE_TYPE, TTL, from_service, to_service
 
 _MAX_SERVICES = 1024
-_RESOLVE_TIME = 3.0  # seconds that a service has to say what it is
+_RESOLVE_TIME = 3.0  # seconds that a service has to say what it is …
+_RESOLVE_TRIES = 3  # … each time that it is asked: answers get lost, and hosts are busy
 _LOOK_AGAIN = 5.0  # seconds between looks at this host's interfaces
 _TROUBLE = (OSError, RuntimeError, ZeroconfError)  # what zeroconf raises where a network will not do
 
@@ -208,7 +209,7 @@ class _Finder:
     async def _find_out(self, name: str) -> None:
         info = AsyncServiceInfo(SERVICE_TYPE, name)
         peer = None
-        if await info.async_request(self._zeroconf, _RESOLVE_TIME * 1000):
+        if await self._answers(info):
             try:
                 peer = from_service(info, self._versions)
             except ValueError as error:
@@ -217,6 +218,13 @@ class _Finder:
             self._services.put(name, peer)
         else:
             self._services.drop(name)
+
+    async def _answers(self, info: AsyncServiceInfo) -> bool:
+        """Whether the service says what it is, which `info` knows then."""
+        for _ in range(_RESOLVE_TRIES):
+            if await info.async_request(self._zeroconf, _RESOLVE_TIME * 1000):
+                return True
+        return False
 
 
 @asynccontextmanager

@@ -79,13 +79,7 @@ class CommandSource(Source):
 
     @override
     async def read(self) -> str:
-        pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True
-            )
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
+        process = await self._started()
         try:
             async with asyncio.timeout(self._timeout):
                 return await _output(process)
@@ -94,6 +88,25 @@ class CommandSource(Source):
             raise Unreadable(f"it has not ended after {self._timeout:g} s") from error
         except asyncio.CancelledError:
             await _kill(process)
+            raise
+
+    async def _started(self) -> asyncio.subprocess.Process:
+        """Run it. Cancelled meanwhile, it is killed once it runs: asyncio would kill it alone, and then wait for its
+        children, which have its output open.
+        """
+        pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+        running = asyncio.create_subprocess_exec(
+            *self._command, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True
+        )
+        starting = asyncio.ensure_future(running)
+        try:
+            return await asyncio.shield(starting)
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from error
+        except asyncio.CancelledError:
+            await asyncio.wait([starting])
+            if starting.exception() is None:
+                await _kill(starting.result())
             raise
 
 

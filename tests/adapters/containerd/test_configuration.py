@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
 
@@ -114,14 +114,17 @@ def cri_tables(draw: st.DrawFn) -> str:
 
 
 @needs_containerd
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(tables=st.lists(cri_tables(), min_size=1, max_size=4))
-def test_any_chain_of_files_is_understood_as_containerd_1_x_does(tables: list[str], tmp_path: Path) -> None:
+def test_any_chain_of_files_is_understood_as_containerd_1_x_does(
+    tables: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.mktemp("chain")
     names = [f"{number}.toml" for number in range(len(tables))]
     for number, table in enumerate(tables):
         imports = f"imports = {json.dumps(names[number + 1 : number + 2])}\n"
-        (tmp_path / names[number]).write_text(f"{imports}version = 2\n{table}\n")
-    file = tmp_path / names[0]
+        (directory / names[number]).write_text(f"{imports}version = 2\n{table}\n")
+    file = directory / names[0]
     assert understood(file, V16) == as_dumped(file)
 
 

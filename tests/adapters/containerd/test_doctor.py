@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from tests.lab.agent import Agent
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.network import Loopback
 from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
+from tests.support.ports import free_port
 
 from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout, pack_tar
@@ -304,8 +304,7 @@ def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path)
 
 
 def test_a_local_door_where_nobody_is_and_one_that_is_somebody_else_s(applied: House) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = "{}:{}".format(*server.getsockname())
+    address = f"127.0.0.1:{free_port()}"
     diagnosis = applied.doctor(f"--set=local.listen={address}")
     assert diagnosis.code == 1
     assert diagnosis.of("fail")["local door"].startswith(f"nobody answers at http://{address} (")

@@ -215,7 +215,7 @@ async def hung() -> AsyncGenerator[str]:
 
 
 async def test_a_hung_peili_is_told_from_one_that_is_not_there(hung: str) -> None:
-    async with httpx.AsyncClient(timeout=0.2) as http:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
         status, finding = await doors.local_door(http, hung)
     assert status is None
     assert finding.level is Level.FAIL
@@ -246,7 +246,7 @@ async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
         found = [each async for each in doors.peer_door(http, doors.Status("me", ["http://host"]), closed=False)]
     assert [(each.level, each.what) for each in found] == [(Level.FAIL, "http://host is answered by another")]
-    async with httpx.AsyncClient(timeout=0.2) as http:
+    async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
         found = [each async for each in doors.peer_door(http, doors.Status("me", [hung]), closed=False)]
         assert found[0].what == f"nobody answers at {hung}, which is what peers are told"
         found = [each async for each in doors.peer_door(http, doors.Status("me"), closed=False)]

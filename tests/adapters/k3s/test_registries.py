@@ -224,7 +224,7 @@ def applied_or_why(text: str, registries: list[str]) -> str | Unusable:
         return error
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     VALUES, STYLES, st.lists(st.sampled_from(["docker.io", "*", "ghcr.io", "localhost:80"]), max_size=3, unique=True)
 )
@@ -247,7 +247,6 @@ def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
     assert removed(new) == text
 
 
-@settings(deadline=None)
 @given(
     st.text(st.sampled_from("mirrorsndpt:*&! -{}[],#'\"|>\n\r\t?~01\x85\u2028é\ufeff"), max_size=60)
     | st.text(max_size=60)

@@ -241,7 +241,7 @@ _ENDPOINTS = st.lists(
 _MIRRORS = st.dictionaries(_NAMES, st.tuples(_ENDPOINTS, st.booleans()), max_size=4)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(_MIRRORS, _MIRRORS, st.lists(_NAMES, unique=True))
 def test_whatever_is_there_peili_is_asked_first_and_then_who_was(
     old: dict[str, tuple[list[Endpoint], bool]], new: dict[str, tuple[list[Endpoint], bool]], registries: list[str]

@@ -12,7 +12,7 @@ import pytest
 from peili.mirror import Content, Store
 from peili.mirror.testing import entered
 
-PROMPT = 8.0
+PROMPT = 20.0
 """Seconds within which a test waits for a change to be seen. (Two are promised; the end-to-end tests hold that.)"""
 
 
@@ -20,7 +20,7 @@ PROMPT = 8.0
 async def ready(store: Store) -> AsyncGenerator[None, None]:
     """Enter `store`, and wait until it is ready."""
     async with entered(store):
-        await eventually(store.ready, "the store is ready", within=10)
+        await eventually(store.ready, "the store is ready", within=PROMPT)
         yield
 
 

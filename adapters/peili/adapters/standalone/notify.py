@@ -13,13 +13,15 @@ from typing import Self
 class Notifier:
     """Sends states to the socket at `address`, a path or ``@`` and an abstract name; without one it does nothing.
 
-    Never blocks and never raises: a service does not fail because nobody listens. A context manager that closes.
+    Never blocks and never raises: a service does not fail because nobody listens. What finds the socket's queue full is
+    told with the next message, so at the next heartbeat at the latest. A context manager that closes.
     `watchdog` is the time in seconds within which systemd wants to hear ``WATCHDOG=1``; None: it does not.
     """
 
     def __init__(self, address: str | None, *, watchdog: float | None = None) -> None:
         self.watchdog = watchdog
         self._socket: socket.socket | None = None
+        self._untold: list[str] = []
         if address and address[0] in "/@":
             self._address = "\0" + address[1:] if address[0] == "@" else address
             self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
@@ -36,12 +38,22 @@ class Notifier:
     def send(self, *states: str) -> None:
         """Tell `states`, such as ``READY=1``, in one message."""
         if self._socket is not None:
-            with suppress(OSError):  # nobody listens, or the queue is full: nothing that a service could mend
-                self._socket.sendto("\n".join(states).encode(), self._address)
+            self._untold += states
+        self._tell("\n".join(self._untold))
 
     def alive(self) -> None:
         """Tell that the service is not stuck."""
-        self.send("WATCHDOG=1")
+        self._tell("\n".join([*self._untold, "WATCHDOG=1"]))
+
+    def _tell(self, message: str) -> None:
+        if self._socket is None:
+            return
+        with suppress(OSError):  # nobody listens: nothing that a service could mend
+            try:
+                self._socket.sendto(message.encode(), self._address)
+            except BlockingIOError:
+                return
+        self._untold.clear()
 
     def __enter__(self) -> Self:
         return self

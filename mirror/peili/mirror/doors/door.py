@@ -4,7 +4,6 @@ same in both.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable
@@ -32,6 +31,7 @@ from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.mediatypes import is_manifest
 from peili.mirror.outlet import is_clients
 from peili.mirror.parts import Parts
+from peili.mirror.patience import Patience
 from peili.mirror.references import Reference
 
 _T = TypeVar("_T")
@@ -121,7 +121,7 @@ class Door(ABC):
 
     async def ask_store(self, question: Awaitable[_T]) -> _T:
         """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
-        bound = asyncio.timeout(self.limits.first_byte_timeout)
+        bound = Patience(self.limits.first_byte_timeout)
         try:
             async with bound:
                 return await question

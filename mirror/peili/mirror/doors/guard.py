@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -17,6 +16,7 @@ from peili.mirror.doors.refusal import DENIED, Refusal
 from peili.mirror.doors.reply import Reply
 from peili.mirror.limits import Limits
 from peili.mirror.outlet import with_outlet_of
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import IDENTITY_HEADER
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
@@ -92,7 +92,7 @@ class Guard:
 
     async def _in_time(self, answer: Awaitable[bool]) -> bool:
         patience = self._limits.first_byte_timeout
-        bound = asyncio.timeout(patience)
+        bound = Patience(patience)
         try:
             async with bound:
                 return await answer

@@ -4,7 +4,6 @@ upstream.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 
@@ -20,6 +19,7 @@ from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.mediatypes import OCTET_STREAM, detect
 from peili.mirror.metrics import FROM_PEER, FROM_STORE
 from peili.mirror.parts import Parts
+from peili.mirror.patience import Patience
 from peili.mirror.references import Descriptor, Digest
 from peili.mirror.relay.transfer import Transfer
 
@@ -43,7 +43,7 @@ class LocalDoor(Door):
             await self._from_peers(target, digest, reply)
 
     async def _resolve(self, target: Target) -> Digest:
-        bound = asyncio.timeout(self.limits.first_byte_timeout)
+        bound = Patience(self.limits.first_byte_timeout)
         try:
             async with bound:
                 descriptor = await self._resolver.resolve(self.reference(target))

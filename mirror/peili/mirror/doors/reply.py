@@ -13,6 +13,7 @@ from peili.mirror.doors.refusal import SIZE_INVALID, Refusal
 from peili.mirror.limits import KIB
 from peili.mirror.mediatypes import is_manifest
 from peili.mirror.outlet import outlet_of
+from peili.mirror.patience import Patience
 from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_range
 from peili.mirror.references import Descriptor, Digest
 
@@ -126,7 +127,7 @@ class Reply:
         await self._in_time({"type": "http.response.start", "status": status, "headers": [_VERSION, *headers]}, *rest)
 
     async def _in_time(self, *messages: Message) -> None:
-        async with asyncio.timeout(self._reader_timeout):
+        async with Patience(self._reader_timeout):
             for message in messages:
                 await self._send(message)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from peili.mirror.limits import Limits
 from peili.mirror.metrics import Metrics
+from peili.mirror.patience import Patience
 from peili.mirror.peers import Lease
 from peili.mirror.references import Digest
 from peili.mirror.tasks import Tasks
@@ -60,7 +60,7 @@ class Releases:
                 await self.drain(self._limits.stop_timeout)
 
     async def _release(self, lease: Lease, reason: str, digest: Digest) -> None:
-        bound = asyncio.timeout(self._limits.lookup_timeout)
+        bound = Patience(self._limits.lookup_timeout)
         try:
             async with bound:
                 await lease.release(reason)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable
 from contextlib import ExitStack
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import PeerClient, reading
 from peili.mirror.peerconnection import Answer
 from peili.mirror.peers import (
@@ -72,7 +72,7 @@ class Source:
         headers = {"Range": str(wanted)} if wanted else {}
         with ExitStack() as stack:
             try:
-                async with asyncio.timeout(limits.first_byte_timeout):
+                async with Patience(limits.first_byte_timeout):
                     answer = await client.open("GET", peer, path, timeout=limits.stall_timeout, headers=headers)
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
@@ -108,9 +108,10 @@ class Source:
     async def _waited_for(self, arriving: Awaitable[int]) -> int:
         asked = time.monotonic()
         with reading(self.peer):
-            async with asyncio.timeout(self._stall_timeout):
+            async with Patience(self._stall_timeout):
                 count = await arriving
-        if self._pace.is_slow(count, time.monotonic() - asked):
+        # No longer than it may be silent: above that it was this host that stood still.
+        if self._pace.is_slow(count, min(time.monotonic() - asked, self._stall_timeout)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
         self.offset += count
         return count

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
+from peili.mirror.patience import Patience
 from peili.mirror.peers import (
     FAILED_REFUSED,
     FAILED_SILENT,
@@ -168,7 +169,7 @@ class Supply:
         Raises NotFound.
         """
         router = self._means.router
-        bound = asyncio.timeout(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
+        bound = Patience(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
         try:
             async with bound:
                 return await router.acquire(want)

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from peili.mirror.errors import Unavailable
+from peili.mirror.patience import Patience
 from peili.mirror.references import Descriptor, Reference
 from peili.mirror.resolver import Resolver
 from peili.mirror.router import Router
@@ -85,7 +86,7 @@ def _fresh_reference() -> Reference:
 
 
 async def _answer(resolver: Resolver, reference: Reference) -> Descriptor | None:
-    async with asyncio.timeout(_QUICK):
+    async with Patience(_QUICK):
         try:
             answer = await resolver.resolve(reference)
         except Unavailable:

@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from starlette.routing import BaseRoute
 
 from peili.mirror.errors import RouterUnavailable
+from peili.mirror.patience import Patience
 from peili.mirror.peers import FAILED_BROKEN, Feed, Holder, Peer, Upstream, Wait, Want
 from peili.mirror.references import Digest, Key, Reference
 from peili.mirror.router import Router
@@ -90,7 +91,7 @@ def fresh_key() -> Digest:
 
 async def lookup(router: Router, key: Key) -> list[Holder]:
     """All holders that one lookup finds, in bounded time."""
-    async with asyncio.timeout(_QUICK), aclosing(router.lookup(key)) as found:
+    async with Patience(_QUICK), aclosing(router.lookup(key)) as found:
         return [holder async for holder in found]
 
 
@@ -187,7 +188,7 @@ async def _acquire_nobody(subject: RouterSubject) -> None:
 
 async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
     """What `acquire` says, its lease used as a mirror does."""
-    async with asyncio.timeout(_QUICK):
+    async with Patience(_QUICK):
         advice = await router.acquire(want)
     expect_type(advice, Feed, Wait, Upstream)
     if isinstance(advice, Feed):

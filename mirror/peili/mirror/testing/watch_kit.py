@@ -6,6 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 from peili.mirror.errors import NotFound, StoreUnavailable
+from peili.mirror.patience import Patience
 from peili.mirror.references import Digest, Reference
 from peili.mirror.store import Have, Store, Synced
 from peili.mirror.testing.contexts import entered
@@ -109,7 +110,7 @@ async def _away_before(subject: StoreSubject) -> None:
     await subject.add(data)
     if not await subject.lose():
         return
-    async with asyncio.timeout(_AT_ONCE):
+    async with Patience(_AT_ONCE):
         await _entered_and_left(store)
     async with entered(store), watching(store) as watched:
         await expect_raises(StoreUnavailable, store.describe(Digest.of(data)))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
+from peili.mirror.patience import Patience
 from peili.mirror.references import Key
 from peili.mirror.store import Gone, Have, Store, StoreEvent, Synced
 
@@ -60,7 +61,7 @@ class Watched:
         """Wait until `condition` holds of what is known. Raises TimeoutError when it does not `within` so many seconds,
         RuntimeError when the watch ends before.
         """
-        async with asyncio.timeout(within):
+        async with Patience(within):
             while not condition():
                 if self.ended:
                     raise RuntimeError("the watch ended") from self.error

@@ -1,0 +1,85 @@
+"""Time-outs that tell a silent other side from a loop that stood still."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from peili.mirror.patience import Countdown, Patience
+
+pytestmark = pytest.mark.anyio
+
+SECONDS = 0.2
+
+
+async def test_what_does_not_come_in_time_is_a_timeout_error() -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        async with Patience(SECONDS):
+            await asyncio.Event().wait()
+    assert time.monotonic() - began >= 0.9 * SECONDS
+
+
+async def test_what_comes_in_time_is_had_and_later_nothing_is_cancelled() -> None:
+    async with Patience(SECONDS):
+        await asyncio.sleep(0)
+    await asyncio.sleep(2 * SECONDS)
+
+
+async def test_a_cancellation_from_outside_is_none_of_its_own() -> None:
+    async def waiting() -> None:
+        async with Patience(60):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(waiting())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("begins", [0, 0.5, 0.98], ids=["at first", "in the middle", "at last"])
+async def test_what_came_while_the_loop_stood_still_is_had(begins: float) -> None:
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+
+    def stand_still() -> None:
+        time.sleep(2 * SECONDS)
+        theirs.send(b"x")
+
+    with ours, theirs:
+        ours.setblocking(False)
+        loop.call_later(begins * SECONDS, stand_still)
+        async with Patience(SECONDS):
+            assert await loop.sock_recv(ours, 1) == b"x"
+
+
+async def test_it_ends_on_a_loop_that_is_never_in_time() -> None:
+    async def busy() -> None:
+        while True:
+            time.sleep(SECONDS / 5)  # noqa: ASYNC251 - a loop that is kept busy is what is tested
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(busy())
+    with pytest.raises(TimeoutError):
+        async with Patience(SECONDS):
+            await asyncio.Event().wait()
+    task.cancel()
+
+
+async def test_a_countdown_that_is_restarted_or_cancelled_is_not_over() -> None:
+    over = asyncio.Event()
+    countdown = Countdown(SECONDS, over.set)
+    for _ in range(4):
+        await asyncio.sleep(SECONDS / 2)
+        countdown.restart()
+    assert not over.is_set()
+    await over.wait()
+    over.clear()
+    cancelled = Countdown(SECONDS, over.set)
+    cancelled.cancel()
+    await asyncio.sleep(2 * SECONDS)
+    assert not over.is_set()
