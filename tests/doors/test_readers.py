@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import time
 
 import httpx
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
 from tests.doors.house import DOORS
 from tests.doors.served import SIZE, ZEROS_PATH, asking, served
 from tests.support.events import until
 
 from peili.mirror import Limits
+from peili.mirror.connections import bound_connections
 
 pytestmark = pytest.mark.anyio
 
@@ -126,3 +130,32 @@ async def test_a_long_answer_is_not_a_late_request(door: str) -> None:
             await until(lambda: len(host.store.opened) == 1)
             await asyncio.sleep(0.6)
             assert not host.store.opened[0].closed.is_set()
+
+
+async def test_nobody_is_waited_for_on_a_connection_that_was_lost_while_it_was_answered() -> None:
+    called, left, limited = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        called.set()
+        await left.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=0, ws="none")
+    config.load()
+    bound_connections(config, Limits(header_timeout=0.1), limited.append)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: door.example\r\n\r\n")
+        await called.wait()
+        writer.close()
+        await until(lambda: not server.server_state.connections)
+        left.set()
+        await until(lambda: not server.server_state.tasks)
+        await asyncio.sleep(0.5)  # longer than it would be waited for
+        server.should_exit = True
+        await serving
+    assert limited == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from tests.relay.peers import (
     Exchange,
@@ -24,6 +26,7 @@ from tests.relay.peers import (
 from tests.relay.pulling import LARGE, SMALL, WAYS, Told, content, pulling, until
 
 from peili.mirror import Digest
+from peili.mirror.relay import source
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +58,28 @@ async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(
         else:
             assert asked == f"bytes={STOP}-{LARGE - 1}"
         await until(lambda: a.open == 0, within=10)
+
+
+class Jumping:
+    """A clock that jumped while it was looked at for the first time: this host stood still."""
+
+    def __init__(self, seconds: float) -> None:
+        self._jump = seconds
+        self._looks = 0
+
+    def monotonic(self) -> float:
+        self._looks += 1
+        return time.monotonic() + (self._jump if self._looks > 1 else 0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_peer_is_not_slow_because_this_host_stood_still(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = content(LARGE)
+    monkeypatch.setattr(source, "time", Jumping(15))
+    long = {**WAYS[way], "stall_timeout": 20, "rate_window": 10, "min_rate": 100 * LARGE}
+    async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], **long) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        assert (a.ranges, b.ranges) == ([None], [])
 
 
 @pytest.mark.parametrize("how", STOPPING)

@@ -320,17 +320,20 @@ async def test_a_command_does_not_outlive_its_time_or_who_asked(tmp_path: Path, 
         async with entered(TalosRouter.from_config({"command": python(SPAWNS, pids, itself)})):
             await until(lambda: len(running()) == 2)
 
-    async def end_as_it_starts(steps: int) -> None:
+    async def end_as_it_starts(steps: int, times: int) -> None:
         reading = asyncio.create_task(CommandSource(python(SPAWNS, pids, itself)).read())
         for _ in range(steps):
             await asyncio.sleep(0)
         wait_for(lambda: len(running()) == 2, "both run, while the loop stands still")
-        reading.cancel()
+        for _ in range(times):
+            reading.cancel()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
         async with asyncio.timeout(60):
             await asyncio.wait([reading])
         assert reading.cancelled()
 
-    starts = [partial(end_as_it_starts, steps) for steps in (2, 3, 4)]
+    starts = [partial(end_as_it_starts, steps, times) for steps in (2, 3, 4) for times in (1, 2)]
     ends: list[Callable[[], Awaitable[None]]] = [end_by_time, end_by_leaving, *starts]
     for end in ends:
         pids.unlink(missing_ok=True)

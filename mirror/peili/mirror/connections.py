@@ -204,9 +204,10 @@ class _Bounded(_Protocol):
                     pass
 
     def _expect(self, seconds: float) -> None:
-        """A request, within so many seconds."""
+        """A request, within so many seconds; none where the connection is lost."""
         self._stop_timer()
-        self._timer = Countdown(seconds, partial(self._too_late, seconds))
+        if not self._lost.is_set():
+            self._timer = Countdown(seconds, partial(self._too_late, seconds))
 
     def _too_late(self, seconds: float) -> None:
         if self._connection.get_write_buffer_size() > 0:  # a slow reader still takes the answer before

@@ -104,7 +104,9 @@ class CommandSource(Source):
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from error
         except asyncio.CancelledError:
-            await asyncio.wait([starting])
+            while not starting.done():  # soon: a second cancellation has to wait, too, or nobody would kill it
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([starting])
             if starting.exception() is None:
                 await _kill(starting.result())
             raise

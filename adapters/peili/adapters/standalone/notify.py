@@ -14,7 +14,7 @@ class Notifier:
     """Sends states to the socket at `address`, a path or ``@`` and an abstract name; without one it does nothing.
 
     Never blocks and never raises: a service does not fail because nobody listens. What finds the socket's queue full is
-    told with the next message, so at the next heartbeat at the latest. A context manager that closes.
+    told with the next message: with the next heartbeat, where there are any. A context manager that closes.
     `watchdog` is the time in seconds within which systemd wants to hear ``WATCHDOG=1``; None: it does not.
     """
 

@@ -55,6 +55,7 @@ class Source:
         self.offset = span.start
         self._answer = answer
         self._stall_timeout = limits.stall_timeout
+        self._counted = min(limits.stall_timeout, limits.rate_window / 2)
         self._pace = _Pace(limits)
 
     @classmethod
@@ -110,8 +111,8 @@ class Source:
         with reading(self.peer):
             async with Patience(self._stall_timeout):
                 count = await arriving
-        # No longer than it may be silent: above that it was this host that stood still.
-        if self._pace.is_slow(count, min(time.monotonic() - asked, self._stall_timeout)):
+        # It may be that this host stood still meanwhile. So one waiting, however long, makes no peer slow.
+        if self._pace.is_slow(count, min(time.monotonic() - asked, self._counted)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
         self.offset += count
         return count

@@ -40,12 +40,13 @@ class Cable:
         if self._carrying is not None:
             self._carrying.cancel()
             await asyncio.wait([self._carrying])
+        self._from.close()
 
     async def _carry(self) -> None:
         loop = asyncio.get_running_loop()
         with self._from:
             async with asyncio.TaskGroup() as connections:
-                while self._left:
+                while True:
                     near, _ = await loop.sock_accept(self._from)
                     connections.create_task(self._connect(near))
 
@@ -69,9 +70,13 @@ class Cable:
 
     async def _answer(self, far: socket.socket, near: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while data := await loop.sock_recv(far, int(min(_PIECE, self._left))):
+        while data := await loop.sock_recv(far, _PIECE):
+            data = data[: int(min(len(data), self._left))]  # other connections have had their part of it meanwhile
+            if not data:
+                return
             self._left -= len(data)
             await loop.sock_sendall(near, data)
             if not self._left and self._carrying is not None:
-                self._tell()
                 self._carrying.cancel()
+                self._tell()
+                return

@@ -51,12 +51,12 @@ class Host:
             limits=_LIMITS,
             log=log.getChild(self.name),
         )
+        self._running.push_async_callback(self.cable.aclose)
         local, peer = self._sockets
         with local, peer:  # the server has its own of them; these would go on taking connections when it has left
             await self._running.enter_async_context(mirror)
             await self._running.enter_async_context(serve(mirror, local=local, peer=peer))
         self.cable.lay()
-        self._running.push_async_callback(self.cable.aclose)
         await mirror.wait_ready(10)
 
     async def leave(self) -> None:
