@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import pytest
 from tests.relay.peers import (
@@ -76,7 +77,7 @@ class Jumping:
 async def test_a_peer_is_not_slow_because_this_host_stood_still(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = content(LARGE)
     monkeypatch.setattr(source, "time", Jumping(15))
-    long = {**WAYS[way], "stall_timeout": 20, "rate_window": 10, "min_rate": 100 * LARGE}
+    long: dict[str, Any] = {**WAYS[way], "stall_timeout": 20, "rate_window": 10, "min_rate": 100 * LARGE}
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], **long) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert (a.ranges, b.ranges) == ([None], [])
