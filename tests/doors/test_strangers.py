@@ -7,8 +7,10 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -144,6 +146,21 @@ def blob(tmp_path: Path) -> Path:
     path = tmp_path / "blob"
     path.write_bytes(bytes(1000))
     return path
+
+
+async def test_a_store_is_not_late_because_the_loop_stood_still(blob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, real = asyncio.get_running_loop(), os.open
+
+    def meanwhile(path: str | Path, flags: int, **others: Any) -> int:
+        if path == blob:
+            loop.call_soon_threadsafe(time.sleep, 1)
+        return real(path, flags, **others)
+
+    monkeypatch.setattr(filecontent, "_NOWAIT", 0)  # nothing is in the page cache: its bytes take a thread, too
+    monkeypatch.setattr(os, "open", meanwhile)
+    mirror = Mirror(StuckStore(blob), MemoryRouter(), limits=Limits(first_byte_timeout=0.4))
+    async with mirror, visitor(mirror.local) as client:
+        assert (await client.get(BLOB)).status_code == 200
 
 
 async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_nothing(

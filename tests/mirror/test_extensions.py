@@ -147,6 +147,34 @@ async def test_a_drain_that_was_cut_short_is_undone_as_well() -> None:
         extension.lingers = False
 
 
+async def test_a_mirror_that_is_left_in_haste_while_one_lingers_leaves_nothing_behind() -> None:
+    before = asyncio.all_tasks()
+    extension = Lingering()
+    mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[extension], limits=Limits(stop_timeout=0.5))
+    await mirror.__aenter__()
+    leaving = asyncio.create_task(mirror.__aexit__(None, None, None))
+    await extension.leaving.wait()
+    leaving.cancel()
+    await asyncio.wait([leaving])
+    assert asyncio.all_tasks() == before
+
+
+async def test_one_that_would_come_after_draining_does_not_come() -> None:
+    notes: list[str] = []
+    router = DawdlingRouter()
+    router.may.clear()
+    mirror = Mirror(MemoryStore(), router, extensions=[Extension(notes, "it")])
+    entering = asyncio.create_task(mirror.__aenter__())
+    await router.entering.wait()
+    await mirror.drain(0.1)
+    router.may.set()
+    await entering
+    assert notes == []
+    await mirror.resume()
+    assert notes == ["it in"]
+    await mirror.__aexit__(None, None, None)
+
+
 async def test_resuming_that_was_cut_short_can_be_tried_again() -> None:
     notes: list[str] = []
     router = DawdlingRouter()

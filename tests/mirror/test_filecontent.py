@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 import os
 import threading
 from pathlib import Path
@@ -110,6 +112,34 @@ async def test_a_cancelled_read_ends_at_once_and_leaves_the_buffer_alone(
     await until(lambda: descriptors() == before)
     assert seen == [bytes(range(5, 15))]
     assert buffer == bytes(10)
+
+
+@pytest.mark.usefixtures("in_threads")
+async def test_a_disk_that_fails_when_nobody_waits_any_more_tells_nobody(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
+    started, go_on = threading.Event(), threading.Event()
+
+    def failing(fd: int, size: int, offset: int) -> bytes:
+        started.set()
+        go_on.wait(60)
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "pread", failing)
+    before = descriptors()
+    content = await FileContent.open(path)
+    reading = asyncio.create_task(content.readinto(5, memoryview(bytearray(10))))
+    await asyncio.to_thread(started.wait, 60)
+    reading.cancel()
+    await asyncio.wait([reading])
+    del reading  # which remembers where it was cancelled, and all that it had there
+    await content.aclose()
+    go_on.set()
+    await until(lambda: descriptors() == before)
+    gc.collect()
+    assert told == []
 
 
 async def test_nothing_stays_open(path: Path) -> None:

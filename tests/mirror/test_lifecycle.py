@@ -219,6 +219,34 @@ async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_an
             await mirror.drain(1)
 
 
+class Hesitating(Recording):
+    """Withdraws only when it `may`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        self.asked.set()
+        await self.may.wait()
+        await super().withdraw(keys)
+
+
+async def test_a_drain_that_was_cut_short_is_made_good_by_the_next() -> None:
+    store, router = MemoryStore(), Hesitating()
+    added = store.add(b"peili")
+    async with Mirror(store, router) as mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
+        await until(lambda: router.advertised == {added.digest})
+        draining = asyncio.create_task(mirror.drain(1))
+        await router.asked.wait()
+        draining.cancel()
+        await asyncio.wait([draining])
+        router.may.set()
+        await mirror.drain(1)
+        assert not router.advertised
+
+
 async def test_a_mirror_that_stays_entered_can_be_served_again_elsewhere() -> None:
     network = MemoryNetwork()
     store = MemoryStore()

@@ -35,6 +35,7 @@ class Announcer:
         self._limits = limits
         self._log = log
         self._announced: set[Key] = set()
+        self._stopping = False
         self._task = self._begin(None)
 
     @property
@@ -44,23 +45,25 @@ class Announcer:
 
     def again(self) -> None:
         """The router has begun anew: tell it everything once more."""
-        self._task.cancel()
-        self._task = self._begin(self._task)
+        if not self._stopping:
+            self._task.cancel()
+            self._task = self._begin(self._task)
 
     async def stop(self) -> None:
-        """Withdraw everything. Does not raise."""
+        """Withdraw everything. Does not raise. One that was cancelled can be called again."""
+        self._stopping = True
         self._task.cancel()
         _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         if late:
             self._log.warning("the store's watch does not end; going on without it")
-        announced, self._announced = self._announced, set()
-        if not announced:
+        if not self._announced:
             return
         try:
             async with asyncio.timeout(self._limits.stop_timeout):
-                await self._router.withdraw(announced)
+                await self._router.withdraw(set(self._announced))
         except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
             self._log.warning("could not withdraw: %s", error or type(error).__name__)
+        self._announced.clear()
 
     def _begin(self, before: asyncio.Task[None] | None) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(before), name="peili announcer")

@@ -125,7 +125,7 @@ class FileContent(Content):
         # Not straight into `buffer`: when this is cancelled the thread goes on, and the buffer is its owner's again.
         reading = asyncio.get_running_loop().run_in_executor(None, os.pread, self._fd, len(buffer), offset)
         self._reads += 1
-        reading.add_done_callback(self._end_read)
+        reading.add_done_callback(self._end_thread)
         data = await asyncio.shield(reading)
         buffer[: len(data)] = data
         return len(data)
@@ -136,7 +136,12 @@ class FileContent(Content):
         if not read or replaced:
             raise Aborted("the file was changed while it was read")
 
-    def _end_read(self, _: object = None) -> None:
+    def _end_thread(self, reading: asyncio.Future[bytes]) -> None:
+        if not reading.cancelled():
+            reading.exception()  # where the read was cancelled, nobody else asks for it
+        self._end_read()
+
+    def _end_read(self) -> None:
         self._reads -= 1
         self._close_unused()
 

@@ -105,7 +105,7 @@ class Running:
             log=parts.log,
         )
         in_time = await _tried(plugins, deadline)
-        if self._stopped:
+        if self._stopped or self._withdrawn:
             return
         in_time &= await _tried(self._supervise(parts.extensions), deadline)
         if not in_time:
@@ -156,11 +156,13 @@ class Running:
 
     async def _withdraw(self) -> None:
         self._withdrawn = True
-        for extension in reversed(self._parts.extensions):
-            await self._leave(extension)
-        announcer, self._announcer = self._announcer, None
-        if announcer is not None:
-            await announcer.stop()
+        try:
+            for extension in reversed(self._parts.extensions):
+                await self._leave(extension)
+        finally:  # where this is cancelled, too
+            if (announcer := self._announcer) is not None:
+                await announcer.stop()
+                self._announcer = None
 
     async def drain(self, timeout: float) -> None:
         """Give the leases that are being given back `timeout` seconds for it."""
@@ -176,9 +178,14 @@ class Running:
                 return
             await self._withdraw()  # the rest of it, where that was cancelled, or this was
             await self._leave(self._parts.router)
-            if not self._stopped:
+            if self._stopped:
+                return
+            self._withdrawn = False
+            try:
                 await self._enter()
-                self._withdrawn = False
+            except BaseException:
+                self._withdrawn = True
+                raise
 
     async def stop(self) -> None:
         """Leave everything, last things first; each, though this task be cancelled meanwhile."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 from peili.mirror.doors.opened import Opened, failed
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, Limits
+from peili.mirror.patience import Patience
 from peili.mirror.ranges import Span
 from peili.mirror.references import Digest
 from peili.mirror.store import Content, Store
@@ -39,16 +41,21 @@ class Opener:
         Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds, or the
         store raises what it should not.
         """
-        content, first = await self._first(digest, span)
+        return self._opened(digest, await self._first(digest, span))
+
+    def _opened(self, digest: Digest, found: _First) -> Opened:
+        content, first = found
         return Opened(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
 
     async def _first(self, digest: Digest, span: Span) -> _First:
         opening = self._openings.start(_open(self._store, digest, span))
         try:
-            await asyncio.wait([opening], timeout=self._limits.first_byte_timeout)
+            with suppress(TimeoutError):
+                async with Patience(self._limits.first_byte_timeout):
+                    await asyncio.wait([opening])
         except asyncio.CancelledError:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
-                await opening.result()[0].aclose()
+                await self._opened(digest, opening.result()).aclose()
             raise
         if opening.cancel():
             self._limited("first_byte_timeout")

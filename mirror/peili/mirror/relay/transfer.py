@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
+from peili.mirror.patience import Patience
 from peili.mirror.ranges import Span, Unsatisfiable
 from peili.mirror.references import Digest
 from peili.mirror.relay.means import Fetch, Means, Sink
@@ -166,7 +167,7 @@ class Transfer:
     async def _discard(self, digest: Digest) -> None:
         """Remove what the runtime has of `digest` so far. The transfer ends after it, whatever becomes of it."""
         means = self._means
-        bound = asyncio.timeout(means.limits.first_byte_timeout)
+        bound = Patience(means.limits.first_byte_timeout)
         try:
             async with bound:
                 if await means.store.discard(digest):
