@@ -128,7 +128,7 @@ class Lease:
         the request does not wait. So it may run beside other leases' releases, and beside an `acquire` for the same
         key, by this very request too. Cancelled after ``limits.lookup_timeout`` seconds (1 by default). Draining waits
         for it, and so does leaving the mirror, before the router is left: at most ``limits.stop_timeout`` seconds, then
-        it is cancelled.
+        it is cancelled. Only an answer that a host lets outlast the mirror releases later, and in its own task.
         """
 
 

@@ -169,7 +169,7 @@ class Running:
         await self._releases.drain(timeout)
 
     async def resume(self) -> None:
-        """Undo `withdraw`, where that was done; takes as long as `start` does.
+        """Undo `withdraw`, where that was done; takes as long as leaving the router and `start` do.
 
         The router is entered anew: it may have told peers where our door was before.
         """

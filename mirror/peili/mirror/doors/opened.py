@@ -1,5 +1,5 @@
-"""Content that is open for an answer: no read takes for ever, and what fails in a store is told from what fails on the
-way to the client. How it is opened is opening.py's matter.
+"""Content that is open for an answer: no read that can be cancelled takes for ever, and what fails in a store is told
+from what fails on the way to the client. How it is opened is opening.py's matter.
 """
 
 from __future__ import annotations
