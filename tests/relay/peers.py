@@ -303,6 +303,12 @@ async def chunked(exchange: Exchange) -> None:
     await exchange.send(f"{len(exchange.body):x}\r\n".encode() + exchange.body + b"\r\n0\r\n\r\n")
 
 
+async def only_chunked(exchange: Exchange) -> None:
+    """As behind a proxy that does not keep the length."""
+    await exchange.head(content_length="", transfer_encoding="chunked")
+    await exchange.send(f"{len(exchange.body):x}\r\n".encode() + exchange.body + b"\r\n0\r\n\r\n")
+
+
 async def no_http(exchange: Exchange) -> None:
     await exchange.send(b"SSH-2.0-OpenSSH_9.2\r\n")
     exchange.close()
@@ -321,5 +327,18 @@ def in_turn(*scripts: Script) -> Script:
 
     async def script(exchange: Exchange) -> None:
         await (left.pop(0) if len(left) > 1 else left[0])(exchange)
+
+    return script
+
+
+def endless(size: int) -> Script:
+    """Says to have `size` bytes, and sends without an end."""
+
+    async def script(exchange: Exchange) -> None:
+        start, _ = exchange.part
+        content_range = f"bytes {start}-{size - 1}/{size}" if exchange.asked.range else ""
+        await exchange.head(content_length=str(size - start), content_range=content_range)
+        while True:
+            await exchange.send(b"x" * PIECE)
 
     return script

@@ -36,6 +36,7 @@ class Limits:
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # buffers of all transfers; the more there are, the smaller
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
+    blob_size: int = 64 * 1024 * MIB  # bytes taken from a peer where neither a manifest nor the runtime says how many
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
     quarantine_ttl: float = 600.0  # how long a peer that lied is not asked for that blob
     failure_ttl: float = 10.0  # how long one that stalled or broke is passed over for that blob

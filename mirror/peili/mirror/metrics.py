@@ -39,6 +39,7 @@ _REASONS = (
     FAILED_WRONG,
 )
 _LIMITS = (
+    "blob_size",
     "connections",
     "drain_timeout",
     "first_byte_timeout",

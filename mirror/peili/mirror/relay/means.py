@@ -16,6 +16,7 @@ from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.memory import Memory
 from peili.mirror.relay.releases import Releases
+from peili.mirror.relay.sizes import Sizes
 from peili.mirror.router import Router
 from peili.mirror.store import Store
 
@@ -41,6 +42,7 @@ class Means:
     store: Store
     client: PeerClient
     blame: Blame
+    sizes: Sizes
     hasher: Hasher
     memory: Memory
     releases: Releases

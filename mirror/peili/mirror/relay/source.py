@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from peili.mirror.errors import PeerUnavailable
@@ -68,8 +68,12 @@ class Source:
         *,
         wanted: ByteRange | None,
         limits: Limits,
+        check: Callable[[Peer, Span], None],
     ) -> Source:
-        """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason."""
+        """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason.
+
+        `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable.
+        """
         headers = {"Range": str(wanted)} if wanted else {}
         with ExitStack() as stack:
             try:
@@ -77,6 +81,7 @@ class Source:
                     answer = await client.open("GET", peer, path, timeout=limits.stall_timeout, headers=headers)
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
+                    check(peer, span)
                     with reading(peer):
                         await answer.begin()
             except TimeoutError as error:
@@ -125,8 +130,10 @@ def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) 
         raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
     if status not in {200, 206}:
         raise PeerUnavailable(f"peer {peer.id} answered {status}", FAILED_REFUSED)
+    if answer.length is None:  # as behind a proxy that sends chunks, which is no lie
+        raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FAILED_REFUSED)
     try:
-        span = _carried(answer, digest)
+        span = _carried(answer, answer.length, digest)
         asked = wanted.within(span.size) if wanted else Span.whole(span.size)
     except ValueError as error:
         raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FAILED_WRONG) from error
@@ -136,17 +143,15 @@ def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) 
     return span
 
 
-def _carried(answer: Answer, digest: Digest) -> Span:
+def _carried(answer: Answer, length: int, digest: Digest) -> Span:
     """What `answer` says it carries. Raises ValueError where that can't be, or can't be used."""
     headers = answer.head.headers
-    if answer.length is None:
-        raise ValueError("its length is not known ahead")
     if headers.get("docker-content-digest", digest) != digest:
         raise ValueError(f"its digest is {headers['docker-content-digest']}")
     if headers.get("content-encoding", "identity") != "identity":
         raise ValueError(f"it is encoded: {headers['content-encoding']}")
     whole = answer.head.status == 200
-    span = Span.whole(answer.length) if whole else parse_content_range(headers.get("content-range", ""))
-    if span.length != answer.length:
-        raise ValueError(f"{answer.length} bytes came as {span.content_range}")
+    span = Span.whole(length) if whole else parse_content_range(headers.get("content-range", ""))
+    if span.length != length:
+        raise ValueError(f"{length} bytes came as {span.content_range}")
     return span

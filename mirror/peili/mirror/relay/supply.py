@@ -39,11 +39,12 @@ _LOOKUPS = 2
 class Supply:
     """The sources of one `Fetch`, one at a time, and the router's lease for them. One owner, who calls `aclose`.
 
-    `reason` is why the lease would be released now.
+    `reason` is why the lease would be released now. `size` is how many bytes the content has, where that is known.
     """
 
     def __init__(self, fetch: Fetch, means: Means) -> None:
         self.reason = "gone"
+        self.size = means.sizes.of(fetch.digest)
         self._fetch = fetch
         self._means = means
         self._failed = means.blame.failed(fetch.digest)
@@ -77,6 +78,16 @@ class Supply:
                 # One of the two is wrong about the size, and the digest will tell which; put together they can't be.
                 error = PeerUnavailable(f"peer {source.peer.id} has another size for this digest", FAILED_REFUSED)
                 self.fail(source.peer, error)
+
+    def check_size(self, peer: Peer, span: Span) -> None:
+        """Raises PeerUnavailable where `span`, which `peer` sends, is of content of a size that can't be right."""
+        if self.size is None and span.size > self._means.limits.blob_size:
+            self._means.metrics.limited.add("blob_size")
+            most = f"more than {self._means.limits.blob_size} bytes are not taken"
+            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FAILED_WRONG)
+        if self.size is not None and span.size != self.size:
+            right = f"{self.size} is right"
+            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {right}", FAILED_WRONG)
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do; it is not taken again."""
@@ -129,7 +140,13 @@ class Supply:
     async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
         means, fetch = self._means, self._fetch
         return await Source.open(
-            means.client, holder.peer, fetch.path, fetch.digest, wanted=wanted, limits=means.limits
+            means.client,
+            holder.peer,
+            fetch.path,
+            fetch.digest,
+            wanted=wanted,
+            limits=means.limits,
+            check=self.check_size,
         )
 
     async def _holders(self, offset: int) -> tuple[Holder, ...]:

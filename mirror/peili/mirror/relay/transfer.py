@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
+from peili.mirror.mediatypes import detect, is_manifest
 from peili.mirror.patience import Patience
 from peili.mirror.ranges import Span, Unsatisfiable
 from peili.mirror.references import Digest
@@ -51,6 +52,8 @@ class Transfer:
             source = await self._supply.connect(wanted)
             if wanted and source.span.size <= self._fetch.ahead:
                 wanted = None  # small content is taken whole, since only the whole can be verified
+                continue
+            if not await self._is_right_size(source, ends):
                 continue
             self._source, self._span = source, source.span
             self._verifier = await self._choose_verifier(ends)
@@ -104,6 +107,8 @@ class Transfer:
             return None
         except Aborted as error:
             raise NotFound(str(error)) from error
+        if self._span.is_whole and is_manifest(detect(collecting.data)):
+            self._means.sizes.learn(collecting.data)
         return collecting.data
 
     async def _take(self, source: Source, passage: Passage) -> None:
@@ -133,6 +138,36 @@ class Transfer:
                 raise NotFound(str(error)) from error
             self.data = data[self._span.start : self._span.stop]
         return self._span
+
+    async def _is_right_size(self, source: Source, ends: float) -> bool:
+        """Compare the size that `source` says with the runtime's, where no manifest told it; fails its peer."""
+        supply = self._supply
+        if supply.size is not None or source.span.size <= self._fetch.ahead:
+            return True
+        supply.size = await self._size_of_ingest(ends)
+        try:
+            supply.check_size(source.peer, source.span)
+        except PeerUnavailable as error:
+            supply.fail(source.peer, error)
+            return False
+        return True
+
+    async def _size_of_ingest(self, ends: float) -> int | None:
+        """How many bytes the runtime itself expects; None where it does not say so."""
+        means, digest = self._means, self._fetch.digest
+        left = ends - asyncio.get_running_loop().time()
+        bound = Patience(min(means.limits.first_byte_timeout, left / 4))  # the rest is for what comes after it
+        try:
+            async with bound, await means.store.open(digest, partial=True) as content:
+                return content.size
+        except (NotFound, Aborted, Unavailable):
+            return None
+        except Exception:  # a stranger's code
+            if bound.expired():
+                means.metrics.limited.add("first_byte_timeout")
+            else:
+                means.log.exception("%s: the store failed", digest)
+            return None
 
     async def _choose_verifier(self, ends: float) -> Verifier:
         span, digest = self._span, self._fetch.digest
