@@ -48,7 +48,7 @@ class Exchange:
         if self.asked.range is None:
             return 0, len(self.content)
         first, last = self.asked.range.removeprefix("bytes=").split("-")
-        return int(first), int(last) + 1 if last else len(self.content)
+        return int(first), min(int(last) + 1, len(self.content)) if last else len(self.content)
 
     @property
     def body(self) -> bytes:
@@ -242,6 +242,24 @@ async def wrong_bytes(exchange: Exchange) -> None:
     body = exchange.body
     await exchange.head()
     await exchange.send(body[:-1] + bytes([body[-1] ^ 0xFF]))
+
+
+async def wrong_bytes_2(exchange: Exchange) -> None:
+    """As `wrong_bytes`, with another wrong byte."""
+    await exchange.head()
+    await exchange.send(exchange.body[:-1] + bytes([exchange.body[-1] ^ 0x0F]))
+
+
+async def wrong_in_the_middle(exchange: Exchange) -> None:
+    at = len(exchange.body) // 2
+    await exchange.head()
+    await exchange.send(exchange.body[:at] + bytes([exchange.body[at] ^ 0xFF]) + exchange.body[at + 1 :])
+
+
+async def other_content(exchange: Exchange) -> None:
+    """As many bytes of something else."""
+    await exchange.head()
+    await exchange.send(bytes(len(exchange.body)))
 
 
 async def wrong_from_the_start(exchange: Exchange) -> None:

@@ -100,7 +100,9 @@ def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: B
     assert not blame.is_poisoned(ONE)
 
 
-def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew(blame: Blame) -> None:
+def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_long_ago(
+    blame: Blame, clock: Clock
+) -> None:
     blame.suspect(ONE, {"a"})
     blame.suspect(ONE, {"b"})
     blame.suspect(ONE, ())
@@ -108,7 +110,33 @@ def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew(blame:
     assert blame.suspects(OTHER) == set()
     blame.heal(ONE)
     assert blame.suspects(ONE) == set()
+    blame.suspect(ONE, {"a"})
+    clock.now += 300
+    blame.suspect(ONE, {"b"})
+    clock.now += 300
+    assert blame.suspects(ONE) == {"b"}
     digests = [Digest.of(name.encode()) for name in "abcd"]
     for digest in digests:
         blame.suspect(digest, {"a"})
     assert [bool(blame.suspects(digest)) for digest in digests] == [False, True, True, True]
+
+
+def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
+    blame.doubt(ONE, "a")
+    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    assert not blame.is_doubted(OTHER, "a")
+    clock.now += 30
+    assert blame.failed(ONE) == {}
+    assert blame.is_doubted(ONE, "a")
+    clock.now += 570
+    assert not blame.is_doubted(ONE, "a")
+
+
+def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FAILED_WRONG)
+    blame.doubt(ONE, "a")
+    clock.now += 100
+    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    for name in "bcde":
+        blame.doubt(ONE, name)
+    assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]

@@ -14,17 +14,21 @@ from tests.relay.peers import (
     honest,
     in_turn,
     more_than_said,
+    other_content,
     peers,
     short_after,
     too_large,
     wrong_bytes,
+    wrong_bytes_2,
+    wrong_in_the_middle,
 )
 from tests.relay.peers import wrong_from_the_start as wrong_start
-from tests.relay.pulling import LARGE, SMALL, Told, content, pulling
+from tests.relay.pulling import KIB, LARGE, SMALL, Told, content, pulling
 from typing_extensions import override
 
 from peili.mirror import Digest, StoreUnavailable
 from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.memory import SLOTS
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +98,7 @@ async def test_small_wrong_content_of_the_only_holder_is_404(caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("outlets", [True, False])
-@pytest.mark.parametrize("bad", [wrong_bytes, wrong_start])
+@pytest.mark.parametrize("bad", [wrong_start, wrong_in_the_middle, other_content])
 async def test_of_large_wrong_content_the_end_is_withheld(
     bad: Script, outlets: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -102,7 +106,7 @@ async def test_of_large_wrong_content_the_end_is_withheld(
     digest = Digest.of(data)
     async with (
         peers(data, bad, honest) as [a, b],
-        pulling([a.holder, b.holder], store=store, outlets=outlets) as host,
+        pulling([a.holder, b.holder], store=store, outlets=outlets, relay_memory=SLOTS * 32 * KIB) as host,
     ):
         pulled = await host.get(digest)
         assert pulled.status == 200
@@ -113,11 +117,12 @@ async def test_of_large_wrong_content_the_end_is_withheld(
 
         rest = await host.get(digest, f"bytes={len(pulled.body)}-")
         assert rest.status == 404  # it would continue a wrong beginning
-        assert b.asked == []
+        assert "peer b" not in warnings(caplog)
 
+        asked = len(b.asked)
         anew = await host.get(digest)
         assert (anew.status, anew.body, anew.whole) == (200, data, True)
-        assert (len(a.asked), len(b.asked)) == (1, 1)
+        assert (len(a.asked), len(b.asked)) == (1, asked + 1)
         assert (await host.get(digest, "bytes=9-")).body == data[9:]  # and what was begun anew can be continued
 
 
@@ -174,30 +179,124 @@ async def test_unverified_large_content_is_the_runtimes_to_check(outlets: bool) 
         assert pulled.body != data
 
 
-async def test_all_that_fed_a_wrong_whole_are_blamed(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("outlets", [True, False])
+@pytest.mark.parametrize("others", [(honest,), (wrong_bytes_2, honest)])
+async def test_a_wrong_end_is_taken_from_an_honest_holder(
+    others: tuple[Script, ...], outlets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+    async with (
+        peers(data, wrong_bytes, *others) as [a, *rest],
+        pulling([a.holder, *(each.holder for each in rest)], store=store, outlets=outlets) as host,
+    ):
+        pulled = await host.get(digest)
+        assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+        assert "peer a sent wrong bytes" in warnings(caplog)
+        assert store.discarded == []
+        assert (await host.get(digest)).body == data
+        assert len(a.asked) == 1
+
+
+async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest.LogCaptureFixture) -> None:
     data = content(LARGE)
     async with (
         peers(data, short_after(200_000), wrong_bytes, honest) as [a, b, c],
         pulling([a.holder, b.holder, c.holder]) as host,
     ):
-        assert not (await host.get(Digest.of(data))).whole
-        assert "peer a sent" in warnings(caplog)
+        assert (await host.get(Digest.of(data))).body == data
+        assert "peer a" not in warnings(caplog)
         assert "peer b sent" in warnings(caplog)
         assert (await host.get(Digest.of(data))).body == data
-        assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+        assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = content(LARGE)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:200_000])
+        exchange.close()
+
+    async with (
+        peers(data, wrong_and_short, honest, honest) as [a, b, c],
+        pulling([a.holder, b.holder, c.holder]) as host,
+    ):
+        digest = Digest.of(data)
+        assert not (await host.get(digest)).whole
+        assert host.mirror.metrics.quarantines.value() == 0
+        assert "peer b may have sent wrong bytes" in warnings(caplog)
+        assert "peer c" not in warnings(caplog)
+        assert (await host.get(digest)).body == data
+        assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+async def test_who_may_have_lied_is_asked_after_the_others() -> None:
+    data = content(LARGE)
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:200_000])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder, b.holder)
+        async with pulling(router, failure_ttl=0.001) as host:
+            assert not (await host.get(digest)).whole
+            router.holders = (a.holder, b.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+
+
+async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
+    """The first says more than there is and ends early; the other's word differs, and is right."""
+    data = content(SMALL)
+
+    async def larger_and_short(exchange: Exchange) -> None:
+        await exchange.head(content_length=str(len(data) + 10))
+        await exchange.send(exchange.body[:-5000])
+        exchange.close()
+
+    async with peers(data, larger_and_short, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        assert len(a.asked) == 1
 
 
 async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:
     data, store, at = content(LARGE), Noting(), 300_000
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(data[:at])
-    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
         pulled = await host.get(digest, f"bytes={at}-")
         assert pulled.status == 206
         assert not pulled.whole
         assert store.discarded == [digest]
         assert len(a.asked) == 1
-        assert b.asked == []
+
+
+@pytest.mark.parametrize("at", [300_000, LARGE - 5000])
+async def test_a_wrong_end_of_a_resumed_blob_is_replaced(at: int) -> None:
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        pulled = await host.get(digest, f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        assert store.discarded == []
+
+
+async def test_who_continues_a_beginning_that_another_made_wrong_is_not_blamed() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(b"!" + data[1:at])
+    async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert store.discarded == [digest]
+        assert host.mirror.metrics.quarantines.value() == 0
 
 
 async def test_a_right_resumed_blob_passes() -> None:
@@ -233,7 +332,7 @@ async def test_a_head_does_not_make_a_wrong_beginning_right() -> None:
     data, store, at = content(LARGE), Noting(), 300_000
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(data[:at])
-    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
         assert not (await host.get(digest, f"bytes={at}-")).whole
         assert (await host.get(digest, method="HEAD")).status == 200
         assert (await host.get(digest, f"bytes={at}-")).status == 404
@@ -253,7 +352,7 @@ async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
 
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
         router = Told(a.holder)
-        async with pulling(router, store=store, failure_ttl=0.001) as host:
+        async with pulling(router, store=store) as host:
             first = await host.get(digest)
             store.begin(digest, LARGE).write(first.body)
             router.holders = (c.holder,)
@@ -329,7 +428,7 @@ async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows
 
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
         router = Told(a.holder)
-        async with pulling(router, store=store, failure_ttl=0.001) as host:
+        async with pulling(router, store=store) as host:
             first = await host.get(digest)
             assert not first.whole
             store.begin(digest, LARGE).write(first.body)

@@ -17,7 +17,8 @@ _PASSING = frozenset({FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE})
 
 class Blame:
     """Per blob, the peers that failed it. A peer that lied is quarantined for that blob for `quarantine_ttl` seconds;
-    one that stalled or broke is passed over for `failure_ttl`. Not thread-safe.
+    one that stalled or broke, or is one of several that may have lied, is passed over for `failure_ttl`. Not
+    thread-safe.
     """
 
     def __init__(
@@ -28,7 +29,8 @@ class Blame:
         self._metrics = metrics or Metrics()
         self._until: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
-        self._suspects: OrderedDict[Digest, frozenset[str]] = OrderedDict()
+        self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
+        self._doubted: OrderedDict[tuple[Digest, str], float] = OrderedDict()
 
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
         """`peer_id` would not do for `digest`."""
@@ -41,6 +43,24 @@ class Blame:
             return  # a smaller fault does not end a quarantine
         if reason == FAILED_WRONG:
             self._metrics.quarantines.add()
+        self._pass_over(digest, peer_id, until, reason)
+
+    def doubt(self, digest: Digest, peer_id: str) -> None:
+        """`peer_id` is one of several that may have sent wrong bytes of `digest`: passed over, then asked last."""
+        self._metrics.failures.add(FAILED_WRONG)
+        now = self._clock()
+        if now + self._limits.failure_ttl > self._until.get((digest, peer_id), (0.0, ""))[0]:
+            self._pass_over(digest, peer_id, now + self._limits.failure_ttl, FAILED_WRONG)
+        self._doubted[digest, peer_id] = now + self._limits.quarantine_ttl
+        self._doubted.move_to_end((digest, peer_id))
+        while len(self._doubted) > self._limits.quarantine_entries:
+            self._doubted.popitem(last=False)
+
+    def is_doubted(self, digest: Digest, peer_id: str) -> bool:
+        """Whether `peer_id` may have lied about `digest`, for `quarantine_ttl` seconds: others are asked first."""
+        return self._doubted.get((digest, peer_id), 0.0) > self._clock()
+
+    def _pass_over(self, digest: Digest, peer_id: str, until: float, reason: str) -> None:
         self._until[digest, peer_id] = (until, reason)
         self._until.move_to_end((digest, peer_id))
         while len(self._until) > self._limits.quarantine_entries:
@@ -55,17 +75,19 @@ class Blame:
         return {peer: reason for (blamed, peer), (_, reason) in self._until.items() if blamed == digest}
 
     def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
-        """These sent, unverified, some of what the runtime has of `digest` so far."""
+        """These sent, unverified, some of what the runtime has of `digest` so far. Forgotten after `quarantine_ttl`."""
         if not peer_ids:
             return
-        self._suspects[digest] = self.suspects(digest) | frozenset(peer_ids)
+        until = self._clock() + self._limits.quarantine_ttl
+        self._suspects.setdefault(digest, {}).update(dict.fromkeys(peer_ids, until))
         self._suspects.move_to_end(digest)
         while len(self._suspects) > self._limits.quarantine_entries:
             self._suspects.popitem(last=False)
 
     def suspects(self, digest: Digest) -> frozenset[str]:
         """The peers that may be to blame if the rest of `digest` does not match."""
-        return self._suspects.get(digest, frozenset())
+        now = self._clock()
+        return frozenset(peer for peer, until in self._suspects.get(digest, {}).items() if until > now)
 
     def poison(self, digest: Digest) -> None:
         """What the runtime has of `digest` so far is wrong: it can't be continued."""

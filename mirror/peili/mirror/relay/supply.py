@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
@@ -50,6 +50,7 @@ class Supply:
         self._failed = means.blame.failed(fetch.digest)
         self._source: Source | None = None
         self._starts = 0
+        self._of_another_size: set[str] = set()
         self._lease = Lease()
         self._follows = True
 
@@ -78,6 +79,14 @@ class Supply:
                 # One of the two is wrong about the size, and the digest will tell which; put together they can't be.
                 error = PeerUnavailable(f"peer {source.peer.id} has another size for this digest", FAILED_REFUSED)
                 self.fail(source.peer, error)
+                self._of_another_size.add(source.peer.id)
+
+    def forgive(self) -> bool:
+        """Let those be asked again that only said another size than the one before; whether there are any."""
+        forgiven, self._of_another_size = self._of_another_size, set[str]()
+        for peer_id in forgiven:
+            self._failed.pop(peer_id, None)
+        return bool(forgiven)
 
     def check_size(self, peer: Peer, span: Span) -> None:
         """Raises PeerUnavailable where `span`, which `peer` sends, is of content of a size that can't be right."""
@@ -101,6 +110,20 @@ class Supply:
         self._failed[peer_id] = self.reason = FAILED_WRONG
         self._means.blame.record(self._fetch.digest, peer_id, FAILED_WRONG)
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
+
+    def accuse(self, peer_ids: Collection[str], *, certain: bool) -> None:
+        """Among these is who sent wrong bytes; `certain`: that is each of them. None is taken again here."""
+        for peer_id in sorted(peer_ids):
+            if certain:
+                self.quarantine(peer_id)
+                continue
+            self._failed[peer_id] = self.reason = FAILED_WRONG
+            self._means.blame.doubt(self._fetch.digest, peer_id)
+            self._means.log.warning("%s: peer %s may have sent wrong bytes; asked last", self._fetch.digest, peer_id)
+
+    def pass_over(self, peer_ids: Collection[str]) -> None:
+        """None of these is taken again here; no blame is recorded."""
+        self._failed |= dict.fromkeys(peer_ids, FAILED_WRONG)
 
     def progress(self, offset: int) -> None:
         """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
@@ -162,8 +185,11 @@ class Supply:
                 case Feed(holders, lease):
                     await self._take(lease)
                     if usable := tuple(each for each in holders if each.peer.id not in self._failed):
-                        return usable
+                        return tuple(sorted(usable, key=self._is_doubted))
                     raise NotFound(f"no other peer has {self._fetch.digest}")
+
+    def _is_doubted(self, holder: Holder) -> bool:
+        return self._means.blame.is_doubted(self._fetch.digest, holder.peer.id)
 
     async def _advice(self, offset: int) -> Feed | Wait | Upstream:
         """What the router says. Raises NotFound."""

@@ -9,6 +9,7 @@ left, or the digest is wrong, the transfer is cut, and the runtime comes back fo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
 from peili.mirror.mediatypes import detect, is_manifest
@@ -38,6 +39,7 @@ class Transfer:
         self._supply = Supply(fetch, means)
         self._source: Source | None = None
         self._feeders: set[str] = set()
+        self._reached: dict[str, int] = {}  # where each of them ended
         self._verifier: Verifier = Unverified(fetch.digest)
         self._span = Span.whole(0)
 
@@ -83,11 +85,15 @@ class Transfer:
             if isinstance(self._verifier, Unverified):
                 await self._take(source, Untouched(sink, means.memory, progress))
                 return
-            with means.memory.ring() as ring:
-                hashing = Hashing(
-                    sink, ring, self._verifier, means.hasher.lane(), start=self._span.start, progress=progress
-                )
-                await self._take(source, hashing)
+            try:
+                with means.memory.ring() as ring:
+                    hashing = Hashing(
+                        sink, ring, self._verifier, means.hasher.lane(), start=self._span.start, progress=progress
+                    )
+                    await self._take(source, hashing)
+            except Mismatch as error:
+                await sink.send(await self._end_from_another(error))
+                progress(self._span.stop)
             self._feeders.clear()  # what they sent is right
         except Mismatch as error:
             await self._distrust(passed_on=True)
@@ -101,11 +107,13 @@ class Transfer:
         try:
             await self._take(source, collecting)
         except Mismatch as error:
-            await self._distrust(passed_on=self._span.start > 0)
             if self._span.start > 0:
-                raise NotFound(str(error)) from error
+                return await self._rest_from_another(error)
+            await self._distrust(passed_on=False)
             return None
         except Aborted as error:
+            if self._supply.forgive():  # nothing was given out yet: theirs may be the right size
+                return None
             raise NotFound(str(error)) from error
         if self._span.is_whole and is_manifest(detect(collecting.data)):
             self._means.sizes.learn(collecting.data)
@@ -120,6 +128,8 @@ class Transfer:
                 break
             except PeerUnavailable as error:
                 self._supply.fail(source.peer, error)
+            finally:
+                self._reached[source.peer.id] = source.offset
             try:
                 source = await self._supply.resume(source.offset, self._span)
             except NotFound as nobody:
@@ -127,6 +137,52 @@ class Transfer:
                 await passage.release()
                 raise Aborted(f"no holder is left at byte {source.offset}") from nobody
         await passage.finish()
+
+    async def _rest_from_another(self, error: Mismatch) -> bytes:
+        """As `_end_from_another`, before anything was given out. Raises NotFound."""
+        try:
+            return await self._end_from_another(error)
+        except Mismatch as again:
+            await self._distrust(passed_on=True)
+            raise NotFound(str(again)) from again
+
+    async def _end_from_another(self, error: Mismatch) -> bytes:
+        """The withheld end, right, from a holder that sent none of it before: the wrong byte may be in it.
+
+        Raises Mismatch where that does not help: what was passed on is wrong, or no other holder is left.
+        """
+        verifier, span, supply = self._verifier, self._span, self._supply
+        wrong = bytes(verifier.rewind())
+        start = span.stop - len(wrong)
+        senders = {peer for peer in self._feeders if self._reached[peer] > start}
+        first = set(self._feeders)
+        supply.pass_over(senders)
+        try:
+            while wrong:
+                self._feeders.clear()
+                end = Collecting(len(wrong), verifier, self._means.hasher.lane())
+                try:
+                    await self._take(await supply.resume(start, span), end)
+                except Mismatch:
+                    supply.pass_over(self._feeders)
+                    if verifier.rewind() == wrong:
+                        break  # two say the same of the end: what was passed on is wrong
+                except (NotFound, Aborted):
+                    break
+                else:
+                    supply.accuse(senders, certain=len(senders) == 1)
+                    return end.data
+        finally:
+            self._feeders.clear()
+            self._feeders |= first
+        self._accuse(first)  # not the others: what they sent came behind something that may be wrong
+        raise error
+
+    def _accuse(self, feeders: Collection[str]) -> None:
+        """What these sent, with what the runtime had before, is wrong. Only who sent all of it is sure to have lied."""
+        suspects = self._means.blame.suspects(self._fetch.digest) if self._span.start > 0 else frozenset[str]()
+        senders = suspects.union(feeders)
+        self._supply.accuse(senders, certain=len(senders) == 1 and (self._span.start == 0 or bool(suspects)))
 
     def _cut_out(self, data: bytes) -> Span:
         wanted = self._fetch.wanted
@@ -188,11 +244,11 @@ class Transfer:
             return Unverified(digest)
 
     async def _distrust(self, *, passed_on: bool) -> None:
-        """What came is wrong: ask none of those who sent it again, and let nobody build on what was passed on."""
+        """What came is wrong: let nobody build on what was passed on. Where nothing was, blame who sent it."""
         means, digest = self._means, self._fetch.digest
         await self._supply.disconnect()
-        for peer_id in sorted(self._feeders | means.blame.suspects(digest)):
-            self._supply.quarantine(peer_id)
+        if not passed_on:
+            self._accuse(self._feeders)
         self._feeders.clear()
         if not passed_on:
             return

@@ -28,10 +28,12 @@ class Verifier:
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
+        self._before = self._hash.copy()  # without the withheld bytes
         self._withheld: Piece = b""
 
     def feed(self, piece: Piece) -> Piece:
         """Take the next bytes; returns those that may be passed on now (none at first)."""
+        self._before = self._hash.copy()
         self._hash.update(piece)
         passed, self._withheld = self._withheld, piece
         return passed
@@ -40,6 +42,11 @@ class Verifier:
         """The withheld bytes, given up unverified: for a transfer that is cut before its end."""
         passed, self._withheld = self._withheld, b""
         return passed
+
+    def rewind(self) -> Piece:
+        """Forget the withheld bytes, so that others can be fed in their place; returns them."""
+        self._hash = self._before.copy()
+        return self.release()
 
     def finish(self) -> Piece:
         """All has come: the withheld end. Raises Mismatch."""
