@@ -297,6 +297,18 @@ def test_a_containerd_that_hangs(applied: House) -> None:
     assert diagnosis.of("ok")["configuration"] == str(applied.containerd.configuration)  # the rest is told all the same
 
 
+def test_a_content_directory_that_containerd_has_yet_to_make(applied: House) -> None:
+    root = applied.containerd.blob_path("sha256:0").parents[2]
+    away = root.rename(root.with_name("away"))
+    try:
+        assert "no such file" in applied.doctor().of("warn")["content"]  # there is content, so it is elsewhere
+        applied.containerd.ctr("content", "rm", *applied.containerd.digests())
+        assert "is not there yet" in applied.doctor().of("ok")["content"]
+    finally:
+        away.rename(root)
+        applied.containerd.import_archive(applied.directory / "image.tar")
+
+
 def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path) -> None:
     diagnosis = applied.doctor(f"--set=store.content_path={tmp_path}/gone")
     assert "no such file or directory, so it is read through containerd's API" in diagnosis.of("warn")["content"]

@@ -140,6 +140,38 @@ async def test_a_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCap
         assert [line for line in back if "following containerd" in line] == back[-1:]
 
 
+async def test_a_content_directory_that_comes_later_is_used_from_then_on(
+    sole_tenant: Tenant, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with containerd 1.7 and later on a new machine: they make the directory with their first blob."""
+    caplog.set_level(logging.INFO)
+    away = sole_tenant.content.with_name("away")
+    digest = await sole_tenant.put(data := os.urandom(100_000))
+    sole_tenant.content.rename(away)
+    store, log = sole_tenant.store(), logging.getLogger("peili.test")
+    try:
+        async with context_for(store, log=log) as context, store.run(context), watching(store) as seen:
+            await eventually(store.ready, "it is followed")
+            assert f"through its API for now, {sole_tenant.content} is not there yet" in caplog.text
+            assert "can't be read" not in caplog.text
+            away.rename(sole_tenant.content)
+            await eventually(lambda: f"content is read from {sole_tenant.content}" in caplog.text, "it is found")
+            async with await store.open(digest) as content:
+                assert content.fileno() is not None
+                assert await read_all(content) == data
+            async with sole_tenant.writing(os.urandom(1000)) as writer:  # what is arriving is seen, too
+                await writer.write(b"a")
+                async with await store.open(writer.digest, partial=True) as content:
+                    assert not content.complete
+            added = await sole_tenant.put(b"new")
+            await seen.until(lambda: added in seen.have, within=PROMPT)
+            sole_tenant.content.rename(away)
+            await eventually(lambda: caplog.text.count("is not there yet") == 2, "it is missed")
+    finally:
+        if away.exists():
+            away.rename(sole_tenant.content)
+
+
 async def test_it_can_be_left_and_entered_again(tenant: Tenant) -> None:
     image = await tenant.load()
     store = tenant.store()

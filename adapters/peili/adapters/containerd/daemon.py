@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,12 +80,24 @@ async def content(api: Api, content_path: Path | None) -> Finding:
             with blob.open("rb"):
                 pass
     except OSError as error:
+        if content_path is None and not root.exists() and not await _has_blobs(api):
+            return ok(
+                about, f"{root} is not there yet: containerd makes it with its first blob, and peili then uses it"
+            )
         reason = (error.strerror or str(error)).lower()
         return warn(about, f"{error.filename}: {reason}, so it is read through containerd's API, slowly", _SHOW)
     return ok(about, f"is read from {root}")
 
 
 _SHOW = "run peili as root, and in a container mount the directory at the same path, or set store.content_path"
+
+
+async def _has_blobs(api: Api) -> bool:
+    for namespace in await api.namespaces():
+        async with aclosing(api.blobs(namespace)) as blobs:
+            async for _ in blobs:
+                return True
+    return False
 
 
 def _some(root: Path) -> Iterator[Path]:

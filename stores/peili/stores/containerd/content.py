@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import Enum
 from pathlib import Path
 
 from typing_extensions import override
@@ -18,18 +19,32 @@ def blob_path(root: Path, digest: Digest) -> Path:
     return root / "blobs" / digest.algorithm / digest.encoded
 
 
-def is_readable(root: Path) -> bool:
-    """Whether this process may use the content store in `root`, so far as its directories tell. Never raises."""
+class Access(Enum):
+    """Whether this process may use a content store's directory."""
+
+    READABLE = "readable"
+    ABSENT = "absent"
+    """Nothing is at that path: containerd 1.7 and later make it with their first blob; or it is not mounted here."""
+    REFUSED = "refused"
+
+
+def access_to(root: Path) -> Access:
+    """What this process may do in the content store in `root`, so far as its directories tell. Never raises."""
     for path in (root, root / "blobs", root / "blobs" / "sha256"):
         try:
             path.stat()
         except FileNotFoundError:
-            return path != root  # a new one has no directories of blobs yet
+            return Access.ABSENT if path == root else Access.READABLE  # a new one has no directories of blobs yet
         except OSError:
-            return False
+            return Access.REFUSED
         if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
-            return False
-    return True
+            return Access.REFUSED
+    return Access.READABLE
+
+
+def is_readable(root: Path) -> bool:
+    """Whether this process may use the content store in `root`, so far as its directories tell. Never raises."""
+    return access_to(root) is Access.READABLE
 
 
 class ApiContent(Content):

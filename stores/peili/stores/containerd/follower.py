@@ -4,7 +4,9 @@ Theory of operation. containerd 1.x tells when an image is created or deleted, b
 collection has removed one. So what we do is list: everything, in every namespace that we serve, whenever there is a
 reason to. Reasons are an event, a changed modification time of a directory of blobs, and time: shortly after the last
 reason (an event comes before its effects are all to be seen, and subscribing may miss one), then less and less often.
-Where the directory can't be read, only time tells of blobs, so it is kept short.
+Where the directory can't be read, only time tells of blobs, so it is kept short. That can change at any time:
+containerd 1.7 and later make the directory with their first blob, and a mount may come late. So the directory is looked
+for as often as its modification times are, and what was found is acted on at once.
 
 Two events are taken at their word, at once: an image that was deleted, and (on 2.x) a blob that was created. Events
 that arrive during a listing are applied to its result, which may be older than they are.
@@ -20,7 +22,7 @@ from pathlib import Path
 from peili.mirror import Gone, Have, PeiliError, StoreUnavailable
 from peili.mirror.inventory import Inventory
 from peili.stores.containerd.api import Api
-from peili.stores.containerd.content import is_readable
+from peili.stores.containerd.content import Access, access_to
 from peili.stores.containerd.events import FILTER, Created, Event, Untagged, read_event
 from peili.stores.containerd.listing import Blob, Listing
 from peili.stores.containerd.options import Options
@@ -39,7 +41,7 @@ class Follower:
     Attributes:
         listing: what there was when it was last listed, and what events told since.
         namespaces: those that are served; empty while containerd was not reached yet and none are configured.
-        content_root: the directory of the content store; None where it can't be read.
+        content_root: the directory of the content store; None while it can't be read, or is not there.
         connected: whether containerd answers, and the inventory is in step with it.
     """
 
@@ -48,6 +50,8 @@ class Follower:
         self.namespaces: tuple[str, ...] = options.namespaces
         self.content_root: Path | None = None
         self.connected = False
+        self._root: Path | None = None  # where it has to be, whether or not it is there
+        self._access = Access.ABSENT
         self._api = api
         self._options = options
         self._inventory = inventory
@@ -75,15 +79,21 @@ class Follower:
             async with asyncio.TaskGroup() as tasks:
                 events = asyncio.Queue[Event](_EVENTS)
                 tasks.create_task(self._listen(events))
-                self.content_root = await self._find_content()
+                self._root = self._options.content_path or await self._api.content_root()
+                self._look()
                 await self._follow(events)
         except* PeiliError as lost:
             reason = str(lost.exceptions[0])
         return reason
 
-    async def _find_content(self) -> Path | None:
-        root = self._options.content_path or await self._api.content_root()
-        return root if root is not None and is_readable(root) else None
+    def _look(self) -> bool:
+        """Find out whether the directory may be read; whether that is another answer than the last time."""
+        # A few calls of stat on the loop, as in `_marks`: containerd's content store is on a local disk, and a thread
+        # would cost more than they do.
+        before = self._access, self.content_root
+        self._access = Access.ABSENT if self._root is None else access_to(self._root)
+        self.content_root = self._root if self._access is Access.READABLE else None
+        return (self._access, self.content_root) != before
 
     async def _listen(self, events: asyncio.Queue[Event]) -> None:
         async for envelope in self._api.events(FILTER):
@@ -93,6 +103,8 @@ class Follower:
     async def _follow(self, events: asyncio.Queue[Event]) -> None:
         pace = Pace(quick=self.content_root is None)
         while True:
+            self._look()
+            pace.set_quick(quick=self.content_root is None)
             marks = self._marks()  # before listing: what changes meanwhile is a reason to list again
             with pace.measured():
                 self.namespaces = self._options.namespaces or tuple(await self._api.namespaces())
@@ -112,6 +124,8 @@ class Follower:
                 async with asyncio.timeout(min(LOOK, pace.remaining())):
                     event = await events.get()
             except TimeoutError:
+                if self._look():
+                    self._tell_connected()
                 if self._marks() != marks:
                     pace.hurry()
                 continue
@@ -130,16 +144,25 @@ class Follower:
 
     def _marks(self) -> tuple[int, ...]:
         """What changes when a blob is added or removed."""
-        # Two calls of stat on the loop, as in `_find_content`: containerd's content store is on a local disk, and a
-        # thread would cost more than they do.
+        # Two calls of stat on the loop: see `_look`.
         if self.content_root is None:
             return ()
         return tuple(_modified(self.content_root / "blobs" / algorithm) for algorithm in ("sha256", "sha512"))
 
     def _tell_connected(self) -> None:
         self.connected = True
-        where = f"from {self.content_root}" if self.content_root else "through its API, its directory can't be read"
-        self._tell(logging.INFO, f"following containerd on {self._options.socket}; content is read {where}")
+        self._tell(logging.INFO, f"following containerd on {self._options.socket}; content is read {self._where()}")
+
+    def _where(self) -> str:
+        if self._root is None:
+            return "through its API, it does not say where its directory is"
+        match self._access:
+            case Access.READABLE:
+                return f"from {self._root}"
+            case Access.ABSENT:
+                return f"through its API for now, {self._root} is not there yet"
+            case Access.REFUSED:
+                return f"through its API, {self._root} can't be read"
 
     def _tell(self, level: int, line: str) -> None:
         """Log `line`, unless it was the last."""

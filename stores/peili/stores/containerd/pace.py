@@ -38,6 +38,11 @@ class Pace:
         self._ended = time.monotonic()
         self._took = self._ended - started
 
+    def set_quick(self, *, quick: bool) -> None:
+        """From now on nothing but a listing shows what changed; or, where false, something else does too."""
+        self._longest = QUICK if quick else SELDOM
+        self._interval = min(self._interval, self._longest)
+
     def hurry(self) -> None:
         """Something changed: list as soon as that may be done."""
         self._changed = True
