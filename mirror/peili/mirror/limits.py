@@ -34,7 +34,7 @@ class Limits:
     wait_timeout: float = 30.0  # waiting without progress, in all
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release
     restarts: int = 16  # changes of holder within one request
-    relay_memory: int = 32 * MIB  # buffers of all transfers; the more there are, the smaller
+    relay_memory: int = 32 * MIB  # of all transfers: buffers, the smaller the more there are; half is for manifests
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
     blob_size: int = 64 * 1024 * MIB  # bytes taken from a peer where neither a manifest nor the runtime says how many
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)

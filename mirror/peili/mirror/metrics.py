@@ -52,6 +52,7 @@ _LIMITS = (
     "path_length",
     "quarantine_entries",
     "reader_timeout",
+    "relay_memory",
     "restarts",
     "stall_timeout",
     "start_timeout",

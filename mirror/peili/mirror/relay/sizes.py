@@ -35,8 +35,8 @@ class Sizes:
         fields = cast("dict[str, Any]", document)
         named: list[Any] = [fields.get(name) for name in _SINGLE]
         for name in _LISTS:
-            if isinstance(listed := fields.get(name), list):
-                named += cast("list[Any]", listed)
+            if isinstance(fields.get(name), list):
+                named += cast("list[Any]", fields[name])
         for each in named:
             if isinstance(each, dict):
                 self._note(cast("dict[str, Any]", each))

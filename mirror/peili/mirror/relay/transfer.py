@@ -40,6 +40,7 @@ class Transfer:
         self._source: Source | None = None
         self._feeders: set[str] = set()
         self._reached: dict[str, int] = {}  # where each of them ended
+        self._room = 0  # bytes of memory that were taken to collect in
         self._verifier: Verifier = Unverified(fetch.digest)
         self._span = Span.whole(0)
 
@@ -76,7 +77,9 @@ class Transfer:
         self._supply.reason = "done"
 
     async def aclose(self) -> None:
-        """Free the peer's connection and the router's lease."""
+        """Free the memory, the peer's connection and the router's lease."""
+        self.data = None
+        self._give_room_back()
         await self._supply.aclose()
 
     async def _pour(self, source: Source, sink: Sink) -> None:
@@ -103,6 +106,7 @@ class Transfer:
 
     async def _collect(self, source: Source) -> bytes | None:
         """All of the content, verified; None where it was wrong and another holder shall be tried."""
+        await self._take_room(self._span.length)
         collecting = Collecting(self._span.length, self._verifier, self._means.hasher.lane())
         try:
             await self._take(source, collecting)
@@ -138,6 +142,22 @@ class Transfer:
                 raise Aborted(f"no holder is left at byte {source.offset}") from nobody
         await passage.finish()
 
+    async def _take_room(self, count: int) -> None:
+        """Take memory for `count` bytes, instead of what was taken before. Raises NotFound: there is none in time."""
+        means = self._means
+        self._give_room_back()
+        try:
+            async with Patience(means.limits.first_byte_timeout):
+                await means.memory.collect(count)
+        except TimeoutError as error:
+            means.metrics.limited.add("relay_memory")
+            raise NotFound(f"no memory to collect {self._fetch.digest} in") from error
+        self._room = count
+
+    def _give_room_back(self) -> None:
+        count, self._room = self._room, 0
+        self._means.memory.give_back(count)
+
     async def _rest_from_another(self, error: Mismatch) -> bytes:
         """As `_end_from_another`, before anything was given out. Raises NotFound."""
         try:
@@ -160,6 +180,7 @@ class Transfer:
         try:
             while wrong:
                 self._feeders.clear()
+                await self._take_room(len(wrong))
                 end = Collecting(len(wrong), verifier, self._means.hasher.lane())
                 try:
                     await self._take(await supply.resume(start, span), end)
@@ -167,11 +188,11 @@ class Transfer:
                     supply.pass_over(self._feeders)
                     if verifier.rewind() == wrong:
                         break  # two say the same of the end: what was passed on is wrong
-                except (NotFound, Aborted):
-                    break
                 else:
                     supply.accuse(senders, certain=len(senders) == 1)
                     return end.data
+        except (NotFound, Aborted):
+            pass  # there is no other holder, or no room
         finally:
             self._feeders.clear()
             self._feeders |= first
