@@ -275,6 +275,36 @@ async def test_a_blob_nobody_mentions_is_announced_once_it_rests(image: Image) -
         assert (await store.describe(loose)).media_type == OCTET_STREAM
 
 
+@pytest.mark.parametrize("what", ["layer", "manifest"])
+async def test_a_flipped_byte_is_found_and_not_served_until_the_file_changes(
+    image: Image, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    blob = image.layers[0] if what == "layer" else image.manifest
+    path = image.blob_path(blob.digest)
+    right = path.read_bytes()
+    path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    store = OciLayoutStore(image.path)
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        opened = await asyncio.gather(*(store.open(blob.digest) for _ in range(5)), return_exceptions=True)
+        assert [type(each) for each in opened] == [NotFound] * 5
+        await watched.until(lambda: blob.digest not in watched.have)
+        for asking in (store.open(blob.digest), store.describe(blob.digest)):
+            with pytest.raises(NotFound):
+                await asking
+        if what == "manifest":
+            assert Reference.parse(DEMO) not in watched.have
+            assert await store.images() == []
+            with pytest.raises(NotFound):
+                await store.resolve(Reference.parse(DEMO))
+        assert caplog.text.count("has other content than its name says") == 1
+        path.write_bytes(right)  # in place: its directory does not change
+        await watched.until(lambda: blob.digest in watched.have)
+        async with await store.open(blob.digest) as content:
+            assert content.size == blob.size
+        assert (await store.describe(blob.digest)).size == blob.size
+
+
 async def test_one_store_can_be_entered_again(image: Image) -> None:
     store = OciLayoutStore(image.path)
     for _ in range(2):
