@@ -238,8 +238,11 @@ def drips_after(count: int, piece: int = 512, pause: float = 0.05) -> Script:
 
 
 async def wrong_bytes(exchange: Exchange) -> None:
-    """The right number of bytes, the last one of which is wrong."""
+    """The right number of bytes; the last one of the content is wrong."""
     body = exchange.body
+    if exchange.part[1] < len(exchange.content):
+        await honest(exchange)
+        return
     await exchange.head()
     await exchange.send(body[:-1] + bytes([body[-1] ^ 0xFF]))
 

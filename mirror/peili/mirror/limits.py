@@ -32,6 +32,7 @@ class Limits:
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
     wait_timeout: float = 30.0  # waiting without progress, in all
+    parts_per_peer: int = 8  # windows of open-ended ranges asked of one peer at a time; below its uploads_per_peer
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # of all transfers: buffers, the smaller the more there are; half is for manifests

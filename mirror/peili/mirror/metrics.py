@@ -49,6 +49,7 @@ _LIMITS = (
     "lookup_keys",
     "lookup_timeout",
     "manifest_size",
+    "parts_per_peer",
     "path_length",
     "quarantine_entries",
     "reader_timeout",
@@ -167,6 +168,13 @@ class Metrics:
         self.quarantines = Counts(
             "peili_quarantines_total", "Peers that sent wrong bytes, each for one blob.", known=[()]
         )
+        self.unverified = Counts(
+            "peili_unverified_relays_total",
+            "Answers that were passed on unverified though `verify` is on: a `part` that is not its content's end, "
+            "or one whose `beginning` could not be read back.",
+            "reason",
+            known=[("part",), ("beginning",)],
+        )
         self.lookups = Counts(
             "peili_lookups_total",
             "Questions to the router for content that is not here, by its advice.",
@@ -209,9 +217,9 @@ class Metrics:
     def families(self) -> list[Family]:
         """All of them, as they are now. May be called from any thread."""
         last = "When a client last asked at the local door, in seconds since 1970."
-        counted = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.lookups, self.limited)
+        counted = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.unverified)
         return [
-            *(each.family() for each in counted),
+            *(each.family() for each in (*counted, self.lookups, self.limited)),
             self.lookup_seconds.family(),
             self._runtime.family(),
             Family(

@@ -20,6 +20,7 @@ from peili.mirror.relay.means import Means
 from peili.mirror.relay.memory import Memory
 from peili.mirror.relay.releases import Releases
 from peili.mirror.relay.sizes import Sizes
+from peili.mirror.relay.turns import Turns
 from peili.mirror.supervisor import Supervisor
 
 _PATIENCE = 1.0
@@ -141,6 +142,7 @@ class Running:
             sizes=Sizes(),
             memory=Memory(parts.limits.relay_memory),
             releases=self._releases,
+            turns=Turns(parts.limits, parts.metrics.limited.add),
             limits=parts.limits,
             verify=parts.verify,
             log=self._relay_log,

@@ -95,7 +95,8 @@ class LocalDoor(Door):
             descriptor = Descriptor(self._type_of(target, transfer), digest, span.size)
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is.
-            if await reply.begin(descriptor, span, partial=not span.is_whole):
+            # A resumed one comes without a length, for the same reason.
+            if await reply.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.is_resumed):
                 await transfer.pour(reply)
                 await reply.end()
 

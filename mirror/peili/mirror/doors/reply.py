@@ -40,6 +40,7 @@ class Reply:
         self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
         self._send = send
+        self._chunks = scope.get("http_version", "1.1") != "1.0"
         self._reader_timeout = reader_timeout
 
     def header(self, name: bytes) -> str | None:
@@ -79,16 +80,21 @@ class Reply:
         await self._start(304, [(b"etag", etag), (b"docker-content-digest", digest.encode())], _END)
         return True
 
-    async def begin(self, descriptor: Descriptor, span: Span, *, partial: bool) -> bool:
+    async def begin(self, descriptor: Descriptor, span: Span, *, partial: bool, one_stream: bool = False) -> bool:
         """Answer 200, or 206 where the answer is `partial`; whether the bytes of `span` and `end` have to follow.
 
-        They have not where the client asked for the head only.
+        They have not where the client asked for the head only. `one_stream`: without a Content-Length, so that
+        the client does not go on to ask for parallel parts (not for HTTP/1.0, which has no other way to tell the end).
         """
-        large = self.wants_body and span.length > _SMALL
+        chunked = one_stream and self.wants_body and self._chunks
+        large = self.wants_body and span.length > _SMALL and not chunked
         if self.outlet is not None and not (large and self.outlet.open()):
             self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
         rest = () if self.wants_body else (_END,)
-        await self._start(206 if partial else 200, _about(descriptor, span, partial=partial), *rest)
+        headers = _about(descriptor, span, partial=partial)
+        if chunked:
+            headers = [each for each in headers if each[0] != b"content-length"]
+        await self._start(206 if partial else 200, headers, *rest)
         return self.wants_body
 
     async def whole(self, descriptor: Descriptor, span: Span, data: bytes, *, partial: bool) -> None:

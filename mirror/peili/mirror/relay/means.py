@@ -17,6 +17,7 @@ from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.memory import Memory
 from peili.mirror.relay.releases import Releases
 from peili.mirror.relay.sizes import Sizes
+from peili.mirror.relay.turns import Turns
 from peili.mirror.router import Router
 from peili.mirror.store import Store
 
@@ -33,6 +34,16 @@ class Fetch:
     wanted: ByteRange | None
     ahead: int
 
+    @property
+    def continues(self) -> bool:
+        """Whether the runtime asks for what is behind the beginning: it may have nobody else to ask then."""
+        return self.wanted is not None and bool(self.wanted.first)
+
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether the runtime asks for all from some byte behind the beginning, and may close the answer early."""
+        return self.continues and self.wanted is not None and self.wanted.last is None
+
 
 @dataclass(frozen=True, slots=True)
 class Means:
@@ -46,6 +57,7 @@ class Means:
     hasher: Hasher
     memory: Memory
     releases: Releases
+    turns: Turns
     limits: Limits
     verify: bool
     log: logging.Logger

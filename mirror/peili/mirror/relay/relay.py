@@ -49,7 +49,8 @@ class Relay:
         transfer = Transfer(Fetch(digest, path, wanted, ahead), means)
         self.under_way += 1
         try:
-            yield transfer
+            with means.turns.transfer(digest):
+                yield transfer
         finally:
             self.under_way -= 1
             await transfer.aclose()

@@ -10,7 +10,6 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.patience import Patience
 from peili.mirror.peerclient import PeerClient, reading
-from peili.mirror.peerconnection import Answer
 from peili.mirror.peers import (
     FAILED_BUSY,
     FAILED_REFUSED,
@@ -21,6 +20,8 @@ from peili.mirror.peers import (
 )
 from peili.mirror.ranges import ByteRange, Span, parse_content_range
 from peili.mirror.references import Digest
+from peili.mirror.relay.turns import Turns
+from peili.mirror.relay.windows import Asking, Body, open_in_windows
 
 
 class _Pace:
@@ -49,7 +50,7 @@ class Source:
     Both raise PeerUnavailable with the reason, and nobody else's errors.
     """
 
-    def __init__(self, peer: Peer, span: Span, answer: Answer, limits: Limits) -> None:
+    def __init__(self, peer: Peer, span: Span, answer: Body, limits: Limits) -> None:
         self.peer = peer
         self.span = span
         self.offset = span.start
@@ -69,16 +70,17 @@ class Source:
         wanted: ByteRange | None,
         limits: Limits,
         check: Callable[[Peer, Span], None],
+        turns: Turns | None = None,
     ) -> Source:
         """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason.
 
-        `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable.
+        `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable. With
+        `turns`, `wanted` is asked for in windows, each in its turn.
         """
-        headers = {"Range": str(wanted)} if wanted else {}
         with ExitStack() as stack:
             try:
                 async with Patience(limits.first_byte_timeout):
-                    answer = await client.open("GET", peer, path, timeout=limits.stall_timeout, headers=headers)
+                    answer = await _ask(Asking(client, peer, path, limits.stall_timeout, turns), wanted)
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
                     check(peer, span)
@@ -123,7 +125,13 @@ class Source:
         return count
 
 
-def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) -> Span:
+async def _ask(asking: Asking, wanted: ByteRange | None) -> Body:
+    if asking.turns is not None and wanted is not None:
+        return await open_in_windows(asking, wanted)
+    return (await asking.open(wanted))[0]
+
+
+def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) -> Span:
     """What `answer` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
     status = answer.head.status
     if status in {429, 503}:
@@ -143,7 +151,7 @@ def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) 
     return span
 
 
-def _carried(answer: Answer, length: int, digest: Digest) -> Span:
+def _carried(answer: Body, length: int, digest: Digest) -> Span:
     """What `answer` says it carries. Raises ValueError where that can't be, or can't be used."""
     headers = answer.head.headers
     if headers.get("docker-content-digest", digest) != digest:

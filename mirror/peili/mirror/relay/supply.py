@@ -14,6 +14,7 @@ from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
 from peili.mirror.patience import Patience
 from peili.mirror.peers import (
+    FAILED_BUSY,
     FAILED_REFUSED,
     FAILED_SILENT,
     FAILED_WRONG,
@@ -45,6 +46,7 @@ class Supply:
     def __init__(self, fetch: Fetch, means: Means) -> None:
         self.reason = "gone"
         self.size = means.sizes.of(fetch.digest)
+        self.in_windows = False  # whether peers are asked for what continues in windows
         self._fetch = fetch
         self._means = means
         self._failed = means.blame.failed(fetch.digest)
@@ -60,7 +62,13 @@ class Supply:
         limits = self._means.limits
         while self._starts < limits.restarts:
             self._starts += 1
-            holders = await self._holders(wanted.first or 0 if wanted else 0)
+            try:
+                holders = await self._holders(wanted.first or 0 if wanted else 0)
+            except NotFound:
+                if not await self._turn_comes():
+                    raise
+                self._starts -= 1
+                continue
             self._source = await first_source(
                 holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay, self._means.log
             )
@@ -170,7 +178,20 @@ class Supply:
             wanted=wanted,
             limits=means.limits,
             check=self.check_size,
+            turns=means.turns if self.in_windows and wanted is not None and wanted.first else None,
         )
+
+    async def _turn_comes(self) -> bool:
+        """Where holders are busy with what this host asks them for, wait for some of it to end; they may be asked again
+        then. Whether that is so. `patience` bounds it.
+        """
+        busy = [peer_id for peer_id, reason in self._failed.items() if reason == FAILED_BUSY]
+        if not busy or not self._fetch.continues or not self._means.turns.is_shared(self._fetch.digest):
+            return False
+        await self._means.turns.change()
+        for peer_id in busy:
+            del self._failed[peer_id]
+        return True
 
     async def _holders(self, offset: int) -> tuple[Holder, ...]:
         """Whom to ask now, waiting as long as the router says. Raises NotFound."""

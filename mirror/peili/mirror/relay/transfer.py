@@ -22,6 +22,7 @@ from peili.mirror.relay.source import Source
 from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
 
+_PART = "%s: passed on unverified: bytes %d to %d are not its end"
 _UNVERIFIED = "%s: passed on unverified: the beginning can't be read back%s"
 _LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
@@ -43,6 +44,7 @@ class Transfer:
         self._room = 0  # bytes of memory that were taken to collect in
         self._verifier: Verifier = Unverified(fetch.digest)
         self._span = Span.whole(0)
+        self._resumes = False
 
     async def begin(self) -> Span:
         """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream."""
@@ -51,6 +53,7 @@ class Transfer:
 
     async def _begin(self, ends: float) -> Span:
         wanted = self._fetch.wanted
+        self._supply.in_windows = self._fetch.is_open_ended and not await self._may_resume()
         while True:
             source = await self._supply.connect(wanted)
             if wanted and source.span.size <= self._fetch.ahead:
@@ -64,6 +67,11 @@ class Transfer:
                 return self._span
             if (data := await self._collect(source)) is not None:
                 return self._cut_out(data)
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether `pour` continues, up to its end, what the runtime has, verified together with that."""
+        return self._fetch.is_open_ended and not isinstance(self._verifier, Unverified) and self._resumes
 
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
@@ -246,17 +254,44 @@ class Transfer:
                 means.log.exception("%s: the store failed", digest)
             return None
 
+    async def _may_resume(self) -> bool:
+        """Whether the runtime may have all before what it asks for: then it takes one stream. Where its store says that
+        it has not, it fetches in parallel, and will close the answer early.
+        """
+        if not self._means.verify:
+            return False
+        try:
+            async with (
+                asyncio.timeout(self._means.limits.first_byte_timeout / 4),
+                await self._means.store.open(self._fetch.digest, partial=True) as content,
+            ):
+                return content.available >= ((self._fetch.wanted and self._fetch.wanted.first) or 0)
+        except (NotFound, Aborted):
+            return False
+        except Exception:  # noqa: BLE001 - a stranger's code; what is wrong is told when it is read
+            return True
+
     async def _choose_verifier(self, ends: float) -> Verifier:
         span, digest = self._span, self._fetch.digest
         skipped = not self._means.verify and span.length > self._fetch.ahead
-        if skipped or span.stop < span.size:
+        if skipped:
+            return Unverified(digest)
+        if span.stop < span.size:
+            self._means.metrics.unverified.add("part")
+            self._means.log.info(_PART, digest, span.start, span.stop - 1)
             return Unverified(digest)
         now = asyncio.get_running_loop().time()
         bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame
         try:
             async with bound:
-                return await Verifier.seeded(digest, span.start, self._means.store) or Unverified(digest)
+                if verifier := await Verifier.seeded(digest, span.start, self._means.store):
+                    self._resumes = span.start > 0
+                    return verifier
+            self._means.metrics.unverified.add("beginning")
+            self._means.log.info(_UNVERIFIED, digest, f", from byte {span.start} on")
+            return Unverified(digest)
         except Exception:  # a stranger's code
+            self._means.metrics.unverified.add("beginning")
             if bound.expired():
                 self._means.metrics.limited.add("wait_timeout")
                 self._means.log.warning(_UNVERIFIED, digest, " in time")

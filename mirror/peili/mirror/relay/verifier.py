@@ -65,6 +65,8 @@ class Verifier:
             return verifier
         try:
             async with await store.open(digest, partial=True) as content:
+                if content.available < offset:
+                    return None  # a part from further on: reading what is there would be in vain
                 buffer = memoryview(bytearray(MIB))
                 done = 0
                 while done < offset:

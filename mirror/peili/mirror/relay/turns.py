@@ -1,0 +1,96 @@
+"""Who may ask which peer for a part now: the parts of blobs that this host's runtime asks for, many at a time.
+
+A holder gives at most so many answers at once to one host. A runtime that fetches parallel ranges would exceed that and
+have no other host to ask. So parts take turns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import partial
+
+from peili.mirror.errors import PeerUnavailable
+from peili.mirror.limits import Limits
+from peili.mirror.peers import FAILED_BUSY
+from peili.mirror.references import Digest
+
+_PAUSE = 0.25
+"""Seconds after which a busy holder is asked again, whether a transfer has ended here or not: the holder may notice
+later than this host that an answer was closed.
+"""
+_PATIENCE = 1.0
+"""Seconds that a part waits for others of the same peer, before the time that a peer gets for its answer is over."""
+_RECENT = 5.0
+"""Seconds for which a transfer that ended may be what a holder is busy with."""
+_MOST = 4096
+"""Blobs remembered as recent."""
+
+
+class Turns:
+    """Counts what is under way, per blob and per peer. Used on one loop."""
+
+    def __init__(self, limits: Limits, limited: Callable[[str], None]) -> None:
+        self._limits = limits
+        self._limited = limited
+        self._of_blob: Counter[Digest] = Counter()
+        self._ended: dict[Digest, float] = {}
+        self._of_peer: Counter[str] = Counter()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    @contextmanager
+    def transfer(self, digest: Digest) -> Generator[None]:
+        """Held while the runtime is sent `digest`, or a part of it."""
+        self._of_blob[digest] += 1
+        try:
+            yield
+        finally:
+            self._of_blob[digest] -= 1
+            self._of_blob += Counter()  # drops those at zero
+            self._ended.pop(digest, None)
+            self._ended[digest] = asyncio.get_running_loop().time()
+            if len(self._ended) > _MOST:
+                del self._ended[next(iter(self._ended))]
+            self._changed()
+
+    def is_shared(self, digest: Digest) -> bool:
+        """Whether another transfer of `digest` is under way, or ended a moment ago: a holder may be busy with that."""
+        ended = self._ended.get(digest)
+        recent = ended is not None and asyncio.get_running_loop().time() - ended < _RECENT
+        return recent or self._of_blob[digest] > 1
+
+    async def ask(self, peer_id: str) -> Callable[[], None]:
+        """Wait until one more part may be asked of `peer_id`; gives what to call, once, when it has come.
+
+        Raises PeerUnavailable (FAILED_BUSY) after a while: the peer is not to blame for more.
+        """
+        loop = asyncio.get_running_loop()
+        ends = loop.time() + _PATIENCE
+        while self._of_peer[peer_id] >= self._limits.parts_per_peer:
+            if loop.time() > ends:
+                self._limited("parts_per_peer")
+                raise PeerUnavailable(f"peer {peer_id} is asked for as many parts as may be", FAILED_BUSY)
+            await self.change()
+        self._of_peer[peer_id] += 1
+        return partial(self._done, peer_id)
+
+    async def change(self) -> None:
+        """Wait until a transfer or a part has ended, for a moment at most."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(ended)
+        try:
+            await asyncio.wait([ended], timeout=_PAUSE)
+        finally:
+            self._waiting.discard(ended)
+
+    def _done(self, peer_id: str) -> None:
+        self._of_peer[peer_id] -= 1
+        self._of_peer += Counter()
+        self._changed()
+
+    def _changed(self) -> None:
+        for each in self._waiting:
+            if not each.done():
+                each.set_result(None)
