@@ -132,6 +132,7 @@ class Supply:
     def pass_over(self, peer_ids: Collection[str]) -> None:
         """None of these is taken again here; no blame is recorded."""
         self._failed |= dict.fromkeys(peer_ids, FAILED_WRONG)
+        self.reason = FAILED_WRONG
 
     def progress(self, offset: int) -> None:
         """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
