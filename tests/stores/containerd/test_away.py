@@ -117,10 +117,19 @@ async def test_a_containerd_that_stands_still_is_given_up_in_bounded_time(
     store = sole_tenant.store()
     async with ready(store):
         with sole_tenant.frozen(), pytest.raises(StoreUnavailable, match="did not answer in time"):
-            await store.describe(ABSENT)
+            await store.resolve(DEMO)
         monkeypatch.undo()
         with pytest.raises(NotFound):
-            await store.describe(ABSENT)
+            await store.resolve(DEMO)
+
+
+async def test_containerd_is_not_asked_about_what_has_no_file(sole_tenant: Tenant) -> None:
+    store = sole_tenant.store()
+    async with ready(store):
+        with sole_tenant.frozen():
+            for asking in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
+                with pytest.raises(NotFound):
+                    await asking
 
 
 async def test_a_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
@@ -196,7 +205,7 @@ async def test_who_still_waits_when_it_is_left_is_told(sole_tenant: Tenant) -> N
     async with AsyncExitStack() as stack:
         async with ready(store):
             stack.enter_context(sole_tenant.frozen())
-            asking = asyncio.create_task(store.describe(ABSENT))
+            asking = asyncio.create_task(store.resolve(DEMO))
             await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="closed"):
             await asking

@@ -47,6 +47,24 @@ def is_readable(root: Path) -> bool:
     return access_to(root) is Access.READABLE
 
 
+def is_absent(root: Path | None, digest: Digest) -> bool:
+    """Whether the content store in `root` certainly has no whole blob `digest`, in no namespace. Never raises.
+
+    containerd moves a blob's file to its place before it tells of the blob, so where there is no file, there is nothing
+    to ask about. Where there is one, only containerd knows which namespaces show it. One call of stat, on the loop: the
+    content store is on a local disk, and a thread would cost more.
+    """
+    if root is None:
+        return False
+    try:
+        blob_path(root, digest).stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
 class ApiContent(Content):
     """A whole blob, read through containerd's API: slower than its file, and without a descriptor."""
 

@@ -30,7 +30,7 @@ from peili.mirror.limits import MIB
 from peili.mirror.mediatypes import OCTET_STREAM, detect
 from peili.mirror.plugin import running_already
 from peili.stores.containerd.api import Api
-from peili.stores.containerd.content import ApiContent, blob_path
+from peili.stores.containerd.content import ApiContent, blob_path, is_absent
 from peili.stores.containerd.follower import Follower
 from peili.stores.containerd.ingest import is_ref_of, open_ingest
 from peili.stores.containerd.listing import Blob, list_images, parse_target
@@ -183,8 +183,14 @@ class ContainerdStore(Store):
         return self._running.follower.namespaces or await self._running.api.namespaces()
 
     async def _locate(self, digest: Digest) -> Blob:
-        """Where `digest` is: what was listed is believed, of anything else containerd is asked."""
-        return self._running.follower.listing.blobs.get(digest) or await self._ask(digest)
+        """Where `digest` is: what was listed is believed. Of anything else containerd is asked, unless it is plain that
+        there is no such blob.
+        """
+        follower = self._running.follower
+        blob = follower.listing.blobs.get(digest)
+        if blob is None and follower.connected and is_absent(follower.content_root, digest):
+            raise NotFound(f"containerd has no content {digest}")
+        return blob or await self._ask(digest)
 
     async def _ask(self, digest: Digest) -> Blob:
         for namespace in await self._namespaces():
