@@ -15,12 +15,14 @@ from unittest.mock import ANY
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.doors.house import visitor
 from tests.support.events import Watched, until, watching
 from tests.support.images import Image, make_layout
 
-from peili.mirror import ConfigError, Digest, NotFound, Reference, Store, StoreUnavailable
+from peili.mirror import ConfigError, Digest, Mirror, NotFound, Reference, Store, StoreUnavailable
 from peili.mirror.mediatypes import OCTET_STREAM
 from peili.mirror.testing import entered
+from peili.routers.memory import MemoryRouter
 from peili.stores.oci_layout import OciLayoutStore
 from peili.stores.oci_layout_json import children_of, entries_of, tag_of
 
@@ -358,3 +360,24 @@ async def test_it_serves_one_mirror_at_a_time(image: Image) -> None:
                 pass
         assert store.ready()
         assert await store.describe(image.manifest.digest) == image.manifest
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+async def test_no_door_serves_a_file_with_a_flipped_byte(image: Image, door: str) -> None:
+    layer = image.layers[0]
+    path = image.blob_path(layer.digest)
+    right = path.read_bytes()
+    path.write_bytes(right[:-1] + bytes([right[-1] ^ 1]))
+    store = OciLayoutStore(image.path)
+    url = f"/v2/docker.io/library/demo/blobs/{layer.digest}"
+    async with Mirror(store, MemoryRouter()) as mirror:
+        await until(store.ready)
+        app = mirror.local if door == "local" else mirror.peer
+        async with visitor(app) as client:
+            assert (await client.get(url)).status_code == 404
+            path.write_bytes(right)
+            deadline = time.monotonic() + 20
+            while (answer := await client.get(url)).status_code != 200:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
+            assert answer.content == right
