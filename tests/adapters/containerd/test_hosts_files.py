@@ -107,11 +107,11 @@ def test_another_url_or_other_capabilities_replace_what_stood_there(tmp_path: Pa
     make(tmp_path, {"docker.io/hosts.toml": FULL})
     was = snapshot(tmp_path)
     files(tmp_path).apply()
-    other = HostsFiles("http://[::1]:5060", config_path=[tmp_path], capabilities=["pull", "resolve"])
+    other = HostsFiles("http://127.0.0.1:5060", config_path=[tmp_path], capabilities=["pull", "resolve"])
     assert len(other.apply().changes) == 2
     hosts = document(tmp_path / "docker.io/hosts.toml")["host"]
-    assert list(hosts)[:2] == ["http://[::1]:5060", "https://harbor.example/v2/hub"]
-    assert hosts["http://[::1]:5060"] == {"capabilities": ["pull", "resolve"]}
+    assert list(hosts)[:2] == ["http://127.0.0.1:5060", "https://harbor.example/v2/hub"]
+    assert hosts["http://127.0.0.1:5060"] == {"capabilities": ["pull", "resolve"]}
     files(tmp_path).remove()  # however it was configured
     assert snapshot(tmp_path) == was
 

@@ -14,7 +14,7 @@ from peili.adapters import files
 from peili.adapters.changes import Change, Outcome, Problem
 from peili.adapters.configpath import folders
 from peili.adapters.containerd.meaning import CAPABILITIES, DEFAULT, Version
-from peili.adapters.containerd.places import Entry, configured, directory_names, entries
+from peili.adapters.containerd.places import Entry, configured, directories, directory_names, entries
 from peili.adapters.containerd.planning import OurHost, planned
 from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.leftalone import LeftAlone
@@ -119,13 +119,23 @@ class HostsFiles:
     def _to_remove(self) -> Iterator[_Plan]:
         wanted = {name for registry in self.registries for name in directory_names(registry)}
         for root in self._every:
-            for entry in entries(root):
-                if not wanted or entry.directory.name in wanted:
+            registries = {entry.directory for entry in entries(root)}
+            for entry in directories(root):  # an earlier version wrote into folders that are no registry's
+                ours = entry.directory in registries or _is_changed(entry)
+                if ours and (not wanted or entry.directory.name in wanted):
                     yield partial(_without_us, entry)
 
 
 _Plan: TypeAlias = Callable[[], tuple[Entry, bytes | None]]
 """Works out what a registry's hosts.toml shall be; None: there shall be none."""
+
+
+def _is_changed(entry: Entry) -> bool:
+    """Whether there is something of peili's in it."""
+    try:
+        return entry.base != entry.data
+    except (LeftAlone, OSError):
+        return False
 
 
 def _without_us(entry: Entry) -> tuple[Entry, bytes | None]:

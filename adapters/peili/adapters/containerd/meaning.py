@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from peili.adapters.containerd.tomltext import Document, headed_hosts
+from peili.adapters.containerd.tomltext import Document, headed_hosts, headers
+from peili.adapters.doorurl import same_door
 from peili.adapters.leftalone import LeftAlone
 
 CAPABILITIES = ("pull", "resolve", "push")
@@ -36,6 +37,11 @@ class Version:
         return self.major >= 2
 
     @property
+    def brackets_in_headers(self) -> bool:
+        """Whether it can read a table's name that has a bracket in it, as the URL of an IPv6 address has."""
+        return self.major >= 2
+
+    @property
     def dockers_folder(self) -> bool:
         """Whether it looks into Docker's folder, too, where nobody says where to look."""
         return self.major >= 2
@@ -56,7 +62,7 @@ class Host:
 
     def leads_to(self, mirror: str) -> bool:
         """Whether it is `mirror`, with or without the API's root, which containerd adds where it is missing."""
-        return self.url is not None and self.url.removesuffix("/v2") == mirror
+        return self.url is not None and same_door(self.url, mirror)
 
 
 def hosts_of(document: Document) -> dict[str, dict[str, Any]]:
@@ -84,6 +90,26 @@ def in_force(text: str, document: Document, version: Version) -> list[Host]:
 def _host(url: str | None, table: Mapping[str, Any]) -> Host:
     wanted = tuple(str(each).lower() for each in table.get("capabilities", ())) or CAPABILITIES
     return Host(url, wanted, tuple(key for key in table if key not in {"capabilities", "server", "host"}))
+
+
+def check_headers(text: str, version: Version) -> None:
+    """That this version's TOML parser can read the table headers of `text`: else it reads nothing of the file.
+
+    Raises LeftAlone.
+    """
+    if version.brackets_in_headers:
+        return
+    for header in headers(text):
+        if any(each in header.removeprefix("[").removesuffix("]").strip("[]") for each in "[]"):
+            raise LeftAlone(bracketed(header))
+
+
+def bracketed(header: str) -> str:
+    """Why containerd 1.x can't read a file with this table header, and what would be right."""
+    return (
+        f"containerd 1.x can't read {header!a}, since a table's name has a bracket in it; "
+        "write a host name instead of an IPv6 address, such as http://localhost:5050"
+    )
 
 
 def check(document: Document) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from peili.adapters.containerd.marks import Marked, taken_apart
 from peili.adapters.containerd.meaning import DEFAULT
 from peili.adapters.leftalone import LeftAlone
+from peili.mirror.references import is_registry
 
 FILE = "hosts.toml"
 _WITH_PORT = re.compile(r"(?P<host>.+)_(?P<port>[0-9]+)_")
@@ -113,7 +114,15 @@ def _where_new(roots: Sequence[Path], registry: str) -> Path:
 
 
 def entries(root: Path) -> Iterator[Entry]:
-    """Every registry's directory in `root`, ``_default`` last. Raises OSError."""
+    """Every registry's directory in `root`, ``_default`` last. Raises OSError.
+
+    A directory whose name can't be a registry's is none: containerd never looks there.
+    """
+    return (each for each in directories(root) if each.registry == DEFAULT or is_registry(each.registry))
+
+
+def directories(root: Path) -> Iterator[Entry]:
+    """Every directory in `root`, ``_default`` last, whatever its name. Raises OSError."""
     if root.is_dir():
         names = sorted(each.name for each in root.iterdir() if not each.name.startswith(".") and each.is_dir())
         yield from (Entry(root / name) for name in sorted(names, key=lambda name: name == DEFAULT))

@@ -10,9 +10,10 @@ from typing import Any
 from peili.adapters.containerd import writing
 from peili.adapters.containerd.certificates import docker_style
 from peili.adapters.containerd.marks import put_in
-from peili.adapters.containerd.meaning import Version, check, hosts_of, ignored, moved, order
+from peili.adapters.containerd.meaning import Version, bracketed, check, check_headers, hosts_of, ignored, moved, order
 from peili.adapters.containerd.places import Entry, directory_names, entries, find
 from peili.adapters.containerd.tomltext import Document, before_tables, parsed, text_of
+from peili.adapters.doorurl import same_door
 from peili.adapters.leftalone import LeftAlone
 
 
@@ -53,6 +54,8 @@ def planned(roots: Sequence[Path], registry: str, host: OurHost) -> tuple[Entry,
 
 def _content(target: Entry, origin: Entry | None, host: OurHost) -> bytes:
     """The file of `target`; `origin` is where containerd would look without us."""
+    if "[" in host.url and not host.version.brackets_in_headers:
+        raise LeftAlone(bracketed(f'[host."{host.url}"]'))
     made = _made(target)
     if target.base:
         return _edited(target.directory, target.base, made, host)
@@ -64,7 +67,9 @@ def _content(target: Entry, origin: Entry | None, host: OurHost) -> bytes:
 
 def _document(origin: Entry, version: Version) -> Document:
     """What counts in `origin`, with what a file that was not there before would hide."""
-    document = {} if not origin.base else parsed(text_of(origin.base)[1])
+    text = text_of(origin.base)[1] if origin.base else ""
+    document = parsed(text)
+    check_headers(text, version)
     check(document)
     hidden = docker_style(origin.directory) if not origin.base or ignored(document, version) else {}
     return {**hidden, **document}
@@ -74,11 +79,14 @@ def _edited(directory: Path, base: bytes, made: int, host: OurHost) -> bytes:
     """`base` with our part where it makes `host` the first, and changes nothing else."""
     bom, text = text_of(base)
     document = parsed(text)
+    check_headers(text, host.version)
     check(document)
-    if host.url in hosts_of(document):
-        if order(text, document, host.version)[0] == host.url:
-            return base  # put there by hand
-        raise LeftAlone(f"{host.url} is in it already, but not as the first host; move it up by hand")
+    asked = order(text, document, host.version)
+    by_hand = [url for url in asked if same_door(url, host.url)]
+    if by_hand:
+        if asked[0] == by_hand[0]:
+            return base
+        raise LeftAlone(f"{by_hand[0]} is in it already, but not as the first host; move it up by hand")
     hidden = docker_style(directory) if ignored(document, host.version) else {}
     hidden = {key: value for key, value in hidden.items() if key not in document}
     newline = "\r\n" if "\r\n" in text else "\n"

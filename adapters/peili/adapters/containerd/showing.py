@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.containerd.certificates import docker_style
-from peili.adapters.containerd.meaning import DEFAULT, Host, Version, check, hosts_of, ignored, in_force, order
+from peili.adapters.containerd.meaning import (
+    DEFAULT,
+    Host,
+    Version,
+    check,
+    check_headers,
+    hosts_of,
+    ignored,
+    in_force,
+    order,
+)
 from peili.adapters.containerd.places import Entry, directory_names, entries
 from peili.adapters.containerd.tomltext import parsed, text_of
 from peili.adapters.leftalone import LeftAlone
@@ -112,6 +122,7 @@ def _of_file(entry: Entry, version: Version) -> tuple[list[Host], list[str]]:
         return _by_certificates(entry), [] if entry.data is None else ["hosts.toml is empty, as if it were not there"]
     _, text = text_of(entry.data)
     document = parsed(text)
+    check_headers(text, version)
     check(document)
     if ignored(document, version):
         note = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'

@@ -51,6 +51,17 @@ def headed_hosts(text: str) -> list[str]:
     return list(found)
 
 
+def headers(text: str) -> list[str]:
+    """The table headers of `text`, which is TOML, in its order, without white space or comments around them."""
+    return [_header(piece.partition("\n")[0].strip()) for piece in [*_pieces(text)][1:]]
+
+
+def _header(line: str) -> str:
+    """`line` up to the end of the header that begins it: a bracket may also be inside of quotes or of a comment."""
+    ends = (match.end() for match in re.finditer(r"\]+", line))
+    return next((line[:end] for end in ends if _is_toml(line[:end])), line)
+
+
 def _pieces(text: str) -> Iterator[str]:
     """`text`, which is TOML, cut in front of each table header; the first piece is what stands above all of them.
 

@@ -103,6 +103,11 @@ class RegistriesFile:
         return (header + after).encode() if after != texts.removed(after) else after.encode() if after.strip() else None
 
     def _applied(self, before: bytes | None) -> bytes:
+        if "[" in self.mirror:
+            raise LeftAlone(
+                "k3s copies the mirror's URL into hosts.toml, and containerd 1.x can't read an IPv6 address there; "
+                "write a host name instead, such as http://localhost:5050"
+            )
         header, text = _taken_apart(before)
         base = texts.removed(text)
         wanted = texts.chosen(text, self.registries)

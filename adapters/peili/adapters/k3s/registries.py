@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peili.adapters.doorurl import same_door
 from peili.adapters.k3s import marks
 from peili.adapters.k3s.inserting import NoPlace, inserted
 from peili.adapters.yamltext import NotYaml, is_list, is_table, one_plain
@@ -19,6 +20,8 @@ from peili.mirror.peers import base_url
 
 EVERY = "*"
 """Stands for the registries that have no entry of their own."""
+EVERY_AS_FOLDER = "_default"
+"""What k3s makes of `EVERY`. Users write it themselves, and it means the same."""
 
 
 _IN_THE_WAY = "what it would say then is something else; an anchor, a tag or a block of text is in the way"
@@ -71,7 +74,14 @@ def check(url: str, registries: Iterable[str]) -> None:
 
 def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:
     """`registries`; where there are none, all: `EVERY`, and each that has an entry of its own. Raises Unusable."""
-    names = registries or [EVERY, *(entry.registry for entry in read(removed(text)))]
+    there = [entry.registry for entry in read(removed(text))]
+    names = list(registries or [EVERY, *there])
+    if EVERY_AS_FOLDER in there and EVERY in names:
+        if EVERY in there:
+            raise Unusable(
+                f"it has both {EVERY!r} and {EVERY_AS_FOLDER!r}, and k3s uses one of them at random; remove one"
+            )
+        names[names.index(EVERY)] = EVERY_AS_FOLDER
     return tuple(dict.fromkeys(names))
 
 
@@ -80,7 +90,7 @@ def applied(text: str, url: str, registries: Sequence[str]) -> str:
 
     What is there already, ours or the same by somebody's hand, is not said twice. Raises Unusable.
     """
-    if all(endpoints(text, registry)[:1] == (url,) for registry in registries):
+    if all(_is_first(endpoints(text, registry), url) for registry in registries):
         _meaning(text)
         return text
     base, ours = _taken_apart(text)
@@ -119,7 +129,7 @@ def _put(base: str, urls: Mapping[str, str]) -> str:
     """`base`, in which nothing is ours, with an endpoint in front for each registry of `urls`."""
     expected, new = _meaning(base), base
     for registry, url in urls.items():
-        if _endpoints(expected, registry)[:1] == (url,):
+        if _is_first(_endpoints(expected, registry), url):
             continue
         _add(expected, url, registry)
         if _endpoints(_proven(new), registry)[:1] != (url,):  # an alias may have brought it here
@@ -127,6 +137,10 @@ def _put(base: str, urls: Mapping[str, str]) -> str:
     if _proven(new) != expected:
         raise Unusable(_IN_THE_WAY)
     return new
+
+
+def _is_first(endpoints: Sequence[str], url: str) -> bool:
+    return bool(endpoints) and same_door(endpoints[0], url)
 
 
 def _proven(text: str) -> dict[str, Any]:

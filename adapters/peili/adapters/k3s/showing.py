@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peili.adapters.doorurl import same_door
 from peili.adapters.k3s.registries import EVERY, Entry, configured, read
 
 
@@ -27,7 +28,7 @@ class Shown:
     @property
     def first(self) -> bool:
         """Whether peili is asked first."""
-        return self.endpoints[:1] == (self.mirror,)
+        return bool(self.endpoints) and same_door(self.endpoints[0], self.mirror)
 
     def json(self) -> dict[str, Any]:
         """For programs."""
@@ -39,7 +40,7 @@ class Shown:
         }
 
     def __str__(self) -> str:
-        named = [f"{each} (peili)" if each == self.mirror else each for each in self.endpoints]
+        named = [f"{each} (peili)" if same_door(each, self.mirror) else each for each in self.endpoints]
         asked = [f"  {number}. {each}" for number, each in enumerate([*named, "the registry itself"], 1)]
         return "\n".join([self.registry, *asked, *(f"  Note: {note}." for note in self.notes)])
 
@@ -54,7 +55,7 @@ def shown(text: str, mirror: str, data_dir: Path) -> list[Shown]:
 
 def _notes(entry: Entry, mirror: str, generated: Path) -> list[str]:
     notes: list[str] = []
-    if mirror in entry.endpoints:
+    if any(same_door(each, mirror) for each in entry.endpoints):
         if entry.rewrites:
             notes.append(
                 "names are rewritten for every endpoint, peili too: content is found all the same, since it goes by "

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from peili.adapters.talos.machineconfig import MachineConfig, Mirrors, Unusable, read
-from peili.adapters.talos.patch import Patch, check, putting_first, taking_away
+from peili.adapters.talos.patch import Patch, check, putting_first, same, taking_away
 from peili.mirror import PeiliError
 
 
@@ -51,7 +51,7 @@ def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
 def _as_json(mirrors: Mirrors, mirror: str) -> dict[str, object]:
     return {
         "registry": mirrors.registry,
-        "peili_first": bool(mirrors.endpoints) and mirrors.endpoints[0].url == mirror,
+        "peili_first": bool(mirrors.endpoints) and same(mirrors.endpoints[0], mirror),
         "endpoints": [{"url": each.url, "overridePath": each.override_path} for each in mirrors.endpoints],
         "skipFallback": mirrors.skip_fallback,
     }
@@ -59,7 +59,7 @@ def _as_json(mirrors: Mirrors, mirror: str) -> dict[str, object]:
 
 def _as_text(mirrors: Mirrors, mirror: str) -> str:
     asked = [
-        f"{each.url}{' (peili)' if each.url == mirror else ''}{', its path as it is' if each.override_path else ''}"
+        f"{each.url}{' (peili)' if same(each, mirror) else ''}{', its path as it is' if each.override_path else ''}"
         for each in mirrors.endpoints
     ]
     last = [] if mirrors.skip_fallback else ["the registry itself"]

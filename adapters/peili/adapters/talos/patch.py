@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+from peili.adapters.doorurl import same_door
 from peili.adapters.talos.machineconfig import (
     EVERY,
     KIND,
@@ -45,9 +46,9 @@ def putting_first(config: MachineConfig, url: str, registries: Sequence[str] = (
     """
     check(url, registries)
     wanted = [
-        replace(mirrors, endpoints=(Endpoint(url), *(each for each in mirrors.endpoints if not _same(each, url))))
+        replace(mirrors, endpoints=(Endpoint(url), *(each for each in mirrors.endpoints if not same(each, url))))
         for mirrors in (_of(config, name) for name in registries or [EVERY, *config.mirrors])
-        if not mirrors.endpoints or not _same(mirrors.endpoints[0], url)
+        if not mirrors.endpoints or not same(mirrors.endpoints[0], url)
     ]
     return _patch(config, url, wanted)
 
@@ -56,9 +57,9 @@ def taking_away(config: MachineConfig, url: str, registries: Sequence[str] = ())
     """Have `registries`, by default all, no longer asked at `url`. Raises ConfigError."""
     check(url, registries)
     wanted = [
-        replace(mirrors, endpoints=tuple(each for each in mirrors.endpoints if not _same(each, url)))
+        replace(mirrors, endpoints=tuple(each for each in mirrors.endpoints if not same(each, url)))
         for mirrors in (_of(config, name) for name in registries or config.mirrors)
-        if any(_same(each, url) for each in mirrors.endpoints)
+        if any(same(each, url) for each in mirrors.endpoints)
     ]
     return _patch(config, url, wanted)
 
@@ -76,8 +77,9 @@ def _of(config: MachineConfig, registry: str) -> Mirrors:
     return config.mirrors.get(registry, Mirrors(registry))
 
 
-def _same(endpoint: Endpoint, url: str) -> bool:
-    return endpoint.url.rstrip("/") == url.rstrip("/") and not endpoint.override_path
+def same(endpoint: Endpoint, url: str) -> bool:
+    """Whether `endpoint` is the door at `url`."""
+    return same_door(endpoint.url, url) and not endpoint.override_path
 
 
 def merged(config: MachineConfig, patch: str) -> dict[str, Mirrors]:
@@ -126,9 +128,9 @@ def _changed(original: Any, url: str, mirrors: Mirrors) -> Any:
         document.insert(list(document).index("name") + 1, "endpoints", [])
     endpoints = document["endpoints"]
     for place in reversed(range(len(endpoints))):
-        if _same(Endpoint(endpoints[place]["url"], bool(endpoints[place].get("overridePath"))), url):
+        if same(Endpoint(endpoints[place]["url"], bool(endpoints[place].get("overridePath"))), url):
             del endpoints[place]
-    if mirrors.endpoints and _same(mirrors.endpoints[0], url):
+    if mirrors.endpoints and same(mirrors.endpoints[0], url):
         endpoints.insert(0, _endpoint(mirrors.endpoints[0]))
     return document
 
