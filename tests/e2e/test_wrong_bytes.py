@@ -29,7 +29,7 @@ def published(lab: Lab, request: pytest.FixtureRequest) -> Generator[Published]:
     lab.hosts["honest"].containerd.pull(published.by_digest)
     damage(published.image.blob_path(published.image.layers[0].digest))
     lab.start_peili("puller")
-    lab.start_peili("liar", store={"kind": "oci-layout", "path": str(published.image.path)})
+    lab.start_peili("liar", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
     yield published
     lab.stop_peili()
     lab.upstream.start()

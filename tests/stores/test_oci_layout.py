@@ -323,6 +323,7 @@ async def test_one_store_can_be_entered_again(image: Image) -> None:
         ({"path": "/x", "repository": "redis"}, "repository: a name in full"),
         ({"path": "/x", "repository": 1}, "repository: a name in full"),
         ({"path": "/x", "pth": 1}, "pth: unknown option"),
+        ({"path": "/x", "verify": "no"}, "verify: true or false"),
     ],
 )
 def test_wrong_options_are_named(config: dict[str, object], message: str) -> None:
@@ -360,6 +361,17 @@ async def test_it_serves_one_mirror_at_a_time(image: Image) -> None:
                 pass
         assert store.ready()
         assert await store.describe(image.manifest.digest) == image.manifest
+
+
+async def test_without_verify_no_file_is_hashed(image: Image) -> None:
+    layer = image.layers[0]
+    path = image.blob_path(layer.digest)
+    path.write_bytes(bytes(layer.size))
+    store = OciLayoutStore.from_config({"path": str(image.path), "verify": False})
+    async with running(store) as watched:
+        await watched.until(lambda: watched.synced)
+        async with await store.open(layer.digest) as content:
+            assert content.size == layer.size
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])

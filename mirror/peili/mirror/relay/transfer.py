@@ -251,7 +251,8 @@ class Transfer:
             if bound.expired():
                 means.metrics.limited.add("first_byte_timeout")
             else:
-                means.log.exception("%s: the store failed", digest)
+                # The door has logged that the store fails: this is its second question for the same request.
+                means.log.debug("%s: the store can't say the size", digest, exc_info=True)
             return None
 
     async def _may_resume(self) -> bool:

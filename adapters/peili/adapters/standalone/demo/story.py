@@ -67,6 +67,7 @@ class Story:
         say(f"\n1. An image that only {host.name} has")
         say(f"   {NAME}: {len(image.layers)} layers, {size / MIB:.1f} MiB, in an OCI image layout")
         if corrupt:
+            host.lies = True
             _flip_a_bit(image.blob_path(image.layers[-1].digest))
             say(f"   one bit of {image.layers[-1].digest} is flipped: {host.name} will lie")
         return image
