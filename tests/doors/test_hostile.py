@@ -192,3 +192,38 @@ async def test_pipelined_requests_are_answered_in_order(host: Served) -> None:
     await writer.wait_closed()
     assert answers.count(b"HTTP/1.1 200") == 20
     assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"404")
+
+
+async def ends(address: str, request: bytes) -> bool:
+    """Whether a connection on which `request` is sent is closed without its answers being read."""
+    host, _, port = address.rpartition(":")
+    async with asyncio.timeout(QUICK):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        try:
+            writer.write(request)
+            await writer.drain()
+            await reader.read(-1)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+    return True
+
+
+async def test_a_connection_on_which_many_requests_wait_is_closed(host: Served) -> None:
+    flood = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+    for door in DOORS:
+        assert await ends(host.address(door), flood)
+    assert host.mirror.metrics.limited.family().samples["pipeline",] == 2
+
+
+async def test_a_body_does_not_count_into_the_size_of_a_head(host: Served) -> None:
+    post = b"POST /v2/ HTTP/1.1\r\n" + HOST + b"Content-Length: 131072\r\n\r\n" + b"x" * 131072
+    for door in DOORS:
+        assert (await answer(host.address(door), post)).endswith(b" 405")
+    assert host.mirror.metrics.limited.family().samples["header_size",] == 0
+
+
+async def test_several_heads_at_once_count_separately(host: Served) -> None:
+    one = b"HEAD /v2/ HTTP/1.1\r\n" + HOST + b"X: " + b"y" * 3000 + b"\r\n\r\n"
+    assert (await answer(host.address("local"), one * 15)).endswith(b" 200")

@@ -1,5 +1,5 @@
-"""What uvicorn's connections lack: a way past ASGI for bodies, an end for requests that never become whole, and one for
-answers left unfinished.
+"""What uvicorn's connections lack: a way past ASGI for bodies, an end for requests that never become whole, one for
+answers left unfinished, and a bound on requests that wait for an answer.
 
 A door leaves an answer unfinished on purpose: its content is cut off, its reader takes nothing, or the mirror drains.
 uvicorn would report that as an error.
@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,31 +21,47 @@ from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from peili.mirror.limits import Limits
+from peili.mirror.limits import KIB, Limits
 from peili.mirror.outlet import Sending, SocketOutlet
 from peili.mirror.patience import Countdown
 
 LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
 
+_PIECE = 4 * KIB
+"""Bytes that are parsed before the bounds are looked at."""
+
 
 def http_protocol() -> type[asyncio.Protocol]:
     """For hosts that run uvicorn themselves: ``uvicorn.Config(app, http=http_protocol())``.
 
-    Doors that such a server runs without anything around them that wraps `send` let the kernel move their bytes; for
-    everything else, and over TLS, it is uvicorn's own protocol, unchanged.
+    Doors that such a server runs without anything around them that wraps `send` let the kernel move their bytes. A
+    connection is closed when more requests wait on it than the defaults of ``limits.pipeline`` and
+    ``limits.pipeline_size`` allow, or a head is longer than that of ``limits.header_size``. Everything else is as in
+    uvicorn's own protocol.
     """
-    return _with_outlets(AutoHTTPProtocol)
+    return _with_outlets(_with_bounds(AutoHTTPProtocol, Limits(), lambda _: None))
 
 
 def bound_connections(config: uvicorn.Config, limits: Limits, limited: Callable[[str], None]) -> None:
     """Let connections of `config`, which is loaded, have outlets, and end where they should.
 
     A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
-    keep it idle is over; and within ``limits.header_size`` bytes. `limited` hears of each that is ended for it.
+    keep it idle is over; and within ``limits.header_size`` bytes. No more requests wait on one connection than
+    ``limits.pipeline`` and ``limits.pipeline_size`` allow. `limited` hears of each connection that is ended for it.
     """
-    bases = (_Bounded, _with_outlets(config.http_protocol_class))
+    config.h11_max_incomplete_event_size = limits.header_size  # where httptools is not installed
+    bases = (_Bounded, _with_outlets(_with_bounds(config.http_protocol_class, limits, limited)))
     config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
+
+
+def _with_bounds(
+    protocol: type[asyncio.Protocol], limits: Limits, limited: Callable[[str], None]
+) -> type[asyncio.Protocol]:
+    """Only the protocol on httptools lacks them: h11 reads one request at a time, and bounds its head."""
+    if not issubclass(protocol, HttpToolsProtocol):
+        return protocol
+    return type("RequestsProtocol", (_Requests, protocol), {"limits": limits, "limited": staticmethod(limited)})
 
 
 def _with_outlets(protocol: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
@@ -60,6 +77,109 @@ class _Protocol(asyncio.Protocol):
     app: ASGIApp
     config: uvicorn.Config
     connections: set[Any]
+
+
+class _Cycle(Protocol):
+    """A request and its answer, in uvicorn's protocol on httptools."""
+
+    scope: Scope
+    body: bytearray
+    disconnected: bool
+    message_event: asyncio.Event
+
+
+class _HttpTools(_Protocol):
+    """More names, which only uvicorn's protocol on httptools has."""
+
+    transport: asyncio.Transport
+    pipeline: deque[tuple[_Cycle, ASGIApp]]
+    url: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    def on_message_begin(self) -> None:
+        """The parser's call."""
+        super().on_message_begin()  # type: ignore[misc]  # pyright: ignore
+
+    def on_headers_complete(self) -> None:
+        """The parser's call."""
+        super().on_headers_complete()  # type: ignore[misc]  # pyright: ignore
+
+    def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
+        super()._start_asgi_task(cycle, app)  # type: ignore[misc]  # pyright: ignore
+
+
+class _Requests(_HttpTools):
+    """Bounds what one connection asks: the size of a head, and the requests that wait behind another one.
+
+    uvicorn makes an object of some kilobytes of each request, and goes on reading as soon as an app waits for the end
+    of its connection. So bytes are parsed in pieces, and the bounds are looked at after each.
+    """
+
+    limits: Limits
+    limited: Callable[[str], None]
+    _running: _Cycle | None = None
+    _head: int | None = None
+    """Bytes of the head that is not whole yet, without those of the piece in which it begins."""
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        for start in range(0, len(data), _PIECE):
+            before, self._began = self._head, False
+            piece = data[start : start + _PIECE] if len(data) > _PIECE else data
+            super().data_received(piece)
+            if before is not None and self._head is not None and not self._began:
+                self._head += len(piece)
+            if (exceeded := self._exceeded()) is not None:
+                self.limited(exceeded)
+                self.transport.abort()
+            if self.transport.is_closing():
+                return
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._running is not None:  # uvicorn only tells the request that came last
+            self._running.disconnected = True
+            self._running.message_event.set()
+            self._running = None
+
+    @override
+    def on_message_begin(self) -> None:
+        self._head, self._began = 0, True
+        super().on_message_begin()
+
+    @override
+    def on_headers_complete(self) -> None:
+        if _size(self.url, self.headers) > self.limits.header_size:
+            return  # no request: `_exceeded` sees that its head never ended
+        self._head = None
+        super().on_headers_complete()
+
+    @override
+    def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _exceeded(self) -> str | None:
+        """The limit that this connection does not keep."""
+        if self._head is not None and max(self._head, _size(self.url, self.headers)) > self.limits.header_size:
+            return "header_size"
+        if len(self.pipeline) > self.limits.pipeline:
+            return "pipeline"
+        if self.pipeline and sum(map(_weight, self.pipeline)) > self.limits.pipeline_size:
+            return "pipeline_size"
+        return None
+
+
+def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
+    """Bytes of a request's head, nearly."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
+def _weight(waiting: tuple[_Cycle, ASGIApp]) -> int:
+    scope = waiting[0].scope
+    return _size(scope["raw_path"] + scope["query_string"], scope["headers"]) + len(waiting[0].body)
 
 
 class _Outlets(_Protocol):
@@ -142,7 +262,6 @@ class _Bounded(_Protocol):
     _timer: Countdown | None = None
     _connection: asyncio.Transport
     _lost: asyncio.Event
-    _received = 0
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -155,15 +274,6 @@ class _Bounded(_Protocol):
         self.app = self._bounded(self.app)
 
     @override
-    def data_received(self, data: bytes) -> None:
-        self._received += len(data)
-        if self._received > self.limits.header_size:  # httptools has no bound of its own
-            self.limited("header_size")
-            self._connection.abort()
-        else:
-            super().data_received(data)
-
-    @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
@@ -172,7 +282,6 @@ class _Bounded(_Protocol):
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
-            self._received = 0
             finished = False
 
             async def sending(message: Message) -> None:

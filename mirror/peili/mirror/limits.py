@@ -51,6 +51,8 @@ class Limits:
     header_count: int = 100
     header_size: int = 64 * KIB  # a connection whose request's head is longer is closed
     connections: int = 1024  # of each door; with more of them, requests are answered with 503
+    pipeline: int = 32  # requests that wait behind another one; a connection with more of them is closed …
+    pipeline_size: int = 64 * KIB  # … and so is one on which they take more bytes
     header_timeout: float = 10.0  # a connection whose request's head is not whole by then is closed
     # Coming and going
     start_timeout: float = 1.0  # entering the mirror waits at most this long for its plug-ins' first step
