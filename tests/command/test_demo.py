@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,10 +27,8 @@ def demo(temporary: Path, *flags: str) -> tuple[int, str]:
 
 
 def test_the_image_comes_from_the_one_that_has_it_and_survives_that_one_s_end(tmp_path: Path) -> None:
-    began = time.monotonic()
     code, told = demo(tmp_path)
     assert code == 0, told
-    assert time.monotonic() - began < 20
     assert told.count("; all 6 digests are right") == 2, told
     assert "goes away after 8 MiB" in told
     largest = re.search(r" 32\.0 MiB .* from [ab] \((\S+) MiB\) then [ab] \((\S+) MiB\)\n", told)

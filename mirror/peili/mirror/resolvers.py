@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
@@ -58,13 +58,15 @@ class LocalResolver(_Asking):
 
 
 class PeersResolver(_Asking):
-    """Believes the first peer that has the tag: it means what it meant when that peer got it."""
+    """Believes this host's store, then the first peer that has the tag: it means what it meant when they got it."""
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
         context = self._context
         if context is None:
             return None
+        with suppress(NotFound, Unavailable):
+            return await context.store.resolve(reference)
         async with aclosing(context.router.lookup(reference)) as holders:
             async for holder in holders:
                 try:

@@ -32,9 +32,13 @@ from peili.mirror.mediatypes import is_manifest
 from peili.mirror.outlet import is_clients
 from peili.mirror.parts import Parts
 from peili.mirror.patience import Patience
-from peili.mirror.references import Reference
+from peili.mirror.references import Digest, Reference
 
 _T = TypeVar("_T")
+_DIGITS = 9
+"""A number with more of them is above the number of tags that there can be."""
+_NO_NAMESPACE = frozenset({None, "", "*"})
+"""What clients send where they name no registry."""
 
 
 class Door(ABC):
@@ -84,7 +88,8 @@ class Door(ABC):
     def _target(self, scope: Scope, reply: Reply) -> Target:
         refuse_oddities(scope, self.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
-        ns = _query(scope).get("ns") or reply.header(b"oci-namespace")
+        said = (_query(scope).get("ns"), reply.header(b"oci-namespace"))
+        ns = next((each for each in said if each not in _NO_NAMESPACE), None)
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
         selected = target.endpoint is Endpoint.BASE or self.selection.allows(
             target.registry, target.repository, target.tag
@@ -142,12 +147,14 @@ class Door(ABC):
 
     async def _tags(self, target: Target, reply: Reply, scope: Scope) -> None:
         """OCI distribution spec, "Listing Tags": in lexical order, from behind `last`, at most `n`."""
-        tags = sorted(
-            reference.tag
-            for reference, _ in await self.ask_store(self.store.images())
+        found = {
+            reference.tag: descriptor.digest
+            for reference, descriptor in await self.ask_store(self.store.images())
             if (reference.registry, reference.repository) == (target.registry, target.repository)
             and self.selection.allows(reference.registry, reference.repository, reference.tag)
-        )
+        }
+        here = {digest for digest in set(found.values()) if await self._is_here(digest)}
+        tags = sorted(tag for tag, digest in found.items() if digest in here)
         if not tags:
             raise Refusal(404, NAME_UNKNOWN, f"{target.name} is not here")
         query = _query(scope)
@@ -156,7 +163,16 @@ class Door(ABC):
         if page and page[-1] != tags[-1]:
             more = urlencode({**query, "last": page[-1]})
             headers["Link"] = f'<{quote(scope["path"])}?{more}>; rel="next"'
-        await reply.json({"name": target.repository, "tags": page}, headers)
+        name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
+        await reply.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
+
+    async def _is_here(self, digest: Digest) -> bool:
+        """Whether the store can serve the manifest `digest`. Raises StoreUnavailable."""
+        try:
+            await self.ask_store(self.store.describe(digest))
+        except NotFound:
+            return False
+        return True
 
 
 def _query(scope: Scope) -> dict[str, str]:
@@ -167,9 +183,10 @@ def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
     rest = [tag for tag in tags if last is None or tag > last]
     if n is None:
         return rest
-    if not (n.isascii() and n.isdigit() and len(n) < 10):
+    if not (n.isascii() and n.isdigit()):
         raise Refusal(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
-    return rest[: int(n)]
+    digits = n.lstrip("0")
+    return rest if len(digits) > _DIGITS else rest[: int(digits or "0")]
 
 
 def check_type(target: Target, media_type: str) -> None:

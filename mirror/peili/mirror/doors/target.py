@@ -88,8 +88,8 @@ def _registry_and_repository(name: list[str], ns: str | None, default: str | Non
     if ns is not None and not is_registry(ns):
         raise Refusal(400, NAME_INVALID, f"ns is not a registry's host name: {ns[:80]!a}")
     registry = ns
-    if registry is None and len(name) > 1 and looks_like_registry(name[0]):
-        registry, *name = name
+    if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else name[0].lower() == ns.lower()):
+        registry, *name = name  # some clients say it twice
     repository = "/".join(name)
     if not is_repository(repository):
         raise Refusal(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
