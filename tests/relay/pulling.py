@@ -25,6 +25,7 @@ SHORT: dict[str, Any] = {
     "first_byte_timeout": 1.5,
     "hedge_delay": 5.0,  # tests that are not about it shall not ask a second holder on a busy machine
     "stall_timeout": 1.2,
+    "switch_delay": 5.0,  # as above
     "min_rate": 16 * KIB,
     "rate_window": 0.5,
     "wait_timeout": 20.0,

@@ -150,7 +150,7 @@ async def test_one_holder_after_the_other_gives_its_part(way: str) -> None:
 
 async def test_restarts_are_bounded() -> None:
     data = content(LARGE)
-    scripts = [short_after(50_000)] * 6
+    scripts = [short_after(100_000)] * 6
     async with peers(data, *scripts) as those, pulling([each.holder for each in those], restarts=3) as host:
         pulled = await host.get(Digest.of(data))
         assert pulled.status == 200

@@ -78,6 +78,10 @@ class _Closing(Source):
         self._closed = closed
 
     @override
+    async def fill(self) -> None:
+        pass
+
+    @override
     async def aclose(self) -> None:
         self._closed.append(self.peer.id)
 

@@ -517,3 +517,31 @@ async def test_a_peer_that_failed_without_a_word_is_left_out_until_it_answers(wh
         assert peer_ids(router) == []
         a.open.set()
         await until(lambda: peer_ids(router) == ["a"])
+
+
+async def test_a_member_that_answers_with_anothers_id_never_hides_it(caplog: pytest.LogCaptureFixture) -> None:
+    borrower, owner = Neighbour("owner", KEY, OTHER), Neighbour("owner", KEY, OTHER)
+    async with neighbours(borrower, owner), entered(router := PushRouter(), limits=PATIENT):
+        router.set([Peer("borrower", (borrower.url,)), owner.peer])
+        await until(router.ready)
+        assert await holder_ids(router, KEY) == ["owner"]
+        assert await holder_ids(router, OTHER) == ["owner"]
+    assert [r.message for r in caplog.records if "another member" in r.message] == [
+        "peer borrower answers as owner, which is another member; it is not used"
+    ]
+
+
+async def test_a_stray_cancellation_of_the_plug_ins_does_not_end_the_following() -> None:
+    class Straying(MembershipRouter):
+        calls = 0
+
+        @override
+        async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+            self.calls += 1
+            if self.calls == 1:
+                raise asyncio.CancelledError
+            yield [Peer("a", (refusing_url(),))]
+            await asyncio.get_running_loop().create_future()
+
+    async with entered(router := Straying(), limits=quick()):
+        await until(lambda: peer_ids(router) == ["a"])

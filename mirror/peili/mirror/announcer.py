@@ -13,6 +13,7 @@ from peili.mirror.references import Key, Reference
 from peili.mirror.router import Router
 from peili.mirror.selection import Selection
 from peili.mirror.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.tasks import is_cancelled
 
 
 class Announcer:
@@ -35,6 +36,7 @@ class Announcer:
         self._limits = limits
         self._log = log
         self._announced: set[Key] = set()
+        self._unsure: set[Key] = set()  # the router was told, and failed: it may know them all the same
         self._stopping = False
         self._task = self._begin(None)
 
@@ -56,14 +58,15 @@ class Announcer:
         _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         if late:
             self._log.warning("the store's watch does not end; going on without it")
-        if not self._announced:
+        if not self._announced and not self._unsure:
             return
         try:
             async with asyncio.timeout(self._limits.stop_timeout):
-                await self._router.withdraw(set(self._announced))
+                await self._router.withdraw(self._announced | self._unsure)
         except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
             self._log.warning("could not withdraw: %s", error or type(error).__name__)
         self._announced.clear()
+        self._unsure.clear()
 
     def _begin(self, before: asyncio.Task[None] | None) -> asyncio.Task[None]:
         return asyncio.create_task(self._run(before), name="peili announcer")
@@ -75,7 +78,7 @@ class Announcer:
         pause = self._limits.backoff_min
         while True:
             try:
-                stale = set(self._announced)  # of an earlier watch: what this one does not tell again is gone
+                stale = self._announced | self._unsure  # of an earlier watch: what this one does not tell again is gone
                 async with aclosing(self._store.watch()) as batches:
                     async for batch in batches:
                         stale.difference_update(event.key for event in batch if isinstance(event, Have))
@@ -84,8 +87,10 @@ class Announcer:
                             await self._tell([Gone(key) for key in stale])
                             stale.clear()
                         pause = self._limits.backoff_min
-            except Exception as error:  # noqa: BLE001 - store and router may be strangers', and the host lives on
-                self._log.warning("could not advertise: %s; again in %g s", error, pause)
+            except (Exception, asyncio.CancelledError) as error:  # strangers' code, and the host lives on
+                if is_cancelled(error):
+                    raise
+                self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), pause)
             await asyncio.sleep(pause)
             pause = min(2 * pause, self._limits.backoff_max)
 
@@ -95,9 +100,13 @@ class Announcer:
         if gone:
             await self._router.withdraw(gone)
             self._announced.difference_update(gone)
+            self._unsure.difference_update(gone)
         if have:
-            self._announced.update(event.key for event in have)
+            keys = {event.key for event in have}
+            self._unsure |= keys
             await self._router.advertise(have)
+            self._unsure -= keys
+            self._announced |= keys
 
     def _selected(self, key: Key) -> bool:
         """Whether the peer door would serve it. A digest does not say where it is from."""

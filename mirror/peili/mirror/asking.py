@@ -153,6 +153,8 @@ class Asker:
         identity = answer.header(IDENTITY_HEADER)
         if self._roster.recognise(peer, identity):
             return
+        if self._roster.borrowed(peer, identity):
+            return
         if answer.status == 403:
             self._roster.closed(peer)
         holder = read_answer(peer, flight.key, answer)

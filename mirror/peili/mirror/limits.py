@@ -31,6 +31,9 @@ class Limits:
     stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced, or the store's answer cut
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
+    switch_delay: float = 1.0  # silence, or waiting below slow_rate, for which a holder is left where others are better
+    slow_rate: int = 256 * KIB  # bytes per second
+    rest_max: float = 120.0  # how long a holder that keeps failing is asked last: failure_ttl at first, then doubled
     wait_timeout: float = 30.0  # waiting without progress, in all
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release
     restarts: int = 16  # changes of holder within one request

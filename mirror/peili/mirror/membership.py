@@ -25,7 +25,7 @@ from peili.mirror.plugin import Context, running_already
 from peili.mirror.references import Key
 from peili.mirror.roster import Roster
 from peili.mirror.router import Router
-from peili.mirror.tasks import Tasks
+from peili.mirror.tasks import Tasks, is_cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,9 @@ class MembershipRouter(Router):
                 async with aclosing(self.members()) as sets:
                     async for peers in sets:
                         roster.update(peers)
-            except Exception as error:  # noqa: BLE001 - a stranger's code, whose failure must not end ours
+            except (Exception, asyncio.CancelledError) as error:  # a stranger's code, whose failure must not end ours
+                if is_cancelled(error):
+                    raise
                 if not complained:
                     context.log.warning("the members can't be had, the last known stay: %r", error)
                 complained = True

@@ -168,6 +168,23 @@ class Answer:
             if not self._early:
                 raise ConnectionError("closed before the first byte")
 
+    async def fill(self, count: int) -> None:
+        """Wait until `count` bytes, or all that are left, are `early`. Those that came stay where this is cancelled.
+
+        Raises OSError.
+        """
+        count, filled = min(count, self.left), len(self._early)
+        if filled >= count:
+            return
+        room = memoryview(bytearray(count))
+        room[:filled] = self._early
+        while filled < count:
+            came = await self._wire().recv_into(room[filled:])
+            if not came:
+                raise ConnectionError("closed in the middle of the body")
+            filled += came
+            self._early = room[:filled]
+
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes of the body and read as many as have come; 0 at its end. Raises OSError.
 

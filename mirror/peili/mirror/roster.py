@@ -40,6 +40,7 @@ class Roster:
         self._members: dict[str, Peer] = {}
         self._selves: set[str] = set()  # members that turned out to be this host
         self._closed: set[str] = set()  # members whose closed door has been logged
+        self._borrowers: set[str] = set()  # members whose use of another's id has been logged
         self._dead: dict[str, asyncio.Task[None]] = {}  # and what tries them again
         self._doubted: OrderedDict[tuple[Key, str], float] = OrderedDict()  # until when; the first to end first
         self._probes = asyncio.Semaphore(_PROBES)
@@ -56,6 +57,7 @@ class Roster:
         before, self._members = self._members, members
         self._selves.clear()
         self._closed.clear()
+        self._borrowers.clear()
         for name in [name for name in self._dead if not _same_place(before.get(name), members.get(name))]:
             self._dead.pop(name).cancel()
         if not all(_same_place(before.get(name), peer) for name, peer in members.items()):
@@ -77,6 +79,17 @@ class Roster:
         if peer.id not in self._selves:
             self._context.log.debug("member %s is this host itself", peer.id)
             self._selves.add(peer.id)
+        return True
+
+    def borrowed(self, peer: Peer, identity: str | None) -> bool:
+        """Whether `identity`, which `peer` answered with, is another member's. Then `peer` is not used."""
+        if identity is None or identity == peer.id or identity not in self._members:
+            return False
+        if peer.id not in self._borrowers:
+            self._borrowers.add(peer.id)
+            self._context.log.warning(
+                "peer %s answers as %s, which is another member; it is not used", peer.id, identity
+            )
         return True
 
     def closed(self, peer: Peer) -> None:

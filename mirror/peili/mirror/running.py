@@ -18,6 +18,7 @@ from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.means import Means
 from peili.mirror.relay.memory import Memory
+from peili.mirror.relay.peer_health import PeerHealth
 from peili.mirror.relay.releases import Releases
 from peili.mirror.relay.sizes import Sizes
 from peili.mirror.supervisor import Supervisor
@@ -137,6 +138,7 @@ class Running:
             store=parts.store,
             client=self._client,
             blame=Blame(parts.limits, metrics=parts.metrics),
+            health=PeerHealth(parts.limits, metrics=parts.metrics),
             hasher=self._hasher,
             sizes=Sizes(),
             memory=Memory(parts.limits.relay_memory),

@@ -53,3 +53,9 @@ class Tasks:
     async def __aexit__(self, *exc_info: object) -> None:
         self.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
+
+
+def is_cancelled(error: BaseException) -> bool:
+    """Whether `error` ends the current task because somebody cancelled it, and was not raised by a stranger's code."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

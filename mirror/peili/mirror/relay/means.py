@@ -15,6 +15,7 @@ from peili.mirror.references import Digest
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.memory import Memory
+from peili.mirror.relay.peer_health import PeerHealth
 from peili.mirror.relay.releases import Releases
 from peili.mirror.relay.sizes import Sizes
 from peili.mirror.router import Router
@@ -42,6 +43,7 @@ class Means:
     store: Store
     client: PeerClient
     blame: Blame
+    health: PeerHealth
     sizes: Sizes
     hasher: Hasher
     memory: Memory

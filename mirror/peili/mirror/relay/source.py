@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.limits import Limits
+from peili.mirror.limits import KIB, Limits
 from peili.mirror.patience import Patience
 from peili.mirror.peerclient import PeerClient, reading
 from peili.mirror.peerconnection import Answer
@@ -21,6 +21,10 @@ from peili.mirror.peers import (
 )
 from peili.mirror.ranges import ByteRange, Span, parse_content_range
 from peili.mirror.references import Digest
+from peili.mirror.relay.peer_health import Others, Outrun, Pull
+
+_START = 96 * KIB
+"""Bytes that a holder has to have sent to win a race, or all of them."""
 
 
 class _Pace:
@@ -49,12 +53,14 @@ class Source:
     Both raise PeerUnavailable with the reason, and nobody else's errors.
     """
 
-    def __init__(self, peer: Peer, span: Span, answer: Answer, limits: Limits) -> None:
+    def __init__(self, peer: Peer, span: Span, answer: Answer, limits: Limits, pull: Pull) -> None:
         self.peer = peer
         self.span = span
         self.offset = span.start
+        self.pull = pull
         self._answer = answer
         self._stall_timeout = limits.stall_timeout
+        self._switch_delay = limits.switch_delay
         self._counted = min(limits.stall_timeout, limits.rate_window / 2)
         self._pace = _Pace(limits)
 
@@ -69,10 +75,12 @@ class Source:
         wanted: ByteRange | None,
         limits: Limits,
         check: Callable[[Peer, Span], None],
+        others: Others,
     ) -> Source:
         """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason.
 
         `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable.
+        `others` is for `Pull`.
         """
         headers = {"Range": str(wanted)} if wanted else {}
         with ExitStack() as stack:
@@ -87,12 +95,22 @@ class Source:
             except TimeoutError as error:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FAILED_SILENT) from error
             stack.pop_all()
-            return cls(peer, span, answer, limits)
+            return cls(peer, span, answer, limits, Pull(limits, others))
 
     @property
     def left(self) -> int:
         """How many bytes are still to come."""
         return self.span.stop - self.offset
+
+    @property
+    def early(self) -> int:
+        """How many bytes have come already."""
+        return self._answer.early
+
+    async def fill(self) -> None:
+        """Wait for a start that shows that more than a first byte comes."""
+        with reading(self.peer):
+            await self._answer.fill(_START)
 
     @property
     def can_splice(self) -> bool:
@@ -101,26 +119,43 @@ class Source:
 
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes, and read as many as have come; 0 only at the end."""
-        return await self._waited_for(self._answer.readinto(buffer))
+        return await self._waited_for(lambda: self._answer.readinto(buffer))
 
     async def splice(self, pipe: int, count: int) -> int:
         """As `readinto`, for up to `count` bytes, into a pipe, which must have room."""
-        return await self._waited_for(self._answer.splice(pipe, count))
+        return await self._waited_for(lambda: self._answer.splice(pipe, count))
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""
         self._answer.close()
 
-    async def _waited_for(self, arriving: Awaitable[int]) -> int:
+    async def _waited_for(self, read: Callable[[], Awaitable[int]]) -> int:
         asked = time.monotonic()
         with reading(self.peer):
-            async with Patience(self._stall_timeout):
-                count = await arriving
+            count = await self._arrived(read)
+        waited = time.monotonic() - asked
         # It may be that this host stood still meanwhile. So one waiting, however long, makes no peer slow.
-        if self._pace.is_slow(count, min(time.monotonic() - asked, self._counted)):
+        if self._pace.is_slow(count, min(waited, self._counted)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
         self.offset += count
+        self.pull.note(count, min(waited, self._switch_delay / 2))
         return count
+
+    async def _arrived(self, read: Callable[[], Awaitable[int]]) -> int:
+        """What `read` gives; its peer is left for another after a shorter silence than where there is none."""
+        if self.pull.slow and await self.pull.others(self.pull.rate):
+            raise Outrun(f"peer {self.peer.id} sends more slowly than others", FAILED_SLOW)
+        self.pull.slow = False
+        left = self._stall_timeout - self._switch_delay
+        if left > 0:
+            try:
+                async with Patience(self._switch_delay):
+                    return await read()
+            except TimeoutError as error:
+                if await self.pull.others(0):
+                    raise Outrun(f"peer {self.peer.id} sends nothing more", FAILED_SILENT) from error
+        async with Patience(left if left > 0 else self._stall_timeout):
+            return await read()
 
 
 def _span(peer: Peer, answer: Answer, digest: Digest, wanted: ByteRange | None) -> Span:

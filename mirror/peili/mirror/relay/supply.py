@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
@@ -16,6 +16,7 @@ from peili.mirror.patience import Patience
 from peili.mirror.peers import (
     FAILED_REFUSED,
     FAILED_SILENT,
+    FAILED_SLOW,
     FAILED_WRONG,
     Feed,
     Holder,
@@ -27,11 +28,16 @@ from peili.mirror.peers import (
 )
 from peili.mirror.ranges import ByteRange, Span
 from peili.mirror.relay.means import Fetch, Means
+from peili.mirror.relay.peer_health import Outrun
 from peili.mirror.relay.race import first_source
 from peili.mirror.relay.source import Source
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
+_MORE = 16
+"""Holders that are looked up besides those that the router named."""
+_MUCH_FASTER = 4
+"""Times the rate of one holder at which another is worth changing to."""
 _LOOKUPS = 2
 """How many times `Limits.lookup_timeout` an `acquire` may take: a lookup may ask a last peer when its time is over."""
 
@@ -52,6 +58,8 @@ class Supply:
         self._starts = 0
         self._lease = Lease()
         self._follows = True
+        self._known: tuple[Holder, ...] = ()
+        self._left: set[str] = set()  # those that another was better than
 
     async def connect(self, wanted: ByteRange | None) -> Source:
         """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
@@ -61,7 +69,13 @@ class Supply:
             self._starts += 1
             holders = await self._holders(wanted.first or 0 if wanted else 0)
             self._source = await first_source(
-                holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay, self._means.log
+                holders,
+                lambda holder: self._open(holder, wanted),
+                self.fail,
+                limits.hedge_delay,
+                self._means.log,
+                later=self._later,
+                hesitated=self._hesitated,
             )
             if self._source is not None:
                 return self._source
@@ -91,6 +105,13 @@ class Supply:
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do; it is not taken again."""
+        self._means.health.failed(peer.id, error.reason)
+        if isinstance(error, Outrun):
+            self._left.add(peer.id)
+            self.reason = error.reason
+            self._means.metrics.failures.add(error.reason)
+            self._means.log.info("%s: %s; going on with another", self._fetch.digest, error)
+            return
         self._failed[peer.id] = self.reason = error.reason
         self._means.blame.record(self._fetch.digest, peer.id, error.reason)
         level = logging.WARNING if error.reason == FAILED_WRONG else logging.INFO
@@ -128,6 +149,7 @@ class Supply:
         """Close the source in hand, if any."""
         source, self._source = self._source, None
         if source is not None:
+            self._note(source)
             await source.aclose()
 
     async def aclose(self) -> None:
@@ -147,30 +169,89 @@ class Supply:
             wanted=wanted,
             limits=means.limits,
             check=self.check_size,
+            others=lambda rate: self._others(holder.peer.id, rate),
         )
+
+    def _note(self, source: Source) -> None:
+        """What `source` says about its peer's health."""
+        health, pull = self._means.health, source.pull
+        if pull.count:
+            health.measured(source.peer.id, pull.count, pull.waited)
+        if not source.left and pull.is_good:
+            health.succeeded(source.peer.id)
+
+    def _hesitated(self, peer: Peer) -> None:
+        """`peer` was not as far as one that was asked later."""
+        self._means.health.failed(peer.id, FAILED_SILENT)
+
+    def _avoided(self) -> dict[str, str]:
+        """Those that are asked only where nobody else is left, as in `Want.failed`."""
+        avoided = self._left | set(self._means.health.resting())
+        return {peer_id: FAILED_SLOW for peer_id in avoided if peer_id not in self._failed}
+
+    async def _later(self) -> list[Holder]:
+        """Holders that the router has found since it was asked, or did not name then; those to be avoided last."""
+        known = {each.peer.id for each in self._known} | set(self._failed) | self._left
+        found: list[Holder] = []
+        try:
+            async with (
+                asyncio.timeout(self._means.limits.hedge_delay),
+                aclosing(self._means.router.lookup(self._fetch.digest)) as holders,
+            ):
+                async for holder in holders:
+                    if holder.peer.id not in known:
+                        known.add(holder.peer.id)
+                        found.append(holder)
+                    if len(found) >= _MORE:
+                        break
+        except Exception as error:  # noqa: BLE001 - a stranger's code; what it found is good
+            self._means.log.debug("%s: no further holders: %r", self._fetch.digest, error)
+        self._known += tuple(found)
+        return list(self._means.health.order(found))
+
+    async def _others(self, peer_id: str, rate: float) -> bool:
+        """Whether a holder other than `peer_id` is likely to send much faster than `rate`."""
+        if self._has_better(peer_id, rate):
+            return True
+        await self._later()
+        return self._has_better(peer_id, rate)
+
+    def _has_better(self, peer_id: str, rate: float) -> bool:
+        health = self._means.health
+        avoided = {peer_id, *self._failed, *self._avoided()}
+        rates = [health.rate(each.peer.id) for each in self._known if each.peer.id not in avoided]
+        return any(each is None or each > _MUCH_FASTER * rate for each in rates)
 
     async def _holders(self, offset: int) -> tuple[Holder, ...]:
         """Whom to ask now, waiting as long as the router says. Raises NotFound."""
+        avoided = self._avoided()
         while True:
-            match await self._advice(offset):
+            match await self._advice(offset, avoided):
                 case Wait(until):
                     await asyncio.sleep(max(_LEAST_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
                     await self._take(lease)
+                    if avoided:
+                        avoided = {}  # better a bad one than none
+                        continue
                     self.reason = "done"  # the runtime does as it was advised
                     raise NotFound(f"no peer has {self._fetch.digest}")
                 case Feed(holders, lease):
                     await self._take(lease)
                     if usable := tuple(each for each in holders if each.peer.id not in self._failed):
-                        return usable
+                        self._known = usable
+                        return self._means.health.order(usable)
+                    if avoided:
+                        avoided = {}
+                        continue
                     raise NotFound(f"no other peer has {self._fetch.digest}")
 
-    async def _advice(self, offset: int) -> Feed | Wait | Upstream:
+    async def _advice(self, offset: int, avoided: dict[str, str]) -> Feed | Wait | Upstream:
         """What the router says. Raises NotFound."""
         metrics, began = self._means.metrics, time.monotonic()
         advice: object = None
         try:
-            advice = await self._ask(Want(self._fetch.digest, offset, dict(self._failed)))
+            advice = await self._ask(Want(self._fetch.digest, offset, {**avoided, **self._failed}))
         finally:
             metrics.lookups.add(_result(advice))
             metrics.lookup_seconds.add(time.monotonic() - began)
