@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from tests.support.names import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
 
@@ -46,6 +46,7 @@ def test_any_path_is_a_target_or_refused_with_a_4xx(path: str, root_path: str, n
 
 @given(REFERENCES)
 def test_a_tag_can_be_asked_for_in_each_way(reference: Reference) -> None:
+    assume(not reference.repository.startswith(f"{reference.registry}/".lower()))  # taken for said twice
     expected = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
     path = f"/v2/{reference.repository}/manifests/{reference.tag}"
     assert target(path, ns=reference.registry) == expected
@@ -58,6 +59,7 @@ def test_a_tag_can_be_asked_for_in_each_way(reference: Reference) -> None:
 
 @given(REGISTRIES, REPOSITORIES, DIGESTS, st.sampled_from([Endpoint.MANIFEST, Endpoint.BLOB]))
 def test_a_digest_can_be_asked_for(registry: str, repository: str, digest: str, endpoint: Endpoint) -> None:
+    assume(not repository.startswith(f"{registry}/".lower()))  # taken for said twice
     expected = Target(endpoint, registry, repository, digest=Digest(digest))
     path = f"/v2/{repository}/{endpoint.value}/{digest}"
     assert target(path, ns=registry) == expected
@@ -130,3 +132,9 @@ def test_what_is_not_part_of_the_api_or_malformed_is_refused(path: str, status: 
 def test_an_ns_that_is_no_host_name_is_refused() -> None:
     with pytest.raises(Refusal, match="ns is not a registry"):
         target("/v2/x/manifests/v1", ns="a/b")
+
+
+def test_a_repository_that_begins_like_its_registry_keeps_its_name() -> None:
+    target = Target(Endpoint.MANIFEST, "registry.example", "registry.example/demo", tag="v1")
+    path = urlsplit(target.path).path.removeprefix("/v2")
+    assert parse_target(path, ns="registry.example", default_registry=None) == target

@@ -43,7 +43,10 @@ class Target:
     def path(self) -> str:
         """Where a peer door has it: path and query, from the slash on."""
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
-        return f"/v2/{self.repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
+        repository = self.repository
+        if self.registry and repository.lower().startswith(f"{self.registry.lower()}/"):
+            repository = f"{self.registry}/{repository}"  # its first part would be taken for the registry
+        return f"/v2/{repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
 
     @property
     def name(self) -> str:
