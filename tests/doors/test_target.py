@@ -138,3 +138,8 @@ def test_a_repository_that_begins_like_its_registry_keeps_its_name() -> None:
     target = Target(Endpoint.MANIFEST, "registry.example", "registry.example/demo", tag="v1")
     path = urlsplit(target.path).path.removeprefix("/v2")
     assert parse_target(path, ns="registry.example", default_registry=None) == target
+
+
+def test_a_plain_word_that_is_the_registrys_name_too_belongs_to_the_repository() -> None:
+    found = target("/v2/registry/demo/manifests/v1", ns="registry")
+    assert (found.registry, found.repository) == ("registry", "registry/demo")

@@ -44,7 +44,8 @@ class Target:
         """Where a peer door has it: path and query, from the slash on."""
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
         repository = self.repository
-        if self.registry and repository.lower().startswith(f"{self.registry.lower()}/"):
+        first, slash, _ = repository.partition("/")
+        if self.registry and slash and _is_said_twice(first, self.registry):
             repository = f"{self.registry}/{repository}"  # its first part would be taken for the registry
         return f"/v2/{repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
 
@@ -91,12 +92,17 @@ def _registry_and_repository(name: list[str], ns: str | None, default: str | Non
     if ns is not None and not is_registry(ns):
         raise Refusal(400, NAME_INVALID, f"ns is not a registry's host name: {ns[:80]!a}")
     registry = ns
-    if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else name[0].lower() == ns.lower()):
+    if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else _is_said_twice(name[0], ns)):
         registry, *name = name  # some clients say it twice
     repository = "/".join(name)
     if not is_repository(repository):
         raise Refusal(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
     return registry if registry is not None else default, repository
+
+
+def _is_said_twice(first: str, ns: str) -> bool:
+    """Whether the first component of a name is the registry that `ns` names too; a plain word is the repository's."""
+    return looks_like_registry(first) and first.lower() == ns.lower()
 
 
 def _digest(text: str) -> Digest:
