@@ -10,6 +10,7 @@ from tests.adapters.containerd.trees import make, snapshot
 from peili.adapters.containerd import HostsFiles
 from peili.adapters.doorurl import same_door
 from peili.adapters.k3s import RegistriesFile
+from peili.adapters.standalone.cli import main
 
 MIRROR = "http://127.0.0.1:5050"
 IPV6 = "http://[::1]:5050"
@@ -114,11 +115,12 @@ def test_the_k3s_file_takes_no_ipv6_mirror(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_k3s_default_is_every_registry(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [(), ("*",)])
+def test_k3s_default_is_every_registry(names: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "registries.yaml"
     before = 'mirrors:\n  _default:\n    endpoint: ["https://m.example"]\n'
     file.write_text(before)
-    registries = RegistriesFile(MIRROR, file=file)
+    registries = RegistriesFile(MIRROR, file=file, registries=names)
     assert registries.apply().problems == ()
     (shown,) = registries.show(data_dir=tmp_path)
     assert (shown.registry, shown.endpoints) == ("_default", (MIRROR, "https://m.example"))
@@ -143,3 +145,16 @@ def test_k3s_a_mirror_put_first_by_hand_is_recognised(url: str, tmp_path: Path) 
     registries = RegistriesFile(MIRROR, file=file, registries=["docker.io"])
     assert registries.apply().changes == ()
     assert registries.show(data_dir=tmp_path)[0].first
+
+
+@pytest.mark.parametrize("url", [f"{MIRROR}/v2", f"{MIRROR}/", f"{MIRROR}/v2/"])
+def test_talos_a_mirror_put_first_by_hand_is_recognised(
+    url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "controlplane.yaml"
+    file.write_text(f"apiVersion: v1alpha1\nkind: RegistryMirrorConfig\nname: docker.io\nendpoints:\n  - url: {url}\n")
+    where = ["--format", "talos", "--file", str(file), "--mirror", MIRROR, "--registry", "docker.io"]
+    assert main(["hosts", "apply", *where]) == 0
+    assert capsys.readouterr().out == ""
+    assert main(["hosts", "show", *where]) == 0
+    assert f"{url} (peili)" in capsys.readouterr().out

@@ -103,7 +103,8 @@ def removed(text: str, registries: Sequence[str] = ()) -> str:
     Raises Unusable.
     """
     base, ours = _taken_apart(text)
-    kept = {registry: url for registry, url in ours.items() if registries and registry not in registries}
+    wanted = {*registries, EVERY_AS_FOLDER} if EVERY in registries else {*registries}  # `applied` may have chosen it
+    kept = {registry: url for registry, url in ours.items() if wanted and registry not in wanted}
     return text if kept == ours else _put(base, kept)
 
 
