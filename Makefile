@@ -23,7 +23,7 @@ demo:
 
 test:
 	@scripts/venv $(VENV) test
-	@$(BIN)/python tests/prepare.py
+	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: venv

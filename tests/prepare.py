@@ -1,6 +1,7 @@
-"""Installs what the tests need beyond Python packages: `make test` runs it. Needs nothing but the standard library.
+"""Gets what the tests need beyond Python packages: `make test` runs it. Needs nothing but the standard library.
 
 As root on Debian or Ubuntu what is missing is installed; elsewhere one line names it, and the tests that need it skip.
+Other versions of containerd than the installed one are put into a cache.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.containerds import SEARCH_PATH, provide_releases
 
 PACKAGES = {
     "containerd": ("containerd", "ctr"),
@@ -26,9 +29,6 @@ PACKAGES = {
     "nginx-light": ("nginx",),
 }
 """Debian's package names, and the commands that show that one is there."""
-
-SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-"""Some of these live where only root's PATH leads."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
@@ -54,9 +54,9 @@ def provide(packages: Mapping[str, Collection[str]]) -> list[str]:
 
 
 def main() -> int:
-    missing = provide(PACKAGES)
+    missing = [*provide(PACKAGES), *provide_releases()]
     if missing:
-        print(f"missing, so some tests will be skipped: {' '.join(missing)} (Debian's names)", file=sys.stderr)
+        print(f"missing, so some tests will be skipped: {', '.join(missing)}", file=sys.stderr)
     return 1 if missing and "PEILI_ALL_TESTS" in os.environ else 0
 
 

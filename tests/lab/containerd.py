@@ -6,8 +6,10 @@ import os
 from functools import partial
 from pathlib import Path
 
+from tests.containerds import Release
 from tests.lab.network import Place
 from tests.lab.processes import CommandFailed, Process, run, wait_for
+from tests.lab.releases import release as chosen_release
 
 from peili.mirror import Descriptor
 
@@ -16,6 +18,9 @@ NAMESPACE = "default"
 # What a host without pods or special file systems has no use for; its absence also lets a normal user run containerd.
 _DISABLED = [
     "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.nri.v1.nri",
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.restart",
     "io.containerd.internal.v1.tracing",
@@ -39,15 +44,22 @@ disabled_plugins = {disabled}
   address = "{socket}.ttrpc"
   uid = {uid}
   gid = {gid}
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "native"
 """
 
 
 class Containerd:
     """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
-    are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files.
+    are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files. `release` is the installed
+    one if nothing else is said.
     """
 
-    def __init__(self, place: Place, directory: Path, *, unpack: bool, settings: str = "") -> None:
+    def __init__(
+        self, place: Place, directory: Path, *, unpack: bool, settings: str = "", release: Release | None = None
+    ) -> None:
+        self.release = release or chosen_release()
         self._place = place
         self._unpack = unpack
         self._directory = directory
@@ -72,7 +84,7 @@ class Containerd:
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        command = ["containerd", "--config", str(self.configuration)]
+        command = [self.release.program("containerd"), "--config", str(self.configuration)]
         self._process = Process(self._place.command(command), self._directory / "containerd.log")
         wait_for(self._answers, f"containerd answers at {self.socket}")
 
@@ -164,7 +176,9 @@ class Containerd:
         return ["--snapshotter", "native"] if self._unpack else []
 
     def _ctr(self, *arguments: str) -> list[str]:
-        return self._place.command(["ctr", "--address", str(self.socket), "--namespace", NAMESPACE, *arguments])
+        return self._place.command(
+            [self.release.program("ctr"), "--address", str(self.socket), "--namespace", NAMESPACE, *arguments]
+        )
 
     def _answers(self) -> bool:
         if self._process is None or not self._process.running:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from tests.containerds import Release
 from tests.lab.agent import Agent, Sections
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.names import PATTERN, is_stale, new_name
@@ -51,12 +52,14 @@ class Host:
 
 
 class Lab:
-    """A registry and one host for each of `names`, with containerd running and peili not yet.
+    """A registry and one host for each of `names`, with containerd running and peili not yet. All hosts have the
+    containerd `release`; the installed one if nothing else is said.
 
     Everything lives below one directory and ends with the laboratory; pytest shows the logs of a test that fails.
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, release: Release | None = None) -> None:
+        self._release = release
         with ExitStack() as stack:
             self.directory = _make_directory()
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -99,7 +102,7 @@ class Lab:
 
     def _host(self, name: str, stack: ExitStack) -> Host:
         place, directory = self.network.place(name), self.directory / name
-        containerd = Containerd(place, directory / "containerd", unpack=self.network.privileged)
+        containerd = Containerd(place, directory / "containerd", unpack=self.network.privileged, release=self._release)
         host = Host(name, place, containerd, Agent(place, name, directory / "peili"))
         stack.callback(containerd.stop)
         stack.callback(host.peili.stop)
