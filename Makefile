@@ -18,11 +18,11 @@ help:
 	@echo "make clean   remove what these made"
 
 demo:
-	@scripts/venv $(DEMO) demo
-	@$(DEMO)/bin/peili demo $(ARGS)
+	@sh scripts/venv $(DEMO) demo
+	@$(DEMO)/bin/python -m peili.adapters.standalone demo $(ARGS)
 
 test:
-	@scripts/venv $(VENV) test
+	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m tests.prepare
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
@@ -37,7 +37,7 @@ docs: venv
 	@$(BIN)/python scripts/api_page.py
 
 bench:
-	@scripts/venv $(VENV) test
+	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
 
@@ -46,7 +46,7 @@ format: venv
 	@$(BIN)/ruff format --quiet .
 
 venv:
-	@scripts/venv $(VENV) dev
+	@sh scripts/venv $(VENV) dev
 
 clean:
 	@rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

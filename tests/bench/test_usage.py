@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,8 @@ def test_a_name_with_brackets_and_spaces_does_not_confuse() -> None:
 
 def test_children_that_run_and_children_that_have_ended_count(tmp_path: Path) -> None:
     burn = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
-    script = f"{sys.executable} -c '{burn}'; {sys.executable} -c '{burn}\nprint(1, flush=True); input()'; :"
+    python = shlex.quote(sys.executable)
+    script = f"{python} -c '{burn}'; {python} -c '{burn}\nprint(1, flush=True); input()'; :"
     child = subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert child.stdout is not None

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Generator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from tests.support.places import short_directory
 
 from peili.adapters.standalone.notify import Notifier
 
 
+@pytest.fixture
+def place() -> Generator[Path]:
+    """Where a socket's path is short enough."""
+    with short_directory() as directory:
+        yield directory
+
+
 @pytest.mark.parametrize("abstract", [False, True])
-def test_states_reach_the_socket(abstract: bool, tmp_path: Path) -> None:
-    address = f"@{tmp_path}/notify" if abstract else f"{tmp_path}/notify"
+def test_states_reach_the_socket(abstract: bool, place: Path) -> None:
+    address = f"@{place}/notify" if abstract else f"{place}/notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(address.replace("@", "\0"))
         systemd.settimeout(30)
@@ -31,16 +40,16 @@ def test_a_socket_that_cannot_be_reached_is_no_failure(address: str) -> None:
         notifier.send("READY=1")
 
 
-def test_a_full_queue_does_not_block(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{tmp_path}/notify") as notifier:
-        systemd.bind(f"{tmp_path}/notify")
+def test_a_full_queue_does_not_block(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{place}/notify") as notifier:
+        systemd.bind(f"{place}/notify")
         for _ in range(1000):
             notifier.alive()
 
 
-def test_what_found_the_queue_full_is_told_with_the_next_heartbeat(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{tmp_path}/notify") as notifier:
-        systemd.bind(f"{tmp_path}/notify")
+def test_what_found_the_queue_full_is_told_with_the_next_heartbeat(place: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd, Notifier(f"{place}/notify") as notifier:
+        systemd.bind(f"{place}/notify")
         for _ in range(1000):
             notifier.alive()
         notifier.send("READY=1")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.support.places import short_directory
 
 from peili.mirror.testing.images import make_layout
 
@@ -176,11 +177,11 @@ def test_containerd_that_is_not_there_is_a_warning_and_no_reason_not_to_start(st
     assert "Traceback" not in serving.log
 
 
-def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(tmp_path / "notify"))
+def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start) -> None:
+    with short_directory() as place, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(place / "notify"))
         systemd.settimeout(30)
-        environ = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "3000000"}
+        environ = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "3000000"}
         serving = start("--set=watchdog.timeout=0", environ=environ)
         heard = set(systemd.recv(100).split())
         while heard < {b"READY=1", b"WATCHDOG=1"}:

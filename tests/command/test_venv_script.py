@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -35,7 +36,8 @@ def test_an_old_python_is_named(tmp_path: Path) -> None:
 
 
 def test_a_python_without_venv_is_told_how_to_get_it(tmp_path: Path) -> None:
-    code, lines = venv_with(tmp_path, f'case "$2" in *ensurepip*) exit 1 ;; *) exec {sys.executable} "$@" ;; esac')
+    python = shlex.quote(sys.executable)
+    code, lines = venv_with(tmp_path, f'case "$2" in *ensurepip*) exit 1 ;; *) exec {python} "$@" ;; esac')
     assert code == 1
     assert len(lines) == 1
     assert "has no venv module; on Debian or Ubuntu: apt-get install python3." in lines[0]

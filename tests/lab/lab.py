@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tests.lab.namespaces import Namespaces, namespaces_work
 from tests.lab.network import PEER_PORT, Loopback, Network, Place
 from tests.lab.processes import ENVIRONMENT
 from tests.lab.upstream import Published, Upstream
+from tests.support.places import short_parent
 
 from peili.mirror.testing.images import make_layout
 
@@ -121,7 +121,7 @@ class Lab:
 
 def _make_directory() -> Path:
     """A new one, not pytest's: the path of a unix socket has to be short. Those of runs that are no more go."""
-    parent = Path(tempfile.gettempdir())
+    parent = short_parent()
     for each in parent.glob(PATTERN):
         if is_stale(each.name):
             shutil.rmtree(each, ignore_errors=True)

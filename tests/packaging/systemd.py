@@ -63,7 +63,9 @@ class Systemd:
             each.mkdir()
         self.config = config = directory / "peili.toml"
         config.write_text(configuration)
-        peili = Path(sys.executable).with_name("peili")
+        # A unit would have to quote what the path of a checkout may have in it.
+        (directory / "installed").symlink_to(sys.prefix)
+        peili = directory / "installed/bin/peili"
         overrides = _OVERRIDES.format(peili=peili, config=config, log=self._service_log)
         (self._units / "peili.service.d/test.conf").write_text(overrides)
         (self._units / "default.target").write_text(_TARGET)

@@ -15,6 +15,7 @@ from tests.lab.namespaces import Namespaces
 from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Place
 from tests.lab.processes import ENVIRONMENT, wait_for
 from tests.packaging.systemd import UNITS, Systemd
+from tests.support.places import short_directory
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
@@ -65,8 +66,9 @@ def place() -> Generator[Place]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("s")
+def directory() -> Generator[Path]:
+    with short_directory() as directory:
+        yield directory
 
 
 @pytest.fixture(scope="module")

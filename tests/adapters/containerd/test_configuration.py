@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
+from tests.support.places import short_directory
 
 from peili.adapters.containerd.configuration import Unreadable, read
 from peili.adapters.containerd.meaning import Version
@@ -226,9 +226,8 @@ def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
 def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loading(
     settings: str, inline: tuple[str, ...]
 ) -> None:
-    with tempfile.TemporaryDirectory(prefix="peili-") as short:  # a socket's path has to be
-        directory = Path(short)
-        places = f'root = "{short}/root"\nstate = "{short}/state"\n[grpc]\naddress = "{short}/c.sock"\n'
+    with short_directory() as directory:
+        places = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
         file = write(
             directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{places}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
         )

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from tests.lab.agent import Agent
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.network import Loopback
 from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
+from tests.support.places import short_directory
 from tests.support.ports import free_port
 
 from peili.adapters.standalone.cli import main
@@ -93,8 +93,11 @@ class Diagnosis:
 
 @pytest.fixture(scope="module")
 def house() -> Generator[House]:
-    # A socket's path has to be shorter than what tmp_path may give.
-    directory = Path(tempfile.mkdtemp(prefix="peili-"))
+    with short_directory() as directory:
+        yield from _house(directory)
+
+
+def _house(directory: Path) -> Generator[House]:
     network = Loopback()
     place = network.place("here")
     hosts = directory / "c/hosts"
@@ -116,7 +119,6 @@ def house() -> Generator[House]:
         peili.stop()
         neighbour.stop()
         containerd.stop()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

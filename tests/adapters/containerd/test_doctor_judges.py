@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tests.support.certificates import make_certificate
 
 from peili.adapters.containerd import doors, way
 from peili.adapters.containerd.configuration import Configuration, read
@@ -22,7 +24,9 @@ from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
 from peili.adapters.containerd.showing import Shown, shown
-from peili.mirror import Descriptor, Digest, Reference
+from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, serve
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -251,6 +255,22 @@ async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung
         assert found[0].what == f"nobody answers at {hung}, which is what peers are told"
         found = [each async for each in doors.peer_door(http, doors.Status("me"), closed=False)]
         assert found[0].level is Level.WARN
+
+
+async def test_a_peer_door_is_believed_whom_the_system_s_authorities_vouch_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As peers do. By whom httpx has in its own bundle, such a door would only be seen to take connections."""
+    node = make_certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(node.ca))  # the system's, as OpenSSL is told where they are
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(node.cert, node.key)
+    mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("https://127.0.0.1:1",)))
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0", peer_ssl=tls) as serving:
+        status = doors.Status("me", [f"https://{serving.peer_addresses[0]}"])
+        async with doors.client() as http:
+            [found] = [each async for each in doors.peer_door(http, status, closed=False)]
+    assert found == ok("peer door", f"{status.urls[0]} is answered by this peili")
 
 
 @pytest.mark.parametrize(

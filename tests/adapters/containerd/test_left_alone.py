@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.adapters.containerd.trees import make, snapshot
+from tests.support.places import open_directory
 
 from peili.adapters import files
 from peili.adapters.containerd import HostsFiles
@@ -84,21 +85,20 @@ def test_a_link_that_leads_nowhere_and_a_directory_instead_of_a_file(tmp_path: P
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which root may")
-def test_without_the_rights_nothing_changes_and_each_file_is_named(tmp_path: Path) -> None:
-    make(tmp_path, {"docker.io/hosts.toml": b"[host.'https://m']\n"})
-    for each in (tmp_path, *tmp_path.parents[:3]):
-        each.chmod(0o755)
-    was = snapshot(tmp_path)
+def test_without_the_rights_nothing_changes_and_each_file_is_named() -> None:
     script = (
         "import os, sys; from peili.adapters.containerd import HostsFiles; os.setuid(65534);"
         f"print(*HostsFiles({MIRROR!r}, config_path=[sys.argv[1]]).apply().problems, sep='\\n')"
     )
-    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == [
-        f"{tmp_path}/docker.io/hosts.toml: left alone: Permission denied",
-        f"{tmp_path}/_default/hosts.toml: left alone: Permission denied",
-    ]
-    assert snapshot(tmp_path) == was
+    with open_directory() as folder:
+        make(folder, {"docker.io/hosts.toml": b"[host.'https://m']\n"})
+        was = snapshot(folder)
+        done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines() == [
+            f"{folder}/docker.io/hosts.toml: left alone: Permission denied",
+            f"{folder}/_default/hosts.toml: left alone: Permission denied",
+        ]
+        assert snapshot(folder) == was
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

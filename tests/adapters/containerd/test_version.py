@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.support.places import short_directory
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.standalone.cli import main
@@ -33,8 +33,8 @@ def containerd_of(version: str) -> Generator[Path]:
     methods: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {"Version": grpc.unary_unary_rpc_method_handler(answer)}
     server = grpc.server(ThreadPoolExecutor(1))
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
-    with tempfile.TemporaryDirectory(prefix="peili-") as directory:  # a socket's path has to be short
-        socket = Path(directory) / "containerd.sock"
+    with short_directory() as directory:
+        socket = directory / "containerd.sock"
         server.add_insecure_port(f"unix:{socket}")
         server.start()
         try:

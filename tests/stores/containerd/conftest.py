@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Generator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from tests.lab.containerd import Containerd
 from tests.lab.network import Loopback
 from tests.stores.containerd.tenant import Tenant, new_tenant
+from tests.support.places import short_directory
 
 _COMMANDS = ("containerd", "ctr", "setpriv")
 
@@ -18,15 +18,13 @@ def _containerd() -> Generator[Containerd]:
     missing = [command for command in _COMMANDS if shutil.which(command, path=None) is None]
     if missing:
         pytest.skip(f"not installed: {' '.join(missing)}")
-    # A socket's path has to be shorter than what tmp_path may give.
-    directory = Path(tempfile.mkdtemp(prefix="peili-"))
-    containerd = Containerd(Loopback().place("store"), directory / "c", unpack=False)
-    try:
-        containerd.start()
-        yield containerd
-    finally:
-        containerd.stop()
-        shutil.rmtree(directory, ignore_errors=True)
+    with short_directory() as directory:
+        containerd = Containerd(Loopback().place("store"), directory / "c", unpack=False)
+        try:
+            containerd.start()
+            yield containerd
+        finally:
+            containerd.stop()
 
 
 shared_containerd = pytest.fixture(_containerd, scope="session")

@@ -8,13 +8,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import TAG, Tenant
+from tests.support.places import open_directory, short_directory
 
 from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
 from peili.mirror.testing import context_for, entered, watching
@@ -228,22 +228,24 @@ READ = """
 import os, sys
 from pathlib import Path
 from peili.stores.containerd.content import is_readable
+os.umask(0o022)
 top = Path(sys.argv[1])
 (top / "root/blobs/sha256").mkdir(parents=True)
-(top / sys.argv[2]).chmod(0o700)
+(top / sys.argv[2]).chmod(int(sys.argv[3], 8))
 os.setuid(65534)
 print(is_readable(top / "root"))
 """
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-@pytest.mark.parametrize("closed", [".", "root", "root/blobs", "root/blobs/sha256"])
-def test_a_directory_that_a_user_may_not_read_is_none(closed: str) -> None:
+@pytest.mark.parametrize("mode", ["755", "700"])
+@pytest.mark.parametrize("of", [".", "root", "root/blobs", "root/blobs/sha256"])
+def test_a_directory_that_a_user_may_not_read_is_none(of: str, mode: str) -> None:
     """Then its content is read through containerd's API."""
-    with tempfile.TemporaryDirectory() as directory:
-        command = [sys.executable, "-c", READ, directory, closed]
+    with open_directory() as directory:
+        command = [sys.executable, "-c", READ, str(directory), of, mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "False\n"
+    assert done.stdout == f"{mode == '755'}\n"
 
 
 def test_a_content_store_that_is_new_is_readable(tmp_path: Path) -> None:
@@ -267,10 +269,19 @@ print(why_unreachable(path))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
-@pytest.mark.parametrize("directory_mode", ["755", "700"])
-def test_a_user_without_permission_is_told_so(directory_mode: str) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+@pytest.mark.parametrize(("directory_mode", "why"), [("755", "on"), ("700", "to reach")])
+def test_a_user_without_permission_is_told_so(directory_mode: str, why: str) -> None:
+    with open_directory() as directory:
         command = [sys.executable, "-W", "ignore", "-c", ASK, f"{directory}/s", directory_mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.startswith("no permission")
-    assert f"{directory}/s; run as root, or" in done.stdout
+    assert done.stdout.startswith(f"no permission {why} {directory}/s; run as root, or")
+
+
+@pytest.mark.parametrize("name", ["a b", "#1", "what?", "50%", "%41", "ä's"])
+async def test_a_socket_may_be_in_a_folder_of_any_name(tenant: Tenant, name: str) -> None:
+    await tenant.load()
+    with short_directory() as directory:
+        (directory / name).symlink_to(tenant.containerd.socket.parent)
+        store = ContainerdStore(str(directory / name / tenant.containerd.socket.name), namespaces=[tenant.namespace])
+        async with ready(store):
+            assert await store.resolve(DEMO)

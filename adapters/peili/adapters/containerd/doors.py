@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -30,8 +31,11 @@ class Status:
 
 
 def client() -> httpx.AsyncClient:
-    """As containerd reaches a mirror on this host: no proxy of the environment's."""
-    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, headers={"User-Agent": "peili-doctor"})
+    """As containerd reaches a mirror on this host and peers reach its door: no proxy of the environment's, and the
+    system's certificate authorities.
+    """
+    tls = ssl.create_default_context()
+    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=tls, headers={"User-Agent": "peili-doctor"})
 
 
 async def local_door(http: httpx.AsyncClient, mirror: str) -> tuple[Status | None, Finding]:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 from google.protobuf.wrappers_pb2 import StringValue
 
@@ -52,7 +53,7 @@ class Api:
         self._socket = socket
         self._cut = False  # whether a stream was cancelled
         self._asked: set[asyncio.Future[Any]] = set()  # what has no answer yet
-        self._channel = channel = aio.insecure_channel(f"unix:{socket}", options=_OPTIONS)
+        self._channel = channel = aio.insecure_channel(f"unix:{quote(str(socket))}", options=_OPTIONS)
         content, images = "/containerd.services.content.v1.Content", "/containerd.services.images.v1.Images"
         self._info = channel.unary_unary(
             f"{content}/Info", pb.InfoRequest.SerializeToString, pb.InfoResponse.FromString
