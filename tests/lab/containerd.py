@@ -7,28 +7,30 @@ from functools import partial
 from pathlib import Path
 
 from tests.containerds import Release
+from tests.lab import cri
 from tests.lab.network import Place
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.lab.releases import release as chosen_release
 
 from peili.mirror import Descriptor
 
-NAMESPACE = "default"
+NAMESPACE, KUBERNETES = "default", "k8s.io"
 
-# What a host without pods or special file systems has no use for; its absence also lets a normal user run containerd.
+# What a host without special file systems has no use for; its absence also keeps containerd out of /opt and /run/nri.
 _DISABLED = [
-    "io.containerd.grpc.v1.cri",
-    "io.containerd.cri.v1.images",
-    "io.containerd.cri.v1.runtime",
-    "io.containerd.nri.v1.nri",
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.restart",
     "io.containerd.internal.v1.tracing",
+    "io.containerd.nri.v1.nri",
     "io.containerd.tracing.processor.v1.otlp",
-    *(
-        f"io.containerd.snapshotter.v1.{name}"
-        for name in ("aufs", "blockfile", "btrfs", "devmapper", "overlayfs", "zfs")
-    ),
+    *(f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "blockfile", "btrfs", "devmapper", "zfs")),
+]
+# Nor has one without pods; without these, a normal user can run containerd.
+_FOR_PODS = [
+    "io.containerd.grpc.v1.cri",
+    "io.containerd.cri.v1.images",
+    "io.containerd.cri.v1.runtime",
+    "io.containerd.snapshotter.v1.overlayfs",
 ]
 
 _CONFIGURATION = """\
@@ -49,15 +51,33 @@ disabled_plugins = {disabled}
   snapshotter = "native"
 """
 
+_CRI = """\
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{directory}/hosts"
+[plugins."io.containerd.grpc.v1.cri".cni]
+conf_dir = "{directory}/cni"
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "overlayfs"
+"""
+
 
 class Containerd:
     """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
     are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files. `release` is the installed
-    one if nothing else is said.
+    one if nothing else is said. With `for_pods`, which needs root, it has its CRI plug-in, and all that is said of
+    images is of Kubernetes' namespace.
     """
 
     def __init__(
-        self, place: Place, directory: Path, *, unpack: bool, settings: str = "", release: Release | None = None
+        self,
+        place: Place,
+        directory: Path,
+        *,
+        unpack: bool,
+        settings: str = "",
+        release: Release | None = None,
+        for_pods: bool = False,
     ) -> None:
         self.release = release or chosen_release()
         self._place = place
@@ -66,13 +86,16 @@ class Containerd:
         self._process: Process | None = None
         self.socket = directory / "c.sock"
         self.hosts = directory / "hosts"
+        self.namespace = KUBERNETES if for_pods else NAMESPACE
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
+        disabled = _DISABLED if for_pods else [*_DISABLED, *_FOR_PODS]
         self.configuration = directory / "containerd.toml"
         self.configuration.write_text(
             _CONFIGURATION.format(
-                directory=directory, disabled=_DISABLED, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
+                directory=directory, disabled=disabled, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
             )
+            + (_CRI.format(directory=directory) if for_pods else "")
             + settings
         )
 
@@ -87,6 +110,8 @@ class Containerd:
         command = [self.release.program("containerd"), "--config", str(self.configuration)]
         self._process = Process(self._place.command(command), self._directory / "containerd.log")
         wait_for(self._answers, f"containerd answers at {self.socket}")
+        if self.namespace == KUBERNETES:
+            wait_for(partial(cri.is_ready, self.socket), f"containerd's CRI plug-in answers at {self.socket}")
 
     def stop(self) -> None:
         """Stop it, if it runs; what it has stays."""
@@ -106,6 +131,10 @@ class Containerd:
     def pull(self, name: str, *options: str) -> None:
         """Pull the image called `name`, with options of ctr's. Raises CommandFailed."""
         run(self._pull_command(name, *options))
+
+    def cri_pull(self, name: str) -> None:
+        """Pull the image called `name` as Kubernetes does, by the CRI API. Raises CommandFailed."""
+        cri.pull(self.socket, name)
 
     def begin_pull(self, name: str) -> Process:
         """Start a pull; the process is its client, through which all bytes go."""
@@ -177,7 +206,7 @@ class Containerd:
 
     def _ctr(self, *arguments: str) -> list[str]:
         return self._place.command(
-            [self.release.program("ctr"), "--address", str(self.socket), "--namespace", NAMESPACE, *arguments]
+            [self.release.program("ctr"), "--address", str(self.socket), "--namespace", self.namespace, *arguments]
         )
 
     def _answers(self) -> bool:

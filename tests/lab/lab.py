@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 
 from tests.containerds import Release
 from tests.lab.agent import Agent, Sections
-from tests.lab.containerd import NAMESPACE, Containerd
+from tests.lab.containerd import Containerd
 from tests.lab.names import PATTERN, is_stale, new_name
 from tests.lab.namespaces import Namespaces, namespaces_work
 from tests.lab.network import PEER_PORT, Loopback, Network, Place
@@ -56,9 +56,10 @@ class Lab:
     containerd `release`; the installed one if nothing else is said.
 
     Everything lives below one directory and ends with the laboratory; pytest shows the logs of a test that fails.
+    `for_pods` is `Containerd`'s.
     """
 
-    def __init__(self, *names: str, release: Release | None = None) -> None:
+    def __init__(self, *names: str, release: Release | None = None, for_pods: bool = False) -> None:
         self._release = release
         with ExitStack() as stack:
             self.directory = _make_directory()
@@ -67,7 +68,7 @@ class Lab:
             self.upstream = Upstream(self.network.place("upstream"), self.directory / "upstream")
             stack.callback(self.upstream.stop)
             self.upstream.start()
-            self.hosts = {name: self._host(name, stack) for name in names}
+            self.hosts = {name: self._host(name, stack, for_pods=for_pods) for name in names}
             self._stack = stack.pop_all()
         self._images = 0
 
@@ -100,9 +101,15 @@ class Lab:
         """What the hosts' peilis have logged, for the report of a test that failed."""
         return "\n".join(f"--- peili of {host.name}\n{host.peili.log()}" for host in self.hosts.values())
 
-    def _host(self, name: str, stack: ExitStack) -> Host:
+    def _host(self, name: str, stack: ExitStack, *, for_pods: bool) -> Host:
         place, directory = self.network.place(name), self.directory / name
-        containerd = Containerd(place, directory / "containerd", unpack=self.network.privileged, release=self._release)
+        containerd = Containerd(
+            place,
+            directory / "containerd",
+            unpack=self.network.privileged,
+            release=self._release,
+            for_pods=for_pods,
+        )
         host = Host(name, place, containerd, Agent(place, name, directory / "peili"))
         stack.callback(containerd.stop)
         stack.callback(host.peili.stop)
@@ -111,7 +118,8 @@ class Lab:
         return host
 
     def _sections(self, host: Host, router: RouterKind) -> Sections:
-        store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
+        containerd = host.containerd
+        store = {"kind": "containerd", "address": str(containerd.socket), "namespaces": [containerd.namespace]}
         shared: Sections = {"store": store, "limits": PATIENT}
         if router == "mdns":
             return {**shared, "router": {"kind": "mdns", "interfaces": [host.place.interface]}}

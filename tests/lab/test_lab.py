@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, missing_commands
 from tests.lab.namespaces import Namespace
 from tests.lab.processes import CommandFailed, wait_for
+from tests.lab.releases import NAMES, on, release
 
 pytestmark = pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}")
 
@@ -35,6 +38,26 @@ def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) ->
     assert sorted(path.rpartition("/")[2] for path in lab.upstream.blobs_sent(before)) == sorted(
         blob.digest for blob in (image.image.config, *image.image.layers)
     )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
+@pytest.mark.parametrize("name", on(*NAMES))
+def test_a_pull_by_kubernetes_api_goes_by_hosts_toml_into_kubernetes_namespace(lab: Lab, name: str) -> None:
+    image = lab.publish("library/pod", [20_000])
+    place, directory = lab.hosts["a"].place, lab.directory / f"pods-{name}"
+    containerd = Containerd(place, directory, unpack=True, for_pods=True, release=release(name))
+    try:
+        containerd.start()
+        containerd.mirror(lab.upstream.name)
+        before = lab.upstream.mark()
+        containerd.cri_pull(image.by_digest)
+        assert len(lab.upstream.blobs_sent(before)) == 2
+        assert containerd.names() >= {image.by_digest}
+        assert containerd.digests() >= {blob.digest for blob in image.image.blobs}
+        with pytest.raises(CommandFailed, match="NOT_FOUND"):
+            containerd.cri_pull(f"{lab.upstream.name}/library/nothing:v1")
+    finally:
+        containerd.stop()
 
 
 def test_hosts_do_not_share_content(lab: Lab) -> None:
