@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from tests.support.ports import free_port
 
-from peili.mirror import Digest, Holder, Peer
+from peili.mirror import Digest, Holder, Peer, detect_media_type
 
 PIECE = 64 * 1024
 
@@ -48,6 +48,8 @@ class Exchange:
         if self.asked.range is None:
             return 0, len(self.content)
         first, last = self.asked.range.removeprefix("bytes=").split("-")
+        if not first:
+            return max(0, len(self.content) - int(last)), len(self.content)
         return int(first), min(int(last) + 1, len(self.content)) if last else len(self.content)
 
     @property
@@ -58,7 +60,11 @@ class Exchange:
     async def head(self, status: int | None = None, **headers: str) -> None:
         """Status line and headers: the honest ones, but for those given (empty: left out)."""
         start, stop = self.part
-        fields = {"content-length": str(stop - start), "docker-content-digest": Digest.of(self.content)}
+        fields = {
+            "content-length": str(stop - start),
+            "docker-content-digest": Digest.of(self.content),
+            "content-type": detect_media_type(self.content),
+        }
         if self.asked.range is not None:
             fields["content-range"] = f"bytes {start}-{stop - 1}/{len(self.content)}"
         fields |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -180,6 +186,11 @@ def refusing_url() -> str:
 
 
 async def honest(exchange: Exchange) -> None:
+    start, stop = exchange.part
+    if start >= stop and exchange.asked.range:
+        size = len(exchange.content)
+        await exchange.head(416, content_length="0", content_range=f"bytes */{size}", content_type="application/json")
+        return
     await exchange.head()
     if exchange.asked.method == "GET":
         await exchange.send(exchange.body)

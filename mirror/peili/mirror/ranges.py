@@ -10,7 +10,11 @@ _RANGE = re.compile(r"bytes=[ \t]*([0-9]{1,19})?-([0-9]{1,19})?[ \t]*", re.ASCII
 
 
 class Unsatisfiable(ValueError):
-    """The range lies outside of the content (416)."""
+    """The range lies outside of the content, which has `size` bytes (416)."""
+
+    def __init__(self, wanted: object, size: int) -> None:
+        super().__init__(f"no byte of {size} is in {wanted}")
+        self.size = size
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,16 @@ class ByteRange:
             start = self.first
             stop = size if self.last is None else min(self.last + 1, size)
         if start >= stop:
-            raise Unsatisfiable(f"no byte of {size} is in {self}")
+            raise Unsatisfiable(self, size)
         return Span(start, stop, size)
+
+    def is_within(self, size: int) -> bool:
+        """Whether content of `size` bytes has any of these."""
+        try:
+            self.within(size)
+        except Unsatisfiable:
+            return False
+        return True
 
     def __str__(self) -> str:
         first = "" if self.first is None else self.first
@@ -95,3 +107,14 @@ def parse_content_range(header: str) -> Span:
     if not first <= last < size:
         raise ValueError(f"not a Content-Range: {header!a}; its numbers contradict each other")
     return Span(first, last + 1, size)
+
+
+_UNSATISFIED_RANGE = re.compile(r"bytes \*/([0-9]{1,19})", re.ASCII | re.IGNORECASE)
+
+
+def parse_unsatisfied_range(header: str) -> int:
+    """The size of the content, of which an answer with status 416 says that it has no such range. Raises ValueError."""
+    match = _UNSATISFIED_RANGE.fullmatch(header)
+    if match is None:
+        raise ValueError(f"not an unsatisfied range: {header[:80]!a}; right is bytes */SIZE")
+    return int(match[1])

@@ -12,14 +12,15 @@ from typing_extensions import override
 
 from peili.mirror.doors.counted import answer_of
 from peili.mirror.doors.door import Door, check_type
-from peili.mirror.doors.reply import Reply
+from peili.mirror.doors.refusal import Refusal
+from peili.mirror.doors.reply import Reply, out_of_range
 from peili.mirror.doors.stored import send_stored
 from peili.mirror.doors.target import Endpoint, Target
 from peili.mirror.errors import NotFound, Unavailable
-from peili.mirror.mediatypes import OCTET_STREAM, detect
 from peili.mirror.metrics import FROM_PEER, FROM_STORE
 from peili.mirror.parts import Parts
 from peili.mirror.patience import Patience
+from peili.mirror.ranges import Span, Unsatisfiable
 from peili.mirror.references import Descriptor, Digest
 from peili.mirror.relay.transfer import Transfer
 
@@ -86,13 +87,19 @@ class LocalDoor(Door):
             return None
 
     async def _from_peers(self, target: Target, digest: Digest, reply: Reply) -> None:
-        manifest = target.endpoint is Endpoint.MANIFEST
-        wanted = None if manifest else reply.range(digest)
+        manifest, bodiless = target.endpoint is Endpoint.MANIFEST, reply.is_bodiless(digest)
+        wanted = None if manifest or bodiless else reply.range(digest)
         async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
-            span = await transfer.begin()
-            if await reply.not_modified(digest):
-                return  # not earlier: a condition counts only where there is something (RFC 9110, 13.2.1)
-            descriptor = Descriptor(self._type_of(target, transfer), digest, span.size)
+            if bodiless:
+                await self._head_from_peers(target, transfer, reply)
+                return
+            try:
+                span = await transfer.begin()
+            except Unsatisfiable as error:
+                raise out_of_range(error) from error
+            descriptor = Descriptor(transfer.media_type, digest, span.size)
+            if manifest:  # which is in hand, whole
+                span = self._of_manifest(target, descriptor, transfer, reply)
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is.
             # A resumed one comes without a length, for the same reason.
@@ -100,15 +107,20 @@ class LocalDoor(Door):
                 await transfer.pour(reply)
                 await reply.end()
 
-    def _type_of(self, target: Target, transfer: Transfer) -> str:
-        """A manifest's type is what it says itself, under ``/blobs/`` too, where containerd asks for it as a last
-        resort: a peer's word for it is not needed.
-        """
-        if transfer.data is not None:
-            media_type = detect(transfer.data)
-            check_type(target, media_type)
-            return media_type
-        if target.endpoint is Endpoint.MANIFEST:
-            self.metrics.limited.add("manifest_size")
-            raise NotFound(f"{target.name} is too large for a manifest")
-        return OCTET_STREAM
+    def _of_manifest(self, target: Target, descriptor: Descriptor, transfer: Transfer, reply: Reply) -> Span:
+        """What the runtime wants of it. Raises NotFound where it is no manifest, Refusal (416)."""
+        try:
+            check_type(target, descriptor.media_type)
+            span = reply.span(descriptor.digest, descriptor.size)
+        except (NotFound, Refusal):
+            transfer.answered()
+            raise
+        transfer.narrow(span)
+        return span
+
+    async def _head_from_peers(self, target: Target, transfer: Transfer, reply: Reply) -> None:
+        """A condition counts only where there is something (RFC 9110, 13.2.1)."""
+        descriptor = await transfer.describe()
+        check_type(target, descriptor.media_type)
+        if not await reply.not_modified(descriptor.digest):
+            await reply.begin(descriptor, Span.whole(descriptor.size), partial=False)

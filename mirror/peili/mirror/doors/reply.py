@@ -70,7 +70,11 @@ class Reply:
         try:
             return wanted.within(size)
         except Unsatisfiable as error:
-            raise Refusal(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{size}"}) from error
+            raise out_of_range(error) from error
+
+    def is_bodiless(self, digest: Digest) -> bool:
+        """Whether an answer with content has no body: to HEAD, or because the client has the content already."""
+        return not self.wants_body or not none_match(self.header(b"if-none-match"), digest)
 
     async def not_modified(self, digest: Digest) -> bool:
         """Answer 304 where the client has the content already; whether that was done."""
@@ -136,6 +140,11 @@ class Reply:
         async with Patience(self._reader_timeout):
             for message in messages:
                 await self._send(message)
+
+
+def out_of_range(error: Unsatisfiable) -> Refusal:
+    """The answer to who asks for a range that lies outside of the content."""
+    return Refusal(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{error.size}"})
 
 
 def _about(descriptor: Descriptor, span: Span, *, partial: bool) -> list[tuple[bytes, bytes]]:

@@ -26,13 +26,14 @@ from peili.mirror.store import Store
 class Fetch:
     """What is to be fetched: the content of `digest`, which peers have at `path`; all of it, or the part `wanted`.
 
-    Up to `ahead` bytes are collected and verified before the first one is given out.
+    Up to `ahead` bytes are collected and verified before the first one is given out. A `manifest` has no more.
     """
 
     digest: Digest
     path: str
     wanted: ByteRange | None
     ahead: int
+    manifest: bool = False
 
     @property
     def continues(self) -> bool:

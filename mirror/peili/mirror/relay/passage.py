@@ -54,6 +54,19 @@ class Passage(ABC):
         return
 
 
+class Filling(Passage):
+    """Into `room`, which has just as many bytes as come. Nothing is verified."""
+
+    def __init__(self, room: memoryview) -> None:
+        self._room = room
+
+    @override
+    async def take(self, source: Source) -> None:
+        while source.left:
+            count = await source.readinto(self._room)
+            self._room = self._room[count:]
+
+
 class Collecting(Passage):
     """Into memory, verified as a whole: `data`, when it is finished."""
 

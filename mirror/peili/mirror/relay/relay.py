@@ -46,7 +46,7 @@ class Relay:
             raise NotFound(f"{busy} transfers are under way already, or their leases not yet released")
         self._refuse_poisoned(means, digest, wanted)
         ahead = means.limits.manifest_size if manifest else means.limits.verify_ahead
-        transfer = Transfer(Fetch(digest, path, wanted, ahead), means)
+        transfer = Transfer(Fetch(digest, path, wanted, ahead, manifest), means)
         self.under_way += 1
         try:
             with means.turns.transfer(digest):

@@ -1,4 +1,6 @@
-"""Remembers how long content is, from manifests that were verified. A peer's word for it need not be taken then."""
+"""Remembers how long content is, from manifests that were verified, and of what was itself verified whole. A peer's
+word for it need not be taken then.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ _SINGLE = ("config", "subject")
 
 
 class Sizes:
-    """The size of each digest that a verified manifest or index named. Bounded. Not thread-safe.
+    """The size of each digest that a verified manifest or index named, or that was seen. Bounded. Not thread-safe.
 
     Two manifests may contradict each other, and either may be the wrong one; then neither is believed.
     """
@@ -23,6 +25,14 @@ class Sizes:
     def __init__(self, entries: int = _ENTRIES) -> None:
         self._entries = entries
         self._known: OrderedDict[Digest, int | None] = OrderedDict()
+        self._seen: OrderedDict[Digest, int] = OrderedDict()
+
+    def see(self, digest: Digest, size: int) -> None:
+        """All of `digest` was verified: it has `size` bytes, whatever manifests say."""
+        self._seen[digest] = size
+        self._seen.move_to_end(digest)
+        while len(self._seen) > self._entries:
+            self._seen.popitem(last=False)
 
     def learn(self, manifest: bytes) -> None:
         """Note what `manifest`, which is verified, says of others. Never raises."""
@@ -43,7 +53,7 @@ class Sizes:
 
     def of(self, digest: Digest) -> int | None:
         """How many bytes `digest` has; None where that is not known."""
-        return self._known.get(digest)
+        return self._seen.get(digest, self._known.get(digest))
 
     def _note(self, descriptor: dict[str, Any]) -> None:
         text, size = descriptor.get("digest"), descriptor.get("size")

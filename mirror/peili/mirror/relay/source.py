@@ -18,10 +18,19 @@ from peili.mirror.peers import (
     FAILED_WRONG,
     Peer,
 )
-from peili.mirror.ranges import ByteRange, Span, parse_content_range
+from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
 from peili.mirror.references import Digest
+from peili.mirror.relay.headonly import HeadOnly
 from peili.mirror.relay.turns import Turns
 from peili.mirror.relay.windows import Asking, Body, open_in_windows
+
+
+class OutOfRange(PeerUnavailable):
+    """A peer has the content, of `size` bytes, as it says; none of them is in the range that was asked for."""
+
+    def __init__(self, peer: Peer, wanted: ByteRange, size: int) -> None:
+        super().__init__(f"peer {peer.id} says that no byte of {size} is in {wanted}", FAILED_REFUSED)
+        self.size = size
 
 
 class _Pace:
@@ -71,16 +80,18 @@ class Source:
         limits: Limits,
         check: Callable[[Peer, Span], None],
         turns: Turns | None = None,
+        method: str = "GET",
     ) -> Source:
         """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason.
 
         `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable. With
-        `turns`, `wanted` is asked for in windows, each in its turn.
+        `turns`, `wanted` is asked for in windows, each in its turn. Asked by HEAD, the peer says what it would send,
+        and nothing can be read.
         """
         with ExitStack() as stack:
             try:
                 async with Patience(limits.first_byte_timeout):
-                    answer = await _ask(Asking(client, peer, path, limits.stall_timeout, turns), wanted)
+                    answer = await _ask(Asking(client, peer, path, limits.stall_timeout, turns, method=method), wanted)
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
                     check(peer, span)
@@ -90,6 +101,11 @@ class Source:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FAILED_SILENT) from error
             stack.pop_all()
             return cls(peer, span, answer, limits)
+
+    @property
+    def media_type(self) -> str | None:
+        """What the peer says that it is of; a claim."""
+        return self._answer.head.header("content-type")
 
     @property
     def left(self) -> int:
@@ -128,7 +144,8 @@ class Source:
 async def _ask(asking: Asking, wanted: ByteRange | None) -> Body:
     if asking.turns is not None and wanted is not None:
         return await open_in_windows(asking, wanted)
-    return (await asking.open(wanted))[0]
+    answer, _ = await asking.open(wanted)
+    return answer if asking.method == "GET" else HeadOnly(answer)
 
 
 def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) -> Span:
@@ -136,6 +153,8 @@ def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) ->
     status = answer.head.status
     if status in {429, 503}:
         raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
+    if status == 416 and wanted is not None:
+        raise _beyond(peer, answer, wanted)
     if status not in {200, 206}:
         raise PeerUnavailable(f"peer {peer.id} answered {status}", FAILED_REFUSED)
     if answer.length is None:  # as behind a proxy that sends chunks, which is no lie
@@ -144,11 +163,25 @@ def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) ->
         span = _carried(answer, answer.length, digest)
         asked = wanted.within(span.size) if wanted else Span.whole(span.size)
     except ValueError as error:
+        if isinstance(error, Unsatisfiable) and wanted is not None and status == 200:
+            raise OutOfRange(peer, wanted, error.size) from error  # it takes no notice of ranges, which is no lie
         raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FAILED_WRONG) from error
     if span != asked:  # it says what it sends, so this is no lie
         carried, part = span.content_range, wanted or "the whole"
         raise PeerUnavailable(f"peer {peer.id} sends {carried} where {part} was asked for", FAILED_REFUSED)
     return span
+
+
+def _beyond(peer: Peer, answer: Body, wanted: ByteRange) -> PeerUnavailable:
+    """What to raise where a peer says that nothing is in the range `wanted`."""
+    try:
+        size = parse_unsatisfied_range(answer.head.headers.get("content-range", ""))
+        part = wanted.within(size)
+    except Unsatisfiable as error:
+        return OutOfRange(peer, wanted, error.size)
+    except ValueError as error:
+        return PeerUnavailable(f"peer {peer.id} answered 416: {error}", FAILED_REFUSED)
+    return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FAILED_REFUSED)
 
 
 def _carried(answer: Body, length: int, digest: Digest) -> Span:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
@@ -29,7 +30,7 @@ from peili.mirror.peers import (
 from peili.mirror.ranges import ByteRange, Span
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.race import first_source
-from peili.mirror.relay.source import Source
+from peili.mirror.relay.source import OutOfRange, Source
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
@@ -41,11 +42,14 @@ class Supply:
     """The sources of one `Fetch`, one at a time, and the router's lease for them. One owner, who calls `aclose`.
 
     `reason` is why the lease would be released now. `size` is how many bytes the content has, where that is known.
+    `claims` are the sizes that holders are said to have; `believes` is whether these decide how a holder is asked.
     """
 
     def __init__(self, fetch: Fetch, means: Means) -> None:
         self.reason = "gone"
         self.size = means.sizes.of(fetch.digest)
+        self.claims: set[int] = set()
+        self.believes = True
         self.in_windows = False  # whether peers are asked for what continues in windows
         self._fetch = fetch
         self._means = means
@@ -53,25 +57,51 @@ class Supply:
         self._source: Source | None = None
         self._starts = 0
         self._of_another_size: set[str] = set()
+        self._out_of_range: dict[str, int] = {}  # peers that have no byte of what was wanted, and how many in all
         self._lease = Lease()
         self._follows = True
 
+    async def begin(self, wanted: ByteRange | None) -> Source:
+        """As `connect`, for what the runtime wants. Of small content the whole is asked for: only that can be verified.
+
+        Where nothing says that it is small, the answer may be a part of small content all the same.
+        """
+        offset = wanted.first or 0 if wanted else 0
+        return await self._race(offset, lambda holder: self._open(holder, self._part(holder, wanted)))
+
+    async def look(self) -> Source:
+        """The next holder's answer to HEAD: there is nothing to be read. Raises NotFound."""
+        return await self._race(0, lambda holder: self._open(holder, None, method="HEAD"))
+
     async def connect(self, wanted: ByteRange | None) -> Source:
         """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
+        return await self._race(wanted.first or 0 if wanted else 0, lambda holder: self._open(holder, wanted))
+
+    async def more(self, peer: Peer, span: Span) -> Source:
+        """`span`, from the same peer if possible, else from another holder. Raises NotFound."""
+        await self.disconnect()
+        try:
+            self._source = await self._open(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
+        except PeerUnavailable as error:
+            self.fail(peer, error)
+        else:
+            if self._source.span == span:
+                return self._source
+        return await self.resume(span.start, span)
+
+    async def _race(self, offset: int, opener: Callable[[Holder], Coroutine[Any, Any, Source]]) -> Source:
         await self.disconnect()
         limits = self._means.limits
         while self._starts < limits.restarts:
             self._starts += 1
             try:
-                holders = await self._holders(wanted.first or 0 if wanted else 0)
+                holders = await self._holders(offset)
             except NotFound:
                 if not await self._turn_comes():
                     raise
                 self._starts -= 1
                 continue
-            self._source = await first_source(
-                holders, lambda holder: self._open(holder, wanted), self.fail, limits.hedge_delay, self._means.log
-            )
+            self._source = await first_source(holders, opener, self.fail, limits.hedge_delay, self._means.log)
             if self._source is not None:
                 return self._source
         self._means.metrics.limited.add("restarts")
@@ -96,8 +126,22 @@ class Supply:
             self._failed.pop(peer_id, None)
         return bool(forgiven)
 
+    def end(self) -> int | None:
+        """How many bytes the content has, as all those say that have no byte of what was wanted; else None."""
+        sizes = set(self._out_of_range.values())
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def ask_again(self) -> None:
+        """Let those be asked again that have no byte of what was wanted."""
+        for peer_id in self._out_of_range:
+            self._failed.pop(peer_id, None)
+        self._out_of_range.clear()
+
     def check_size(self, peer: Peer, span: Span) -> None:
         """Raises PeerUnavailable where `span`, which `peer` sends, is of content of a size that can't be right."""
+        if self._fetch.manifest and span.size > self._fetch.ahead:
+            self._means.metrics.limited.add("manifest_size")
+            raise PeerUnavailable(f"peer {peer.id}: {span.size} bytes are too many for a manifest", FAILED_REFUSED)
         if self.size is None and span.size > self._means.limits.blob_size:
             self._means.metrics.limited.add("blob_size")
             most = f"more than {self._means.limits.blob_size} bytes are not taken"
@@ -109,6 +153,9 @@ class Supply:
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do; it is not taken again."""
         self._failed[peer.id] = self.reason = error.reason
+        if isinstance(error, OutOfRange):
+            self._out_of_range[peer.id] = error.size  # it would do for another range
+            return
         self._means.blame.record(self._fetch.digest, peer.id, error.reason)
         level = logging.WARNING if error.reason == FAILED_WRONG else logging.INFO
         self._means.log.log(level, "%s: passed over: %s", self._fetch.digest, error)
@@ -169,7 +216,14 @@ class Supply:
         finally:
             await self._means.releases.give_back(self._lease, self.reason, self._fetch.digest)
 
-    async def _open(self, holder: Holder, wanted: ByteRange | None) -> Source:
+    def _part(self, holder: Holder, wanted: ByteRange | None) -> ByteRange | None:
+        """What to ask `holder` for: the whole of what is known, or said, to be small."""
+        size = self.size
+        if size is None and self.believes:
+            size = holder.size
+        return None if size is not None and size <= self._fetch.ahead else wanted
+
+    async def _open(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
         means, fetch = self._means, self._fetch
         return await Source.open(
             means.client,
@@ -180,6 +234,7 @@ class Supply:
             limits=means.limits,
             check=self.check_size,
             turns=means.turns if self.in_windows and wanted is not None and wanted.first else None,
+            method=method,
         )
 
     async def _turn_comes(self) -> bool:
@@ -206,6 +261,7 @@ class Supply:
                     raise NotFound(f"no peer has {self._fetch.digest}")
                 case Feed(holders, lease):
                     await self._take(lease)
+                    self.claims.update(each.size for each in holders if each.size is not None)
                     if usable := tuple(each for each in holders if each.peer.id not in self._failed):
                         return tuple(sorted(usable, key=self._is_doubted))
                     raise NotFound(f"no other peer has {self._fetch.digest}")

@@ -11,30 +11,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from peili.mirror.errors import Aborted, NotFound, PeerUnavailable, Unavailable
-from peili.mirror.mediatypes import detect, is_manifest
+from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
+from peili.mirror.mediatypes import OCTET_STREAM, detect, is_manifest
 from peili.mirror.patience import Patience
 from peili.mirror.ranges import Span, Unsatisfiable
-from peili.mirror.references import Digest
+from peili.mirror.references import Descriptor
+from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
 from peili.mirror.relay.means import Fetch, Means, Sink
-from peili.mirror.relay.passage import Collecting, Hashing, Passage, Untouched
+from peili.mirror.relay.passage import Collecting, Filling, Hashing, Passage, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
 _UNVERIFIED = "%s: passed on unverified: the beginning can't be read back%s"
-_LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
 class Transfer:
     """The content of one `Fetch`, from peers. One owner: `begin`, then `pour`, and `aclose` in any case.
 
-    `data` is all that `pour` will give, where it was collected ahead.
+    Or `describe`, for a runtime that wants no body. `data` is all that `pour` will give, where it was collected ahead.
+    `media_type` is that of a manifest or index of which all was collected; of anything else that of octets.
     """
 
     def __init__(self, fetch: Fetch, means: Means) -> None:
         self.data: bytes | None = None
+        self.media_type = OCTET_STREAM
         self._fetch = fetch
         self._means = means
         self._supply = Supply(fetch, means)
@@ -47,26 +49,102 @@ class Transfer:
         self._resumes = False
 
     async def begin(self) -> Span:
-        """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream."""
+        """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream; Unsatisfiable
+        where somebody has the content, and no byte of it is in the range that the runtime wants.
+        """
         async with self._supply.patience() as ends:
             return await self._begin(ends)
 
+    async def describe(self) -> Descriptor:
+        """What the content is, as a holder's answer to HEAD says it: no byte of it travels.
+
+        But where that answer leaves open what small content is, that is fetched and verified. Raises NotFound.
+        """
+        async with self._supply.patience() as ends:
+            source = await self._look(ends)
+            media_type, size = self._type_by_head(source), source.span.size
+            if media_type is None:
+                size = (await self._begin(ends)).size
+                media_type = self.media_type
+        self.answered()
+        return Descriptor(media_type, self._fetch.digest, size)
+
+    def answered(self) -> None:
+        """The runtime has all that it wanted of the holders; the router hears that the transfer is done."""
+        self._supply.reason = "done"
+
+    def narrow(self, span: Span) -> None:
+        """Let `pour` give only `span` of the whole, which is in `data`."""
+        if self.data is not None and self._span.is_whole:
+            self.data, self._span = self.data[span.start : span.stop], span
+
     async def _begin(self, ends: float) -> Span:
-        wanted = self._fetch.wanted
-        self._supply.in_windows = self._fetch.is_open_ended and not await self._may_resume()
+        wanted, ahead, supply = self._fetch.wanted, self._fetch.ahead, self._supply
+        if wanted and supply.size is not None and not wanted.is_within(supply.size):
+            await self._look(ends)  # where nobody has the content, its range is not what is wrong
+            raise self._out_of_range(supply.size)
+        supply.in_windows = self._fetch.is_open_ended and not await may_resume(self._means, self._fetch)
         while True:
-            source = await self._supply.connect(wanted)
-            if wanted and source.span.size <= self._fetch.ahead:
-                wanted = None  # small content is taken whole, since only the whole can be verified
-                continue
+            source = await self._first(ends)
             if not await self._is_right_size(source, ends):
                 continue
+            if wanted and source.span.size > ahead and wanted.within(source.span.size) != source.span:
+                supply.believes = False  # it was said to be small, so the whole was asked for
+                continue
             self._source, self._span = source, source.span
-            self._verifier = await self._choose_verifier(ends)
-            if source.span.length > self._fetch.ahead or isinstance(self._verifier, Unverified):
-                return self._span
-            if (data := await self._collect(source)) is not None:
+            if source.span.size <= ahead and not source.span.is_whole:
+                data = await self._complete(source)
+            else:
+                self._verifier = await self._choose_verifier(ends)
+                if source.span.length > ahead or isinstance(self._verifier, Unverified):
+                    return self._span
+                data = await self._collect(source)
+            if data is not None:
                 return self._cut_out(data)
+
+    async def _first(self, ends: float) -> Source:
+        """The first holder's answer. Raises NotFound, Unsatisfiable."""
+        wanted, supply = self._fetch.wanted, self._supply
+        try:
+            return await supply.begin(wanted)
+        except NotFound:
+            size = supply.end()
+            if wanted is None or size is None:
+                raise
+            if size > self._fetch.ahead:
+                known = supply.size or await size_of_ingest(self._means, self._fetch.digest, ends)
+                if size != known and (known is not None or size > self._means.limits.blob_size):
+                    raise
+                raise self._out_of_range(size) from None
+        supply.ask_again()
+        return await supply.begin(None)  # small content is verified before its size is told
+
+    async def _look(self, ends: float) -> Source:
+        """A holder's answer to HEAD. Raises NotFound."""
+        while True:
+            source = await self._supply.look()
+            if await self._is_right_size(source, ends):
+                return source
+
+    def _type_by_head(self, source: Source) -> str | None:
+        """Of what type the content is, by the answer to HEAD; None where only the content itself can tell.
+
+        That is so where holders contradict each other, and where what is said of a manifest is no manifest's type, or
+        the other way round. A type that is not known is told by nobody but the document.
+        """
+        fetch, supply, size = self._fetch, self._supply, source.span.size
+        said = (source.media_type or "").partition(";")[0].strip()
+        contradicted = supply.size is None and bool(supply.claims - {size})
+        if contradicted and min(size, *supply.claims) <= fetch.ahead:
+            return None
+        if fetch.manifest:
+            return said if is_manifest(said) else None
+        return None if is_manifest(said) and size <= fetch.ahead else OCTET_STREAM
+
+    def _out_of_range(self, size: int) -> Unsatisfiable:
+        """What to raise where the content, of `size` bytes, has none of those that are wanted."""
+        self.answered()
+        return Unsatisfiable(self._fetch.wanted, size)
 
     @property
     def is_resumed(self) -> bool:
@@ -127,9 +205,44 @@ class Transfer:
             if self._supply.forgive():  # nothing was given out yet: theirs may be the right size
                 return None
             raise NotFound(str(error)) from error
-        if self._span.is_whole and is_manifest(detect(collecting.data)):
-            self._means.sizes.learn(collecting.data)
+        if self._span.is_whole:
+            self._note(collecting.data)
         return collecting.data
+
+    async def _complete(self, source: Source) -> bytes | None:
+        """All of small content, of which `source` brings a part, verified: the rest is asked for after it. None as in
+        `_collect`. Raises NotFound.
+        """
+        part, size = source.span, source.span.size
+        rest = [span for span in (Span(0, part.start, size), Span(part.stop, size, size)) if span.length]
+        await self._take_room(size)
+        room, verifier = memoryview(bytearray(size)), Verifier(self._fetch.digest)
+        try:
+            await self._take(source, Filling(room[part.start : part.stop]))
+            for span in rest:
+                self._span = span
+                source = await self._supply.more(source.peer, span)
+                await self._take(source, Filling(room[span.start : span.stop]))
+            self._span = Span.whole(size)
+            await self._means.hasher.lane().feed(verifier, room)
+            data = bytes(verifier.finish())
+        except Mismatch:
+            await self._distrust(passed_on=False)
+            return None
+        except (Aborted, NotFound) as error:
+            if self._supply.forgive():
+                return None
+            raise NotFound(str(error)) from error
+        self._note(data)
+        return data
+
+    def _note(self, data: bytes) -> None:
+        """`data` is the whole content, verified."""
+        self._feeders.clear()
+        self._means.sizes.see(self._fetch.digest, len(data))
+        self.media_type = detect(data)
+        if is_manifest(self.media_type):
+            self._means.sizes.learn(data)
 
     async def _take(self, source: Source, passage: Passage) -> None:
         """Let all of the span go by `passage`, from whoever has it. Raises Mismatch, Aborted."""
@@ -214,14 +327,13 @@ class Transfer:
         self._supply.accuse(senders, certain=len(senders) == 1 and (self._span.start == 0 or bool(suspects)))
 
     def _cut_out(self, data: bytes) -> Span:
+        """What the runtime wants of `data`. Raises Unsatisfiable."""
         wanted = self._fetch.wanted
         self.data = data
         if wanted is not None and self._span.is_whole:
-            try:
-                self._span = wanted.within(self._span.size)
-            except Unsatisfiable as error:
-                raise NotFound(str(error)) from error
-            self.data = data[self._span.start : self._span.stop]
+            if not wanted.is_within(self._span.size):
+                raise self._out_of_range(self._span.size)
+            self.narrow(wanted.within(self._span.size))
         return self._span
 
     async def _is_right_size(self, source: Source, ends: float) -> bool:
@@ -229,48 +341,13 @@ class Transfer:
         supply = self._supply
         if supply.size is not None or source.span.size <= self._fetch.ahead:
             return True
-        supply.size = await self._size_of_ingest(ends)
+        supply.size = await size_of_ingest(self._means, self._fetch.digest, ends)
         try:
             supply.check_size(source.peer, source.span)
         except PeerUnavailable as error:
             supply.fail(source.peer, error)
             return False
         return True
-
-    async def _size_of_ingest(self, ends: float) -> int | None:
-        """How many bytes the runtime itself expects; None where it does not say so."""
-        means, digest = self._means, self._fetch.digest
-        left = ends - asyncio.get_running_loop().time()
-        bound = Patience(min(means.limits.first_byte_timeout, left / 4))  # the rest is for what comes after it
-        try:
-            async with bound, await means.store.open(digest, partial=True) as content:
-                return content.size
-        except (NotFound, Aborted, Unavailable):
-            return None
-        except Exception:  # a stranger's code
-            if bound.expired():
-                means.metrics.limited.add("first_byte_timeout")
-            else:
-                # The door has logged that the store fails: this is its second question for the same request.
-                means.log.debug("%s: the store can't say the size", digest, exc_info=True)
-            return None
-
-    async def _may_resume(self) -> bool:
-        """Whether the runtime may have all before what it asks for: then it takes one stream. Where its store says that
-        it has not, it fetches in parallel, and will close the answer early.
-        """
-        if not self._means.verify:
-            return False
-        try:
-            async with (
-                asyncio.timeout(self._means.limits.first_byte_timeout / 4),
-                await self._means.store.open(self._fetch.digest, partial=True) as content,
-            ):
-                return content.available >= ((self._fetch.wanted and self._fetch.wanted.first) or 0)
-        except (NotFound, Aborted):
-            return False
-        except Exception:  # noqa: BLE001 - a stranger's code; what is wrong is told when it is read
-            return True
 
     async def _choose_verifier(self, ends: float) -> Verifier:
         span, digest = self._span, self._fetch.digest
@@ -310,21 +387,4 @@ class Transfer:
         if not passed_on:
             return
         means.blame.poison(digest)
-        await self._discard(digest)
-
-    async def _discard(self, digest: Digest) -> None:
-        """Remove what the runtime has of `digest` so far. The transfer ends after it, whatever becomes of it."""
-        means = self._means
-        bound = Patience(means.limits.first_byte_timeout)
-        try:
-            async with bound:
-                if await means.store.discard(digest):
-                    means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
-        except Unavailable as error:
-            means.log.warning(_LEFT, digest, error)
-        except Exception:  # a stranger's code
-            if bound.expired():
-                means.metrics.limited.add("first_byte_timeout")
-                means.log.warning(_LEFT, digest, "not in time")
-            else:
-                means.log.exception(_LEFT, digest, "the store failed")
+        await discard_ingest(means, digest)

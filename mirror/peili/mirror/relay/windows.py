@@ -71,10 +71,13 @@ class Body(Protocol):
 
 
 class Asking:
-    """Asks one peer for one content or parts of it; each in its turn, where there are `turns`."""
+    """Asks one peer by `method` for one content or parts of it; each in its turn, where there are `turns`."""
 
-    def __init__(self, client: PeerClient, peer: Peer, path: str, timeout: float, turns: Turns | None) -> None:
+    def __init__(
+        self, client: PeerClient, peer: Peer, path: str, timeout: float, turns: Turns | None, *, method: str = "GET"
+    ) -> None:
         self.peer = peer
+        self.method = method
         self._client = client
         self._path = path
         self._timeout = timeout
@@ -85,10 +88,11 @@ class Asking:
         headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
         done = await self.turns.ask(self.peer.id) if self.turns is not None else _nothing
         try:
-            return await self._client.open("GET", self.peer, self._path, timeout=self._timeout, headers=headers), done
+            answer = await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
         except BaseException:
             done()
             raise
+        return answer, done
 
 
 async def open_in_windows(asking: Asking, wanted: ByteRange) -> Body:
