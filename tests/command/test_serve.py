@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -25,9 +26,18 @@ Start = Callable[..., "Serving"]
 class Serving:
     """A `peili serve` process whose stderr goes to a file, so that it can be read at any time."""
 
-    def __init__(self, directory: Path, *flags: str, environ: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *flags: str,
+        environ: dict[str, str] | None = None,
+        descriptors: tuple[int, int] | None = None,
+    ) -> None:
         self.stderr = directory / "stderr"
         command = [sys.executable, "-m", "peili.adapters.standalone", "serve", *flags]
+        if descriptors is not None:
+            soft, hard = descriptors
+            command = ["sh", "-c", f'ulimit -Sn {soft} && ulimit -Hn {hard} && exec "$@"', "sh", *command]
         with self.stderr.open("wb") as stderr:
             self.process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **(environ or {})})
 
@@ -74,10 +84,10 @@ FLAGS = (
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Serving] = []
 
-    def make(*flags: str, environ: dict[str, str] | None = None) -> Serving:
+    def make(*flags: str, **others: Any) -> Serving:
         directory = tmp_path / f"serving-{len(started)}"
         directory.mkdir()
-        started.append(Serving(directory, *FLAGS, *flags, environ=environ))
+        started.append(Serving(directory, *FLAGS, *flags, **others))
         return started[-1]
 
     yield make
@@ -133,12 +143,23 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
         assert serving.process.wait(30) == -signal.SIGTERM
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("hard", [100, 300])
+def test_it_may_open_as_many_descriptors_as_the_system_lets_it(start: Start, hard: int) -> None:
+    serving = start(descriptors=(100, hard))
+    assert httpx.get(f"{serving.url}/livez").status_code == 200
+    limits = Path(f"/proc/{serving.process.pid}/limits").read_text()
+    assert re.search(rf"^Max open files +{hard} +{hard} ", limits, re.MULTILINE)
+    told = f"this process may open {hard} descriptors; it was started with 100\n"
+    assert serving.log.count(told) == (hard > 100)
+
+
 def test_json_logs_are_json(start: Start) -> None:
     serving = start("--log-format=json", "--set=peer.insecure=true")
     serving.wait_for("is up")
     assert serving.end() == 0
     lines = [json.loads(line) for line in serving.log.splitlines()]
-    assert [line["level"] for line in lines] == ["info"] * 3
+    assert {line["level"] for line in lines} == {"info"}
     assert all(line["logger"].startswith("peili") for line in lines)
 
 

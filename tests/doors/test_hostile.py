@@ -77,20 +77,6 @@ async def test_what_is_between_routers_has_the_same_bounds() -> None:
         assert (await client.head(key)).status_code == 404
 
 
-async def test_more_connections_than_may_be_are_answered_with_503() -> None:
-    request = b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n"
-    async with served(limits=Limits(connections=3)) as host:
-        address, _, port = host.address("local").rpartition(":")
-        idle = [await asyncio.open_connection(address, int(port)) for _ in range(2)]
-        assert (await answer(host.address("local"), request)).endswith(b" 503")
-        assert host.mirror.metrics.limited.family().samples["connections",] == 1
-        for _, writer in idle:
-            writer.transport.abort()
-        async with asyncio.timeout(QUICK):
-            while not (await answer(host.address("local"), request)).endswith(b" 200"):
-                pass
-
-
 HOSTILE = {
     "garbage": os.urandom(4096),
     "garbage with lines": b"\r\n\r\n\x00\xff\r\n" * 100,

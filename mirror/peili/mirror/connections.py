@@ -20,7 +20,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from peili.mirror.accepting import Place
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.outlet import Sending, SocketOutlet
 from peili.mirror.patience import Countdown
@@ -43,8 +45,10 @@ def http_protocol() -> type[asyncio.Protocol]:
     return _with_outlets(_with_bounds(AutoHTTPProtocol, Limits(), lambda _: None))
 
 
-def bound_connections(config: uvicorn.Config, limits: Limits, limited: Callable[[str], None]) -> None:
-    """Let connections of `config`, which is loaded, have outlets, and end where they should.
+def bound_connections(
+    config: uvicorn.Config, limits: Limits, limited: Callable[[str], None]
+) -> Callable[[Place, ServerState, dict[str, Any]], asyncio.Protocol]:
+    """What makes the protocols of `config`, which is loaded: they have outlets, and end where they should.
 
     A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
     keep it idle is over; and within ``limits.header_size`` bytes. No more requests wait on one connection than
@@ -52,7 +56,14 @@ def bound_connections(config: uvicorn.Config, limits: Limits, limited: Callable[
     """
     config.h11_max_incomplete_event_size = limits.header_size  # where httptools is not installed
     bases = (_Bounded, _with_outlets(_with_bounds(config.http_protocol_class, limits, limited)))
-    config.http_protocol_class = type("BoundedProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
+    protocol: Any = type("BoundedProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
+
+    def make(place: Place, state: ServerState, app_state: dict[str, Any]) -> asyncio.Protocol:
+        made: _Bounded = protocol(config, state, app_state)
+        made.place = place
+        return made
+
+    return make
 
 
 def _with_bounds(
@@ -76,7 +87,6 @@ class _Protocol(asyncio.Protocol):
 
     app: ASGIApp
     config: uvicorn.Config
-    connections: set[Any]
 
 
 class _Cycle(Protocol):
@@ -259,6 +269,7 @@ class _Bounded(_Protocol):
 
     limits: Limits
     limited: Callable[[str], None]
+    place: Place
     _timer: Countdown | None = None
     _connection: asyncio.Transport
     _lost: asyncio.Event
@@ -268,20 +279,21 @@ class _Bounded(_Protocol):
         super().connection_made(transport)
         self._connection = cast(asyncio.Transport, transport)
         self._lost = asyncio.Event()
+        self.place.transport = self._connection
         self._expect(self.limits.header_timeout)
-        if len(self.connections) >= self.limits.connections:
-            self.limited("connections")  # uvicorn answers with 503 itself
         self.app = self._bounded(self.app)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self.place.leave()
         super().connection_lost(exc)
         self._lost.set()
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
+            self.place.work()
             finished = False
 
             async def sending(message: Message) -> None:
@@ -316,6 +328,7 @@ class _Bounded(_Protocol):
         """A request, within so many seconds; none where the connection is lost."""
         self._stop_timer()
         if not self._lost.is_set():
+            self.place.wait()
             self._timer = Countdown(seconds, partial(self._too_late, seconds))
 
     def _too_late(self, seconds: float) -> None:

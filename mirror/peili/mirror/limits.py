@@ -50,7 +50,7 @@ class Limits:
     path_length: int = 4096
     header_count: int = 100
     header_size: int = 64 * KIB  # a connection whose request's head is longer is closed
-    connections: int = 1024  # of each door; with more of them, requests are answered with 503
+    connections: int = 1024  # of each door, or a third of the descriptors that the process may have; more are closed
     pipeline: int = 32  # requests that wait behind another one; a connection with more of them is closed …
     pipeline_size: int = 64 * KIB  # … and so is one on which they take more bytes
     header_timeout: float = 10.0  # a connection whose request's head is not whole by then is closed

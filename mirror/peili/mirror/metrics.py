@@ -51,6 +51,8 @@ _LIMITS = (
     "manifest_size",
     "parts_per_peer",
     "path_length",
+    "pipeline",
+    "pipeline_size",
     "quarantine_entries",
     "reader_timeout",
     "relay_memory",

@@ -103,6 +103,7 @@ class Mirror:
         self._found: tuple[str, ...] = ()  # what `listens_at` made the identity's URLs
         self.limits = limits or Limits()
         self.metrics = Metrics()
+        self.log = log or logging.getLogger("peili")
         self._parts = Parts(
             store=store,
             router=router,
@@ -111,7 +112,7 @@ class Mirror:
             relay=Relay(self.metrics),
             limits=self.limits,
             metrics=self.metrics,
-            log=log or logging.getLogger("peili"),
+            log=self.log,
             verify=verify,
             client_ssl=client_ssl,
             default_registry=default_registry,

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from peili.mirror.accepting import Acceptor, Place
 from peili.mirror.connections import LINGER, bound_connections
 from peili.mirror.errors import ListenError
 from peili.mirror.listening import Address, bind, shown, urls
+from peili.mirror.metrics import LOCAL, PEER
 from peili.mirror.mirror import Mirror
 
 _OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
@@ -55,9 +57,9 @@ async def serve(
     peer_sockets: list[socket.socket] = []
     try:
         peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
-        doors = [_Server(_local_app(mirror), mirror)]
+        doors = [_Server(LOCAL, _local_app(mirror), mirror)]
         if peer_sockets:
-            doors.append(_Server(mirror.peer, mirror, peer_ssl))
+            doors.append(_Server(PEER, mirror.peer, mirror, peer_ssl))
             found = urls(peer_sockets, "https" if peer_ssl else "http") if advertise is None else advertise
             mirror.listens_at([found] if isinstance(found, str) else found)
         serving = Serving(tuple(map(shown, local_sockets)), tuple(map(shown, peer_sockets)))
@@ -85,9 +87,9 @@ def _local_app(mirror: Mirror) -> ASGIApp:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without what only a process of its own may do."""
+    """uvicorn without what only a process of its own may do, and with connections accepted by us."""
 
-    def __init__(self, app: ASGIApp, mirror: Mirror, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, door: str, app: ASGIApp, mirror: Mirror, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",
@@ -96,19 +98,32 @@ class _Server(uvicorn.Server):
             proxy_headers=False,  # X-Forwarded-For would let anybody pass for loopback
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
-            limit_concurrency=mirror.limits.connections,
             timeout_graceful_shutdown=_SHUTDOWN,
             ws="none",
         )
         config.load()
-        bound_connections(config, mirror.limits, mirror.metrics.limited.add)
-        config.ssl = tls
+        limits, limited = mirror.limits, mirror.metrics.limited.add
+        self._make = bound_connections(config, limits, limited)
         super().__init__(config)
+        self._acceptor = Acceptor(door, self._protocol, limits, limited, mirror.log, tls=tls)
         self._up = asyncio.Event()
 
+    def _protocol(self, place: Place) -> asyncio.Protocol:
+        return self._make(place, self.server_state, self.lifespan.state)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Instead of uvicorn's: its servers are asyncio's."""
+        await self.lifespan.startup()
+        self.servers = []
+        self._acceptor.listen(sockets or [])
+        self.started = True
         self._up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's."""
+        self._acceptor.close()
+        await super().shutdown(sockets)
+        await self._acceptor.wait_closed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:

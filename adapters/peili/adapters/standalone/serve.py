@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from peili.adapters.standalone import logs
+from peili.adapters.standalone import descriptors, logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.activation import Activated, activated
 from peili.adapters.standalone.config import OPEN_IT, Config
@@ -68,10 +68,12 @@ def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
 
 def run(config: Config, plugins: Plugins | None = None) -> None:
     """Build the mirror and serve it until SIGTERM or SIGINT. Sockets that the process was started with come before the
-    configured addresses. Raises ListenError, ConfigError; then nothing has changed on this host.
+    configured addresses. The process may open as many descriptors from then on as the system lets it. Raises
+    ListenError, ConfigError; then nothing has changed on this host.
     """
     with activated(os.environ) as given:
         mirror = build(config, plugins, local=given.local_addresses)
+        descriptors.raise_limit(logging.getLogger(logs.LOGGER))
         with _bound(config, mirror, given) as sockets:
             asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
 

@@ -1,0 +1,297 @@
+"""Accepts the connections of one door: no more than may be, and no more than the process has descriptors for.
+
+asyncio's own servers accept until no descriptor is left for anything else, and then report each of the tries that
+follow. What is said on a connection is its protocol's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+from peili.mirror.limits import Limits
+
+_AT_ONCE = 64
+"""Connections that are accepted before others have their turn …"""
+_TAKEN_AT_ONCE = 8
+"""… and of them those that are not closed at once, each of which costs a hundred times as much."""
+_SHARE = 3
+"""A door may have one part in so many of the process's descriptors. Two doors leave one part for all else: files, the
+runtime, peers, and whatever the process does besides."""
+_PAUSE = 1.0
+"""Seconds for which nothing is accepted where that fails and a waiting connection can't even be closed."""
+_YOUNG = 1.0
+"""Seconds that a connection is given to ask something, before it is closed for the sake of a new one."""
+_TOLD_AGAIN = 60.0
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE}
+_OF_THE_CONNECTION = {
+    errno.ECONNABORTED,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.ENOPROTOOPT,
+    errno.EOPNOTSUPP,
+    errno.EPROTO,
+    errno.ETIMEDOUT,
+}
+"""What accept(2) reports of a connection that failed before it was accepted: the next one may be good."""
+
+
+class Place:
+    """What a connection holds of its door's connections, from being accepted until it is lost.
+
+    Attributes: `transport` is the connection's, once it is made.
+    """
+
+    __slots__ = ("_places", "opening", "transport")
+
+    def __init__(self, places: _Places) -> None:
+        self._places = places
+        self.opening: asyncio.Task[None] | None = None
+        self.transport: asyncio.Transport | None = None
+
+    def wait(self) -> None:
+        """The connection waits for a request from now on: it may be closed for the sake of a new one."""
+        self._places.idle(self)
+
+    def work(self) -> None:
+        """A request of the connection is being answered: it stays."""
+        self._places.busy(self)
+
+    def leave(self) -> None:
+        """The connection is lost. Idempotent."""
+        self._places.free(self)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all that was answered has been sent."""
+        return self.transport is None or not self.transport.get_write_buffer_size()
+
+    def end(self) -> None:
+        """Close the connection at once."""
+        self.leave()
+        if self.transport is not None:
+            self.transport.abort()
+        elif self.opening is not None:
+            self.opening.cancel()
+
+
+class _Places:
+    """The connections of one door, and which of them wait for a request."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._held: set[Place] = set()
+        self._idle: OrderedDict[Place, float] = OrderedDict()  # since when; the longest first
+
+    def take(self, most: int) -> Place | None:
+        """A place for a new connection, where `most` may be: a free one, or that of whoever says nothing for longest.
+        None: all are in use.
+        """
+        while len(self._held) >= most:
+            longest = self._longest()
+            if longest is None:
+                return None
+            longest.end()
+        place = Place(self)
+        self._held.add(place)
+        self.idle(place)
+        return place
+
+    def idle(self, place: Place) -> None:
+        if place in self._held:
+            self._idle[place] = self._loop.time()
+            self._idle.move_to_end(place)
+
+    def busy(self, place: Place) -> None:
+        self._idle.pop(place, None)
+
+    def free(self, place: Place) -> None:
+        self._held.discard(place)
+        self._idle.pop(place, None)
+
+    def _longest(self) -> Place | None:
+        old = self._loop.time() - _YOUNG
+        for place, since in self._idle.items():
+            if since > old:
+                break
+            if place.is_done:
+                return place
+        return None
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+
+class Acceptor:
+    """Accepts the connections of the door `name`, and gives each to a protocol that `protocol` makes.
+
+    ``limits.connections`` of them may be open at a time, and never more than a third of the descriptors that the
+    process may have open. Those above are closed at once, unless one that waits for a request can be closed instead.
+    Where a connection can't be accepted, it is closed at once as well, so that its other side can go elsewhere. Both
+    are logged once a minute; `limited` hears of each.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        protocol: Callable[[Place], asyncio.Protocol],
+        limits: Limits,
+        limited: Callable[[str], None],
+        log: logging.Logger,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._protocol = protocol
+        self._limits = limits
+        self._limited = limited
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._places = _Places()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
+        self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
+        self._spare: socket.socket | None = None
+        self._full = _Seldom(log, f"the {name} door has %d connections, which is all that may be; others are closed")
+        self._failing = _Seldom(log, f"the {name} door can't accept connections: %s")
+
+    def listen(self, sockets: Sequence[socket.socket]) -> None:
+        """Accept what comes to `sockets`, which listen already. They stay the caller's."""
+        self._spare = _spare()
+        self._sockets = list(sockets)
+        for each in self._sockets:
+            self._loop.add_reader(each, self._accept, each)
+
+    def close(self) -> None:
+        """Accept no more. Connections that are made stay. Before the sockets are closed. Idempotent."""
+        for each in self._sockets:
+            self._loop.remove_reader(each)
+        for timer in self._paused.values():
+            timer.cancel()
+        for task in self._opening:
+            task.cancel()
+        if self._spare is not None:
+            self._spare.close()
+        self._sockets, self._paused, self._spare = [], {}, None
+
+    async def wait_closed(self) -> None:
+        """Wait for what `close` cancelled."""
+        while self._opening:
+            await asyncio.wait(self._opening)
+
+    def _accept(self, listening: socket.socket) -> None:
+        most, taken = most_connections(self._limits), 0
+        for _ in range(_AT_ONCE):
+            try:
+                accepted, _where = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno not in _OF_THE_CONNECTION and not self._turn_away(listening, error):
+                    return
+                continue
+            if (place := self._places.take(most)) is None:
+                accepted.close()
+                self._limited("connections")
+                self._full.warn(len(self._places))
+                continue
+            self._take(accepted, place)
+            taken += 1
+            if taken == _TAKEN_AT_ONCE:
+                return
+
+    def _take(self, accepted: socket.socket, place: Place) -> None:
+        place.opening = task = self._loop.create_task(self._open(accepted, self._protocol(place)))
+        self._opening.add(task)
+
+        def opened(task: asyncio.Task[None]) -> None:
+            self._opening.discard(task)
+            place.opening = None
+            if place.transport is None:  # TLS failed, or there was no time for it
+                place.leave()
+                accepted.close()
+
+        task.add_done_callback(opened)
+
+    async def _open(self, accepted: socket.socket, protocol: asyncio.Protocol) -> None:
+        timeout = self._limits.header_timeout if self._tls is not None else None
+        with suppress(OSError):  # of TLS: the other side's matter
+            await self._loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self._tls, ssl_handshake_timeout=timeout
+            )
+
+    def _turn_away(self, listening: socket.socket, problem: OSError) -> bool:
+        """Close the connection that waits and can't be accepted; whether that went well. Else nothing is accepted for a
+        while.
+
+        Left to wait, it would hold up its other side, such as the runtime's pull, until that gives up.
+        """
+        self._failing.warn(os.strerror(problem.errno) if problem.errno else problem)
+        if problem.errno in _EXHAUSTED and self._spare is not None:
+            self._spare.close()
+            try:
+                listening.accept()[0].close()
+            except (BlockingIOError, InterruptedError):
+                self._spare = _spare()
+                return True  # it is gone
+            except OSError:
+                self._spare = _spare()
+            else:
+                self._limited("connections")
+                self._spare = _spare()
+                return True
+        self._pause(listening)
+        return False
+
+    def _pause(self, listening: socket.socket) -> None:
+        def go_on() -> None:
+            del self._paused[listening]
+            self._spare = self._spare or _spare()
+            self._loop.add_reader(listening, self._accept, listening)
+
+        self._loop.remove_reader(listening)
+        self._paused[listening] = self._loop.call_later(_PAUSE, go_on)
+
+
+class _Seldom:
+    """Logs a warning once a minute at most."""
+
+    def __init__(self, log: logging.Logger, message: str) -> None:
+        self._log = log
+        self._message = message
+        self._next = float("-inf")
+
+    def warn(self, what: object) -> None:
+        now = asyncio.get_running_loop().time()
+        if now >= self._next:
+            self._next = now + _TOLD_AGAIN
+            self._log.warning(self._message, what)
+
+
+def most_connections(limits: Limits) -> int:
+    """How many connections a door may have now: the process's limit may change at any time, and is not ours."""
+    if sys.platform == "win32":
+        return limits.connections
+    import resource  # noqa: PLC0415 - only where there is one
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return limits.connections
+    return max(1, min(limits.connections, soft // _SHARE))
+
+
+def _spare() -> socket.socket | None:
+    """Something that holds a descriptor, to have one when there are no others."""
+    try:
+        return socket.socket()
+    except OSError:
+        return None
