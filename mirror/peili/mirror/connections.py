@@ -23,6 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from peili.mirror.accepting import Place
+from peili.mirror.hostheader import Named
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.outlet import Sending, SocketOutlet
 from peili.mirror.patience import Countdown
@@ -39,8 +40,8 @@ def http_protocol() -> type[asyncio.Protocol]:
 
     Doors that such a server runs without anything around them that wraps `send` let the kernel move their bytes. A
     connection is closed when more requests wait on it than the defaults of ``limits.pipeline`` and
-    ``limits.pipeline_size`` allow, or a head is longer than that of ``limits.header_size``. Everything else is as in
-    uvicorn's own protocol.
+    ``limits.pipeline_size`` allow, or a head is longer than that of ``limits.header_size``. A request that has not
+    exactly one Host, or a malformed one, is answered with 400. Everything else is as in uvicorn's own protocol.
     """
     return _with_outlets(_with_bounds(AutoHTTPProtocol, Limits(), lambda _: None))
 
@@ -119,7 +120,8 @@ class _HttpTools(_Protocol):
 
 
 class _Requests(_HttpTools):
-    """Bounds what one connection asks: the size of a head, and the requests that wait behind another one.
+    """Bounds what one connection asks: the size of a head, and the requests that wait behind another one. Refuses
+    requests without a proper Host.
 
     uvicorn makes an object of some kilobytes of each request, and goes on reading as soon as an app waits for the end
     of its connection. So bytes are parsed in pieces, and the bounds are looked at after each.
@@ -130,6 +132,11 @@ class _Requests(_HttpTools):
     _running: _Cycle | None = None
     _head: int | None = None
     """Bytes of the head that is not whole yet, without those of the piece in which it begins."""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.app = Named(self.app)
 
     @override
     def data_received(self, data: bytes) -> None:

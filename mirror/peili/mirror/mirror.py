@@ -22,6 +22,7 @@ from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.doors.shielded import Shielded
 from peili.mirror.errors import ConfigError, Unavailable
+from peili.mirror.hostheader import Named
 from peili.mirror.limits import Limits
 from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.parts import Parts
@@ -132,7 +133,7 @@ class Mirror:
         self.local = Counted(Guard(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics)
         guarded = Guard(peer, auth, limits, limited, parts.log, identity=self.identity.id)
         self.peer = Counted(guarded, PEER, parts.metrics)
-        self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
+        self.ops = Named(ops_app(self.readiness, self.ready, self.figures, self.status))
 
     def _routes(self) -> list[routing.BaseRoute]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.types import Scope
 
 from peili.mirror.doors.refusal import NAME_INVALID, SIZE_INVALID, UNSUPPORTED, Refusal
+from peili.mirror.hostheader import host_problem
 from peili.mirror.limits import Limits
 
 _ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
@@ -23,9 +24,11 @@ def refuse_oddities(scope: Scope, limits: Limits) -> None:
 
 
 def refuse_excess(scope: Scope, limits: Limits) -> None:
-    """What is too much whatever is asked. Raises Refusal (4xx)."""
+    """What is too much or malformed, whatever is asked. Raises Refusal (4xx)."""
     if scope.get("http_version") == "0.9":  # its answers have no head, and so no status
         raise Refusal(400, UNSUPPORTED, "HTTP/0.9 is not spoken here")
+    if (problem := host_problem(scope)) is not None:
+        raise Refusal(400, UNSUPPORTED, problem, {"Connection": "close"})
     if max(len(scope.get("raw_path") or b""), len(scope["path"])) > limits.path_length:
         raise Refusal(414, NAME_INVALID, f"path longer than {limits.path_length} bytes")
     if len(scope.get("query_string", b"")) > limits.path_length:
