@@ -8,15 +8,16 @@ from collections.abc import Callable, Generator
 import pytest
 from tests.e2e.checks import KIB, assert_has
 from tests.lab.lab import Lab
+from tests.lab.releases import on, release
 
 from peili.mirror.testing.images import make_layout, pack_tar
 
 PAUSES = 40
 
 
-@pytest.fixture(scope="module")
-def lab() -> Generator[Lab]:
-    with Lab("a", "b") as lab:
+@pytest.fixture(scope="module", params=on("forky"))
+def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
+    with Lab("a", "b", release=release(request.param)) as lab:
         lab.start_peili()
         yield lab
 

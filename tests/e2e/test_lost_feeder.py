@@ -9,15 +9,16 @@ from tests.e2e.checks import MIB, assert_has
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import Namespace
 from tests.lab.processes import wait_for
+from tests.lab.releases import on, release
 from tests.lab.upstream import Published
 
 SIZE = 96 * MIB
 """More than all the buffers between two hosts."""
 
 
-@pytest.fixture(scope="module")
-def lab() -> Generator[Lab]:
-    with Lab("a", "b", "c") as lab:
+@pytest.fixture(scope="module", params=on("2.1.4"))
+def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
+    with Lab("a", "b", "c", release=release(request.param)) as lab:
         yield lab
 
 

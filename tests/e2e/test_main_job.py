@@ -8,16 +8,29 @@ import pytest
 from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import Lab, RouterKind
 from tests.lab.processes import wait_for
+from tests.lab.releases import NAMES, ParameterSet, on, release
 
 from peili.mirror.testing.images import host_platform
 
 PLATFORMS = (host_platform(), "linux/riscv64")
 
 
-@pytest.fixture(scope="module", params=["static", "mdns"])
+def ways() -> list[ParameterSet]:
+    """Each version of containerd by static peers, and one by mDNS."""
+    static = [
+        pytest.param((*each.values, "static"), marks=each.marks, id=f"{each.values[0]}-static") for each in on(*NAMES)
+    ]
+    return [
+        *static,
+        *(pytest.param((*each.values, "mdns"), marks=each.marks, id=f"{each.values[0]}-mdns") for each in on("trixie")),
+    ]
+
+
+@pytest.fixture(scope="module", params=ways())
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    router: RouterKind = request.param
-    with Lab("a", "b", "c") as lab:
+    name: str = request.param[0]
+    router: RouterKind = request.param[1]
+    with Lab("a", "b", "c", release=release(name)) as lab:
         lab.start_peili(router=router)
         yield lab
 

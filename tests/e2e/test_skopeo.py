@@ -10,15 +10,16 @@ import pytest
 from tests.e2e.checks import KIB, MIB
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import run
+from tests.lab.releases import on, release
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
 REPOSITORY = "registry.invalid/library/demo"
 
 
-@pytest.fixture(scope="module")
-def lab() -> Generator[Lab]:
-    with Lab("here", "near") as lab:
+@pytest.fixture(scope="module", params=on("trixie"))
+def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
+    with Lab("here", "near", release=release(request.param)) as lab:
         lab.start_peili("here", resolver={"kind": "local"})
         lab.start_peili("near", resolver={"kind": "peers"})
         yield lab

@@ -9,19 +9,26 @@ from tests.e2e.checks import MIB, assert_has
 from tests.lab.containerd import NAMESPACE
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
+from tests.lab.releases import on, release
 from tests.routers.members import member, printed
 
 
 @pytest.fixture(params=["file", "command"])
-def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("a", "b") as lab:
+def way(request: pytest.FixtureRequest) -> str:
+    """How Talos is asked for its members."""
+    return str(request.param)
+
+
+@pytest.fixture(params=on("2.4.2"))
+def lab(request: pytest.FixtureRequest, way: str) -> Generator[Lab]:
+    with Lab("a", "b", release=release(request.param)) as lab:
         if not lab.network.privileged:
             pytest.skip("on loopback all hosts have the same address, and Talos's all the same port")
         for host in lab.hosts.values():
             tell(lab, host, host)
             store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
             file = str(lab.directory / host.name / "members.json")
-            source = {"file": file} if request.param == "file" else {"command": ["cat", file]}
+            source = {"file": file} if way == "file" else {"command": ["cat", file]}
             host.peili.start({"store": store, "router": {"kind": "talos", **source, "interval": 0.1}})
         yield lab
 

@@ -1,23 +1,24 @@
 """Which versions of containerd a test runs on.
 
-A test names those that it runs on in every run: together, the tests try every version in every way (tests/lab/
-test_releases.py sees to it) and still end soon. PEILI_CONTAINERD=NAME runs every test on that version instead;
-`python -m bench containerd` does so with each.
+A test names those that it runs on in every run. Together the tests try every version in most ways and still end soon.
+PEILI_CONTAINERD=NAME runs each test on that version instead; `python -m bench containerd` does so with each version.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 import pytest
+from _pytest.mark import ParameterSet
 from tests.containerds import BUILT, INSTALLED, SUITES, Release, releases
 
-if TYPE_CHECKING:
-    from _pytest.mark import ParameterSet
+__all__ = ["NAMES", "VERSIONS_1", "ParameterSet", "on", "release"]
 
 NAMES = (INSTALLED, *SUITES, *BUILT)
 """All that there may be: Debian's own, two of its later releases, and two that Go builds."""
+
+VERSIONS_1 = (INSTALLED, "trixie")
+"""Those that are containerd 1.x."""
 
 
 def release(name: str | None = None) -> Release:

@@ -13,7 +13,8 @@ import pytest
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, missing_commands
 from tests.lab.namespaces import Namespace
-from tests.lab.processes import CommandFailed, wait_for
+from tests.lab.processes import CommandFailed, run, wait_for
+from tests.lab.releases import NAMES, on, release
 from tests.lab.releases import NAMES, on, release
 
 pytestmark = pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}")
@@ -25,6 +26,13 @@ MIB = 1 << 20
 def lab() -> Generator[Lab]:
     with Lab("a", "b") as lab:
         yield lab
+
+
+@pytest.mark.parametrize("name", on(*NAMES))
+def test_a_release_is_the_version_that_it_is_called_by(name: str) -> None:
+    said = run([release(name).program("containerd"), "--version"]).decode()
+    begins = {"trixie": "1.7.", "forky": "2.", "installed": ""}.get(name, name)
+    assert said.split()[2].removeprefix("v").startswith(begins)
 
 
 def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) -> None:
