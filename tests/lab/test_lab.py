@@ -15,7 +15,6 @@ from tests.lab.lab import Lab, missing_commands
 from tests.lab.namespaces import Namespace
 from tests.lab.processes import CommandFailed, run, wait_for
 from tests.lab.releases import NAMES, on, release
-from tests.lab.releases import NAMES, on, release
 
 pytestmark = pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}")
 
