@@ -147,8 +147,9 @@ class Supply:
             most = f"more than {self._means.limits.blob_size} bytes are not taken"
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FAILED_WRONG)
         if self.size is not None and span.size != self.size:
-            right = f"{self.size} is right"
-            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {right}", FAILED_WRONG)
+            # No lie that is known: a manifest and a runtime say what an image's author wrote, which may be wrong.
+            expected = f"{self.size} are expected"
+            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", FAILED_REFUSED)
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do; it is not taken again."""
