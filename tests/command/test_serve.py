@@ -59,7 +59,7 @@ class Serving:
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
 
 def install(directory: Path, name: str, program: str, store: str) -> None:
@@ -112,14 +112,13 @@ def test_it_serves_what_the_store_has_and_ends_with_0_on_sigterm(start: Start, t
 
 def test_an_open_connection_and_a_transfer_under_way_do_not_hold_up_its_end(start: Start, tmp_path: Path) -> None:
     image = make_layout(tmp_path / "layout", layers=[32 << 20], tags=["registry.example/demo:v1"])
-    serving = start("--set=store.kind=oci-layout", f"--set=store.path={image.path}")
+    layout = ("--set=store.kind=oci-layout", f"--set=store.path={image.path}")
+    serving = start(*layout, "--set=limits.reader_timeout=600")  # which its end does not wait for
     path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
     with httpx.Client() as idle, httpx.stream("GET", serving.url + path) as transfer:
         idle.get(f"{serving.url}/v2/")
         assert transfer.status_code == 200
-        began = time.monotonic()
         assert serving.end() == 0
-    assert time.monotonic() - began < 30  # and not the minute that a reader may stall
     assert "Traceback" not in serving.log
 
 

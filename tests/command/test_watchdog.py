@@ -43,11 +43,9 @@ def start(body: str, *, timeout: float) -> subprocess.Popen[str]:
 
 
 def test_a_process_whose_loop_stands_still_dies_and_says_where() -> None:
-    started = time.monotonic()
     process = start("time.sleep(600)", timeout=0.5)
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGABRT
-    assert time.monotonic() - started < 60
     assert "peili: the event loop has not moved for 0.5 seconds" in err
     assert "in main" in err  # the stack of the loop's thread, too
 
@@ -70,8 +68,8 @@ def test_a_process_that_was_stopped_as_a_whole_is_not_taken_for_a_stalled_one() 
 
 
 async def test_a_busy_loop_that_still_moves_is_left_alone() -> None:
-    stalls: list[float] = []
-    async with Watchdog(1.0, on_stall=lambda: stalls.append(time.monotonic())):
+    stalls: list[None] = []
+    async with Watchdog(1.0, on_stall=lambda: stalls.append(None)):
         for _ in range(10):
             time.sleep(0.3)  # noqa: ASYNC251 - a loop that is kept busy is what is tested
             await asyncio.sleep(0)

@@ -1,18 +1,16 @@
-"""What changes in a host's containerd, its peers see within two seconds."""
+"""What changes in a host's containerd, its peers see: within two seconds, on a machine that has time."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import KIB, assert_has
 from tests.lab.lab import Lab
+from tests.lab.processes import wait_for
 from tests.lab.releases import on, release
 
 from peili.mirror.testing.images import make_layout, pack_tar
-
-PAUSES = 40
 
 
 @pytest.fixture(scope="module", params=on("forky"))
@@ -22,30 +20,21 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
         yield lab
 
 
-def within_two_seconds(condition: Callable[[], bool], what: str) -> None:
-    """Two seconds of a machine that has time: they are counted in pauses, which a busy one prolongs for all alike."""
-    for _ in range(PAUSES):
-        if condition():
-            return
-        time.sleep(2 / PAUSES)
-    raise AssertionError(f"waited {PAUSES} times {2 / PAUSES:g} s in vain: {what}")
-
-
 def test_content_is_back_once_a_restarted_containerd_is(lab: Lab) -> None:
     a, b = lab.hosts.values()
     published = lab.publish("library/restart", [100 * KIB])
     a.containerd.pull(published.by_digest)
     layer = published.blob(published.image.layers[0].digest)
-    within_two_seconds(lambda: b.sees(a, layer), "b sees what a pulled")
+    wait_for(lambda: b.sees(a, layer), "b sees what a pulled")
 
     a.containerd.stop()
-    within_two_seconds(lambda: not a.peili.ready(), "a's peili is not ready without containerd")
+    wait_for(lambda: not a.peili.ready(), "a's peili is not ready without containerd")
     a.containerd.start()
-    within_two_seconds(lambda: a.peili.ready() and b.sees(a, layer), "b sees it again")
+    wait_for(lambda: a.peili.ready() and b.sees(a, layer), "b sees it again")
 
     later = lab.publish("library/later", [100 * KIB])
     a.containerd.pull(later.by_digest)
-    within_two_seconds(lambda: b.finds(later.blob(later.image.layers[0].digest)), "b finds what a pulled since")
+    wait_for(lambda: b.finds(later.blob(later.image.layers[0].digest)), "b finds what a pulled since")
 
 
 def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
@@ -54,9 +43,9 @@ def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
     a.containerd.pull(published.by_tag)
     layer = published.image.layers[0].digest
     offers = (published.blob(layer), f"/_router/keys/{layer}", f"/_router/keys/{published.by_tag}")
-    within_two_seconds(lambda: all(b.sees(a, offer) for offer in offers), "a offers it")
+    wait_for(lambda: all(b.sees(a, offer) for offer in offers), "a offers it")
     a.containerd.remove(published.by_tag)
-    within_two_seconds(lambda: not any(b.sees(a, offer) for offer in offers), "a offers it no longer")
+    wait_for(lambda: not any(b.sees(a, offer) for offer in offers), "a offers it no longer")
 
 
 def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
@@ -65,8 +54,8 @@ def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
     name = f"{lab.upstream.name}/library/imported"
     image = make_layout(layout, layers=[100 * KIB], tags=[f"{name}:v1"])
     a.containerd.import_archive(pack_tar(layout, lab.directory / "imported.tar"))
-    within_two_seconds(lambda: b.sees(a, f"/_router/keys/{name}:v1"), "b sees the tag")
+    wait_for(lambda: b.sees(a, f"/_router/keys/{name}:v1"), "b sees the tag")
     layer = f"/v2/library/imported/blobs/{image.layers[0].digest}?ns={lab.upstream.name}"
-    within_two_seconds(lambda: b.finds(layer), "b finds the layer")
+    wait_for(lambda: b.finds(layer), "b finds the layer")
     b.containerd.pull(f"{name}@{image.target.digest}")  # upstream never heard of it
     assert_has(b, image)

@@ -11,6 +11,9 @@ from tests.lab.lab import Host, Lab
 from tests.lab.releases import on, release
 
 LAYERS = [4 * MIB] * 3
+WAITS = ("lookup_timeout", "connect_timeout", "first_byte_timeout", "hedge_delay", "stall_timeout", "wait_timeout")
+NEVER = 600.0
+"""Seconds of a bound that no pull here would live to see: a pull that succeeds did not wait for it."""
 
 
 @pytest.fixture(scope="module", params=on("2.4.2"))
@@ -19,10 +22,13 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
         yield lab
 
 
-def test_what_nobody_has_comes_from_upstream_by_the_same_requests_as_without_peili(lab: Lab) -> None:
+@pytest.mark.parametrize("limits", [{}, dict.fromkeys(WAITS, NEVER)], ids=["by default", "without an end"])
+def test_what_nobody_has_comes_from_upstream_by_the_same_requests_as_without_peili(
+    lab: Lab, limits: dict[str, float]
+) -> None:
     """How long it takes is measured by `python -m bench misses pull`."""
     _, b, c = lab.hosts.values()
-    lab.start_peili(limits={})  # as they are by default
+    lab.start_peili(limits=limits)
     c.containerd.mirror(lab.upstream.name)  # none
     assert asked_upstream(lab, b) == asked_upstream(lab, c)
     lab.stop_peili()

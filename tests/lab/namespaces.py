@@ -4,6 +4,7 @@ of the machine's own network is touched."""
 from __future__ import annotations
 
 import ctypes
+import json
 import socket
 import threading
 from collections.abc import Sequence
@@ -38,6 +39,11 @@ class Namespace(Place):
         """Let the host send no more than `rate`, as tc(8) writes it (``80mbit``); a second call replaces the first."""
         options = ["rate", rate, "burst", "64kb", "latency", "200ms"]
         run(["tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root", "tbf", *options])
+
+    def held_back(self) -> int:
+        """How many packets have waited since then, because the rate was reached."""
+        [qdisc] = json.loads(run(["tc", "-n", self.name, "-json", "-statistics", "qdisc", "show", "dev", "eth0"]))
+        return int(qdisc["overlimits"])
 
 
 class Namespaces(Network):

@@ -8,7 +8,6 @@ import logging
 import signal
 import socket
 import ssl
-import time
 from pathlib import Path
 
 import httpx
@@ -159,14 +158,14 @@ async def test_peers_are_told_where_it_is_served_now() -> None:
 async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with contextlib.AsyncExitStack() as stack:
-        host = await stack.enter_async_context(served(limits=Limits(drain_timeout=0.2)))
+        limits = Limits(drain_timeout=0.2, reader_timeout=600)  # nobody waits for a reader that stalls
+        host = await stack.enter_async_context(served(limits=limits))
         async with httpx.AsyncClient() as idle:
             assert (await idle.get(f"{host.url(door)}/v2/")).status_code == 200
             with asking(host.address(door), ZEROS_PATH), asking(host.address(door), "/v2/"):
                 await until(lambda: len(host.store.opened) == 1)
-                began = time.monotonic()
-                await stack.aclose()
-                assert time.monotonic() - began < 30  # and not the minute that a reader may stall
+                async with asyncio.timeout(60):
+                    await stack.aclose()
     assert host.store.opened[0].closed.is_set()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 

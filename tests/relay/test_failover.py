@@ -58,7 +58,7 @@ async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(
             assert int(last) == LARGE - 1
         else:
             assert asked == f"bytes={STOP}-{LARGE - 1}"
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 class Jumping:
@@ -186,7 +186,6 @@ async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and
         assert pulled.body == data[: 2 * STOP]  # what was withheld is passed on
         again = await host.get(digest, f"bytes={2 * STOP}-")
         assert again.status == 404
-        assert again.seconds < 10
         assert sum(len(each.asked) for each in those) == 2
 
 

@@ -172,7 +172,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
         connection.close()
-        await until(lambda: lease.reasons, within=10)
+        await until(lambda: lease.reasons)
     assert lease.reasons == ["gone"]
 
 
@@ -443,18 +443,16 @@ async def test_a_wait_is_waited() -> None:
         async with pulling(router) as host:
             pulled = await host.get(Digest.of(data))
             assert pulled.body == data
-            assert 0.4 <= pulled.seconds < 10
             assert len(router.wants) == 3
 
 
-@pytest.mark.parametrize("until_", [-1.0, 0.0, float("inf")])
-async def test_waiting_ends_and_does_not_spin(until_: float) -> None:
+@pytest.mark.parametrize(("until_", "asked"), [(-1.0, 41), (0.0, 41), (float("inf"), 1)])
+async def test_waiting_ends_and_does_not_spin(until_: float, asked: int) -> None:
     router = Advising(Wait(until_))
     async with pulling(router, wait_timeout=0.4) as host:
-        pulled = await host.get(Digest.of(b"x"))
-        assert pulled.status == 404
-        assert 0.35 < pulled.seconds < 10
-        assert len(router.wants) <= 41
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
+        assert len(router.wants) <= asked
 
 
 async def test_the_same_failed_holder_again_and_again_is_404() -> None:

@@ -145,7 +145,7 @@ async def test_failures_are_translated(script: Script, reason: str) -> None:
             await fetch(speaking, a.peer, timeout=1)
         assert caught.value.reason == reason
         assert "peer a" in str(caught.value)
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -190,4 +190,4 @@ async def test_a_cancelled_request_leaves_no_connection() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await fetch(speaking, a.peer)
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)

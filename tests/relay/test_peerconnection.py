@@ -122,7 +122,7 @@ async def test_a_head_is_read_to_a_bound_only() -> None:
         with pytest.raises(PeerUnavailable, match=str(HEAD_SIZE)) as caught:
             await fetch(speaking, a.peer)
         assert caught.value.reason == "broken"
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ async def test_what_goes_wrong_has_its_reason(script: Script, reason: str) -> No
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, a.peer, timeout=1)
         assert caught.value.reason == reason
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replaced_once() -> None:
@@ -168,7 +168,7 @@ async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
         answer = await speaking.open("GET", a.peer, "/x", timeout=20)
         assert await answer.readinto(memoryview(bytearray(10))) == 10
         answer.close()
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
         assert await fetch(speaking, a.peer) == data
         assert a.connections == 2
 
@@ -249,7 +249,7 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.Mon
     async with peers(DATA, honest) as [a], client() as speaking:
         await fetch(speaking, a.peer)
         assert a.open == 1
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
@@ -259,7 +259,7 @@ async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
         await speaking.aclose()
         with pytest.raises(PeerUnavailable):
             await waiting
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
         with pytest.raises(PeerUnavailable, match="closed"):
             await speaking.open("GET", a.peer, "/x", timeout=20)
 

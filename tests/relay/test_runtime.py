@@ -7,14 +7,14 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, peers, silent, silent_after
-from tests.relay.pulling import LARGE, MIB, SMALL, WAYS, Host, Told, content, pulling, until
+from tests.relay.pulling import LARGE, MIB, NEVER, SMALL, WAYS, Host, Told, content, pulling, until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Key, Peer, Router, Upstream, Wait, Want
@@ -67,18 +67,18 @@ async def test_a_runtime_that_takes_nothing_for_too_long_is_left(way: str) -> No
     async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **WAYS[way]) as host:
         await host.ask(Digest.of(data))
         await until(lambda: a.asked)
-        assert await until(lambda: a.open == 0) < 15
+        await until(lambda: a.open == 0)
 
 
-async def _left(host: Host, data: bytes, a: ScriptedPeer) -> float:
-    """How long `a` keeps its connection once the runtime has gone."""
+async def _leave(host: Host, data: bytes, a: ScriptedPeer) -> None:
+    """Begin, and go away; returns once `a` has its connection no more."""
     connection = await host.ask(Digest.of(data))
     await until(lambda: a.exchanges and (a.exchanges[0].is_silent or a.exchanges[0].sent > 1000))
     if len(data) == BIG:
         await _stands_still(a)  # else all of it may have come before the leaving is noticed
     assert a.open == 1
     connection.close()
-    return await until(lambda: a.open == 0)
+    await until(lambda: a.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -91,23 +91,22 @@ async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, s
     data = content(size)
     async with (
         peers(data, script) as [a],
-        pulling([a.holder], first_byte_timeout=60, stall_timeout=60, rate_window=60, **WAYS[way]) as host,
+        pulling([a.holder], first_byte_timeout=NEVER, stall_timeout=NEVER, rate_window=NEVER, **WAYS[way]) as host,
     ):
-        assert await _left(host, data, a) < 10
+        await _leave(host, data, a)
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000)])
 @pytest.mark.parametrize("way", WAYS)
 async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, way: str) -> None:
     data = content(LARGE)
-    async with peers(data, script) as [a]:
-        async with pulling([a.holder], first_byte_timeout=60, stall_timeout=60, wait_timeout=60, **WAYS[way]) as host:
+    waits: dict[str, Any] = dict.fromkeys(("first_byte_timeout", "stall_timeout", "wait_timeout"), NEVER)
+    async with peers(data, script) as [a], asyncio.timeout(90):
+        async with pulling([a.holder], **waits, **WAYS[way]) as host:
             connection = await host.ask(Digest.of(data))
             host.connections.remove(connection)  # the runtime stays
             await until(lambda: a.asked)
-            left = time.monotonic()
-        assert time.monotonic() - left < 20
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
         connection.close()
 
 
@@ -142,18 +141,17 @@ class _Hanging(Told):
 @pytest.mark.parametrize("by_lookup", [True, False])
 async def test_a_runtime_that_goes_away_lets_the_router_go(by_lookup: bool) -> None:
     router = _Hanging(by_lookup=by_lookup)
-    async with pulling(router, wait_timeout=60, lookup_timeout=60) as host:
+    async with pulling(router, wait_timeout=NEVER, lookup_timeout=NEVER) as host:
         connection = await host.ask(Digest.of(b"x"))
         await until(lambda: router.asked)
         connection.close()
-        assert await until(lambda: router.let_go) < 15
+        await until(lambda: router.let_go)
 
 
 async def test_a_router_that_hangs_is_waited_for_no_longer_than_may_be() -> None:
-    async with pulling(_Hanging(by_lookup=False), wait_timeout=0.3, lookup_timeout=60) as host:
-        pulled = await host.get(Digest.of(b"x"))
-        assert pulled.status == 404
-        assert 0.25 < pulled.seconds < 15
+    async with pulling(_Hanging(by_lookup=False), wait_timeout=0.3, lookup_timeout=NEVER) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
 
 
 @pytest.mark.parametrize("by_lookup", [True, False])
@@ -161,10 +159,8 @@ async def test_a_router_that_hangs_costs_no_more_than_a_lookup(
     by_lookup: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     router = _Hanging(by_lookup=by_lookup)
-    async with pulling(router, wait_timeout=60, lookup_timeout=0.2) as host:
-        pulled = await host.get(Digest.of(b"x"))
-        assert pulled.status == 404
-        assert 0.4 < pulled.seconds < 15
+    async with pulling(router, wait_timeout=NEVER, lookup_timeout=0.2) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
         assert router.let_go == 1
         assert host.mirror.metrics.limited.value("lookup_timeout") == 1
         assert host.mirror.metrics.lookups.value("failed") == 1

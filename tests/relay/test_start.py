@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 from tests.relay.peers import (
@@ -20,7 +21,7 @@ from tests.relay.peers import (
     unknown_length,
     wrong_digest,
 )
-from tests.relay.pulling import LARGE, SMALL, Told, content, path_of, pulling, until
+from tests.relay.pulling import LARGE, NEVER, SMALL, Told, content, path_of, pulling, until
 
 from peili.mirror import Digest, Holder, Peer
 
@@ -41,13 +42,12 @@ async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> No
     data = content(LARGE)
     async with (
         peers(data, silent, honest) as [a, b],
-        pulling([a.holder, b.holder], hedge_delay=0.1, first_byte_timeout=30, stall_timeout=30) as host,
+        pulling([a.holder, b.holder], hedge_delay=0.1, first_byte_timeout=NEVER, stall_timeout=NEVER) as host,
     ):
         pulled = await host.get(Digest.of(data))
         assert pulled.body == data
-        assert 0.1 <= pulled.seconds < 10
         assert len(a.asked) == 1
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
 
 
 async def test_a_holder_that_answers_in_time_is_the_only_one_asked() -> None:
@@ -73,26 +73,24 @@ async def test_a_bug_with_one_holder_does_not_spoil_what_another_has(caplog: pyt
 
 async def test_when_all_refuse_the_runtime_goes_upstream_at_once() -> None:
     dead = [Holder(Peer(name, (refusing_url(),)), complete=True) for name in "abcd"]
-    async with pulling(dead, hedge_delay=30) as host:
-        pulled = await host.get(Digest.of(b"x"))
-        assert pulled.status == 404
-        assert pulled.seconds < 10
+    async with pulling(dead, hedge_delay=NEVER) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
 
 
-async def test_what_nobody_has_is_a_404_in_milliseconds() -> None:
-    async with pulling(Told()) as host:
-        times = [(await host.get(Digest.of(b"%d" % each))).seconds for each in range(21)]
-        assert min(times) < 0.03  # the others show what else the machine does
+async def test_what_nobody_has_is_a_404_without_any_wait() -> None:
+    """In milliseconds, which the bench measures."""
+    names = ("wait_timeout", "lookup_timeout", "first_byte_timeout", "hedge_delay")
+    waits: dict[str, Any] = dict.fromkeys(names, NEVER)
+    async with pulling(Told(), **waits) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_no_status_line_leaves_before_there_is_a_byte(size: int) -> None:
     data = content(size)
-    async with peers(data, silent_after_head) as [a], pulling([a.holder], wait_timeout=60) as host:
-        pulled = await host.get(Digest.of(data))
-        assert pulled.status == 404
-        assert pulled.seconds < 20
-        await until(lambda: a.open == 0, within=10)
+    async with peers(data, silent_after_head) as [a], pulling([a.holder], wait_timeout=NEVER) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        await until(lambda: a.open == 0)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +113,9 @@ async def test_no_status_line_leaves_before_there_is_a_byte(size: int) -> None:
 )
 async def test_a_holder_that_does_not_give_the_content_is_passed_over(bad: Script) -> None:
     data = content(SMALL)
-    async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], hedge_delay=30) as host:
+    async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], hedge_delay=NEVER) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.body) == (200, data)
-        assert pulled.seconds < 10
         assert a.asked
         assert b.ranges == [None]
 
@@ -138,12 +135,11 @@ async def test_waiting_for_a_first_byte_is_bounded_in_all() -> None:
     async with peers(data, *scripts) as silents:
         holders = [each.holder for each in silents]
         async with pulling(
-            holders, wait_timeout=0.5, first_byte_timeout=30, stall_timeout=30, hedge_delay=0.05
+            holders, wait_timeout=0.5, first_byte_timeout=NEVER, stall_timeout=NEVER, hedge_delay=0.05
         ) as host:
-            pulled = await host.get(Digest.of(data))
-            assert pulled.status == 404
-            assert 0.4 < pulled.seconds < 10
-            await until(lambda: not any(each.open for each in silents), within=10)
+            assert (await host.get(Digest.of(data))).status == 404
+            assert host.mirror.metrics.limited.value("wait_timeout") == 1
+            await until(lambda: not any(each.open for each in silents))
 
 
 async def test_a_head_says_what_a_get_would() -> None:
@@ -158,15 +154,13 @@ async def test_a_head_says_what_a_get_would() -> None:
 
 async def test_more_transfers_than_may_be_are_404() -> None:
     data = content(SMALL)
-    async with peers(data, silent) as [a], pulling([a.holder], transfers=1, first_byte_timeout=30) as host:
+    async with peers(data, silent) as [a], pulling([a.holder], transfers=1, first_byte_timeout=NEVER) as host:
         waiting = await host.ask(Digest.of(data))
         await until(lambda: a.asked)
-        pulled = await host.get(Digest.of(data))
-        assert pulled.status == 404
-        assert pulled.seconds < 10
+        assert (await host.get(Digest.of(data))).status == 404
         assert len(a.asked) == 1
         waiting.close()
-        await until(lambda: a.open == 0, within=10)
+        await until(lambda: a.open == 0)
         a.script = honest
         await until(host.mirror.ready)
         assert (await host.get(Digest.of(data))).status == 200

@@ -183,7 +183,7 @@ def peer_ids(router: MembershipRouter) -> list[str]:
     return sorted(peer.id for peer in router.peers())
 
 
-async def until(condition: Callable[[], object], *, within: float = 30) -> None:
+async def until(condition: Callable[[], object], *, within: float = 60) -> None:
     """Wait for `condition` to hold, with a deadline."""
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - conditions of all kinds, few of which have an event

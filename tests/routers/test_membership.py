@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import aclosing
 from typing import Any
@@ -146,28 +145,41 @@ async def test_concurrent_lookups_of_a_key_ask_once() -> None:
     assert len(a.asked) == 1
 
 
-async def test_what_was_found_is_remembered_for_a_while() -> None:
+async def test_what_was_found_is_remembered() -> None:
     a = Neighbour("a", KEY)
-    async with (
-        neighbours(a) as peers,
-        entered(router := StaticRouter(peers), limits=Limits(lookup_timeout=20, lookup_ttl=0.3)),
-    ):
-        began = time.monotonic()
+    async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=PATIENT):
+        for _ in range(20):
+            assert await holder_ids(router, KEY) == ["a"]
+    assert len(a.asked) == 1
+
+
+async def test_what_was_found_is_forgotten_after_a_while() -> None:
+    a = Neighbour("a", KEY)
+    limits = Limits(lookup_timeout=20, lookup_ttl=0.3, miss_ttl=600)
+    async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
         while len(a.asked) < 2:
             assert await holder_ids(router, KEY) == ["a"]
-        assert 0.3 <= time.monotonic() - began < 30
 
 
-async def test_that_nobody_has_it_is_remembered_for_a_while() -> None:
+async def test_that_nobody_has_it_is_remembered() -> None:
     a = Neighbour("a")
-    limits = Limits(lookup_timeout=20, lookup_ttl=60, miss_ttl=0.3)
+    limits = Limits(lookup_timeout=20, lookup_ttl=0.001, miss_ttl=600)
     async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
-        began = time.monotonic()
+        assert await holders(router, KEY) == []
+        a.keys.add(KEY)
+        for _ in range(20):
+            assert await holders(router, KEY) == []
+    assert len(a.asked) == 1
+
+
+async def test_that_nobody_has_it_is_forgotten_after_a_while() -> None:
+    a = Neighbour("a")
+    limits = Limits(lookup_timeout=20, lookup_ttl=600, miss_ttl=0.3)
+    async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
         assert await holders(router, KEY) == []
         a.keys.add(KEY)
         while not await holders(router, KEY):  # noqa: ASYNC110 - what is waited for is asked for
             await asyncio.sleep(0.01)
-        assert 0.3 <= time.monotonic() - began < 30
     assert len(a.asked) == 2
 
 
@@ -240,9 +252,7 @@ async def test_a_member_that_is_silent_costs_its_time_only_once() -> None:
     silent = Neighbour("silent", KEY)
     async with neighbours(silent) as peers, entered(router := StaticRouter(peers), limits=limits):
         silent.open.clear()
-        began = time.monotonic()
         assert await holders(router, KEY) == []
-        assert time.monotonic() - began >= 0.29
         assert peer_ids(router) == []
         for number in range(20):
             assert await holders(router, Digest.of(bytes([number]))) == []

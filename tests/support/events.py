@@ -9,7 +9,7 @@ from peili.mirror.testing import Watched, watching
 
 __all__ = ["WAIT", "Watched", "until", "watching"]
 
-WAIT = 30.0
+WAIT = 60.0
 """Seconds after which what a test waits for counts as never happening."""
 
 

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 DEMO = Reference.parse(TAG)
 ABSENT = Digest.of(b"nobody has this")
-BACK = 20.0  # seconds until a containerd that answers again is followed; on a machine that has time, 2
+BACK = 60.0  # seconds until a containerd that answers again is followed; on a machine that has time, 2
 
 
 async def stop(tenant: Tenant) -> None:

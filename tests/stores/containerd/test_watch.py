@@ -80,7 +80,7 @@ async def test_a_removed_image_and_its_collected_content_are_withdrawn(store: Co
     async with watching(store) as seen:
         await seen.until(lambda: seen.have.keys() > keys_of(kept, "docker.io/library/kept:v1"), within=PROMPT)
         await tenant.ctr("images", "rm", TAG)
-        await seen.until(lambda: DEMO not in seen.have, within=2)
+        await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
         gone = {"docker.io/library/kept:v1"}
         await seen.until(lambda: seen.have.keys() == keys_of(kept, *gone), within=PROMPT)
 
