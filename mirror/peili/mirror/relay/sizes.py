@@ -51,6 +51,10 @@ class Sizes:
             if isinstance(each, dict):
                 self._note(cast("dict[str, Any]", each))
 
+    def is_seen(self, digest: Digest) -> bool:
+        """Whether the size of `digest` is known for certain: what a manifest says may be wrong."""
+        return digest in self._seen
+
     def of(self, digest: Digest) -> int | None:
         """How many bytes `digest` has; None where that is not known."""
         return self._seen.get(digest, self._known.get(digest))

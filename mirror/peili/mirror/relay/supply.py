@@ -147,9 +147,10 @@ class Supply:
             most = f"more than {self._means.limits.blob_size} bytes are not taken"
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FAILED_WRONG)
         if self.size is not None and span.size != self.size:
-            # No lie that is known: a manifest and a runtime say what an image's author wrote, which may be wrong.
+            # A manifest, as a runtime, says what an image's author wrote. That may be wrong, and is no reason to blame.
+            reason = FAILED_WRONG if self._means.sizes.is_seen(self._fetch.digest) else FAILED_REFUSED
             expected = f"{self.size} are expected"
-            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", FAILED_REFUSED)
+            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", reason)
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do; it is not taken again."""
