@@ -1,4 +1,4 @@
-"""containerd's configuration as it is in force: the judge is containerd itself where it runs, its documents for 2.x."""
+"""containerd's configuration as it is in force: the judge is containerd itself, each release of it."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ import re
 import shutil
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
+from tests.lab.releases import NAMES, on, release
 from tests.support.places import short_directory
 
 from peili.adapters.containerd.configuration import Unreadable, read
+from peili.adapters.containerd.generations import CRI_2, IMAGES_3
 from peili.adapters.containerd.meaning import Version
-from peili.adapters.containerd.registries import CRI_2, IMAGES_3, Registries, registries
+from peili.adapters.containerd.registries import Registries, registries
 
-V16, V20, V21, V22 = Version(1, 6), Version(2, 0), Version(2, 1), Version(2, 2)
+V16, V20, V21, V22, V24 = Version(1, 6), Version(2, 0), Version(2, 1), Version(2, 2), Version(2, 4)
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
 IMAGES = 'plugins."io.containerd.cri.v1.images"'
 
@@ -70,62 +74,110 @@ CASES: dict[str, dict[str, str]] = {
     "mirrors of old": {
         "c.toml": f'version = 2\n[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n',
     },
+    "a version that is too new, between others": {
+        "c.toml": 'imports = ["none.toml"]\nversion = 4\n',
+        "none.toml": 'imports = ["2.toml"]\n',
+        "2.toml": "version = 2\n",
+    },
     "what is for 2.x is not read": {
         "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
     },
 }
 
 
-@needs_containerd
+@dataclass(frozen=True)
+class Said:
+    """What is in force, by whoever says so."""
+
+    config_path: str
+    discard: bool
+    mirrors: bool
+    local: bool
+
+
+@pytest.mark.parametrize("name", on(*NAMES))
 @pytest.mark.parametrize("files", CASES.values(), ids=CASES.keys())
-def test_it_is_understood_as_containerd_1_x_does(files: dict[str, str], tmp_path: Path) -> None:
-    file = write(tmp_path, {name: text.replace("DIR", str(tmp_path)) for name, text in files.items()})
-    assert understood(file, V16) == as_dumped(file)
+def test_it_is_understood_as_containerd_does(files: dict[str, str], name: str, tmp_path: Path) -> None:
+    file = write(tmp_path, {each: text.replace("DIR", str(tmp_path)) for each, text in files.items()})
+    assert said(file, name) == as_dumped(file, name)
 
 
-def as_dumped(file: Path) -> Registries:
-    """What ``containerd config dump`` says of it."""
-    dumped = tomllib.loads(run(["containerd", "--config", str(file), "config", "dump"]).decode())
-    cri = dumped["plugins"][CRI_2]
-    ours = understood(file, V16)
-    return Registries(
-        plugin=ours.plugin,
-        config_path=cri["registry"]["config_path"],
-        by_default=ours.by_default,
-        discard=cri["containerd"]["discard_unpacked_layers"],
-        inline=("mirrors",) if cri["registry"]["mirrors"] else (),
-        transfer=False,
-        transfer_path=None,
-        misplaced=ours.misplaced,
+@cache
+def version_of(name: str) -> Version:
+    """The version of the release called `name`."""
+    return Version.parse(run([release(name).program("containerd"), "--version"]).decode().split()[2])
+
+
+def said(file: Path, name: str) -> Said | None:
+    """What we say of it; None: containerd does not start with it."""
+    version = version_of(name)
+    try:
+        ours = understood(file, version)
+    except Unreadable:
+        return None
+    # From 2.3 on the default is put in when containerd starts, which dumping does not.
+    path = "" if (version.major, version.minor) >= (2, 3) and ours.by_default else ours.config_path
+    local = version.major >= 2 and (version.minor == 0 or not ours.transfer)
+    return Said(path, ours.discard, ours.mirrors, local)
+
+
+def as_dumped(file: Path, name: str) -> Said | None:
+    """What ``containerd config dump`` says of it; None: it refuses to."""
+    command = [release(name).program("containerd"), "--config", str(file), "config", "dump"]
+    try:
+        plugins = tomllib.loads(run(command).decode())["plugins"]
+    except CommandFailed:
+        return None
+    if version_of(name).major < 2:
+        cri = plugins[CRI_2]
+        registry, discard = cri["registry"], cri["containerd"]["discard_unpacked_layers"]
+        return Said(registry["config_path"], discard, bool(registry["mirrors"]), local=False)
+    images = plugins[IMAGES_3]
+    local = (
+        images["use_local_image_pull"]
+        or images["discard_unpacked_layers"]
+        or images["max_concurrent_downloads"] != 3
+        or bool(images["registry"].get("mirrors"))
     )
+    registry, discard = images["registry"], images["discard_unpacked_layers"]
+    return Said(registry["config_path"], discard, bool(registry.get("mirrors")), local)
+
+
+NAMES_OF_CRI = ("cri", CRI_2, IMAGES_3)
 
 
 @st.composite
-def cri_tables(draw: st.DrawFn) -> str:
-    """Some of the CRI plug-in's tables, in TOML; perhaps none."""
-    lines: list[str] = []
+def files_of_any_version(draw: st.DrawFn) -> str:
+    """A file of some version, with some of the CRI plug-in's tables, perhaps none, by one of its names."""
+    version = draw(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4]))
+    plugin = draw(st.sampled_from(NAMES_OF_CRI))
+    header, below = f'plugins."{plugin}"', "" if plugin == IMAGES_3 else ".containerd"
+    tables: dict[str, list[str]] = {}
     if (downloads := draw(st.none() | st.integers(1, 9))) is not None:
-        lines += [f"[{CRI}]", f"max_concurrent_downloads = {downloads}"]
+        tables.setdefault("", []).append(f"max_concurrent_downloads = {downloads}")
     if (path := draw(st.none() | st.sampled_from(["", "/a", "/a:/b", "/etc/containerd/certs.d"]))) is not None:
-        lines += [f"[{CRI}.registry]", f'config_path = "{path}"']
+        tables.setdefault(".registry", []).append(f'config_path = "{path}"')
     if (discard := draw(st.none() | st.booleans())) is not None:
-        lines += [f"[{CRI}.containerd]", f"discard_unpacked_layers = {json.dumps(discard)}"]
-    return "\n".join(lines)
+        tables.setdefault(below, []).append(f"discard_unpacked_layers = {json.dumps(discard)}")
+    if plugin != IMAGES_3 and draw(st.booleans()):
+        tables[".containerd.runtimes.runc"] = ['runtime_type = "io.containerd.runc.v2"']
+    texts = ["\n".join([f"[{header}{path}]", *lines]) for path, lines in tables.items()]
+    return "\n".join([f"version = {version}" if version else "", *texts])
 
 
-@needs_containerd
-@settings(max_examples=25)
-@given(tables=st.lists(cri_tables(), min_size=1, max_size=4))
-def test_any_chain_of_files_is_understood_as_containerd_1_x_does(
-    tables: list[str], tmp_path_factory: pytest.TempPathFactory
+@pytest.mark.parametrize("name", on(*NAMES))
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(files_of_any_version(), min_size=1, max_size=3))
+def test_any_chain_of_files_is_understood_as_containerd_does(
+    name: str, texts: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("chain")
-    names = [f"{number}.toml" for number in range(len(tables))]
-    for number, table in enumerate(tables):
+    names = [f"{number}.toml" for number in range(len(texts))]
+    for number, text in enumerate(texts):
         imports = f"imports = {json.dumps(names[number + 1 : number + 2])}\n"
-        (directory / names[number]).write_text(f"{imports}version = 2\n{table}\n")
+        (directory / names[number]).write_text(f"{imports}{text}\n")
     file = directory / names[0]
-    assert understood(file, V16) == as_dumped(file)
+    assert said(file, name) == as_dumped(file, name)
 
 
 @needs_containerd
@@ -168,27 +220,48 @@ def in_2(text: str, version: Version, tmp_path: Path) -> Registries:
     return understood(write(tmp_path, {"c.toml": text}), version)
 
 
+BOTH = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
+
+
 @pytest.mark.parametrize(
     ("text", "version", "folders"),
     [
         ("version = 3\n", V20, ()),
         ("version = 3\n", V21, ()),
-        ("version = 3\n", V22, ("/etc/containerd/certs.d", "/etc/docker/certs.d")),
+        ("version = 3\n", V22, BOTH),
         (f'version = 3\n[{IMAGES}.registry]\nconfig_path = "/a"\n', V20, ("/a",)),
         (f'version = 3\n[{IMAGES}.registry]\nconfig_path = ""\n', V22, ()),
         (f'version = 2\n[{CRI}.registry]\nconfig_path = "/a"\n', V22, ("/a",)),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = ""\n', V22, BOTH),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = ""\n', V21, ()),
+        (f'version = 3\n[{IMAGES}.registry]\nconfig_path = ""\n', V24, BOTH),
+        ("", V24, BOTH),
+        (f'version = 3\n[{IMAGES}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n', V24, ()),
+        (f'version = 3\n[{CRI}.registry]\nconfig_path = "/a"\n', V21, ()),
+        (f'version = 3\n[{CRI}.registry]\nconfig_path = "/a"\n', V24, ("/a",)),
+        ('[plugins.cri.registry]\nconfig_path = "/a"\n', V21, ()),
+        ('[plugins.cri.registry]\nconfig_path = "/a"\n', V24, ("/a",)),
     ],
 )
 def test_config_path_in_2_x(text: str, version: Version, folders: tuple[str, ...], tmp_path: Path) -> None:
     assert in_2(text, version, tmp_path).folders == folders
 
 
-@pytest.mark.parametrize("header", [f"version = 3\n[{IMAGES}]", f"version = 2\n[{CRI}.containerd]"])
-def test_discarded_layers_in_2_x(header: str, tmp_path: Path) -> None:
-    found = in_2(f"{header}\ndiscard_unpacked_layers = true\n", V21, tmp_path)
+RUNTIMES = f'[{CRI}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
+
+
+@pytest.mark.parametrize(
+    ("header", "more"), [(f"version = 3\n[{IMAGES}]", ""), (f"version = 2\n[{CRI}.containerd]", RUNTIMES)]
+)
+def test_discarded_layers_in_2_x(header: str, more: str, tmp_path: Path) -> None:
+    found = in_2(f"{header}\ndiscard_unpacked_layers = true\n{more}", V21, tmp_path)
     assert found.discard
     assert not found.transfer  # the transfer service can't, so pulls stay with the CRI plug-in
-    assert found.discard_header == header.splitlines()[1]
+    assert found.images_header == header.splitlines()[1]
+
+
+def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it(tmp_path: Path) -> None:
+    assert not in_2(f"version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n", V21, tmp_path).discard
 
 
 @pytest.mark.parametrize(
@@ -200,6 +273,8 @@ def test_discarded_layers_in_2_x(header: str, tmp_path: Path) -> None:
         ("use_local_image_pull = true", V22, False),
         ("disable_snapshot_annotations = false", V21, False),
         ("image_pull_with_sync_fs = true", V21, False),
+        ("max_concurrent_downloads = 2", V21, False),
+        ("max_concurrent_downloads = 3", V21, True),
     ],
 )
 def test_pulls_go_through_the_transfer_service(settings: str, version: Version, transfer: bool, tmp_path: Path) -> None:
@@ -209,7 +284,8 @@ def test_pulls_go_through_the_transfer_service(settings: str, version: Version, 
 def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
     assert in_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
     assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
-    assert in_2("", V16, tmp_path).registry_header == '[plugins."cri".registry]'
+    assert in_2("", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+    assert in_2("", V16, tmp_path).registry_header == "[plugins.cri.registry]"
 
 
 @needs_containerd

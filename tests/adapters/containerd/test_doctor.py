@@ -221,7 +221,7 @@ def test_a_registry_that_leads_elsewhere_and_a_mirror_that_is_not_first_are_name
         (
             'version = 2\n[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "DIR"\n',
             "config_path",
-            "is for containerd 2.x, and this one reads nothing of it",
+            "of which this containerd reads nothing",
         ),
         ("version = 2\n[plugins", "configuration", "is not TOML"),
     ],

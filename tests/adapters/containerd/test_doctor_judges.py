@@ -32,10 +32,10 @@ pytestmark = pytest.mark.anyio
 
 IMAGES = 'plugins."io.containerd.cri.v1.images"'
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
-TRANSFER = 'plugins."io.containerd.transfer.v1.local"'
-ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
+ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n'
+PROXY = '[proxy_plugins.lazy]\ntype = "snapshot"\naddress = "/run/containerd-stargz-grpc/c.sock"\n'
 NOTHING = set[tuple[str, str]]()
-TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n[{TRANSFER}]\nconfig_path = "DIR"\n'
+TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n'
 
 
 def judged(configuration: Configuration, version: Version) -> list[Finding]:
@@ -51,8 +51,9 @@ def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
     [
         (f"version = 3\n{ONE}", (2, 0), NOTHING),
         (f"version = 3\n{ONE}", (2, 2), NOTHING),
-        ("version = 3\n", (2, 1), {("fail", "config_path"), ("warn", "transfer service")}),
-        (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), {("warn", "transfer service")}),
+        ("version = 3\n", (2, 1), {("fail", "config_path")}),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), NOTHING),
+        (f'version = 3\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), {("fail", "config_path")}),
         # Several folders: the CRI plug-in knows how, the transfer service does not.
         (f"version = 3\n{TWO}", (2, 0), NOTHING),
         (f"version = 3\n{TWO}", (2, 1), {("fail", "transfer service")}),
@@ -70,10 +71,20 @@ def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
         (
             f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".tls]\nca_file = "/ca"\n',
             (2, 0),
-            {("fail", "mirrors")},
+            NOTHING,  # 2.x knows no such setting any more
         ),
         (f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".auth]\nusername = "me"\n', (2, 0), NOTHING),
         (f'version = 3\nimports = ["gone/*.toml"]\n{ONE}', (2, 0), {("warn", "imports")}),
+        (f'version = 4\nimports = ["/etc/containerd/conf.d/*.toml"]\n{ONE}', (2, 4), NOTHING),
+        (f'version = 3\n[{IMAGES}]\nsnapshotter = "native"\n{ONE}', (2, 1), NOTHING),
+        (f'version = 3\n[{IMAGES}]\nsnapshotter = "nydus"\n{ONE}', (2, 1), {("fail", "snapshotter")}),
+        (f'version = 3\n[{IMAGES}]\nsnapshotter = "lazy"\n{ONE}{PROXY}', (2, 1), {("fail", "snapshotter")}),
+        (f'version = 3\n[{IMAGES}]\nsnapshotter = "own"\n{ONE}', (2, 1), {("warn", "snapshotter")}),
+        (
+            f'version = 3\n{ONE}[{IMAGES}.runtime_platforms.kata]\nsnapshotter = "overlaybd"\n',
+            (2, 1),
+            {("warn", "snapshotter")},
+        ),
         (f'version = 3\ndisabled_plugins = ["io.containerd.cri.v1.images"]\n{ONE}', (2, 0), {("warn", "CRI plug-in")}),
     ],
 )

@@ -8,16 +8,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from peili.adapters.containerd.configuration import Configuration
+from peili.adapters.containerd.configuration import Configuration, as_table
 from peili.adapters.containerd.findings import Finding, fail, ok, warn
+from peili.adapters.containerd.generations import CRI_1, CRI_2, DOCKERS, IMAGES_3, RUNTIME_3, USUAL
 from peili.adapters.containerd.meaning import DEFAULT, Version
-from peili.adapters.containerd.registries import CRI_1, CRI_2, DOCKERS, IMAGES_3, TRANSFER, USUAL, Registries
+from peili.adapters.containerd.registries import Registries
 from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.generated import COMMAND, is_generated
 
 _RESTART = "then restart containerd"
 _FOR_K3S = f"run: {COMMAND}, then restart k3s or RKE2"
-_CRI = {CRI_1, CRI_2, IMAGES_3}
+_CRI = {CRI_1, CRI_2, IMAGES_3, RUNTIME_3}
+_DROP_INS = "/etc/containerd/conf.d/*.toml"
+"""What containerd's default configuration imports from 2.2 on, whether or not there is any."""
+_LAZY = ("stargz", "nydus", "overlaybd", "soci")
+"""Snapshotters that mount images of their own format from the registry."""
+_EAGER = {"overlayfs", "native", "btrfs", "zfs", "devmapper", "blockfile", "erofs", "aufs", "fuse-overlayfs"}
+"""Those that are filled from layers which containerd keeps."""
 
 
 def judge_configuration(configuration: Configuration, registries: Registries) -> Iterator[Finding]:
@@ -28,6 +35,7 @@ def judge_configuration(configuration: Configuration, registries: Registries) ->
     yield from inline_mirrors(registries)
     yield from transfer_service(registries)
     yield layers(registries)
+    yield from snapshotters(registries)
 
 
 def files(configuration: Configuration) -> Iterator[Finding]:
@@ -37,11 +45,12 @@ def files(configuration: Configuration) -> Iterator[Finding]:
         return
     yield ok("configuration", ", then ".join(str(each) for each in configuration.files))
     for pattern in configuration.dead:
-        yield warn(
-            "imports",
-            f"{pattern} matches no file",
-            "write imports as absolute paths: containerd 1.x looks for relative ones with a * from its own directory",
-        )
+        if pattern != _DROP_INS:
+            yield warn(
+                "imports",
+                f"{pattern} matches no file",
+                "write imports as absolute paths: containerd 1.6 looks for relative ones with a * where it was started",
+            )
     for plugin, file, by in configuration.hidden:
         if plugin in _CRI:
             yield warn(
@@ -51,9 +60,15 @@ def files(configuration: Configuration) -> Iterator[Finding]:
             )
 
 
+def cri_is_on(configuration: Configuration) -> bool:
+    """Whether the files leave the CRI plug-in on, by which Kubernetes pulls."""
+    return not {*configuration.disabled} & {*_CRI}
+
+
 def switched_off(configuration: Configuration) -> Iterator[Finding]:
     """Docker's packages ship containerd without its CRI plug-in, which is the one that reads `config_path`."""
-    if found := sorted({*configuration.disabled} & {*_CRI}):
+    if not cri_is_on(configuration):
+        found = sorted({*configuration.disabled} & {*_CRI})
         yield warn(
             "CRI plug-in",
             "switched off, so nothing that is said here of config_path counts; other clients name a folder themselves",
@@ -64,12 +79,15 @@ def switched_off(configuration: Configuration) -> Iterator[Finding]:
 def config_path(registries: Registries, *, k3s: bool) -> Iterator[Finding]:
     """Whether hosts.toml is read. `k3s`: it writes the configuration, and sets it where registries.yaml has mirrors."""
     about = "config_path"
-    for plugin in registries.misplaced:
-        yield fail(
-            about,
-            f'[plugins."{plugin}"] is for containerd 2.x, and this one reads nothing of it',
-            f"move its settings to {registries.registry_header}, {_RESTART}",
-        )
+    for plugin, table, file in registries.misplaced:
+        path = as_table(table.get("registry")).get("config_path")
+        if path and path != registries.config_path:
+            judge = warn if registries.folders else fail
+            yield judge(
+                about,
+                f'set in [plugins."{plugin}"] of {file}, of which this containerd reads nothing',
+                f"move it to {registries.registry_header}, {_RESTART}",
+            )
     if not registries.folders:
         how = f'set config_path = "{USUAL}" in {registries.registry_header}, {_RESTART}'
         mend = _FOR_K3S if k3s else how
@@ -77,9 +95,10 @@ def config_path(registries: Registries, *, k3s: bool) -> Iterator[Finding]:
         return
     origin = " (by default)" if registries.by_default else ""
     yield ok(about, f"{', then '.join(registries.folders)}{origin}")
-    missing = [each for each in registries.folders if not Path(each).is_dir() and each != DOCKERS]
-    for each in missing:
-        yield fail(about, f"there is no directory {each}", _apply([Path(each)]))
+    missing = [each for each in registries.folders if not Path(each).is_dir()]
+    for each in missing if len(missing) == len(registries.folders) else ():
+        if each != DOCKERS:
+            yield fail(about, f"there is no directory {each}", _apply([Path(each)]))
 
 
 def inline_mirrors(registries: Registries) -> Iterator[Finding]:
@@ -94,24 +113,18 @@ def inline_mirrors(registries: Registries) -> Iterator[Finding]:
 
 def transfer_service(registries: Registries) -> Iterator[Finding]:
     """containerd ≥ 2.1 hands pulls to it, with `config_path` as the name of one folder (containerd issue 12415)."""
-    if registries.transfer_path is None:
+    if not registries.transfer:
         return
     about = "transfer service"
-    if registries.transfer and len(registries.folders) > 1:
+    if registries.none_is_read:
+        folder = next((each for each in registries.folders if Path(each).is_dir()), (*registries.folders, USUAL)[0])
         yield fail(
             about,
             f'it takes config_path = "{registries.config_path}" for one folder, so it reads no hosts.toml',
-            f'set config_path = "{registries.folders[0]}" in {registries.registry_header}, {_RESTART}',
+            f'set config_path = "{folder}" in {registries.registry_header}, {_RESTART}',
         )
     else:
-        yield ok(about, "pulls go through it, with config_path" if registries.transfer else "pulls don't go through it")
-    if registries.transfer_path not in registries.folders:
-        yield warn(
-            about,
-            f"its own config_path is {registries.transfer_path or 'not set'}: clients other than Kubernetes, such as "
-            "nerdctl, have to name a folder themselves",
-            f'set config_path = "{(registries.folders or (USUAL,))[0]}" in [plugins."{TRANSFER}"]',
-        )
+        yield ok(about, "pulls go through it, with config_path")
 
 
 def layers(registries: Registries) -> Finding:
@@ -119,8 +132,24 @@ def layers(registries: Registries) -> Finding:
     key = "discard_unpacked_layers"
     if registries.discard:
         what = f"{key} = true: layers are dropped once they are unpacked, and nothing is left to share"
-        return fail(key, what, f"set {key} = false in {registries.discard_header}, {_RESTART}, and pull images anew")
+        return fail(key, what, f"set {key} = false in {registries.images_header}, {_RESTART}, and pull images anew")
     return ok(key, "false: layers are kept")
+
+
+def snapshotters(registries: Registries) -> Iterator[Finding]:
+    """Some never have the layers of an image, but mount it from the registry."""
+    about = "snapshotter"
+    for place, (name, address) in enumerate(registries.snapshotters.items()):
+        whose = "" if place == 0 else ", of some runtimes"
+        mend = f'set snapshotter = "overlayfs" in {registries.images_header}, {_RESTART}, and pull images anew'
+        if any(each in name.lower() or each in (address or "").lower() for each in _LAZY):
+            what = (
+                f"{name}{whose}: images of its own format are mounted without their layers, so none are left to share"
+            )
+            yield fail(about, what, mend) if place == 0 else warn(about, what, mend)
+        elif name not in _EAGER:
+            what = f"{name}{whose}: whether layers are kept with it is not known, and only what is kept can be shared"
+            yield warn(about, what, "see that layers are in `ctr -n k8s.io content ls` after a pull")
 
 
 def judge_hosts(

@@ -6,25 +6,33 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
 from peili.adapters.containerd.findings import Finding, fail, ok, warn
 from peili.adapters.containerd.meaning import Version
+from peili.adapters.containerd.registries import Registries
 from peili.mirror import StoreUnavailable
 from peili.stores.containerd.api import Api
 
 _SO_PEERCRED_FORMAT = "3i"
+_ROUNDED = 1.0
+"""By how many seconds the kernel's time of boot may be off."""
+
+
+KUBERNETES = "k8s.io"
+"""The namespace into which the CRI plug-in pulls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """How a process of containerd's was started: the configuration file it was given, and where."""
+    """How a process of containerd's was started: the configuration file it was given, where, and when (Unix time)."""
 
     config: Path | None
     working_directory: Path
+    at: float
 
 
 def started(address: Path) -> Started | None:
@@ -40,10 +48,18 @@ def started(address: Path) -> Started | None:
         process = Path("/proc", str(pid))
         arguments = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
         directory = (process / "cwd").readlink()
+        at = _began(process)
     except OSError:
         return None
     config = config_argument(arguments)
-    return Started(None if config is None else directory / config, directory)
+    return Started(None if config is None else directory / config, directory, at)
+
+
+def _began(process: Path) -> float:
+    """When a process of /proc was started, in Unix time, to a second. Raises OSError."""
+    ticks = int((process / "stat").read_text().rpartition(")")[2].split()[19])  # starttime of proc(5), since boot
+    boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def config_argument(arguments: list[str]) -> str | None:
@@ -87,6 +103,73 @@ async def content(api: Api, content_path: Path | None) -> Finding:
         reason = (error.strerror or str(error)).lower()
         return warn(about, f"{error.filename}: {reason}, so it is read through containerd's API, slowly", _SHOW)
     return ok(about, f"is read from {root}")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """What the running containerd tells of its CRI plug-in.
+
+    Attributes:
+        config_path, discard: what is in force; None where it does not tell, as before 2.4.
+        failed: why the plug-in did not load; None where it did, or is switched off.
+        has_images: whether there are images in Kubernetes' namespace.
+    """
+
+    config_path: str | None = None
+    discard: bool | None = None
+    failed: str | None = None
+    has_images: bool = False
+
+
+async def running(api: Api) -> Running:
+    """What it tells. Raises StoreUnavailable."""
+    plugins = await api.plugins("type==io.containerd.grpc.v1,id==cri", "type==io.containerd.cri.v1")
+    exports = {key: value for plugin in plugins for key, value in plugin.exports.items()}
+    discard = exports.get("DiscardUnpackedLayers")
+    return Running(
+        config_path=exports.get("RegistryConfigPath"),
+        discard=None if discard is None else discard == "true",
+        failed=next((plugin.init_err.message for plugin in plugins if plugin.HasField("init_err")), None),
+        has_images=KUBERNETES in await api.namespaces() and bool(await api.images(KUBERNETES)),
+    )
+
+
+def loaded(now: Running) -> Iterator[Finding]:
+    """Whether the CRI plug-in that is switched on has loaded."""
+    if now.failed is not None:
+        mend = "mend that, then restart containerd; its log says more"
+        yield fail("CRI plug-in", f"did not load, so Kubernetes can't pull: {now.failed}", mend)
+
+
+def up_to_date(now: Running, begun: Started | None, files: Sequence[Path], settings: Registries) -> Iterator[Finding]:
+    """Whether the containerd that runs has read the files as they are now."""
+    about, mend = "restart", "restart containerd"
+    if now.config_path is not None and now.config_path != settings.config_path:
+        what = f'containerd runs with config_path = "{now.config_path}", which is not what its files say now'
+        yield fail(about, what, mend)
+    elif now.discard is not None and now.discard != settings.discard:
+        what = f"containerd runs with discard_unpacked_layers = {str(now.discard).lower()}, unlike its files now"
+        yield fail(about, what, mend)
+    elif now.config_path is None and begun is not None:
+        changed = [each for each in files if _changed(each) > begun.at + _ROUNDED]
+        if changed:
+            yield warn(about, f"{changed[0]} has changed since containerd was started, which reads it then only", mend)
+
+
+def _changed(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0
+
+
+def namespaces(served: Sequence[str], now: Running) -> Iterator[Finding]:
+    """Whether peili serves what Kubernetes pulls. `served` are its namespaces, none for all."""
+    if not served or KUBERNETES in served:
+        return
+    judge = fail if now.has_images else warn
+    what = f"store.namespaces leaves out {KUBERNETES}, so what Kubernetes pulls is not shared"
+    yield judge("namespaces", what, f'add "{KUBERNETES}" to store.namespaces')
 
 
 _SHOW = "run peili as root, and in a container mount the directory at the same path, or set store.content_path"

@@ -10,11 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
+
 from peili.adapters.containerd import configured, daemon, doors, showing, way
 from peili.adapters.containerd.configuration import DEFAULT_FILE, Configuration, Unreadable, read
 from peili.adapters.containerd.findings import Finding, Level, fail, warn
 from peili.adapters.containerd.meaning import Version
-from peili.adapters.containerd.registries import registries
+from peili.adapters.containerd.registries import Registries, registries
 from peili.adapters.containerd.showing import Shown
 from peili.mirror import Selection, StoreUnavailable
 from peili.stores.containerd.api import Api
@@ -58,47 +60,92 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
         there = finding.level is not Level.FAIL
         if there:
             yield await daemon.content(api, patient.content_path)
-        shown: list[Shown] = []
-        for finding in _files(patient, version, shown):
+        look = _Look.at(patient, version)
+        for finding in look.findings:
             yield finding
-        status, finding = await doors.local_door(http, patient.mirror)
-        yield finding
-        if status is not None:
-            yield doors.readiness(status)
-            async for finding in doors.peer_door(http, status, closed=patient.closed):
+        if there:
+            async for finding in _running(api, patient, look):
                 yield finding
-            yield await doors.peers(http, status)
-            yield doors.asked(status, time.time())
-        if there and status is not None:
-            try:
-                here = await way.images_here(api, patient.namespaces, patient.selection)
-            except StoreUnavailable as error:
-                yield fail("request", str(error), "see why containerd does not tell its images")
-            else:
-                yield await way.proved(http, patient.mirror, shown, here)
+        async for finding in _mirror(http, api if there else None, patient, look):
+            yield finding
 
 
-def _files(patient: Patient, version: Version | None, shown: list[Shown]) -> list[Finding]:
-    """What containerd's configuration and hosts.toml say; the latter is put into `shown`."""
-    begun = daemon.started(patient.address)
-    findings: list[Finding] = []
-    file = patient.config or (begun and begun.config) or DEFAULT_FILE
-    if begun is not None and begun.config is not None and patient.config not in {None, begun.config}:
-        what = f"containerd was started with {begun.config}, not with {patient.config}"
-        findings.append(warn("configuration", what, f"give --containerd-config {begun.config}"))
+@dataclass(slots=True)
+class _Look:
+    """What containerd's configuration and hosts.toml say. The first two are None where they can't be read."""
+
+    begun: daemon.Started | None
+    configuration: Configuration | None = None
+    settings: Registries | None = None
+    findings: list[Finding] = field(default_factory=list[Finding])
+    shown: list[Shown] = field(default_factory=list[Shown])
+
+    @classmethod
+    def at(cls, patient: Patient, version: Version | None) -> _Look:
+        """A look at the files of a containerd of that `version`."""
+        look = cls(daemon.started(patient.address))
+        began = look.begun.config if look.begun is not None else None
+        if began is not None and patient.config not in {None, began}:
+            what = f"containerd was started with {began}, not with {patient.config}"
+            look.findings.append(warn("configuration", what, f"give --containerd-config {began}"))
+        try:
+            look._take(patient, version, patient.config or began or DEFAULT_FILE)
+        except Unreadable as error:
+            look.findings.append(fail("configuration", str(error), error.mend))
+        return look
+
+    def _take(self, patient: Patient, version: Version | None, file: Path) -> None:
+        base = self.begun.working_directory if self.begun is not None else Path("/")
+        given = patient.config is not None or (self.begun is not None and self.begun.config is not None)
+        configuration = read(file, version, base) if given or file.exists() else Configuration()
+        known = version or Version(2 if configuration.version >= 3 else 1)
+        settings = registries(configuration, known)
+        self.configuration, self.settings = configuration, settings
+        self.findings += configured.judge_configuration(configuration, settings)
+        roots = [base / each for each in settings.folders]
+        self.findings += _hosts_toml(patient, roots, known, self.shown) if roots else ()
+
+
+async def _running(api: Api, patient: Patient, look: _Look) -> AsyncGenerator[Finding, None]:
+    """What the containerd that runs says of itself, and whether its files still say so."""
     try:
-        configuration = _read(file, version, begun, needed=patient.config is not None)
-    except Unreadable as error:
-        mend = "run as root, or give --containerd-config FILE; in a container mount it at the same path"
-        return [*findings, fail("configuration", str(error), mend)]
-    known = version or Version(2 if configuration.version >= 3 else 1)
-    settings = registries(configuration, known)
-    findings += configured.judge_configuration(configuration, settings)
-    return [*findings, *(_hosts_toml(patient, settings.folders, known, shown) if settings.folders else ())]
+        now = await daemon.running(api)
+    except StoreUnavailable as error:
+        yield warn("CRI plug-in", f"containerd does not tell whether it has loaded: {error}", "see containerd's log")
+        return
+    on = look.configuration is None or configured.cri_is_on(look.configuration)
+    for finding in daemon.loaded(now) if on else ():
+        yield finding
+    its_own = patient.config is None or (look.begun is not None and look.begun.config == patient.config)
+    if look.configuration is not None and look.settings is not None and its_own:
+        for finding in daemon.up_to_date(now, look.begun, look.configuration.files, look.settings):
+            yield finding
+    for finding in daemon.namespaces(patient.namespaces, now) if on else ():
+        yield finding
 
 
-def _hosts_toml(patient: Patient, folders: Sequence[str], version: Version, shown: list[Shown]) -> list[Finding]:
-    roots = [Path(each).absolute() for each in folders]
+async def _mirror(
+    http: httpx.AsyncClient, api: Api | None, patient: Patient, look: _Look
+) -> AsyncGenerator[Finding, None]:
+    """Whether peili answers, and others would find it; `api` is that of a containerd which answers."""
+    status, finding = await doors.local_door(http, patient.mirror)
+    yield finding
+    if status is not None:
+        yield doors.readiness(status)
+        async for finding in doors.peer_door(http, status, closed=patient.closed):
+            yield finding
+        yield await doors.peers(http, status)
+        yield doors.asked(status, time.time())
+    if api is not None and status is not None:
+        try:
+            here = await way.images_here(api, patient.namespaces, patient.selection)
+        except StoreUnavailable as error:
+            yield fail("request", str(error), "see why containerd does not tell its images")
+        else:
+            yield await way.proved(http, patient.mirror, look.shown, here)
+
+
+def _hosts_toml(patient: Patient, roots: Sequence[Path], version: Version, shown: list[Shown]) -> list[Finding]:
     try:
         shown += showing.shown(roots, patient.mirror, version)
     except OSError as error:
@@ -106,9 +153,3 @@ def _hosts_toml(patient: Patient, folders: Sequence[str], version: Version, show
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
     wanted = patient.selection.registries
     return list(configured.judge_hosts(shown, patient.mirror, roots, wanted=wanted, folders=patient.folders))
-
-
-def _read(file: Path, version: Version | None, begun: daemon.Started | None, *, needed: bool) -> Configuration:
-    if not needed and not file.exists() and (begun is None or begun.config is None):
-        return Configuration()
-    return read(file, version, begun.working_directory if begun is not None else Path("/"))

@@ -61,8 +61,12 @@ class Host:
     settings: tuple[str, ...] = ()
 
     def leads_to(self, mirror: str) -> bool:
-        """Whether it is `mirror`, with or without the API's root, which containerd adds where it is missing."""
-        return self.url is not None and same_door(self.url, mirror)
+        """Whether it is `mirror`, with or without the API's root, which containerd adds where it is missing, unless it
+        is told to take the path as it is.
+        """
+        if self.url is None or ("override_path" in self.settings and not self.url.rstrip("/").endswith("/v2")):
+            return False
+        return same_door(self.url, mirror)
 
 
 def hosts_of(document: Document) -> dict[str, dict[str, Any]]:

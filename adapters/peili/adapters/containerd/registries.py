@@ -1,22 +1,17 @@
 """What containerd's configuration means for a mirror: where hosts.toml is looked for, and whether layers are kept.
 
-The keys are the CRI plug-in's, which has other names in each version of the configuration, and the transfer service's.
+The keys are the CRI plug-in's, which has other names in each version of the configuration.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
 
-from peili.adapters.containerd.configuration import Configuration, Table
+from peili.adapters.containerd.configuration import Configuration, as_table
+from peili.adapters.containerd.generations import BOTH, CRI_1, CRI_2, IMAGES_3, Table
 from peili.adapters.containerd.meaning import Version
-
-CRI_1 = "cri"
-CRI_2 = "io.containerd.grpc.v1.cri"
-IMAGES_3 = "io.containerd.cri.v1.images"
-TRANSFER = "io.containerd.transfer.v1.local"
-USUAL, DOCKERS = "/etc/containerd/certs.d", "/etc/docker/certs.d"
-"""The folders for hosts.toml, by custom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +19,15 @@ class Registries:
     """The part of containerd's configuration that decides about mirrors.
 
     Attributes:
-        plugin, registry_key, discard_key: where the settings stand, or would have to, as a TOML header and key.
-        config_path: as set, with ``:`` between folders; empty: hosts.toml is not read.
+        plugin: under which name the settings stand, or would have to.
+        config_path: as it is in force, with ``:`` between folders; empty: hosts.toml is not read.
         by_default: whether nobody has set it.
         discard: whether layers are dropped once they are unpacked.
-        inline: which settings there are of the old way, ``mirrors`` and ``configs.tls``.
-        transfer: whether pulls of Kubernetes go through the transfer service.
-        transfer_path: the transfer service's own `config_path`, for other clients; None: this version has none.
-        misplaced: tables for another version's plug-in, which this one does not read.
+        inline: which settings there are that keep the CRI plug-in from loading beside `config_path`.
+        mirrors: whether there are mirrors of the old way.
+        transfer: whether pulls of Kubernetes go through the transfer service, which takes `config_path` for one folder.
+        snapshotters: those that the CRI plug-in uses, each with the address where it is a program of its own.
+        misplaced: tables that this containerd does not read: name, table, file.
     """
 
     plugin: str
@@ -39,9 +35,10 @@ class Registries:
     by_default: bool
     discard: bool
     inline: tuple[str, ...]
+    mirrors: bool
     transfer: bool
-    transfer_path: str | None
-    misplaced: tuple[str, ...]
+    snapshotters: Mapping[str, str | None]
+    misplaced: tuple[tuple[str, Table, Path], ...]
 
     @property
     def folders(self) -> tuple[str, ...]:
@@ -49,51 +46,75 @@ class Registries:
         return tuple(each for each in self.config_path.split(":") if each)
 
     @property
-    def registry_header(self) -> str:
-        """Where `config_path` belongs."""
-        return f'[plugins."{self.plugin}".registry]'
+    def none_is_read(self) -> bool:
+        """Whether `config_path` is more than one folder where it has to be one."""
+        return self.transfer and ":" in self.config_path
 
     @property
-    def discard_header(self) -> str:
-        """Where `discard_unpacked_layers` belongs."""
-        return f'[plugins."{self.plugin}"]' if self.plugin == IMAGES_3 else f'[plugins."{self.plugin}".containerd]'
+    def registry_header(self) -> str:
+        """Where `config_path` belongs, as a TOML header."""
+        return f"[plugins.{_quoted(self.plugin)}.registry]"
+
+    @property
+    def images_header(self) -> str:
+        """Where the settings belong that are about images."""
+        below = "" if self.plugin == IMAGES_3 else ".containerd"
+        return f"[plugins.{_quoted(self.plugin)}{below}]"
 
 
 def registries(configuration: Configuration, version: Version) -> Registries:
     """What a containerd of that `version` makes of its `configuration`."""
     if version.major >= 2:
         return _of_2(configuration, version)
-    plugin = CRI_1 if configuration.version == 1 and CRI_2 not in configuration.plugins else CRI_2
-    registry = configuration.table(plugin, "registry")
+    plugin = CRI_1 if configuration.version == 1 else CRI_2
+    registry, containerd = configuration.table(plugin, "registry"), configuration.table(plugin, "containerd")
+    mirrors, path = bool(registry.get("mirrors")), _text(registry.get("config_path"))
+    tls = any("tls" in as_table(each) for each in as_table(registry.get("configs")).values())
     return Registries(
         plugin=plugin,
-        config_path=_text(registry.get("config_path")),
+        config_path=path,
         by_default="config_path" not in registry,
-        discard=configuration.table(plugin, "containerd").get("discard_unpacked_layers") is True,
-        inline=_inline(registry),
+        discard=containerd.get("discard_unpacked_layers") is True,
+        inline=_inline(path, mirrors=mirrors, tls=tls),
+        mirrors=mirrors,
         transfer=False,
-        transfer_path=None,
-        misplaced=tuple(name for name in (IMAGES_3,) if name in configuration.plugins),
+        snapshotters=_snapshotters(configuration, containerd, as_table(containerd.get("runtimes"))),
+        misplaced=configuration.unread,
     )
 
 
 def _of_2(configuration: Configuration, version: Version) -> Registries:
-    """2.x turns what is written for 1.x into its own keys; what is written for itself wins."""
-    images = {**configuration.table(CRI_2, "containerd"), **configuration.table(IMAGES_3)}
-    registry = {**configuration.table(CRI_2, "registry"), **configuration.table(IMAGES_3, "registry")}
-    preset = f"{USUAL}:{DOCKERS}" if (version.major, version.minor) >= (2, 2) else ""
-    inline = _inline(registry)
-    discard = images.get("discard_unpacked_layers") is True
+    images = configuration.table(IMAGES_3)
+    registry = configuration.table(IMAGES_3, "registry")
+    mirrors = bool(registry.get("mirrors"))
+    path, by_default = _path_of_2(registry, version)
     return Registries(
-        plugin=IMAGES_3 if configuration.version >= 3 or IMAGES_3 in configuration.plugins else CRI_2,
-        config_path=_text(registry.get("config_path", preset)),
-        by_default="config_path" not in registry,
-        discard=discard,
-        inline=inline,
-        transfer=(version.major, version.minor) >= (2, 1) and not discard and not _local(images, registry),
-        transfer_path=_text(configuration.table(TRANSFER).get("config_path")),
-        misplaced=(),
+        plugin=_plugin_of_2(configuration),
+        config_path=path,
+        by_default=by_default,
+        discard=images.get("discard_unpacked_layers") is True,
+        inline=_inline(path, mirrors=mirrors, tls=False),
+        mirrors=mirrors,
+        transfer=(version.major, version.minor) >= (2, 1) and not _local(images, registry),
+        snapshotters=_snapshotters(configuration, images, as_table(images.get("runtime_platforms"))),
+        misplaced=configuration.unread,
     )
+
+
+def _path_of_2(registry: Table, version: Version) -> tuple[str, bool]:
+    """`config_path` as it is in force, and whether by default. From 2.3 on an empty one is as if it were not set."""
+    number = (version.major, version.minor)
+    path = _text(registry.get("config_path"))
+    if number >= (2, 3):
+        return path or ("" if registry.get("mirrors") else BOTH), not path
+    by_default = "config_path" not in registry
+    return BOTH if by_default and number == (2, 2) else path, by_default
+
+
+def _plugin_of_2(configuration: Configuration) -> str:
+    """Under which name a setting has to be written so that it is in force."""
+    before = "registry" in as_table(configuration.plugins.get(CRI_2)) or IMAGES_3 not in configuration.origin
+    return CRI_2 if configuration.first == 2 and before and not configuration.unread else IMAGES_3
 
 
 def _local(images: Table, registry: Table) -> bool:
@@ -101,15 +122,29 @@ def _local(images: Table, registry: Table) -> bool:
     return (
         images.get("use_local_image_pull") is True
         or images.get("image_pull_with_sync_fs") is True
+        or images.get("discard_unpacked_layers") is True
         or images.get("disable_snapshot_annotations") is False
+        or images.get("max_concurrent_downloads", 3) != 3
         or any(registry.get(key) for key in ("mirrors", "configs", "auths"))
     )
 
 
-def _inline(registry: Table) -> tuple[str, ...]:
-    configs = registry.get("configs")
-    tls = isinstance(configs, dict) and any("tls" in each for each in cast("Table", configs).values())
-    return (*(["mirrors"] if registry.get("mirrors") else []), *(["configs.tls"] if tls else []))
+def _inline(config_path: str, *, mirrors: bool, tls: bool) -> tuple[str, ...]:
+    """What must not stand beside `config_path`."""
+    if not config_path:
+        return ()
+    return (*(["mirrors"] if mirrors else []), *(["configs.tls"] if tls else []))
+
+
+def _snapshotters(configuration: Configuration, images: Table, runtimes: Table) -> dict[str, str | None]:
+    """The default one, and those of single runtimes."""
+    names = [_text(images.get("snapshotter")) or "overlayfs"]
+    names += [_text(as_table(each).get("snapshotter")) for each in runtimes.values()]
+    return {name: configuration.proxies.get(name) for name in names if name}
+
+
+def _quoted(plugin: str) -> str:
+    return plugin if plugin == CRI_1 else f'"{plugin}"'
 
 
 def _text(value: object) -> str:

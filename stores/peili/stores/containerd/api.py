@@ -159,10 +159,14 @@ class Api:
 
     async def content_root(self) -> Path | None:
         """The directory of the content store, as containerd sees it."""
-        request = pb.PluginsRequest(filters=["type==io.containerd.content.v1"])
-        answer = await self._answer(self._plugins(request, timeout=CALL_TIMEOUT))
-        roots = [plugin.exports.get("root") for plugin in answer.plugins if plugin.id == "content"]
+        plugins = await self.plugins("type==io.containerd.content.v1")
+        roots = [plugin.exports.get("root") for plugin in plugins if plugin.id == "content"]
         return Path(roots[0]) if roots and roots[0] else None
+
+    async def plugins(self, *filters: str) -> list[pb.Plugin]:
+        """The plug-ins that any of `filters` matches; with an error, those that did not load."""
+        answer = await self._answer(self._plugins(pb.PluginsRequest(filters=filters), timeout=CALL_TIMEOUT))
+        return list(answer.plugins)
 
     async def version(self) -> str:
         """containerd's version, as ``1.6.20~ds1`` or ``v2.1.0``."""

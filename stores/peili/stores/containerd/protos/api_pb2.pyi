@@ -152,8 +152,14 @@ class PluginsRequest(_message.Message):
     filters: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, filters: _Optional[_Iterable[str]] = ...) -> None: ...
 
+class PluginError(_message.Message):
+    __slots__ = ("message",)
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    message: str
+    def __init__(self, message: _Optional[str] = ...) -> None: ...
+
 class Plugin(_message.Message):
-    __slots__ = ("type", "id", "exports")
+    __slots__ = ("type", "id", "exports", "init_err")
     class ExportsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -164,10 +170,12 @@ class Plugin(_message.Message):
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     EXPORTS_FIELD_NUMBER: _ClassVar[int]
+    INIT_ERR_FIELD_NUMBER: _ClassVar[int]
     type: str
     id: str
     exports: _containers.ScalarMap[str, str]
-    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., exports: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    init_err: PluginError
+    def __init__(self, type: _Optional[str] = ..., id: _Optional[str] = ..., exports: _Optional[_Mapping[str, str]] = ..., init_err: _Optional[_Union[PluginError, _Mapping]] = ...) -> None: ...
 
 class PluginsResponse(_message.Message):
     __slots__ = ("plugins",)

@@ -1,0 +1,214 @@
+"""The doctor judged by real containerds: it says that all is well where a pull of Kubernetes asks peili and what has
+been pulled can be shared, and only there.
+
+Each two choices meet in some configuration. With PEILI_DOCTOR_MATRIX=3 each three do, and so on up to 6, which is
+everything.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.adapters.containerd.configurations import DEVIATIONS, NAMESPACES, STRUCTURE, USUAL, files
+from tests.adapters.containerd.machine import PULLED, Machine, mounts_work
+from tests.lab.agent import Agent
+from tests.lab.lab import missing_commands
+from tests.lab.network import PEER_PORT, Loopback, Place
+from tests.lab.processes import CommandFailed, wait_for
+from tests.lab.releases import NAMES, on, release
+from tests.support.combinations import combinations
+from tests.support.places import short_directory
+
+from peili.adapters.standalone.cli import main
+from peili.mirror.testing.images import Image, make_layout
+
+pytestmark = [
+    pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}"),
+    pytest.mark.skipif(not mounts_work(), reason="needs root, and mount namespaces"),
+]
+
+REGISTRY = "127.0.0.1:1"
+"""Where nobody listens: what is pulled from it is peili's."""
+
+JUDGED = {
+    "containerd",
+    "configuration",
+    "CRI plug-in",
+    "config_path",
+    "mirrors",
+    "transfer service",
+    "discard_unpacked_layers",
+    "snapshotter",
+    "hosts.toml",
+    "namespaces",
+    "restart",
+}
+"""What the doctor says of the configuration; how peili does is another matter."""
+
+SHARING = {"discard_unpacked_layers", "snapshotter", "namespaces"}
+"""What is not about whether containerd asks, but about what comes of it."""
+
+
+@dataclass(frozen=True)
+class House:
+    """A peili for each choice of namespaces, all of the containerd at one socket. A neighbour has the image."""
+
+    directory: Path
+    image: Image
+    peilis: Mapping[str, Agent]
+    places: Mapping[str, Place]
+
+    def url(self, namespaces: str) -> str:
+        return f"http://{self.peilis[namespaces].local}"
+
+    def asked(self, namespaces: str) -> int:
+        """How often containerd has asked."""
+        told = json.loads(self.peilis[namespaces].ask("GET", "/status").body)
+        return int(told["runtime"].get("containerd", {}).get("requests", 0))
+
+    def shares(self, namespaces: str) -> bool:
+        """Whether others get the image's layer from here."""
+        place = self.places[namespaces]
+        path = f"/v2/demo/blobs/{self.image.layers[0].digest}?ns={REGISTRY}"
+        return place.ask("HEAD", place.address, place.port(PEER_PORT), path).status == 200
+
+
+@pytest.fixture(scope="module")
+def house() -> Generator[House]:
+    with ExitStack() as stack:
+        directory = stack.enter_context(short_directory())
+        network = stack.enter_context(Loopback())
+        image = make_layout(directory / "image", layers=[1000], tags=["v1"])
+        neighbour = Agent(network.place("there"), "there", directory / "there")
+        stack.callback(neighbour.stop)
+        store = {"kind": "oci-layout", "path": str(image.path)}
+        neighbour.start({"store": store, "router": {"kind": "static", "peers": []}})
+        places = {each: network.place(each) for each in NAMESPACES}
+        peilis = {each: Agent(place, each, directory / each) for each, place in places.items()}
+        with Machine(release(), directory / "m") as machine:  # none says that it is ready before it has seen one
+            machine.start()
+            for each, peili in peilis.items():
+                stack.callback(peili.stop)
+                served = [] if each == "all" else [each]
+                peili.start(
+                    {
+                        "store": {"kind": "containerd", "address": str(machine.socket), "namespaces": served},
+                        "router": {"kind": "static", "peers": [f"http://{neighbour.peer}"]},
+                    }
+                )
+        yield House(directory, image, peilis, places)
+
+
+STRENGTH = int(os.environ.get("PEILI_DOCTOR_MATRIX", "2"))
+WORKS = {"installed": ("2 old",), "trixie": ("2 old",)}
+"""The layouts with which a usual configuration leads to peili."""
+
+
+def choices() -> Iterator[dict[str, str]]:
+    """The choices to be tried: ways to write it, and each thing that is in the way, on two releases or on all."""
+    yield from ({**USUAL, **each} for each in combinations({"release": NAMES, **STRUCTURE}, STRENGTH))
+    for place, deviation in enumerate(DEVIATIONS):
+        for turn, name in enumerate(NAMES):
+            layouts = WORKS.get(name, ("2 old", "3 new", "2 new"))
+            if STRENGTH > 2 or (place + turn) % len(NAMES) < 2:
+                layout = layouts[place % len(layouts)]
+                yield {**USUAL, "release": name, "layout": layout, **deviation}
+
+
+CHOICES = list(choices())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [pytest.param(each, marks=param.marks) for each in CHOICES for param in on(each["release"])],
+    ids=[", ".join(f"{key}={value}" for key, value in each.items() if value != USUAL.get(key)) for each in CHOICES],
+)
+def test_it_says_what_containerd_does(house: House, choice: Mapping[str, str]) -> None:
+    with Machine(release(choice["release"]), house.directory / "m") as machine:
+        folder = machine.etc / "containerd/certs.d"
+        for name, text in files(choice, folder).items():
+            file = machine.etc / "containerd" / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
+        write_hosts(choice["hosts"], house.url(choice["namespaces"]), folder)
+        began = starts(machine, *flags(choice, machine))
+        asked, told = truth(house, machine, choice["namespaces"]) if began else (False, "")
+        found = examine(house, machine, choice, began=began)
+        wrong = {each["about"]: each["what"] for each in found if each["level"] == "fail"}
+        doubts = {each["about"]: each["what"] for each in found if each["level"] == "warn"}
+        about = f"{asked=} {told=}\nfail: {wrong}\nwarn: {doubts}\n{machine.complaints()}"
+        if "CRI plug-in" in doubts:  # switched off: then the doctor can't know who pulls, and how
+            assert not asked, about
+        elif asked and told == PULLED:
+            assert (not wrong) is shared(house, machine, choice), about
+        else:
+            assert ({*wrong} <= SHARING) is asked, about
+
+
+def write_hosts(kind: str, url: str, folder: Path) -> None:
+    """A hosts.toml in `folder` that leads to `url`, or nearly so."""
+    end = {"override": "\noverride_path = true", "override v2": "\noverride_path = true"}.get(kind, "")
+    path = "/v2" if kind == "override v2" else ""
+    (folder / "_default").mkdir(parents=True)
+    if kind != "none":
+        text = f'[host."{url}{path}"]\ncapabilities = ["pull"]{end}\n'
+        (folder / "_default/hosts.toml").write_text(text)
+
+
+def flags(choice: Mapping[str, str], machine: Machine) -> list[str]:
+    """Where the configuration is, if it can be seen from outside."""
+    return [] if by_default(choice) else ["--config", str(machine.etc / "containerd/config.toml")]
+
+
+def by_default(choice: Mapping[str, str]) -> bool:
+    """Whether containerd looks where it does by default, which only a process on the machine can see."""
+    return choice["layout"] == "no file" or choice["folders"] in {"unset", "empty"}
+
+
+def starts(machine: Machine, *arguments: str) -> bool:
+    """Start containerd; False where it refuses to."""
+    try:
+        machine.start(*arguments)
+    except CommandFailed:
+        return False
+    return True
+
+
+def truth(house: House, machine: Machine, namespaces: str) -> tuple[bool, str]:
+    """Whether a pull asks peili, and how it ends."""
+    before = house.asked(namespaces)
+    told = machine.pull(f"{REGISTRY}/demo@{house.image.target.digest}")
+    # The neighbour has it. So "not found" means that peili was asked under a path where it has nothing.
+    return house.asked(namespaces) > before and "NOT_FOUND" not in told, told
+
+
+def shared(house: House, machine: Machine, choice: Mapping[str, str]) -> bool:
+    """Whether others get what has been pulled, once containerd has dropped what it does not keep."""
+    machine.collect_garbage()
+    kept = house.image.layers[0].digest in machine.digests()
+    served = choice["namespaces"]
+    if served == "default":
+        return house.shares(served)
+    wait_for(lambda: house.shares(served) is kept, "peili follows containerd")
+    return kept
+
+
+def examine(house: House, machine: Machine, choice: Mapping[str, str], *, began: bool) -> list[dict[str, str]]:
+    """What the doctor finds about the configuration."""
+    arguments = ["doctor", "--json", "--config", str(house.peilis[choice["namespaces"]].configuration)]
+    if began and by_default(choice):
+        output = machine.run([sys.executable, "-m", "peili.adapters.standalone", *arguments]).stdout
+    else:
+        out = io.StringIO()
+        with redirect_stdout(out):
+            main([*arguments, "--containerd-config", str(machine.etc / "containerd/config.toml")])
+        output = out.getvalue()
+    return [each for each in json.loads(output)["findings"] if each["about"] in JUDGED]
