@@ -13,16 +13,16 @@ import os
 import socket
 import ssl
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 from peili.mirror.limits import Limits
 
-_AT_ONCE = 64
+_AT_ONCE = 32
 """Connections that are accepted before others have their turn …"""
-_TAKEN_AT_ONCE = 8
-"""… and of them those that are not closed at once, each of which costs a hundred times as much."""
+_TAKEN_AT_ONCE = 2
+"""… and of them those that are not closed at once: each costs ten times as much. As many are ended at once."""
 _SHARE = 3
 """A door may have one part in so many of the process's descriptors. Two doors leave one part for all else: files, the
 runtime, peers, and whatever the process does besides."""
@@ -30,6 +30,8 @@ _PAUSE = 1.0
 """Seconds for which nothing is accepted where that fails and a waiting connection can't even be closed."""
 _YOUNG = 1.0
 """Seconds that a connection is given to ask something, before it is closed for the sake of a new one."""
+_EVICTION = 0.01
+"""Seconds between two connections that are closed for the sake of new ones, which costs more than to refuse these."""
 _TOLD_AGAIN = 60.0
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 _OF_THE_CONNECTION = {
@@ -76,6 +78,10 @@ class Place:
         """Whether all that was answered has been sent."""
         return self.transport is None or not self.transport.get_write_buffer_size()
 
+    def end_in_turn(self) -> None:
+        """Close the connection soon. Where many end at the same time, others have their turns in between."""
+        self._places.end_in_turn(self)
+
     def end(self) -> None:
         """Close the connection at once."""
         self.leave()
@@ -92,15 +98,19 @@ class _Places:
         self._loop = asyncio.get_running_loop()
         self._held: set[Place] = set()
         self._idle: OrderedDict[Place, float] = OrderedDict()  # since when; the longest first
+        self._ending: deque[Place] = deque()
+        self._next_end = 0.0
 
     def take(self, most: int) -> Place | None:
         """A place for a new connection, where `most` may be: a free one, or that of whoever says nothing for longest.
         None: all are in use.
         """
         while len(self._held) >= most:
-            longest = self._longest()
+            now = self._loop.time()
+            longest = self._longest(now - _YOUNG) if now >= self._next_end else None
             if longest is None:
                 return None
+            self._next_end = now + _EVICTION
             longest.end()
         place = Place(self)
         self._held.add(place)
@@ -119,8 +129,22 @@ class _Places:
         self._held.discard(place)
         self._idle.pop(place, None)
 
-    def _longest(self) -> Place | None:
-        old = self._loop.time() - _YOUNG
+    def end_in_turn(self, place: Place) -> None:
+        if place in self._held:
+            self._ending.append(place)
+            if len(self._ending) == 1:
+                self._loop.call_soon(self._end_some)
+
+    def _end_some(self) -> None:
+        for _ in range(min(len(self._ending), _TAKEN_AT_ONCE)):
+            place = self._ending.popleft()
+            if place in self._idle:  # still: no request has come meanwhile
+                place.end()
+        if self._ending:
+            self._loop.call_soon(self._end_some)
+
+    def _longest(self, old: float) -> Place | None:
+        """Who has said nothing since before `old`."""
         for place, since in self._idle.items():
             if since > old:
                 break

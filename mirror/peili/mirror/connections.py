@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -32,7 +33,12 @@ LINGER = 1.0
 """Seconds for which a reader may still take what was sent before its connection was closed."""
 
 _PIECE = 4 * KIB
-"""Bytes that are parsed before the bounds are looked at."""
+"""Bytes of a body that are parsed at once …"""
+_HEAD_PIECE = KIB
+"""… and of a head."""
+_HEAD_END = b"\r\n\r\n"
+_ANOTHER = re.compile(rb"\r\n\r\n[A-Z-]{3,20} ")
+"""Where a request begins behind another one. It may be in a body as well, which nobody sends who does not wait."""
 
 
 def http_protocol() -> type[asyncio.Protocol]:
@@ -93,8 +99,8 @@ class _Protocol(asyncio.Protocol):
 class _Cycle(Protocol):
     """A request and its answer, in uvicorn's protocol on httptools."""
 
-    scope: Scope
-    body: bytearray
+    more_body: bool
+    response_complete: bool
     disconnected: bool
     message_event: asyncio.Event
 
@@ -115,6 +121,14 @@ class _HttpTools(_Protocol):
         """The parser's call."""
         super().on_headers_complete()  # type: ignore[misc]  # pyright: ignore
 
+    def on_message_complete(self) -> None:
+        """The parser's call."""
+        super().on_message_complete()  # type: ignore[misc]  # pyright: ignore
+
+    def on_response_complete(self) -> None:
+        """An answer has been given to the transport."""
+        super().on_response_complete()  # type: ignore[misc]  # pyright: ignore
+
     def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
         super()._start_asgi_task(cycle, app)  # type: ignore[misc]  # pyright: ignore
 
@@ -124,12 +138,16 @@ class _Requests(_HttpTools):
     requests without a proper Host.
 
     uvicorn makes an object of some kilobytes of each request, and goes on reading as soon as an app waits for the end
-    of its connection. So bytes are parsed in pieces, and the bounds are looked at after each.
+    of its connection. So what comes behind a request that is being answered is parsed only when that has been done.
+    Bytes are parsed in pieces, as a rule one head at a time, and the bounds are looked at after each.
     """
 
     limits: Limits
     limited: Callable[[str], None]
     _running: _Cycle | None = None
+    _waiting = b""
+    """What is not parsed yet."""
+    _in_body = False
     _head: int | None = None
     """Bytes of the head that is not whole yet, without those of the piece in which it begins."""
 
@@ -140,22 +158,62 @@ class _Requests(_HttpTools):
 
     @override
     def data_received(self, data: bytes) -> None:
-        for start in range(0, len(data), _PIECE):
-            before, self._began = self._head, False
-            piece = data[start : start + _PIECE] if len(data) > _PIECE else data
-            super().data_received(piece)
-            if before is not None and self._head is not None and not self._began:
-                self._head += len(piece)
-            if (exceeded := self._exceeded()) is not None:
-                self.limited(exceeded)
-                self.transport.abort()
+        self._waiting = self._waiting + data if self._waiting else data
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Parse what may be parsed now."""
+        data, self._waiting, start = self._waiting, b"", 0
+        while start < len(data) and not self._is_answering():
+            end = self._end(data, start)
+            self._parse(data[start:end] if end - start < len(data) else data)
+            start = end
             if self.transport.is_closing():
                 return
+        self._waiting = data[start:]
+        if (exceeded := self._exceeded()) is not None:
+            self._end_for(exceeded)
+
+    def _is_answering(self) -> bool:
+        """Whether a request that has come whole is being answered."""
+        cycle = self._running
+        return cycle is not None and not (cycle.response_complete or cycle.more_body)
+
+    def _end(self, data: bytes, start: int) -> int:
+        """Up to where `data` is parsed next."""
+        if self._in_body:
+            return min(start + _PIECE, len(data))
+        found = data.find(_HEAD_END, start, start + _HEAD_PIECE)
+        return found + len(_HEAD_END) if found >= 0 else min(start + _HEAD_PIECE, len(data))
+
+    def _parse(self, piece: bytes) -> None:
+        before, self._began = self._head, False
+        super().data_received(piece)
+        if before is not None and self._head is not None and not self._began:
+            self._head += len(piece)
+        if self._head is not None and max(self._head, _size(self.url, self.headers)) > self.limits.header_size:
+            self._end_for("header_size")
+        elif len(self.pipeline) > self.limits.pipeline:
+            self._end_for("pipeline")
+
+    def _end_for(self, limit: str) -> None:
+        """This connection does not keep to `limit`."""
+        self.limited(limit)
+        self.transport.abort()
+
+    def _exceeded(self) -> str | None:
+        """The limit that requests which wait for an answer do not keep."""
+        if not self._waiting:
+            return None
+        if len(self.pipeline) + len(_ANOTHER.findall(self._waiting)) >= self.limits.pipeline:
+            return "pipeline"
+        return "pipeline_size" if len(self._waiting) > self.limits.pipeline_size else None
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.pipeline.clear()
+        self._waiting = b""
         if self._running is not None:  # uvicorn only tells the request that came last
             self._running.disconnected = True
             self._running.message_event.set()
@@ -169,34 +227,31 @@ class _Requests(_HttpTools):
     @override
     def on_headers_complete(self) -> None:
         if _size(self.url, self.headers) > self.limits.header_size:
-            return  # no request: `_exceeded` sees that its head never ended
+            return  # no request: `_parse` sees that its head never ended
         self._head = None
+        self._in_body = True
         super().on_headers_complete()
+
+    @override
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    @override
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._waiting and not self.transport.is_closing():
+            self._go_on()
 
     @override
     def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
         self._running = cycle
         super()._start_asgi_task(cycle, app)
 
-    def _exceeded(self) -> str | None:
-        """The limit that this connection does not keep."""
-        if self._head is not None and max(self._head, _size(self.url, self.headers)) > self.limits.header_size:
-            return "header_size"
-        if len(self.pipeline) > self.limits.pipeline:
-            return "pipeline"
-        if self.pipeline and sum(map(_weight, self.pipeline)) > self.limits.pipeline_size:
-            return "pipeline_size"
-        return None
-
 
 def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
     """Bytes of a request's head, nearly."""
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
-def _weight(waiting: tuple[_Cycle, ASGIApp]) -> int:
-    scope = waiting[0].scope
-    return _size(scope["raw_path"] + scope["query_string"], scope["headers"]) + len(waiting[0].body)
 
 
 class _Outlets(_Protocol):
@@ -271,6 +326,10 @@ class _Transport:
         return getattr(self._transport, name)
 
 
+async def _nobody(scope: Scope, receive: Receive, send: Send) -> None:
+    """The app of a connection that is lost: it is not called."""
+
+
 class _Bounded(_Protocol):
     """Put before one of uvicorn's protocols."""
 
@@ -295,6 +354,7 @@ class _Bounded(_Protocol):
         self._stop_timer()
         self.place.leave()
         super().connection_lost(exc)
+        self.app = _nobody  # what was around it holds this: it would stay for the garbage collector
         self._lost.set()
 
     def _bounded(self, app: ASGIApp) -> ASGIApp:
@@ -343,7 +403,7 @@ class _Bounded(_Protocol):
             self._expect(seconds)
         else:
             self.limited("header_timeout")
-            self._connection.abort()
+            self.place.end_in_turn()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

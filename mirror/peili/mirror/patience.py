@@ -31,6 +31,7 @@ class Countdown:
     def cancel(self) -> None:
         """`over` will not be called. Idempotent."""
         self._next.cancel()
+        self._over = _nothing  # whose it is may hold this: that would stay for the garbage collector
 
     def restart(self) -> None:
         """Count from now on, as precise as a tick is; not once it was cancelled."""
@@ -47,6 +48,10 @@ class Countdown:
             self._wind()
         else:
             self._over()
+
+
+def _nothing() -> None:
+    pass
 
 
 class Patience:
