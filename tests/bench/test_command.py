@@ -8,13 +8,13 @@ import sys
 from collections.abc import Generator, Mapping
 from importlib import import_module
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from bench import report, table
 from bench.measure import MB_PER_SECOND, Busy, RatioOf, Row
 from bench.prepare import NEEDS, PACKAGES, missing_for
+from tests.support.places import open_directory
 
 GROUPS = [*import_module("bench.__main__").MEASURED]
 
@@ -22,9 +22,7 @@ GROUPS = [*import_module("bench.__main__").MEASURED]
 @pytest.fixture
 def short_path() -> Generator[Path]:
     """Not pytest's own: the path of a unix socket has to be short, and nginx's workers are somebody else."""
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
+    with open_directory() as folder:
         yield folder
 
 

@@ -10,14 +10,19 @@ from bench.clients import Clients, Target
 from bench.references import registry
 from bench.setting import REPOSITORY, Setting, registry_blob_path, registry_manifest_path
 from tests.lab.processes import ENVIRONMENT
+from tests.support.places import short_directory
 
 pytestmark = pytest.mark.skipif(
     shutil.which("docker-registry", path=ENVIRONMENT["PATH"]) is None, reason="not installed: docker-registry"
 )
 
 
-def test_docker_registry_and_its_cache_have_what_is_put_into_its_storage(tmp_path: Path) -> None:
-    setting = Setting(tmp_path, quick=True)
+def test_docker_registry_and_its_cache_have_what_is_put_into_its_storage() -> None:
+    with short_directory() as directory:
+        _has_what_is_put_into_its_storage(Setting(directory, quick=True))
+
+
+def _has_what_is_put_into_its_storage(setting: Setting) -> None:
     image = setting.small[0]
     with (
         Clients() as clients,

@@ -20,7 +20,7 @@ def venv_with(tmp_path: Path, python: str) -> tuple[int, list[str]]:
     stub.write_text(f"#!/bin/sh\n{python}\n")
     stub.chmod(0o755)
     done = subprocess.run(
-        [ROOT / "scripts" / "venv", tmp_path / "venv", "test"],
+        ["sh", ROOT / "scripts" / "venv", tmp_path / "venv", "test"],
         cwd=ROOT,
         env={**os.environ, "PYTHON": str(stub)},
         capture_output=True,

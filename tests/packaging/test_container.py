@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.processes import ENVIRONMENT, run
+from tests.support.places import short_directory
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "packaging/container/Containerfile"
@@ -42,10 +43,17 @@ class Buildah:
 
 
 @pytest.fixture
-def buildah(tmp_path: Path) -> Generator[Buildah]:
+def place() -> Generator[Path]:
+    """Where buildah can be told of files: for it a comma ends a name."""
+    with short_directory() as directory:
+        yield directory
+
+
+@pytest.fixture
+def buildah(place: Path) -> Generator[Buildah]:
     if shutil.which("buildah", path=ENVIRONMENT["PATH"]) is None:
         pytest.skip("not installed: buildah")
-    buildah = Buildah(tmp_path / "buildah")
+    buildah = Buildah(place / "buildah")
     yield buildah
     buildah.clean()
 
@@ -57,8 +65,8 @@ def without_network() -> str:
     return re.sub(r"^FROM docker\.io/\S+", "FROM scratch", recipe, flags=re.MULTILINE)
 
 
-def test_every_other_step_of_the_recipe_builds_and_the_image_says_what_to_run(buildah: Buildah, tmp_path: Path) -> None:
-    recipe = tmp_path / "Containerfile"
+def test_every_other_step_of_the_recipe_builds_and_the_image_says_what_to_run(buildah: Buildah, place: Path) -> None:
+    recipe = place / "Containerfile"
     recipe.write_text(without_network())
     done = buildah.build(recipe, "--tag=image")
     assert done.returncode == 0, done.stderr
@@ -91,9 +99,9 @@ def copied() -> set[str]:
     return {name for step in steps for name in step.split()}
 
 
-def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Buildah, tmp_path: Path) -> None:
+def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Buildah, place: Path) -> None:
     """Not the checkout's history, environments, and whatever else lies around in it."""
-    recipe = tmp_path / "Containerfile"
+    recipe = place / "Containerfile"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     done = buildah.build(recipe, "--tag=context")
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"/[A-Za-z0-9/._-]{1,39}")
 
 def short_parent() -> Path:
     """The directory for temporary files where its path will do, else another one that every system has."""
-    return _first(lambda each: _PLAIN.fullmatch(str(each)) is not None)
+    return _first(_is_plain)
 
 
 @contextmanager
@@ -31,8 +31,9 @@ def short_directory() -> Generator[Path]:
 
 @contextmanager
 def open_directory() -> Generator[Path]:
-    """A new directory that every user can enter and read. pytest's own are closed to others, as may be TMPDIR."""
-    with tempfile.TemporaryDirectory(prefix="peili-", dir=_first(_lets_all_in)) as name:
+    """As `short_directory`, one that every user can enter and read. pytest's own are closed to others."""
+    parent = _first(lambda each: _is_plain(each) and _lets_all_in(each))
+    with tempfile.TemporaryDirectory(prefix="peili-", dir=parent, ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
@@ -42,6 +43,10 @@ def _first(will_do: Callable[[Path], bool]) -> Path:
         if os.access(each, os.W_OK | os.X_OK) and will_do(each):
             return each
     raise OSError("no directory for temporary files will do; set TMPDIR to one that is short, and open to all")
+
+
+def _is_plain(directory: Path) -> bool:
+    return _PLAIN.fullmatch(str(directory)) is not None
 
 
 def _lets_all_in(directory: Path) -> bool:

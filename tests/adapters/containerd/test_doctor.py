@@ -253,8 +253,8 @@ def test_hosts_toml_in_a_folder_where_containerd_does_not_look(applied: House, t
     assert diagnosis.mend("hosts.toml") == f"run: peili hosts apply --config-path {tmp_path}/elsewhere"
 
 
-def test_a_socket_that_is_not_there_and_one_that_is_none(applied: House, tmp_path: Path) -> None:
-    gone = tmp_path / "gone.sock"
+def test_a_socket_that_is_not_there_and_one_that_is_none(applied: House) -> None:
+    gone = applied.directory / "gone.sock"
     diagnosis = applied.doctor(f"--set=store.address={gone}")
     assert diagnosis.code == 1
     assert diagnosis.of("fail")["containerd"].startswith(f"there is no socket {gone}")

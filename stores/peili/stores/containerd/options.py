@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
 # containerd's rule for identifiers: letters and digits, with . - _ between them, at most 76.
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _MAX_NAMESPACE = 76
-
-
+_MAX_SOCKET = 107
+"""Bytes that the path of a unix socket may have (unix(7))."""
 _KEYS = ("address", "namespaces", "content_path")
 
 
@@ -46,6 +47,8 @@ def _socket(address: object) -> Path:
     path = Path(address.removeprefix("unix://")) if isinstance(address, str) else None
     if path is None or not path.is_absolute():
         raise ConfigError("address", f"the path of containerd's socket, as {DEFAULT_ADDRESS}, not {address!r}")
+    if len(os.fsencode(path)) > _MAX_SOCKET or "," in str(path):  # a comma divides addresses for gRPC
+        raise ConfigError("address", f"a path of at most {_MAX_SOCKET} bytes, without a comma, not {address!r}")
     return path
 
 
