@@ -52,8 +52,7 @@ case "$*" in
         for directory; do :; done
         rm -rf "$directory"
         mkdir -p "$directory/bin"
-        cp "$0" "$directory/bin/python"
-        cp "$0" "$directory/bin/pip" ;;
+        cp "$0" "$directory/bin/python" ;;
     *print*) echo 3.11 ;;
 esac
 """
