@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 
 import httpx
@@ -9,7 +10,7 @@ import pytest
 from tests.doors.house import DOORS, TAGS, House, codes, house, visitor
 from typing_extensions import override
 
-from peili.mirror import Descriptor, Digest, Mirror, Reference
+from peili.mirror import Descriptor, Digest, Limits, Mirror, Reference
 from peili.mirror.mediatypes import OCI_MANIFEST
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -260,6 +261,32 @@ async def test_the_registry_is_named_in_one_of_three_ways(
 ) -> None:
     response = await client.get(path, headers=headers)
     assert (response.status_code, response.json()["tags"]) == (200, tags)
+
+
+class Slow(MemoryStore):
+    """Describes in time, but not many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        self.asked += 1
+        await asyncio.sleep(0.1)
+        return await super().describe(digest)
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_the_store_has_its_time_once_for_all_tags(door: str) -> None:
+    store = Slow()
+    for number in range(100):
+        store.tag(Reference("registry.example", "demo", f"v{number}"), store.add(b"%d" % number))
+    mirror = Mirror(store, MemoryRouter(), limits=Limits(first_byte_timeout=0.3))
+    async with mirror, visitor(getattr(mirror, door)) as client:
+        assert (await client.get("/v2/registry.example/demo/tags/list")).status_code == 503
+        assert store.asked < 20
+        assert mirror.metrics.limited.value("first_byte_timeout") == 1
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])

@@ -255,15 +255,26 @@ async def test_who_may_have_lied_is_asked_after_the_others() -> None:
 async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
     """The first says more than there is and ends early; the other's word differs, and is right."""
     data = content(SMALL)
-
-    async def larger_and_short(exchange: Exchange) -> None:
-        await exchange.head(content_length=str(len(data) + 10))
-        await exchange.send(exchange.body[:-5000])
-        exchange.close()
-
     async with peers(data, larger_and_short, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert len(a.asked) == 1
+
+
+async def test_only_who_sent_what_was_kept_is_blamed() -> None:
+    """What came before, of another size, was thrown away: the second is sure to have lied."""
+    data = content(SMALL)
+    async with (
+        peers(data, larger_and_short, wrong_bytes, honest) as [a, b, c],
+        pulling([a.holder, b.holder, c.holder]) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        assert host.mirror.metrics.quarantines.value() == 1
+
+
+async def larger_and_short(exchange: Exchange) -> None:
+    await exchange.head(content_length=str(len(exchange.body) + 10))
+    await exchange.send(exchange.body[:-5000])
+    exchange.close()
 
 
 async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:

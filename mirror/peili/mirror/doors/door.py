@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -153,7 +154,7 @@ class Door(ABC):
             if (reference.registry, reference.repository) == (target.registry, target.repository)
             and self.selection.allows(reference.registry, reference.repository, reference.tag)
         }
-        here = {digest for digest in set(found.values()) if await self._is_here(digest)}
+        here = await self.ask_store(self._here(set(found.values())))
         tags = sorted(tag for tag, digest in found.items() if digest in here)
         if not tags:
             raise Refusal(404, NAME_UNKNOWN, f"{target.name} is not here")
@@ -166,13 +167,14 @@ class Door(ABC):
         name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
         await reply.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
 
-    async def _is_here(self, digest: Digest) -> bool:
-        """Whether the store can serve the manifest `digest`. Raises StoreUnavailable."""
-        try:
-            await self.ask_store(self.store.describe(digest))
-        except NotFound:
-            return False
-        return True
+    async def _here(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Those of `digests`, of manifests, that the store can serve. Raises StoreUnavailable."""
+        here: set[Digest] = set()
+        for digest in digests:
+            with suppress(NotFound):
+                await self.store.describe(digest)
+                here.add(digest)
+        return here
 
 
 def _query(scope: Scope) -> dict[str, str]:

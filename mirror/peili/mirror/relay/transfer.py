@@ -202,7 +202,7 @@ class Transfer:
             await self._distrust(passed_on=False)
             return None
         except Aborted as error:
-            if self._supply.forgive():  # nothing was given out yet: theirs may be the right size
+            if self._begins_anew():
                 return None
             raise NotFound(str(error)) from error
         if self._span.is_whole:
@@ -230,11 +230,18 @@ class Transfer:
             await self._distrust(passed_on=False)
             return None
         except (Aborted, NotFound) as error:
-            if self._supply.forgive():
+            if self._begins_anew():
                 return None
             raise NotFound(str(error)) from error
         self._note(data)
         return data
+
+    def _begins_anew(self) -> bool:
+        """Whether there are holders of another size, which may be the right one: nothing was given out yet."""
+        if not self._supply.forgive():
+            return False
+        self._feeders.clear()  # what these sent is thrown away
+        return True
 
     def _note(self, data: bytes) -> None:
         """`data` is the whole content, verified."""
