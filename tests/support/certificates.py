@@ -8,6 +8,7 @@ from __future__ import annotations
 import ssl
 import subprocess
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 
 _NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
@@ -54,19 +55,29 @@ class Authority:
         self.cert, self._key = directory / "ca.pem", directory / "ca-key.pem"
         _make(self.cert, self._key, "authority", *_OF_AN_AUTHORITY)
 
-    def issue(self, directory: Path, address: str) -> Certificate:
-        """A certificate of the node at `address`, in `directory`, which is made."""
+    def issue(self, directory: Path, address: str, *others: str) -> Certificate:
+        """A certificate of the node at `address`, in `directory`, which is made. `others` are more addresses and names
+        that it has.
+        """
         directory.mkdir(parents=True)
         issued = Certificate.below(directory)
         issued.ca.write_bytes(self.cert.read_bytes())
         signed = ("-CA", str(self.cert), "-CAkey", str(self._key))
-        _make(issued.cert, issued.key, address, *signed, *_OF_A_NODE, "-addext", f"subjectAltName=IP:{address}")
+        names = "subjectAltName=" + ",".join(map(_general_name, (address, *others)))
+        _make(issued.cert, issued.key, address, *signed, *_OF_A_NODE, "-addext", names)
         return issued
 
 
 def make_certificate(directory: Path, address: str = "127.0.0.1") -> Certificate:
     """One of a node at `address`, below `directory`, by an authority that vouches for nobody else."""
     return Authority(directory / "authority").issue(directory / "node", address)
+
+
+def _general_name(name: str) -> str:
+    try:
+        return f"IP:{ip_address(name)}"
+    except ValueError:
+        return f"DNS:{name}"
 
 
 def _make(cert: Path, key: Path, name: str, *options: str) -> None:

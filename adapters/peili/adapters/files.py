@@ -22,6 +22,11 @@ _PATIENCE = 10.0
 _PAUSE = 0.05
 
 
+def real(path: Path) -> Path:
+    """Where `path` leads to, as far as that can be told: a loop of links stays what it is."""
+    return Path(os.path.realpath(path))
+
+
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}{_ASIDE}")
 
@@ -30,7 +35,7 @@ def put(file: Path, content: bytes) -> None:
     """Replace the content of `file`, which keeps its mode, owner and attributes, or make it with all its directories.
     Raises OSError; then nothing has changed.
     """
-    file = file.resolve()
+    file = real(file)
     top = file
     while not top.parent.exists():
         top = top.parent
@@ -53,7 +58,7 @@ def put(file: Path, content: bytes) -> None:
 
 def take_away(file: Path, *, made: int) -> None:
     """Remove `file` and, of the directories above it, up to ``made - 1`` that have nothing else. Raises OSError."""
-    file = file.resolve()
+    file = real(file)
     top = file
     for _ in range(made - 1):
         if [each.name for each in top.parent.iterdir()] != [top.name]:
@@ -79,7 +84,7 @@ def _possibly_left(root: Path) -> Iterator[Path]:
     yield from (_aside(each) for each in (root, *root.parents[:-1]))
     yield from root.glob(f".*{_ASIDE}")
     yield from root.glob(f"*/.*{_ASIDE}")
-    yield from (_aside(file.resolve()) for file in root.glob("*/*") if file.is_symlink())
+    yield from (_aside(real(file)) for file in root.glob("*/*") if file.is_symlink())
 
 
 @contextmanager
@@ -98,7 +103,7 @@ def locked(roots: Sequence[Path]) -> Generator[None]:
 
 def _anchors(roots: Sequence[Path]) -> list[Path]:
     """What is there already above each root; sorted, so that two runs don't wait for each other."""
-    return sorted({next(each for each in root.parents if each.is_dir()).resolve() for root in roots})
+    return sorted({real(next(each for each in root.parents if each.is_dir())) for root in roots})
 
 
 def _lock(place: Path, stack: ExitStack, deadline: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 _BELOW = "/agent/etc/containerd/"
@@ -12,4 +13,4 @@ COMMAND = "peili hosts apply --format k3s"
 
 def is_generated(path: Path) -> bool:
     """Whether `path` is their containerd's configuration, or a folder or file below it."""
-    return _BELOW in f"{path.resolve()}/"
+    return _BELOW in f"{os.path.realpath(path)}/"

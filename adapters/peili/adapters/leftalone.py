@@ -13,3 +13,7 @@ class LeftAlone(PeiliError):
     def __init__(self, why: str, path: Path | None = None) -> None:
         self.path = path
         super().__init__(why)
+
+
+class Unclear(LeftAlone):
+    """It can't be told what the program that reads the file makes of it."""

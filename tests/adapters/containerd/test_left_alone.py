@@ -17,11 +17,19 @@ from peili.adapters.containerd import HostsFiles
 
 MIRROR = "http://127.0.0.1:5050"
 UNUSABLE = "containerd can't use it: "
+UNCLEAR = "peili can't tell what containerd makes of it: "
 
 BAD: dict[str, tuple[bytes, str]] = {
-    "not TOML": (b"server = ", "not TOML: Invalid value (at end of document)"),
-    "not UTF-8": (b"server = '\xff'", "not UTF-8 text, at byte 10"),
-    "too deep": (b"x = " + b"[" * 5000, "not TOML"),
+    "not TOML": (b"server = ", f"{UNCLEAR}not TOML: Invalid value (at end of document)"),
+    "not UTF-8": (b"server = '\xff'", f"{UNCLEAR}not UTF-8 text, at byte 10"),
+    "too deep": (b"x = " + b"[" * 5000, f"{UNCLEAR}not TOML"),
+    "too large a number": (b"x = " + b"9" * 5000, f"{UNCLEAR}not TOML"),
+    "too long": (b"# " + b"x" * 200_000, f"{UNCLEAR}it has more than 128 Ki characters"),
+    "a date": (b"x = 2024-01-01", f"{UNCLEAR}line 1 has a value"),
+    "a negative time": (b"[host.a]\ndial_timeout = '-1s'", f"{UNCLEAR}host.'a'.dial_timeout is negative"),
+    "a URL with a user": (b"[host.'https://me@m']", f"{UNCLEAR}host 'https://me@m' is no plain URL"),
+    "another case": (b"[host.a]\nSkip_verify = true", f"{UNCLEAR}host.'a'.Skip_verify is written in another case"),
+    "a header's line end": (b'[host.a.header]\nx = "a\\nb"', f"{UNCLEAR}host.'a'.header.'x' can't be sent"),
     "hosts in one value": (b"host = {'https://m' = {}}", "a host can't be put in front; write each one as a table"),
     "no table": (b"host = 3", f"{UNUSABLE}hosts are tables"),
     "a host that is none": (b"[host]\n'https://m' = 3", f"{UNUSABLE}host.'https://m' is no table"),
@@ -128,3 +136,33 @@ def test_two_runs_wait_for_each_other_but_not_for_ever(tmp_path: Path, monkeypat
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go of
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"host.'http://a\"\"'.skip_verify = true\n",
+        b"[host]\n'\"a' = {}\n[host.b]\n",
+        b"[server.'http://a']\n[host.b]\n",
+        b"host.'http://a'.capabilities = ['fly']\n[host.b]\n",
+        b"[host.b]\nhost.'http://a'. skip_verify = true\n",
+    ],
+)
+@pytest.mark.parametrize("version", ["1.6.20", "2.1.4", None])
+def test_nothing_ends_in_a_traceback(content: bytes, version: str | None, tmp_path: Path) -> None:
+    """Found by comparing with containerd's own parsers on random files."""
+    make(tmp_path, {"docker.io/hosts.toml": content})
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"], version=version)
+    hosts.show()
+    hosts.apply()
+    hosts.show()
+    hosts.remove()
+    assert (tmp_path / "docker.io/hosts.toml").read_bytes() == content
+
+
+def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    make(tmp_path, {"r.example/hosts.toml": "hosts.toml", "s.example": "s.example"})
+    hosts = HostsFiles(MIRROR, config_path=[tmp_path], version="2.0.0")
+    assert [each.why for each in hosts.apply().problems] == ["left alone: Too many levels of symbolic links"]
+    hosts.remove()
+    assert [each.name for each in tmp_path.iterdir() if not each.is_symlink()] == ["r.example"]

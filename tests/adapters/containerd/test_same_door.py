@@ -41,13 +41,16 @@ def test_containerd_2_gets_an_ipv6_mirror(tmp_path: Path) -> None:
     assert HostsFiles(IPV6, config_path=[tmp_path], version="2.2.1").show()[0].first
 
 
+@pytest.mark.parametrize(("version", "asked"), [("1.6.20", [None]), (None, [])])
 @pytest.mark.parametrize("content", BRACKETED.values(), ids=BRACKETED)
-def test_show_and_apply_say_that_containerd_1_reads_nothing_of_such_a_file(content: bytes, tmp_path: Path) -> None:
+def test_show_and_apply_say_that_containerd_1_reads_nothing_of_such_a_file(
+    content: bytes, version: str | None, asked: list[str | None], tmp_path: Path
+) -> None:
     make(tmp_path, {"docker.io/hosts.toml": content})
-    files = HostsFiles(MIRROR, config_path=[tmp_path])
+    files = HostsFiles(MIRROR, config_path=[tmp_path], version=version)
     (shown,) = files.show()
     assert "containerd 1.x can't read" in shown.notes[0]
-    assert [host.url for host in shown.hosts] == [None]
+    assert [host.url for host in shown.hosts] == asked
     (problem,) = files.apply().problems
     assert "containerd 1.x can't read" in str(problem)
     assert (tmp_path / "docker.io/hosts.toml").read_bytes() == content

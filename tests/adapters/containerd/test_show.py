@@ -43,7 +43,8 @@ _default  ({tmp_path}/_default)
 
 
 def test_as_json(tmp_path: Path) -> None:
-    make(tmp_path, {"r_5000_/hosts.toml": b"server = 'https://s'\nca = 'x'\n[host.a]\ncapabilities = ['PULL']\n"})
+    content = b"server = 'https://s'\nskip_verify = true\n[host.a]\ncapabilities = ['PULL']\noverride_path = false\n"
+    make(tmp_path, {"r_5000_/hosts.toml": content})
     (found,) = HostsFiles(MIRROR, config_path=[tmp_path]).show()
     assert found.json() == {
         "registry": "r:5000",
@@ -51,7 +52,7 @@ def test_as_json(tmp_path: Path) -> None:
         "peili_first": False,
         "hosts": [
             {"url": "a", "capabilities": ["pull"], "settings": []},
-            {"url": "https://s", "capabilities": ["pull", "resolve", "push"], "settings": ["ca"]},
+            {"url": "https://s", "capabilities": ["pull", "resolve", "push"], "settings": ["skip_verify"]},
         ],
         "notes": [],
     }
@@ -60,14 +61,45 @@ def test_as_json(tmp_path: Path) -> None:
 IGNORED = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'
 UNUSED = "the certificates in the directory are not used, because hosts.toml does not name them"
 
+NOTHING = "containerd can pull nothing from here"
+LOOP = "Too many levels of symbolic links"
+PEM = b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
+
 NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
     ({"r/hosts.toml": b"server = 'https://s'"}, "1.6.20", [IGNORED], [None]),
     ({"r/hosts.toml": b"server = 'https://s'"}, "2.0.0", [], ["https://s"]),
     ({"r/hosts.toml": b"[host.a]", "r/ca.crt": b""}, None, [UNUSED], ["a", None]),
-    ({"r/hosts.toml": b"ca = 'ca.crt'\n[host.a]", "r/ca.crt": b""}, None, [], ["a", None]),
-    ({"r/hosts.toml": b"host.a.ca = 'x'\n[host.b]"}, "1.7.0", [], ["a", "b", None]),
     (
-        {"r/hosts.toml": b"host.a.ca = 'x'\n[host.b]"},
+        {"r/hosts.toml": b"ca = 'ca.crt'\n[host.a]", "r/ca.crt": b"x"},
+        None,
+        [f"{NOTHING}: /r/ca.crt has no certificate"],
+        ["a", None],
+    ),
+    (
+        {"r/hosts.toml": b"client = [['c.cert', 'c.key']]\n[host.a]", "r/c.cert": PEM},
+        None,
+        [f"{NOTHING}: /r/c.key can't be read: No such file or directory"],
+        ["a", None],
+    ),
+    (
+        {"r/ca.crt": PEM},
+        None,
+        ["peili can't tell what containerd makes of hosts.toml: /r/ca.crt may be no certificate that can be used"],
+        [],
+    ),
+    ({"r/hosts.toml": b"host.a.skip_verify = true\n[host.b]"}, "1.7.0", [], ["a", "b", None]),
+    ({"r/hosts.toml": b"[host.a.header]\nx = '1'\n[host.b]\n[host.a]"}, "2.0.0", [], ["a", "b", "a", None]),
+    ({"r.example": b""}, None, [f"{NOTHING}: a directory belongs here, and this is a file"], []),
+    ({"_default": b"", "hosts.toml": b""}, None, [f"{NOTHING}: a directory belongs here, and this is a file"], []),
+    ({"r/hosts.toml": "hosts.toml"}, None, [f"{NOTHING}: hosts.toml can't be read: {LOOP}"], []),
+    (
+        {"r/hosts.toml": "/nowhere"},
+        None,
+        ["hosts.toml is a symbolic link that leads nowhere, as if it were not there"],
+        [None],
+    ),
+    (
+        {"r/hosts.toml": b"host.a.skip_verify = true\n[host.b]"},
         "2.0.0",
         ["containerd 2.x overlooks hosts without a table header: a"],
         ["b", None],
@@ -76,10 +108,10 @@ NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
     (
         {"r/hosts.toml": b"server = "},
         None,
-        ["containerd reads nothing of hosts.toml: not TOML: Invalid value (at end of document)"],
-        [None],
+        ["peili can't tell what containerd makes of hosts.toml: not TOML: Invalid value (at end of document)"],
+        [],
     ),
-    ({"r/hosts.toml": None}, None, ["can't be read: Is a directory"], []),
+    ({"r/hosts.toml": None}, None, [f"{NOTHING}: hosts.toml can't be read: Is a directory"], []),
 ]
 
 
@@ -89,8 +121,14 @@ def test_what_else_there_is_to_know(
 ) -> None:
     make(tmp_path, tree)
     (found,) = HostsFiles(MIRROR, config_path=[tmp_path], version=version).show()
-    assert list(found.notes) == notes
+    assert [each.replace(str(tmp_path), "") for each in found.notes] == notes
+    assert found.fails == any(each.startswith(NOTHING) for each in notes)
     assert [each.url for each in found.hosts] == urls
+
+
+def test_who_may_not_be_asked_for_content_is_not_asked_for_tags(tmp_path: Path) -> None:
+    make(tmp_path, {"r/hosts.toml": b"capabilities = ['pull']\n[host.a]\ncapabilities = ['resolve']\n"})
+    assert "containerd asks 2 what a tag means, and 2 for content" in show(tmp_path)
 
 
 def test_a_directory_that_another_one_hides_is_told(tmp_path: Path) -> None:

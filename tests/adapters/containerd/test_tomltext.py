@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peili.adapters.containerd.tomltext import before_tables, headed_hosts
+from peili.adapters.containerd.plaintoml import tables
+from peili.adapters.containerd.tomltext import before_tables
 
 PLACES: dict[str, tuple[str, list[str]]] = {
     "nothing": ("|", []),
@@ -32,4 +33,5 @@ PLACES: dict[str, tuple[str, list[str]]] = {
 def test_tables_begin_below_the_keys_and_above_the_first_ones_comments(marked: str, hosts: list[str]) -> None:
     text = marked.replace("|", "")
     assert before_tables(text) == marked.index("|")
-    assert headed_hosts(text) == hosts
+    headers = [each.header for each in tables(text)]
+    assert list(dict.fromkeys(header[1] for header in headers if header[:1] == ("host",) and header[1:])) == hosts

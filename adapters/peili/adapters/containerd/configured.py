@@ -190,7 +190,7 @@ def _elsewhere(mirror: str, folders: Sequence[Path]) -> Path | None:
     """The first of `folders` where a hosts.toml leads to the mirror."""
     for folder in folders:
         try:
-            found = shown([folder], mirror, Version())
+            found = shown([folder], mirror, Version(known=False))
         except OSError:
             continue
         if any(host.leads_to(mirror) for each in found for host in each.hosts):

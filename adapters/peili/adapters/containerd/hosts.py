@@ -195,6 +195,6 @@ def _url(mirror: str) -> str:
 
 def _version(version: str | None) -> Version:
     try:
-        return Version() if version is None else Version.parse(version)
+        return Version(known=False) if version is None else Version.parse(version)
     except ValueError as error:
         raise ConfigError("version", f"containerd's, as 2.1.4, not {version!r}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 from peili.adapters.containerd.marks import Marked, taken_apart
 from peili.adapters.containerd.meaning import DEFAULT
 from peili.adapters.leftalone import LeftAlone
-from peili.mirror.references import is_registry
+from peili.mirror.references import is_registry, looks_like_registry
 
 FILE = "hosts.toml"
 _WITH_PORT = re.compile(r"(?P<host>.+)_(?P<port>[0-9]+)_")
@@ -126,6 +126,16 @@ def directories(root: Path) -> Iterator[Entry]:
     if root.is_dir():
         names = sorted(each.name for each in root.iterdir() if not each.name.startswith(".") and each.is_dir())
         yield from (Entry(root / name) for name in sorted(names, key=lambda name: name == DEFAULT))
+
+
+def strays(root: Path) -> list[Path]:
+    """Files in `root` where a registry's directory would be: containerd can pull nothing from there. Raises OSError."""
+    there = sorted(each for each in root.iterdir() if each.exists() and not each.is_dir()) if root.is_dir() else []
+    return [each for each in there if each.name == DEFAULT or _is_meant(each.name)]
+
+
+def _is_meant(name: str) -> bool:
+    return name != FILE and looks_like_registry(registry_of(name))
 
 
 def configured(roots: Sequence[Path]) -> list[str]:

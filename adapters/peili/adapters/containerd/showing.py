@@ -7,23 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.containerd.certificates import docker_style
-from peili.adapters.containerd.meaning import (
-    DEFAULT,
-    Host,
-    Version,
-    check,
-    check_headers,
-    hosts_of,
-    ignored,
-    in_force,
-    order,
-)
-from peili.adapters.containerd.places import Entry, directory_names, entries
-from peili.adapters.containerd.tomltext import parsed, text_of
-from peili.adapters.leftalone import LeftAlone
+from peili.adapters.containerd.certificates import docker_style, unusable
+from peili.adapters.containerd.meaning import DEFAULT, Host, Version
+from peili.adapters.containerd.places import FILE, Entry, directory_names, entries, registry_of, strays
+from peili.adapters.containerd.reading import Reading, by_certificates, read
+from peili.adapters.leftalone import LeftAlone, Unclear
 
 _DOCKER_HUB = "https://registry-1.docker.io"
+NOTHING = "containerd can pull nothing from here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +26,7 @@ class Shown:
         hosts: whom it asks, first one first.
         notes: what else there is to know, each one line.
         mirror: peili's URL.
+        fails: whether containerd asks nobody, because it can't use a file; a note says which.
     """
 
     registry: str
@@ -42,6 +34,7 @@ class Shown:
     hosts: tuple[Host, ...]
     notes: tuple[str, ...]
     mirror: str
+    fails: bool = False
 
     @property
     def first(self) -> bool:
@@ -66,13 +59,15 @@ class Shown:
         for number, host in enumerate(self.hosts, 1):
             also = f"; with {', '.join(host.settings)}" if host.settings else ""
             lines.append(f"  {number}. {self._named(host)}: {', '.join(host.capabilities)}{also}")
-        if self.hosts:
-            lines.append(f"  containerd asks {self._asked('resolve')} what a tag means, and {self._asked('pull')}")
+        if self.hosts and not self.fails:
+            lines.append(
+                f"  containerd asks {self._asked('pull', 'resolve')} what a tag means, and {self._asked('pull')}"
+            )
             lines[-1] += " for content; each is asked only if those before it fail."
         return "\n".join([*lines, *(f"  Note: {note}." for note in self.notes)])
 
-    def _asked(self, capability: str) -> str:
-        numbers = [str(n) for n, host in enumerate(self.hosts, 1) if capability in host.capabilities]
+    def _asked(self, *capabilities: str) -> str:
+        numbers = [str(n) for n, host in enumerate(self.hosts, 1) if host.may(*capabilities)]
         return ", then ".join(numbers) or "nobody"
 
     def _named(self, host: Host) -> str:
@@ -90,50 +85,67 @@ def shown(roots: Sequence[Path], mirror: str, version: Version) -> list[Shown]:
     hidden_by: dict[str, Path] = {}
     everything: Path | None = None
     for root in roots:
-        there = list(entries(root))
-        for entry in there:
-            hides = hidden_by.get(entry.registry) or everything or _better_named(entry)
-            found.append(_shown(entry, mirror, version, hides))
-            hidden_by.setdefault(entry.registry, entry.directory)
-        everything = everything or next((each.directory for each in there if each.registry == DEFAULT), None)
+        for entry in entries(root):
+            first = hidden_by.setdefault(entry.registry, everything or _best_named(entry))
+            found.append(_shown(entry, mirror, version, None if first == entry.directory else first))
+        if everything is None:
+            found += [_stray(path, mirror) for path in strays(root)]
+        everything = everything or next((path for path in [root / DEFAULT] if path.exists()), None)
     return found
 
 
-def _better_named(entry: Entry) -> Path | None:
-    """The directory that containerd looks at before this one: a port can be written in two ways."""
+def _best_named(entry: Entry) -> Path:
+    """The directory that containerd looks at: a port can be written in two ways."""
     first = entry.directory.with_name(directory_names(entry.registry)[0])
-    return first if first != entry.directory and first.exists() else None
+    return first if first.exists() else entry.directory
+
+
+def _stray(path: Path, mirror: str) -> Shown:
+    note = f"{NOTHING}: a directory belongs here, and this is a file"
+    return Shown(registry_of(path.name), path, (), (note,), mirror, fails=True)
 
 
 def _shown(entry: Entry, mirror: str, version: Version, hidden_by: Path | None) -> Shown:
     if hidden_by is not None:
         return Shown(entry.registry, entry.directory, (), (f"containerd never looks here, but at {hidden_by}",), mirror)
     try:
-        hosts, notes = _of_file(entry, version)
-    except LeftAlone as error:
-        hosts, notes = _by_certificates(entry), [f"containerd reads nothing of hosts.toml: {error}"]
+        found = read(entry.data, entry.directory, version)
+        broken = unusable(found.hosts)
+    except Unclear as error:
+        return _without_hosts(entry, mirror, f"peili can't tell what containerd makes of hosts.toml: {error}")
+    except LeftAlone as error:  # a link that leads nowhere: containerd takes it for no file
+        return _shown_by_certificates(entry, mirror, str(error))
     except OSError as error:
-        hosts, notes = [], [f"can't be read: {error.strerror}"]
-    return Shown(entry.registry, entry.directory, tuple(hosts), tuple(notes), mirror)
+        note = f"{NOTHING}: {FILE} can't be read: {error.strerror}"
+        return Shown(entry.registry, entry.directory, (), (note,), mirror, fails=True)
+    notes = [*_notes(entry, found), *([f"{NOTHING}: {broken}"] if broken else [])]
+    return Shown(entry.registry, entry.directory, found.hosts, tuple(notes), mirror, fails=bool(broken))
 
 
-def _of_file(entry: Entry, version: Version) -> tuple[list[Host], list[str]]:
+def _shown_by_certificates(entry: Entry, mirror: str, why: str) -> Shown:
+    try:
+        hosts = by_certificates(entry.directory)
+        broken = unusable(hosts)
+    except (LeftAlone, OSError) as error:
+        return _without_hosts(entry, mirror, f"peili can't tell what containerd makes of {entry.directory}: {error}")
+    notes = [f"hosts.toml is {why}, as if it were not there", *([f"{NOTHING}: {broken}"] if broken else [])]
+    return Shown(entry.registry, entry.directory, hosts, tuple(notes), mirror, fails=bool(broken))
+
+
+def _without_hosts(entry: Entry, mirror: str, note: str) -> Shown:
+    return Shown(entry.registry, entry.directory, (), (note,), mirror)
+
+
+def _notes(entry: Entry, found: Reading) -> list[str]:
+    if entry.data is None:
+        return []
     if not entry.data:
-        return _by_certificates(entry), [] if entry.data is None else ["hosts.toml is empty, as if it were not there"]
-    _, text = text_of(entry.data)
-    document = parsed(text)
-    check_headers(text, version)
-    check(document)
-    if ignored(document, version):
-        note = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'
-        return _by_certificates(entry), [note]
+        return ["hosts.toml is empty, as if it were not there"]
+    if found.unread:
+        return [found.unread if found.no_host else f"containerd reads nothing of hosts.toml: {found.unread}"]
     notes: list[str] = []
-    if unseen := set(hosts_of(document)) - set(order(text, document, version)):
-        notes.append(f"containerd 2.x overlooks hosts without a table header: {', '.join(sorted(unseen))}")
-    if not {"ca", "client"} & document.keys() and docker_style(entry.directory):
+    if found.overlooked:
+        notes.append(f"containerd 2.x overlooks hosts without a table header: {', '.join(found.overlooked)}")
+    if not {"ca", "client"} & found.hosts[-1].values.keys() and docker_style(entry.directory):
         notes.append("the certificates in the directory are not used, because hosts.toml does not name them")
-    return in_force(text, document, version), notes
-
-
-def _by_certificates(entry: Entry) -> list[Host]:
-    return [Host(None, settings=tuple(docker_style(entry.directory)))]
+    return notes

@@ -77,7 +77,7 @@ class RegistriesFile:
 
     def _change(self, edit: Callable[[bytes | None], bytes | None], *, dry_run: bool) -> Outcome:
         try:
-            places = [self.file, self.file.resolve()]  # where it is a link, the work is done beside what it leads to
+            places = [self.file, files.real(self.file)]  # where it is a link, the work is done beside what it leads to
             with nullcontext() if dry_run else files.locked(places):
                 if not dry_run:
                     files.clean(places)
