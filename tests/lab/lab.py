@@ -59,8 +59,11 @@ class Lab:
     `for_pods` is `Containerd`'s.
     """
 
-    def __init__(self, *names: str, release: Release | None = None, for_pods: bool = False) -> None:
+    def __init__(
+        self, *names: str, release: Release | None = None, for_pods: bool = False, settings: str = ""
+    ) -> None:
         self._release = release
+        self._settings = settings
         with ExitStack() as stack:
             self.directory = _make_directory()
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -109,6 +112,7 @@ class Lab:
             unpack=self.network.privileged,
             release=self._release,
             for_pods=for_pods,
+            settings=self._settings,
         )
         host = Host(name, place, containerd, Agent(place, name, directory / "peili"))
         stack.callback(containerd.stop)

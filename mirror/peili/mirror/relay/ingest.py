@@ -36,9 +36,9 @@ async def size_of_ingest(means: Means, digest: Digest, ends: float) -> int | Non
 
 async def may_resume(means: Means, fetch: Fetch) -> bool:
     """Whether the runtime may have all before what it asks for: then it takes one stream. Where its store says that
-    it has not, it fetches in parallel, and will close the answer early.
+    it has not, or other parts are under way, it fetches in parallel, and will close the answer early.
     """
-    if not means.verify:
+    if not means.verify or means.turns.is_parallel(fetch.digest):
         return False
     try:
         async with (

@@ -24,6 +24,7 @@ from peili.mirror.relay.supply import Supply
 from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
+_IN_PARALLEL = "%s: passed on unverified: the runtime fetches it in parallel parts, this one from byte %d on"
 _UNVERIFIED = "%s: passed on unverified: the beginning can't be read back%s"
 
 
@@ -364,6 +365,11 @@ class Transfer:
         if span.stop < span.size:
             self._means.metrics.unverified.add("part")
             self._means.log.info(_PART, digest, span.start, span.stop - 1)
+            return Unverified(digest)
+        if self._supply.in_windows:
+            self._means.metrics.unverified.add("beginning")
+            if self._means.turns.is_news(digest):
+                self._means.log.info(_IN_PARALLEL, digest, span.start)
             return Unverified(digest)
         now = asyncio.get_running_loop().time()
         bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame

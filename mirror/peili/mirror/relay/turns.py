@@ -11,11 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peers import FAILED_BUSY
 from peili.mirror.references import Digest
+
+T = TypeVar("T")
 
 _PAUSE = 0.25
 """Seconds after which a busy holder is asked again, whether a transfer has ended here or not: the holder may notice
@@ -25,6 +28,10 @@ _PATIENCE = 1.0
 """Seconds that a part waits for others of the same peer, before the time that a peer gets for its answer is over."""
 _RECENT = 5.0
 """Seconds for which a transfer that ended may be what a holder is busy with."""
+_CLOSED = 2
+"""So many answers of one blob that the runtime has closed of late show that it fetches in parallel. One may be of a
+runtime that was stopped and resumes.
+"""
 _MOST = 4096
 """Blobs remembered as recent."""
 
@@ -37,6 +44,8 @@ class Turns:
         self._limited = limited
         self._of_blob: Counter[Digest] = Counter()
         self._ended: dict[Digest, float] = {}
+        self._closed: dict[Digest, tuple[float, ...]] = {}
+        self._told: dict[Digest, float] = {}
         self._of_peer: Counter[str] = Counter()
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -46,20 +55,31 @@ class Turns:
         self._of_blob[digest] += 1
         try:
             yield
+        except (asyncio.CancelledError, OSError):  # the runtime is gone
+            closed = self._closed.get(digest, ())
+            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED:])
+            raise
         finally:
             self._of_blob[digest] -= 1
             self._of_blob += Counter()  # drops those at zero
-            self._ended.pop(digest, None)
-            self._ended[digest] = asyncio.get_running_loop().time()
-            if len(self._ended) > _MOST:
-                del self._ended[next(iter(self._ended))]
+            _remember(self._ended, digest, asyncio.get_running_loop().time())
             self._changed()
 
     def is_shared(self, digest: Digest) -> bool:
         """Whether another transfer of `digest` is under way, or ended a moment ago: a holder may be busy with that."""
         ended = self._ended.get(digest)
-        recent = ended is not None and asyncio.get_running_loop().time() - ended < _RECENT
-        return recent or self._of_blob[digest] > 1
+        return self._of_blob[digest] > 1 or (ended is not None and _is_recent(ended))
+
+    def is_parallel(self, digest: Digest) -> bool:
+        """Whether the runtime fetches `digest` in parallel parts: another one is under way, or it closed some."""
+        closed = self._closed.get(digest, ())
+        return self._of_blob[digest] > 1 or (len(closed) == _CLOSED and _is_recent(closed[0]))
+
+    def is_news(self, digest: Digest) -> bool:
+        """Whether what is the same for all parts of `digest` was not told a moment ago. It counts as told then."""
+        told = self._told.get(digest)
+        _remember(self._told, digest, asyncio.get_running_loop().time())
+        return told is None or not _is_recent(told)
 
     async def ask(self, peer_id: str) -> Callable[[], None]:
         """Wait until one more part may be asked of `peer_id`; gives what to call, once, when it has come.
@@ -94,3 +114,15 @@ class Turns:
         for each in self._waiting:
             if not each.done():
                 each.set_result(None)
+
+
+def _is_recent(moment: float) -> bool:
+    return asyncio.get_running_loop().time() - moment < _RECENT
+
+
+def _remember(things: dict[Digest, T], digest: Digest, value: T) -> None:
+    """As the newest; the oldest goes where there are too many."""
+    things.pop(digest, None)
+    things[digest] = value
+    if len(things) > _MOST:
+        del things[next(iter(things))]
