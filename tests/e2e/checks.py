@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
+from pathlib import Path
 
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Host
@@ -31,3 +32,12 @@ def assert_nothing_wrong(containerd: Containerd) -> None:
     for blob in containerd.blob_path("sha256").iterdir():
         with suppress(FileNotFoundError):
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
+
+
+def flip_byte(blob: Path, at: int) -> None:
+    """Change the byte of `blob` at the offset `at`; the size stays."""
+    with blob.open("r+b") as file:
+        file.seek(at)
+        [byte] = file.read(1)
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))

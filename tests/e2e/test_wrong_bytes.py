@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has, assert_nothing_wrong
+from tests.e2e.checks import KIB, MIB, assert_has, assert_nothing_wrong, flip_byte
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.releases import on, release
@@ -28,7 +27,7 @@ def published(lab: Lab, request: pytest.FixtureRequest) -> Generator[Published]:
     """An image of which the liar has the layer with one byte changed. The puller and the liar run peili."""
     published = lab.publish("library/damaged", [request.param])
     lab.hosts["honest"].containerd.pull(published.by_digest)
-    damage(published.image.blob_path(published.image.layers[0].digest))
+    flip_byte(published.image.blob_path(published.image.layers[0].digest), request.param // 2)
     lab.start_peili("puller")
     lab.start_peili("liar", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
     yield published
@@ -59,15 +58,6 @@ def test_the_pull_is_mended_by_another_peer(lab: Lab, published: Published) -> N
     assert_has(puller, published.image)
     assert_nothing_wrong(puller.containerd)
     assert quarantines(puller, lab.hosts["liar"], published) == 1, "the liar was asked again"
-
-
-def damage(blob: Path) -> None:
-    """Change one byte in the middle; the size stays."""
-    with blob.open("r+b") as file:
-        file.seek(blob.stat().st_size // 2)
-        [byte] = file.read(1)
-        file.seek(-1, 1)
-        file.write(bytes([byte ^ 1]))
 
 
 def quarantines(host: Host, liar: Host, published: Published) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -136,9 +137,13 @@ class Containerd:
         """Pull the image called `name` as Kubernetes does, by the CRI API. Raises CommandFailed."""
         cri.pull(self.socket, name)
 
-    def begin_pull(self, name: str) -> Process:
-        """Start a pull; the process is its client, through which all bytes go."""
-        return Process(self._pull_command(name), self._directory / "pull.log")
+    def begin_pull(self, name: str, *options: str) -> Process:
+        """Start a pull. From containerd 2 on, the daemon fetches, and the pull ends with the process."""
+        return Process(self._pull_command(name, *options), self._directory / "pull.log")
+
+    def begin_local_pull(self, name: str) -> Process:
+        """Start a pull whose process is the client, through which all bytes go."""
+        return self.begin_pull(name, *(["--local"] if self._may_be_local() else []))
 
     def begin_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
         """A pull that stands still with less than half of a large layer there, until it is resumed.
@@ -146,7 +151,7 @@ class Containerd:
         One that was too fast to be caught is undone and tried again.
         """
         for _ in range(10):
-            pull = self.begin_pull(name)
+            pull = self.begin_local_pull(name)
             wait_for(partial(self._begun, pull, layer.digest), "the layer begins to arrive", pause=0.001)
             pull.freeze()
             if 0 < self.arrived(layer.digest) < layer.size // 2:
@@ -186,6 +191,14 @@ class Containerd:
                 continue
         return 0
 
+    def is_fetching(self) -> bool:
+        """Whether the daemon has an unfinished blob open."""
+        ingest, found = str(self._content / "ingest"), False
+        for descriptor in Path("/proc", str(self.process.pid), "fd").iterdir():
+            with suppress(FileNotFoundError):  # closed since it was listed
+                found = found or str(descriptor.readlink()).startswith(ingest)
+        return found
+
     def import_archive(self, archive: Path) -> None:
         """Import an image archive, as air-gapped hosts do."""
         self.ctr("images", "import", *([] if self._unpack else ["--no-unpack"]), *self._snapshotter(), str(archive))
@@ -196,6 +209,9 @@ class Containerd:
 
     def _begun(self, pull: Process, digest: str) -> bool:
         return self.arrived(digest) > 0 or not pull.running
+
+    def _may_be_local(self) -> bool:
+        return self._unpack and "--local" in run([self.release.program("ctr"), "images", "pull", "--help"]).decode()
 
     def _pull_command(self, name: str, *options: str) -> list[str]:
         how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]

@@ -59,9 +59,7 @@ class Lab:
     `for_pods` is `Containerd`'s.
     """
 
-    def __init__(
-        self, *names: str, release: Release | None = None, for_pods: bool = False, settings: str = ""
-    ) -> None:
+    def __init__(self, *names: str, release: Release | None = None, for_pods: bool = False, settings: str = "") -> None:
         self._release = release
         self._settings = settings
         with ExitStack() as stack:

@@ -92,6 +92,35 @@ async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:
     assert read <= sent < 2 * read, f"{sent} bytes sent for {read} read"
 
 
+async def test_from_the_first_byte_on_is_one_verified_stream_without_a_length() -> None:
+    """containerd 2.1.0 to 2.1.4 fetch in parallel after any answer with a length; no part could be verified."""
+    data = content(4 * MIB)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        pulled = await host.get(Digest.of(data), "bytes=0-")
+        assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        assert "content-length" not in pulled.headers
+        assert _unverified(host) == 0
+        assert (await host.get(Digest.of(data))).headers["content-length"] == str(len(data))
+
+
+async def test_parts_of_a_runtime_that_has_their_beginning_are_known_by_each_other() -> None:
+    """Its ingest keeps up with the parts, so that each of them looks like a resumed pull."""
+    data, store, go = content(8 * MIB), MemoryStore(), asyncio.Event()
+    digest = Digest.of(data)
+    store.begin(digest, len(data)).write(data[: 6 * MIB])
+    async with peers(data, honest) as [a], pulling([a.holder], store=store) as host:
+        held = asyncio.create_task(_part(host, digest, MIB, MIB // 2, go))
+        await until(lambda: a.ranges)
+        asked = len(a.ranges)
+        second = asyncio.create_task(_part(host, digest, 2 * MIB, MIB // 2, go))
+        await until(lambda: len(a.ranges) > asked)
+        assert all(each and not each.endswith("-") for each in a.ranges[asked:]), "asked for in windows"
+        go.set()
+        assert await held == (206, data[MIB : MIB + MIB // 2])
+        assert await second == (206, data[2 * MIB : 2 * MIB + MIB // 2])
+        assert _unverified(host) > 0
+
+
 async def test_a_resumed_range_comes_without_a_length_and_is_verified() -> None:
     data, at = content(4 * MIB), 2 * MIB
     digest, store = Digest.of(data), MemoryStore()

@@ -101,9 +101,8 @@ class LocalDoor(Door):
             if manifest:  # which is in hand, whole
                 span = self._of_manifest(target, descriptor, transfer, reply)
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
-            # which can't be verified, then reads one stream, which is.
-            # A resumed one comes without a length, for the same reason.
-            if await reply.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.is_resumed):
+            # which can't be verified, then reads one stream, which is. For some it also has to have no length.
+            if await reply.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.takes_one_stream):
                 await transfer.pour(reply)
                 await reply.end()
 

@@ -148,9 +148,14 @@ class Transfer:
         return Unsatisfiable(self._fetch.wanted, size)
 
     @property
-    def is_resumed(self) -> bool:
-        """Whether `pour` continues, up to its end, what the runtime has, verified together with that."""
-        return self._fetch.is_open_ended and not isinstance(self._verifier, Unverified) and self._resumes
+    def takes_one_stream(self) -> bool:
+        """Whether `pour` gives, verified, all that an open-ended range asks for. Without a length, a runtime that could
+        fetch in parallel takes that as one stream; parts of it could not be verified.
+        """
+        wanted = self._fetch.wanted
+        open_ended = wanted is not None and wanted.first is not None and wanted.last is None
+        verified = not isinstance(self._verifier, Unverified) and (self._span.start == 0 or self._resumes)
+        return open_ended and verified and self.data is None
 
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
@@ -366,7 +371,7 @@ class Transfer:
             self._means.metrics.unverified.add("part")
             self._means.log.info(_PART, digest, span.start, span.stop - 1)
             return Unverified(digest)
-        if self._supply.in_windows:
+        if self._supply.in_windows and span.start > 0:
             self._means.metrics.unverified.add("beginning")
             if self._means.turns.is_news(digest):
                 self._means.log.info(_IN_PARALLEL, digest, span.start)
