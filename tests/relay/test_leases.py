@@ -10,7 +10,7 @@ from typing import TypeAlias, cast
 
 import pytest
 from tests.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
-from tests.relay.pulling import LARGE, SMALL, content, pulling, until
+from tests.relay.pulling import LARGE, NEVER, SMALL, content, pulling, until
 from typing_extensions import override
 
 from peili.mirror import (
@@ -258,8 +258,8 @@ async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
     data, lease = content(LARGE), Slow()
     async with peers(data, short_after(200_000) if advice == "another feed" else honest, honest) as [a, b]:
         first = Upstream(lease) if advice == "upstream" else Feed((a.holder,), lease)
-        async with pulling(Advising(first, Feed((b.holder,))), lookup_timeout=60) as host:
-            async with asyncio.timeout(10):
+        async with pulling(Advising(first, Feed((b.holder,))), lookup_timeout=NEVER) as host:
+            async with asyncio.timeout(60):
                 pulled = await host.get(Digest.of(data))
             assert (pulled.status, pulled.whole) == ((404 if advice == "upstream" else 200), True)
             await until(lambda: lease.reasons)
@@ -272,7 +272,7 @@ async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_release_outlives_its_request(size: int) -> None:
     data, lease = content(size), Slow()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=60) as host:
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER) as host:
         assert (await host.get(Digest.of(data))).body == data
         await until(lambda: lease.reasons)
         await until(lambda: host.mirror.metrics.requests.family().samples)  # it has ended, by itself or cancelled
@@ -285,7 +285,7 @@ async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -
     data, lease = content(LARGE), Slow()
     async with (
         peers(data, silent_after(100_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=60, stall_timeout=60) as host,
+        pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER, stall_timeout=NEVER) as host,
     ):
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
@@ -300,14 +300,14 @@ async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -
 
 async def test_draining_waits_for_releases() -> None:
     lease = Slow()
-    async with pulling(Advising(Upstream(lease)), lookup_timeout=60) as host:
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=NEVER) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
-        draining = asyncio.create_task(host.mirror.drain(60))
+        draining = asyncio.create_task(host.mirror.drain(NEVER))
         done, _ = await asyncio.wait([draining], timeout=0.1)
         assert not done
         lease.told.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await draining
         assert lease.outcomes == ["released"]
 
@@ -330,7 +330,7 @@ class Left(Advising):
 async def test_leaving_waits_for_releases_before_the_router_is_left() -> None:
     lease = Slow()
     router = Left(lease, Upstream(lease))
-    async with pulling(router, lookup_timeout=60, stop_timeout=60, drain_timeout=0.05) as host:
+    async with pulling(router, lookup_timeout=NEVER, stop_timeout=NEVER, drain_timeout=0.05) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
         asyncio.get_running_loop().call_later(0.3, lease.told.set)
@@ -341,7 +341,7 @@ async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogC
     lease = Slow()
     router = Left(lease, Upstream(lease))
     before = asyncio.all_tasks()
-    async with pulling(router, lookup_timeout=60, stop_timeout=0.2, drain_timeout=0.05) as host:
+    async with pulling(router, lookup_timeout=NEVER, stop_timeout=0.2, drain_timeout=0.05) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
     assert router.outcomes == ["cancelled"]
@@ -352,7 +352,7 @@ async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogC
 
 async def test_a_release_that_can_not_be_cancelled_does_not_hold_up_leaving() -> None:
     lease = Stubborn()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         async with pulling(Advising(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
             await host.get(Digest.of(b"x"))
             await until(lambda: lease.reasons)
@@ -364,7 +364,7 @@ async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_no
     data, lease = content(LARGE), Slow()
     async with (
         peers(data, silent_after(100_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease), Upstream()), stall_timeout=60, lookup_timeout=60) as host,
+        pulling(Advising(Feed((a.holder,), lease), Upstream()), stall_timeout=NEVER, lookup_timeout=NEVER) as host,
     ):
         await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
@@ -382,7 +382,7 @@ async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_no
 async def test_releases_that_pile_up_let_no_transfer_begin() -> None:
     lease = Slow()
     router = Advising(lambda: Upstream(lease), lambda: Upstream(Lease()))
-    async with pulling(router, lookup_timeout=60, transfers=1) as host:
+    async with pulling(router, lookup_timeout=NEVER, transfers=1) as host:
         for asked in (1, 1, 1):
             assert (await host.get(Digest.of(b"x"))).status == 404
             assert len(router.wants) == asked

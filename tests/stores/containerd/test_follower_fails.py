@@ -20,7 +20,7 @@ async def test_a_follower_that_fails_takes_the_store_s_run_with_it(monkeypatch: 
     monkeypatch.setattr(Follower, "run", fail)
     store = ContainerdStore("/nowhere/containerd.sock")
     with pytest.raises(ExceptionGroup) as failed:
-        async with context_for(store) as context, store.run(context), asyncio.timeout(5):
+        async with context_for(store) as context, store.run(context), asyncio.timeout(60):
             await asyncio.Event().wait()
     assert failed.group_contains(RuntimeError, match="a bug")
     assert not store.ready()
