@@ -123,7 +123,7 @@ WRONG = [
     ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
     ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
     ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
-    ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io, not 'a/b'"),
+    ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io or *.example.com, not 'a/b'"),
     ("[mirror]\ndefault_registry = 'a/b'", "mirror.default_registry: host names such as docker.io, not 'a/b'"),
     ("[mirror]\nidentity = 'a b'", "mirror.identity: up to 255 of the visible ASCII characters, not 'a b'"),
     ("[mirror]\nidentity = ''", "mirror.identity: a string that is not empty, not ''"),

@@ -104,6 +104,18 @@ def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys
     assert (root / "docker.io/hosts.toml").read_bytes() == MIRRORED
 
 
+def test_a_mirror_for_a_wildcard_is_asked_for_every_registry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io", "*.example.com"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\nmade {root}/_default/hosts.toml\n"
+
+
+def test_a_mirror_s_registry_is_written_in_lower_case(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["Docker.IO"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
+
+
 @pytest.mark.parametrize(
     ("listen", "url"),
     [

@@ -24,7 +24,7 @@ from peili.adapters.containerd.hosts import HostsFiles
 from peili.adapters.containerd.meaning import Version
 from peili.adapters.containerd.registries import registries
 from peili.adapters.containerd.showing import Shown, shown
-from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, serve
+from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -149,7 +149,9 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
         file.write_text(f"version = 3\n{settings}")
         missing += [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
     folder.mkdir()
-    nobody = list(judge_hosts(shown([folder], MIRROR, Version(2, 0)), MIRROR, [folder], wanted=(), folders=[folder]))
+    nobody = list(
+        judge_hosts(shown([folder], MIRROR, Version(2, 0)), MIRROR, [folder], wanted=Selection(), folders=[folder])
+    )
     mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
     assert [(each.what, each.mend) for each in (*missing, *nobody)] == [
         ("not set, so containerd reads no hosts.toml and asks no mirror", mend),
@@ -158,11 +160,22 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
     ]
 
 
+async def test_a_registry_that_the_mirror_is_for_and_that_no_hosts_toml_is_for(tmp_path: Path) -> None:
+    HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
+    found = shown([tmp_path], MIRROR, Version(2, 0))
+    wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
+    judged = list(judge_hosts(found, MIRROR, [tmp_path], wanted=wanted, folders=()))
+    assert [(each.level, each.what) for each in judged] == [
+        (Level.OK, f"{MIRROR} is asked for docker.io"),
+        (Level.FAIL, f"none in {tmp_path} is for ghcr.io, so {MIRROR} is not asked"),
+    ]
+
+
 async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
     found = shown([tmp_path], MIRROR, Version(2, 0))
-    [finding] = judge_hosts(found, MIRROR, [tmp_path], wanted=(), folders=())
+    [finding] = judge_hosts(found, MIRROR, [tmp_path], wanted=Selection(), folders=())
     assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
     assert [each.first for each in found] == [True]
     proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, redirect_stdout
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.adapters.containerd.configurations import DEVIATIONS, NAMESPACES, STRUCTURE, USUAL, files
+from tests.adapters.containerd.configurations import DEVIATIONS, IMAGES, NAMESPACES, STRUCTURE, USUAL, files
 from tests.adapters.containerd.machine import PULLED, Machine, mounts_work
 from tests.lab.agent import Agent
 from tests.lab.lab import missing_commands
@@ -212,3 +213,41 @@ def examine(house: House, machine: Machine, choice: Mapping[str, str], *, began:
             main([*arguments, "--containerd-config", str(machine.etc / "containerd/config.toml")])
         output = out.getvalue()
     return [each for each in json.loads(output)["findings"] if each["about"] in JUDGED]
+
+
+NOT_READ = "its transfer service gets several folders, and takes them for one; set config_path = "
+
+
+@pytest.mark.parametrize("name", on("2.4.2"))
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (None, False),
+        ("version = 4\n", False),
+        (f'version = 4\n[plugins."{IMAGES}"]\nuse_local_image_pull = true\n', True),
+        (f'version = 4\n[plugins."{IMAGES}".registry]\nconfig_path = "/etc/containerd/certs.d"\n', True),
+    ],
+)
+def test_applying_says_that_2_4_reads_none_of_it_by_default_and_how_to_mend_it(
+    house: House, name: str, text: str | None, *, read: bool
+) -> None:
+    configuration = str(house.peilis["all"].configuration)
+    with Machine(release(name), house.directory / "m") as machine:
+        if text is not None:
+            (machine.etc / "containerd/config.toml").write_text(text)
+        machine.start()
+        command = [sys.executable, "-m", "peili.adapters.standalone", "hosts", "apply", "--config", configuration]
+        done = machine.run(command)
+        assert (machine.etc / "containerd/certs.d/_default/hosts.toml").exists()
+        assert done.returncode == 0
+        assert (NOT_READ in done.stderr) is not read
+        assert (done.stderr == "") is read
+        assert truth(house, machine, "all")[0] is read
+    if read:
+        return
+    folder, header = re.findall(r'set config_path = "(.*)" in (\[.*\]),', done.stderr)[0]
+    with Machine(release(name), house.directory / "m") as machine:
+        (machine.etc / "containerd/config.toml").write_text(f'{text or ""}{header}\nconfig_path = "{folder}"\n')
+        write_hosts("ours", house.url("all"), machine.etc / "containerd/certs.d")
+        machine.start()
+        assert truth(house, machine, "all")[0]

@@ -5,7 +5,7 @@ Reads files only; each function judges one thing.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from peili.adapters.containerd.configuration import Configuration, as_table
@@ -15,6 +15,7 @@ from peili.adapters.containerd.meaning import DEFAULT, Version
 from peili.adapters.containerd.registries import Registries
 from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.generated import COMMAND, is_generated
+from peili.mirror import Selection
 
 _RESTART = "then restart containerd"
 _FOR_K3S = f"run: {COMMAND}, then restart k3s or RKE2"
@@ -153,10 +154,10 @@ def snapshotters(registries: Registries) -> Iterator[Finding]:
 
 
 def judge_hosts(
-    shown: Sequence[Shown], mirror: str, roots: Sequence[Path], *, wanted: Collection[str], folders: Sequence[Path]
+    shown: Sequence[Shown], mirror: str, roots: Sequence[Path], *, wanted: Selection, folders: Sequence[Path]
 ) -> Iterator[Finding]:
-    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`; `wanted` are the registries
-    that the mirror is for, none for all; `folders` is where else a hosts.toml of its may be.
+    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`; `wanted` is what the mirror
+    is for; `folders` is where else a hosts.toml of its may be.
     """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
@@ -174,9 +175,13 @@ def judge_hosts(
         if not any(host.leads_to(mirror) and "pull" in host.capabilities for host in each.hosts):
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
     for each in shown:
-        if each not in ours and (not wanted or each.registry in wanted):
+        if each not in ours and wanted.has(each.registry):
             notes = f" ({'; '.join(each.notes)})" if each.notes else ""
             yield warn(about, f"{each.directory} does not lead to {mirror}{notes}", apply)
+    there = {each.registry for each in shown}
+    for registry in sorted(wanted.registries - there) if DEFAULT not in there else ():
+        if "*" not in registry:
+            yield fail(about, f"none in {places} is for {registry}, so {mirror} is not asked", apply)
 
 
 def _apply(roots: Sequence[Path]) -> str:

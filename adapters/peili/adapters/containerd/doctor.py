@@ -151,5 +151,5 @@ def _hosts_toml(patient: Patient, roots: Sequence[Path], version: Version, shown
     except OSError as error:
         mend = "run as root, or give this user access to it"
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
-    wanted = patient.selection.registries
+    wanted = patient.selection
     return list(configured.judge_hosts(shown, patient.mirror, roots, wanted=wanted, folders=patient.folders))

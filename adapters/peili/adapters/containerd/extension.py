@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from peili.adapters.changes import Outcome
 from peili.adapters.containerd.hosts import HostsFiles
+from peili.adapters.containerd.notice import unread
 from peili.adapters.containerd.version import understood, version_at
 from peili.mirror import Context, Plugin
 
@@ -32,13 +33,15 @@ class ContainerdHosts(Plugin):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
-        files = self._files
+        files, version = self._files, None
         if self._socket is not None:
             version = understood(await version_at(self._socket), context.log.warning)
             files = files if version is None else files.for_version(version)
         try:
             outcome = await asyncio.to_thread(files.apply)
             _tell(outcome, context.log)
+            if self._socket is not None and (why := await asyncio.to_thread(unread, version, self._socket)):
+                context.log.warning("%s", why)
             self._on = not outcome.problems
             yield
         finally:

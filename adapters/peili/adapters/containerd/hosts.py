@@ -18,8 +18,9 @@ from peili.adapters.containerd.places import Entry, configured, directories, dir
 from peili.adapters.containerd.planning import OurHost, planned
 from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.leftalone import LeftAlone
-from peili.mirror import ConfigError, Selection
+from peili.mirror import ConfigError
 from peili.mirror.peers import base_url
+from peili.mirror.selection import check_registries
 
 _USUAL = Path("/etc/containerd/certs.d")
 _DOCKERS = Path("/etc/docker/certs.d")
@@ -175,7 +176,7 @@ def _problem(path: Path | None, error: LeftAlone | OSError) -> Problem:
 
 def _registries(registries: Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(registries))
-    Selection(name for name in names if name != DEFAULT)
+    check_registries(name for name in names if name != DEFAULT)
     return names
 
 

@@ -15,8 +15,9 @@ from peili.adapters.doorurl import same_door
 from peili.adapters.k3s import marks
 from peili.adapters.k3s.inserting import NoPlace, inserted
 from peili.adapters.yamltext import NotYaml, is_list, is_table, one_plain
-from peili.mirror import ConfigError, Selection
+from peili.mirror import ConfigError
 from peili.mirror.peers import base_url
+from peili.mirror.selection import check_registries
 
 EVERY = "*"
 """Stands for the registries that have no entry of their own."""
@@ -69,7 +70,7 @@ def check(url: str, registries: Iterable[str]) -> None:
         base_url(url)
     except ValueError as error:
         raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
-    Selection(registry for registry in registries if registry != EVERY)
+    check_registries(registry for registry in registries if registry != EVERY)
 
 
 def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from peili.adapters.standalone.reading import Section, unknown
 from peili.adapters.standalone.settings import Sections
 from peili.mirror import ConfigError, Limits, PluginNotFound, Selection
 from peili.mirror.peers import base_url, is_identity
+from peili.mirror.selection import check_registries
 
 T = TypeVar("T")
 
@@ -185,7 +186,7 @@ def _mirror(section: Section) -> MirrorOptions:
 
 def _check_registry(name: str) -> None:
     try:
-        Selection((name,))
+        check_registries((name,))
     except ConfigError as error:
         raise ConfigError("default_registry", error.expected) from error
 
@@ -199,7 +200,7 @@ def _hosts(section: Section) -> HostsOptions:
     try:
         if options.config_path:
             folders(options.config_path)
-        Selection(name for name in options.registries if name != "_default")
+        check_registries(name for name in options.registries if name != "_default")
     except ConfigError as error:
         raise error.within("hosts", source=section.settings[error.key].source) from error
     return options

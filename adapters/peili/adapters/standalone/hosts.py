@@ -12,6 +12,7 @@ from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.meaning import DEFAULT
+from peili.adapters.containerd.notice import unread
 from peili.adapters.containerd.version import understood, version_at, version_installed
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
@@ -35,14 +36,18 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
     """One of the command's actions, as `hosts_arguments` describes them; its exit code. Raises PeiliError."""
+    version = arguments.containerd_version or understood(asyncio.run(_version(config)), _warn)
     files = HostsFiles(
         arguments.mirror or mirror_url(config.local),
         config_path=arguments.config_path or config.hosts.config_path or None,
         registries=arguments.registry or (_registries(config) if arguments.action == "apply" else ()),
         capabilities=_capabilities(config),
-        version=arguments.containerd_version or understood(asyncio.run(_version(config)), _warn),
+        version=version,
     )
-    return _ACTIONS[arguments.action](arguments, files)
+    code = _ACTIONS[arguments.action](arguments, files)
+    if arguments.action == "apply" and (why := unread(version, _socket(config))):
+        _warn(why)
+    return code
 
 
 def run_other(arguments: argparse.Namespace, config: Config) -> int:
@@ -63,8 +68,11 @@ def mirror_url(local: Sequence[str]) -> str:
 
 
 def _registries(config: Config) -> tuple[str, ...]:
-    """Those that were chosen, else those that the mirror is for; none for every registry."""
-    return config.hosts.registries or config.mirror.registries
+    """Those that were chosen, else those that the mirror is for; none for every registry. One with a wildcard can't be
+    written down for containerd; where containerd asks for more, the mirror says in a moment that it is not for it.
+    """
+    meant = config.mirror.registries
+    return config.hosts.registries or (() if any("*" in each for each in meant) else tuple(map(str.lower, meant)))
 
 
 def _capabilities(config: Config) -> tuple[str, ...]:

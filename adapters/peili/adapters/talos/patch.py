@@ -26,8 +26,9 @@ from peili.adapters.talos.machineconfig import (
     mirrors_of,
 )
 from peili.adapters.yamltext import dumped, plain
-from peili.mirror import ConfigError, Selection
+from peili.mirror import ConfigError
 from peili.mirror.peers import base_url
+from peili.mirror.selection import check_registries
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def check(url: str, registries: Sequence[str]) -> None:
         base_url(url)
     except ValueError as error:
         raise ConfigError("mirror", "http://HOST:PORT, as the machine's containerd reaches the local door") from error
-    Selection(registry for registry in registries if registry != EVERY)
+    check_registries(registry for registry in registries if registry != EVERY)
 
 
 def _of(config: MachineConfig, registry: str) -> Mirrors:
