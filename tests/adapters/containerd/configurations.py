@@ -49,12 +49,16 @@ DEVIATIONS: Sequence[Mapping[str, str]] = (
     {"snapshotter": "native", "runtimes": "yes", "layout": "2 old"},
     {"snapshotter": "proxy"},
     {"snapshotter": "stargz"},
+    {"snapshotter": "missing"},
     {"hosts": "override"},
     {"hosts": "override v2"},
     {"hosts": "none"},
     {"namespaces": "k8s.io"},
     {"namespaces": "default"},
+    {"disabled": CRI},
+    {"disabled": IMAGES},
     {"disabled": "cri"},
+    {"disabled": "cri", "layout": "0 cri"},
 )
 """What else may be in the way, each alone."""
 
@@ -72,7 +76,7 @@ def files(choice: Mapping[str, str], folder: Path) -> dict[str, str]:
         return {}
     version = f"version = {number}\n" if number != "0" else ""
     if choice.get("disabled"):
-        version += f'disabled_plugins = ["{CRI}"]\n'
+        version += f'disabled_plugins = ["{choice["disabled"]}"]\n'
     plugin = {"cri": "cri", "old": CRI, "new": IMAGES}[name]
     settings = _settings(choice, plugin, folder)
     pattern = "conf.d/*.toml" if choice["drop-in"] == "relative" else f"{folder.parent}/conf.d/*.toml"

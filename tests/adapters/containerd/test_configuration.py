@@ -79,6 +79,7 @@ CASES: dict[str, dict[str, str]] = {
         "none.toml": 'imports = ["2.toml"]\n',
         "2.toml": "version = 2\n",
     },
+    "a plug-in switched off by the first version's name": {"c.toml": 'version = 2\ndisabled_plugins = ["cri"]\n'},
     "what is for 2.x is not read": {
         "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
     },

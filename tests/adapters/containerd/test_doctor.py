@@ -68,6 +68,11 @@ class House:
         done = self.command("hosts", "apply", "--config-path", self.containerd.hosts)
         assert done.returncode == 0, done.stderr
 
+    def asked(self) -> int:
+        """How often containerd has asked this host's peili."""
+        told = json.loads(self.peili.ask("GET", "/status").body)
+        return int(told["runtime"].get("containerd", {}).get("requests", 0))
+
     def doctor(self, *flags: str | Path) -> Diagnosis:
         done = self.command("doctor", "--json", *flags)
         assert done.stderr == ""
@@ -197,6 +202,26 @@ def test_a_registry_that_leads_elsewhere_and_a_mirror_that_is_not_first_are_name
     assert f"{applied.containerd.hosts / 'other.example'} does not lead to {mirror}" in found
     chosen = applied.doctor(f'--set=mirror.registries=["{REGISTRY}"]')  # others are none of its business
     assert not any("other.example" in each["what"] for each in chosen.findings)
+
+
+def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: House) -> None:
+    """It asks nobody of the file's, also not those that it could read."""
+    directory = applied.containerd.hosts / REGISTRY
+    directory.mkdir()
+    second = f'[host."http://{applied.peili.local}"]\ncapabilities = ["pull"]\n'
+    (directory / "hosts.toml").write_text(f'[host."http://[::1]:5050"]\ncapabilities = ["pull"]\n{second}')
+    diagnosis = applied.doctor("--set=local.listen=[::1]:5050")
+    assert diagnosis.code == 1
+    assert diagnosis.of("fail")["hosts.toml"].startswith("containerd 1.x can't read '[host.\"http://[::1]:5050\"]'")
+    assert "local.listen" in diagnosis.mend("hosts.toml")
+    asked = applied.asked()
+    with pytest.raises(CommandFailed):
+        applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
+    assert applied.asked() == asked
+    (directory / "hosts.toml").write_text(second)
+    with pytest.raises(CommandFailed):
+        applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
+    assert applied.asked() > asked
 
 
 @pytest.mark.parametrize(

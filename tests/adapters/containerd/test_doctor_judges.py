@@ -150,7 +150,14 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
         missing += [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
     folder.mkdir()
     nobody = list(
-        judge_hosts(shown([folder], MIRROR, Version(2, 0)), MIRROR, [folder], wanted=Selection(), folders=[folder])
+        judge_hosts(
+            shown([folder], MIRROR, Version(2, 0)),
+            MIRROR,
+            [folder],
+            version=Version(2, 0),
+            wanted=Selection(),
+            folders=[folder],
+        )
     )
     mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
     assert [(each.what, each.mend) for each in (*missing, *nobody)] == [
@@ -164,18 +171,40 @@ async def test_a_registry_that_the_mirror_is_for_and_that_no_hosts_toml_is_for(t
     HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
     found = shown([tmp_path], MIRROR, Version(2, 0))
     wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
-    judged = list(judge_hosts(found, MIRROR, [tmp_path], wanted=wanted, folders=()))
+    judged = list(judge_hosts(found, MIRROR, [tmp_path], version=Version(2, 0), wanted=wanted, folders=()))
     assert [(each.level, each.what) for each in judged] == [
         (Level.OK, f"{MIRROR} is asked for docker.io"),
         (Level.FAIL, f"none in {tmp_path} is for ghcr.io, so {MIRROR} is not asked"),
     ]
 
 
+async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path: Path) -> None:
+    """test_doctor.py has a containerd that does not."""
+    mirror = "http://[::1]:5050"
+    (tmp_path / "_default").mkdir()
+    (tmp_path / "_default/hosts.toml").write_text(f'[host."{mirror}"]\ncapabilities = ["pull"]\n')
+    levels = {
+        version: [
+            each.level
+            for each in judge_hosts(
+                shown([tmp_path], mirror, version),
+                mirror,
+                [tmp_path],
+                version=version,
+                wanted=Selection(),
+                folders=(),
+            )
+        ]
+        for version in (Version(1, 7), Version(2, 0))
+    }
+    assert levels == {Version(1, 7): [Level.FAIL], Version(2, 0): [Level.OK]}
+
+
 async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
     found = shown([tmp_path], MIRROR, Version(2, 0))
-    [finding] = judge_hosts(found, MIRROR, [tmp_path], wanted=Selection(), folders=())
+    [finding] = judge_hosts(found, MIRROR, [tmp_path], version=Version(2, 0), wanted=Selection(), folders=())
     assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
     assert [each.first for each in found] == [True]
     proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})

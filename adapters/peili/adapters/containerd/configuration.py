@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from peili.adapters.containerd.generations import CRI_1, CRI_2, IMAGES_3, Generation, Table, renamed, up_to_date
+from peili.adapters.containerd.generations import (
+    CRI_1,
+    CRI_2,
+    IMAGES_3,
+    RUNTIME_3,
+    Generation,
+    Table,
+    renamed,
+    up_to_date,
+)
 from peili.adapters.containerd.meaning import Version
 from peili.mirror import PeiliError
 
@@ -44,9 +53,8 @@ class Configuration:
         hidden: tables that a later file has replaced altogether, as 1.x does: plug-in, file, and by which file.
         unread: tables of the CRI plug-in that containerd does not read, since its name is another in a file of that
             version: the name as written, the table, and the file.
-        moved: whether something stood under the CRI plug-in's earlier name and was moved to its present one.
         dead: imports that match no file.
-        disabled: the plug-ins that are switched off.
+        disabled: the parts of the CRI plug-in that are switched off; without any of them it does nothing.
         proxies: the address of each proxy plug-in.
         version: that of the files; where they differ, that of the last one that says any.
         first: that of the first file; 0 where it says none.
@@ -57,7 +65,6 @@ class Configuration:
     origin: Mapping[str, Path] = field(default_factory=dict[str, Path])
     hidden: tuple[tuple[str, Path, Path], ...] = ()
     unread: tuple[tuple[str, Table, Path], ...] = ()
-    moved: bool = False
     dead: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -109,7 +116,6 @@ class _Merged:
         self._origin: dict[str, Path] = {}
         self._hidden: list[tuple[str, Path, Path]] = []
         self._unread: list[tuple[str, Table, Path]] = []
-        self._moved = False
         self._first = 0
 
     def add(self, file: Path, document: Table) -> None:
@@ -146,13 +152,19 @@ class _Merged:
             origin=self._origin,
             hidden=tuple(self._hidden),
             unread=(*self._unread, *self._misnamed()),
-            moved=self._moved,
             dead=tuple(self.dead),
-            disabled=tuple(self._disabled),
+            disabled=tuple(sorted({*self._disabled} & self._parts)),
             proxies=self._proxies,
             version=self._version,
             first=self._first,
         )
+
+    @property
+    def _parts(self) -> set[str]:
+        """What has to be on for the CRI plug-in to work, by the names that this version has for them."""
+        if self.generation.deep:
+            return {CRI_2, IMAGES_3, RUNTIME_3}
+        return {CRI_1} if self._version == 1 else {CRI_2}
 
     def _merge(self, name: str, table: Table, file: Path) -> None:
         before = self._plugins.get(name)
@@ -166,7 +178,6 @@ class _Merged:
         if CRI_2 not in plugins:
             return plugins
         if version < (self.generation.newest or 0):
-            self._moved = True
             return dict(up_to_date(plugins, fills=self.generation.fills))
         name, file = self._written.get(CRI_2, (CRI_2, file))
         self._unread.append((name, plugins[CRI_2], file))
@@ -181,13 +192,18 @@ class _Merged:
         """That containerd starts with these. Raises Unreadable."""
         if self._newest is not None and self._version > self._newest:
             reason = f"version = {self._version} in {first}, and {self._named} starts with {self._newest} at most"
-            raise Unreadable(reason, f"write the file for version {self._newest}, then restart containerd")
-        if self.generation.deep or self._version == 1:
-            return
-        for name in (*self._plugins, *self._disabled):
+            raise Unreadable(reason, f"write the file for version {self._newest}, {_RESTART}")
+        for name in self._disabled if self._version > 1 else ():
+            if not (name.startswith("io.containerd.") or (self.generation.deep and "." in name)):
+                reason = f"disabled_plugins of {first} names {name!r}, and {self._named} does not start with that"
+                raise Unreadable(reason, f"write the plug-in's name in full, as {CRI_2}, {_RESTART}")
+        for name in self._plugins if self._version > 1 and not self.generation.deep else ():
             if not name.startswith("io.containerd."):
-                reason = f"[plugins.{name}] in {self._origin.get(name, first)}: {self._named} does not start with it"
-                raise Unreadable(reason, "in a file of version 2, write plug-ins' names in full, as " + CRI_2)
+                reason = f"[plugins.{name}] in {self._origin[name]}, and {self._named} does not start with that"
+                raise Unreadable(reason, f"write the plug-in's name in full, as {CRI_2}, {_RESTART}")
+
+
+_RESTART = "then restart containerd"
 
 
 def _guessed(number: int) -> Version:

@@ -11,7 +11,7 @@ from pathlib import Path
 from peili.adapters.containerd.configuration import Configuration, as_table
 from peili.adapters.containerd.findings import Finding, fail, ok, warn
 from peili.adapters.containerd.generations import CRI_1, CRI_2, DOCKERS, IMAGES_3, RUNTIME_3, USUAL
-from peili.adapters.containerd.meaning import DEFAULT, Version
+from peili.adapters.containerd.meaning import DEFAULT, Version, bracketed
 from peili.adapters.containerd.registries import Registries
 from peili.adapters.containerd.showing import Shown, shown
 from peili.adapters.generated import COMMAND, is_generated
@@ -63,17 +63,16 @@ def files(configuration: Configuration) -> Iterator[Finding]:
 
 def cri_is_on(configuration: Configuration) -> bool:
     """Whether the files leave the CRI plug-in on, by which Kubernetes pulls."""
-    return not {*configuration.disabled} & {*_CRI}
+    return not configuration.disabled
 
 
 def switched_off(configuration: Configuration) -> Iterator[Finding]:
     """Docker's packages ship containerd without its CRI plug-in, which is the one that reads `config_path`."""
     if not cri_is_on(configuration):
-        found = sorted({*configuration.disabled} & {*_CRI})
         yield warn(
             "CRI plug-in",
             "switched off, so nothing that is said here of config_path counts; other clients name a folder themselves",
-            f'for Kubernetes, take "{found[0]}" out of disabled_plugins, {_RESTART}',
+            f'for Kubernetes, take "{configuration.disabled[0]}" out of disabled_plugins, {_RESTART}',
         )
 
 
@@ -154,19 +153,31 @@ def snapshotters(registries: Registries) -> Iterator[Finding]:
 
 
 def judge_hosts(
-    shown: Sequence[Shown], mirror: str, roots: Sequence[Path], *, wanted: Selection, folders: Sequence[Path]
+    shown: Sequence[Shown],
+    mirror: str,
+    roots: Sequence[Path],
+    *,
+    version: Version,
+    wanted: Selection,
+    folders: Sequence[Path],
 ) -> Iterator[Finding]:
-    """Whether hosts.toml leads to the mirror. `shown` is what containerd finds in `roots`; `wanted` is what the mirror
-    is for; `folders` is where else a hosts.toml of its may be.
+    """Whether hosts.toml leads to the mirror. `shown` is what a containerd of that `version` finds in `roots`; `wanted`
+    is what the mirror is for; `folders` is where else a hosts.toml of its may be.
     """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
     ours = [each for each in shown if any(host.leads_to(mirror) for host in each.hosts)]
     apply = _apply(roots)
+    if "[" in mirror and not version.brackets_in_headers:
+        yield fail(
+            about, bracketed(f'[host."{mirror}"]'), "set local.listen to such a name, or to 127.0.0.1 and a port"
+        )
+        return
     if not ours:
         elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
         where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
-        yield fail(about, f"none in {places} leads to {mirror}{where}", apply)
+        notes = "".join(f"; {each.directory}: {note}" for each in shown for note in each.notes)
+        yield fail(about, f"none in {places} leads to {mirror}{where}{notes}", apply)
         return
     yield ok(about, f"{mirror} is asked for {', '.join(_named(each.registry) for each in ours)}")
     for each in ours:

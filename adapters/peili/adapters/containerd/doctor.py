@@ -152,4 +152,6 @@ def _hosts_toml(patient: Patient, roots: Sequence[Path], version: Version, shown
         mend = "run as root, or give this user access to it"
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]
     wanted = patient.selection
-    return list(configured.judge_hosts(shown, patient.mirror, roots, wanted=wanted, folders=patient.folders))
+    return list(
+        configured.judge_hosts(shown, patient.mirror, roots, version=version, wanted=wanted, folders=patient.folders)
+    )
