@@ -1,4 +1,4 @@
-"""The budgets of DESIGN.md, section "Budgets": what each row has to keep to."""
+"""What each row has to keep to: the budgets of DESIGN.md, section "Budgets", and those of single promises."""
 
 from __future__ import annotations
 
@@ -15,3 +15,6 @@ MISS_HALF_DEAD = AtMost(60)
 IDLE_MEMORY = AtMost(64)
 BUSY_MEMORY = AtMost(96)
 START = AtMost(1)
+PARALLEL = RatioOf(0.84)
+"""A holder sends at most 1.2 times as much."""
+CONTAINERD = RatioOf(1)

@@ -34,6 +34,8 @@ SECONDS = Unit("s", more_is_better=False)
 CPU_SECONDS = Unit("CPU s", more_is_better=False)
 CPU_MILLISECONDS = Unit("CPU ms", more_is_better=False)
 BLOBS = Unit("blobs", more_is_better=False)
+MEGABYTES = Unit("MB", more_is_better=False)
+TESTS = Unit("tests", more_is_better=True)
 MEBIBYTES = Unit("MiB", more_is_better=False)
 
 

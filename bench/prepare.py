@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 
+from tests.containerds import provide_releases
 from tests.prepare import PACKAGES as TESTS
 from tests.prepare import missing_packages, provide
 
@@ -19,8 +20,10 @@ NEEDS: Mapping[str, Collection[str]] = {
     "requests": ("docker-registry",),
     "misses": ("docker-registry",),
     "pull": ("containerd", "docker-registry", "skopeo"),
+    "parallel": ("containerd", "docker-registry", "skopeo"),
     "memory": ("containerd", "docker-registry"),
     "growth": (),
+    "containerd": ("containerd", "docker-registry", "skopeo"),
 }
 """Every row, in the order of the table, and the packages without which it can't be measured."""
 
@@ -31,9 +34,9 @@ def missing_for(row: str) -> list[str]:
 
 
 def main() -> int:
-    missing = provide(PACKAGES)
+    missing = [*provide(PACKAGES), *provide_releases()]
     if missing:
-        print(f"missing, so some rows will be left out: {' '.join(missing)} (Debian's names)", file=sys.stderr)
+        print(f"missing, so some rows will be left out: {', '.join(missing)}", file=sys.stderr)
     return 0
 
 

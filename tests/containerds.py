@@ -40,6 +40,12 @@ class Release:
         """The path of `containerd` or `ctr`."""
         return str(self.directory / name)
 
+    @property
+    def version(self) -> str:
+        """What it says of itself, as ``1.7.24~ds1``. Raises OSError, subprocess.CalledProcessError."""
+        said = subprocess.run([self.program("containerd"), "--version"], capture_output=True, text=True, check=True)
+        return said.stdout.split()[2].removeprefix("v")
+
 
 def releases() -> list[Release]:
     """What is there, the installed one first."""

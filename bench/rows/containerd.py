@@ -1,0 +1,49 @@
+"""Every test that containerd has a part in, on every version of it that is here: `make test` runs a selection."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.containerds import releases
+
+from bench import budgets
+from bench.measure import TESTS, Row
+from bench.setting import Setting
+
+GROUP = "containerd"
+_TREES = ("tests/e2e", "tests/stores/containerd", "tests/adapters/containerd")
+_ROOT = Path(__file__).parents[2]
+_SECONDS = 3600
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """How many tests pass, of those that were run. What a test that fails says goes to the standard error."""
+    for release in releases()[: setting.pick(None, 1)]:
+        passed, failed = _run(release.name, setting.pick(_TREES, ("tests/e2e/test_skopeo.py",)))
+        what = f"tests with containerd {release.version}"
+        yield Row(GROUP, what, TESTS, (passed,), "all that ran", (passed + failed,), budgets.CONTAINERD)
+
+
+def _run(name: str, trees: tuple[str, ...]) -> tuple[int, int]:
+    """How many passed, and how many did not. Raises RuntimeError where the tests could not be run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *trees],
+        cwd=_ROOT,
+        env={**os.environ, "PEILI_CONTAINERD": name},
+        capture_output=True,
+        text=True,
+        timeout=_SECONDS,
+        check=False,
+    )
+    last = done.stdout.rstrip().rpartition("\n")[2]
+    counted = {what: int(count) for count, what in re.findall(r"(\d+) (passed|failed|errors?)", last)}
+    if done.returncode:
+        sys.stderr.write(done.stdout)
+    if not counted:
+        raise RuntimeError(f"pytest said: {last or done.stderr}")
+    return counted.pop("passed", 0), sum(counted.values())
