@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -25,6 +25,7 @@ from tests.relay.pulling import SHORT, SMALL, content, pulling, until
 from tests.routers.neighbours import black_hole_url
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
+from peili.mirror.patience import Patience
 from peili.mirror.peerclient import PeerClient, reading
 
 pytestmark = pytest.mark.anyio
@@ -62,6 +63,54 @@ async def test_a_first_url_that_is_a_black_hole_is_passed_over_in_time() -> None
     with black_hole_url() as nothing:
         async with peers(DATA, honest) as [a], client(connect_timeout=0.5) as speaking:
             assert await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=60) == DATA
+
+
+def late(*delays: float, drops: int | None = None) -> Script:
+    """Answers each request after the next of `delays`; instead of that with the number `drops`, closes the connection.
+    It counts as a client does: a machine that stands still makes nobody late.
+    """
+    waits = iter(enumerate(delays))
+
+    async def script(exchange: Exchange) -> None:
+        place, delay = next(waits)
+        with suppress(TimeoutError):
+            async with Patience(delay):
+                await asyncio.Event().wait()
+        if place == drops:
+            exchange.close()
+        else:
+            await honest(exchange)
+
+    return script
+
+
+async def test_all_urls_share_one_timeout() -> None:
+    with black_hole_url() as nothing:
+        async with peers(DATA, late(2.4)) as [a], client() as speaking:
+            with pytest.raises(PeerUnavailable) as caught:
+                await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=3)
+            assert (caught.value.reason, len(a.asked)) == ("silent", 1)
+
+
+async def test_what_a_url_leaves_of_the_time_is_for_the_next() -> None:
+    async with peers(DATA, late(2.1)) as [a], client() as speaking:
+        assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls)), timeout=3) == DATA
+
+
+async def test_a_connection_that_is_dropped_begins_no_new_timeout() -> None:
+    async with peers(DATA, late(0, 2.4, 2.4, drops=1)) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+        with pytest.raises(PeerUnavailable) as caught:
+            await fetch(speaking, a.peer, timeout=3)
+        assert (caught.value.reason, len(a.asked), a.connections) == ("silent", 3, 2)
+
+
+async def test_urls_none_of_which_can_be_reached_are_unreachable_in_time() -> None:
+    with black_hole_url() as one, black_hole_url() as other:
+        async with client() as speaking:
+            with pytest.raises(PeerUnavailable) as caught:
+                await fetch(speaking, Peer("a", (one, other)), timeout=0.5)
+            assert caught.value.reason == "unreachable"
 
 
 async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:

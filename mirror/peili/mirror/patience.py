@@ -33,6 +33,11 @@ class Countdown:
         self._next.cancel()
         self._over = _nothing  # whose it is may hold this: that would stay for the garbage collector
 
+    @property
+    def left(self) -> float:
+        """Seconds until `over`, as precise as a tick is; one tick at least."""
+        return max(self._left, 1) * self._tick
+
     def restart(self) -> None:
         """Count from now on, as precise as a tick is; not once it was cancelled."""
         self._left = _TICKS
@@ -71,6 +76,11 @@ class Patience:
     ) -> None:
         self._countdown.cancel()
         await self._timeout.__aexit__(kind, error, trace)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, inside of it; precise to a tenth of all, and never none."""
+        return self._countdown.left
 
     def expired(self) -> bool:
         """Whether the time was up."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peerconnection import Answer, Head, Malformed
-from peili.mirror.peerpool import NotConnected, PeerPool
+from peili.mirror.patience import Patience
+from peili.mirror.peerconnection import Answer, Dropped, Head, Malformed
+from peili.mirror.peerpool import NOT_IN_TIME, NotConnected, PeerPool
 from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE, Peer
 from peili.mirror.wire import Origin
 
@@ -25,6 +27,17 @@ IDENTITY_HEADER = "Peili-Id"
 _MAX_PREFERENCES = 4096
 _IN_PATHS = "/:?=&%@!$'()*+,;~[]"
 """What a path with a query may contain besides letters and digits; all else is escaped."""
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is asked for, below whatever URL."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    connecting: bool = False
+    """Whether there is no connection yet."""
 
 
 class PeerClient:
@@ -49,7 +62,7 @@ class PeerClient:
     async def head(self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None) -> Head:
         """The answer, whatever its status, to HEAD of `path` (from the slash on) below the peer's URL.
 
-        Each URL of the peer gets `timeout` seconds. Raises PeerUnavailable.
+        All of it has `timeout` seconds, however many URLs are tried. Raises PeerUnavailable.
         """
         answer = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
         answer.close()
@@ -60,40 +73,61 @@ class PeerClient:
     ) -> Answer:
         """The answer, whatever its status; its body is read into buffers of the caller's, who closes the answer.
 
-        `timeout` bounds the wait for its head, in seconds; what is read from it is for the caller to bound, and to
-        read inside of `reading`. URLs are tried in the order that the peer prefers, beginning with the one that worked
-        last; the next is tried only where no connection could be made. Raises PeerUnavailable.
+        All of it, until the answer's head is here, has `timeout` seconds, however many URLs are tried and connections
+        are made; what is read from it is for the caller to bound, and to read inside of `reading`. URLs are tried in
+        the order that the peer prefers, beginning with the one that worked last; the next is tried only where no
+        connection could be made. Raises PeerUnavailable.
         """
-        connect_timeout = min(timeout, self._limits.connect_timeout)
-        problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
+        call = _Call(method, path, headers or {})
         with reading(peer):
-            for url in self._urls(peer):
-                try:
-                    origin, request = self._request(method, url, path, peer.tls_name, headers or {})
-                    answer = await self._pool.ask(
-                        origin, method, request, timeout=timeout, connect_timeout=connect_timeout
-                    )
-                except (NotConnected, UnicodeError) as error:
-                    self._preferred.pop(peer.id, None)
-                    problem = error
-                else:
-                    self._prefer(peer, url)
-                    return answer
-            raise problem
+            patience = Patience(timeout)
+            try:
+                async with patience:
+                    return await self._ask(peer, call, patience)
+            except TimeoutError as error:
+                if patience.expired() and call.connecting:
+                    raise NotConnected(NOT_IN_TIME) from error
+                raise
 
-    def _request(
-        self, method: str, url: str, path: str, tls_name: str | None, headers: Mapping[str, str]
-    ) -> tuple[Origin, bytes]:
-        """Whom to ask, and the head of the request. Raises UnicodeError for a host's name that is none."""
-        base = urlsplit(url)
-        origin = Origin.of(url, tls_name)
+    async def _ask(self, peer: Peer, call: _Call, patience: Patience) -> Answer:
+        """Ask one URL after the other. To connect to one takes its share of the time that is left, at most."""
+        urls = self._urls(peer)
+        problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
+        for place, url in enumerate(urls):
+            share = min(patience.left / (len(urls) - place), self._limits.connect_timeout)
+            try:
+                answer = await self._ask_at(Origin.of(url, peer.tls_name), url, call, share)
+            except (NotConnected, UnicodeError) as error:
+                self._preferred.pop(peer.id, None)
+                problem = error
+            else:
+                self._prefer(peer, url)
+                return answer
+        raise problem
+
+    async def _ask_at(self, origin: Origin, url: str, call: _Call, connect_timeout: float) -> Answer:
+        """The answer of `url`, on a kept connection where there is one."""
+        request = self._request(origin, url, call)
+        if (kept := self._pool.kept(origin)) is not None:
+            call.connecting = False
+            try:
+                return await kept.ask(call.method, request)
+            except Dropped:
+                pass  # it was closed just then; a fresh one tells what the peer has to say
+        call.connecting = True
+        connection = await self._pool.connect(origin, connect_timeout)
+        call.connecting = False
+        return await connection.ask(call.method, request)
+
+    def _request(self, origin: Origin, url: str, call: _Call) -> bytes:
+        """The head of the request."""
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        target = quote(base.path + path, safe=_IN_PATHS)
-        fields = {"Host": f"{host}:{origin.port}", **self._headers, **headers}
+        target = quote(urlsplit(url).path + call.path, safe=_IN_PATHS)
+        fields = {"Host": f"{host}:{origin.port}", **self._headers, **call.headers}
         lines = [f"{name}: {value}" for name, value in fields.items()]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a header can't have more than one line")
-        return origin, "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+        return "\r\n".join([f"{call.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
 
     def _urls(self, peer: Peer) -> tuple[str, ...]:
         first = self._preferred.get(peer.id)

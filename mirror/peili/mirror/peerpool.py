@@ -7,14 +7,14 @@ import ssl
 from collections import OrderedDict
 
 from peili.mirror.names import Names
-from peili.mirror.patience import Patience
-from peili.mirror.peerconnection import Answer, Connection, Dropped
+from peili.mirror.peerconnection import Connection
 from peili.mirror.wire import Origin, connect
 
 KEEP = 15.0
 """Seconds for which an idle connection is kept: fewer than `serve` does, so that few are closed as they are used.
 A host that has the peer door in a server of its own may close them sooner (uvicorn: after 5 s). That is harmless: one
 that is seen to be closed is not used, and what is asked on one that ends before its answer begins, is asked afresh."""
+NOT_IN_TIME = "no connection in time"
 _MOST_IDLE = 256
 
 
@@ -34,23 +34,35 @@ class PeerPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def ask(
-        self, origin: Origin, method: str, request: bytes, *, timeout: float, connect_timeout: float
-    ) -> Answer:
-        """The answer to `request`, on a kept connection where there is one, within `timeout` seconds.
+    def kept(self, origin: Origin) -> Connection | None:
+        """A kept connection to `origin`, the one used last first: the others may then grow old. `ask` it."""
+        while connections := self._idle_to.get(origin):
+            connection = connections[-1]
+            self._forget(connection)
+            if connection.wire.is_quiet():
+                self._used.add(connection)
+                return connection
+            connection.wire.close()
+        return None
 
-        Raises NotConnected, TimeoutError, OSError, Malformed.
-        """
-        kept = self._take(origin)
-        if kept is not None:
-            try:
-                async with Patience(timeout):
-                    return await kept.ask(method, request)
-            except Dropped:
-                pass  # it was closed just then; a fresh one tells what the peer has to say
-        connection = await self._connect(origin, connect_timeout)
-        async with Patience(timeout):
-            return await connection.ask(method, request)
+    async def connect(self, origin: Origin, timeout: float) -> Connection:
+        """A new connection to `origin` within `timeout` seconds; `ask` it. Raises NotConnected."""
+        if self._closed:
+            raise NotConnected("this client is closed")
+        if origin.secure and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
+        try:
+            wire = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
+        except TimeoutError as error:
+            raise NotConnected(NOT_IN_TIME) from error
+        except (OSError, UnicodeError) as error:
+            raise NotConnected(str(error) or type(error).__name__) from error
+        if self._closed:  # meanwhile
+            wire.close()
+            raise NotConnected("this client is closed")
+        connection = Connection(origin, wire, self._done)
+        self._used.add(connection)
+        return connection
 
     def close(self) -> None:
         """Close those that are idle, and let those who use the others see the end. Idempotent."""
@@ -62,17 +74,6 @@ class PeerPool:
             self._drop_oldest()
         for connection in self._used:
             connection.wire.interrupt()
-
-    def _take(self, origin: Origin) -> Connection | None:
-        """A kept connection to `origin`, the one used last first: the others may then grow old."""
-        while connections := self._idle_to.get(origin):
-            connection = connections[-1]
-            self._forget(connection)
-            if connection.wire.is_quiet():
-                self._used.add(connection)
-                return connection
-            connection.wire.close()
-        return None
 
     def _forget(self, connection: Connection) -> None:
         """`connection` is idle no longer."""
@@ -86,24 +87,6 @@ class PeerPool:
         connection = next(iter(self._idle))
         self._forget(connection)
         connection.wire.close()
-
-    async def _connect(self, origin: Origin, timeout: float) -> Connection:
-        if self._closed:
-            raise NotConnected("this client is closed")
-        if origin.secure and self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
-        try:
-            wire = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
-        except TimeoutError as error:
-            raise NotConnected("no connection in time") from error
-        except (OSError, UnicodeError) as error:
-            raise NotConnected(str(error) or type(error).__name__) from error
-        if self._closed:  # meanwhile
-            wire.close()
-            raise NotConnected("this client is closed")
-        connection = Connection(origin, wire, self._done)
-        self._used.add(connection)
-        return connection
 
     def _done(self, connection: Connection, reusable: bool) -> None:
         self._used.discard(connection)
