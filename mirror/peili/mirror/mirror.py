@@ -24,6 +24,7 @@ from peili.mirror.doors.shielded import Shielded
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.hostheader import Named
 from peili.mirror.limits import Limits
+from peili.mirror.loglines import LineLogger
 from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.parts import Parts
 from peili.mirror.peers import Peer, is_identity
@@ -65,7 +66,7 @@ class Mirror:
         extensions: what else lives with the mirror, as `ContainerdHosts`. Entered when its other plug-ins were, left
             first, by `drain` already, until `resume`; one that fails or is not ready harms nothing else.
         verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
-        log: the logger of all parts; by default ``peili``.
+        log: the logger of all parts; by default ``peili``. Each message is one line of at most 2,000 characters.
 
     Enter and leave it (``async with``) on one loop, in any task, any number of times; two may live side by side. It may
     be built without a loop. Raises ConfigError.
@@ -104,7 +105,7 @@ class Mirror:
         self._found: tuple[str, ...] = ()  # what `listens_at` made the identity's URLs
         self.limits = limits or Limits()
         self.metrics = Metrics()
-        self.log = log or logging.getLogger("peili")
+        self.log = LineLogger(log or logging.getLogger("peili"))
         self._parts = Parts(
             store=store,
             router=router,

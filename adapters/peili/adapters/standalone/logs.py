@@ -9,8 +9,9 @@ from typing import Any, TextIO
 
 from typing_extensions import override
 
+from peili.mirror.loglines import exception_lines, one_line, shortened
+
 LOGGER = "peili"
-_CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(32), 127, *range(0x80, 0xA0), 0x2028, 0x2029)}
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
@@ -37,14 +38,13 @@ def _number(level: str) -> int:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message. What came from outside can't fake a line: control characters are escaped."""
+    """Time, level, logger, message. What came from outside can't fake a line, or make one as long as it likes."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        message = record.getMessage().translate(_CONTROL)
-        lines = [f"{_time(record)} {record.levelname:7} {record.name}: {message}"]
+        lines = [f"{_time(record)} {record.levelname:7} {record.name}: {one_line(record.getMessage())}"]
         if record.exc_info:
-            lines.append(self.formatException(record.exc_info))
+            lines.append(record.exc_text or exception_lines(record.exc_info))
         return "\n".join(lines)
 
 
@@ -58,10 +58,10 @@ class JsonFormatter(logging.Formatter):
             "time": _time(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": shortened(record.getMessage()),
         }
         if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
+            entry["exception"] = record.exc_text or exception_lines(record.exc_info)
         return json.dumps(entry, default=str)
 
 

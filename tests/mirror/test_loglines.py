@@ -1,0 +1,161 @@
+"""What strangers say can neither stretch a log line nor fake one."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Generator
+
+import pytest
+from tests.doors.house import DOORS, house, visitor
+from typing_extensions import override
+
+from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Resolver
+from peili.mirror.loglines import LONGEST, LineLogger
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+LONG = "x" * 100_000
+ODD = "a\n2026 INFO peili: all is well\r\x1b[2J\u2028\x85\u202eb\ud800"
+
+
+class Host:
+    """A host's logger, with all that it wrote."""
+
+    def __init__(self) -> None:
+        self.stream = io.StringIO()
+        handler = logging.StreamHandler(self.stream)
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(funcName)s: %(message)s"))
+        self.log = logging.getLogger("agent.of.test_loglines")
+        self.log.propagate = False
+        self.log.setLevel(logging.DEBUG)
+        self.log.handlers[:] = [handler]
+
+    @property
+    def lines(self) -> list[str]:
+        written = self.stream.getvalue()
+        assert written.isprintable() or set(filter(lambda each: not each.isprintable(), written)) <= {"\n"}
+        return written.splitlines()
+
+
+@pytest.fixture
+def host() -> Generator[Host]:
+    it = Host()
+    yield it
+    it.log.handlers.clear()
+    it.log.setLevel(logging.NOTSET)
+
+
+def test_a_message_is_one_line_that_has_an_end(host: Host) -> None:
+    log = LineLogger(host.log)
+    log.warning("%s: cut off: %s", LONG, "no more")
+    log.warning("%s", ODD)
+    log.warning(LONG)
+    log.warning(ODD * 1000)
+    log.warning("%(a)s %(a)s", {"a": LONG})
+    assert len(host.lines) == 5
+    assert all(len(each) < LONGEST + 100 for each in host.lines)
+    assert host.lines[0].endswith("(of 100000 characters): cut off: no more")
+    assert r"a\n2026 INFO peili: all is well\r\x1b[2J\u2028\x85\u202eb\ud800" in host.lines[1]
+
+
+def test_what_is_in_order_stays_as_it_was(host: Host) -> None:
+    records = list[logging.LogRecord]()
+
+    class Keeping(logging.Handler):
+        @override
+        def emit(self, record: logging.LogRecord) -> None:
+            records.append(record)
+
+    host.log.addHandler(Keeping())
+    LineLogger(host.log).info("%d of %s", 3, "four")
+    assert host.lines == ["INFO agent.of.test_loglines test_what_is_in_order_stays_as_it_was: 3 of four"]
+    [record] = records
+    assert (record.msg, record.args) == ("%d of %s", (3, "four"))
+
+
+def test_the_hosts_logger_decides_what_is_written(host: Host) -> None:
+    log = LineLogger(host.log)
+    child = log.getChild("child")
+    for level, enabled in ((logging.ERROR, False), (logging.INFO, True)):
+        host.log.setLevel(level)
+        assert log.isEnabledFor(logging.WARNING) is child.isEnabledFor(logging.WARNING) is enabled
+        child.warning("said at %d", level)
+    host.log.addFilter(lambda record: "secret" not in record.getMessage())
+    log.warning("a secret")
+    assert host.lines == [
+        "WARNING agent.of.test_loglines.child test_the_hosts_logger_decides_what_is_written: said at 20"
+    ]
+    host.log.filters.clear()
+
+
+def raised(said: str) -> ValueError:
+    """What comes of another error."""
+    error = ValueError(said)
+    error.__cause__ = LookupError(said)
+    error.add_note(said)
+    return error
+
+
+def logged(host: Host, error: Exception) -> list[str]:
+    """The lines of its being logged."""
+    before = len(host.lines)
+    LineLogger(host.log).error("failed", exc_info=error)
+    return host.lines[before:]
+
+
+@pytest.mark.parametrize("said", [LONG, ODD, "an end\n", LONG + "\n" + LONG])
+def test_an_exception_says_what_it_says_in_one_line(host: Host, said: str) -> None:
+    lines = logged(host, raised(said))
+    assert all(len(each) <= LONGEST for each in lines)
+    assert len(lines) == len(logged(host, raised("nothing odd")))
+
+
+def test_what_a_group_of_exceptions_says_is_no_line_of_its_own(host: Host) -> None:
+    lines = logged(host, ExceptionGroup(ODD, [raised(ODD), raised(LONG)]))
+    assert all(len(each) <= LONGEST for each in lines)
+    assert not [each for each in lines if each.startswith("2026")]
+
+
+def test_a_traceback_has_an_end(host: Host) -> None:
+    many = [raised(str(number)) for number in range(1000)]
+    for number in range(999):
+        many[number].__cause__ = many[number + 1]
+    assert len(logged(host, many[0])) < 300
+
+
+class Failing(MemoryStore, Resolver):
+    """Repeats what it was asked in what it raises."""
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        raise LookupError(f"{digest}\n{LONG}")
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        raise LookupError(f"{reference}\n{LONG}")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("door", DOORS)
+async def test_no_request_writes_a_long_line(host: Host, door: str) -> None:
+    it = Failing()
+    mirror = Mirror(it, MemoryRouter(), it, identity=Peer("me", ()), log=host.log)
+    named = "/".join(["n" * 100] * 2)
+    async with mirror, visitor(getattr(mirror, door)) as client:
+        for path in (
+            f"/v2/{named}/manifests/{'t' * 128}?ns=registry.example",
+            f"/v2/{named}/blobs/sha256:{'0' * 64}?ns={'a.' * 100}example",
+            f"/v2/{'x' * 4000}",
+            "/v2/x/manifests/%0a%0d%1b",
+        ):
+            await client.get(path, headers={"User-Agent": "agent" * 2000, "X-Odd": "y" * 10_000})
+    assert host.lines
+    assert all(len(each) < LONGEST + 100 for each in host.lines)
+
+
+@pytest.mark.anyio
+async def test_a_mirror_logs_to_the_logger_it_was_given(host: Host) -> None:
+    async with house(log=host.log) as it:
+        it.mirror.log.getChild("part").info("is here")
+    assert host.lines[-1].startswith("INFO agent.of.test_loglines.part ")
