@@ -129,6 +129,21 @@ async def test_a_host_that_comes_back_elsewhere_is_the_same_host() -> None:
 
 
 @pytest.mark.anyio
+async def test_who_announces_anothers_id_does_not_take_its_place() -> None:
+    a = host("a", port=1)
+    liar = to_service(Peer(a.id, ("http://127.0.0.1:2",)), {}, ())
+    liar.name = f"liar-{uuid4().hex[:8]}.{SERVICE_TYPE}"
+    async with (
+        entered(here := MdnsRouter(interfaces=LOOPBACK)),
+        entered(MdnsRouter(interfaces=LOOPBACK), identity=a.id, peer=a),
+    ):
+        await until(lambda: seen(here, a))
+        async with announced(liar):
+            await until(lambda: {url for peer in here.peers() for url in peer.urls} >= {"http://127.0.0.1:2", *a.urls})
+            assert [peer.urls for peer in seen(here, a)] == [a.urls]
+
+
+@pytest.mark.anyio
 async def test_a_host_that_crashed_is_forgotten_when_its_records_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (mdns, mdns_service):
         monkeypatch.setattr(module, "TTL", 2)

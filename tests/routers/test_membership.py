@@ -534,11 +534,64 @@ async def test_a_member_that_answers_with_anothers_id_never_hides_it(caplog: pyt
     async with neighbours(borrower, owner), entered(router := PushRouter(), limits=PATIENT):
         router.set([Peer("borrower", (borrower.url,)), owner.peer])
         await until(router.ready)
-        assert await holder_ids(router, KEY) == ["owner"]
-        assert await holder_ids(router, OTHER) == ["owner"]
+        assert await holder_ids(router, KEY) == ["borrower", "owner"]
+        assert await holder_ids(router, OTHER) == ["borrower", "owner"]
     assert [r.message for r in caplog.records if "another member" in r.message] == [
-        "peer borrower answers as owner, which is another member; it is not used"
+        "peer borrower answers as owner, which is another member"
     ]
+
+
+async def test_whoever_has_an_id_is_found_where_ids_are_unknown_beforehand() -> None:
+    borrower, owner = Neighbour("owner", KEY, OTHER), Neighbour("owner", KEY, OTHER)
+    async with neighbours(borrower, owner):
+        for each in (borrower, owner):  # each is the first to answer once
+            each.open.clear()
+            other = owner if each is borrower else borrower
+            async with entered(StaticRouter([Peer(url, (url,)) for url in (borrower.url, owner.url)])) as context:
+                router = context.router
+                async with aclosing(router.lookup(KEY)) as found:
+                    assert (await anext(found)).peer.id == other.url
+                    each.open.set()
+                    assert (await anext(found)).peer.id == each.url
+                assert await holder_ids(router, OTHER) == sorted([borrower.url, owner.url])
+
+
+async def test_who_answers_with_this_hosts_id_harms_nobody_else() -> None:
+    liar, me, a = Neighbour(IDENTITY, KEY), Neighbour(IDENTITY, KEY), Neighbour("a", KEY)
+    async with neighbours(liar, me, a):
+        urls = [each.url for each in (liar, me, a)]
+        async with entered(router := StaticRouter([Peer(url, (url,)) for url in urls])):
+            assert await holder_ids(router, KEY) == [a.url]
+            assert peer_ids(router) == [a.url]
+
+
+@pytest.mark.parametrize("first", ["owner", "borrower"])
+async def test_members_with_one_id_are_two_members(first: str, caplog: pytest.LogCaptureFixture) -> None:
+    owner, borrower = Neighbour("n", KEY, OTHER), Neighbour("n", KEY, OTHER)
+    async with neighbours(owner, borrower) as peers, entered(router := PushRouter(), limits=PATIENT):
+        told = peers if first == "owner" else peers[::-1]
+        names = {"n", f"n at {told[1].urls[0]}"}
+        for order in (told, told[::-1], [told[0], *told]):
+            router.set(order)
+            await until(router.peers)
+            assert {peer.id: peer.urls for peer in router.peers()} == {
+                "n": told[0].urls,
+                f"n at {told[1].urls[0]}": told[1].urls,
+            }, "a name stays with its place"
+        assert set(await holder_ids(router, KEY)) == names
+        router.set(told[1:])
+        await until(lambda: peer_ids(router) == [f"n at {told[1].urls[0]}"])
+        assert len(await holders(router, OTHER)) == 1
+    assert len([r for r in caplog.records if "two members are called n" in r.message]) == 1
+    assert owner.asked == [str(KEY), str(OTHER)] if first == "borrower" else [str(KEY)]
+
+
+async def test_no_id_can_be_made_up_that_takes_a_name_away() -> None:
+    peers = [Peer("n", ("http://127.0.0.1:9",)), Peer("n at http://127.0.0.1:7", ("http://127.0.0.1:8",))]
+    peers += [Peer("n", ("http://127.0.0.1:7",)), Peer("n", ("http://127.0.0.1:7",), "x"), Peer("n", ())]
+    async with entered(router := StaticRouter(peers)):
+        assert [peer.urls for peer in router.peers()] == [peer.urls for peer in peers]
+        assert len(set(peer_ids(router))) == len(peers)
 
 
 async def test_a_stray_cancellation_of_the_plug_ins_does_not_end_the_following() -> None:

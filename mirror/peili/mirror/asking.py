@@ -32,13 +32,13 @@ class Flight:
         self.holders: list[Holder] = []
         self.cut_short = False  # there were members left that have not been asked
         self.good_until: float | None = None  # on the loop's clock; None while it lasts
-        self._answered: set[str] = set()
+        self._places: set[tuple[str, ...]] = set()
         self._changed = asyncio.Event()
 
-    def add(self, holder: Holder, identity: str) -> None:
-        """`holder` has it, and says that it is `identity`. Two entries may lead to the same host."""
-        if identity not in self._answered:
-            self._answered.add(identity)
+    def add(self, holder: Holder) -> None:
+        """`holder` has it. Two members at the same URLs are one host; whom an answer says it is from proves nothing."""
+        if holder.peer.urls not in self._places:
+            self._places.add(holder.peer.urls)
             self.holders.append(holder)
             self._wake()
 
@@ -153,10 +153,9 @@ class Asker:
         identity = answer.header(IDENTITY_HEADER)
         if self._roster.recognise(peer, identity):
             return
-        if self._roster.borrowed(peer, identity):
-            return
+        self._roster.answered_as(peer, identity)
         if answer.status == 403:
             self._roster.closed(peer)
         holder = read_answer(peer, flight.key, answer)
         if holder is not None:
-            flight.add(holder, identity or peer.id)
+            flight.add(holder)

@@ -6,6 +6,9 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
+from dataclasses import replace
+from itertools import count
+from typing import TypeAlias
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.patience import Patience
@@ -15,6 +18,8 @@ from peili.mirror.plugin import Context
 from peili.mirror.references import Key
 from peili.mirror.tasks import Tasks
 
+_Place: TypeAlias = tuple[str, tuple[str, ...], str | None]
+"""A member's id, URLs and certified name. Two that differ in one of these are two members."""
 _PROBES = 16
 """How many dead peers are tried at the same time."""
 
@@ -25,6 +30,10 @@ class Roster:
     A peer that does not answer is dead at once, so that nobody waits for it twice. Each dead peer is tried again in
     the background, with growing pauses, and is back as soon as it answers. One that is new, or has new URLs, is
     believed to live. Used on one loop; `tasks` own the background work.
+
+    An id is what somebody says of itself, or of another. So it takes no member's place: of two with the same id in
+    different places, both are kept, and the second is called by another name; and whoever answers with another's id is
+    named in the log, and asked as ever. Only who answers with this host's id is taken for this host.
 
     Attributes:
         news: grows whenever a peer may have appeared that could not be asked before: what nobody had until then,
@@ -37,7 +46,8 @@ class Roster:
         self.arrived = False
         self._context = context
         self._tasks = tasks
-        self._members: dict[str, Peer] = {}
+        self._members: dict[str, Peer] = {}  # by name, which is the id where that was free
+        self._names: dict[_Place, str] = {}
         self._selves: set[str] = set()  # members that turned out to be this host
         self._closed: set[str] = set()  # members whose closed door has been logged
         self._borrowers: set[str] = set()  # members whose use of another's id has been logged
@@ -46,12 +56,9 @@ class Roster:
         self._probes = asyncio.Semaphore(_PROBES)
 
     def update(self, peers: Iterable[Peer]) -> None:
-        """These are all the members. Where two have the same id, the first counts."""
+        """These are all the members."""
         self.arrived = True
-        members: dict[str, Peer] = {}
-        for peer in peers:
-            if peer.id != self._context.identity:
-                members.setdefault(peer.id, peer)
+        members = self._named(peer for peer in peers if peer.id != self._context.identity)
         if members == self._members:
             return
         before, self._members = self._members, members
@@ -62,6 +69,24 @@ class Roster:
             self._dead.pop(name).cancel()
         if not all(_same_place(before.get(name), peer) for name, peer in members.items()):
             self.news += 1
+
+    def _named(self, peers: Iterable[Peer]) -> dict[str, Peer]:
+        """The members by name, which they keep for as long as they are there."""
+        places: dict[_Place, Peer] = {}
+        for peer in peers:
+            places.setdefault((peer.id, peer.urls, peer.tls_name), peer)
+        self._names = {place: self._names[place] for place in places if place in self._names}
+        taken = set(self._names.values())
+        for place, peer in places.items():
+            if place in self._names:
+                continue
+            name = next(each for each in _names(peer) if each not in taken)
+            taken.add(name)
+            self._names[place] = name
+            if name != peer.id:
+                self._context.log.warning("two members are called %s; one of them is now %s", peer.id, name)
+        named = ((self._names[place], peer) for place, peer in places.items())
+        return {name: peer if name == peer.id else replace(peer, id=name) for name, peer in named}
 
     def live(self) -> list[Peer]:
         """The members that are worth asking."""
@@ -81,16 +106,12 @@ class Roster:
             self._selves.add(peer.id)
         return True
 
-    def borrowed(self, peer: Peer, identity: str | None) -> bool:
-        """Whether `identity`, which `peer` answered with, is another member's. Then `peer` is not used."""
-        if identity is None or identity == peer.id or identity not in self._members:
-            return False
-        if peer.id not in self._borrowers:
-            self._borrowers.add(peer.id)
-            self._context.log.warning(
-                "peer %s answers as %s, which is another member; it is not used", peer.id, identity
-            )
-        return True
+    def answered_as(self, peer: Peer, identity: str | None) -> None:
+        """`peer` answered with the id `identity`. Where that is another member's, somebody should know."""
+        if identity is None or identity == peer.id or identity not in self._members or peer.id in self._borrowers:
+            return
+        self._borrowers.add(peer.id)
+        self._context.log.warning("peer %s answers as %s, which is another member", peer.id, identity)
 
     def closed(self, peer: Peer) -> None:
         """`peer` answered that its door is closed to this host. It lives, but somebody should know."""
@@ -155,6 +176,15 @@ class Roster:
         identity = answer.header(IDENTITY_HEADER)
         self.recognise(peer, identity)
         return identity is not None
+
+
+def _names(peer: Peer) -> Iterable[str]:
+    """What `peer` may be called, in order; there is always another one."""
+    elsewhere = f"{peer.id} at {peer.urls[0] if peer.urls else 'no URL'}"
+    yield peer.id
+    yield elsewhere
+    for number in count(2):
+        yield f"{elsewhere} ({number})"
 
 
 def _same_place(one: Peer | None, other: Peer | None) -> bool:

@@ -136,7 +136,6 @@ class _Services:
 
     def put(self, name: str, peer: Peer | None) -> None:
         """`name` is there; it is `peer`."""
-        self.peers.pop(name, None)  # what is put last counts, should two services have the same id
         self.peers[name] = peer
         self._wake()
 
@@ -150,7 +149,7 @@ class _Services:
         while True:
             changed = self._changed
             if self._listening:
-                yield {peer.id: peer for peer in self.peers.values() if peer is not None}.values()
+                yield [peer for peer in self.peers.values() if peer is not None]  # whoever says the same id as another
             await changed.wait()
 
     def _wake(self) -> None:
