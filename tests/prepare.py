@@ -26,6 +26,7 @@ PACKAGES = {
     "buildah": ("buildah",),
     "yamllint": ("yamllint",),
     "openssl": ("openssl",),
+    "curl": ("curl",),
     "nginx-light": ("nginx",),
 }
 """Debian's package names, and the commands that show that one is there."""

@@ -105,10 +105,8 @@ async def test_a_range_is_a_part(client: httpx.AsyncClient, host: House, asked: 
     assert response.headers["Docker-Content-Digest"] == host.layer.digest
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=5-4", "items=0-1", "bytes=x"])
-async def test_what_is_no_single_range_is_answered_with_the_whole(
-    client: httpx.AsyncClient, host: House, asked: str
-) -> None:
+@pytest.mark.parametrize("asked", ["bytes=0-1,5-4", "bytes=5-4", "items=0-1", "bytes=x"])
+async def test_what_is_no_range_is_answered_with_the_whole(client: httpx.AsyncClient, host: House, asked: str) -> None:
     response = await client.get(host.blob_path, headers={"Range": asked})
     assert (response.status_code, response.content) == (200, host.data)
 

@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from tests.doors.parts import parts_of
 from tests.doors.served import asking
 from tests.doors.ways import FIRST, WAYS, Host, Way
 from tests.support.events import until
@@ -156,6 +157,24 @@ async def test_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:
             assert answer.status_code == 206
             assert answer.headers["Content-Range"] == f"bytes {wanted.start}-{wanted.stop - 1}/{SIZE}"
             assert answer.content == data[wanted], asked
+
+
+async def test_several_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:
+    several = ["1000000-8000000", "3-5", "-70000", "9000000-9000000", "8000000-8065536"]
+    wanted = [slice(1_000_000, 8_000_001), slice(3, 6), slice(SIZE - 70_000, SIZE), slice(9_000_000, 9_000_001)]
+    wanted.append(slice(8_000_000, 8_065_537))
+    async with way.host() as host, client(host) as visitor:
+        path = host.store.add_file(file)
+        answer = await visitor.get(path, headers={"Range": f"bytes={','.join(several)}"})
+        assert answer.status_code == 206
+        assert answer.headers["Content-Length"] == str(len(answer.content))
+        assert [(part.content_range, part.data) for part in parts_of(answer)] == [
+            (f"bytes {each.start}-{each.stop - 1}/{SIZE}", data[each]) for each in wanted
+        ]
+        if way.passes_by:
+            assert host.store.opened[0].read < 1_000_000
+        whole = await visitor.get(path)  # on the same connection
+        assert whole.content == data
 
 
 @asynccontextmanager

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_range
+from peili.mirror.ranges import (
+    MOST_RANGES,
+    ByteRange,
+    Span,
+    Unsatisfiable,
+    parse_content_range,
+    parse_range,
+    parse_ranges,
+    parse_unsatisfied_range,
+)
 
 SIZES = st.integers(0, 10**19)
 PLACES = st.integers(0, 10**19 - 1)
@@ -43,6 +52,49 @@ def test_one_range_is_honoured_and_anything_else_ignored(header: str | None, exp
 def test_junk_is_ignored(header: str) -> None:
     wanted = parse_range(header)
     assert wanted is None or parse_range(str(wanted)) == wanted
+
+
+RANGES = st.one_of(
+    st.tuples(st.integers(0, 10**6), st.integers(0, 10**6)).map(lambda pair: ByteRange(min(pair), max(pair))),
+    st.integers(0, 10**19 - 1).map(lambda first: ByteRange(first, None)),
+    st.integers(0, 10**19 - 1).map(lambda last: ByteRange(None, last)),
+)
+SPACE = st.text(" \t", max_size=3)
+
+
+@given(st.lists(st.tuples(SPACE, RANGES, SPACE), max_size=20), st.sampled_from(["bytes=", "Bytes=", "BYTES="]))
+def test_several_ranges_come_back_from_their_text(ranges: list[tuple[str, ByteRange, str]], unit: str) -> None:
+    text = ",".join(f"{before}{str(each).removeprefix('bytes=')}{after}" for before, each, after in ranges)
+    expected = tuple(each for _, each, _ in ranges) if 0 < len(ranges) <= MOST_RANGES else ()
+    assert parse_ranges(unit + text) == expected
+    assert parse_range(unit + text) == (expected[0] if len(expected) == 1 else None)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "bytes=0-1,",
+        "bytes=,0-1",
+        "bytes=0-1,,3-4",
+        "bytes=0-1,x",
+        "bytes=0-1,5-4",
+        "bytes=0-1,-",
+        "bytes=0-1;3-4",
+        "bytes=0-1,bytes=3-4",
+        "items=0-1,3-4",
+        "bytes=" + "0-1," * 1_000_000,
+        ",".join(["bytes=0-0"] + ["1-1"] * MOST_RANGES),
+    ],
+)
+def test_what_is_not_a_few_ranges_is_ignored_as_a_whole(header: str) -> None:
+    assert parse_ranges(header) == ()
+
+
+@given(st.one_of(st.text(), ALMOST, ALMOST.map(lambda text: f"bytes={text}")))
+def test_junk_is_no_range_or_a_few(header: str) -> None:
+    ranges = parse_ranges(header)
+    assert len(ranges) <= MOST_RANGES
+    assert parse_ranges("bytes=" + ",".join(str(each).removeprefix("bytes=") for each in ranges)) == ranges
 
 
 @given(PLACES, PLACES, SIZES)
@@ -101,3 +153,16 @@ def test_junk_is_a_content_range_or_a_value_error(header: str) -> None:
 def test_a_content_range_that_can_not_be_is_refused(header: str) -> None:
     with pytest.raises(ValueError, match=r"^not a Content-Range: "):
         parse_content_range(header)
+
+
+@given(st.integers(0, 10**19 - 1))
+def test_the_size_in_an_unsatisfied_range_comes_back(size: int) -> None:
+    assert parse_unsatisfied_range(f"bytes */{size}") == size
+
+
+@pytest.mark.parametrize(
+    "header", ["", "bytes */", "bytes */x", "bytes 0-9/10", "bytes */-1", "bytes */" + "9" * 20, "*/1"]
+)
+def test_what_is_no_unsatisfied_range_is_refused(header: str) -> None:
+    with pytest.raises(ValueError, match=r"^not an unsatisfied range: "):
+        parse_unsatisfied_range(header)

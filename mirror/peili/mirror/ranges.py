@@ -1,12 +1,15 @@
-"""The Range header (RFC 9110, section 14). One byte range is honoured; anything else is answered with the whole."""
+"""The Range header (RFC 9110, section 14). What is no byte range, or too many of them, is answered with the whole."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
+MOST_RANGES = 16
+"""More in one request are ignored, as what no client needs."""
 # 19 digits hold every size that a file can have; longer numbers are not worth converting.
-_RANGE = re.compile(r"bytes=[ \t]*([0-9]{1,19})?-([0-9]{1,19})?[ \t]*", re.ASCII | re.IGNORECASE)
+_UNIT = re.compile(r"bytes=", re.ASCII | re.IGNORECASE)
+_RANGE = re.compile(r"[ \t]*([0-9]{1,19})?-([0-9]{1,19})?[ \t]*", re.ASCII)
 
 
 class Unsatisfiable(ValueError):
@@ -79,15 +82,31 @@ class Span:
         return f"bytes {self.start}-{self.stop - 1}/{self.size}"
 
 
-def parse_range(header: str | None) -> ByteRange | None:
-    """The one byte range that `header` asks for; None where there is none, or one that has to be ignored.
+def parse_ranges(header: str | None) -> tuple[ByteRange, ...]:
+    """The byte ranges that `header` asks for, in its order; none where there are none, or they have to be ignored.
 
-    Ignored are other units, several ranges, and what is malformed (RFC 9110, 14.2). Never raises.
+    Ignored are other units, more than `MOST_RANGES`, and all of them where one is malformed (RFC 9110, 14.2). Never
+    raises.
     """
-    match = _RANGE.fullmatch(header) if header is not None else None
+    unit = _UNIT.match(header) if header is not None else None
+    if header is None or unit is None or header.count(",") >= MOST_RANGES:
+        return ()
+    found = [_parse_one(text) for text in header[unit.end() :].split(",")]
+    ranges = tuple(each for each in found if each is not None)
+    return ranges if len(ranges) == len(found) else ()
+
+
+def parse_range(header: str | None) -> ByteRange | None:
+    """The one byte range that `header` asks for; None where there is none, or not one. Never raises."""
+    ranges = parse_ranges(header)
+    return ranges[0] if len(ranges) == 1 else None
+
+
+def _parse_one(text: str) -> ByteRange | None:
+    match = _RANGE.fullmatch(text)
     if match is None:
         return None
-    first, last = (None if text is None else int(text) for text in match.groups())
+    first, last = (None if number is None else int(number) for number in match.groups())
     if first is None and last is None:
         return None
     if first is not None and last is not None and last < first:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from starlette.types import Message, Scope, Send
 
 from peili.mirror.doors.conditions import entity_tag, none_match, range_applies
+from peili.mirror.doors.multipart import Multipart
 from peili.mirror.doors.refusal import SIZE_INVALID, Refusal
 from peili.mirror.limits import KIB
 from peili.mirror.mediatypes import is_manifest
 from peili.mirror.outlet import outlet_of
 from peili.mirror.patience import Patience
-from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_range
+from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_ranges
 from peili.mirror.references import Descriptor, Digest
 
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
@@ -57,20 +59,30 @@ class Reply:
         await self._document(refusal.status, "application/json", refusal.body(), refusal.headers)
 
     def range(self, digest: Digest) -> ByteRange | None:
-        """The range that has to be honoured; None: the whole."""
-        if not self.wants_body or not range_applies(self.header(b"if-range"), digest):
-            return None
-        return parse_range(self.header(b"range"))
+        """The one range that has to be honoured; None: the whole."""
+        ranges = self._ranges(digest)
+        return ranges[0] if len(ranges) == 1 else None
 
     def span(self, digest: Digest, size: int) -> Span:
-        """The bytes to send of content of `size` bytes. Raises Refusal (416)."""
-        wanted = self.range(digest)
-        if wanted is None:
-            return Span.whole(size)
-        try:
-            return wanted.within(size)
-        except Unsatisfiable as error:
-            raise out_of_range(error) from error
+        """The bytes to send of content of `size` bytes, in one piece. Raises Refusal (416)."""
+        spans = self.spans(digest, size)
+        return spans[0] if len(spans) == 1 else Span.whole(size)
+
+    def spans(self, digest: Digest, size: int) -> tuple[Span, ...]:
+        """The parts to send of content of `size` bytes, as they were asked for; none: the whole. Raises Refusal (416).
+
+        Parts that together are more than the whole are not sent: who asks for that has it cheaper in one piece.
+        """
+        wanted = self._ranges(digest)
+        spans = tuple(each.within(size) for each in wanted if each.is_within(size))
+        if wanted and not spans:
+            raise out_of_range(Unsatisfiable(wanted[0], size))
+        return spans if sum(each.length for each in spans) <= size else ()
+
+    def _ranges(self, digest: Digest) -> tuple[ByteRange, ...]:
+        if not self.wants_body or not range_applies(self.header(b"if-range"), digest):
+            return ()
+        return parse_ranges(self.header(b"range"))
 
     def is_bodiless(self, digest: Digest) -> bool:
         """Whether an answer with content has no body: to HEAD, or because the client has the content already."""
@@ -91,15 +103,23 @@ class Reply:
         the client does not go on to ask for parallel parts (not for HTTP/1.0, which has no other way to tell the end).
         """
         chunked = one_stream and self.wants_body and self._chunks
-        large = self.wants_body and span.length > _SMALL and not chunked
-        if self.outlet is not None and not (large and self.outlet.open()):
-            self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
+        self._decide_on_outlet(self.wants_body and span.length > _SMALL and not chunked)
         rest = () if self.wants_body else (_END,)
         headers = _about(descriptor, span, partial=partial)
         if chunked:
             headers = [each for each in headers if each[0] != b"content-length"]
         await self._start(206 if partial else 200, headers, *rest)
         return self.wants_body
+
+    async def begin_parts(self, descriptor: Descriptor, parts: Multipart) -> None:
+        """Answer 206 with several `parts`; what stands between them, their bytes and `end` have to follow."""
+        self._decide_on_outlet(parts.length > _SMALL)
+        whole = replace(descriptor, media_type=parts.content_type)
+        await self._start(206, _about(whole, Span.whole(parts.length), partial=False))
+
+    def _decide_on_outlet(self, large: bool) -> None:
+        if self.outlet is not None and not (large and self.outlet.open()):
+            self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
 
     async def whole(self, descriptor: Descriptor, span: Span, data: bytes, *, partial: bool) -> None:
         """Answer as `begin` does, with `data`, which are the bytes of `span`. A client that wants no body gets none."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
+from peili.mirror.doors.multipart import Multipart
 from peili.mirror.doors.opened import Opened
 from peili.mirror.doors.opening import Opener
 from peili.mirror.doors.reply import Reply
@@ -33,17 +34,33 @@ async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> N
     """
     if await reply.not_modified(descriptor.digest):
         return
-    span = reply.span(descriptor.digest, descriptor.size)
+    spans = reply.spans(descriptor.digest, descriptor.size)
+    if len(spans) > 1:
+        await _send_parts(reply, opener, descriptor, spans)
+        return
+    partial = bool(spans)
+    span = spans[0] if partial else Span.whole(descriptor.size)
     if not reply.wants_body:
         await reply.begin(descriptor, span, partial=False)
         return
-    partial = reply.range(descriptor.digest) is not None
     async with await opener.open(descriptor.digest, span) as content:
         if len(content.first) == span.length:
             await reply.whole(descriptor, span, content.first, partial=partial)
             return
         await reply.begin(descriptor, span, partial=partial)
         await _send_content(reply, content, span)
+        await reply.end()
+
+
+async def _send_parts(reply: Reply, opener: Opener, descriptor: Descriptor, spans: Sequence[Span]) -> None:
+    """Each part as if it were asked for alone; no more of one is in memory at once than of the whole would be."""
+    parts = Multipart(descriptor.media_type, spans)
+    async with await opener.open(descriptor.digest, spans[0]) as content:
+        await reply.begin_parts(descriptor, parts)
+        for head, span in parts:
+            await reply.send(head)
+            await _send_content(reply, content, span)
+        await reply.send(parts.end)
         await reply.end()
 
 
