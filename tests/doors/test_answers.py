@@ -185,6 +185,28 @@ async def test_errors_are_the_specs(client: httpx.AsyncClient, path: str, status
     assert head.headers == response.headers
 
 
+async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(
+    client: httpx.AsyncClient, host: House
+) -> None:
+    data = b'{"mediaType": "application/vnd.example.thing.v1+json", "blobs": []}'
+    thing = host.store.add(data)
+    host.store.tag(Reference("registry.example", "demo", "thing"), thing)
+    for name in (thing.digest, "thing"):
+        for method in ("GET", "HEAD"):
+            response = await client.request(method, f"/v2/registry.example/demo/manifests/{name}")
+            assert (response.status_code, response.content) == (200, data if method == "GET" else b"")
+            assert response.headers["Content-Type"] == "application/vnd.example.thing.v1+json"
+    blob = await client.get(f"/v2/registry.example/demo/blobs/{thing.digest}")
+    assert (blob.content, blob.headers["Content-Type"]) == (data, "application/octet-stream")
+
+
+async def test_a_tag_does_not_make_a_manifest_of_a_blob(client: httpx.AsyncClient, host: House) -> None:
+    said = Descriptor("application/vnd.example.thing.v1+json", host.layer.digest, host.layer.size)
+    host.store.tag(Reference("registry.example", "demo", "layer"), said)
+    response = await client.get("/v2/registry.example/demo/manifests/layer")
+    assert (response.status_code, codes(response)) == (404, ["MANIFEST_UNKNOWN"])
+
+
 async def test_a_blob_is_no_manifest_but_a_manifest_is_a_blob(client: httpx.AsyncClient, host: House) -> None:
     response = await client.get(f"/v2/registry.example/demo/manifests/{host.layer.digest}")
     assert (response.status_code, codes(response)) == (404, ["MANIFEST_UNKNOWN"])

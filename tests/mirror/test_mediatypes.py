@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -18,8 +18,27 @@ from peili.mirror.mediatypes import (
     OCTET_STREAM,
     detect,
     is_manifest,
+    is_media_type,
 )
 
+ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+NO_TYPES = [
+    "text",
+    "/",
+    "text/",
+    "/html",
+    "a/b/c",
+    " a/b",
+    "a/b ",
+    "a/b; c=d",
+    "a/b\r\nX: y",
+    "a/b\n",
+    "ä/b",
+    "a/-b",
+    "*/*",
+    "a/" + "b" * 128,
+    "a" * 128 + "/b",
+]
 MANIFESTS = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -35,7 +54,12 @@ JSON = st.recursive(
         ({"schemaVersion": 2, "manifests": []}, OCI_INDEX),
         ({"schemaVersion": 2, "layers": [], "config": {}}, OCI_MANIFEST),
         ({"schemaVersion": 1, "fsLayers": []}, DOCKER_SCHEMA1),
-        ({"schemaVersion": 2, "mediaType": "text/html", "manifests": []}, OCTET_STREAM),
+        ({"schemaVersion": 2, "mediaType": "text/html", "manifests": []}, "text/html"),
+        ({"mediaType": ARTIFACT, "blobs": []}, ARTIFACT),
+        ({"schemaVersion": 3, "mediaType": ARTIFACT}, ARTIFACT),
+        ({"schemaVersion": 2, "mediaType": OCTET_STREAM, "manifests": []}, OCTET_STREAM),
+        ({"mediaType": OCI_INDEX, "manifests": []}, OCTET_STREAM),
+        *[({"schemaVersion": 2, "mediaType": each, "layers": [], "config": {}}, OCTET_STREAM) for each in NO_TYPES],
         ({"schemaVersion": 2, "layers": []}, OCTET_STREAM),
         ({"schemaVersion": 2, "mediaType": 7}, OCTET_STREAM),
         ({"manifests": []}, OCTET_STREAM),
@@ -45,6 +69,26 @@ JSON = st.recursive(
 )
 def test_documents_are_told_apart(document: object, media_type: str) -> None:
     assert detect(json.dumps(document).encode()) == media_type
+
+
+def _expected(document: object, detected: str) -> bool:
+    """Whether a document may be of the type that was detected."""
+    stated = cast("dict[str, Any]", document).get("mediaType") if isinstance(document, dict) else None
+    return detected == OCTET_STREAM or is_manifest(detected) or (detected == stated and is_media_type(detected))
+
+
+@given(st.from_regex(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", fullmatch=True))
+def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(media_type: str) -> None:
+    assert detect(json.dumps({"mediaType": media_type}).encode()) == media_type
+
+
+@given(st.text() | st.text("ab/+.-; \r\n"))
+def test_what_is_no_media_type_is_none(text: str) -> None:
+    if is_media_type(text):
+        assert text.isascii()
+        assert text.isprintable()
+        assert " " not in text
+        assert text.count("/") == 1
 
 
 @given(st.binary() | st.binary().map(lambda data: b"{" + data))
@@ -59,7 +103,7 @@ def test_no_bytes_surprise_it(data: bytes) -> None:
     )
 )
 def test_no_document_surprises_it(document: dict[str, Any]) -> None:
-    assert detect(json.dumps(document).encode()) == OCTET_STREAM or is_manifest(detect(json.dumps(document).encode()))
+    assert _expected(document, detect(json.dumps(document).encode()))
 
 
 @given(st.sampled_from(MANIFESTS), st.dictionaries(st.text(), JSON), st.integers(0, 4))

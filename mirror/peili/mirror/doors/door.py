@@ -8,6 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
@@ -29,11 +30,11 @@ from peili.mirror.doors.refusal import (
 from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.target import Endpoint, Target, api_path, parse_target
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
-from peili.mirror.mediatypes import is_manifest
+from peili.mirror.mediatypes import OCTET_STREAM, is_manifest
 from peili.mirror.outlet import is_clients
 from peili.mirror.parts import Parts
 from peili.mirror.patience import Patience
-from peili.mirror.references import Digest, Reference
+from peili.mirror.references import Descriptor, Digest, Reference
 
 _T = TypeVar("_T")
 _DIGITS = 9
@@ -191,10 +192,17 @@ def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
     return rest if len(digits) > _DIGITS else rest[: int(digits or "0")]
 
 
-def check_type(target: Target, media_type: str) -> None:
-    """Raises NotFound where something else than a manifest is asked for as one."""
-    if target.endpoint is Endpoint.MANIFEST and not is_manifest(media_type):
-        raise NotFound(f"{target.name} is not a manifest")
+def as_asked(target: Target, descriptor: Descriptor) -> Descriptor:
+    """`descriptor` as what `target` asks for. Raises NotFound where something else than a manifest is asked for as one.
+
+    A type that is not known counts only where a manifest is asked for: other JSON may name a type of its own as well.
+    """
+    if descriptor.media_type == OCTET_STREAM:
+        if target.endpoint is Endpoint.MANIFEST:
+            raise NotFound(f"{target.name} is not a manifest")
+        return descriptor
+    known = target.endpoint is Endpoint.MANIFEST or is_manifest(descriptor.media_type)
+    return descriptor if known else replace(descriptor, media_type=OCTET_STREAM)
 
 
 def _refusal(target: Target, error: Exception) -> Refusal:

@@ -11,7 +11,7 @@ from starlette.types import Scope
 from typing_extensions import override
 
 from peili.mirror.doors.counted import answer_of
-from peili.mirror.doors.door import Door, check_type
+from peili.mirror.doors.door import Door, as_asked
 from peili.mirror.doors.refusal import Refusal
 from peili.mirror.doors.reply import Reply, out_of_range
 from peili.mirror.doors.stored import send_stored
@@ -68,8 +68,7 @@ class LocalDoor(Door):
         if descriptor is None:
             return False
         try:
-            check_type(target, descriptor.media_type)
-            await send_stored(reply, self.opener, descriptor)
+            await send_stored(reply, self.opener, as_asked(target, descriptor))
         except (NotFound, Unavailable):
             if reply.started:
                 raise
@@ -97,29 +96,22 @@ class LocalDoor(Door):
                 span = await transfer.begin()
             except Unsatisfiable as error:
                 raise out_of_range(error) from error
-            descriptor = Descriptor(transfer.media_type, digest, span.size)
-            if manifest:  # which is in hand, whole
-                span = self._of_manifest(target, descriptor, transfer, reply)
+            try:
+                descriptor = as_asked(target, Descriptor(transfer.media_type, digest, span.size))
+                if manifest:  # which is in hand, whole
+                    span = reply.span(digest, span.size)
+                    transfer.narrow(span)
+            except (NotFound, Refusal):
+                transfer.answered()
+                raise
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is. For some it also has to have no length.
             if await reply.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.takes_one_stream):
                 await transfer.pour(reply)
                 await reply.end()
 
-    def _of_manifest(self, target: Target, descriptor: Descriptor, transfer: Transfer, reply: Reply) -> Span:
-        """What the runtime wants of it. Raises NotFound where it is no manifest, Refusal (416)."""
-        try:
-            check_type(target, descriptor.media_type)
-            span = reply.span(descriptor.digest, descriptor.size)
-        except (NotFound, Refusal):
-            transfer.answered()
-            raise
-        transfer.narrow(span)
-        return span
-
     async def _head_from_peers(self, target: Target, transfer: Transfer, reply: Reply) -> None:
         """A condition counts only where there is something (RFC 9110, 13.2.1)."""
-        descriptor = await transfer.describe()
-        check_type(target, descriptor.media_type)
+        descriptor = as_asked(target, await transfer.describe())
         if not await reply.not_modified(descriptor.digest):
             await reply.begin(descriptor, Span.whole(descriptor.size), partial=False)

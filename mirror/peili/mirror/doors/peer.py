@@ -13,7 +13,7 @@ from starlette.types import Scope
 from typing_extensions import override
 
 from peili.mirror.doors.counted import answer_of
-from peili.mirror.doors.door import Door, check_type
+from peili.mirror.doors.door import Door, as_asked
 from peili.mirror.doors.refusal import TOOMANYREQUESTS, Refusal
 from peili.mirror.doors.reply import Reply
 from peili.mirror.doors.stored import send_stored
@@ -67,11 +67,11 @@ class PeerDoor(Door):
     @override
     async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
         answer_of(scope).source = FROM_STORE
-        if target.digest is None:
-            descriptor = await self.ask_store(self.store.resolve(self.reference(target)))
-        else:
-            descriptor = await self.ask_store(self.store.describe(target.digest))
-        check_type(target, descriptor.media_type)
+        digest = target.digest
+        if digest is None:
+            digest = (await self.ask_store(self.store.resolve(self.reference(target)))).digest
+        # Also of what a tag stands for: what is recorded with the tag need not be what the document says.
+        descriptor = as_asked(target, await self.ask_store(self.store.describe(digest)))
         if not reply.wants_body:
             await send_stored(reply, self.opener, descriptor)
             return

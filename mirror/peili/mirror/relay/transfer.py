@@ -254,7 +254,7 @@ class Transfer:
         self._feeders.clear()
         self._means.sizes.see(self._fetch.digest, len(data))
         self.media_type = detect(data)
-        if is_manifest(self.media_type):
+        if is_manifest(self.media_type) or (self._fetch.manifest and self.media_type != OCTET_STREAM):
             self._means.sizes.learn(data)
 
     async def _take(self, source: Source, passage: Passage) -> None:
