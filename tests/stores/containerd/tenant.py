@@ -51,6 +51,12 @@ class Tenant:
         """What ctr prints. Raises CommandFailed."""
         return await asyncio.to_thread(self.containerd.ctr, "--namespace", self.namespace, *arguments)
 
+    async def flags(self, *command_and_flags: str) -> list[str]:
+        """Those flags that this version's command of ctr has."""
+        flags = [each for each in command_and_flags if each.startswith("--")]
+        known = await self.ctr(*(each for each in command_and_flags if each not in flags), "--help")
+        return [each for each in flags if each in known]
+
     async def load(self, *tags: str, layers: Sequence[int] = (100_000, 50_000), platforms: Sequence[str] = ()) -> Image:
         """Import a new image, without source labels, under `tags` (one is given by default)."""
         name = f"image-{next(_numbers)}"

@@ -124,6 +124,7 @@ async def test_a_containerd_that_stands_still_is_given_up_in_bounded_time(
 
 
 async def test_containerd_is_not_asked_about_what_has_no_file(sole_tenant: Tenant) -> None:
+    await sole_tenant.load()  # some versions have no content directory before
     store = sole_tenant.store()
     async with ready(store):
         with sole_tenant.frozen():
