@@ -9,6 +9,7 @@ left, or the digest is wrong, the transfer is cut, and the runtime comes back fo
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Collection
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
@@ -369,12 +370,11 @@ class Transfer:
             return Unverified(digest)
         if span.stop < span.size:
             self._means.metrics.unverified.add("part")
-            self._means.log.info(_PART, digest, span.start, span.stop - 1)
+            self._tell_of_part(_PART, span.start, span.stop - 1)
             return Unverified(digest)
         if self._supply.in_windows and span.start > 0:
             self._means.metrics.unverified.add("beginning")
-            if self._means.turns.is_news(digest):
-                self._means.log.info(_IN_PARALLEL, digest, span.start)
+            self._tell_of_part(_IN_PARALLEL, span.start)
             return Unverified(digest)
         now = asyncio.get_running_loop().time()
         bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame
@@ -394,6 +394,12 @@ class Transfer:
             else:
                 self._means.log.exception(_UNVERIFIED, digest, "")
             return Unverified(digest)
+
+    def _tell_of_part(self, message: str, *numbers: int) -> None:
+        """Log it; only the first of many parts that follow each other is of interest to an operator."""
+        digest = self._fetch.digest
+        level = logging.INFO if self._means.turns.is_news(digest) else logging.DEBUG
+        self._means.log.log(level, message, digest, *numbers)
 
     async def _distrust(self, *, passed_on: bool) -> None:
         """What came is wrong: let nobody build on what was passed on. Where nothing was, blame who sent it."""
