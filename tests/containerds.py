@@ -71,18 +71,17 @@ def provide_releases() -> list[str]:
 def _try(name: str, get: Callable[[str, Path], None]) -> None:
     """Let `get` put the programs into a new folder, and move that to its place only when it has them all."""
     place = _directory(name)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=place.parent) as scratch:
-        try:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=place.parent) as scratch:
             get(name, Path(scratch))
             (made := Path(scratch, "programs")).mkdir()
             for program in PROGRAMS:
                 shutil.move(_found(program, Path(scratch, "out")), made / program)
-        except (OSError, subprocess.CalledProcessError) as error:
-            print(f"containerd {name}: {_reason(error)}", flush=True)
-            return
-        shutil.rmtree(place, ignore_errors=True)
-        made.rename(place)
+            shutil.rmtree(place, ignore_errors=True)
+            made.rename(place)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"containerd {name}: {_reason(error)}", flush=True)
 
 
 def _found(program: str, directory: Path) -> Path:
