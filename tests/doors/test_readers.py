@@ -11,13 +11,14 @@ from pathlib import Path
 import httpx
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.doors.house import DOORS
-from tests.doors.served import SIZE, ZEROS_PATH, asking, served
+from tests.doors.served import SIZE, ZEROS_PATH, ZerosStore, asking, served
 from tests.support.events import until
 
-from peili.mirror import Limits
+from peili.mirror import Limits, Mirror
 from peili.mirror.connections import bound_connections
+from peili.routers.memory import MemoryRouter
 
 pytestmark = pytest.mark.anyio
 
@@ -79,6 +80,28 @@ async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
                             assert await loop.sock_recv(sock, 256 << 10)
                         await asyncio.sleep(0.002)
             assert not opened[0].closed.is_set()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_left_is_noticed_where_the_server_takes_all_at_once(door: str) -> None:
+    """As uvicorn does once the connection is lost, and where a reader is as fast as this host."""
+    sent = 0
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += len(message.get("body", b""))
+
+    store = ZerosStore()
+    mirror = Mirror(store, MemoryRouter(), identity="this-host")
+    scope = {"type": "http", "method": "GET", "path": ZEROS_PATH, "query_string": b"", "headers": [(b"host", b"x")]}
+    app: ASGIApp = getattr(mirror, door)
+    async with mirror:
+        await app({**scope, "http_version": "1.1", "client": ("127.0.0.1", 1)}, receive, send)
+        assert 0 < sent < SIZE
+        assert store.opened[0].closed.is_set()
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -241,7 +241,7 @@ async def test_what_a_reader_that_leaves_had_is_freed(way: Way, file: Path, capl
         with no_complaints(caplog):
             with asking(host.address, host.store.add_file(file)):
                 await until(lambda: len(host.store.opened) == 1)
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 await host.store.opened[0].closed.wait()
         async with client(host) as visitor:
             assert (await visitor.get("/v2/")).status_code == 200

@@ -17,6 +17,7 @@ from tests.judge.corpus import CORPUS
 from tests.judge.judge import Judge, judge
 from tests.judge.verdict import disagreements
 from tests.lab.releases import NAMES, on, release
+from tests.support.places import short_directory
 
 THOROUGH = "PEILI_CONTAINERD" in os.environ
 KNOWN = ("an IPv6 door", "IPv6", "a byte-order mark", "the door by hand, /v2", "backups", "only server")
@@ -38,10 +39,8 @@ def listeners(tmp_path_factory: pytest.TempPathFactory) -> Generator[Listeners]:
 
 
 @pytest.fixture(scope="module")
-def judging(
-    request: pytest.FixtureRequest, listeners: Listeners, tmp_path_factory: pytest.TempPathFactory
-) -> Generator[Judge]:
-    with judge(release(request.param), tmp_path_factory.mktemp("judge") / "containerd", listeners) as judging:
+def judging(request: pytest.FixtureRequest, listeners: Listeners) -> Generator[Judge]:
+    with short_directory() as place, judge(release(request.param), place / "containerd", listeners) as judging:
         yield judging
 
 

@@ -296,6 +296,8 @@ def _with_outlet(app: ASGIApp, outlet: SocketOutlet) -> ASGIApp:
         finally:
             if not finished:
                 outlet.close()  # else the connection would stay open by it
+        if not finished:
+            await outlet.end()  # uvicorn, which has yet to see that, would report the answer as unfinished
 
     return outletted
 

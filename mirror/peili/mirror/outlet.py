@@ -136,6 +136,8 @@ class SocketOutlet(Outlet):
         self._waiting: asyncio.Future[None] | None = None
         self._countdown: Countdown | None = None
         self._sent = 0
+        self._gone = False  # whether sending has found that there is no client any more
+        self._lost = asyncio.Event()
 
     @override
     def open(self) -> bool:
@@ -162,8 +164,15 @@ class SocketOutlet(Outlet):
             self._socket.close()
             self._socket = None
 
+    async def end(self) -> None:
+        """Where the client was found to be gone, close the connection; returns once `lose` was called for it."""
+        if self._gone:
+            self._transport.abort()
+            await self._lost.wait()
+
     def lose(self) -> None:
         """The connection is gone: whoever sends is told."""
+        self._lost.set()
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ConnectionResetError("the client is gone"))
 
@@ -225,6 +234,7 @@ class SocketOutlet(Outlet):
             except (BlockingIOError, InterruptedError):
                 return
             except Exception as error:  # noqa: BLE001 - whoever waits is told
+                self._gone = isinstance(error, ConnectionError)
                 done.set_exception(error)
                 return
             if self._countdown is not None:
@@ -261,6 +271,7 @@ class SocketOutlet(Outlet):
 
     def _open(self) -> socket.socket:
         if self._transport.is_closing():
+            self._gone = True
             raise ConnectionResetError("the client is gone")
         if self._socket is None:
             duplicate: socket.socket = self._transport.get_extra_info("socket").dup()

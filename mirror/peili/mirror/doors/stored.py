@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncGenerator, Sequence
@@ -76,6 +77,9 @@ async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
     async with aclosing(read(content, Span(offset, span.stop, span.size))) as pieces:
         async for piece in pieces:
             await reply.send(piece)
+            # A server that knows that the client has gone takes all at once. So this would read on to the end, and let
+            # nobody have a turn meanwhile, not even who ends it.
+            await asyncio.sleep(0)
 
 
 async def _send_file(outlet: Outlet, content: Opened, fd: int, span: Span) -> int:
