@@ -157,6 +157,5 @@ async def test_what_can_not_be_verified_is_logged_and_counted(caplog: pytest.Log
     assert told == ["INFO", "DEBUG", "DEBUG", "DEBUG"]
 
 
-
 def _unverified(host: Host) -> float:
     return sum(host.mirror.metrics.unverified.value(reason) for reason in ("part", "beginning"))
