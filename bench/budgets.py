@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.measure import AtMost, RatioOf
+from bench.measure import AtMost, AtMostMore, RatioOf
 
 SERVE = RatioOf(0.9)
 SERVE_TLS = RatioOf(0.5)
@@ -18,3 +18,4 @@ START = AtMost(1)
 PARALLEL = RatioOf(0.84)
 """A holder sends at most 1.2 times as much."""
 CONTAINERD = RatioOf(1)
+SICK = AtMostMore(2)

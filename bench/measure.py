@@ -99,6 +99,21 @@ class AtMost(Budget):
 
 
 @dataclass(frozen=True, slots=True)
+class AtMostMore(Budget):
+    """Our figure is no more than this above the reference, in the row's unit."""
+
+    most: float
+
+    @override
+    def met(self, row: Row) -> bool:
+        return statistics.median(row.ours) - statistics.median(row.reference) <= self.most
+
+    @override
+    def text(self, unit: Unit) -> str:
+        return f"≤ +{self.most:g} {unit.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where on a plot of growth a row stands: `what` grows along `axis`, and is at `at`."""
 

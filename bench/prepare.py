@@ -19,6 +19,7 @@ NEEDS: Mapping[str, Collection[str]] = {
     "relay": ("nginx-light",),
     "requests": ("docker-registry",),
     "misses": ("docker-registry",),
+    "health": (),
     "pull": ("containerd", "docker-registry", "skopeo"),
     "parallel": ("containerd", "docker-registry", "skopeo"),
     "memory": ("containerd", "docker-registry"),

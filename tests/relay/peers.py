@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -41,6 +41,7 @@ class Exchange:
     writer: asyncio.StreamWriter
     sent: int = field(default=0)
     is_silent: bool = field(default=False)
+    digest: Digest | None = None  # of `content`, where it is known: a large one takes long
 
     @property
     def part(self) -> tuple[int, int]:
@@ -62,7 +63,7 @@ class Exchange:
         start, stop = self.part
         fields = {
             "content-length": str(stop - start),
-            "docker-content-digest": Digest.of(self.content),
+            "docker-content-digest": self.digest or Digest.of(self.content),
             "content-type": detect_media_type(self.content),
         }
         if self.asked.range is not None:
@@ -374,3 +375,22 @@ def endless(size: int) -> Script:
             await exchange.send(b"x" * PIECE)
 
     return script
+
+
+def member(name: str, contents: Mapping[Digest, bytes], script: Script, *, late: float = 0) -> Script:
+    """Of a peili called `name` that says of all `contents` that it has them, and sends them as `script` does. Whatever
+    it is asked, it answers `late` seconds later.
+    """
+
+    async def answer(exchange: Exchange) -> None:
+        await asyncio.sleep(late)
+        for digest, content in contents.items():
+            if digest in exchange.asked.path:
+                exchange.content, exchange.digest = content, digest
+        if exchange.asked.method == "GET":
+            await script(exchange)
+            return
+        size = str(len(exchange.content))
+        await exchange.head(200, content_length="0", Peili_Id=name, Peili_Complete="true", Peili_Size=size)
+
+    return answer

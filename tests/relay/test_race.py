@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import pytest
 from tests.relay.pulling import until
 from typing_extensions import override
 
-from peili.mirror import Holder, Peer, PeerUnavailable
-from peili.mirror.relay.race import first_source
+from peili.mirror import Holder, Limits, Peer, PeerUnavailable
+from peili.mirror.relay.entrants import Entrants
+from peili.mirror.relay.health import Health
+from peili.mirror.relay.race import Rules, first_prize
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio
@@ -25,6 +28,8 @@ class Openings:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.failed: list[str] = []
+        self.hesitated: list[Peer] = []
+        self.health = Health(Limits())
         self.stubborn = asyncio.Event()
 
     @property
@@ -65,9 +70,20 @@ class Openings:
             case _:
                 pass
 
-    async def race(self, *names: str, delay: float = 0.01) -> Source | None:
-        holders = [Holder(Peer(name, ()), complete=True) for name in names]
-        return await first_source(holders, self.open, self.note, delay, logging.getLogger(__name__))
+    async def race(self, *names: str, delay: float = 0.01, later: Sequence[str] = ()) -> Source | None:
+        log = logging.getLogger(__name__)
+        entrants = Entrants(_holders(names), lambda: _lookup(later), self.health, log, timeout=30)
+        rules = Rules(self.note, self.hesitated.append, patience=delay, hedge_delay=delay, log=log)
+        return await first_prize(entrants, self.open, rules)
+
+
+def _holders(names: Iterable[str]) -> list[Holder]:
+    return [Holder(Peer(name, ()), complete=True) for name in names]
+
+
+async def _lookup(names: Iterable[str]) -> AsyncGenerator[Holder]:
+    for holder in _holders(names):
+        yield holder
 
 
 class _Closing(Source):

@@ -27,10 +27,12 @@ class Limits:
     # Relaying to the runtime
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step to the first byte: a door's auth, the resolver, the store, a holder
-    hedge_delay: float = 0.25  # silence after which the next holder is asked as well
+    hedge_delay: float = 0.25  # silence after which others are asked as well; the less, the more failed of late
     stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced, or the store's answer cut
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
+    slow_rate: int = 8 * MIB  # bytes per second below which others are tried too; a much faster one takes over
+    rest_max: float = 120.0  # how long one that keeps failing is asked last: failure_ttl at first, then doubled
     wait_timeout: float = 30.0  # waiting without progress, in all
     parts_per_peer: int = 8  # windows of open-ended ranges asked of one peer at a time; below its uploads_per_peer
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release

@@ -68,7 +68,7 @@ class Patience:
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._countdown = Countdown(self._seconds, self._end)
+        self._countdown = Countdown(self._seconds, self.end)
         return self
 
     async def __aexit__(
@@ -86,5 +86,6 @@ class Patience:
         """Whether the time was up."""
         return self._timeout.expired()
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """The time is up now. Only between entering and leaving."""
         self._timeout.reschedule(asyncio.get_running_loop().time())

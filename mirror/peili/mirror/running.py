@@ -16,6 +16,7 @@ from peili.mirror.peers import Peer
 from peili.mirror.plugin import Context, Plugin
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
+from peili.mirror.relay.health import Health
 from peili.mirror.relay.means import Means
 from peili.mirror.relay.memory import Memory
 from peili.mirror.relay.releases import Releases
@@ -138,6 +139,7 @@ class Running:
             store=parts.store,
             client=self._client,
             blame=Blame(parts.limits, metrics=parts.metrics),
+            health=Health(parts.limits),
             hasher=self._hasher,
             sizes=Sizes(),
             memory=Memory(parts.limits.relay_memory),

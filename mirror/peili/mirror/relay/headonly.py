@@ -17,6 +17,7 @@ class HeadOnly:
     def __init__(self, answer: Answer) -> None:
         self.head = answer.head
         self.length = _length(answer.head.header("content-length"))
+        self.left = self.length or 0
         answer.close()  # there is nothing more to come: the connection is free for others
 
     async def begin(self) -> None:

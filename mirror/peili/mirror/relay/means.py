@@ -14,6 +14,7 @@ from peili.mirror.ranges import ByteRange
 from peili.mirror.references import Digest
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.hashing import Hasher
+from peili.mirror.relay.health import Health
 from peili.mirror.relay.memory import Memory
 from peili.mirror.relay.releases import Releases
 from peili.mirror.relay.sizes import Sizes
@@ -54,6 +55,7 @@ class Means:
     store: Store
     client: PeerClient
     blame: Blame
+    health: Health
     sizes: Sizes
     hasher: Hasher
     memory: Memory

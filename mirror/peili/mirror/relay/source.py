@@ -56,14 +56,20 @@ class Source:
     """Content on its way from one peer, its first bytes in hand. One owner, who calls `aclose`.
 
     `span` is what the peer will send; `offset` is the next byte of the content, all before it were read or spliced.
-    Both raise PeerUnavailable with the reason, and nobody else's errors.
+    Both raise PeerUnavailable with the reason, and nobody else's errors. One task reads, and none after an error: bytes
+    that had come may be lost then.
     """
 
-    def __init__(self, peer: Peer, span: Span, answer: Body, limits: Limits) -> None:
-        self.peer = peer
+    def __init__(self, asking: Asking, span: Span, answer: Body, limits: Limits) -> None:
+        self.peer = asking.peer
         self.span = span
         self.offset = span.start
+        self.began = time.monotonic()
+        self._asking = asking
         self._answer = answer
+        self._waited = 0.0
+        self._waits: tuple[float, Patience] | None = None  # since when, for the read that is under way
+        self._left_for: PeerUnavailable | None = None
         self._stall_timeout = limits.stall_timeout
         self._counted = min(limits.stall_timeout, limits.rate_window / 2)
         self._pace = _Pace(limits)
@@ -91,7 +97,8 @@ class Source:
         with ExitStack() as stack:
             try:
                 async with Patience(limits.first_byte_timeout):
-                    answer = await _ask(Asking(client, peer, path, limits.stall_timeout, turns, method=method), wanted)
+                    asking = Asking(client, peer, path, limits.stall_timeout, turns, method=method)
+                    answer = await _ask(asking, wanted)
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
                     check(peer, span)
@@ -100,7 +107,7 @@ class Source:
             except TimeoutError as error:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FAILED_SILENT) from error
             stack.pop_all()
-            return cls(peer, span, answer, limits)
+            return cls(asking, span, answer, limits)
 
     @property
     def media_type(self) -> str | None:
@@ -117,25 +124,51 @@ class Source:
         """Whether `splice` can be used for what comes next."""
         return self._answer.can_splice and not self._answer.early
 
+    def progress(self) -> tuple[int, float] | None:
+        """How many bytes have come, and for how many seconds they were waited for; None: the peer is not asked now."""
+        if self._asking.queues:
+            return None
+        waits = time.monotonic() - self._waits[0] if self._waits is not None else 0.0
+        return self.span.length - self._answer.left, self._waited + waits
+
+    def leave(self, error: PeerUnavailable) -> None:
+        """Another is better: the read that is under way, or else the next one, raises `error`."""
+        self._left_for = error
+        if self._waits is not None:
+            self._waits[1].end()
+
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes, and read as many as have come; 0 only at the end."""
-        return await self._waited_for(self._answer.readinto(buffer))
+        return await self._waited_for(lambda: self._answer.readinto(buffer))
 
     async def splice(self, pipe: int, count: int) -> int:
         """As `readinto`, for up to `count` bytes, into a pipe, which must have room."""
-        return await self._waited_for(self._answer.splice(pipe, count))
+        return await self._waited_for(lambda: self._answer.splice(pipe, count))
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""
         self._answer.close()
 
-    async def _waited_for(self, arriving: Awaitable[int]) -> int:
+    async def _waited_for(self, read: Callable[[], Awaitable[int]]) -> int:
+        if self._left_for is not None:
+            raise self._left_for
         asked = time.monotonic()
-        with reading(self.peer):
-            async with Patience(self._stall_timeout):
-                count = await arriving
+        try:
+            with reading(self.peer):
+                async with Patience(self._stall_timeout) as patience:
+                    self._waits = asked, patience
+                    try:
+                        count = await read()
+                    finally:
+                        self._waits = None
+        except PeerUnavailable:
+            if self._left_for is not None:
+                raise self._left_for from None
+            raise
+        waited = time.monotonic() - asked
+        self._waited += waited
         # It may be that this host stood still meanwhile. So one waiting, however long, makes no peer slow.
-        if self._pace.is_slow(count, min(time.monotonic() - asked, self._counted)):
+        if self._pace.is_slow(count, min(waited, self._counted)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
         self.offset += count
         return count

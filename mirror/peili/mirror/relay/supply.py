@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
-from typing import Any
 
 from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics import FAILED, HIT, MISS, WAIT
@@ -28,12 +27,15 @@ from peili.mirror.peers import (
     Want,
 )
 from peili.mirror.ranges import ByteRange, Span
+from peili.mirror.relay.contest import Outrun, part_to_try
 from peili.mirror.relay.means import Fetch, Means
-from peili.mirror.relay.race import first_source
+from peili.mirror.relay.rivals import Opener, Rivals
 from peili.mirror.relay.source import OutOfRange, Source
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
+_FOR_BETTER = 0.75
+"""Of ``limits.restarts``: changes of holder that are made for a better one."""
 _LOOKUPS = 2
 """How many times `Limits.lookup_timeout` an `acquire` may take: a lookup may ask a last peer when its time is over."""
 
@@ -55,6 +57,7 @@ class Supply:
         self._means = means
         self._failed = means.blame.failed(fetch.digest)
         self._source: Source | None = None
+        self._rivals = Rivals(fetch.digest, means, self, self._failed)
         self._starts = 0
         self._of_another_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of what was wanted, and how many in all
@@ -66,46 +69,56 @@ class Supply:
 
         Where nothing says that it is small, the answer may be a part of small content all the same.
         """
-        offset = wanted.first or 0 if wanted else 0
-        return await self._race(offset, lambda holder: self._open(holder, self._part(holder, wanted)))
+        return await self._race(lambda holder: self.open(holder, self._part(holder, wanted)), wanted)
 
     async def look(self) -> Source:
         """The next holder's answer to HEAD: there is nothing to be read. Raises NotFound."""
-        return await self._race(0, lambda holder: self._open(holder, None, method="HEAD"))
+        return await self._race(lambda holder: self.open(holder, None, method="HEAD"), None, is_read=False)
 
     async def connect(self, wanted: ByteRange | None) -> Source:
         """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
-        return await self._race(wanted.first or 0 if wanted else 0, lambda holder: self._open(holder, wanted))
+        return await self._race(lambda holder: self.open(holder, wanted), wanted)
 
     async def more(self, peer: Peer, span: Span) -> Source:
         """`span`, from the same peer if possible, else from another holder. Raises NotFound."""
         await self.disconnect()
         try:
-            self._source = await self._open(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
+            self._source = await self.open(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
         except PeerUnavailable as error:
             self.fail(peer, error)
         else:
             if self._source.span == span:
+                self._watch(self._source)
                 return self._source
         return await self.resume(span.start, span)
 
-    async def _race(self, offset: int, opener: Callable[[Holder], Coroutine[Any, Any, Source]]) -> Source:
+    async def _race(self, opener: Opener, wanted: ByteRange | None, *, is_read: bool = True) -> Source:
+        """The source of the first holder that `opener` gets one from, for `wanted`. Raises NotFound."""
         await self.disconnect()
-        limits = self._means.limits
-        while self._starts < limits.restarts:
+        first = (wanted.first if wanted is not None else 0) if is_read else None
+        stop = wanted.last + 1 if wanted is not None and wanted.last is not None else None
+        tried = part_to_try(first, stop) if first is not None else None
+        while self._starts < self._means.limits.restarts:
             self._starts += 1
             try:
-                holders = await self._holders(offset)
+                holders = await self._holders(first or 0)
             except NotFound:
                 if not await self._turn_comes():
                     raise
                 self._starts -= 1
                 continue
-            self._source = await first_source(holders, opener, self.fail, limits.hedge_delay, self._means.log)
+            self._source = await self._rivals.first(holders, opener, tried)
             if self._source is not None:
+                if is_read:
+                    self._watch(self._source)
                 return self._source
         self._means.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._fetch.digest}")
+
+    def _watch(self, source: Source) -> None:
+        """Let others take the place of `source`, while there are enough changes of holder left for when one fails."""
+        if self._starts <= self._means.limits.restarts * _FOR_BETTER:
+            self._rivals.watch(source)
 
     async def resume(self, offset: int, span: Span) -> Source:
         """Go on with `span` at byte `offset` with another holder. Raises NotFound."""
@@ -153,7 +166,14 @@ class Supply:
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", reason)
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
-        """`peer` would not do; it is not taken again."""
+        """`peer` would not do. It is not taken again, unless another one was only better."""
+        if not isinstance(error, OutOfRange) and not (error.reason == FAILED_BUSY and self._waits_for_others):
+            self._means.health.failed(peer.id, error.reason)
+        if isinstance(error, Outrun):
+            self.reason = error.reason
+            self._means.metrics.failures.add(error.reason)
+            self._means.log.info("%s: left: %s", self._fetch.digest, error)
+            return
         self._failed[peer.id] = self.reason = error.reason
         if isinstance(error, OutOfRange):
             self._out_of_range[peer.id] = error.size  # it would do for another range
@@ -165,6 +185,7 @@ class Supply:
     def quarantine(self, peer_id: str) -> None:
         """A peer that may have sent wrong bytes; it is not taken again for this content for a long time."""
         self._failed[peer_id] = self.reason = FAILED_WRONG
+        self._means.health.failed(peer_id, FAILED_WRONG)
         self._means.blame.record(self._fetch.digest, peer_id, FAILED_WRONG)
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
 
@@ -209,7 +230,10 @@ class Supply:
         """Close the source in hand, if any."""
         source, self._source = self._source, None
         if source is not None:
-            await source.aclose()
+            try:
+                await self._rivals.leave(source)
+            finally:
+                await source.aclose()
 
     async def aclose(self) -> None:
         """Free the peer's connection and the router's lease."""
@@ -225,7 +249,8 @@ class Supply:
             size = holder.size
         return None if size is not None and size <= self._fetch.ahead else wanted
 
-    async def _open(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
+    async def open(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
+        """The answer of `holder`, first bytes in hand. Raises PeerUnavailable."""
         means, fetch = self._means, self._fetch
         return await Source.open(
             means.client,
@@ -239,12 +264,17 @@ class Supply:
             method=method,
         )
 
+    @property
+    def _waits_for_others(self) -> bool:
+        """Whether a holder that is busy may be so with what this host asks it for."""
+        return self._fetch.continues and self._means.turns.is_shared(self._fetch.digest)
+
     async def _turn_comes(self) -> bool:
         """Where holders are busy with what this host asks them for, wait for some of it to end; they may be asked again
         then. Whether that is so. `patience` bounds it.
         """
         busy = [peer_id for peer_id, reason in self._failed.items() if reason == FAILED_BUSY]
-        if not busy or not self._fetch.continues or not self._means.turns.is_shared(self._fetch.digest):
+        if not busy or not self._waits_for_others:
             return False
         await self._means.turns.change()
         for peer_id in busy:
@@ -264,12 +294,9 @@ class Supply:
                 case Feed(holders, lease):
                     await self._take(lease)
                     self.claims.update(each.size for each in holders if each.size is not None)
-                    if usable := tuple(each for each in holders if each.peer.id not in self._failed):
-                        return tuple(sorted(usable, key=self._is_doubted))
+                    if usable := self._rivals.usable(holders):
+                        return usable
                     raise NotFound(f"no other peer has {self._fetch.digest}")
-
-    def _is_doubted(self, holder: Holder) -> bool:
-        return self._means.blame.is_doubted(self._fetch.digest, holder.peer.id)
 
     async def _advice(self, offset: int) -> Feed | Wait | Upstream:
         """What the router says. Raises NotFound."""

@@ -44,6 +44,11 @@ class Body(Protocol):
         ...
 
     @property
+    def left(self) -> int:
+        """Bytes of it that have not been read."""
+        ...
+
+    @property
     def early(self) -> int:
         """Bytes that are here already."""
         ...
@@ -82,17 +87,27 @@ class Asking:
         self._path = path
         self._timeout = timeout
         self.turns = turns
+        self.queues = False  # it waits for its turn, and so not for the peer
 
     async def open(self, wanted: ByteRange | None) -> tuple[Answer, Callable[[], None]]:
         """The answer, and what to call when it is closed. Raises PeerUnavailable."""
         headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
-        done = await self.turns.ask(self.peer.id) if self.turns is not None else _nothing
+        done = await self._turn()
         try:
             answer = await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
         except BaseException:
             done()
             raise
         return answer, done
+
+    async def _turn(self) -> Callable[[], None]:
+        if self.turns is None:
+            return _nothing
+        self.queues = True
+        try:
+            return await self.turns.ask(self.peer.id)
+        finally:
+            self.queues = False
 
 
 async def open_in_windows(asking: Asking, wanted: ByteRange) -> Body:
@@ -137,6 +152,10 @@ class Held:
         return self._answer.length
 
     @property
+    def left(self) -> int:
+        return self._answer.left
+
+    @property
     def early(self) -> int:
         return self._answer.early
 
@@ -177,6 +196,12 @@ class Windowed:
         self._offset = span.start
         self._window: Held | None = Held(answer, done)
         self._left = answer.left
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not come, or not been read by the peer's connection."""
+        gathered = self._left - self._window.left if self._window is not None else 0
+        return self._span.stop - self._offset - gathered
 
     @property
     def early(self) -> int:
