@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from bench.measure import MB_PER_SECOND, MILLISECONDS, AtMost, Budget, Busy, RatioOf, Row, Spread, take_turns
+from bench.measure import (
+    MB_PER_SECOND,
+    MILLISECONDS,
+    AtMost,
+    AtMostMore,
+    Budget,
+    Busy,
+    RatioOf,
+    Row,
+    Spread,
+    take_turns,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,3 +110,10 @@ def test_sides_take_turns_at_beginning_and_the_warm_up_does_not_count() -> None:
     samples = take_turns([lambda: side("ours"), lambda: side("theirs")], rounds=3)
     assert calls == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert samples == [(3, 6, 7), (4, 5, 8)]
+
+
+@pytest.mark.parametrize(("ours", "met"), [((12.0, 12.5, 99.0), True), ((12.0, 12.6, 13.0), False)])
+def test_a_budget_of_what_ours_may_take_more(ours: tuple[float, ...], met: bool) -> None:
+    found = row("ms", ours, (10.0, 10.5, 11.0), AtMostMore(2))
+    assert found.met is met
+    assert AtMostMore(2).text(found.unit) == "≤ +2 ms"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import pytest
 from tests.relay.pulling import until
 from typing_extensions import override
 
-from peili.mirror import Holder, Limits, Peer, PeerUnavailable
+from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable
+from peili.mirror.peers import FAILED_SILENT
 from peili.mirror.relay.entrants import Entrants
 from peili.mirror.relay.health import Health
-from peili.mirror.relay.race import Rules, first_prize
+from peili.mirror.relay.race import NotBetter, Rules, first_prize
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio
@@ -28,7 +30,8 @@ class Openings:
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.failed: list[str] = []
-        self.hesitated: list[Peer] = []
+        self.hesitated: list[str] = []
+        self.doubted: set[str] = set()
         self.health = Health(Limits())
         self.stubborn = asyncio.Event()
 
@@ -63,6 +66,8 @@ class Openings:
                 raise LookupError("a bug")
             case "cancelled":
                 raise asyncio.CancelledError
+            case "equal":
+                raise NotBetter("as fast")
             case "silent" | "stubborn" | "late":
                 await asyncio.get_running_loop().create_future()
             case "slow":
@@ -70,10 +75,26 @@ class Openings:
             case _:
                 pass
 
-    async def race(self, *names: str, delay: float = 0.01, later: Sequence[str] = ()) -> Source | None:
+    async def race(
+        self,
+        *names: str,
+        delay: float = 0.01,
+        hedge_delay: float | None = None,
+        later: Sequence[str] = (),
+        beside: bool = False,
+    ) -> Source | None:
         log = logging.getLogger(__name__)
-        entrants = Entrants(_holders(names), lambda: _lookup(later), self.health, log, timeout=30)
-        rules = Rules(self.note, self.hesitated.append, patience=delay, hedge_delay=delay, log=log)
+        entrants = Entrants(
+            _holders(names), lambda: _lookup(later), self.health, log, doubted=self.doubted.__contains__, timeout=30
+        )
+        rules = Rules(
+            failed=self.note,
+            hesitated=lambda peer: self.hesitated.append(peer.id),
+            patience=delay,
+            hedge_delay=hedge_delay or delay,
+            log=log,
+            beside=beside,
+        )
         return await first_prize(entrants, self.open, rules)
 
 
@@ -83,6 +104,8 @@ def _holders(names: Iterable[str]) -> list[Holder]:
 
 async def _lookup(names: Iterable[str]) -> AsyncGenerator[Holder]:
     for holder in _holders(names):
+        if holder.peer.id == "raises":
+            raise RouterUnavailable("no router")
         yield holder
 
 
@@ -191,3 +214,95 @@ async def test_one_that_opens_after_it_was_told_to_stop_is_closed() -> None:
     assert set(openings.closed) == {"stubborn", "late"}
     await winner.aclose()
     assert openings.left == 0
+
+
+async def test_while_the_first_one_hesitates_others_are_looked_for() -> None:
+    openings = Openings()
+    winner = await openings.race("silent", later=["silent-2", "good"])
+    assert winner is not None
+    assert winner.peer.id == "good"
+    assert openings.opened == ["good"]
+
+
+async def test_where_all_have_failed_the_router_is_asked_and_not_its_lookup() -> None:
+    openings = Openings()
+    assert await openings.race("refuses", later=["good"], delay=60) is None
+    assert openings.opened == []
+
+
+async def test_one_that_rests_is_asked_only_where_there_is_nobody_else() -> None:
+    openings = Openings()
+    openings.health.failed("rests", FAILED_SILENT)
+    winner = await openings.race("rests", later=["good"], delay=60)
+    assert winner is not None
+    assert winner.peer.id == "good"
+    assert openings.opened == ["good"]
+    winner = await openings.race("rests", delay=60)
+    assert winner is not None
+    assert winner.peer.id == "rests"
+
+
+async def test_of_those_that_rest_the_one_that_has_succeeded_most_comes_first() -> None:
+    openings = Openings()
+    for name in ("one", "two"):
+        openings.health.failed(name, FAILED_SILENT)
+    openings.health.succeeded("two", time.monotonic())
+    openings.health.failed("two", FAILED_SILENT)
+    winner = await openings.race("one", "two", delay=60)
+    assert winner is not None
+    assert winner.peer.id == "two"
+
+
+async def test_soon_after_a_failure_one_that_is_proven_is_waited_for() -> None:
+    openings = Openings()
+    openings.health.succeeded("proven", time.monotonic())
+    openings.health.failed("somebody", FAILED_SILENT)
+    winner = await openings.race("new", later=["new-2", "proven"], delay=60)
+    assert winner is not None
+    assert winner.peer.id == "proven"
+    winner = await openings.race("new", later=["new-2"], delay=60)
+    assert winner is not None
+    assert winner.peer.id == "new"
+
+
+async def test_one_that_is_doubted_comes_with_those_that_rest() -> None:
+    openings = Openings()
+    openings.doubted.add("liar")
+    winner = await openings.race("liar", later=["good"], delay=60)
+    assert winner is not None
+    assert winner.peer.id == "good"
+
+
+async def test_losing_a_race_is_no_failure() -> None:
+    openings = Openings()
+    winner = await openings.race("silent", "good", hedge_delay=60)
+    assert winner is not None
+    assert (openings.failed, openings.hesitated) == ([], [])
+
+
+async def test_one_that_was_waited_for_for_long_while_another_was_quick_has_hesitated() -> None:
+    openings = Openings()
+    winner = await openings.race("silent", "good")
+    assert winner is not None
+    assert openings.failed == []
+    assert openings.hesitated == ["silent"]
+
+
+async def test_beside_one_that_sends_nobody_is_asked_who_rests() -> None:
+    openings = Openings()
+    openings.health.failed("rests", FAILED_SILENT)
+    assert await openings.race("rests", "refuses", beside=True) is None
+    assert openings.failed == ["refuses"]
+
+
+async def test_one_that_is_no_better_is_not_blamed() -> None:
+    openings = Openings()
+    assert await openings.race("equal", beside=True) is None
+    assert (openings.failed, openings.hesitated) == ([], [])
+
+
+async def test_a_lookup_that_raises_leaves_those_in_hand() -> None:
+    openings = Openings()
+    winner = await openings.race("slow", later=["raises"], delay=0.01)
+    assert winner is not None
+    assert winner.peer.id == "slow"

@@ -27,7 +27,8 @@ class Router(Plugin):
     def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
         """The holders of `key`, best first, as they are found; ending means there are no more.
 
-        This host is never among them. Bounded in time. Raises RouterUnavailable.
+        This host is never among them. Bounded in time. Raises RouterUnavailable. Also asked in the middle of a
+        transfer, where the holders in hand hesitate.
         """
 
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
