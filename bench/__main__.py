@@ -25,7 +25,8 @@ from bench.rows import containerd, growth, health, memory, misses, parallel, pul
 from bench.setting import Setting
 
 MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
-    module.GROUP: module.rows for module in (serve, relay, requests, misses, health, pull, parallel, memory, growth, containerd)
+    module.GROUP: module.rows
+    for module in (serve, relay, requests, misses, health, pull, parallel, memory, growth, containerd)
 }
 """What can be chosen, in the order of the table."""
 

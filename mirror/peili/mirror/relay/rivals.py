@@ -39,13 +39,13 @@ class Asker(Protocol):
 
 class Rivals:
     """The races of one transfer of `digest`. `failed` are those that it does not take again. One owner, who calls
-    `leave` for each source that it was given.
+    `leave` for each source that it was given. It is not kept here: what refers to each other lives on until it is
+    collected.
     """
 
-    def __init__(self, digest: Digest, means: Means, asker: Asker, failed: Collection[str]) -> None:
+    def __init__(self, digest: Digest, means: Means, failed: Collection[str]) -> None:
         self._digest = digest
         self._means = means
-        self._asker = asker
         self._failed = failed
         self._holders: tuple[Holder, ...] = ()
         self._better: Peer | None = None  # whom to go on with
@@ -58,7 +58,9 @@ class Rivals:
         others = (each for each in holders if better is None or each.peer.id != better.id)
         return tuple(each for each in (*first, *others) if each.peer.id not in self._failed)
 
-    async def first(self, holders: tuple[Holder, ...], opener: Opener, tried: ByteRange | None) -> Source | None:
+    async def first(
+        self, holders: tuple[Holder, ...], asker: Asker, opener: Opener, tried: ByteRange | None
+    ) -> Source | None:
         """What `opener` gives for the first of `holders`, or of those that are found later; None where all failed.
 
         `tried` is what those have to send before that which are not well; None: nothing.
@@ -70,16 +72,16 @@ class Rivals:
         async def begin(holder: Holder) -> Source:
             is_well = holder.peer == better or self._means.health.rank(holder.peer.id) == WELL
             if not (is_well or is_alone or tried is None):
-                await self._show(holder, tried)
+                await self._show(asker, holder, tried)
             return await opener(holder)
 
-        return await first_prize(self._entrants(first=better), begin, self._rules(beside=False))
+        return await first_prize(self._entrants(first=better), begin, self._rules(asker, beside=False))
 
-    def watch(self, source: Source) -> None:
+    def watch(self, source: Source, asker: Asker) -> None:
         """Try others where `source` hesitates, until `leave`."""
         means = self._means
         self._contest = Contest(
-            source, means.health, means.limits, means.log, lambda rate: self._try_others(source, rate)
+            source, means.health, means.limits, means.log, lambda rate: self._try_others(asker, source, rate)
         )
 
     async def leave(self, source: Source) -> None:
@@ -94,15 +96,15 @@ class Rivals:
             await contest.aclose()
             self._better = contest.winner
 
-    async def _show(self, holder: Holder, part: ByteRange) -> None:
+    async def _show(self, asker: Asker, holder: Holder, part: ByteRange) -> None:
         """Have `holder` send `part`: more than a first byte. Raises PeerUnavailable."""
         try:
-            await self._try(holder, part, 0.0)
+            await self._try(asker, holder, part, 0.0)
         except PeerUnavailable as error:
             if error.reason != FAILED_REFUSED:  # it may be that it can send the whole only
                 raise
 
-    async def _try_others(self, source: Source, rate: float) -> Tried | None:
+    async def _try_others(self, asker: Asker, source: Source, rate: float) -> Tried | None:
         """A holder that sends what comes next from `source` much faster than at `rate`, where there is one."""
         health = self._means.health
         part = part_to_try(source.offset, source.span.stop, health.recent)
@@ -112,13 +114,13 @@ class Rivals:
             return name != source.peer.id and (known is None or known > MUCH * rate)
 
         async def attempt(holder: Holder) -> Tried:
-            return await self._try(holder, part, rate, source.span.size)
+            return await self._try(asker, holder, part, rate, source.span.size)
 
-        return await first_prize(self._entrants(usable=may_be_better), attempt, self._rules(beside=True))
+        return await first_prize(self._entrants(usable=may_be_better), attempt, self._rules(asker, beside=True))
 
-    async def _try(self, holder: Holder, part: ByteRange, rate: float, size: int | None = None) -> Tried:
+    async def _try(self, asker: Asker, holder: Holder, part: ByteRange, rate: float, size: int | None = None) -> Tried:
         """As `try_out`. Raises NotBetter where the content's size is not `size`, too."""
-        source = await self._asker.open(holder, part)
+        source = await asker.open(holder, part)
         if size is not None and source.span.size != size:
             await source.aclose()
             raise NotBetter(f"peer {holder.peer.id} has another size for this digest")
@@ -138,24 +140,24 @@ class Rivals:
             timeout=_LOOKUPS * means.limits.lookup_timeout,
         )
 
-    def _rules(self, *, beside: bool) -> Rules:
+    def _rules(self, asker: Asker, *, beside: bool) -> Rules:
         means = self._means
+
+        def failed_beside(peer: Peer, error: PeerUnavailable) -> None:
+            reason = asker.reason
+            asker.fail(peer, error)
+            asker.reason = reason  # the lease is as good as it was
+
+        def hesitated(peer: Peer) -> None:
+            if not asker.in_windows:  # it may have been its turn that was waited for
+                means.health.hesitated(peer.id)
+                means.log.info("%s: peer %s hesitated; another was faster", self._digest, peer.id)
+
         return Rules(
-            failed=self._fail_beside if beside else self._asker.fail,
-            hesitated=self._hesitated,
+            failed=failed_beside if beside else asker.fail,
+            hesitated=hesitated,
             patience=means.health.patience(),
             hedge_delay=means.limits.hedge_delay,
             log=means.log,
             beside=beside,
         )
-
-    def _fail_beside(self, peer: Peer, error: PeerUnavailable) -> None:
-        """A try failed; the lease is as good as it was."""
-        reason = self._asker.reason
-        self._asker.fail(peer, error)
-        self._asker.reason = reason
-
-    def _hesitated(self, peer: Peer) -> None:
-        if not self._asker.in_windows:  # it may have been its turn that was waited for
-            self._means.health.hesitated(peer.id)
-            self._means.log.info("%s: peer %s hesitated; another was faster", self._digest, peer.id)

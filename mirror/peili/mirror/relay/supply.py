@@ -57,7 +57,7 @@ class Supply:
         self._means = means
         self._failed = means.blame.failed(fetch.digest)
         self._source: Source | None = None
-        self._rivals = Rivals(fetch.digest, means, self, self._failed)
+        self._rivals = Rivals(fetch.digest, means, self._failed)
         self._starts = 0
         self._of_another_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of what was wanted, and how many in all
@@ -107,7 +107,7 @@ class Supply:
                     raise
                 self._starts -= 1
                 continue
-            self._source = await self._rivals.first(holders, opener, tried)
+            self._source = await self._rivals.first(holders, self, opener, tried)
             if self._source is not None:
                 if is_read:
                     self._watch(self._source)
@@ -118,7 +118,7 @@ class Supply:
     def _watch(self, source: Source) -> None:
         """Let others take the place of `source`, while there are enough changes of holder left for when one fails."""
         if self._starts <= self._means.limits.restarts * _FOR_BETTER:
-            self._rivals.watch(source)
+            self._rivals.watch(source, self)
 
     async def resume(self, offset: int, span: Span) -> Source:
         """Go on with `span` at byte `offset` with another holder. Raises NotFound."""
