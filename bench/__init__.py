@@ -8,6 +8,7 @@ the same figure of that, taken in turns with ours in the same run, or at the sam
   both started anew), its own 404 for ``misses`` (5), containerd straight from it for ``pull`` (5), and idle ``memory``
   (3, each with both started anew; the CPU of a minute 1);
 - ours with the fewest peers or blobs: ``growth`` (3);
+- ours without a flood at the peer door: ``flood`` (5);
 - nothing: the first miss (1), and of ``memory`` the start (5) and 32 transfers (2, each with both hosts started anew).
 
 `ours` and `reference` are medians over the rounds. `ratio` is the one divided by the other, so that it says how many
@@ -23,7 +24,7 @@ clients, the busiest of them): there the client may be what was measured, and th
 The JSON document beside it has every single sample, how busy the client was, the machine, and the versions of all that
 took part. ``--show FILE`` prints the table of such a document, as README has it.
 
-Rows are chosen by name: ``serve``, ``relay``, ``requests``, ``misses``, ``pull``, ``memory``, ``growth``; each is a
-module in bench/rows. CPU seconds are those of the server's processes, not of the client's. The client is a process of
-its own that lets the kernel throw bodies away (bench/load.py); before a large transfer counts, its digest is checked.
+Rows are chosen by name (``--help`` lists them); each is a module in bench/rows. CPU seconds are those of the server's
+processes, not of the client's. The client is a process of its own that lets the kernel throw bodies away
+(bench/load.py); before a large transfer counts, its digest is checked.
 """

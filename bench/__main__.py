@@ -21,12 +21,12 @@ from tests.lab.processes import CommandFailed
 from bench import report, table
 from bench.measure import Row
 from bench.prepare import missing_for
-from bench.rows import containerd, growth, health, memory, misses, parallel, pull, relay, requests, serve
+from bench.rows import containerd, flood, growth, health, memory, misses, parallel, pull, relay, requests, serve
 from bench.setting import Setting
 
 MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
     module.GROUP: module.rows
-    for module in (serve, relay, requests, misses, health, pull, parallel, memory, growth, containerd)
+    for module in (serve, relay, requests, misses, health, flood, pull, parallel, memory, growth, containerd)
 }
 """What can be chosen, in the order of the table."""
 

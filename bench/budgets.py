@@ -19,3 +19,5 @@ PARALLEL = RatioOf(0.84)
 """A holder sends at most 1.2 times as much."""
 CONTAINERD = RatioOf(1)
 SICK = AtMostMore(2)
+FLOOD_P99 = RatioOf(0.1)
+FLOOD_LONGEST = AtMost(500)

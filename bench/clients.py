@@ -48,6 +48,7 @@ class Answered:
     rate: float
     median: float
     p99: float
+    longest: float
     client: float
     """Of a second, how much the client was computing: near 1, it is the client that was measured."""
 
@@ -132,7 +133,8 @@ class Clients:
         worker.start(job)
         found = worker.finish()
         count, took = found["count"], found["seconds"]
-        return Answered(count, count / took, 1e3 * found["median"], 1e3 * found["p99"], found["cpu"] / took)
+        median, p99, longest = (1e3 * found[each] for each in ("median", "p99", "longest"))
+        return Answered(count, count / took, median, p99, longest, found["cpu"] / took)
 
 
 class _Worker:

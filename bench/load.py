@@ -183,7 +183,7 @@ def requests(job: Mapping[str, Any]) -> dict[str, Any]:
     times = sorted(each for _, each in answers)
     middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
     count = sum(status == job["statuses"][0] for status, _ in answers)
-    return {"count": count, "seconds": took, "median": middle, "p99": late}
+    return {"count": count, "seconds": took, "median": middle, "p99": late, "longest": times[-1]}
 
 
 def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:

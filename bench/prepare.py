@@ -20,6 +20,7 @@ NEEDS: Mapping[str, Collection[str]] = {
     "requests": ("docker-registry",),
     "misses": ("docker-registry",),
     "health": (),
+    "flood": (),
     "pull": ("containerd", "docker-registry", "skopeo"),
     "parallel": ("containerd", "docker-registry", "skopeo"),
     "memory": ("containerd", "docker-registry"),

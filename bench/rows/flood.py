@@ -1,0 +1,84 @@
+"""What a flood of connections at the peer door does to the local door, against the local door without one.
+
+The flood comes from one process on one processor (bench/flood.py): 1,500 connections that say nothing, then, besides
+these, 200 that send many requests at once. A local request that fails ends the group.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.lab.processes import ENVIRONMENT, tied
+
+from bench import budgets
+from bench.clients import Answered, Clients, busy
+from bench.measure import MILLISECONDS, Row, take_turns
+from bench.mirrors import NO_PEERS, Peili, layout_store, peili
+from bench.setting import Setting, manifest_path
+
+GROUP = "flood"
+_IDLE, _PIPELINED = 1500, 200
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """HEAD of manifests at a local door, one after the other."""
+
+    clients: Clients
+    host: Peili
+    paths: Sequence[str]
+    seconds: float
+
+    def quietly(self) -> Answered:
+        """Without a flood."""
+        return self.clients.requests(self.host.local, "HEAD", self.paths, connections=1, seconds=self.seconds)
+
+    def amid(self, idle: int, pipelined: int) -> Answered:
+        """With one at the peer door."""
+        with _flood(self.host.peer, idle, pipelined):
+            return self.quietly()
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """The two floods."""
+    images = setting.small
+    with ExitStack() as stack:
+        clients = stack.enter_context(Clients())
+        host = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS))
+        asking = Asking(clients, host, [*map(manifest_path, images)], 2 * setting.seconds)
+        for what, pipelined in (
+            (f"{_IDLE:,} idle connections at the peer door", 0),
+            (f"these and {_PIPELINED} with many requests", _PIPELINED),
+        ):
+            yield from _flooded(setting, asking, what, pipelined)
+
+
+def _flooded(setting: Setting, asking: Asking, what: str, pipelined: int) -> Iterator[Row]:
+    sides = [lambda: asking.amid(_IDLE, pipelined), asking.quietly]
+    during, quiet = take_turns(sides, rounds=setting.rounds)
+    p99 = tuple(each.p99 for each in during), "without them", tuple(each.p99 for each in quiet)
+    client = busy(during, quiet)
+    yield Row(GROUP, f"local HEAD, {what}: p99", MILLISECONDS, *p99, budgets.FLOOD_P99, client=client)
+    longest = tuple(each.longest for each in during)
+    yield Row(GROUP, f"local HEAD, {what}: longest", MILLISECONDS, longest, budget=budgets.FLOOD_LONGEST)
+
+
+@contextmanager
+def _flood(port: int, idle: int, pipelined: int) -> Generator[None]:
+    """Floods `port`, from when every connection has been made once."""
+    command = [sys.executable, "-m", "bench.flood", *map(str, (port, idle, pipelined))]
+    with subprocess.Popen(
+        tied(command), env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError("the flood did not come")
+        try:
+            yield
+        finally:
+            process.stdin.close()
