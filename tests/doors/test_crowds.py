@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import resource
+import socket
 import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.doors.house import DOORS
@@ -16,8 +19,10 @@ from tests.doors.served import ZEROS_PATH, asking, served
 from tests.support.certificates import make_certificate
 from tests.support.events import until
 
-from peili.mirror import Limits
+from peili.mirror import Limits, Mirror, serve
 from peili.mirror.accepting import most_connections
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -173,6 +178,31 @@ async def test_a_process_without_a_descriptor_left_turns_connections_away(door: 
         await answers(it.doors[door])
         told = f"the {door} door can't accept connections: Too many open files"
         assert [told in each for each in it.log] in ([True], [True] * 2)  # a minute may have passed
+
+
+class Failing(socket.socket):
+    """Can't accept, for the reasons in `errors`, of which each counts once."""
+
+    errors: list[int]
+    tries: int
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        type(self).tries += 1
+        if self.errors:
+            raise OSError(self.errors.pop(), "as the kernel says")
+        return super().accept()
+
+
+async def test_where_nothing_can_be_accepted_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    with Failing(socket.AF_INET) as listening:
+        listening.bind(("127.0.0.1", 0))
+        # The last ones are of a connection, not of this host: the next one is accepted at once.
+        Failing.tries, Failing.errors = 0, [errno.ECONNABORTED, errno.EPROTO, errno.ENOMEM, errno.ENOBUFS]
+        async with mirror, serve(mirror, local=listening) as serving:
+            assert await ask(serving.local_addresses[0]) == OK
+            assert Failing.tries >= 5
+    assert caplog.messages == ["the local door can't accept connections: No buffer space available"]
 
 
 async def test_connections_above_the_limit_are_closed_at_once(caplog: pytest.LogCaptureFixture) -> None:

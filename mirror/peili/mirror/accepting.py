@@ -19,10 +19,10 @@ from contextlib import suppress
 
 from peili.mirror.limits import Limits
 
-_AT_ONCE = 32
+_AT_ONCE = 16
 """Connections that are accepted before others have their turn …"""
-_TAKEN_AT_ONCE = 2
-"""… and of them those that are not closed at once: each costs ten times as much. As many are ended at once."""
+_TAKEN_AT_ONCE = 1
+"""… and of them those that are not closed at once, each of which costs ten times as much. To end one does, too."""
 _SHARE = 3
 """A door may have one part in so many of the process's descriptors. Two doors leave one part for all else: files, the
 runtime, peers, and whatever the process does besides."""
