@@ -27,4 +27,7 @@ took part. ``--show FILE`` prints the table of such a document, as README has it
 Rows are chosen by name (``--help`` lists them); each is a module in bench/rows. CPU seconds are those of the server's
 processes, not of the client's. The client is a process of its own that lets the kernel throw bodies away
 (bench/load.py); before a large transfer counts, its digest is checked.
+
+``python -m bench fuzz [--seconds N] [--seed N]`` measures nothing: it gives random files to the editors of hosts.toml,
+registries.yaml and Talos's documents (bench/fuzz.py), and fails where something does not hold.
 """

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from tests.lab.processes import CommandFailed
 
-from bench import report, table
+from bench import fuzz, report, table
 from bench.measure import Row
 from bench.prepare import missing_for
 from bench.rows import containerd, flood, growth, health, memory, misses, parallel, pull, relay, requests, serve
@@ -42,6 +42,9 @@ _FAILURES = (RuntimeError, CommandFailed, AssertionError, OSError, subprocess.Su
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["fuzz"]:
+        return fuzz.main(argv[1:])
     arguments = _parser().parse_args(argv)
     chosen = [row for row in MEASURED if row in arguments.rows] or [*MEASURED]
     if arguments.show is not None:
@@ -65,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measures peili side by side with nginx and docker-registry; prints a table and writes JSON.",
+        epilog="`python -m bench fuzz` measures nothing: it tries the editors of configuration with random files.",
     )
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from peili.adapters.containerd.hosturl import is_plain
 from peili.adapters.containerd.meaning import CAPABILITIES, Version
 from peili.adapters.containerd.tomltext import Document
 from peili.adapters.leftalone import LeftAlone, Unclear
+from peili.adapters.plainurl import is_plain
 
 _DURATION = re.compile(r"[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")

@@ -10,6 +10,7 @@ from peili.adapters import files
 from peili.adapters.changes import Change, Outcome, Problem
 from peili.adapters.generated import is_generated
 from peili.adapters.k3s import registries as texts
+from peili.adapters.k3s.form import Unusable
 from peili.adapters.k3s.settings import no_default_endpoint
 from peili.adapters.k3s.showing import Shown, shown
 from peili.adapters.leftalone import LeftAlone
@@ -67,7 +68,7 @@ class RegistriesFile:
         text = _text(_data(self.file) or b"")
         try:
             return shown(text, self.mirror, data_dir or Path("/var/lib/rancher") / self.product)
-        except texts.Unusable as error:
+        except Unusable as error:
             raise LeftAlone(str(error)) from error
 
     @property
@@ -87,7 +88,7 @@ class RegistriesFile:
                     return Outcome((), ())
                 if not dry_run:
                     _write(self.file, after)
-        except (LeftAlone, texts.Unusable) as error:
+        except (LeftAlone, Unusable) as error:
             return Outcome((), (Problem(self.file, f"left alone: {error}"),))
         except OSError as error:
             return Outcome((), (Problem(self.file, f"left alone: {error.strerror}"),))

@@ -13,8 +13,9 @@ from typing import Any
 
 from peili.adapters.doorurl import same_door
 from peili.adapters.k3s import marks
+from peili.adapters.k3s.form import Unusable, check_form
 from peili.adapters.k3s.inserting import NoPlace, inserted
-from peili.adapters.yamltext import NotYaml, is_list, is_table, one_plain
+from peili.adapters.yamltext import NotYaml, is_table, one_plain
 from peili.mirror import ConfigError
 from peili.mirror.peers import base_url
 from peili.mirror.selection import check_registries
@@ -26,10 +27,6 @@ EVERY_AS_FOLDER = "_default"
 
 
 _IN_THE_WAY = "what it would say then is something else; an anchor, a tag or a block of text is in the way"
-
-
-class Unusable(ValueError):
-    """The text can't be changed as wanted, and is left alone. The message is one line that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,21 +166,8 @@ def _meaning(text: str) -> dict[str, Any]:
         return {}
     if not is_table(root):
         raise Unusable("a mapping with mirrors and configs is wanted at its root")
-    _check_mirrors(root.get("mirrors"))
+    check_form(text, root)
     return root
-
-
-def _check_mirrors(mirrors: Any) -> None:
-    if mirrors is not None and not is_table(mirrors):
-        raise Unusable("mirrors: a mapping of registries is wanted")
-    for registry, said in (mirrors or {}).items():
-        if not isinstance(registry, str):
-            raise Unusable(f"mirrors: names of registries are wanted, not {registry!r}")
-        if said is not None and not is_table(said):
-            raise Unusable(f"mirrors.{registry}: a mapping with endpoint and rewrite is wanted")
-        endpoints: Any = said.get("endpoint") if said else None
-        if endpoints is not None and not (is_list(endpoints) and all(isinstance(each, str) for each in endpoints)):
-            raise Unusable(f"mirrors.{registry}.endpoint: a list of URLs is wanted")
 
 
 def _mirrors(root: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from peili.adapters.plainurl import is_plain
 from peili.adapters.yamltext import NotYaml, documents, dumped, is_list, is_table, plain
 
 KIND = "RegistryMirrorConfig"
@@ -87,6 +88,8 @@ def _is_ours(document: Any) -> bool:
     """Whether it is of the kind `KIND`. Raises Unusable for what is no document of a machine configuration."""
     if document is not None and not is_table(document):
         raise Unusable("each document has to be a mapping")
+    if document and "$patch" in document:
+        raise Unusable("this is a patch; the machine configuration that it is for is wanted")
     if document and not document.keys() & {"kind", "machine", "cluster"}:
         raise Unusable("a document has neither kind nor machine; a machine configuration is wanted")
     return document is not None and document.get("kind") == KIND
@@ -101,7 +104,7 @@ def mirrors_of(document: dict[str, Any]) -> Mirrors:
         raise Unusable(f"{where}: a name is wanted")
     where = f"{where} {registry}"
     endpoints = tuple(
-        Endpoint(_text(f"{where}: url", each.get("url")), _flag(f"{where}: overridePath", each.get("overridePath")))
+        Endpoint(_url(f"{where}: url", each.get("url")), _flag(f"{where}: overridePath", each.get("overridePath")))
         for each in (_table(f"{where}: endpoints", each) for each in _list(where, document.get("endpoints")))
     )
     return Mirrors(registry, endpoints, _flag(f"{where}: skipFallback", document.get("skipFallback")))
@@ -126,7 +129,7 @@ def _old(document: dict[str, Any] | None) -> dict[str, Mirrors]:
 def _old_entry(where: str, registry: str, said: Any) -> Mirrors:
     table = _table(where, said)
     override = _flag(f"{where}.overridePath", table.get("overridePath"))
-    urls = [_text(f"{where}.endpoints", each) for each in _list(where, table.get("endpoints"))]
+    urls = [_url(f"{where}.endpoints", each) for each in _list(where, table.get("endpoints"))]
     skip = _flag(f"{where}.skipFallback", table.get("skipFallback"))
     return Mirrors(registry, tuple(Endpoint(url, override) for url in urls), skip)
 
@@ -143,9 +146,11 @@ def _list(where: str, value: Any) -> list[Any]:
     return value or []
 
 
-def _text(where: str, value: Any) -> str:
+def _url(where: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise Unusable(f"{where}: a URL is wanted")
+    if not is_plain(value):  # Talos refuses some such, and changes others
+        raise Unusable(f"{where}: a plain URL is wanted, as https://mirror.example:5000/path, not {value!a}")
     return value
 
 

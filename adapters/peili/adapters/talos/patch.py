@@ -106,7 +106,11 @@ def _patch(config: MachineConfig, url: str, wanted: Iterable[Mirrors]) -> Patch:
             documents.append({**head, "$patch": "delete"})
         if mirrors != config.old.get(mirrors.registry, Mirrors(mirrors.registry)):
             original = config.documents.get(mirrors.registry)
-            documents.append(_fresh(head, mirrors) if original is None else _changed(original, url, mirrors))
+            documents.append(
+                _fresh(head, mirrors)
+                if original is None
+                else _changed(original, config.new[mirrors.registry], url, mirrors)
+            )
     text = dumped(documents) if documents else ""
     expected = {**config.mirrors, **{each.registry: each for each in changed}}
     found = merged(config, text)
@@ -121,15 +125,15 @@ def _fresh(head: dict[str, Any], mirrors: Mirrors) -> dict[str, Any]:
     return {**head, **({"endpoints": endpoints} if endpoints else {}), **fallback}
 
 
-def _changed(original: Any, url: str, mirrors: Mirrors) -> Any:
-    """The document of `mirrors`; all that `original` says besides stays, with its comments."""
+def _changed(original: Any, had: Mirrors, url: str, mirrors: Mirrors) -> Any:
+    """The document of `mirrors`; all that `original`, which says `had`, says besides stays, with its comments."""
     document = copy.deepcopy(original)
     if not document.get("endpoints"):
         document.pop("endpoints", None)
         document.insert(list(document).index("name") + 1, "endpoints", [])
     endpoints = document["endpoints"]
-    for place in reversed(range(len(endpoints))):
-        if same(Endpoint(endpoints[place]["url"], bool(endpoints[place].get("overridePath"))), url):
+    for place, endpoint in reversed([*enumerate(had.endpoints)]):
+        if same(endpoint, url):
             del endpoints[place]
     if mirrors.endpoints and same(mirrors.endpoints[0], url):
         endpoints.insert(0, _endpoint(mirrors.endpoints[0]))

@@ -1,4 +1,4 @@
-"""The URLs of hosts in a hosts.toml of which it is certain whom containerd asks, whatever its version."""
+"""The URLs of mirrors of which it is certain whom a runtime asks, however it reads URLs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def is_plain(url: str) -> bool:
     match = _URL.fullmatch(url)
     if match is None or not 0 < int(match["port"] or 1) < 65536:
         return False
-    if not match["scheme"] and url.startswith("http"):  # which containerd takes for a scheme
+    if not match["scheme"] and url.startswith("http"):  # which containerd would take for a scheme
         return False
     return not {".", ".."} & {*match["path"].split("/")} and (match["ipv6"] is None or _is_ipv6(match["ipv6"]))
 

@@ -1,0 +1,41 @@
+"""The fuzzer of the editors: it runs, it finds what does not hold, and a seed makes the same inputs again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bench import fuzz
+from bench.__main__ import main
+
+
+def test_one_input_for_each_editor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["fuzz", "--seconds", "0", "--seed", "7", "--folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "seed 7, 0 seconds for each editor",
+        *(f"{name}: 1 inputs, 0 faults" for name in ("hosts.toml", "registries.yaml", "Talos")),
+    ]
+
+
+def test_what_does_not_hold_is_told_with_its_input(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def faults(data: bytes, folder: Path, chance: random.Random) -> Iterator[str]:
+        yield "it is as it is"
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(fuzz, "EDITORS", {"editor": fuzz.Editor([b"file"], [b"file"], faults)})
+    assert main(["fuzz", "--seconds", "0", "--folder", str(tmp_path)]) == 1
+    said = capsys.readouterr()
+    assert "editor: 1 inputs, 1 faults" in said.out
+    assert "RuntimeError: broken" in said.err
+
+
+def test_a_seed_makes_the_same_inputs_again() -> None:
+    def inputs(seed: int) -> list[bytes]:
+        chance, files = random.Random(seed), [b"one\ntwo\n", b"three\n"]
+        return [fuzz.changed(chance.choice(files), [b"x", b"y"], files, chance) for _ in range(50)]
+
+    assert inputs(1) == inputs(1) != inputs(2)
