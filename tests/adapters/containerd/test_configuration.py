@@ -284,7 +284,10 @@ def test_pulls_go_through_the_transfer_service(settings: str, version: Version, 
 
 def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
     assert in_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
-    assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
+    assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+    old = f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 2\n"
+    assert in_2(old, V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
+    assert in_2("[plugins.cri]\nstats_collect_period = 5\n", V24, tmp_path).registry_header == "[plugins.cri.registry]"
     assert in_2("", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
     assert in_2("", V16, tmp_path).registry_header == "[plugins.cri.registry]"
 

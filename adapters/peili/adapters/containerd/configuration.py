@@ -53,6 +53,7 @@ class Configuration:
         hidden: tables that a later file has replaced altogether, as 1.x does: plug-in, file, and by which file.
         unread: tables of the CRI plug-in that containerd does not read, since its name is another in a file of that
             version: the name as written, the table, and the file.
+        moved: the CRI plug-in's earlier name as written, where what stands under it was moved to its present one.
         dead: imports that match no file.
         disabled: the parts of the CRI plug-in that are switched off; without any of them it does nothing.
         proxies: the address of each proxy plug-in.
@@ -65,6 +66,7 @@ class Configuration:
     origin: Mapping[str, Path] = field(default_factory=dict[str, Path])
     hidden: tuple[tuple[str, Path, Path], ...] = ()
     unread: tuple[tuple[str, Table, Path], ...] = ()
+    moved: str | None = None
     dead: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -116,6 +118,7 @@ class _Merged:
         self._origin: dict[str, Path] = {}
         self._hidden: list[tuple[str, Path, Path]] = []
         self._unread: list[tuple[str, Table, Path]] = []
+        self._moved: str | None = None
         self._first = 0
 
     def add(self, file: Path, document: Table) -> None:
@@ -152,6 +155,7 @@ class _Merged:
             origin=self._origin,
             hidden=tuple(self._hidden),
             unread=(*self._unread, *self._misnamed()),
+            moved=self._moved,
             dead=tuple(self.dead),
             disabled=tuple(sorted({*self._disabled} & self._parts)),
             proxies=self._proxies,
@@ -177,9 +181,10 @@ class _Merged:
         """`plugins` of that version, brought up to date; what is not moved is noted as unread."""
         if CRI_2 not in plugins:
             return plugins
-        if version < (self.generation.newest or 0):
-            return dict(up_to_date(plugins, fills=self.generation.fills))
         name, file = self._written.get(CRI_2, (CRI_2, file))
+        if version < (self.generation.newest or 0):
+            self._moved = name
+            return dict(up_to_date(plugins, fills=self.generation.fills))
         self._unread.append((name, plugins[CRI_2], file))
         return plugins
 

@@ -166,18 +166,14 @@ def judge_hosts(
     """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
-    ours = [each for each in shown if any(host.leads_to(mirror) for host in each.hosts)]
+    ours = [each for each in shown if not each.fails and any(host.leads_to(mirror) for host in each.hosts)]
     apply = _apply(roots)
     if "[" in mirror and not version.brackets_in_headers:
-        yield fail(
-            about, bracketed(f'[host."{mirror}"]'), "set local.listen to such a name, or to 127.0.0.1 and a port"
-        )
+        mend = "set local.listen to such a name, or to 127.0.0.1 and a port"
+        yield fail(about, bracketed(f'[host."{mirror}"]'), mend)
         return
     if not ours:
-        elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
-        where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
-        notes = "".join(f"; {each.directory}: {note}" for each in shown for note in each.notes)
-        yield fail(about, f"none in {places} leads to {mirror}{where}{notes}", apply)
+        yield _nobody(shown, mirror, roots, folders)
         return
     yield ok(about, f"{mirror} is asked for {', '.join(_named(each.registry) for each in ours)}")
     for each in ours:
@@ -187,12 +183,27 @@ def judge_hosts(
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
     for each in shown:
         if each not in ours and wanted.has(each.registry):
-            notes = f" ({'; '.join(each.notes)})" if each.notes else ""
-            yield warn(about, f"{each.directory} does not lead to {mirror}{notes}", apply)
+            may = "may not" if each.unsure else "does not"
+            yield warn(about, f"{each.directory} {may} lead to {mirror}{_noted(each)}", apply)
     there = {each.registry for each in shown}
     for registry in sorted(wanted.registries - there) if DEFAULT not in there else ():
         if "*" not in registry:
             yield fail(about, f"none in {places} is for {registry}, so {mirror} is not asked", apply)
+
+
+def _nobody(shown: Sequence[Shown], mirror: str, roots: Sequence[Path], folders: Sequence[Path]) -> Finding:
+    """What is said where no hosts.toml leads to the mirror, or none of which that is known."""
+    elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
+    where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
+    notes = "".join(f"; {each.directory}{_noted(each)}" for each in shown if each.notes)
+    what = f"none in {' and '.join(str(each) for each in roots)} leads to {mirror}{where}{notes}"
+    if any(each.unsure for each in shown):
+        return warn("hosts.toml", f"maybe {what}", f"make it plain what that means, then {_apply(roots)}")
+    return fail("hosts.toml", what, _apply(roots))
+
+
+def _noted(shown: Shown) -> str:
+    return f" ({'; '.join(shown.notes)})" if shown.notes else ""
 
 
 def _apply(roots: Sequence[Path]) -> str:

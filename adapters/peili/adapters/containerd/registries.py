@@ -19,7 +19,7 @@ class Registries:
     """The part of containerd's configuration that decides about mirrors.
 
     Attributes:
-        plugin: under which name the settings stand, or would have to.
+        plugin, images: under which name the settings of registries, and of images, stand or would have to.
         config_path: as it is in force, with ``:`` between folders; empty: hosts.toml is not read.
         by_default: whether nobody has set it.
         discard: whether layers are dropped once they are unpacked.
@@ -31,6 +31,7 @@ class Registries:
     """
 
     plugin: str
+    images: str
     config_path: str
     by_default: bool
     discard: bool
@@ -58,8 +59,8 @@ class Registries:
     @property
     def images_header(self) -> str:
         """Where the settings belong that are about images."""
-        below = "" if self.plugin == IMAGES_3 else ".containerd"
-        return f"[plugins.{_quoted(self.plugin)}{below}]"
+        below = "" if self.images == IMAGES_3 else ".containerd"
+        return f"[plugins.{_quoted(self.images)}{below}]"
 
 
 def registries(configuration: Configuration, version: Version) -> Registries:
@@ -72,6 +73,7 @@ def registries(configuration: Configuration, version: Version) -> Registries:
     tls = any("tls" in as_table(each) for each in as_table(registry.get("configs")).values())
     return Registries(
         plugin=plugin,
+        images=plugin,
         config_path=path,
         by_default="config_path" not in registry,
         discard=containerd.get("discard_unpacked_layers") is True,
@@ -90,6 +92,7 @@ def _of_2(configuration: Configuration, version: Version) -> Registries:
     path, by_default = _path_of_2(registry, version)
     return Registries(
         plugin=_plugin_of_2(configuration),
+        images=_images_plugin_of_2(configuration),
         config_path=path,
         by_default=by_default,
         discard=images.get("discard_unpacked_layers") is True,
@@ -112,9 +115,17 @@ def _path_of_2(registry: Table, version: Version) -> tuple[str, bool]:
 
 
 def _plugin_of_2(configuration: Configuration) -> str:
-    """Under which name a setting has to be written so that it is in force."""
-    before = "registry" in as_table(configuration.plugins.get(CRI_2)) or IMAGES_3 not in configuration.origin
-    return CRI_2 if configuration.first == 2 and before and not configuration.unread else IMAGES_3
+    """Under which name `config_path` has to be written so that it is in force: what is moved replaces what is there."""
+    there = "registry" in configuration.table(IMAGES_3)
+    moved = "registry" in configuration.table(CRI_2)
+    return configuration.moved if configuration.moved and (moved or not there) else IMAGES_3
+
+
+def _images_plugin_of_2(configuration: Configuration) -> str:
+    """The same for settings of images, which are moved only where there are runtimes."""
+    old = configuration.table(CRI_2, "containerd")
+    moved = "runtimes" in old and {"discard_unpacked_layers", "snapshotter"} & {*old}
+    return configuration.moved if configuration.moved and moved else IMAGES_3
 
 
 def _local(images: Table, registry: Table) -> bool:

@@ -27,6 +27,7 @@ class Shown:
         notes: what else there is to know, each one line.
         mirror: peili's URL.
         fails: whether containerd asks nobody, because it can't use a file; a note says which.
+        unsure: whether peili can't tell what containerd makes of it; a note says why.
     """
 
     registry: str
@@ -35,6 +36,7 @@ class Shown:
     notes: tuple[str, ...]
     mirror: str
     fails: bool = False
+    unsure: bool = False
 
     @property
     def first(self) -> bool:
@@ -112,7 +114,7 @@ def _shown(entry: Entry, mirror: str, version: Version, hidden_by: Path | None) 
         found = read(entry.data, entry.directory, version)
         broken = unusable(found.hosts)
     except Unclear as error:
-        return _without_hosts(entry, mirror, f"peili can't tell what containerd makes of hosts.toml: {error}")
+        return _unclear(entry, mirror, f"peili can't tell what containerd makes of hosts.toml: {error}")
     except LeftAlone as error:  # a link that leads nowhere: containerd takes it for no file
         return _shown_by_certificates(entry, mirror, str(error))
     except OSError as error:
@@ -127,13 +129,13 @@ def _shown_by_certificates(entry: Entry, mirror: str, why: str) -> Shown:
         hosts = by_certificates(entry.directory)
         broken = unusable(hosts)
     except (LeftAlone, OSError) as error:
-        return _without_hosts(entry, mirror, f"peili can't tell what containerd makes of {entry.directory}: {error}")
+        return _unclear(entry, mirror, f"peili can't tell what containerd makes of {entry.directory}: {error}")
     notes = [f"hosts.toml is {why}, as if it were not there", *([f"{NOTHING}: {broken}"] if broken else [])]
     return Shown(entry.registry, entry.directory, hosts, tuple(notes), mirror, fails=bool(broken))
 
 
-def _without_hosts(entry: Entry, mirror: str, note: str) -> Shown:
-    return Shown(entry.registry, entry.directory, (), (note,), mirror)
+def _unclear(entry: Entry, mirror: str, note: str) -> Shown:
+    return Shown(entry.registry, entry.directory, (), (note,), mirror, unsure=True)
 
 
 def _notes(entry: Entry, found: Reading) -> list[str]:
