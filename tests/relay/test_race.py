@@ -301,6 +301,24 @@ async def test_one_that_is_no_better_is_not_blamed() -> None:
     assert (openings.failed, openings.hesitated) == ([], [])
 
 
+@pytest.mark.parametrize("how", ["raises", "hangs"])
+async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
+    """Else it would cost the prize that was won meanwhile, and whoever gave it would be left open."""
+
+    async def lookup() -> AsyncGenerator[Holder]:
+        try:
+            yield Holder(Peer("a", ()), complete=True)
+        finally:
+            if how == "raises":
+                raise LookupError("a stranger's bug")
+            await asyncio.get_running_loop().create_future()
+
+    entrants = Entrants((), lookup, Health(Limits()), logging.getLogger(__name__), timeout=0.2)
+    assert await entrants.more()
+    async with asyncio.timeout(60):
+        await entrants.aclose()
+
+
 async def test_a_lookup_that_raises_leaves_those_in_hand() -> None:
     openings = Openings()
     winner = await openings.race("slow", later=["raises"], delay=0.01)

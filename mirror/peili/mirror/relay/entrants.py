@@ -87,9 +87,15 @@ class Entrants:
         return False
 
     async def aclose(self) -> None:
-        """Look for no more. Idempotent."""
-        if self._found is not None:
-            await self._found.aclose()
+        """Look for no more. Idempotent. Neither raises nor waits long: what was won is good, whatever a lookup does."""
+        found, self._found = self._found, None
+        if found is None:
+            return
+        try:
+            async with Patience(self._timeout):
+                await found.aclose()
+        except Exception as error:  # noqa: BLE001 - a stranger's code
+            self._log.info("the lookup of further holders did not end well: %r", error)
 
     def _rank(self, peer_id: str) -> int:
         if peer_id == self._first:
