@@ -56,6 +56,21 @@ async def test_a_manifest_with_a_wrong_size_spoils_no_other_image(size: int) -> 
 
 
 @pytest.mark.parametrize("at", [0, 300_000])
+async def test_the_runtime_knows_better_than_another_image_s_manifest(at: int) -> None:
+    """The right one came from upstream, or was here; what it says is what the runtime expects."""
+    data, store = content(LARGE), MemoryStore()
+    wrong = manifest_with(Digest.of(data), LARGE - 1)
+    async with peers(wrong, honest) as [w], peers(data, endless(LARGE + 1), honest) as [a, b]:
+        router = Told(w.holder)
+        async with pulling(router, store=store) as host:
+            assert (await host.get(Digest.of(wrong), kind="manifests")).status == 200
+            store.begin(Digest.of(data), LARGE).write(data[:at])
+            router.holders = (a.holder, b.holder)
+            pulled = await host.get(Digest.of(data), f"bytes={at}-" if at else None)
+            assert (pulled.status, pulled.body, pulled.whole) == (206 if at else 200, data[at:], True)
+
+
+@pytest.mark.parametrize("at", [0, 300_000])
 @pytest.mark.parametrize(("size", "lies"), [(EVER, 1), (LARGE + 1, 0)])
 async def test_the_size_that_the_runtime_expects_counts(at: int, size: int, lies: int) -> None:
     """It has it from a manifest, which might be wrong; what is larger than anything may be is no honest word."""

@@ -60,6 +60,7 @@ class Supply:
         self._rivals = Rivals(fetch.digest, means, self._failed)
         self._starts = 0
         self._of_another_size: set[str] = set()
+        self._of_unexpected_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of what was wanted, and how many in all
         self._lease = Lease()
         self._follows = True
@@ -139,6 +140,23 @@ class Supply:
             self._failed.pop(peer_id, None)
         return bool(forgiven)
 
+    @property
+    def is_size_disputed(self) -> bool:
+        """Whether a holder was passed over for no more than another size than a manifest says."""
+        return bool(self._of_unexpected_size)
+
+    def expect(self, size: int | None) -> bool:
+        """The runtime says `size`, of the image that it pulls; what was known may be another image's word. Whether
+        holders may be asked again for it.
+        """
+        out, self._of_unexpected_size = self._of_unexpected_size, set[str]()
+        if not out or size is None or size == self.size:
+            return False
+        self.size = size
+        for peer_id in out:
+            self._failed.pop(peer_id, None)
+        return True
+
     def end(self) -> int | None:
         """How many bytes the content has, as all those say that have no byte of what was wanted; else None."""
         sizes = set(self._out_of_range.values())
@@ -161,7 +179,10 @@ class Supply:
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FAILED_WRONG)
         if self.size is not None and span.size != self.size:
             # A manifest, as a runtime, says what an image's author wrote. That may be wrong, and is no reason to blame.
-            reason = FAILED_WRONG if self._means.sizes.is_seen(self._fetch.digest) else FAILED_REFUSED
+            reason = FAILED_WRONG
+            if not self._means.sizes.is_seen(self._fetch.digest):
+                reason = FAILED_REFUSED
+                self._of_unexpected_size.add(peer.id)
             expected = f"{self.size} are expected"
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", reason)
 

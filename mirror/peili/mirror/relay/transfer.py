@@ -110,6 +110,8 @@ class Transfer:
         try:
             return await supply.begin(wanted)
         except NotFound:
+            if supply.is_size_disputed and supply.expect(await size_of_ingest(self._means, self._fetch.digest, ends)):
+                return await self._first(ends)
             size = supply.end()
             if wanted is None or size is None:
                 raise
