@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
 
 import httpx
@@ -380,8 +381,10 @@ class Forgetful(MemoryStore):
 
 @pytest.mark.parametrize("door", ["local", "peer"])
 async def test_a_tag_whose_manifest_is_not_here_is_not_listed(door: str) -> None:
-    store = Forgetful()
-    store.tag(Reference("registry.example", "demo", "v1"), store.add(b"{}"))
+    """Nor is one of something that is no manifest: a GET of it is answered with 404."""
+    store, manifest = Forgetful(), json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST}).encode()
+    store.tag(Reference("registry.example", "demo", "v1"), store.add(manifest))
+    store.tag(Reference("registry.example", "demo", "layer"), store.add(b"a layer"))
     async with Mirror(store, MemoryRouter()) as mirror, visitor(getattr(mirror, door)) as client:
         answer = await client.get("/v2/registry.example/demo/tags/list")
         assert answer.json() == {"name": "registry.example/demo", "tags": ["v1"]}

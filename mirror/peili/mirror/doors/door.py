@@ -169,12 +169,13 @@ class Door(ABC):
         await reply.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
 
     async def _here(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of `digests`, of manifests, that the store can serve. Raises StoreUnavailable."""
+        """Those of `digests` that the store can serve as manifests. Raises StoreUnavailable."""
         here: set[Digest] = set()
         for digest in digests:
             with suppress(NotFound):
-                await self.store.describe(digest)
-                here.add(digest)
+                descriptor = await self.store.describe(digest)
+                if descriptor.media_type != OCTET_STREAM:
+                    here.add(digest)
         return here
 
 
