@@ -49,7 +49,7 @@ def started(address: Path) -> Started | None:
         arguments = os.fsdecode((process / "cmdline").read_bytes()).split("\0")
         directory = (process / "cwd").readlink()
         at = _began(process)
-    except OSError:
+    except (OSError, ValueError, LookupError, StopIteration):  # the last ones: a /proc that is not Linux's own
         return None
     config = config_argument(arguments)
     return Started(None if config is None else directory / config, directory, at)

@@ -97,13 +97,21 @@ class _Look:
     def _take(self, patient: Patient, version: Version | None, file: Path) -> None:
         base = self.begun.working_directory if self.begun is not None else Path("/")
         given = patient.config is not None or (self.begun is not None and self.begun.config is not None)
-        configuration = read(file, version, base) if given or file.exists() else Configuration()
+        configuration = read(file, version, base) if given or _may_exist(file) else Configuration()
         known = version or Version(2 if configuration.version >= 3 else 1)
         settings = registries(configuration, known)
         self.configuration, self.settings = configuration, settings
         self.findings += configured.judge_configuration(configuration, settings)
         roots = [base / each for each in settings.folders]
         self.findings += _hosts_toml(patient, roots, known, self.shown) if roots else ()
+
+
+def _may_exist(file: Path) -> bool:
+    """Whether there is such a file, or one can't know."""
+    try:
+        return file.exists()
+    except OSError:
+        return True
 
 
 async def _running(api: Api, patient: Patient, look: _Look) -> AsyncGenerator[Finding, None]:
