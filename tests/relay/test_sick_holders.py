@@ -78,7 +78,7 @@ async def test_so_it_is_where_all_blobs_are_asked_for_at_once(sickness: str) -> 
 
 async def test_where_all_are_slow_none_is_blamed() -> None:
     slow = drips_after(0, piece=9000, pause=0.03)
-    async with cluster([slow] * 3, hedge_delay=0.1) as (host, _):
+    async with cluster([slow] * 3, hedge_delay=0.3) as (host, _):
         for digest, data in [*BLOBS.items()][:2]:
             assert (await host.get(digest)).body == data
         assert host.mirror.metrics.failures.value("slow") == 0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.peers import FAILED_REFUSED, Holder, Peer
+from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, Holder, Peer
 from peili.mirror.ranges import ByteRange
 from peili.mirror.references import Digest
 from peili.mirror.relay.contest import Contest, Tried, part_to_try, try_out
@@ -144,6 +144,9 @@ class Rivals:
         means = self._means
 
         def failed_beside(peer: Peer, error: PeerUnavailable) -> None:
+            if error.reason == FAILED_BUSY:
+                means.health.failed(peer.id, error.reason)  # it may do later, should the one that sends fail
+                return
             reason = asker.reason
             asker.fail(peer, error)
             asker.reason = reason  # the lease is as good as it was
