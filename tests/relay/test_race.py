@@ -104,9 +104,18 @@ def _holders(names: Iterable[str]) -> list[Holder]:
 
 async def _lookup(names: Iterable[str]) -> AsyncGenerator[Holder]:
     for holder in _holders(names):
-        if holder.peer.id == "raises":
-            raise RouterUnavailable("no router")
-        yield holder
+        match holder.peer.id:
+            case "raises":
+                raise RouterUnavailable("no router")
+            case "raises a stray cancellation":
+                raise asyncio.CancelledError
+            case "raises as it is closed":
+                try:
+                    await asyncio.get_running_loop().create_future()
+                finally:
+                    raise LookupError("a bug")
+            case _:
+                yield holder
 
 
 class _Closing(Source):
@@ -319,8 +328,9 @@ async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
         await entrants.aclose()
 
 
-async def test_a_lookup_that_raises_leaves_those_in_hand() -> None:
+@pytest.mark.parametrize("how", ["raises", "raises a stray cancellation", "raises as it is closed"])
+async def test_a_lookup_that_raises_leaves_those_in_hand(how: str) -> None:
     openings = Openings()
-    winner = await openings.race("slow", later=["raises"], delay=0.01)
+    winner = await openings.race("slow", later=[how], delay=0.01)
     assert winner is not None
     assert winner.peer.id == "slow"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection
 
 from peili.mirror.patience import Patience
 from peili.mirror.peers import Holder, Peer
 from peili.mirror.relay.health import RESTS, WELL, Health
+from peili.mirror.tasks import is_cancelled
 
 _MOST = 32
 """Holders of one race."""
@@ -70,9 +72,9 @@ class Entrants:
 
     async def more(self) -> bool:
         """Wait for a further holder; False: there will be none. Called by one task, and not after that."""
-        if self._found is None:
-            self._found = self._lookup()
         try:
+            if self._found is None:
+                self._found = self._lookup()
             while len(self._known) < _MOST:
                 async with Patience(self._timeout):
                     holder = await anext(self._found)
@@ -82,7 +84,9 @@ class Entrants:
                     return True
         except StopAsyncIteration:
             pass
-        except Exception as error:  # noqa: BLE001 - a stranger's code; the holders in hand are good
+        except (Exception, asyncio.CancelledError) as error:  # a stranger's code; the holders in hand are good
+            if is_cancelled(error):
+                raise
             self._log.info("no further holders can be had: %r", error)
         return False
 
@@ -94,7 +98,9 @@ class Entrants:
         try:
             async with Patience(self._timeout):
                 await found.aclose()
-        except Exception as error:  # noqa: BLE001 - a stranger's code
+        except (Exception, asyncio.CancelledError) as error:  # as above
+            if is_cancelled(error):
+                raise
             self._log.info("the lookup of further holders did not end well: %r", error)
 
     def _rank(self, peer_id: str) -> int:
