@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.containerds import INSTALLED
 from tests.lab.agent import Agent
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.network import Loopback
 from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
+from tests.lab.releases import release
 from tests.support.places import short_directory
 from tests.support.ports import free_port
 
@@ -107,7 +109,8 @@ def _house(directory: Path) -> Generator[House]:
     place = network.place("here")
     hosts = directory / "c/hosts"
     settings = f'[{CRI}.registry]\nconfig_path = "{hosts}"\n'
-    containerd = Containerd(place, directory / "c", unpack=False, settings=settings)
+    # These tests state what 1.x does; test_doctor_matrix.py has the other versions.
+    containerd = Containerd(place, directory / "c", unpack=False, settings=settings, release=release(INSTALLED))
     peili = Agent(place, "here", directory / "peili")
     neighbour = Agent(network.place("there"), "there", directory / "neighbour")
     hosts.mkdir()
