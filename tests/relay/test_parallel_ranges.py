@@ -92,10 +92,11 @@ async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:
     assert read <= sent < 2 * read, f"{sent} bytes sent for {read} read"
 
 
-async def test_from_the_first_byte_on_is_one_verified_stream_without_a_length() -> None:
+@pytest.mark.parametrize("verify", [True, False])
+async def test_from_the_first_byte_on_is_one_stream_without_a_length(verify: bool) -> None:
     """containerd 2.1.0 to 2.1.4 fetch in parallel after any answer with a length; no part could be verified."""
     data = content(4 * MIB)
-    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], verify=verify) as host:
         pulled = await host.get(Digest.of(data), "bytes=0-")
         assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
         assert "content-length" not in pulled.headers

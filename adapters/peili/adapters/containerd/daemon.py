@@ -137,7 +137,7 @@ async def running(api: Api) -> Running:
 def loaded(now: Running) -> Iterator[Finding]:
     """Whether the CRI plug-in that is switched on has loaded."""
     if now.failed is not None:
-        mend = "mend that, then restart containerd; its log says more"
+        mend = "fix that, then restart containerd; its log says more"
         yield fail("CRI plug-in", f"did not load, so Kubernetes can't pull: {now.failed}", mend)
 
 

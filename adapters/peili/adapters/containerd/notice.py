@@ -13,7 +13,7 @@ from peili.adapters.containerd.registries import registries
 
 
 def unread(version: str | None, socket: Path) -> str | None:
-    """Why pulls of Kubernetes read no hosts.toml, and how to mend it, in one line; None where that is not known.
+    """Why pulls of Kubernetes read no hosts.toml, and how to fix it, in one line; None where that is not known.
 
     `version` is that of the containerd which is meant, at `socket` if it runs. Reads its configuration. Blocks.
     """

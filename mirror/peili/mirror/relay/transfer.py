@@ -152,13 +152,14 @@ class Transfer:
 
     @property
     def takes_one_stream(self) -> bool:
-        """Whether `pour` gives, verified, all that an open-ended range asks for. Without a length, a runtime that could
-        fetch in parallel takes that as one stream; parts of it could not be verified.
+        """Whether to tell the runtime no length, so that it takes what an open-ended range asks for as one stream.
+
+        A runtime that knows the length may fetch in parallel. Such parts can't be verified, and cost the peers more.
+        The exception is a part that could not be verified in one stream either.
         """
         wanted = self._fetch.wanted
         open_ended = wanted is not None and wanted.first is not None and wanted.last is None
-        verified = not isinstance(self._verifier, Unverified) and (self._span.start == 0 or self._resumes)
-        return open_ended and verified and self.data is None
+        return open_ended and self.data is None and (self._span.start == 0 or self._resumes)
 
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
