@@ -13,7 +13,7 @@ from typing import Any, Self
 from tests.lab.processes import ENVIRONMENT, tied
 
 from bench.measure import Busy
-from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST
+from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Holders as a process: `python -m bench.holders JOB`. Many that are sick in the same way, and one that is honest.
 
-They are those of the tests (tests/relay/sicknesses.py), which speak to a router as a peili does. Who starts the process
-is bench/rows/health.py.
+They are those of the tests (tests/mirror/relay/sicknesses.py), which speak to a router as a peili does. Who starts
+the process is bench/rows/health.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.relay.peers import ScriptedPeer, honest, listening, member
-from tests.relay.pulling import content
-from tests.relay.sicknesses import SICK
+from tests.mirror.relay.peers import ScriptedPeer, honest, listening, member
+from tests.mirror.relay.pulling import content
+from tests.mirror.relay.sicknesses import SICK
 
 from peili.mirror import Digest
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support.events import until
 
 from peili.mirror import Limits, MembershipRouter, Mirror
-from peili.mirror.doors.guard import anyone
+from peili.mirror.doors.auth import anyone
 from peili.mirror.testing import context_for
 
 pytestmark = pytest.mark.anyio

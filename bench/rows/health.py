@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tests.lab.processes import CommandFailed, wait_for
-from tests.relay.sicknesses import SICK
+from tests.mirror.relay.sicknesses import SICK
 
 from bench import budgets
 from bench.holders import blobs

@@ -17,7 +17,7 @@ from peili.mirror import Have, Key, MembershipRouter, Peer, PushRouter
 from peili.mirror.testing import MembershipSubject, RouterSubject
 from peili.mirror.testing.router_kit import IDENTITY
 from peili.routers.mdns import MdnsRouter
-from peili.routers.mdns_service import to_service
+from peili.routers.mdns.service import to_service
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.routers.static import StaticRouter
 from peili.routers.talos import TalosRouter

@@ -11,8 +11,9 @@ from tests.conformance.routers import mdns_router, memory_router, push_router, s
 
 from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
-from peili.routers import mdns, mdns_service
 from peili.routers.mdns import MdnsRouter
+from peili.routers.mdns import router as mdns
+from peili.routers.mdns import service as mdns_service
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 from peili.routers.talos import TalosRouter

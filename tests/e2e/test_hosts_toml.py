@@ -20,8 +20,8 @@ from tests.lab.releases import NAMES, VERSIONS_1, ParameterSet, on, release
 from tests.lab.upstream import Upstream
 from tests.support.certificates import Certificate, make_certificate
 
-from peili.adapters.containerd.meaning import Version
-from peili.adapters.containerd.version import version_at, version_installed
+from peili.adapters.containerd.doctor.version import version_at, version_installed
+from peili.adapters.containerd.hosts_toml.meaning import Version
 from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 

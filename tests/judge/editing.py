@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peili.adapters.containerd import HostsFiles
+from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.yaml_text import NotYaml, plain
 from peili.adapters.k3s import RegistriesFile
-from peili.adapters.leftalone import LeftAlone
 from peili.adapters.talos import MachineConfig, Unusable, merged, putting_first, read, taking_away
-from peili.adapters.yamltext import NotYaml, plain
 
 MIRROR = "http://127.0.0.1:5050"
 OURS = b"peili hosts"

@@ -17,8 +17,8 @@ from tests.judge.editing import (
 )
 from tests.judge.odd_yaml import K3S_READS, REGISTRIES, TALOS, TALOS_READS
 
+from peili.adapters.files.leftalone import LeftAlone
 from peili.adapters.k3s import RegistriesFile
-from peili.adapters.leftalone import LeftAlone
 from peili.adapters.talos import Unusable, read
 
 HOSTS = {

@@ -22,7 +22,7 @@ from tests.judge.corpus import Case
 from tests.judge.judge import Answers, Judge
 
 from peili.adapters.containerd import HostsFiles, Outcome, Shown
-from peili.adapters.containerd.meaning import Host
+from peili.adapters.containerd.hosts_toml.meaning import Host
 
 CAN_NOT_TELL = "can't tell"
 NEVER = "containerd never looks here"

@@ -13,8 +13,8 @@ import pytest
 from tests.support.events import until
 
 from peili.mirror import Aborted, NotFound
-from peili.mirror import filecontent as module
-from peili.mirror.filecontent import FileContent
+from peili.mirror.content import files as module
+from peili.mirror.content.files import FileContent
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Digest, Gone, Have, Key, StoreEvent, Synced
-from peili.mirror.inventory import BATCH, Inventory
+from peili.mirror.content.inventory import BATCH, Inventory
 
 pytestmark = pytest.mark.anyio
 A, B, C = (Digest.of(each) for each in (b"a", b"b", b"c"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from peili.mirror import RESOLVERS, ROUTERS, STORES, ConfigError, PluginNotFound, Plugins
-from peili.mirror.loading import BUILT_IN
+from peili.mirror.plugins.loading import BUILT_IN
 from peili.stores.memory import MemoryStore
 
 

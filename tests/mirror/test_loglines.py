@@ -7,11 +7,11 @@ import logging
 from collections.abc import Generator
 
 import pytest
-from tests.doors.house import DOORS, house, visitor
+from tests.mirror.doors.house import DOORS, house, visitor
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Resolver
-from peili.mirror.loglines import LONGEST, LineLogger
+from peili.mirror.support.log_lines import LONGEST, LineLogger
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

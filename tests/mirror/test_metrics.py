@@ -15,10 +15,10 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from tests.doors.house import house, visitor
-from tests.doors.served import ZEROS_PATH, asking, served
-from tests.relay.peers import honest, peers, short_after, wrong_bytes
-from tests.relay.pulling import LARGE, content, pulling
+from tests.mirror.doors.house import house, visitor
+from tests.mirror.doors.served import ZEROS_PATH, asking, served
+from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
+from tests.mirror.relay.pulling import LARGE, content, pulling
 from tests.support.events import until
 from typing_extensions import override
 
@@ -279,10 +279,10 @@ async def test_ops_serves_them_in_both_formats_beside_the_local_door() -> None:
 
 
 async def test_without_prometheus_client_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    import peili.mirror  # noqa: PLC0415
+    from peili.mirror import metrics  # noqa: PLC0415
 
-    monkeypatch.delitem(sys.modules, "peili.mirror.exposition", raising=False)
-    monkeypatch.delattr(peili.mirror, "exposition", raising=False)
+    monkeypatch.delitem(sys.modules, "peili.mirror.metrics.prometheus", raising=False)
+    monkeypatch.delattr(metrics, "prometheus", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     mirror = Mirror(MemoryStore(), MemoryRouter())
     async with visitor(mirror.ops) as client:

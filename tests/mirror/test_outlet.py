@@ -18,7 +18,7 @@ import pytest
 from starlette.types import Message
 from typing_extensions import override
 
-from peili.mirror.outlet import Sending, SocketOutlet, is_clients, outlet_of, with_outlet_of
+from peili.mirror.server.socket_writer import Sending, SocketOutlet, is_clients, outlet_of, with_outlet_of
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from peili.mirror.patience import Countdown, Patience
+from peili.mirror.support.deadlines import Countdown, Patience
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.mirror.ranges import (
+from peili.mirror.oci.ranges import (
     MOST_RANGES,
     ByteRange,
     Span,

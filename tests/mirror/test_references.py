@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.names import DIGESTS, REFERENCES, REPOSITORIES
 
 from peili.mirror import Descriptor, Digest, Reference, parse_key
-from peili.mirror.references import is_repository, looks_like_registry
+from peili.mirror.oci.references import is_repository, looks_like_registry
 
 Made = TypeVar("Made")
 ALMOST = st.text("sha256:51/.-_@[]ABCdef0123456789 \n\x00ä", max_size=200)

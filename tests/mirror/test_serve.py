@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.doors.served import ZEROS_PATH, asking, served
+from tests.mirror.doors.served import ZEROS_PATH, asking, served
 from tests.support.certificates import make_certificate
 from tests.support.events import until
 

@@ -136,4 +136,4 @@ def test_what_it_starts_is_a_command_and_a_signal_that_peili_knows() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "the configuration is right\n")
-    assert instruction("STOPSIGNAL") == "SIGTERM"  # as tests/command/test_serve.py has it
+    assert instruction("STOPSIGNAL") == "SIGTERM"  # as tests/adapters/standalone/test_serve.py has it

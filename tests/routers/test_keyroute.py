@@ -15,7 +15,7 @@ from tests.routers.neighbours import entered, holders, served
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Reference, Selection, StoreUnavailable
-from peili.mirror.keyroute import key_path
+from peili.mirror.peer_api.keys import key_path
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 

@@ -22,10 +22,11 @@ from tests.routers.neighbours import Neighbour, entered, holder_ids, neighbours,
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import ConfigError, Digest, Peer, Plugins
-from peili.routers import mdns, mdns_service
 from peili.routers.mdns import MdnsRouter
-from peili.routers.mdns_interfaces import Attachment, attachment
-from peili.routers.mdns_service import SERVICE_TYPE, from_service, to_service
+from peili.routers.mdns import router as mdns
+from peili.routers.mdns import service as mdns_service
+from peili.routers.mdns.interfaces import Attachment, attachment
+from peili.routers.mdns.service import SERVICE_TYPE, from_service, to_service
 
 LOOPBACK = ("127.0.0.1",)
 

@@ -38,9 +38,9 @@ from peili.mirror import (
     Upstream,
     Want,
 )
-from peili.mirror.peerclient import PeerClient
-from peili.mirror.peerconnection import Head
-from peili.mirror.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE
+from peili.mirror.client.client import PeerClient
+from peili.mirror.client.connection import Head
+from peili.mirror.peer_api.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE
 from peili.routers.static import StaticRouter
 
 pytestmark = pytest.mark.anyio

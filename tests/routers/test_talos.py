@@ -22,10 +22,11 @@ from tests.routers.neighbours import entered, peer_ids
 from tests.support.events import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins
-from peili.routers import talos, talos_source
 from peili.routers.talos import TalosRouter
-from peili.routers.talos_members import NotMembers, peers_of
-from peili.routers.talos_source import CommandSource, FileSource, Unreadable
+from peili.routers.talos import router as talos
+from peili.routers.talos import source as talos_source
+from peili.routers.talos.members import NotMembers, peers_of
+from peili.routers.talos.source import CommandSource, FileSource, Unreadable
 
 SOON = 0.05
 WORKER, CONTROL_PLANE = "2uJHhHTNcAgVdyJ7ABnPlwmwmIYgCmlLQ4pGOt0L6rKA", "b3DebkPaCRLTLLWaeRF1ejGaR0lK3m79jRJcPn0mfA6C"

@@ -16,17 +16,17 @@ from unittest.mock import ANY
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.doors.house import visitor
+from tests.mirror.doors.house import visitor
 from tests.support.events import Watched, until, watching
 from tests.support.images import Image, make_layout
 
 from peili.mirror import ConfigError, Digest, Mirror, NotFound, Reference, Store, StoreUnavailable
-from peili.mirror.mediatypes import OCTET_STREAM
+from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.mirror.testing import entered
 from peili.routers.memory import MemoryRouter
-from peili.stores import oci_layout_scan
 from peili.stores.oci_layout import OciLayoutStore
-from peili.stores.oci_layout_json import children_of, entries_of, tag_of
+from peili.stores.oci_layout import scan as oci_layout_scan
+from peili.stores.oci_layout.json import children_of, entries_of, tag_of
 
 pytestmark = pytest.mark.anyio
 DEMO = "docker.io/library/demo:v1"

@@ -17,7 +17,7 @@ from tests.lab.processes import Process, wait_for
 from tests.stranger.conftest import HARBOUR
 
 from peili.mirror import ROUTERS
-from peili.mirror.loading import BUILT_IN
+from peili.mirror.plugins.loading import BUILT_IN
 from peili.mirror.testing import Image, make_layout, pack_tar
 
 SERVE = ("-m", "peili.adapters.standalone", "serve", "--config")

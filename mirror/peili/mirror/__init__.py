@@ -3,9 +3,10 @@
 What is exported here is the public interface; everything else may change.
 """
 
-from peili.mirror.collector import Collector
-from peili.mirror.connections import http_protocol
-from peili.mirror.doors.guard import Auth, loopback_only
+from peili.mirror.client.client import PeerClient
+from peili.mirror.content.files import FileContent
+from peili.mirror.content.inventory import Inventory
+from peili.mirror.doors.auth import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
@@ -18,25 +19,24 @@ from peili.mirror.errors import (
     StoreUnavailable,
     Unavailable,
 )
-from peili.mirror.filecontent import FileContent
-from peili.mirror.inventory import Inventory
 from peili.mirror.limits import Limits
-from peili.mirror.listening import Address
-from peili.mirror.loading import RESOLVERS, ROUTERS, STORES, Plugins
-from peili.mirror.mediatypes import detect as detect_media_type
-from peili.mirror.membership import MembershipRouter, PushRouter
-from peili.mirror.metrics import Distribution, Family
+from peili.mirror.membership.router import MembershipRouter, PushRouter
+from peili.mirror.metrics.collector import Collector
+from peili.mirror.metrics.counters import Distribution, Family
 from peili.mirror.mirror import Mirror
-from peili.mirror.peerclient import PeerClient
-from peili.mirror.peers import Feed, Holder, Lease, Peer, Upstream, Wait, Want
-from peili.mirror.plugin import Context, Plugin
-from peili.mirror.references import Descriptor, Digest, Key, Reference, parse_key
-from peili.mirror.resolver import Resolver
-from peili.mirror.router import Router
-from peili.mirror.selection import Selection
-from peili.mirror.server import Serving, serve
-from peili.mirror.store import Content, Gone, Have, Store, StoreEvent, Synced
-from peili.mirror.watchdog import Watchdog
+from peili.mirror.oci.media_types import detect as detect_media_type
+from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, parse_key
+from peili.mirror.oci.selection import Selection
+from peili.mirror.peer_api.peers import Feed, Holder, Lease, Peer, Upstream, Wait, Want
+from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
+from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Content, Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.serve import Serving, serve
+from peili.mirror.server.listening import Address
+from peili.mirror.server.protocol import http_protocol
+from peili.mirror.support.watchdog import Watchdog
 
 __all__ = [
     "RESOLVERS",

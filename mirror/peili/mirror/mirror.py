@@ -15,29 +15,29 @@ from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
-from peili.mirror.doors.counted import ROUTER_PATH, Counted
-from peili.mirror.doors.guard import Auth, Guard, anyone, loopback_only
+from peili.mirror.doors.auth import Auth, Guard, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
-from peili.mirror.doors.shielded import Shielded
+from peili.mirror.doors.request_metrics import ROUTER_PATH, Counted
+from peili.mirror.doors.router_routes import Shielded
 from peili.mirror.errors import ConfigError, Unavailable
-from peili.mirror.hostheader import Named
+from peili.mirror.lifecycle import Running
 from peili.mirror.limits import Limits
-from peili.mirror.loglines import LineLogger
-from peili.mirror.metrics import LOCAL, PEER, Family, Gauges, Metrics, nothing
+from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, nothing
+from peili.mirror.oci.references import is_registry
+from peili.mirror.oci.selection import Selection
 from peili.mirror.parts import Parts
-from peili.mirror.peers import Peer, is_identity
-from peili.mirror.plugin import Plugin
-from peili.mirror.references import is_registry
+from peili.mirror.peer_api.peers import Peer, is_identity
+from peili.mirror.plugins.plugin import Plugin
+from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Store
 from peili.mirror.relay.relay import Relay
-from peili.mirror.resolver import Resolver
-from peili.mirror.resolvers import DeferResolver
-from peili.mirror.router import Router
-from peili.mirror.running import Running
-from peili.mirror.selection import Selection
-from peili.mirror.store import Store
-from peili.mirror.threads import call_on
+from peili.mirror.resolvers.resolvers import DeferResolver
+from peili.mirror.server.host_header import Named
+from peili.mirror.support.log_lines import LineLogger
+from peili.mirror.support.threads import call_on
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -226,15 +226,15 @@ class Mirror:
 
         May be called from any thread. Raises ImportError where prometheus_client (the extra ``command``) is not there.
         """
-        from peili.mirror import exposition  # noqa: PLC0415 - needs prometheus_client, which is the host's
+        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which is the host's
 
-        return exposition.metrics(self.figures())
+        return prometheus.metrics(self.figures())
 
     def describe(self) -> Iterable[Metric]:
         """From it a registry has the names, and refuses those that it has already (ValueError)."""
-        from peili.mirror import exposition  # noqa: PLC0415 - as above
+        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - as above
 
-        return exposition.metrics(nothing())
+        return prometheus.metrics(nothing())
 
     def listens_at(self, urls: Iterable[str]) -> None:
         """From now on, this host's peer door is served at `urls`, unless the host said itself which they are."""

@@ -7,13 +7,13 @@ import ssl
 from dataclasses import dataclass
 
 from peili.mirror.limits import Limits
-from peili.mirror.metrics import Metrics
-from peili.mirror.plugin import Plugin
+from peili.mirror.metrics.counters import Metrics
+from peili.mirror.oci.selection import Selection
+from peili.mirror.plugins.plugin import Plugin
+from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Store
 from peili.mirror.relay.relay import Relay
-from peili.mirror.resolver import Resolver
-from peili.mirror.router import Router
-from peili.mirror.selection import Selection
-from peili.mirror.store import Store
 
 
 @dataclass(frozen=True, slots=True)

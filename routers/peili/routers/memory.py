@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from typing_extensions import override
 
 from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent
-from peili.mirror.plugin import running_already
-from peili.mirror.tasks import Tasks
+from peili.mirror.plugins.plugin import running_already
+from peili.mirror.support.tasks import Tasks
 
 
 class MemoryNetwork:

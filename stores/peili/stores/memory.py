@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Descriptor, Digest, Gone, Have, Key, NotFound, Reference, Store, StoreEvent
-from peili.mirror.inventory import Inventory
-from peili.mirror.mediatypes import detect
+from peili.mirror.content.inventory import Inventory
+from peili.mirror.oci.media_types import detect
 
 
 class MemoryStore(Store):

@@ -19,10 +19,10 @@ from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_f
 from tests.lab.releases import NAMES, on, release
 from tests.support.places import short_directory
 
-from peili.adapters.containerd.configuration import Unreadable, read
-from peili.adapters.containerd.generations import CRI_2, IMAGES_3
-from peili.adapters.containerd.meaning import Version
-from peili.adapters.containerd.registries import Registries, registries
+from peili.adapters.containerd.doctor.configuration import Unreadable, read
+from peili.adapters.containerd.doctor.generations import CRI_2, IMAGES_3
+from peili.adapters.containerd.doctor.registries import Registries, registries
+from peili.adapters.containerd.hosts_toml.meaning import Version
 
 V16, V20, V21, V22, V24 = Version(1, 6), Version(2, 0), Version(2, 1), Version(2, 2), Version(2, 4)
 CRI = 'plugins."io.containerd.grpc.v1.cri"'

@@ -15,15 +15,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.support.certificates import make_certificate
 
-from peili.adapters.containerd import doors, way
-from peili.adapters.containerd.configuration import Configuration, read
-from peili.adapters.containerd.configured import judge_configuration, judge_hosts
-from peili.adapters.containerd.daemon import config_argument
-from peili.adapters.containerd.findings import Finding, Level, fail, ok, verdict, warn
-from peili.adapters.containerd.hosts import HostsFiles
-from peili.adapters.containerd.meaning import Version
-from peili.adapters.containerd.registries import registries
-from peili.adapters.containerd.showing import Shown, shown
+from peili.adapters.containerd.doctor import doors, way
+from peili.adapters.containerd.doctor.configuration import Configuration, read
+from peili.adapters.containerd.doctor.configured import judge_configuration, judge_hosts
+from peili.adapters.containerd.doctor.daemon import config_argument
+from peili.adapters.containerd.doctor.findings import Finding, Level, fail, ok, verdict, warn
+from peili.adapters.containerd.doctor.registries import registries
+from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
+from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.hosts_toml.showing import Shown, shown
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

@@ -9,7 +9,7 @@ from typing import Any
 from tests.adapters.containerd.trees import make
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.containerd.marks import taken_apart
+from peili.adapters.containerd.hosts_toml.marks import taken_apart
 from peili.mirror import Mirror
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

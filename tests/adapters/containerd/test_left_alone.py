@@ -12,8 +12,8 @@ import pytest
 from tests.adapters.containerd.trees import make, snapshot
 from tests.support.places import open_directory
 
-from peili.adapters import files
 from peili.adapters.containerd import HostsFiles
+from peili.adapters.files import files
 
 MIRROR = "http://127.0.0.1:5050"
 UNUSABLE = "containerd can't use it: "

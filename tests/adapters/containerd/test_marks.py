@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.adapters.containerd.marks import put_in, taken_apart
-from peili.adapters.leftalone import LeftAlone
+from peili.adapters.containerd.hosts_toml.marks import put_in, taken_apart
+from peili.adapters.files.leftalone import LeftAlone
 
 BEGIN, END = b"# >>> peili hosts >>> said", b"# <<< peili hosts <<<"
 

@@ -8,7 +8,7 @@ import pytest
 from tests.adapters.containerd.trees import make, snapshot
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.doorurl import same_door
+from peili.adapters.files.door_url import same_door
 from peili.adapters.k3s import RegistriesFile
 from peili.adapters.standalone.cli import main
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from peili.adapters.containerd.plaintoml import tables
-from peili.adapters.containerd.tomltext import before_tables
+from peili.adapters.containerd.hosts_toml.plain_toml import tables
+from peili.adapters.containerd.hosts_toml.toml_text import before_tables
 
 PLACES: dict[str, tuple[str, list[str]]] = {
     "nothing": ("|", []),

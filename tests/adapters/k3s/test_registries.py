@@ -21,10 +21,10 @@ from tests.adapters.k3s.yamls import (
     written,
 )
 
+from peili.adapters.files.yaml_text import one_plain
 from peili.adapters.k3s import registries as texts
 from peili.adapters.k3s.form import Unusable
 from peili.adapters.k3s.registries import EVERY, chosen, read, removed
-from peili.adapters.yamltext import one_plain
 
 OTHER = "http://127.0.0.1:6060"
 

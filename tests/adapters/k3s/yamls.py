@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from peili.adapters.yamltext import is_list, is_table
+from peili.adapters.files.yaml_text import is_list, is_table
 
 PEILI = "http://127.0.0.1:5050"
 

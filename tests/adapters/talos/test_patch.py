@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from peili.adapters.files.yaml_text import documents, dumped, plain
 from peili.adapters.talos import Endpoint, Mirrors, Unusable, merged, putting_first, read, taking_away
-from peili.adapters.yamltext import documents, dumped, plain
 from peili.mirror import ConfigError
 
 PEILI = "http://127.0.0.1:5050"

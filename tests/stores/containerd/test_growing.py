@@ -13,7 +13,7 @@ from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Content, Digest, NotFound
-from peili.mirror.filecontent import open_regular
+from peili.mirror.content.files import open_regular
 from peili.stores.containerd import ContainerdStore, ingest
 
 pytestmark = pytest.mark.anyio

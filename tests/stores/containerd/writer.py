@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from peili.mirror import Digest
-from peili.mirror.mediatypes import OCI_MANIFEST
+from peili.mirror.oci.media_types import OCI_MANIFEST
 from peili.mirror.testing import Arrival
 from peili.stores.containerd._grpc import aio
 from peili.stores.containerd.api import Api

@@ -3,9 +3,9 @@
 `HostsFiles` changes them, `ContainerdHosts` does it as long as a mirror runs.
 """
 
-from peili.adapters.changes import Change, Outcome, Problem
 from peili.adapters.containerd.extension import ContainerdHosts
-from peili.adapters.containerd.hosts import HostsFiles
-from peili.adapters.containerd.showing import Shown
+from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
+from peili.adapters.containerd.hosts_toml.showing import Shown
+from peili.adapters.files.changes import Change, Outcome, Problem
 
 __all__ = ["Change", "ContainerdHosts", "HostsFiles", "Outcome", "Problem", "Shown"]

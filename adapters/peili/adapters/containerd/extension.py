@@ -10,10 +10,10 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.changes import Outcome
-from peili.adapters.containerd.hosts import HostsFiles
-from peili.adapters.containerd.notice import unread
-from peili.adapters.containerd.version import understood, version_at
+from peili.adapters.containerd.doctor.notice import unread
+from peili.adapters.containerd.doctor.version import understood, version_at
+from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
+from peili.adapters.files.changes import Outcome
 from peili.mirror import Context, Plugin
 
 

@@ -7,10 +7,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from peili.adapters.changes import Outcome
+from peili.adapters.files.changes import Outcome
+from peili.adapters.files.leftalone import LeftAlone
 from peili.adapters.k3s.file import RegistriesFile, present
 from peili.adapters.k3s.showing import Shown
-from peili.adapters.leftalone import LeftAlone
 from peili.mirror import PeiliError
 
 

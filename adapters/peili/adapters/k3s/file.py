@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from peili.adapters import files
-from peili.adapters.changes import Change, Outcome, Problem
-from peili.adapters.generated import is_generated
+from peili.adapters.files import files
+from peili.adapters.files.changes import Change, Outcome, Problem
+from peili.adapters.files.generated import is_generated
+from peili.adapters.files.leftalone import LeftAlone
 from peili.adapters.k3s import registries as texts
 from peili.adapters.k3s.form import Unusable
 from peili.adapters.k3s.settings import no_default_endpoint
 from peili.adapters.k3s.showing import Shown, shown
-from peili.adapters.leftalone import LeftAlone
 from peili.mirror import ConfigError
 
 FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/registries.yaml"))

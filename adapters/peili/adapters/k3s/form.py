@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from peili.adapters.yamltext import is_list, is_table
+from peili.adapters.files.yaml_text import is_list, is_table
 
 _LINE_ENDS = re.compile("[\x85\u2028\u2029]")
 _DIRECTIVE = re.compile(r"^%", re.MULTILINE)

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
+from peili.adapters.files.yaml_text import root_node
 from peili.adapters.k3s.marks import block, newline_of, piece
-from peili.adapters.yamltext import root_node
 
 
 class NoPlace(ValueError):

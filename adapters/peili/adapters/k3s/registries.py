@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peili.adapters.doorurl import same_door
+from peili.adapters.files.door_url import same_door
+from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
 from peili.adapters.k3s import marks
 from peili.adapters.k3s.form import Unusable, check_form
 from peili.adapters.k3s.inserting import NoPlace, inserted
-from peili.adapters.yamltext import NotYaml, is_table, one_plain
 from peili.mirror import ConfigError
-from peili.mirror.peers import base_url
-from peili.mirror.selection import check_registries
+from peili.mirror.oci.selection import check_registries
+from peili.mirror.peer_api.peers import base_url
 
 EVERY = "*"
 """Stands for the registries that have no entry of their own."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.yamltext import NotYaml, is_table, one_plain
+from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
 
 _KEY = "disable-default-registry-endpoint"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.doorurl import same_door
+from peili.adapters.files.door_url import same_door
 from peili.adapters.k3s.registries import EVERY, Entry, configured, read
 
 

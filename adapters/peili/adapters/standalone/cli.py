@@ -8,8 +8,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from peili.adapters.standalone import about, hosts_arguments, serve, settings
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone import about, hosts_arguments, serve
+from peili.adapters.standalone.config import settings
+from peili.adapters.standalone.config.config import Config
 from peili.mirror import ConfigError, PeiliError, Plugins
 
 _EPILOG = """\
@@ -143,6 +144,6 @@ def _version(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from peili.adapters.standalone import demo  # noqa: PLC0415 - only this one needs the extra `demo`
+    from peili.adapters import demo  # noqa: PLC0415 - only this one needs the extra `demo`
 
     return demo.run(corrupt=arguments.corrupt)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.config.config import Config
 from peili.mirror import ConfigError, PeiliError
 
 FORMATS = ("containerd", "k3s", "talos")

@@ -9,7 +9,7 @@ from typing import Any, TextIO
 
 from typing_extensions import override
 
-from peili.mirror.loglines import exception_lines, one_line, shortened
+from peili.mirror.support.log_lines import exception_lines, one_line, shortened
 
 LOGGER = "peili"
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}

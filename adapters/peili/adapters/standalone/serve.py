@@ -11,14 +11,15 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
-from peili.adapters.standalone import descriptors, logs
+from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
-from peili.adapters.standalone.activation import Activated, activated
-from peili.adapters.standalone.config import OPEN_IT, Config
-from peili.adapters.standalone.notify import Notifier
+from peili.adapters.standalone.config.config import OPEN_IT, Config
+from peili.adapters.standalone.systemd import descriptors
+from peili.adapters.standalone.systemd.activation import Activated, activated
+from peili.adapters.standalone.systemd.notify import Notifier
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, serve
-from peili.mirror.listening import bind
-from peili.mirror.watchdog import Watchdog
+from peili.mirror.server.listening import bind
+from peili.mirror.support.watchdog import Watchdog
 from peili.routers.memory import MemoryRouter
 
 

@@ -1,7 +1,7 @@
 """Talos's machine configuration: whom a machine asks for images.
 
 `read` reads it, `putting_first` and `taking_away` write patches of it. Its members as a router's source are in
-`peili.routers.talos`.
+`peili.routers.talos.router`.
 """
 
 from peili.adapters.talos.machineconfig import Endpoint, MachineConfig, Mirrors, Unusable, read

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peili.adapters.plainurl import is_plain
-from peili.adapters.yamltext import NotYaml, documents, dumped, is_list, is_table, plain
+from peili.adapters.files.plain_url import is_plain
+from peili.adapters.files.yaml_text import NotYaml, documents, dumped, is_list, is_table, plain
 
 KIND = "RegistryMirrorConfig"
 VERSION = "v1alpha1"

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from peili.adapters.doorurl import same_door
+from peili.adapters.files.door_url import same_door
+from peili.adapters.files.yaml_text import dumped, plain
 from peili.adapters.talos.machineconfig import (
     EVERY,
     KIND,
@@ -25,10 +26,9 @@ from peili.adapters.talos.machineconfig import (
     Unusable,
     mirrors_of,
 )
-from peili.adapters.yamltext import dumped, plain
 from peili.mirror import ConfigError
-from peili.mirror.peers import base_url
-from peili.mirror.selection import check_registries
+from peili.mirror.oci.selection import check_registries
+from peili.mirror.peer_api.peers import base_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,19 @@ from dataclasses import replace
 from starlette.types import Scope
 from typing_extensions import override
 
-from peili.mirror.doors.counted import answer_of
-from peili.mirror.doors.door import Door, as_asked
-from peili.mirror.doors.refusal import Refusal
-from peili.mirror.doors.reply import Reply, out_of_range
+from peili.mirror.doors.base import Door, as_asked
+from peili.mirror.doors.request_metrics import answer_of
+from peili.mirror.doors.response import Reply, out_of_range
 from peili.mirror.doors.stored import send_stored
-from peili.mirror.doors.target import Endpoint, Target
 from peili.mirror.errors import NotFound, Unavailable
-from peili.mirror.metrics import FROM_PEER, FROM_STORE
+from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
+from peili.mirror.oci.paths import Endpoint, Target
+from peili.mirror.oci.ranges import Span, Unsatisfiable
+from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.oci.refusal import Refusal
 from peili.mirror.parts import Parts
-from peili.mirror.patience import Patience
-from peili.mirror.ranges import Span, Unsatisfiable
-from peili.mirror.references import Descriptor, Digest
 from peili.mirror.relay.transfer import Transfer
+from peili.mirror.support.deadlines import Patience
 
 
 class LocalDoor(Door):

@@ -10,8 +10,8 @@ from typing import Self
 
 from peili.mirror.errors import PeiliError, StoreUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.patience import Patience
-from peili.mirror.store import Content
+from peili.mirror.plugins.store import Content
+from peili.mirror.support.deadlines import Patience
 
 
 class Opened:

@@ -11,11 +11,11 @@ from typing import TypeAlias
 from peili.mirror.doors.opened import Opened, failed
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.patience import Patience
-from peili.mirror.ranges import Span
-from peili.mirror.references import Digest
-from peili.mirror.store import Content, Store
-from peili.mirror.tasks import Tasks
+from peili.mirror.oci.ranges import Span
+from peili.mirror.oci.references import Digest
+from peili.mirror.plugins.store import Content, Store
+from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.tasks import Tasks
 
 SHORT = 64 * KIB
 """Bytes up to which all that is wanted is read before the answer begins: where that fails, there is another answer."""

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from peili.mirror.metrics import Family
+from peili.mirror.metrics.counters import Family
 
 
 def ops_app(
@@ -33,10 +33,10 @@ def ops_app(
 
     async def metrics(request: Request) -> Response:
         try:
-            from peili.mirror import exposition  # noqa: PLC0415 - needs prometheus_client, which may not be there
+            from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which may not be there
         except ImportError as error:
             return PlainTextResponse(f"{error}\n", status_code=501)
-        text, media_type = exposition.page(figures(), request.headers.get("accept", ""))
+        text, media_type = prometheus.page(figures(), request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 
     async def tell(request: Request) -> Response:

@@ -12,14 +12,14 @@ from contextlib import contextmanager
 from starlette.types import Scope
 from typing_extensions import override
 
-from peili.mirror.doors.counted import answer_of
-from peili.mirror.doors.door import Door, as_asked
-from peili.mirror.doors.refusal import TOOMANYREQUESTS, Refusal
-from peili.mirror.doors.reply import Reply
+from peili.mirror.doors.base import Door, as_asked
+from peili.mirror.doors.request_metrics import answer_of
+from peili.mirror.doors.response import Reply
 from peili.mirror.doors.stored import send_stored
-from peili.mirror.doors.target import Target
 from peili.mirror.limits import Limits
-from peili.mirror.metrics import FROM_STORE, Metrics
+from peili.mirror.metrics.counters import FROM_STORE, Metrics
+from peili.mirror.oci.paths import Target
+from peili.mirror.oci.refusal import TOOMANYREQUESTS, Refusal
 from peili.mirror.parts import Parts
 
 

@@ -8,16 +8,16 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from peili.mirror.doors.multipart import Multipart
+from peili.mirror.content.files import is_cached
 from peili.mirror.doors.opened import Opened
 from peili.mirror.doors.opening import Opener
-from peili.mirror.doors.reply import Reply
+from peili.mirror.doors.response import Reply
 from peili.mirror.errors import Aborted
-from peili.mirror.filecontent import is_cached
 from peili.mirror.limits import KIB, MIB
-from peili.mirror.outlet import Outlet
-from peili.mirror.ranges import Span
-from peili.mirror.references import Descriptor
+from peili.mirror.oci.multipart import Multipart
+from peili.mirror.oci.ranges import Span
+from peili.mirror.oci.references import Descriptor
+from peili.mirror.server.socket_writer import Outlet
 
 PIECE = 256 * KIB
 """Bytes read and sent at once: large enough that a hop to a thread and back does not count. Measured over TLS,

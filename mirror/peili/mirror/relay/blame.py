@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 
 from peili.mirror.limits import Limits
-from peili.mirror.metrics import Metrics
-from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE, FAILED_WRONG
-from peili.mirror.references import Digest
+from peili.mirror.metrics.counters import Metrics
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE, FAILED_WRONG
 
 _PASSING = frozenset({FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE})
 """Reasons that say nothing about the next request; who can be reached is the router's to know."""

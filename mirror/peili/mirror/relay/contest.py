@@ -15,8 +15,8 @@ from typing import Any
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import KIB, MIB, Limits
-from peili.mirror.peers import FAILED_SILENT, FAILED_SLOW, Peer
-from peili.mirror.ranges import ByteRange
+from peili.mirror.oci.ranges import ByteRange
+from peili.mirror.peer_api.peers import FAILED_SILENT, FAILED_SLOW, Peer
 from peili.mirror.relay.health import MUCH, Health
 from peili.mirror.relay.race import NotBetter
 from peili.mirror.relay.source import Source

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Collection
 
-from peili.mirror.patience import Patience
-from peili.mirror.peers import Holder, Peer
+from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.health import RESTS, WELL, Health
-from peili.mirror.tasks import is_cancelled
+from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.tasks import is_cancelled
 
 _MOST = 32
 """Holders of one race."""

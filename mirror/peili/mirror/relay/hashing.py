@@ -8,7 +8,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from peili.mirror.limits import KIB
-from peili.mirror.relay.verifier import Piece, Verifier
+from peili.mirror.relay.verify import Piece, Verifier
 
 _WORTH_IT = 32 * KIB
 """Bytes that are hashed in less time than another thread takes to begin."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peili.mirror.peerconnection import Answer
+from peili.mirror.client.connection import Answer
 
 _DIGITS = 19
 """A number with more of them is no size."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED
+from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED
 
 WELL, UNPROVEN, RESTS = range(3)
 """How soon a peer is asked; see `Health.rank`."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.patience import Patience
-from peili.mirror.references import Digest
+from peili.mirror.oci.references import Digest
 from peili.mirror.relay.means import Fetch, Means
+from peili.mirror.support.deadlines import Patience
 
 _LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 

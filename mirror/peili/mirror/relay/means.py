@@ -6,21 +6,21 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
+from peili.mirror.client.client import PeerClient
 from peili.mirror.limits import Limits
-from peili.mirror.metrics import Metrics
-from peili.mirror.outlet import Outlet
-from peili.mirror.peerclient import PeerClient
-from peili.mirror.ranges import ByteRange
-from peili.mirror.references import Digest
+from peili.mirror.metrics.counters import Metrics
+from peili.mirror.oci.ranges import ByteRange
+from peili.mirror.oci.references import Digest
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Store
 from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.buffers import Memory
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.health import Health
-from peili.mirror.relay.memory import Memory
-from peili.mirror.relay.releases import Releases
+from peili.mirror.relay.leases import Releases
+from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.sizes import Sizes
-from peili.mirror.relay.turns import Turns
-from peili.mirror.router import Router
-from peili.mirror.store import Store
+from peili.mirror.server.socket_writer import Outlet
 
 
 @dataclass(frozen=True, slots=True)

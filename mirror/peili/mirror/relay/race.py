@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.peers import FAILED_BROKEN, Holder, Peer
+from peili.mirror.peer_api.peers import FAILED_BROKEN, Holder, Peer
 from peili.mirror.relay.entrants import Entrants
 from peili.mirror.relay.health import MUCH, RESTS, UNPROVEN, WELL
 

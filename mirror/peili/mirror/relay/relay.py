@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from peili.mirror.errors import NotFound
-from peili.mirror.metrics import Metrics
-from peili.mirror.ranges import ByteRange
-from peili.mirror.references import Digest
+from peili.mirror.metrics.counters import Metrics
+from peili.mirror.oci.ranges import ByteRange
+from peili.mirror.oci.references import Digest
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.transfer import Transfer
 

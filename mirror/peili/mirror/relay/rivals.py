@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, Holder, Peer
-from peili.mirror.ranges import ByteRange
-from peili.mirror.references import Digest
+from peili.mirror.oci.ranges import ByteRange
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, Holder, Peer
 from peili.mirror.relay.contest import Contest, Tried, part_to_try, try_out
 from peili.mirror.relay.entrants import Entrants
 from peili.mirror.relay.health import MUCH, WELL

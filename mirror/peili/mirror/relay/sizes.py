@@ -8,7 +8,7 @@ import json
 from collections import OrderedDict
 from typing import Any, cast
 
-from peili.mirror.references import Digest
+from peili.mirror.oci.references import Digest
 
 _ENTRIES = 16 * 1024
 """Digests remembered, of some 150 bytes each."""

@@ -6,11 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
+from peili.mirror.client.client import PeerClient, reading
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.patience import Patience
-from peili.mirror.peerclient import PeerClient, reading
-from peili.mirror.peers import (
+from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.peers import (
     FAILED_BUSY,
     FAILED_REFUSED,
     FAILED_SILENT,
@@ -18,11 +19,10 @@ from peili.mirror.peers import (
     FAILED_WRONG,
     Peer,
 )
-from peili.mirror.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
-from peili.mirror.references import Digest
 from peili.mirror.relay.headonly import HeadOnly
-from peili.mirror.relay.turns import Turns
+from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.windows import Asking, Body, open_in_windows
+from peili.mirror.support.deadlines import Patience
 
 
 class OutOfRange(PeerUnavailable):

@@ -13,16 +13,16 @@ import logging
 from collections.abc import Collection
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
-from peili.mirror.mediatypes import OCTET_STREAM, detect, is_manifest
-from peili.mirror.patience import Patience
-from peili.mirror.ranges import Span, Unsatisfiable
-from peili.mirror.references import Descriptor
+from peili.mirror.oci.media_types import OCTET_STREAM, detect, is_manifest
+from peili.mirror.oci.ranges import Span, Unsatisfiable
+from peili.mirror.oci.references import Descriptor
+from peili.mirror.relay.holders import Supply
 from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
 from peili.mirror.relay.means import Fetch, Means, Sink
-from peili.mirror.relay.passage import Collecting, Filling, Hashing, Passage, Untouched
+from peili.mirror.relay.pipeline import Collecting, Filling, Hashing, Passage, Untouched
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.supply import Supply
-from peili.mirror.relay.verifier import Mismatch, Unverified, Verifier
+from peili.mirror.relay.verify import Mismatch, Unverified, Verifier
+from peili.mirror.support.deadlines import Patience
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
 _IN_PARALLEL = "%s: passed on unverified: the runtime fetches it in parallel parts, this one from byte %d on"

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from peili.mirror.client.client import PeerClient
+from peili.mirror.client.connection import Answer, Head
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import KIB, MIB
-from peili.mirror.peerclient import PeerClient
-from peili.mirror.peerconnection import Answer, Head
-from peili.mirror.peers import FAILED_BUSY, FAILED_REFUSED, Peer
-from peili.mirror.ranges import ByteRange, Span, parse_content_range
-from peili.mirror.relay.turns import Turns
+from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
+from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, Peer
+from peili.mirror.relay.parallel import Turns
 
 _FIRST = 128 * KIB
 """Bytes of the first window."""

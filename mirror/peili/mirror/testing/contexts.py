@@ -10,16 +10,16 @@ from contextlib import asynccontextmanager
 
 from typing_extensions import override
 
+from peili.mirror.client.client import PeerClient
+from peili.mirror.content.inventory import Inventory
 from peili.mirror.errors import NotFound
-from peili.mirror.inventory import Inventory
 from peili.mirror.limits import Limits
-from peili.mirror.peerclient import PeerClient
-from peili.mirror.peers import Holder, Peer
-from peili.mirror.plugin import Context, Plugin
-from peili.mirror.references import Descriptor, Digest, Key, Reference
-from peili.mirror.router import Router
-from peili.mirror.selection import Selection
-from peili.mirror.store import Content, Store, StoreEvent
+from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
+from peili.mirror.oci.selection import Selection
+from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Content, Store, StoreEvent
 
 
 @asynccontextmanager

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST
-from peili.mirror.references import Descriptor, Digest, Reference
+from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
+from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.testing.layers import BlobWriter, write_layer
 
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"

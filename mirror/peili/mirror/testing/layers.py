@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Protocol, Self
 
-from peili.mirror.references import Descriptor, Digest
+from peili.mirror.oci.references import Descriptor, Digest
 
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 _PIECE = 1 << 20

@@ -10,9 +10,9 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 from typing_extensions import override
 
-from peili.mirror.membership import MembershipRouter
-from peili.mirror.peers import Peer
-from peili.mirror.references import Key
+from peili.mirror.membership.router import MembershipRouter
+from peili.mirror.oci.references import Key
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.testing.neighbours import Neighbour, neighbour
 from peili.mirror.testing.promises import IN_TIME, Promises, eventually, expect, keep
 from peili.mirror.testing.router_kit import (

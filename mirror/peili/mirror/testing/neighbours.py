@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
+from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.errors import NotFound
-from peili.mirror.keyroute import KEYS_ROUTE, answer
-from peili.mirror.peerclient import IDENTITY_HEADER
-from peili.mirror.peers import Peer
-from peili.mirror.references import Descriptor, Digest, Key, Reference
+from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
+from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.testing.contexts import EmptyRouter, EmptyStore, context_for
 
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from peili.mirror.patience import Patience
+from peili.mirror.support.deadlines import Patience
 
 IN_TIME = 30.0
 """Seconds that each promise has by default, all waiting included. Kits take another bound as `within`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 
 from peili.mirror.errors import Aborted, NotFound
-from peili.mirror.references import Descriptor, Digest
+from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.testing.images import Image
 
 

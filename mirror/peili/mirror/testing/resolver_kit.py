@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from peili.mirror.errors import Unavailable
-from peili.mirror.patience import Patience
-from peili.mirror.references import Descriptor, Reference
-from peili.mirror.resolver import Resolver
-from peili.mirror.router import Router
-from peili.mirror.store import Store
+from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Store
+from peili.mirror.support.deadlines import Patience
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for
 from peili.mirror.testing.promises import (

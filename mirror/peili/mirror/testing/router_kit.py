@@ -10,11 +10,11 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from starlette.routing import BaseRoute
 
 from peili.mirror.errors import RouterUnavailable
-from peili.mirror.patience import Patience
-from peili.mirror.peers import FAILED_BROKEN, Feed, Holder, Peer, Upstream, Wait, Want
-from peili.mirror.references import Digest, Key, Reference
-from peili.mirror.router import Router
-from peili.mirror.store import Gone, Have, Synced
+from peili.mirror.oci.references import Digest, Key, Reference
+from peili.mirror.peer_api.peers import FAILED_BROKEN, Feed, Holder, Peer, Upstream, Wait, Want
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Gone, Have, Synced
+from peili.mirror.support.deadlines import Patience
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for
 from peili.mirror.testing.promises import (

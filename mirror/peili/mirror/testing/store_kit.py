@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from peili.mirror.errors import Aborted, NotFound
-from peili.mirror.mediatypes import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
-from peili.mirror.references import Digest, Reference
-from peili.mirror.store import Store
+from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
+from peili.mirror.oci.references import Digest, Reference
+from peili.mirror.plugins.store import Store
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
 from peili.mirror.testing.contexts import entered

@@ -6,9 +6,9 @@ import asyncio
 from contextlib import aclosing
 
 from peili.mirror.errors import NotFound, StoreUnavailable
-from peili.mirror.patience import Patience
-from peili.mirror.references import Digest, Reference
-from peili.mirror.store import Have, Store, Synced
+from peili.mirror.oci.references import Digest, Reference
+from peili.mirror.plugins.store import Have, Store, Synced
+from peili.mirror.support.deadlines import Patience
 from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.promises import (
     Promises,

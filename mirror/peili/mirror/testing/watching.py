@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from peili.mirror.patience import Patience
-from peili.mirror.references import Key
-from peili.mirror.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.oci.references import Key
+from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.support.deadlines import Patience
 
 
 class Watched:

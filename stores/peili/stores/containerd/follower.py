@@ -20,7 +20,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from peili.mirror import Gone, Have, PeiliError, StoreUnavailable
-from peili.mirror.inventory import Inventory
+from peili.mirror.content.inventory import Inventory
 from peili.stores.containerd.api import Api
 from peili.stores.containerd.content import Access, access_to
 from peili.stores.containerd.events import FILTER, Created, Event, Untagged, read_event

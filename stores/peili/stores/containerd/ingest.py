@@ -12,7 +12,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from peili.mirror import Aborted, Digest, NotFound, StoreUnavailable
-from peili.mirror.filecontent import FileContent, open_regular
+from peili.mirror.content.files import FileContent, open_regular
 from peili.stores.containerd.content import blob_path
 
 POLL = 0.025

@@ -1,0 +1,1 @@
+"""Writes containerd's hosts.toml files, and takes them back."""

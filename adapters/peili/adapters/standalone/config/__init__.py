@@ -1,0 +1,1 @@
+"""The configuration of the command: peili.toml and PEILI_ variables."""

@@ -1,0 +1,1 @@
+"""systemd's protocols: sockets that it passes, and what it is told."""

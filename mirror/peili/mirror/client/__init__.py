@@ -1,0 +1,1 @@
+"""HTTP to peers: the client, its connections, and the sockets below them."""

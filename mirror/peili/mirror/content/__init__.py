@@ -1,0 +1,1 @@
+"""Content on this host: files that are served, and the inventory of what a store has."""

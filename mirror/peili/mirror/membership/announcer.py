@@ -1,0 +1,113 @@
+"""Tells the router what the store has, from when this host's peer door answers until it drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from peili.mirror.limits import Limits
+from peili.mirror.oci.references import Key, Reference
+from peili.mirror.oci.selection import Selection
+from peili.mirror.peer_api.peers import Peer
+from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.support.tasks import is_cancelled
+
+
+class Announcer:
+    """Advertises and withdraws. Built on a running loop; `stop` ends it."""
+
+    def __init__(
+        self,
+        store: Store,
+        router: Router,
+        listening: Callable[[], Awaitable[Peer]],
+        *,
+        selection: Selection,
+        limits: Limits,
+        log: logging.Logger,
+    ) -> None:
+        self._store = store
+        self._router = router
+        self._selection = selection
+        self._listening = listening
+        self._limits = limits
+        self._log = log
+        self._announced: set[Key] = set()
+        self._unsure: set[Key] = set()  # the router was told, and failed: it may know them all the same
+        self._stopping = False
+        self._task = self._begin(None)
+
+    @property
+    def advertised(self) -> int:
+        """How many keys the router was told of."""
+        return len(self._announced)
+
+    def again(self) -> None:
+        """The router has begun anew: tell it everything once more."""
+        if not self._stopping:
+            self._task.cancel()
+            self._task = self._begin(self._task)
+
+    async def stop(self) -> None:
+        """Withdraw everything. Does not raise. One that was cancelled can be called again."""
+        self._stopping = True
+        self._task.cancel()
+        _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
+        if late:
+            self._log.warning("the store's watch does not end; going on without it")
+        if not self._announced and not self._unsure:
+            return
+        try:
+            async with asyncio.timeout(self._limits.stop_timeout):
+                await self._router.withdraw(self._announced | self._unsure)
+        except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
+            self._log.warning("could not withdraw: %s", error or type(error).__name__)
+        self._announced.clear()
+        self._unsure.clear()
+
+    def _begin(self, before: asyncio.Task[None] | None) -> asyncio.Task[None]:
+        return asyncio.create_task(self._run(before), name="peili announcer")
+
+    async def _run(self, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait({before}, timeout=self._limits.stop_timeout)
+        await self._listening()
+        pause = self._limits.backoff_min
+        while True:
+            try:
+                stale = self._announced | self._unsure  # of an earlier watch: what this one does not tell again is gone
+                async with aclosing(self._store.watch()) as batches:
+                    async for batch in batches:
+                        stale.difference_update(event.key for event in batch if isinstance(event, Have))
+                        await self._tell(batch)
+                        if any(isinstance(event, Synced) for event in batch):
+                            await self._tell([Gone(key) for key in stale])
+                            stale.clear()
+                        pause = self._limits.backoff_min
+            except (Exception, asyncio.CancelledError) as error:  # strangers' code, and the host lives on
+                if is_cancelled(error):
+                    raise
+                self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), pause)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, self._limits.backoff_max)
+
+    async def _tell(self, batch: Sequence[StoreEvent]) -> None:
+        have = [event for event in batch if isinstance(event, Have) and self._selected(event.key)]
+        gone = [event.key for event in batch if isinstance(event, Gone)]
+        if gone:
+            await self._router.withdraw(gone)
+            self._announced.difference_update(gone)
+            self._unsure.difference_update(gone)
+        if have:
+            keys = {event.key for event in have}
+            self._unsure |= keys
+            await self._router.advertise(have)
+            self._unsure -= keys
+            self._announced |= keys
+
+    def _selected(self, key: Key) -> bool:
+        """Whether the peer door would serve it. A digest does not say where it is from."""
+        return not isinstance(key, Reference) or self._selection.allows(key.registry, key.repository, key.tag)

@@ -1,0 +1,69 @@
+"""Which registries and repositories a mirror is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from peili.mirror.errors import ConfigError
+from peili.mirror.oci.references import is_registry
+
+
+class Selection:
+    """`registries` are host names, as in ``docker.io``, in which ``*`` stands for any characters, as in
+    ``*.example.com``; none means every registry. `exclude` are regular expressions, searched in
+    ``registry/repository`` or, where a tag is asked for, ``registry/repository:tag``. A registry is compared in lower
+    case: host names have no case.
+
+    Immutable. Raises ConfigError.
+    """
+
+    def __init__(self, registries: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
+        self.registries = frozenset(each.lower() for each in registries)
+        self.exclude = tuple(_pattern(text) for text in exclude)
+        for registry in self.registries:
+            if not is_registry(registry.replace("*", "1")):
+                raise ConfigError("registries", f"host names such as docker.io or *.example.com, not {registry!r}")
+        self._wildcards = [each.split("*") for each in self.registries if "*" in each]
+
+    def has(self, registry: str) -> bool:
+        """Whether this mirror is for the registry of that name."""
+        name = registry.lower()
+        return not self.registries or name in self.registries or any(_fits(name, each) for each in self._wildcards)
+
+    def allows(self, registry: str | None, repository: str, tag: str | None = None) -> bool:
+        """Whether this mirror is for it. Where the registry is not known, only a mirror for everything is."""
+        if registry is None:
+            return not self.registries and not self.exclude
+        if not self.has(registry):
+            return False
+        name = f"{registry.lower()}/{repository}" + (f":{tag}" if tag is not None else "")
+        return not any(pattern.search(name) for pattern in self.exclude)
+
+
+def check_registries(names: Iterable[str]) -> None:
+    """That each of `names` is one registry's host name. Raises ConfigError."""
+    for name in names:
+        if not is_registry(name):
+            raise ConfigError("registries", f"host names such as docker.io, not {name!r}")
+
+
+def _fits(name: str, parts: Sequence[str]) -> bool:
+    """Whether `name` has `parts` in this order, the first one at its start and the last one at its end."""
+    first, *middle, last = parts
+    if not name.startswith(first) or not name.endswith(last):
+        return False
+    at, end = len(first), len(name) - len(last)
+    for part in middle:
+        found = name.find(part, at, end)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return at <= end
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError("exclude", f"regular expressions; {text!r} is none: {error}") from error

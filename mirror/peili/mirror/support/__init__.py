@@ -1,0 +1,1 @@
+"""Helpers without knowledge of images: tasks, deadlines, threads, log lines, the watchdog."""

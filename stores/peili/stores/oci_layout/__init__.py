@@ -1,0 +1,5 @@
+"""A folder in the OCI image layout."""
+
+from peili.stores.oci_layout.store import OciLayoutStore
+
+__all__ = ["OciLayoutStore"]

@@ -1,0 +1,307 @@
+"""What the command makes of its configuration, and the one line that it says when something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peili.adapters.standalone.config import settings
+from peili.adapters.standalone.config.config import Config
+from peili.mirror import ConfigError, Limits, Plugins
+
+
+def load(
+    toml: str = "", environ: Mapping[str, str] | None = None, flags: tuple[str, ...] = (), *, path: Path
+) -> Config:
+    path.write_text(toml, encoding="utf-8")
+    assignments = [*settings.from_file(path), *settings.from_environment(environ or {}), *settings.from_flags(flags)]
+    return Config.load(settings.merged(assignments))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "peili.toml"
+
+
+def test_without_a_file_the_defaults_are_the_design_s() -> None:
+    config = Config.load({})
+    assert config.local == ("127.0.0.1:5050",)
+    assert (config.peer.listen, config.peer.advertise, config.peer.insecure) == (("[::]:5051",), None, False)
+    assert (config.store.kind, config.router.kind, config.resolver.kind) == ("containerd", "mdns", "defer")
+    assert config.store.options == config.router.options == config.resolver.options == {}
+    assert config.mirror.verify
+    assert config.mirror.registries == config.mirror.exclude == ()
+    assert config.limits == Limits()
+    assert (config.hosts.apply, config.hosts.config_path, config.hosts.registries) == (False, (), ())
+    assert (config.log.format, config.log.level, config.watchdog) == ("text", "info", 30.0)
+
+
+def test_every_section_is_read(file: Path) -> None:
+    config = load(
+        """
+        [local]
+        listen = ["127.0.0.1:1", "[::1]:1"]
+        [peer]
+        listen = "0.0.0.0:5051"
+        advertise = "http://10.0.0.2:5051"
+        insecure = true
+        [store]
+        kind = "oci-layout"
+        path = "/srv/images"
+        [router]
+        kind = "static"
+        peers = ["http://10.0.0.3:5051"]
+        [resolver]
+        kind = "local"
+        [mirror]
+        registries = ["docker.io", "ghcr.io"]
+        exclude = [":latest$"]
+        verify = false
+        default_registry = "docker.io"
+        identity = "kitchen"
+        [limits]
+        uploads = 5
+        lookup_timeout = 2
+        [hosts]
+        apply = true
+        config_path = ["/etc/containerd/certs.d"]
+        registries = ["docker.io", "_default"]
+        [log]
+        format = "json"
+        level = "debug"
+        [watchdog]
+        timeout = 0
+        """,
+        path=file,
+    )
+    assert config.local == ("127.0.0.1:1", "[::1]:1")
+    assert config.peer.listen == ("0.0.0.0:5051",)
+    assert config.peer.advertise == "http://10.0.0.2:5051"
+    assert config.peer.insecure
+    assert (config.store.kind, config.store.options) == ("oci-layout", {"path": "/srv/images"})
+    assert (config.router.kind, config.router.options) == ("static", {"peers": ["http://10.0.0.3:5051"]})
+    assert config.resolver.kind == "local"
+    assert config.mirror.registries == ("docker.io", "ghcr.io")
+    assert config.mirror.exclude == (":latest$",)
+    assert not config.mirror.verify
+    assert (config.mirror.default_registry, config.mirror.identity) == ("docker.io", "kitchen")
+    assert config.limits == Limits(uploads=5, lookup_timeout=2)
+    assert config.hosts.apply
+    assert config.hosts.config_path == ("/etc/containerd/certs.d",)
+    assert config.hosts.registries == ("docker.io", "_default")
+    assert (config.log.format, config.log.level, config.watchdog) == ("json", "debug", 0.0)
+
+
+def test_an_empty_list_means_no_peer_door(file: Path) -> None:
+    assert load("peer.listen = []", path=file).peer.listen == ()
+
+
+OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+FOLDERS = "the folders of containerd's setting of that name, as /etc/containerd/certs.d"
+K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
+SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
+WRONG = [
+    ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
+    ("[x]\ny = 1", f"x: unknown section; there are: {SECTIONS}"),
+    ("[log]\nformt = 'json'", "log.formt: unknown key; did you mean format? there are: format, level"),
+    ("[local]\nport = 1", "local.port: unknown key; there are: listen"),
+    ("listen = '127.0.0.1:1'", "listen: belongs in a section: write [SECTION] above it, not '127.0.0.1:1'"),
+    ("[local]\nlisten = 5050", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not 5050"),
+    ("[local]\nlisten = '::1:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '::1:5050'"),
+    ("[local]\nlisten = '[::1]'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '[::1]'"),
+    ("[local]\nlisten = ':65536'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not ':65536'"),
+    ("[local]\nlisten = []", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not []"),
+    ("[local]\nlisten = [1]", "local.listen: a list of strings, not [1]"),
+    ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
+    ("[peer]\nadvertise = 'host:1'", "peer.advertise: http://HOST:PORT or https://HOST:PORT/PATH, not 'host:1'"),
+    ("[peer]\nshared_key_file = '/k'", f"peer.shared_key_file: not supported yet; {OPEN_IT}"),
+    ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
+    ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
+    ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
+    ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io or *.example.com, not 'a/b'"),
+    ("[mirror]\ndefault_registry = 'a/b'", "mirror.default_registry: host names such as docker.io, not 'a/b'"),
+    ("[mirror]\nidentity = 'a b'", "mirror.identity: up to 255 of the visible ASCII characters, not 'a b'"),
+    ("[mirror]\nidentity = ''", "mirror.identity: a string that is not empty, not ''"),
+    ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions; '(' is none: "),
+    ("[limits]\nuploads = 0", "limits.uploads: a whole number above zero, not 0"),
+    ("[limits]\nupload = 1", "limits.upload: unknown key; did you mean uploads? there are: lookup_timeout, "),
+    ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
+    ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
+    ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
+    ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
+    (f"[hosts]\nconfig_path = ['{K3S}']", f"hosts.config_path: no folder that k3s or RKE2 writes anew, as {K3S}; use "),
+    ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
+    ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
+    ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
+    ("[watchdog]\ntimeout = -1", "watchdog.timeout: a number of seconds, 0 for off, not -1"),
+    ("[watchdog]\ntimeout = true", "watchdog.timeout: a number of seconds, 0 for off, not true"),
+    ("[watchdog]\ntimeout = inf", "watchdog.timeout: a number of seconds, 0 for off, not inf"),
+]
+
+
+@pytest.mark.parametrize(("toml", "line"), WRONG, ids=[line.split(": ")[0] for _, line in WRONG])
+def test_what_is_wrong_in_the_file_is_one_line_that_names_file_and_key(toml: str, line: str, file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(toml, path=file)
+    message = str(caught.value)
+    expected = f"{file}: {line}"
+    assert message.startswith(expected) if line.endswith((": ", ", ", "; use ")) else message == expected
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"[local\nlisten = 1", r"not TOML: Expected '\]' at the end of a table declaration \(at line 1, column 7\)"),
+        (b"[local]\nlisten =", r"not TOML: .*\(at (line 2, column 9|end of document)\)"),
+        (b"[local]\nlisten = '\xff'", "not UTF-8 text, at byte 18"),
+        (b"x = " + b"[" * 100_000, "not TOML"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_one_line_that_says_where(content: bytes, expected: str, file: Path) -> None:
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{file}: {expected}") as caught:
+        list(settings.from_file(file))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_or_no_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nothing\.toml: can't be read: No such file or directory$"):
+        list(settings.from_file(tmp_path / "nothing.toml"))
+    with pytest.raises(ConfigError, match=r": can't be read: Is a directory$"):
+        list(settings.from_file(tmp_path))
+
+
+def test_flags_win_over_the_environment_and_the_environment_over_the_file(file: Path) -> None:
+    toml = "[log]\nlevel = 'debug'\nformat = 'json'\n[mirror]\nidentity = 'file'"
+    environ = {"PEILI_LOG__LEVEL": "warning", "PEILI_MIRROR__IDENTITY": "env"}
+    config = load(toml, environ, ("mirror.identity=flag",), path=file)
+    assert (config.log.format, config.log.level, config.mirror.identity) == ("json", "warning", "flag")
+
+
+def test_a_variable_s_value_is_toml_where_it_is_toml() -> None:
+    config = Config.load(
+        settings.merged(
+            settings.from_environment(
+                {
+                    "PEILI_PEER__INSECURE": "true",
+                    "PEILI_MIRROR__REGISTRIES": '["docker.io", "ghcr.io"]',
+                    "PEILI_MIRROR__IDENTITY": "2024-01-01",  # a date to TOML, but a string is wanted
+                    "PEILI_LIMITS__UPLOADS": "7",
+                    "PEILI_LOCAL__LISTEN": "127.0.0.1:1",
+                    "PEILI_ROUTER__PEERS": '["http://a:1"]',
+                    "PEILI_ROUTER__LABELS__ZONE": "north",
+                    "PEILI_ROUTER__LABELS__RACK": "3",
+                }
+            )
+        )
+    )
+    assert config.peer.insecure
+    assert config.mirror.registries == ("docker.io", "ghcr.io")
+    assert config.mirror.identity == "2024-01-01"
+    assert config.limits.uploads == 7
+    assert config.local == ("127.0.0.1:1",)
+    assert config.router.options == {"peers": ["http://a:1"], "labels": {"zone": "north", "rack": 3}}
+
+
+def test_a_variable_adds_to_a_table_of_the_file(file: Path) -> None:
+    toml = "[router]\nlabels = { zone = 'south', rack = 1 }"
+    config = load(toml, {"PEILI_ROUTER__LABELS__ZONE": "north"}, path=file)
+    assert config.router.options == {"labels": {"zone": "north", "rack": 1}}
+
+
+def test_variables_that_are_not_ours_are_left_alone() -> None:
+    environ = {"PEILI_PORT": "tcp://10.0.0.1:80", "PEILI_SERVICE_HOST": "10.0.0.1", "XPEILI_LOG__X": "1", "HOME": "/"}
+    assert list(settings.from_environment(environ)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("PEILI_LIMITS__UPLOADS", "many", "limits.uploads: a whole number above zero, not 'many'"),
+        ("PEILI_LOG__FORMAT", "xml", "log.format: one of text, json, not 'xml'"),
+        ("PEILI_ROUTR__KIND", "x", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
+        ("PEILI_LOG__", "x", "no name for a key; right is PEILI_SECTION__KEY"),
+    ],
+)
+def test_what_is_wrong_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config.load(settings.merged(settings.from_environment({name: value})))
+    assert str(caught.value) == f"{name}: {line}"
+
+
+@pytest.mark.parametrize("flag", ["log.format", "format=json", "=json", "log.=json", ".format=json", ""])
+def test_a_flag_that_is_none_says_what_would_be_right(flag: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list(settings.from_flags([flag]))
+    assert str(caught.value) == f"--set: SECTION.KEY=VALUE, not {flag!r}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("mdns", "mdns"),
+        ('"mdns"', "mdns"),
+        ("5", 5),
+        ("0.5", 0.5),
+        ("false", False),
+        ("[1, 2]", [1, 2]),
+        ("{ a = 1 }", {"a": 1}),
+        ("127.0.0.1:5050", "127.0.0.1:5050"),
+        ("", ""),
+        ("1\nother = 2", "1\nother = 2"),
+        ("[" * 100_000, "[" * 100_000),
+    ],
+)
+def test_a_value_is_toml_or_a_string(text: str, value: Any) -> None:
+    assert settings.toml_value(text) == value
+
+
+@given(st.text())
+def test_every_text_is_a_value(text: str) -> None:
+    value = settings.toml_value(text)
+    assert value == text or not isinstance(value, str) or text.strip()[0] in "\"'"
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}[a-z0-9]", fullmatch=True).filter(lambda name: "__" not in name)
+
+
+@given(st.lists(NAMES, min_size=2, max_size=4), st.integers())
+def test_a_variable_leads_to_the_key_that_its_name_says(path: list[str], value: int) -> None:
+    name = "PEILI_" + "__".join(path).upper()
+    (assignment,) = settings.from_environment({name: str(value)})
+    assert assignment == settings.Assignment(tuple(path), settings.Setting(value, name, str(value)))
+
+
+@given(st.lists(st.tuples(st.lists(NAMES, min_size=2, max_size=4), st.integers()), max_size=6))
+def test_the_last_assignment_of_a_key_holds(assignments: list[tuple[list[str], int]]) -> None:
+    sections = settings.merged(settings.Assignment(tuple(path), settings.Setting(n, "test")) for path, n in assignments)
+    if assignments:
+        (section, key, *deeper), wanted = assignments[-1]
+        value = sections[section][key].value
+        for name in deeper:
+            value = value[name]
+        assert value == wanted
+
+
+def test_a_plug_in_s_complaint_names_where_its_option_was_set(file: Path) -> None:
+    config = load("[store]\nkind = 'memory'\ncolour = 'red'", path=file)
+    with pytest.raises(ConfigError, match=f"^{file}: store\\.colour: "):
+        config.store.build(Plugins().store)
+    config = load("[store]\nkind = 'memory'", {"PEILI_STORE__COLOUR": "red"}, path=file)
+    with pytest.raises(ConfigError, match=r"^PEILI_STORE__COLOUR: store\.colour: "):
+        config.store.build(Plugins().store)
+
+
+def test_a_plug_in_that_does_not_exist_is_answered_with_those_that_do(file: Path) -> None:
+    config = load("[router]\nkind = 'carrier-pigeon'", path=file)
+    with pytest.raises(ConfigError) as caught:
+        config.router.build(Plugins().router)
+    line = f"{file}: router.kind: no router is called 'carrier-pigeon'; there are: "
+    assert str(caught.value).startswith(line)
+    assert "static" in str(caught.value)

@@ -1,0 +1,218 @@
+"""`peili hosts` as a user meets it, and the section ``[hosts]`` of `peili serve`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.adapters.containerd.trees import make, snapshot
+from tests.adapters.standalone.test_serve import Start, start
+from tests.support.ports import free_port
+
+from peili.adapters.standalone.cli import main
+from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone.config.settings import Setting
+from peili.adapters.standalone.hosts import mirror_url
+
+__all__ = ["start"]
+
+MIRRORED = b'[host."https://m.example"]\n'
+OLD = ("--containerd-version", "1.6.20")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make(tmp_path / "certs.d", {"docker.io/hosts.toml": MIRRORED})
+    return tmp_path / "certs.d"
+
+
+def test_apply_show_and_remove(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    was = snapshot(root)
+    where = ("--config-path", str(root), *OLD)
+    docker, default = root / "docker.io/hosts.toml", root / "_default/hosts.toml"
+    assert main(["hosts", "apply", *where]) == 0
+    assert capsys.readouterr() == (f"changed {docker}\nmade {default}\n", "")
+    assert main(["hosts", "apply", *where]) == 0
+    assert capsys.readouterr() == ("nothing to do: peili is in front already\n", "")
+    assert main(["hosts", "show", *where]) == 0
+    assert f"docker.io  ({root}/docker.io)\n  1. http://127.0.0.1:5050 (peili): pull\n" in capsys.readouterr().out
+    assert main(["hosts", "show", "--json", *where]) == 0
+    assert [each["peili_first"] for each in json.loads(capsys.readouterr().out)["registries"]] == [True, True]
+    assert main(["hosts", "remove", *where, "--registry", "_default"]) == 0
+    assert capsys.readouterr() == (f"removed {default}\n", "")
+    assert main(["hosts", "remove", *where]) == 0
+    assert capsys.readouterr() == (f"changed {docker}\n", "")
+    assert main(["hosts", "remove", *where]) == 0
+    assert capsys.readouterr() == ("nothing to do: there is nothing of peili's\n", "")
+    assert snapshot(root) == was
+
+
+def test_a_dry_run_is_a_diff_that_patch_understands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    was = snapshot(root)
+    assert main(["hosts", "apply", "--config-path", str(root), "--dry-run", *OLD]) == 0
+    diff = capsys.readouterr().out
+    assert snapshot(root) == was
+    assert f"--- {root}/docker.io/hosts.toml\n+++ {root}/docker.io/hosts.toml\n@@ -1 +1,5 @@\n+# >>> peili" in diff
+    assert f"--- /dev/null\n+++ {root}/_default/hosts.toml\n" in diff
+
+
+def test_a_file_that_can_not_be_read_is_named_and_the_code_is_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / "docker.io/hosts.toml").write_bytes(b"server = ")
+    assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 1
+    said = capsys.readouterr()
+    assert said.out == f"made {root}/_default/hosts.toml\n"
+    why = "peili can't tell what containerd makes of it: not TOML: Invalid value (at end of document)"
+    assert said.err == f"peili: {root}/docker.io/hosts.toml: left alone: {why}\n"
+
+
+def test_where_nothing_is_configured_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["hosts", "show", "--config-path", f"{tmp_path}/none", *OLD]) == 0
+    assert capsys.readouterr().out == (
+        f"nothing is configured in {tmp_path}/none: containerd asks each registry itself\n"
+    )
+
+
+def test_url_capabilities_folder_and_registries_come_from_the_mirror_s_configuration(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "peili.toml"
+    file.write_text(
+        f"[local]\nlisten = '0.0.0.0:5060'\n[resolver]\nkind = 'local'\n"
+        f"[hosts]\nconfig_path = ['{tmp_path}/certs.d']\nregistries = ['ghcr.io']\n"
+    )
+    assert main(["hosts", "apply", "--config", str(file), "--containerd-version", "2.1.0"]) == 0
+    assert capsys.readouterr().out == f"made {tmp_path}/certs.d/ghcr.io/hosts.toml\n"
+    written = (tmp_path / "certs.d/ghcr.io/hosts.toml").read_text().splitlines()
+    assert written[1:-1] == [
+        '[host."http://127.0.0.1:5060"]',
+        'capabilities = ["pull", "resolve"]',
+        'dial_timeout = "500ms"',
+    ]
+
+
+def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
+    assert main(["hosts", "apply", *where, "--registry", "_default"]) == 0
+    assert main(["hosts", "remove", *where, "--set", 'mirror.registries=["docker.io"]']) == 0
+    assert [path.name for path in root.iterdir()] == ["docker.io"]
+    assert (root / "docker.io/hosts.toml").read_bytes() == MIRRORED
+
+
+def test_a_mirror_for_a_wildcard_is_asked_for_every_registry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io", "*.example.com"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\nmade {root}/_default/hosts.toml\n"
+
+
+def test_a_mirror_s_registry_is_written_in_lower_case(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ("--config-path", str(root), *OLD)
+    assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["Docker.IO"]']) == 0
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
+
+
+@pytest.mark.parametrize(
+    ("listen", "url"),
+    [
+        ("127.0.0.1:5050", "http://127.0.0.1:5050"),
+        (":5050", "http://127.0.0.1:5050"),
+        ("0.0.0.0:5050", "http://127.0.0.1:5050"),
+        ("[::]:5050", "http://[::1]:5050"),
+        ("[fd00::1]:80", "http://[fd00::1]:80"),
+        ("localhost:5050", "http://localhost:5050"),
+    ],
+)
+def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str, url: str) -> None:
+    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local) == url
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--registry", "a/b"], "--registry: host names such as docker.io, not 'a/b'"),
+        (["--mirror", "host"], "--mirror: http://HOST:PORT, as containerd reaches the local door"),
+        (["--containerd-version", "new"], "--containerd-version: containerd's, as 2.1.4, not 'new'"),
+        (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, for contain"),
+        (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
+        (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
+    ],
+)
+def test_wrong_usage_is_one_line_and_the_code_is_2(
+    arguments: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["hosts", "apply", "--config-path", str(tmp_path), *arguments]
+    assert main(command if "--containerd-version" in arguments else [*command, *OLD]) == 2
+    assert capsys.readouterr().err.startswith(f"peili: {line}")
+
+
+@pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "left alone: "), ("remove", "left alone: ")])
+def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
+    root.chmod(0)
+    # Root may do what the mode forbids by two capabilities; what a child inherits of them is taken away.
+    subject = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    command = [*subject, sys.executable, "-m", "peili.adapters.standalone", "hosts", action, "--config-path", str(root)]
+    done = subprocess.run([*command, *OLD], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"peili: {root}: {why}Permission denied\n"
+
+
+def test_an_action_has_to_be_named() -> None:
+    command = [sys.executable, "-m", "peili.adapters.standalone", "hosts"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the following arguments are required: ACTION" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (["hosts", "show"], 1, ""),
+        (["serve", "--check", "--set=store.kind=memory", "--set=hosts.apply=true"], 2, "hosts.apply: "),
+    ],
+)
+def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], code: int, line: str) -> None:
+    program = (
+        "import sys; sys.modules['tomlkit'] = None; from peili.adapters.standalone.cli import main; sys.exit(main())"
+    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == f"peili: {line}changing hosts.toml needs tomlkit: install peili[command]\n"
+
+
+@pytest.mark.parametrize("door", ["local", "peer"])
+def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door: str, root: Path, start: Start) -> None:
+    addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
+    hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
+    first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
+    first.wait_for("runtime door")
+    in_force = snapshot(root)
+    second = start(*hosts, f"--set=local.listen=127.0.0.1:{free_port()}", f"--set={door}.listen={addresses[door]}")
+    assert second.process.wait(60) == 1
+    assert second.log == f"peili: can't listen on {addresses[door]}: address already in use\n"
+    assert snapshot(root) == in_force
+    assert first.end() == 0
+    assert snapshot(root) != in_force
+
+
+def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:
+    was = snapshot(root)
+    port = free_port()
+    serving = start(
+        f"--set=local.listen=127.0.0.1:{port}",
+        "--set=hosts.apply=true",
+        f'--set=hosts.config_path=["{root}"]',
+        "--set=hosts.registries=['docker.io']",
+        "--set=limits.start_timeout=60",  # other tests keep the disk busy
+    )
+    serving.wait_for("runtime door")
+    written = (root / "docker.io/hosts.toml").read_text()
+    assert f'[host."http://127.0.0.1:{port}"]' in written
+    assert serving.end() == 0
+    assert snapshot(root) == was
+    assert serving.log.index(f"ContainerdHosts: changed {root}") < serving.log.index("stopping")

@@ -1,0 +1,242 @@
+"""A store that hangs or fails in the middle of a body: the answer is cut where it was, and that is told as the store's,
+not as the client's leaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from tests.mirror.doors.house import visitor
+from tests.mirror.doors.ways import WAYS, Way
+from tests.support.events import until
+from typing_extensions import override
+
+from peili.mirror import Aborted, Content, Descriptor, Digest, Limits, Mirror, serve
+from peili.mirror.content import files as filecontent
+from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.routers.memory import MemoryNetwork, MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+DATA = random.Random(7).randbytes(3 << 20)
+GOOD = 1 << 20
+"""Bytes that are read before anything goes wrong."""
+PATH = f"/v2/registry.example/demo/blobs/{Digest.of(DATA)}"
+FOREIGN = (ConnectionResetError("of the store's"), TimeoutError("of the store's"), LookupError("of the store's"))
+
+
+class Breaking(Content):
+    """Hangs, or raises `outcome`, behind `GOOD`, and may when it is closed."""
+
+    def __init__(self, outcome: Exception | None, *, closing: bool = False) -> None:
+        self.size = self.available = len(DATA)
+        self.complete = True
+        self.closed = False
+        self._outcome = outcome
+        self._closing = closing
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        count = len(buffer) if self._closing else min(len(buffer), GOOD - offset)
+        if count > 0:
+            buffer[:count] = DATA[offset : offset + count]
+            return count
+        if self._outcome is None:
+            await asyncio.Event().wait()
+            raise AssertionError
+        raise self._outcome
+
+    @override
+    async def wait(self, past: int) -> int:
+        return self.available
+
+    @override
+    async def aclose(self) -> None:
+        self.closed = True
+        if self._closing and self._outcome is not None:
+            raise self._outcome
+
+
+class BreakingStore(MemoryStore):
+    """Opens `content`, or raises it."""
+
+    def __init__(self, content: Breaking | Exception) -> None:
+        super().__init__()
+        self._content = content
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        return Descriptor(OCTET_STREAM, digest, len(DATA))
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        if isinstance(self._content, Exception):
+            raise self._content
+        return self._content
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    chosen: Way = request.param
+    return chosen
+
+
+@pytest.fixture
+def anyio_backend(way: Way) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": way.uvloop}
+
+
+async def cut(address: str, path: str) -> bytes:
+    """What arrives of an answer until its connection is closed."""
+    arrived = bytearray()
+
+    async def take(answer: httpx.Response) -> None:
+        async for piece in answer.aiter_raw():
+            arrived.extend(piece)
+
+    url = f"http://{address}{path}"
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client, client.stream("GET", url) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError):
+            await take(answer)
+    return bytes(arrived)
+
+
+def limited(mirror: Mirror) -> dict[str, float]:
+    """The limits that were reached."""
+    (family,) = (each for each in mirror.figures() if each.name == "peili_limited_total")
+    return {limit: count for (limit,), count in family.samples.items() if isinstance(count, float | int) and count}
+
+
+@pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
+async def test_an_error_of_the_store_is_not_taken_for_a_client_that_left(
+    way: Way, outcome: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "peili")
+    content = Breaking(outcome)
+    mirror = Mirror(BreakingStore(content), MemoryRouter())
+    async with mirror, way.serve(mirror) as (address, _):
+        arrived = await cut(address, PATH)
+        await until(lambda: "cut off: the store failed" in caplog.text)
+        assert arrived == DATA[: len(arrived)]
+        assert len(arrived) <= GOOD
+        assert f"{Digest.of(DATA)}: the store failed" in caplog.text
+        assert "of the store's" in caplog.text  # its traceback
+        assert "client left" not in caplog.text
+        assert limited(mirror) == {}
+        assert content.closed
+
+
+@pytest.mark.parametrize("outcome", [*FOREIGN, Aborted("it shrank"), None], ids=lambda each: type(each).__name__)
+async def test_what_is_short_is_read_before_the_answer_begins_so_that_nothing_is_cut(
+    way: Way, outcome: Exception | None
+) -> None:
+    mirror = Mirror(BreakingStore(Breaking(outcome)), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
+    async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False, timeout=20) as client:
+
+        async def ask(first: int, last: int) -> httpx.Response:
+            return await client.get(f"http://{address}{PATH}", headers={"Range": f"bytes={first}-{last}"})
+
+        whole = await ask(GOOD - 200, GOOD - 101)
+        assert (whole.status_code, whole.content) == (206, DATA[GOOD - 200 : GOOD - 100])
+        assert (await ask(GOOD - 100, GOOD + 99)).status_code == 404  # no peer has it: the runtime goes upstream
+
+
+async def test_a_read_that_hangs_is_cut_and_counted(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "peili")
+    content = Breaking(None)
+    mirror = Mirror(BreakingStore(content), MemoryRouter(), limits=Limits(stall_timeout=0.2))
+    async with mirror, way.serve(mirror) as (address, _):
+        async with asyncio.timeout(60):
+            arrived = await cut(address, PATH)
+        await until(lambda: f"cut off: the store does not read on at byte {GOOD} in time" in caplog.text)
+        assert arrived == DATA[: len(arrived)]
+        assert "client left" not in caplog.text
+        assert limited(mirror) == {"stall_timeout": 1}
+        assert content.closed
+
+
+@contextmanager
+def stuck_disk(monkeypatch: pytest.MonkeyPatch, behind: int) -> Generator[threading.Event]:
+    """Nothing is in the page cache, and what is `behind` does not come from the disk until it is set, or this ends."""
+    go_on = threading.Event()
+    real = os.pread
+
+    def slow(fd: int, size: int, offset: int) -> bytes:
+        if offset + size > behind:
+            assert go_on.wait(100)
+        return real(fd, size, offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filecontent, "_NOWAIT", 0)
+        patched.setattr(os, "pread", slow)
+        try:
+            yield go_on
+        finally:
+            go_on.set()
+
+
+async def test_a_disk_that_hangs_cuts_the_answer_and_the_runtime_comes_back_for_the_rest(
+    way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = random.Random(8).randbytes(12 << 20)
+    file = tmp_path / "blob"
+    file.write_bytes(data)
+    async with way.host(stall_timeout=0.2) as host:
+        path = host.store.add_file(file)
+        with stuck_disk(monkeypatch, behind=9 << 20) as go_on:
+            async with asyncio.timeout(60):
+                arrived = await cut(host.address, path)
+            assert arrived == data[: len(arrived)]
+            assert limited(host.mirror) == {"stall_timeout": 1}
+            go_on.set()
+            async with httpx.AsyncClient(trust_env=False) as client:
+                rest = await client.get(f"http://{host.address}{path}", headers={"Range": f"bytes={len(arrived)}-"})
+            assert rest.status_code == 206
+            assert arrived + rest.content == data
+        await until(lambda: all(each.closed.is_set() and each.fileno() is None for each in host.store.opened))
+
+
+@pytest.mark.parametrize("way", WAYS[:1], ids=str)
+async def test_an_error_in_closing_does_not_take_anything_from_an_answer_that_is_whole(
+    way: Way, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "peili")
+    mirror = Mirror(BreakingStore(Breaking(ConnectionResetError("of the store's"), closing=True)), MemoryRouter())
+    async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False) as client:
+        for _ in range(2):
+            assert (await client.get(f"http://{address}{PATH}")).content == DATA
+        await until(lambda: caplog.text.count("the store failed") == 2)
+        assert "client left" not in caplog.text
+
+
+@pytest.mark.parametrize("way", WAYS[:1], ids=str)
+@pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
+async def test_where_opening_fails_peers_are_asked_and_told_to_come_again(
+    way: Way, outcome: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, store = MemoryNetwork(), MemoryStore()
+    store.add(DATA)
+    other = Mirror(store, MemoryRouter(network))
+    mirror = Mirror(BreakingStore(outcome), MemoryRouter(network))
+    async with other, serve(other, local="127.0.0.1:0", peer="127.0.0.1:0"), mirror, way.serve(mirror) as (address, _):
+        await until(
+            lambda: Digest.of(DATA) in network.holdings[other.identity.id] and other.identity.id in network.hosts
+        )
+        async with httpx.AsyncClient(trust_env=False) as client:
+            assert (await client.get(f"http://{address}{PATH}")).content == DATA
+        async with visitor(mirror.peer) as peer:
+            assert (await peer.get(PATH)).status_code == 503
+        assert caplog.text.count(f"{Digest.of(DATA)}: the store failed") == 2
+        assert limited(mirror) == {}

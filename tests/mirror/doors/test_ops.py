@@ -1,0 +1,80 @@
+"""`/livez` and `/readyz`."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from tests.mirror.doors.house import visitor
+from typing_extensions import override
+
+from peili.mirror import Mirror, Peer, PushRouter, Unavailable
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class SlowStore(MemoryStore):
+    """Says itself when its backend is there."""
+
+    there = False
+
+    @override
+    def ready(self) -> bool:
+        return self.there
+
+
+async def test_alive_always_and_ready_once_every_part_is() -> None:
+    store = SlowStore()
+    mirror = Mirror(store, MemoryRouter())
+    async with visitor(mirror.ops) as client:
+        assert (await client.get("/livez")).status_code == 200
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()) == (503, {"store": False, "router": False, "resolver": False})
+        async with mirror:
+            assert (await client.get("/livez")).status_code == 200
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (503, {"store": False, "router": True, "resolver": True})
+            with pytest.raises(Unavailable, match=r"^not ready after 0\.05 s: store$"):
+                await mirror.wait_ready(0.05)
+            store.there = True
+            await mirror.wait_ready(30)
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (200, {"store": True, "router": True, "resolver": True})
+            assert (await client.head("/readyz")).status_code == 200
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_mirror_that_is_not_entered_is_not_ready() -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    with pytest.raises(Unavailable, match="store, router, resolver"):
+        await mirror.wait_ready(0.01)
+
+
+async def test_status_tells_who_this_is_whom_it_knows_and_who_has_asked() -> None:
+    router = PushRouter()
+    mirror = Mirror(MemoryStore(), router, identity=Peer("me", ("http://10.0.0.2:5051",)))
+    async with visitor(mirror.ops) as client, visitor(mirror.local) as runtime:
+        assert (await client.get("/status")).json() == {
+            "identity": "me",
+            "urls": ["http://10.0.0.2:5051"],
+            "ready": {"store": False, "router": False, "resolver": False},
+            "peers": [],
+            "runtime": {},
+        }
+        router.set([Peer("other", ("http://10.0.0.3:5051",))])
+        async with mirror:
+            await mirror.wait_ready(30)
+            before = time.time()
+            for agent in ("containerd/v2.1.4", "containerd/1.6.20", "curl/8"):
+                await runtime.get("/v2/", headers={"User-Agent": agent})
+            told = (await client.get("/status")).json()
+            assert all(told["ready"].values())
+            assert told["peers"] == [{"id": "other", "urls": ["http://10.0.0.3:5051"]}]
+            assert {name: counts["requests"] for name, counts in told["runtime"].items()} == {
+                "containerd": 2,
+                "other": 1,
+            }
+            assert before <= told["runtime"]["containerd"]["last"] <= time.time()

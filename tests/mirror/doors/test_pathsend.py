@@ -1,0 +1,96 @@
+"""Files are left to servers that offer ASGI's ``http.response.pathsend``."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.mirror.doors.ways import FIRST, Host, Way, on_uvicorn
+from tests.support.events import until
+
+from peili.mirror import Mirror
+from peili.mirror.doors.stored import TAIL
+
+pytestmark = pytest.mark.anyio
+
+DATA = random.Random(5).randbytes((3 << 20) + 1)
+
+
+def offering_pathsend(app: ASGIApp) -> ASGIApp:
+    """A server that takes paths, and opens them some time after it was told: the earliest moment is not promised."""
+
+    async def offering(scope: Scope, receive: Receive, send: Send) -> None:
+        sending: list[asyncio.Task[None]] = []
+
+        async def take(message: Message) -> None:
+            if message["type"] == "http.response.pathsend":
+                sending.append(asyncio.create_task(send_file(message["path"], send)))
+            else:
+                await send(message)
+
+        async with asyncio.timeout(20):
+            await app({**scope, "extensions": {"http.response.pathsend": {}}}, receive, take)
+            await asyncio.gather(*sending)
+
+    return offering
+
+
+async def send_file(path: str, send: Send) -> None:
+    await asyncio.sleep(0.2)
+    data = await asyncio.to_thread(Path(path).read_bytes)
+    await send({"type": "http.response.body", "body": data})
+
+
+def behind_it(mirror: Mirror) -> ASGIApp:
+    return offering_pathsend(mirror.local)
+
+
+@asynccontextmanager
+async def host_and_client() -> AsyncGenerator[tuple[Host, httpx.AsyncClient]]:
+    way = Way("a server that offers pathsend", on_uvicorn(behind_it, http="httptools"))
+    async with (
+        way.host() as host,
+        httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False) as client,
+    ):
+        yield host, client
+
+
+async def test_a_whole_file_is_left_to_the_server_and_stays_open_until_it_is_done(tmp_path: Path) -> None:
+    file = tmp_path / "blob"
+    file.write_bytes(DATA)
+    async with host_and_client() as (host, client):
+        path = host.store.add_file(file)
+        getting = asyncio.create_task(client.get(path))
+        await until(lambda: len(host.store.opened) == 1)
+        file.unlink()  # what was opened once is what is sent
+        answer = await getting
+        assert (answer.status_code, answer.content) == (200, DATA)
+        assert host.store.opened[0].read == FIRST
+        async with asyncio.timeout(20):
+            await host.store.opened[0].closed.wait()
+
+
+async def test_parts_and_small_files_are_sent_by_us(tmp_path: Path) -> None:
+    file, small = tmp_path / "blob", tmp_path / "small"
+    file.write_bytes(DATA)
+    small.write_bytes(DATA[:TAIL])
+    async with host_and_client() as (host, client):
+        part = await client.get(host.store.add_file(file), headers={"Range": "bytes=1-2000000"})
+        assert (part.status_code, part.content) == (206, DATA[1:2000001])
+        assert (await client.get(host.store.add_file(small))).content == DATA[:TAIL]
+        assert [each.read for each in host.store.opened] == [FIRST + 2_000_000, TAIL]
+
+
+async def test_head_says_what_get_would(tmp_path: Path) -> None:
+    file = tmp_path / "blob"
+    file.write_bytes(DATA)
+    async with host_and_client() as (host, client):
+        answer = await client.head(host.store.add_file(file))
+        assert (answer.status_code, answer.headers["Content-Length"]) == (200, str(len(DATA)))
+        assert not host.store.opened

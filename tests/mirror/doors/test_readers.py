@@ -1,0 +1,194 @@
+"""Readers that stall, leave, or are too many: what they hold is freed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.mirror.doors.house import DOORS
+from tests.mirror.doors.served import SIZE, ZEROS_PATH, ZerosStore, asking, served
+from tests.support.events import until
+
+from peili.mirror import Limits, Mirror
+from peili.mirror.server.protocol import bound_connections
+from peili.routers.memory import MemoryRouter
+
+pytestmark = pytest.mark.anyio
+
+
+async def rest_of(sock: object) -> int:
+    """How many bytes can still be had of an answer; it must end."""
+    loop = asyncio.get_running_loop()
+    count = 0
+    async with asyncio.timeout(30):
+        try:
+            while data := await loop.sock_recv(sock, 1 << 20):  # type: ignore[arg-type]
+                count += len(data)
+        except ConnectionError:
+            pass
+    return count
+
+
+def is_held(sock: socket.socket) -> bool:
+    """Whether the other side, a server on this machine, still has the connection; `sock` is not told of its end."""
+    ours, theirs = sock.getsockname()[1], sock.getpeername()[1]
+    return re.search(f":{theirs:04X} [0-9A-F]+:{ours:04X} ", Path("/proc/net/tcp").read_text()) is not None
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_stalls_is_cut_off(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served(limits=Limits(reader_timeout=0.3)) as host:
+        with asking(host.address(door), ZEROS_PATH) as sock:
+            await until(lambda: len(host.store.opened) == 1)
+            async with asyncio.timeout(30):
+                await host.store.opened[0].closed.wait()
+            await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
+            assert await rest_of(sock) < SIZE
+        async with httpx.AsyncClient(base_url=host.url(door)) as client:
+            assert (await client.get("/v2/")).status_code == 200
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_stalls_at_the_end_of_an_answer_is_dropped_too(door: str) -> None:
+    async with served(limits=Limits(reader_timeout=0.3)) as host:
+        added = host.store.add(bytes(512 << 10))
+        with asking(host.address(door), f"/v2/registry.example/demo/blobs/{added.digest}") as sock:
+            assert is_held(sock)
+            await until(lambda: not is_held(sock))
+            assert await rest_of(sock) < added.size
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
+    """For longer than others, which came later, were waited for."""
+    async with served(limits=Limits(reader_timeout=1)) as host:
+        loop, opened = asyncio.get_running_loop(), host.store.opened
+        with asking(host.address(door), ZEROS_PATH, buffer=1 << 20) as sock:
+            await until(lambda: len(opened) == 1)
+            for others in (1, 2):
+                with asking(host.address(door), ZEROS_PATH):
+                    while len(opened) <= others or not opened[others].closed.is_set():
+                        async with asyncio.timeout(30):
+                            assert await loop.sock_recv(sock, 256 << 10)
+                        await asyncio.sleep(0.002)
+            assert not opened[0].closed.is_set()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_reader_that_left_is_noticed_where_the_server_takes_all_at_once(door: str) -> None:
+    """As uvicorn does once the connection is lost, and where a reader is as fast as this host."""
+    sent = 0
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        nonlocal sent
+        sent += len(message.get("body", b""))
+
+    store = ZerosStore()
+    mirror = Mirror(store, MemoryRouter(), identity="this-host")
+    scope = {"type": "http", "method": "GET", "path": ZEROS_PATH, "query_string": b"", "headers": [(b"host", b"x")]}
+    app: ASGIApp = getattr(mirror, door)
+    async with mirror:
+        await app({**scope, "http_version": "1.1", "client": ("127.0.0.1", 1)}, receive, send)
+        assert 0 < sent < SIZE
+        assert store.opened[0].closed.is_set()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_what_a_reader_that_leaves_had_is_freed_at_once(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as host:
+        with asking(host.address(door), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+        async with asyncio.timeout(15):
+            await host.store.opened[0].closed.wait()
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def test_more_uploads_than_one_peer_may_have_are_refused_until_one_ends() -> None:
+    async with (
+        served(limits=Limits(uploads_per_peer=2)) as host,
+        httpx.AsyncClient(base_url=host.url("peer")) as client,
+    ):
+        with asking(host.address("peer"), ZEROS_PATH):
+            with asking(host.address("peer"), ZEROS_PATH):
+                await until(lambda: len(host.store.opened) == 2)
+                response = await client.get(ZEROS_PATH)
+                assert response.status_code == 429
+                assert response.json()["errors"][0]["code"] == "TOOMANYREQUESTS"
+                assert response.headers["Retry-After"] == "1"
+                assert (await client.head(ZEROS_PATH)).status_code == 200
+            await host.store.opened[1].closed.wait()
+            assert (await client.get(ZEROS_PATH, headers={"Range": "bytes=0-9"})).content == bytes(10)
+
+
+async def test_there_is_a_bound_for_all_uploads_and_none_for_the_local_door() -> None:
+    async with served(limits=Limits(uploads=1)) as host:
+        with asking(host.address("peer"), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+            async with httpx.AsyncClient() as client:
+                part = {"Range": "bytes=0-9"}
+                assert (await client.get(host.url("peer") + ZEROS_PATH, headers=part)).status_code == 429
+                assert (await client.get(host.url("local") + ZEROS_PATH, headers=part)).content == bytes(10)
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("beginning", [b"", b"G", b"GET /v2/ HTTP/1.1\r\nHost: door.exam"])
+async def test_a_request_that_never_becomes_whole_is_not_waited_for(door: str, beginning: bytes) -> None:
+    async with served(limits=Limits(header_timeout=0.2)) as host:
+        name, _, port = host.address(door).rpartition(":")
+        reader, writer = await asyncio.open_connection(name, int(port))
+        try:
+            writer.write(beginning)
+            async with asyncio.timeout(30):
+                assert await reader.read() == b""
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_a_long_answer_is_not_a_late_request(door: str) -> None:
+    async with served(limits=Limits(header_timeout=0.2)) as host:
+        with asking(host.address(door), ZEROS_PATH):
+            await until(lambda: len(host.store.opened) == 1)
+            await asyncio.sleep(0.6)
+            assert not host.store.opened[0].closed.is_set()
+
+
+async def test_nobody_is_waited_for_on_a_connection_that_was_lost_while_it_was_answered() -> None:
+    called, left, limited = asyncio.Event(), asyncio.Event(), list[str]()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        called.set()
+        await left.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=0, ws="none")
+    config.load()
+    bound_connections(config, Limits(header_timeout=0.1), limited.append)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        await until(lambda: server.started)
+        _, writer = await asyncio.open_connection(*listener.getsockname())
+        writer.write(b"GET / HTTP/1.1\r\nHost: door.example\r\n\r\n")
+        await called.wait()
+        writer.close()
+        await until(lambda: not server.server_state.connections)
+        left.set()
+        await until(lambda: not server.server_state.tasks)
+        await asyncio.sleep(0.5)  # longer than it would be waited for
+        server.should_exit = True
+        await serving
+    assert limited == []

@@ -1,0 +1,145 @@
+"""What paths mean."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, urlsplit
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tests.support.names import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
+
+from peili.mirror import Digest, Reference
+from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target
+from peili.mirror.oci.refusal import Refusal
+
+WORDS = st.sampled_from(
+    ["", "v2", "manifests", "blobs", "tags", "list", "..", "library", "docker.io", "v1", "sha256:0"]
+)
+PATHS = st.one_of(
+    st.text(), st.lists(st.one_of(WORDS, st.text(max_size=9), DIGESTS)).map(lambda all_: "/" + "/".join(all_))
+)
+
+
+def target(path: str, root_path: str = "", ns: str | None = None, default: str | None = None) -> Target:
+    return parse_target(api_path(path, root_path), ns=ns, default_registry=default)
+
+
+def target_or_refusal(path: str, root_path: str, ns: str | None) -> Target | Refusal:
+    try:
+        return target(path, root_path, ns)
+    except Refusal as refusal:
+        return refusal
+
+
+@given(PATHS, st.sampled_from(["", "/v2", "/peili", "/a/v2"]), st.none() | st.text(max_size=30))
+def test_any_path_is_a_target_or_refused_with_a_4xx(path: str, root_path: str, ns: str | None) -> None:
+    for each in (path, root_path + path):
+        found = target_or_refusal(each, root_path, ns)
+        if isinstance(found, Refusal):
+            assert 400 <= found.status < 500
+            assert found.body().isascii()
+            assert len(found.body()) < 2000
+        else:
+            assert found.endpoint is Endpoint.BASE or found.repository
+
+
+@given(REFERENCES)
+def test_a_tag_can_be_asked_for_in_each_way(reference: Reference) -> None:
+    assume(not reference.repository.startswith(f"{reference.registry}/".lower()))  # taken for said twice
+    expected = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
+    path = f"/v2/{reference.repository}/manifests/{reference.tag}"
+    assert target(path, ns=reference.registry) == expected
+    assert target(f"/v2/{reference.registry}{path[3:]}") == expected
+    assert target(f"/peili{path}", "/peili", ns=reference.registry) == expected
+    assert target(path, "/v2", ns=reference.registry) == expected
+    assert expected.path == f"{path}?ns={quote(reference.registry, safe='')}"
+    assert expected.name == str(reference)
+
+
+@given(REGISTRIES, REPOSITORIES, DIGESTS, st.sampled_from([Endpoint.MANIFEST, Endpoint.BLOB]))
+def test_a_digest_can_be_asked_for(registry: str, repository: str, digest: str, endpoint: Endpoint) -> None:
+    assume(not repository.startswith(f"{registry}/".lower()))  # taken for said twice
+    expected = Target(endpoint, registry, repository, digest=Digest(digest))
+    path = f"/v2/{repository}/{endpoint.value}/{digest}"
+    assert target(path, ns=registry) == expected
+    assert target(f"/v2/{registry}{path[3:]}", default="quay.io") == expected
+    assert expected.path.startswith(f"{path}?ns=")
+
+
+@pytest.mark.parametrize(
+    ("path", "root_path", "repository"),
+    [
+        ("/v2/v2/x/manifests/v1", "", "v2/x"),
+        ("/v2/v2/x/manifests/v1", "/v2", "v2/x"),
+        ("/v2/x/manifests/v1", "", "x"),
+        ("/v2/x/manifests/v1", "/v2", "x"),
+        ("/a/v2/v2/x/manifests/v1", "/a", "v2/x"),
+        ("/a/v2/v2/x/manifests/v1", "/a/v2", "v2/x"),
+        ("/v2/manifests/manifests/v1", "", "manifests"),
+        ("/v2/blobs/tags/list/manifests/v1", "", "blobs/tags/list"),
+    ],
+)
+def test_no_second_v2_is_taken_off(path: str, root_path: str, repository: str) -> None:
+    assert target(path, root_path) == Target(Endpoint.MANIFEST, None, repository, tag="v1")
+
+
+@pytest.mark.parametrize(
+    ("path", "ns", "default", "registry", "repository"),
+    [
+        ("/v2/library/redis/tags/list", None, None, None, "library/redis"),
+        ("/v2/library/redis/tags/list", None, "docker.io", "docker.io", "library/redis"),
+        ("/v2/library/redis/tags/list", "ghcr.io", "docker.io", "ghcr.io", "library/redis"),
+        ("/v2/ghcr.io/redis/tags/list", None, "docker.io", "ghcr.io", "redis"),
+        ("/v2/ghcr.io/redis/tags/list", "docker.io", None, "docker.io", "ghcr.io/redis"),
+        ("/v2/ghcr.io/tags/list", None, "docker.io", "docker.io", "ghcr.io"),
+        ("/v2/localhost:5000/a/tags/list", None, None, "localhost:5000", "a"),
+    ],
+)
+def test_the_registry_comes_from_ns_else_the_path_else_the_default(
+    path: str, ns: str | None, default: str | None, registry: str | None, repository: str
+) -> None:
+    assert target(path, ns=ns, default=default) == Target(Endpoint.TAGS, registry, repository)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "code"),
+    [
+        ("/", 404, "UNSUPPORTED"),
+        ("/v1/", 404, "UNSUPPORTED"),
+        ("/v22/x/manifests/v1", 404, "UNSUPPORTED"),
+        ("/v2/_catalog", 404, "UNSUPPORTED"),
+        ("/v2/x/referrers/sha256:0", 404, "UNSUPPORTED"),
+        ("/v2/x/tags/other", 404, "UNSUPPORTED"),
+        ("/v2/manifests/v1", 400, "NAME_INVALID"),
+        ("/v2/X/manifests/v1", 400, "NAME_INVALID"),
+        ("/v2/x//manifests/v1", 400, "NAME_INVALID"),
+        ("/v2/../x/manifests/v1", 400, "NAME_INVALID"),
+        ("/v2/x/manifests/", 400, "MANIFEST_INVALID"),
+        ("/v2/x/manifests/..", 400, "MANIFEST_INVALID"),
+        ("/v2/x/manifests/a b", 400, "MANIFEST_INVALID"),
+        ("/v2/x/manifests/sha256:0", 400, "DIGEST_INVALID"),
+        ("/v2/x/blobs/v1", 400, "DIGEST_INVALID"),
+        ("/v2/x/blobs/md5:" + "0" * 32, 400, "DIGEST_INVALID"),
+    ],
+)
+def test_what_is_not_part_of_the_api_or_malformed_is_refused(path: str, status: int, code: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        target(path)
+    assert (refused.value.status, refused.value.code) == (status, code)
+
+
+def test_an_ns_that_is_no_host_name_is_refused() -> None:
+    with pytest.raises(Refusal, match="ns is not a registry"):
+        target("/v2/x/manifests/v1", ns="a/b")
+
+
+def test_a_repository_that_begins_like_its_registry_keeps_its_name() -> None:
+    target = Target(Endpoint.MANIFEST, "registry.example", "registry.example/demo", tag="v1")
+    path = urlsplit(target.path).path.removeprefix("/v2")
+    assert parse_target(path, ns="registry.example", default_registry=None) == target
+
+
+def test_a_plain_word_that_is_the_registrys_name_too_belongs_to_the_repository() -> None:
+    found = target("/v2/registry/demo/manifests/v1", ns="registry")
+    assert (found.registry, found.repository) == ("registry", "registry/demo")

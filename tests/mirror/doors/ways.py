@@ -1,0 +1,169 @@
+"""The ways in which a mirror's doors are served, and a store of files for them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.routing import Mount
+from starlette.types import ASGIApp
+from tests.support.events import until
+from typing_extensions import override
+
+from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, http_protocol, serve
+from peili.mirror.content.files import FileContent, open_regular
+from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.resolvers.resolvers import LocalResolver
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+FIRST = 1
+"""Bytes that are read before an answer begins, to know that they are there."""
+
+
+class Watched(FileContent):
+    """A file that tells how much of it was read through Python, and when it was closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_regular(path), frozen=True)
+        self.read = 0
+        self.closed = asyncio.Event()
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        count = await super().readinto(offset, buffer)
+        self.read += count
+        return count
+
+    @override
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.closed.set()
+
+
+class FileStore(MemoryStore):
+    """Has files, besides what it is given. `opened` is all that it opened of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._files: dict[Digest, Path] = {}
+        self.opened: list[Watched] = []
+
+    def add_file(self, path: Path) -> str:
+        """Where the file at `path` is to be had; under a digest that is not its own, which nobody checks here."""
+        digest = Digest.of(str(path).encode())
+        self._files[digest] = path
+        return f"/v2/registry.example/demo/blobs/{digest}"
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        if path := self._files.get(digest):
+            return Descriptor(OCTET_STREAM, digest, path.stat().st_size)
+        return await super().describe(digest)
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        if (path := self._files.get(digest)) is None:
+            return await super().open(digest, partial=partial)
+        self.opened.append(Watched(path))
+        return self.opened[-1]
+
+
+@dataclass
+class Host:
+    """A mirror that is served at `address`. `shut_down` ends that as its owner would, and waits for it."""
+
+    mirror: Mirror
+    store: FileStore
+    address: str
+    shut_down: Callable[[], Any]
+
+
+Served = AbstractAsyncContextManager[tuple[str, Callable[[], Any]]]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way. `passes_by`: the bytes of files go past Python; `ours`: by `serve`."""
+
+    name: str
+    serve: Callable[[Mirror], Served]
+    passes_by: bool = False
+    ours: bool = False
+    uvloop: bool = False
+
+    def __str__(self) -> str:
+        return self.name
+
+    @asynccontextmanager
+    async def host(self, **limits: Any) -> AsyncGenerator[Host]:
+        store = FileStore()
+        mirror = Mirror(store, MemoryRouter(), LocalResolver(), limits=Limits(**limits))
+        async with mirror, self.serve(mirror) as (address, shut_down):
+            yield Host(mirror, store, address, shut_down)
+
+
+@asynccontextmanager
+async def _ours(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
+    serving = serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0")
+    addresses = await serving.__aenter__()
+    left = False
+
+    async def shut_down() -> None:
+        nonlocal left
+        if not left:
+            left = True
+            await serving.__aexit__(None, None, None)
+
+    try:
+        yield addresses.local_addresses[0], shut_down
+    finally:
+        await shut_down()
+
+
+def on_uvicorn(app: Callable[[Mirror], ASGIApp] | None = None, **config: Any) -> Callable[[Mirror], Served]:
+    """A host's own uvicorn, with the local door as its app, or as a part of it."""
+
+    @asynccontextmanager
+    async def serving(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
+        it = app(mirror) if app else mirror.local
+        server = uvicorn.Server(uvicorn.Config(it, lifespan="off", log_config=None, ws="none", **config))
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            running = asyncio.create_task(server.serve([sock]))
+            await until(lambda: server.started)
+
+            async def shut_down() -> None:
+                server.should_exit = True
+                await running
+
+            try:
+                yield f"127.0.0.1:{sock.getsockname()[1]}", shut_down
+            finally:
+                await mirror.drain(0.1)
+                await shut_down()
+
+    return serving
+
+
+def _behind_gzip(mirror: Mirror) -> Starlette:
+    return Starlette(routes=[Mount("/v2", mirror.local)], middleware=[Middleware(GZipMiddleware, minimum_size=10)])
+
+
+WAYS = (
+    Way("serve on asyncio", _ours, passes_by=True, ours=True),
+    Way("serve on uvloop", _ours, passes_by=True, ours=True, uvloop=True),
+    Way("uvicorn with our protocol", on_uvicorn(http=http_protocol()), passes_by=True),
+    Way("uvicorn with our protocol, a middleware between", on_uvicorn(_behind_gzip, http=http_protocol())),
+    Way("uvicorn on httptools", on_uvicorn(http="httptools")),
+    Way("uvicorn on h11", on_uvicorn(http="h11")),
+)

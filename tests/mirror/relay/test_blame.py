@@ -1,0 +1,142 @@
+"""Which peers are passed over for which content, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+
+from peili.mirror import Digest, Limits
+from peili.mirror.peer_api.peers import (
+    FAILED_BROKEN,
+    FAILED_BUSY,
+    FAILED_REFUSED,
+    FAILED_SILENT,
+    FAILED_SLOW,
+    FAILED_UNREACHABLE,
+    FAILED_WRONG,
+)
+from peili.mirror.relay.blame import Blame
+
+ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def blame(clock: Clock) -> Blame:
+    return Blame(Limits(quarantine_ttl=600, failure_ttl=30, quarantine_entries=3), clock)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ttl"),
+    [
+        (FAILED_WRONG, 600),
+        (FAILED_BROKEN, 30),
+        (FAILED_SILENT, 30),
+        (FAILED_SLOW, 30),
+        (FAILED_UNREACHABLE, 0),
+        (FAILED_BUSY, 0),
+        (FAILED_REFUSED, 0),
+    ],
+)
+def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
+    blame: Blame, clock: Clock, reason: str, ttl: float
+) -> None:
+    blame.record(ONE, "a", reason)
+    assert blame.failed(ONE) == ({"a": reason} if ttl else {})
+    assert blame.failed(OTHER) == {}
+    clock.now += ttl - 1
+    assert bool(blame.failed(ONE)) is bool(ttl)
+    clock.now += 1
+    assert blame.failed(ONE) == {}
+
+
+def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FAILED_WRONG)
+    clock.now += 10
+    blame.record(ONE, "a", FAILED_BROKEN)
+    clock.now += 100
+    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+
+
+def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FAILED_BROKEN)
+    clock.now += 20
+    blame.record(ONE, "a", FAILED_SILENT)
+    clock.now += 20
+    assert blame.failed(ONE) == {"a": FAILED_SILENT}
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -> None:
+    for name in "abcd":
+        blame.record(ONE, name, FAILED_WRONG)
+    assert list(blame.failed(ONE)) == ["b", "c", "d"]
+    digests = [Digest.of(name.encode()) for name in "abcd"]
+    for digest in digests:
+        blame.poison(digest)
+    assert [blame.is_poisoned(digest) for digest in digests] == [False, True, True, True]
+
+
+def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: Blame, clock: Clock) -> None:
+    assert not blame.is_poisoned(ONE)
+    blame.poison(ONE)
+    assert blame.is_poisoned(ONE)
+    assert not blame.is_poisoned(OTHER)
+    blame.heal(ONE)
+    blame.heal(OTHER)
+    assert not blame.is_poisoned(ONE)
+    blame.poison(ONE)
+    clock.now += 600
+    assert not blame.is_poisoned(ONE)
+
+
+def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_long_ago(
+    blame: Blame, clock: Clock
+) -> None:
+    blame.suspect(ONE, {"a"})
+    blame.suspect(ONE, {"b"})
+    blame.suspect(ONE, ())
+    assert blame.suspects(ONE) == {"a", "b"}
+    assert blame.suspects(OTHER) == set()
+    blame.heal(ONE)
+    assert blame.suspects(ONE) == set()
+    blame.suspect(ONE, {"a"})
+    clock.now += 300
+    blame.suspect(ONE, {"b"})
+    clock.now += 300
+    assert blame.suspects(ONE) == {"b"}
+    digests = [Digest.of(name.encode()) for name in "abcd"]
+    for digest in digests:
+        blame.suspect(digest, {"a"})
+    assert [bool(blame.suspects(digest)) for digest in digests] == [False, True, True, True]
+
+
+def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
+    blame.doubt(ONE, "a")
+    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    assert not blame.is_doubted(OTHER, "a")
+    clock.now += 30
+    assert blame.failed(ONE) == {}
+    assert blame.is_doubted(ONE, "a")
+    clock.now += 570
+    assert not blame.is_doubted(ONE, "a")
+
+
+def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FAILED_WRONG)
+    blame.doubt(ONE, "a")
+    clock.now += 100
+    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    for name in "bcde":
+        blame.doubt(ONE, name)
+    assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]

@@ -1,0 +1,503 @@
+"""Routers that give advice of every kind: each lease is told of progress and released once, with the right reason."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import TypeAlias, cast
+
+import pytest
+from tests.mirror.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
+from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, content, pulling, until
+from typing_extensions import override
+
+from peili.mirror import (
+    Content,
+    Context,
+    Digest,
+    Feed,
+    Holder,
+    Key,
+    Lease,
+    Peer,
+    Router,
+    RouterUnavailable,
+    Upstream,
+    Wait,
+    Want,
+)
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+
+class Noted(Lease):
+    """Records what it is told."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.reasons: list[str] = []
+
+    @override
+    def progress(self, offset: int) -> None:
+        assert not self.reasons, "progress after the release"
+        self.offsets.append(offset)
+
+    @override
+    async def release(self, reason: str) -> None:
+        self.reasons.append(reason)
+        await asyncio.sleep(0.01)  # as one that tells somebody else
+
+
+class Failing(Lease):
+    """Raises whatever it is told."""
+
+    def __init__(self) -> None:
+        self.told = 0
+
+    @override
+    def progress(self, offset: int) -> None:
+        self.told += 1
+        raise LookupError("no progress")
+
+    @override
+    async def release(self, reason: str) -> None:
+        raise LookupError("no release")
+
+
+class Slow(Lease):
+    """Is released once its directory, `told`, says so; notes how that ended."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.reasons: list[str] = []
+        self.outcomes: list[str] = []
+
+    @override
+    async def release(self, reason: str) -> None:
+        self.reasons.append(reason)
+        outcome = "cancelled"
+        try:
+            await self.told.wait()
+            outcome = "released"
+        finally:
+            self.outcomes.append(outcome)
+
+
+class Stubborn(Slow):
+    """Takes no notice of being cancelled."""
+
+    @override
+    async def release(self, reason: str) -> None:
+        while not self.told.is_set():
+            with suppress(asyncio.CancelledError):
+                await super().release(reason)
+
+
+Advice: TypeAlias = Feed | Wait | Upstream | Exception
+
+
+class Advising(Router):
+    """Gives the advice that it was told, in turn, and then the last one for ever."""
+
+    def __init__(self, *advice: Advice | Callable[[], Advice]) -> None:
+        self._advice = list(advice)
+        self.wants: list[Want] = []
+
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        self.wants.append(want)
+        advice = self._advice.pop(0) if len(self._advice) > 1 else self._advice[0]
+        if callable(advice):
+            advice = advice()
+        if isinstance(advice, Exception):
+            raise advice
+        return advice
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        return
+        yield
+
+    @override
+    def peers(self) -> Sequence[Peer]:
+        return ()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> None:
+    data, lease = content(size), Noted()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        await host.get(Digest.of(data))
+        await until(lambda: lease.reasons)
+    assert lease.offsets == sorted(lease.offsets)
+    assert lease.offsets[-1] == size
+    assert lease.reasons == ["done"]
+
+
+async def test_progress_is_what_the_runtime_was_given() -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+    ):
+        await host.get(Digest.of(data))
+    assert 0 < lease.offsets[-1] < 200_000  # the last piece was withheld
+
+
+@pytest.mark.parametrize("same", [True, False])
+async def test_each_lease_is_released_once_though_the_holder_changes(same: bool) -> None:
+    data, first = content(LARGE), Noted()
+    second = first if same else Noted()
+    async with peers(data, short_after(200_000), honest) as [a, b]:
+        router = Advising(Feed((a.holder,), first), Feed((b.holder,), second))
+        async with pulling(router) as host:
+            assert (await host.get(Digest.of(data))).body == data
+            await until(lambda: second.reasons)
+    assert first.reasons == (["done"] if same else ["broken"])
+    assert second.reasons == ["done"]
+    assert second.offsets[-1] == LARGE
+    assert router.wants[1].offset == 200_000
+
+
+@pytest.mark.parametrize("script", [silent, silent_after(100_000), silent_after(LARGE - 1)])
+async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, script) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
+    ):
+        connection = await host.ask(Digest.of(data))
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
+        connection.close()
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["gone"]
+
+
+@pytest.mark.parametrize(
+    ("script", "size", "reason"),
+    [
+        (silent, LARGE, "silent"),
+        (silent_after(100_000), LARGE, "silent"),
+        (short_after(100_000), LARGE, "broken"),
+        (wrong_bytes, LARGE, "wrong"),
+        (wrong_bytes, SMALL, "wrong"),
+    ],
+)
+async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: int, reason: str) -> None:
+    data, lease = content(size), Noted()
+    async with (
+        peers(data, script) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+    ):
+        await host.get(Digest.of(data))
+        await until(lambda: lease.reasons)
+    assert lease.reasons == [reason]
+
+
+async def test_upstream_is_404_and_its_lease_released() -> None:
+    lease = Noted()
+    async with pulling(Advising(Upstream(lease))) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["done"]
+
+
+async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -> None:
+    data, feed, upstream = content(LARGE), Noted(), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), feed), Upstream(upstream))) as host,
+    ):
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
+        assert (await host.get(Digest.of(data), "bytes=200000-")).status == 404
+    assert feed.reasons == ["broken"]
+    assert set(upstream.reasons) == {"done"}
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    data, lease = content(size), Failing()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        await until(lambda: "failed to be released" in caplog.text)
+    assert lease.told == 1  # and one line in the log, not one for each piece
+    assert caplog.text.count("failed to take progress") == 1
+    assert caplog.text.count("failed to be released") == 1
+    assert "LookupError: no release" in caplog.text
+
+
+async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
+    data, first, second = content(LARGE), Failing(), Noted()
+    async with (
+        peers(data, short_after(200_000), honest) as [a, b],
+        pulling(Advising(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        await until(lambda: second.reasons)
+    assert second.offsets[-1] == LARGE
+    assert second.reasons == ["done"]
+
+
+async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Slow()
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.outcomes)
+        await until(lambda: host.mirror.metrics.limited.value("lookup_timeout") == 1)
+    assert lease.outcomes == ["cancelled"]
+    assert caplog.text.count("not released in time") == 1
+
+
+@pytest.mark.parametrize("advice", ["feed", "another feed", "upstream"])
+async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
+    data, lease = content(LARGE), Slow()
+    async with peers(data, short_after(200_000) if advice == "another feed" else honest, honest) as [a, b]:
+        first = Upstream(lease) if advice == "upstream" else Feed((a.holder,), lease)
+        async with pulling(Advising(first, Feed((b.holder,))), lookup_timeout=NEVER) as host:
+            async with asyncio.timeout(60):
+                pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.whole) == ((404 if advice == "upstream" else 200), True)
+            await until(lambda: lease.reasons)
+            assert not lease.outcomes
+            lease.told.set()
+            await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == ([("broken" if advice == "another feed" else "done")], ["released"])
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_release_outlives_its_request(size: int) -> None:
+    data, lease = content(size), Slow()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        await until(lambda: lease.reasons)
+        await until(lambda: host.mirror.metrics.requests.family().samples)  # it has ended, by itself or cancelled
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == (["done"], ["released"])
+
+
+async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -> None:
+    data, lease = content(LARGE), Slow()
+    async with (
+        peers(data, silent_after(100_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER, stall_timeout=NEVER) as host,
+    ):
+        connection = await host.ask(Digest.of(data))
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
+        connection.close()
+        await until(lambda: lease.reasons)
+        await host.mirror.drain(0.05)
+        assert not lease.outcomes
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+    assert (lease.reasons, lease.outcomes) == (["gone"], ["released"])
+
+
+async def test_draining_waits_for_releases() -> None:
+    lease = Slow()
+    async with pulling(Advising(Upstream(lease)), lookup_timeout=NEVER) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+        draining = asyncio.create_task(host.mirror.drain(NEVER))
+        done, _ = await asyncio.wait([draining], timeout=0.1)
+        assert not done
+        lease.told.set()
+        async with asyncio.timeout(60):
+            await draining
+        assert lease.outcomes == ["released"]
+
+
+class Left(Advising):
+    """Notes how the releases stood when it was left."""
+
+    def __init__(self, lease: Slow, *advice: Advice) -> None:
+        super().__init__(*advice)
+        self.lease = lease
+        self.outcomes: list[str] | None = None
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        yield
+        self.outcomes = list(self.lease.outcomes)
+
+
+async def test_leaving_waits_for_releases_before_the_router_is_left() -> None:
+    lease = Slow()
+    router = Left(lease, Upstream(lease))
+    async with pulling(router, lookup_timeout=NEVER, stop_timeout=NEVER, drain_timeout=0.05) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+        asyncio.get_running_loop().call_later(0.3, lease.told.set)
+    assert router.outcomes == ["released"]
+
+
+async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogCaptureFixture) -> None:
+    lease = Slow()
+    router = Left(lease, Upstream(lease))
+    before = asyncio.all_tasks()
+    async with pulling(router, lookup_timeout=NEVER, stop_timeout=0.2, drain_timeout=0.05) as host:
+        await host.get(Digest.of(b"x"))
+        await until(lambda: lease.reasons)
+    assert router.outcomes == ["cancelled"]
+    assert not asyncio.all_tasks() - before
+    assert host.mirror.metrics.limited.value("stop_timeout") == 1
+    assert "1 of the router's leases were not released before the end" in caplog.text
+
+
+async def test_a_release_that_can_not_be_cancelled_does_not_hold_up_leaving() -> None:
+    lease = Stubborn()
+    async with asyncio.timeout(60):
+        async with pulling(Advising(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
+            await host.get(Digest.of(b"x"))
+            await until(lambda: lease.reasons)
+    lease.told.set()
+    await until(lambda: lease.outcomes[-1] == "released")
+
+
+async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_nobody_else_does() -> None:
+    data, lease = content(LARGE), Slow()
+    async with (
+        peers(data, silent_after(100_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), Upstream()), stall_timeout=NEVER, lookup_timeout=NEVER) as host,
+    ):
+        await host.ask(Digest.of(data))
+        await until(lambda: a.exchanges and a.exchanges[0].is_silent)
+        await host.mirror.__aexit__(None, None, None)
+        await until(lambda: lease.reasons)
+        ended = host.mirror.metrics.requests.family
+        for _ in range(10):
+            await asyncio.sleep(0)
+            assert not ended().samples
+        lease.told.set()
+        await until(lambda: ended().samples)
+    assert (lease.reasons, lease.outcomes) == (["broken"], ["released"])
+
+
+async def test_releases_that_pile_up_let_no_transfer_begin() -> None:
+    lease = Slow()
+    router = Advising(lambda: Upstream(lease), lambda: Upstream(Lease()))
+    async with pulling(router, lookup_timeout=NEVER, transfers=1) as host:
+        for asked in (1, 1, 1):
+            assert (await host.get(Digest.of(b"x"))).status == 404
+            assert len(router.wants) == asked
+        assert host.mirror.metrics.limited.value("transfers") == 2
+        lease.told.set()
+        await until(lambda: lease.outcomes)
+        await host.get(Digest.of(b"x"))
+        assert len(router.wants) == 2
+
+
+async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog: pytest.LogCaptureFixture) -> None:
+    class SlowStore(MemoryStore):
+        @override
+        async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+            return await asyncio.Future[Content]()
+
+    data, lease, at = content(LARGE), Noted(), 300_000
+    async with (
+        peers(data, honest) as [a],
+        pulling(Advising(Feed((a.holder,), lease)), store=SlowStore(), wait_timeout=1) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        await until(lambda: lease.reasons)
+        assert len(a.asked) == 1
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
+    assert lease.reasons == ["done"]
+    assert "passed on unverified: the beginning can't be read back in time" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError("a bug"), ConnectionResetError("a bug"), LookupError("a bug")], ids=repr
+)
+async def test_a_store_that_fails_to_read_back_costs_the_runtime_nothing(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(MemoryStore):
+        @override
+        async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+            raise error
+
+    data, at = content(LARGE), 300_000
+    async with peers(data, honest) as [a], pulling([a.holder], store=Failing()) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        assert host.mirror.metrics.limited.value("wait_timeout") == 0
+    assert "passed on unverified: the beginning can't be read back\nTraceback" in caplog.text
+
+
+async def test_a_wait_is_waited() -> None:
+    data = content(SMALL)
+
+    def wait() -> Wait:
+        return Wait(asyncio.get_running_loop().time() + 0.2)
+
+    async with peers(data, honest) as [a]:
+        router = Advising(wait, wait, Feed((a.holder,)))
+        async with pulling(router) as host:
+            pulled = await host.get(Digest.of(data))
+            assert pulled.body == data
+            assert len(router.wants) == 3
+
+
+@pytest.mark.parametrize(("until_", "asked"), [(-1.0, 41), (0.0, 41), (float("inf"), 1)])
+async def test_waiting_ends_and_does_not_spin(until_: float, asked: int) -> None:
+    router = Advising(Wait(until_))
+    async with pulling(router, wait_timeout=0.4) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        assert host.mirror.metrics.limited.value("wait_timeout") == 1
+        assert len(router.wants) <= asked
+
+
+async def test_the_same_failed_holder_again_and_again_is_404() -> None:
+    data = content(SMALL)
+    async with peers(data, silent_after(0)) as [a], pulling(Advising(Feed((a.holder,)))) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        assert len(a.asked) == 1
+
+
+async def test_no_holders_at_all_is_404() -> None:
+    lease = Noted()
+    async with pulling(Advising(Feed((), lease))) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+        await until(lambda: lease.reasons)
+    assert len(lease.reasons) == 1
+
+
+@pytest.mark.parametrize("given", [None, (), Lease()])
+async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.LogCaptureFixture) -> None:
+    def advise() -> Advice:
+        assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
+        return cast("Advice", given)
+
+    router = Advising(advise)
+    async with pulling(router) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+    assert len(router.wants) == 1
+    [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
+    assert f"Advising.acquire gave {given!r}" in error
+
+
+@pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
+async def test_a_router_that_fails_is_404(error: Exception) -> None:
+    async with pulling(Advising(error)) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+
+
+@pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
+async def test_a_router_that_fails_in_the_middle_cuts_later_than_it_began(error: Exception) -> None:
+    data, lease = content(LARGE), Noted()
+    async with (
+        peers(data, short_after(200_000)) as [a],
+        pulling(Advising(Feed((a.holder,), lease), error)) as host,
+    ):
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["broken"]

@@ -1,0 +1,217 @@
+"""Ranges of what only peers have: each byte travels once, and where there is no such byte the answer is 416."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, answers, honest, peers, resets_after, wrong_bytes
+from tests.mirror.relay.pulling import LARGE, SMALL, content, path_of, pulling, until
+from tests.mirror.relay.test_leases import Advising, Noted
+from tests.mirror.relay.test_sizes import manifest_with
+
+from peili.mirror import Digest, Feed, Holder
+from peili.mirror.oci.media_types import OCI_INDEX
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+PARTS = [
+    "bytes=5000-9000",
+    "bytes=0-4",
+    "bytes=-3000",
+    "bytes=5000-",
+    "bytes=0-",
+    "bytes=20479-",
+    "bytes=100-999999999",
+]
+HEADS = 400
+"""Bytes of an answer's head at most."""
+
+
+def _part(data: bytes, asked: str) -> bytes:
+    first, last = asked.removeprefix("bytes=").split("-")
+    if not first:
+        return data[-int(last) :]
+    return data[int(first) : int(last) + 1 if last else None]
+
+
+def _bodies(*those: ScriptedPeer) -> int:
+    """Bytes of bodies that were sent, and of heads a few."""
+    return sum(each.sent for peer in those for each in peer.exchanges)
+
+
+def _with_size(peer: ScriptedPeer, size: int | None) -> Holder:
+    return Holder(peer.peer, complete=True, size=size)
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("asked", PARTS)
+async def test_a_part_of_small_content_is_fetched_once(asked: str, known: bool) -> None:
+    data, lease = content(SMALL), Noted()
+    async with peers(data, honest) as [a]:
+        holder = _with_size(a, SMALL if known else None)
+        async with pulling(Advising(Feed((holder,), lease))) as host:
+            pulled = await host.get(Digest.of(data), asked)
+            await until(lambda: lease.reasons)
+        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
+        assert _bodies(a) <= SMALL + HEADS * len(a.asked)
+        assert a.connections == 1
+        if known:
+            assert a.ranges == [None]
+    assert lease.reasons == ["done"]
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("asked", PARTS)
+async def test_a_part_of_large_content_is_fetched_alone(asked: str, known: bool) -> None:
+    data, lease = content(LARGE), Noted()
+    async with peers(data, honest) as [a]:
+        holder = _with_size(a, LARGE if known else None)
+        async with pulling(Advising(Feed((holder,), lease))) as host:
+            pulled = await host.get(Digest.of(data), asked)
+            await until(lambda: lease.reasons)
+        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
+        assert _bodies(a) <= len(pulled.body) + HEADS * len(a.asked)
+    assert lease.reasons == ["done"]
+
+
+@pytest.mark.parametrize("first", [answers(404), resets_after(1000), wrong_bytes])
+@pytest.mark.parametrize("asked", PARTS)
+async def test_a_part_of_small_content_is_right_though_the_first_holder_fails(asked: str, first: Script) -> None:
+    data = content(SMALL)
+    async with peers(data, first, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        pulled = await host.get(Digest.of(data), asked)
+        assert pulled.body == _part(data, asked)
+
+
+async def test_a_wrong_byte_outside_of_the_part_is_found_too() -> None:
+    data = content(SMALL)
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data), "bytes=0-9")).status == 404
+        assert host.mirror.metrics.quarantines.value() == 1
+
+
+async def test_once_its_size_is_known_a_part_is_one_request() -> None:
+    data = content(SMALL)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        await host.get(Digest.of(data), "bytes=10-19")
+        before = len(a.asked)
+        assert (await host.get(Digest.of(data), "bytes=20-29")).body == data[20:30]
+        assert len(a.asked) == before + 1
+
+
+@pytest.mark.parametrize("said", [1, SMALL, 10 * LARGE])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("asked", PARTS)
+async def test_a_router_that_is_wrong_about_the_size_does_no_harm(asked: str, size: int, said: int) -> None:
+    data = content(size)
+    async with peers(data, honest) as [a], pulling(Advising(Feed((_with_size(a, said),)))) as host:
+        pulled = await host.get(Digest.of(data), asked)
+        assert pulled.body == _part(data, asked)
+
+
+@pytest.mark.parametrize(("condition", "status"), [('"{}"', 206), ('W/"{}"', 200), ('"other"', 200)])
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_a_part_on_condition(size: int, condition: str, status: int) -> None:
+    data = content(size)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        headers = {"Range": "bytes=5-9", "If-Range": condition.format(Digest.of(data))}
+        response = await host.client.get(path_of(Digest.of(data)), headers=headers)
+        assert response.status_code == status
+        assert response.content == (data[5:10] if status == 206 else data)
+
+
+INDEX = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": {"a": "b" * 200}})
+
+
+@pytest.mark.parametrize("asked", ["bytes=5-9", "bytes=-7", "bytes=7-", "bytes=0-"])
+@pytest.mark.parametrize("repeat", [200, LARGE])
+async def test_a_part_of_a_manifest_is_one_too(asked: str, repeat: int) -> None:
+    data, lease = INDEX.replace("b" * 200, "b" * repeat).encode(), Noted()
+    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+        pulled = await host.get(Digest.of(data), asked, kind="manifests")
+        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
+        assert pulled.headers["content-type"] == OCI_INDEX
+        assert a.ranges == [None]
+        await until(lambda: lease.reasons)
+    assert lease.reasons == ["done"]
+
+
+async def _ignores_ranges(exchange: Exchange) -> None:
+    exchange.asked.headers.pop("range", None)
+    await exchange.head(200)
+    await exchange.send(exchange.content)
+
+
+@pytest.mark.parametrize("first", [honest, answers(404), _ignores_ranges])
+@pytest.mark.parametrize("how", ["unknown", "said", "in a manifest", "by the runtime"])
+@pytest.mark.parametrize(
+    ("kind", "data"), [("blobs", content(SMALL)), ("blobs", content(LARGE)), ("manifests", INDEX.encode())]
+)
+@pytest.mark.parametrize("behind", ["bytes={}-", "bytes={}-999999999", "bytes=-0"])
+async def test_where_there_is_no_such_byte_the_size_is_told(
+    kind: str, data: bytes, behind: str, how: str, first: Script
+) -> None:
+    digest, size, lease, store = Digest.of(data), len(data), Noted(), MemoryStore()
+    if how == "by the runtime":
+        store.begin(digest, size)
+    manifest = manifest_with(digest, size)
+    async with peers(manifest, honest) as [m], peers(data, first, honest) as [a, b]:
+        holders = tuple(_with_size(each, size if how == "said" else None) for each in (a, b))
+        router = Advising(*[Feed((m.holder,))] * (how == "in a manifest"), Feed(holders, lease))
+        async with pulling(router, store=store) as host:
+            if how == "in a manifest":
+                await host.get(Digest.of(manifest), kind="manifests")
+            response = await host.client.get(path_of(digest, kind), headers={"Range": behind.format(size)})
+            assert response.status_code == 416
+            assert response.headers["content-range"] == f"bytes */{size}"
+            assert host.mirror.metrics.quarantines.value() == 0
+            await until(lambda: lease.reasons)
+    assert lease.reasons == ["done"]
+
+
+def says_416(size: object) -> Script:
+    async def script(exchange: Exchange) -> None:
+        if exchange.asked.range is None or exchange.asked.method == "HEAD":
+            await honest(exchange)
+        else:
+            await exchange.head(416, content_length="0", content_range=f"bytes */{size}")
+
+    return script
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("said", [0, 5, 100_000, "x", 10**18])
+async def test_a_holder_that_denies_a_part_hides_no_other(size: int, said: object) -> None:
+    data = content(size)
+    async with peers(data, says_416(said), honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={size - 10}-{size - 5}")
+        assert (pulled.status, pulled.body) == (206, data[-10:-4])
+
+
+@pytest.mark.parametrize("said", [0, 5, 100_000, "x", 10**18])
+async def test_a_size_that_the_runtime_knows_better_is_not_told(said: object) -> None:
+    data, store = content(LARGE), MemoryStore()
+    store.begin(Digest.of(data), LARGE)
+    async with peers(data, says_416(said)) as [a], pulling([a.holder], store=store) as host:
+        response = await host.client.get(path_of(Digest.of(data)), headers={"Range": f"bytes={LARGE - 10}-"})
+        assert response.status_code in {206, 404}
+
+
+async def test_where_holders_contradict_each_other_no_size_is_told() -> None:
+    data = content(LARGE)
+    async with peers(data, says_416(100_000), says_416(200_000)) as [a, b], pulling([a.holder, b.holder]) as host:
+        response = await host.client.get(path_of(Digest.of(data)), headers={"Range": "bytes=300000-"})
+        assert response.status_code == 404
+
+
+async def test_what_nobody_has_has_no_size() -> None:
+    data = content(LARGE)
+    manifest = manifest_with(Digest.of(data), LARGE)
+    async with (
+        peers(manifest, honest) as [m],
+        peers(data, answers(404)) as [a],
+        pulling(Advising(Feed((m.holder,)), Feed((a.holder,)))) as host,
+    ):
+        await host.get(Digest.of(manifest), kind="manifests")
+        assert (await host.get(Digest.of(data), f"bytes={LARGE}-")).status == 404

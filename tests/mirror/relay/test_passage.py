@@ -1,0 +1,205 @@
+"""Passages between a source and a sink that nobody ever has to wait for: others must have their turn then, too."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import pytest
+from typing_extensions import override
+
+from peili.mirror import Digest, Peer
+from peili.mirror.limits import KIB, MIB
+from peili.mirror.oci.ranges import Span
+from peili.mirror.relay.buffers import SLOTS, Memory, Ring
+from peili.mirror.relay.hashing import Hasher
+from peili.mirror.relay.pipeline import Hashing, Passage, Untouched
+from peili.mirror.relay.source import Source
+from peili.mirror.relay.verify import Verifier
+from peili.mirror.server.socket_writer import Outlet
+
+pytestmark = pytest.mark.anyio
+
+PIECES = 64
+PIECE = 32 * KIB
+
+
+class Quick(Source):
+    """Always has the next piece."""
+
+    def __init__(self) -> None:
+        self.peer = Peer("quick", ())
+        self.span = Span.whole(PIECES * PIECE)
+        self.offset = 0
+
+    @property
+    @override
+    def can_splice(self) -> bool:
+        return True
+
+    @override
+    async def readinto(self, buffer: memoryview) -> int:
+        self.offset += PIECE
+        return PIECE
+
+    @override
+    async def splice(self, pipe: int, count: int) -> int:
+        self.offset += PIECE
+        return os.write(pipe, bytes(PIECE))
+
+
+class Taking(Outlet):
+    """Takes everything at once."""
+
+    taken = 0
+
+    @override
+    def give_up_after(self, seconds: float) -> None:
+        """It takes everything."""
+
+    @override
+    async def sendfile(self, fd: int, offset: int, count: int) -> int:
+        raise NotImplementedError
+
+    @override
+    async def send(self, data: bytes | memoryview) -> None:
+        self.taken += len(data)
+
+    @override
+    async def splice(self, pipe: int, count: int) -> None:
+        self.taken += len(os.read(pipe, count))
+
+
+class Sink:
+    """With an outlet, or without."""
+
+    def __init__(self, outlet: Taking | None) -> None:
+        self.outlet = outlet
+        self.taken = 0
+
+    async def send(self, data: bytes | memoryview) -> None:
+        self.taken += len(data)
+
+
+def _ignore(_: int) -> None:
+    pass
+
+
+@pytest.fixture
+def hasher() -> Generator[Hasher]:
+    made = Hasher()
+    yield made
+    made.close()
+
+
+@contextmanager
+def hashing(sink: Sink, hasher: Hasher) -> Generator[Passage]:
+    verifier = Verifier(Digest.of(bytes(PIECES * PIECE)))
+    with Memory(SLOTS * PIECE).ring() as ring:
+        yield Hashing(sink, ring, verifier, hasher.lane(), start=0, progress=_ignore)
+
+
+@contextmanager
+def untouched(sink: Sink, _: Hasher) -> Generator[Passage]:
+    yield Untouched(sink, Memory(MIB), _ignore)
+
+
+@pytest.mark.parametrize(
+    ("passage", "outlet"),
+    [(hashing, None), (untouched, None), (untouched, Taking())],
+    ids=["hashed", "copied", "spliced"],
+)
+async def test_others_have_their_turn_between_pieces(
+    passage: Callable[[Sink, Hasher], AbstractContextManager[Passage]], outlet: Taking | None, hasher: Hasher
+) -> None:
+    sink, source, turns = Sink(outlet), Quick(), 0
+    with passage(sink, hasher) as making:
+        taking = asyncio.create_task(making.take(source))
+        while not taking.done():
+            turns += 1
+            await asyncio.sleep(0)
+        await taking
+        await making.finish()
+    assert sink.taken + (outlet.taken if outlet else 0) == PIECES * PIECE
+    assert turns >= PIECES / SLOTS
+
+
+async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: Hasher) -> None:
+    """As where a process has as many descriptors as it may."""
+
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", none_left)
+    outlet = Taking()
+    sink = Sink(outlet)
+    with untouched(sink, hasher) as passage:
+        await passage.take(Quick())
+    assert (sink.taken, outlet.taken) == (PIECES * PIECE, 0)
+
+
+ALONE = SLOTS * 4 * MIB
+"""What one transfer takes where there is as much. Of a memory that has no more, it shows what is not given back."""
+
+
+async def round_of(ring: Ring) -> int:
+    """The size of a ring when each of its buffers was free once."""
+    for _ in range(SLOTS):
+        await ring.free()
+        ring.use()
+        ring.give_back()
+    return ring.size
+
+
+async def test_one_transfer_has_large_pieces_and_gives_them_back() -> None:
+    memory = Memory(ALONE)
+    for _ in range(2):
+        with memory.ring() as ring:
+            assert await round_of(ring) == ALONE
+
+
+async def test_what_one_has_another_has_not() -> None:
+    memory = Memory(ALONE)
+    with memory.ring() as first:
+        await round_of(first)
+        with memory.ring() as second:
+            assert await round_of(second) == SLOTS * 32 * KIB  # the least; nothing is left
+
+
+async def test_memory_is_shared_by_those_who_go_on() -> None:
+    memory = Memory(32 * MIB)
+    with memory.ring() as first:
+        alone = await round_of(first)
+        with ExitStack() as stack:
+            others = [stack.enter_context(memory.ring()) for _ in range(9)]
+            await round_of(first)  # gives back what is too much now
+            sizes = [await round_of(ring) for ring in (first, *others)]
+            assert min(sizes) > 1.5 * MIB
+            assert sum(sizes) <= 32 * MIB
+        assert await round_of(first) == alone
+
+
+async def test_memory_is_bounded_whoever_stands_still() -> None:
+    memory = Memory(ALONE)
+    with ExitStack() as stack:
+        sizes = [await round_of(stack.enter_context(memory.ring())) for _ in range(100)]
+        assert sizes[0] == ALONE
+        assert sizes[-1] == SLOTS * 32 * KIB
+        assert sum(sizes) <= ALONE + 100 * SLOTS * 32 * KIB
+    with memory.ring() as ring:
+        assert await round_of(ring) == ALONE  # all was given back
+
+
+async def test_a_buffer_is_not_given_twice_before_it_was_given_back() -> None:
+    with Memory(MIB).ring() as ring:
+        for mark in range(SLOTS):
+            (await ring.free())[:1] = bytes([mark])
+            ring.use()
+        waiting = asyncio.create_task(ring.free())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        ring.give_back()
+        assert (await waiting)[0] == 0  # the oldest

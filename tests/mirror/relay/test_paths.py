@@ -1,0 +1,184 @@
+"""The paths that bytes take through a relay: hashed in other threads, by the kernel alone, or from a peer by TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.mirror.relay.peers import ScriptedPeer, honest, listening, peers, resets_after, wrong_bytes
+from tests.mirror.relay.pulling import LARGE, MIB, SMALL, WAYS, content, pulling, until
+from tests.support.certificates import make_certificate
+
+from peili.mirror import Digest
+from peili.mirror.relay.verify import Piece, Verifier
+
+pytestmark = pytest.mark.anyio
+
+
+class Hashed:
+    """Notes where pieces were hashed, and how large they were."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.here: list[int] = []
+        self.elsewhere: list[int] = []
+        feed = Verifier.feed
+        loop = threading.get_ident()
+
+        def noting(verifier: Verifier, piece: Piece) -> Piece:
+            (self.here if threading.get_ident() == loop else self.elsewhere).append(len(piece))
+            return feed(verifier, piece)
+
+        monkeypatch.setattr(Verifier, "feed", noting)
+
+
+class Spliced:
+    """Counts the bytes that the kernel moved into a pipe."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moves: dict[int, int] = {}
+        splice = os.splice
+
+        def counting(source: int, target: int, *args: Any, **named: Any) -> int:
+            moved = splice(source, target, *args, **named)
+            self.moves[target] = self.moves.get(target, 0) + moved
+            return moved
+
+        monkeypatch.setattr(os, "splice", counting)
+
+    @property
+    def moved(self) -> int:
+        """The bytes of which it can be said that they went in and out again."""
+        return sum(self.moves.values()) // 2
+
+
+async def test_hashing_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, hashed = content(8 * MIB), Hashed(monkeypatch)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+    assert sum(hashed.here + hashed.elsewhere) == len(data)
+    assert max(hashed.here, default=0) < 64 * 1024
+    assert sum(hashed.elsewhere) > 7 * MIB
+
+
+async def test_ten_transfers_that_hash_do_not_slow_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hashing takes as long as HEADs need to be answered here: on the loop that would be for ever."""
+    data, feed = content(2 * MIB), Verifier.feed
+    answered, hashing, in_vain = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(verifier: Verifier, piece: Piece) -> Piece:
+        if len(piece) > 64 * 1024:
+            hashing.set()
+            if not answered.wait(60):
+                in_vain.set()
+        return feed(verifier, piece)
+
+    monkeypatch.setattr(Verifier, "feed", slow)
+    async with peers(data, honest) as [a], pulling([a.holder], stall_timeout=90, first_byte_timeout=90) as host:
+        transfers = [asyncio.create_task(host.get(Digest.of(data))) for _ in range(10)]
+        await until(hashing.is_set)
+        for _ in range(10):
+            assert (await host.get(Digest.of(b"what nobody has"), method="HEAD")).status == 404
+        answered.set()
+        assert not in_vain.is_set()
+        assert {(await each).body == data for each in transfers} == {True}
+
+
+@pytest.mark.parametrize("byte_range", [None, "bytes=1000-4194303"])
+async def test_unverified_content_goes_by_the_kernel_alone(
+    byte_range: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, spliced, hashed = content(4 * MIB), Spliced(monkeypatch), Hashed(monkeypatch)
+    async with peers(data, honest) as [a], pulling([a.holder], verify=False) as host:
+        pulled = await host.get(Digest.of(data), byte_range)
+        assert pulled.body == (data[1000:] if byte_range else data)
+    assert hashed.here + hashed.elsewhere == []
+    assert spliced.moved > len(data) - 64 * 1024  # all but what came with the head of the answer
+
+
+async def test_a_part_that_can_not_be_verified_goes_by_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spliced = content(4 * MIB), Spliced(monkeypatch)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data), f"bytes=0-{3 * MIB}")).body == data[: 3 * MIB + 1]
+    assert spliced.moved > 2 * MIB
+
+
+@pytest.mark.parametrize("way", ["hashed", "hashed, messages", "untouched, messages"])
+async def test_the_kernel_is_not_used_where_it_can_not_be(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spliced = content(LARGE), Spliced(monkeypatch)
+    async with peers(data, honest) as [a], pulling([a.holder], **WAYS[way]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+    assert spliced.moves == {}
+
+
+async def test_pipes_are_closed() -> None:
+    data = content(LARGE)
+    async with (
+        peers(data, resets_after(100_000), honest) as [a, b],
+        pulling([a.holder, b.holder], verify=False) as host,
+    ):
+        await host.get(Digest.of(data))
+        before = _pipes()
+        for _ in range(5):
+            await host.get(Digest.of(data))
+        assert _pipes() <= before
+
+
+def _pipes() -> int:
+    links = [f"/proc/self/fd/{number}" for number in os.listdir("/proc/self/fd")]  # noqa: PTH208
+    return sum(os.path.exists(link) and os.readlink(link).startswith("pipe:") for link in links)  # noqa: PTH110, PTH115
+
+
+async def _secure(peer: ScriptedPeer, server: ssl.SSLContext) -> asyncio.Server:
+    listener = await asyncio.start_server(peer.serve, "127.0.0.1", 0, ssl=server)
+    peer.urls = (f"https://127.0.0.1:{listener.sockets[0].getsockname()[1]}",)
+    return listener
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("size", [SMALL, LARGE, 4 * MIB])
+async def test_a_peer_is_read_by_tls(way: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced = Spliced(monkeypatch)
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
+    data = content(size)
+    peer = ScriptedPeer("a", data, honest)
+    async with await _secure(peer, server), pulling([peer.holder], client_ssl=client, **WAYS[way]) as host:
+        for _ in range(3):
+            assert (await host.get(Digest.of(data))).body == data
+        assert peer.connections == 1
+    assert spliced.moves == {}
+
+
+async def test_a_wrong_end_by_tls_is_withheld_and_taken_from_a_plain_peer(tmp_path: Path) -> None:
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
+    data = content(LARGE)
+    wrong, right = ScriptedPeer("a", data, wrong_bytes), ScriptedPeer("b", data, honest)
+    async with (
+        await _secure(wrong, server),
+        listening(right),
+        pulling([wrong.holder, right.holder], client_ssl=client) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        assert (await host.get(Digest.of(data))).body == data
+        assert len(wrong.asked) == 1
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: Path) -> None:
+    node = make_certificate(tmp_path)
+    server, client = node.server_context(), node.client_context()
+    data = content(LARGE)
+    breaking, right = ScriptedPeer("a", data, resets_after(200_000)), ScriptedPeer("b", data, honest)
+    async with (
+        await _secure(breaking, server),
+        listening(right),
+        pulling([breaking.holder, right.holder], client_ssl=client, **WAYS[way]) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        assert len(right.asked) == 1

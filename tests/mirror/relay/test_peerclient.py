@@ -1,0 +1,244 @@
+"""The client for peers, against real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+from tests.mirror.relay.peers import (
+    Exchange,
+    Script,
+    ScriptedPeer,
+    answers,
+    breaks_connections,
+    honest,
+    listening,
+    no_http,
+    peers,
+    refusing_url,
+    silent,
+)
+from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling, until
+from tests.routers.neighbours import black_hole_url
+
+from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
+from peili.mirror.client.client import PeerClient, reading
+from peili.mirror.support.deadlines import Patience
+
+pytestmark = pytest.mark.anyio
+
+DATA = b"content of a peer"
+
+
+@asynccontextmanager
+async def client(**limits: Any) -> AsyncGenerator[PeerClient]:
+    made = PeerClient(Limits(**{**SHORT, **limits}))
+    try:
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
+    """The body of ``/x``."""
+    answer = await client.open("GET", peer, "/x", timeout=timeout)
+    try:
+        body = memoryview(bytearray(answer.length or 0))
+        with reading(peer):
+            return bytes(body[: await answer.readinto(body)])
+    finally:
+        answer.close()
+
+
+async def test_a_dead_first_url_is_passed_over() -> None:
+    async with peers(DATA, honest) as [a], client() as speaking:
+        assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls))) == DATA
+        assert len(a.asked) == 1
+
+
+async def test_a_first_url_that_is_a_black_hole_is_passed_over_in_time() -> None:
+    with black_hole_url() as nothing:
+        async with peers(DATA, honest) as [a], client(connect_timeout=0.5) as speaking:
+            assert await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=60) == DATA
+
+
+def late(*delays: float, drops: int | None = None) -> Script:
+    """Answers each request after the next of `delays`; instead of that with the number `drops`, closes the connection.
+    It counts as a client does: a machine that stands still makes nobody late.
+    """
+    waits = iter(enumerate(delays))
+
+    async def script(exchange: Exchange) -> None:
+        place, delay = next(waits)
+        with suppress(TimeoutError):
+            async with Patience(delay):
+                await asyncio.Event().wait()
+        if place == drops:
+            exchange.close()
+        else:
+            await honest(exchange)
+
+    return script
+
+
+async def test_all_urls_share_one_timeout() -> None:
+    with black_hole_url() as nothing:
+        async with peers(DATA, late(2.4)) as [a], client() as speaking:
+            with pytest.raises(PeerUnavailable) as caught:
+                await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=3)
+            assert (caught.value.reason, len(a.asked)) == ("silent", 1)
+
+
+async def test_what_a_url_leaves_of_the_time_is_for_the_next() -> None:
+    async with peers(DATA, late(2.1)) as [a], client() as speaking:
+        assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls)), timeout=3) == DATA
+
+
+async def test_a_connection_that_is_dropped_begins_no_new_timeout() -> None:
+    async with peers(DATA, late(0, 2.4, 2.4, drops=1)) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+        with pytest.raises(PeerUnavailable) as caught:
+            await fetch(speaking, a.peer, timeout=3)
+        assert (caught.value.reason, len(a.asked), a.connections) == ("silent", 3, 2)
+
+
+async def test_urls_none_of_which_can_be_reached_are_unreachable_in_time() -> None:
+    with black_hole_url() as one, black_hole_url() as other:
+        async with client() as speaking:
+            with pytest.raises(PeerUnavailable) as caught:
+                await fetch(speaking, Peer("a", (one, other)), timeout=0.5)
+            assert caught.value.reason == "unreachable"
+
+
+async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:
+    turned_away = list[asyncio.StreamReader]()
+
+    def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        turned_away.append(reader)
+        writer.close()
+
+    server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
+    first = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, peers(DATA, honest) as [a], client() as speaking:
+        for _ in range(3):
+            assert await fetch(speaking, Peer("a", (first, *a.urls))) == DATA
+        assert len(turned_away) == 1
+
+
+async def test_a_url_that_died_is_left_for_the_other() -> None:
+    first = ScriptedPeer("a", DATA, honest)
+    async with peers(DATA, honest) as [second], client() as speaking:
+        async with listening(first):
+            peer = Peer("a", (*first.urls, *second.urls))
+            assert await fetch(speaking, peer) == DATA
+            assert second.asked == []
+        assert await fetch(speaking, peer) == DATA
+        assert len(second.asked) == 1
+
+
+async def test_ipv6() -> None:
+    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, client() as speaking:
+        assert a.urls[0].startswith("http://[::1]:")
+        assert await fetch(speaking, a.peer) == DATA
+
+
+async def test_a_relay_goes_by_the_url_that_works() -> None:
+    data = content(SMALL)
+    async with listening(ScriptedPeer("a", data, honest), "::1") as a:
+        peer = Peer("a", (refusing_url(), *a.urls))
+        async with pulling([Holder(peer, complete=True)]) as host:
+            assert (await host.get(Digest.of(data))).body == data
+
+
+async def test_a_base_url_may_have_a_path() -> None:
+    async with peers(DATA, honest) as [a], client() as speaking:
+        assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
+        assert a.asked[0].path == "/peili/x"
+
+
+async def test_a_kept_connection_that_the_peer_closed_is_replaced() -> None:
+    async def once(exchange: Exchange) -> None:
+        """Drops the second request on a connection, as a peer does that closes it just then."""
+        if a.exchanges[0].writer is exchange.writer and len(a.exchanges) > 1:
+            exchange.close()
+        else:
+            await honest(exchange)
+
+    async with peers(DATA, once) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(speaking, a.peer) == DATA
+        assert (len(a.asked), a.connections) == (3, 2)
+
+
+async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, refusing_url())
+    async with peers(DATA, honest) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+
+
+async def test_a_redirect_is_an_answer() -> None:
+    async with peers(DATA, answers(307, location="/elsewhere")) as [a], client() as speaking:
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 307
+        assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "reason", "timeout"),
+    [(silent, "silent", 0.3), (breaks_connections, "broken", 60), (no_http, "broken", 60)],
+)
+async def test_failures_are_translated(script: Script, reason: str, timeout: float) -> None:
+    async with peers(DATA, script) as [a], client() as speaking:
+        with pytest.raises(PeerUnavailable) as caught:
+            await fetch(speaking, a.peer, timeout=timeout)
+        assert caught.value.reason == reason
+        assert "peer a" in str(caught.value)
+        await until(lambda: a.open == 0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:1",
+        "http://does-not-exist.invalid:80",
+        "https://127.0.0.1:1",
+        "http://xn--a.example:80",
+        "http://a..b:80",
+        f"http://{'a' * 70}.example:80",
+    ],
+)
+async def test_urls_that_lead_nowhere_are_unreachable(url: str) -> None:
+    async with client() as speaking:
+        with pytest.raises(PeerUnavailable) as caught:
+            await fetch(speaking, Peer("a", (url,)))
+        assert caught.value.reason == "unreachable"
+
+
+async def test_no_tls_where_tls_was_expected_is_unreachable() -> None:
+    async with peers(DATA, no_http) as [a], client() as speaking:
+        with pytest.raises(PeerUnavailable):
+            await fetch(speaking, Peer("a", (a.urls[0].replace("http:", "https:"),)))
+
+
+async def test_a_peer_without_a_url_is_unreachable() -> None:
+    async with client() as speaking:
+        with pytest.raises(PeerUnavailable, match="has no URL"):
+            await fetch(speaking, Peer("a", ()))
+
+
+async def test_a_closed_client_says_so() -> None:
+    async with peers(DATA, honest) as [a], client() as speaking:
+        await speaking.aclose()
+        with pytest.raises(PeerUnavailable, match="closed"):
+            await fetch(speaking, a.peer)
+
+
+async def test_a_cancelled_request_leaves_no_connection() -> None:
+    async with peers(DATA, silent) as [a], client() as speaking:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await fetch(speaking, a.peer)
+        await until(lambda: a.open == 0)

@@ -1,0 +1,300 @@
+"""Our own HTTP to peers: what is taken for an answer, and which connections are used again."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.mirror.relay.peers import (
+    Exchange,
+    Script,
+    ScriptedPeer,
+    honest,
+    listening,
+    no_http,
+    peers,
+    short_after,
+    silent,
+)
+from tests.mirror.relay.pulling import SHORT, content, until
+from tests.mirror.relay.test_peerclient import client
+from tests.support.certificates import make_certificate
+
+from peili.mirror import Limits, Peer, PeerUnavailable
+from peili.mirror.client import pool as peerpool
+from peili.mirror.client.client import PeerClient, reading
+from peili.mirror.client.connection import HEAD_SIZE, Malformed, parse_head
+
+pytestmark = pytest.mark.anyio
+
+DATA = b"content of a peer"
+TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABC-0123456789", min_size=1, max_size=20).map("X-{}".format)
+VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40)
+
+
+async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeout: float = 20) -> bytes:
+    """The whole body."""
+    answer = await speaking.open(method, peer, "/x", timeout=timeout)
+    try:
+        body = memoryview(bytearray(answer.length or 0))
+        filled = 0
+        with reading(peer):
+            while count := await answer.readinto(body[filled:]):
+                filled += count
+        return bytes(body[:filled])
+    finally:
+        answer.close()
+
+
+@given(st.integers(200, 599), st.dictionaries(TOKENS, VALUES, max_size=10))
+def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+    head = parse_head(f"HTTP/1.1 {status} some words\r\n{lines}\r\n".encode())
+    assert head.status == status
+    merged: dict[str, str] = {}
+    for name, value in fields.items():
+        key = name.lower()
+        merged[key] = f"{merged[key]}, {value}" if key in merged else value
+    assert head.headers == merged
+    assert head.keep_alive
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
+    try:
+        head = parse_head(b"HTTP/1.1 200 x\r\n" + data + b"\r\n\r\n")
+    except Malformed:
+        return
+    assert head.status == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"HTTP/1.1 200 x\r\nContent-Length: -5\r\n\r\n",
+        b"HTTP/1.1 200 x\r\nContent-Length: 99999999999999999999999999\r\n\r\n",
+        b"HTTP/1.1 200 x\r\nContent-Length : 5\r\n\r\n",
+        b"HTTP/1.1 200 x\r\nNo colon\r\n\r\n",
+        b"HTTP/7.3 200 x\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        b"HTTP/1.1 200 x\r\n",
+        b"",
+    ],
+)
+def test_a_head_that_two_readers_could_read_differently_is_refused(head: bytes) -> None:
+    with pytest.raises(Malformed):
+        parse_head(head)
+
+
+@pytest.mark.parametrize(
+    ("line", "version", "kept"),
+    [
+        ("", "1.1", True),
+        ("Connection: close\r\n", "1.1", False),
+        ("Connection: Close, x\r\n", "1.1", False),
+        ("", "1.0", False),
+    ],
+)
+async def test_a_connection_is_kept_where_the_peer_keeps_it(line: str, version: str, kept: bool) -> None:
+    async def script(exchange: Exchange) -> None:
+        await exchange.send(f"HTTP/{version} 200 x\r\n{line}Content-Length: 3\r\n\r\nabc".encode())
+
+    async with peers(DATA, script) as [a], client() as speaking:
+        for _ in range(3):
+            assert await fetch(speaking, a.peer) == b"abc"
+        assert a.connections == (1 if kept else 3)
+
+
+async def test_an_answer_may_come_in_any_pieces() -> None:
+    whole = b"HTTP/1.1 103 x\r\nLink: </y>\r\n\r\nHTTP/1.1 200 x\r\nContent-Length: 17\r\n\r\n" + DATA
+
+    async def script(exchange: Exchange) -> None:
+        for at in range(len(whole)):
+            await exchange.send(whole[at : at + 1])
+            await asyncio.sleep(0)
+
+    async with peers(DATA, script) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 1
+
+
+async def test_a_head_is_read_to_a_bound_only() -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 200 x\r\n")
+        while True:
+            await exchange.send(b"X-Header: and so on\r\n" * 1000)
+
+    async with peers(DATA, endless) as [a], client() as speaking:
+        with pytest.raises(PeerUnavailable, match=str(HEAD_SIZE)) as caught:
+            await fetch(speaking, a.peer)
+        assert caught.value.reason == "broken"
+        await until(lambda: a.open == 0)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [(silent, "silent"), (short_after(5), "broken"), (no_http, "broken")],
+)
+async def test_what_goes_wrong_has_its_reason(script: Script, reason: str) -> None:
+    async with peers(DATA, script) as [a], client() as speaking:
+        with pytest.raises(PeerUnavailable) as caught:
+            await fetch(speaking, a.peer, timeout=1)
+        assert caught.value.reason == reason
+        await until(lambda: a.open == 0)
+
+
+async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replaced_once() -> None:
+    async def once(exchange: Exchange) -> None:
+        if len(a.exchanges) > 1 and a.exchanges[0].writer is exchange.writer:
+            exchange.close()
+        else:
+            await honest(exchange)
+
+    async with peers(DATA, once) as [a], client() as speaking:
+        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(speaking, a.peer) == DATA
+        assert (len(a.asked), a.connections) == (3, 2)
+
+
+async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None:
+    async def closing(exchange: Exchange) -> None:
+        await honest(exchange)
+        exchange.close()
+
+    async with peers(DATA, closing) as [a], client() as speaking:
+        for _ in range(3):
+            assert await fetch(speaking, a.peer) == DATA
+            await until(lambda: a.open == 0)
+        assert (len(a.asked), a.connections) == (3, 3)
+
+
+async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
+    data = content(100_000)
+    async with peers(data, honest) as [a], client() as speaking:
+        answer = await speaking.open("GET", a.peer, "/x", timeout=20)
+        assert await answer.readinto(memoryview(bytearray(10))) == 10
+        answer.close()
+        await until(lambda: a.open == 0)
+        assert await fetch(speaking, a.peer) == data
+        assert a.connections == 2
+
+
+async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
+    async def chatty(exchange: Exchange) -> None:
+        await honest(exchange)
+        await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
+
+    async with peers(DATA, chatty) as [a], client() as speaking:
+        for _ in range(3):
+            answer = await speaking.open("GET", a.peer, "/x", timeout=20)
+            await until(lambda: a.exchanges[-1].sent > len(DATA) + 100)
+            body = memoryview(bytearray(len(DATA)))
+            assert await answer.readinto(body) == len(DATA)
+            assert bytes(body) == DATA
+            answer.close()
+
+
+@pytest.mark.parametrize("turns", [0, 10], ids=["in the kernel", "in the reader"])
+@pytest.mark.parametrize("by", ["tcp", "tls"])
+async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_answer(
+    by: str, turns: int, tmp_path: Path
+) -> None:
+    go_on, sent = asyncio.Event(), asyncio.Event()
+
+    async def late(exchange: Exchange) -> None:
+        await honest(exchange)
+        if exchange.asked.method == "HEAD":
+            await go_on.wait()
+            await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
+            sent.set()
+
+    node = make_certificate(tmp_path)
+    a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=node.client_context())
+    async with listening(a, tls=node.server_context() if by == "tls" else None):
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
+        go_on.set()
+        await sent.wait()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 2
+        await speaking.aclose()
+
+
+@pytest.mark.parametrize("by", ["tcp", "tls"])
+@pytest.mark.parametrize("when", ["before it is asked", "as it is asked"])
+@pytest.mark.parametrize("how", ["closes", "resets"])
+async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when: str, how: str, tmp_path: Path) -> None:
+    async def script(exchange: Exchange) -> None:
+        first = exchange.writer is a.exchanges[0].writer
+        if not first or len(a.exchanges) == 1:
+            await honest(exchange)
+        if first and (len(a.exchanges) == 1) == (when == "before it is asked"):
+            exchange.close() if how == "closes" else exchange.reset()
+
+    node = make_certificate(tmp_path)
+    a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
+    async with listening(a, tls=node.server_context() if by == "tls" else None):
+        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
+        await until(lambda: not a.open or when == "as it is asked")
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 2
+        await speaking.aclose()
+
+
+async def test_a_head_has_no_body_whatever_its_length_says() -> None:
+    async with peers(DATA, honest) as [a], client() as speaking:
+        for _ in range(3):
+            assert (await speaking.head(a.peer, "/x", timeout=20)).header("Content-Length") == str(len(DATA))
+        assert await fetch(speaking, a.peer) == DATA
+        assert a.connections == 1
+
+
+async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peerpool, "KEEP", 0.1)
+    async with peers(DATA, honest) as [a], client() as speaking:
+        await fetch(speaking, a.peer)
+        assert a.open == 1
+        await until(lambda: a.open == 0)
+
+
+async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
+    async with peers(DATA, silent) as [a], client() as speaking:
+        waiting = asyncio.create_task(speaking.open("GET", a.peer, "/x", timeout=10))
+        await until(lambda: a.asked)
+        await speaking.aclose()
+        with pytest.raises(PeerUnavailable):
+            await waiting
+        await until(lambda: a.open == 0)
+        with pytest.raises(PeerUnavailable, match="closed"):
+            await speaking.open("GET", a.peer, "/x", timeout=20)
+
+
+async def test_a_request_can_not_be_split() -> None:
+    async with peers(DATA, honest) as [a], client() as speaking:
+        await speaking.head(a.peer, "/x y\r\nHost: z", timeout=20)
+        assert a.asked[0].path == "/x%20y%0D%0AHost:%20z"
+        with pytest.raises(ValueError, match="more than one line"):
+            await speaking.head(a.peer, "/x", timeout=0.5, headers={"A": "b\r\nC: d"})
+        assert len(a.asked) == 1
+
+
+async def test_ipv6_and_a_path_in_the_url() -> None:
+    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, client() as speaking:
+        assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
+        assert a.asked[0].path == "/peili/x"
+        assert a.asked[0].headers["host"] == a.urls[0].removeprefix("http://")
+
+
+async def test_headers_of_the_client_go_with_every_request() -> None:
+    speaking = PeerClient(Limits(**SHORT), headers={"Authorization": "Bearer of-the-cluster"})
+    async with peers(DATA, honest) as [a]:
+        await fetch(speaking, a.peer)
+        await speaking.head(a.peer, "/x", timeout=20)
+        await speaking.aclose()
+    assert [each.headers["authorization"] for each in a.asked] == ["Bearer of-the-cluster"] * 2

@@ -1,0 +1,121 @@
+"""Holders that are sick cost about once, not for each blob, and keep no good one from being used."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, listening, member
+from tests.mirror.relay.pulling import KIB, WAYS, Host, content, pulling, until
+from tests.mirror.relay.sicknesses import SICK
+
+from peili.mirror import Digest, PushRouter
+
+pytestmark = pytest.mark.anyio
+
+BLOBS = {Digest.of(data): data for data in (content(700 * KIB, seed) for seed in range(6))}
+LIMITS: dict[str, Any] = {
+    "hedge_delay": 0.5,
+    "first_byte_timeout": 60.0,
+    "stall_timeout": 60.0,
+    "wait_timeout": 120.0,
+    "min_rate": 1,
+    "failure_ttl": 1000.0,  # longer than this takes on any machine
+    "rest_max": 1000.0,
+}
+"""What is measured in seconds hides nothing: a sick holder is never given up for its time alone."""
+
+
+@asynccontextmanager
+async def cluster(
+    scripts: Sequence[Script], blobs: Mapping[Digest, bytes] = BLOBS, **limits: Any
+) -> AsyncGenerator[tuple[Host, list[ScriptedPeer]]]:
+    """A host, and as many members as there are scripts; each has the blobs. The last one answers 30 ms late."""
+    async with AsyncExitStack() as stack:
+        members: list[ScriptedPeer] = []
+        for number, script in enumerate(scripts):
+            name, late = f"member-{number}", 0.03 if number == len(scripts) - 1 else 0
+            scripted = ScriptedPeer(name, b"", member(name, blobs, script, late=late))
+            members.append(await stack.enter_async_context(listening(scripted)))
+        router = PushRouter()
+        router.set([each.peer for each in members])
+        host = await stack.enter_async_context(pulling(router, **{**LIMITS, **limits}))
+        await until(host.mirror.ready)
+        yield host, members
+
+
+def gets(scripted: ScriptedPeer) -> int:
+    """How often it was asked for content."""
+    return sum(each.method == "GET" for each in scripted.asked)
+
+
+@pytest.mark.parametrize("sickness", SICK)
+async def test_the_sick_are_asked_about_once_for_all_blobs(sickness: str) -> None:
+    async with cluster([*[SICK[sickness]] * 3, honest]) as (host, members):
+        for digest, data in BLOBS.items():
+            assert (await host.get(digest)).body == data
+        asked = [gets(each) for each in members]
+        # Tried, then used, or on a kept connection and then on a fresh one; and once more, where it was another's turn.
+        assert all(count <= 3 for count in asked[:-1]), asked
+        assert asked[-1] >= len(BLOBS) - 1
+
+
+@pytest.mark.parametrize("sickness", ["hangs after its first byte", "hangs in the middle", "90 kB/s", "503"])
+async def test_so_it_is_where_all_blobs_are_asked_for_at_once(sickness: str) -> None:
+    async with cluster([*[SICK[sickness]] * 3, honest]) as (host, members):
+        pulled = await asyncio.gather(*map(host.get, BLOBS))
+        assert [each.body for each in pulled] == [*BLOBS.values()]
+        asked = [gets(each) for each in members]
+        for digest, data in BLOBS.items():
+            assert (await host.get(digest)).body == data
+        again = [now - before for now, before in zip(map(gets, members), asked, strict=True)]
+        assert all(count <= 3 for count in again[:-1]), again
+
+
+async def test_where_all_are_slow_none_is_blamed() -> None:
+    slow = drips_after(0, piece=9000, pause=0.03)
+    async with cluster([slow] * 3, hedge_delay=0.3) as (host, _):
+        for digest, data in [*BLOBS.items()][:2]:
+            assert (await host.get(digest)).body == data
+        assert host.mirror.metrics.failures.value("slow") == 0
+
+
+async def test_a_slow_one_that_is_alone_is_used_again_and_again() -> None:
+    async with cluster([drips_after(0, piece=60_000, pause=0.03)], hedge_delay=0.02) as (host, [only]):
+        for digest, data in [*BLOBS.items()][:3]:
+            assert (await host.get(digest)).body == data
+        assert gets(only) == 3
+
+
+def erratic(seed: int) -> Script:
+    """Sends pieces of all sizes, with pauses."""
+    chance = random.Random(seed)
+
+    async def script(exchange: Exchange) -> None:
+        await exchange.head()
+        body, sent = exchange.body, 0
+        while sent < len(body):
+            count = chance.choice([1, 9000, 90_000])
+            await exchange.send(body[sent : sent + count])
+            sent += count
+            await asyncio.sleep(chance.choice([0, 0, 0, 0.1]))
+
+    return script
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("asked", [None, "bytes=5-", "bytes=1000-500000"])
+async def test_holders_that_take_over_from_each_other_all_the_time_lose_no_byte(way: str, asked: str | None) -> None:
+    often: dict[str, Any] = {"hedge_delay": 0.03, "slow_rate": 2**40, "restarts": 10_000, "failure_ttl": 0.01}
+    async with cluster([erratic(seed) for seed in range(4)], **WAYS[way], **often) as (host, _):
+        for digest, data in BLOBS.items():
+            pulled = await host.get(digest, asked)
+            assert pulled.whole
+            assert pulled.body == {None: data, "bytes=5-": data[5:]}.get(asked, data[1000:500_001])
+        failures = host.mirror.metrics.failures
+        assert failures.value("slow") + failures.value("silent") > 0
+        assert failures.value("wrong") == 0

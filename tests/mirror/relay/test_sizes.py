@@ -1,0 +1,143 @@
+"""No more is taken from a peer than the content has, or may have."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.mirror.relay.peers import Script, endless, honest, in_turn, only_chunked, peers, unknown_length
+from tests.mirror.relay.pulling import LARGE, SMALL, Told, content, pulling
+
+from peili.mirror import Digest
+from peili.mirror.relay.sizes import Sizes
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+EVER = 2**62
+
+
+def manifest_with(digest: str, size: object) -> bytes:
+    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest.of(b"{}"), "size": 2}
+    return json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
+
+
+@pytest.mark.parametrize("size", [EVER, LARGE + 1, LARGE - 1])
+async def test_the_size_in_a_verified_manifest_counts(size: int) -> None:
+    data = content(LARGE)
+    manifest = manifest_with(Digest.of(data), LARGE)
+    async with peers(manifest, honest) as [m], peers(data, endless(size), honest) as [a, b]:
+        router = Told(m.holder)
+        async with pulling(router) as host:
+            assert (await host.get(Digest.of(manifest), kind="manifests")).status == 200
+            router.holders = (a.holder, b.holder)
+            pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+            assert (await host.get(Digest.of(data))).body == data
+            assert host.mirror.metrics.quarantines.value() == 0, "the manifest might be wrong"
+
+
+@pytest.mark.parametrize("size", [LARGE - 1, LARGE + 1])
+async def test_a_manifest_with_a_wrong_size_spoils_no_other_image(size: int) -> None:
+    """Its author wrote it; who has the layer as it is, is no liar."""
+    data = content(LARGE)
+    wrong, right = (manifest_with(Digest.of(data), each) for each in (size, LARGE))
+    async with peers(wrong, honest) as [w], peers(right, honest) as [r], peers(data, honest) as [a]:
+        router = Told(w.holder)
+        async with pulling(router) as host:
+            assert (await host.get(Digest.of(wrong), kind="manifests")).status == 200
+            router.holders = (a.holder,)
+            assert (await host.get(Digest.of(data))).status == 404
+            router.holders = (r.holder,)
+            assert (await host.get(Digest.of(right), kind="manifests")).status == 200
+            router.holders = (a.holder,)
+            pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+
+
+@pytest.mark.parametrize("at", [0, 300_000])
+async def test_the_runtime_knows_better_than_another_image_s_manifest(at: int) -> None:
+    """The right one came from upstream, or was here; what it says is what the runtime expects."""
+    data, store = content(LARGE), MemoryStore()
+    wrong = manifest_with(Digest.of(data), LARGE - 1)
+    async with peers(wrong, honest) as [w], peers(data, endless(LARGE + 1), honest) as [a, b]:
+        router = Told(w.holder)
+        async with pulling(router, store=store) as host:
+            assert (await host.get(Digest.of(wrong), kind="manifests")).status == 200
+            store.begin(Digest.of(data), LARGE).write(data[:at])
+            router.holders = (a.holder, b.holder)
+            pulled = await host.get(Digest.of(data), f"bytes={at}-" if at else None)
+            assert (pulled.status, pulled.body, pulled.whole) == (206 if at else 200, data[at:], True)
+
+
+@pytest.mark.parametrize("at", [0, 300_000])
+@pytest.mark.parametrize(("size", "lies"), [(EVER, 1), (LARGE + 1, 0)])
+async def test_the_size_that_the_runtime_expects_counts(at: int, size: int, lies: int) -> None:
+    """It has it from a manifest, which might be wrong; what is larger than anything may be is no honest word."""
+    data, store = content(LARGE), MemoryStore()
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with peers(data, endless(size), honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-" if at else None)
+        assert (pulled.body, pulled.whole) == (data[at:], True)
+        assert host.mirror.metrics.quarantines.value() == lies
+
+
+async def test_of_content_of_unknown_size_no_more_than_the_bound_is_taken() -> None:
+    data = content(LARGE)
+    async with peers(data, endless(EVER), honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.body, pulled.whole) == (data, True)
+        assert host.mirror.metrics.limited.value("blob_size") == 1
+        assert host.mirror.metrics.quarantines.value() == 1
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_the_bound_is_for_unknown_sizes_only(known: bool) -> None:
+    data = content(LARGE)
+    manifest = manifest_with(Digest.of(data), LARGE)
+    async with peers(manifest, honest) as [m], peers(data, honest) as [a]:
+        router = Told(m.holder)
+        async with pulling(router, blob_size=LARGE - 1) as host:
+            if known:
+                assert (await host.get(Digest.of(manifest), kind="manifests")).status == 200
+            router.holders = (a.holder,)
+            assert (await host.get(Digest.of(data))).status == (200 if known else 404)
+
+
+@pytest.mark.parametrize("proxied", [only_chunked, unknown_length])
+async def test_a_peer_that_does_not_say_a_length_is_no_liar(proxied: Script) -> None:
+    data = content(SMALL)
+    script = in_turn(proxied, honest)
+    async with peers(data, script) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        assert host.mirror.metrics.quarantines.value() == 0
+        assert (await host.get(Digest.of(data))).body == data
+
+
+def test_sizes_are_learned_from_what_a_manifest_names() -> None:
+    sizes, one, two = Sizes(2), Digest.of(b"one"), Digest.of(b"two")
+    sizes.learn(json.dumps({"manifests": [{"digest": one, "size": 3}], "config": {"digest": two, "size": 4}}).encode())
+    assert (sizes.of(one), sizes.of(two), sizes.of(Digest.of(b"three"))) == (3, 4, None)
+    sizes.learn(json.dumps({"layers": [{"digest": Digest.of(b"three"), "size": 5}]}).encode())
+    assert [sizes.of(Digest.of(name)) for name in (b"one", b"two", b"three")].count(None) == 1
+
+
+@pytest.mark.parametrize("size", [-1, True, None, "3", 1.5, [], {}])
+def test_what_is_no_size_is_not_learned(size: object) -> None:
+    sizes = Sizes()
+    sizes.learn(manifest_with(Digest.of(b"one"), size))
+    assert sizes.of(Digest.of(b"one")) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b"[" * 100_000, b'{"layers": 1}', b'{"layers": [1, {"digest": "x", "size": 1}]}']
+)
+def test_what_is_no_manifest_teaches_nothing_and_breaks_nothing(data: bytes) -> None:
+    Sizes().learn(data)
+
+
+def test_of_two_manifests_that_contradict_each_other_none_is_believed() -> None:
+    sizes, one = Sizes(), Digest.of(b"one")
+    for size in (3, 4, 3):
+        sizes.learn(manifest_with(one, size))
+    assert sizes.of(one) is None

@@ -1,0 +1,176 @@
+"""How a relay begins: hedged, quick to give up, and with no status line before there is a byte."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from tests.mirror.relay.peers import (
+    Script,
+    answers,
+    breaks_connections,
+    chunked,
+    gzipped,
+    honest,
+    no_http,
+    peers,
+    refusing_url,
+    silent,
+    silent_after_head,
+    unknown_length,
+    wrong_digest,
+)
+from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, Told, content, path_of, pulling, until
+
+from peili.mirror import Digest, Holder, Peer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize("size", [0, 1, SMALL, LARGE])
+async def test_an_honest_holder_is_relayed(size: int) -> None:
+    data = content(size)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+        assert pulled.headers["docker-content-digest"] == Digest.of(data)
+        assert len(a.asked) == 1
+
+
+async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> None:
+    data = content(LARGE)
+    async with (
+        peers(data, silent, honest) as [a, b],
+        pulling([a.holder, b.holder], hedge_delay=0.1, first_byte_timeout=NEVER, stall_timeout=NEVER) as host,
+    ):
+        pulled = await host.get(Digest.of(data))
+        assert pulled.body == data
+        assert len(a.asked) == 1
+        await until(lambda: a.open == 0)
+
+
+async def test_a_holder_that_answers_in_time_is_the_only_one_asked() -> None:
+    data = content(SMALL)
+    async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        assert (len(a.asked), len(b.asked)) == (1, 0)
+
+
+async def test_a_bug_with_one_holder_does_not_spoil_what_another_has(caplog: pytest.LogCaptureFixture) -> None:
+    data = content(LARGE)
+    odd = Peer("odd", ("http://127.0.0.1:1",))
+    object.__setattr__(odd, "urls", (5,))  # as a stranger's subclass might have them
+    async with peers(data, honest) as [a], pulling([Holder(odd, complete=True), a.holder]) as host:
+        for _ in range(2):
+            pulled = await host.get(Digest.of(data))
+            assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
+        assert host.mirror.metrics.failures.value("broken") >= 1
+    [said] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert said.getMessage() == "fetching from peer odd failed, which is a bug"
+    assert said.exc_info is not None
+
+
+async def test_when_all_refuse_the_runtime_goes_upstream_at_once() -> None:
+    dead = [Holder(Peer(name, (refusing_url(),)), complete=True) for name in "abcd"]
+    async with pulling(dead, hedge_delay=NEVER) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+
+
+async def test_what_nobody_has_is_a_404_without_any_wait() -> None:
+    """In milliseconds, which the bench measures."""
+    names = ("wait_timeout", "lookup_timeout", "first_byte_timeout", "hedge_delay")
+    waits: dict[str, Any] = dict.fromkeys(names, NEVER)
+    async with pulling(Told(), **waits) as host:
+        assert (await host.get(Digest.of(b"x"))).status == 404
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+async def test_no_status_line_leaves_before_there_is_a_byte(size: int) -> None:
+    data = content(size)
+    async with peers(data, silent_after_head) as [a], pulling([a.holder], wait_timeout=NEVER) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        await until(lambda: a.open == 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        answers(404),
+        answers(403),
+        answers(429),
+        answers(503),
+        answers(500),
+        answers(204),
+        answers(307, location="http://127.0.0.1:1/"),
+        breaks_connections,
+        gzipped,
+        chunked,
+        unknown_length,
+        no_http,
+        wrong_digest,
+    ],
+)
+async def test_a_holder_that_does_not_give_the_content_is_passed_over(bad: Script) -> None:
+    data = content(SMALL)
+    async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], hedge_delay=NEVER) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.body) == (200, data)
+        assert a.asked
+        assert b.ranges == [None]
+
+
+async def test_a_redirect_is_not_followed() -> None:
+    data = content(SMALL)
+    async with peers(data, honest) as [elsewhere]:
+        to = answers(307, location=f"{elsewhere.urls[0]}/v2/x")
+        async with peers(data, to) as [a], pulling([a.holder]) as host:
+            assert (await host.get(Digest.of(data))).status == 404
+            assert not elsewhere.asked
+
+
+async def test_waiting_for_a_first_byte_is_bounded_in_all() -> None:
+    data = content(SMALL)
+    scripts = [silent] * 4
+    async with peers(data, *scripts) as silents:
+        holders = [each.holder for each in silents]
+        async with pulling(
+            holders, wait_timeout=0.5, first_byte_timeout=NEVER, stall_timeout=NEVER, hedge_delay=0.05
+        ) as host:
+            assert (await host.get(Digest.of(data))).status == 404
+            assert host.mirror.metrics.limited.value("wait_timeout") == 1
+            await until(lambda: not any(each.open for each in silents))
+
+
+async def test_a_head_says_what_a_get_would() -> None:
+    data = content(LARGE)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        pulled = await host.get(Digest.of(data), method="HEAD")
+        assert (pulled.status, pulled.body) == (200, b"")
+        assert pulled.headers["content-length"] == str(LARGE)
+        assert [each.method for each in a.asked] == ["HEAD"]
+        assert (await host.get(Digest.of(b"?"), method="HEAD")).status == 404
+
+
+async def test_more_transfers_than_may_be_are_404() -> None:
+    data = content(SMALL)
+    async with peers(data, silent) as [a], pulling([a.holder], transfers=1, first_byte_timeout=NEVER) as host:
+        waiting = await host.ask(Digest.of(data))
+        await until(lambda: a.asked)
+        assert (await host.get(Digest.of(data))).status == 404
+        assert len(a.asked) == 1
+        waiting.close()
+        await until(lambda: a.open == 0)
+        a.script = honest
+        await until(host.mirror.ready)
+        assert (await host.get(Digest.of(data))).status == 200
+
+
+async def test_who_has_it_already_is_told_so_once_a_peer_has_it() -> None:
+    data = content(SMALL)
+    path, condition = path_of(Digest.of(data)), {"If-None-Match": f'"{Digest.of(data)}"'}
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        answer = await host.client.get(path, headers=condition)
+        assert (answer.status_code, answer.content) == (304, b"")
+    async with pulling([]) as host:
+        assert (await host.client.get(path, headers=condition)).status_code == 404

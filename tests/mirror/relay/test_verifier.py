@@ -1,0 +1,78 @@
+"""The running hash: whatever the pieces, what is passed on is the content, and its end only when it is right."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from peili.mirror import Digest
+from peili.mirror.relay.verify import Mismatch, Unverified, Verifier
+from peili.stores.memory import MemoryStore
+
+PIECES = st.lists(st.binary(max_size=50), max_size=20)
+
+
+@given(PIECES, st.sampled_from(["sha256", "sha512"]))
+def test_all_is_passed_on_and_the_last_piece_last(pieces: list[bytes], algorithm: str) -> None:
+    data = b"".join(pieces)
+    verifier = Verifier(Digest.of(data, algorithm))
+    passed = b""
+    for place, piece in enumerate(pieces):
+        passed += verifier.feed(piece)
+        assert passed == b"".join(pieces[:place])
+    assert passed + verifier.finish() == data
+
+
+@given(PIECES.filter(any), st.data())
+def test_one_wrong_bit_is_noticed_and_the_end_withheld(pieces: list[bytes], chosen: st.DataObject) -> None:
+    data = b"".join(pieces)
+    place = chosen.draw(st.integers(0, 8 * len(data) - 1))
+    wrong = bytearray(data)
+    wrong[place // 8] ^= 1 << place % 8
+    verifier = Verifier(Digest.of(bytes(wrong)))
+    for piece in pieces:
+        verifier.feed(piece)
+    with pytest.raises(Mismatch):
+        verifier.finish()
+
+
+@given(PIECES)
+def test_a_cut_passes_on_what_was_withheld(pieces: list[bytes]) -> None:
+    verifier = Verifier(Digest.of(b"anything"))
+    passed = b"".join(verifier.feed(piece) for piece in pieces)
+    assert passed + verifier.release() == b"".join(pieces)
+    assert verifier.release() == b""
+
+
+@given(PIECES)
+def test_what_is_not_verified_is_passed_on_at_once(pieces: list[bytes]) -> None:
+    verifier = Unverified(Digest.of(b"anything"))
+    assert [verifier.feed(piece) for piece in pieces] == pieces
+    assert (verifier.release(), verifier.finish()) == (b"", b"")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("at", [0, 1, 999, 1000])
+async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
+    data, store = bytes(range(250)) * 4, MemoryStore()
+    digest = Digest.of(data)
+    store.begin(digest).write(data[:at])
+    verifier = await Verifier.seeded(digest, at, store)
+    assert verifier is not None
+    assert verifier.feed(data[at:]) == b""
+    assert verifier.finish() == data[at:]
+    wrong = await Verifier.seeded(digest, at, store)
+    assert wrong is not None
+    wrong.feed(data[at:] + b"!")
+    with pytest.raises(Mismatch):
+        wrong.finish()
+
+
+@pytest.mark.anyio
+async def test_there_is_no_seed_where_the_store_has_too_little() -> None:
+    store, digest = MemoryStore(), Digest.of(b"whole")
+    assert await Verifier.seeded(digest, 2, store) is None
+    store.begin(digest).write(b"w")
+    assert await Verifier.seeded(digest, 2, store) is None
+    assert await Verifier.seeded(digest, 1, store) is not None

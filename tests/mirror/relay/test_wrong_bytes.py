@@ -1,0 +1,465 @@
+"""Peers that send wrong bytes: none is committed, the peer is quarantined for that blob, and the next try works."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from functools import partial
+
+import pytest
+from tests.mirror.relay.peers import (
+    Exchange,
+    Script,
+    honest,
+    in_turn,
+    more_than_said,
+    other_content,
+    peers,
+    short_after,
+    too_large,
+    wrong_bytes,
+    wrong_bytes_2,
+    wrong_in_the_middle,
+)
+from tests.mirror.relay.peers import wrong_from_the_start as wrong_start
+from tests.mirror.relay.pulling import KIB, LARGE, NEVER, SMALL, Told, content, pulling
+from typing_extensions import override
+
+from peili.mirror import Digest, StoreUnavailable
+from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.buffers import SLOTS
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+def manifest_of(size: int) -> bytes:
+    annotations = {"padding": "x" * size}
+    return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [], "annotations": annotations}).encode()
+
+
+class Noting(MemoryStore):
+    """Records what it was told to discard."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.discarded: list[Digest] = []
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        self.discarded.append(digest)
+        return await super().discard(digest)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING)
+
+
+@pytest.mark.parametrize("bad", [wrong_bytes, wrong_start, too_large])
+@pytest.mark.parametrize("verify", [True, False])
+async def test_of_small_content_the_runtime_sees_no_wrong_byte(bad: Script, verify: bool) -> None:
+    data = content(SMALL)
+    async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], verify=verify) as host:
+        pulled = await host.get(Digest.of(data))
+        assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+        again = await host.get(Digest.of(data))
+        assert again.body == data
+        assert (len(a.asked), len(b.asked)) == (1, 2)
+
+
+async def test_a_part_of_small_content_is_verified_with_the_whole() -> None:
+    data = content(SMALL)
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        pulled = await host.get(Digest.of(data), "bytes=0-99")
+        assert (pulled.status, pulled.body) == (206, data[:100])
+        assert len(b.asked) >= 1
+
+
+async def test_what_a_peer_sends_beyond_its_answer_is_not_passed_on() -> None:
+    data, other = content(SMALL), content(SMALL, seed=2)
+    async with peers(data, more_than_said) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        a.content, a.script = other, honest
+        pulled = await host.get(Digest.of(other))
+        assert pulled.status == 404 or pulled.body == other
+
+
+async def test_small_wrong_content_of_the_only_holder_is_404(caplog: pytest.LogCaptureFixture) -> None:
+    data, store = content(SMALL), Noting()
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        assert "peer a sent wrong bytes" in warnings(caplog)
+        assert store.discarded == []  # nothing was passed on
+        assert (await host.get(Digest.of(data))).status == 404
+        assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("outlets", [True, False])
+@pytest.mark.parametrize("bad", [wrong_start, wrong_in_the_middle, other_content])
+async def test_of_large_wrong_content_the_end_is_withheld(
+    bad: Script, outlets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+    async with (
+        peers(data, bad, honest) as [a, b],
+        pulling([a.holder, b.holder], store=store, outlets=outlets, relay_memory=SLOTS * 32 * KIB) as host,
+    ):
+        pulled = await host.get(digest)
+        assert pulled.status == 200
+        assert not pulled.whole
+        assert len(pulled.body) < int(pulled.headers["content-length"])
+        assert "peer a sent wrong bytes" in warnings(caplog)
+        assert store.discarded == [digest]
+
+        rest = await host.get(digest, f"bytes={len(pulled.body)}-")
+        assert rest.status == 404  # it would continue a wrong beginning
+        assert "peer b" not in warnings(caplog)
+
+        asked = len(b.asked)
+        anew = await host.get(digest)
+        assert (anew.status, anew.body, anew.whole) == (200, data, True)
+        assert (len(a.asked), len(b.asked)) == (1, asked + 1)
+        assert (await host.get(digest, "bytes=9-")).body == data[9:]  # and what was begun anew can be continued
+
+
+async def test_a_peer_is_quarantined_for_the_blob_that_it_lied_about_only() -> None:
+    data, other = content(LARGE), content(LARGE, seed=2)
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder]) as host:
+        assert not (await host.get(Digest.of(data))).whole
+        assert (await host.get(Digest.of(data))).status == 404
+        a.content, a.script = other, honest
+        assert (await host.get(Digest.of(other))).body == other
+
+
+async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, now = content(SMALL), [0.0]
+    monkeypatch.setattr("peili.mirror.lifecycle.Blame", partial(Blame, clock=lambda: now[0]))
+    async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=600) as host:
+        assert (await host.get(Digest.of(data))).status == 404
+        now[0] = 599.0
+        assert (await host.get(Digest.of(data))).status == 404
+        now[0] = 601.0
+        assert (await host.get(Digest.of(data))).body == data
+        assert len(a.asked) == 2
+
+
+async def test_a_manifest_is_verified_whatever_its_size_and_whatever_was_chosen() -> None:
+    data = manifest_of(LARGE)
+    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], verify=False) as host:
+        pulled = await host.get(Digest.of(data), kind="manifests")
+        assert (pulled.status, pulled.body) == (200, data)
+        assert pulled.headers["content-type"] == MANIFEST
+        assert len(a.asked) == len(b.asked) == 1
+
+
+async def test_a_manifest_above_the_bound_is_not_relayed() -> None:
+    data = manifest_of(LARGE)
+    async with peers(data, honest) as [a], pulling([a.holder], manifest_size=100_000) as host:
+        assert (await host.get(Digest.of(data), kind="manifests")).status == 404
+        assert a.exchanges[0].sent < 2 * LARGE
+
+
+async def test_what_is_not_a_manifest_is_not_served_as_one() -> None:
+    data = content(SMALL)
+    async with peers(data, honest) as [a], pulling([a.holder]) as host:
+        assert (await host.get(Digest.of(data), kind="manifests")).status == 404
+
+
+@pytest.mark.parametrize("outlets", [True, False])
+async def test_unverified_large_content_is_the_runtimes_to_check(outlets: bool) -> None:
+    data = content(LARGE)
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder], verify=False, outlets=outlets) as host:
+        pulled = await host.get(Digest.of(data))
+        assert pulled.whole
+        assert pulled.body[:-1] == data[:-1]
+        assert pulled.body != data
+
+
+@pytest.mark.parametrize("outlets", [True, False])
+@pytest.mark.parametrize("others", [(honest,), (wrong_bytes_2, honest)])
+async def test_a_wrong_end_is_taken_from_an_honest_holder(
+    others: tuple[Script, ...], outlets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+    async with (
+        peers(data, wrong_bytes, *others) as [a, *rest],
+        pulling([a.holder, *(each.holder for each in rest)], store=store, outlets=outlets) as host,
+    ):
+        pulled = await host.get(digest)
+        assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
+        assert "peer a sent wrong bytes" in warnings(caplog)
+        assert store.discarded == []
+        assert (await host.get(digest)).body == data
+        assert len(a.asked) == 1
+
+
+async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest.LogCaptureFixture) -> None:
+    data = content(LARGE)
+    async with (
+        peers(data, short_after(200_000), wrong_bytes, honest) as [a, b, c],
+        pulling([a.holder, b.holder, c.holder]) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        assert "peer a" not in warnings(caplog)
+        assert "peer b sent" in warnings(caplog)
+        assert (await host.get(Digest.of(data))).body == data
+        assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    data = content(LARGE)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:200_000])
+        exchange.close()
+
+    async with (
+        peers(data, wrong_and_short, honest, honest) as [a, b, c],
+        pulling([a.holder, b.holder, c.holder]) as host,
+    ):
+        digest = Digest.of(data)
+        assert not (await host.get(digest)).whole
+        assert host.mirror.metrics.quarantines.value() == 0
+        assert "peer b may have sent wrong bytes" in warnings(caplog)
+        assert "peer c" not in warnings(caplog)
+        assert (await host.get(digest)).body == data
+        assert (len(a.asked), len(b.asked)) == (1, 1)
+
+
+async def test_who_may_have_lied_is_asked_after_the_others() -> None:
+    data = content(LARGE)
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:200_000])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder, b.holder)
+        async with pulling(router, failure_ttl=0.001) as host:
+            assert not (await host.get(digest)).whole
+            router.holders = (a.holder, b.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+
+
+async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
+    """The first says more than there is and ends early; the other's word differs, and is right."""
+    data = content(SMALL)
+    async with peers(data, larger_and_short, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+        assert (await host.get(Digest.of(data))).body == data
+        assert len(a.asked) == 1
+
+
+async def test_only_who_sent_what_was_kept_is_blamed() -> None:
+    """What came before, of another size, was thrown away: the second is sure to have lied."""
+    data = content(SMALL)
+    async with (
+        peers(data, larger_and_short, wrong_bytes, honest) as [a, b, c],
+        pulling([a.holder, b.holder, c.holder]) as host,
+    ):
+        assert (await host.get(Digest.of(data))).body == data
+        assert host.mirror.metrics.quarantines.value() == 1
+
+
+async def larger_and_short(exchange: Exchange) -> None:
+    await exchange.head(content_length=str(len(exchange.body) + 10))
+    await exchange.send(exchange.body[:-5000])
+    exchange.close()
+
+
+async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        pulled = await host.get(digest, f"bytes={at}-")
+        assert pulled.status == 206
+        assert not pulled.whole
+        assert store.discarded == [digest]
+        assert len(a.asked) == 1
+
+
+@pytest.mark.parametrize("at", [300_000, LARGE - 5000])
+async def test_a_wrong_end_of_a_resumed_blob_is_replaced(at: int) -> None:
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        pulled = await host.get(digest, f"bytes={at}-")
+        assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
+        assert store.discarded == []
+
+
+async def test_who_continues_a_beginning_that_another_made_wrong_is_not_blamed() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(b"!" + data[1:at])
+    async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert store.discarded == [digest]
+        assert host.mirror.metrics.quarantines.value() == 0
+
+
+async def test_a_right_resumed_blob_passes() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    store.begin(Digest.of(data), LARGE).write(data[: at + 5000])  # some more may have arrived meanwhile
+    async with peers(data, honest) as [a], pulling([a.holder], store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.body, pulled.whole) == (206, data[at:], True)
+        assert store.discarded == []
+
+
+async def test_of_a_short_wrong_rest_no_byte_is_passed_on() -> None:
+    data, store, at = content(LARGE), Noting(), LARGE - 5000
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
+        assert (await host.get(Digest.of(data), f"bytes={at}-")).status == 404
+        assert store.discarded == [Digest.of(data)]
+
+
+@pytest.mark.parametrize("arrived", [None, 100])
+async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int | None) -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    if arrived is not None:
+        store.begin(Digest.of(data), LARGE).write(data[:arrived])
+    async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert pulled.whole
+        assert pulled.body[:-1] == data[at:-1]
+        assert store.discarded == []
+
+
+async def test_a_head_does_not_make_a_wrong_beginning_right() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert (await host.get(digest, method="HEAD")).status == 200
+        assert (await host.get(digest, f"bytes={at}-")).status == 404
+        assert (await host.get(digest)).body == data  # which does begin anew
+        store.begin(digest, LARGE).write(data[:at])
+        assert (await host.get(digest, f"bytes={at}-")).body == data[at:]
+
+
+async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
+    data, store, stop = content(LARGE), Noting(), 200_000
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:stop])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder)
+        async with pulling(router, store=store) as host:
+            first = await host.get(digest)
+            store.begin(digest, LARGE).write(first.body)
+            router.holders = (c.holder,)
+            assert (await host.get(digest, method="HEAD")).status == 200
+            router.holders = (b.holder,)
+            assert not (await host.get(digest, f"bytes={len(first.body)}-")).whole
+            router.holders = (a.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert len(a.asked) == 1
+
+
+class Undiscarding(MemoryStore):
+    """Fails to discard with `error`; without one, hangs."""
+
+    def __init__(self, error: Exception | None) -> None:
+        super().__init__()
+        self._error = error
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        if self._error is not None:
+            raise self._error
+        return await asyncio.Future[bool]()
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (StoreUnavailable("away"), "away"),
+        (LookupError("a bug"), "the store failed"),
+        (TimeoutError("late"), "the store failed"),
+    ],
+)
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_can_not_discard_is_named(
+    error: Exception, why: str, at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(error)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=store) as host:
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert f"could not be removed: {why}" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 0
+
+
+@pytest.mark.parametrize("at", [0, LARGE - 5000])
+async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
+    at: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, store = content(LARGE), Undiscarding(None)
+    store.begin(Digest.of(data), LARGE).write(data[:at])
+    async with (
+        peers(data, wrong_bytes) as [a],
+        pulling(Told(a.holder), store=store, first_byte_timeout=0.4, wait_timeout=NEVER) as host,
+    ):
+        pulled = await host.get(Digest.of(data), f"bytes={at}-")
+        assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
+        assert "could not be removed: not in time" in warnings(caplog)
+        assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
+
+
+async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows_it() -> None:
+    """The first sends a wrong byte and breaks; the second, which continues, is honest."""
+    data, store = content(LARGE), Noting()
+    digest = Digest.of(data)
+
+    async def wrong_and_short(exchange: Exchange) -> None:
+        await exchange.head()
+        await exchange.send(b"!" + exchange.body[1:200_000])
+        exchange.close()
+
+    async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
+        router = Told(a.holder)
+        async with pulling(router, store=store) as host:
+            first = await host.get(digest)
+            assert not first.whole
+            store.begin(digest, LARGE).write(first.body)
+            router.holders = (b.holder,)
+            assert not (await host.get(digest, f"bytes={len(first.body)}-")).whole
+            assert store.discarded == [digest]
+            router.holders = (a.holder, b.holder, c.holder)
+            assert (await host.get(digest)).body == data
+            assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+
+
+async def test_who_sent_what_was_right_is_not_blamed_for_what_comes_later() -> None:
+    data, store, at = content(LARGE), Noting(), 300_000
+    digest = Digest.of(data)
+    async with peers(data, honest, wrong_bytes) as [a, b]:
+        router = Told(a.holder)
+        async with pulling(router, store=store) as host:
+            assert (await host.get(digest)).whole
+            store.begin(digest, LARGE).write(data[:at])
+            router.holders = (b.holder,)
+            assert not (await host.get(digest, f"bytes={at}-")).whole
+            router.holders = (a.holder, b.holder)
+            assert (await host.get(digest)).body == data
+            assert len(b.asked) == 1
