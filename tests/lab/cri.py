@@ -23,7 +23,7 @@ def pull(socket: Path, name: str, *, timeout: float = DEADLINE) -> str:
     Raises CommandFailed with containerd's words.
     """
     # PullImageRequest's field 1 is an ImageSpec, whose field 1 is the name; PullImageResponse's is the image. On the
-    # wire, that is how protobuf's own wrappers look.
+    # transport, that is how protobuf's own wrappers look.
     request = BytesValue(value=StringValue(value=name).SerializeToString()).SerializeToString()
     return StringValue.FromString(asyncio.run(_answer(socket, "PullImage", request, timeout))).value
 

@@ -18,7 +18,7 @@ from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import Memory
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.health import Health
-from peili.mirror.relay.leases import Releases
+from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.means import Means
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.sizes import Sizes
@@ -42,7 +42,7 @@ class Running:
         self._client = PeerClient(parts.limits, tls=parts.client_ssl)
         self._hasher = Hasher()
         self._relay_log = parts.log.getChild("relay")
-        self._releases = Releases(parts.limits, parts.metrics, self._relay_log)
+        self._releases = LeaseReleases(parts.limits, parts.metrics, self._relay_log)
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
         self._announcer: Announcer | None = None
         self._doubted: set[int] = set()  # plug-ins that failed to say how they are; told once

@@ -19,8 +19,8 @@ from peili.mirror.doors.auth import Auth, Guard, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
-from peili.mirror.doors.request_metrics import ROUTER_PATH, Counted
-from peili.mirror.doors.router_routes import Shielded
+from peili.mirror.doors.request_metrics import ROUTER_PATH, RequestMetrics
+from peili.mirror.doors.router_routes import RouterRoutes
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.lifecycle import Running
 from peili.mirror.limits import Limits
@@ -128,12 +128,14 @@ class Mirror:
         self._local_door = LocalDoor(parts, parts.log.getChild("local"))
         self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
         # Not Starlette's application, whose middleware would answer for what a stranger's route raises.
-        routes = Shielded(ExceptionMiddleware(routing.Router(self._routes())), parts)
+        routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), parts)
         between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
-        self.local = Counted(Guard(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics)
+        self.local = RequestMetrics(
+            Guard(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics
+        )
         guarded = Guard(peer, auth, limits, limited, parts.log, identity=self.identity.id)
-        self.peer = Counted(guarded, PEER, parts.metrics)
+        self.peer = RequestMetrics(guarded, PEER, parts.metrics)
         self.ops = Named(ops_app(self.readiness, self.ready, self.figures, self.status))
 
     def _routes(self) -> list[routing.BaseRoute]:

@@ -26,7 +26,7 @@ from tests.routers.neighbours import black_hole_url
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient, reading
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 pytestmark = pytest.mark.anyio
 
@@ -74,7 +74,7 @@ def late(*delays: float, drops: int | None = None) -> Script:
     async def script(exchange: Exchange) -> None:
         place, delay = next(waits)
         with suppress(TimeoutError):
-            async with Patience(delay):
+            async with Deadline(delay):
                 await asyncio.Event().wait()
         if place == drops:
             exchange.close()

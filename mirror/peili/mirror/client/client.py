@@ -19,7 +19,7 @@ from peili.mirror.client.transport import Origin
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE, Peer
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 IDENTITY_HEADER = "Peili-Id"
 """On every answer of a peer door: the id of the host that answers."""
@@ -80,7 +80,7 @@ class PeerClient:
         """
         call = _Call(method, path, headers or {})
         with reading(peer):
-            patience = Patience(timeout)
+            patience = Deadline(timeout)
             try:
                 async with patience:
                     return await self._ask(peer, call, patience)
@@ -89,7 +89,7 @@ class PeerClient:
                     raise NotConnected(NOT_IN_TIME) from error
                 raise
 
-    async def _ask(self, peer: Peer, call: _Call, patience: Patience) -> Answer:
+    async def _ask(self, peer: Peer, call: _Call, patience: Deadline) -> Answer:
         """Ask one URL after the other. To connect to one takes its share of the time that is left, at most."""
         urls = self._urls(peer)
         problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import httptools
 
-from peili.mirror.client.transport import Origin, Wire
+from peili.mirror.client.transport import Origin, Transport
 from peili.mirror.limits import KIB
 
 HEAD_SIZE = 16 * KIB
@@ -76,9 +76,9 @@ class Connection:
     `done` is called when it can be used again, or (false) can't.
     """
 
-    def __init__(self, origin: Origin, wire: Wire, done: Callable[[Connection, bool], None]) -> None:
+    def __init__(self, origin: Origin, transport: Transport, done: Callable[[Connection, bool], None]) -> None:
         self.origin = origin
-        self.wire = wire
+        self.transport = transport
         self._done = done
 
     async def ask(self, method: str, request: bytes) -> Answer:
@@ -95,11 +95,11 @@ class Connection:
 
     def release(self, *, reusable: bool) -> None:
         """The answer is done with."""
-        self._done(self, reusable and self.wire.is_quiet())
+        self._done(self, reusable and self.transport.is_quiet())
 
     async def _exchange(self, request: bytes) -> tuple[Head, memoryview]:
         try:
-            await self.wire.send(request)
+            await self.transport.send(request)
         except ConnectionError as error:
             raise Dropped(str(error)) from error
         got = bytearray(HEAD_SIZE)
@@ -118,7 +118,7 @@ class Connection:
         if not room:
             raise Malformed(f"the head of the answer has more than {HEAD_SIZE} bytes")
         try:
-            count = await self.wire.recv_into(room)
+            count = await self.transport.recv_into(room)
         except ConnectionError as error:
             raise Dropped(str(error)) if first else error from error
         if count == 0:
@@ -158,7 +158,7 @@ class Answer:
     @property
     def can_splice(self) -> bool:
         """Whether `splice` works here."""
-        return self._connection is not None and self._connection.wire.can_splice
+        return self._connection is not None and self._connection.transport.can_splice
 
     async def begin(self) -> None:
         """Wait until there is an `early` byte, unless the body is empty. Raises OSError."""
@@ -180,10 +180,10 @@ class Answer:
             buffer[:count], self._early = self._early[:count], self._early[count:]
             self.left -= count
             return count
-        wire, room = self._wire(), buffer[: self.left]
-        filled = count = await wire.recv_into(room)
+        transport, room = self._wire(), buffer[: self.left]
+        filled = count = await transport.recv_into(room)
         while count and filled < len(room):
-            count = wire.recv_now(room[filled:])
+            count = transport.recv_now(room[filled:])
             filled += count
         if not filled:
             raise ConnectionError("closed in the middle of the body")
@@ -205,7 +205,7 @@ class Answer:
             whole = self.length is not None and not self.left and not self._beyond
             connection.release(reusable=self.head.keep_alive and whole)
 
-    def _wire(self) -> Wire:
+    def _wire(self) -> Transport:
         if self._connection is None:
             raise ConnectionError("the answer is closed")
-        return self._connection.wire
+        return self._connection.transport

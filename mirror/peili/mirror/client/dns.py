@@ -9,7 +9,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TypeAlias
 
-from peili.mirror.support.threads import Expendable
+from peili.mirror.support.threads import DaemonThreads
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
 Found: TypeAlias = list[tuple[int, SocketAddress]]
@@ -25,7 +25,7 @@ class Names:
     """
 
     def __init__(self) -> None:
-        self._threads = Expendable(_THREADS, "peili name")
+        self._threads = DaemonThreads(_THREADS, "peili name")
         self._under_way: dict[tuple[str, int], asyncio.Future[Found]] = {}
         self._closed = False
 

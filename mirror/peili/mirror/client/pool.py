@@ -39,10 +39,10 @@ class PeerPool:
         while connections := self._idle_to.get(origin):
             connection = connections[-1]
             self._forget(connection)
-            if connection.wire.is_quiet():
+            if connection.transport.is_quiet():
                 self._used.add(connection)
                 return connection
-            connection.wire.close()
+            connection.transport.close()
         return None
 
     async def connect(self, origin: Origin, timeout: float) -> Connection:
@@ -52,15 +52,15 @@ class PeerPool:
         if origin.secure and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
         try:
-            wire = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
+            transport = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
         except TimeoutError as error:
             raise NotConnected(NOT_IN_TIME) from error
         except (OSError, UnicodeError) as error:
             raise NotConnected(str(error) or type(error).__name__) from error
         if self._closed:  # meanwhile
-            wire.close()
+            transport.close()
             raise NotConnected("this client is closed")
-        connection = Connection(origin, wire, self._done)
+        connection = Connection(origin, transport, self._done)
         self._used.add(connection)
         return connection
 
@@ -73,7 +73,7 @@ class PeerPool:
         while self._idle:
             self._drop_oldest()
         for connection in self._used:
-            connection.wire.interrupt()
+            connection.transport.interrupt()
 
     def _forget(self, connection: Connection) -> None:
         """`connection` is idle no longer."""
@@ -86,12 +86,12 @@ class PeerPool:
     def _drop_oldest(self) -> None:
         connection = next(iter(self._idle))
         self._forget(connection)
-        connection.wire.close()
+        connection.transport.close()
 
     def _done(self, connection: Connection, reusable: bool) -> None:
         self._used.discard(connection)
         if not reusable or self._closed:
-            connection.wire.close()
+            connection.transport.close()
             return
         loop = asyncio.get_running_loop()
         self._idle[connection] = loop.time()

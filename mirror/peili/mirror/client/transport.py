@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from typing_extensions import override
 
 from peili.mirror.client.dns import Found, Names, SocketAddress
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 _CAN_SPLICE = sys.platform == "linux"
 
@@ -43,7 +43,7 @@ class Origin:
         return cls(secure, host, parts.port or (443 if secure else 80), tls_name or host)
 
 
-class Wire(ABC):
+class Transport(ABC):
     """An open connection. One task reads; errors are OSError. `close` it in any case."""
 
     @abstractmethod
@@ -80,11 +80,11 @@ class Wire(ABC):
         """Close at once. Nobody may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: Names) -> Wire:
+async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: Names) -> Transport:
     """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
     TimeoutError is one, and UnicodeError.
     """
-    async with Patience(timeout):
+    async with Deadline(timeout):
         plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
         if tls is None:
             return PlainWire(plain)
@@ -100,7 +100,7 @@ async def _connect(addresses: Found, timeout: float) -> socket.socket:
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
-            async with Patience(timeout / len(addresses)):
+            async with Deadline(timeout / len(addresses)):
                 return await _connect_to(family, address)
         except OSError as error:
             problem = error
@@ -118,7 +118,7 @@ async def _connect_to(family: int, address: SocketAddress) -> socket.socket:
     return connecting
 
 
-class PlainWire(Wire):
+class PlainWire(Transport):
     """TCP, on a non-blocking socket."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -194,7 +194,7 @@ class _Reader(asyncio.StreamReader):
         super().feed_data(data)
 
 
-class TlsWire(Wire):
+class TlsWire(Transport):
     """TLS, by asyncio's streams: what it costs to decrypt hides what they cost."""
 
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:

@@ -16,8 +16,8 @@ from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.doors.response import Reply
 from peili.mirror.limits import Limits
 from peili.mirror.oci.refusal import DENIED, Refusal
-from peili.mirror.server.socket_writer import with_outlet_of
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.server.socket_writer import keep_socket_writer
+from peili.mirror.support.deadlines import Deadline
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
 """Whether a request may come in. Called on the mirror's loop for each request; may be a coroutine function. Nobody is
@@ -92,7 +92,7 @@ class Guard:
 
     async def _in_time(self, answer: Awaitable[bool]) -> bool:
         patience = self._limits.first_byte_timeout
-        bound = Patience(patience)
+        bound = Deadline(patience)
         try:
             async with bound:
                 return await answer
@@ -109,4 +109,4 @@ def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:
             message = {**message, "headers": [*message.get("headers", ()), header]}
         await send(message)
 
-    return with_outlet_of(send, sending)
+    return keep_socket_writer(send, sending)

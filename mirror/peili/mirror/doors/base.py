@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from peili.mirror.doors.opening import Opener
 from peili.mirror.doors.request_checks import refuse_oddities
 from peili.mirror.doors.request_metrics import answer_of
-from peili.mirror.doors.request_scope import Visitors
+from peili.mirror.doors.request_scope import RequestScopes
 from peili.mirror.doors.response import Reply
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
@@ -33,8 +33,8 @@ from peili.mirror.oci.refusal import (
     Refusal,
 )
 from peili.mirror.parts import Parts
-from peili.mirror.server.socket_writer import is_clients
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.server.socket_writer import is_client_gone
+from peili.mirror.support.deadlines import Deadline
 
 _T = TypeVar("_T")
 _DIGITS = 9
@@ -54,7 +54,7 @@ class Door(ABC):
         self.opener = Opener(parts.store, parts.limits, parts.metrics.limited.add, log)
         self.log = log
         self._default_registry = parts.default_registry
-        self._visitors = Visitors()
+        self._visitors = RequestScopes()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,7 +74,7 @@ class Door(ABC):
         except OSError as error:
             # The one who asked is gone, or takes nothing, or can't be told. Leaving the answer unfinished makes the
             # server close the connection.
-            if not is_clients(error):
+            if not is_client_gone(error):
                 self.log.exception("%s: cut off", scope["path"])
                 return
             if isinstance(error, TimeoutError):
@@ -128,7 +128,7 @@ class Door(ABC):
 
     async def ask_store(self, question: Awaitable[_T]) -> _T:
         """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
-        bound = Patience(self.limits.first_byte_timeout)
+        bound = Deadline(self.limits.first_byte_timeout)
         try:
             async with bound:
                 return await question

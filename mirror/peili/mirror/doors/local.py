@@ -22,7 +22,7 @@ from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.refusal import Refusal
 from peili.mirror.parts import Parts
 from peili.mirror.relay.transfer import Transfer
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 
 class LocalDoor(Door):
@@ -44,7 +44,7 @@ class LocalDoor(Door):
             await self._from_peers(target, digest, reply)
 
     async def _resolve(self, target: Target) -> Digest:
-        bound = Patience(self.limits.first_byte_timeout)
+        bound = Deadline(self.limits.first_byte_timeout)
         try:
             async with bound:
                 descriptor = await self._resolver.resolve(self.reference(target))

@@ -11,7 +11,7 @@ from typing import Self
 from peili.mirror.errors import PeiliError, StoreUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.plugins.store import Content
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 
 class Opened:
@@ -45,7 +45,7 @@ class Opened:
         """As the content's. Raises Aborted; StoreUnavailable, also where it takes longer than ``limits.stall_timeout``
         seconds, or the store raises what it should not: a ConnectionError of its own must not pass for the client's.
         """
-        bound = Patience(self._patience)  # some 6 µs of the 190 that a piece takes over TLS
+        bound = Deadline(self._patience)  # some 6 µs of the 190 that a piece takes over TLS
         try:
             async with bound:
                 return await self._content.readinto(offset, buffer)
@@ -60,7 +60,7 @@ class Opened:
     async def aclose(self) -> None:
         """Close the content. Does not raise: the answer was given."""
         try:
-            async with Patience(self._patience):
+            async with Deadline(self._patience):
                 await self._content.aclose()
         except Exception as error:  # noqa: BLE001 - a stranger's store may raise anything
             failed(self._log, self._name, error)

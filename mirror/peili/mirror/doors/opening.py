@@ -14,7 +14,7 @@ from peili.mirror.limits import KIB, Limits
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.store import Content, Store
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
 SHORT = 64 * KIB
@@ -51,7 +51,7 @@ class Opener:
         opening = self._openings.start(_open(self._store, digest, span))
         try:
             with suppress(TimeoutError):
-                async with Patience(self._limits.first_byte_timeout):
+                async with Deadline(self._limits.first_byte_timeout):
                     await asyncio.wait([opening])
         except asyncio.CancelledError:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:

@@ -9,7 +9,7 @@ from typing import cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.metrics.counters import LOCAL, Metrics
-from peili.mirror.server.socket_writer import CountingOutlet, Sending, outlet_of
+from peili.mirror.server.socket_writer import CountingSocketWriter, SendWithSocket, socket_writer_of
 
 ROUTER_PATH = "/_router"
 """Below it the peer door is the router's. No repository's name begins with an underscore."""
@@ -39,11 +39,11 @@ class Answer:
 
 
 def answer_of(scope: Scope) -> Answer:
-    """What is noted of the request of `scope`; of nobody's interest where it did not come through `Counted`."""
+    """What is noted of the request of `scope`; of nobody's interest where it did not come through `RequestMetrics`."""
     return cast("Answer", scope.setdefault(_SCOPE_KEY, Answer(_NO_ENDPOINT)))
 
 
-class Counted:
+class RequestMetrics:
     """`app`, which is the door `door`, with its requests counted."""
 
     def __init__(self, app: ASGIApp, door: str, metrics: Metrics) -> None:
@@ -77,8 +77,8 @@ class Counted:
                 answer.finished = True
                 count(answer.length)
 
-        outlet = outlet_of(send)
-        return sending if outlet is None else Sending(sending, CountingOutlet(outlet, count))
+        socket_writer = socket_writer_of(send)
+        return sending if socket_writer is None else SendWithSocket(sending, CountingSocketWriter(socket_writer, count))
 
     def _count(self, scope: Scope, answer: Answer) -> None:
         status = "none" if answer.status is None else str(answer.status)

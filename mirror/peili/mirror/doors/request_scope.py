@@ -12,15 +12,15 @@ SOON = 0.05
 """Seconds after which it is worth a task to wait for a client's leaving: most answers are given by then."""
 
 
-class Visitors:
+class RequestScopes:
     """The clients that a door answers."""
 
     def __init__(self) -> None:
-        self._present: set[Visitor] = set()
+        self._present: set[RequestScope] = set()
 
-    def visit(self, receive: Receive) -> Visitor:
+    def visit(self, receive: Receive) -> RequestScope:
         """A client that has come, to be answered within ``async with``."""
-        return Visitor(receive, self._present)
+        return RequestScope(receive, self._present)
 
     async def drain(self, timeout: float) -> bool:
         """Give those present `timeout` seconds to be answered, then send them away; whether any were.
@@ -35,12 +35,12 @@ class Visitors:
         return bool(late)
 
 
-class Visitor:
+class RequestScope:
     """What is within, in the same task, is cancelled when the client disconnects, or is sent away; it then ends here,
     without an error.
     """
 
-    def __init__(self, receive: Receive, present: set[Visitor]) -> None:
+    def __init__(self, receive: Receive, present: set[RequestScope]) -> None:
         self.gone = asyncio.Event()
         self._receive = receive
         self._present = present
@@ -84,7 +84,7 @@ class Visitor:
         self.leave()
 
 
-async def _all_gone(present: set[Visitor], timeout: float) -> None:
+async def _all_gone(present: set[RequestScope], timeout: float) -> None:
     """Returns when all who are present now have gone, at the latest after `timeout` seconds."""
     waiting = [asyncio.create_task(each.gone.wait()) for each in present]
     if waiting:

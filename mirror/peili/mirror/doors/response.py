@@ -16,8 +16,8 @@ from peili.mirror.oci.multipart import Multipart
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_ranges
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.refusal import SIZE_INVALID, Refusal
-from peili.mirror.server.socket_writer import outlet_of
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.server.socket_writer import socket_writer_of
+from peili.mirror.support.deadlines import Deadline
 
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
 _SMALL = 64 * KIB
@@ -28,17 +28,17 @@ _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 class Reply:
     """The answer to one request. `started` once its status line was sent: from then on there is no other answer.
 
-    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `outlet`, where there is one; once
-    it began, whether there is stands. One that can't be had to its end is left unfinished: the server closes the
+    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `socket_writer`, where there is one;
+    once it began, whether there is stands. One that can't be had to its end is left unfinished: the server closes the
     connection, which tells the client. A client that takes nothing for `reader_timeout` seconds is left (TimeoutError).
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
         self.wants_body: bool = scope["method"] != "HEAD"
         self.started = False
-        self.outlet = outlet_of(send)
-        if self.outlet is not None:
-            self.outlet.give_up_after(reader_timeout)
+        self.socket_writer = socket_writer_of(send)
+        if self.socket_writer is not None:
+            self.socket_writer.give_up_after(reader_timeout)
         self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
         self._send = send
@@ -118,8 +118,8 @@ class Reply:
         await self._start(206, _about(whole, Span.whole(parts.length), partial=False))
 
     def _decide_on_outlet(self, large: bool) -> None:
-        if self.outlet is not None and not (large and self.outlet.open()):
-            self.outlet = None  # found out now: what fails once the status line was sent cuts the answer off
+        if self.socket_writer is not None and not (large and self.socket_writer.open()):
+            self.socket_writer = None  # found out now: what fails once the status line was sent cuts the answer off
 
     async def whole(self, descriptor: Descriptor, span: Span, data: bytes, *, partial: bool) -> None:
         """Answer as `begin` does, with `data`, which are the bytes of `span`. A client that wants no body gets none."""
@@ -128,8 +128,8 @@ class Reply:
 
     async def send(self, data: bytes | memoryview) -> None:
         """More of the body; `data` may be overwritten once this returns."""
-        if self.outlet is not None and len(data) > _SMALL:
-            await self.outlet.send(data)
+        if self.socket_writer is not None and len(data) > _SMALL:
+            await self.socket_writer.send(data)
         else:
             await self._in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
 
@@ -157,7 +157,7 @@ class Reply:
         await self._in_time({"type": "http.response.start", "status": status, "headers": [_VERSION, *headers]}, *rest)
 
     async def _in_time(self, *messages: Message) -> None:
-        async with Patience(self._reader_timeout):
+        async with Deadline(self._reader_timeout):
             for message in messages:
                 await self._send(message)
 

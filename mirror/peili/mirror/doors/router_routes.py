@@ -11,7 +11,7 @@ from peili.mirror.oci.refusal import BOUNDS, Refusal
 from peili.mirror.parts import Parts
 
 
-class Shielded:
+class RouterRoutes:
     """`app`; where it raises, that is logged and, if still possible, answered with 503."""
 
     def __init__(self, app: ASGIApp, parts: Parts) -> None:

@@ -17,7 +17,7 @@ from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.multipart import Multipart
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Descriptor
-from peili.mirror.server.socket_writer import Outlet
+from peili.mirror.server.socket_writer import SocketWriter
 
 PIECE = 256 * KIB
 """Bytes read and sent at once: large enough that a hop to a thread and back does not count. Measured over TLS,
@@ -68,8 +68,8 @@ async def _send_parts(reply: Reply, opener: Opener, descriptor: Descriptor, span
 async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
     fd, offset = content.fileno(), span.start
     if fd is not None:
-        if reply.outlet is not None:
-            offset = await _send_file(reply.outlet, content, fd, span)
+        if reply.socket_writer is not None:
+            offset = await _send_file(reply.socket_writer, content, fd, span)
         elif reply.takes_paths and span.is_whole and sys.platform == "linux":
             # Not the name that the file has: this one stands for what is open, though it be removed. And with our own
             # id, not "self": a server may leave it to a process of its own.
@@ -82,7 +82,7 @@ async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
             await asyncio.sleep(0)
 
 
-async def _send_file(outlet: Outlet, content: Opened, fd: int, span: Span) -> int:
+async def _send_file(socket_writer: SocketWriter, content: Opened, fd: int, span: Span) -> int:
     """Let the kernel send all but the last of `span`; where that begins.
 
     Content checks itself only when it is read. So a byte of each window is, the last: in a thread where it has to come
@@ -98,7 +98,7 @@ async def _send_file(outlet: Outlet, content: Opened, fd: int, span: Span) -> in
         if not is_cached(fd, offset + count - 1):
             os.posix_fadvise(fd, offset, 2 * WINDOW, os.POSIX_FADV_WILLNEED)  # reads ahead, and does not wait for it
         await content.readinto(offset + count - 1, byte)
-        if await outlet.sendfile(fd, offset, count) < count:
+        if await socket_writer.sendfile(fd, offset, count) < count:
             raise Aborted(f"content ends before byte {offset + count} of {span.size}")
         offset += count
     return offset

@@ -10,12 +10,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.client.connection import Head
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.membership.peer_health import Roster
+from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, read_answer
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.plugin import Context
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
 _ENOUGH = 16
@@ -66,10 +66,10 @@ class Flight:
         self._changed = asyncio.Event()
 
 
-class Asker:
+class KeyLookup:
     """Asks the live members of `roster` who has a key. Used on one loop; `tasks` own the flights."""
 
-    def __init__(self, context: Context, roster: Roster, tasks: Tasks) -> None:
+    def __init__(self, context: Context, roster: PeerHealth, tasks: Tasks) -> None:
         self._context = context
         self._roster = roster
         self._tasks = tasks
@@ -136,7 +136,7 @@ class Asker:
         """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
         patience = self._context.limits.lookup_timeout
         try:
-            async with Patience(patience):
+            async with Deadline(patience):
                 answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
             self._note(flight, peer, answer)
         except PeerUnavailable as error:

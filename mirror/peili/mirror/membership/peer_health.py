@@ -15,7 +15,7 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.plugin import Context
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
 _Place: TypeAlias = tuple[str, tuple[str, ...], str | None]
@@ -24,7 +24,7 @@ _PROBES = 16
 """How many dead peers are tried at the same time."""
 
 
-class Roster:
+class PeerHealth:
     """The members as this host sees them.
 
     A peer that does not answer is dead at once, so that nobody waits for it twice. Each dead peer is tried again in
@@ -166,7 +166,7 @@ class Roster:
         """
         each = self._context.limits.lookup_timeout
         try:
-            async with Patience(each * len(peer.urls)):
+            async with Deadline(each * len(peer.urls)):
                 answer = await self._context.client.head(peer, "/v2/", timeout=each)
         except (PeerUnavailable, TimeoutError):
             return False

@@ -18,8 +18,8 @@ from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
 from peili.mirror.errors import RouterUnavailable
-from peili.mirror.membership.lookup import Asker
-from peili.mirror.membership.peer_health import Roster
+from peili.mirror.membership.lookup import KeyLookup
+from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
 from peili.mirror.peer_api.peers import FAILED_SILENT, FAILED_UNREACHABLE, Feed, Holder, Peer, Upstream, Wait, Want
@@ -33,8 +33,8 @@ class _Entered:
     """What a router has while its `run` is entered."""
 
     context: Context
-    roster: Roster
-    asker: Asker
+    roster: PeerHealth
+    asker: KeyLookup
 
 
 class MembershipRouter(Router):
@@ -64,8 +64,8 @@ class MembershipRouter(Router):
         if self.__entered is not None:
             raise running_already(self)
         async with Tasks(context.log) as tasks:
-            roster = Roster(context, tasks)
-            self.__entered = _Entered(context, roster, Asker(context, roster, tasks))
+            roster = PeerHealth(context, tasks)
+            self.__entered = _Entered(context, roster, KeyLookup(context, roster, tasks))
             try:
                 tasks.start(self.__follow(context, roster))
                 await asyncio.sleep(0)  # members that are known already count from the first lookup on
@@ -115,7 +115,7 @@ class MembershipRouter(Router):
             raise RouterUnavailable(f"{type(self).__name__} is not running")
         return self.__entered
 
-    async def __follow(self, context: Context, roster: Roster) -> None:
+    async def __follow(self, context: Context, roster: PeerHealth) -> None:
         """Tell `roster` what `members` says, whatever becomes of it."""
         loop = asyncio.get_running_loop()
         limits = context.limits

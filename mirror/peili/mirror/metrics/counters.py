@@ -1,6 +1,6 @@
 """What a mirror counts, as plain figures. How Prometheus gets them is in exposition.py.
 
-Counted on the mirror's loop, by an increment in a dict; may be read from any thread.
+RequestMetrics on the mirror's loop, by an increment in a dict; may be read from any thread.
 """
 
 from __future__ import annotations

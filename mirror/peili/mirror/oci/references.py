@@ -108,7 +108,7 @@ class Reference:
 
 
 Key: TypeAlias = Digest | Reference
-"""What is looked up. On the wire it is ``str(key)``; `parse_key` reads it back."""
+"""What is looked up. On the transport it is ``str(key)``; `parse_key` reads it back."""
 
 
 def parse_key(text: str) -> Key:

@@ -15,7 +15,7 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.plugin import Context
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 KEYS_ROUTE = "/keys/{key:path}"
 """Below what the peer door gives to the router."""
@@ -36,7 +36,7 @@ def key_path(key: Key) -> str:
 async def answer(context: Context, text: str) -> Response:
     """The answer to a peer that asks for the key that `text` is, before the peer has given up on it."""
     try:
-        async with Patience(context.limits.lookup_timeout):
+        async with Deadline(context.limits.lookup_timeout):
             found = await _describe(context, parse_key(text))
     except ValueError:
         return Response(status_code=400)

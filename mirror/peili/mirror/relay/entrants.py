@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Collection
 
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.health import RESTS, WELL, Health
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import is_cancelled
 
 _MOST = 32
@@ -76,7 +76,7 @@ class Entrants:
             if self._found is None:
                 self._found = self._lookup()
             while len(self._known) < _MOST:
-                async with Patience(self._timeout):
+                async with Deadline(self._timeout):
                     holder = await anext(self._found)
                 if holder.peer.id not in self._known:
                     self._known.add(holder.peer.id)
@@ -96,7 +96,7 @@ class Entrants:
         if found is None:
             return
         try:
-            async with Patience(self._timeout):
+            async with Deadline(self._timeout):
                 await found.aclose()
         except (Exception, asyncio.CancelledError) as error:  # as above
             if is_cancelled(error):

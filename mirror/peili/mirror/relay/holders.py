@@ -30,7 +30,7 @@ from peili.mirror.relay.contest import Outrun, part_to_try
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.rivals import Opener, Rivals
 from peili.mirror.relay.source import OutOfRange, Source
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 _LEAST_WAIT = 0.01
 """Seconds: a router that says "wait" without meaning it does not make us spin."""
@@ -340,7 +340,7 @@ class Supply:
         Raises NotFound.
         """
         router = self._means.router
-        bound = Patience(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
+        bound = Deadline(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
         try:
             async with bound:
                 return await router.acquire(want)

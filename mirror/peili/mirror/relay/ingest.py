@@ -9,7 +9,7 @@ import asyncio
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.relay.means import Fetch, Means
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 _LEFT = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
@@ -19,7 +19,7 @@ async def size_of_ingest(means: Means, digest: Digest, ends: float) -> int | Non
     the wait of which this is a part is over.
     """
     left = ends - asyncio.get_running_loop().time()
-    bound = Patience(min(means.limits.first_byte_timeout, left / 4))  # the rest is for what comes after it
+    bound = Deadline(min(means.limits.first_byte_timeout, left / 4))  # the rest is for what comes after it
     try:
         async with bound, await means.store.open(digest, partial=True) as content:
             return content.size
@@ -54,7 +54,7 @@ async def may_resume(means: Means, fetch: Fetch) -> bool:
 
 async def discard_ingest(means: Means, digest: Digest) -> None:
     """Remove what the runtime has of `digest` so far, which is wrong. Returns whatever becomes of it."""
-    bound = Patience(means.limits.first_byte_timeout)
+    bound = Deadline(means.limits.first_byte_timeout)
     try:
         async with bound:
             if await means.store.discard(digest):

@@ -8,11 +8,11 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Lease
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
 
-class Releases:
+class LeaseReleases:
     """The leases that are being given back during one stay in a mirror, each in a task of its own.
 
     So what ends a request, be it the runtime's leaving or the answer's end, ends no release: a router hears of each.
@@ -60,7 +60,7 @@ class Releases:
                 await self.drain(self._limits.stop_timeout)
 
     async def _release(self, lease: Lease, reason: str, digest: Digest) -> None:
-        bound = Patience(self._limits.lookup_timeout)
+        bound = Deadline(self._limits.lookup_timeout)
         try:
             async with bound:
                 await lease.release(reason)

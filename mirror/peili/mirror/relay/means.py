@@ -17,10 +17,10 @@ from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import Memory
 from peili.mirror.relay.hashing import Hasher
 from peili.mirror.relay.health import Health
-from peili.mirror.relay.leases import Releases
+from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.sizes import Sizes
-from peili.mirror.server.socket_writer import Outlet
+from peili.mirror.server.socket_writer import SocketWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Means:
     sizes: Sizes
     hasher: Hasher
     memory: Memory
-    releases: Releases
+    releases: LeaseReleases
     turns: Turns
     limits: Limits
     verify: bool
@@ -71,7 +71,7 @@ class Sink(Protocol):
     """Where a body goes: a door's reply. Its errors (OSError, TimeoutError) are the runtime's."""
 
     @property
-    def outlet(self) -> Outlet | None:
+    def socket_writer(self) -> SocketWriter | None:
         """The way to the runtime's socket past ASGI, where there is one."""
 
     async def send(self, data: bytes | memoryview) -> None:

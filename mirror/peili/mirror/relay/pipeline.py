@@ -23,7 +23,7 @@ from peili.mirror.relay.hashing import Lane
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import Piece, Verifier
-from peili.mirror.server.socket_writer import Outlet
+from peili.mirror.server.socket_writer import SocketWriter
 
 if sys.platform == "linux":
     import fcntl
@@ -38,7 +38,7 @@ the more there are, the more is moved by one call.
 """
 
 
-class Passage(ABC):
+class Pipeline(ABC):
     """Takes sources in turn, each from the offset on where the one before failed; then `finish` or `release`."""
 
     @abstractmethod
@@ -54,7 +54,7 @@ class Passage(ABC):
         return
 
 
-class Filling(Passage):
+class Filling(Pipeline):
     """Into `room`, which has just as many bytes as come. Nothing is verified."""
 
     def __init__(self, room: memoryview) -> None:
@@ -67,7 +67,7 @@ class Filling(Passage):
             self._room = self._room[count:]
 
 
-class Collecting(Passage):
+class Collecting(Pipeline):
     """Into memory, verified as a whole: `data`, when it is finished."""
 
     def __init__(self, length: int, verifier: Verifier, lane: Lane) -> None:
@@ -90,7 +90,7 @@ class Collecting(Passage):
         self._all = memoryview(b"")
 
 
-class Hashing(Passage):
+class Hashing(Pipeline):
     """To `sink`, through `ring`: while one piece is sent, the next ones are hashed and read.
 
     `lane` has to be the same for all of one verifier's pieces.
@@ -145,7 +145,7 @@ class Hashing(Passage):
             self._progress(self._handed)
 
 
-class Untouched(Passage):
+class Untouched(Pipeline):
     """To `sink`, by the kernel alone where both sides are plain sockets and there is a pipe to be had. Nothing is read
     ahead, nothing withheld.
     """
@@ -158,13 +158,15 @@ class Untouched(Passage):
     @override
     async def take(self, source: Source) -> None:
         with _pipe() as pipe:
-            await self._copy(source, lambda: pipe is not None and self._sink.outlet is not None and source.can_splice)
-            if pipe is not None and (outlet := self._sink.outlet) is not None:
-                await self._splice(source, pipe, outlet)
+            await self._copy(
+                source, lambda: pipe is not None and self._sink.socket_writer is not None and source.can_splice
+            )
+            if pipe is not None and (socket_writer := self._sink.socket_writer) is not None:
+                await self._splice(source, pipe, socket_writer)
 
-    async def _splice(self, source: Source, pipe: _Pipe, outlet: Outlet) -> None:
+    async def _splice(self, source: Source, pipe: _Pipe, socket_writer: SocketWriter) -> None:
         while source.left:
-            await outlet.splice(pipe.out_of, await source.splice(pipe.into, _SPLICE))
+            await socket_writer.splice(pipe.out_of, await source.splice(pipe.into, _SPLICE))
             self._progress(source.offset)
             await asyncio.sleep(0)  # where nobody has to be waited for, others would not have their turn
 

@@ -22,7 +22,7 @@ _LOOKUPS = 2
 Opener: TypeAlias = Callable[[Holder], Coroutine[Any, Any, Source]]
 
 
-class Asker(Protocol):
+class KeyLookup(Protocol):
     """The transfer, as its rivals need it."""
 
     in_windows: bool
@@ -59,7 +59,7 @@ class Rivals:
         return tuple(each for each in (*first, *others) if each.peer.id not in self._failed)
 
     async def first(
-        self, holders: tuple[Holder, ...], asker: Asker, opener: Opener, tried: ByteRange | None
+        self, holders: tuple[Holder, ...], asker: KeyLookup, opener: Opener, tried: ByteRange | None
     ) -> Source | None:
         """What `opener` gives for the first of `holders`, or of those that are found later; None where all failed.
 
@@ -77,7 +77,7 @@ class Rivals:
 
         return await first_prize(self._entrants(first=better), begin, self._rules(asker, beside=False))
 
-    def watch(self, source: Source, asker: Asker) -> None:
+    def watch(self, source: Source, asker: KeyLookup) -> None:
         """Try others where `source` hesitates, until `leave`."""
         means = self._means
         self._contest = Contest(
@@ -96,7 +96,7 @@ class Rivals:
             await contest.aclose()
             self._better = contest.winner
 
-    async def _show(self, asker: Asker, holder: Holder, part: ByteRange) -> None:
+    async def _show(self, asker: KeyLookup, holder: Holder, part: ByteRange) -> None:
         """Have `holder` send `part`: more than a first byte. Raises PeerUnavailable."""
         try:
             await self._try(asker, holder, part, 0.0)
@@ -104,7 +104,7 @@ class Rivals:
             if error.reason != FAILED_REFUSED:  # it may be that it can send the whole only
                 raise
 
-    async def _try_others(self, asker: Asker, source: Source, rate: float) -> Tried | None:
+    async def _try_others(self, asker: KeyLookup, source: Source, rate: float) -> Tried | None:
         """A holder that sends what comes next from `source` much faster than at `rate`, where there is one."""
         health = self._means.health
         part = part_to_try(source.offset, source.span.stop, health.recent)
@@ -118,7 +118,9 @@ class Rivals:
 
         return await first_prize(self._entrants(usable=may_be_better), attempt, self._rules(asker, beside=True))
 
-    async def _try(self, asker: Asker, holder: Holder, part: ByteRange, rate: float, size: int | None = None) -> Tried:
+    async def _try(
+        self, asker: KeyLookup, holder: Holder, part: ByteRange, rate: float, size: int | None = None
+    ) -> Tried:
         """As `try_out`. Raises NotBetter where the content's size is not `size`, too."""
         source = await asker.open(holder, part)
         if size is not None and source.span.size != size:
@@ -140,7 +142,7 @@ class Rivals:
             timeout=_LOOKUPS * means.limits.lookup_timeout,
         )
 
-    def _rules(self, asker: Asker, *, beside: bool) -> Rules:
+    def _rules(self, asker: KeyLookup, *, beside: bool) -> Rules:
         means = self._means
 
         def failed_beside(peer: Peer, error: PeerUnavailable) -> None:

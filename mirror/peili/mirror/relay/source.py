@@ -22,7 +22,7 @@ from peili.mirror.peer_api.peers import (
 from peili.mirror.relay.headonly import HeadOnly
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.windows import Asking, Body, open_in_windows
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 
 class OutOfRange(PeerUnavailable):
@@ -68,7 +68,7 @@ class Source:
         self._asking = asking
         self._answer = answer
         self._waited = 0.0
-        self._waits: tuple[float, Patience] | None = None  # since when, for the read that is under way
+        self._waits: tuple[float, Deadline] | None = None  # since when, for the read that is under way
         self._left_for: PeerUnavailable | None = None
         self._stall_timeout = limits.stall_timeout
         self._counted = min(limits.stall_timeout, limits.rate_window / 2)
@@ -96,7 +96,7 @@ class Source:
         """
         with ExitStack() as stack:
             try:
-                async with Patience(limits.first_byte_timeout):
+                async with Deadline(limits.first_byte_timeout):
                     asking = Asking(client, peer, path, limits.stall_timeout, turns, method=method)
                     answer = await _ask(asking, wanted)
                     stack.callback(answer.close)
@@ -155,7 +155,7 @@ class Source:
         asked = time.monotonic()
         try:
             with reading(self.peer):
-                async with Patience(self._stall_timeout) as patience:
+                async with Deadline(self._stall_timeout) as patience:
                     self._waits = asked, patience
                     try:
                         count = await read()

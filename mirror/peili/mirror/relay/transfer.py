@@ -19,10 +19,10 @@ from peili.mirror.oci.references import Descriptor
 from peili.mirror.relay.holders import Supply
 from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
 from peili.mirror.relay.means import Fetch, Means, Sink
-from peili.mirror.relay.pipeline import Collecting, Filling, Hashing, Passage, Untouched
+from peili.mirror.relay.pipeline import Collecting, Filling, Hashing, Pipeline, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import Mismatch, Unverified, Verifier
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
 _IN_PARALLEL = "%s: passed on unverified: the runtime fetches it in parallel parts, this one from byte %d on"
@@ -261,7 +261,7 @@ class Transfer:
         if is_manifest(self.media_type) or (self._fetch.manifest and self.media_type != OCTET_STREAM):
             self._means.sizes.learn(data)
 
-    async def _take(self, source: Source, passage: Passage) -> None:
+    async def _take(self, source: Source, passage: Pipeline) -> None:
         """Let all of the span go by `passage`, from whoever has it. Raises Mismatch, Aborted."""
         while True:
             self._feeders.add(source.peer.id)
@@ -285,7 +285,7 @@ class Transfer:
         means = self._means
         self._give_room_back()
         try:
-            async with Patience(means.limits.first_byte_timeout):
+            async with Deadline(means.limits.first_byte_timeout):
                 await means.memory.collect(count)
         except TimeoutError as error:
             means.metrics.limited.add("relay_memory")

@@ -26,7 +26,7 @@ from uvicorn.server import ServerState
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.server.accepting import Place
 from peili.mirror.server.host_header import Named
-from peili.mirror.server.socket_writer import Sending, SocketOutlet
+from peili.mirror.server.socket_writer import DirectSocketWriter, SendWithSocket
 from peili.mirror.support.deadlines import Countdown
 
 LINGER = 1.0
@@ -255,9 +255,9 @@ def _size(url: bytes, headers: list[tuple[bytes, bytes]]) -> int:
 
 
 class _Outlets(_Protocol):
-    """Gives an app an outlet, and tells uvicorn, which counts the bytes of a body, of those that went by it."""
+    """Gives an app an socket_writer, and tells uvicorn, which counts the bytes of a body, of those that went by it."""
 
-    _outlet: SocketOutlet | None = None
+    _outlet: DirectSocketWriter | None = None
 
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -267,7 +267,7 @@ class _Outlets(_Protocol):
         # uvloop's transports are none of asyncio's classes; they only have the same methods.
         plain = cast(asyncio.Transport, transport)
         super().connection_made(cast(asyncio.Transport, _Transport(plain)))
-        self._outlet = SocketOutlet(plain)
+        self._outlet = DirectSocketWriter(plain)
         self.app = _with_outlet(self.app, self._outlet)
 
     @override
@@ -277,27 +277,27 @@ class _Outlets(_Protocol):
         super().connection_lost(exc)
 
 
-def _with_outlet(app: ASGIApp, outlet: SocketOutlet) -> ASGIApp:
+def _with_outlet(app: ASGIApp, socket_writer: DirectSocketWriter) -> ASGIApp:
     async def outletted(scope: Scope, receive: Receive, send: Send) -> None:
         finished = False
 
         async def sending(message: Message) -> None:
             nonlocal finished
             if message["type"] == "http.response.body":
-                if sent := outlet.take():
+                if sent := socket_writer.take():
                     await send({"type": "http.response.body", "body": _Sent(sent), "more_body": True})
                 if not message.get("more_body", False):
                     finished = True
-                    outlet.close()  # before the next request, which may be there already, has its turn
+                    socket_writer.close()  # before the next request, which may be there already, has its turn
             await send(message)
 
         try:
-            await app(scope, receive, Sending(sending, outlet))
+            await app(scope, receive, SendWithSocket(sending, socket_writer))
         finally:
             if not finished:
-                outlet.close()  # else the connection would stay open by it
+                socket_writer.close()  # else the connection would stay open by it
         if not finished:
-            await outlet.end()  # uvicorn, which has yet to see that, would report the answer as unfinished
+            await socket_writer.end()  # uvicorn, which has yet to see that, would report the answer as unfinished
 
     return outletted
 

@@ -29,11 +29,11 @@ _LOST = {errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH,
 """What a socket's connection may end with, besides what ConnectionError and TimeoutError stand for."""
 
 
-class Outlet(ABC):
+class SocketWriter(ABC):
     """Writes parts of a body straight to the client's socket, between the start of an answer and its last message.
 
-    One task at a time; what was sent as body messages before goes first. Sending raises TimeoutError where the client
-    takes nothing for too long, and OSError where it is gone or this host fails: `is_clients` tells which. After an
+    One task at a time; what was sent as body messages before goes first. Raises TimeoutError where the client
+    takes nothing for too long, and OSError where it is gone or this host fails: `is_client_gone` tells which. After an
     error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
     """
 
@@ -58,7 +58,7 @@ class Outlet(ABC):
         """Send `count` bytes that are in a pipe already; `pipe` is the end to read from. Linux only."""
 
 
-def is_clients(error: OSError) -> bool:
+def is_client_gone(error: OSError) -> bool:
     """Whether `error`, raised in sending, says that the client is gone or takes nothing. Else it is this host's own.
 
     What a server raises of its own accord has no number.
@@ -66,34 +66,34 @@ def is_clients(error: OSError) -> bool:
     return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _LOST
 
 
-class Sending:
-    """A `send` with an outlet."""
+class SendWithSocket:
+    """A `send` with an socket_writer."""
 
-    __slots__ = ("_send", "outlet")
+    __slots__ = ("_send", "socket_writer")
 
-    def __init__(self, send: Send, outlet: Outlet) -> None:
+    def __init__(self, send: Send, socket_writer: SocketWriter) -> None:
         self._send = send
-        self.outlet = outlet
+        self.socket_writer = socket_writer
 
     async def __call__(self, message: Message) -> None:
         await self._send(message)
 
 
-def outlet_of(send: Send) -> Outlet | None:
-    """The outlet that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
-    return send.outlet if isinstance(send, Sending) else None
+def socket_writer_of(send: Send) -> SocketWriter | None:
+    """The socket_writer that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
+    return send.socket_writer if isinstance(send, SendWithSocket) else None
 
 
-def with_outlet_of(send: Send, wrapping: Send) -> Send:
-    """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same outlet."""
-    return Sending(wrapping, send.outlet) if isinstance(send, Sending) else wrapping
+def keep_socket_writer(send: Send, wrapping: Send) -> Send:
+    """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same socket_writer."""
+    return SendWithSocket(wrapping, send.socket_writer) if isinstance(send, SendWithSocket) else wrapping
 
 
-class CountingOutlet(Outlet):
-    """`outlet`, of whose bytes `count` hears as they are sent."""
+class CountingSocketWriter(SocketWriter):
+    """`socket_writer`, of whose bytes `count` hears as they are sent."""
 
-    def __init__(self, outlet: Outlet, count: Callable[[int], None]) -> None:
-        self._outlet = outlet
+    def __init__(self, socket_writer: SocketWriter, count: Callable[[int], None]) -> None:
+        self._outlet = socket_writer
         self._count = count
 
     @override
@@ -121,8 +121,8 @@ class CountingOutlet(Outlet):
         self._count(count)
 
 
-class SocketOutlet(Outlet):
-    """The outlet of a connection that an asyncio or uvloop `transport` without TLS holds.
+class DirectSocketWriter(SocketWriter):
+    """The socket_writer of a connection that an asyncio or uvloop `transport` without TLS holds.
 
     It works on a duplicate of the transport's descriptor, since loops let nobody else wait for a transport's own.
     `take` says how many bytes went by it; `close` it when the answer has ended, and `lose` it with the connection.

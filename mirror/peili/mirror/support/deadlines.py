@@ -59,8 +59,8 @@ def _nothing() -> None:
     pass
 
 
-class Patience:
-    """``async with Patience(seconds):`` is `asyncio.timeout` by a `Countdown`. Raises TimeoutError."""
+class Deadline:
+    """``async with Deadline(seconds):`` is `asyncio.timeout` by a `Countdown`. Raises TimeoutError."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

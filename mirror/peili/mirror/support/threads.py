@@ -35,7 +35,7 @@ def call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], _T], patience: f
     return None
 
 
-class Expendable:
+class DaemonThreads:
     """At most `most` threads, for work that may hang. Nobody waits for one, not even a process that ends.
 
     That is why it is no ThreadPoolExecutor: the interpreter joins those at its exit. A thread ends when there is no

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 IN_TIME = 30.0
 """Seconds that each promise has by default, all waiting included. Kits take another bound as `within`."""
@@ -39,7 +39,7 @@ def expect_type(value: object, *kinds: type[Any]) -> None:
 
 async def keep(promise: str, check: Awaitable[None], within: float = IN_TIME) -> None:
     """Run `check`. Raises ConformanceError when it fails, in whatever way, or takes longer than `within` seconds."""
-    deadline = Patience(within)
+    deadline = Deadline(within)
     try:
         async with deadline:
             await check

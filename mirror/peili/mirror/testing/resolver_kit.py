@@ -12,7 +12,7 @@ from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Store
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for
 from peili.mirror.testing.promises import (
@@ -86,7 +86,7 @@ def _fresh_reference() -> Reference:
 
 
 async def _answer(resolver: Resolver, reference: Reference) -> Descriptor | None:
-    async with Patience(_QUICK):
+    async with Deadline(_QUICK):
         try:
             answer = await resolver.resolve(reference)
         except Unavailable:

@@ -14,7 +14,7 @@ from peili.mirror.oci.references import Digest, Key, Reference
 from peili.mirror.peer_api.peers import FAILED_BROKEN, Feed, Holder, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Gone, Have, Synced
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for
 from peili.mirror.testing.promises import (
@@ -91,7 +91,7 @@ def fresh_key() -> Digest:
 
 async def lookup(router: Router, key: Key) -> list[Holder]:
     """All holders that one lookup finds, in bounded time."""
-    async with Patience(_QUICK), aclosing(router.lookup(key)) as found:
+    async with Deadline(_QUICK), aclosing(router.lookup(key)) as found:
         return [holder async for holder in found]
 
 
@@ -188,7 +188,7 @@ async def _acquire_nobody(subject: RouterSubject) -> None:
 
 async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
     """What `acquire` says, its lease used as a mirror does."""
-    async with Patience(_QUICK):
+    async with Deadline(_QUICK):
         advice = await router.acquire(want)
     expect_type(advice, Feed, Wait, Upstream)
     if isinstance(advice, Feed):

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from peili.mirror.errors import NotFound, StoreUnavailable
 from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.plugins.store import Have, Store, Synced
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.promises import (
     Promises,
@@ -110,7 +110,7 @@ async def _away_before(subject: StoreSubject) -> None:
     await subject.add(data)
     if not await subject.lose():
         return
-    async with Patience(_AT_ONCE):
+    async with Deadline(_AT_ONCE):
         await _entered_and_left(store)
     async with entered(store), watching(store) as watched:
         await expect_raises(StoreUnavailable, store.describe(Digest.of(data)))

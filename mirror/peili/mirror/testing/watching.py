@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from peili.mirror.oci.references import Key
 from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
-from peili.mirror.support.deadlines import Patience
+from peili.mirror.support.deadlines import Deadline
 
 
 class Watched:
@@ -61,7 +61,7 @@ class Watched:
         """Wait until `condition` holds of what is known. Raises TimeoutError when it does not `within` so many seconds,
         RuntimeError when the watch ends before.
         """
-        async with Patience(within):
+        async with Deadline(within):
             while not condition():
                 if self.ended:
                     raise RuntimeError("the watch ended") from self.error

@@ -179,7 +179,7 @@ class Api:
         return sorted(namespace.name for namespace in answer.namespaces)
 
     async def _answer(self, call: Awaitable[_Response]) -> _Response:
-        # Shielded: see `_settled`. A call whose caller is gone ends by itself, at the latest by its timeout.
+        # RouterRoutes: see `_settled`. A call whose caller is gone ends by itself, at the latest by its timeout.
         answering = asyncio.ensure_future(call)
         self._asked.add(answering)
         answering.add_done_callback(self._heard)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from peili.mirror.support.deadlines import Countdown, Patience
+from peili.mirror.support.deadlines import Countdown, Deadline
 
 pytestmark = pytest.mark.anyio
 
@@ -19,20 +19,20 @@ async def test_what_does_not_come_in_time_is_a_timeout_error() -> None:
     before = asyncio.Event()
     asyncio.get_running_loop().call_later(SECONDS / 2, before.set)
     with pytest.raises(TimeoutError):
-        async with Patience(SECONDS):
+        async with Deadline(SECONDS):
             await asyncio.Event().wait()
     assert before.is_set()
 
 
 async def test_what_comes_in_time_is_had_and_later_nothing_is_cancelled() -> None:
-    async with Patience(SECONDS):
+    async with Deadline(SECONDS):
         await asyncio.sleep(0)
     await asyncio.sleep(2 * SECONDS)
 
 
 async def test_a_cancellation_from_outside_is_none_of_its_own() -> None:
     async def waiting() -> None:
-        async with Patience(60):
+        async with Deadline(60):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(waiting())
@@ -54,7 +54,7 @@ async def test_what_came_while_the_loop_stood_still_is_had(begins: float) -> Non
     with ours, theirs:
         ours.setblocking(False)
         loop.call_later(begins * SECONDS, stand_still)
-        async with Patience(SECONDS):
+        async with Deadline(SECONDS):
             assert await loop.sock_recv(ours, 1) == b"x"
 
 
@@ -66,7 +66,7 @@ async def test_it_ends_on_a_loop_that_is_never_in_time() -> None:
 
     task = asyncio.create_task(busy())
     with pytest.raises(TimeoutError):
-        async with Patience(SECONDS):
+        async with Deadline(SECONDS):
             await asyncio.Event().wait()
     task.cancel()
 

@@ -16,10 +16,10 @@ from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.relay.buffers import SLOTS, Memory, Ring
 from peili.mirror.relay.hashing import Hasher
-from peili.mirror.relay.pipeline import Hashing, Passage, Untouched
+from peili.mirror.relay.pipeline import Hashing, Pipeline, Untouched
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import Verifier
-from peili.mirror.server.socket_writer import Outlet
+from peili.mirror.server.socket_writer import SocketWriter
 
 pytestmark = pytest.mark.anyio
 
@@ -51,7 +51,7 @@ class Quick(Source):
         return os.write(pipe, bytes(PIECE))
 
 
-class Taking(Outlet):
+class Taking(SocketWriter):
     """Takes everything at once."""
 
     taken = 0
@@ -74,10 +74,10 @@ class Taking(Outlet):
 
 
 class Sink:
-    """With an outlet, or without."""
+    """With an socket_writer, or without."""
 
-    def __init__(self, outlet: Taking | None) -> None:
-        self.outlet = outlet
+    def __init__(self, socket_writer: Taking | None) -> None:
+        self.socket_writer = socket_writer
         self.taken = 0
 
     async def send(self, data: bytes | memoryview) -> None:
@@ -96,26 +96,26 @@ def hasher() -> Generator[Hasher]:
 
 
 @contextmanager
-def hashing(sink: Sink, hasher: Hasher) -> Generator[Passage]:
+def hashing(sink: Sink, hasher: Hasher) -> Generator[Pipeline]:
     verifier = Verifier(Digest.of(bytes(PIECES * PIECE)))
     with Memory(SLOTS * PIECE).ring() as ring:
         yield Hashing(sink, ring, verifier, hasher.lane(), start=0, progress=_ignore)
 
 
 @contextmanager
-def untouched(sink: Sink, _: Hasher) -> Generator[Passage]:
+def untouched(sink: Sink, _: Hasher) -> Generator[Pipeline]:
     yield Untouched(sink, Memory(MIB), _ignore)
 
 
 @pytest.mark.parametrize(
-    ("passage", "outlet"),
+    ("passage", "socket_writer"),
     [(hashing, None), (untouched, None), (untouched, Taking())],
     ids=["hashed", "copied", "spliced"],
 )
 async def test_others_have_their_turn_between_pieces(
-    passage: Callable[[Sink, Hasher], AbstractContextManager[Passage]], outlet: Taking | None, hasher: Hasher
+    passage: Callable[[Sink, Hasher], AbstractContextManager[Pipeline]], socket_writer: Taking | None, hasher: Hasher
 ) -> None:
-    sink, source, turns = Sink(outlet), Quick(), 0
+    sink, source, turns = Sink(socket_writer), Quick(), 0
     with passage(sink, hasher) as making:
         taking = asyncio.create_task(making.take(source))
         while not taking.done():
@@ -123,7 +123,7 @@ async def test_others_have_their_turn_between_pieces(
             await asyncio.sleep(0)
         await taking
         await making.finish()
-    assert sink.taken + (outlet.taken if outlet else 0) == PIECES * PIECE
+    assert sink.taken + (socket_writer.taken if socket_writer else 0) == PIECES * PIECE
     assert turns >= PIECES / SLOTS
 
 
@@ -134,11 +134,11 @@ async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, 
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "pipe", none_left)
-    outlet = Taking()
-    sink = Sink(outlet)
+    socket_writer = Taking()
+    sink = Sink(socket_writer)
     with untouched(sink, hasher) as passage:
         await passage.take(Quick())
-    assert (sink.taken, outlet.taken) == (PIECES * PIECE, 0)
+    assert (sink.taken, socket_writer.taken) == (PIECES * PIECE, 0)
 
 
 ALONE = SLOTS * 4 * MIB

@@ -18,7 +18,13 @@ import pytest
 from starlette.types import Message
 from typing_extensions import override
 
-from peili.mirror.server.socket_writer import Sending, SocketOutlet, is_clients, outlet_of, with_outlet_of
+from peili.mirror.server.socket_writer import (
+    DirectSocketWriter,
+    SendWithSocket,
+    is_client_gone,
+    keep_socket_writer,
+    socket_writer_of,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +40,7 @@ class Connection(asyncio.Protocol):
     """A server's end of a connection."""
 
     transport: asyncio.Transport
-    outlet: SocketOutlet
+    socket_writer: DirectSocketWriter
 
     def __init__(self) -> None:
         self.made = asyncio.Event()
@@ -42,17 +48,17 @@ class Connection(asyncio.Protocol):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.outlet = SocketOutlet(self.transport)
+        self.socket_writer = DirectSocketWriter(self.transport)
         self.made.set()
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self.outlet.lose()
+        self.socket_writer.lose()
 
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
-    """A server's end with an outlet, and the client's socket, whose buffer is small."""
+    """A server's end with an socket_writer, and the client's socket, whose buffer is small."""
     it = Connection()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: it, "127.0.0.1", 0)
@@ -65,7 +71,7 @@ async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
             async with asyncio.timeout(60):
                 yield it, client
         finally:
-            it.outlet.close()
+            it.socket_writer.close()
             it.transport.abort()
             server.close()
             await server.wait_closed()
@@ -91,10 +97,10 @@ async def test_what_was_written_before_goes_first_and_what_is_written_after_last
         head = os.urandom(3 << 20)  # more than the sockets hold: the transport keeps some of it
         receiving = asyncio.create_task(receive(client, len(head) + len(DATA) + 8))
         server.transport.write(head)
-        assert await server.outlet.sendfile(fd, 5, len(DATA) - 5) == len(DATA) - 5
-        await server.outlet.send(memoryview(DATA)[:5])
-        assert server.outlet.take() == len(DATA)
-        assert server.outlet.take() == 0
+        assert await server.socket_writer.sendfile(fd, 5, len(DATA) - 5) == len(DATA) - 5
+        await server.socket_writer.send(memoryview(DATA)[:5])
+        assert server.socket_writer.take() == len(DATA)
+        assert server.socket_writer.take() == 0
         server.transport.write(b"the last")
         assert await receiving == head + DATA[5:] + DATA[:5] + b"the last"
 
@@ -105,7 +111,7 @@ async def test_a_buffer_may_be_used_again_once_it_was_sent() -> None:
         buffer = bytearray(1 << 20)
         for start in range(0, len(DATA), len(buffer)):
             buffer[:] = DATA[start : start + len(buffer)]
-            await server.outlet.send(memoryview(buffer))
+            await server.socket_writer.send(memoryview(buffer))
             buffer[:] = bytes(len(buffer))
         assert await receiving == DATA
 
@@ -113,10 +119,10 @@ async def test_a_buffer_may_be_used_again_once_it_was_sent() -> None:
 async def test_a_file_that_is_shorter_than_asked_for_ends(fd: int) -> None:
     async with connected() as (server, client):
         receiving = asyncio.create_task(receive(client, 100))
-        assert await server.outlet.sendfile(fd, len(DATA) - 100, 5000) == 100
+        assert await server.socket_writer.sendfile(fd, len(DATA) - 100, 5000) == 100
         assert await receiving == DATA[-100:]
-        assert await server.outlet.sendfile(fd, len(DATA), 10) == 0
-        assert await server.outlet.sendfile(fd, 0, 0) == 0
+        assert await server.socket_writer.sendfile(fd, len(DATA), 10) == 0
+        assert await server.socket_writer.sendfile(fd, 0, 0) == 0
 
 
 async def test_what_is_in_a_pipe_can_be_sent() -> None:
@@ -127,30 +133,30 @@ async def test_what_is_in_a_pipe_can_be_sent() -> None:
             for start in range(0, len(DATA), 50_000):
                 piece = DATA[start : start + 50_000]
                 assert os.write(into, piece) == len(piece)
-                await server.outlet.splice(out, len(piece))
+                await server.socket_writer.splice(out, len(piece))
         finally:
             os.close(out)
             os.close(into)
         assert await receiving == DATA
-        assert server.outlet.take() == len(DATA)
+        assert server.socket_writer.take() == len(DATA)
 
 
 async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:
     async with connected() as (server, _):
-        server.outlet.give_up_after(0.2)
+        server.socket_writer.give_up_after(0.2)
         with pytest.raises(TimeoutError):
-            await server.outlet.sendfile(fd, 0, len(DATA))
+            await server.socket_writer.sendfile(fd, 0, len(DATA))
 
 
 async def test_a_client_that_leaves_is_noticed(fd: int) -> None:
     async with connected() as (server, client):
-        sending = asyncio.create_task(server.outlet.sendfile(fd, 0, len(DATA)))
+        sending = asyncio.create_task(server.socket_writer.sendfile(fd, 0, len(DATA)))
         assert await receive(client, 1)
         client.close()
         with pytest.raises(OSError):  # noqa: PT011 - which one depends on who notices first
             await sending
         with pytest.raises(OSError):  # noqa: PT011
-            await server.outlet.send(DATA)
+            await server.socket_writer.send(DATA)
 
 
 def descriptors() -> set[Path]:
@@ -160,13 +166,13 @@ def descriptors() -> set[Path]:
 async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> None:
     async with connected() as (server, client):
         before = descriptors()
-        sending = asyncio.create_task(server.outlet.sendfile(fd, 0, len(DATA)))
+        sending = asyncio.create_task(server.socket_writer.sendfile(fd, 0, len(DATA)))
         assert await receive(client, 1)
         sending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sending
-        server.outlet.close()
-        server.outlet.close()
+        server.socket_writer.close()
+        server.socket_writer.close()
         assert descriptors() <= before
         server.transport.close()
         assert len(await receive(client, len(DATA))) < len(DATA)
@@ -177,12 +183,12 @@ async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
     async with connected() as (server, client):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
         try:
-            assert not server.outlet.open()
+            assert not server.socket_writer.open()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        assert server.outlet.open()
+        assert server.socket_writer.open()
         before = descriptors()
-        await server.outlet.send(b"the body")
+        await server.socket_writer.send(b"the body")
         assert descriptors() == before
         assert await receive(client, 8) == b"the body"
 
@@ -203,7 +209,7 @@ async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
     ids=repr,
 )
 def test_whose_an_error_is(error: OSError, clients: bool) -> None:
-    assert is_clients(error) == clients
+    assert is_client_gone(error) == clients
 
 
 async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None:
@@ -211,14 +217,14 @@ async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None
         pass
 
     async with connected() as (server, _):
-        sending = Sending(send, server.outlet)
+        sending = SendWithSocket(send, server.socket_writer)
 
         @functools.wraps(sending)
         async def wrapped(message: Message) -> None:
             await sending(message)
 
-        assert outlet_of(sending) is server.outlet
-        assert outlet_of(wrapped) is None
-        assert outlet_of(send) is None
-        assert outlet_of(with_outlet_of(sending, wrapped)) is server.outlet
-        assert outlet_of(with_outlet_of(send, wrapped)) is None
+        assert socket_writer_of(sending) is server.socket_writer
+        assert socket_writer_of(wrapped) is None
+        assert socket_writer_of(send) is None
+        assert socket_writer_of(keep_socket_writer(sending, wrapped)) is server.socket_writer
+        assert socket_writer_of(keep_socket_writer(send, wrapped)) is None
