@@ -40,7 +40,7 @@ from peili.mirror import (
 )
 from peili.mirror.client.client import PeerClient
 from peili.mirror.client.connection import Head
-from peili.mirror.peer_api.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE
+from peili.mirror.errors import FailureReason
 from peili.routers.static import StaticRouter
 
 pytestmark = pytest.mark.anyio
@@ -479,16 +479,18 @@ async def test_acquire_asks_afresh_when_all_known_holders_failed() -> None:
     async with neighbours(a, b) as peers, entered(router := StaticRouter(peers), limits=PATIENT):
         await router.acquire(Want(KEY))
         b.keys.add(KEY)
-        advice = await router.acquire(Want(KEY, failed={"a": FAILED_BROKEN}))
+        advice = await router.acquire(Want(KEY, failed={"a": FailureReason.BROKEN}))
         assert isinstance(advice, Feed)
         assert [holder.peer.id for holder in advice.holders] == ["b"]
-        assert isinstance(await router.acquire(Want(KEY, failed={"a": FAILED_BROKEN, "b": FAILED_BROKEN})), Upstream)
+        assert isinstance(
+            await router.acquire(Want(KEY, failed={"a": FailureReason.BROKEN, "b": FailureReason.BROKEN})), Upstream
+        )
         assert peer_ids(router) == ["a", "b"], "they did answer"
 
 
 async def test_a_failure_is_acted_on_once_however_often_it_is_repeated() -> None:
     a, b = Neighbour("a", KEY, OTHER), Neighbour("b")
-    want = Want(KEY, failed={"a": FAILED_SILENT})
+    want = Want(KEY, failed={"a": FailureReason.SILENT})
     nowhere = Digest.of(b"nowhere")
     async with neighbours(a, b) as peers, entered(router := StaticRouter(peers), limits=PATIENT):
         assert isinstance(await router.acquire(want), Upstream)
@@ -501,7 +503,7 @@ async def test_a_failure_is_acted_on_once_however_often_it_is_repeated() -> None
         assert await holders(router, nowhere) == []
         assert a.asked.count(nowhere) == asked, "that nobody has it is still remembered"
         a.open.clear()
-        await router.acquire(Want(OTHER, failed={"a": FAILED_SILENT}))
+        await router.acquire(Want(OTHER, failed={"a": FailureReason.SILENT}))
         assert peer_ids(router) == ["b"], "which is another failure"
 
 
@@ -510,14 +512,14 @@ async def test_a_failure_after_another_is_acted_on_again() -> None:
     async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):
         for _ in range(2):
             a.open.clear()
-            assert isinstance(await router.acquire(Want(KEY, failed={"a": FAILED_SILENT})), Upstream)
+            assert isinstance(await router.acquire(Want(KEY, failed={"a": FailureReason.SILENT})), Upstream)
             assert peer_ids(router) == []
             a.open.set()
             await until(router.peers)
             await asyncio.sleep(limits.failure_ttl)
 
 
-@pytest.mark.parametrize("why", [FAILED_UNREACHABLE, FAILED_SILENT])
+@pytest.mark.parametrize("why", [FailureReason.UNREACHABLE, FailureReason.SILENT])
 async def test_a_peer_that_failed_without_a_word_is_left_out_until_it_answers(why: str) -> None:
     a, limits = Neighbour("a", KEY), Limits(lookup_timeout=600)
     async with neighbours(a) as peers, entered(router := StaticRouter(peers), limits=limits):

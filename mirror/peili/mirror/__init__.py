@@ -10,6 +10,7 @@ from peili.mirror.doors.auth import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
+    FailureReason,
     ListenError,
     NotFound,
     PeerUnavailable,
@@ -27,7 +28,7 @@ from peili.mirror.mirror import Mirror
 from peili.mirror.oci.media_types import detect as detect_media_type
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, parse_key
 from peili.mirror.oci.selection import Selection
-from peili.mirror.peer_api.peers import Feed, Holder, Lease, Peer, Upstream, Wait, Want
+from peili.mirror.peer_api.peers import Feed, Holder, Lease, LeaseEnd, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
 from peili.mirror.plugins.plugin import Context, Plugin
 from peili.mirror.plugins.resolver import Resolver
@@ -52,6 +53,7 @@ __all__ = [
     "Descriptor",
     "Digest",
     "Distribution",
+    "FailureReason",
     "Family",
     "Feed",
     "FileContent",
@@ -61,6 +63,7 @@ __all__ = [
     "Inventory",
     "Key",
     "Lease",
+    "LeaseEnd",
     "Limits",
     "ListenError",
     "MembershipRouter",

@@ -18,6 +18,26 @@ system are translated where they enter, with ``raise … from``.
 from __future__ import annotations
 
 from collections.abc import Collection
+from enum import StrEnum
+
+
+class FailureReason(StrEnum):
+    """Why a peer could not be used: `PeerUnavailable.reason`, and the values of `Want.failed`."""
+
+    UNREACHABLE = "unreachable"
+    """There was no connection, or it broke before the answer."""
+    REFUSED = "refused"
+    """The peer answered, but not with the content (404, 403, …)."""
+    BUSY = "busy"
+    """The peer has the content, but serves as many requests as it may."""
+    SILENT = "silent"
+    """The peer sent nothing for too long."""
+    SLOW = "slow"
+    """The peer sent less than the minimum rate."""
+    BROKEN = "broken"
+    """The transfer ended early."""
+    WRONG = "wrong"
+    """The peer sent something that is not the content."""
 
 
 class PeiliError(Exception):
@@ -43,10 +63,10 @@ class RouterUnavailable(Unavailable):
 class PeerUnavailable(Unavailable):
     """A peer could not be reached, did not answer in time, refused, or sent what it should not.
 
-    `reason` is one of the words of `Want.failed`.
+    `reason` is a `FailureReason`.
     """
 
-    def __init__(self, message: str, reason: str = "unreachable") -> None:
+    def __init__(self, message: str, reason: str = FailureReason.UNREACHABLE) -> None:
         self.reason = reason
         super().__init__(message)
 

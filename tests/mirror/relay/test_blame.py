@@ -5,15 +5,7 @@ from __future__ import annotations
 import pytest
 
 from peili.mirror import Digest, Limits
-from peili.mirror.peer_api.peers import (
-    FAILED_BROKEN,
-    FAILED_BUSY,
-    FAILED_REFUSED,
-    FAILED_SILENT,
-    FAILED_SLOW,
-    FAILED_UNREACHABLE,
-    FAILED_WRONG,
-)
+from peili.mirror.errors import FailureReason
 from peili.mirror.relay.blame import Blame
 
 ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
@@ -40,13 +32,13 @@ def blame(clock: Clock) -> Blame:
 @pytest.mark.parametrize(
     ("reason", "ttl"),
     [
-        (FAILED_WRONG, 600),
-        (FAILED_BROKEN, 30),
-        (FAILED_SILENT, 30),
-        (FAILED_SLOW, 30),
-        (FAILED_UNREACHABLE, 0),
-        (FAILED_BUSY, 0),
-        (FAILED_REFUSED, 0),
+        (FailureReason.WRONG, 600),
+        (FailureReason.BROKEN, 30),
+        (FailureReason.SILENT, 30),
+        (FailureReason.SLOW, 30),
+        (FailureReason.UNREACHABLE, 0),
+        (FailureReason.BUSY, 0),
+        (FailureReason.REFUSED, 0),
     ],
 )
 def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
@@ -62,24 +54,24 @@ def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
 
 
 def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -> None:
-    blame.record(ONE, "a", FAILED_WRONG)
+    blame.record(ONE, "a", FailureReason.WRONG)
     clock.now += 10
-    blame.record(ONE, "a", FAILED_BROKEN)
+    blame.record(ONE, "a", FailureReason.BROKEN)
     clock.now += 100
-    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
 
 
 def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
-    blame.record(ONE, "a", FAILED_BROKEN)
+    blame.record(ONE, "a", FailureReason.BROKEN)
     clock.now += 20
-    blame.record(ONE, "a", FAILED_SILENT)
+    blame.record(ONE, "a", FailureReason.SILENT)
     clock.now += 20
-    assert blame.failed(ONE) == {"a": FAILED_SILENT}
+    assert blame.failed(ONE) == {"a": FailureReason.SILENT}
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -> None:
     for name in "abcd":
-        blame.record(ONE, name, FAILED_WRONG)
+        blame.record(ONE, name, FailureReason.WRONG)
     assert list(blame.failed(ONE)) == ["b", "c", "d"]
     digests = [Digest.of(name.encode()) for name in "abcd"]
     for digest in digests:
@@ -123,7 +115,7 @@ def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_lon
 
 def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
     blame.doubt(ONE, "a")
-    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
     assert not blame.is_doubted(OTHER, "a")
     clock.now += 30
     assert blame.failed(ONE) == {}
@@ -133,10 +125,10 @@ def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame:
 
 
 def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, clock: Clock) -> None:
-    blame.record(ONE, "a", FAILED_WRONG)
+    blame.record(ONE, "a", FailureReason.WRONG)
     blame.doubt(ONE, "a")
     clock.now += 100
-    assert blame.failed(ONE) == {"a": FAILED_WRONG}
+    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
     for name in "bcde":
         blame.doubt(ONE, name)
     assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]

@@ -14,8 +14,8 @@ from tests.mirror.relay.pulling import content
 
 from peili.mirror import Digest, Limits, Peer
 from peili.mirror.client.client import PeerClient
+from peili.mirror.errors import FailureReason
 from peili.mirror.oci.ranges import ByteRange, Span
-from peili.mirror.peer_api.peers import FAILED_SLOW
 from peili.mirror.relay.contest import Outrun
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.source import Source
@@ -94,7 +94,7 @@ async def test_whoever_goes_on_does_so_at_the_byte_where_the_source_was_left(how
                     reading = asyncio.create_task(read(source, got, ends, splice=how == "spliced"))
                     for _ in range(steps):
                         await asyncio.sleep(0)
-                    source.leave(Outrun("another is better", FAILED_SLOW))
+                    source.leave(Outrun("another is better", FailureReason.SLOW))
                     [outcome] = await asyncio.gather(reading, return_exceptions=True)
                     assert outcome is None or isinstance(outcome, Outrun)
                     assert got == DATA[5 : source.offset]

@@ -16,9 +16,9 @@ from urllib.parse import quote, urlsplit
 from peili.mirror.client.connection import Answer, Dropped, Head, Malformed
 from peili.mirror.client.pool import NOT_IN_TIME, NotConnected, PeerPool
 from peili.mirror.client.transport import Origin
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peer_api.peers import FAILED_BROKEN, FAILED_SILENT, FAILED_UNREACHABLE, Peer
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
 
 IDENTITY_HEADER = "Peili-Id"
@@ -159,8 +159,8 @@ def _unavailable(peer: Peer, error: Exception) -> PeerUnavailable:
 def _reason(error: Exception) -> str:
     match error:
         case TimeoutError():
-            return FAILED_SILENT
+            return FailureReason.SILENT
         case Malformed() | OSError():
-            return FAILED_BROKEN
+            return FailureReason.BROKEN
         case _:
-            return FAILED_UNREACHABLE
+            return FailureReason.UNREACHABLE

@@ -17,12 +17,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
-from peili.mirror.errors import RouterUnavailable
+from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
-from peili.mirror.peer_api.peers import FAILED_SILENT, FAILED_UNREACHABLE, Feed, Holder, Peer, Upstream, Wait, Want
+from peili.mirror.peer_api.peers import Feed, Holder, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.plugin import Context, running_already
 from peili.mirror.plugins.router import Router
 from peili.mirror.support.tasks import Tasks, is_cancelled
@@ -138,7 +138,7 @@ class MembershipRouter(Router):
             pause = min(2 * pause, limits.backoff_max)
 
 
-_WITHOUT_A_WORD = frozenset({FAILED_UNREACHABLE, FAILED_SILENT})
+_WITHOUT_A_WORD = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 
 
 class PushRouter(MembershipRouter):

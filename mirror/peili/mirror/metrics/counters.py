@@ -12,15 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal, TypeAlias
 
-from peili.mirror.peer_api.peers import (
-    FAILED_BROKEN,
-    FAILED_BUSY,
-    FAILED_REFUSED,
-    FAILED_SILENT,
-    FAILED_SLOW,
-    FAILED_UNREACHABLE,
-    FAILED_WRONG,
-)
+from peili.mirror.errors import FailureReason
 
 LOCAL, PEER = "local", "peer"
 """Doors."""
@@ -29,15 +21,6 @@ FROM_STORE, FROM_PEER = "store", "peer"
 HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
 """What a router's advice was."""
 
-_REASONS = (
-    FAILED_BROKEN,
-    FAILED_BUSY,
-    FAILED_REFUSED,
-    FAILED_SILENT,
-    FAILED_SLOW,
-    FAILED_UNREACHABLE,
-    FAILED_WRONG,
-)
 _LIMITS = (
     "blob_size",
     "connections",
@@ -165,7 +148,7 @@ class Metrics:
             "peili_peer_failures_total",
             "Peers that were passed over while content was fetched, by reason.",
             "reason",
-            known=[(each,) for each in _REASONS],
+            known=[(each,) for each in sorted(FailureReason)],
         )
         self.quarantines = Counts(
             "peili_quarantines_total", "Peers that sent wrong bytes, each for one blob.", known=[()]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -93,8 +94,7 @@ class Holder:
 class Want:
     """What a host is after: the content of `key` from byte `offset` on.
 
-    `failed` maps the id of each peer that would not do to the reason: ``unreachable``, ``refused``, ``busy``,
-    ``silent``, ``slow``, ``broken`` or ``wrong``.
+    `failed` maps the id of each peer that can't be used to the reason, a `FailureReason`.
     """
 
     key: Key
@@ -102,13 +102,13 @@ class Want:
     failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
 
 
-FAILED_UNREACHABLE = "unreachable"  # no connection, or one that broke before the answer
-FAILED_REFUSED = "refused"  # answered, but not with the content (404, 403, …)
-FAILED_BUSY = "busy"  # has it, but serves as many as it may
-FAILED_SILENT = "silent"  # sent nothing for too long
-FAILED_SLOW = "slow"  # sent less than the least rate
-FAILED_BROKEN = "broken"  # the transfer ended early
-FAILED_WRONG = "wrong"  # sent something that is not the content
+class LeaseEnd(StrEnum):
+    """Why a lease is released, if no peer failed; see `FailureReason` for the other reasons."""
+
+    DONE = "done"
+    """The runtime has what it wanted, or does as the router advised."""
+    GONE = "gone"
+    """The runtime disconnected."""
 
 
 class Lease:
@@ -122,7 +122,7 @@ class Lease:
         """Bytes up to `offset` have been handed to the runtime."""
 
     async def release(self, reason: str) -> None:
-        """The advice is no longer used; `reason` is ``done``, ``gone`` (the runtime left) or as in `Want.failed`.
+        """The advice is no longer used; `reason` is a `LeaseEnd` or a `FailureReason`.
 
         Called in a task of its own, which neither the runtime's leaving nor the end of its request ends, and for which
         the request does not wait. So it may run beside other leases' releases, and beside an `acquire` for the same

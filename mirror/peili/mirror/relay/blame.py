@@ -6,12 +6,12 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 
+from peili.mirror.errors import FailureReason
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE, FAILED_WRONG
 
-_PASSING = frozenset({FAILED_BUSY, FAILED_REFUSED, FAILED_UNREACHABLE})
+_PASSING = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
 """Reasons that say nothing about the next request; who can be reached is the router's to know."""
 
 
@@ -37,20 +37,20 @@ class Blame:
         self._metrics.failures.add(reason)
         if reason in _PASSING:
             return
-        ttl = self._limits.quarantine_ttl if reason == FAILED_WRONG else self._limits.failure_ttl
+        ttl = self._limits.quarantine_ttl if reason == FailureReason.WRONG else self._limits.failure_ttl
         until = self._clock() + ttl
         if until < self._until.get((digest, peer_id), (0.0, ""))[0]:
             return  # a smaller fault does not end a quarantine
-        if reason == FAILED_WRONG:
+        if reason == FailureReason.WRONG:
             self._metrics.quarantines.add()
         self._pass_over(digest, peer_id, until, reason)
 
     def doubt(self, digest: Digest, peer_id: str) -> None:
         """`peer_id` is one of several that may have sent wrong bytes of `digest`: passed over, then asked last."""
-        self._metrics.failures.add(FAILED_WRONG)
+        self._metrics.failures.add(FailureReason.WRONG)
         now = self._clock()
         if now + self._limits.failure_ttl > self._until.get((digest, peer_id), (0.0, ""))[0]:
-            self._pass_over(digest, peer_id, now + self._limits.failure_ttl, FAILED_WRONG)
+            self._pass_over(digest, peer_id, now + self._limits.failure_ttl, FailureReason.WRONG)
         self._doubted[digest, peer_id] = now + self._limits.quarantine_ttl
         self._doubted.move_to_end((digest, peer_id))
         while len(self._doubted) > self._limits.quarantine_entries:

@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange
-from peili.mirror.peer_api.peers import FAILED_SILENT, FAILED_SLOW, Peer
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.health import MUCH, Health
 from peili.mirror.relay.race import NotBetter
 from peili.mirror.relay.source import Source
@@ -154,9 +154,9 @@ class Contest:
         self._timer.cancel()
         self.winner, peer = tried.peer, self._source.peer
         if self._rate:
-            what, reason = f"sends {self._rate:.0f} bytes a second", FAILED_SLOW
+            what, reason = f"sends {self._rate:.0f} bytes a second", FailureReason.SLOW
         else:
-            what, reason = "sends nothing", FAILED_SILENT
+            what, reason = "sends nothing", FailureReason.SILENT
         self._source.leave(Outrun(f"peer {peer.id} {what}, and {self.winner.id} is much faster", reason))
 
 

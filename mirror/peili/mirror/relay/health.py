@@ -7,8 +7,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peili.mirror.errors import FailureReason
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED
 
 WELL, UNPROVEN, RESTS = range(3)
 """How soon a peer is asked; see `Health.rank`."""
@@ -63,7 +63,7 @@ class Health:
 
     def failed(self, peer_id: str, reason: str) -> None:
         """`peer_id` would not do for some content."""
-        if reason in {FAILED_REFUSED, FAILED_BUSY}:
+        if reason in {FailureReason.REFUSED, FailureReason.BUSY}:
             self._rest(peer_id, _LIGHT)
         else:
             self._failures.append(self._clock())

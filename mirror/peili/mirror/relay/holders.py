@@ -10,22 +10,10 @@ import time
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
-from peili.mirror.errors import NotFound, PeerUnavailable, RouterUnavailable
+from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT
 from peili.mirror.oci.ranges import ByteRange, Span
-from peili.mirror.peer_api.peers import (
-    FAILED_BUSY,
-    FAILED_REFUSED,
-    FAILED_SILENT,
-    FAILED_WRONG,
-    Feed,
-    Holder,
-    Lease,
-    Peer,
-    Upstream,
-    Wait,
-    Want,
-)
+from peili.mirror.peer_api.peers import Feed, Holder, Lease, LeaseEnd, Peer, Upstream, Wait, Want
 from peili.mirror.relay.contest import Outrun, part_to_try
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.rivals import Opener, Rivals
@@ -48,7 +36,7 @@ class Supply:
     """
 
     def __init__(self, fetch: Fetch, means: Means) -> None:
-        self.reason = "gone"
+        self.reason: str = LeaseEnd.GONE
         self.size = means.sizes.of(fetch.digest)
         self.claims: set[int] = set()
         self.believes = True
@@ -129,7 +117,9 @@ class Supply:
                 if source.span.size == span.size:
                     return source
                 # One of the two is wrong about the size, and the digest will tell which; put together they can't be.
-                error = PeerUnavailable(f"peer {source.peer.id} has another size for this digest", FAILED_REFUSED)
+                error = PeerUnavailable(
+                    f"peer {source.peer.id} has another size for this digest", FailureReason.REFUSED
+                )
                 self.fail(source.peer, error)
                 self._of_another_size.add(source.peer.id)
 
@@ -172,23 +162,25 @@ class Supply:
         """Raises PeerUnavailable where `span`, which `peer` sends, is of content of a size that can't be right."""
         if self._fetch.manifest and span.size > self._fetch.ahead:
             self._means.metrics.limited.add("manifest_size")
-            raise PeerUnavailable(f"peer {peer.id}: {span.size} bytes are too many for a manifest", FAILED_REFUSED)
+            raise PeerUnavailable(
+                f"peer {peer.id}: {span.size} bytes are too many for a manifest", FailureReason.REFUSED
+            )
         if self.size is None and span.size > self._means.limits.blob_size:
             self._means.metrics.limited.add("blob_size")
             most = f"more than {self._means.limits.blob_size} bytes are not taken"
-            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FAILED_WRONG)
+            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FailureReason.WRONG)
         if self.size is not None and span.size != self.size:
             # A manifest, as a runtime, says what an image's author wrote. That may be wrong, and is no reason to blame.
-            reason = FAILED_WRONG
+            reason = FailureReason.WRONG
             if not self._means.sizes.is_seen(self._fetch.digest):
-                reason = FAILED_REFUSED
+                reason = FailureReason.REFUSED
                 self._of_unexpected_size.add(peer.id)
             expected = f"{self.size} are expected"
             raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", reason)
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do. It is not taken again, unless another one was only better."""
-        if not isinstance(error, OutOfRange) and not (error.reason == FAILED_BUSY and self._waits_for_others):
+        if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._waits_for_others):
             self._means.health.failed(peer.id, error.reason)
         if isinstance(error, Outrun):
             self.reason = error.reason
@@ -200,14 +192,14 @@ class Supply:
             self._out_of_range[peer.id] = error.size  # it would do for another range
             return
         self._means.blame.record(self._fetch.digest, peer.id, error.reason)
-        level = logging.WARNING if error.reason == FAILED_WRONG else logging.INFO
+        level = logging.WARNING if error.reason == FailureReason.WRONG else logging.INFO
         self._means.log.log(level, "%s: passed over: %s", self._fetch.digest, error)
 
     def quarantine(self, peer_id: str) -> None:
         """A peer that may have sent wrong bytes; it is not taken again for this content for a long time."""
-        self._failed[peer_id] = self.reason = FAILED_WRONG
-        self._means.health.failed(peer_id, FAILED_WRONG)
-        self._means.blame.record(self._fetch.digest, peer_id, FAILED_WRONG)
+        self._failed[peer_id] = self.reason = FailureReason.WRONG
+        self._means.health.failed(peer_id, FailureReason.WRONG)
+        self._means.blame.record(self._fetch.digest, peer_id, FailureReason.WRONG)
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
 
     def accuse(self, peer_ids: Collection[str], *, certain: bool) -> None:
@@ -216,14 +208,14 @@ class Supply:
             if certain:
                 self.quarantine(peer_id)
                 continue
-            self._failed[peer_id] = self.reason = FAILED_WRONG
+            self._failed[peer_id] = self.reason = FailureReason.WRONG
             self._means.blame.doubt(self._fetch.digest, peer_id)
             self._means.log.warning("%s: peer %s may have sent wrong bytes; asked last", self._fetch.digest, peer_id)
 
     def pass_over(self, peer_ids: Collection[str]) -> None:
         """None of these is taken again here; no blame is recorded."""
-        self._failed |= dict.fromkeys(peer_ids, FAILED_WRONG)
-        self.reason = FAILED_WRONG
+        self._failed |= dict.fromkeys(peer_ids, FailureReason.WRONG)
+        self.reason = FailureReason.WRONG
 
     def progress(self, offset: int) -> None:
         """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
@@ -243,7 +235,7 @@ class Supply:
             async with asyncio.timeout_at(ends):
                 yield ends
         except TimeoutError as error:
-            self.reason = FAILED_SILENT
+            self.reason = FailureReason.SILENT
             self._means.metrics.limited.add("wait_timeout")
             raise NotFound(f"no peer sent {self._fetch.digest} in time") from error
 
@@ -294,7 +286,7 @@ class Supply:
         """Where holders are busy with what this host asks them for, wait for some of it to end; they may be asked again
         then. Whether that is so. `patience` bounds it.
         """
-        busy = [peer_id for peer_id, reason in self._failed.items() if reason == FAILED_BUSY]
+        busy = [peer_id for peer_id, reason in self._failed.items() if reason == FailureReason.BUSY]
         if not busy or not self._waits_for_others:
             return False
         await self._means.turns.change()
@@ -310,7 +302,7 @@ class Supply:
                     await asyncio.sleep(max(_LEAST_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
                     await self._take(lease)
-                    self.reason = "done"  # the runtime does as it was advised
+                    self.reason = LeaseEnd.DONE  # the runtime does as it was advised
                     raise NotFound(f"no peer has {self._fetch.digest}")
                 case Feed(holders, lease):
                     await self._take(lease)
@@ -358,7 +350,7 @@ class Supply:
         """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
         if lease is self._lease:
             return
-        (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, "gone")
+        (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, LeaseEnd.GONE)
         self._follows = True
         await self._means.releases.give_back(left, reason, self._fetch.digest)
 

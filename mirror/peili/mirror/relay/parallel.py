@@ -13,10 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import FAILED_BUSY
 
 T = TypeVar("T")
 
@@ -84,14 +83,14 @@ class Turns:
     async def ask(self, peer_id: str) -> Callable[[], None]:
         """Wait until one more part may be asked of `peer_id`; gives what to call, once, when it has come.
 
-        Raises PeerUnavailable (FAILED_BUSY) after a while: the peer is not to blame for more.
+        Raises PeerUnavailable (FailureReason.BUSY) after a while: the peer is not to blame for more.
         """
         loop = asyncio.get_running_loop()
         ends = loop.time() + _PATIENCE
         while self._of_peer[peer_id] >= self._limits.parts_per_peer:
             if loop.time() > ends:
                 self._limited("parts_per_peer")
-                raise PeerUnavailable(f"peer {peer_id} is asked for as many parts as may be", FAILED_BUSY)
+                raise PeerUnavailable(f"peer {peer_id} is asked for as many parts as may be", FailureReason.BUSY)
             await self.change()
         self._of_peer[peer_id] += 1
         return partial(self._done, peer_id)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from peili.mirror.errors import PeerUnavailable
-from peili.mirror.peer_api.peers import FAILED_BROKEN, Holder, Peer
+from peili.mirror.errors import FailureReason, PeerUnavailable
+from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.entrants import Entrants
 from peili.mirror.relay.health import MUCH, RESTS, UNPROVEN, WELL
 
@@ -150,7 +150,7 @@ class _Race(Generic[P]):
             name = holder.peer.id
             self._rules.log.exception("fetching from peer %s failed, which is a bug", name)
             self._rules.failed(
-                holder.peer, PeerUnavailable(f"peer {name} can't be fetched from: {error!r}", FAILED_BROKEN)
+                holder.peer, PeerUnavailable(f"peer {name} can't be fetched from: {error!r}", FailureReason.BROKEN)
             )
         else:
             self._judge(self._clock() - began)

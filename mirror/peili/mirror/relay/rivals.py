@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, Holder, Peer
+from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.contest import Contest, Tried, part_to_try, try_out
 from peili.mirror.relay.entrants import Entrants
 from peili.mirror.relay.health import MUCH, WELL
@@ -101,7 +101,7 @@ class Rivals:
         try:
             await self._try(asker, holder, part, 0.0)
         except PeerUnavailable as error:
-            if error.reason != FAILED_REFUSED:  # it may be that it can send the whole only
+            if error.reason != FailureReason.REFUSED:  # it may be that it can send the whole only
                 raise
 
     async def _try_others(self, asker: KeyLookup, source: Source, rate: float) -> Tried | None:
@@ -146,7 +146,7 @@ class Rivals:
         means = self._means
 
         def failed_beside(peer: Peer, error: PeerUnavailable) -> None:
-            if error.reason == FAILED_BUSY:
+            if error.reason == FailureReason.BUSY:
                 means.health.failed(peer.id, error.reason)  # it may do later, should the one that sends fail
                 return
             reason = asker.reason

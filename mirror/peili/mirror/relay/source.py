@@ -7,18 +7,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
 from peili.mirror.client.client import PeerClient, reading
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import (
-    FAILED_BUSY,
-    FAILED_REFUSED,
-    FAILED_SILENT,
-    FAILED_SLOW,
-    FAILED_WRONG,
-    Peer,
-)
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.headonly import HeadOnly
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.windows import Asking, Body, open_in_windows
@@ -29,7 +22,7 @@ class OutOfRange(PeerUnavailable):
     """A peer has the content, of `size` bytes, as it says; none of them is in the range that was asked for."""
 
     def __init__(self, peer: Peer, wanted: ByteRange, size: int) -> None:
-        super().__init__(f"peer {peer.id} says that no byte of {size} is in {wanted}", FAILED_REFUSED)
+        super().__init__(f"peer {peer.id} says that no byte of {size} is in {wanted}", FailureReason.REFUSED)
         self.size = size
 
 
@@ -105,7 +98,7 @@ class Source:
                     with reading(peer):
                         await answer.begin()
             except TimeoutError as error:
-                raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FAILED_SILENT) from error
+                raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FailureReason.SILENT) from error
             stack.pop_all()
             return cls(asking, span, answer, limits)
 
@@ -169,7 +162,7 @@ class Source:
         self._waited += waited
         # It may be that this host stood still meanwhile. So one waiting, however long, makes no peer slow.
         if self._pace.is_slow(count, min(waited, self._counted)):
-            raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FAILED_SLOW)
+            raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
         return count
 
@@ -185,23 +178,23 @@ def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) ->
     """What `answer` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
     status = answer.head.status
     if status in {429, 503}:
-        raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
+        raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
     if status == 416 and wanted is not None:
         raise _beyond(peer, answer, wanted)
     if status not in {200, 206}:
-        raise PeerUnavailable(f"peer {peer.id} answered {status}", FAILED_REFUSED)
+        raise PeerUnavailable(f"peer {peer.id} answered {status}", FailureReason.REFUSED)
     if answer.length is None:  # as behind a proxy that sends chunks, which is no lie
-        raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FAILED_REFUSED)
+        raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FailureReason.REFUSED)
     try:
         span = _carried(answer, answer.length, digest)
         asked = wanted.within(span.size) if wanted else Span.whole(span.size)
     except ValueError as error:
         if isinstance(error, Unsatisfiable) and wanted is not None and status == 200:
             raise OutOfRange(peer, wanted, error.size) from error  # it takes no notice of ranges, which is no lie
-        raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FAILED_WRONG) from error
+        raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FailureReason.WRONG) from error
     if span != asked:  # it says what it sends, so this is no lie
         carried, part = span.content_range, wanted or "the whole"
-        raise PeerUnavailable(f"peer {peer.id} sends {carried} where {part} was asked for", FAILED_REFUSED)
+        raise PeerUnavailable(f"peer {peer.id} sends {carried} where {part} was asked for", FailureReason.REFUSED)
     return span
 
 
@@ -213,8 +206,8 @@ def _beyond(peer: Peer, answer: Body, wanted: ByteRange) -> PeerUnavailable:
     except Unsatisfiable as error:
         return OutOfRange(peer, wanted, error.size)
     except ValueError as error:
-        return PeerUnavailable(f"peer {peer.id} answered 416: {error}", FAILED_REFUSED)
-    return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FAILED_REFUSED)
+        return PeerUnavailable(f"peer {peer.id} answered 416: {error}", FailureReason.REFUSED)
+    return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FailureReason.REFUSED)
 
 
 def _carried(answer: Body, length: int, digest: Digest) -> Span:

@@ -16,6 +16,7 @@ from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
 from peili.mirror.oci.media_types import OCTET_STREAM, detect, is_manifest
 from peili.mirror.oci.ranges import Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor
+from peili.mirror.peer_api.peers import LeaseEnd
 from peili.mirror.relay.holders import Supply
 from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
 from peili.mirror.relay.means import Fetch, Means, Sink
@@ -73,7 +74,7 @@ class Transfer:
 
     def answered(self) -> None:
         """The runtime has all that it wanted of the holders; the router hears that the transfer is done."""
-        self._supply.reason = "done"
+        self._supply.reason = LeaseEnd.DONE
 
     def narrow(self, span: Span) -> None:
         """Let `pour` give only `span` of the whole, which is in `data`."""
@@ -170,7 +171,7 @@ class Transfer:
             self._supply.progress(self._span.stop)
         elif self._source is not None:
             await self._pour(self._source, sink)
-        self._supply.reason = "done"
+        self._supply.reason = LeaseEnd.DONE
 
     async def aclose(self) -> None:
         """Free the memory, the peer's connection and the router's lease."""

@@ -14,10 +14,10 @@ from typing import Protocol
 
 from peili.mirror.client.client import PeerClient
 from peili.mirror.client.connection import Answer, Head
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
-from peili.mirror.peer_api.peers import FAILED_BUSY, FAILED_REFUSED, Peer
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.parallel import Turns
 
 _FIRST = 128 * KIB
@@ -248,7 +248,7 @@ class Windowed:
         self._left = part.length
         head, peer = answer.head, self._asking.peer
         if head.status in _BUSY:
-            raise PeerUnavailable(f"peer {peer.id} is busy", FAILED_BUSY)
+            raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
         if (head.status, head.headers.get("content-range"), answer.length) != (206, part.content_range, part.length):
-            raise PeerUnavailable(f"peer {peer.id} no longer sends {part.content_range}", FAILED_REFUSED)
+            raise PeerUnavailable(f"peer {peer.id} no longer sends {part.content_range}", FailureReason.REFUSED)
         return window

@@ -10,10 +10,10 @@ from typing import Any, Self, cast
 
 from typing_extensions import override
 
-from peili.mirror.errors import ConfigError, NotFound, PeerUnavailable, PluginNotFound, Unavailable
+from peili.mirror.errors import ConfigError, FailureReason, NotFound, PeerUnavailable, PluginNotFound, Unavailable
 from peili.mirror.oci.paths import Endpoint, Target
 from peili.mirror.oci.references import Descriptor, Digest, Reference
-from peili.mirror.peer_api.peers import FAILED_REFUSED, FAILED_WRONG, Peer
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.loading import Plugins
 from peili.mirror.plugins.plugin import Context, running_already
 from peili.mirror.plugins.resolver import Resolver
@@ -80,13 +80,15 @@ async def _ask(context: Context, peer: Peer, reference: Reference) -> Descriptor
     target = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
     answer = await context.client.head(peer, target.path, timeout=context.limits.lookup_timeout)
     if answer.status != 200:
-        raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FAILED_REFUSED)
+        raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FailureReason.REFUSED)
     headers = answer.headers
     try:
         digest = Digest(headers.get("docker-content-digest", ""))
         return Descriptor(headers.get("content-type", ""), digest, int(headers.get("content-length", "")))
     except ValueError as error:
-        raise PeerUnavailable(f"peer {peer.id} does not say what {reference} is: {error}", FAILED_WRONG) from error
+        raise PeerUnavailable(
+            f"peer {peer.id} does not say what {reference} is: {error}", FailureReason.WRONG
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 
 from starlette.routing import BaseRoute
 
-from peili.mirror.errors import RouterUnavailable
+from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.oci.references import Digest, Key, Reference
-from peili.mirror.peer_api.peers import FAILED_BROKEN, Feed, Holder, Peer, Upstream, Wait, Want
+from peili.mirror.peer_api.peers import Feed, Holder, LeaseEnd, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Gone, Have, Synced
 from peili.mirror.support.deadlines import Deadline
@@ -175,7 +175,7 @@ async def _acquire(subject: RouterSubject) -> None:
                 continue
             ids = {holder.peer.id for holder in advice.holders}
             expect(ids == {peer.id}, f"it gave {ids}, where {peer.id} has it")
-        advice = await _advice(subject.router, Want(key, failed={peer.id: FAILED_BROKEN}))
+        advice = await _advice(subject.router, Want(key, failed={peer.id: FailureReason.BROKEN}))
         left = {holder.peer.id for holder in advice.holders} if isinstance(advice, Feed) else set[str]()
         expect(peer.id not in left, f"{peer.id} had failed, and was given again")
 
@@ -197,7 +197,7 @@ async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
         expect(advice.until < asyncio.get_running_loop().time() + 60, f"acquire says to wait until {advice.until}")
     else:
         advice.lease.progress(1)
-        await advice.lease.release("done")
+        await advice.lease.release(LeaseEnd.DONE)
     return advice
 
 
