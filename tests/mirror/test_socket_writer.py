@@ -20,10 +20,10 @@ from typing_extensions import override
 
 from peili.mirror.server.socket_writer import (
     DirectSocketWriter,
-    SendWithSocket,
+    SocketSend,
+    get_socket_writer,
     is_client_gone,
-    keep_socket_writer,
-    socket_writer_of,
+    wrap_send,
 )
 
 pytestmark = pytest.mark.anyio
@@ -217,14 +217,14 @@ async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None
         pass
 
     async with connected() as (server, _):
-        sending = SendWithSocket(send, server.socket_writer)
+        sending = SocketSend(send, server.socket_writer)
 
         @functools.wraps(sending)
         async def wrapped(message: Message) -> None:
             await sending(message)
 
-        assert socket_writer_of(sending) is server.socket_writer
-        assert socket_writer_of(wrapped) is None
-        assert socket_writer_of(send) is None
-        assert socket_writer_of(keep_socket_writer(sending, wrapped)) is server.socket_writer
-        assert socket_writer_of(keep_socket_writer(send, wrapped)) is None
+        assert get_socket_writer(sending) is server.socket_writer
+        assert get_socket_writer(wrapped) is None
+        assert get_socket_writer(send) is None
+        assert get_socket_writer(wrap_send(sending, wrapped)) is server.socket_writer
+        assert get_socket_writer(wrap_send(send, wrapped)) is None

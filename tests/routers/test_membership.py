@@ -39,7 +39,7 @@ from peili.mirror import (
     Want,
 )
 from peili.mirror.client.client import PeerClient
-from peili.mirror.client.connection import Head
+from peili.mirror.client.connection import ResponseHead
 from peili.mirror.errors import FailureReason
 from peili.routers.static import StaticRouter
 
@@ -230,7 +230,7 @@ async def test_a_member_that_can_not_even_be_asked_harms_no_other_and_may_be_bac
     a, odd = Neighbour("a", KEY), Neighbour("odd", KEY)
     head, failed = PeerClient.head, list[str]()
 
-    async def odd_at_first(client: PeerClient, peer: Peer, path: str, **options: Any) -> Head:
+    async def odd_at_first(client: PeerClient, peer: Peer, path: str, **options: Any) -> ResponseHead:
         if peer.id == "odd" and len(failed) < 3:
             failed.append(path)
             raise TypeError("what nobody thought of")

@@ -15,7 +15,7 @@ from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
-from peili.mirror.doors.auth import Auth, Guard, anyone, loopback_only
+from peili.mirror.doors.auth import AccessCheck, Auth, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
@@ -35,7 +35,7 @@ from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers.resolvers import DeferResolver
-from peili.mirror.server.host_header import Named
+from peili.mirror.server.host_header import HostHeaderCheck
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
 
@@ -132,11 +132,11 @@ class Mirror:
         between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
         self.local = RequestMetrics(
-            Guard(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics
+            AccessCheck(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics
         )
-        guarded = Guard(peer, auth, limits, limited, parts.log, identity=self.identity.id)
+        guarded = AccessCheck(peer, auth, limits, limited, parts.log, identity=self.identity.id)
         self.peer = RequestMetrics(guarded, PEER, parts.metrics)
-        self.ops = Named(ops_app(self.readiness, self.ready, self.figures, self.status))
+        self.ops = HostHeaderCheck(ops_app(self.readiness, self.ready, self.figures, self.status))
 
     def _routes(self) -> list[routing.BaseRoute]:
         try:

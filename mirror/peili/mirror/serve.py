@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peili.mirror.errors import ListenError
 from peili.mirror.metrics.counters import LOCAL, PEER
 from peili.mirror.mirror import Mirror
-from peili.mirror.server.accepting import Acceptor, Place
+from peili.mirror.server.accepting import Acceptor, ConnectionSlot
 from peili.mirror.server.listening import Address, bind, shown, urls
 from peili.mirror.server.protocol import LINGER, bound_connections
 
@@ -108,8 +108,8 @@ class _Server(uvicorn.Server):
         self._acceptor = Acceptor(door, self._protocol, limits, limited, mirror.log, tls=tls)
         self._up = asyncio.Event()
 
-    def _protocol(self, place: Place) -> asyncio.Protocol:
-        return self._make(place, self.server_state, self.lifespan.state)
+    def _protocol(self, slot: ConnectionSlot) -> asyncio.Protocol:
+        return self._make(slot, self.server_state, self.lifespan.state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Instead of uvicorn's: its servers are asyncio's."""

@@ -11,7 +11,7 @@ from tests.support.names import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
 
 from peili.mirror import Digest, Reference
 from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target
-from peili.mirror.oci.refusal import Refusal
+from peili.mirror.oci.refusal import HTTPError
 
 WORDS = st.sampled_from(
     ["", "v2", "manifests", "blobs", "tags", "list", "..", "library", "docker.io", "v1", "sha256:0"]
@@ -25,10 +25,10 @@ def target(path: str, root_path: str = "", ns: str | None = None, default: str |
     return parse_target(api_path(path, root_path), ns=ns, default_registry=default)
 
 
-def target_or_refusal(path: str, root_path: str, ns: str | None) -> Target | Refusal:
+def target_or_refusal(path: str, root_path: str, ns: str | None) -> Target | HTTPError:
     try:
         return target(path, root_path, ns)
-    except Refusal as refusal:
+    except HTTPError as refusal:
         return refusal
 
 
@@ -36,7 +36,7 @@ def target_or_refusal(path: str, root_path: str, ns: str | None) -> Target | Ref
 def test_any_path_is_a_target_or_refused_with_a_4xx(path: str, root_path: str, ns: str | None) -> None:
     for each in (path, root_path + path):
         found = target_or_refusal(each, root_path, ns)
-        if isinstance(found, Refusal):
+        if isinstance(found, HTTPError):
             assert 400 <= found.status < 500
             assert found.body().isascii()
             assert len(found.body()) < 2000
@@ -124,13 +124,13 @@ def test_the_registry_comes_from_ns_else_the_path_else_the_default(
     ],
 )
 def test_what_is_not_part_of_the_api_or_malformed_is_refused(path: str, status: int, code: str) -> None:
-    with pytest.raises(Refusal) as refused:
+    with pytest.raises(HTTPError) as refused:
         target(path)
     assert (refused.value.status, refused.value.code) == (status, code)
 
 
 def test_an_ns_that_is_no_host_name_is_refused() -> None:
-    with pytest.raises(Refusal, match="ns is not a registry"):
+    with pytest.raises(HTTPError, match="ns is not a registry"):
         target("/v2/x/manifests/v1", ns="a/b")
 
 

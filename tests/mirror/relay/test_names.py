@@ -40,7 +40,7 @@ GETADDRINFO = socket.getaddrinfo
 _HANGS = 300
 _ENDS_WHILE_LOOKING_UP = f"""
 import asyncio, socket, threading, time
-from peili.mirror.client.dns import Names
+from peili.mirror.client.dns import AddressResolver
 
 looking = threading.Event()
 
@@ -50,7 +50,7 @@ def hangs(*_, **__):
 
 async def main():
     socket.getaddrinfo = hangs
-    names = Names()
+    names = AddressResolver()
     waiting = asyncio.create_task(names.addresses("n.example", 80))
     await asyncio.to_thread(looking.wait)
     names.close()

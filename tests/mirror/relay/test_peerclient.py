@@ -25,7 +25,7 @@ from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling, until
 from tests.routers.neighbours import black_hole_url
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
-from peili.mirror.client.client import PeerClient, reading
+from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.support.deadlines import Deadline
 
 pytestmark = pytest.mark.anyio
@@ -47,7 +47,7 @@ async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
     answer = await client.open("GET", peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
-        with reading(peer):
+        with map_exceptions(peer):
             return bytes(body[: await answer.readinto(body)])
     finally:
         answer.close()

@@ -25,8 +25,8 @@ from tests.support.certificates import make_certificate
 
 from peili.mirror import Limits, Peer, PeerUnavailable
 from peili.mirror.client import pool as peerpool
-from peili.mirror.client.client import PeerClient, reading
-from peili.mirror.client.connection import HEAD_SIZE, Malformed, parse_head
+from peili.mirror.client.client import PeerClient, map_exceptions
+from peili.mirror.client.connection import HEAD_SIZE, RemoteProtocolError, parse_head
 
 pytestmark = pytest.mark.anyio
 
@@ -41,7 +41,7 @@ async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeou
     try:
         body = memoryview(bytearray(answer.length or 0))
         filled = 0
-        with reading(peer):
+        with map_exceptions(peer):
             while count := await answer.readinto(body[filled:]):
                 filled += count
         return bytes(body[:filled])
@@ -66,7 +66,7 @@ def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None
 def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
     try:
         head = parse_head(b"HTTP/1.1 200 x\r\n" + data + b"\r\n\r\n")
-    except Malformed:
+    except RemoteProtocolError:
         return
     assert head.status == 200
 
@@ -86,7 +86,7 @@ def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
     ],
 )
 def test_a_head_that_two_readers_could_read_differently_is_refused(head: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(RemoteProtocolError):
         parse_head(head)
 
 

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from peili.mirror.client.connection import Answer, Dropped, Head, Malformed
-from peili.mirror.client.pool import NOT_IN_TIME, NotConnected, PeerPool
+from peili.mirror.client.connection import RemoteProtocolError, Response, ResponseHead, ServerDisconnected
+from peili.mirror.client.pool import NOT_IN_TIME, ConnectError, ConnectionPool
 from peili.mirror.client.transport import Origin
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
@@ -53,13 +53,15 @@ class PeerClient:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
-        self._pool = PeerPool(tls)
+        self._pool = ConnectionPool(tls)
 
     async def aclose(self) -> None:
         """Close every connection; who still reads from one is told that it broke. Idempotent."""
         self._pool.close()
 
-    async def head(self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None) -> Head:
+    async def head(
+        self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
+    ) -> ResponseHead:
         """The answer, whatever its status, to HEAD of `path` (from the slash on) below the peer's URL.
 
         All of it has `timeout` seconds, however many URLs are tried. Raises PeerUnavailable.
@@ -70,7 +72,7 @@ class PeerClient:
 
     async def open(
         self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> Response:
         """The answer, whatever its status; its body is read into buffers of the caller's, who closes the answer.
 
         All of it, until the answer's head is here, has `timeout` seconds, however many URLs are tried and connections
@@ -79,17 +81,17 @@ class PeerClient:
         connection could be made. Raises PeerUnavailable.
         """
         call = _Call(method, path, headers or {})
-        with reading(peer):
+        with map_exceptions(peer):
             patience = Deadline(timeout)
             try:
                 async with patience:
                     return await self._ask(peer, call, patience)
             except TimeoutError as error:
                 if patience.expired() and call.connecting:
-                    raise NotConnected(NOT_IN_TIME) from error
+                    raise ConnectError(NOT_IN_TIME) from error
                 raise
 
-    async def _ask(self, peer: Peer, call: _Call, patience: Deadline) -> Answer:
+    async def _ask(self, peer: Peer, call: _Call, patience: Deadline) -> Response:
         """Ask one URL after the other. To connect to one takes its share of the time that is left, at most."""
         urls = self._urls(peer)
         problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
@@ -97,7 +99,7 @@ class PeerClient:
             share = min(patience.left / (len(urls) - place), self._limits.connect_timeout)
             try:
                 answer = await self._ask_at(Origin.of(url, peer.tls_name), url, call, share)
-            except (NotConnected, UnicodeError) as error:
+            except (ConnectError, UnicodeError) as error:
                 self._preferred.pop(peer.id, None)
                 problem = error
             else:
@@ -105,14 +107,14 @@ class PeerClient:
                 return answer
         raise problem
 
-    async def _ask_at(self, origin: Origin, url: str, call: _Call, connect_timeout: float) -> Answer:
+    async def _ask_at(self, origin: Origin, url: str, call: _Call, connect_timeout: float) -> Response:
         """The answer of `url`, on a kept connection where there is one."""
         request = self._request(origin, url, call)
         if (kept := self._pool.kept(origin)) is not None:
             call.connecting = False
             try:
                 return await kept.ask(call.method, request)
-            except Dropped:
+            except ServerDisconnected:
                 pass  # it was closed just then; a fresh one tells what the peer has to say
         call.connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
@@ -143,11 +145,11 @@ class PeerClient:
 
 
 @contextmanager
-def reading(peer: Peer) -> Generator[None]:
+def map_exceptions(peer: Peer) -> Generator[None]:
     """Translate what is raised while a peer is spoken to into PeerUnavailable. UnicodeError: a name that is none."""
     try:
         yield
-    except (UnicodeError, NotConnected, Malformed, OSError) as error:
+    except (UnicodeError, ConnectError, RemoteProtocolError, OSError) as error:
         raise _unavailable(peer, error) from error  # OSError: TLS's are, too, and timeouts
 
 
@@ -160,7 +162,7 @@ def _reason(error: Exception) -> str:
     match error:
         case TimeoutError():
             return FailureReason.SILENT
-        case Malformed() | OSError():
+        case RemoteProtocolError() | OSError():
             return FailureReason.BROKEN
         case _:
             return FailureReason.UNREACHABLE

@@ -20,16 +20,16 @@ _END = b"\r\n\r\n"
 _BODILESS = frozenset({204, 304})
 
 
-class Malformed(Exception):
+class RemoteProtocolError(Exception):
     """What came is not an answer in HTTP/1.1 that can be used."""
 
 
-class Dropped(OSError):
+class ServerDisconnected(OSError):
     """The connection ended before a byte of an answer came."""
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ResponseHead:
     """Status and headers of an answer; names are in lower case, values of the same name joined by commas."""
 
     status: int
@@ -41,18 +41,18 @@ class Head:
         return self.headers.get(name.lower())
 
 
-def parse_head(data: bytes | memoryview) -> Head:
-    """The head that `data` is, its empty line included. Raises Malformed."""
+def parse_head(data: bytes | memoryview) -> ResponseHead:
+    """The head that `data` is, its empty line included. Raises RemoteProtocolError."""
     collected = _Collected()
     parser = httptools.HttpResponseParser(collected)
     try:
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-        raise Malformed(f"no answer in HTTP/1.1: {error}") from error
+        raise RemoteProtocolError(f"no answer in HTTP/1.1: {error}") from error
     if not collected.complete:
-        raise Malformed("no answer in HTTP/1.1")
+        raise RemoteProtocolError("no answer in HTTP/1.1")
     closing = "close" in collected.headers.get("connection", "").lower()
-    return Head(parser.get_status_code(), collected.headers, parser.get_http_version() == "1.1" and not closing)
+    return ResponseHead(parser.get_status_code(), collected.headers, parser.get_http_version() == "1.1" and not closing)
 
 
 class _Collected:
@@ -81,14 +81,14 @@ class Connection:
         self.transport = transport
         self._done = done
 
-    async def ask(self, method: str, request: bytes) -> Answer:
+    async def ask(self, method: str, request: bytes) -> Response:
         """Send `request`, whose method is `method`; returns once the head of its answer is here.
 
-        Raises Dropped, OSError, Malformed; then, and when cancelled, the connection is closed.
+        Raises ServerDisconnected, OSError, RemoteProtocolError; then, and when cancelled, the connection is closed.
         """
         try:
             head, rest = await self._exchange(request)
-            return Answer(self, head, rest, _length(method, head))
+            return Response(self, head, rest, _length(method, head))
         except BaseException:
             self.release(reusable=False)
             raise
@@ -97,11 +97,11 @@ class Connection:
         """The answer is done with."""
         self._done(self, reusable and self.transport.is_quiet())
 
-    async def _exchange(self, request: bytes) -> tuple[Head, memoryview]:
+    async def _exchange(self, request: bytes) -> tuple[ResponseHead, memoryview]:
         try:
             await self.transport.send(request)
         except ConnectionError as error:
-            raise Dropped(str(error)) from error
+            raise ServerDisconnected(str(error)) from error
         got = bytearray(HEAD_SIZE)
         view, start, filled = memoryview(got), 0, 0
         while True:
@@ -116,17 +116,21 @@ class Connection:
 
     async def _more(self, room: memoryview, *, first: bool) -> int:
         if not room:
-            raise Malformed(f"the head of the answer has more than {HEAD_SIZE} bytes")
+            raise RemoteProtocolError(f"the head of the answer has more than {HEAD_SIZE} bytes")
         try:
             count = await self.transport.recv_into(room)
         except ConnectionError as error:
-            raise Dropped(str(error)) if first else error from error
+            raise ServerDisconnected(str(error)) if first else error from error
         if count == 0:
-            raise Dropped("closed without an answer") if first else ConnectionError("closed in the middle of a head")
+            raise (
+                ServerDisconnected("closed without an answer")
+                if first
+                else ConnectionError("closed in the middle of a head")
+            )
         return count
 
 
-def _length(method: str, head: Head) -> int | None:
+def _length(method: str, head: ResponseHead) -> int | None:
     """How many bytes of a body follow (RFC 9112, 6.3); None where that is not known ahead."""
     if method == "HEAD" or head.status in _BODILESS:
         return 0
@@ -136,13 +140,13 @@ def _length(method: str, head: Head) -> int | None:
     return int(length)
 
 
-class Answer:
+class Response:
     """The answer to one request: its `head`, and its body to be read once. One owner, who calls `close`.
 
     `length` is that of the body; where it is None, the body can't be read. `left` is what has not been read.
     """
 
-    def __init__(self, connection: Connection, head: Head, rest: memoryview, length: int | None) -> None:
+    def __init__(self, connection: Connection, head: ResponseHead, rest: memoryview, length: int | None) -> None:
         self.head = head
         self.length = length
         self.left = length or 0
@@ -151,7 +155,7 @@ class Answer:
         self._connection: Connection | None = connection
 
     @property
-    def early(self) -> int:
+    def buffered(self) -> int:
         """How many bytes of the body are here already. They are read before others, and only by `readinto`."""
         return len(self._early)
 

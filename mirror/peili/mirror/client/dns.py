@@ -12,24 +12,24 @@ from typing import TypeAlias
 from peili.mirror.support.threads import DaemonThreads
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
-Found: TypeAlias = list[tuple[int, SocketAddress]]
+Addresses: TypeAlias = list[tuple[int, SocketAddress]]
 """Address families, each with an address to connect to; the system's choice first."""
 
 _THREADS = 8
 """Look-ups at the same time. One that nobody waits for any more can't be stopped: it keeps its thread to its end."""
 
 
-class Names:
+class AddressResolver:
     """The look-ups of one client, in threads of their own: those of the loop's executor also read files, and are the
     host's. A name that several wait for is looked up once. Used on one loop; `close` when done.
     """
 
     def __init__(self) -> None:
         self._threads = DaemonThreads(_THREADS, "peili name")
-        self._under_way: dict[tuple[str, int], asyncio.Future[Found]] = {}
+        self._under_way: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
         self._closed = False
 
-    async def addresses(self, host: str, port: int) -> Found:
+    async def addresses(self, host: str, port: int) -> Addresses:
         """Where `host` is; an IP address is itself. Raises OSError, UnicodeError."""
         with suppress(ValueError):
             address = ipaddress.ip_address(host)
@@ -47,7 +47,7 @@ class Names:
         for looking in list(self._under_way.values()):
             looking.cancel()
 
-    def _begin(self, host: str, port: int) -> asyncio.Future[Found]:
+    def _begin(self, host: str, port: int) -> asyncio.Future[Addresses]:
         if self._closed:
             raise OSError("no names are looked up any more")
         looking = self._threads.run(partial(_look_up, host, port))
@@ -61,6 +61,6 @@ class Names:
             looking.exception()  # it may be that nobody waits for it any more
 
 
-def _look_up(host: str, port: int) -> Found:
+def _look_up(host: str, port: int) -> Addresses:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]

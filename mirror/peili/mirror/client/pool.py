@@ -7,7 +7,7 @@ import ssl
 from collections import OrderedDict
 
 from peili.mirror.client.connection import Connection
-from peili.mirror.client.dns import Names
+from peili.mirror.client.dns import AddressResolver
 from peili.mirror.client.transport import Origin, connect
 
 KEEP = 15.0
@@ -18,16 +18,16 @@ NOT_IN_TIME = "no connection in time"
 _MOST_IDLE = 256
 
 
-class NotConnected(Exception):
+class ConnectError(Exception):
     """No connection could be made; its cause says why."""
 
 
-class PeerPool:
+class ConnectionPool:
     """The connections of one client. Used on one loop; `close` when done. `tls` None: the system's authorities."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
-        self._names = Names()
+        self._names = AddressResolver()
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # since when; the longest first
         self._idle_to: dict[Origin, list[Connection]] = {}  # the same ones
         self._used: set[Connection] = set()
@@ -46,20 +46,20 @@ class PeerPool:
         return None
 
     async def connect(self, origin: Origin, timeout: float) -> Connection:
-        """A new connection to `origin` within `timeout` seconds; `ask` it. Raises NotConnected."""
+        """A new connection to `origin` within `timeout` seconds; `ask` it. Raises ConnectError."""
         if self._closed:
-            raise NotConnected("this client is closed")
+            raise ConnectError("this client is closed")
         if origin.secure and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
         try:
             transport = await connect(origin, self._tls if origin.secure else None, timeout, self._names)
         except TimeoutError as error:
-            raise NotConnected(NOT_IN_TIME) from error
+            raise ConnectError(NOT_IN_TIME) from error
         except (OSError, UnicodeError) as error:
-            raise NotConnected(str(error) or type(error).__name__) from error
+            raise ConnectError(str(error) or type(error).__name__) from error
         if self._closed:  # meanwhile
             transport.close()
-            raise NotConnected("this client is closed")
+            raise ConnectError("this client is closed")
         connection = Connection(origin, transport, self._done)
         self._used.add(connection)
         return connection

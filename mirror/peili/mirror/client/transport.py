@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import override
 
-from peili.mirror.client.dns import Found, Names, SocketAddress
+from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.support.deadlines import Deadline
 
 _CAN_SPLICE = sys.platform == "linux"
@@ -80,22 +80,22 @@ class Transport(ABC):
         """Close at once. Nobody may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: Names) -> Transport:
+async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: AddressResolver) -> Transport:
     """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
     TimeoutError is one, and UnicodeError.
     """
     async with Deadline(timeout):
         plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
         if tls is None:
-            return PlainWire(plain)
+            return TcpTransport(plain)
         try:
-            return await TlsWire.over(plain, tls, origin.name)
+            return await TlsTransport.over(plain, tls, origin.name)
         except BaseException:
             plain.close()
             raise
 
 
-async def _connect(addresses: Found, timeout: float) -> socket.socket:
+async def _connect(addresses: Addresses, timeout: float) -> socket.socket:
     """A socket connected to the first of `addresses` that takes it in its share of `timeout`."""
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
@@ -118,7 +118,7 @@ async def _connect_to(family: int, address: SocketAddress) -> socket.socket:
     return connecting
 
 
-class PlainWire(Transport):
+class TcpTransport(Transport):
     """TCP, on a non-blocking socket."""
 
     def __init__(self, connected: socket.socket) -> None:
@@ -194,7 +194,7 @@ class _Reader(asyncio.StreamReader):
         super().feed_data(data)
 
 
-class TlsWire(Transport):
+class TlsTransport(Transport):
     """TLS, by asyncio's streams: what it costs to decrypt hides what they cost."""
 
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
@@ -202,7 +202,7 @@ class TlsWire(Transport):
         self._writer = writer
 
     @classmethod
-    async def over(cls, plain: socket.socket, tls: ssl.SSLContext, name: str) -> TlsWire:
+    async def over(cls, plain: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
         """TLS by a connected socket, with an other side whose certificate shows `name`. Raises OSError."""
         loop = asyncio.get_running_loop()
         reader = _Reader(loop)

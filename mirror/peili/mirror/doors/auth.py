@@ -13,10 +13,10 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.client.client import IDENTITY_HEADER
-from peili.mirror.doors.response import Reply
+from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.limits import Limits
-from peili.mirror.oci.refusal import DENIED, Refusal
-from peili.mirror.server.socket_writer import keep_socket_writer
+from peili.mirror.oci.refusal import DENIED, HTTPError
+from peili.mirror.server.socket_writer import wrap_send
 from peili.mirror.support.deadlines import Deadline
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
@@ -45,7 +45,7 @@ def loopback_only(connection: HTTPConnection) -> bool:
     return address.is_loopback
 
 
-class Guard:
+class AccessCheck:
     """Lets in whom `auth` lets in, and answers 403 to others, and to everybody while `auth` fails. Every answer carries
     this host's id, if there is one. `limited` hears of each `auth` that took too long.
     """
@@ -79,8 +79,8 @@ class Guard:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            refusal = Refusal(403, DENIED, "this host is not let in here")
-            await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
+            refusal = HTTPError(403, DENIED, "this host is not let in here")
+            await ResponseWriter(scope, send, self._limits.reader_timeout).refuse(refusal)
 
     async def _allows(self, connection: HTTPConnection) -> bool:
         try:
@@ -109,4 +109,4 @@ def _with_header(send: Send, header: tuple[bytes, bytes]) -> Send:
             message = {**message, "headers": [*message.get("headers", ()), header]}
         await send(message)
 
-    return keep_socket_writer(send, sending)
+    return wrap_send(send, sending)

@@ -14,11 +14,11 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Receive, Scope, Send
 
-from peili.mirror.doors.opening import Opener
-from peili.mirror.doors.request_checks import refuse_oddities
-from peili.mirror.doors.request_metrics import answer_of
+from peili.mirror.doors.opening import ContentOpener
+from peili.mirror.doors.request_checks import check_request
+from peili.mirror.doors.request_metrics import request_record
 from peili.mirror.doors.request_scope import RequestScopes
-from peili.mirror.doors.response import Reply
+from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target
@@ -30,7 +30,7 @@ from peili.mirror.oci.refusal import (
     NAME_UNKNOWN,
     TOOMANYREQUESTS,
     UNSUPPORTED,
-    Refusal,
+    HTTPError,
 )
 from peili.mirror.parts import Parts
 from peili.mirror.server.socket_writer import is_client_gone
@@ -51,7 +51,7 @@ class Door(ABC):
         self.selection = parts.selection
         self.limits = parts.limits
         self.metrics = parts.metrics
-        self.opener = Opener(parts.store, parts.limits, parts.metrics.limited.add, log)
+        self.opener = ContentOpener(parts.store, parts.limits, parts.metrics.limited.add, log)
         self.log = log
         self._default_registry = parts.default_registry
         self._visitors = RequestScopes()
@@ -60,17 +60,17 @@ class Door(ABC):
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        reply = Reply(scope, send, self.limits.reader_timeout)
+        response = ResponseWriter(scope, send, self.limits.reader_timeout)
         try:
             try:
-                target = self._target(scope, reply)
-                answer_of(scope).endpoint = target.endpoint.value
+                target = self._target(scope, response)
+                request_record(scope).endpoint = target.endpoint.value
                 async with self._visitors.visit(receive):
-                    await self._answer(target, reply, scope)
-            except Refusal as refusal:
+                    await self._answer(target, response, scope)
+            except HTTPError as refusal:
                 if refusal.status in BOUNDS:
                     self.metrics.limited.add(BOUNDS[refusal.status])
-                await reply.refuse(refusal)
+                await response.refuse(refusal)
         except OSError as error:
             # The one who asked is gone, or takes nothing, or can't be told. Leaving the answer unfinished makes the
             # server close the connection.
@@ -87,44 +87,44 @@ class Door(ABC):
             self.metrics.limited.add("drain_timeout")
         await self.opener.drain(timeout)
 
-    def _target(self, scope: Scope, reply: Reply) -> Target:
-        refuse_oddities(scope, self.limits)
+    def _target(self, scope: Scope, response: ResponseWriter) -> Target:
+        check_request(scope, self.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
-        said = (_query(scope).get("ns"), reply.header(b"oci-namespace"))
+        said = (_query(scope).get("ns"), response.header(b"oci-namespace"))
         ns = next((each for each in said if each not in _NO_NAMESPACE), None)
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
         selected = target.endpoint is Endpoint.BASE or self.selection.allows(
             target.registry, target.repository, target.tag
         )
         if not selected:
-            raise Refusal(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
+            raise HTTPError(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
         return target
 
-    async def _answer(self, target: Target, reply: Reply, scope: Scope) -> None:
+    async def _answer(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         try:
             match target.endpoint:
                 case Endpoint.BASE:
-                    await reply.json({})
+                    await response.json({})
                 case Endpoint.TAGS:
-                    await self._tags(target, reply, scope)
+                    await self._tags(target, response, scope)
                 case Endpoint.MANIFEST | Endpoint.BLOB:
-                    await self.content(target, reply, scope)
+                    await self.content(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
-            if not reply.started:
+            if not response.started:
                 raise _refusal(target, error) from error
             self.log.warning("%s: cut off: %s", target.name, error)
-        except Refusal:
+        except HTTPError:
             raise
         except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
-            if reply.started and isinstance(error, OSError):
+            if response.started and isinstance(error, OSError):
                 raise  # of sending, as a rule: the one who asked is gone
             self.log.exception("%s: a plug-in failed", target.name)
-            if not reply.started:
+            if not response.started:
                 raise _refusal(target, NotFound()) from error
 
     @abstractmethod
-    async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
-        """Answer with a manifest or a blob. Raises Refusal, NotFound, Aborted, Unavailable."""
+    async def content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        """Answer with a manifest or a blob. Raises HTTPError, NotFound, Aborted, Unavailable."""
 
     async def ask_store(self, question: Awaitable[_T]) -> _T:
         """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
@@ -147,7 +147,7 @@ class Door(ABC):
         except ValueError as error:
             raise NotFound(str(error)) from error
 
-    async def _tags(self, target: Target, reply: Reply, scope: Scope) -> None:
+    async def _tags(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """OCI distribution spec, "Listing Tags": in lexical order, from behind `last`, at most `n`."""
         found = {
             reference.tag: descriptor.digest
@@ -158,7 +158,7 @@ class Door(ABC):
         here = await self.ask_store(self._here(set(found.values())))
         tags = sorted(tag for tag, digest in found.items() if digest in here)
         if not tags:
-            raise Refusal(404, NAME_UNKNOWN, f"{target.name} is not here")
+            raise HTTPError(404, NAME_UNKNOWN, f"{target.name} is not here")
         query = _query(scope)
         page = _page(tags, query.get("n"), query.get("last"))
         headers: dict[str, str] = {}
@@ -166,7 +166,7 @@ class Door(ABC):
             more = urlencode({**query, "last": page[-1]})
             headers["Link"] = f'<{quote(scope["path"])}?{more}>; rel="next"'
         name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
-        await reply.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
+        await response.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
 
     async def _here(self, digests: Iterable[Digest]) -> set[Digest]:
         """Those of `digests` that the store can serve as manifests. Raises StoreUnavailable."""
@@ -188,12 +188,12 @@ def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
     if n is None:
         return rest
     if not (n.isascii() and n.isdigit()):
-        raise Refusal(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
+        raise HTTPError(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
     digits = n.lstrip("0")
     return rest if len(digits) > _DIGITS else rest[: int(digits or "0")]
 
 
-def as_asked(target: Target, descriptor: Descriptor) -> Descriptor:
+def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
     """`descriptor` as what `target` asks for. Raises NotFound where something else than a manifest is asked for as one.
 
     A type that is not known counts only where a manifest is asked for: other JSON may name a type of its own as well.
@@ -206,8 +206,8 @@ def as_asked(target: Target, descriptor: Descriptor) -> Descriptor:
     return descriptor if known else replace(descriptor, media_type=OCTET_STREAM)
 
 
-def _refusal(target: Target, error: Exception) -> Refusal:
+def _refusal(target: Target, error: Exception) -> HTTPError:
     if isinstance(error, Unavailable):
-        return Refusal(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
+        return HTTPError(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
     code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
-    return Refusal(404, code, str(error) or f"{target.name} is not here")
+    return HTTPError(404, code, str(error) or f"{target.name} is not here")

@@ -10,16 +10,16 @@ from dataclasses import replace
 from starlette.types import Scope
 from typing_extensions import override
 
-from peili.mirror.doors.base import Door, as_asked
-from peili.mirror.doors.request_metrics import answer_of
-from peili.mirror.doors.response import Reply, out_of_range
+from peili.mirror.doors.base import Door, requested_descriptor
+from peili.mirror.doors.request_metrics import request_record
+from peili.mirror.doors.response import ResponseWriter, out_of_range
 from peili.mirror.doors.stored import send_stored
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.oci.paths import Endpoint, Target
 from peili.mirror.oci.ranges import Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
-from peili.mirror.oci.refusal import Refusal
+from peili.mirror.oci.refusal import HTTPError
 from peili.mirror.parts import Parts
 from peili.mirror.relay.transfer import Transfer
 from peili.mirror.support.deadlines import Deadline
@@ -34,14 +34,14 @@ class LocalDoor(Door):
         self._relay = parts.relay
 
     @override
-    async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
+    async def content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """A tag goes to the resolver; from there on there is only a digest."""
         digest = target.digest or await self._resolve(target)
         target = replace(target, digest=digest, tag=None)
-        answer_of(scope).source = FROM_STORE
-        if not await self._from_store(target, digest, reply):
-            answer_of(scope).source = FROM_PEER
-            await self._from_peers(target, digest, reply)
+        request_record(scope).source = FROM_STORE
+        if not await self._from_store(target, digest, response):
+            request_record(scope).source = FROM_PEER
+            await self._from_peers(target, digest, response)
 
     async def _resolve(self, target: Target) -> Digest:
         bound = Deadline(self.limits.first_byte_timeout)
@@ -62,15 +62,15 @@ class LocalDoor(Door):
             raise NotFound(f"{target.name} is for upstream to resolve")
         return descriptor.digest
 
-    async def _from_store(self, target: Target, digest: Digest, reply: Reply) -> bool:
+    async def _from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
         """Never content in flight: the ingest that this very request has to fill would wait for itself."""
         descriptor = await self._describe(digest)
         if descriptor is None:
             return False
         try:
-            await send_stored(reply, self.opener, as_asked(target, descriptor))
+            await send_stored(response, self.opener, requested_descriptor(target, descriptor))
         except (NotFound, Unavailable):
-            if reply.started:
+            if response.started:
                 raise
             return False
         return True
@@ -85,33 +85,33 @@ class LocalDoor(Door):
             self.log.exception("%s: the store failed", digest)
             return None
 
-    async def _from_peers(self, target: Target, digest: Digest, reply: Reply) -> None:
-        manifest, bodiless = target.endpoint is Endpoint.MANIFEST, reply.is_bodiless(digest)
-        wanted = None if manifest or bodiless else reply.range(digest)
+    async def _from_peers(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
+        manifest, bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
+        wanted = None if manifest or bodiless else response.range(digest)
         async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
             if bodiless:
-                await self._head_from_peers(target, transfer, reply)
+                await self._head_from_peers(target, transfer, response)
                 return
             try:
                 span = await transfer.begin()
             except Unsatisfiable as error:
                 raise out_of_range(error) from error
             try:
-                descriptor = as_asked(target, Descriptor(transfer.media_type, digest, span.size))
+                descriptor = requested_descriptor(target, Descriptor(transfer.media_type, digest, span.size))
                 if manifest:  # which is in hand, whole
-                    span = reply.span(digest, span.size)
+                    span = response.span(digest, span.size)
                     transfer.narrow(span)
-            except (NotFound, Refusal):
+            except (NotFound, HTTPError):
                 transfer.answered()
                 raise
             # The whole is answered with 200 even to "bytes=0-": a runtime that would go on to fetch parallel parts,
             # which can't be verified, then reads one stream, which is. For some it also has to have no length.
-            if await reply.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.takes_one_stream):
-                await transfer.pour(reply)
-                await reply.end()
+            if await response.begin(descriptor, span, partial=not span.is_whole, one_stream=transfer.takes_one_stream):
+                await transfer.pour(response)
+                await response.end()
 
-    async def _head_from_peers(self, target: Target, transfer: Transfer, reply: Reply) -> None:
+    async def _head_from_peers(self, target: Target, transfer: Transfer, response: ResponseWriter) -> None:
         """A condition counts only where there is something (RFC 9110, 13.2.1)."""
-        descriptor = as_asked(target, await transfer.describe())
-        if not await reply.not_modified(descriptor.digest):
-            await reply.begin(descriptor, Span.whole(descriptor.size), partial=False)
+        descriptor = requested_descriptor(target, await transfer.describe())
+        if not await response.not_modified(descriptor.digest):
+            await response.begin(descriptor, Span.whole(descriptor.size), partial=False)

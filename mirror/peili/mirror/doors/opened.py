@@ -14,7 +14,7 @@ from peili.mirror.plugins.store import Content
 from peili.mirror.support.deadlines import Deadline
 
 
-class Opened:
+class OpenContent:
     """`content` of a store, whose `name` is for the log. One owner, who closes it. `first` is what was read already.
 
     `limited` hears of each read that took too long.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-from peili.mirror.doors.opened import Opened, failed
+from peili.mirror.doors.opened import OpenContent, failed
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.oci.ranges import Span
@@ -22,7 +22,7 @@ SHORT = 64 * KIB
 _First: TypeAlias = tuple[Content, bytes]
 
 
-class Opener:
+class ContentOpener:
     """Opens content of `store`. `limited` hears of each opening that took too long.
 
     That one is cancelled, and not waited for: a store may take no notice of it. What it opened is closed when it ends.
@@ -35,7 +35,7 @@ class Opener:
         self._log = log
         self._openings = Tasks()  # whoever waits is told of a failure; where nobody does any more, nobody has to be
 
-    async def open(self, digest: Digest, span: Span) -> Opened:
+    async def open(self, digest: Digest, span: Span) -> OpenContent:
         """The content of `digest`, with the first byte of `span` in hand, or all of a short one; the caller closes it.
 
         Raises NotFound; StoreUnavailable, also where it takes longer than ``limits.first_byte_timeout`` seconds, or the
@@ -43,9 +43,9 @@ class Opener:
         """
         return self._opened(digest, await self._first(digest, span))
 
-    def _opened(self, digest: Digest, found: _First) -> Opened:
+    def _opened(self, digest: Digest, found: _First) -> OpenContent:
         content, first = found
-        return Opened(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
+        return OpenContent(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
 
     async def _first(self, digest: Digest, span: Span) -> _First:
         opening = self._openings.start(_open(self._store, digest, span))

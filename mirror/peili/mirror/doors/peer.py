@@ -12,18 +12,18 @@ from contextlib import contextmanager
 from starlette.types import Scope
 from typing_extensions import override
 
-from peili.mirror.doors.base import Door, as_asked
-from peili.mirror.doors.request_metrics import answer_of
-from peili.mirror.doors.response import Reply
+from peili.mirror.doors.base import Door, requested_descriptor
+from peili.mirror.doors.request_metrics import request_record
+from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored import send_stored
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE, Metrics
 from peili.mirror.oci.paths import Target
-from peili.mirror.oci.refusal import TOOMANYREQUESTS, Refusal
+from peili.mirror.oci.refusal import TOOMANYREQUESTS, HTTPError
 from peili.mirror.parts import Parts
 
 
-class Uploads:
+class UploadSlots:
     """Counts the uploads under way, in all and for each host, and refuses those above the bound."""
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
@@ -33,11 +33,11 @@ class Uploads:
 
     @contextmanager
     def slot(self, host: str) -> Generator[None]:
-        """Held while `host` is served. Raises Refusal (429)."""
+        """Held while `host` is served. Raises HTTPError (429)."""
         reached = self._reached(host)
         if reached is not None:
             self._metrics.limited.add(reached)
-            raise Refusal(429, TOOMANYREQUESTS, "as many uploads as may be are under way", {"Retry-After": "1"})
+            raise HTTPError(429, TOOMANYREQUESTS, "as many uploads as may be are under way", {"Retry-After": "1"})
         self._of_host[host] += 1
         try:
             yield
@@ -62,19 +62,19 @@ class PeerDoor(Door):
 
     def __init__(self, parts: Parts, log: logging.Logger) -> None:
         super().__init__(parts, log)
-        self.uploads = Uploads(parts.limits, parts.metrics)
+        self.uploads = UploadSlots(parts.limits, parts.metrics)
 
     @override
-    async def content(self, target: Target, reply: Reply, scope: Scope) -> None:
-        answer_of(scope).source = FROM_STORE
+    async def content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        request_record(scope).source = FROM_STORE
         digest = target.digest
         if digest is None:
             digest = (await self.ask_store(self.store.resolve(self.reference(target)))).digest
         # Also of what a tag stands for: what is recorded with the tag need not be what the document says.
-        descriptor = as_asked(target, await self.ask_store(self.store.describe(digest)))
-        if not reply.wants_body:
-            await send_stored(reply, self.opener, descriptor)
+        descriptor = requested_descriptor(target, await self.ask_store(self.store.describe(digest)))
+        if not response.wants_body:
+            await send_stored(response, self.opener, descriptor)
             return
         client = scope.get("client")
         with self.uploads.slot(client[0] if client else ""):
-            await send_stored(reply, self.opener, descriptor)
+            await send_stored(response, self.opener, descriptor)

@@ -9,7 +9,7 @@ from typing import cast
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.metrics.counters import LOCAL, Metrics
-from peili.mirror.server.socket_writer import CountingSocketWriter, SendWithSocket, socket_writer_of
+from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer
 
 ROUTER_PATH = "/_router"
 """Below it the peer door is the router's. No repository's name begins with an underscore."""
@@ -18,7 +18,7 @@ _NO_ENDPOINT = "none"
 
 
 @dataclass(slots=True)
-class Answer:
+class RequestRecord:
     """What is known of one request and its answer. The door inside fills in `endpoint` and `source`."""
 
     endpoint: str
@@ -38,9 +38,9 @@ class Answer:
         return self.source != "" and self.status in {200, 206}
 
 
-def answer_of(scope: Scope) -> Answer:
+def request_record(scope: Scope) -> RequestRecord:
     """What is noted of the request of `scope`; of nobody's interest where it did not come through `RequestMetrics`."""
-    return cast("Answer", scope.setdefault(_SCOPE_KEY, Answer(_NO_ENDPOINT)))
+    return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord(_NO_ENDPOINT)))
 
 
 class RequestMetrics:
@@ -55,13 +55,13 @@ class RequestMetrics:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = scope[_SCOPE_KEY] = Answer(_endpoint(scope))
+        answer = scope[_SCOPE_KEY] = RequestRecord(_endpoint(scope))
         try:
             await self._app(scope, receive, self._watching(send, answer))
         finally:
             self._count(scope, answer)
 
-    def _watching(self, send: Send, answer: Answer) -> Send:
+    def _watching(self, send: Send, answer: RequestRecord) -> Send:
         def count(size: int) -> None:
             if answer.has_content and size:
                 self._metrics.sent.add(self._door, answer.source, by=size)
@@ -77,10 +77,10 @@ class RequestMetrics:
                 answer.finished = True
                 count(answer.length)
 
-        socket_writer = socket_writer_of(send)
-        return sending if socket_writer is None else SendWithSocket(sending, CountingSocketWriter(socket_writer, count))
+        socket_writer = get_socket_writer(send)
+        return sending if socket_writer is None else SocketSend(sending, CountingSocketWriter(socket_writer, count))
 
-    def _count(self, scope: Scope, answer: Answer) -> None:
+    def _count(self, scope: Scope, answer: RequestRecord) -> None:
         status = "none" if answer.status is None else str(answer.status)
         method = scope["method"] if scope["method"] in {"GET", "HEAD"} else "other"
         source = answer.source if answer.has_content else ""

@@ -15,8 +15,8 @@ from peili.mirror.oci.media_types import is_manifest
 from peili.mirror.oci.multipart import Multipart
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_ranges
 from peili.mirror.oci.references import Descriptor, Digest
-from peili.mirror.oci.refusal import SIZE_INVALID, Refusal
-from peili.mirror.server.socket_writer import socket_writer_of
+from peili.mirror.oci.refusal import SIZE_INVALID, HTTPError
+from peili.mirror.server.socket_writer import get_socket_writer
 from peili.mirror.support.deadlines import Deadline
 
 _VERSION = (b"docker-distribution-api-version", b"registry/2.0")
@@ -25,7 +25,7 @@ _SMALL = 64 * KIB
 _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
-class Reply:
+class ResponseWriter:
     """The answer to one request. `started` once its status line was sent: from then on there is no other answer.
 
     Content is answered with `begin`, the body's bytes, and `end`. A body may go by `socket_writer`, where there is one;
@@ -36,7 +36,7 @@ class Reply:
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
         self.wants_body: bool = scope["method"] != "HEAD"
         self.started = False
-        self.socket_writer = socket_writer_of(send)
+        self.socket_writer = get_socket_writer(send)
         if self.socket_writer is not None:
             self.socket_writer.give_up_after(reader_timeout)
         self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
@@ -54,7 +54,7 @@ class Reply:
         """Answer 200 with `document`."""
         await self._document(200, "application/json", json.dumps(document).encode(), headers or {})
 
-    async def refuse(self, refusal: Refusal) -> None:
+    async def refuse(self, refusal: HTTPError) -> None:
         """Answer with an error."""
         await self._document(refusal.status, "application/json", refusal.body(), refusal.headers)
 
@@ -64,12 +64,12 @@ class Reply:
         return ranges[0] if len(ranges) == 1 else None
 
     def span(self, digest: Digest, size: int) -> Span:
-        """The bytes to send of content of `size` bytes, in one piece. Raises Refusal (416)."""
+        """The bytes to send of content of `size` bytes, in one piece. Raises HTTPError (416)."""
         spans = self.spans(digest, size)
         return spans[0] if len(spans) == 1 else Span.whole(size)
 
     def spans(self, digest: Digest, size: int) -> tuple[Span, ...]:
-        """The parts to send of content of `size` bytes, as they were asked for; none: the whole. Raises Refusal (416).
+        """The parts to send of content of `size` bytes, as they were asked for; none: the whole. Raises HTTPError.
 
         Parts that together are more than the whole are not sent: who asks for that has it cheaper in one piece.
         """
@@ -162,9 +162,9 @@ class Reply:
                 await self._send(message)
 
 
-def out_of_range(error: Unsatisfiable) -> Refusal:
+def out_of_range(error: Unsatisfiable) -> HTTPError:
     """The answer to who asks for a range that lies outside of the content."""
-    return Refusal(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{error.size}"})
+    return HTTPError(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{error.size}"})
 
 
 def _about(descriptor: Descriptor, span: Span, *, partial: bool) -> list[tuple[bytes, bytes]]:

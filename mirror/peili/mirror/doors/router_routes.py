@@ -5,9 +5,9 @@ from __future__ import annotations
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peili.mirror.doors.request_checks import refuse_excess
-from peili.mirror.doors.response import Reply
-from peili.mirror.oci.refusal import BOUNDS, Refusal
+from peili.mirror.doors.request_checks import check_head
+from peili.mirror.doors.response import ResponseWriter
+from peili.mirror.oci.refusal import BOUNDS, HTTPError
 from peili.mirror.parts import Parts
 
 
@@ -30,12 +30,12 @@ class RouterRoutes:
 
         try:
             if scope["type"] == "http":
-                refuse_excess(scope, self._limits)
+                check_head(scope, self._limits)
             await self._app(scope, receive, sending)
-        except Refusal as refusal:
+        except HTTPError as refusal:
             if refusal.status in BOUNDS:
                 self._limited.add(BOUNDS[refusal.status])
-            await Reply(scope, send, self._limits.reader_timeout).refuse(refusal)
+            await ResponseWriter(scope, send, self._limits.reader_timeout).refuse(refusal)
         except Exception:  # noqa: BLE001 - a stranger's, and the host lives on
             self._log.exception("a plug-in failed at %s", scope["path"])
             if not started:

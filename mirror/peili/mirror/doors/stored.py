@@ -9,9 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from peili.mirror.content.files import is_cached
-from peili.mirror.doors.opened import Opened
-from peili.mirror.doors.opening import Opener
-from peili.mirror.doors.response import Reply
+from peili.mirror.doors.opened import OpenContent
+from peili.mirror.doors.opening import ContentOpener
+from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.multipart import Multipart
@@ -29,60 +29,62 @@ TAIL = 64 * KIB
 """Bytes at the end that are read, and checked once they are, before they are sent; less is not worth a sendfile."""
 
 
-async def send_stored(reply: Reply, opener: Opener, descriptor: Descriptor) -> None:
+async def send_stored(response: ResponseWriter, opener: ContentOpener, descriptor: Descriptor) -> None:
     """Answer with content that the store of `opener` holds whole. Raises NotFound and StoreUnavailable before anything
     is sent.
     """
-    if await reply.not_modified(descriptor.digest):
+    if await response.not_modified(descriptor.digest):
         return
-    spans = reply.spans(descriptor.digest, descriptor.size)
+    spans = response.spans(descriptor.digest, descriptor.size)
     if len(spans) > 1:
-        await _send_parts(reply, opener, descriptor, spans)
+        await _send_parts(response, opener, descriptor, spans)
         return
     partial = bool(spans)
     span = spans[0] if partial else Span.whole(descriptor.size)
-    if not reply.wants_body:
-        await reply.begin(descriptor, span, partial=False)
+    if not response.wants_body:
+        await response.begin(descriptor, span, partial=False)
         return
     async with await opener.open(descriptor.digest, span) as content:
         if len(content.first) == span.length:
-            await reply.whole(descriptor, span, content.first, partial=partial)
+            await response.whole(descriptor, span, content.first, partial=partial)
             return
-        await reply.begin(descriptor, span, partial=partial)
-        await _send_content(reply, content, span)
-        await reply.end()
+        await response.begin(descriptor, span, partial=partial)
+        await _send_content(response, content, span)
+        await response.end()
 
 
-async def _send_parts(reply: Reply, opener: Opener, descriptor: Descriptor, spans: Sequence[Span]) -> None:
+async def _send_parts(
+    response: ResponseWriter, opener: ContentOpener, descriptor: Descriptor, spans: Sequence[Span]
+) -> None:
     """Each part as if it were asked for alone; no more of one is in memory at once than of the whole would be."""
     parts = Multipart(descriptor.media_type, spans)
     async with await opener.open(descriptor.digest, spans[0]) as content:
-        await reply.begin_parts(descriptor, parts)
+        await response.begin_parts(descriptor, parts)
         for head, span in parts:
-            await reply.send(head)
-            await _send_content(reply, content, span)
-        await reply.send(parts.end)
-        await reply.end()
+            await response.send(head)
+            await _send_content(response, content, span)
+        await response.send(parts.end)
+        await response.end()
 
 
-async def _send_content(reply: Reply, content: Opened, span: Span) -> None:
+async def _send_content(response: ResponseWriter, content: OpenContent, span: Span) -> None:
     fd, offset = content.fileno(), span.start
     if fd is not None:
-        if reply.socket_writer is not None:
-            offset = await _send_file(reply.socket_writer, content, fd, span)
-        elif reply.takes_paths and span.is_whole and sys.platform == "linux":
+        if response.socket_writer is not None:
+            offset = await _send_file(response.socket_writer, content, fd, span)
+        elif response.takes_paths and span.is_whole and sys.platform == "linux":
             # Not the name that the file has: this one stands for what is open, though it be removed. And with our own
             # id, not "self": a server may leave it to a process of its own.
-            await reply.send_path(f"/proc/{os.getpid()}/fd/{fd}")
+            await response.send_path(f"/proc/{os.getpid()}/fd/{fd}")
     async with aclosing(read(content, Span(offset, span.stop, span.size))) as pieces:
         async for piece in pieces:
-            await reply.send(piece)
+            await response.send(piece)
             # A server that knows that the client has gone takes all at once. So this would read on to the end, and let
             # nobody have a turn meanwhile, not even who ends it.
             await asyncio.sleep(0)
 
 
-async def _send_file(socket_writer: SocketWriter, content: Opened, fd: int, span: Span) -> int:
+async def _send_file(socket_writer: SocketWriter, content: OpenContent, fd: int, span: Span) -> int:
     """Let the kernel send all but the last of `span`; where that begins.
 
     Content checks itself only when it is read. So a byte of each window is, the last: in a thread where it has to come
@@ -104,7 +106,7 @@ async def _send_file(socket_writer: SocketWriter, content: Opened, fd: int, span
     return offset
 
 
-async def read(content: Opened, span: Span, piece: int = PIECE) -> AsyncGenerator[memoryview, None]:
+async def read(content: OpenContent, span: Span, piece: int = PIECE) -> AsyncGenerator[memoryview, None]:
     """The bytes of `span`, in pieces, each good until the next. Raises Aborted where content turns out shorter than it
     said, StoreUnavailable.
     """

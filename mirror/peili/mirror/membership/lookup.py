@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
 from peili.mirror.client.client import IDENTITY_HEADER
-from peili.mirror.client.connection import Head
+from peili.mirror.client.connection import ResponseHead
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
@@ -148,7 +148,7 @@ class KeyLookup:
             self._context.log.exception("asking peer %s failed, which is a bug", peer.id)
             self._roster.lost(peer, f"peer {peer.id} can't be asked: {error!r}")
 
-    def _note(self, flight: Flight, peer: Peer, answer: Head) -> None:
+    def _note(self, flight: Flight, peer: Peer, answer: ResponseHead) -> None:
         """`peer` answers."""
         identity = answer.header(IDENTITY_HEADER)
         if self._roster.recognise(peer, identity):

@@ -16,7 +16,7 @@ from peili.mirror.oci.refusal import (
     MANIFEST_INVALID,
     NAME_INVALID,
     UNSUPPORTED,
-    Refusal,
+    HTTPError,
 )
 
 
@@ -58,7 +58,7 @@ class Target:
 
 
 def api_path(path: str, root_path: str) -> str:
-    """The part of `path` behind ``/v2``, for a door that is mounted at `root_path`. Raises Refusal (404).
+    """The part of `path` behind ``/v2``, for a door that is mounted at `root_path`. Raises HTTPError (404).
 
     A mount that ends in ``/v2`` has taken it off already; a second one belongs to the repository.
     """
@@ -67,11 +67,11 @@ def api_path(path: str, root_path: str) -> str:
         return inner
     if inner == "/v2" or inner.startswith("/v2/"):
         return inner[len("/v2") :]
-    raise Refusal(404, UNSUPPORTED, "not part of the API; paths begin with /v2/")
+    raise HTTPError(404, UNSUPPORTED, "not part of the API; paths begin with /v2/")
 
 
 def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> Target:
-    """What `path`, from behind ``/v2`` on, asks for; `ns` is what the query or the header says. Raises Refusal."""
+    """What `path`, from behind ``/v2`` on, asks for; `ns` is what the query or the header says. Raises HTTPError."""
     if path in {"", "/"}:
         return Target(Endpoint.BASE)
     *name, kind, last = path.split("/")[1:] if path.count("/") > 1 else ["", "", ""]
@@ -85,18 +85,18 @@ def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> 
     if kind == "blobs":
         registry, repository = _registry_and_repository(name, ns, default_registry)
         return Target(Endpoint.BLOB, registry, repository, digest=_digest(last))
-    raise Refusal(404, UNSUPPORTED, "not part of the API that a mirror has: manifests, blobs and tags/list")
+    raise HTTPError(404, UNSUPPORTED, "not part of the API that a mirror has: manifests, blobs and tags/list")
 
 
 def _registry_and_repository(name: list[str], ns: str | None, default: str | None) -> tuple[str | None, str]:
     if ns is not None and not is_registry(ns):
-        raise Refusal(400, NAME_INVALID, f"ns is not a registry's host name: {ns[:80]!a}")
+        raise HTTPError(400, NAME_INVALID, f"ns is not a registry's host name: {ns[:80]!a}")
     registry = ns
     if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else _is_said_twice(name[0], ns)):
         registry, *name = name  # some clients say it twice
     repository = "/".join(name)
     if not is_repository(repository):
-        raise Refusal(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
+        raise HTTPError(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
     return registry if registry is not None else default, repository
 
 
@@ -109,10 +109,10 @@ def _digest(text: str) -> Digest:
     try:
         return Digest(text)
     except ValueError as error:
-        raise Refusal(400, DIGEST_INVALID, str(error)) from error
+        raise HTTPError(400, DIGEST_INVALID, str(error)) from error
 
 
 def _tag(text: str) -> str:
     if not is_tag(text):
-        raise Refusal(400, MANIFEST_INVALID, f"neither a tag nor a digest: {text[:80]!a}")
+        raise HTTPError(400, MANIFEST_INVALID, f"neither a tag nor a digest: {text[:80]!a}")
     return text

@@ -22,7 +22,7 @@ BOUNDS = {414: "path_length", 431: "header_count"}
 """Statuses that say that a limit was reached, and which."""
 
 
-class Refusal(Exception):
+class HTTPError(Exception):
     """The request ends with this answer."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

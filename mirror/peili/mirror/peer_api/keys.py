@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from peili.mirror.client.connection import Head
+from peili.mirror.client.connection import ResponseHead
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
 from peili.mirror.peer_api.peers import Holder, Peer
@@ -59,7 +59,7 @@ async def _describe(context: Context, key: Key) -> Descriptor:
     return await context.store.describe(target.digest)
 
 
-def read_answer(peer: Peer, key: Key, answer: Head) -> Holder | None:
+def read_answer(peer: Peer, key: Key, answer: ResponseHead) -> Holder | None:
     """What `peer` said when it was asked for `key`; None: it does not have it, or what answered is no peili."""
     if answer.status != 200 or answer.header(COMPLETE_HEADER) != "true":
         return None

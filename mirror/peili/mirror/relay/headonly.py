@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from peili.mirror.client.connection import Answer
+from peili.mirror.client.connection import Response
 
 _DIGITS = 19
 """A number with more of them is no size."""
@@ -11,10 +11,10 @@ _DIGITS = 19
 class HeadOnly:
     """The answer to a HEAD. As `Body`, with `length` as its head says it, and nothing to be read."""
 
-    early = 0
+    buffered = 0
     can_splice = False
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Response) -> None:
         self.head = answer.head
         self.length = _length(answer.head.header("content-length"))
         self.left = self.length or 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
-from peili.mirror.client.client import PeerClient, reading
+from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
@@ -95,7 +95,7 @@ class Source:
                     stack.callback(answer.close)
                     span = _span(peer, answer, digest, wanted)
                     check(peer, span)
-                    with reading(peer):
+                    with map_exceptions(peer):
                         await answer.begin()
             except TimeoutError as error:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FailureReason.SILENT) from error
@@ -115,7 +115,7 @@ class Source:
     @property
     def can_splice(self) -> bool:
         """Whether `splice` can be used for what comes next."""
-        return self._answer.can_splice and not self._answer.early
+        return self._answer.can_splice and not self._answer.buffered
 
     def progress(self) -> tuple[int, float] | None:
         """How many bytes have come, and for how many seconds they were waited for; None: the peer is not asked now."""
@@ -147,7 +147,7 @@ class Source:
             raise self._left_for
         asked = time.monotonic()
         try:
-            with reading(self.peer):
+            with map_exceptions(self.peer):
                 async with Deadline(self._stall_timeout) as patience:
                     self._waits = asked, patience
                     try:

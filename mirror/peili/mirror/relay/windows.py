@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from peili.mirror.client.client import PeerClient
-from peili.mirror.client.connection import Answer, Head
+from peili.mirror.client.connection import Response, ResponseHead
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
@@ -31,10 +31,10 @@ _BUSY = frozenset({429, 503})
 
 
 class Body(Protocol):
-    """What a source reads: a peer's `Answer`, or one put together from windows. As `Answer` describes it."""
+    """What a source reads: a peer's `Response`, or one put together from windows. As `Response` describes it."""
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ResponseHead:
         """Status and headers."""
         ...
 
@@ -49,7 +49,7 @@ class Body(Protocol):
         ...
 
     @property
-    def early(self) -> int:
+    def buffered(self) -> int:
         """Bytes that are here already."""
         ...
 
@@ -89,7 +89,7 @@ class Asking:
         self.turns = turns
         self.queues = False  # it waits for its turn, and so not for the peer
 
-    async def open(self, wanted: ByteRange | None) -> tuple[Answer, Callable[[], None]]:
+    async def open(self, wanted: ByteRange | None) -> tuple[Response, Callable[[], None]]:
         """The answer, and what to call when it is closed. Raises PeerUnavailable."""
         headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
         done = await self._turn()
@@ -138,12 +138,12 @@ def _last(wanted: ByteRange, stop: int) -> int:
 class Held:
     """An answer as it came, whose end somebody waits for."""
 
-    def __init__(self, answer: Answer, done: Callable[[], None]) -> None:
+    def __init__(self, answer: Response, done: Callable[[], None]) -> None:
         self._answer = answer
         self._done: Callable[[], None] | None = done
 
     @property
-    def head(self) -> Head:
+    def head(self) -> ResponseHead:
         """See `Body`, as for all that follows."""
         return self._answer.head
 
@@ -156,8 +156,8 @@ class Held:
         return self._answer.left
 
     @property
-    def early(self) -> int:
-        return self._answer.early
+    def buffered(self) -> int:
+        return self._answer.buffered
 
     @property
     def can_splice(self) -> bool:
@@ -186,7 +186,7 @@ class Windowed:
     done with it then, however slowly the runtime reads.
     """
 
-    def __init__(self, asking: Asking, span: Span, answer: Answer, done: Callable[[], None]) -> None:
+    def __init__(self, asking: Asking, span: Span, answer: Response, done: Callable[[], None]) -> None:
         headers = {**answer.head.headers, "content-range": span.content_range, "content-length": str(span.length)}
         self.head = replace(answer.head, headers=headers)
         self.length: int | None = span.length
@@ -204,9 +204,9 @@ class Windowed:
         return self._span.stop - self._offset - gathered
 
     @property
-    def early(self) -> int:
+    def buffered(self) -> int:
         """Bytes of the window that are here already."""
-        return self._window.early if self._window is not None else 0
+        return self._window.buffered if self._window is not None else 0
 
     async def begin(self) -> None:
         """Wait until there is an early byte. Raises OSError."""

@@ -48,30 +48,30 @@ _OF_THE_CONNECTION = {
 """What accept(2) reports of a connection that failed before it was accepted: the next one may be good."""
 
 
-class Place:
+class ConnectionSlot:
     """What a connection holds of its door's connections, from being accepted until it is lost.
 
     Attributes: `transport` is the connection's, once it is made.
     """
 
-    __slots__ = ("_places", "opening", "transport")
+    __slots__ = ("_slots", "opening", "transport")
 
-    def __init__(self, places: _Places) -> None:
-        self._places = places
+    def __init__(self, places: _ConnectionSlots) -> None:
+        self._slots = places
         self.opening: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
 
     def wait(self) -> None:
         """The connection waits for a request from now on: it may be closed for the sake of a new one."""
-        self._places.idle(self)
+        self._slots.idle(self)
 
     def work(self) -> None:
         """A request of the connection is being answered: it stays."""
-        self._places.busy(self)
+        self._slots.busy(self)
 
     def leave(self) -> None:
         """The connection is lost. Idempotent."""
-        self._places.free(self)
+        self._slots.free(self)
 
     @property
     def is_done(self) -> bool:
@@ -80,7 +80,7 @@ class Place:
 
     def end_in_turn(self) -> None:
         """Close the connection soon. Where many end at the same time, others have their turns in between."""
-        self._places.end_in_turn(self)
+        self._slots.end_in_turn(self)
 
     def end(self) -> None:
         """Close the connection at once."""
@@ -91,18 +91,18 @@ class Place:
             self.opening.cancel()
 
 
-class _Places:
+class _ConnectionSlots:
     """The connections of one door, and which of them wait for a request."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held: set[Place] = set()
-        self._idle: OrderedDict[Place, float] = OrderedDict()  # since when; the longest first
-        self._ending: deque[Place] = deque()
+        self._held: set[ConnectionSlot] = set()
+        self._idle: OrderedDict[ConnectionSlot, float] = OrderedDict()  # since when; the longest first
+        self._ending: deque[ConnectionSlot] = deque()
         self._next_end = 0.0
 
-    def take(self, most: int) -> Place | None:
-        """A place for a new connection, where `most` may be: a free one, or that of whoever says nothing for longest.
+    def take(self, most: int) -> ConnectionSlot | None:
+        """A slot for a new connection, where `most` may be: a free one, or that of whoever says nothing for longest.
         None: all are in use.
         """
         while len(self._held) >= most:
@@ -112,44 +112,44 @@ class _Places:
                 return None
             self._next_end = now + _EVICTION
             longest.end()
-        place = Place(self)
-        self._held.add(place)
-        self.idle(place)
-        return place
+        slot = ConnectionSlot(self)
+        self._held.add(slot)
+        self.idle(slot)
+        return slot
 
-    def idle(self, place: Place) -> None:
-        if place in self._held:
-            self._idle[place] = self._loop.time()
-            self._idle.move_to_end(place)
+    def idle(self, slot: ConnectionSlot) -> None:
+        if slot in self._held:
+            self._idle[slot] = self._loop.time()
+            self._idle.move_to_end(slot)
 
-    def busy(self, place: Place) -> None:
-        self._idle.pop(place, None)
+    def busy(self, slot: ConnectionSlot) -> None:
+        self._idle.pop(slot, None)
 
-    def free(self, place: Place) -> None:
-        self._held.discard(place)
-        self._idle.pop(place, None)
+    def free(self, slot: ConnectionSlot) -> None:
+        self._held.discard(slot)
+        self._idle.pop(slot, None)
 
-    def end_in_turn(self, place: Place) -> None:
-        if place in self._held:
-            self._ending.append(place)
+    def end_in_turn(self, slot: ConnectionSlot) -> None:
+        if slot in self._held:
+            self._ending.append(slot)
             if len(self._ending) == 1:
                 self._loop.call_soon(self._end_some)
 
     def _end_some(self) -> None:
         for _ in range(min(len(self._ending), _TAKEN_AT_ONCE)):
-            place = self._ending.popleft()
-            if place in self._idle:  # still: no request has come meanwhile
-                place.end()
+            slot = self._ending.popleft()
+            if slot in self._idle:  # still: no request has come meanwhile
+                slot.end()
         if self._ending:
             self._loop.call_soon(self._end_some)
 
-    def _longest(self, old: float) -> Place | None:
+    def _longest(self, old: float) -> ConnectionSlot | None:
         """Who has said nothing since before `old`."""
-        for place, since in self._idle.items():
+        for slot, since in self._idle.items():
             if since > old:
                 break
-            if place.is_done:
-                return place
+            if slot.is_done:
+                return slot
         return None
 
     def __len__(self) -> int:
@@ -168,7 +168,7 @@ class Acceptor:
     def __init__(
         self,
         name: str,
-        protocol: Callable[[Place], asyncio.Protocol],
+        protocol: Callable[[ConnectionSlot], asyncio.Protocol],
         limits: Limits,
         limited: Callable[[str], None],
         log: logging.Logger,
@@ -180,7 +180,7 @@ class Acceptor:
         self._limited = limited
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._places = _Places()
+        self._slots = _ConnectionSlots()
         self._opening: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
@@ -223,25 +223,25 @@ class Acceptor:
                 if error.errno not in _OF_THE_CONNECTION and not self._turn_away(listening, error):
                     return
                 continue
-            if (place := self._places.take(most)) is None:
+            if (slot := self._slots.take(most)) is None:
                 accepted.close()
                 self._limited("connections")
-                self._full.warn(len(self._places))
+                self._full.warn(len(self._slots))
                 continue
-            self._take(accepted, place)
+            self._take(accepted, slot)
             taken += 1
             if taken == _TAKEN_AT_ONCE:
                 return
 
-    def _take(self, accepted: socket.socket, place: Place) -> None:
-        place.opening = task = self._loop.create_task(self._open(accepted, self._protocol(place)))
+    def _take(self, accepted: socket.socket, slot: ConnectionSlot) -> None:
+        slot.opening = task = self._loop.create_task(self._open(accepted, self._protocol(slot)))
         self._opening.add(task)
 
         def opened(task: asyncio.Task[None]) -> None:
             self._opening.discard(task)
-            place.opening = None
-            if place.transport is None:  # TLS failed, or there was no time for it
-                place.leave()
+            slot.opening = None
+            if slot.transport is None:  # TLS failed, or there was no time for it
+                slot.leave()
                 accepted.close()
 
         task.add_done_callback(opened)

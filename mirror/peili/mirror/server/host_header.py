@@ -13,7 +13,7 @@ _HOST = re.compile(
 """RFC 9110, 7.2: what may stand before a path in a URI, also nothing. What is in brackets is not looked at closely."""
 
 
-def host_problem(scope: Scope) -> str | None:
+def host_error(scope: Scope) -> str | None:
     """Why the request of `scope` has to be answered with 400; None: it has not.
 
     Where HTTP/2 has it, a server may have added the header, so that two that are the same are one.
@@ -27,14 +27,14 @@ def host_problem(scope: Scope) -> str | None:
     return None if _HOST.fullmatch(hosts[0]) else "the Host header is no host"
 
 
-class Named:
+class HostHeaderCheck:
     """`app`, which hears of no request that does not say rightly for which host it is."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = host_problem(scope) if scope["type"] == "http" else None
+        problem = host_error(scope) if scope["type"] == "http" else None
         if problem is None:
             await self._app(scope, receive, send)
         else:

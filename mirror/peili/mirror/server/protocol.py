@@ -24,9 +24,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.server.accepting import Place
-from peili.mirror.server.host_header import Named
-from peili.mirror.server.socket_writer import DirectSocketWriter, SendWithSocket
+from peili.mirror.server.accepting import ConnectionSlot
+from peili.mirror.server.host_header import HostHeaderCheck
+from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
 from peili.mirror.support.deadlines import Countdown
 
 LINGER = 1.0
@@ -54,7 +54,7 @@ def http_protocol() -> type[asyncio.Protocol]:
 
 def bound_connections(
     config: uvicorn.Config, limits: Limits, limited: Callable[[str], None]
-) -> Callable[[Place, ServerState, dict[str, Any]], asyncio.Protocol]:
+) -> Callable[[ConnectionSlot, ServerState, dict[str, Any]], asyncio.Protocol]:
     """What makes the protocols of `config`, which is loaded: they have outlets, and end where they should.
 
     A request's head has to be whole ``limits.header_timeout`` seconds after the connection was made, or the time to
@@ -65,9 +65,9 @@ def bound_connections(
     bases = (_Bounded, _with_outlets(_with_bounds(config.http_protocol_class, limits, limited)))
     protocol: Any = type("BoundedProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
 
-    def make(place: Place, state: ServerState, app_state: dict[str, Any]) -> asyncio.Protocol:
+    def make(slot: ConnectionSlot, state: ServerState, app_state: dict[str, Any]) -> asyncio.Protocol:
         made: _Bounded = protocol(config, state, app_state)
-        made.place = place
+        made.slot = slot
         return made
 
     return make
@@ -154,7 +154,7 @@ class _Requests(_HttpTools):
     @override
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.app = Named(self.app)
+        self.app = HostHeaderCheck(self.app)
 
     @override
     def data_received(self, data: bytes) -> None:
@@ -292,7 +292,7 @@ def _with_outlet(app: ASGIApp, socket_writer: DirectSocketWriter) -> ASGIApp:
             await send(message)
 
         try:
-            await app(scope, receive, SendWithSocket(sending, socket_writer))
+            await app(scope, receive, SocketSend(sending, socket_writer))
         finally:
             if not finished:
                 socket_writer.close()  # else the connection would stay open by it
@@ -337,7 +337,7 @@ class _Bounded(_Protocol):
 
     limits: Limits
     limited: Callable[[str], None]
-    place: Place
+    slot: ConnectionSlot
     _timer: Countdown | None = None
     _connection: asyncio.Transport
     _lost: asyncio.Event
@@ -347,14 +347,14 @@ class _Bounded(_Protocol):
         super().connection_made(transport)
         self._connection = cast(asyncio.Transport, transport)
         self._lost = asyncio.Event()
-        self.place.transport = self._connection
+        self.slot.transport = self._connection
         self._expect(self.limits.header_timeout)
         self.app = self._bounded(self.app)
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        self.place.leave()
+        self.slot.leave()
         super().connection_lost(exc)
         self.app = _nobody  # what was around it holds this: it would stay for the garbage collector
         self._lost.set()
@@ -362,7 +362,7 @@ class _Bounded(_Protocol):
     def _bounded(self, app: ASGIApp) -> ASGIApp:
         async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
-            self.place.work()
+            self.slot.work()
             finished = False
 
             async def sending(message: Message) -> None:
@@ -397,7 +397,7 @@ class _Bounded(_Protocol):
         """A request, within so many seconds; none where the connection is lost."""
         self._stop_timer()
         if not self._lost.is_set():
-            self.place.wait()
+            self.slot.wait()
             self._timer = Countdown(seconds, partial(self._too_late, seconds))
 
     def _too_late(self, seconds: float) -> None:
@@ -405,7 +405,7 @@ class _Bounded(_Protocol):
             self._expect(seconds)
         else:
             self.limited("header_timeout")
-            self.place.end_in_turn()
+            self.slot.end_in_turn()
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

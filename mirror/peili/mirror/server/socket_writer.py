@@ -66,7 +66,7 @@ def is_client_gone(error: OSError) -> bool:
     return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _LOST
 
 
-class SendWithSocket:
+class SocketSend:
     """A `send` with an socket_writer."""
 
     __slots__ = ("_send", "socket_writer")
@@ -79,14 +79,14 @@ class SendWithSocket:
         await self._send(message)
 
 
-def socket_writer_of(send: Send) -> SocketWriter | None:
+def get_socket_writer(send: Send) -> SocketWriter | None:
     """The socket_writer that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
-    return send.socket_writer if isinstance(send, SendWithSocket) else None
+    return send.socket_writer if isinstance(send, SocketSend) else None
 
 
-def keep_socket_writer(send: Send, wrapping: Send) -> Send:
+def wrap_send(send: Send, wrapping: Send) -> Send:
     """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same socket_writer."""
-    return SendWithSocket(wrapping, send.socket_writer) if isinstance(send, SendWithSocket) else wrapping
+    return SocketSend(wrapping, send.socket_writer) if isinstance(send, SocketSend) else wrapping
 
 
 class CountingSocketWriter(SocketWriter):
