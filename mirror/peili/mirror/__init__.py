@@ -30,13 +30,15 @@ from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, pars
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Feed, Holder, Lease, LeaseEnd, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
-from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.plugins.plugin import Context, Plugin, running_already
 from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Content, Gone, Have, Store, StoreEvent, Synced
 from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
+from peili.mirror.support.backoff import Backoff
+from peili.mirror.support.tasks import Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "Aborted",
     "Address",
     "Auth",
+    "Backoff",
     "Collector",
     "ConfigError",
     "Content",
@@ -87,6 +90,7 @@ __all__ = [
     "StoreEvent",
     "StoreUnavailable",
     "Synced",
+    "Tasks",
     "Unavailable",
     "Upstream",
     "Wait",
@@ -94,7 +98,9 @@ __all__ = [
     "Watchdog",
     "detect_media_type",
     "http_protocol",
+    "is_cancelled",
     "loopback_only",
     "parse_key",
+    "running_already",
     "serve",
 ]

@@ -23,6 +23,7 @@ from peili.mirror.relay.means import Means
 from peili.mirror.relay.parallel import Turns
 from peili.mirror.relay.sizes import Sizes
 from peili.mirror.supervisor import Supervisor
+from peili.mirror.support.backoff import Backoff
 
 _PATIENCE = 1.0
 """Seconds between two tries from which on it is worth a warning that they fail."""
@@ -207,7 +208,7 @@ class Running:
 
     async def _listening(self) -> Peer:
         """This host as a peer, once one of its URLs is answered by its own peer door."""
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, self._parts.limits.backoff_max)
         told = False
         while True:
             identity = self._identity()
@@ -215,14 +216,13 @@ class Running:
                 problem = await self._problem(identity)
                 if problem is None:
                     return identity
-                if pause > _PATIENCE and not told:
+                if backoff.delay > _PATIENCE and not told:
                     told = True
                     where = " or ".join(identity.urls)
                     self._parts.log.warning(
                         "not announced to peers until our own peer door answers at %s: %s", where, problem
                     )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, self._parts.limits.backoff_max)
+            await backoff.sleep()
 
     async def _problem(self, identity: Peer) -> str | None:
         """Why peers would not reach this host by its URLs."""

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from peili.mirror.limits import Limits
 from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.support.backoff import Backoff
 
 
 class Supervisor:
@@ -49,7 +50,7 @@ class Supervisor:
 
     async def _run(self) -> None:
         current = asyncio.current_task()
-        pause = self._limits.backoff_min
+        backoff = Backoff(self._limits.backoff_min, self._limits.backoff_max)
         while not self._stopping.is_set():
             began = time.monotonic()
             try:
@@ -57,15 +58,15 @@ class Supervisor:
             except asyncio.CancelledError:
                 if current is None or current.cancelling():
                     raise
-                self._failed(pause)  # cancelled by something of its own: nobody asked this task to end
+                self._failed(backoff.delay)  # cancelled by something of its own: nobody asked this task to end
             except Exception:  # noqa: BLE001 - a stranger's plug-in may raise anything, and the host lives on
-                self._failed(pause)
+                self._failed(backoff.delay)
             finally:
                 self.entered = False
                 self.tried.set()
-            await self._sleep(pause)
-            lasted = time.monotonic() - began > 2 * self._limits.backoff_max
-            pause = self._limits.backoff_min if lasted else min(2 * pause, self._limits.backoff_max)
+            await self._sleep(backoff.take())
+            if time.monotonic() - began > 2 * self._limits.backoff_max:
+                backoff.reset()
 
     async def _enter(self) -> None:
         async with self._plugin.run(self._context):

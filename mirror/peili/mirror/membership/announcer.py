@@ -13,6 +13,7 @@ from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.router import Router
 from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import is_cancelled
 
 
@@ -75,7 +76,7 @@ class Announcer:
         if before is not None:
             await asyncio.wait({before}, timeout=self._limits.stop_timeout)
         await self._listening()
-        pause = self._limits.backoff_min
+        backoff = Backoff(self._limits.backoff_min, self._limits.backoff_max)
         while True:
             try:
                 stale = self._announced | self._unsure  # of an earlier watch: what this one does not tell again is gone
@@ -86,13 +87,12 @@ class Announcer:
                         if any(isinstance(event, Synced) for event in batch):
                             await self._tell([Gone(key) for key in stale])
                             stale.clear()
-                        pause = self._limits.backoff_min
+                        backoff.reset()
             except (Exception, asyncio.CancelledError) as error:  # strangers' code, and the host lives on
                 if is_cancelled(error):
                     raise
-                self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), pause)
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, self._limits.backoff_max)
+                self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), backoff.delay)
+            await backoff.sleep()
 
     async def _tell(self, batch: Sequence[StoreEvent]) -> None:
         have = [event for event in batch if isinstance(event, Have) and self._selected(event.key)]

@@ -15,6 +15,7 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, read_answer
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.plugin import Context
+from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
@@ -33,25 +34,25 @@ class Flight:
         self.cut_short = False  # there were members left that have not been asked
         self.good_until: float | None = None  # on the loop's clock; None while it lasts
         self._places: set[tuple[str, ...]] = set()
-        self._changed = asyncio.Event()
+        self._changes = Broadcast()
 
     def add(self, holder: Holder) -> None:
         """`holder` has it. Two members at the same URLs are one host; whom an answer says it is from proves nothing."""
         if holder.peer.urls not in self._places:
             self._places.add(holder.peer.urls)
             self.holders.append(holder)
-            self._wake()
+            self._changes.notify()
 
     def land(self, good_until: float) -> None:
         """There will be no more answers."""
         self.good_until = good_until
-        self._wake()
+        self._changes.notify()
 
     async def follow(self, usable: Callable[[Peer], bool]) -> AsyncGenerator[Holder, None]:
         """The holders so far, then those to come; without those who are no longer `usable` when it is their turn."""
         told = 0
         while True:
-            changed = self._changed
+            changed = self._changes.next_change
             while told < len(self.holders):
                 holder = self.holders[told]
                 told += 1
@@ -60,10 +61,6 @@ class Flight:
             if self.good_until is not None:
                 return
             await changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
 
 class KeyLookup:

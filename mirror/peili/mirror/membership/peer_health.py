@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
 from dataclasses import replace
@@ -15,6 +14,7 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.plugin import Context
+from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
@@ -125,7 +125,7 @@ class PeerHealth:
         """`peer` does not answer; `reason` is the line that says so."""
         if self.usable(peer):
             self._context.log.info("%s; it is left out until it answers again", reason)
-            self._bury(peer, self._context.limits.backoff_min)
+            self._bury(peer, at_once=False)
 
     def doubt(self, key: Key, names: Collection[str]) -> None:
         """Members called `names` failed `key` elsewhere: leave each out, and find out at once whether it answers.
@@ -143,19 +143,21 @@ class PeerHealth:
             if len(self._doubted) > self._context.limits.quarantine_entries:
                 self._doubted.popitem(last=False)
             if self.usable(peer):
-                self._bury(peer, 0)
+                self._bury(peer, at_once=True)
 
-    def _bury(self, peer: Peer, pause: float) -> None:
-        self._dead[peer.id] = self._tasks.start(self._revive(peer, pause))
+    def _bury(self, peer: Peer, *, at_once: bool) -> None:
+        self._dead[peer.id] = self._tasks.start(self._revive(peer, at_once=at_once))
 
-    async def _revive(self, peer: Peer, pause: float) -> None:
+    async def _revive(self, peer: Peer, *, at_once: bool) -> None:
         limits = self._context.limits
+        backoff = Backoff(limits.backoff_min, limits.backoff_max, jitter=0.25)
+        if not at_once:
+            await backoff.sleep()
         while True:
-            await asyncio.sleep(pause * random.uniform(0.75, 1))  # noqa: S311 - keeps hosts out of step, no secret
             async with self._probes:
                 if await self._answers(peer):
                     break
-            pause = min(max(2 * pause, limits.backoff_min), limits.backoff_max)
+            await backoff.sleep()
         del self._dead[peer.id]
         self.news += 1
         self._context.log.info("peer %s answers again", peer.id)

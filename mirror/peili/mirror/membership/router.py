@@ -25,6 +25,7 @@ from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
 from peili.mirror.peer_api.peers import Feed, Holder, Peer, Upstream, Wait, Want
 from peili.mirror.plugins.plugin import Context, running_already
 from peili.mirror.plugins.router import Router
+from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import Tasks, is_cancelled
 
 
@@ -119,7 +120,7 @@ class MembershipRouter(Router):
         """Tell `roster` what `members` says, whatever becomes of it."""
         loop = asyncio.get_running_loop()
         limits = context.limits
-        pause, complained = limits.backoff_min, False
+        backoff, complained = Backoff(limits.backoff_min, limits.backoff_max), False
         while True:
             began = loop.time()
             try:
@@ -133,9 +134,9 @@ class MembershipRouter(Router):
                     context.log.warning("the members can't be had, the last known stay: %r", error)
                 complained = True
             if loop.time() - began > limits.backoff_max:
-                pause, complained = limits.backoff_min, False
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, limits.backoff_max)
+                backoff.reset()
+                complained = False
+            await backoff.sleep()
 
 
 _WITHOUT_A_WORD = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})

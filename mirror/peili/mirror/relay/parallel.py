@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Digest
+from peili.mirror.support.broadcast import Broadcast
 
 T = TypeVar("T")
 
@@ -46,7 +47,7 @@ class Turns:
         self._closed: dict[Digest, tuple[float, ...]] = {}
         self._told: dict[Digest, float] = {}
         self._of_peer: Counter[str] = Counter()
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._changes = Broadcast()
 
     @contextmanager
     def transfer(self, digest: Digest) -> Generator[None]:
@@ -62,7 +63,7 @@ class Turns:
             self._of_blob[digest] -= 1
             self._of_blob += Counter()  # drops those at zero
             _remember(self._ended, digest, asyncio.get_running_loop().time())
-            self._changed()
+            self._changes.notify()
 
     def is_shared(self, digest: Digest) -> bool:
         """Whether another transfer of `digest` is under way, or ended a moment ago: a holder may be busy with that."""
@@ -97,22 +98,14 @@ class Turns:
 
     async def change(self) -> None:
         """Wait until a transfer or a part has ended, for a moment at most."""
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.add(ended)
-        try:
-            await asyncio.wait([ended], timeout=_PAUSE)
-        finally:
-            self._waiting.discard(ended)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PAUSE):
+                await self._changes.next_change.wait()
 
     def _done(self, peer_id: str) -> None:
         self._of_peer[peer_id] -= 1
         self._of_peer += Counter()
-        self._changed()
-
-    def _changed(self) -> None:
-        for each in self._waiting:
-            if not each.done():
-                each.set_result(None)
+        self._changes.notify()
 
 
 def _is_recent(moment: float) -> bool:

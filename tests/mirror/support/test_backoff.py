@@ -1,0 +1,40 @@
+"""The growing delay between tries."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from peili.mirror import Backoff
+
+
+def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
+    backoff = Backoff(0.5, 3.0)
+    assert [backoff.take() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+
+
+def test_after_a_success_it_begins_anew() -> None:
+    backoff = Backoff(0.5, 3.0)
+    backoff.take()
+    assert backoff.delay == 1.0
+    backoff.reset()
+    assert backoff.take() == 0.5
+
+
+def test_jitter_shortens_a_delay_and_never_lengthens_it() -> None:
+    taken: list[float] = []
+    for _ in range(50):
+        backoff = Backoff(1.0, 8.0, jitter=0.25)
+        taken.append(backoff.take())
+        assert backoff.delay == 2.0
+    assert all(0.75 <= each <= 1.0 for each in taken)
+    assert len(set(taken)) > 1
+
+
+@pytest.mark.parametrize("first", [0.0, 0.05])
+def test_sleep_takes_the_delay(first: float) -> None:
+    began = time.monotonic()
+    asyncio.run(Backoff(first, 1.0).sleep())
+    assert first <= time.monotonic() - began < 1
