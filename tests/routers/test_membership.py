@@ -429,6 +429,25 @@ class Unreliable(MembershipRouter):
             raise self._error
 
 
+async def test_a_subclass_may_use_any_attribute_name_and_need_not_call_our_init() -> None:
+    class Naming(MembershipRouter):
+        def __init__(self, peers: Collection[Peer]) -> None:
+            names = ("context", "health", "key_lookup", "lookup_key", "membership", "members_", "state", "tasks", "log")
+            for name in names:
+                for attribute in (name, f"_{name}", f"__{name}", f"_MembershipRouter__{name}"):
+                    setattr(self, attribute, "the subclass's own")
+            self._peers = peers
+
+        @override
+        async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+            yield self._peers
+            await asyncio.get_running_loop().create_future()
+
+    async with neighbours(Neighbour("a", KEY)) as peers, entered(router := Naming(peers)):
+        assert await holder_ids(router, KEY) == ["a"]
+        assert router.ready()
+
+
 @pytest.mark.parametrize("error", [OSError("discovery is down"), None], ids=["raises", "ends"])
 async def test_members_that_fail_are_asked_for_again(error: Exception | None, caplog: pytest.LogCaptureFixture) -> None:
     router = Unreliable([Peer("a", (refusing_url(),))], error)

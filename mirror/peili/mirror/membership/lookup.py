@@ -1,4 +1,7 @@
-"""Finds holders by asking the members: one flight of questions per key, its answers remembered for a moment."""
+"""Finds the holders of a key by asking the live members.
+
+Concurrent lookups of one key share one query. Its result is remembered for a short time.
+"""
 
 from __future__ import annotations
 
@@ -19,140 +22,158 @@ from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
-_ENOUGH = 16
-"""With so many holders of a key in hand, no further member is asked."""
+_ENOUGH_HOLDERS = 16
+"""A query that has found this many holders asks no further member."""
 
 
-class Flight:
-    """One key asked of the members, shared by all who want to know. It outlives any one of them."""
+class KeyQuery:
+    """One round of questions about one key, shared by all its lookups. It goes on if one of them is cancelled.
 
-    def __init__(self, key: Key, news: int, ends: float) -> None:
+    Attributes:
+        revision: `PeerHealth.revision` at the start of the query.
+        deadline: The time on the loop's clock after which no further member is asked.
+        holders: The holders found so far.
+        is_incomplete: Whether some members were not asked.
+        valid_until: The time on the loop's clock until which the result is used; None while the query runs.
+    """
+
+    def __init__(self, key: Key, revision: int, deadline: float) -> None:
         self.key = key
-        self.news = news  # what the roster knew when it began
-        self.ends = ends  # on the loop's clock: later than this, no further member is asked
+        self.revision = revision
+        self.deadline = deadline
         self.holders: list[Holder] = []
-        self.cut_short = False  # there were members left that have not been asked
-        self.good_until: float | None = None  # on the loop's clock; None while it lasts
-        self._places: set[tuple[str, ...]] = set()
+        self.is_incomplete = False
+        self.valid_until: float | None = None
+        self._urls: set[tuple[str, ...]] = set()
         self._changes = Broadcast()
 
     def add(self, holder: Holder) -> None:
-        """`holder` has it. Two members at the same URLs are one host; whom an answer says it is from proves nothing."""
-        if holder.peer.urls not in self._places:
-            self._places.add(holder.peer.urls)
+        """Add a holder. Two members with the same URLs are one host; an id in an answer proves nothing."""
+        if holder.peer.urls not in self._urls:
+            self._urls.add(holder.peer.urls)
             self.holders.append(holder)
             self._changes.notify()
 
-    def land(self, good_until: float) -> None:
-        """There will be no more answers."""
-        self.good_until = good_until
+    def finish(self, valid_until: float) -> None:
+        """End the query: no more answers follow."""
+        self.valid_until = valid_until
         self._changes.notify()
 
-    async def follow(self, usable: Callable[[Peer], bool]) -> AsyncGenerator[Holder, None]:
-        """The holders so far, then those to come; without those who are no longer `usable` when it is their turn."""
-        told = 0
+    async def results(self, is_usable: Callable[[Peer], bool]) -> AsyncGenerator[Holder, None]:
+        """Yield the holders found so far, then the new ones. Skips a holder that is not usable at its turn."""
+        position = 0
         while True:
             changed = self._changes.next_change
-            while told < len(self.holders):
-                holder = self.holders[told]
-                told += 1
-                if usable(holder.peer):
+            while position < len(self.holders):
+                holder = self.holders[position]
+                position += 1
+                if is_usable(holder.peer):
                     yield holder
-            if self.good_until is not None:
+            if self.valid_until is not None:
                 return
             await changed.wait()
 
 
 class KeyLookup:
-    """Asks the live members of `roster` who has a key. Used on one loop; `tasks` own the flights."""
+    """Asks the live members who has a key. For use on one loop.
 
-    def __init__(self, context: Context, roster: PeerHealth, tasks: Tasks) -> None:
+    Args:
+        context: The router's context.
+        health: Knows the members, and learns here which of them do not answer.
+        tasks: Owns the tasks that run the queries.
+    """
+
+    def __init__(self, context: Context, health: PeerHealth, tasks: Tasks) -> None:
         self._context = context
-        self._roster = roster
+        self._health = health
         self._tasks = tasks
-        self._flights: OrderedDict[Key, Flight] = OrderedDict()  # least recently used first
+        self._queries: OrderedDict[Key, KeyQuery] = OrderedDict()  # least recently used first
 
     def holders(self, key: Key) -> AsyncGenerator[Holder, None]:
-        """The holders of `key` as they answer, or as they answered a moment ago."""
-        flight = self._flights.get(key)
-        if flight is None or not self._worth_joining(flight):
-            flight = self._begin(key)
-        self._flights.move_to_end(key)
-        return flight.follow(self._roster.usable)
+        """Yield the holders of `key` as they answer, or those that a recent query found."""
+        query = self._queries.get(key)
+        if query is None or not self._is_reusable(query):
+            query = self._start_query(key)
+        self._queries.move_to_end(key)
+        return query.results(self._health.is_usable)
 
-    def refresh(self, key: Key, failed: Collection[str]) -> None:
-        """Forget who has `key` if all of them are among the `failed`: somebody new may have it by now."""
-        flight = self._flights.get(key)
-        if flight is None or flight.good_until is None or not flight.holders:
+    def forget_failed(self, key: Key, failed: Collection[str]) -> None:
+        """Forget the holders of `key` if all their ids are in `failed`, so that the next lookup asks again."""
+        query = self._queries.get(key)
+        if query is None or query.valid_until is None or not query.holders:
             return
-        if all(holder.peer.id in failed for holder in flight.holders):
-            del self._flights[key]
+        if all(holder.peer.id in failed for holder in query.holders):
+            del self._queries[key]
 
-    def _worth_joining(self, flight: Flight) -> bool:
-        if flight.good_until is not None and asyncio.get_running_loop().time() >= flight.good_until:
+    def _is_reusable(self, query: KeyQuery) -> bool:
+        if query.valid_until is not None and asyncio.get_running_loop().time() >= query.valid_until:
             return False
-        if flight.holders:
-            return flight.good_until is None or any(self._roster.usable(each.peer) for each in flight.holders)
-        return flight.news == self._roster.news
+        if query.holders:
+            return query.valid_until is None or any(self._health.is_usable(each.peer) for each in query.holders)
+        return query.revision == self._health.revision
 
-    def _begin(self, key: Key) -> Flight:
-        ends = asyncio.get_running_loop().time() + self._context.limits.lookup_timeout
-        flight = self._flights[key] = Flight(key, self._roster.news, ends)
-        if len(self._flights) > self._context.limits.lookup_keys:
-            self._flights.popitem(last=False)
+    def _start_query(self, key: Key) -> KeyQuery:
+        deadline = asyncio.get_running_loop().time() + self._context.limits.lookup_timeout
+        query = self._queries[key] = KeyQuery(key, self._health.revision, deadline)
+        if len(self._queries) > self._context.limits.lookup_keys:
+            self._queries.popitem(last=False)
             self._context.limited("lookup_keys")
-        # Not in `_fly` itself: a task that is cancelled before its first step runs none of its code.
-        self._tasks.start(self._fly(flight)).add_done_callback(lambda _: self._land(flight))
-        return flight
+        # A callback, because a task that is cancelled before its first step runs none of its code.
+        self._tasks.start(self._run(query)).add_done_callback(lambda _: self._finish(query))
+        return query
 
-    async def _fly(self, flight: Flight) -> None:
-        """Ask the live members, in no particular order so that not all hosts load the same one first."""
-        peers = self._roster.live()
+    async def _run(self, query: KeyQuery) -> None:
+        """Ask the live members in random order, so that not all hosts load the same member first."""
+        peers = self._health.live_peers()
         random.shuffle(peers)
         queue = iter(peers)
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self._context.limits.lookup_fanout, len(peers))):
-                workers.create_task(self._ask_in_turn(flight, queue))
+                workers.create_task(self._ask_from_queue(query, queue))
 
-    def _land(self, flight: Flight) -> None:
+    def _finish(self, query: KeyQuery) -> None:
         limits = self._context.limits
-        missed = 0 if flight.cut_short else limits.miss_ttl
-        flight.land(asyncio.get_running_loop().time() + (limits.lookup_ttl if flight.holders else missed))
+        seconds = limits.lookup_ttl if query.holders else limits.miss_ttl
+        if query.is_incomplete and not query.holders:
+            seconds = 0
+        query.finish(asyncio.get_running_loop().time() + seconds)
 
-    async def _ask_in_turn(self, flight: Flight, queue: Iterator[Peer]) -> None:
-        """The first one is asked however late it has become: it was this host that stood still."""
-        clock, asked = asyncio.get_running_loop(), False
+    async def _ask_from_queue(self, query: KeyQuery, queue: Iterator[Peer]) -> None:
+        """Ask one member after another until the deadline.
+
+        The first one is asked even after the deadline: then this host's loop was blocked, and no member was slow.
+        """
+        loop, is_first = asyncio.get_running_loop(), True
         for peer in queue:
-            if len(flight.holders) >= _ENOUGH or (asked and clock.time() >= flight.ends):
-                flight.cut_short = True
+            if len(query.holders) >= _ENOUGH_HOLDERS or (not is_first and loop.time() >= query.deadline):
+                query.is_incomplete = True
                 return
-            await self._ask(flight, peer)
-            asked = True
+            await self._ask(query, peer)
+            is_first = False
 
-    async def _ask(self, flight: Flight, peer: Peer) -> None:
-        """Ask `peer`. Whatever comes of that is its own matter: the others are asked in the same group of tasks."""
-        patience = self._context.limits.lookup_timeout
+    async def _ask(self, query: KeyQuery, peer: Peer) -> None:
+        """Ask `peer` for the key. Raises nothing: an error would cancel the other questions of the task group."""
+        timeout = self._context.limits.lookup_timeout
         try:
-            async with Deadline(patience):
-                answer = await self._context.client.head(peer, key_path(flight.key), timeout=patience)
-            self._note(flight, peer, answer)
+            async with Deadline(timeout):
+                answer = await self._context.client.head(peer, key_path(query.key), timeout=timeout)
+            self._read_answer(query, peer, answer)
         except PeerUnavailable as error:
-            self._roster.lost(peer, str(error))
+            self._health.mark_dead(peer, str(error))
         except TimeoutError:
             self._context.limited("lookup_timeout")
-            self._roster.lost(peer, f"peer {peer.id}: no answer within {patience:g} s")
+            self._health.mark_dead(peer, f"peer {peer.id}: no answer within {timeout:g} s")
         except Exception as error:
             self._context.log.exception("asking peer %s failed, which is a bug", peer.id)
-            self._roster.lost(peer, f"peer {peer.id} can't be asked: {error!r}")
+            self._health.mark_dead(peer, f"peer {peer.id} can't be asked: {error!r}")
 
-    def _note(self, flight: Flight, peer: Peer, answer: ResponseHead) -> None:
-        """`peer` answers."""
+    def _read_answer(self, query: KeyQuery, peer: Peer, answer: ResponseHead) -> None:
         identity = answer.header(IDENTITY_HEADER)
-        if self._roster.recognise(peer, identity):
+        if self._health.is_this_host(peer, identity):
             return
-        self._roster.answered_as(peer, identity)
+        self._health.check_identity(peer, identity)
         if answer.status == 403:
-            self._roster.closed(peer)
-        holder = read_answer(peer, flight.key, answer)
+            self._health.report_refusal(peer)
+        holder = read_answer(peer, query.key, answer)
         if holder is not None:
-            flight.add(holder)
+            query.add(holder)

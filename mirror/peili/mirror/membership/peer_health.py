@@ -1,4 +1,4 @@
-"""Who the members are, which of them is this host itself, and which do not answer."""
+"""Knows the members: which of them are alive, and which of them is this host itself."""
 
 from __future__ import annotations
 
@@ -18,176 +18,182 @@ from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
-_Place: TypeAlias = tuple[str, tuple[str, ...], str | None]
-"""A member's id, URLs and certified name. Two that differ in one of these are two members."""
-_PROBES = 16
-"""How many dead peers are tried at the same time."""
+_Endpoint: TypeAlias = tuple[str, tuple[str, ...], str | None]
+"""A member's id, URLs and TLS name. Members that differ in one of these are different members."""
+_MAX_PROBES = 16
+"""How many dead peers are probed at the same time."""
 
 
 class PeerHealth:
-    """The members as this host sees them.
+    """The members, and whether each of them is alive.
 
-    A peer that does not answer is dead at once, so that nobody waits for it twice. Each dead peer is tried again in
-    the background, with growing pauses, and is back as soon as it answers. One that is new, or has new URLs, is
-    believed to live. Used on one loop; `tasks` own the background work.
+    A peer that does not answer is dead at once, so that it costs its timeout only once. A background task probes each
+    dead peer, with growing delays, until the peer answers. A member that is new, or that has new URLs, counts as alive.
 
-    An id is what somebody says of itself, or of another. So it takes no member's place: of two with the same id in
-    different places, both are kept, and the second is called by another name; and whoever answers with another's id is
-    named in the log, and asked as ever. Only who answers with this host's id is taken for this host.
+    A host chooses its id itself, so an id proves nothing. If two members have the same id, both are kept, and the
+    second gets another name. If a member answers with the id of another member, a warning is logged, and the member
+    stays. Only a member that answers with this host's id is taken for this host.
+
+    For use on one loop.
+
+    Args:
+        context: The router's context.
+        tasks: Owns the tasks that probe dead peers.
 
     Attributes:
-        news: grows whenever a peer may have appeared that could not be asked before: what nobody had until then,
-            somebody may have now.
-        arrived: whether the members have been told at all.
+        revision: Grows whenever a peer may have become available. A miss from an earlier revision is out of date.
+        is_known: Whether the members were reported at least once.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
-        self.news = 0
-        self.arrived = False
+        self.revision = 0
+        self.is_known = False
         self._context = context
         self._tasks = tasks
-        self._members: dict[str, Peer] = {}  # by name, which is the id where that was free
-        self._names: dict[_Place, str] = {}
-        self._selves: set[str] = set()  # members that turned out to be this host
-        self._closed: set[str] = set()  # members whose closed door has been logged
-        self._borrowers: set[str] = set()  # members whose use of another's id has been logged
-        self._dead: dict[str, asyncio.Task[None]] = {}  # and what tries them again
-        self._doubted: OrderedDict[tuple[Key, str], float] = OrderedDict()  # until when; the first to end first
-        self._probes = asyncio.Semaphore(_PROBES)
+        self._members: dict[str, Peer] = {}  # by name, which is the id if no other member has it
+        self._names: dict[_Endpoint, str] = {}
+        self._own_names: set[str] = set()  # members that turned out to be this host
+        self._refusing: set[str] = set()  # members whose 403 was logged
+        self._impostors: set[str] = set()  # members whose use of another member's id was logged
+        self._dead: dict[str, asyncio.Task[None]] = {}  # by name, with the task that probes the peer
+        self._suspected: OrderedDict[tuple[Key, str], float] = OrderedDict()  # expiry times, earliest first
+        self._probes = asyncio.Semaphore(_MAX_PROBES)
 
     def update(self, peers: Iterable[Peer]) -> None:
-        """These are all the members."""
-        self.arrived = True
-        members = self._named(peer for peer in peers if peer.id != self._context.identity)
+        """Replace the members with `peers`."""
+        self.is_known = True
+        members = self._assign_names(peer for peer in peers if peer.id != self._context.identity)
         if members == self._members:
             return
         before, self._members = self._members, members
-        self._selves.clear()
-        self._closed.clear()
-        self._borrowers.clear()
-        for name in [name for name in self._dead if not _same_place(before.get(name), members.get(name))]:
+        self._own_names.clear()
+        self._refusing.clear()
+        self._impostors.clear()
+        for name in [name for name in self._dead if not _is_same_endpoint(before.get(name), members.get(name))]:
             self._dead.pop(name).cancel()
-        if not all(_same_place(before.get(name), peer) for name, peer in members.items()):
-            self.news += 1
+        if not all(_is_same_endpoint(before.get(name), peer) for name, peer in members.items()):
+            self.revision += 1
 
-    def _named(self, peers: Iterable[Peer]) -> dict[str, Peer]:
-        """The members by name, which they keep for as long as they are there."""
-        places: dict[_Place, Peer] = {}
+    def _assign_names(self, peers: Iterable[Peer]) -> dict[str, Peer]:
+        """The members by name. A member keeps its name until it is no longer a member."""
+        endpoints: dict[_Endpoint, Peer] = {}
         for peer in peers:
-            places.setdefault((peer.id, peer.urls, peer.tls_name), peer)
-        self._names = {place: self._names[place] for place in places if place in self._names}
+            endpoints.setdefault((peer.id, peer.urls, peer.tls_name), peer)
+        self._names = {each: self._names[each] for each in endpoints if each in self._names}
         taken = set(self._names.values())
-        for place, peer in places.items():
-            if place in self._names:
+        for endpoint, peer in endpoints.items():
+            if endpoint in self._names:
                 continue
-            name = next(each for each in _names(peer) if each not in taken)
+            name = next(each for each in _possible_names(peer) if each not in taken)
             taken.add(name)
-            self._names[place] = name
+            self._names[endpoint] = name
             if name != peer.id:
                 self._context.log.warning("two members are called %s; one of them is now %s", peer.id, name)
-        named = ((self._names[place], peer) for place, peer in places.items())
+        named = ((self._names[endpoint], peer) for endpoint, peer in endpoints.items())
         return {name: peer if name == peer.id else replace(peer, id=name) for name, peer in named}
 
-    def live(self) -> list[Peer]:
-        """The members that are worth asking."""
-        return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._selves]
+    def live_peers(self) -> list[Peer]:
+        """The members that are alive, without this host."""
+        return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._own_names]
 
-    def usable(self, peer: Peer) -> bool:
-        """Whether `peer`, which once was live, still is."""
-        known = _same_place(self._members.get(peer.id), peer)
-        return known and peer.id not in self._dead and peer.id not in self._selves
+    def is_usable(self, peer: Peer) -> bool:
+        """Whether `peer`, which was alive before, still is a live member."""
+        is_member = _is_same_endpoint(self._members.get(peer.id), peer)
+        return is_member and peer.id not in self._dead and peer.id not in self._own_names
 
-    def recognise(self, peer: Peer, identity: str | None) -> bool:
-        """Note the id that `peer` answered with; whether it is this host's own."""
+    def is_this_host(self, peer: Peer, identity: str | None) -> bool:
+        """Whether `identity`, with which `peer` answered, is this host's own id. Such a member is never asked again."""
         if identity != self._context.identity:
             return False
-        if peer.id not in self._selves:
+        if peer.id not in self._own_names:
             self._context.log.debug("member %s is this host itself", peer.id)
-            self._selves.add(peer.id)
+            self._own_names.add(peer.id)
         return True
 
-    def answered_as(self, peer: Peer, identity: str | None) -> None:
-        """`peer` answered with the id `identity`. Where that is another member's, somebody should know."""
-        if identity is None or identity == peer.id or identity not in self._members or peer.id in self._borrowers:
+    def check_identity(self, peer: Peer, identity: str | None) -> None:
+        """Log a warning, once, if `identity`, with which `peer` answered, is another member's."""
+        if identity is None or identity == peer.id or identity not in self._members or peer.id in self._impostors:
             return
-        self._borrowers.add(peer.id)
+        self._impostors.add(peer.id)
         self._context.log.warning("peer %s answers as %s, which is another member", peer.id, identity)
 
-    def closed(self, peer: Peer) -> None:
-        """`peer` answered that its door is closed to this host. It lives, but somebody should know."""
-        if peer.id not in self._closed:
-            self._closed.add(peer.id)
+    def report_refusal(self, peer: Peer) -> None:
+        """Log a warning, once, that `peer` refuses this host with 403. It stays alive."""
+        if peer.id not in self._refusing:
+            self._refusing.add(peer.id)
             self._context.log.warning(
                 "peer %s answers 403: its door is closed to this host; do both use the same key or authority?", peer.id
             )
 
-    def lost(self, peer: Peer, reason: str) -> None:
-        """`peer` does not answer; `reason` is the line that says so."""
-        if self.usable(peer):
+    def mark_dead(self, peer: Peer, reason: str) -> None:
+        """Leave `peer` out until it answers again. `reason` is the log line without its end."""
+        if self.is_usable(peer):
             self._context.log.info("%s; it is left out until it answers again", reason)
-            self._bury(peer, at_once=False)
+            self._exclude(peer, probe_now=False)
 
-    def doubt(self, key: Key, names: Collection[str]) -> None:
-        """Members called `names` failed `key` elsewhere: leave each out, and find out at once whether it answers.
+    def suspect(self, key: Key, names: Collection[str]) -> None:
+        """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.
 
-        Once for each of them: who asks for `key` repeats for `failure_ttl` seconds whom it was that failed it.
+        A caller repeats the same names with each `Want` for `key`. So each pair of key and name counts only once in
+        ``limits.failure_ttl`` seconds.
         """
         now = asyncio.get_running_loop().time()
-        while self._doubted and next(iter(self._doubted.values())) <= now:
-            self._doubted.popitem(last=False)
+        while self._suspected and next(iter(self._suspected.values())) <= now:
+            self._suspected.popitem(last=False)
         for name in names:
             peer = self._members.get(name)
-            if peer is None or (key, name) in self._doubted:
+            if peer is None or (key, name) in self._suspected:
                 continue
-            self._doubted[key, name] = now + self._context.limits.failure_ttl
-            if len(self._doubted) > self._context.limits.quarantine_entries:
-                self._doubted.popitem(last=False)
-            if self.usable(peer):
-                self._bury(peer, at_once=True)
+            self._suspected[key, name] = now + self._context.limits.failure_ttl
+            if len(self._suspected) > self._context.limits.quarantine_entries:
+                self._suspected.popitem(last=False)
+            if self.is_usable(peer):
+                self._exclude(peer, probe_now=True)
 
-    def _bury(self, peer: Peer, *, at_once: bool) -> None:
-        self._dead[peer.id] = self._tasks.start(self._revive(peer, at_once=at_once))
+    def _exclude(self, peer: Peer, *, probe_now: bool) -> None:
+        self._dead[peer.id] = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
 
-    async def _revive(self, peer: Peer, *, at_once: bool) -> None:
-        limits = self._context.limits
-        backoff = Backoff(limits.backoff_min, limits.backoff_max, jitter=0.25)
-        if not at_once:
+    async def _probe_until_alive(self, peer: Peer, *, probe_now: bool) -> None:
+        backoff = Backoff(self._context.limits.backoff_min, self._context.limits.backoff_max, jitter=0.25)
+        if not probe_now:
             await backoff.sleep()
         while True:
             async with self._probes:
-                if await self._answers(peer):
+                if await self._is_alive(peer):
                     break
             await backoff.sleep()
         del self._dead[peer.id]
-        self.news += 1
+        self.revision += 1
         self._context.log.info("peer %s answers again", peer.id)
 
-    async def _answers(self, peer: Peer) -> bool:
-        """Whether a peili answers at one of the peer's URLs. Each gets its time, unlike when a key is asked for:
-        so a peer whose first URL is a black hole is found by its next, which is then used first.
+    async def _is_alive(self, peer: Peer) -> bool:
+        """Whether peili answers at one of the peer's URLs.
+
+        Each URL gets a full timeout, unlike in a lookup. So a peer whose first URL drops all packets is found by its
+        second URL, which the client then tries first.
         """
-        each = self._context.limits.lookup_timeout
+        timeout = self._context.limits.lookup_timeout
         try:
-            async with Deadline(each * len(peer.urls)):
-                answer = await self._context.client.head(peer, "/v2/", timeout=each)
+            async with Deadline(timeout * len(peer.urls)):
+                answer = await self._context.client.head(peer, "/v2/", timeout=timeout)
         except (PeerUnavailable, TimeoutError):
             return False
-        except Exception:  # whatever it is, another try may go better; without one it would be left out for good
-            self._context.log.debug("trying peer %s again failed, which is a bug", peer.id, exc_info=True)
+        except Exception:  # another probe may succeed; without one, the peer would be left out forever
+            self._context.log.debug("probing peer %s failed, which is a bug", peer.id, exc_info=True)
             return False
         identity = answer.header(IDENTITY_HEADER)
-        self.recognise(peer, identity)
+        self.is_this_host(peer, identity)
         return identity is not None
 
 
-def _names(peer: Peer) -> Iterable[str]:
-    """What `peer` may be called, in order; there is always another one."""
-    elsewhere = f"{peer.id} at {peer.urls[0] if peer.urls else 'no URL'}"
+def _possible_names(peer: Peer) -> Iterable[str]:
+    """Names for `peer`, without an end: its id, then its id and URL, then the same with numbers."""
+    with_url = f"{peer.id} at {peer.urls[0] if peer.urls else 'no URL'}"
     yield peer.id
-    yield elsewhere
+    yield with_url
     for number in count(2):
-        yield f"{elsewhere} ({number})"
+        yield f"{with_url} ({number})"
 
 
-def _same_place(one: Peer | None, other: Peer | None) -> bool:
+def _is_same_endpoint(one: Peer | None, other: Peer | None) -> bool:
     return one is not None and other is not None and (one.urls, one.tls_name) == (other.urls, other.tls_name)

@@ -1,6 +1,6 @@
 """Routers that know the members and find content by asking them.
 
-How they ask is in asking.py, whom they leave out in roster.py, what they answer in keyroute.py.
+`MembershipRouter` is the base class, for plug-ins too. `PushRouter` has a membership that a host agent sets.
 """
 
 from __future__ import annotations
@@ -8,9 +8,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -28,122 +27,135 @@ from peili.mirror.plugins.router import Router
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import Tasks, is_cancelled
 
+_FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 
-@dataclass(frozen=True, slots=True)
-class _Entered:
-    """What a router has while its `run` is entered."""
 
-    context: Context
-    roster: PeerHealth
-    asker: KeyLookup
+class Membership:
+    """The state of a `MembershipRouter` while its `run` is entered.
+
+    Attributes:
+        context: The context that the router was entered with.
+        tasks: Background tasks, cancelled when the router is exited.
+        health: The members, and which of them are alive.
+        key_lookup: Finds the holders of a key.
+    """
+
+    def __init__(self, context: Context, tasks: Tasks) -> None:
+        self.context = context
+        self.tasks = tasks
+        self.health = PeerHealth(context, tasks)
+        self.key_lookup = KeyLookup(context, self.health, tasks)
+
+    async def follow(self, members: Callable[[], AsyncGenerator[Collection[Peer], None]]) -> None:
+        """Update `health` with each set that `members` yields. Calls `members` again if it ends or raises."""
+        loop, limits = asyncio.get_running_loop(), self.context.limits
+        backoff, is_logged = Backoff(limits.backoff_min, limits.backoff_max), False
+        while True:
+            started = loop.time()
+            try:
+                async with aclosing(members()) as sets:
+                    async for peers in sets:
+                        self.health.update(peers)
+            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
+                if is_cancelled(error):
+                    raise
+                if not is_logged:
+                    self.context.log.warning("the members can't be read, the last known ones stay: %r", error)
+                is_logged = True
+            if loop.time() - started > limits.backoff_max:
+                backoff.reset()
+                is_logged = False
+            await backoff.sleep()
 
 
 class MembershipRouter(Router):
-    """Knows the members, and finds content among them. Subclasses say who the members are, nothing else.
+    """Knows the members, and finds content among them. A subclass implements `members`, and nothing else.
 
-    A key is looked up by asking all members side by side. Who has it is remembered for ``limits.lookup_ttl``, that
-    nobody has it for ``limits.miss_ttl``. A member that does not answer within ``limits.lookup_timeout`` is left out
-    until it answers again. This host may be among the members: it is recognised by its id.
+    A lookup asks all members concurrently for the key. The holders are remembered for ``limits.lookup_ttl`` seconds; a
+    miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer within ``limits.lookup_timeout``
+    seconds is left out until it answers again. This host may be one of the members: it is recognised by its id.
+
+    The class keeps its state in one attribute, ``_peili_membership``. A subclass may use every other attribute name
+    that `Router` does not define, and need not call ``super().__init__()``.
     """
 
-    # Subclasses are written by strangers. So this is on the class: they need not call an __init__ of ours. And what is
-    # private has two underscores: they may use any name that they like.
-    __entered: _Entered | None = None
+    _peili_membership: Membership | None = None  # while `run` is entered
 
     @abstractmethod
     def members(self) -> AsyncGenerator[Collection[Peer], None]:
-        """The whole set, at once and then at each change, without an end.
+        """Yield the whole set of members at once, and again at each change, without an end.
 
-        Consumed by one task while `run` is entered, and closed when it is left. If it raises or ends, the last set
-        stays good and `members` is called again, after pauses that grow to ``limits.backoff_max``.
+        One task iterates over it while `run` is entered, and closes it on exit. If it raises or ends, the last set
+        stays valid, and `members` is called again after a delay that grows up to ``limits.backoff_max`` seconds.
         """
 
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
-        """Follow the members. Subclasses that need more around it call ``super().run(context)``."""
-        if self.__entered is not None:
+        """Follow the members. A subclass that overrides this enters ``super().run(context)``."""
+        if self._peili_membership is not None:
             raise running_already(self)
         async with Tasks(context.log) as tasks:
-            roster = PeerHealth(context, tasks)
-            self.__entered = _Entered(context, roster, KeyLookup(context, roster, tasks))
+            membership = Membership(context, tasks)
+            self._peili_membership = membership
             try:
-                tasks.start(self.__follow(context, roster))
-                await asyncio.sleep(0)  # members that are known already count from the first lookup on
+                tasks.start(membership.follow(self.members))
+                await asyncio.sleep(0)  # so that the first lookup already finds members that are known now
                 yield
             finally:
-                self.__entered = None
+                self._peili_membership = None
 
     @override
     def ready(self) -> bool:
-        """Whether the members have been told."""
-        return self.__entered is not None and self.__entered.roster.arrived
+        """Whether `members` has yielded a set."""
+        return self._peili_membership is not None and self._peili_membership.health.is_known
 
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
-        """The members that have `key` whole, as they answer. Ends after at most twice ``limits.lookup_timeout``.
+        """Yield the members that have the whole content of `key`, as they answer.
 
-        Raises RouterUnavailable while `run` is not entered.
+        Ends after at most twice ``limits.lookup_timeout`` seconds.
+
+        Raises:
+            RouterUnavailable: `run` is not entered.
         """
-        async with aclosing(self.__state().asker.holders(key)) as found:
+        async with aclosing(_running(self._peili_membership, self).key_lookup.holders(key)) as found:
             async for holder in found:
                 yield holder
 
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
-        """As `Router.acquire`. Peers that failed `want` without a word are left out until they answer again."""
-        entered = self.__state()
-        entered.roster.doubt(want.key, [name for name, why in want.failed.items() if why in _WITHOUT_A_WORD])
-        entered.asker.refresh(want.key, want.failed)
+        """As `Router.acquire`. A peer that failed without an answer is left out until it answers again."""
+        membership = _running(self._peili_membership, self)
+        silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
+        membership.health.suspect(want.key, silent)
+        membership.key_lookup.forget_failed(want.key, want.failed)
         return await super().acquire(want)
 
     @override
     def peers(self) -> Collection[Peer]:
-        return () if self.__entered is None else self.__entered.roster.live()
+        return () if self._peili_membership is None else self._peili_membership.health.live_peers()
 
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        """Answers other hosts from this host's store (see keyroute.py)."""
-        return (Route(KEYS_ROUTE, self.__answer, methods=["HEAD"]),)
+        """One route, which tells other hosts whether this host's store has a key (see ``peer_api/keys.py``)."""
 
-    async def __answer(self, request: Request) -> Response:
-        if self.__entered is None:
-            return Response(status_code=503)
-        return await answer(self.__entered.context, request.path_params["key"])
+        async def answer_key(request: Request) -> Response:
+            if self._peili_membership is None:
+                return Response(status_code=503)
+            return await answer(self._peili_membership.context, request.path_params["key"])
 
-    def __state(self) -> _Entered:
-        if self.__entered is None:
-            raise RouterUnavailable(f"{type(self).__name__} is not running")
-        return self.__entered
-
-    async def __follow(self, context: Context, roster: PeerHealth) -> None:
-        """Tell `roster` what `members` says, whatever becomes of it."""
-        loop = asyncio.get_running_loop()
-        limits = context.limits
-        backoff, complained = Backoff(limits.backoff_min, limits.backoff_max), False
-        while True:
-            began = loop.time()
-            try:
-                async with aclosing(self.members()) as sets:
-                    async for peers in sets:
-                        roster.update(peers)
-            except (Exception, asyncio.CancelledError) as error:  # a stranger's code, whose failure must not end ours
-                if is_cancelled(error):
-                    raise
-                if not complained:
-                    context.log.warning("the members can't be had, the last known stay: %r", error)
-                complained = True
-            if loop.time() - began > limits.backoff_max:
-                backoff.reset()
-                complained = False
-            await backoff.sleep()
+        return (Route(KEYS_ROUTE, answer_key, methods=["HEAD"]),)
 
 
-_WITHOUT_A_WORD = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
+def _running(membership: Membership | None, router: MembershipRouter) -> Membership:
+    if membership is None:
+        raise RouterUnavailable(f"{type(router).__name__} is not running")
+    return membership
 
 
 class PushRouter(MembershipRouter):
-    """A membership that the host pushes in. Not ready before the first `set`."""
+    """A router whose members the host agent sets. It is not ready before the first `set`."""
 
     def __init__(self) -> None:
         self._pushed: tuple[Peer, ...] | None = None
@@ -151,14 +163,15 @@ class PushRouter(MembershipRouter):
         self._waiting: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
 
     def set(self, peers: Iterable[Peer]) -> None:
-        """From now on these are all the members. May be called from any thread, at any time: also before the router
-        runs, and after it has.
+        """Replace all members with `peers`.
+
+        May be called from any thread and at any time, also before the router runs and after it has ended.
         """
         pushed = tuple(peers)
         with self._lock:
             self._pushed = pushed
             for changed, loop in self._waiting.items():
-                with suppress(RuntimeError):  # a loop that was closed under its router has nobody left to tell
+                with suppress(RuntimeError):  # the loop was closed while the router ran: nobody waits any more
                     loop.call_soon_threadsafe(changed.set)
 
     @override
