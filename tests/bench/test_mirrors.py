@@ -14,7 +14,7 @@ from bench.setting import Setting, blob_path
 from tests.lab.processes import ENVIRONMENT
 from tests.support.certificates import make_certificate
 
-from peili.mirror.client.client import IDENTITY_HEADER
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 
 def test_many_mirrors_are_as_many_hosts_and_each_answers_for_itself(tmp_path: Path) -> None:

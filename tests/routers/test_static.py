@@ -41,11 +41,11 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"peers": [[]]}, 'peers[0]: a URL such as "http://10.0.0.3:5051", not []'),
     (
         {"peers": [[A, "10.0.0.4:5051"]]},
-        "peers[0][1]: not a base URL: '10.0.0.4:5051'; right is http://HOST:PORT or https://HOST:PORT/PATH",
+        "peers[0][1]: not a base URL: '10.0.0.4:5051'; expected http://HOST:PORT or https://HOST:PORT/PATH",
     ),
     (
         {"peers": [A, {"url": "http://[fe80::1:5051"}]},
-        "peers[1].url: not a base URL: 'http://[fe80::1:5051'; right is http://HOST:PORT or https://HOST:PORT/PATH",
+        "peers[1].url: not a base URL: 'http://[fe80::1:5051'; expected http://HOST:PORT or https://HOST:PORT/PATH",
     ),
     ({"peers": [{"url": [A]}]}, f"peers[0].url: one URL, not {[A]!r}"),
     ({"peers": [{"urls": A}]}, f"peers[0].urls: a list of URLs, not {A!r}"),
@@ -60,7 +60,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"peers": [{"url": A, "tls_name": 1}]}, "peers[0].tls_name: a text that is not empty, not 1"),
     (
         {"peers": [{"url": A, "tls_name": "*.example"}]},
-        "peers[0].tls_name: not a certificate's name: '*.example'; right is a host's name or an IP address",
+        "peers[0].tls_name: not a name for a certificate: '*.example'; expected a host name or an IP address",
     ),
     ({"peers": [{"url": A, "labels": "z"}]}, "peers[0].labels: a table of texts, as in {zone = \"a\"}, not 'z'"),
     ({"peers": [{"url": A, "labels": {"zone": 1}}]}, "peers[0].labels.zone: a text that is not empty, not 1"),

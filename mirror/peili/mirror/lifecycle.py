@@ -8,11 +8,11 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from peili.mirror.client.client import IDENTITY_HEADER, PeerClient
+from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.membership.announcer import Announcer
 from peili.mirror.parts import Parts
-from peili.mirror.peer_api.peers import Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.plugin import Context, Plugin
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import Memory

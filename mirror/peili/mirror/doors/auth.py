@@ -12,10 +12,10 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.limits import Limits
 from peili.mirror.oci.refusal import DENIED, HTTPError
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.server.socket_writer import wrap_send
 from peili.mirror.support.deadlines import Deadline
 

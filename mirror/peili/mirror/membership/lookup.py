@@ -10,13 +10,12 @@ import random
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
-from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.client.connection import ResponseHead
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.keys import key_path, read_answer
-from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.peer_api.keys import key_path, parse_holder
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
 from peili.mirror.plugins.plugin import Context
 from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.deadlines import Deadline
@@ -174,6 +173,6 @@ class KeyLookup:
         self._health.check_identity(peer, identity)
         if answer.status == 403:
             self._health.report_refusal(peer)
-        holder = read_answer(peer, query.key, answer)
+        holder = parse_holder(peer, query.key, answer.status, answer.headers)
         if holder is not None:
             query.add(holder)

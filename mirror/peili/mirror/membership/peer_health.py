@@ -9,10 +9,9 @@ from dataclasses import replace
 from itertools import count
 from typing import TypeAlias
 
-from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.peers import Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.plugin import Context
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline

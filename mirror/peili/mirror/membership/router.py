@@ -16,15 +16,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
-from peili.mirror.errors import FailureReason, RouterUnavailable
+from peili.mirror.errors import Aborted, FailureReason, NotFound, RouterUnavailable, Unavailable
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
-from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
-from peili.mirror.peer_api.peers import Feed, Holder, Peer, Upstream, Wait, Want
+from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
+from peili.mirror.peer_api.keys import KEYS_ROUTE, holder_headers
+from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.plugin import Context, running_already
-from peili.mirror.plugins.router import Router
+from peili.mirror.plugins.router import Feed, Router, Upstream, Wait, Want
 from peili.mirror.support.backoff import Backoff
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks, is_cancelled
 
 _FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
@@ -140,18 +141,53 @@ class MembershipRouter(Router):
     def routes(self) -> Sequence[BaseRoute]:
         """One route, which tells other hosts whether this host's store has a key (see ``peer_api/keys.py``)."""
 
-        async def answer_key(request: Request) -> Response:
+        async def handle_key(request: Request) -> Response:
             if self._peili_membership is None:
                 return Response(status_code=503)
-            return await answer(self._peili_membership.context, request.path_params["key"])
+            return await answer_key(self._peili_membership.context, request.path_params["key"])
 
-        return (Route(KEYS_ROUTE, answer_key, methods=["HEAD"]),)
+        return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]),)
 
 
 def _running(membership: Membership | None, router: MembershipRouter) -> Membership:
     if membership is None:
         raise RouterUnavailable(f"{type(router).__name__} is not running")
     return membership
+
+
+async def answer_key(context: Context, text: str) -> Response:
+    """Answers a peer that asks for a key (see peer_api/keys.py) from this host's store.
+
+    Args:
+        context: The context of the router.
+        text: The key, as it stands in the path of the request.
+
+    Returns:
+        200 if the store has the whole content, 404 if it does not, 400 if `text` is not a key. 503 if the store does
+        not answer within ``limits.lookup_timeout``: the peer does not wait any longer.
+    """
+    try:
+        async with Deadline(context.limits.lookup_timeout):
+            found = await _describe(context, parse_key(text))
+    except ValueError:
+        return Response(status_code=400)
+    except (NotFound, Aborted):
+        return Response(status_code=404)
+    except TimeoutError:
+        context.limited("lookup_timeout")
+        return Response(status_code=503)
+    except Unavailable:
+        return Response(status_code=503)
+    return Response(headers=holder_headers(found))
+
+
+async def _describe(context: Context, key: Key) -> Descriptor:
+    if isinstance(key, Digest):
+        return await context.store.describe(key)
+    if not context.selection.allows(key.registry, key.repository, key.tag):
+        raise NotFound(f"this mirror is not for {key}")
+    target = await context.store.resolve(key)
+    return await context.store.describe(target.digest)
 
 
 class PushRouter(MembershipRouter):

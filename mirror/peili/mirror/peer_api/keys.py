@@ -1,70 +1,54 @@
-"""One question between peers: do you have this key? How it is put, answered and read.
+"""How a host asks a peer for a key, and what the peer answers.
 
-HEAD ``{peer}/_router/keys/{key}`` is answered with 200 by a host whose own store holds the key whole, with 404 by any
-other. A host never asks anyone else, so that a question cannot travel in a circle.
+The request is ``HEAD {peer}/_router/keys/{key}``. A host answers 200 if its own store has the whole content of the key,
+and 404 otherwise. It never asks other hosts, so a request cannot travel in a circle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from urllib.parse import quote
 
-from starlette.responses import Response
-
-from peili.mirror.client.connection import ResponseHead
-from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
+from peili.mirror.oci.references import Descriptor, Digest, Key
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.plugin import Context
-from peili.mirror.support.deadlines import Deadline
 
 KEYS_ROUTE = "/keys/{key:path}"
-"""Below what the peer door gives to the router."""
+"""The route for keys, below the path that the peer door leaves to the router."""
 DIGEST_HEADER = "Docker-Content-Digest"
 COMPLETE_HEADER = "Peili-Complete"
-"""``true``: the whole content is there."""
+"""``true`` if the peer has the whole content."""
 SIZE_HEADER = "Peili-Size"
-"""The whole size in bytes. (Content-Length is that of the answer, which is empty.)"""
+"""The size of the whole content in bytes. (Content-Length is the length of the response's body, which is empty.)"""
 
 _MAX_SIZE_DIGITS = 18
 
 
 def key_path(key: Key) -> str:
-    """Where a peer is asked for `key`, below its base URL."""
+    """Returns the path of the request for `key`, relative to the base URL of the peer."""
     return f"/_router/keys/{quote(str(key), safe='/:')}"
 
 
-async def answer(context: Context, text: str) -> Response:
-    """The answer to a peer that asks for the key that `text` is, before the peer has given up on it."""
-    try:
-        async with Deadline(context.limits.lookup_timeout):
-            found = await _describe(context, parse_key(text))
-    except ValueError:
-        return Response(status_code=400)
-    except (NotFound, Aborted):
-        return Response(status_code=404)
-    except TimeoutError:
-        context.limited("lookup_timeout")
-        return Response(status_code=503)
-    except Unavailable:
-        return Response(status_code=503)
-    return Response(headers={DIGEST_HEADER: found.digest, COMPLETE_HEADER: "true", SIZE_HEADER: str(found.size)})
+def holder_headers(descriptor: Descriptor) -> dict[str, str]:
+    """Returns the headers of a response that says: this host has the whole content of `descriptor`."""
+    return {DIGEST_HEADER: descriptor.digest, COMPLETE_HEADER: "true", SIZE_HEADER: str(descriptor.size)}
 
 
-async def _describe(context: Context, key: Key) -> Descriptor:
-    if isinstance(key, Digest):
-        return await context.store.describe(key)
-    if not context.selection.allows(key.registry, key.repository, key.tag):
-        raise NotFound(f"{key}: not what this mirror is for")
-    target = await context.store.resolve(key)
-    return await context.store.describe(target.digest)
+def parse_holder(peer: Peer, key: Key, status: int, headers: Mapping[str, str]) -> Holder | None:
+    """Reads the response of `peer` to the request for `key`.
 
+    Args:
+        peer: The peer that was asked.
+        key: The key that it was asked for.
+        status: The status code of the response.
+        headers: The headers of the response, with names in lower case.
 
-def read_answer(peer: Peer, key: Key, answer: ResponseHead) -> Holder | None:
-    """What `peer` said when it was asked for `key`; None: it does not have it, or what answered is no peili."""
-    if answer.status != 200 or answer.header(COMPLETE_HEADER) != "true":
+    Returns:
+        The peer as a holder; None if it does not have the content, or if the response is not from peili.
+    """
+    if status != 200 or headers.get(COMPLETE_HEADER.lower()) != "true":
         return None
-    if isinstance(key, Digest) and answer.header(DIGEST_HEADER) != key:
+    if isinstance(key, Digest) and headers.get(DIGEST_HEADER.lower()) != key:
         return None
-    size = answer.header(SIZE_HEADER) or ""
-    known = size.isascii() and size.isdecimal() and len(size) <= _MAX_SIZE_DIGITS
-    return Holder(peer, complete=True, size=int(size) if known else None)
+    size = headers.get(SIZE_HEADER.lower(), "")
+    is_number = size.isascii() and size.isdecimal() and len(size) <= _MAX_SIZE_DIGITS
+    return Holder(peer, complete=True, size=int(size) if is_number else None)

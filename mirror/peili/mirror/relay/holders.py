@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager
 from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable, RouterUnavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT
 from peili.mirror.oci.ranges import ByteRange, Span
-from peili.mirror.peer_api.peers import Feed, Holder, Lease, LeaseEnd, Peer, Upstream, Wait, Want
+from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.router import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.relay.contest import Outrun, part_to_try
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.rivals import Opener, Rivals

@@ -14,11 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from typing_extensions import override
 
-from peili.mirror.client.client import IDENTITY_HEADER
 from peili.mirror.errors import NotFound
+from peili.mirror.membership.router import answer_key
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
-from peili.mirror.peer_api.keys import KEYS_ROUTE, answer
-from peili.mirror.peer_api.peers import Peer
+from peili.mirror.peer_api.keys import KEYS_ROUTE
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.testing.contexts import EmptyRouter, EmptyStore, context_for
 
 
@@ -70,7 +70,7 @@ async def neighbour(identity: str) -> AsyncGenerator[Neighbour]:
         async with context_for(EmptyRouter(), identity=identity, store=here) as context:
 
             async def asked(request: Request) -> Response:
-                response = await answer(context, request.path_params["key"])
+                response = await answer_key(context, request.path_params["key"])
                 response.headers[IDENTITY_HEADER] = identity
                 return response
 

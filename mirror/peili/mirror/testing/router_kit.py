@@ -11,8 +11,8 @@ from starlette.routing import BaseRoute
 
 from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.oci.references import Digest, Key, Reference
-from peili.mirror.peer_api.peers import Feed, Holder, LeaseEnd, Peer, Upstream, Wait, Want
-from peili.mirror.plugins.router import Router
+from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.router import Feed, LeaseEnd, Router, Upstream, Wait, Want
 from peili.mirror.plugins.store import Gone, Have, Synced
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing import plugin_kit

@@ -11,7 +11,7 @@ from typing import Any, cast
 import httpx
 
 from peili.adapters.containerd.doctor.findings import Finding, fail, ok, warn
-from peili.mirror.client.client import IDENTITY_HEADER
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 TIMEOUT = 5.0
 """Seconds that a door may take to answer."""

@@ -1,4 +1,4 @@
-"""What a membership router answers to other hosts."""
+"""How a membership router answers other hosts that ask for a key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Down(MemoryStore):
 
 
 class Hanging(MemoryStore):
-    """Does not answer; `waiting` is how many wait for it."""
+    """A store that does not answer. `waiting` is the number of calls that wait for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Hanging(MemoryStore):
 
 
 @asynccontextmanager
-async def asking(router: StaticRouter) -> AsyncGenerator[httpx.AsyncClient, None]:
+async def client_of(router: StaticRouter) -> AsyncGenerator[httpx.AsyncClient, None]:
     app = Starlette(routes=[Mount("/_router", routes=router.routes())])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://peer") as client:
         yield client
@@ -67,14 +67,14 @@ def store() -> MemoryStore:
 
 
 @pytest.mark.parametrize("key", [Digest.of(b"content"), TAG], ids=str)
-async def test_a_host_says_what_its_store_has(store: MemoryStore, key: Digest | Reference) -> None:
+async def test_a_host_describes_what_its_store_has(store: MemoryStore, key: Digest | Reference) -> None:
     router = StaticRouter([])
-    async with entered(router, store=store), asking(router) as client:
-        answer = await client.head(key_path(key))
-    assert answer.status_code == 200
-    assert answer.headers["Docker-Content-Digest"] == Digest.of(b"content")
-    assert answer.headers["Peili-Complete"] == "true"
-    assert answer.headers["Peili-Size"] == "7"
+    async with entered(router, store=store), client_of(router) as client:
+        response = await client.head(key_path(key))
+    assert response.status_code == 200
+    assert response.headers["Docker-Content-Digest"] == Digest.of(b"content")
+    assert response.headers["Peili-Complete"] == "true"
+    assert response.headers["Peili-Size"] == "7"
 
 
 @pytest.mark.parametrize(
@@ -91,41 +91,43 @@ async def test_a_host_says_what_its_store_has(store: MemoryStore, key: Digest | 
     ],
     ids=str,
 )
-async def test_a_host_says_no(store: MemoryStore, key: str | Digest | Reference, status: int) -> None:
+async def test_a_host_refuses_a_key_that_it_does_not_have_or_that_is_malformed(
+    store: MemoryStore, key: str | Digest | Reference, status: int
+) -> None:
     router = StaticRouter([])
     selection = Selection(exclude=[":latest$"])
-    async with entered(router, store=store, selection=selection), asking(router) as client:
-        answer = await client.head(f"/_router/keys/{quote(str(key), safe='/:')}")
-    assert answer.status_code == status
-    assert "Peili-Complete" not in answer.headers
+    async with entered(router, store=store, selection=selection), client_of(router) as client:
+        response = await client.head(f"/_router/keys/{quote(str(key), safe='/:')}")
+    assert response.status_code == status
+    assert "Peili-Complete" not in response.headers
 
 
-async def test_a_host_whose_store_is_down_says_so() -> None:
+async def test_a_store_that_is_down_leads_to_503() -> None:
     router = StaticRouter([])
-    async with entered(router, store=Down()), asking(router) as client:
+    async with entered(router, store=Down()), client_of(router) as client:
         assert (await client.head(key_path(UNKNOWN))).status_code == 503
 
 
-async def test_a_host_whose_store_hangs_says_so_and_keeps_nobody() -> None:
+async def test_a_store_that_hangs_leads_to_503_in_time() -> None:
     router, store, limits = StaticRouter([]), Hanging(), Limits(lookup_timeout=0.1)
-    async with entered(router, store=store, limits=limits), asking(router) as client, asyncio.timeout(60):
+    async with entered(router, store=store, limits=limits), client_of(router) as client, asyncio.timeout(60):
         assert (await client.head(key_path(UNKNOWN))).status_code == 503
         assert store.waiting == 0
 
 
-async def test_a_router_that_is_not_entered_says_so() -> None:
-    async with asking(StaticRouter([])) as client:
+async def test_a_router_that_is_not_running_answers_503() -> None:
+    async with client_of(StaticRouter([])) as client:
         assert (await client.head(key_path(UNKNOWN))).status_code == 503
 
 
-async def test_nothing_but_head_is_answered(store: MemoryStore) -> None:
+async def test_only_head_is_allowed(store: MemoryStore) -> None:
     router = StaticRouter([])
-    async with entered(router, store=store), asking(router) as client:
+    async with entered(router, store=store), client_of(router) as client:
         for method in ("GET", "POST", "DELETE"):
             assert (await client.request(method, key_path(UNKNOWN))).status_code == 405
 
 
-async def test_one_router_understands_another_behind_a_prefix(store: MemoryStore) -> None:
+async def test_a_router_finds_content_at_another_one_behind_a_path_prefix(store: MemoryStore) -> None:
     theirs = StaticRouter([])
     app = Starlette(routes=[Mount("/some/where/_router", routes=theirs.routes())])
     async with entered(theirs, store=store, identity="they"), served(app) as url:
