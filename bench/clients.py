@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-from tests.lab.processes import ENVIRONMENT, tied
+from tests.lab.processes import ENVIRONMENT, die_with_parent
 
 from bench.measure import Busy
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
@@ -142,7 +142,7 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            tied([sys.executable, "-m", "bench.load"]),
+            die_with_parent([sys.executable, "-m", "bench.load"]),
             env=ENVIRONMENT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

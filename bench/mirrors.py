@@ -101,7 +101,7 @@ def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
 
 def _told(process: Process, file: Path) -> list[int]:
     """The ports that an embedding host writes into `file` once it listens on them."""
-    wait_for(lambda: file.exists() or not process.running, "many mirrors listen")
+    wait_for(lambda: file.exists() or not process.is_running, "many mirrors listen")
     if not file.exists():
         raise CommandFailed(f"they do not listen:\n{process.output()}")
     ports: list[int] = json.loads(file.read_text())

@@ -7,9 +7,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Mapping
 
-from tests.containerds import provide_releases
+from tests.containerd_releases import fetch_releases
 from tests.prepare import PACKAGES as TESTS
-from tests.prepare import missing_packages, provide
+from tests.prepare import install_missing, missing_packages
 
 PACKAGES = {name: TESTS[name] for name in ("nginx-light", "containerd", "docker-registry", "openssl", "skopeo")}
 """Debian's package names, and the commands that show that one is there."""
@@ -36,7 +36,7 @@ def missing_for(row: str) -> list[str]:
 
 
 def main() -> int:
-    missing = [*provide(PACKAGES), *provide_releases()]
+    missing = [*install_missing(PACKAGES), *fetch_releases()]
     if missing:
         print(f"missing, so some rows will be left out: {', '.join(missing)}", file=sys.stderr)
     return 0

@@ -24,7 +24,7 @@ def running(command: Sequence[str], log: Path, ports: Sequence[int] = ()) -> Gen
 
 
 def _listens(process: Process, port: int) -> bool:
-    if not process.running:
+    if not process.is_running:
         raise CommandFailed(f"{' '.join(process.command)} has ended:\n{process.output()}")
     with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True

@@ -1,4 +1,4 @@
-"""What every test module shares. Fixtures of the laboratory are in tests/lab, beside what they build."""
+"""Settings and fixtures for all tests. The laboratory of the end-to-end tests is in tests/lab."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Nothing that is tested by properties has to be done in a certain time, and a busy machine draws examples slowly, too.
+# No property is about time, and a busy machine generates examples slowly.
 settings.register_profile("peili", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("peili")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """With PEILI_ALL_TESTS set, as in CI, a skipped test fails the run: it proved nothing."""
+    """Let a skipped test fail the run if PEILI_ALL_TESTS is set, as in CI."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if "PEILI_ALL_TESTS" in os.environ and reporter is not None and reporter.stats.get("skipped"):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -21,5 +21,5 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def anyio_backend() -> str:
-    """Async tests run on asyncio only: uvicorn's sockets and grpc.aio are asyncio's."""
+    """Run async tests on asyncio only. uvicorn and grpc.aio need it."""
     return "asyncio"

@@ -1,7 +1,8 @@
-"""Gets what the tests need beyond Python packages: `make test` runs it. Needs nothing but the standard library.
+"""Installs what the tests need in addition to Python packages. `make test` runs it.
 
-As root on Debian or Ubuntu what is missing is installed; elsewhere one line names it, and the tests that need it skip.
-Other versions of containerd than the installed one are put into a cache.
+As root on Debian or Ubuntu, it installs the missing packages. Elsewhere it names them in one line, and the tests that
+need them are skipped. Further releases of containerd go into a cache (containerd_releases.py). This module needs only
+the standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.containerds import SEARCH_PATH, provide_releases
+from tests.containerd_releases import SEARCH_PATH, fetch_releases
 
 PACKAGES = {
     "containerd": ("containerd", "ctr"),
@@ -29,13 +30,13 @@ PACKAGES = {
     "curl": ("curl",),
     "nginx-light": ("nginx",),
 }
-"""Debian's package names, and the commands that show that one is there."""
+"""Names of Debian packages, each with the commands that it provides."""
 
 POLICY = Path("/usr/sbin/policy-rc.d")
 
 
 def missing_packages(packages: Mapping[str, Collection[str]] = PACKAGES) -> list[str]:
-    """Those of `packages` of which a command can't be found."""
+    """Return the packages that lack a command on this machine."""
     return [
         package
         for package, commands in packages.items()
@@ -43,26 +44,26 @@ def missing_packages(packages: Mapping[str, Collection[str]] = PACKAGES) -> list
     ]
 
 
-def provide(packages: Mapping[str, Collection[str]]) -> list[str]:
-    """Install what is missing of `packages`, where that is possible; what is missing then."""
+def install_missing(packages: Mapping[str, Collection[str]]) -> list[str]:
+    """Install the packages that are missing, as far as possible. Return those that are still missing."""
     missing = missing_packages(packages)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing {' '.join(missing)}", flush=True)
-        with services_kept_down():
+        with services_not_started():
             install(missing)
         missing = missing_packages(packages)
     return missing
 
 
 def main() -> int:
-    missing = [*provide(PACKAGES), *provide_releases()]
+    missing = [*install_missing(PACKAGES), *fetch_releases()]
     if missing:
         print(f"missing, so some tests will be skipped: {', '.join(missing)}", file=sys.stderr)
     return 1 if missing and "PEILI_ALL_TESTS" in os.environ else 0
 
 
 def install(packages: list[str]) -> None:
-    """Ask apt-get for them; what it could not do is seen by looking again."""
+    """Install packages with apt-get. Errors are printed, not raised: the caller checks what is still missing."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for arguments in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
         command = ["apt-get", "-qq", "-o", "Acquire::Retries=3", *arguments]
@@ -72,8 +73,8 @@ def install(packages: list[str]) -> None:
 
 
 @contextmanager
-def services_kept_down() -> Generator[None]:
-    """Packages that bring a daemon start it on installation; the tests start their own, and want no other."""
+def services_not_started() -> Generator[None]:
+    """Keep packages from starting their daemons when they are installed. The tests start their own daemons."""
     if POLICY.exists():
         yield
         return

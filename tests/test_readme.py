@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Limits, MembershipRouter, Mirror
 from peili.mirror.doors.auth import anyone

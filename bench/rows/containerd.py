@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.containerds import releases
+from tests.containerd_releases import available_releases
 
 from bench import budgets
 from bench.measure import TESTS, Row
@@ -23,7 +23,7 @@ _SECONDS = 3600
 
 def rows(setting: Setting) -> Iterator[Row]:
     """How many tests pass, of those that were run. What a test that fails says goes to the standard error."""
-    for release in releases()[: setting.pick(None, 1)]:
+    for release in available_releases()[: setting.pick(None, 1)]:
         passed, failed = _run(release.name, setting.pick(_TREES, ("tests/e2e/test_skopeo.py",)))
         what = f"tests with containerd {release.version}"
         yield Row(GROUP, what, TESTS, (passed,), "all that ran", (passed + failed,), budgets.CONTAINERD)

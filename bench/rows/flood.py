@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.lab.processes import ENVIRONMENT, tied
+from tests.lab.processes import ENVIRONMENT, die_with_parent
 
 from bench import budgets
 from bench.clients import Answered, Clients, busy
@@ -72,7 +72,7 @@ def _flood(port: int, idle: int, pipelined: int) -> Generator[None]:
     """Floods `port`, from when every connection has been made once."""
     command = [sys.executable, "-m", "bench.flood", *map(str, (port, idle, pipelined))]
     with subprocess.Popen(
-        tied(command), env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        die_with_parent(command), env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

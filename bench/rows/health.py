@@ -48,7 +48,7 @@ def _holders(setting: Setting, sickness: str, sick: int) -> Generator[Sequence[s
     told = setting.new("urls")
     job = {"size": _SIZE, "count": _COUNT, "sick": sick, "sickness": sickness, "late": _LATE, "told": str(told)}
     with running([sys.executable, "-m", "bench.holders", json.dumps(job)], setting.new("log")) as process:
-        wait_for(lambda: told.exists() or not process.running, "the holders listen")
+        wait_for(lambda: told.exists() or not process.is_running, "the holders listen")
         if not told.exists():
             raise CommandFailed(f"they do not listen:\n{process.output()}")
         urls: list[str] = json.loads(told.read_text())

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from tests.lab.containerd import NAMESPACE, Containerd
-from tests.lab.network import Loopback
+from tests.lab.network import LoopbackNetwork
 
 from bench import budgets
 from bench.clients import Clients, Target
@@ -56,7 +56,9 @@ def _with_many_blobs(setting: Setting) -> Iterator[Row]:
 
 def _containerd_with(setting: Setting, images: Sequence[Image], stack: ExitStack) -> Sequence[str]:
     """The settings of a store: a containerd that has these images, which are in one layout."""
-    containerd = Containerd(stack.enter_context(Loopback()).place("host"), setting.new("containerd"), unpack=False)
+    containerd = Containerd(
+        stack.enter_context(LoopbackNetwork()).add_node("host"), setting.new("containerd"), unpack=False
+    )
     stack.callback(containerd.stop)
     containerd.start()
     containerd.import_archive(pack_tar(images[0].path, setting.new("archive")))

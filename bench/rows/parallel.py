@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
 
-from tests.containerds import Release
+from tests.containerd_releases import Release
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import namespaces_work
-from tests.lab.network import Place
+from tests.lab.network import Node
 from tests.lab.processes import run, wait_for
 from tests.lab.releases import release
 
@@ -39,7 +39,7 @@ def rows(setting: Setting) -> Iterator[Row]:
             lab = stack.enter_context(Lab("holder", "puller", "direct", release=_release(), settings=settings))
             sides = [partial(_through, lab, setting), partial(_straight, lab, setting)]
             lab.start_peili("holder", "puller")
-            lab.hosts["direct"].containerd.mirror(lab.upstream.name)
+            lab.hosts["direct"].containerd.set_mirrors(lab.upstream.name)
             ours, theirs = take_turns(sides, rounds=setting.pick(3, 1), warm_up=False)
         what = f"sent for 2 layers of {_size(setting) // MIB} MiB, {at_once} ranges of {size} MiB at once"
         yield Row(GROUP, what, MEGABYTES, ours, _AGAINST, theirs, budgets.PARALLEL)
@@ -61,23 +61,23 @@ def _through(lab: Lab, setting: Setting) -> float:
     holder, puller = lab.hosts["holder"], lab.hosts["puller"]
     image = lab.publish("library/parallel", [_size(setting)] * 2)
     holder.containerd.pull(image.by_digest)
-    last = image.blob(image.image.layers[-1].digest)
-    wait_for(lambda: puller.finds(last), "the puller finds what the holder has")
-    return _sent(holder.place, puller, image.by_digest)
+    last = image.blob_url(image.image.layers[-1].digest)
+    wait_for(lambda: puller.can_find(last), "the puller finds what the holder has")
+    return _sent(holder.node, puller, image.by_digest)
 
 
 def _straight(lab: Lab, setting: Setting) -> float:
     """What the registry sends."""
     image = lab.publish("library/parallel", [_size(setting)] * 2)
-    return _sent(lab.upstream.place, lab.hosts["direct"], image.by_digest)
+    return _sent(lab.upstream.node, lab.hosts["direct"], image.by_digest)
 
 
-def _sent(place: Place, host: Host, name: str) -> float:
-    """The megabytes that leave `place` while `host` pulls."""
-    before = _counter(place)
+def _sent(node: Node, host: Host, name: str) -> float:
+    """The megabytes that leave `node` while `host` pulls."""
+    before = _counter(node)
     host.containerd.pull(name)
-    return (_counter(place) - before) / 1e6
+    return (_counter(node) - before) / 1e6
 
 
-def _counter(place: Place) -> int:
-    return int(run(place.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))
+def _counter(node: Node) -> int:
+    return int(run(node.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))

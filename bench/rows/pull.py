@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from tests.lab.agent import Agent
 from tests.lab.containerd import NAMESPACE, Containerd
-from tests.lab.network import Loopback, Network
+from tests.lab.network import LoopbackNetwork, Network
+from tests.lab.peili_process import PeiliProcess
 from tests.lab.processes import Process, wait_for
 from tests.lab.upstream import Published, Upstream
 
@@ -32,21 +32,21 @@ class Host:
     """One host of the row: its containerd, and its peili if it has one."""
 
     containerd: Containerd
-    peili: Agent
+    peili: PeiliProcess
 
 
 def rows(setting: Setting) -> Iterator[Row]:
     """How long the pull takes, and the CPU seconds of all that have a part in it."""
     size = setting.pick(16, 1) * MIB
     with ExitStack() as stack:
-        network = stack.enter_context(Loopback())
-        upstream = Upstream(network.place("upstream"), setting.new("upstream"))
+        network = stack.enter_context(LoopbackNetwork())
+        upstream = Upstream(network.add_node("upstream"), setting.new("upstream"))
         stack.callback(upstream.stop)
         upstream.start()
         warm, puller, straight = (_host(setting, network, stack) for _ in range(3))
         image = upstream.push(make_layout(setting.new("image"), layers=[size] * _LAYERS, tags=["v1"]), "library/pulled")
         _join(upstream, warm, puller, image)
-        straight.containerd.mirror(upstream.name)
+        straight.containerd.set_mirrors(upstream.name)
         through = (warm.peili.process, warm.containerd.process, puller.peili.process, puller.containerd.process)
         sides = (
             partial(_pull, image, puller.containerd, (*through, upstream.process)),
@@ -62,9 +62,10 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 def _host(setting: Setting, network: Network, stack: ExitStack) -> Host:
     directory = setting.new("host")
-    place = network.place(directory.name)
+    node = network.add_node(directory.name)
     host = Host(
-        Containerd(place, directory / "containerd", unpack=False), Agent(place, directory.name, directory / "peili")
+        Containerd(node, directory / "containerd", unpack=False),
+        PeiliProcess(node, directory.name, directory / "peili"),
     )
     stack.callback(host.containerd.stop)
     stack.callback(host.peili.stop)
@@ -74,15 +75,15 @@ def _host(setting: Setting, network: Network, stack: ExitStack) -> Host:
 
 def _join(upstream: Upstream, warm: Host, puller: Host, image: Published) -> None:
     """Let `warm` have the image, both be peers, and `puller` ask its own mirror first."""
-    warm.containerd.mirror(upstream.name)
+    warm.containerd.set_mirrors(upstream.name)
     warm.containerd.pull(image.by_tag)
     for host in (warm, puller):
         store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
         peers = [f"http://{each.peili.peer}" for each in (warm, puller)]
         host.peili.start({"store": store, "router": {"kind": "static", "peers": peers}})
-    puller.containerd.mirror(upstream.name, f"http://{puller.peili.local}")
-    last = image.blob(image.image.layers[-1].digest)
-    wait_for(lambda: puller.peili.ask("HEAD", last).status == 200, "the puller finds what its peer has")
+    puller.containerd.set_mirrors(upstream.name, f"http://{puller.peili.local}")
+    last = image.blob_url(image.image.layers[-1].digest)
+    wait_for(lambda: puller.peili.request("HEAD", last).status == 200, "the puller finds what its peer has")
 
 
 def _pull(image: Published, containerd: Containerd, involved: Sequence[Process]) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import pytest
 from bench import report, table
 from bench.measure import MB_PER_SECOND, Busy, RatioOf, Row
 from bench.prepare import NEEDS, PACKAGES, missing_for
-from tests.support.places import open_directory
+from tests.support.directories import open_directory
 
 GROUPS = [*import_module("bench.__main__").MEASURED]
 

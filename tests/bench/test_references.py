@@ -10,7 +10,7 @@ from bench.clients import Clients, Target
 from bench.references import registry
 from bench.setting import REPOSITORY, Setting, registry_blob_path, registry_manifest_path
 from tests.lab.processes import ENVIRONMENT
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 pytestmark = pytest.mark.skipif(
     shutil.which("docker-registry", path=ENVIRONMENT["PATH"]) is None, reason="not installed: docker-registry"

@@ -8,12 +8,12 @@ import pytest
 from tests.e2e.checks import KIB, assert_has
 from tests.lab.lab import Lab
 from tests.lab.processes import wait_for
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 
 from peili.mirror.testing.images import make_layout, pack_tar
 
 
-@pytest.fixture(scope="module", params=on("forky"))
+@pytest.fixture(scope="module", params=each_release("forky"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with Lab("a", "b", release=release(request.param)) as lab:
         lab.start_peili()
@@ -24,17 +24,17 @@ def test_content_is_back_once_a_restarted_containerd_is(lab: Lab) -> None:
     a, b = lab.hosts.values()
     published = lab.publish("library/restart", [100 * KIB])
     a.containerd.pull(published.by_digest)
-    layer = published.blob(published.image.layers[0].digest)
-    wait_for(lambda: b.sees(a, layer), "b sees what a pulled")
+    layer = published.blob_url(published.image.layers[0].digest)
+    wait_for(lambda: b.can_fetch_from(a, layer), "b sees what a pulled")
 
     a.containerd.stop()
-    wait_for(lambda: not a.peili.ready(), "a's peili is not ready without containerd")
+    wait_for(lambda: not a.peili.is_ready(), "a's peili is not ready without containerd")
     a.containerd.start()
-    wait_for(lambda: a.peili.ready() and b.sees(a, layer), "b sees it again")
+    wait_for(lambda: a.peili.is_ready() and b.can_fetch_from(a, layer), "b sees it again")
 
     later = lab.publish("library/later", [100 * KIB])
     a.containerd.pull(later.by_digest)
-    wait_for(lambda: b.finds(later.blob(later.image.layers[0].digest)), "b finds what a pulled since")
+    wait_for(lambda: b.can_find(later.blob_url(later.image.layers[0].digest)), "b finds what a pulled since")
 
 
 def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
@@ -42,10 +42,10 @@ def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
     published = lab.publish("library/removed", [100 * KIB])
     a.containerd.pull(published.by_tag)
     layer = published.image.layers[0].digest
-    offers = (published.blob(layer), f"/_router/keys/{layer}", f"/_router/keys/{published.by_tag}")
-    wait_for(lambda: all(b.sees(a, offer) for offer in offers), "a offers it")
+    offers = (published.blob_url(layer), f"/_router/keys/{layer}", f"/_router/keys/{published.by_tag}")
+    wait_for(lambda: all(b.can_fetch_from(a, offer) for offer in offers), "a offers it")
     a.containerd.remove(published.by_tag)
-    wait_for(lambda: not any(b.sees(a, offer) for offer in offers), "a offers it no longer")
+    wait_for(lambda: not any(b.can_fetch_from(a, offer) for offer in offers), "a offers it no longer")
 
 
 def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
@@ -54,8 +54,8 @@ def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
     name = f"{lab.upstream.name}/library/imported"
     image = make_layout(layout, layers=[100 * KIB], tags=[f"{name}:v1"])
     a.containerd.import_archive(pack_tar(layout, lab.directory / "imported.tar"))
-    wait_for(lambda: b.sees(a, f"/_router/keys/{name}:v1"), "b sees the tag")
+    wait_for(lambda: b.can_fetch_from(a, f"/_router/keys/{name}:v1"), "b sees the tag")
     layer = f"/v2/library/imported/blobs/{image.layers[0].digest}?ns={lab.upstream.name}"
-    wait_for(lambda: b.finds(layer), "b finds the layer")
+    wait_for(lambda: b.can_find(layer), "b finds the layer")
     b.containerd.pull(f"{name}@{image.target.digest}")  # upstream never heard of it
     assert_has(b, image)

@@ -8,19 +8,19 @@ import pytest
 from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import Lab, make_network
 from tests.lab.processes import wait_for
-from tests.lab.releases import NAMES, on, release
+from tests.lab.releases import RELEASE_NAMES, each_release, release
 
 ASKED_FOR_LOCAL = '[plugins."io.containerd.cri.v1.images"]\nuse_local_image_pull = true\n'
 """containerd 2.4 reads no hosts.toml for CRI otherwise."""
 
 
-@pytest.fixture(scope="module", params=on(*NAMES))
+@pytest.fixture(scope="module", params=each_release(*RELEASE_NAMES))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with make_network() as network:
         if not network.privileged:
             pytest.skip("containerd's CRI plug-in needs root")
     settings = ASKED_FOR_LOCAL if request.param == "2.4.2" else ""
-    with Lab("a", "b", release=release(request.param), for_pods=True, settings=settings) as lab:
+    with Lab("a", "b", release=release(request.param), with_cri=True, settings=settings) as lab:
         yield lab
 
 
@@ -29,9 +29,9 @@ def test_a_pull_by_cri_comes_from_a_peer_that_pulled_by_cri(lab: Lab) -> None:
     lab.start_peili()
     published = lab.publish("library/pod", [2 * MIB, 300 * KIB])
     a.containerd.cri_pull(published.by_tag)
-    wait_for(lambda: b.finds(published.blob(published.image.config.digest)), "b finds what a has")
-    before = lab.upstream.mark()
+    wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+    before = lab.upstream.log_position()
     b.containerd.cri_pull(published.by_tag)
-    lab.upstream.mark()
+    lab.upstream.log_position()
     assert_has(b, published.image)
     assert not lab.upstream.blobs_sent(before)

@@ -14,9 +14,9 @@ from functools import cache
 import pytest
 from tests.adapters.containerd.trees import Tree, make, snapshot
 from tests.e2e.checks import KIB, expected
-from tests.lab.lab import PATIENT, Host, Lab
+from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
 from tests.lab.processes import run
-from tests.lab.releases import NAMES, VERSIONS_1, ParameterSet, on, release
+from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_release, release
 from tests.lab.upstream import Upstream
 from tests.support.certificates import Certificate, make_certificate
 
@@ -66,9 +66,9 @@ def open_world(name: str) -> Generator[World]:
         for repository in (REPOSITORY, f"hub/{REPOSITORY}"):
             lab.upstream.push(image, repository)
         lab.hosts["there"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
-        place = lab.network.place("secure")
-        certificate = make_certificate(lab.directory / "certificates", place.address)
-        secure = Upstream(place, lab.directory / "secure", storage=lab.upstream.storage, certificate=certificate)
+        node = lab.network.add_node("secure")
+        certificate = make_certificate(lab.directory / "certificates", node.address)
+        secure = Upstream(node, lab.directory / "secure", storage=lab.upstream.storage, certificate=certificate)
         secure.start()
         try:
             lab.start_peili("here", "there")
@@ -185,11 +185,11 @@ def pairs() -> list[ParameterSet]:
     """Each shape on two of the versions, each version with shapes of all kinds; or all on the one that is asked for."""
     found: list[ParameterSet] = []
     for number, (name, shape) in enumerate(SHAPES.items()):
-        able = [each for each in NAMES if name not in ONLY_1 or each in VERSIONS_1]
+        able = [each for each in RELEASE_NAMES if name not in ONLY_1 or each in CONTAINERD_1]
         chosen = (able[number % len(able)], able[(number + number // len(able) + 1) % len(able)])
         found += [
             pytest.param(*each.values, shape, id=f"{name}-{each.values[0]}", marks=each.marks)
-            for each in on(*dict.fromkeys(chosen))
+            for each in each_release(*dict.fromkeys(chosen))
             if each.values[0] in able
         ]
     return found
@@ -206,7 +206,7 @@ def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], 
     here, was = world.here, snapshot(world.here.containerd.hosts)
 
     assert blobs_from_upstream(world, here, shape) > 0
-    if shape.refused_by_1 and here.containerd.release.name in VERSIONS_1:
+    if shape.refused_by_1 and here.containerd.release.name in CONTAINERD_1:
         assert peili_hosts("apply", here, "--registry", shape.registry) == 1
         assert snapshot(here.containerd.hosts) == was
         return
@@ -219,7 +219,7 @@ def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], 
     assert blobs_from_upstream(world, here, shape) > 0
 
 
-@pytest.mark.parametrize("world", on(*NAMES), indirect=True)
+@pytest.mark.parametrize("world", each_release(*RELEASE_NAMES), indirect=True)
 def test_the_one_switch_of_peili_serve(world: World) -> None:
     """On while it runs, off when it is stopped; killed, it leaves a host that refuses connections, and no harm."""
     shape, host = one(world.names.mirror), world.without
@@ -227,7 +227,7 @@ def test_the_one_switch_of_peili_serve(world: World) -> None:
     make(host.containerd.hosts, shape.tree)
     was = snapshot(host.containerd.hosts)
     switch = {"apply": True, "config_path": [str(host.containerd.hosts)]}
-    patient = {**PATIENT, "start_timeout": 60, "stop_timeout": 60}
+    patient = {**GENEROUS_LIMITS, "start_timeout": 60, "stop_timeout": 60}
     try:
         world.lab.start_peili("without", hosts=switch, limits=patient)
         assert blobs_from_upstream(world, host, shape) == 0
@@ -241,13 +241,13 @@ def test_the_one_switch_of_peili_serve(world: World) -> None:
     assert blobs_from_upstream(world, host, shape) > 0
 
 
-@pytest.mark.parametrize("world", on(*NAMES), indirect=True)
+@pytest.mark.parametrize("world", each_release(*RELEASE_NAMES), indirect=True)
 def test_it_is_asked_for_its_version(world: World) -> None:
     containerd = world.here.containerd
     running = asyncio.run(version_at(containerd.socket))
     assert running is not None
     assert running == run([containerd.release.program("containerd"), "--version"]).decode().split()[2]
-    assert Version.parse(running).major == (1 if containerd.release.name in VERSIONS_1 else 2)
+    assert Version.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
 
 
 def test_without_one_that_runs_the_installed_one_is_asked() -> None:
@@ -267,12 +267,12 @@ def blobs_from_upstream(world: World, host: Host, shape: Shape) -> int:
     """Pull the image, which is then gone again; how many of its blobs came from upstream."""
     upstream = world.secure if shape.by_tls else world.lab.upstream
     reference = f"{shape.registry}/{REPOSITORY}:v1"
-    before = upstream.mark()
+    before = upstream.log_position()
     host.containerd.pull(reference, *shape.pull)
     assert not expected(world.image) - host.containerd.digests()
     host.containerd.remove(reference)
     assert not expected(world.image) & host.containerd.digests()
-    upstream.mark()
+    upstream.log_position()
     if REFERER in str(shape.tree):
         assert any(each.referer == REFERER for each in upstream.requests(before))
     return len(upstream.blobs_sent(before))

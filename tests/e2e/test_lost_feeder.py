@@ -7,16 +7,16 @@ from collections.abc import Generator
 import pytest
 from tests.e2e.checks import MIB, assert_has
 from tests.lab.lab import Host, Lab
-from tests.lab.namespaces import Namespace
+from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import wait_for
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 from tests.lab.upstream import Published
 
 SIZE = 96 * MIB
 """More than all the buffers between two hosts."""
 
 
-@pytest.fixture(scope="module", params=on("2.1.4"))
+@pytest.fixture(scope="module", params=each_release("2.1.4"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with Lab("a", "b", "c", release=release(request.param)) as lab:
         yield lab
@@ -39,7 +39,7 @@ def published(lab: Lab) -> Generator[Published]:
 def test_a_pull_that_waits_for_its_runtime_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
     [layer] = published.image.layers
-    pull = b.containerd.begin_pull_and_freeze(published.by_digest, layer)
+    pull = b.containerd.start_pull_and_freeze(published.by_digest, layer)
     kill_feeder(lab, published)
     pull.resume()
     pull.succeed()
@@ -48,19 +48,19 @@ def test_a_pull_that_waits_for_its_runtime_goes_on_from_another_peer(lab: Lab, p
 
 def test_a_pull_under_way_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
-    places = [lab.hosts[name].place for name in ("a", "c")]
-    for place in places:
-        if not isinstance(place, Namespace):
+    nodes = [lab.hosts[name].node for name in ("a", "c")]
+    for node in nodes:
+        if not isinstance(node, NamespaceNode):
             pytest.skip("loopback can't be made slow enough to catch a transfer under way")
-        place.shape("40mbit")
-    pull = b.containerd.begin_pull(published.by_digest)
+        node.limit_rate("40mbit")
+    pull = b.containerd.start_pull(published.by_digest)
     [layer] = published.image.layers
-    wait_for(lambda: b.containerd.arrived(layer.digest) >= 8 * MIB, "the layer arrives", pause=0.005)
+    wait_for(lambda: b.containerd.received_bytes(layer.digest) >= 8 * MIB, "the layer arrives", pause=0.005)
     kill_feeder(lab, published)
-    assert b.containerd.arrived(layer.digest) < layer.size
-    for place in places:
-        if isinstance(place, Namespace):
-            place.shape("1gbit")
+    assert b.containerd.received_bytes(layer.digest) < layer.size
+    for node in nodes:
+        if isinstance(node, NamespaceNode):
+            node.limit_rate("1gbit")
     pull.succeed()
     assert_has(b, published.image)
 

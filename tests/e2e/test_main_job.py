@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import Lab, RouterKind
 from tests.lab.processes import wait_for
-from tests.lab.releases import NAMES, ParameterSet, on, release
+from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
 
 from peili.mirror.testing.images import host_platform
 
@@ -18,11 +18,15 @@ PLATFORMS = (host_platform(), "linux/riscv64")
 def ways() -> list[ParameterSet]:
     """Each version of containerd by static peers, and one by mDNS."""
     static = [
-        pytest.param((*each.values, "static"), marks=each.marks, id=f"{each.values[0]}-static") for each in on(*NAMES)
+        pytest.param((*each.values, "static"), marks=each.marks, id=f"{each.values[0]}-static")
+        for each in each_release(*RELEASE_NAMES)
     ]
     return [
         *static,
-        *(pytest.param((*each.values, "mdns"), marks=each.marks, id=f"{each.values[0]}-mdns") for each in on("trixie")),
+        *(
+            pytest.param((*each.values, "mdns"), marks=each.marks, id=f"{each.values[0]}-mdns")
+            for each in each_release("trixie")
+        ),
     ]
 
 
@@ -41,11 +45,11 @@ def test_an_image_is_pulled_by_digest_while_upstream_is_gone(lab: Lab) -> None:
     a.containerd.pull(published.by_digest)
     lab.upstream.stop()
     try:
-        wait_for(lambda: b.finds(published.blob(published.image.config.digest)), "b finds what a has")
+        wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
         b.containerd.pull(published.by_digest)
         assert_has(b, published.image)
         a.peili.process.freeze()  # what c gets now, it gets from b
-        wait_for(lambda: c.finds(published.blob(published.image.config.digest)), "c finds what b has")
+        wait_for(lambda: c.can_find(published.blob_url(published.image.config.digest)), "c finds what b has")
         c.containerd.pull(published.by_digest)
         assert_has(c, published.image)
     finally:
@@ -57,11 +61,11 @@ def test_upstream_only_resolves_the_tag_of_an_image_that_a_peer_has(lab: Lab) ->
     a, b, _ = lab.hosts.values()
     published = lab.publish("library/by-tag", [2 * MIB, 200 * KIB], platforms=PLATFORMS)
     a.containerd.pull(published.by_tag)
-    wait_for(lambda: b.finds(published.blob(published.image.config.digest)), "b finds what a has")
-    before = lab.upstream.mark()
+    wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
+    before = lab.upstream.log_position()
     b.containerd.pull(published.by_tag)
     assert_has(b, published.image)
-    assert published.by_tag in b.containerd.names()
+    assert published.by_tag in b.containerd.image_names()
     assert {(each.method, each.path) for each in lab.upstream.requests(before)} == {
         ("HEAD", "/v2/library/by-tag/manifests/v1")
     }

@@ -7,9 +7,9 @@ from collections.abc import Generator
 import pytest
 from tests.e2e.checks import MIB, assert_has, assert_nothing_wrong, flip_byte
 from tests.lab.lab import Host, Lab
-from tests.lab.namespaces import Namespace
+from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import CommandFailed, run, wait_for
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 
 SIZE = 48 * MIB
 WASTE = 1.2
@@ -22,14 +22,14 @@ answer but 2xx to a later range, 2.1.4 asks nobody else.
 """
 
 
-@pytest.fixture(scope="module", params=on(*WAYS))
+@pytest.fixture(scope="module", params=each_release(*WAYS))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     at_once, size = WAYS.get(request.param, (3, MIB))
     settings = f'[plugins."io.containerd.transfer.v1.local"]\nmax_concurrent_downloads = {at_once}\n'
     if size:
         settings += f"concurrent_layer_fetch_buffer = {size}\n"
     with Lab("holder", "puller", release=release(request.param), settings=settings) as lab:
-        if not isinstance(lab.upstream.place, Namespace):
+        if not isinstance(lab.upstream.node, NamespaceNode):
             pytest.skip("what a host sends is not counted on loopback")
         yield lab
 
@@ -41,7 +41,9 @@ def test_a_holder_sends_an_image_about_once(lab: Lab) -> None:
     holder.containerd.pull(published.by_digest)
     lab.upstream.stop()
     try:
-        wait_for(lambda: puller.finds(published.blob(published.image.config.digest)), "it finds what the holder has")
+        wait_for(
+            lambda: puller.can_find(published.blob_url(published.image.config.digest)), "the puller finds the image"
+        )
         before = sent(holder)
         puller.containerd.pull(published.by_digest)
         assert sent(holder) - before < WASTE * 2 * SIZE
@@ -57,13 +59,13 @@ def test_a_pull_that_was_killed_and_goes_on_from_a_liar_fails_once(lab: Lab) -> 
     published = lab.publish("library/resumed", [SIZE])
     [layer] = published.image.layers
     begin_and_kill(lab, puller, published.by_digest, layer.digest)
-    had = puller.containerd.arrived(layer.digest)
+    had = puller.containerd.received_bytes(layer.digest)
     assert 0 < had < SIZE // 2
     flip_byte(published.image.blob_path(layer.digest), SIZE * 3 // 4)
     lab.start_peili("holder", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
     lab.start_peili("puller")
-    blob = published.blob(layer.digest)
-    wait_for(lambda: puller.sees(holder, blob), "the liar serves what it has")
+    blob = published.blob_url(layer.digest)
+    wait_for(lambda: puller.can_fetch_from(holder, blob), "the liar serves what it has")
     with pytest.raises(CommandFailed):
         puller.containerd.pull(published.by_digest)
     assert_nothing_wrong(puller.containerd)
@@ -75,15 +77,15 @@ def test_a_pull_that_was_killed_and_goes_on_from_a_liar_fails_once(lab: Lab) -> 
 
 def begin_and_kill(lab: Lab, host: Host, name: str, digest: str) -> None:
     """Leave the beginning of a layer in the host's containerd, as a pull does that is killed."""
-    assert isinstance(lab.upstream.place, Namespace)
-    lab.upstream.place.shape("80mbit")
-    pull = host.containerd.begin_pull(name)
-    wait_for(lambda: host.containerd.arrived(digest) >= 4 * MIB, "the layer arrives", pause=0.005)
+    assert isinstance(lab.upstream.node, NamespaceNode)
+    lab.upstream.node.limit_rate("80mbit")
+    pull = host.containerd.start_pull(name)
+    wait_for(lambda: host.containerd.received_bytes(digest) >= 4 * MIB, "the layer arrives", pause=0.005)
     pull.kill()
-    lab.upstream.place.shape("10gbit")
+    lab.upstream.node.limit_rate("10gbit")
     wait_for(lambda: not host.containerd.is_fetching(), "containerd has given the pull up")
 
 
 def sent(host: Host) -> int:
     """The bytes that a host's interface has sent."""
-    return int(run(host.place.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))
+    return int(run(host.node.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))

@@ -10,14 +10,14 @@ import pytest
 from tests.e2e.checks import KIB, MIB
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import run
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
 REPOSITORY = "registry.invalid/library/demo"
 
 
-@pytest.fixture(scope="module", params=on("trixie"))
+@pytest.fixture(scope="module", params=each_release("trixie"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with Lab("here", "near", release=release(request.param)) as lab:
         lab.start_peili("here", resolver={"kind": "local"})
@@ -47,7 +47,7 @@ def test_skopeo_copies_through_the_local_door(lab: Lab, image: Image, tmp_path: 
 def skopeo_copy(host: Host, reference: str, to: Path) -> None:
     source = f"docker://{host.peili.local}/{reference}"
     command = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false", source, f"dir:{to}"]
-    run(host.place.command(command))
+    run(host.node.command(command))
 
 
 def digest_of(file: Path) -> str:

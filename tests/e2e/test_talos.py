@@ -9,7 +9,7 @@ from tests.e2e.checks import MIB, assert_has
 from tests.lab.containerd import NAMESPACE
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 from tests.routers.members import member, printed
 
 
@@ -19,7 +19,7 @@ def way(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture(params=on("2.4.2"))
+@pytest.fixture(params=each_release("2.4.2"))
 def lab(request: pytest.FixtureRequest, way: str) -> Generator[Lab]:
     with Lab("a", "b", release=release(request.param)) as lab:
         if not lab.network.privileged:
@@ -35,7 +35,7 @@ def lab(request: pytest.FixtureRequest, way: str) -> Generator[Lab]:
 
 def tell(lab: Lab, host: Host, *members: Host) -> None:
     """Let `host` know these members, under ids that are Talos's and not peili's."""
-    text = printed([member(f"node-{each.name}", "fe80::1", each.place.address) for each in members])
+    text = printed([member(f"node-{each.name}", "fe80::1", each.node.address) for each in members])
     (lab.directory / host.name / "members.json").write_text(text)
 
 
@@ -44,10 +44,10 @@ def test_an_image_is_pulled_from_a_member_once_it_is_one(lab: Lab) -> None:
     published = lab.publish("library/by-digest", [MIB])
     a.containerd.pull(published.by_digest)
     lab.upstream.stop()
-    blob = published.blob(published.image.config.digest)
-    wait_for(lambda: b.sees(a, blob), "a serves what it has")
-    assert not b.finds(blob), "b knows no other member yet"
+    blob = published.blob_url(published.image.config.digest)
+    wait_for(lambda: b.can_fetch_from(a, blob), "a serves what it has")
+    assert not b.can_find(blob), "b knows no other member yet"
     tell(lab, b, a, b)
-    wait_for(lambda: b.finds(blob), "b finds what a has")
+    wait_for(lambda: b.can_find(blob), "b finds what a has")
     b.containerd.pull(published.by_digest)
     assert_has(b, published.image)

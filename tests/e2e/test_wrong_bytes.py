@@ -9,14 +9,14 @@ import pytest
 from tests.e2e.checks import KIB, MIB, assert_has, assert_nothing_wrong, flip_byte
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed, wait_for
-from tests.lab.releases import on, release
+from tests.lab.releases import each_release, release
 from tests.lab.upstream import Published
 
 SMALL, LARGE = 100 * KIB, 9 * MIB
 """One is verified before its first byte is passed on, the other is on its way by then."""
 
 
-@pytest.fixture(scope="module", params=on("installed", "2.4.2"))
+@pytest.fixture(scope="module", params=each_release("installed", "2.4.2"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with Lab("honest", "puller", "liar", release=release(request.param)) as lab:
         yield lab

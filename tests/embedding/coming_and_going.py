@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from tests.support.certificates import Certificate
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror, Peer, PushRouter, Router, Store, serve
 from peili.routers.mdns import MdnsRouter

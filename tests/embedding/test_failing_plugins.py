@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits, Mirror, Plugin, PushRouter, Reference
 from peili.mirror.resolvers.resolvers import LocalResolver

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
-from tests.support.events import until
+from tests.support.waiting import until
 
 import peili.mirror
 from peili.mirror import Mirror, PushRouter

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Context, Mirror, NotFound, Peer, PushRouter, serve

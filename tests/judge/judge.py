@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.containerds import Release
+from tests.containerd_releases import Release
 from tests.judge.asked import Asked, Listeners
 from tests.lab.containerd import Containerd
-from tests.lab.network import Loopback
-from tests.lab.processes import DEADLINE, ENVIRONMENT, run, tied
+from tests.lab.network import LoopbackNetwork
+from tests.lab.processes import DEADLINE, ENVIRONMENT, die_with_parent, run
 
 DIGEST = "sha256:" + "ab" * 32
 
@@ -43,7 +43,7 @@ class Judge:
         ]
         self.listeners.heard()
         done = subprocess.run(
-            tied([*ctr, reference]),
+            die_with_parent([*ctr, reference]),
             env={**ENVIRONMENT, **self.listeners.environment()},
             capture_output=True,
             timeout=DEADLINE,
@@ -64,8 +64,8 @@ class Answers:
 @contextmanager
 def judge(release: Release, directory: Path, listeners: Listeners) -> Generator[Judge]:
     """containerd of `release`, kept in `directory`, which is made."""
-    with Loopback() as network:
-        containerd = Containerd(network.place("judge"), directory, unpack=False, release=release)
+    with LoopbackNetwork() as network:
+        containerd = Containerd(network.add_node("judge"), directory, unpack=False, release=release)
         containerd.start()
         try:
             yield Judge(release, _version(release), containerd.socket, listeners)

@@ -16,8 +16,8 @@ from tests.judge.asked import Listeners
 from tests.judge.corpus import CORPUS
 from tests.judge.judge import Judge, judge
 from tests.judge.verdict import disagreements
-from tests.lab.releases import NAMES, on, release
-from tests.support.places import short_directory
+from tests.lab.releases import RELEASE_NAMES, each_release, release
+from tests.support.directories import short_directory
 
 THOROUGH = "PEILI_CONTAINERD" in os.environ
 KNOWN = ("an IPv6 door", "IPv6", "a byte-order mark", "the door by hand, /v2", "backups", "only server")
@@ -25,9 +25,9 @@ KNOWN = ("an IPv6 door", "IPv6", "a byte-order mark", "the door by hand, /v2", "
 
 PAIRS = [
     pytest.param(each.values[0], name, marks=each.marks, id=f"{name} ({each.values[0]})")
-    for at, each in enumerate(on(*NAMES))
+    for at, each in enumerate(each_release(*RELEASE_NAMES))
     for number, name in enumerate(CORPUS)
-    if THOROUGH or name in KNOWN or number % len(NAMES) == at
+    if THOROUGH or name in KNOWN or number % len(RELEASE_NAMES) == at
 ]
 
 

@@ -1,4 +1,4 @@
-"""One host's containerd: its own root, state and socket, and ctr as its client."""
+"""The containerd of one host, with an own root, state and socket. ctr is its client."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from tests.containerds import Release
+from tests.containerd_releases import Release
 from tests.lab import cri
-from tests.lab.network import Place
+from tests.lab.network import Node
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.lab.releases import release as chosen_release
 
@@ -17,7 +17,7 @@ from peili.mirror import Descriptor
 
 NAMESPACE, KUBERNETES = "default", "k8s.io"
 
-# What a host without special file systems has no use for; its absence also keeps containerd out of /opt and /run/nri.
+# Plug-ins that need special file systems or that write to /opt and /run/nri.
 _DISABLED = [
     "io.containerd.internal.v1.opt",
     "io.containerd.internal.v1.restart",
@@ -26,7 +26,7 @@ _DISABLED = [
     "io.containerd.tracing.processor.v1.otlp",
     *(f"io.containerd.snapshotter.v1.{name}" for name in ("aufs", "blockfile", "btrfs", "devmapper", "zfs")),
 ]
-# Nor has one without pods; without these, a normal user can run containerd.
+# Plug-ins that only pods need. Without them, containerd does not need root.
 _FOR_PODS = [
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
@@ -64,39 +64,48 @@ conf_dir = "{directory}/cni"
 
 
 class Containerd:
-    """containerd at `place`, kept below `directory`. With `unpack`, pulled images are unpacked, as users do. `settings`
-    are tables of its configuration, in TOML. `hosts` is the folder of its hosts.toml files. `release` is the installed
-    one if nothing else is said. With `for_pods`, which needs root, it has its CRI plug-in, and all that is said of
-    images is of Kubernetes' namespace.
+    """containerd on a node.
+
+    Args:
+        node: The node on which the process runs.
+        directory: A new directory for everything that containerd writes.
+        unpack: Whether pulls unpack the images, as users' pulls do. This needs a privileged network.
+        settings: Further tables of containerd's configuration, in TOML.
+        release: The containerd release. The default is `releases.release()`.
+        with_cri: Whether to enable the CRI plug-in, which needs root. All images are then in Kubernetes' namespace.
+
+    Attributes:
+        hosts: The directory of the hosts.toml files.
+        namespace: The namespace of all images.
     """
 
     def __init__(
         self,
-        place: Place,
+        node: Node,
         directory: Path,
         *,
         unpack: bool,
         settings: str = "",
         release: Release | None = None,
-        for_pods: bool = False,
+        with_cri: bool = False,
     ) -> None:
         self.release = release or chosen_release()
-        self._place = place
+        self._node = node
         self._unpack = unpack
         self._directory = directory
         self._process: Process | None = None
         self.socket = directory / "c.sock"
         self.hosts = directory / "hosts"
-        self.namespace = KUBERNETES if for_pods else NAMESPACE
+        self.namespace = KUBERNETES if with_cri else NAMESPACE
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
-        disabled = _DISABLED if for_pods else [*_DISABLED, *_FOR_PODS]
+        disabled = _DISABLED if with_cri else [*_DISABLED, *_FOR_PODS]
         self.configuration = directory / "containerd.toml"
         self.configuration.write_text(
             _CONFIGURATION.format(
                 directory=directory, disabled=disabled, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
             )
-            + (_CRI.format(directory=directory) if for_pods else "")
+            + (_CRI.format(directory=directory) if with_cri else "")
             + settings
         )
 
@@ -107,54 +116,70 @@ class Containerd:
         return self._process
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start containerd and wait until it answers."""
         command = [self.release.program("containerd"), "--config", str(self.configuration)]
-        self._process = Process(self._place.command(command), self._directory / "containerd.log")
-        wait_for(self._answers, f"containerd answers at {self.socket}")
+        self._process = Process(self._node.command(command), self._directory / "containerd.log")
+        wait_for(self._is_ready, f"containerd answers at {self.socket}")
         if self.namespace == KUBERNETES:
             wait_for(partial(cri.is_ready, self.socket), f"containerd's CRI plug-in answers at {self.socket}")
 
     def stop(self) -> None:
-        """Stop it, if it runs; what it has stays."""
+        """Stop containerd, if it runs. Its content stays."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
-    def mirror(self, registry: str, *mirrors: str) -> None:
-        """Let pulls from `registry`, which speaks plain HTTP, try the base URLs `mirrors` first, if any."""
+    def set_mirrors(self, registry: str, *mirrors: str) -> None:
+        """Write a hosts.toml, so that pulls from `registry` try `mirrors` first.
+
+        Args:
+            registry: The `host:port` of a registry that speaks plain HTTP.
+            mirrors: Base URLs. Without any, pulls go directly to the registry.
+        """
         directory = self.hosts / registry
         directory.mkdir(parents=True, exist_ok=True)
         upstream = f"http://{registry}"
-        hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without any
+        hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without a host
         entries = [f'[host."{host}"]\n  capabilities = ["pull", "resolve"]\n' for host in hosts]
         (directory / "hosts.toml").write_text("\n".join([f'server = "{upstream}"', *entries]))
 
     def pull(self, name: str, *options: str) -> None:
-        """Pull the image called `name`, with options of ctr's. Raises CommandFailed."""
+        """Pull the image called `name` with `ctr` and these options of it.
+
+        Raises:
+            CommandFailed: The pull failed.
+        """
         run(self._pull_command(name, *options))
 
     def cri_pull(self, name: str) -> None:
-        """Pull the image called `name` as Kubernetes does, by the CRI API. Raises CommandFailed."""
+        """Pull the image called `name` through the CRI API, as Kubernetes does.
+
+        Raises:
+            CommandFailed: The pull failed.
+        """
         cri.pull(self.socket, name)
 
-    def begin_pull(self, name: str, *options: str) -> Process:
-        """Start a pull. From containerd 2 on, the daemon fetches, and the pull ends with the process."""
+    def start_pull(self, name: str, *options: str) -> Process:
+        """Start a pull and return the `ctr` process. If that process ends, the pull ends.
+
+        In containerd 1, `ctr` fetches the content. In containerd 2, the daemon does.
+        """
         return Process(self._pull_command(name, *options), self._directory / "pull.log")
 
-    def begin_local_pull(self, name: str) -> Process:
-        """Start a pull whose process is the client, through which all bytes go."""
-        return self.begin_pull(name, *(["--local"] if self._may_be_local() else []))
+    def start_local_pull(self, name: str) -> Process:
+        """Start a pull in which `ctr` itself fetches the content, in every release. Return the `ctr` process."""
+        return self.start_pull(name, *(["--local"] if self._has_local_option() else []))
 
-    def begin_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
-        """A pull that stands still with less than half of a large layer there, until it is resumed.
+    def start_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
+        """Start a pull, and freeze it when less than half of `layer` has arrived. Return the frozen `ctr` process.
 
-        One that was too fast to be caught is undone and tried again.
+        If a pull is too fast, its image is removed and the pull starts again. The layer has to be large.
         """
         for _ in range(10):
-            pull = self.begin_local_pull(name)
-            wait_for(partial(self._begun, pull, layer.digest), "the layer begins to arrive", pause=0.001)
+            pull = self.start_local_pull(name)
+            wait_for(partial(self._has_begun, pull, layer.digest), "the layer begins to arrive", pause=0.001)
             pull.freeze()
-            if 0 < self.arrived(layer.digest) < layer.size // 2:
+            if 0 < self.received_bytes(layer.digest) < layer.size // 2:
                 return pull
             pull.resume()
             pull.succeed()
@@ -162,37 +187,45 @@ class Containerd:
         raise AssertionError("every pull was over before it could be frozen")
 
     def ctr(self, *arguments: str) -> str:
-        """What ctr prints. Raises CommandFailed."""
+        """Run `ctr` with these arguments and return its output.
+
+        Raises:
+            CommandFailed: ctr failed.
+        """
         return run(self._ctr(*arguments)).decode()
 
     def read(self, digest: str) -> bytes:
-        """A whole blob, by way of containerd. Raises CommandFailed."""
+        """Read a whole blob through containerd.
+
+        Raises:
+            CommandFailed: containerd does not have the blob.
+        """
         return run(self._ctr("content", "get", digest))
 
-    def names(self) -> set[str]:
-        """The names of the images."""
+    def image_names(self) -> set[str]:
+        """Return the names of all images."""
         return set(self.ctr("images", "ls", "-q").split())
 
     def digests(self) -> set[str]:
-        """All that is in the content store, whole."""
+        """Return the digests of all complete blobs in the content store."""
         return set(self.ctr("content", "ls", "-q").split())
 
     def blob_path(self, digest: str) -> Path:
-        """Where the content store keeps a blob."""
+        """Return the path of a blob in the content store."""
         return self._content / "blobs" / digest.replace(":", "/")
 
-    def arrived(self, digest: str) -> int:
-        """How many bytes of a blob that is still being pulled are there."""
+    def received_bytes(self, digest: str) -> int:
+        """Return how many bytes of a blob have arrived while it is being pulled; 0 if nothing pulls it."""
         for ref in self._content.glob("ingest/*/ref"):
             try:
                 if ref.read_text().endswith(digest):
                     return ref.with_name("data").stat().st_size
-            except FileNotFoundError:  # committed or aborted meanwhile
+            except FileNotFoundError:  # committed or aborted since it was listed
                 continue
         return 0
 
     def is_fetching(self) -> bool:
-        """Whether the daemon has an unfinished blob open."""
+        """Return whether the daemon has an incomplete blob open."""
         ingest, found = str(self._content / "ingest"), False
         for descriptor in Path("/proc", str(self.process.pid), "fd").iterdir():
             with suppress(FileNotFoundError):  # closed since it was listed
@@ -200,33 +233,33 @@ class Containerd:
         return found
 
     def import_archive(self, archive: Path) -> None:
-        """Import an image archive, as air-gapped hosts do."""
+        """Import an image archive."""
         self.ctr("images", "import", *([] if self._unpack else ["--no-unpack"]), *self._snapshotter(), str(archive))
 
     def remove(self, *names: str) -> None:
-        """Remove images and wait for the garbage collection that follows."""
+        """Remove images and wait for the garbage collection."""
         self.ctr("images", "rm", "--sync", *names)
 
-    def _begun(self, pull: Process, digest: str) -> bool:
-        return self.arrived(digest) > 0 or not pull.running
+    def _has_begun(self, pull: Process, digest: str) -> bool:
+        return self.received_bytes(digest) > 0 or not pull.is_running
 
-    def _may_be_local(self) -> bool:
+    def _has_local_option(self) -> bool:
         return self._unpack and "--local" in run([self.release.program("ctr"), "images", "pull", "--help"]).decode()
 
     def _pull_command(self, name: str, *options: str) -> list[str]:
-        how = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
-        return self._ctr(*how, "--hosts-dir", str(self.hosts), *options, name)
+        command = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
+        return self._ctr(*command, "--hosts-dir", str(self.hosts), *options, name)
 
     def _snapshotter(self) -> list[str]:
         return ["--snapshotter", "native"] if self._unpack else []
 
     def _ctr(self, *arguments: str) -> list[str]:
-        return self._place.command(
+        return self._node.command(
             [self.release.program("ctr"), "--address", str(self.socket), "--namespace", self.namespace, *arguments]
         )
 
-    def _answers(self) -> bool:
-        if self._process is None or not self._process.running:
+    def _is_ready(self) -> bool:
+        if self._process is None or not self._process.is_running:
             raise CommandFailed(f"containerd did not start:\n{(self._directory / 'containerd.log').read_text()}")
         try:
             self.ctr("version")

@@ -1,4 +1,4 @@
-"""The part of Kubernetes' CRI API that tests call: a pull, as the kubelet asks containerd for it."""
+"""A client for the part of Kubernetes' CRI API that the tests use: pull an image, as the kubelet does."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ _SERVICE = "/runtime.v1.ImageService"
 
 
 def pull(socket: Path, name: str, *, timeout: float = DEADLINE) -> str:
-    """Have the containerd at `socket` pull the image called `name`; the image's id. Blocks.
+    """Let the containerd at `socket` pull the image called `name`, and return the image's id. This call blocks.
 
-    Raises CommandFailed with containerd's words.
+    Raises:
+        CommandFailed: The pull failed. The message contains containerd's error.
     """
-    # PullImageRequest's field 1 is an ImageSpec, whose field 1 is the name; PullImageResponse's is the image. On the
-    # transport, that is how protobuf's own wrappers look.
+    # PullImageRequest's field 1 is an ImageSpec, whose field 1 is the name. PullImageResponse's field 1 is the image.
+    # Protobuf's wrapper types have the same encoding.
     request = BytesValue(value=StringValue(value=name).SerializeToString()).SerializeToString()
-    return StringValue.FromString(asyncio.run(_answer(socket, "PullImage", request, timeout))).value
+    return StringValue.FromString(asyncio.run(_call(socket, "PullImage", request, timeout))).value
 
 
 def is_ready(socket: Path) -> bool:
-    """Whether the CRI plug-in of the containerd at `socket` does what it is asked. Blocks."""
+    """Return whether the CRI plug-in of the containerd at `socket` answers requests. This call blocks."""
     try:
-        asyncio.run(_answer(socket, "ListImages", b"", DEADLINE))
+        asyncio.run(_call(socket, "ListImages", b"", DEADLINE))
     except CommandFailed:
         return False
     return True
 
 
-async def _answer(socket: Path, method: str, request: bytes, timeout: float) -> bytes:
+async def _call(socket: Path, method: str, request: bytes, timeout: float) -> bytes:
     async with aio.insecure_channel(f"unix:{socket}", options=_OPTIONS) as channel:
         call = channel.unary_unary(f"{_SERVICE}/{method}", bytes, bytes)
         try:

@@ -1,4 +1,4 @@
-"""The laboratory: some hosts, each with a containerd and a peili of its own, and a registry upstream of them."""
+"""The laboratory of the end-to-end tests: hosts that each run a containerd and a peili, and an upstream registry."""
 
 from __future__ import annotations
 
@@ -12,64 +12,74 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from tests.containerds import Release
-from tests.lab.agent import Agent, Sections
+from tests.containerd_releases import Release
 from tests.lab.containerd import Containerd
-from tests.lab.names import PATTERN, is_stale, new_name
-from tests.lab.namespaces import Namespaces, namespaces_work
-from tests.lab.network import PEER_PORT, Loopback, Network, Place
+from tests.lab.namespaces import NamespaceNetwork, namespaces_work
+from tests.lab.network import PEER_PORT, LoopbackNetwork, Network, Node
+from tests.lab.peili_process import PeiliProcess, Sections
 from tests.lab.processes import ENVIRONMENT
+from tests.lab.run_names import PATTERN, is_stale, new_name
 from tests.lab.upstream import Published, Upstream
-from tests.support.places import short_parent
+from tests.support.directories import short_parent
 
 from peili.mirror.testing.images import make_layout
 
 COMMANDS = ("containerd", "ctr", "docker-registry", "openssl", "setpriv", "skopeo")
-"""What has to be installed; `tests/prepare.py` sees to it."""
+"""The commands that the laboratory runs. `tests/prepare.py` installs them."""
 
 RouterKind = Literal["static", "mdns"]
 
-PATIENT = {"lookup_timeout": 10, "connect_timeout": 10, "first_byte_timeout": 20}
-"""Limits with which a peer that is only slow, as all are on a busy machine, is not taken for one that has nothing."""
+GENEROUS_LIMITS = {"lookup_timeout": 10, "connect_timeout": 10, "first_byte_timeout": 20}
+"""Limits that are long enough for peers on a busy machine. With the defaults, peili might give up a slow peer."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """One machine of the laboratory."""
+    """One machine of the laboratory: a node with a containerd and a peili."""
 
     name: str
-    place: Place
+    node: Node
     containerd: Containerd
-    peili: Agent
+    peili: PeiliProcess
 
-    def finds(self, path: str) -> bool:
-        """Whether this host's local door has `path`, from here or from a peer."""
-        return self.peili.ask("HEAD", path).status == 200
+    def can_find(self, path: str) -> bool:
+        """Return whether the local door of this host answers `path` with 200, from its store or from a peer."""
+        return self.peili.request("HEAD", path).status == 200
 
-    def sees(self, other: Host, path: str) -> bool:
-        """Whether `other` serves `path` to this host, at its peer door."""
-        return self.place.ask("HEAD", other.place.address, other.place.port(PEER_PORT), path).status == 200
+    def can_fetch_from(self, other: Host, path: str) -> bool:
+        """Return whether the peer door of `other` answers `path` with 200 to this host."""
+        return self.node.request("HEAD", other.node.address, other.node.port(PEER_PORT), path).status == 200
 
 
 class Lab:
-    """A registry and one host for each of `names`, with containerd running and peili not yet. All hosts have the
-    containerd `release`; the installed one if nothing else is said.
+    """A registry and some hosts. Their containerds run; `start_peili` starts their peilis.
 
-    Everything lives below one directory and ends with the laboratory; pytest shows the logs of a test that fails.
-    `for_pods` is `Containerd`'s.
+    All processes and files end with the context manager. pytest shows the logs of a test that fails (e2e/conftest.py).
+
+    Args:
+        names: The names of the hosts.
+        release: The containerd release of all hosts. The default is `releases.release()`.
+        with_cri: See `Containerd`.
+        settings: See `Containerd`.
+
+    Attributes:
+        directory: The directory of all files. It has a short path.
+        network: The network of the hosts and the registry.
+        upstream: The registry, which runs.
+        hosts: The hosts by name.
     """
 
-    def __init__(self, *names: str, release: Release | None = None, for_pods: bool = False, settings: str = "") -> None:
+    def __init__(self, *names: str, release: Release | None = None, with_cri: bool = False, settings: str = "") -> None:
         self._release = release
         self._settings = settings
         with ExitStack() as stack:
-            self.directory = _make_directory()
+            self.directory = _create_directory()
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.network = stack.enter_context(make_network())
-            self.upstream = Upstream(self.network.place("upstream"), self.directory / "upstream")
+            self.upstream = Upstream(self.network.add_node("upstream"), self.directory / "upstream")
             stack.callback(self.upstream.stop)
             self.upstream.start()
-            self.hosts = {name: self._host(name, stack, for_pods=for_pods) for name in names}
+            self.hosts = {name: self._host(name, stack, with_cri=with_cri) for name in names}
             self._stack = stack.pop_all()
         self._images = 0
 
@@ -82,55 +92,69 @@ class Lab:
         self._stack.close()
 
     def publish(self, repository: str, layers: Sequence[int], *, platforms: Sequence[str] = ()) -> Published:
-        """Push a new image of random layers (sizes in bytes) upstream, which has to run."""
+        """Create an image and push it to the upstream registry, which must run.
+
+        Args:
+            repository: The repository in the registry.
+            layers: The size of each layer in bytes. The content is random.
+            platforms: The platforms of the image. The default is the platform of this machine. With several, the image
+                has an index.
+        """
         self._images += 1
         layout = self.directory / f"image-{self._images}"
         return self.upstream.push(make_layout(layout, layers=layers, tags=["v1"], platforms=platforms), repository)
 
     def start_peili(self, *names: str, router: RouterKind = "static", **sections: Mapping[str, Any]) -> None:
-        """Start peili on these hosts, or on all, each with its containerd as store, and every host a peer."""
+        """Start peili on some hosts and wait until they are ready.
+
+        Args:
+            names: The hosts. The default is all of them.
+            router: How they find each other. With `static`, all hosts of the laboratory are peers.
+            sections: Sections of the configuration that replace the default ones. By default, the store is the host's
+                containerd.
+        """
         for name in names or self.hosts:
             host = self.hosts[name]
             host.peili.start({**self._sections(host, router), **sections})
 
     def stop_peili(self) -> None:
-        """Stop peili wherever it runs."""
+        """Stop peili on all hosts."""
         for host in self.hosts.values():
             host.peili.stop()
 
     def logs(self) -> str:
-        """What the hosts' peilis have logged, for the report of a test that failed."""
+        """Return what peili has logged on each host."""
         return "\n".join(f"--- peili of {host.name}\n{host.peili.log()}" for host in self.hosts.values())
 
-    def _host(self, name: str, stack: ExitStack, *, for_pods: bool) -> Host:
-        place, directory = self.network.place(name), self.directory / name
+    def _host(self, name: str, stack: ExitStack, *, with_cri: bool) -> Host:
+        node, directory = self.network.add_node(name), self.directory / name
         containerd = Containerd(
-            place,
+            node,
             directory / "containerd",
             unpack=self.network.privileged,
             release=self._release,
-            for_pods=for_pods,
+            with_cri=with_cri,
             settings=self._settings,
         )
-        host = Host(name, place, containerd, Agent(place, name, directory / "peili"))
+        host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"))
         stack.callback(containerd.stop)
         stack.callback(host.peili.stop)
         containerd.start()
-        containerd.mirror(self.upstream.name, f"http://{host.peili.local}")
+        containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host
 
     def _sections(self, host: Host, router: RouterKind) -> Sections:
         containerd = host.containerd
         store = {"kind": "containerd", "address": str(containerd.socket), "namespaces": [containerd.namespace]}
-        shared: Sections = {"store": store, "limits": PATIENT}
+        shared: Sections = {"store": store, "limits": GENEROUS_LIMITS}
         if router == "mdns":
-            return {**shared, "router": {"kind": "mdns", "interfaces": [host.place.interface]}}
+            return {**shared, "router": {"kind": "mdns", "interfaces": [host.node.interface]}}
         peers = [f"http://{each.peili.peer}" for each in self.hosts.values()]
         return {**shared, "router": {"kind": "static", "peers": peers}}
 
 
-def _make_directory() -> Path:
-    """A new one, not pytest's: the path of a unix socket has to be short. Those of runs that are no more go."""
+def _create_directory() -> Path:
+    """Create a directory with a path that is short enough for unix sockets, and remove those of ended runs."""
     parent = short_parent()
     for each in parent.glob(PATTERN):
         if is_stale(each.name):
@@ -141,15 +165,18 @@ def _make_directory() -> Path:
 
 
 def make_network() -> Network:
-    """Namespaces where they can be made, else loopback; PEILI_LAB=loopback tries out the latter as root."""
-    return Namespaces() if _isolated() else Loopback()
+    """Return a network of namespaces if this process may create them, else one on loopback.
+
+    PEILI_LAB=loopback selects loopback.
+    """
+    return NamespaceNetwork() if _can_use_namespaces() else LoopbackNetwork()
 
 
 @cache
-def _isolated() -> bool:
+def _can_use_namespaces() -> bool:
     return os.environ.get("PEILI_LAB") != "loopback" and os.geteuid() == 0 and namespaces_work()
 
 
 def missing_commands() -> list[str]:
-    """Those of `COMMANDS` that can't be found."""
+    """Return the names in `COMMANDS` that are not installed."""
     return [command for command in COMMANDS if shutil.which(command, path=ENVIRONMENT["PATH"]) is None]

@@ -1,5 +1,7 @@
-"""Hosts as network namespaces: each has an interface on a bridge, and the bridge has a namespace, too, so that nothing
-of the machine's own network is touched."""
+"""Nodes in network namespaces: each node has an interface on a bridge, and the bridge has an own namespace.
+
+The network of the machine itself does not change.
+"""
 
 from __future__ import annotations
 
@@ -11,44 +13,50 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from tests.lab.names import PATTERN, is_stale, new_name
-from tests.lab.network import Network, Place
+from tests.lab.network import Network, Node
 from tests.lab.processes import DEADLINE, CommandFailed, run
+from tests.lab.run_names import PATTERN, is_stale, new_name
 
-_NAMED = Path("/run/netns")
+_NETNS = Path("/run/netns")  # where ip-netns(8) keeps named namespaces
 _CLONE_NEWNET = 0x40000000
 
 
-class Namespace(Place):
-    """A host in a network namespace of its own."""
+class NamespaceNode(Node):
+    """A node in an own network namespace."""
 
     def command(self, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *command]
 
     def connect(self, address: str, port: int) -> socket.socket:
-        made = _socket_in(_NAMED / self.name)
+        connection = _create_socket_in(_NETNS / self.name)
         try:
-            made.settimeout(DEADLINE)
-            made.connect((address, port))
+            connection.settimeout(DEADLINE)
+            connection.connect((address, port))
         except OSError:
-            made.close()
+            connection.close()
             raise
-        return made
+        return connection
 
-    def shape(self, rate: str) -> None:
-        """Let the host send no more than `rate`, as tc(8) writes it (``80mbit``); a second call replaces the first."""
+    def limit_rate(self, rate: str) -> None:
+        """Limit what the node sends.
+
+        Args:
+            rate: The rate in the notation of tc(8), such as ``80mbit``. It replaces the rate of an earlier call.
+        """
         options = ["rate", rate, "burst", "64kb", "latency", "200ms"]
         run(["tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root", "tbf", *options])
 
-    def held_back(self) -> int:
-        """How many packets have waited since then, because the rate was reached."""
+    def delayed_packets(self) -> int:
+        """Return how many packets had to wait since the last `limit_rate`, because the node had reached the rate."""
         [qdisc] = json.loads(run(["tc", "-n", self.name, "-json", "-statistics", "qdisc", "show", "dev", "eth0"]))
         return int(qdisc["overlimits"])
 
 
-class Namespaces(Network):
-    """A bridge and up to 250 hosts on it, 10.77.0.1 and on. Namespaces are named after this process, so that several
-    runs do not meet, and what a killed run has left is removed.
+class NamespaceNetwork(Network):
+    """A bridge and up to 250 nodes with the addresses 10.77.0.1 and up.
+
+    The names of the namespaces contain the process id, so several runs do not disturb each other. The constructor
+    removes the namespaces of killed runs.
     """
 
     privileged = True
@@ -61,7 +69,7 @@ class Namespaces(Network):
         run(["ip", "-n", self._bridge, "link", "add", "bridge", "type", "bridge"])
         run(["ip", "-n", self._bridge, "link", "set", "bridge", "up"])
 
-    def place(self, name: str) -> Namespace:
+    def add_node(self, name: str) -> NamespaceNode:
         number = len(self._names)
         netns = self._add(name)
         port, address = f"port{number}", f"10.77.0.{number}"
@@ -70,7 +78,7 @@ class Namespaces(Network):
         run(["ip", "-n", netns, "address", "add", f"{address}/24", "dev", "eth0"])
         run(["ip", "-n", netns, "link", "set", "eth0", "up"])
         run(["ip", "-n", netns, "link", "set", "lo", "up"])
-        return Namespace(netns, address, loopback="127.0.0.1", interface=address)
+        return NamespaceNode(netns, address, loopback="127.0.0.1", interface=address)
 
     def close(self) -> None:
         while self._names:
@@ -84,31 +92,31 @@ class Namespaces(Network):
 
 
 def namespaces_work() -> bool:
-    """Whether this process may make them: being root is not enough in a container without the capability."""
+    """Return whether this process may create network namespaces. Root in a container often lacks the capability."""
     try:
-        with Namespaces() as network:
-            network.place("probe")
+        with NamespaceNetwork() as network:
+            network.add_node("probe")
     except CommandFailed:
         return False
     return True
 
 
 def _remove_stale() -> None:
-    """Delete the namespaces of runs that are no more; their processes died with them."""
-    for each in _NAMED.glob(PATTERN):
+    """Delete the namespaces of runs that have ended. The kernel has already killed their processes."""
+    for each in _NETNS.glob(PATTERN):
         if is_stale(each.name):
-            with suppress(CommandFailed):  # another run was quicker
+            with suppress(CommandFailed):  # another run has already deleted it
                 run(["ip", "netns", "delete", each.name])
 
 
-def _socket_in(namespace: Path) -> socket.socket:
-    """A socket that lives in `namespace`. Only a thread made for it ever goes there."""
+def _create_socket_in(namespace: Path) -> socket.socket:
+    """Create a socket in `namespace`. A thread that exists only for this enters the namespace."""
     made: list[socket.socket] = []
 
     def make() -> None:
         libc = ctypes.CDLL(None, use_errno=True)
-        with namespace.open() as there:
-            if libc.setns(there.fileno(), _CLONE_NEWNET) == 0:
+        with namespace.open() as file:
+            if libc.setns(file.fileno(), _CLONE_NEWNET) == 0:
                 made.append(socket.socket())
 
     thread = threading.Thread(target=make)

@@ -1,5 +1,8 @@
-"""Where the laboratory's hosts live: each in a network namespace of its own, or, where that is not allowed, each on an
-address of its own on loopback. What runs on the hosts is not known here."""
+"""The network of the laboratory: nodes that reach each other by TCP.
+
+`NamespaceNetwork` (namespaces.py) gives each node a network namespace. `LoopbackNetwork` needs no privileges: each node
+has an own address on loopback. This module does not know what runs on the nodes.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +22,12 @@ from tests.lab.processes import DEADLINE
 
 REGISTRY_PORT, LOCAL_PORT, PEER_PORT = USUAL_PORTS = (5000, 5050, 5051)
 
-_hosts = itertools.count()  # on loopback, over all of this process's laboratories
+_node_numbers = itertools.count()  # of the loopback nodes of all laboratories in this process
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, its body read."""
+    """An HTTP response with its whole body."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,30 +35,40 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Place(ABC):
-    """Where one host lives: `address` is how others reach it, `loopback` how it reaches itself, and `interface` is
-    the address that the network interface between them bears.
+class Node(ABC):
+    """One machine of the network.
+
+    Attributes:
+        name: The name of the node, for messages and directories.
+        address: The IP address under which other nodes reach this one.
+        loopback: The IP address under which the node reaches itself.
+        interface: The IP address of the network interface between the nodes.
+        port_offset: The number that `port` adds to each usual port.
     """
 
     name: str
     address: str
     loopback: str
     interface: str
-    shift: int = 0
+    port_offset: int = 0
 
     def port(self, usual: int) -> int:
-        """Where a service that usually listens on `usual` does so here."""
-        return usual + self.shift
+        """Return the port on which this node runs the service whose usual port is `usual`."""
+        return usual + self.port_offset
 
     @abstractmethod
     def command(self, command: Sequence[str]) -> list[str]:
-        """`command`, to be run there."""
+        """Return `command`, extended so that it runs on this node."""
 
     @abstractmethod
     def connect(self, address: str, port: int) -> socket.socket:
-        """A TCP connection made from there. Raises OSError."""
+        """Open a TCP connection from this node.
 
-    def ask(
+        Raises:
+            OSError: The connection failed.
+        """
+
+    def request(
         self,
         method: str,
         address: str,
@@ -65,7 +78,12 @@ class Place(ABC):
         *,
         tls: ssl.SSLContext | None = None,
     ) -> Answer:
-        """The answer to an HTTP request made from there. Raises OSError, http.client.HTTPException."""
+        """Send an HTTP request from this node and read the whole response.
+
+        Raises:
+            OSError: The connection failed.
+            http.client.HTTPException: The response is not valid HTTP.
+        """
         connection = http.client.HTTPConnection(address, port)
         plain = self.connect(address, port)
         connection.sock = plain if tls is None else tls.wrap_socket(plain, server_hostname=address)
@@ -78,17 +96,21 @@ class Place(ABC):
 
 
 class Network(ABC):
-    """Places that reach each other. `privileged` says whether what runs there may mount, and so unpack images."""
+    """Nodes that reach each other.
+
+    Attributes:
+        privileged: Whether processes on the nodes may mount file systems, and therefore unpack images.
+    """
 
     privileged: bool
 
     @abstractmethod
-    def place(self, name: str) -> Place:
-        """A new place, which lasts until `close`."""
+    def add_node(self, name: str) -> Node:
+        """Create a node. It exists until `close`."""
 
     @abstractmethod
     def close(self) -> None:
-        """Remove what was made. Processes there must have ended."""
+        """Remove all nodes. The processes on them must have ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -99,8 +121,8 @@ class Network(ABC):
         self.close()
 
 
-class LoopbackPlace(Place):
-    """An address in 127.0.0.0/8, all of which Linux takes for this machine."""
+class LoopbackNode(Node):
+    """A node with an address in 127.0.0.0/8. Linux accepts connections to each address in that network."""
 
     def command(self, command: Sequence[str]) -> list[str]:
         return list(command)
@@ -109,33 +131,35 @@ class LoopbackPlace(Place):
         return socket.create_connection((address, port), timeout=DEADLINE)
 
 
-class Loopback(Network):
-    """Hosts on loopback, in a /24 that is this process's own, so that they can have the same ports; not the usual
-    ones, on all addresses of which something of this machine's may listen.
+class LoopbackNetwork(Network):
+    """Nodes on loopback. Their addresses come from a /24 that depends on the process id.
+
+    All nodes use the same ports. These are not the usual ports, because a service of this machine may listen on a usual
+    port on all addresses.
     """
 
     privileged = False
 
     def __init__(self) -> None:
-        self._shift = _free_shift()
+        self._port_offset = _free_port_offset()
 
-    def place(self, name: str) -> Place:
+    def add_node(self, name: str) -> Node:
         high, low = divmod(os.getpid(), 250)
-        address = f"127.{1 + high % 250}.{low}.{1 + next(_hosts) % 250}"
-        return LoopbackPlace(name, address, loopback=address, interface="127.0.0.1", shift=self._shift)
+        address = f"127.{1 + high % 250}.{low}.{1 + next(_node_numbers) % 250}"
+        return LoopbackNode(name, address, loopback=address, interface="127.0.0.1", port_offset=self._port_offset)
 
     def close(self) -> None:
         """There is nothing to remove."""
 
 
-def _free_shift() -> int:
-    """How far all `USUAL_PORTS` can be moved so that nothing listens there. Below what Linux gives to clients."""
-    for shift in random.sample(range(5_000, 25_000, 100), 50):
+def _free_port_offset() -> int:
+    """Return a number such that each usual port plus this number is free, and below the kernel's ephemeral ports."""
+    for offset in random.sample(range(5_000, 25_000, 100), 50):
         try:
             for usual in USUAL_PORTS:
-                with socket.create_server(("", usual + shift)):
+                with socket.create_server(("", usual + offset)):
                     pass
         except OSError:
             continue
-        return shift
+        return offset
     raise OSError("no ports are free")

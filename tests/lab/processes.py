@@ -1,4 +1,7 @@
-"""Starting, ending and waiting: every child of the laboratory is tied to this process and has a deadline."""
+"""Child processes of tests: start them, wait for conditions, stop them.
+
+The kernel kills each child when the test process ends, and each wait has a deadline.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +16,36 @@ from typing import TypeVar
 T = TypeVar("T")
 
 DEADLINE = 60.0
-"""Seconds that anything may take on a busy machine; what is slower than this is broken."""
+"""Seconds after which a wait fails. Even on a busy machine, only something broken takes longer."""
 
-# Nothing of the caller's surroundings gets in: no proxy, no PEILI_… key, no login of a registry.
 ENVIRONMENT = {
     "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]),
     "HOME": "/nonexistent",
     "LC_ALL": "C.UTF-8",
 }
+"""The environment variables of all children. Proxies, PEILI_… keys and registry logins of the caller are not in it."""
 
 
 class CommandFailed(Exception):
-    """A command ended with another status than 0; its output is in the message."""
+    """A command ended with an exit status other than 0. The message contains its output."""
 
 
-def tied(command: Sequence[str]) -> list[str]:
-    """`command`, killed by the kernel when the thread that starts it ends: a killed test run leaves nothing behind."""
+def die_with_parent(command: Sequence[str]) -> list[str]:
+    """Return `command`, extended so that the kernel kills it when the thread that started it ends.
+
+    A killed test run therefore leaves no process behind.
+    """
     return ["setpriv", "--pdeathsig", "KILL", *command]
 
 
 def run(command: Sequence[str], *, timeout: float = DEADLINE) -> bytes:
-    """The standard output of `command`. Raises CommandFailed, subprocess.TimeoutExpired."""
-    done = subprocess.run(tied(command), env=ENVIRONMENT, capture_output=True, timeout=timeout, check=False)
+    """Run `command` and return its standard output.
+
+    Raises:
+        CommandFailed: The exit status is not 0.
+        subprocess.TimeoutExpired: The command did not end in `timeout` seconds.
+    """
+    done = subprocess.run(die_with_parent(command), env=ENVIRONMENT, capture_output=True, timeout=timeout, check=False)
     if done.returncode:
         output = (done.stdout + done.stderr).decode(errors="replace")
         raise CommandFailed(f"{' '.join(command)} ended with {done.returncode}:\n{output}")
@@ -42,7 +53,14 @@ def run(command: Sequence[str], *, timeout: float = DEADLINE) -> bytes:
 
 
 def wait_for(condition: Callable[[], T], what: str, *, timeout: float = DEADLINE, pause: float = 0.02) -> T:
-    """The first true answer of `condition`. Fails the test with `what` when there is none in `timeout` seconds."""
+    """Call `condition` until it returns something true, and return that.
+
+    Args:
+        condition: Called every `pause` seconds.
+        what: What the test waits for, for the message of the failure.
+        timeout: Seconds after which the test fails with AssertionError.
+        pause: Seconds between two calls.
+    """
     deadline = time.monotonic() + timeout
     while not (answer := condition()):
         if time.monotonic() > deadline:
@@ -52,13 +70,16 @@ def wait_for(condition: Callable[[], T], what: str, *, timeout: float = DEADLINE
 
 
 def freeze(pid: int) -> None:
-    """Let the process stand still; returns once each of its threads does, which the signal alone doesn't promise."""
+    """Stop the process with SIGSTOP, and return when each of its threads has stopped.
+
+    The signal alone does not promise that: kill(2) returns earlier.
+    """
     os.kill(pid, signal.SIGSTOP)
     tasks = Path("/proc", str(pid), "task")
-    wait_for(lambda: all(_stands_still(task) for task in tasks.iterdir()), f"process {pid} stands still", pause=0.001)
+    wait_for(lambda: all(_has_stopped(task) for task in tasks.iterdir()), f"process {pid} has stopped", pause=0.001)
 
 
-def _stands_still(task: Path) -> bool:
+def _has_stopped(task: Path) -> bool:
     try:
         state = (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):  # it has ended
@@ -67,14 +88,20 @@ def _stands_still(task: Path) -> bool:
 
 
 class Process:
-    """A child whose output, both kinds, goes to the end of the file `log`; it inherits the descriptors `keep`."""
+    """A child process, started by the constructor.
+
+    Args:
+        command: The program and its arguments.
+        log: The file to which standard output and standard error are appended.
+        keep: File descriptors that the child inherits.
+    """
 
     def __init__(self, command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> None:
         self.command = command
         self.log = log
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                tied(command),
+                die_with_parent(command),
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -84,25 +111,34 @@ class Process:
         self.pid = self._child.pid
 
     @property
-    def running(self) -> bool:
-        """Whether it has not ended yet."""
+    def is_running(self) -> bool:
+        """Whether the process has not ended yet."""
         return self._child.poll() is None
 
     def output(self) -> str:
-        """What it and those before it have written to the log."""
+        """Return the content of the log file, including what earlier processes wrote to it."""
         return self.log.read_text(errors="replace")
 
     def wait(self, timeout: float = DEADLINE) -> int:
-        """Its exit status, negative for a signal. Raises subprocess.TimeoutExpired."""
+        """Wait until the process ends, and return its exit status. It is negative if a signal ended the process.
+
+        Raises:
+            subprocess.TimeoutExpired: The process did not end in `timeout` seconds.
+        """
         return self._child.wait(timeout)
 
     def succeed(self, timeout: float = DEADLINE) -> None:
-        """Wait for its end. Raises CommandFailed, subprocess.TimeoutExpired."""
+        """Wait until the process ends with the exit status 0.
+
+        Raises:
+            CommandFailed: The exit status is not 0.
+            subprocess.TimeoutExpired: The process did not end in `timeout` seconds.
+        """
         if status := self.wait(timeout):
             raise CommandFailed(f"{' '.join(self.command)} ended with {status}:\n{self.output()}")
 
     def stop(self, timeout: float = 20) -> int:
-        """Ask it to end; kill it when it does not. Its exit status."""
+        """Send SIGTERM, and after `timeout` seconds SIGKILL. Return the exit status."""
         self.resume()
         self._child.terminate()
         try:
@@ -111,15 +147,15 @@ class Process:
             return self.kill()
 
     def kill(self) -> int:
-        """End it at once, without a word to its peers."""
+        """Send SIGKILL, and return the exit status. The process cannot notify its peers."""
         self._child.kill()
         return self.wait()
 
     def freeze(self) -> None:
-        """Let it stand still until `resume`; nothing happens where it has ended."""
-        if self.running:
+        """Stop all threads of the process until `resume`. This does nothing if the process has ended."""
+        if self.is_running:
             freeze(self.pid)
 
     def resume(self) -> None:
-        """Let it go on; nothing happens where it was not frozen."""
+        """Continue a frozen process. This does nothing if the process is not frozen."""
         self._child.send_signal(signal.SIGCONT)

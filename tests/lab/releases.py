@@ -1,7 +1,7 @@
-"""Which versions of containerd a test runs on.
+"""Which containerd releases a test runs on.
 
-A test names those that it runs on in every run. Together the tests try every version in most ways and still end soon.
-PEILI_CONTAINERD=NAME runs each test on that version instead; `python -m bench containerd` does so with each version.
+Each test names the releases on which it runs by default. Together, the tests cover every release, and still end soon.
+PEILI_CONTAINERD=NAME runs every test on that release instead; `python -m bench containerd` does this for each release.
 """
 
 from __future__ import annotations
@@ -10,34 +10,38 @@ import os
 
 import pytest
 from _pytest.mark import ParameterSet
-from tests.containerds import BUILT, INSTALLED, SUITES, Release, releases
+from tests.containerd_releases import BUILT_VERSIONS, DEBIAN_SUITES, INSTALLED, Release, available_releases
 
-__all__ = ["NAMES", "VERSIONS_1", "ParameterSet", "on", "release"]
+__all__ = ["CONTAINERD_1", "RELEASE_NAMES", "ParameterSet", "each_release", "release"]
 
-NAMES = (INSTALLED, *SUITES, *BUILT)
-"""All that there may be: Debian's own, two of its later releases, and two that Go builds."""
+RELEASE_NAMES = (INSTALLED, *DEBIAN_SUITES, *BUILT_VERSIONS)
+"""The names of all releases: the installed package, two packages of later Debian releases, and two built with Go."""
 
-VERSIONS_1 = (INSTALLED, "trixie")
-"""Those that are containerd 1.x."""
+CONTAINERD_1 = (INSTALLED, "trixie")
+"""The names of the releases that are containerd 1.x."""
 
 
 def release(name: str | None = None) -> Release:
-    """The release called `name`, else the one that the environment asks for, else the installed one.
+    """Return the release called `name`. The default is the one in PEILI_CONTAINERD, else the installed one.
 
-    Raises LookupError with what is missing.
+    Raises:
+        LookupError: The release is not on this machine.
     """
     wanted = name or os.environ.get("PEILI_CONTAINERD") or INSTALLED
-    for each in releases():
+    for each in available_releases():
         if each.name == wanted:
             return each
-    raise LookupError(f"containerd ({wanted}) is not there; `make test` gets it where it may: {', '.join(NAMES)}")
+    raise LookupError(f"containerd ({wanted}) is missing; `make test` tries to get these: {', '.join(RELEASE_NAMES)}")
 
 
-def on(*names: str) -> list[ParameterSet]:
-    """Parameters for a test or a fixture that runs on the releases called `names`; a missing one is skipped."""
+def each_release(*names: str) -> list[ParameterSet]:
+    """Return pytest parameters for a test or fixture that runs on the releases called `names`.
+
+    PEILI_CONTAINERD replaces the names. The parameter of a missing release is marked as skipped.
+    """
     wanted = os.environ.get("PEILI_CONTAINERD")
-    there = {each.name for each in releases()}
+    available = {each.name for each in available_releases()}
     return [
-        pytest.param(name, marks=[] if name in there else [pytest.mark.skip(reason=f"not there: containerd {name}")])
+        pytest.param(name, marks=[] if name in available else [pytest.mark.skip(reason=f"missing: containerd {name}")])
         for name in ([wanted] if wanted else names)
     ]

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, missing_commands
-from tests.lab.namespaces import Namespace
+from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import CommandFailed, run, wait_for
-from tests.lab.releases import NAMES, on, release
+from tests.lab.releases import RELEASE_NAMES, each_release, release
 
 pytestmark = pytest.mark.skipif(bool(missing_commands()), reason=f"not installed: {' '.join(missing_commands())}")
 
@@ -26,7 +26,7 @@ def lab() -> Generator[Lab]:
         yield lab
 
 
-@pytest.mark.parametrize("name", on(*NAMES))
+@pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 def test_a_release_is_the_version_that_it_is_called_by(name: str) -> None:
     said = run([release(name).program("containerd"), "--version"]).decode()
     begins = {"trixie": "1.7.", "forky": "2.", "installed": ""}.get(name, name)
@@ -36,9 +36,9 @@ def test_a_release_is_the_version_that_it_is_called_by(name: str) -> None:
 def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) -> None:
     a = lab.hosts["a"].containerd
     image = lab.publish("library/plain", [20_000, 30_000])
-    before = lab.upstream.mark()
+    before = lab.upstream.log_position()
     a.pull(image.by_tag)
-    assert a.names() >= {image.by_tag}
+    assert a.image_names() >= {image.by_tag}
     assert a.digests() >= {blob.digest for blob in image.image.blobs}
     assert a.read(image.image.config.digest) == image.image.blob_path(image.image.config.digest).read_bytes()
     assert sorted(path.rpartition("/")[2] for path in lab.upstream.blobs_sent(before)) == sorted(
@@ -47,18 +47,18 @@ def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) ->
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
-@pytest.mark.parametrize("name", on(*NAMES))
+@pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 def test_a_pull_by_kubernetes_api_goes_by_hosts_toml_into_kubernetes_namespace(lab: Lab, name: str) -> None:
     image = lab.publish("library/pod", [20_000])
-    place, directory = lab.hosts["a"].place, lab.directory / f"pods-{name}"
-    containerd = Containerd(place, directory, unpack=True, for_pods=True, release=release(name))
+    node, directory = lab.hosts["a"].node, lab.directory / f"pods-{name}"
+    containerd = Containerd(node, directory, unpack=True, with_cri=True, release=release(name))
     try:
         containerd.start()
-        containerd.mirror(lab.upstream.name)
-        before = lab.upstream.mark()
+        containerd.set_mirrors(lab.upstream.name)
+        before = lab.upstream.log_position()
         containerd.cri_pull(image.by_digest)
         assert len(lab.upstream.blobs_sent(before)) == 2
-        assert containerd.names() >= {image.by_digest}
+        assert containerd.image_names() >= {image.by_digest}
         assert containerd.digests() >= {blob.digest for blob in image.image.blobs}
         with pytest.raises(CommandFailed, match="NOT_FOUND"):
             containerd.cri_pull(f"{lab.upstream.name}/library/nothing:v1")
@@ -87,30 +87,30 @@ def test_containerd_keeps_its_content_over_a_restart(lab: Lab) -> None:
     b.pull(image.by_tag)
     b.stop()
     b.start()
-    assert image.by_tag in b.names()
+    assert image.by_tag in b.image_names()
 
 
 def test_a_frozen_pull_stands_still_in_the_middle_of_a_layer(lab: Lab) -> None:
     b = lab.hosts["b"].containerd
     image = lab.publish("library/frozen", [64 * MIB])
     [layer] = image.image.layers
-    pull = b.begin_pull_and_freeze(image.by_tag, layer)
+    pull = b.start_pull_and_freeze(image.by_tag, layer)
     assert layer.digest not in b.digests()
     pull.resume()
     pull.succeed()
-    assert b.arrived(layer.digest) == 0
+    assert b.received_bytes(layer.digest) == 0
     assert layer.digest in b.digests()
 
 
 def test_a_shaped_link_holds_its_rate(lab: Lab) -> None:
-    place = lab.upstream.place
-    if not isinstance(place, Namespace):
+    node = lab.upstream.node
+    if not isinstance(node, NamespaceNode):
         pytest.skip("loopback can't be shaped")
-    place.shape("80mbit")
-    assert place.held_back() == 0
+    node.limit_rate("80mbit")
+    assert node.delayed_packets() == 0
     image = lab.publish("library/slow", [5 * MIB])
     lab.hosts["b"].containerd.pull(image.by_tag)
-    assert place.held_back() > 0
+    assert node.delayed_packets() > 0
 
 
 def test_a_killed_run_leaves_no_process_and_the_next_one_removes_the_rest(tmp_path: Path) -> None:

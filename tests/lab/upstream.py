@@ -1,4 +1,4 @@
-"""The registry that references name: Debian's docker-registry, with an access log that tests can count in."""
+"""The upstream registry: Debian's docker-registry. Tests count requests in its access log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.network import REGISTRY_PORT, Place
+from tests.lab.network import REGISTRY_PORT, Node
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.support.certificates import Certificate
 
@@ -25,7 +25,9 @@ http: {{addr: "{name}", secret: laboratory{tls}}}
 
 _TLS = ", tls: {{certificate: {cert}, key: {key}, clientcas: [{ca}]}}"
 
-_LOGGED = re.compile(r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) [0-9]+ "(?P<referer>[^"]*)"')
+_LOG_LINE = re.compile(
+    r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) [0-9]+ "(?P<referer>[^"]*)"'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An image as the registry has it."""
+    """An image in the registry."""
 
     image: Image
     registry: str
@@ -49,37 +51,45 @@ class Published:
 
     @property
     def by_tag(self) -> str:
-        """Its name for a runtime, by tag."""
+        """The reference of the image by tag, as runtimes take it."""
         return f"{self.registry}/{self.repository}:{self.tag}"
 
     @property
     def by_digest(self) -> str:
-        """Its name for a runtime, by digest."""
+        """The reference of the image by digest, as runtimes take it."""
         return f"{self.registry}/{self.repository}@{self.image.target.digest}"
 
-    def blob(self, digest: str) -> str:
-        """Where a mirror has one of its blobs (OCI distribution spec, with containerd's ``ns``)."""
+    def blob_url(self, digest: str) -> str:
+        """Return the path and query under which a mirror serves a blob of the image, with containerd's ``ns``."""
         return f"/v2/{self.repository}/blobs/{digest}?ns={self.registry}"
 
 
 class Upstream:
-    """The registry at `place`, kept below `directory`; what was pushed outlives a stop.
+    """A registry on a node. Its content survives `stop`.
 
-    With a `certificate` it speaks TLS, and only to those who have one of the same authority. With `storage` it has the
-    content of another.
+    Args:
+        node: The node on which the process runs.
+        directory: A new directory for the configuration, the log and the content.
+        storage: The `storage` of another registry, with which this one shares its content.
+        certificate: The registry's certificate. If it is given, the registry speaks TLS and requires clients to have a
+            certificate of the same authority.
+
+    Attributes:
+        name: The `host:port` of the registry, as references contain it.
+        storage: The directory of the content.
     """
 
     def __init__(
-        self, place: Place, directory: Path, *, storage: Path | None = None, certificate: Certificate | None = None
+        self, node: Node, directory: Path, *, storage: Path | None = None, certificate: Certificate | None = None
     ) -> None:
-        self.place = place
+        self.node = node
         self.storage = storage or directory / "storage"
         self._tls = None if certificate is None else certificate.client_context()
         self._directory = directory
         self._process: Process | None = None
-        self._marks = itertools.count()
-        self._port = place.port(REGISTRY_PORT)
-        self.name = f"{place.address}:{self._port}"
+        self._markers = itertools.count()
+        self._port = node.port(REGISTRY_PORT)
+        self.name = f"{node.address}:{self._port}"
         directory.mkdir(parents=True)
         self._configuration = directory / "registry.yml"
         tls = "" if certificate is None else _TLS.format(**certificate.files())
@@ -92,56 +102,59 @@ class Upstream:
         return self._process
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it answers."""
+        """Start the registry, unless it runs, and wait until it answers."""
         if self._process is None:
-            command = self.place.command(["docker-registry", "serve", str(self._configuration)])
+            command = self.node.command(["docker-registry", "serve", str(self._configuration)])
             self._process = Process(command, self._directory / "registry.log")
-            wait_for(self._answers, f"the registry answers at {self.name}")
+            wait_for(self._is_ready, f"the registry answers at {self.name}")
 
     def stop(self) -> None:
-        """Stop it, if it runs: from now on connections are refused."""
+        """Stop the registry, if it runs. The node then refuses connections."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     def push(self, image: Image, repository: str, tag: str = "v1") -> Published:
-        """Push an image that its layout knows as `tag`."""
+        """Push an image that has the tag `tag` in its OCI layout."""
         name = f"{self.name}/{repository}"
         options = ["--all", "--preserve-digests", "--dest-tls-verify=false"]
         source, target = f"oci:{image.path}:{tag}", f"docker://{name}:{tag}"
-        run(self.place.command(["skopeo", "--insecure-policy", "copy", "--quiet", *options, source, target]))
+        run(self.node.command(["skopeo", "--insecure-policy", "copy", "--quiet", *options, source, target]))
         return Published(image, self.name, repository, tag)
 
-    def mark(self) -> int:
-        """A point in the access log: whatever was answered before it, stands before it."""
-        path = f"/v2/?mark={next(self._marks)}"
-        self._ask(path)
-        return wait_for(lambda: self._position(path), "the registry logs a request")
+    def log_position(self) -> int:
+        """Return the position of the end of the access log, in lines.
+
+        This sends a marker request and waits for its log line. All earlier requests are then logged, too.
+        """
+        path = f"/v2/?marker={next(self._markers)}"
+        self._get_status(path)
+        return wait_for(lambda: self._position_after(path), "the registry logs a request")
 
     def requests(self, since: int) -> Sequence[Request]:
-        """What was asked after a mark, but for other marks."""
-        return [each for each in self._log()[since:] if "?mark=" not in each.path]
+        """Return the requests after a log position, without marker requests."""
+        return [each for each in self._read_log()[since:] if "?marker=" not in each.path]
 
     def blobs_sent(self, since: int) -> Sequence[str]:
-        """The paths of the blobs that were fetched after a mark."""
+        """Return the paths of the blobs that the registry sent after a log position."""
         sent = [each for each in self.requests(since) if each.method == "GET" and each.status in {200, 206}]
         return [each.path for each in sent if "/blobs/" in each.path]
 
-    def _position(self, path: str) -> int:
-        return next((n for n, each in enumerate(self._log(), start=1) if each.path == path), 0)
+    def _position_after(self, path: str) -> int:
+        return next((n for n, each in enumerate(self._read_log(), start=1) if each.path == path), 0)
 
-    def _log(self) -> list[Request]:
+    def _read_log(self) -> list[Request]:
         text = (self._directory / "registry.log").read_text(errors="replace")
-        lines = (each.groupdict() for each in _LOGGED.finditer(text))
+        lines = (each.groupdict() for each in _LOG_LINE.finditer(text))
         return [Request(each["method"], each["path"], int(each["status"]), each["referer"]) for each in lines]
 
-    def _ask(self, path: str) -> int:
-        return self.place.ask("GET", self.place.address, self._port, path, tls=self._tls).status
+    def _get_status(self, path: str) -> int:
+        return self.node.request("GET", self.node.address, self._port, path, tls=self._tls).status
 
-    def _answers(self) -> bool:
-        if not self.process.running:
+    def _is_ready(self) -> bool:
+        if not self.process.is_running:
             raise CommandFailed(f"the registry did not start:\n{(self._directory / 'registry.log').read_text()}")
         try:
-            return self._ask("/v2/") == 200
+            return self._get_status("/v2/") == 200
         except OSError:
             return False

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Aborted, NotFound
 from peili.mirror.content import files as module

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.images import Image, host_platform, make_layout, pack_tar
 
 from peili.mirror import Digest
+from peili.mirror.testing.images import Image, host_platform, make_layout, pack_tar
 
 
 def read_json(path: Path) -> Any:

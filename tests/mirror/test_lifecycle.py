@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import (

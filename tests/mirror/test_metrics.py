@@ -19,7 +19,7 @@ from tests.mirror.doors.house import house, visitor
 from tests.mirror.doors.served import ZEROS_PATH, asking, served
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import LARGE, content, pulling
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Collector, Digest, Limits, Mirror, Peer, PushRouter, Reference, serve

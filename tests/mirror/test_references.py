@@ -9,7 +9,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.names import DIGESTS, REFERENCES, REPOSITORIES
+from tests.support.strategies import DIGESTS, REFERENCES, REPOSITORIES
 
 from peili.mirror import Descriptor, Digest, Reference, parse_key
 from peili.mirror.oci.references import is_repository, looks_like_registry

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from tests.mirror.doors.served import ZEROS_PATH, asking, served
 from tests.support.certificates import make_certificate
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, Peer, serve
 from peili.routers.memory import MemoryRouter

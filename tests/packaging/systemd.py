@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.lab.network import Place
+from tests.lab.network import Node
 from tests.lab.processes import ENVIRONMENT, Process, run, wait_for
 
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
@@ -50,10 +50,10 @@ exit
 
 
 class Systemd:
-    """At `place`, kept below `directory`; its sockets are listening once it is entered."""
+    """At `node`, kept below `directory`; its sockets are listening once it is entered."""
 
-    def __init__(self, place: Place, directory: Path, configuration: str) -> None:
-        self._place = place
+    def __init__(self, node: Node, directory: Path, configuration: str) -> None:
+        self._node = node
         self._runtime = directory / "runtime"
         self._boot_log = directory / "boot.log"
         self._units = directory / "units"
@@ -72,7 +72,7 @@ class Systemd:
 
     def __enter__(self) -> Self:
         # Not `ip netns exec`: it mounts a /sys of its own, in which there are no control groups.
-        there = ["nsenter", f"--net=/run/netns/{self._place.name}"]
+        there = ["nsenter", f"--net=/run/netns/{self._node.name}"]
         namespaces = ["unshare", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc"]
         variables = [f"SYSTEMD_UNIT_PATH={self._units}:", f"XDG_RUNTIME_DIR={self._runtime}"]
         command = [*there, "env", *variables, *namespaces, "sh", "-c", _BOOT]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.processes import ENVIRONMENT, run
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "packaging/container/Containerfile"

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.lab import make_network
-from tests.lab.namespaces import Namespaces
-from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Place
+from tests.lab.namespaces import NamespaceNetwork
+from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Node
 from tests.lab.processes import ENVIRONMENT, wait_for
 from tests.packaging.systemd import UNITS, Systemd
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
@@ -58,11 +58,11 @@ def test_the_service_is_exposed_as_little_as_its_work_allows() -> None:
 
 
 @pytest.fixture(scope="module")
-def place() -> Generator[Place]:
+def node() -> Generator[Node]:
     with make_network() as network:
-        if not isinstance(network, Namespaces):
+        if not isinstance(network, NamespaceNetwork):
             pytest.skip("a systemd of its own needs root, and the right to make namespaces")
-        yield network.place("systemd")
+        yield network.add_node("systemd")
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +72,8 @@ def directory() -> Generator[Path]:
 
 
 @pytest.fixture(scope="module")
-def image(place: Place, directory: Path) -> Generator[tuple[Image, Containerd]]:
-    containerd = Containerd(place, directory / "c", unpack=False)
+def image(node: Node, directory: Path) -> Generator[tuple[Image, Containerd]]:
+    containerd = Containerd(node, directory / "c", unpack=False)
     containerd.start()
     image = make_layout(directory / "layout", layers=[100_000], tags=["registry.example/demo:v1"])
     containerd.import_archive(pack_tar(image.path, directory / "image.tar"))
@@ -82,54 +82,54 @@ def image(place: Place, directory: Path) -> Generator[tuple[Image, Containerd]]:
 
 
 @pytest.fixture(scope="module")
-def systemd(place: Place, directory: Path, image: tuple[Image, Containerd]) -> Generator[Systemd]:
+def systemd(node: Node, directory: Path, image: tuple[Image, Containerd]) -> Generator[Systemd]:
     (directory / "systemd").mkdir()
     store = f'[store]\nkind = "containerd"\naddress = "{image[1].socket}"\nnamespaces = ["{NAMESPACE}"]\n'
     router = '[router]\nkind = "static"\npeers = []\n'
     hosts = '[hosts]\napply = true\nconfig_path = ["/etc/containerd/certs.d:/etc/docker/certs.d"]\n'
     hosts += 'registries = ["registry.example", "_default"]\n'
-    with Systemd(place, directory / "systemd", store + router + hosts) as systemd:
+    with Systemd(node, directory / "systemd", store + router + hosts) as systemd:
         yield systemd
 
 
-def ask(place: Place, path: str, port: int = LOCAL_PORT) -> Answer:
-    return place.ask("GET", "127.0.0.1", port, path)
+def ask(node: Node, path: str, port: int = LOCAL_PORT) -> Answer:
+    return node.request("GET", "127.0.0.1", port, path)
 
 
-def ready(place: Place) -> bool:
-    return ask(place, "/readyz").status == 200
+def ready(node: Node) -> bool:
+    return ask(node, "/readyz").status == 200
 
 
 @pytest.fixture
-def up(systemd: Systemd, place: Place) -> Systemd:
+def up(systemd: Systemd, node: Node) -> Systemd:
     """The service is up and knows its containerd; earlier starts don't count towards its limit."""
     systemd.systemctl("reset-failed")
     systemd.systemctl("start", "peili.socket", "peili-peer.socket")
-    wait_for(lambda: ready(place), "peili is ready")
+    wait_for(lambda: ready(node), "peili is ready")
     wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "systemd knows")
     return systemd
 
 
-def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, place: Place) -> None:
+def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, node: Node) -> None:
     assert systemd.show("peili.service", "ActiveState") == "inactive"
-    assert ask(place, "/livez").status == 200
+    assert ask(node, "/livez").status == 200
     wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "the service has said READY=1")
 
 
-def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, place: Place) -> None:
+def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node) -> None:
     assert "runtime door 127.0.0.1:5050, peer door [::]:5051" in up.log()
-    assert ask(place, "/v2/", PEER_PORT).headers["peili-id"]
-    assert ask(place, "/readyz", PEER_PORT).status == 404  # operations are the local door's
+    assert ask(node, "/v2/", PEER_PORT).headers["peili-id"]
+    assert ask(node, "/readyz", PEER_PORT).status == 404  # operations are the local door's
 
 
 def test_it_serves_containerd_s_content_without_any_capability(
-    up: Systemd, place: Place, image: tuple[Image, Containerd]
+    up: Systemd, node: Node, image: tuple[Image, Containerd]
 ) -> None:
     status = up.status_of_service()
     assert {int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")} == {0}
     assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
     layer = image[0].layers[0]
-    answer = ask(place, f"/v2/demo/blobs/{layer.digest}?ns=registry.example")
+    answer = ask(node, f"/v2/demo/blobs/{layer.digest}?ns=registry.example")
     assert (answer.status, len(answer.body)) == (200, layer.size)
 
 
@@ -141,43 +141,43 @@ def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_defaul
         assert ours in up.read(f"{folder}/hosts.toml")
 
 
-def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, place: Place) -> None:
+def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, node: Node) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=KILL", "peili.service")
     wait_for(lambda: up.show("peili.service", "MainPID") != before, "it has ended")
-    assert ask(place, "/livez").status == 200
+    assert ask(node, "/livez").status == 200
     wait_for(lambda: up.show("peili.service", "MainPID") not in {before, "0"}, "it was restarted")
 
 
-def test_a_process_that_stands_still_is_replaced(up: Systemd, place: Place) -> None:
+def test_a_process_that_stands_still_is_replaced(up: Systemd, node: Node) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=STOP", "peili.service")
     wait_for(lambda: up.status_of_service()["State"].startswith("T"), "it stands still")
-    assert ask(place, "/livez").status == 200
+    assert ask(node, "/livez").status == 200
     assert up.show("peili.service", "MainPID") not in {before, "0"}
 
 
-def test_stopped_with_its_sockets_it_leaves_the_runtime_a_refused_connection(up: Systemd, place: Place) -> None:
+def test_stopped_with_its_sockets_it_leaves_the_runtime_a_refused_connection(up: Systemd, node: Node) -> None:
     up.systemctl("stop", "peili.socket", "peili-peer.socket", "peili.service")
     assert up.show("peili.service", "Result") == "success"
     with pytest.raises((ConnectionRefusedError, http.client.RemoteDisconnected)):
-        ask(place, "/livez")
+        ask(node, "/livez")
 
 
-def test_a_service_that_cannot_start_gives_its_sockets_up(up: Systemd, place: Place) -> None:
+def test_a_service_that_cannot_start_gives_its_sockets_up(up: Systemd, node: Node) -> None:
     """So a runtime does not wait in vain at a door that nobody comes to."""
     up.systemctl("stop", "peili.service")
     config = up.config
     config.rename(config.with_suffix(".away"))
     try:
-        wait_for(lambda: refused(place), "the socket is closed")
+        wait_for(lambda: refused(node), "the socket is closed")
     finally:
         config.with_suffix(".away").rename(config)
 
 
-def refused(place: Place) -> bool:
+def refused(node: Node) -> bool:
     try:
-        ask(place, "/livez")
+        ask(node, "/livez")
     except ConnectionRefusedError:
         return True
     except (OSError, http.client.HTTPException):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from tests.lab.processes import wait_for
 from tests.routers.members import member, printed
 from tests.routers.neighbours import entered, peer_ids
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins
 from peili.routers.talos import TalosRouter

@@ -17,12 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.mirror.doors.house import visitor
-from tests.support.events import Watched, until, watching
-from tests.support.images import Image, make_layout
+from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Digest, Mirror, NotFound, Reference, Store, StoreUnavailable
 from peili.mirror.oci.media_types import OCTET_STREAM
-from peili.mirror.testing import entered
+from peili.mirror.testing import Watched, entered, watching
+from peili.mirror.testing.images import Image, make_layout
 from peili.routers.memory import MemoryRouter
 from peili.stores.oci_layout import OciLayoutStore
 from peili.stores.oci_layout import scan as oci_layout_scan

@@ -46,7 +46,7 @@ class Serving:
         """The address of a door, once it is up."""
 
         def told() -> list[str]:
-            assert self.process.running, self.process.output()
+            assert self.process.is_running, self.process.output()
             return re.findall(rf"{name} door (127\.0\.0\.1:\d+)", self.process.output())
 
         return wait_for(told, f"the {name} door is up")[0]

@@ -1,6 +1,6 @@
-"""Certificates as a cluster has them, made by openssl(1): an authority, and whom it vouches for.
+"""Certificates of a cluster, made with openssl(1): an authority and the certificates that it issues.
 
-They say all that RFC 5280 has them say, which Python insists on from 3.13 on.
+They have all the extensions that RFC 5280 requires. Python checks these from version 3.13 on.
 """
 
 from __future__ import annotations
@@ -12,13 +12,19 @@ from ipaddress import ip_address
 from pathlib import Path
 
 _NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-_OF_AN_AUTHORITY = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
-_OF_A_NODE = ("-addext", "basicConstraints=CA:FALSE", "-addext", "extendedKeyUsage=serverAuth,clientAuth")
+_AUTHORITY_EXTENSIONS = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+_NODE_EXTENSIONS = ("-addext", "basicConstraints=CA:FALSE", "-addext", "extendedKeyUsage=serverAuth,clientAuth")
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a node has, as PEM files: its authority's certificate, its own, for servers and clients, and the key."""
+    """The certificate of a node, as PEM files. It is valid for servers and clients.
+
+    Attributes:
+        ca: The certificate of the authority.
+        cert: The certificate of the node.
+        key: The private key of the node.
+    """
 
     ca: Path
     cert: Path
@@ -26,21 +32,21 @@ class Certificate:
 
     @classmethod
     def below(cls, directory: Path) -> Certificate:
-        """The one that is, or shall be, in `directory`."""
+        """Return the certificate whose files are in `directory`. The files need not exist yet."""
         return cls(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
 
     def files(self) -> dict[str, str]:
-        """Their paths, for whoever lives in another process."""
+        """Return the paths as a dictionary, which can be passed to another process as JSON."""
         return {"ca": str(self.ca), "cert": str(self.cert), "key": str(self.key)}
 
     def client_context(self) -> ssl.SSLContext:
-        """For connections that a node makes."""
+        """Return a context for the connections that the node opens."""
         context = ssl.create_default_context(cafile=self.ca)
         context.load_cert_chain(self.cert, self.key)
         return context
 
     def server_context(self) -> ssl.SSLContext:
-        """For connections that a node takes, from those only whom the authority vouches for."""
+        """Return a context for the connections that the node accepts. Clients need a certificate of the authority."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
         context.load_cert_chain(self.cert, self.key)
         context.verify_mode = ssl.CERT_REQUIRED
@@ -48,28 +54,36 @@ class Certificate:
 
 
 class Authority:
-    """A new one, in `directory`, which is made."""
+    """A new certificate authority.
+
+    Args:
+        directory: The directory of its files. The constructor creates it.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True)
         self.cert, self._key = directory / "ca.pem", directory / "ca-key.pem"
-        _make(self.cert, self._key, "authority", *_OF_AN_AUTHORITY)
+        _create(self.cert, self._key, "authority", *_AUTHORITY_EXTENSIONS)
 
     def issue(self, directory: Path, address: str, *others: str) -> Certificate:
-        """A certificate of the node at `address`, in `directory`, which is made. `others` are more addresses and names
-        that it has.
+        """Issue a certificate for a node.
+
+        Args:
+            directory: The directory of its files. This method creates it.
+            address: The IP address or DNS name of the node.
+            others: Further addresses and names of the node.
         """
         directory.mkdir(parents=True)
         issued = Certificate.below(directory)
         issued.ca.write_bytes(self.cert.read_bytes())
         signed = ("-CA", str(self.cert), "-CAkey", str(self._key))
         names = "subjectAltName=" + ",".join(map(_general_name, (address, *others)))
-        _make(issued.cert, issued.key, address, *signed, *_OF_A_NODE, "-addext", names)
+        _create(issued.cert, issued.key, address, *signed, *_NODE_EXTENSIONS, "-addext", names)
         return issued
 
 
 def make_certificate(directory: Path, address: str = "127.0.0.1") -> Certificate:
-    """One of a node at `address`, below `directory`, by an authority that vouches for nobody else."""
+    """Issue a certificate for the node at `address`, by a new authority. Both are stored below `directory`."""
     return Authority(directory / "authority").issue(directory / "node", address)
 
 
@@ -80,7 +94,11 @@ def _general_name(name: str) -> str:
         return f"DNS:{name}"
 
 
-def _make(cert: Path, key: Path, name: str, *options: str) -> None:
-    """Raises subprocess.CalledProcessError."""
+def _create(cert: Path, key: Path, name: str, *options: str) -> None:
+    """Create a certificate and its key.
+
+    Raises:
+        subprocess.CalledProcessError: openssl failed.
+    """
     files = ("-keyout", str(key), "-out", str(cert))
     subprocess.run([*_NEW, *files, "-subj", f"/CN={name}", *options], check=True, capture_output=True)

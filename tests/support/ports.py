@@ -1,4 +1,4 @@
-"""Ports for servers that have to be told theirs."""
+"""Free ports for servers that can't listen on port 0."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import socket
 from contextlib import suppress
 
 _RANGE = range(10_000, 32_000)
-"""Below those that Linux gives to whoever asks for any: so nobody gets one by chance before it is used."""
+"""Ports below Linux's ephemeral range, so that the kernel does not assign one to another socket before it is used."""
 
 
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
-    """Ports of `host` that nobody listens on now. Raises OSError where there are none."""
+    """Return ports of `host` on which nothing listens at this moment.
+
+    Raises:
+        OSError: There are not enough free ports.
+    """
     ports: list[int] = []
     for port in random.sample(_RANGE, 1000):
         if len(ports) == count:
@@ -22,5 +26,5 @@ def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """One of them."""
+    """Return one port of `host` on which nothing listens at this moment. Raises OSError if there is none."""
     return free_ports(1, host)[0]

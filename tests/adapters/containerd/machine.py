@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.containerds import Release
+from tests.containerd_releases import Release
 from tests.lab import cri
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
 
@@ -72,9 +72,9 @@ class Machine:
 
     def start(self, *arguments: str) -> None:
         """Start containerd with these flags. Raises CommandFailed where it does not start."""
-        places = ["--root", f"{self._directory}/root", "--state", f"{self._directory}/state"]
+        nodes = ["--root", f"{self._directory}/root", "--state", f"{self._directory}/state"]
         command = ["unshare", "--mount", "sh", "-c", _ENTER, str(self._directory)]
-        command += [self._release.program("containerd"), *places, "--address", str(self.socket), *arguments]
+        command += [self._release.program("containerd"), *nodes, "--address", str(self.socket), *arguments]
         self._process = Process(command, self._directory / "log")
         wait_for(self._booted, "containerd has started", pause=0.005)
 
@@ -102,7 +102,7 @@ class Machine:
 
     def _booted(self) -> bool:
         assert self._process is not None
-        if not self._process.running:
+        if not self._process.is_running:
             raise CommandFailed(self.log)
         return "containerd successfully booted" in self.log
 

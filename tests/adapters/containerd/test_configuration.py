@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
-from tests.lab.releases import NAMES, on, release
-from tests.support.places import short_directory
+from tests.lab.releases import RELEASE_NAMES, each_release, release
+from tests.support.directories import short_directory
 
 from peili.adapters.containerd.doctor.configuration import Unreadable, read
 from peili.adapters.containerd.doctor.generations import CRI_2, IMAGES_3
@@ -96,7 +96,7 @@ class Said:
     local: bool
 
 
-@pytest.mark.parametrize("name", on(*NAMES))
+@pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 @pytest.mark.parametrize("files", CASES.values(), ids=CASES.keys())
 def test_it_is_understood_as_containerd_does(files: dict[str, str], name: str, tmp_path: Path) -> None:
     file = write(tmp_path, {each: text.replace("DIR", str(tmp_path)) for each, text in files.items()})
@@ -166,7 +166,7 @@ def files_of_any_version(draw: st.DrawFn) -> str:
     return "\n".join([f"version = {version}" if version else "", *texts])
 
 
-@pytest.mark.parametrize("name", on(*NAMES))
+@pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(files_of_any_version(), min_size=1, max_size=3))
 def test_any_chain_of_files_is_understood_as_containerd_does(
@@ -307,9 +307,9 @@ def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loa
     settings: str, inline: tuple[str, ...]
 ) -> None:
     with short_directory() as directory:
-        places = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
+        nodes = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
         file = write(
-            directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{places}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
+            directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{nodes}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
         )
         assert understood(file, V16).inline == inline
         containerd = Process(["containerd", "--config", str(file)], directory / "log")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.containerds import INSTALLED
-from tests.lab.agent import Agent
+from tests.containerd_releases import INSTALLED
 from tests.lab.containerd import NAMESPACE, Containerd
-from tests.lab.network import Loopback
+from tests.lab.network import LoopbackNetwork
+from tests.lab.peili_process import PeiliProcess
 from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
 from tests.lab.releases import release
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 from tests.support.ports import free_port
 
 from peili.adapters.standalone.cli import main
@@ -50,8 +50,8 @@ class House:
     """A host with containerd, its peili, and a neighbour."""
 
     containerd: Containerd
-    peili: Agent
-    neighbour: Agent
+    peili: PeiliProcess
+    neighbour: PeiliProcess
     image: Image
     directory: Path
 
@@ -72,7 +72,7 @@ class House:
 
     def asked(self) -> int:
         """How often containerd has asked this host's peili."""
-        told = json.loads(self.peili.ask("GET", "/status").body)
+        told = json.loads(self.peili.request("GET", "/status").body)
         return int(told["runtime"].get("containerd", {}).get("requests", 0))
 
     def doctor(self, *flags: str | Path) -> Diagnosis:
@@ -105,14 +105,14 @@ def house() -> Generator[House]:
 
 
 def _house(directory: Path) -> Generator[House]:
-    network = Loopback()
-    place = network.place("here")
+    network = LoopbackNetwork()
+    node = network.add_node("here")
     hosts = directory / "c/hosts"
     settings = f'[{CRI}.registry]\nconfig_path = "{hosts}"\n'
     # These tests state what 1.x does; test_doctor_matrix.py has the other versions.
-    containerd = Containerd(place, directory / "c", unpack=False, settings=settings, release=release(INSTALLED))
-    peili = Agent(place, "here", directory / "peili")
-    neighbour = Agent(network.place("there"), "there", directory / "neighbour")
+    containerd = Containerd(node, directory / "c", unpack=False, settings=settings, release=release(INSTALLED))
+    peili = PeiliProcess(node, "here", directory / "peili")
+    neighbour = PeiliProcess(network.add_node("there"), "there", directory / "neighbour")
     hosts.mkdir()
     image = make_layout(directory / "image", layers=[1000], tags=[f"{REGISTRY}/demo:v1"])
     try:

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.adapters.containerd.configurations import DEVIATIONS, IMAGES, NAMESPACES, STRUCTURE, USUAL, files
 from tests.adapters.containerd.machine import PULLED, Machine, mounts_work
-from tests.containerds import releases
-from tests.lab.agent import Agent
+from tests.containerd_releases import available_releases
 from tests.lab.lab import missing_commands
-from tests.lab.network import PEER_PORT, Loopback, Place
+from tests.lab.network import PEER_PORT, LoopbackNetwork, Node
+from tests.lab.peili_process import PeiliProcess
 from tests.lab.processes import CommandFailed, wait_for
-from tests.lab.releases import NAMES, release
+from tests.lab.releases import RELEASE_NAMES, release
 from tests.support.combinations import combinations
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout
@@ -74,36 +74,36 @@ class House:
 
     directory: Path
     image: Image
-    peilis: Mapping[str, Agent]
-    places: Mapping[str, Place]
+    peilis: Mapping[str, PeiliProcess]
+    nodes: Mapping[str, Node]
 
     def url(self, namespaces: str) -> str:
         return f"http://{self.peilis[namespaces].local}"
 
     def answered(self, namespaces: str) -> float:
         """How many manifests have been given to whoever asked for one."""
-        told = self.peilis[namespaces].ask("GET", "/metrics").body.decode()
+        told = self.peilis[namespaces].request("GET", "/metrics").body.decode()
         return sum(float(each[1]) for each in _ANSWERED.finditer(told))
 
     def shares(self, namespaces: str) -> bool:
         """Whether others get the image's layer from here."""
-        place = self.places[namespaces]
+        node = self.nodes[namespaces]
         path = f"/v2/demo/blobs/{self.image.layers[0].digest}?ns={REGISTRY}"
-        return place.ask("HEAD", place.address, place.port(PEER_PORT), path).status == 200
+        return node.request("HEAD", node.address, node.port(PEER_PORT), path).status == 200
 
 
 @pytest.fixture(scope="module")
 def house() -> Generator[House]:
     with ExitStack() as stack:
         directory = stack.enter_context(short_directory())
-        network = stack.enter_context(Loopback())
+        network = stack.enter_context(LoopbackNetwork())
         image = make_layout(directory / "image", layers=[1000], tags=["v1"])
-        neighbour = Agent(network.place("there"), "there", directory / "there")
+        neighbour = PeiliProcess(network.add_node("there"), "there", directory / "there")
         stack.callback(neighbour.stop)
         store = {"kind": "oci-layout", "path": str(image.path)}
         neighbour.start({"store": store, "router": {"kind": "static", "peers": []}})
-        places = {each: network.place(each) for each in NAMESPACES}
-        peilis = {each: Agent(place, each, directory / each) for each, place in places.items()}
+        nodes = {each: network.add_node(each) for each in NAMESPACES}
+        peilis = {each: PeiliProcess(node, each, directory / each) for each, node in nodes.items()}
         with Machine(release(), directory / "m") as machine:  # none says that it is ready before it has seen one
             machine.start()
             for each, peili in peilis.items():
@@ -115,7 +115,7 @@ def house() -> Generator[House]:
                         "router": {"kind": "static", "peers": [f"http://{neighbour.peer}"]},
                     }
                 )
-        yield House(directory, image, peilis, places)
+        yield House(directory, image, peilis, nodes)
 
 
 ONLY = os.environ.get("PEILI_CONTAINERD")
@@ -126,7 +126,7 @@ WORKS = {"installed": ("2 old",), "trixie": ("2 old",)}
 
 def choices() -> Iterator[dict[str, str]]:
     """The choices to be tried: ways to write it, and each thing that is in the way, on two releases or on all."""
-    names = (ONLY,) if ONLY else NAMES
+    names = (ONLY,) if ONLY else RELEASE_NAMES
     yield from ({**USUAL, **each} for each in combinations({"release": names, **STRUCTURE}, STRENGTH))
     for place, deviation in enumerate(DEVIATIONS):
         for turn, name in enumerate(names):
@@ -140,7 +140,7 @@ def choices() -> Iterator[dict[str, str]]:
 
 def case(name: str, *values: object) -> ParameterSet:
     """A case for the release called `name`, whatever the environment asks for; skipped where it is not there."""
-    there = name in {each.name for each in releases()}
+    there = name in {each.name for each in available_releases()}
     return pytest.param(*values, marks=[] if there else [pytest.mark.skip(reason=f"not there: containerd {name}")])
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.adapters.containerd.trees import make, snapshot
-from tests.support.places import open_directory
+from tests.support.directories import open_directory
 
 from peili.adapters.containerd import HostsFiles
 from peili.adapters.files import files

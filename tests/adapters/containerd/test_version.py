@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.standalone.cli import main

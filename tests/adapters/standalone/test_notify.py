@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 from peili.adapters.standalone.systemd.notify import Notifier
 

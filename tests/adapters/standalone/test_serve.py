@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 from peili.mirror.testing.images import make_layout
 

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from tests.mirror.doors.house import visitor
 from tests.mirror.doors.ways import WAYS, Way
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Descriptor, Digest, Limits, Mirror, serve

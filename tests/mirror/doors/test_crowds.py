@@ -17,7 +17,7 @@ import pytest
 from tests.mirror.doors.house import DOORS
 from tests.mirror.doors.served import ZEROS_PATH, asking, served
 from tests.support.certificates import make_certificate
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror, serve
 from peili.mirror.server.accepting import most_connections

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.ways import FIRST, Host, Way, on_uvicorn
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Mirror
 from peili.mirror.doors.stored import TAIL

@@ -14,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.house import DOORS
 from tests.mirror.doors.served import SIZE, ZEROS_PATH, ZerosStore, asking, served
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror
 from peili.mirror.server.protocol import bound_connections

@@ -17,7 +17,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from tests.mirror.doors.house import House, visitor
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, Peer, Reference, Resolver

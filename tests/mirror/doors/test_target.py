@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.support.names import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
+from tests.support.strategies import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
 
 from peili.mirror import Digest, Reference
 from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target

@@ -21,7 +21,7 @@ import pytest
 from tests.mirror.doors.parts import parts_of
 from tests.mirror.doors.served import asking
 from tests.mirror.doors.ways import FIRST, WAYS, Host, Way
-from tests.support.events import until
+from tests.support.waiting import until
 
 from peili.mirror import Content, Digest
 from peili.mirror.doors.stored import TAIL

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp
-from tests.support.events import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, http_protocol, serve

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.lab.containerd import Containerd
-from tests.lab.network import Loopback
+from tests.lab.network import LoopbackNetwork
 from tests.stores.containerd.tenant import Tenant, new_tenant
-from tests.support.places import short_directory
+from tests.support.directories import short_directory
 
 _COMMANDS = ("containerd", "ctr", "setpriv")
 
@@ -19,7 +19,7 @@ def _containerd() -> Generator[Containerd]:
     if missing:
         pytest.skip(f"not installed: {' '.join(missing)}")
     with short_directory() as directory:
-        containerd = Containerd(Loopback().place("store"), directory / "c", unpack=False)
+        containerd = Containerd(LoopbackNetwork().add_node("store"), directory / "c", unpack=False)
         try:
             containerd.start()
             yield containerd

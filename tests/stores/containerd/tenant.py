@@ -16,9 +16,9 @@ from pathlib import Path
 from tests.lab.containerd import Containerd
 from tests.lab.processes import freeze
 from tests.stores.containerd.writer import Writer, create_image, writing
-from tests.support.images import Image, make_layout, pack_tar
 
 from peili.mirror import Digest, Reference
+from peili.mirror.testing.images import Image, make_layout, pack_tar
 from peili.stores.containerd import ContainerdStore
 
 _numbers = itertools.count(1)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import TAG, Tenant
-from tests.support.places import open_directory, short_directory
+from tests.support.directories import open_directory, short_directory
 
 from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
 from peili.mirror.testing import context_for, entered, watching

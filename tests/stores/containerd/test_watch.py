@@ -10,10 +10,10 @@ from contextlib import aclosing
 import pytest
 from tests.stores.containerd.running import PROMPT, ready
 from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
-from tests.support.images import Image
 
 from peili.mirror import Gone, Have, Key, Reference, Synced
 from peili.mirror.testing import entered, watching
+from peili.mirror.testing.images import Image
 from peili.stores.containerd import ContainerdStore
 
 pytestmark = pytest.mark.anyio

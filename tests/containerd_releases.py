@@ -1,7 +1,7 @@
-"""Gets the versions of containerd that the tests run besides the installed one. `tests/prepare.py` calls it. Needs
-nothing but the standard library.
+"""Gets the containerd releases that the tests run in addition to the installed one. `tests/prepare.py` calls this.
 
-Each version is unpacked or built into a folder of its own in a cache, which is looked at first. None is installed.
+Each release is unpacked or built into an own directory of a cache, unless it is there already. Nothing is installed.
+This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -17,78 +17,91 @@ from pathlib import Path
 
 PROGRAMS = ("containerd", "ctr")
 INSTALLED = "installed"
-SUITES = ("trixie", "forky")
-"""Debian's releases whose containerd is unpacked."""
+DEBIAN_SUITES = ("trixie", "forky")
+"""The Debian releases whose containerd package is unpacked."""
 
-BUILT = ("2.1.4", "2.4.2")
-"""What Go builds: the last version whose parallel ranges have no fallback, and the newest."""
+BUILT_VERSIONS = ("2.1.4", "2.4.2")
+"""The versions that are built with Go: the last one whose parallel ranges have no fallback, and the newest one."""
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-"""containerd may live where only root's PATH leads."""
+"""The PATH in which commands are searched. containerd may be in a directory that only root's PATH contains."""
 
 _MODULE = "github.com/containerd/containerd/v2"
 
 
 @dataclass(frozen=True)
 class Release:
-    """One version of containerd: `name` is what tests are called by, `directory` holds its programs."""
+    """One version of containerd.
+
+    Attributes:
+        name: The name in the ids of tests, such as `installed`, `trixie` or `2.1.4`.
+        directory: The directory of its programs.
+    """
 
     name: str
     directory: Path
 
     def program(self, name: str) -> str:
-        """The path of `containerd` or `ctr`."""
+        """Return the path of `containerd` or `ctr`."""
         return str(self.directory / name)
 
     @property
     def version(self) -> str:
-        """What it says of itself, as ``1.7.24~ds1``. Raises OSError, subprocess.CalledProcessError."""
-        said = subprocess.run([self.program("containerd"), "--version"], capture_output=True, text=True, check=True)
-        return said.stdout.split()[2].removeprefix("v")
+        """The version that `containerd --version` prints, such as ``1.7.24~ds1``.
+
+        Raises:
+            OSError: The program can't be started.
+            subprocess.CalledProcessError: The program failed.
+        """
+        done = subprocess.run([self.program("containerd"), "--version"], capture_output=True, text=True, check=True)
+        return done.stdout.split()[2].removeprefix("v")
 
 
-def releases() -> list[Release]:
-    """What is there, the installed one first."""
+def available_releases() -> list[Release]:
+    """Return the releases that are on this machine. The installed one is the first."""
     found: list[Release] = []
     installed = shutil.which("containerd", path=SEARCH_PATH)
     if installed and shutil.which("ctr", path=str(Path(installed).parent)):
         found.append(Release(INSTALLED, Path(installed).parent))
-    return found + [Release(name, _directory(name)) for name in (*SUITES, *BUILT) if _complete(name)]
+    return found + [Release(name, _directory(name)) for name in (*DEBIAN_SUITES, *BUILT_VERSIONS) if _is_complete(name)]
 
 
-def provide_releases() -> list[str]:
-    """Get what is missing, where that is possible. What is missing then, as a person would call it."""
+def fetch_releases() -> list[str]:
+    """Get the releases that are missing, as far as possible. Return descriptions of those that are still missing."""
     missing: list[str] = []
-    for names, what, get in ((SUITES, "of Debian {}", _unpack), (BUILT, "{}", _build)):
+    for names, description, get in ((DEBIAN_SUITES, "of Debian {}", _unpack), (BUILT_VERSIONS, "{}", _build)):
         for name in names:
-            if not _complete(name):
-                _try(name, get)
-            if not _complete(name):
-                missing.append("containerd " + what.format(name))
+            if not _is_complete(name):
+                _fetch(name, get)
+            if not _is_complete(name):
+                missing.append("containerd " + description.format(name))
     return missing
 
 
-def _try(name: str, get: Callable[[str, Path], None]) -> None:
-    """Let `get` put the programs into a new folder, and move that to its place only when it has them all."""
-    place = _directory(name)
+def _fetch(name: str, get: Callable[[str, Path], None]) -> None:
+    """Call `get` with a temporary directory, and move its programs into the cache only if all of them are there.
+
+    An error is printed, not raised.
+    """
+    target = _directory(name)
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=place.parent) as scratch:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=target.parent) as scratch:
             get(name, Path(scratch))
-            (made := Path(scratch, "programs")).mkdir()
+            (programs := Path(scratch, "programs")).mkdir()
             for program in PROGRAMS:
-                shutil.move(_found(program, Path(scratch, "out")), made / program)
-            shutil.rmtree(place, ignore_errors=True)
-            made.rename(place)
+                shutil.move(_find(program, Path(scratch, "out")), programs / program)
+            shutil.rmtree(target, ignore_errors=True)
+            programs.rename(target)
     except (OSError, subprocess.CalledProcessError) as error:
         print(f"containerd {name}: {_reason(error)}", flush=True)
 
 
-def _found(program: str, directory: Path) -> Path:
+def _find(program: str, directory: Path) -> Path:
     for file in directory.rglob(program):
         if file.is_file() and os.access(file, os.X_OK):
             return file
-    raise FileNotFoundError(f"there is no {program} in it")
+    raise FileNotFoundError(f"it contains no {program}")
 
 
 def _reason(error: Exception) -> str:
@@ -97,10 +110,13 @@ def _reason(error: Exception) -> str:
 
 
 def _unpack(suite: str, scratch: Path) -> None:
-    """Debian's package of another release, from where apt gets this machine's. apt's own state stays as it is."""
+    """Unpack the package of the Debian release `suite` into `scratch`/out.
+
+    The package comes from the source that apt uses on this machine. apt's own state does not change.
+    """
     source = _debian_source()
     if source is None:
-        raise OSError("apt has no source of Debian's here")
+        raise OSError("apt has no Debian source on this machine")
     print(f"unpacking containerd of Debian {suite}", flush=True)
     sources = scratch / "sources.list"
     sources.write_text(source.format(suite=suite))
@@ -110,11 +126,11 @@ def _unpack(suite: str, scratch: Path) -> None:
         "Dir::Etc::sourcelist": sources,
         "Dir::Etc::sourceparts": "/dev/null",
         "Dir::State::Lists": scratch / "lists",
-        "Dir::State::status": "/dev/null",  # so that what is installed here is no candidate
+        "Dir::State::status": "/dev/null",  # the package installed on this machine must not be a candidate
         "Dir::Cache": scratch / "cache",
         "Acquire::Languages": "none",
         "Acquire::Retries": "3",
-        "APT::Sandbox::User": "root",  # the folder is this user's alone
+        "APT::Sandbox::User": "root",  # only this user can enter the directory
     }
     apt = ["apt-get", "-qq", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
     _run([*apt, "update"], scratch)
@@ -124,7 +140,10 @@ def _unpack(suite: str, scratch: Path) -> None:
 
 
 def _debian_source() -> str | None:
-    """A line for sources.list with `{suite}` in it: the URI and the keys with which apt gets Debian's packages here."""
+    """Return a line for sources.list with the placeholder `{suite}`, or None.
+
+    It has the URI and the keys with which apt gets Debian packages on this machine.
+    """
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         return None
     wanted = ["Identifier: Packages", "Origin: Debian", "Label: Debian", "Component: main"]
@@ -138,18 +157,18 @@ def _debian_source() -> str | None:
 
 
 def _keys(sources: Path) -> str | None:
-    """The keyring that a file of apt's sources names; without one, apt takes those that it trusts for all sources."""
+    """Return the keyring that a file of apt's sources names. Without one, apt uses those that it trusts in general."""
     try:
-        named = re.search(r"signed-by\s*[:=]\s*(/[^\s,\]]+)", sources.read_text(), re.IGNORECASE)
+        match = re.search(r"signed-by\s*[:=]\s*(/[^\s,\]]+)", sources.read_text(), re.IGNORECASE)
     except OSError:
         return None
-    return named[1] if named else None
+    return match[1] if match else None
 
 
 def _build(version: str, scratch: Path) -> None:
-    """Exactly this version, from Go's module proxy.
+    """Build exactly this version from Go's module proxy into `scratch`/out.
 
-    `go install` refuses it, as its go.mod has exclude directives. A module of our own that requires it is allowed.
+    `go install` refuses containerd, because its go.mod has exclude directives. A temporary module requires it instead.
     """
     if shutil.which("go") is None:
         raise OSError("Go is not installed")
@@ -163,14 +182,19 @@ def _build(version: str, scratch: Path) -> None:
 
 
 def _run(command: Sequence[str], directory: Path) -> None:
-    """Raises OSError, subprocess.CalledProcessError with its output."""
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}  # no C compiler is needed
+    """Run `command` in `directory`.
+
+    Raises:
+        OSError: The command can't be started.
+        subprocess.CalledProcessError: The command failed. The error has its output.
+    """
+    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}  # without cgo, no C compiler is needed
     subprocess.run(
         command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
     )
 
 
-def _complete(name: str) -> bool:
+def _is_complete(name: str) -> bool:
     return all(os.access(_directory(name) / program, os.X_OK) for program in PROGRAMS)
 
 

@@ -1,4 +1,4 @@
-"""One host's peili, run as its users run it: `peili serve` with a configuration file."""
+"""The peili of one host, run as users run it: `peili serve` with a configuration file."""
 
 from __future__ import annotations
 
@@ -9,23 +9,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Place
+from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Node
 from tests.lab.processes import CommandFailed, Process, wait_for
 
 Sections = Mapping[str, Mapping[str, Any]]
 
 
-class Agent:
-    """`peili serve` at `place`, kept below `directory`. Its identity is the name that it has in the laboratory."""
+class PeiliProcess:
+    """`peili serve` on a node.
 
-    def __init__(self, place: Place, name: str, directory: Path) -> None:
-        self._place = place
+    Args:
+        node: The node on which the process runs.
+        name: The identity of the mirror.
+        directory: A new directory for the configuration file and the log.
+
+    Attributes:
+        local: The address of the local door, as `host:port`.
+        peer: The address of the peer door, as `host:port`.
+    """
+
+    def __init__(self, node: Node, name: str, directory: Path) -> None:
+        self._node = node
         self.configuration = directory / "peili.toml"
         self._log = directory / "peili.log"
         self._process: Process | None = None
         self.identity = name
-        self.local = f"{place.loopback}:{place.port(LOCAL_PORT)}"
-        self.peer = f"{place.address}:{place.port(PEER_PORT)}"
+        self.local = f"{node.loopback}:{node.port(LOCAL_PORT)}"
+        self.peer = f"{node.address}:{node.port(PEER_PORT)}"
         directory.mkdir(parents=True)
 
     @property
@@ -35,7 +45,11 @@ class Agent:
         return self._process
 
     def start(self, sections: Sections) -> None:
-        """Start it with these sections besides its doors, and wait until it is ready."""
+        """Start peili and wait until it is ready.
+
+        Args:
+            sections: The configuration without `local`, `peer` and `mirror.identity`, which are set here.
+        """
         doors: Sections = {
             "local": {"listen": self.local},
             "peer": {"listen": self.peer, "insecure": True},
@@ -43,43 +57,52 @@ class Agent:
         }
         self.configuration.write_text(_toml({**doors, **sections}))
         command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
-        self._process = Process(self._place.command(command), self._log)
+        self._process = Process(self._node.command(command), self._log)
         try:
-            wait_for(self.ready, f"peili of {self.identity} is ready")
+            wait_for(self.is_ready, f"peili of {self.identity} is ready")
         except AssertionError as error:
             error.add_note(self.log())
             raise
 
     def stop(self) -> None:
-        """Stop it as systemd would, if it runs."""
+        """Stop peili with SIGTERM, if it runs."""
         if self._process is not None:
             self._process.stop()
             self._process = None
 
     def kill(self) -> None:
-        """End it at once, as a crash or a power cut would."""
+        """Stop peili with SIGKILL, which has the effect of a crash."""
         self.process.kill()
         self._process = None
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Return everything that peili has logged."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def ready(self) -> bool:
-        """Whether it says so itself."""
-        if not self.process.running:
+    def is_ready(self) -> bool:
+        """Return whether `/readyz` answers 200.
+
+        Raises:
+            CommandFailed: The process has ended.
+        """
+        if not self.process.is_running:
             raise CommandFailed(f"peili of {self.identity} has ended:\n{self.log()}")
         try:
-            return self.ask("GET", "/readyz").status == 200
+            return self.request("GET", "/readyz").status == 200
         except (OSError, http.client.HTTPException):
             return False
 
-    def ask(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """The local door's answer to this host. Raises OSError, http.client.HTTPException."""
-        return self._place.ask(method, self._place.loopback, self._place.port(LOCAL_PORT), path, headers)
+    def request(self, method: str, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        """Send a request to the local door from this host.
+
+        Raises:
+            OSError: The connection failed.
+            http.client.HTTPException: The response is not valid HTTP.
+        """
+        return self._node.request(method, self._node.loopback, self._node.port(LOCAL_PORT), path, headers)
 
     def has_open(self, file: Path) -> bool:
-        """Whether it is reading `file` at this moment."""
+        """Return whether peili has `file` open at this moment."""
         for descriptor in Path("/proc", str(self.process.pid), "fd").iterdir():
             try:
                 if descriptor.readlink() == file:
@@ -90,7 +113,7 @@ class Agent:
 
 
 def _toml(sections: Sections) -> str:
-    """Sections of strings, numbers, booleans and lists of these, which TOML writes as JSON does."""
+    """Format sections whose values are strings, numbers, booleans and lists of these. JSON is valid TOML for them."""
     lines: list[str] = []
     for section, values in sections.items():
         lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]

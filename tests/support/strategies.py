@@ -1,4 +1,4 @@
-"""Names and digests as the OCI specs allow them, for property tests."""
+"""Hypothesis strategies for references and digests that the OCI specs allow."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ _HOSTS = st.one_of(
     st.ip_addresses(v=6).map(lambda address: f"[{address}]"),
 )
 REGISTRIES = st.tuples(_HOSTS, st.sampled_from(["", ":80", ":5000", ":65535"])).map("".join)
-"""Host names that tell themselves from a repository; an IPv6 address does by its colons."""
+"""Registries that a parser can distinguish from the first component of a repository. An IPv6 address has colons."""
 TAGS = st.from_regex(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,40}", fullmatch=True)
 REFERENCES = st.builds(Reference, REGISTRIES, REPOSITORIES, TAGS)

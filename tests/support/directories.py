@@ -1,0 +1,54 @@
+"""Temporary directories with a short path, or with access for all users, independent of TMPDIR.
+
+The path of a unix socket has at most 107 bytes. A test that starts a process of another user needs files that this user
+can read.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+_PLAIN = re.compile(r"/[A-Za-z0-9/._-]{1,39}")
+"""A short path whose characters need no quotes in a configuration file."""
+
+
+def short_parent() -> Path:
+    """Return the directory for temporary files if its path is short, else another directory that every system has."""
+    return _find_parent(_is_plain)
+
+
+@contextmanager
+def short_directory() -> Generator[Path]:
+    """Create a directory with a short path, and remove it in the end."""
+    with tempfile.TemporaryDirectory(prefix="peili-", dir=short_parent(), ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@contextmanager
+def open_directory() -> Generator[Path]:
+    """Create a directory as `short_directory` does that every user can read. Only the owner can read pytest's."""
+    parent = _find_parent(lambda each: _is_plain(each) and _is_open_to_all(each))
+    with tempfile.TemporaryDirectory(prefix="peili-", dir=parent, ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def _find_parent(is_suitable: Callable[[Path], bool]) -> Path:
+    for each in map(Path, (tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
+        if os.access(each, os.W_OK | os.X_OK) and is_suitable(each):
+            return each
+    raise OSError("no suitable directory for temporary files; set TMPDIR to a short path that all users can enter")
+
+
+def _is_plain(directory: Path) -> bool:
+    return _PLAIN.fullmatch(str(directory)) is not None
+
+
+def _is_open_to_all(directory: Path) -> bool:
+    return all(each.stat().st_mode & stat.S_IXOTH for each in (directory, *directory.parents))
