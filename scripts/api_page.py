@@ -30,9 +30,10 @@ Everything is typed (`py.typed`)."""
 PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection Limits Watchdog",
-        "Values": "Digest Reference Key parse_key Descriptor detect_media_type Peer Holder",
-        "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Backoff Tasks is_cancelled running_already",
-        "Stores": "Store StoreEvent Have Gone Synced Content FileContent Inventory",
+        "Values": "Digest Reference Key parse_key Descriptor OCTET_STREAM is_manifest detect_media_type Peer Holder",
+        "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Tasks is_cancelled "
+        "running_already",
+        "Stores": "Store StoreEvent Have Gone Synced Content FileContent open_regular Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
         "Resolvers": "Resolver",
         "Metrics": "Collector Family Distribution",

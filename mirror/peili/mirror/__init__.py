@@ -4,7 +4,7 @@ What is exported here is the public interface; everything else may change.
 """
 
 from peili.mirror.client.client import PeerClient
-from peili.mirror.content.files import FileContent
+from peili.mirror.content.files import FileContent, open_regular
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.doors.auth import Auth, loopback_only
 from peili.mirror.errors import (
@@ -25,6 +25,7 @@ from peili.mirror.membership.router import MembershipRouter, PushRouter
 from peili.mirror.metrics.collector import Collector
 from peili.mirror.metrics.counters import Distribution, Family
 from peili.mirror.mirror import Mirror
+from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.media_types import detect as detect_media_type
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, parse_key
 from peili.mirror.oci.selection import Selection
@@ -38,10 +39,12 @@ from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
 from peili.mirror.support.backoff import Backoff
+from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 
 __all__ = [
+    "OCTET_STREAM",
     "RESOLVERS",
     "ROUTERS",
     "STORES",
@@ -72,6 +75,7 @@ __all__ = [
     "MembershipRouter",
     "Mirror",
     "NotFound",
+    "Options",
     "Peer",
     "PeerClient",
     "PeerUnavailable",
@@ -99,7 +103,9 @@ __all__ = [
     "detect_media_type",
     "http_protocol",
     "is_cancelled",
+    "is_manifest",
     "loopback_only",
+    "open_regular",
     "parse_key",
     "running_already",
     "serve",

@@ -10,6 +10,7 @@ import re
 from typing import Any, cast
 
 OCTET_STREAM = "application/octet-stream"
+"""The media type of content that is no manifest and no index."""
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from peili.mirror.errors import ConfigError
 from peili.mirror.limits import Limits
+from peili.mirror.support.options import Options
 
 if TYPE_CHECKING:
     from peili.mirror.client.client import PeerClient
@@ -63,8 +63,7 @@ class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a defau
 
         By default there are no options.
         """
-        for key in config:
-            raise ConfigError(key, f"unknown option; {cls.__name__} has none")
+        Options(config)
         return cls()
 
     def run(self, context: Context) -> AbstractAsyncContextManager[None]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from typing_extensions import override
 
@@ -17,6 +17,7 @@ from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.loading import Plugins
 from peili.mirror.plugins.plugin import Context, running_already
 from peili.mirror.plugins.resolver import Resolver
+from peili.mirror.support.options import Options
 
 
 class DeferResolver(Resolver):
@@ -99,6 +100,9 @@ class Rule:
     resolvers: tuple[Resolver, ...]
 
 
+_RULE = '{ match = "^docker.io/", use = ["local", "peers"] }'
+
+
 class ChainResolver(Resolver):
     """Different resolvers for different references. The first rule that fits decides; where none fits, nobody answers.
 
@@ -117,13 +121,9 @@ class ChainResolver(Resolver):
     @classmethod
     @override
     def from_plugins(cls, config: Mapping[str, Any], plugins: Plugins) -> Self:
-        for key in config:
-            if key != "rules":
-                raise ConfigError(key, "unknown option; a chain has: rules")
-        rules: object = config.get("rules")
-        if not isinstance(rules, list) or not rules:
-            raise ConfigError("rules", 'a list of rules such as { match = "^docker.io/", use = ["local", "peers"] }')
-        return cls([_rule(f"rules[{n}]", each, plugins) for n, each in enumerate(cast("list[object]", rules))])
+        options = Options(config, "rules")
+        rules = options.sequence("rules", f"a list of rules such as {_RULE}")
+        return cls([_rule(options, f"rules[{n}]", each, plugins) for n, each in enumerate(rules)])
 
     @override
     @asynccontextmanager
@@ -149,23 +149,15 @@ class ChainResolver(Resolver):
         return None
 
 
-def _rule(key: str, rule: object, plugins: Plugins) -> Rule:
-    if not isinstance(rule, Mapping):
-        raise ConfigError(key, 'a table such as { match = "^docker.io/", use = ["local", "peers"] }')
-    table = cast("Mapping[str, object]", rule)
-    if unknown := next((name for name in table if name not in {"match", "use"}), None):
-        raise ConfigError(f"{key}.{unknown}", "unknown option; a rule has: match, use")
-    match, use = table.get("match", ""), table.get("use")
-    if not isinstance(match, str):
-        raise ConfigError(f"{key}.match", f"a regular expression, not {match!r}")
-    if not isinstance(use, list) or not use:
-        raise ConfigError(f"{key}.use", 'a list of resolvers\' names, such as ["local", "peers"]')
-    names = cast("list[object]", use)
+def _rule(options: Options, place: str, value: object, plugins: Plugins) -> Rule:
+    rule = options.table(place, value, "match", "use", expected=f"a table such as {_RULE}")
+    match: str = rule.value("match", str, "a regular expression", "")
+    names = rule.sequence("use", 'a list of resolvers\' names, such as ["local", "peers"]')
     try:
         pattern = re.compile(match)
     except re.error as error:
-        raise ConfigError(f"{key}.match", f"a regular expression; {match!r} is none: {error}") from error
-    return Rule(pattern, tuple(_resolver(f"{key}.use[{n}]", name, plugins) for n, name in enumerate(names)))
+        raise rule.wrong("match", f"a regular expression ({error})") from error
+    return Rule(pattern, tuple(_resolver(f"{place}.use[{n}]", name, plugins) for n, name in enumerate(names)))
 
 
 def _resolver(key: str, name: object, plugins: Plugins) -> Resolver:

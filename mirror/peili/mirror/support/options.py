@@ -1,0 +1,187 @@
+"""Reads and checks the options of a plug-in: the table that `Plugin.from_config` receives."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+from peili.mirror.errors import ConfigError
+
+_T = TypeVar("_T")
+
+_LONGEST_VALUE = 80
+"""Characters of a wrong value that an error repeats."""
+REQUIRED: Final[Any] = object()
+"""The default of an option that has none: the option must be given."""
+
+
+class Options:
+    """A table of options, read key by key::
+
+        options = Options(config, "path", "interval")
+        path = options.path("path", absolute=True)
+        interval = options.number("interval", 5.0, minimum=0.05, expected="seconds, 0.05 or more")
+
+    Every method raises `ConfigError`, which names the key and says what would be right. A method returns `default` as
+    it is if the key is missing; without a `default`, the key must be given. `expected` replaces the words that an
+    error uses for a right value.
+
+    Args:
+        config: the table. It is not changed.
+        known: the names of all options that exist. Any other key in `config` raises ConfigError.
+        within: the dotted key of the table itself, if it is nested in another one.
+    """
+
+    def __init__(self, config: Mapping[str, Any], *known: str, within: str = "") -> None:
+        self._config = config
+        self._prefix = f"{within}." if within else ""
+        for key in config:
+            if key not in known:
+                raise ConfigError(self._prefix + key, unknown_name("option", key, known))
+
+    def __contains__(self, key: str) -> bool:
+        """Whether the option `key` is given."""
+        return key in self._config
+
+    def wrong(self, key: str, expected: str, value: object = REQUIRED) -> ConfigError:
+        """Return the error for a wrong option, for checks that no method here does.
+
+        Args:
+            key: the option, or a place in it such as ``peers[0]``.
+            expected: what would be right.
+            value: the wrong value; by default the value of the option `key`, if that is given.
+        """
+        if value is REQUIRED:
+            value = self._config.get(key, REQUIRED)
+        instead = "" if value is REQUIRED else f", not {_shown(value)}"
+        return ConfigError(self._prefix + key, expected + instead)
+
+    def value(self, key: str, kind: type[_T] | tuple[type[_T], ...], expected: str, default: Any = REQUIRED) -> Any:
+        """Return the value of an option, which must be an instance of `kind`."""
+        value = self._config.get(key, default)
+        if key in self._config:
+            # A bool is an int in Python, but nobody who writes `true` means 1.
+            fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+            if not fits:
+                raise self.wrong(key, expected)
+        elif value is REQUIRED:
+            raise self.wrong(key, expected)
+        return value
+
+    def text(self, key: str, default: str | _T = REQUIRED, *, expected: str = "a text that is not empty") -> str | _T:
+        """Return a text. Raises ConfigError for an empty one."""
+        value: str | _T = self.value(key, str, expected, default)
+        if key in self and not value:
+            raise self.wrong(key, expected)
+        return value
+
+    def boolean(self, key: str, default: bool | _T = REQUIRED, *, expected: str = "true or false") -> bool | _T:
+        """Return true or false."""
+        value: bool | _T = self.value(key, bool, expected, default)
+        return value
+
+    def integer(
+        self,
+        key: str,
+        default: int | _T = REQUIRED,
+        *,
+        minimum: int = 0,
+        maximum: int = 2**53,
+        expected: str | None = None,
+    ) -> int | _T:
+        """Return a whole number from `minimum` to `maximum`."""
+        expected = expected or f"a whole number from {minimum} to {maximum}"
+        value: Any = self.value(key, int, expected, default)
+        if key in self and not minimum <= value <= maximum:
+            raise self.wrong(key, expected)
+        return cast("int | _T", value)
+
+    def number(
+        self, key: str, default: float | _T = REQUIRED, *, minimum: float = 0.0, expected: str | None = None
+    ) -> float | _T:
+        """Return a finite number that is at least `minimum`, such as a duration in seconds."""
+        expected = expected or f"a number, {minimum:g} or more"
+        value: Any = self.value(key, (int, float), expected, default)
+        if key not in self:
+            return cast("float | _T", value)
+        if not minimum <= value < math.inf:  # false for NaN, too
+            raise self.wrong(key, expected)
+        return float(value)
+
+    def choice(self, key: str, allowed: Collection[str], default: str | _T = REQUIRED) -> str | _T:
+        """Return one of the `allowed` texts."""
+        expected = f"one of {', '.join(allowed)}"
+        value: str | _T = self.value(key, str, expected, default)
+        if key in self and value not in allowed:
+            raise self.wrong(key, expected)
+        return value
+
+    def path(
+        self, key: str, default: Path | _T = REQUIRED, *, absolute: bool = False, expected: str | None = None
+    ) -> Path | _T:
+        """Return a path, with `absolute` only an absolute one. Whether a file exists there is not checked."""
+        expected = expected or ("an absolute path" if absolute else "a path")
+        value: Any = self.value(key, (str, os.PathLike), expected, default)
+        if key not in self:
+            return cast("Path | _T", value)
+        path = Path(value)
+        if not str(value) or "\0" in str(value) or (absolute and not path.is_absolute()):
+            raise self.wrong(key, expected)
+        return path
+
+    def sequence(self, key: str, expected: str, default: Any = REQUIRED, *, empty: bool = False) -> tuple[Any, ...]:
+        """Return the items of a list, of any type. Raises ConfigError for an empty list unless `empty` is true."""
+        value: Any = self.value(key, (list, tuple), expected, default)
+        if key in self and not value and not empty:
+            raise self.wrong(key, expected)
+        return tuple(value)
+
+    def texts(
+        self, key: str, default: Any = REQUIRED, *, empty: bool = False, expected: str = "a list of texts"
+    ) -> tuple[str, ...]:
+        """Return a list of texts. Raises ConfigError for an empty list unless `empty` is true."""
+        values = self.sequence(key, expected, default, empty=empty)
+        if not all(isinstance(each, str) for each in values):
+            raise self.wrong(key, expected)
+        return values
+
+    def mapping(
+        self, key: str, default: Any = REQUIRED, *, expected: str = 'a table of texts, as in {zone = "a"}'
+    ) -> dict[str, str]:
+        """Return a table of texts. Raises ConfigError for an empty text."""
+        table: dict[str, Any] = self.value(key, dict, expected, default)
+        for name, text in table.items():
+            if not isinstance(text, str) or not text:
+                raise self.wrong(f"{key}.{name}", "a text that is not empty", text)
+        return dict(table)
+
+    def table(self, place: str, value: object, *known: str, expected: str) -> Options:
+        """Return the options of a nested table.
+
+        Args:
+            place: its key in this table, or a place such as ``rules[0]``.
+            value: the nested table itself.
+            known: the names of all its options.
+            expected: what would be right if `value` is not a table.
+        """
+        if not isinstance(value, Mapping):
+            raise self.wrong(place, expected, value)
+        return Options(cast("Mapping[str, Any]", value), *known, within=self._prefix + place)
+
+
+def unknown_name(what: str, name: str, known: Collection[str]) -> str:
+    """Return the text for a name that does not exist: the most similar name, and all names that exist."""
+    if not known:
+        return f"unknown {what}; there are none"
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"unknown {what}; {hint}there are: {', '.join(known)}"
+
+
+def _shown(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
