@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from peili.adapters.standalone.cli import main
 
 
 def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -65,18 +68,29 @@ def test_the_installed_script_is_the_same_command() -> None:
     assert done.stdout == peili("version").stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("sreve",), ("serve", "--nothing"), ("serve", "--config")])
-def test_wrong_usage_ends_with_2_and_says_what_there_is(arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "Missing command."),
+        (("sreve",), "No such command 'sreve'."),
+        (("serve", "--nothing"), "No such option"),
+        (("serve", "--config"), "Option '--config' requires an argument."),
+        (("hosts", "show", "--format", "k4s"), "'k4s' is not one of 'containerd', 'k3s', 'talos'."),
+    ],
+)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong(arguments: tuple[str, ...], message: str) -> None:
     done = peili(*arguments)
-    assert done.returncode == 2
-    assert done.stderr.startswith("usage: peili")
+    assert (done.returncode, done.stdout) == (2, "")
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("Error: ")
+    assert message in error
     assert "Traceback" not in done.stderr
 
 
 def test_help_ends_with_0_and_lists_the_commands() -> None:
     done = peili("--help")
     assert done.returncode == 0
-    assert all(f"    {name}" in done.stdout for name in ("serve", "hosts", "plugins", "version", "demo"))
+    assert all(f"\n  {name} " in done.stdout for name in ("serve", "hosts", "plugins", "version", "demo"))
     assert "PEILI_ROUTER__KIND=static" in peili("serve", "--help").stdout
 
 
@@ -144,3 +158,72 @@ def test_a_frozen_app_brings_its_own_plug_ins_to_the_command() -> None:
 
     assert json.loads(frozen("plugins", "--json"))["stores"]["own"] == "__main__:OwnStore"
     assert frozen("serve", "--check", "--set=store.kind=own", "--set=router.kind=own") == "the configuration is right\n"
+
+
+COMMANDS = ("serve", "doctor", "hosts", "plugins", "version", "demo", "hosts apply", "hosts show", "hosts remove")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_command_describes_itself(command: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), flag]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"Usage: peili {command} [OPTIONS]")
+    assert err == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_option_is_wrong_usage(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command.split(), "--frobnicate"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "No such option" in err
+    assert "--frobnicate" in err
+
+
+def test_a_misspelt_option_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--confg", "x"]) == 2
+    assert "--config" in capsys.readouterr().err
+
+
+COMPLETIONS = {
+    "hosts ap": ["apply"],
+    "serve --log-level ": ["debug", "info", "warning", "error"],
+    "serve --log-format j": ["json"],
+    "hosts show --format k": ["k3s"],
+    "hosts apply --dry": ["--dry-run"],
+}
+
+
+def shell(program: str, shell: str) -> list[str]:
+    """Run `program` in a shell that finds the installed script `peili`. Returns the lines that it prints."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [shell, "-c", program]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PATH": path}
+    )
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_bash_completes_commands_options_and_values(line: str) -> None:
+    words = line.split(" ")
+    program = (
+        'eval "$(_PEILI_COMPLETE=bash_source peili)"\n'
+        f"COMP_WORDS=(peili {line}); COMP_CWORD={len(words)}\n"
+        '_peili_completion peili\nprintf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    assert shell(program, "bash") == COMPLETIONS[line]
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_zsh_completes_commands_options_and_values(line: str) -> None:
+    """The script defines its functions. What they request is the second field of each group of three lines."""
+    program = (
+        'autoload -U compinit; compinit -D; eval "$(_PEILI_COMPLETE=zsh_source peili)"\n'
+        "[[ ${_comps[peili]} == _peili_completion ]] || exit 1\n"
+        f'env COMP_WORDS="peili {line}" COMP_CWORD={len(line.split(" "))} _PEILI_COMPLETE=zsh_complete peili'
+    )
+    assert shell(program, "zsh")[1::3] == COMPLETIONS[line]

@@ -137,7 +137,7 @@ def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str,
         (["--registry", "a/b"], "--registry: host names such as docker.io, not 'a/b'"),
         (["--mirror", "host"], "--mirror: http://HOST:PORT, as containerd reaches the local door"),
         (["--containerd-version", "new"], "--containerd-version: containerd's, as 2.1.4, not 'new'"),
-        (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, for contain"),
+        (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, because contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
         (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
     ],
@@ -165,7 +165,7 @@ def test_an_action_has_to_be_named() -> None:
     command = [sys.executable, "-m", "peili.adapters.standalone", "hosts"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "the following arguments are required: ACTION" in done.stderr
+    assert "Error: Missing command." in done.stderr
 
 
 @pytest.mark.parametrize(

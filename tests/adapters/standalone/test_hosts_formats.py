@@ -129,7 +129,7 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         (["--format", "talos", "--file", "{}"], 1, "{}: can't be read: Is a directory"),
         (["--format", "k3s", "--config-path", "/etc"], 2, "--config-path: only with --format containerd"),
         (["--format", "talos", "--containerd-version", "2"], 2, "--containerd-version: only with --format containerd"),
-        (["--file", "a"], 2, "--file: only with --format k3s or talos; hosts.toml goes by --config-path"),
+        (["--file", "a"], 2, "--file: only with --format k3s or talos; for hosts.toml, use --config-path"),
         (
             ["--format", "k3s", "--file", "{}/hosts.toml"],
             2,

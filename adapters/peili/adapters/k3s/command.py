@@ -1,11 +1,11 @@
-"""`peili hosts … --format k3s`: registries.yaml of k3s or RKE2."""
+"""`peili hosts … --format k3s`: changes or shows the registries.yaml of k3s and RKE2."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 from peili.adapters.files.changes import Outcome
 from peili.adapters.files.leftalone import LeftAlone
@@ -14,37 +14,47 @@ from peili.adapters.k3s.showing import Shown
 from peili.mirror import PeiliError
 
 
-def run(arguments: argparse.Namespace, mirror: str, registries: Sequence[str]) -> int:
-    """One of the command's actions on ``arguments.file``, or on those there are; its exit code. Raises PeiliError."""
-    found = present() if arguments.file is None else (arguments.file,)
+def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | None, dry_run: bool, as_json: bool) -> int:
+    """Run one action.
+
+    Args:
+        action: ``apply``, ``show`` or ``remove``.
+        mirror: the URL at which containerd reaches the local door.
+        registries: host names, and ``*`` for all registries without an entry; empty for all.
+        file: the file; None for the files of the products that are installed.
+        dry_run: print the changes as a diff; write nothing.
+        as_json: make `show` print JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PeiliError: no product is installed, or a file cannot be shown.
+    """
+    found = present() if file is None else (file,)
     if not found:
         raise PeiliError("neither /etc/rancher/k3s nor /etc/rancher/rke2 is there; use --file")
     files = [RegistriesFile(mirror, file=each, registries=registries) for each in found]
-    return _ACTIONS[arguments.action](arguments, files)
-
-
-def _apply(arguments: argparse.Namespace, files: Sequence[RegistriesFile]) -> int:
-    return _changed(arguments, files, RegistriesFile.apply, "peili is in front already")
-
-
-def _remove(arguments: argparse.Namespace, files: Sequence[RegistriesFile]) -> int:
-    return _changed(arguments, files, RegistriesFile.remove, "there is nothing of peili's")
-
-
-def _changed(
-    arguments: argparse.Namespace, files: Sequence[RegistriesFile], change: Callable[..., Outcome], nothing: str
-) -> int:
+    if action == "show":
+        return _show(files, as_json=as_json)
     code = 0
-    for file in files:
-        outcome = change(file, dry_run=arguments.dry_run)
-        for problem in outcome.problems:
-            sys.stderr.write(f"peili: {problem}\n")
-            code = 1
-        for each in outcome.changes:
-            sys.stdout.write(each.diff() if arguments.dry_run else f"{each}\n{_restart(file.product)}\n")
-        if not outcome.changes and not outcome.problems:
-            sys.stdout.write(f"nothing to do in {file.file}: {nothing}\n")
+    for each in files:
+        if action == "apply":
+            outcome, nothing = each.apply(dry_run=dry_run), "peili is in front already"
+        else:
+            outcome, nothing = each.remove(dry_run=dry_run), "there is nothing of peili's"
+        _report(each, outcome, nothing, dry_run=dry_run)
+        code = code or int(bool(outcome.problems))
     return code
+
+
+def _report(file: RegistriesFile, outcome: Outcome, nothing: str, *, dry_run: bool) -> None:
+    for problem in outcome.problems:
+        sys.stderr.write(f"peili: {problem}\n")
+    for change in outcome.changes:
+        sys.stdout.write(change.diff() if dry_run else f"{change}\n{_restart(file.product)}\n")
+    if not outcome.changes and not outcome.problems:
+        sys.stdout.write(f"nothing to do in {file.file}: {nothing}\n")
 
 
 def _restart(product: str) -> str:
@@ -52,29 +62,22 @@ def _restart(product: str) -> str:
     return f"it is in force once {product} has been restarted (systemctl restart {units})"
 
 
-def _show(arguments: argparse.Namespace, files: Sequence[RegistriesFile]) -> int:
-    found = {str(file.file): _shown(file) for file in files}
-    if arguments.json:
-        said = {file: [each.json() for each in registries] for file, registries in found.items()}
-        sys.stdout.write(json.dumps({"files": said}) + "\n")
+def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:
+    found = {str(file.file): _read(file) for file in files}
+    if as_json:
+        entries = {file: [each.json() for each in registries] for file, registries in found.items()}
+        sys.stdout.write(json.dumps({"files": entries}) + "\n")
         return 0
     for file, registries in found.items():
-        nothing = ["nothing is configured: each registry is asked itself"]
-        sys.stdout.write(f"{file}\n\n" + "\n\n".join(map(str, registries or nothing)) + "\n")
+        texts = list(map(str, registries)) or ["nothing is configured: each registry is asked itself"]
+        sys.stdout.write("\n\n".join([file, *texts]) + "\n")
     return 0
 
 
-def _shown(file: RegistriesFile) -> list[Shown]:
+def _read(file: RegistriesFile) -> list[Shown]:
     try:
         return file.show()
     except OSError as error:
         raise PeiliError(f"{file.file}: can't be read: {error.strerror}") from error
     except LeftAlone as error:
         raise PeiliError(f"{file.file}: left alone: {error}") from error
-
-
-_ACTIONS: Mapping[str, Callable[[argparse.Namespace, Sequence[RegistriesFile]], int]] = {
-    "apply": _apply,
-    "show": _show,
-    "remove": _remove,
-}

@@ -1,4 +1,4 @@
-"""What `peili plugins` and `peili version` tell."""
+"""What `peili plugins` and `peili version` print."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PACKAGES = ("grpcio", "httpx", "protobuf", "starlette", "uvicorn", "zeroconf")
 
 
 def plugins(known: Plugins, *, as_json: bool) -> str:
-    """Each group's names with where they lead."""
+    """The names of the plug-ins in each group, and the class behind each name."""
     groups = {group.removeprefix("peili."): known.names(group) for group in (STORES, ROUTERS, RESOLVERS)}
     if as_json:
         return json.dumps(groups)
@@ -24,14 +24,14 @@ def plugins(known: Plugins, *, as_json: bool) -> str:
 
 
 def versions(*, as_json: bool) -> str:
-    """The versions of peili, Python and the libraries."""
+    """The versions of peili, of Python and of the libraries."""
     found = {"peili": version("peili"), "python": platform.python_version()}
     found |= {name: version(name) for name in _PACKAGES}
     return json.dumps(found) if as_json else "\n".join(f"{name} {number}" for name, number in found.items())
 
 
 def version(package: str) -> str:
-    """Its installed version; ``unknown`` in a frozen app that left the metadata out."""
+    """The installed version of `package`; ``unknown`` in a frozen app that does not include the metadata."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

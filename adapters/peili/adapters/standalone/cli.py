@@ -1,149 +1,342 @@
-"""The command line: what there is to say to it, and how it ends: 0 done, 1 failed, 2 wrong usage or configuration."""
+"""The command line of `peili`.
+
+The exit code is 0 for done, 1 for failed, and 2 for wrong usage or a wrong configuration.
+"""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
-from peili.adapters.standalone import about, hosts_arguments, serve
+import click
+from click.shell_completion import CompletionItem, shell_complete
+
+from peili.adapters.standalone import about, serve
 from peili.adapters.standalone.config import settings
-from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone.config.config import FORMATS, LEVELS, Config
 from peili.mirror import ConfigError, PeiliError, Plugins
 
-_EPILOG = """\
-Every key may also be an environment variable, PEILI_SECTION__KEY=VALUE (PEILI_ROUTER__KIND=static).
-Flags win over the environment, the environment over the file. A VALUE is read as TOML where it is TOML.
+_FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.
+F = TypeVar("F", bound=Callable[..., Any])
+
+_COMPLETE = "_PEILI_COMPLETE"
+"""A shell sets this variable to request completions; see "Shell Completion" in click's documentation."""
+
+_PRECEDENCE = """\
+Every key can also be an environment variable, PEILI_SECTION__KEY=VALUE (for example PEILI_ROUTER__KIND=static). Options
+override the environment, and the environment overrides the file. A VALUE is parsed as TOML; if it is not valid TOML, it
+is a string.
 """
+
+_HOSTS_FORMATS = ("containerd", "k3s", "talos")
+_NOT_GIVEN = (None, ())
 
 
 def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -> int:
-    """Run the command; its exit code. Errors that a user can mend are one line on stderr.
+    """Run the command. Errors that a user can fix are one line on stderr.
 
-    A frozen app, whose plug-ins have no entry points, gives it `plugins` that it has registered them with.
+    Args:
+        argv: the arguments; by default those of the process.
+        plugins: where plug-ins are looked up. A frozen app, whose plug-ins have no entry points, registers them here.
+
+    Returns:
+        The exit code.
+    """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    try:
+        if instruction := os.environ.get(_COMPLETE):
+            return shell_complete(peili, {}, "peili", _COMPLETE, instruction)
+        return _run(arguments, plugins or Plugins())
+    except ConfigError as error:
+        sys.stderr.write(f"peili: {error}\n")
+        return 2
+    except PeiliError as error:
+        sys.stderr.write(f"peili: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130  # what shells report: 128 + SIGINT
+    except BrokenPipeError:  # `peili … | head`: nobody reads the rest. Python must not flush stdout again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what shells report: 128 + SIGPIPE
+
+
+def _run(arguments: list[str], plugins: Plugins) -> int:
+    """Parse and run. This replaces click's own `main`, which has other exit codes for signals and broken pipes."""
+    try:
+        with peili.make_context("peili", arguments, obj=plugins) as context:
+            code: int = peili.invoke(context)
+    except click.exceptions.Exit as end:  # --help and --version
+        code = end.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    sys.stdout.flush()
+    return code
+
+
+def _suggest(values: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Complete an option with `values`. The configuration checks what the user writes, in the same way as in a file."""
+    return lambda context, parameter, typed: [CompletionItem(value) for value in values if value.startswith(typed)]
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """Several options as one decorator."""
+
+    def decorate(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_CONFIGURATION = _options(
+    click.option("--config", type=_FILE, metavar="FILE", help="The configuration, a TOML file."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set one key. Can be repeated."
+    ),
+)
+
+
+def _load(
+    config: Path | None, assignments: Sequence[str], log_format: str | None = None, log_level: str | None = None
+) -> Config:
+    """The configuration from file, environment and options. Raises ConfigError."""
+    found = [] if config is None else [*settings.from_file(config)]
+    found += settings.from_environment(os.environ)
+    found += settings.from_flags(assignments)
+    for key, text in (("format", log_format), ("level", log_level)):
+        if text is not None:
+            found.append(settings.Assignment(("log", key), settings.Setting(text, f"--log-{key}", text)))
+    return Config.load(settings.merged(found))
+
+
+@click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(about.version("peili"), message="peili %(version)s")
+def peili() -> None:
+    """A peer-to-peer mirror for container images."""
+
+
+@peili.command("serve", epilog=_PRECEDENCE)
+@_CONFIGURATION
+@click.option("--log-format", metavar="FORMAT", shell_complete=_suggest(FORMATS), help=f"One of {', '.join(FORMATS)}.")
+@click.option("--log-level", metavar="LEVEL", shell_complete=_suggest(LEVELS), help=f"One of {', '.join(LEVELS)}.")
+@click.option("--check", is_flag=True, help="Check the configuration and exit.")
+@click.pass_obj
+def serve_command(
+    plugins: Plugins,
+    *,
+    config: Path | None,
+    assignments: Sequence[str],
+    log_format: str | None,
+    log_level: str | None,
+    check: bool,
+) -> int:
+    """Run the mirror until SIGTERM or SIGINT."""
+    loaded = _load(config, assignments, log_format, log_level)
+    if check:
+        serve.build(loaded, plugins)
+        click.echo("the configuration is right")
+    else:
+        serve.run(loaded, plugins)
+    return 0
+
+
+@peili.command("doctor", epilog=_PRECEDENCE)
+@_CONFIGURATION
+@click.option(
+    "--containerd-config",
+    type=_FILE,
+    metavar="FILE",
+    help="containerd's configuration. By default, the file that the running containerd uses.",
+)
+@_JSON
+def doctor_command(
+    *, config: Path | None, assignments: Sequence[str], containerd_config: Path | None, as_json: bool
+) -> int:
+    """Find out why containerd does not use the mirror.
+
+    The doctor checks containerd's configuration, the hosts.toml files and the running peili. It says what is wrong and
+    how to fix it, and sends a test request. It changes nothing. If something is wrong, the exit code is 1. Use the
+    same configuration as for `peili serve`.
     """
     try:
-        arguments = _parser().parse_args(argv, argparse.Namespace(plugins=plugins or Plugins()))
-        code: int = arguments.run(arguments)
-        sys.stdout.flush()
-    except ConfigError as error:
-        return _failed(error, 2)
-    except PeiliError as error:
-        return _failed(error, 1)
-    except KeyboardInterrupt:
-        return 130  # as shells count it: 128 and SIGINT
-    except BrokenPipeError:  # `peili … | head`: nobody is left to tell; nor must Python try it once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # 128 and SIGPIPE
-    return code
-
-
-def _failed(error: PeiliError, code: int) -> int:
-    sys.stderr.write(f"peili: {error}\n")
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="peili", description="A peer-to-peer mirror for container images.")
-    parser.add_argument("--version", action="version", version=f"peili {about.version('peili')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _describe_serve(commands.add_parser("serve", help="run the mirror"))
-    _describe_doctor(commands.add_parser("doctor", help="say why containerd would not use the mirror"))
-    hosts = commands.add_parser("hosts", help="put peili in front of containerd's registries, or take it out again")
-    hosts_arguments.describe(hosts, _describe_configuration, _hosts)
-    for name, run, text in (
-        ("plugins", _plugins, "list the stores, routers and resolvers there are"),
-        ("version", _version, "tell the versions of peili and of what it runs on"),
-    ):
-        command = commands.add_parser(name, help=text, description=f"{text.capitalize()}.")
-        command.add_argument("--json", action="store_true", help="as one JSON object")
-        command.set_defaults(run=run)
-    text = "show it at work: three mirrors on loopback, a real client, every digest checked"
-    demo = commands.add_parser("demo", help=text, description=f"{text.capitalize()}.")
-    demo.add_argument("--corrupt", action="store_true", help="flip a byte at the source: what happens when a peer lies")
-    demo.set_defaults(run=_demo)
-    return parser
-
-
-def _describe_doctor(command: argparse.ArgumentParser) -> None:
-    command.description = (
-        "Look at containerd's configuration, at hosts.toml and at the peili that runs; say what keeps containerd from\n"
-        "using the mirror and how to mend it, and prove the way by a request. Changes nothing.\n"
-        "Exit code 1 if something is wrong. Give it the configuration that `peili serve` has."
-    )
-    command.epilog = _EPILOG
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    _describe_configuration(command)
-    command.add_argument(
-        "--containerd-config", type=Path, metavar="FILE", help="containerd's; by default the one that it runs with"
-    )
-    command.add_argument("--json", action="store_true", help="as one JSON object")
-    command.set_defaults(run=_doctor, log_format=None, log_level=None)
-
-
-def _describe_serve(command: argparse.ArgumentParser) -> None:
-    command.description = "Run the mirror until SIGTERM or SIGINT."
-    command.epilog = _EPILOG
-    command.formatter_class = argparse.RawDescriptionHelpFormatter
-    _describe_configuration(command)
-    command.add_argument("--log-format", metavar="FORMAT", help="text or json")
-    command.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error")
-    command.add_argument("--check", action="store_true", help="only check the configuration")
-    command.set_defaults(run=_serve)
-
-
-def _describe_configuration(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--config", type=Path, metavar="FILE", help="TOML file; without one, defaults")
-    command.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="one key; repeatable")
-
-
-def configuration(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Config:
-    """What file, environment and flags say together. Raises ConfigError."""
-    assignments = [] if arguments.config is None else [*settings.from_file(arguments.config)]
-    assignments += settings.from_environment(environ)
-    assignments += settings.from_flags(arguments.set)
-    for key, text in (("format", arguments.log_format), ("level", arguments.log_level)):
-        if text is not None:
-            assignments.append(settings.Assignment(("log", key), settings.Setting(text, f"--log-{key}", text)))
-    return Config.load(settings.merged(assignments))
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    config = configuration(arguments, os.environ)
-    if arguments.check:
-        serve.build(config, arguments.plugins)
-        sys.stdout.write("the configuration is right\n")
-    else:
-        serve.run(config, arguments.plugins)
-    return 0
-
-
-def _doctor(arguments: argparse.Namespace) -> int:
-    try:
-        from peili.adapters.standalone import examine  # noqa: PLC0415 - needs the extra `command`
+        from peili.adapters.standalone import doctor  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
         raise PeiliError(f"{error}: `peili doctor` needs what pip install 'peili[command]' brings") from error
-    patient = examine.patient(configuration(arguments, os.environ), arguments.containerd_config)
-    return examine.run(patient, sys.stdout.write, as_json=arguments.json)
+    patient = doctor.patient(_load(config, assignments), containerd_config)
+    return doctor.run(patient, sys.stdout.write, as_json=as_json)
 
 
-def _hosts(arguments: argparse.Namespace) -> int:
-    return hosts_arguments.run(arguments, configuration(arguments, os.environ))
+@peili.group("hosts", no_args_is_help=False)
+def hosts_group() -> None:
+    """Make containerd use peili for its registries, or stop it.
+
+    The commands change hosts.toml files, or with --format the files of k3s, RKE2 or Talos.
+    """
 
 
-def _plugins(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(about.plugins(arguments.plugins, as_json=arguments.json) + "\n")
+_HOSTS_EPILOG = "The URL and the capabilities of the mirror come from the same configuration as for `peili serve`."
+_HOSTS_OPTIONS = _options(
+    _CONFIGURATION,
+    click.option(
+        "--format",
+        "kind",
+        type=click.Choice(_HOSTS_FORMATS),
+        default=_HOSTS_FORMATS[0],
+        show_default=True,
+        help="containerd: hosts.toml files. k3s: registries.yaml of k3s and RKE2. talos: read a machine configuration "
+        "and print a patch for it.",
+    ),
+    click.option(
+        "--file",
+        type=_FILE,
+        metavar="FILE",
+        help="k3s: the file; by default those in /etc/rancher/k3s and /etc/rancher/rke2. talos: the file to read; by "
+        "default stdin.",
+    ),
+    click.option(
+        "--config-path",
+        multiple=True,
+        shell_complete=lambda context, parameter, typed: [CompletionItem(typed, type="dir")],
+        metavar="DIR",
+        help="A directory in containerd's config_path setting. Can be repeated, in the order of the setting. By "
+        "default /etc/containerd/certs.d, and for containerd 2 also /etc/docker/certs.d.",
+    ),
+    click.option(
+        "--registry",
+        multiple=True,
+        metavar="HOST",
+        help="Only this registry, or _default (k3s and Talos: '*') for all registries without their own entry. Can be "
+        "repeated. By default, apply uses hosts.registries, else mirror.registries, else all; remove uses all.",
+    ),
+    click.option("--mirror", metavar="URL", help="The URL of peili for containerd. By default, from local.listen."),
+    click.option(
+        "--containerd-version",
+        metavar="VERSION",
+        help="By default, the version of the running containerd, else of the installed one.",
+    ),
+)
+_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the changes as a diff and change nothing.")
+
+
+@hosts_group.command("apply", epilog=_HOSTS_EPILOG)
+@_HOSTS_OPTIONS
+@_DRY_RUN
+def hosts_apply(**options: Any) -> int:
+    """Put peili first in the configured registries.
+
+    Run this again after you have changed the registries.
+    """
+    return _change_hosts("apply", **options)
+
+
+@hosts_group.command("show", epilog=_HOSTS_EPILOG)
+@_HOSTS_OPTIONS
+@_JSON
+def hosts_show(**options: Any) -> int:
+    """Show which servers containerd asks for each registry."""
+    return _change_hosts("show", **options)
+
+
+@hosts_group.command("remove", epilog=_HOSTS_EPILOG)
+@_HOSTS_OPTIONS
+@_DRY_RUN
+def hosts_remove(**options: Any) -> int:
+    """Remove peili again.
+
+    What the files contained before is restored byte for byte.
+    """
+    return _change_hosts("remove", **options)
+
+
+def _change_hosts(
+    action: str,
+    *,
+    config: Path | None,
+    assignments: Sequence[str],
+    kind: str,
+    file: Path | None,
+    config_path: Sequence[str],
+    registry: Sequence[str],
+    mirror: str | None,
+    containerd_version: str | None,
+    dry_run: bool = False,
+    as_json: bool = False,
+) -> int:
+    """Run an action of `peili hosts`. Raises ConfigError; PeiliError if the extra is missing."""
+    loaded = _load(config, assignments)
+    given = {
+        "config_path": ("--config-path", config_path),
+        "file": ("--file", file),
+        "mirror": ("--mirror", mirror),
+        "registries": ("--registry", registry),
+        "version": ("--containerd-version", containerd_version),
+    }
+    _refuse_options_of_other_formats(kind, given)
+    try:
+        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
+
+        return hosts.run(
+            action,
+            loaded,
+            kind=kind,
+            file=file,
+            config_path=config_path,
+            registries=registry,
+            mirror=mirror,
+            version=containerd_version,
+            dry_run=dry_run,
+            as_json=as_json,
+        )
+    except ImportError as error:
+        raise PeiliError(str(error)) from error
+    except ConfigError as error:  # An adapter names its parameter. Name the option that the value came from.
+        option, value = given.get(error.key, ("", None))
+        if value in _NOT_GIVEN:
+            raise
+        raise ConfigError(option, error.expected) from error
+
+
+def _refuse_options_of_other_formats(kind: str, given: Mapping[str, tuple[str, Any]]) -> None:
+    if kind == _HOSTS_FORMATS[0]:
+        if given["file"][1] is not None:
+            others = " or ".join(_HOSTS_FORMATS[1:])
+            raise ConfigError("--file", f"only with --format {others}; for hosts.toml, use --config-path")
+        return
+    for option, value in (given["config_path"], given["version"]):
+        if value not in _NOT_GIVEN:
+            raise ConfigError(option, f"only with --format {_HOSTS_FORMATS[0]}")
+
+
+@peili.command("plugins")
+@_JSON
+@click.pass_obj
+def plugins_command(plugins: Plugins, *, as_json: bool) -> int:
+    """List the available stores, routers and resolvers."""
+    click.echo(about.plugins(plugins, as_json=as_json))
     return 0
 
 
-def _version(arguments: argparse.Namespace) -> int:
-    sys.stdout.write(about.versions(as_json=arguments.json) + "\n")
+@peili.command("version")
+@_JSON
+def version_command(*, as_json: bool) -> int:
+    """Print the versions of peili, of Python and of the libraries."""
+    click.echo(about.versions(as_json=as_json))
     return 0
 
 
-def _demo(arguments: argparse.Namespace) -> int:
-    from peili.adapters import demo  # noqa: PLC0415 - only this one needs the extra `demo`
+@peili.command("demo")
+@click.option("--corrupt", is_flag=True, help="Flip a bit at the source, to see what happens to wrong content.")
+def demo_command(*, corrupt: bool) -> int:
+    """Run three mirrors on loopback and pull an image.
 
-    return demo.run(corrupt=arguments.corrupt)
+    A third-party client pulls the image through the mirrors, and the demo checks every digest.
+    """
+    from peili.adapters import demo  # noqa: PLC0415 - needs the extra `demo`
+
+    return demo.run(corrupt=corrupt)

@@ -1,13 +1,12 @@
-"""`peili hosts` and the section ``[hosts]``: containerd's hosts.toml files, by the mirror's own configuration."""
+"""`peili hosts`, and the extension that the section ``[hosts]`` configures: both change containerd's configuration."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
@@ -18,12 +17,19 @@ from peili.adapters.standalone.config.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
 
-_ANY = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - told apart, not listened on
+_LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
+"""Where a client on this host reaches a door that listens on every address."""
 
 
 def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
-    """What keeps peili in front while `config`'s mirror runs, with its local door at `local`, if not where `config`
-    says. Raises ConfigError.
+    """The extension that puts peili first in containerd's registries while a mirror runs.
+
+    Args:
+        config: the configuration of the mirror.
+        local: the addresses of the local door, if they are not those in `config`.
+
+    Raises:
+        ConfigError: containerd cannot reach the door, or the section ``[hosts]`` is wrong.
     """
     files = HostsFiles(
         mirror_url(local or config.local),
@@ -34,49 +40,85 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
     return ContainerdHosts(files, socket=_socket(config))
 
 
-def run(arguments: argparse.Namespace, config: Config) -> int:
-    """One of the command's actions, as `hosts_arguments` describes them; its exit code. Raises PeiliError."""
-    version = arguments.containerd_version or understood(asyncio.run(_version(config)), _warn)
+def run(
+    action: str,
+    config: Config,
+    *,
+    kind: str,
+    file: Path | None,
+    config_path: Sequence[str],
+    registries: Sequence[str],
+    mirror: str | None,
+    version: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> int:
+    """Run `peili hosts`.
+
+    Args:
+        action: ``apply``, ``show`` or ``remove``.
+        config: the mirror's configuration. It applies to each option that the user did not give.
+        kind: the format, ``containerd``, ``k3s`` or ``talos``.
+        file: for k3s and Talos, the file to change or to read.
+        config_path: for containerd, the directories of its setting of that name.
+        registries: host names, and ``_default`` for all other registries.
+        mirror: the URL at which containerd reaches peili.
+        version: containerd's version; by default that of the running or the installed one.
+        dry_run: print the changes as a diff; write nothing.
+        as_json: make `show` print JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: an option or the configuration is wrong.
+        PeiliError: a file cannot be read.
+    """
+    mirror = mirror or mirror_url(config.local)
+    registries = registries or (_registries(config) if action == "apply" else ())
+    if kind != "containerd":
+        command = importlib.import_module(f"peili.adapters.{kind}.command")
+        names = tuple("*" if name == DEFAULT else name for name in registries)
+        code: int = command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json)
+        return code
+    version = version or understood(asyncio.run(_find_version(config)), _warn)
     files = HostsFiles(
-        arguments.mirror or mirror_url(config.local),
-        config_path=arguments.config_path or config.hosts.config_path or None,
-        registries=arguments.registry or (_registries(config) if arguments.action == "apply" else ()),
+        mirror,
+        config_path=config_path or config.hosts.config_path or None,
+        registries=registries,
         capabilities=_capabilities(config),
         version=version,
     )
-    code = _ACTIONS[arguments.action](arguments, files)
-    if arguments.action == "apply" and (why := unread(version, _socket(config))):
+    if action == "show":
+        return _show(files, as_json=as_json)
+    if action == "remove":
+        return _report(files.remove(dry_run=dry_run), "there is nothing of peili's", dry_run=dry_run)
+    code = _report(files.apply(dry_run=dry_run), "peili is in front already", dry_run=dry_run)
+    if why := unread(version, _socket(config)):
         _warn(why)
     return code
 
 
-def run_other(arguments: argparse.Namespace, config: Config) -> int:
-    """The same for another format than hosts.toml. Raises ConfigError, PeiliError."""
-    command = importlib.import_module(f"peili.adapters.{arguments.format}.command")
-    names = arguments.registry or (_registries(config) if arguments.action == "apply" else ())
-    registries = tuple("*" if name == DEFAULT else name for name in names)
-    code: int = command.run(arguments, arguments.mirror or mirror_url(config.local), registries)
-    return code
-
-
 def mirror_url(local: Sequence[str]) -> str:
-    """Where this host's containerd reaches the local door, which listens at `local`. Raises ConfigError."""
+    """The URL at which this host's containerd reaches the local door, which listens at `local`. Raises ConfigError."""
     host, _, port = local[0].rpartition(":")
     if int(port) == 0:
-        raise ConfigError("local.listen", "an address with a fixed port, for containerd to be told")
-    return f"http://{_ANY.get(host, host)}:{port}"
+        raise ConfigError("local.listen", "an address with a fixed port, because containerd's configuration names it")
+    return f"http://{_LOOPBACK.get(host, host)}:{port}"
 
 
 def _registries(config: Config) -> tuple[str, ...]:
-    """Those that were chosen, else those that the mirror is for; none for every registry. One with a wildcard can't be
-    written down for containerd; where containerd asks for more, the mirror says in a moment that it is not for it.
+    """The registries to change; none means every registry.
+
+    containerd has no wildcards, so a mirror for ``*.example.com`` is put in front of every registry. The mirror answers
+    404 at once for a registry that it does not serve.
     """
-    meant = config.mirror.registries
-    return config.hosts.registries or (() if any("*" in each for each in meant) else tuple(map(str.lower, meant)))
+    served = config.mirror.registries
+    return config.hosts.registries or (() if any("*" in each for each in served) else tuple(map(str.lower, served)))
 
 
 def _capabilities(config: Config) -> tuple[str, ...]:
-    """A resolver that never answers for a tag need not be asked."""
+    """containerd need not ask a mirror for tags if its resolver never resolves one."""
     return ("pull",) if config.resolver.kind == "defer" else ("pull", "resolve")
 
 
@@ -85,7 +127,7 @@ def _socket(config: Config) -> Path:
     return Path(address.removeprefix("unix://") if isinstance(address, str) else DEFAULT_ADDRESS)
 
 
-async def _version(config: Config) -> str | None:
+async def _find_version(config: Config) -> str | None:
     return await version_at(_socket(config)) or await version_installed()
 
 
@@ -93,39 +135,24 @@ def _warn(line: str) -> None:
     sys.stderr.write(f"peili: {line}\n")
 
 
-def _apply(arguments: argparse.Namespace, files: HostsFiles) -> int:
-    return _told(arguments, files.apply(dry_run=arguments.dry_run), "peili is in front already")
-
-
-def _remove(arguments: argparse.Namespace, files: HostsFiles) -> int:
-    return _told(arguments, files.remove(dry_run=arguments.dry_run), "there is nothing of peili's")
-
-
-def _told(arguments: argparse.Namespace, outcome: Outcome, nothing: str) -> int:
+def _report(outcome: Outcome, nothing: str, *, dry_run: bool) -> int:
     for change in outcome.changes:
-        sys.stdout.write(change.diff() if arguments.dry_run else f"{change}\n")
+        sys.stdout.write(change.diff() if dry_run else f"{change}\n")
     for problem in outcome.problems:
-        sys.stderr.write(f"peili: {problem}\n")
+        _warn(str(problem))
     if not outcome.changes and not outcome.problems:
         sys.stdout.write(f"nothing to do: {nothing}\n")
     return 1 if outcome.problems else 0
 
 
-def _show(arguments: argparse.Namespace, files: HostsFiles) -> int:
+def _show(files: HostsFiles, *, as_json: bool) -> int:
     try:
         found = files.show()
     except OSError as error:
         raise PeiliError(f"{error.filename}: {error.strerror}") from error
-    if arguments.json:
+    if as_json:
         sys.stdout.write(json.dumps({"registries": [each.json() for each in found]}) + "\n")
     else:
         nothing = f"nothing is configured in {', '.join(map(str, files.roots))}: containerd asks each registry itself"
         sys.stdout.write("\n\n".join(map(str, found)) + "\n" if found else f"{nothing}\n")
     return 0
-
-
-_ACTIONS: Mapping[str, Callable[[argparse.Namespace, HostsFiles], int]] = {
-    "apply": _apply,
-    "show": _show,
-    "remove": _remove,
-}

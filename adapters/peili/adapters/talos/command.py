@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -13,15 +12,30 @@ from peili.adapters.talos.patch import Patch, check, putting_first, same, taking
 from peili.mirror import PeiliError
 
 
-def run(arguments: argparse.Namespace, mirror: str, registries: Sequence[str]) -> int:
-    """One of the command's actions on ``arguments.file``, or on standard input; its exit code. Raises PeiliError."""
+def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | None, dry_run: bool, as_json: bool) -> int:
+    """Run one action.
+
+    Args:
+        action: ``apply`` and ``remove`` print a patch; ``show`` prints what the configuration contains.
+        mirror: the URL at which the machine's containerd reaches the local door.
+        registries: host names, and ``*`` for all registries without an entry; empty for all.
+        file: the file with the configuration; None for stdin.
+        dry_run: ignored, because no action changes anything.
+        as_json: make `show` print JSON.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PeiliError: the text cannot be read, or it is not a machine configuration.
+    """
     check(mirror, registries)
-    name = "standard input" if arguments.file is None else str(arguments.file)
+    name = "standard input" if file is None else str(file)
     try:
-        config = read(_text(arguments.file))
-        if arguments.action == "show":
-            return _show(config, mirror, as_json=arguments.json)
-        change: Callable[..., Patch] = putting_first if arguments.action == "apply" else taking_away
+        config = read(_text(file))
+        if action == "show":
+            return _show(config, mirror, as_json=as_json)
+        change: Callable[..., Patch] = putting_first if action == "apply" else taking_away
         patch = change(config, mirror, registries)
     except OSError as error:
         raise PeiliError(f"{name}: can't be read: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""`peili doctor`: the doctor of `peili.adapters.containerd`, shown what the command's configuration says."""
+"""`peili doctor`: runs the doctor of `peili.adapters.containerd` for the command's configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from peili.stores.containerd.options import DEFAULT_ADDRESS, Options, known_opti
 
 
 def patient(config: Config, containerd_config: Path | None) -> Patient:
-    """Whom `config` describes. Raises ConfigError."""
+    """What the doctor examines: the containerd and the mirror that `config` describes.
+
+    Args:
+        config: the configuration of `peili serve`.
+        containerd_config: containerd's configuration file; None for the file that the running containerd uses.
+
+    Raises:
+        ConfigError: the store's options are wrong, or the local door has no fixed port.
+    """
     kind = config.store.kind
     options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
     return Patient(
@@ -41,7 +49,11 @@ def _checked(kind: str, options: Mapping[str, Any]) -> Options:
 
 
 def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:
-    """Write a diagnosis, by lines or as one JSON object; the exit code: 1 where something is wrong."""
+    """Write a diagnosis, as lines or as one JSON object.
+
+    Returns:
+        The exit code: 1 if a finding failed, else 0.
+    """
     return asyncio.run(_run(subject, write, as_json=as_json))
 
 
