@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.yaml_text import NotYaml, plain
 from peili.adapters.k3s import RegistriesFile
 from peili.adapters.talos import MachineConfig, Unusable, merged, putting_first, read, taking_away
@@ -77,7 +77,7 @@ def faults_of_registries(data: bytes, folder: Path, registries: tuple[str, ...] 
 def _show(subject: RegistriesFile, folder: Path) -> None:
     try:
         json.dumps([each.json() for each in subject.show(data_dir=folder)])
-    except LeftAlone as error:
+    except CannotEdit as error:
         str(error)
 
 

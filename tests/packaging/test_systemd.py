@@ -135,7 +135,7 @@ def test_it_serves_containerd_s_content_without_any_capability(
 
 def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_default(up: Systemd) -> None:
     """`_default` goes into the last of them, which is Docker's, and a registry into the first."""
-    assert "left alone" not in up.log(), up.log()
+    assert "not changed" not in up.log(), up.log()
     ours = '[host."http://127.0.0.1:5050"]'
     for folder in ("/etc/containerd/certs.d/registry.example", "/etc/docker/certs.d/_default"):
         assert ours in up.read(f"{folder}/hosts.toml")

@@ -66,7 +66,7 @@ def test_apply_and_remove(before: bytes, version: str | None) -> None:
         assert MIRROR in host_names(after)
         if version == "1.6.20":
             assert host_names(after) == [MIRROR, *host_names(before)]
-        assert hosts.show()[0].first
+        assert hosts.show()[0].is_first
         assert hosts.apply().changes == ()
         hosts.remove()
         assert file.read_bytes() == before

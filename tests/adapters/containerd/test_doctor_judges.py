@@ -21,7 +21,7 @@ from peili.adapters.containerd.doctor.configured import judge_configuration, jud
 from peili.adapters.containerd.doctor.daemon import config_argument
 from peili.adapters.containerd.doctor.findings import Finding, Level, fail, ok, verdict, warn
 from peili.adapters.containerd.doctor.registries import registries
-from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
+from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.meaning import Version
 from peili.adapters.containerd.hosts_toml.showing import Shown, shown
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
@@ -206,7 +206,7 @@ async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> 
     found = shown([tmp_path], MIRROR, Version(2, 0))
     [finding] = judge_hosts(found, MIRROR, [tmp_path], version=Version(2, 0), wanted=Selection(), folders=())
     assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
-    assert [each.first for each in found] == [True]
+    assert [each.is_first for each in found] == [True]
     proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})
     assert proof.what == f"{MIRROR} answers as containerd wants it for docker.io/library/demo:v1 ({DIGEST})"
 

@@ -21,7 +21,7 @@ MIRRORED = b"server = 'https://s.example'\n[host.'https://m.example']\n"
 
 
 def in_front(root: Path) -> list[bool]:
-    return [each.first for each in HostsFiles(MIRROR, config_path=[root]).show()]
+    return [each.is_first for each in HostsFiles(MIRROR, config_path=[root]).show()]
 
 
 async def test_on_at_start_and_off_before_the_doors_close(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -40,7 +40,7 @@ async def test_on_at_start_and_off_before_the_doors_close(tmp_path: Path, caplog
         assert snapshot(tmp_path) == was
     messages = [each.getMessage() for each in caplog.records if each.name == "peili.ContainerdHosts"]
     changed, default = root / "docker.io/hosts.toml", root / "_default/hosts.toml"
-    assert messages == 2 * [f"changed {changed}", f"made {default}", f"changed {changed}", f"removed {default}"]
+    assert messages == 2 * [f"changed {changed}", f"created {default}", f"changed {changed}", f"removed {default}"]
 
 
 async def test_what_can_not_be_changed_is_logged_and_the_host_lives_on(
@@ -53,7 +53,7 @@ async def test_what_can_not_be_changed_is_logged_and_the_host_lives_on(
         assert not mirror.readiness()["ContainerdHosts"]
         (warning,) = [each.getMessage() for each in caplog.records]
         assert warning.startswith(
-            f"{tmp_path}/docker.io/hosts.toml: left alone: peili can't tell what containerd makes of it: not TOML"
+            f"{tmp_path}/docker.io/hosts.toml: not changed: peili can't tell what containerd makes of it: not TOML"
         )
         assert (tmp_path / "_default/hosts.toml").exists()
     assert not (tmp_path / "_default").exists()

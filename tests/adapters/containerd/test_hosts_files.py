@@ -113,7 +113,7 @@ def test_peili_is_first_and_the_rest_is_as_it_was(
         assert list(means["host"]) == [MIRROR, *others]
     assert means["host"].pop(MIRROR) == OURS
     assert {**means, "host": means["host"] or meant.get("host", {})} == {**meant, "host": meant.get("host", {})}
-    assert changed.show()[0].first
+    assert changed.show()[0].is_first
     assert changed.remove().problems == ()
     assert snapshot(tmp_path) == was
 
@@ -187,7 +187,7 @@ def test_what_containerd_1_ignores_does_not_begin_to_count(content: str, version
     make(tmp_path, {**CERTIFICATES, "r_5000_/hosts.toml": content.encode()})
     was = snapshot(tmp_path)
     (problem,) = files(tmp_path, "r:5000", version=version).apply().problems
-    assert "containerd 1.x reads nothing of hosts.toml, because it has no [host" in problem.why
+    assert "containerd 1.x reads nothing of hosts.toml, because it has no [host" in problem.reason
     assert snapshot(tmp_path) == was
 
 

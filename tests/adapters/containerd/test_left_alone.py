@@ -13,7 +13,7 @@ from tests.adapters.containerd.trees import make, snapshot
 from tests.support.directories import open_directory
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.files import files
+from peili.adapters.files import atomic
 
 MIRROR = "http://127.0.0.1:5050"
 UNUSABLE = "containerd can't use it: "
@@ -58,7 +58,7 @@ def test_what_can_not_be_changed_is_named_and_the_rest_is_done(content: bytes, w
     outcome = hosts.apply()
     assert [each.file.parent.name for each in outcome.changes] == ["b.example", "_default"]
     (problem,) = outcome.problems
-    assert str(problem).startswith(f"{tmp_path}/a.example/hosts.toml: left alone: {why}")
+    assert str(problem).startswith(f"{tmp_path}/a.example/hosts.toml: not changed: {why}")
     assert "\n" not in str(problem)
     assert (tmp_path / "a.example/hosts.toml").read_bytes() == content
     hosts.remove()
@@ -85,9 +85,9 @@ def test_a_link_that_leads_nowhere_and_a_directory_instead_of_a_file(tmp_path: P
     was = snapshot(tmp_path)
     hosts = HostsFiles(MIRROR, config_path=[tmp_path], registries=["a.example", "b.example", "c.example"])
     assert [str(each) for each in hosts.apply().problems] == [
-        f"{tmp_path}/a.example/hosts.toml: left alone: a symbolic link that leads nowhere",
-        f"{tmp_path}/b.example/hosts.toml: left alone: Is a directory",
-        f"{tmp_path}/c.example/hosts.toml: left alone: its directory is a file",
+        f"{tmp_path}/a.example/hosts.toml: not changed: a symbolic link that leads nowhere",
+        f"{tmp_path}/b.example/hosts.toml: not changed: Is a directory",
+        f"{tmp_path}/c.example/hosts.toml: not changed: its directory is a file",
     ]
     assert snapshot(tmp_path) == was
 
@@ -103,8 +103,8 @@ def test_without_the_rights_nothing_changes_and_each_file_is_named() -> None:
         was = snapshot(folder)
         done = subprocess.run([sys.executable, "-c", script, folder], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines() == [
-            f"{folder}/docker.io/hosts.toml: left alone: Permission denied",
-            f"{folder}/_default/hosts.toml: left alone: Permission denied",
+            f"{folder}/docker.io/hosts.toml: not changed: Permission denied",
+            f"{folder}/_default/hosts.toml: not changed: Permission denied",
         ]
         assert snapshot(folder) == was
 
@@ -118,17 +118,17 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", full)
     outcome = HostsFiles(MIRROR, config_path=[tmp_path]).apply()
-    assert {each.why for each in outcome.problems} == {"left alone: No space left on device"}
+    assert {each.reason for each in outcome.problems} == {"not changed: No space left on device"}
     assert (len(outcome.problems), outcome.changes) == (2, ())
     assert snapshot(tmp_path) == was
 
 
 def test_two_runs_wait_for_each_other_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_PATIENCE", 0.1)
+    monkeypatch.setattr(atomic, "LOCK_TIMEOUT", 0.1)
     hosts = HostsFiles(MIRROR, config_path=[tmp_path / "certs.d"])
-    with files.locked([tmp_path / "certs.d"]):
+    with atomic.locked([tmp_path / "certs.d"]):
         (problem,) = hosts.apply().problems
-        assert f"somebody else holds the lock on {tmp_path}" in problem.why
+        assert f"another process holds the lock on {tmp_path}" in problem.reason
         assert hosts.apply(dry_run=True).problems == ()
     assert hosts.apply().problems == ()
     descriptor = os.open(tmp_path, os.O_RDONLY)
@@ -163,6 +163,6 @@ def test_nothing_ends_in_a_traceback(content: bytes, version: str | None, tmp_pa
 def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
     make(tmp_path, {"r.example/hosts.toml": "hosts.toml", "s.example": "s.example"})
     hosts = HostsFiles(MIRROR, config_path=[tmp_path], version="2.0.0")
-    assert [each.why for each in hosts.apply().problems] == ["left alone: Too many levels of symbolic links"]
+    assert [each.reason for each in hosts.apply().problems] == ["not changed: Too many levels of symbolic links"]
     hosts.remove()
     assert [each.name for each in tmp_path.iterdir() if not each.is_symlink()] == ["r.example"]

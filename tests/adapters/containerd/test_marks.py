@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.containerd.hosts_toml.marks import put_in, taken_apart
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.editor import CannotEdit
 
 BEGIN, END = b"# >>> peili hosts >>> said", b"# <<< peili hosts <<<"
 
@@ -53,5 +53,5 @@ def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) 
     ids=["no end", "no begin", "wrong order", "twice"],
 )
 def test_damaged_marks_are_told_not_guessed(content: bytes) -> None:
-    with pytest.raises(LeftAlone, match="marks around peili's part are damaged"):
+    with pytest.raises(CannotEdit, match="marks around peili's part are damaged"):
         taken_apart(b"server = 'x'\n" + content)

@@ -30,7 +30,7 @@ def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
         command = [*there, sys.executable, "-c", PROGRAM, action, str(folder)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    assert confined("apply") == f"made {folder}/_default/hosts.toml"
-    assert [each.first for each in HostsFiles("http://127.0.0.1:5050", config_path=[folder]).show()] == [True]
+    assert confined("apply") == f"created {folder}/_default/hosts.toml"
+    assert [each.is_first for each in HostsFiles("http://127.0.0.1:5050", config_path=[folder]).show()] == [True]
     assert confined("remove") == f"removed {folder}/_default/hosts.toml"
     assert list(folder.iterdir()) == []

@@ -8,7 +8,7 @@ import pytest
 from tests.adapters.containerd.trees import make, snapshot
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.files.door_url import same_door
+from peili.adapters.files.urls import same_door
 from peili.adapters.k3s import RegistriesFile
 from peili.adapters.standalone.cli import main
 
@@ -38,7 +38,7 @@ def test_an_ipv6_mirror_is_not_written_for_a_containerd_that_could_read_nothing_
 
 def test_containerd_2_gets_an_ipv6_mirror(tmp_path: Path) -> None:
     assert HostsFiles(IPV6, config_path=[tmp_path], version="2.2.1").apply().problems == ()
-    assert HostsFiles(IPV6, config_path=[tmp_path], version="2.2.1").show()[0].first
+    assert HostsFiles(IPV6, config_path=[tmp_path], version="2.2.1").show()[0].is_first
 
 
 @pytest.mark.parametrize(("version", "asked"), [("1.6.20", [None]), (None, [])])
@@ -92,7 +92,7 @@ def test_a_mirror_put_in_front_by_hand_is_recognised_however_it_is_written(url: 
     files = HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"])
     outcome = files.apply()
     assert (outcome.changes, outcome.problems) == ((), ())
-    assert files.show()[0].first
+    assert files.show()[0].is_first
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_k3s_a_mirror_put_first_by_hand_is_recognised(url: str, tmp_path: Path) 
     file.write_text(f'mirrors:\n  docker.io:\n    endpoint: ["{url}"]\n')
     registries = RegistriesFile(MIRROR, file=file, registries=["docker.io"])
     assert registries.apply().changes == ()
-    assert registries.show(data_dir=tmp_path)[0].first
+    assert registries.show(data_dir=tmp_path)[0].is_first
 
 
 @pytest.mark.parametrize("url", [f"{MIRROR}/v2", f"{MIRROR}/", f"{MIRROR}/v2/"])

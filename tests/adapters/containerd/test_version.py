@@ -55,7 +55,7 @@ def test_the_command_warns_and_writes_what_all_versions_understand(
         arguments = ["--config-path", str(tmp_path), f"--set=store.address={socket}"]
         assert main(["hosts", "apply", *arguments]) == 0
         said = capsys.readouterr()
-        assert said.out == f"made {tmp_path}/_default/hosts.toml\n"
+        assert said.out == f"created {tmp_path}/_default/hosts.toml\n"
         line = f"containerd's version is {version!a}, which tells nothing: what all versions understand is written"
         assert said.err == f"peili: {line}\n"
         assert "dial_timeout" not in written(tmp_path)

@@ -45,7 +45,7 @@ def test_a_file_that_was_not_there_is_made_and_taken_away_again(file: Path) -> N
     subject = RegistriesFile(PEILI, file=file)
     assert not subject.remove().changes
     [change] = subject.apply().changes
-    assert str(change) == f"made {file}"
+    assert str(change) == f"created {file}"
     assert "*:" not in file.read_text(), "which would be an alias"
     assert not subject.apply().changes
     subject.remove()
@@ -82,9 +82,9 @@ def test_a_dry_run_shows_what_would_be_done_and_does_nothing(file: Path) -> None
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (b"mirrors: [", "left alone: can't be read as YAML: line 1, column 11: expected the node content, but found "),
-        (b"\xff\xfe", "left alone: it is not UTF-8"),
-        (b"#" * (1 << 20) + b"#", "left alone: more than 1 MiB"),
+        (b"mirrors: [", "not changed: can't be read as YAML: line 1, column 11: expected the node content, but found "),
+        (b"\xff\xfe", "not changed: it is not UTF-8"),
+        (b"#" * (1 << 20) + b"#", "not changed: more than 1 MiB"),
     ],
 )
 def test_a_file_that_can_t_be_read_is_left_alone_and_named(file: Path, content: bytes, why: str) -> None:
@@ -106,7 +106,7 @@ def test_a_link_stays_and_what_it_leads_to_is_changed(file: Path, tmp_path: Path
     assert PEILI in target.read_text()
     target.unlink()
     [problem] = RegistriesFile(PEILI, file=file).apply().problems
-    assert problem.why == "left alone: a symbolic link that leads nowhere"
+    assert problem.reason == "not changed: a symbolic link that leads nowhere"
 
 
 def test_what_an_interrupted_run_has_left_does_not_stay(file: Path) -> None:
@@ -167,8 +167,8 @@ def test_no_registry_is_cut_off_where_k3s_does_not_fall_back(file: Path, setting
     (file.parent / setting).write_text("disable-default-registry-endpoint: true\n")
     file.write_text(PRIVATE)
     [problem] = RegistriesFile(PEILI, file=file).apply().problems
-    assert problem.why == (
-        f"left alone: {file.parent / setting} has disable-default-registry-endpoint: peili would be all that * has; "
+    assert problem.reason == (
+        f"not changed: {file.parent / setting} has disable-default-registry-endpoint: peili would be all that * has; "
         "add the registry's own URL to its endpoints, or choose others with --registry"
     )
     assert file.read_text() == PRIVATE
@@ -183,7 +183,7 @@ def test_it_shows_who_is_asked_and_what_there_is_to_know(file: Path, tmp_path: P
         + 'configs: {"registry.example.com:5000": {tls: {ca_file: a}}, ghcr.io: {auth: {username: me}}, a.io: {}}\n'
     )
     subject = RegistriesFile(PEILI, file=file)
-    assert [(each.registry, each.first) for each in subject.show()] == [("docker.io", False), ("ghcr.io", False)]
+    assert [(each.registry, each.is_first) for each in subject.show()] == [("docker.io", False), ("ghcr.io", False)]
     subject.apply()
     every, docker, ghcr = subject.show(data_dir=tmp_path)
     assert (every.registry, every.endpoints, every.notes) == ("*", (PEILI,), ())

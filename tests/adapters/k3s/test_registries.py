@@ -183,7 +183,7 @@ def test_edits_made_in_between_stay(name: str) -> None:
     ("text", "why"),
     [
         ("mirrors: [", "can't be read as YAML: line 1, column 11: "),
-        ("a: 1\n---\nb: 2\n", "can't be read as YAML: 2 documents, where one belongs"),
+        ("a: 1\n---\nb: 2\n", "can't be read as YAML: 2 documents, but only one is allowed"),
         ("mirrors: {a: {}, a: {}}", "can't be read as YAML: line 1, column 18: found duplicate key"),
         ("- mirrors", "a mapping with mirrors and configs is wanted at its root"),
         ("mirrors: [docker.io]", "mirrors: a mapping of registries is wanted"),

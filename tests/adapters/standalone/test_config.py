@@ -102,7 +102,7 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
 
 
 OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
-FOLDERS = "the folders of containerd's setting of that name, as /etc/containerd/certs.d"
+FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
@@ -134,7 +134,10 @@ WRONG = [
     ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
     ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
     ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
-    (f"[hosts]\nconfig_path = ['{K3S}']", f"hosts.config_path: no folder that k3s or RKE2 writes anew, as {K3S}; use "),
+    (
+        f"[hosts]\nconfig_path = ['{K3S}']",
+        f"hosts.config_path: a directory that k3s and RKE2 do not generate, not {K3S}; run: ",
+    ),
     ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
     ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),

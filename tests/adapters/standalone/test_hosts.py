@@ -35,7 +35,7 @@ def test_apply_show_and_remove(root: Path, capsys: pytest.CaptureFixture[str]) -
     where = ("--config-path", str(root), *OLD)
     docker, default = root / "docker.io/hosts.toml", root / "_default/hosts.toml"
     assert main(["hosts", "apply", *where]) == 0
-    assert capsys.readouterr() == (f"changed {docker}\nmade {default}\n", "")
+    assert capsys.readouterr() == (f"changed {docker}\ncreated {default}\n", "")
     assert main(["hosts", "apply", *where]) == 0
     assert capsys.readouterr() == ("nothing to do: peili is in front already\n", "")
     assert main(["hosts", "show", *where]) == 0
@@ -64,9 +64,9 @@ def test_a_file_that_can_not_be_read_is_named_and_the_code_is_1(root: Path, caps
     (root / "docker.io/hosts.toml").write_bytes(b"server = ")
     assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 1
     said = capsys.readouterr()
-    assert said.out == f"made {root}/_default/hosts.toml\n"
+    assert said.out == f"created {root}/_default/hosts.toml\n"
     why = "peili can't tell what containerd makes of it: not TOML: Invalid value (at end of document)"
-    assert said.err == f"peili: {root}/docker.io/hosts.toml: left alone: {why}\n"
+    assert said.err == f"peili: {root}/docker.io/hosts.toml: not changed: {why}\n"
 
 
 def test_where_nothing_is_configured_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_url_capabilities_folder_and_registries_come_from_the_mirror_s_configura
         f"[hosts]\nconfig_path = ['{tmp_path}/certs.d']\nregistries = ['ghcr.io']\n"
     )
     assert main(["hosts", "apply", "--config", str(file), "--containerd-version", "2.1.0"]) == 0
-    assert capsys.readouterr().out == f"made {tmp_path}/certs.d/ghcr.io/hosts.toml\n"
+    assert capsys.readouterr().out == f"created {tmp_path}/certs.d/ghcr.io/hosts.toml\n"
     written = (tmp_path / "certs.d/ghcr.io/hosts.toml").read_text().splitlines()
     assert written[1:-1] == [
         '[host."http://127.0.0.1:5060"]',
@@ -107,7 +107,7 @@ def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys
 def test_a_mirror_for_a_wildcard_is_asked_for_every_registry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--config-path", str(root), *OLD)
     assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io", "*.example.com"]']) == 0
-    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\nmade {root}/_default/hosts.toml\n"
+    assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\ncreated {root}/_default/hosts.toml\n"
 
 
 def test_a_mirror_s_registry_is_written_in_lower_case(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +136,7 @@ def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str,
     [
         (["--registry", "a/b"], "--registry: host names such as docker.io, not 'a/b'"),
         (["--mirror", "host"], "--mirror: http://HOST:PORT, as containerd reaches the local door"),
-        (["--containerd-version", "new"], "--containerd-version: containerd's, as 2.1.4, not 'new'"),
+        (["--containerd-version", "new"], "--containerd-version: containerd's version, such as 2.1.4, not 'new'"),
         (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, because contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
         (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
@@ -150,7 +150,7 @@ def test_wrong_usage_is_one_line_and_the_code_is_2(
     assert capsys.readouterr().err.startswith(f"peili: {line}")
 
 
-@pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "left alone: "), ("remove", "left alone: ")])
+@pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "not changed: "), ("remove", "not changed: ")])
 def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
     root.chmod(0)
     # Root may do what the mode forbids by two capabilities; what a child inherits of them is taken away.

@@ -78,7 +78,7 @@ def test_k3s_names_what_it_leaves_alone(registries: Path, capsys: pytest.Capture
         assert main(["hosts", action, "--format", "k3s", "--file", str(registries)]) == 1
         said = capsys.readouterr()
         assert said.out == ""
-        assert said.err == f"peili: {registries}: left alone: mirrors: a mapping of registries is wanted\n"
+        assert said.err == f"peili: {registries}: not changed: mirrors: a mapping of registries is wanted\n"
 
 
 def talos(action: str, configuration: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -174,7 +174,7 @@ def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
 ) -> None:
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
     folder.mkdir(parents=True)
-    expected = f"no folder that k3s or RKE2 writes anew, as {folder}; use peili hosts apply --format k3s\n"
+    expected = f"a directory that k3s and RKE2 do not generate, not {folder}; run: peili hosts apply --format k3s\n"
     for flag, value, named in (
         ("--config-path", str(folder), "--config-path"),
         ("--set", f'hosts.config_path=["{folder}"]', "--set: hosts.config_path"),

@@ -4,8 +4,8 @@
 """
 
 from peili.adapters.containerd.extension import ContainerdHosts
-from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
+from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.showing import Shown
-from peili.adapters.files.changes import Change, Outcome, Problem
+from peili.adapters.files.editor import Change, Outcome, Problem
 
 __all__ = ["Change", "ContainerdHosts", "HostsFiles", "Outcome", "Problem", "Shown"]

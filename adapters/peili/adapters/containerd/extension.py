@@ -12,8 +12,8 @@ from typing_extensions import override
 
 from peili.adapters.containerd.doctor.notice import unread
 from peili.adapters.containerd.doctor.version import understood, version_at
-from peili.adapters.containerd.hosts_toml.hosts import HostsFiles
-from peili.adapters.files.changes import Outcome
+from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
+from peili.adapters.files.editor import Outcome
 from peili.mirror import Context, Plugin
 
 

@@ -1,1 +1,1 @@
-"""Files that adapters change: written whole or not at all, and what they have in common."""
+"""What the adapters for containerd, k3s and Talos share: editing configuration files, comparing URLs, reading YAML."""

@@ -1,25 +1,47 @@
-"""containerd's setting `config_path`, as peili is told it: the folders in which hosts.toml is looked for.
+"""containerd's setting `config_path`: the directories in which it looks for hosts.toml.
 
-Needs no extra, so that `peili serve --check` can read it.
+This module needs no optional dependency, so that `peili serve --check` can use it.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from peili.adapters.files.generated import COMMAND, is_generated
 from peili.mirror import ConfigError
 
+K3S_COMMAND = "peili hosts apply --format k3s"
+"""The command that edits the file from which k3s and RKE2 generate containerd's configuration."""
 
-def folders(config_path: Iterable[str | Path]) -> tuple[Path, ...]:
-    """The folders, each once; one of `config_path` may be several with ``:`` between them. Raises ConfigError, also for
-    one that k3s generates.
+_GENERATED = "/agent/etc/containerd/"
+
+
+def parse_config_path(values: Iterable[str | Path]) -> tuple[Path, ...]:
+    """Return the directories as absolute paths, without repetition.
+
+    Args:
+        values: paths; each may be several paths with ``:`` between them, as containerd writes them.
+
+    Raises:
+        ConfigError: there is none, one is empty, or k3s generates one.
     """
-    names = [name for each in config_path for name in str(each).split(":")]
+    names = [name for value in values for name in str(value).split(":")]
     if not names or not all(names):
-        raise ConfigError("config_path", "the folders of containerd's setting of that name, as /etc/containerd/certs.d")
-    found = tuple(dict.fromkeys(Path(name).absolute() for name in names))
-    if made := next((each for each in found if is_generated(each)), None):
-        raise ConfigError("config_path", f"no folder that k3s or RKE2 writes anew, as {made}; use {COMMAND}")
-    return found
+        raise ConfigError(
+            "config_path", "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
+        )
+    directories = tuple(dict.fromkeys(Path(name).absolute() for name in names))
+    if generated := next((each for each in directories if is_generated(each)), None):
+        raise ConfigError(
+            "config_path", f"a directory that k3s and RKE2 do not generate, not {generated}; run: {K3S_COMMAND}"
+        )
+    return directories
+
+
+def is_generated(path: Path) -> bool:
+    """Whether `path` belongs to the containerd configuration that k3s or RKE2 generates each time it starts.
+
+    Changes made there by anyone else are lost at the next start.
+    """
+    return _GENERATED in f"{os.path.realpath(path)}/"

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peili.adapters.files.changes import Outcome
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.editor import CannotEdit, Outcome
 from peili.adapters.k3s.file import RegistriesFile, present
 from peili.adapters.k3s.showing import Shown
 from peili.mirror import PeiliError
@@ -79,5 +78,5 @@ def _read(file: RegistriesFile) -> list[Shown]:
         return file.show()
     except OSError as error:
         raise PeiliError(f"{file.file}: can't be read: {error.strerror}") from error
-    except LeftAlone as error:
-        raise PeiliError(f"{file.file}: left alone: {error}") from error
+    except CannotEdit as error:
+        raise PeiliError(f"{file.file}: not changed: {error}") from error

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 
-from peili.adapters.files import files
-from peili.adapters.files.changes import Change, Outcome, Problem
-from peili.adapters.files.generated import is_generated
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files import atomic
+from peili.adapters.files.config_path import is_generated
+from peili.adapters.files.editor import CannotEdit, Change, Outcome, Problem
 from peili.adapters.k3s import registries as texts
 from peili.adapters.k3s.form import Unusable
 from peili.adapters.k3s.settings import no_default_endpoint
@@ -63,13 +62,13 @@ class RegistriesFile:
 
     def show(self, *, data_dir: Path | None = None) -> list[Shown]:
         """What the file says for each registry, and whether k3s has taken it over, as seen in what it generated below
-        `data_dir`, by default its usual one. Raises LeftAlone, OSError.
+        `data_dir`, by default its usual one. Raises CannotEdit, OSError.
         """
         text = _text(_data(self.file) or b"")
         try:
             return shown(text, self.mirror, data_dir or Path("/var/lib/rancher") / self.product)
         except Unusable as error:
-            raise LeftAlone(str(error)) from error
+            raise CannotEdit(str(error)) from error
 
     @property
     def product(self) -> str:
@@ -78,20 +77,20 @@ class RegistriesFile:
 
     def _change(self, edit: Callable[[bytes | None], bytes | None], *, dry_run: bool) -> Outcome:
         try:
-            places = [self.file, files.real(self.file)]  # where it is a link, the work is done beside what it leads to
-            with nullcontext() if dry_run else files.locked(places):
+            places = [self.file, atomic.resolved(self.file)]  # for a link, the work is done next to its target
+            with nullcontext() if dry_run else atomic.locked(places):
                 if not dry_run:
-                    files.clean(places)
+                    atomic.remove_leftovers(places)
                 before = _data(self.file)
                 after = edit(before)
                 if before == after:
                     return Outcome((), ())
                 if not dry_run:
                     _write(self.file, after)
-        except (LeftAlone, Unusable) as error:
-            return Outcome((), (Problem(self.file, f"left alone: {error}"),))
+        except (CannotEdit, Unusable) as error:
+            return Outcome((), (Problem(self.file, f"not changed: {error}"),))
         except OSError as error:
-            return Outcome((), (Problem(self.file, f"left alone: {error.strerror}"),))
+            return Outcome((), (Problem(self.file, f"not changed: {error.strerror}"),))
         return Outcome((Change(self.file, before, after),), ())
 
     def _removed(self, before: bytes | None) -> bytes | None:
@@ -105,7 +104,7 @@ class RegistriesFile:
 
     def _applied(self, before: bytes | None) -> bytes:
         if "[" in self.mirror:
-            raise LeftAlone(
+            raise CannotEdit(
                 "k3s copies the mirror's URL into hosts.toml, and containerd 1.x can't read an IPv6 address there; "
                 "write a host name instead, such as http://localhost:5050"
             )
@@ -116,7 +115,7 @@ class RegistriesFile:
         if setting is not None:
             alone = [each for each in wanted if not texts.endpoints(base, each)]
             if alone:
-                raise LeftAlone(
+                raise CannotEdit(
                     f"{setting} has disable-default-registry-endpoint: peili would be all that {', '.join(alone)} has; "
                     "add the registry's own URL to its endpoints, or choose others with --registry"
                 )
@@ -135,7 +134,7 @@ def _text(data: bytes) -> str:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise LeftAlone("it is not UTF-8") from error
+        raise CannotEdit("it is not UTF-8") from error
 
 
 def _data(file: Path) -> bytes | None:
@@ -144,18 +143,18 @@ def _data(file: Path) -> bytes | None:
             data = opened.read(_MOST + 1)
     except FileNotFoundError:
         if file.is_symlink():
-            raise LeftAlone("a symbolic link that leads nowhere") from None
+            raise CannotEdit("a symbolic link that leads nowhere") from None
         return None
     if len(data) > _MOST:
-        raise LeftAlone(f"more than {_MOST >> 20} MiB")
+        raise CannotEdit(f"more than {_MOST >> 20} MiB")
     return data
 
 
 def _write(file: Path, content: bytes | None) -> None:
     if content is None:
-        files.take_away(file, made=1)
+        atomic.remove(file, created=1)
     else:
-        files.put(file, content)
+        atomic.replace(file, content)
 
 
 def _refuse_generated(file: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from peili.adapters.files.door_url import same_door
+from peili.adapters.files.urls import same_door
 from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
 from peili.adapters.k3s import marks
 from peili.adapters.k3s.form import Unusable, check_form

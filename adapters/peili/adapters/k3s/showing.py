@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.files.door_url import same_door
+from peili.adapters.files.urls import same_door
 from peili.adapters.k3s.registries import EVERY, Entry, configured, read
 
 
@@ -26,7 +26,7 @@ class Shown:
     mirror: str
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether peili is asked first."""
         return bool(self.endpoints) and same_door(self.endpoints[0], self.mirror)
 
@@ -34,7 +34,7 @@ class Shown:
         """For programs."""
         return {
             "registry": self.registry,
-            "peili_first": self.first,
+            "peili_first": self.is_first,
             "endpoints": list(self.endpoints),
             "notes": list(self.notes),
         }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peili.adapters.files.plain_url import is_plain
+from peili.adapters.files.urls import is_plain
 from peili.adapters.files.yaml_text import NotYaml, documents, dumped, is_list, is_table, plain
 
 KIND = "RegistryMirrorConfig"

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from peili.adapters.files.door_url import same_door
+from peili.adapters.files.urls import same_door
 from peili.adapters.files.yaml_text import dumped, plain
 from peili.adapters.talos.machineconfig import (
     EVERY,

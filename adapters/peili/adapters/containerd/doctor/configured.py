@@ -14,11 +14,11 @@ from peili.adapters.containerd.doctor.generations import CRI_1, CRI_2, DOCKERS, 
 from peili.adapters.containerd.doctor.registries import Registries
 from peili.adapters.containerd.hosts_toml.meaning import DEFAULT, Version, bracketed
 from peili.adapters.containerd.hosts_toml.showing import Shown, shown
-from peili.adapters.files.generated import COMMAND, is_generated
+from peili.adapters.files.config_path import K3S_COMMAND, is_generated
 from peili.mirror import Selection
 
 _RESTART = "then restart containerd"
-_FOR_K3S = f"run: {COMMAND}, then restart k3s or RKE2"
+_FOR_K3S = f"run: {K3S_COMMAND}, then restart k3s or RKE2"
 _CRI = {CRI_1, CRI_2, IMAGES_3, RUNTIME_3}
 _DROP_INS = "/etc/containerd/conf.d/*.toml"
 """What containerd's default configuration imports from 2.2 on, whether or not there is any."""
@@ -177,7 +177,7 @@ def judge_hosts(
         return
     yield ok(about, f"{mirror} is asked for {', '.join(_named(each.registry) for each in ours)}")
     for each in ours:
-        if not each.first:
+        if not each.is_first:
             yield warn(about, f"{each.directory}: {mirror} is not the first host", f"move it up, or {apply}")
         if not any(host.leads_to(mirror) and "pull" in host.capabilities for host in each.hosts):
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')

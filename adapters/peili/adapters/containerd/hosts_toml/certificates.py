@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.containerd.hosts_toml.meaning import Host
-from peili.adapters.files.leftalone import LeftAlone, Unclear
+from peili.adapters.files.editor import Ambiguous, CannotEdit
 
 _BEGIN = b"-----BEGIN CERTIFICATE-----"
 
 
 def docker_style(directory: Path) -> dict[str, Any]:
-    """`ca` and `client` as they would stand in a hosts.toml in `directory`. Raises LeftAlone, OSError."""
+    """`ca` and `client` as they would stand in a hosts.toml in `directory`. Raises CannotEdit, OSError."""
     names = sorted(each.name for each in directory.iterdir() if not (each.is_dir() and not each.is_symlink()))
     if strange := next((name for name in names if not _is_text(name)), None):
-        raise LeftAlone(f"a certificate's name is not UTF-8: {strange!a}")
+        raise CannotEdit(f"a certificate's name is not UTF-8: {strange!a}")
     authorities = [name for name in names if name.endswith(".crt")]
     pairs = [[name, _key(directory, name)] for name in names if name.endswith(".cert")]
     return {key: value for key, value in (("ca", authorities), ("client", pairs)) if value}
@@ -44,7 +44,7 @@ def _is_text(name: str) -> bool:
 def unusable(hosts: Iterable[Host]) -> str | None:
     """What certificate or key containerd can't use, and so asks none of `hosts`; None where there is no such.
 
-    Raises Unclear.
+    Raises Ambiguous.
     """
     for host in hosts:
         for name, value in host.values.items():
@@ -73,5 +73,5 @@ def _unusable(kind: str, paths: Sequence[str]) -> str | None:
         else:
             context.load_cert_chain(paths[0], paths[-1], password=lambda: b"")  # else it would ask whoever sits there
     except (ssl.SSLError, OSError, ValueError) as error:
-        raise Unclear(f"{' and '.join(paths)} may be no certificate that can be used") from error
+        raise Ambiguous(f"{' and '.join(paths)} may be no certificate that can be used") from error
     return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.editor import CannotEdit
 
 _BEGIN = re.compile(rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*# >>> peili hosts(?: \(made=(\d{1,2})\))?[^\r\n]*", re.MULTILINE)
 _END = re.compile(rb"^[ \t]*# <<< peili hosts[^\r\n]*", re.MULTILINE)
@@ -36,12 +36,12 @@ class Marked:
 
 
 def taken_apart(data: bytes) -> Marked:
-    """The inverse of `put_in`, whatever was changed around our part or inside of it. Raises LeftAlone."""
+    """The inverse of `put_in`, whatever was changed around our part or inside of it. Raises CannotEdit."""
     begins, ends = list(_BEGIN.finditer(data)), list(_END.finditer(data))
     if not begins and not ends:
         return Marked(data)
     if len(begins) != 1 or len(ends) != 1 or begins[0].start() > ends[0].start():
-        raise LeftAlone("the marks around peili's part are damaged; take it out by hand, with its marks")
+        raise CannotEdit("the marks around peili's part are damaged; take it out by hand, with its marks")
     start, end = begins[0].start(), ends[0].end()
     line_end = re.compile(rb"\r?\n").match(data, end)
     if line_end:

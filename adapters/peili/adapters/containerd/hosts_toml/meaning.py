@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from peili.adapters.containerd.hosts_toml.toml_text import Document
-from peili.adapters.files.door_url import same_door
+from peili.adapters.files.urls import same_door
 
 CAPABILITIES = ("pull", "resolve", "push")
 DEFAULT = "_default"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from peili.adapters.containerd.hosts_toml.marks import Marked, taken_apart
 from peili.adapters.containerd.hosts_toml.meaning import DEFAULT
-from peili.adapters.files.leftalone import LeftAlone
+from peili.adapters.files.editor import CannotEdit
 from peili.mirror.oci.references import is_registry, looks_like_registry
 
 FILE = "hosts.toml"
@@ -50,24 +50,24 @@ class Entry:
 
     @cached_property
     def data(self) -> bytes | None:
-        """What the file has; None where there is none. Raises LeftAlone, OSError."""
+        """What the file has; None where there is none. Raises CannotEdit, OSError."""
         try:
             return self.file.read_bytes()
         except FileNotFoundError:
             if self.file.is_symlink():
-                raise LeftAlone("a symbolic link that leads nowhere") from None
+                raise CannotEdit("a symbolic link that leads nowhere") from None
             return None
         except NotADirectoryError:
-            raise LeftAlone("its directory is a file") from None
+            raise CannotEdit("its directory is a file") from None
 
     @cached_property
     def marked(self) -> Marked:
-        """The file taken apart. Raises LeftAlone, OSError."""
+        """The file taken apart. Raises CannotEdit, OSError."""
         return Marked(b"") if self.data is None else taken_apart(self.data)
 
     @property
     def base(self) -> bytes | None:
-        """What the file would have without us; None where there would be none. Raises LeftAlone, OSError."""
+        """What the file would have without us; None where there would be none. Raises CannotEdit, OSError."""
         return None if self.data is None or self.marked.made_whole else self.marked.base
 
     @cached_property
@@ -77,7 +77,7 @@ class Entry:
             return False
         try:
             made = self.marked.made_whole and self.marked.made > 1
-        except LeftAlone:
+        except CannotEdit:
             return True
         return not made or any(each.name != FILE for each in self.directory.iterdir())
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from peili.adapters.containerd.hosts_toml.toml_text import is_toml, parsed, pieces
-from peili.adapters.files.leftalone import Unclear
+from peili.adapters.files.editor import Ambiguous
 
 _KEY = r"""(?:[A-Za-z0-9_-]+|"[^"\\\n]*"|'[^'\n]*')"""
 _KEYS = rf"{_KEY}(?: *\. *{_KEY})*"
@@ -35,9 +35,9 @@ class Table:
 
 
 def tables(text: str) -> list[Table]:
-    """`text`, which is TOML, taken apart. Raises Unclear, where it is more than the part that all read alike."""
+    """`text`, which is TOML, taken apart. Raises Ambiguous, where it is more than the part that all read alike."""
     if len(text) > _MOST:
-        raise Unclear(f"it has more than {_MOST >> 10} Ki characters")
+        raise Ambiguous(f"it has more than {_MOST >> 10} Ki characters")
     found: list[Table] = []
     line = 1
     for piece in pieces(text):
@@ -53,7 +53,7 @@ def _table(piece: str, line: int, *, first: bool) -> Table:
         above, _, body = piece.partition("\n")
         match = _HEADER.fullmatch(above.removesuffix("\r"))
         if match is None:
-            raise Unclear(f"line {line} is no header that every version of containerd reads alike")
+            raise Ambiguous(f"line {line} is no header that every version of containerd reads alike")
         header, listed, at = _path(match["table"] or match["list"]), match["table"] is None, line + 1
     return Table(header, listed, tuple(_values(header, body, at)))
 
@@ -62,13 +62,13 @@ def _values(header: tuple[str, ...], body: str, line: int) -> Iterator[tuple[tup
     for at, statement in _statements(body, line):
         match = _STATEMENT.fullmatch(statement)
         if match is None:
-            raise Unclear(f"line {at} has a key that not every version of containerd reads alike")
+            raise Ambiguous(f"line {at} has a key that not every version of containerd reads alike")
         keys = _path(match["keys"])
         value: Any = parsed(f"{statement}\n")
         for key in keys:
             value = value[key]
         if not _is_plain(value, match["value"]):
-            raise Unclear(f"line {at} has a value that not every version of containerd reads alike")
+            raise Ambiguous(f"line {at} has a value that not every version of containerd reads alike")
         yield (*header, *keys), value
 
 

@@ -22,8 +22,8 @@ from peili.adapters.containerd.hosts_toml.meaning import (
 from peili.adapters.containerd.hosts_toml.places import Entry, directory_names, entries, find
 from peili.adapters.containerd.hosts_toml.reading import NO_HOST, read
 from peili.adapters.containerd.hosts_toml.toml_text import Document, before_tables, parsed, text_of
-from peili.adapters.files.door_url import same_door
-from peili.adapters.files.leftalone import LeftAlone, Unclear
+from peili.adapters.files.editor import Ambiguous, CannotEdit
+from peili.adapters.files.urls import same_door
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class OurHost:
 
 def planned(roots: Sequence[Path], registry: str, host: OurHost) -> tuple[Entry, bytes]:
     """Whose hosts.toml shall have which content, so that `registry` is asked of `host` first and then of whoever is
-    asked now. Raises LeftAlone, OSError.
+    asked now. Raises CannotEdit, OSError.
     """
     found = find(roots, registry)
     target = found.ours
@@ -59,18 +59,18 @@ def planned(roots: Sequence[Path], registry: str, host: OurHost) -> tuple[Entry,
         target = found.entry if own and found.entry else Entry(found.root / directory_names(registry)[0])
     try:
         return target, _content(target, found.entry, host)
-    except Unclear as error:
-        raise LeftAlone(
+    except Ambiguous as error:
+        raise CannotEdit(
             f"peili can't tell what containerd makes of it: {error}", (found.entry or target).file
         ) from error
-    except LeftAlone as error:
-        raise LeftAlone(str(error), (found.entry or target).file) from error
+    except CannotEdit as error:
+        raise CannotEdit(str(error), (found.entry or target).file) from error
 
 
 def _content(target: Entry, origin: Entry | None, host: OurHost) -> bytes:
     """The file of `target`; `origin` is where containerd would look without us."""
     if "[" in host.url and not all(each.brackets_in_headers for each in host.version.candidates):
-        raise LeftAlone(bracketed(f'[host."{host.url}"]'))
+        raise CannotEdit(bracketed(f'[host."{host.url}"]'))
     made = _made(target)
     if target.base:
         return _edited(target, target.base, made, host)
@@ -83,16 +83,16 @@ def _content(target: Entry, origin: Entry | None, host: OurHost) -> bytes:
     content = put_in(b"", 0, writing.tables(host.before(document)), made=made, newline="\n")
     if not _is_right(content, target, origin, host):
         where = "" if origin is None else f" in front of what {origin.file} says"
-        raise LeftAlone(f"a file can't be written that has peili{where}")
+        raise CannotEdit(f"a file can't be written that has peili{where}")
     return content
 
 
 def _check_read(entry: Entry, version: Version) -> None:
-    """That containerd can read the file, if there is one, but for hosts that it wants. Raises LeftAlone, OSError."""
+    """That containerd can read the file, if there is one, but for hosts that it wants. Raises CannotEdit, OSError."""
     for each in version.candidates:
         found = read(entry.base, entry.directory, each)
         if found.unread and not found.no_host:
-            raise LeftAlone(found.unread)
+            raise CannotEdit(found.unread)
 
 
 def _document(origin: Entry, version: Version) -> Document:
@@ -124,21 +124,21 @@ def _edited(target: Entry, base: bytes, made: int, host: OurHost) -> bytes:
         if _says(content, host.before({**document, **hidden})) and _is_right(content, target, target, host):
             return content
     if _has_no_host(target, host.version):
-        raise LeftAlone(f"{NO_HOST}; what else it says would count with peili in it: give it a host, or delete it")
-    raise LeftAlone('a host can\'t be put in front; write each one as a table of its own, [host."https://…"]')
+        raise CannotEdit(f"{NO_HOST}; what else it says would count with peili in it: give it a host, or delete it")
+    raise CannotEdit('a host can\'t be put in front; write each one as a table of its own, [host."https://…"]')
 
 
 def _is_there(target: Entry, host: OurHost) -> bool:
-    """Whether somebody has put it there by hand. Raises LeftAlone where it is not the first host, or is of no use."""
+    """Whether somebody has put it there by hand. Raises CannotEdit where it is not the first host, or is of no use."""
     for version in host.version.candidates:
         asked = read(target.base, target.directory, version).hosts
         ours = [each for each in asked if each.leads_to(host.url)]
         if ours and asked[0] != ours[0]:
-            raise LeftAlone(f"{ours[0].url} is in it already, but not as the first host; move it up by hand")
+            raise CannotEdit(f"{ours[0].url} is in it already, but not as the first host; move it up by hand")
         if ours and not ours[0].may("pull"):
-            raise LeftAlone(f'{ours[0].url} is in it already, but not for content; add "pull" to its capabilities')
+            raise CannotEdit(f'{ours[0].url} is in it already, but not for content; add "pull" to its capabilities')
         if not ours and any(each.url == host.url for each in asked):
-            raise LeftAlone(f"{host.url} is in it already, with override_path, and peili is not at such a path")
+            raise CannotEdit(f"{host.url} is in it already, with override_path, and peili is not at such a path")
         if not ours:
             return False
     return True
@@ -147,7 +147,7 @@ def _is_there(target: Entry, host: OurHost) -> bool:
 def _says(content: bytes, wanted: Document) -> bool:
     try:
         return parsed(text_of(content)[1]) == wanted
-    except Unclear:
+    except Ambiguous:
         return False
 
 
@@ -159,7 +159,7 @@ def _is_right(content: bytes, target: Entry, origin: Entry | None, host: OurHost
             asked = read(origin.base, origin.directory, version).hosts
         try:
             after = read(content, target.directory, version)
-        except Unclear:
+        except Ambiguous:
             return False
         rest = after.hosts[1:]
         if after.unread or after.hosts[0].url != host.url or not _same(rest, asked, target.registry):
@@ -194,6 +194,6 @@ def _made_beside(root: Path) -> list[int]:
     for each in entries(root):
         try:
             found.append(each.marked.made)
-        except (LeftAlone, OSError):
+        except (CannotEdit, OSError):
             continue  # that entry's own problem
     return found

@@ -15,7 +15,7 @@ from peili.adapters.containerd.hosts_toml.meaning import CAPABILITIES, Host, Ver
 from peili.adapters.containerd.hosts_toml.plain_toml import Table, tables
 from peili.adapters.containerd.hosts_toml.toml_text import Document, parsed, text_of
 from peili.adapters.containerd.hosts_toml.usable import check
-from peili.adapters.files.leftalone import LeftAlone, Unclear
+from peili.adapters.files.editor import Ambiguous, CannotEdit
 
 NO_HOST = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'
 _UNKNOWN = "that depends on its version, which is not known (--containerd-version)"
@@ -40,11 +40,11 @@ class Reading:
 
 
 def read(data: bytes | None, directory: Path, version: Version) -> Reading:
-    """Of a hosts.toml with `data`, if there is one, in `directory`, which need not exist. Raises Unclear, OSError."""
+    """Of a hosts.toml with `data`, if there is one, in `directory`, which need not exist. Raises Ambiguous, OSError."""
     found = [_read(data, directory, each) for each in version.candidates]
     if any(each.hosts != found[0].hosts for each in found):
         why = next((each.unread for each in found if each.unread), "")
-        raise Unclear(f"{_UNKNOWN}: {why}" if why else _UNKNOWN)
+        raise Ambiguous(f"{_UNKNOWN}: {why}" if why else _UNKNOWN)
     return found[0]
 
 
@@ -59,9 +59,9 @@ def _read(data: bytes | None, directory: Path, version: Version) -> Reading:
         if not version.headers_only and "host" not in document:
             return Reading(by_certificates(directory), unread=NO_HOST, no_host=True)
         _check(document, parts, version)
-    except Unclear:
+    except Ambiguous:
         raise
-    except LeftAlone as error:
+    except CannotEdit as error:
         return Reading(by_certificates(directory), unread=str(error))
     asked = _headed(parts) if version.headers_only else _all(parts, document)
     hosts = hosts_of(moved(document, directory))
@@ -71,7 +71,7 @@ def _read(data: bytes | None, directory: Path, version: Version) -> Reading:
 
 
 def by_certificates(directory: Path) -> tuple[Host, ...]:
-    """Whom containerd asks where there is no hosts.toml that it can read. Raises Unclear, OSError."""
+    """Whom containerd asks where there is no hosts.toml that it can read. Raises Ambiguous, OSError."""
     style = docker_style(directory) if directory.is_dir() else {}
     return (Host(None, settings=tuple(style), values=moved(style, directory)),)
 
@@ -101,27 +101,27 @@ def _values(table: Mapping[str, Any], version: Version) -> dict[str, Any]:
 
 
 def _check(document: Document, parts: list[Table], version: Version) -> None:
-    """That containerd can use what it sees of it. Raises LeftAlone, Unclear."""
+    """That containerd can use what it sees of it. Raises CannotEdit, Ambiguous."""
     try:
         check(document, version)
-    except LeftAlone as error:
+    except CannotEdit as error:
         hosts: object = document.get("host", {})
         if version.headers_only and isinstance(hosts, dict) and {*hosts_of(document)} - {*_headed(parts)}:
-            raise Unclear(f"{error}, and there are hosts without a table header") from error
+            raise Ambiguous(f"{error}, and there are hosts without a table header") from error
         raise
 
 
 def _check_mark(mark: str, version: Version) -> None:
     if mark and not version.byte_order_mark:
-        raise LeftAlone("containerd 2.x can't read a file that begins with a byte-order mark; save it without one")
+        raise CannotEdit("containerd 2.x can't read a file that begins with a byte-order mark; save it without one")
 
 
 def _check_names(parts: list[Table], version: Version) -> None:
-    """That this version's parser can read the headers: else it reads nothing of the file. Raises LeftAlone."""
+    """That this version's parser can read the headers: else it reads nothing of the file. Raises CannotEdit."""
     if not version.brackets_in_headers:
         for part in parts:
             if any(bracket in name for name in part.header for bracket in "[]"):
-                raise LeftAlone(bracketed("[" + ".".join(map(_quoted, part.header)) + "]"))
+                raise CannotEdit(bracketed("[" + ".".join(map(_quoted, part.header)) + "]"))
 
 
 def _quoted(name: str) -> str:
@@ -143,12 +143,12 @@ def _headed(parts: list[Table]) -> list[str]:
 
 
 def _all(parts: list[Table], document: Document) -> list[str]:
-    """Every host, in the order of the text, as containerd 1.x asks them. Raises Unclear: it gives a host without a
+    """Every host, in the order of the text, as containerd 1.x asks them. Raises Ambiguous: it gives a host without a
     place of its own any place.
     """
     hosts = list(hosts_of(document))
     if len(hosts) > 1 and any(_has_no_place(part) for part in parts):
-        raise Unclear('containerd 1.x asks hosts in any order, unless each is a table, [host."https://…"]')
+        raise Ambiguous('containerd 1.x asks hosts in any order, unless each is a table, [host."https://…"]')
     return hosts
 
 

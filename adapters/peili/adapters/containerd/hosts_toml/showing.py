@@ -11,7 +11,7 @@ from peili.adapters.containerd.hosts_toml.certificates import docker_style, unus
 from peili.adapters.containerd.hosts_toml.meaning import DEFAULT, Host, Version
 from peili.adapters.containerd.hosts_toml.places import FILE, Entry, directory_names, entries, registry_of, strays
 from peili.adapters.containerd.hosts_toml.reading import Reading, by_certificates, read
-from peili.adapters.files.leftalone import LeftAlone, Unclear
+from peili.adapters.files.editor import Ambiguous, CannotEdit
 
 _DOCKER_HUB = "https://registry-1.docker.io"
 NOTHING = "containerd can pull nothing from here"
@@ -39,7 +39,7 @@ class Shown:
     unsure: bool = False
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether peili is asked first."""
         return bool(self.hosts) and self.hosts[0].leads_to(self.mirror)
 
@@ -48,7 +48,7 @@ class Shown:
         return {
             "registry": self.registry,
             "directory": str(self.directory),
-            "peili_first": self.first,
+            "peili_first": self.is_first,
             "hosts": [
                 {"url": self._url(host), "capabilities": list(host.capabilities), "settings": list(host.settings)}
                 for host in self.hosts
@@ -113,9 +113,9 @@ def _shown(entry: Entry, mirror: str, version: Version, hidden_by: Path | None) 
     try:
         found = read(entry.data, entry.directory, version)
         broken = unusable(found.hosts)
-    except Unclear as error:
+    except Ambiguous as error:
         return _unclear(entry, mirror, f"peili can't tell what containerd makes of hosts.toml: {error}")
-    except LeftAlone as error:  # a link that leads nowhere: containerd takes it for no file
+    except CannotEdit as error:  # a link that leads nowhere: containerd takes it for no file
         return _shown_by_certificates(entry, mirror, str(error))
     except OSError as error:
         note = f"{NOTHING}: {FILE} can't be read: {error.strerror}"
@@ -128,7 +128,7 @@ def _shown_by_certificates(entry: Entry, mirror: str, why: str) -> Shown:
     try:
         hosts = by_certificates(entry.directory)
         broken = unusable(hosts)
-    except (LeftAlone, OSError) as error:
+    except (CannotEdit, OSError) as error:
         return _unclear(entry, mirror, f"peili can't tell what containerd makes of {entry.directory}: {error}")
     notes = [f"hosts.toml is {why}, as if it were not there", *([f"{NOTHING}: {broken}"] if broken else [])]
     return Shown(entry.registry, entry.directory, hosts, tuple(notes), mirror, fails=bool(broken))

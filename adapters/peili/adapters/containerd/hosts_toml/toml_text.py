@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from typing import Any
 
-from peili.adapters.files.leftalone import Unclear
+from peili.adapters.files.editor import Ambiguous
 
 Document = dict[str, Any]
 
@@ -16,22 +16,22 @@ _MAYBE_HEADER = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
 def text_of(data: bytes) -> tuple[str, str]:
-    """A byte-order mark, or nothing, and the text after it. Raises Unclear."""
+    """A byte-order mark, or nothing, and the text after it. Raises Ambiguous."""
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise Unclear(f"not UTF-8 text, at byte {error.start}") from error
+        raise Ambiguous(f"not UTF-8 text, at byte {error.start}") from error
     return (BOM, text[1:]) if text.startswith(BOM) else ("", text)
 
 
 def parsed(text: str) -> Document:
-    """The document, its keys in the order of the text. Raises Unclear."""
+    """The document, its keys in the order of the text. Raises Ambiguous."""
     try:
         return tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, and what a number with thousands of digits raises
-        raise Unclear(f"not TOML: {' '.join(str(error).split())}") from error
+        raise Ambiguous(f"not TOML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise Unclear("not TOML that can be read: nested too deep") from error
+        raise Ambiguous("not TOML that can be read: nested too deep") from error
 
 
 def before_tables(text: str) -> int:

@@ -8,8 +8,8 @@ from typing import Any, cast
 
 from peili.adapters.containerd.hosts_toml.meaning import CAPABILITIES, Version
 from peili.adapters.containerd.hosts_toml.toml_text import Document
-from peili.adapters.files.leftalone import LeftAlone, Unclear
-from peili.adapters.files.plain_url import is_plain
+from peili.adapters.files.editor import Ambiguous, CannotEdit
+from peili.adapters.files.urls import is_plain
 
 _DURATION = re.compile(r"[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -17,7 +17,7 @@ _TOP = {"server", "host"}
 
 
 def check(document: Document, version: Version) -> None:
-    """That containerd can use it. Raises LeftAlone; Unclear, where that can't be told."""
+    """That containerd can use it. Raises CannotEdit; Ambiguous, where that can't be told."""
     hosts: object = document.get("host", {})
     tables = cast("dict[str, object]", hosts) if isinstance(hosts, dict) else {}
     _check_kinds(tables, version)
@@ -25,47 +25,47 @@ def check(document: Document, version: Version) -> None:
     for url, table in tables.items():
         _check_names(f"host.{url!a}.", table, {*_SETTINGS})
     if not isinstance(hosts, dict):
-        raise LeftAlone('containerd can\'t use it: hosts are tables, [host."https://…"]')
+        raise CannotEdit('containerd can\'t use it: hosts are tables, [host."https://…"]')
     if not isinstance(document.get("server", ""), str):
-        raise LeftAlone("containerd can't use it: server is a string")
+        raise CannotEdit("containerd can't use it: server is a string")
     _check_settings("", document, version)
     _check_url("server", document.get("server") or "http://x")
     for url, table in tables.items():
         if not isinstance(table, dict):
-            raise LeftAlone(f"containerd can't use it: host.{url!a} is no table")
+            raise CannotEdit(f"containerd can't use it: host.{url!a} is no table")
         _check_settings(f"host.{url!a}.", cast("dict[str, Any]", table), version)
         _check_url("host", url)
 
 
 def _check_kinds(tables: Mapping[str, object], version: Version) -> None:
-    """containerd 1.x breaks down where it has to put hosts in order and one of them is no table. Raises Unclear."""
+    """containerd 1.x breaks down where it has to put hosts in order and one of them is no table. Raises Ambiguous."""
     odd = [url for url, table in tables.items() if not isinstance(table, dict)]
     if odd and len(tables) > 1 and not version.headers_only:
-        raise Unclear(f"host.{odd[0]!a} is no table")
+        raise Ambiguous(f"host.{odd[0]!a} is no table")
 
 
 def _check_names(prefix: str, table: object, known: set[str]) -> None:
-    """That its keys are what they look like. Raises Unclear."""
+    """That its keys are what they look like. Raises Ambiguous."""
     for key, value in cast("dict[str, object]", table).items() if isinstance(table, dict) else ():
         if key not in known and key.lower() in known | _EMBEDDED:
-            raise Unclear(f"{prefix}{key} is written in another case than containerd has it")
+            raise Ambiguous(f"{prefix}{key} is written in another case than containerd has it")
         if key in known - {"header", "host"} and isinstance(value, dict):  # some versions break down there
-            raise Unclear(f"{prefix}{key} is a table")
+            raise Ambiguous(f"{prefix}{key} is a table")
 
 
 def _check_url(what: str, url: str) -> None:
     if not is_plain(url):
-        raise Unclear(f"{what} {url!a} is no plain URL, as https://mirror.example:5000/path")
+        raise Ambiguous(f"{what} {url!a} is no plain URL, as https://mirror.example:5000/path")
 
 
 def _check_settings(prefix: str, table: Mapping[str, Any], version: Version) -> None:
     for key, (right, expected) in _SETTINGS.items():
         if key in table and not (key == "dial_timeout" and not version.dial_timeout) and not right(table[key]):
-            raise LeftAlone(f"containerd can't use it: {prefix}{key} is {expected}")
+            raise CannotEdit(f"containerd can't use it: {prefix}{key} is {expected}")
     if not version.referrers and "referrers" in (each.lower() for each in table.get("capabilities", ())):
-        raise LeftAlone(f"containerd can't use it: {prefix}capabilities has referrers, which 2.2 and later know")
+        raise CannotEdit(f"containerd can't use it: {prefix}capabilities has referrers, which 2.2 and later know")
     if str(table.get("dial_timeout", "")).startswith("-"):
-        raise Unclear(f"{prefix}dial_timeout is negative")
+        raise Ambiguous(f"{prefix}dial_timeout is negative")
     _check_header(prefix, table.get("header", {}))
 
 
@@ -77,7 +77,7 @@ def _check_header(prefix: str, header: Mapping[str, str | list[str]]) -> None:
     for name, value in header.items():
         values = [value] if isinstance(value, str) else value
         if not _TOKEN.fullmatch(name) or not all(each.isprintable() for each in values):
-            raise Unclear(f"{prefix}header.{name!a} can't be sent as a header")
+            raise Ambiguous(f"{prefix}header.{name!a} can't be sent as a header")
 
 
 def _is_text(value: object) -> bool:

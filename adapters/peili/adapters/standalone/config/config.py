@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
-from peili.adapters.files.config_path import folders
+from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.standalone.config.reading import Section, unknown
 from peili.adapters.standalone.config.settings import Sections
 from peili.mirror import ConfigError, Limits, PluginNotFound, Selection
@@ -199,7 +199,7 @@ def _hosts(section: Section) -> HostsOptions:
     )
     try:
         if options.config_path:
-            folders(options.config_path)
+            parse_config_path(options.config_path)
         check_registries(name for name in options.registries if name != "_default")
     except ConfigError as error:
         raise error.within("hosts", source=section.settings[error.key].source) from error

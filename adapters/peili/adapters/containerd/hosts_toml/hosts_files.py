@@ -1,0 +1,150 @@
+"""`HostsFiles` puts peili in front of the registries in containerd's hosts.toml files, and takes it out again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from copy import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from typing_extensions import override
+
+from peili.adapters.containerd.hosts_toml.meaning import CAPABILITIES, DEFAULT, Version
+from peili.adapters.containerd.hosts_toml.places import Entry, configured, directories, directory_names, entries
+from peili.adapters.containerd.hosts_toml.planning import OurHost, planned
+from peili.adapters.containerd.hosts_toml.showing import Shown, shown
+from peili.adapters.files.config_path import parse_config_path
+from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
+from peili.mirror import ConfigError
+from peili.mirror.oci.selection import check_registries
+from peili.mirror.peer_api.peers import base_url
+
+_CONTAINERD = Path("/etc/containerd/certs.d")
+_DOCKER = Path("/etc/docker/certs.d")
+
+
+class HostsFiles(ConfigEditor[Shown]):
+    """Edits the hosts.toml files below the `config_path` of one containerd.
+
+    Args:
+        mirror: the URL of the local door, as this host's containerd reaches it.
+        config_path: the directories of containerd's setting of that name, in its order; one value may be several
+            directories with ``:`` between them. The default is ``/etc/containerd/certs.d``, followed by
+            ``/etc/docker/certs.d`` for containerd 2 and later.
+        registries: the registries to put peili in front of, such as ``docker.io``; ``_default`` stands for every
+            registry without a directory of its own. The default is every registry.
+        capabilities: what containerd may request from peili: ``pull``, and ``resolve`` if peili's resolver resolves
+            tags.
+        version: containerd's version, such as ``2.1.4``. If it is not known, peili writes only what every version
+            understands.
+        dial_timeout: how long containerd 2.1 and later wait for a connection to peili, such as ``500ms``.
+
+    Raises:
+        ConfigError: a value is wrong, or k3s generates one of the directories; then use `peili.adapters.k3s`.
+    """
+
+    def __init__(
+        self,
+        mirror: str,
+        *,
+        config_path: Iterable[str | Path] | None = None,
+        registries: Iterable[str] = (),
+        capabilities: Iterable[str] = ("pull",),
+        version: str | None = None,
+        dial_timeout: str = "500ms",
+    ) -> None:
+        self._config_path = None if config_path is None else parse_config_path(config_path)
+        self.registries = _checked_registries(registries)
+        self._host = OurHost(
+            _checked_url(mirror), _checked_capabilities(capabilities), dial_timeout, _parse_version(version)
+        )
+
+    @property
+    def roots(self) -> tuple[Path, ...]:
+        """The directories, in the order in which containerd searches them."""
+        if self._config_path is not None:
+            return self._config_path
+        return (_CONTAINERD, _DOCKER) if self._host.version.dockers_folder else (_CONTAINERD,)
+
+    def for_version(self, version: str) -> HostsFiles:
+        """Return a copy for another version of containerd. Raises ConfigError."""
+        other = copy(self)
+        other._host = replace(self._host, version=_parse_version(version))  # noqa: SLF001 - the same class
+        return other
+
+    def for_every_registry(self) -> HostsFiles:
+        """Return a copy for every registry."""
+        other = copy(self)
+        other.registries = ()
+        return other
+
+    @override
+    def show(self) -> list[Shown]:
+        return shown(self.roots, self._host.url, self._host.version)
+
+    @override
+    def _locked_paths(self) -> tuple[Path, ...]:
+        # The directories of every version: the last `apply` may have been for another version.
+        return self._config_path or (_CONTAINERD, _DOCKER)
+
+    @override
+    def _edits_to_apply(self) -> Iterator[Callable[[], Edit]]:
+        for registry in self.registries or (*configured(self.roots), DEFAULT):
+            yield partial(self._insertion, registry)
+
+    def _insertion(self, registry: str) -> Edit:
+        entry, content = planned(self.roots, registry, self._host)
+        return Edit(entry.file, entry.data, content)
+
+    @override
+    def _edits_to_remove(self) -> Iterator[Callable[[], Edit]]:
+        wanted = {name for registry in self.registries for name in directory_names(registry)}
+        for root in self._locked_paths():
+            registries = {entry.directory for entry in entries(root)}
+            for entry in directories(root):  # earlier versions of peili also wrote into directories of no registry
+                chosen = not wanted or entry.directory.name in wanted
+                if chosen and (entry.directory in registries or _is_edited(entry)):
+                    yield partial(_removal, entry)
+
+
+def _is_edited(entry: Entry) -> bool:
+    """Whether the file contains something that peili wrote."""
+    try:
+        return entry.base != entry.data
+    except (CannotEdit, OSError):
+        return False
+
+
+def _removal(entry: Entry) -> Edit:
+    try:
+        return Edit(entry.file, entry.data, entry.base, created=entry.marked.made)
+    except CannotEdit as error:
+        raise CannotEdit(str(error), entry.file) from error
+
+
+def _checked_registries(registries: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(registries))
+    check_registries(name for name in names if name != DEFAULT)
+    return names
+
+
+def _checked_capabilities(capabilities: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(capabilities)
+    if "pull" not in names or not {*names} <= {*CAPABILITIES}:
+        raise ConfigError("capabilities", f"pull, and maybe resolve, not {', '.join(names) or 'nothing'}")
+    return names
+
+
+def _checked_url(mirror: str) -> str:
+    try:
+        return base_url(mirror)
+    except ValueError as error:
+        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
+
+
+def _parse_version(version: str | None) -> Version:
+    try:
+        return Version(known=False) if version is None else Version.parse(version)
+    except ValueError as error:
+        raise ConfigError("version", f"containerd's version, such as 2.1.4, not {version!r}") from error

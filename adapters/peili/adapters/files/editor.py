@@ -1,0 +1,212 @@
+"""The base of the adapters that edit a container runtime's configuration, with the values that they return.
+
+An editor puts peili's local door in front of registries (`apply`), takes it out again (`remove`), and reports what is
+in force (`show`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from peili.adapters.files import atomic
+from peili.mirror import PeiliError
+
+
+class CannotEdit(PeiliError):
+    """peili leaves a file unchanged. The message says why, in one line.
+
+    Attributes:
+        path: the file or directory, if it is known.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        self.path = path
+        super().__init__(reason)
+
+
+class Ambiguous(CannotEdit):
+    """peili cannot tell how the program that reads the file understands it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The change of one file.
+
+    Attributes:
+        file: the file.
+        before: its content before the change; None if there was no file.
+        after: its content after the change; None if there is no file any more.
+    """
+
+    file: Path
+    before: bytes | None
+    after: bytes | None
+
+    def __str__(self) -> str:
+        verb = "created" if self.before is None else "removed" if self.after is None else "changed"
+        return f"{verb} {self.file}"
+
+    def diff(self) -> str:
+        """Return the change as a unified diff."""
+        old, new = ("/dev/null" if side is None else str(self.file) for side in (self.before, self.after))
+        return "".join(
+            line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
+            for line in difflib.unified_diff(_lines(self.before), _lines(self.after), old, new)
+        )
+
+
+def _lines(content: bytes | None) -> list[str]:
+    text = (content or b"").decode(errors="replace")
+    return [f"{line}\n" for line in text.split("\n")[:-1]] + [last for last in text.split("\n")[-1:] if last]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file or directory that should have been changed but was not, with the reason in one line."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What `apply` or `remove` changed, and what it had to leave unchanged. Both are empty if there was nothing to do."""
+
+    changes: tuple[Change, ...]
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """The new content of one file, not written yet.
+
+    Attributes:
+        file: the file.
+        before: its present content; None if there is no file.
+        after: its new content; None if the file must be removed.
+        created: how much of the path peili created, and removes together with the file: 1 is the file only, 2 the
+            directory too, 3 that directory's parent too, and so on. Directories that hold anything else stay.
+    """
+
+    file: Path
+    before: bytes | None
+    after: bytes | None
+    created: int = 1
+
+
+class RegistryView(Protocol):
+    """What is in force for one registry; ``str()`` describes it in a few lines."""
+
+    @property
+    def registry(self) -> str:
+        """The registry, or the runtime's name for every other registry."""
+        ...
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the runtime asks peili first."""
+        ...
+
+    def json(self) -> dict[str, Any]:
+        """Return the same for programs, as values that `json.dumps` accepts."""
+        ...
+
+
+View = TypeVar("View", bound=RegistryView)
+
+
+class ConfigEditor(ABC, Generic[View]):
+    """Puts peili's local door in front of the registries of one container runtime, and takes it out again.
+
+    The methods block: in asyncio, call them in a thread. Two runs that edit the same files, in one process or in
+    several, wait for each other. Each file is replaced at once or not at all. If a run is interrupted, the next `apply` finishes
+    its work, and the next `remove` undoes it. A file that cannot be edited safely stays unchanged and is named in the
+    outcome; the other files are edited.
+
+    A subclass provides `show` and the three methods whose names begin with an underscore.
+    """
+
+    def apply(self, *, dry_run: bool = False) -> Outcome:
+        """Put the door in front of every chosen registry for which it is not in front yet.
+
+        Args:
+            dry_run: work out the changes, but write nothing.
+        """
+        return self._run(self._edits_to_apply, dry_run=dry_run)
+
+    def remove(self, *, dry_run: bool = False) -> Outcome:
+        """Take out what `apply` put in for the chosen registries, with whatever URL and settings.
+
+        What was there before remains, byte for byte, with the changes that others made since.
+
+        Args:
+            dry_run: work out the changes, but write nothing.
+        """
+        return self._run(self._edits_to_remove, dry_run=dry_run)
+
+    @abstractmethod
+    def show(self) -> list[View]:
+        """Return what is in force for each registry, whoever wrote it. Raises OSError if a file cannot be read."""
+
+    @abstractmethod
+    def _locked_paths(self) -> Sequence[Path]:
+        """Return the files or directories that this editor changes. Other runs are kept out of them."""
+
+    @abstractmethod
+    def _edits_to_apply(self) -> Iterable[Callable[[], Edit]]:
+        """Return one function for each edit. The function works the edit out, after the edits before it were written.
+
+        The functions raise CannotEdit or OSError if the file must stay unchanged.
+        """
+
+    @abstractmethod
+    def _edits_to_remove(self) -> Iterable[Callable[[], Edit]]:
+        """The same as `_edits_to_apply`, for `remove`."""
+
+    def _run(self, plan: Callable[[], Iterable[Callable[[], Edit]]], *, dry_run: bool) -> Outcome:
+        changes: list[Change] = []
+        problems: list[Problem] = []
+        paths = self._locked_paths()
+        try:
+            with nullcontext() if dry_run else atomic.locked(paths):
+                if not dry_run:
+                    atomic.remove_leftovers(paths)
+                for make_edit in plan():
+                    _run_one(make_edit, changes, problems, dry_run=dry_run)
+        except (CannotEdit, OSError) as error:
+            problems.append(_problem(error, paths[0]))
+        return Outcome(tuple(changes), tuple(problems))
+
+
+def _run_one(make_edit: Callable[[], Edit], changes: list[Change], problems: list[Problem], *, dry_run: bool) -> None:
+    file: Path | None = None
+    try:
+        edit = make_edit()
+        file = edit.file
+        if edit.before == edit.after:
+            return
+        if dry_run:
+            pass
+        elif edit.after is None:
+            atomic.remove(file, created=edit.created)
+        else:
+            atomic.replace(file, edit.after)
+    except (CannotEdit, OSError) as error:
+        problems.append(_problem(error, file))
+    else:
+        changes.append(Change(file, edit.before, edit.after))
+
+
+def _problem(error: CannotEdit | OSError, file: Path | None) -> Problem:
+    if isinstance(error, OSError):
+        return Problem(file or Path(error.filename or ""), f"not changed: {error.strerror}")
+    return Problem(error.path or file or Path(), f"not changed: {error}")
