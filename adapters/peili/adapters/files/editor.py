@@ -79,7 +79,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `apply` or `remove` changed, and what it had to leave unchanged. Both are empty if there was nothing to do."""
+    """What `apply` or `remove` changed, and what it could not change. Both are empty if there was nothing to do."""
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...]
@@ -128,9 +128,9 @@ class ConfigEditor(ABC, Generic[View]):
     """Puts peili's local door in front of the registries of one container runtime, and takes it out again.
 
     The methods block: in asyncio, call them in a thread. Two runs that edit the same files, in one process or in
-    several, wait for each other. Each file is replaced at once or not at all. If a run is interrupted, the next `apply` finishes
-    its work, and the next `remove` undoes it. A file that cannot be edited safely stays unchanged and is named in the
-    outcome; the other files are edited.
+    several, wait for each other. Each file is replaced at once or not at all. If a run is interrupted, the next
+    `apply` finishes its work, and the next `remove` undoes it. A file that cannot be edited safely stays unchanged and
+    is named in the outcome; the other files are edited.
 
     A subclass provides `show` and the three methods whose names begin with an underscore.
     """
