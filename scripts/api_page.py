@@ -35,7 +35,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "running_already",
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent open_regular Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
-        "Resolvers": "Resolver",
+        "Resolvers": "Resolver ResolverLoader",
         "Metrics": "Collector Family Distribution",
         "Errors": "PeiliError NotFound Unavailable StoreUnavailable RouterUnavailable PeerUnavailable Aborted "
         "ConfigError PluginNotFound ListenError",

@@ -30,11 +30,10 @@ from peili.mirror.oci.media_types import detect as detect_media_type
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, parse_key
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
+from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
+from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, ResolverLoader, Router, Store, running_already
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
-from peili.mirror.plugins.plugin import Context, Plugin, running_already
-from peili.mirror.plugins.resolver import Resolver
-from peili.mirror.plugins.router import Feed, Lease, LeaseEnd, Router, Upstream, Wait, Want
-from peili.mirror.plugins.store import Content, Gone, Have, Store, StoreEvent, Synced
 from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
@@ -86,6 +85,7 @@ __all__ = [
     "PushRouter",
     "Reference",
     "Resolver",
+    "ResolverLoader",
     "Router",
     "RouterUnavailable",
     "Selection",

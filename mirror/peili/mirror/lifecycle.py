@@ -13,7 +13,7 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.membership.announcer import Announcer
 from peili.mirror.parts import Parts
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
-from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import Memory
 from peili.mirror.relay.hashing import Hasher

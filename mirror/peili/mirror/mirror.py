@@ -29,10 +29,7 @@ from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection
 from peili.mirror.parts import Parts
 from peili.mirror.peer_api.peers import Peer, is_identity
-from peili.mirror.plugins.plugin import Plugin
-from peili.mirror.plugins.resolver import Resolver
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers.resolvers import DeferResolver
 from peili.mirror.server.host_header import HostHeaderCheck

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.selection import Selection
-from peili.mirror.plugins.plugin import Plugin
-from peili.mirror.plugins.resolver import Resolver
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 
 

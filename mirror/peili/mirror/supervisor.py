@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from peili.mirror.limits import Limits
-from peili.mirror.plugins.plugin import Context, Plugin
+from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.support.backoff import Backoff
 
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable
 from peili.mirror.limits import MIB
-from peili.mirror.plugins.store import Content
+from peili.mirror.plugins.content import Content
 
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what needs no disk
 _NOT_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}

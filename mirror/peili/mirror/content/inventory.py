@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 
 from peili.mirror.oci.references import Key
-from peili.mirror.plugins.store import Gone, Have, StoreEvent, Synced
+from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 
 BATCH = 1024
 """At most this many events are handed to a watcher at once."""

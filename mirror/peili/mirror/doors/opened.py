@@ -10,7 +10,7 @@ from typing import Self
 
 from peili.mirror.errors import PeiliError, StoreUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.plugins.store import Content
+from peili.mirror.plugins.content import Content
 from peili.mirror.support.deadlines import Deadline
 
 

@@ -13,7 +13,8 @@ from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.store import Content, Store
+from peili.mirror.plugins.content import Content
+from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 

@@ -11,8 +11,8 @@ from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Key, Reference
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
+from peili.mirror.plugins.interfaces import Router, Store
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import is_cancelled
 

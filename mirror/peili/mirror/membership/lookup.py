@@ -16,7 +16,7 @@ from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, parse_holder
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
-from peili.mirror.plugins.plugin import Context
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks

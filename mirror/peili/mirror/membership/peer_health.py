@@ -12,7 +12,7 @@ from typing import TypeAlias
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
-from peili.mirror.plugins.plugin import Context
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks

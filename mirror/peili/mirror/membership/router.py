@@ -22,8 +22,8 @@ from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
 from peili.mirror.peer_api.keys import KEYS_ROUTE, holder_headers
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.plugin import Context, running_already
-from peili.mirror.plugins.router import Feed, Router, Upstream, Wait, Want
+from peili.mirror.plugins.advice import Feed, Upstream, Wait, Want
+from peili.mirror.plugins.interfaces import Context, Router, running_already
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks, is_cancelled

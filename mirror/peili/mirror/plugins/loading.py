@@ -12,10 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from peili.mirror.errors import ConfigError, PluginNotFound
-from peili.mirror.plugins.plugin import Plugin
-from peili.mirror.plugins.resolver import Resolver
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
 
 STORES = "peili.stores"
 """The entry-point group of stores."""

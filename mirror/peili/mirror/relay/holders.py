@@ -14,7 +14,7 @@ from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable, Router
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.router import Feed, Lease, LeaseEnd, Upstream, Wait, Want
+from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.relay.contest import Outrun, part_to_try
 from peili.mirror.relay.means import Fetch, Means
 from peili.mirror.relay.rivals import Opener, Rivals

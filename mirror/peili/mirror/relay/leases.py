@@ -7,7 +7,7 @@ import logging
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.router import Lease
+from peili.mirror.plugins.advice import Lease
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 

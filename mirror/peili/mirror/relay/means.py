@@ -11,8 +11,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Router, Store
 from peili.mirror.relay.blame import Blame
 from peili.mirror.relay.buffers import Memory
 from peili.mirror.relay.hashing import Hasher

@@ -16,7 +16,7 @@ from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
 from peili.mirror.oci.media_types import OCTET_STREAM, detect, is_manifest
 from peili.mirror.oci.ranges import Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor
-from peili.mirror.plugins.router import LeaseEnd
+from peili.mirror.plugins.advice import LeaseEnd
 from peili.mirror.relay.holders import Supply
 from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
 from peili.mirror.relay.means import Fetch, Means, Sink

@@ -9,7 +9,7 @@ from typing import TypeAlias
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.limits import MIB
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Store
 
 Piece: TypeAlias = bytes | memoryview
 

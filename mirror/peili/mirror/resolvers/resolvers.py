@@ -14,9 +14,8 @@ from peili.mirror.errors import ConfigError, FailureReason, NotFound, PeerUnavai
 from peili.mirror.oci.paths import Endpoint, Target
 from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.peer_api.peers import Peer
+from peili.mirror.plugins.interfaces import Context, Resolver, ResolverLoader, running_already
 from peili.mirror.plugins.loading import Plugins
-from peili.mirror.plugins.plugin import Context, running_already
-from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.support.options import Options
 
 
@@ -120,7 +119,7 @@ class ChainResolver(Resolver):
 
     @classmethod
     @override
-    def from_plugins(cls, config: Mapping[str, Any], plugins: Plugins) -> Self:
+    def from_plugins(cls, config: Mapping[str, Any], plugins: ResolverLoader) -> Self:
         options = Options(config, "rules")
         rules = options.sequence("rules", f"a list of rules such as {_RULE}")
         return cls([_rule(options, f"rules[{n}]", each, plugins) for n, each in enumerate(rules)])
@@ -149,7 +148,7 @@ class ChainResolver(Resolver):
         return None
 
 
-def _rule(options: Options, place: str, value: object, plugins: Plugins) -> Rule:
+def _rule(options: Options, place: str, value: object, plugins: ResolverLoader) -> Rule:
     rule = options.table(place, value, "match", "use", expected=f"a table such as {_RULE}")
     match: str = rule.value("match", str, "a regular expression", "")
     names = rule.sequence("use", 'a list of resolvers\' names, such as ["local", "peers"]')
@@ -160,7 +159,7 @@ def _rule(options: Options, place: str, value: object, plugins: Plugins) -> Rule
     return Rule(pattern, tuple(_resolver(f"{place}.use[{n}]", name, plugins) for n, name in enumerate(names)))
 
 
-def _resolver(key: str, name: object, plugins: Plugins) -> Resolver:
+def _resolver(key: str, name: object, plugins: ResolverLoader) -> Resolver:
     if not isinstance(name, str):
         raise ConfigError(key, f"the name of a resolver, not {name!r}")
     try:

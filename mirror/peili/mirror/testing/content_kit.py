@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from peili.mirror.errors import Aborted
-from peili.mirror.plugins.store import Content
+from peili.mirror.plugins.content import Content
 from peili.mirror.testing.promises import (
     IN_TIME,
     Promises,

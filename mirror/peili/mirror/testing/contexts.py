@@ -17,9 +17,8 @@ from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.plugin import Context, Plugin
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Content, Store, StoreEvent
+from peili.mirror.plugins.content import Content, StoreEvent
+from peili.mirror.plugins.interfaces import Context, Plugin, Router, Store
 
 
 @asynccontextmanager

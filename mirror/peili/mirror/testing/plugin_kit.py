@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 from peili.mirror.errors import ConfigError
-from peili.mirror.plugins.plugin import Plugin
+from peili.mirror.plugins.interfaces import Plugin
 from peili.mirror.testing.promises import (
     ConformanceError,
     eventually,

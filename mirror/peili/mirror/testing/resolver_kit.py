@@ -9,9 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.plugins.resolver import Resolver
-from peili.mirror.plugins.router import Router
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Resolver, Router, Store
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for

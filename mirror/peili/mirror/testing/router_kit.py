@@ -12,8 +12,9 @@ from starlette.routing import BaseRoute
 from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.oci.references import Digest, Key, Reference
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.router import Feed, LeaseEnd, Router, Upstream, Wait, Want
-from peili.mirror.plugins.store import Gone, Have, Synced
+from peili.mirror.plugins.advice import Feed, LeaseEnd, Upstream, Wait, Want
+from peili.mirror.plugins.content import Gone, Have, Synced
+from peili.mirror.plugins.interfaces import Router
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.contexts import context_for

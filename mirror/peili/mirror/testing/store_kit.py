@@ -11,7 +11,7 @@ from typing import Any
 from peili.mirror.errors import Aborted, NotFound
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.references import Digest, Reference
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Store
 from peili.mirror.testing import plugin_kit
 from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
 from peili.mirror.testing.contexts import entered

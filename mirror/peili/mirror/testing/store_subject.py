@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 
 from peili.mirror.oci.media_types import OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.references import Digest, Reference
-from peili.mirror.plugins.store import Store
+from peili.mirror.plugins.interfaces import Store
 from peili.mirror.testing.content_kit import Arrival, read_range
 from peili.mirror.testing.promises import expect, fresh_bytes
 from peili.mirror.testing.watching import Watched

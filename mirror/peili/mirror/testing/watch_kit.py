@@ -7,7 +7,8 @@ from contextlib import aclosing
 
 from peili.mirror.errors import NotFound, StoreUnavailable
 from peili.mirror.oci.references import Digest, Reference
-from peili.mirror.plugins.store import Have, Store, Synced
+from peili.mirror.plugins.content import Have, Synced
+from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.promises import (

@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from peili.mirror.oci.references import Key
-from peili.mirror.plugins.store import Gone, Have, Store, StoreEvent, Synced
+from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
+from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
 
 

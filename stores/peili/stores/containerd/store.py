@@ -28,7 +28,7 @@ from peili.mirror.content.files import FileContent
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.limits import MIB
 from peili.mirror.oci.media_types import OCTET_STREAM, detect
-from peili.mirror.plugins.plugin import running_already
+from peili.mirror.plugins.interfaces import running_already
 from peili.stores.containerd.api import Api
 from peili.stores.containerd.content import ApiContent, blob_path, is_absent
 from peili.stores.containerd.follower import Follower

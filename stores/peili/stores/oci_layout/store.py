@@ -33,7 +33,7 @@ from peili.mirror import (
 from peili.mirror.content.files import FileContent
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.oci.media_types import OCTET_STREAM, detect
-from peili.mirror.plugins.plugin import running_already
+from peili.mirror.plugins.interfaces import running_already
 from peili.mirror.support.tasks import Tasks
 from peili.stores.oci_layout.files import MAX_MANIFEST, open_blob, read_blob_at
 from peili.stores.oci_layout.scan import Scanner, Snapshot

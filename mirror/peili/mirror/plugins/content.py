@@ -1,14 +1,12 @@
-"""What this host has: the interface of stores and of the content that they open."""
+"""The content of a store and the events of its `Store.watch`."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
-from peili.mirror.plugins.plugin import Plugin
+from peili.mirror.oci.references import Key
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,48 +85,3 @@ class Content(ABC):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
-
-
-class Store(Plugin):
-    """What this host has. Every method may be called concurrently; each raises StoreUnavailable when the backend does
-    not answer, and does so in bounded time. Content that the store knows, and can vouch for without its backend, it may
-    go on to serve.
-    """
-
-    @abstractmethod
-    async def resolve(self, reference: Reference) -> Descriptor:
-        """What `reference` stands for on this host. Raises NotFound."""
-
-    @abstractmethod
-    async def describe(self, digest: Digest) -> Descriptor:
-        """The descriptor of content that is here whole. Raises NotFound.
-
-        The media type of a manifest or index is its own; that of anything else is ``application/octet-stream``.
-        """
-
-    @abstractmethod
-    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        """The content of `digest`. Raises NotFound when it is not here whole.
-
-        With `partial`, content that is still arriving is opened too; a store that can't show it raises NotFound.
-        """
-
-    @abstractmethod
-    def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
-        """First everything that is here, then `Synced`, then changes as they happen, in batches, without an end.
-
-        Each caller gets a sequence of its own. While the backend is away nothing is told; once it is back only what
-        differs is. Does not raise StoreUnavailable.
-        """
-
-    @abstractmethod
-    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
-        """All tag references of this host with what they stand for, sorted by reference."""
-
-    async def discard(self, digest: Digest) -> bool:
-        """Remove the copy of `digest` that is still arriving, which is known to be wrong; whether that was done.
-
-        Whole content is never touched; nor is any of several copies of which it can't be told which one is wrong. By
-        default nothing is done.
-        """
-        return False
