@@ -14,14 +14,12 @@ from peili.mirror.membership.announcer import Announcer
 from peili.mirror.parts import Parts
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context, Plugin
-from peili.mirror.relay.blame import Blame
-from peili.mirror.relay.buffers import Memory
-from peili.mirror.relay.hashing import Hasher
-from peili.mirror.relay.health import Health
+from peili.mirror.relay.buffers import BufferPool
 from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.means import Means
-from peili.mirror.relay.parallel import Turns
-from peili.mirror.relay.sizes import Sizes
+from peili.mirror.relay.parallel import ParallelRequests
+from peili.mirror.relay.reputation import Blame, HolderScores
+from peili.mirror.relay.verify import HashThreads, KnownSizes
 from peili.mirror.supervisor import Supervisor
 from peili.mirror.support.backoff import Backoff
 
@@ -41,7 +39,7 @@ class Running:
         self._parts = parts
         self._identity = identity
         self._client = PeerClient(parts.limits, tls=parts.client_ssl)
-        self._hasher = Hasher()
+        self._hasher = HashThreads()
         self._relay_log = parts.log.getChild("relay")
         self._releases = LeaseReleases(parts.limits, parts.metrics, self._relay_log)
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
@@ -140,12 +138,12 @@ class Running:
             store=parts.store,
             client=self._client,
             blame=Blame(parts.limits, metrics=parts.metrics),
-            health=Health(parts.limits),
+            health=HolderScores(parts.limits),
             hasher=self._hasher,
-            sizes=Sizes(),
-            memory=Memory(parts.limits.relay_memory),
+            sizes=KnownSizes(),
+            memory=BufferPool(parts.limits.relay_memory),
             releases=self._releases,
-            turns=Turns(parts.limits, parts.metrics.limited.add),
+            turns=ParallelRequests(parts.limits, parts.metrics.limited.add),
             limits=parts.limits,
             verify=parts.verify,
             log=self._relay_log,

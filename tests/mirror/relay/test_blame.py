@@ -6,7 +6,7 @@ import pytest
 
 from peili.mirror import Digest, Limits
 from peili.mirror.errors import FailureReason
-from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.reputation import Blame
 
 ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
 
@@ -45,12 +45,12 @@ def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
     blame: Blame, clock: Clock, reason: str, ttl: float
 ) -> None:
     blame.record(ONE, "a", reason)
-    assert blame.failed(ONE) == ({"a": reason} if ttl else {})
-    assert blame.failed(OTHER) == {}
+    assert blame.excluded(ONE) == ({"a": reason} if ttl else {})
+    assert blame.excluded(OTHER) == {}
     clock.now += ttl - 1
-    assert bool(blame.failed(ONE)) is bool(ttl)
+    assert bool(blame.excluded(ONE)) is bool(ttl)
     clock.now += 1
-    assert blame.failed(ONE) == {}
+    assert blame.excluded(ONE) == {}
 
 
 def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -> None:
@@ -58,7 +58,7 @@ def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -
     clock.now += 10
     blame.record(ONE, "a", FailureReason.BROKEN)
     clock.now += 100
-    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
 
 
 def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
@@ -66,13 +66,13 @@ def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
     clock.now += 20
     blame.record(ONE, "a", FailureReason.SILENT)
     clock.now += 20
-    assert blame.failed(ONE) == {"a": FailureReason.SILENT}
+    assert blame.excluded(ONE) == {"a": FailureReason.SILENT}
 
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -> None:
     for name in "abcd":
         blame.record(ONE, name, FailureReason.WRONG)
-    assert list(blame.failed(ONE)) == ["b", "c", "d"]
+    assert list(blame.excluded(ONE)) == ["b", "c", "d"]
     digests = [Digest.of(name.encode()) for name in "abcd"]
     for digest in digests:
         blame.poison(digest)
@@ -84,8 +84,8 @@ def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: B
     blame.poison(ONE)
     assert blame.is_poisoned(ONE)
     assert not blame.is_poisoned(OTHER)
-    blame.heal(ONE)
-    blame.heal(OTHER)
+    blame.clear(ONE)
+    blame.clear(OTHER)
     assert not blame.is_poisoned(ONE)
     blame.poison(ONE)
     clock.now += 600
@@ -100,7 +100,7 @@ def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_lon
     blame.suspect(ONE, ())
     assert blame.suspects(ONE) == {"a", "b"}
     assert blame.suspects(OTHER) == set()
-    blame.heal(ONE)
+    blame.clear(ONE)
     assert blame.suspects(ONE) == set()
     blame.suspect(ONE, {"a"})
     clock.now += 300
@@ -115,10 +115,10 @@ def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_lon
 
 def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
     blame.doubt(ONE, "a")
-    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
     assert not blame.is_doubted(OTHER, "a")
     clock.now += 30
-    assert blame.failed(ONE) == {}
+    assert blame.excluded(ONE) == {}
     assert blame.is_doubted(ONE, "a")
     clock.now += 570
     assert not blame.is_doubted(ONE, "a")
@@ -128,7 +128,7 @@ def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, 
     blame.record(ONE, "a", FailureReason.WRONG)
     blame.doubt(ONE, "a")
     clock.now += 100
-    assert blame.failed(ONE) == {"a": FailureReason.WRONG}
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
     for name in "bcde":
         blame.doubt(ONE, name)
     assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]

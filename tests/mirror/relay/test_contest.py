@@ -17,7 +17,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import FailureReason
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.relay.contest import Outrun
-from peili.mirror.relay.parallel import Turns
+from peili.mirror.relay.parallel import ParallelRequests
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio
@@ -41,7 +41,9 @@ def any_size(_: Peer, __: Span) -> None:
 
 
 @asynccontextmanager
-async def source_of(peer: ScriptedPeer, client: PeerClient, start: int, turns: Turns | None) -> AsyncGenerator[Source]:
+async def source_of(
+    peer: ScriptedPeer, client: PeerClient, start: int, parallel: ParallelRequests | None
+) -> AsyncGenerator[Source]:
     """A source for all from byte `start` on."""
     source = await Source.open(
         client,
@@ -51,7 +53,7 @@ async def source_of(peer: ScriptedPeer, client: PeerClient, start: int, turns: T
         wanted=ByteRange(start, None),
         limits=LIMITS,
         check=any_size,
-        turns=turns,
+        parallel=parallel,
     )
     try:
         yield source
@@ -83,18 +85,18 @@ async def read(source: Source, got: bytearray, ends: Pipe, *, splice: bool) -> N
 
 @pytest.mark.parametrize("how", ["read", "spliced", "in windows"])
 async def test_whoever_goes_on_does_so_at_the_byte_where_the_source_was_left(how: str) -> None:
-    turns = Turns(LIMITS, lambda _: None) if how == "in windows" else None
+    parallel = ParallelRequests(LIMITS, lambda _: None) if how == "in windows" else None
     client = PeerClient(LIMITS)
     left_early = 0
     async with peers(DATA, in_pieces) as [a]:
         for steps in range(0, 150, 3):
             got = bytearray()
             with pipe() as ends:
-                async with source_of(a, client, 5, turns) as source:
+                async with source_of(a, client, 5, parallel) as source:
                     reading = asyncio.create_task(read(source, got, ends, splice=how == "spliced"))
                     for _ in range(steps):
                         await asyncio.sleep(0)
-                    source.leave(Outrun("another is better", FailureReason.SLOW))
+                    source.interrupt(Outrun("another is better", FailureReason.SLOW))
                     [outcome] = await asyncio.gather(reading, return_exceptions=True)
                     assert outcome is None or isinstance(outcome, Outrun)
                     assert got == DATA[5 : source.offset]
@@ -105,7 +107,7 @@ async def test_whoever_goes_on_does_so_at_the_byte_where_the_source_was_left(how
                         with pytest.raises(Outrun):
                             await source.readinto(memoryview(bytearray(10)))
                 if source.left:
-                    async with source_of(a, client, source.offset, turns) as other:
+                    async with source_of(a, client, source.offset, parallel) as other:
                         await read(other, got, ends, splice=how == "spliced")
             assert got == DATA[5:]
     await client.aclose()

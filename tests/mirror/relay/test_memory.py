@@ -10,45 +10,45 @@ from tests.mirror.relay.peers import Exchange, honest, peers
 from tests.mirror.relay.pulling import KIB, MIB, Told, content, pulling, until
 
 from peili.mirror import Digest
-from peili.mirror.relay.buffers import SLOTS, Memory
+from peili.mirror.relay.buffers import RING_LENGTH, BufferPool
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_what_is_collected_is_bounded_and_little_content_has_room_of_its_own() -> None:
-    memory = Memory(16 * MIB)
+    memory = BufferPool(16 * MIB)
     for _ in range(2):
-        await memory.collect(4 * MIB)
-    waiting = asyncio.create_task(memory.collect(MIB))
+        await memory.reserve(4 * MIB)
+    waiting = asyncio.create_task(memory.reserve(MIB))
     await asyncio.sleep(0)
     assert not waiting.done()
-    await memory.collect(64 * KIB)
-    memory.give_back(4 * MIB)
+    await memory.reserve(64 * KIB)
+    memory.release(4 * MIB)
     async with asyncio.timeout(30):
         await waiting
 
 
 async def test_what_is_larger_than_the_room_gets_it_alone() -> None:
-    memory = Memory(MIB)
-    await memory.collect(4 * MIB)
-    waiting = asyncio.create_task(memory.collect(1))
+    memory = BufferPool(MIB)
+    await memory.reserve(4 * MIB)
+    waiting = asyncio.create_task(memory.reserve(1))
     await asyncio.sleep(0)
     assert not waiting.done()
-    memory.give_back(4 * MIB)
+    memory.release(4 * MIB)
     async with asyncio.timeout(30):
         await waiting
 
 
 async def test_rings_are_smaller_while_content_is_collected() -> None:
-    memory = Memory(2 * SLOTS * MIB)
+    memory = BufferPool(2 * RING_LENGTH * MIB)
     with memory.ring() as ring:
-        assert len(await ring.free()) == 2 * MIB
-    await memory.collect(SLOTS * MIB)
+        assert len(await ring.next_buffer()) == 2 * MIB
+    await memory.reserve(RING_LENGTH * MIB)
     with memory.ring() as ring:
-        assert len(await ring.free()) == MIB
-    memory.give_back(SLOTS * MIB)
+        assert len(await ring.next_buffer()) == MIB
+    memory.release(RING_LENGTH * MIB)
     with memory.ring() as ring:
-        assert len(await ring.free()) == 2 * MIB
+        assert len(await ring.next_buffer()) == 2 * MIB
 
 
 async def test_hanging_content_takes_no_more_than_its_share() -> None:

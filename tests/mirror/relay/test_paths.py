@@ -66,7 +66,7 @@ async def test_hashing_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_ten_transfers_that_hash_do_not_slow_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hashing takes as long as HEADs need to be answered here: on the loop that would be for ever."""
+    """HashPipeline takes as long as HEADs need to be answered here: on the loop that would be for ever."""
     data, feed = content(2 * MIB), Verifier.feed
     answered, hashing, in_vain = threading.Event(), threading.Event(), threading.Event()
 

@@ -14,11 +14,10 @@ from typing_extensions import override
 from peili.mirror import Digest, Peer
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import Span
-from peili.mirror.relay.buffers import SLOTS, Memory, Ring
-from peili.mirror.relay.hashing import Hasher
-from peili.mirror.relay.pipeline import Hashing, Pipeline, Untouched
+from peili.mirror.relay.buffers import RING_LENGTH, BufferPool, BufferRing
+from peili.mirror.relay.pipeline import HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import Verifier
+from peili.mirror.relay.verify import HashThreads, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
 
 pytestmark = pytest.mark.anyio
@@ -89,22 +88,22 @@ def _ignore(_: int) -> None:
 
 
 @pytest.fixture
-def hasher() -> Generator[Hasher]:
-    made = Hasher()
+def hasher() -> Generator[HashThreads]:
+    made = HashThreads()
     yield made
     made.close()
 
 
 @contextmanager
-def hashing(sink: Sink, hasher: Hasher) -> Generator[Pipeline]:
+def hashing(sink: Sink, hasher: HashThreads) -> Generator[Pipeline]:
     verifier = Verifier(Digest.of(bytes(PIECES * PIECE)))
-    with Memory(SLOTS * PIECE).ring() as ring:
-        yield Hashing(sink, ring, verifier, hasher.lane(), start=0, progress=_ignore)
+    with BufferPool(RING_LENGTH * PIECE).ring() as ring:
+        yield HashPipeline(sink, ring, verifier, hasher.thread(), start=0, progress=_ignore)
 
 
 @contextmanager
-def untouched(sink: Sink, _: Hasher) -> Generator[Pipeline]:
-    yield Untouched(sink, Memory(MIB), _ignore)
+def untouched(sink: Sink, _: HashThreads) -> Generator[Pipeline]:
+    yield PassThroughPipeline(sink, BufferPool(MIB), _ignore)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,9 @@ def untouched(sink: Sink, _: Hasher) -> Generator[Pipeline]:
     ids=["hashed", "copied", "spliced"],
 )
 async def test_others_have_their_turn_between_pieces(
-    passage: Callable[[Sink, Hasher], AbstractContextManager[Pipeline]], socket_writer: Taking | None, hasher: Hasher
+    passage: Callable[[Sink, HashThreads], AbstractContextManager[Pipeline]],
+    socket_writer: Taking | None,
+    hasher: HashThreads,
 ) -> None:
     sink, source, turns = Sink(socket_writer), Quick(), 0
     with passage(sink, hasher) as making:
@@ -124,10 +125,10 @@ async def test_others_have_their_turn_between_pieces(
         await taking
         await making.finish()
     assert sink.taken + (socket_writer.taken if socket_writer else 0) == PIECES * PIECE
-    assert turns >= PIECES / SLOTS
+    assert turns >= PIECES / RING_LENGTH
 
 
-async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: Hasher) -> None:
+async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: HashThreads) -> None:
     """As where a process has as many descriptors as it may."""
 
     def none_left() -> tuple[int, int]:
@@ -141,36 +142,36 @@ async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, 
     assert (sink.taken, socket_writer.taken) == (PIECES * PIECE, 0)
 
 
-ALONE = SLOTS * 4 * MIB
+ALONE = RING_LENGTH * 4 * MIB
 """What one transfer takes where there is as much. Of a memory that has no more, it shows what is not given back."""
 
 
-async def round_of(ring: Ring) -> int:
+async def round_of(ring: BufferRing) -> int:
     """The size of a ring when each of its buffers was free once."""
-    for _ in range(SLOTS):
-        await ring.free()
-        ring.use()
-        ring.give_back()
+    for _ in range(RING_LENGTH):
+        await ring.next_buffer()
+        ring.mark_filled()
+        ring.free_oldest()
     return ring.size
 
 
 async def test_one_transfer_has_large_pieces_and_gives_them_back() -> None:
-    memory = Memory(ALONE)
+    memory = BufferPool(ALONE)
     for _ in range(2):
         with memory.ring() as ring:
             assert await round_of(ring) == ALONE
 
 
 async def test_what_one_has_another_has_not() -> None:
-    memory = Memory(ALONE)
+    memory = BufferPool(ALONE)
     with memory.ring() as first:
         await round_of(first)
         with memory.ring() as second:
-            assert await round_of(second) == SLOTS * 32 * KIB  # the least; nothing is left
+            assert await round_of(second) == RING_LENGTH * 32 * KIB  # the least; nothing is left
 
 
 async def test_memory_is_shared_by_those_who_go_on() -> None:
-    memory = Memory(32 * MIB)
+    memory = BufferPool(32 * MIB)
     with memory.ring() as first:
         alone = await round_of(first)
         with ExitStack() as stack:
@@ -183,23 +184,23 @@ async def test_memory_is_shared_by_those_who_go_on() -> None:
 
 
 async def test_memory_is_bounded_whoever_stands_still() -> None:
-    memory = Memory(ALONE)
+    memory = BufferPool(ALONE)
     with ExitStack() as stack:
         sizes = [await round_of(stack.enter_context(memory.ring())) for _ in range(100)]
         assert sizes[0] == ALONE
-        assert sizes[-1] == SLOTS * 32 * KIB
-        assert sum(sizes) <= ALONE + 100 * SLOTS * 32 * KIB
+        assert sizes[-1] == RING_LENGTH * 32 * KIB
+        assert sum(sizes) <= ALONE + 100 * RING_LENGTH * 32 * KIB
     with memory.ring() as ring:
         assert await round_of(ring) == ALONE  # all was given back
 
 
 async def test_a_buffer_is_not_given_twice_before_it_was_given_back() -> None:
-    with Memory(MIB).ring() as ring:
-        for mark in range(SLOTS):
-            (await ring.free())[:1] = bytes([mark])
-            ring.use()
-        waiting = asyncio.create_task(ring.free())
+    with BufferPool(MIB).ring() as ring:
+        for mark in range(RING_LENGTH):
+            (await ring.next_buffer())[:1] = bytes([mark])
+            ring.mark_filled()
+        waiting = asyncio.create_task(ring.next_buffer())
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        ring.give_back()
+        ring.free_oldest()
         assert (await waiting)[0] == 0  # the oldest

@@ -14,8 +14,8 @@ from typing_extensions import override
 from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable
 from peili.mirror.errors import FailureReason
 from peili.mirror.relay.entrants import Entrants
-from peili.mirror.relay.health import Health
 from peili.mirror.relay.race import NotBetter, Rules, first_prize
+from peili.mirror.relay.reputation import HolderScores
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +32,7 @@ class Openings:
         self.failed: list[str] = []
         self.hesitated: list[str] = []
         self.doubted: set[str] = set()
-        self.health = Health(Limits())
+        self.health = HolderScores(Limits())
         self.stubborn = asyncio.Event()
 
     @property
@@ -241,7 +241,7 @@ async def test_where_all_have_failed_the_router_is_asked_and_not_its_lookup() ->
 
 async def test_one_that_rests_is_asked_only_where_there_is_nobody_else() -> None:
     openings = Openings()
-    openings.health.failed("rests", FailureReason.SILENT)
+    openings.health.record_failure("rests", FailureReason.SILENT)
     winner = await openings.race("rests", later=["good"], delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
@@ -254,9 +254,9 @@ async def test_one_that_rests_is_asked_only_where_there_is_nobody_else() -> None
 async def test_of_those_that_rest_the_one_that_has_succeeded_most_comes_first() -> None:
     openings = Openings()
     for name in ("one", "two"):
-        openings.health.failed(name, FailureReason.SILENT)
-    openings.health.succeeded("two", time.monotonic())
-    openings.health.failed("two", FailureReason.SILENT)
+        openings.health.record_failure(name, FailureReason.SILENT)
+    openings.health.record_success("two", time.monotonic())
+    openings.health.record_failure("two", FailureReason.SILENT)
     winner = await openings.race("one", "two", delay=60)
     assert winner is not None
     assert winner.peer.id == "two"
@@ -264,8 +264,8 @@ async def test_of_those_that_rest_the_one_that_has_succeeded_most_comes_first() 
 
 async def test_soon_after_a_failure_one_that_is_proven_is_waited_for() -> None:
     openings = Openings()
-    openings.health.succeeded("proven", time.monotonic())
-    openings.health.failed("somebody", FailureReason.SILENT)
+    openings.health.record_success("proven", time.monotonic())
+    openings.health.record_failure("somebody", FailureReason.SILENT)
     winner = await openings.race("new", later=["new-2", "proven"], delay=60)
     assert winner is not None
     assert winner.peer.id == "proven"
@@ -299,7 +299,7 @@ async def test_one_that_was_waited_for_for_long_while_another_was_quick_has_hesi
 
 async def test_beside_one_that_sends_nobody_is_asked_who_rests() -> None:
     openings = Openings()
-    openings.health.failed("rests", FailureReason.SILENT)
+    openings.health.record_failure("rests", FailureReason.SILENT)
     assert await openings.race("rests", "refuses", beside=True) is None
     assert openings.failed == ["refuses"]
 
@@ -322,7 +322,7 @@ async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
                 raise LookupError("a stranger's bug")
             await asyncio.get_running_loop().create_future()
 
-    entrants = Entrants((), lookup, Health(Limits()), logging.getLogger(__name__), timeout=0.2)
+    entrants = Entrants((), lookup, HolderScores(Limits()), logging.getLogger(__name__), timeout=0.2)
     assert await entrants.more()
     async with asyncio.timeout(60):
         await entrants.aclose()

@@ -9,7 +9,7 @@ from tests.mirror.relay.peers import Script, endless, honest, in_turn, only_chun
 from tests.mirror.relay.pulling import LARGE, SMALL, Told, content, pulling
 
 from peili.mirror import Digest
-from peili.mirror.relay.sizes import Sizes
+from peili.mirror.relay.verify import KnownSizes
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -115,29 +115,31 @@ async def test_a_peer_that_does_not_say_a_length_is_no_liar(proxied: Script) -> 
 
 
 def test_sizes_are_learned_from_what_a_manifest_names() -> None:
-    sizes, one, two = Sizes(2), Digest.of(b"one"), Digest.of(b"two")
-    sizes.learn(json.dumps({"manifests": [{"digest": one, "size": 3}], "config": {"digest": two, "size": 4}}).encode())
-    assert (sizes.of(one), sizes.of(two), sizes.of(Digest.of(b"three"))) == (3, 4, None)
-    sizes.learn(json.dumps({"layers": [{"digest": Digest.of(b"three"), "size": 5}]}).encode())
-    assert [sizes.of(Digest.of(name)) for name in (b"one", b"two", b"three")].count(None) == 1
+    sizes, one, two = KnownSizes(2), Digest.of(b"one"), Digest.of(b"two")
+    sizes.add_manifest(
+        json.dumps({"manifests": [{"digest": one, "size": 3}], "config": {"digest": two, "size": 4}}).encode()
+    )
+    assert (sizes.get(one), sizes.get(two), sizes.get(Digest.of(b"three"))) == (3, 4, None)
+    sizes.add_manifest(json.dumps({"layers": [{"digest": Digest.of(b"three"), "size": 5}]}).encode())
+    assert [sizes.get(Digest.of(name)) for name in (b"one", b"two", b"three")].count(None) == 1
 
 
 @pytest.mark.parametrize("size", [-1, True, None, "3", 1.5, [], {}])
 def test_what_is_no_size_is_not_learned(size: object) -> None:
-    sizes = Sizes()
-    sizes.learn(manifest_with(Digest.of(b"one"), size))
-    assert sizes.of(Digest.of(b"one")) is None
+    sizes = KnownSizes()
+    sizes.add_manifest(manifest_with(Digest.of(b"one"), size))
+    assert sizes.get(Digest.of(b"one")) is None
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b"[" * 100_000, b'{"layers": 1}', b'{"layers": [1, {"digest": "x", "size": 1}]}']
 )
 def test_what_is_no_manifest_teaches_nothing_and_breaks_nothing(data: bytes) -> None:
-    Sizes().learn(data)
+    KnownSizes().add_manifest(data)
 
 
 def test_of_two_manifests_that_contradict_each_other_none_is_believed() -> None:
-    sizes, one = Sizes(), Digest.of(b"one")
+    sizes, one = KnownSizes(), Digest.of(b"one")
     for size in (3, 4, 3):
-        sizes.learn(manifest_with(one, size))
-    assert sizes.of(one) is None
+        sizes.add_manifest(manifest_with(one, size))
+    assert sizes.get(one) is None

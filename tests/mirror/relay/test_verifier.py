@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Digest
-from peili.mirror.relay.verify import Mismatch, Unverified, Verifier
+from peili.mirror.relay.ingest import resumed_verifier
+from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.stores.memory import MemoryStore
 
 PIECES = st.lists(st.binary(max_size=50), max_size=20)
@@ -33,7 +34,7 @@ def test_one_wrong_bit_is_noticed_and_the_end_withheld(pieces: list[bytes], chos
     verifier = Verifier(Digest.of(bytes(wrong)))
     for piece in pieces:
         verifier.feed(piece)
-    with pytest.raises(Mismatch):
+    with pytest.raises(DigestMismatch):
         verifier.finish()
 
 
@@ -58,21 +59,21 @@ async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
     data, store = bytes(range(250)) * 4, MemoryStore()
     digest = Digest.of(data)
     store.begin(digest).write(data[:at])
-    verifier = await Verifier.seeded(digest, at, store)
+    verifier = await resumed_verifier(digest, at, store)
     assert verifier is not None
     assert verifier.feed(data[at:]) == b""
     assert verifier.finish() == data[at:]
-    wrong = await Verifier.seeded(digest, at, store)
+    wrong = await resumed_verifier(digest, at, store)
     assert wrong is not None
     wrong.feed(data[at:] + b"!")
-    with pytest.raises(Mismatch):
+    with pytest.raises(DigestMismatch):
         wrong.finish()
 
 
 @pytest.mark.anyio
 async def test_there_is_no_seed_where_the_store_has_too_little() -> None:
     store, digest = MemoryStore(), Digest.of(b"whole")
-    assert await Verifier.seeded(digest, 2, store) is None
+    assert await resumed_verifier(digest, 2, store) is None
     store.begin(digest).write(b"w")
-    assert await Verifier.seeded(digest, 2, store) is None
-    assert await Verifier.seeded(digest, 1, store) is not None
+    assert await resumed_verifier(digest, 2, store) is None
+    assert await resumed_verifier(digest, 1, store) is not None

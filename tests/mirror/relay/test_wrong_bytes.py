@@ -27,8 +27,8 @@ from tests.mirror.relay.pulling import KIB, LARGE, NEVER, SMALL, Told, content, 
 from typing_extensions import override
 
 from peili.mirror import Digest, StoreUnavailable
-from peili.mirror.relay.blame import Blame
-from peili.mirror.relay.buffers import SLOTS
+from peili.mirror.relay.buffers import RING_LENGTH
+from peili.mirror.relay.reputation import Blame
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +106,7 @@ async def test_of_large_wrong_content_the_end_is_withheld(
     digest = Digest.of(data)
     async with (
         peers(data, bad, honest) as [a, b],
-        pulling([a.holder, b.holder], store=store, outlets=outlets, relay_memory=SLOTS * 32 * KIB) as host,
+        pulling([a.holder, b.holder], store=store, outlets=outlets, relay_memory=RING_LENGTH * 32 * KIB) as host,
     ):
         pulled = await host.get(digest)
         assert pulled.status == 200

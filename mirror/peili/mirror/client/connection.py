@@ -150,6 +150,7 @@ class Response:
         self.head = head
         self.length = length
         self.left = length or 0
+        self.on_close: Callable[[], None] | None = None  # called once, by `close`
         self._beyond = len(rest) > self.left
         self._early = rest[: self.left]  # what came with the head
         self._connection: Connection | None = connection
@@ -208,6 +209,9 @@ class Response:
         if connection is not None:
             whole = self.length is not None and not self.left and not self._beyond
             connection.release(reusable=self.head.keep_alive and whole)
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
 
     def _wire(self) -> Transport:
         if self._connection is None:

@@ -1,4 +1,4 @@
-"""The memory that relays work in: bounded, shared by the transfers under way, and given back at their end."""
+"""The memory in which relays work. It is bounded, shared by all transfers, and freed when a transfer ends."""
 
 from __future__ import annotations
 
@@ -9,107 +9,110 @@ from contextlib import contextmanager
 
 from peili.mirror.limits import KIB, MIB
 
-SLOTS = 5
-"""Pieces of one transfer: one is sent while another is withheld, one hashed, one read; and one to spare."""
+RING_LENGTH = 5
+"""Buffers of one transfer: one is sent, one is withheld, one is hashed, one is read, and one is spare."""
 _LARGEST = 4 * MIB
-"""Bytes of a piece. Each costs several hand-overs from thread to thread, which on a busy machine are waited for: 1 GiB
-took 1.24 CPU seconds in pieces of 0.8 MiB and 0.95 in these, and came 1.25 times as fast.
+"""Bytes of a buffer. Each buffer costs several hand-overs between threads, which take time on a busy machine: 1 GiB
+took 1.24 CPU seconds in buffers of 0.8 MiB and 0.95 in these, and was 1.25 times as fast.
 """
 _SMALLEST = 32 * KIB
-_LITTLE = 64 * KIB
-"""Bytes of content for which some room is kept that larger ones can't take. Most manifests are smaller."""
+_SMALL_CONTENT = 64 * KIB
+"""Content up to this many bytes has reserved room that larger content cannot take. Most manifests are smaller."""
 
 
-class Memory:
-    """Lends buffers to rings, of `most` bytes in all; where these are lent, of the least size.
+class BufferPool:
+    """Lends buffers to transfers, up to `max_bytes` in all. If all bytes are lent, further buffers have the least size.
 
-    Half of `most` can be used for content that is collected whole, and an eighth more for little content. What that
-    takes, the rings give back as they go on.
+    Up to half of the pool can be reserved for content that is collected whole, and an eighth more for small content.
+    Rings shrink by what is reserved as they go on.
 
-    Each ring's share is the same. Who began when there were fewer gives back what is too much as it goes on; until
-    then later ones make do with what is left.
+    All rings have the same share. If a new ring makes the shares smaller, an older ring gives back the surplus as it
+    goes on. Until then, the new ring works with what is left.
+
+    Args:
+        max_bytes: the size of the pool.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._left = most  # below zero where the least sizes were more than there is
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._available = max_bytes  # negative if buffers of the least size exceed the pool
         self._rings = 0
-        self._collected = 0
-        self._freed = asyncio.Event()
+        self._reserved = 0
+        self._released = asyncio.Event()
 
-    async def collect(self, count: int) -> None:
-        """Wait for room for `count` bytes that are collected whole, and take it; `give_back` it when done.
+    async def reserve(self, count: int) -> None:
+        """Wait until `count` bytes can be reserved for content that is collected whole. Call `release` at the end.
 
-        What is larger than the room gets it alone. The wait is the caller's to bound.
+        Content that is larger than the room gets it if nothing else is reserved. The caller bounds the wait.
         """
         while not self._has_room(count):
-            self._freed.clear()
-            await self._freed.wait()
-        self._collected += count
-        self._left -= count
+            self._released.clear()
+            await self._released.wait()
+        self._reserved += count
+        self._available -= count
 
-    def give_back(self, count: int) -> None:
-        """Free what `collect` took."""
-        self._collected -= count
-        self._left += count
-        self._freed.set()
+    def release(self, count: int) -> None:
+        """Free `count` bytes that `reserve` reserved."""
+        self._reserved -= count
+        self._available += count
+        self._released.set()
 
     def _has_room(self, count: int) -> bool:
-        room = self._most // 2 + (self._most // 8 if count <= _LITTLE else 0)
-        return self._collected == 0 or self._collected + count <= room
+        room = self._max_bytes // 2 + (self._max_bytes // 8 if count <= _SMALL_CONTENT else 0)
+        return self._reserved == 0 or self._reserved + count <= room
 
     @contextmanager
-    def ring(self) -> Generator[Ring]:
-        """A ring for one transfer."""
+    def ring(self) -> Generator[BufferRing]:
+        """Lend a ring of buffers to one transfer."""
         self._rings += 1
-        ring = Ring(self)
+        ring = BufferRing(self)
         try:
             yield ring
         finally:
             self._rings -= 1
-            self._left += ring.size
+            self._available += ring.size
 
-    def fitting(self, buffer: memoryview) -> memoryview:
-        """`buffer`, or another one in its place, which is as large as it should be now. Its content is lost."""
-        self._left += len(buffer)
-        share = min(_LARGEST, max(0, self._most - self._collected) // (SLOTS * self._rings), self._left)
+    def resized(self, buffer: memoryview) -> memoryview:
+        """Return `buffer`, or a new one in its place if its size is far from the current share. Its content is lost."""
+        self._available += len(buffer)
+        share = min(_LARGEST, max(0, self._max_bytes - self._reserved) // (RING_LENGTH * self._rings), self._available)
         size = max(_SMALLEST, share // KIB * KIB)
-        if not size <= len(buffer) * 2 <= 2 * size:  # it may be somewhat small, so that not all change with every ring
-            # Of its own, not from the heap: what a transfer used is the system's again at its end.
+        if not size <= len(buffer) * 2 <= 2 * size:  # a buffer may be a little small, else each new ring changes all
+            # An anonymous mapping, not the heap: the system gets the memory back when the transfer ends.
             buffer = memoryview(mmap.mmap(-1, size))
-        self._left -= len(buffer)
+        self._available -= len(buffer)
         return buffer
 
 
-class Ring:
-    """Buffers that are filled and freed in turn, by one task each."""
+class BufferRing:
+    """Buffers that one task fills and another task frees, in the same order."""
 
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self._slots = [memoryview(b"")] * SLOTS
-        self._used = 0
+    def __init__(self, pool: BufferPool) -> None:
+        self._pool = pool
+        self._buffers = [memoryview(b"")] * RING_LENGTH
+        self._filled = 0
         self._freed = 0
-        self._freeing = asyncio.Event()
+        self._is_freed = asyncio.Event()
 
     @property
     def size(self) -> int:
-        """Bytes of all its buffers."""
-        return sum(map(len, self._slots))
+        """Bytes of all buffers."""
+        return sum(map(len, self._buffers))
 
-    async def free(self) -> memoryview:
-        """The next free buffer. The same one again, until it is used."""
-        while self._used - self._freed == SLOTS:
-            self._freeing.clear()
-            await self._freeing.wait()
-        at = self._used % SLOTS
-        self._slots[at] = self._memory.fitting(self._slots[at])
-        return self._slots[at]
+    async def next_buffer(self) -> memoryview:
+        """Wait for the next free buffer. Until `mark_filled` is called, it is the same one again."""
+        while self._filled - self._freed == RING_LENGTH:
+            self._is_freed.clear()
+            await self._is_freed.wait()
+        index = self._filled % RING_LENGTH
+        self._buffers[index] = self._pool.resized(self._buffers[index])
+        return self._buffers[index]
 
-    def use(self) -> None:
-        """The buffer that `free` gave is in use."""
-        self._used += 1
+    def mark_filled(self) -> None:
+        """The buffer that `next_buffer` returned is in use."""
+        self._filled += 1
 
-    def give_back(self) -> None:
-        """The buffer that is in use for the longest time is free."""
+    def free_oldest(self) -> None:
+        """The buffer that has been in use for the longest time is free."""
         self._freed += 1
-        self._freeing.set()
+        self._is_freed.set()

@@ -17,8 +17,8 @@ from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.relay.health import MUCH, Health
 from peili.mirror.relay.race import NotBetter
+from peili.mirror.relay.reputation import MUCH_FASTER, HolderScores
 from peili.mirror.relay.source import Source
 
 _LITTLE, _MUCH = 64 * KIB, MIB
@@ -59,7 +59,7 @@ class Contest:
     def __init__(
         self,
         source: Source,
-        health: Health,
+        health: HolderScores,
         limits: Limits,
         log: logging.Logger,
         try_others: Callable[[float], Coroutine[Any, Any, Tried | None]],
@@ -90,7 +90,7 @@ class Contest:
 
     @property
     def _patience(self) -> float:
-        return self._health.patience(self._source.peer.id)
+        return self._health.hedge_delay(self._source.peer.id)
 
     def _look(self) -> None:
         progress, now = self._source.progress(), self._loop.time()
@@ -157,7 +157,7 @@ class Contest:
             what, reason = f"sends {self._rate:.0f} bytes a second", FailureReason.SLOW
         else:
             what, reason = "sends nothing", FailureReason.SILENT
-        self._source.leave(Outrun(f"peer {peer.id} {what}, and {self.winner.id} is much faster", reason))
+        self._source.interrupt(Outrun(f"peer {peer.id} {what}, and {self.winner.id} is much faster", reason))
 
 
 def part_to_try(start: int, stop: int | None, failures: int = 0) -> ByteRange:
@@ -166,7 +166,7 @@ def part_to_try(start: int, stop: int | None, failures: int = 0) -> ByteRange:
     return ByteRange(start, (end if stop is None else min(end, stop)) - 1)
 
 
-async def try_out(source: Source, rate: float, health: Health) -> Tried:
+async def try_out(source: Source, rate: float, health: HolderScores) -> Tried:
     """Read `source` to its end, and forget what comes. Raises NotBetter where `rate` is not much slower, and
     PeerUnavailable. Closes it in any case.
     """
@@ -177,7 +177,7 @@ async def try_out(source: Source, rate: float, health: Health) -> Tried:
     finally:
         await source.aclose()
         took = time.monotonic() - began
-        health.measured(source.peer.id, count, took)
-    if count < MUCH * rate * took:
+        health.record_rate(source.peer.id, count, took)
+    if count < MUCH_FASTER * rate * took:
         raise NotBetter(f"peer {source.peer.id} is not much faster")
     return Tried(source.peer)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Collection
 
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.relay.health import RESTS, WELL, Health
+from peili.mirror.relay.reputation import HEALTHY, RESTING, HolderScores
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import is_cancelled
 
@@ -29,7 +29,7 @@ class Entrants:
         self,
         holders: Collection[Holder],
         lookup: Lookup,
-        health: Health,
+        health: HolderScores,
         log: logging.Logger,
         *,
         first: Peer | None = None,
@@ -54,7 +54,7 @@ class Entrants:
         return len(self._waiting)
 
     def take(self, most: int) -> Holder | None:
-        """The one to be asked next, whose rank (see `Health.rank`) is at most `most`; None where there is none now."""
+        """The holder to ask next, whose rank is at most `most`; None if there is none now. See `HolderScores.rank`."""
         self._waiting = [each for each in self._waiting if self._usable(each.peer.id)]
         ranks = {each.peer.id: self._rank(each.peer.id) for each in self._waiting}
         able = [each for each in self._waiting if ranks[each.peer.id] <= most]
@@ -63,7 +63,7 @@ class Entrants:
 
         def last(holder: Holder) -> tuple[int, bool, bool, int]:
             name, rank = holder.peer.id, ranks[holder.peer.id]
-            merit = 0 if rank == WELL else self._health.successes(name)
+            merit = 0 if rank == HEALTHY else self._health.successes(name)
             return rank, self._doubted(name), self._health.is_slow(name), -merit
 
         chosen = min(able, key=last)  # of equals the one that the router named first
@@ -106,4 +106,4 @@ class Entrants:
     def _rank(self, peer_id: str) -> int:
         if peer_id == self._first:
             return _FIRST
-        return RESTS if self._doubted(peer_id) else self._health.rank(peer_id)
+        return RESTING if self._doubted(peer_id) else self._health.rank(peer_id)

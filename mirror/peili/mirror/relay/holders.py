@@ -38,13 +38,13 @@ class Supply:
 
     def __init__(self, fetch: Fetch, means: Means) -> None:
         self.reason: str = LeaseEnd.GONE
-        self.size = means.sizes.of(fetch.digest)
+        self.size = means.sizes.get(fetch.digest)
         self.claims: set[int] = set()
         self.believes = True
         self.in_windows = False  # whether peers are asked for what continues in windows
         self._fetch = fetch
         self._means = means
-        self._failed = means.blame.failed(fetch.digest)
+        self._failed = means.blame.excluded(fetch.digest)
         self._source: Source | None = None
         self._rivals = Rivals(fetch.digest, means, self._failed)
         self._starts = 0
@@ -173,7 +173,7 @@ class Supply:
         if self.size is not None and span.size != self.size:
             # A manifest, as a runtime, says what an image's author wrote. That may be wrong, and is no reason to blame.
             reason = FailureReason.WRONG
-            if not self._means.sizes.is_seen(self._fetch.digest):
+            if not self._means.sizes.is_verified(self._fetch.digest):
                 reason = FailureReason.REFUSED
                 self._of_unexpected_size.add(peer.id)
             expected = f"{self.size} are expected"
@@ -182,7 +182,7 @@ class Supply:
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """`peer` would not do. It is not taken again, unless another one was only better."""
         if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._waits_for_others):
-            self._means.health.failed(peer.id, error.reason)
+            self._means.health.record_failure(peer.id, error.reason)
         if isinstance(error, Outrun):
             self.reason = error.reason
             self._means.metrics.failures.add(error.reason)
@@ -199,7 +199,7 @@ class Supply:
     def quarantine(self, peer_id: str) -> None:
         """A peer that may have sent wrong bytes; it is not taken again for this content for a long time."""
         self._failed[peer_id] = self.reason = FailureReason.WRONG
-        self._means.health.failed(peer_id, FailureReason.WRONG)
+        self._means.health.record_failure(peer_id, FailureReason.WRONG)
         self._means.blame.record(self._fetch.digest, peer_id, FailureReason.WRONG)
         self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
 
@@ -274,7 +274,7 @@ class Supply:
             wanted=wanted,
             limits=means.limits,
             check=self.check_size,
-            turns=means.turns if self.in_windows and wanted is not None and wanted.first else None,
+            parallel=means.turns if self.in_windows and wanted is not None and wanted.first else None,
             method=method,
         )
 
@@ -290,7 +290,7 @@ class Supply:
         busy = [peer_id for peer_id, reason in self._failed.items() if reason == FailureReason.BUSY]
         if not busy or not self._waits_for_others:
             return False
-        await self._means.turns.change()
+        await self._means.turns.wait_change()
         for peer_id in busy:
             del self._failed[peer_id]
         return True

@@ -12,13 +12,11 @@ from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Router, Store
-from peili.mirror.relay.blame import Blame
-from peili.mirror.relay.buffers import Memory
-from peili.mirror.relay.hashing import Hasher
-from peili.mirror.relay.health import Health
+from peili.mirror.relay.buffers import BufferPool
 from peili.mirror.relay.leases import LeaseReleases
-from peili.mirror.relay.parallel import Turns
-from peili.mirror.relay.sizes import Sizes
+from peili.mirror.relay.parallel import ParallelRequests
+from peili.mirror.relay.reputation import Blame, HolderScores
+from peili.mirror.relay.verify import HashThreads, KnownSizes
 from peili.mirror.server.socket_writer import SocketWriter
 
 
@@ -54,12 +52,12 @@ class Means:
     store: Store
     client: PeerClient
     blame: Blame
-    health: Health
-    sizes: Sizes
-    hasher: Hasher
-    memory: Memory
+    health: HolderScores
+    sizes: KnownSizes
+    hasher: HashThreads
+    memory: BufferPool
     releases: LeaseReleases
-    turns: Turns
+    turns: ParallelRequests
     limits: Limits
     verify: bool
     log: logging.Logger

@@ -1,110 +1,137 @@
-"""Who may ask which peer for a part now: the parts of blobs that this host's runtime asks for, many at a time.
+"""Parallel requests of this host's runtime for parts of one blob.
 
-A holder gives at most so many answers at once to one host. A runtime that fetches parallel ranges would exceed that and
-have no other host to ask. So parts take turns.
+containerd fetches a large layer as many open-ended ranges at a time, and closes each answer after one part. Two things
+limit what that costs a peer:
+
+- A peer serves only so many requests of one host at once, and the runtime has no other host to ask. Therefore the
+  requests to a peer take turns (`ParallelRequests`).
+- A peer would go on sending for a while after the answer is closed, several MiB with what kernels buffer. Therefore an
+  open-ended range is asked for in windows (`open_in_windows`): bounded ranges, one after the other. Windows grow with
+  what was read, so that a long answer takes few requests.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from peili.mirror.client.client import PeerClient
+from peili.mirror.client.connection import Response
 from peili.mirror.errors import FailureReason, PeerUnavailable
-from peili.mirror.limits import Limits
+from peili.mirror.limits import KIB, MIB, Limits
+from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
 from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.broadcast import Broadcast
 
 T = TypeVar("T")
 
-_PAUSE = 0.25
-"""Seconds after which a busy holder is asked again, whether a transfer has ended here or not: the holder may notice
-later than this host that an answer was closed.
+_BUSY_PAUSE = 0.25
+"""Seconds after which a busy holder is asked again, even if no transfer has ended here: the holder may notice later
+than this host that an answer was closed.
 """
-_PATIENCE = 1.0
-"""Seconds that a part waits for others of the same peer, before the time that a peer gets for its answer is over."""
+_MAX_TURN_WAIT = 1.0
+"""Seconds that a request waits for its turn at a peer, before the time for the peer's answer starts."""
 _RECENT = 5.0
-"""Seconds for which a transfer that ended may be what a holder is busy with."""
-_CLOSED = 2
-"""So many answers of one blob that the runtime has closed of late show that it fetches in parallel. One may be of a
+"""Seconds for which a holder may still be busy with a transfer that has ended here."""
+_CLOSED_ANSWERS = 2
+"""So many recently closed answers of one blob show that the runtime fetches in parallel. A single one may come from a
 runtime that was stopped and resumes.
 """
-_MOST = 4096
+_MAX_BLOBS = 4096
 """Blobs remembered as recent."""
+_FIRST_WINDOW = 128 * KIB
+_LARGEST_WINDOW = 4 * MIB
+_WINDOW_DIVISOR = 4
+"""A window has at most this fraction of what was read before it, so at most this fraction is sent in vain."""
+_GATHER_SECONDS = 0.5
+"""How long a window is read before its bytes are passed on."""
 
 
-class Turns:
-    """Counts what is under way, per blob and per peer. Used on one loop."""
+class ParallelRequests:
+    """Counts the transfers of each blob and the requests to each peer. Used on one event loop.
+
+    Args:
+        limits: ``parts_per_peer``.
+        limited: called with the name of a limit that took effect.
+    """
 
     def __init__(self, limits: Limits, limited: Callable[[str], None]) -> None:
         self._limits = limits
         self._limited = limited
-        self._of_blob: Counter[Digest] = Counter()
+        self._transfers: Counter[Digest] = Counter()
         self._ended: dict[Digest, float] = {}
         self._closed: dict[Digest, tuple[float, ...]] = {}
-        self._told: dict[Digest, float] = {}
-        self._of_peer: Counter[str] = Counter()
+        self._logged: dict[Digest, float] = {}
+        self._requests: Counter[str] = Counter()
         self._changes = Broadcast()
 
     @contextmanager
     def transfer(self, digest: Digest) -> Generator[None]:
-        """Held while the runtime is sent `digest`, or a part of it."""
-        self._of_blob[digest] += 1
+        """Count one transfer of `digest`, or of a part of it, for as long as the context lasts."""
+        self._transfers[digest] += 1
         try:
             yield
-        except (asyncio.CancelledError, OSError):  # the runtime is gone
+        except (asyncio.CancelledError, OSError):  # the runtime disconnected
             closed = self._closed.get(digest, ())
-            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED:])
+            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED_ANSWERS:])
             raise
         finally:
-            self._of_blob[digest] -= 1
-            self._of_blob += Counter()  # drops those at zero
+            self._transfers[digest] -= 1
+            self._transfers += Counter()  # drops zeros
             _remember(self._ended, digest, asyncio.get_running_loop().time())
             self._changes.notify()
 
     def is_shared(self, digest: Digest) -> bool:
-        """Whether another transfer of `digest` is under way, or ended a moment ago: a holder may be busy with that."""
+        """Whether a holder may be busy with another transfer of `digest`, which runs or ended a moment ago."""
         ended = self._ended.get(digest)
-        return self._of_blob[digest] > 1 or (ended is not None and _is_recent(ended))
+        return self._transfers[digest] > 1 or (ended is not None and _is_recent(ended))
 
     def is_parallel(self, digest: Digest) -> bool:
-        """Whether the runtime fetches `digest` in parallel parts: another one is under way, or it closed some."""
+        """Whether the runtime fetches `digest` in parallel parts: another transfer runs, or some were closed early."""
         closed = self._closed.get(digest, ())
-        return self._of_blob[digest] > 1 or (len(closed) == _CLOSED and _is_recent(closed[0]))
+        return self._transfers[digest] > 1 or (len(closed) == _CLOSED_ANSWERS and _is_recent(closed[0]))
 
-    def is_news(self, digest: Digest) -> bool:
-        """Whether what is the same for all parts of `digest` was not told a moment ago. It counts as told then."""
-        told = self._told.get(digest)
-        _remember(self._told, digest, asyncio.get_running_loop().time())
-        return told is None or not _is_recent(told)
+    def is_first_log(self, digest: Digest) -> bool:
+        """Whether nothing was logged for parts of `digest` in the last seconds. Counts as logged from now on."""
+        logged = self._logged.get(digest)
+        _remember(self._logged, digest, asyncio.get_running_loop().time())
+        return logged is None or not _is_recent(logged)
 
-    async def ask(self, peer_id: str) -> Callable[[], None]:
-        """Wait until one more part may be asked of `peer_id`; gives what to call, once, when it has come.
+    async def wait_turn(self, peer_id: str) -> Callable[[], None]:
+        """Wait until one more request to `peer_id` is allowed.
 
-        Raises PeerUnavailable (FailureReason.BUSY) after a while: the peer is not to blame for more.
+        Returns:
+            What to call, once, when the answer is closed.
+
+        Raises:
+            PeerUnavailable: with `FailureReason.BUSY`, after a second.
         """
         loop = asyncio.get_running_loop()
-        ends = loop.time() + _PATIENCE
-        while self._of_peer[peer_id] >= self._limits.parts_per_peer:
-            if loop.time() > ends:
+        deadline = loop.time() + _MAX_TURN_WAIT
+        while self._requests[peer_id] >= self._limits.parts_per_peer:
+            if loop.time() > deadline:
                 self._limited("parts_per_peer")
-                raise PeerUnavailable(f"peer {peer_id} is asked for as many parts as may be", FailureReason.BUSY)
-            await self.change()
-        self._of_peer[peer_id] += 1
-        return partial(self._done, peer_id)
+                raise PeerUnavailable(f"peer {peer_id} has as many requests of this host as it may", FailureReason.BUSY)
+            await self.wait_change()
+        self._requests[peer_id] += 1
+        return partial(self._request_ended, peer_id)
 
-    async def change(self) -> None:
-        """Wait until a transfer or a part has ended, for a moment at most."""
+    async def wait_change(self) -> None:
+        """Wait until a transfer or a request ends, but no longer than a quarter of a second."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_PAUSE):
+            async with asyncio.timeout(_BUSY_PAUSE):
                 await self._changes.next_change.wait()
 
-    def _done(self, peer_id: str) -> None:
-        self._of_peer[peer_id] -= 1
-        self._of_peer += Counter()
+    def _request_ended(self, peer_id: str) -> None:
+        self._requests[peer_id] -= 1
+        self._requests += Counter()
         self._changes.notify()
 
 
@@ -112,9 +139,167 @@ def _is_recent(moment: float) -> bool:
     return asyncio.get_running_loop().time() - moment < _RECENT
 
 
-def _remember(things: dict[Digest, T], digest: Digest, value: T) -> None:
-    """As the newest; the oldest goes where there are too many."""
-    things.pop(digest, None)
-    things[digest] = value
-    if len(things) > _MOST:
-        del things[next(iter(things))]
+def _remember(table: dict[Digest, T], digest: Digest, value: T) -> None:
+    """Add the newest entry; drop the oldest if there are too many."""
+    table.pop(digest, None)
+    table[digest] = value
+    if len(table) > _MAX_BLOBS:
+        del table[next(iter(table))]
+
+
+class PeerRequest:
+    """Asks one peer for one content or for parts of it, which may take turns with other requests.
+
+    Args:
+        client: the HTTP client.
+        peer: the peer to ask.
+        path: the path of the content at the peer.
+        timeout: seconds until the head of the answer.
+        parallel: if given, the request waits for its turn at the peer.
+        method: GET or HEAD.
+    """
+
+    def __init__(
+        self,
+        client: PeerClient,
+        peer: Peer,
+        path: str,
+        timeout: float,
+        parallel: ParallelRequests | None,
+        *,
+        method: str = "GET",
+    ) -> None:
+        self.peer = peer
+        self.method = method
+        self.parallel = parallel
+        self.is_queued = False
+        """Whether it waits for its turn, and so not for the peer."""
+        self._client = client
+        self._path = path
+        self._timeout = timeout
+
+    async def open(self, wanted: ByteRange | None) -> Response:
+        """Ask for `wanted`, or for the whole. Raises PeerUnavailable."""
+        headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
+        if self.parallel is None:
+            return await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
+        self.is_queued = True
+        try:
+            end_turn = await self.parallel.wait_turn(self.peer.id)
+        finally:
+            self.is_queued = False
+        try:
+            answer = await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
+        except BaseException:
+            end_turn()
+            raise
+        answer.on_close = end_turn
+        return answer
+
+
+async def open_in_windows(request: PeerRequest, wanted: ByteRange) -> Response | WindowedBody:
+    """Ask for the open-ended range `wanted` in windows.
+
+    If the peer does not answer with the first window, its answer is returned as it is.
+
+    Raises:
+        PeerUnavailable: the peer did not answer.
+    """
+    first = wanted.first or 0
+    stop = first + _FIRST_WINDOW
+    answer = await request.open(ByteRange(first, (stop if wanted.last is None else min(stop, wanted.last + 1)) - 1))
+    try:
+        span = parse_content_range(answer.head.headers.get("content-range", ""))
+        stop = span.size if wanted.last is None else min(wanted.last + 1, span.size)
+    except ValueError:
+        return answer
+    if answer.head.status != 206 or span.start != first or span.stop >= stop or answer.length != span.length:
+        return answer
+    return WindowedBody(request, Span(first, stop, span.size), answer)
+
+
+class WindowedBody:
+    """The bytes of one span, in windows. It has one owner, who calls `close`.
+
+    A window is read to its end, as far as the caller's buffer takes it, before any of it is passed on. So the peer is
+    done with the window however slowly the runtime reads.
+
+    Args:
+        request: asks the peer for further windows.
+        span: what the windows add up to.
+        answer: the first window.
+    """
+
+    def __init__(self, request: PeerRequest, span: Span, answer: Response) -> None:
+        headers = {**answer.head.headers, "content-range": span.content_range, "content-length": str(span.length)}
+        self.head = replace(answer.head, headers=headers)
+        self.length: int | None = span.length
+        self.can_splice = False
+        self._request = request
+        self._span = span
+        self._offset = span.start
+        self._window: Response | None = answer
+        self._window_left = answer.left
+
+    @property
+    def left(self) -> int:
+        """Bytes of the span that have not come yet."""
+        gathered = self._window_left - self._window.left if self._window is not None else 0
+        return self._span.stop - self._offset - gathered
+
+    @property
+    def buffered(self) -> int:
+        """Bytes of the window that are here already."""
+        return self._window.buffered if self._window is not None else 0
+
+    async def begin(self) -> None:
+        """Wait until there is a buffered byte. Raises OSError."""
+        if self._window is not None:
+            await self._window.begin()
+
+    async def readinto(self, buffer: memoryview) -> int:
+        """Wait for bytes, and read what has come of this window.
+
+        Returns:
+            The number of bytes; 0 at the end.
+
+        Raises:
+            OSError: the connection failed.
+            PeerUnavailable: the peer refused the next window.
+        """
+        if self._offset >= self._span.stop:
+            return 0
+        window = self._window or await self._open_next(len(buffer))
+        room, filled, started = buffer[: self._window_left], 0, time.monotonic()
+        while filled < len(room) and (not filled or time.monotonic() - started < _GATHER_SECONDS):
+            filled += await window.readinto(room[filled:])
+        self._window_left -= filled
+        self._offset += filled
+        if not self._window_left:
+            self._window = None
+            window.close()
+        return filled
+
+    async def splice(self, pipe: int, count: int) -> int:
+        """Not available: `can_splice` is false."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Free the connection. Idempotent."""
+        window, self._window = self._window, None
+        if window is not None:
+            window.close()
+
+    async def _open_next(self, room: int) -> Response:
+        """Ask for a window no larger than `room`, so that it is read whole before the runtime gets any of it."""
+        read = self._offset - self._span.start
+        size = min(max(_FIRST_WINDOW, read // _WINDOW_DIVISOR), _LARGEST_WINDOW, room)
+        part = Span(self._offset, min(self._offset + size, self._span.stop), self._span.size)
+        self._window = window = await self._request.open(ByteRange(part.start, part.stop - 1))
+        self._window_left = part.length
+        head, peer = window.head, self._request.peer
+        if head.status in {429, 503}:
+            raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
+        if (head.status, head.headers.get("content-range"), window.length) != (206, part.content_range, part.length):
+            raise PeerUnavailable(f"peer {peer.id} no longer sends {part.content_range}", FailureReason.REFUSED)
+        return window

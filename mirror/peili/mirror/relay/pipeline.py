@@ -18,11 +18,10 @@ from typing import NamedTuple, TypeAlias
 from typing_extensions import override
 
 from peili.mirror.limits import MIB
-from peili.mirror.relay.buffers import Memory, Ring
-from peili.mirror.relay.hashing import Lane
+from peili.mirror.relay.buffers import BufferPool, BufferRing
 from peili.mirror.relay.means import Sink
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import Piece, Verifier
+from peili.mirror.relay.verify import HashThread, Piece, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
 
 if sys.platform == "linux":
@@ -50,11 +49,11 @@ class Pipeline(ABC):
         return
 
     async def finish(self) -> None:
-        """All has come. Raises Mismatch where it is wrong: its end has been withheld then."""
+        """All has come. Raises DigestMismatch where it is wrong: its end has been withheld then."""
         return
 
 
-class Filling(Pipeline):
+class FillPipeline(Pipeline):
     """Into `room`, which has just as many bytes as come. Nothing is verified."""
 
     def __init__(self, room: memoryview) -> None:
@@ -67,10 +66,10 @@ class Filling(Pipeline):
             self._room = self._room[count:]
 
 
-class Collecting(Pipeline):
+class CollectPipeline(Pipeline):
     """Into memory, verified as a whole: `data`, when it is finished."""
 
-    def __init__(self, length: int, verifier: Verifier, lane: Lane) -> None:
+    def __init__(self, length: int, verifier: Verifier, lane: HashThread) -> None:
         self.data = b""
         # Touched as bytes come, not when a peer says how many they will be.
         self._all = memoryview(mmap.mmap(-1, length) if length else b"")
@@ -90,14 +89,14 @@ class Collecting(Pipeline):
         self._all = memoryview(b"")
 
 
-class Hashing(Pipeline):
+class HashPipeline(Pipeline):
     """To `sink`, through `ring`: while one piece is sent, the next ones are hashed and read.
 
     `lane` has to be the same for all of one verifier's pieces.
     """
 
     def __init__(
-        self, sink: Sink, ring: Ring, verifier: Verifier, lane: Lane, *, start: int, progress: Progress
+        self, sink: Sink, ring: BufferRing, verifier: Verifier, lane: HashThread, *, start: int, progress: Progress
     ) -> None:
         self._sink = sink
         self._ring = ring
@@ -130,9 +129,9 @@ class Hashing(Pipeline):
         """Put each piece into `hashed`, and None at the end."""
         try:
             while source.left:
-                buffer = await self._ring.free()
+                buffer = await self._ring.next_buffer()
                 count = await source.readinto(buffer)
-                self._ring.use()
+                self._ring.mark_filled()
                 hashed.put_nowait(self._lane.feed(self._verifier, buffer[:count]))
         finally:
             hashed.put_nowait(None)
@@ -140,17 +139,17 @@ class Hashing(Pipeline):
     async def _pass_on(self, piece: Piece) -> None:
         if piece:
             await self._sink.send(piece)
-            self._ring.give_back()
+            self._ring.free_oldest()
             self._handed += len(piece)
             self._progress(self._handed)
 
 
-class Untouched(Pipeline):
+class PassThroughPipeline(Pipeline):
     """To `sink`, by the kernel alone where both sides are plain sockets and there is a pipe to be had. Nothing is read
     ahead, nothing withheld.
     """
 
-    def __init__(self, sink: Sink, memory: Memory, progress: Progress) -> None:
+    def __init__(self, sink: Sink, memory: BufferPool, progress: Progress) -> None:
         self._sink = sink
         self._memory = memory
         self._progress = progress
@@ -172,7 +171,7 @@ class Untouched(Pipeline):
 
     async def _copy(self, source: Source, enough: Callable[[], bool]) -> None:
         with self._memory.ring() as ring:
-            buffer = await ring.free()
+            buffer = await ring.next_buffer()
             while source.left and not enough():
                 count = await source.readinto(buffer)
                 await self._sink.send(buffer[:count])

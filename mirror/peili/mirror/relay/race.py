@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.entrants import Entrants
-from peili.mirror.relay.health import MUCH, RESTS, UNPROVEN, WELL
+from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN
 
 _MOST = 16
 """Holders that are asked at the same time."""
@@ -135,8 +135,8 @@ class _Race(Generic[P]):
         looked = self._all_known or self._hesitating
         late = self._clock() - self._began >= _LAST_RESORT * self._rules.hedge_delay
         if not self._rules.beside and (late or (looked and not self._asked)):
-            return RESTS
-        return UNPROVEN if looked else WELL
+            return RESTING
+        return UNPROVEN if looked else HEALTHY
 
     def _has_won(self, task: asyncio.Task[P]) -> bool:
         holder, began = self._asked.pop(task)
@@ -160,7 +160,7 @@ class _Race(Generic[P]):
 
     def _judge(self, took: float) -> None:
         """Tell of those that have been waited for for much longer than the winner `took`."""
-        before = self._clock() - max(self._rules.hedge_delay, MUCH * took)
+        before = self._clock() - max(self._rules.hedge_delay, MUCH_FASTER * took)
         for task, (holder, began) in self._asked.items():
             if began <= before and not task.done():
                 self._rules.hesitated(holder.peer)

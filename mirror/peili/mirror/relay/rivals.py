@@ -11,9 +11,9 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.relay.contest import Contest, Tried, part_to_try, try_out
 from peili.mirror.relay.entrants import Entrants
-from peili.mirror.relay.health import MUCH, WELL
 from peili.mirror.relay.means import Means
 from peili.mirror.relay.race import NotBetter, Rules, first_prize
+from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import Source
 
 _LOOKUPS = 2
@@ -70,7 +70,7 @@ class Rivals:
         is_alone = len(holders) == 1
 
         async def begin(holder: Holder) -> Source:
-            is_well = holder.peer == better or self._means.health.rank(holder.peer.id) == WELL
+            is_well = holder.peer == better or self._means.health.rank(holder.peer.id) == HEALTHY
             if not (is_well or is_alone or tried is None):
                 await self._show(asker, holder, tried)
             return await opener(holder)
@@ -89,9 +89,9 @@ class Rivals:
         contest, self._contest = self._contest, None
         health, progress = self._means.health, source.progress()
         if progress is not None and (count := source.offset - source.span.start):
-            health.measured(source.peer.id, count, progress[1])
+            health.record_rate(source.peer.id, count, progress[1])
         if not source.left:
-            health.succeeded(source.peer.id, source.began)
+            health.record_success(source.peer.id, source.started)
         if contest is not None:
             await contest.aclose()
             self._better = contest.winner
@@ -107,11 +107,11 @@ class Rivals:
     async def _try_others(self, asker: KeyLookup, source: Source, rate: float) -> Tried | None:
         """A holder that sends what comes next from `source` much faster than at `rate`, where there is one."""
         health = self._means.health
-        part = part_to_try(source.offset, source.span.stop, health.recent)
+        part = part_to_try(source.offset, source.span.stop, health.recent_failures)
 
         def may_be_better(name: str) -> bool:
             known = health.rate(name)
-            return name != source.peer.id and (known is None or known > MUCH * rate)
+            return name != source.peer.id and (known is None or known > MUCH_FASTER * rate)
 
         async def attempt(holder: Holder) -> Tried:
             return await self._try(asker, holder, part, rate, source.span.size)
@@ -147,7 +147,7 @@ class Rivals:
 
         def failed_beside(peer: Peer, error: PeerUnavailable) -> None:
             if error.reason == FailureReason.BUSY:
-                means.health.failed(peer.id, error.reason)  # it may do later, should the one that sends fail
+                means.health.record_failure(peer.id, error.reason)  # it may do later, should the one that sends fail
                 return
             reason = asker.reason
             asker.fail(peer, error)
@@ -155,13 +155,13 @@ class Rivals:
 
         def hesitated(peer: Peer) -> None:
             if not asker.in_windows:  # it may have been its turn that was waited for
-                means.health.hesitated(peer.id)
+                means.health.record_hesitation(peer.id)
                 means.log.info("%s: peer %s hesitated; another was faster", self._digest, peer.id)
 
         return Rules(
             failed=failed_beside if beside else asker.fail,
             hesitated=hesitated,
-            patience=means.health.patience(),
+            patience=means.health.hedge_delay(),
             hedge_delay=means.limits.hedge_delay,
             log=means.log,
             beside=beside,

@@ -1,33 +1,44 @@
-"""One holder's answer to a request for content, checked for being what was asked for, and watched while it comes."""
+"""One holder's answer to a request for content: checked against the request, and watched while it is read."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from typing import TypeAlias
 
 from peili.mirror.client.client import PeerClient, map_exceptions
+from peili.mirror.client.connection import Response, ResponseHead
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.relay.headonly import HeadOnly
-from peili.mirror.relay.parallel import Turns
-from peili.mirror.relay.windows import Asking, Body, open_in_windows
+from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, WindowedBody, open_in_windows
 from peili.mirror.support.deadlines import Deadline
+
+_Body: TypeAlias = Response | WindowedBody
+_MAX_DIGITS = 19
+"""A Content-Length with more digits is not a size."""
 
 
 class OutOfRange(PeerUnavailable):
-    """A peer has the content, of `size` bytes, as it says; none of them is in the range that was asked for."""
+    """The peer says that it has the content, but that none of its bytes is in the requested range.
+
+    Attributes:
+        size: how many bytes the content has, as the peer says.
+    """
 
     def __init__(self, peer: Peer, wanted: ByteRange, size: int) -> None:
         super().__init__(f"peer {peer.id} says that no byte of {size} is in {wanted}", FailureReason.REFUSED)
         self.size = size
 
 
-class _Pace:
-    """How fast a peer sends, counting only the time that it was waited for: a slow reader blames nobody."""
+class _RateCheck:
+    """Whether a peer sends too slowly. Only the time that this host waits for the peer counts.
+
+    So a slow runtime makes no peer look slow.
+    """
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -35,37 +46,42 @@ class _Pace:
         self._waited = 0.0
 
     def is_slow(self, count: int, waited: float) -> bool:
-        """Note `count` bytes after `waited` seconds; whether the last window full of waiting gave too little."""
+        """Add `count` bytes after `waited` seconds; whether the last ``rate_window`` of waiting brought too few."""
         self._bytes += count
         self._waited += waited
         if self._waited < self._limits.rate_window:
             return False
-        slow = self._bytes < self._limits.min_rate * self._waited
+        is_slow = self._bytes < self._limits.min_rate * self._waited
         self._bytes, self._waited = 0, 0.0
-        return slow
+        return is_slow
 
 
 class Source:
-    """Content on its way from one peer, its first bytes in hand. One owner, who calls `aclose`.
+    """Content that comes from one peer, with its first bytes available. It has one owner, who calls `aclose`.
 
-    `span` is what the peer will send; `offset` is the next byte of the content, all before it were read or spliced.
-    Both raise PeerUnavailable with the reason, and nobody else's errors. One task reads, and none after an error: bytes
-    that had come may be lost then.
+    `readinto` and `splice` raise only PeerUnavailable, with the reason. One task reads. It must not read after an
+    error, because bytes that had come may be lost then.
+
+    Attributes:
+        peer: the peer.
+        span: what the peer sends.
+        offset: the next byte of the content; all bytes before it were read or spliced.
+        started: when the first bytes were here, by `time.monotonic`.
     """
 
-    def __init__(self, asking: Asking, span: Span, answer: Body, limits: Limits) -> None:
-        self.peer = asking.peer
+    def __init__(self, request: PeerRequest, span: Span, body: _Body, limits: Limits) -> None:
+        self.peer = request.peer
         self.span = span
         self.offset = span.start
-        self.began = time.monotonic()
-        self._asking = asking
-        self._answer = answer
+        self.started = time.monotonic()
+        self._request = request
+        self._body = body
         self._waited = 0.0
-        self._waits: tuple[float, Deadline] | None = None  # since when, for the read that is under way
-        self._left_for: PeerUnavailable | None = None
+        self._current_read: tuple[float, Deadline] | None = None  # when it started, and its deadline
+        self._replaced: PeerUnavailable | None = None
         self._stall_timeout = limits.stall_timeout
-        self._counted = min(limits.stall_timeout, limits.rate_window / 2)
-        self._pace = _Pace(limits)
+        self._max_counted_wait = min(limits.stall_timeout, limits.rate_window / 2)
+        self._rate_check = _RateCheck(limits)
 
     @classmethod
     async def open(
@@ -78,34 +94,48 @@ class Source:
         wanted: ByteRange | None,
         limits: Limits,
         check: Callable[[Peer, Span], None],
-        turns: Turns | None = None,
+        parallel: ParallelRequests | None = None,
         method: str = "GET",
     ) -> Source:
-        """Ask `peer`; returns once the first bytes are here. Raises PeerUnavailable with the reason.
+        """Ask `peer`, and return once the first bytes are here.
 
-        `check` sees what the answer's head says before any of the body is read, and may raise PeerUnavailable. With
-        `turns`, `wanted` is asked for in windows, each in its turn. Asked by HEAD, the peer says what it would send,
-        and nothing can be read.
+        Args:
+            client: the HTTP client.
+            peer: the peer to ask.
+            path: the path of the content at the peer.
+            digest: the content.
+            wanted: the range to ask for; None for the whole.
+            limits: ``first_byte_timeout`` bounds this call.
+            check: called with what the head of the answer says, before the body is read. It may raise PeerUnavailable.
+            parallel: if given, `wanted` is asked for in windows, each of which waits for its turn.
+            method: GET, or HEAD for a source that only states its span and cannot be read.
+
+        Raises:
+            PeerUnavailable: with the reason.
         """
         with ExitStack() as stack:
             try:
                 async with Deadline(limits.first_byte_timeout):
-                    asking = Asking(client, peer, path, limits.stall_timeout, turns, method=method)
-                    answer = await _ask(asking, wanted)
-                    stack.callback(answer.close)
-                    span = _span(peer, answer, digest, wanted)
+                    request = PeerRequest(client, peer, path, limits.stall_timeout, parallel, method=method)
+                    windowed = parallel is not None and wanted is not None
+                    body = await (open_in_windows(request, wanted) if windowed and wanted else request.open(wanted))
+                    stack.callback(body.close)
+                    length = body.length if method == "GET" else _content_length(body.head)
+                    span = _check_answer(peer, body.head, length, digest, wanted)
                     check(peer, span)
                     with map_exceptions(peer):
-                        await answer.begin()
+                        await body.begin()
             except TimeoutError as error:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FailureReason.SILENT) from error
             stack.pop_all()
-            return cls(asking, span, answer, limits)
+            if method != "GET":
+                body.close()  # nothing more comes, so others may use the connection
+            return cls(request, span, body, limits)
 
     @property
     def media_type(self) -> str | None:
-        """What the peer says that it is of; a claim."""
-        return self._answer.head.header("content-type")
+        """The media type that the peer claims."""
+        return self._body.head.header("content-type")
 
     @property
     def left(self) -> int:
@@ -114,94 +144,105 @@ class Source:
 
     @property
     def can_splice(self) -> bool:
-        """Whether `splice` can be used for what comes next."""
-        return self._answer.can_splice and not self._answer.buffered
+        """Whether the next bytes can be spliced."""
+        return self._body.can_splice and not self._body.buffered
 
     def progress(self) -> tuple[int, float] | None:
-        """How many bytes have come, and for how many seconds they were waited for; None: the peer is not asked now."""
-        if self._asking.queues:
-            return None
-        waits = time.monotonic() - self._waits[0] if self._waits is not None else 0.0
-        return self.span.length - self._answer.left, self._waited + waits
+        """How many bytes have come, and how many seconds this host waited for them.
 
-    def leave(self, error: PeerUnavailable) -> None:
-        """Another is better: the read that is under way, or else the next one, raises `error`."""
-        self._left_for = error
-        if self._waits is not None:
-            self._waits[1].end()
+        Returns:
+            None while the request waits for its turn, so that the peer has nothing to do.
+        """
+        if self._request.is_queued:
+            return None
+        waiting = time.monotonic() - self._current_read[0] if self._current_read is not None else 0.0
+        return self.span.length - self._body.left, self._waited + waiting
+
+    def interrupt(self, error: PeerUnavailable) -> None:
+        """Make the current read, or else the next one, raise `error`: another peer replaces this one."""
+        self._replaced = error
+        if self._current_read is not None:
+            self._current_read[1].end()
 
     async def readinto(self, buffer: memoryview) -> int:
-        """Wait for bytes, and read as many as have come; 0 only at the end."""
-        return await self._waited_for(lambda: self._answer.readinto(buffer))
+        """Wait for bytes, and read as many as have come.
+
+        Returns:
+            The number of bytes; 0 only at the end.
+
+        Raises:
+            PeerUnavailable: with the reason.
+        """
+        return await self._bounded(self._body.readinto, buffer)
 
     async def splice(self, pipe: int, count: int) -> int:
-        """As `readinto`, for up to `count` bytes, into a pipe, which must have room."""
-        return await self._waited_for(lambda: self._answer.splice(pipe, count))
+        """Like `readinto`, but for up to `count` bytes into a pipe, which must have room."""
+        return await self._bounded(self._body.splice, pipe, count)
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""
-        self._answer.close()
+        self._body.close()
 
-    async def _waited_for(self, read: Callable[[], Awaitable[int]]) -> int:
-        if self._left_for is not None:
-            raise self._left_for
-        asked = time.monotonic()
+    async def _bounded(self, read: Callable[..., Awaitable[int]], *arguments: object) -> int:
+        if self._replaced is not None:
+            raise self._replaced
+        started = time.monotonic()
         try:
             with map_exceptions(self.peer):
-                async with Deadline(self._stall_timeout) as patience:
-                    self._waits = asked, patience
+                async with Deadline(self._stall_timeout) as deadline:
+                    self._current_read = started, deadline
                     try:
-                        count = await read()
+                        count = await read(*arguments)
                     finally:
-                        self._waits = None
+                        self._current_read = None
         except PeerUnavailable:
-            if self._left_for is not None:
-                raise self._left_for from None
+            if self._replaced is not None:
+                raise self._replaced from None
             raise
-        waited = time.monotonic() - asked
+        waited = time.monotonic() - started
         self._waited += waited
-        # It may be that this host stood still meanwhile. So one waiting, however long, makes no peer slow.
-        if self._pace.is_slow(count, min(waited, self._counted)):
+        # This host may have been suspended during the wait. So a single wait, however long, makes no peer slow.
+        if self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
         return count
 
 
-async def _ask(asking: Asking, wanted: ByteRange | None) -> Body:
-    if asking.turns is not None and wanted is not None:
-        return await open_in_windows(asking, wanted)
-    answer, _ = await asking.open(wanted)
-    return answer if asking.method == "GET" else HeadOnly(answer)
+def _content_length(head: ResponseHead) -> int | None:
+    """The Content-Length of an answer to HEAD; None if there is none, or if it is not a size."""
+    text = head.header("content-length")
+    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
+        return None
+    return int(text)
 
 
-def _span(peer: Peer, answer: Body, digest: Digest, wanted: ByteRange | None) -> Span:
-    """What `answer` carries. Raises PeerUnavailable where it is not the content, or not the part, asked for."""
-    status = answer.head.status
-    if status in {429, 503}:
+def _check_answer(peer: Peer, head: ResponseHead, length: int | None, digest: Digest, wanted: ByteRange | None) -> Span:
+    """Return what an answer carries. Raises PeerUnavailable if that is not the requested content or part."""
+    if head.status in {429, 503}:
         raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
-    if status == 416 and wanted is not None:
-        raise _beyond(peer, answer, wanted)
-    if status not in {200, 206}:
-        raise PeerUnavailable(f"peer {peer.id} answered {status}", FailureReason.REFUSED)
-    if answer.length is None:  # as behind a proxy that sends chunks, which is no lie
+    if head.status == 416 and wanted is not None:
+        raise _unsatisfiable(peer, head, wanted)
+    if head.status not in {200, 206}:
+        raise PeerUnavailable(f"peer {peer.id} answered {head.status}", FailureReason.REFUSED)
+    if length is None:  # for example because a proxy sends chunks: not a fault of the peer
         raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FailureReason.REFUSED)
     try:
-        span = _carried(answer, answer.length, digest)
-        asked = wanted.within(span.size) if wanted else Span.whole(span.size)
+        span = _carried_span(head, length, digest)
+        requested = wanted.within(span.size) if wanted else Span.whole(span.size)
     except ValueError as error:
-        if isinstance(error, Unsatisfiable) and wanted is not None and status == 200:
-            raise OutOfRange(peer, wanted, error.size) from error  # it takes no notice of ranges, which is no lie
-        raise PeerUnavailable(f"peer {peer.id}: not what was asked for: {error}", FailureReason.WRONG) from error
-    if span != asked:  # it says what it sends, so this is no lie
-        carried, part = span.content_range, wanted or "the whole"
-        raise PeerUnavailable(f"peer {peer.id} sends {carried} where {part} was asked for", FailureReason.REFUSED)
+        if isinstance(error, Unsatisfiable) and wanted is not None and head.status == 200:
+            raise OutOfRange(peer, wanted, error.size) from error  # it ignores ranges, which is allowed
+        raise PeerUnavailable(f"peer {peer.id}: not the requested content: {error}", FailureReason.WRONG) from error
+    if span != requested:  # it says what it sends, so it does not cheat
+        part = wanted or "the whole"
+        raise PeerUnavailable(f"peer {peer.id} sends {span.content_range}, not {part}", FailureReason.REFUSED)
     return span
 
 
-def _beyond(peer: Peer, answer: Body, wanted: ByteRange) -> PeerUnavailable:
-    """What to raise where a peer says that nothing is in the range `wanted`."""
+def _unsatisfiable(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUnavailable:
+    """The error for a peer that answers 416 to the range `wanted`."""
     try:
-        size = parse_unsatisfied_range(answer.head.headers.get("content-range", ""))
+        size = parse_unsatisfied_range(head.headers.get("content-range", ""))
         part = wanted.within(size)
     except Unsatisfiable as error:
         return OutOfRange(peer, wanted, error.size)
@@ -210,15 +251,14 @@ def _beyond(peer: Peer, answer: Body, wanted: ByteRange) -> PeerUnavailable:
     return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FailureReason.REFUSED)
 
 
-def _carried(answer: Body, length: int, digest: Digest) -> Span:
-    """What `answer` says it carries. Raises ValueError where that can't be, or can't be used."""
-    headers = answer.head.headers
+def _carried_span(head: ResponseHead, length: int, digest: Digest) -> Span:
+    """What the head says that the answer carries. Raises ValueError if that is impossible or cannot be used."""
+    headers = head.headers
     if headers.get("docker-content-digest", digest) != digest:
         raise ValueError(f"its digest is {headers['docker-content-digest']}")
     if headers.get("content-encoding", "identity") != "identity":
         raise ValueError(f"it is encoded: {headers['content-encoding']}")
-    whole = answer.head.status == 200
-    span = Span.whole(length) if whole else parse_content_range(headers.get("content-range", ""))
+    span = Span.whole(length) if head.status == 200 else parse_content_range(headers.get("content-range", ""))
     if span.length != length:
         raise ValueError(f"{length} bytes came as {span.content_range}")
     return span

@@ -18,11 +18,11 @@ from peili.mirror.oci.ranges import Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor
 from peili.mirror.plugins.advice import LeaseEnd
 from peili.mirror.relay.holders import Supply
-from peili.mirror.relay.ingest import discard_ingest, may_resume, size_of_ingest
+from peili.mirror.relay.ingest import discard_ingest, ingest_size, may_resume, resumed_verifier
 from peili.mirror.relay.means import Fetch, Means, Sink
-from peili.mirror.relay.pipeline import Collecting, Filling, Hashing, Pipeline, Untouched
+from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import Mismatch, Unverified, Verifier
+from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
@@ -111,13 +111,13 @@ class Transfer:
         try:
             return await supply.begin(wanted)
         except NotFound:
-            if supply.is_size_disputed and supply.expect(await size_of_ingest(self._means, self._fetch.digest, ends)):
+            if supply.is_size_disputed and supply.expect(await ingest_size(self._means, self._fetch.digest, ends)):
                 return await self._first(ends)
             size = supply.end()
             if wanted is None or size is None:
                 raise
             if size > self._fetch.ahead:
-                known = supply.size or await size_of_ingest(self._means, self._fetch.digest, ends)
+                known = supply.size or await ingest_size(self._means, self._fetch.digest, ends)
                 if size != known and (known is not None or size > self._means.limits.blob_size):
                     raise
                 raise self._out_of_range(size) from None
@@ -165,7 +165,7 @@ class Transfer:
     async def pour(self, sink: Sink) -> None:
         """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
         if self._span.start == 0:
-            self._means.blame.heal(self._fetch.digest)  # not earlier: a HEAD takes no body, and begins nothing anew
+            self._means.blame.clear(self._fetch.digest)  # not earlier: a HEAD takes no body, and begins nothing anew
         if self.data is not None:
             await sink.send(self.data)
             self._supply.progress(self._span.stop)
@@ -183,19 +183,19 @@ class Transfer:
         means, progress = self._means, self._supply.progress
         try:
             if isinstance(self._verifier, Unverified):
-                await self._take(source, Untouched(sink, means.memory, progress))
+                await self._take(source, PassThroughPipeline(sink, means.memory, progress))
                 return
             try:
                 with means.memory.ring() as ring:
-                    hashing = Hashing(
-                        sink, ring, self._verifier, means.hasher.lane(), start=self._span.start, progress=progress
+                    hashing = HashPipeline(
+                        sink, ring, self._verifier, means.hasher.thread(), start=self._span.start, progress=progress
                     )
                     await self._take(source, hashing)
-            except Mismatch as error:
+            except DigestMismatch as error:
                 await sink.send(await self._end_from_another(error))
                 progress(self._span.stop)
             self._feeders.clear()  # what they sent is right
-        except Mismatch as error:
+        except DigestMismatch as error:
             await self._distrust(passed_on=True)
             raise Aborted(str(error)) from error
         finally:
@@ -204,10 +204,10 @@ class Transfer:
     async def _collect(self, source: Source) -> bytes | None:
         """All of the content, verified; None where it was wrong and another holder shall be tried."""
         await self._take_room(self._span.length)
-        collecting = Collecting(self._span.length, self._verifier, self._means.hasher.lane())
+        collecting = CollectPipeline(self._span.length, self._verifier, self._means.hasher.thread())
         try:
             await self._take(source, collecting)
-        except Mismatch as error:
+        except DigestMismatch as error:
             if self._span.start > 0:
                 return await self._rest_from_another(error)
             await self._distrust(passed_on=False)
@@ -229,15 +229,15 @@ class Transfer:
         await self._take_room(size)
         room, verifier = memoryview(bytearray(size)), Verifier(self._fetch.digest)
         try:
-            await self._take(source, Filling(room[part.start : part.stop]))
+            await self._take(source, FillPipeline(room[part.start : part.stop]))
             for span in rest:
                 self._span = span
                 source = await self._supply.more(source.peer, span)
-                await self._take(source, Filling(room[span.start : span.stop]))
+                await self._take(source, FillPipeline(room[span.start : span.stop]))
             self._span = Span.whole(size)
-            await self._means.hasher.lane().feed(verifier, room)
+            await self._means.hasher.thread().feed(verifier, room)
             data = bytes(verifier.finish())
-        except Mismatch:
+        except DigestMismatch:
             await self._distrust(passed_on=False)
             return None
         except (Aborted, NotFound) as error:
@@ -257,13 +257,13 @@ class Transfer:
     def _note(self, data: bytes) -> None:
         """`data` is the whole content, verified."""
         self._feeders.clear()
-        self._means.sizes.see(self._fetch.digest, len(data))
+        self._means.sizes.add_verified(self._fetch.digest, len(data))
         self.media_type = detect(data)
         if is_manifest(self.media_type) or (self._fetch.manifest and self.media_type != OCTET_STREAM):
-            self._means.sizes.learn(data)
+            self._means.sizes.add_manifest(data)
 
     async def _take(self, source: Source, passage: Pipeline) -> None:
-        """Let all of the span go by `passage`, from whoever has it. Raises Mismatch, Aborted."""
+        """Let all of the span go by `passage`, from whoever has it. Raises DigestMismatch, Aborted."""
         while True:
             self._feeders.add(source.peer.id)
             try:
@@ -287,7 +287,7 @@ class Transfer:
         self._give_room_back()
         try:
             async with Deadline(means.limits.first_byte_timeout):
-                await means.memory.collect(count)
+                await means.memory.reserve(count)
         except TimeoutError as error:
             means.metrics.limited.add("relay_memory")
             raise NotFound(f"no memory to collect {self._fetch.digest} in") from error
@@ -295,20 +295,20 @@ class Transfer:
 
     def _give_room_back(self) -> None:
         count, self._room = self._room, 0
-        self._means.memory.give_back(count)
+        self._means.memory.release(count)
 
-    async def _rest_from_another(self, error: Mismatch) -> bytes:
+    async def _rest_from_another(self, error: DigestMismatch) -> bytes:
         """As `_end_from_another`, before anything was given out. Raises NotFound."""
         try:
             return await self._end_from_another(error)
-        except Mismatch as again:
+        except DigestMismatch as again:
             await self._distrust(passed_on=True)
             raise NotFound(str(again)) from again
 
-    async def _end_from_another(self, error: Mismatch) -> bytes:
+    async def _end_from_another(self, error: DigestMismatch) -> bytes:
         """The withheld end, right, from a holder that sent none of it before: the wrong byte may be in it.
 
-        Raises Mismatch where that does not help: what was passed on is wrong, or no other holder is left.
+        Raises DigestMismatch where that does not help: what was passed on is wrong, or no other holder is left.
         """
         verifier, span, supply = self._verifier, self._span, self._supply
         wrong = bytes(verifier.rewind())
@@ -320,10 +320,10 @@ class Transfer:
             while wrong:
                 self._feeders.clear()
                 await self._take_room(len(wrong))
-                end = Collecting(len(wrong), verifier, self._means.hasher.lane())
+                end = CollectPipeline(len(wrong), verifier, self._means.hasher.thread())
                 try:
                     await self._take(await supply.resume(start, span), end)
-                except Mismatch:
+                except DigestMismatch:
                     supply.pass_over(self._feeders)
                     if verifier.rewind() == wrong:
                         break  # two say the same of the end: what was passed on is wrong
@@ -359,7 +359,7 @@ class Transfer:
         supply = self._supply
         if supply.size is not None or source.span.size <= self._fetch.ahead:
             return True
-        supply.size = await size_of_ingest(self._means, self._fetch.digest, ends)
+        supply.size = await ingest_size(self._means, self._fetch.digest, ends)
         try:
             supply.check_size(source.peer, source.span)
         except PeerUnavailable as error:
@@ -384,7 +384,7 @@ class Transfer:
         bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame
         try:
             async with bound:
-                if verifier := await Verifier.seeded(digest, span.start, self._means.store):
+                if verifier := await resumed_verifier(digest, span.start, self._means.store):
                     self._resumes = span.start > 0
                     return verifier
             self._means.metrics.unverified.add("beginning")
@@ -402,7 +402,7 @@ class Transfer:
     def _tell_of_part(self, message: str, *numbers: int) -> None:
         """Log it; only the first of many parts that follow each other is of interest to an operator."""
         digest = self._fetch.digest
-        level = logging.INFO if self._means.turns.is_news(digest) else logging.DEBUG
+        level = logging.INFO if self._means.turns.is_first_log(digest) else logging.DEBUG
         self._means.log.log(level, message, digest, *numbers)
 
     async def _distrust(self, *, passed_on: bool) -> None:

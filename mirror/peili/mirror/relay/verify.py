@@ -1,92 +1,222 @@
-"""Hashes content that goes by and keeps back its end until the digest is known to be right."""
+"""Checks that relayed content is right: its digest, hashed on the way, and its size, if that is known.
+
+`Verifier` hashes one content. `HashThreads` are the threads in which verifiers hash. `KnownSizes` remembers the sizes
+that verified manifests state.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from typing import TypeAlias
+import itertools
+import json
+import os
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeAlias, cast
 
-from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.limits import MIB
+from peili.mirror.limits import KIB
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.interfaces import Store
 
 Piece: TypeAlias = bytes | memoryview
 
+_SMALL_PIECE = 32 * KIB
+"""A piece of fewer bytes is hashed in less time than another thread takes to start."""
+_MAX_THREADS = 4
+_MAX_SIZES = 16 * 1024
+"""Digests whose size is remembered; each takes about 150 bytes."""
+_DESCRIPTOR_LISTS = ("manifests", "layers", "blobs")
+_DESCRIPTORS = ("config", "subject")
 
-class Mismatch(Exception):
-    """What came is not the content of the digest."""
+
+class DigestMismatch(Exception):
+    """The received bytes are not the content of the digest."""
 
 
 class Verifier:
-    """The running hash of one content, from its first byte on. One owner.
+    """The running hash of one content, from its first byte on. It has one owner.
 
-    `feed` gives back what may be passed on: always the piece before, so that the last one is withheld until `finish`.
-    A piece must not change until it was given back.
+    `feed` returns what may be passed on, which is always the previous piece. The last piece is withheld until `finish`.
+    The caller must not change a piece until the verifier has returned it.
+
+    Args:
+        digest: what the whole content must hash to.
     """
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
         self._hash = hashlib.new(digest.algorithm)
-        self._before = self._hash.copy()  # without the withheld bytes
+        self._hash_before_withheld = self._hash.copy()
         self._withheld: Piece = b""
 
-    def feed(self, piece: Piece) -> Piece:
-        """Take the next bytes; returns those that may be passed on now (none at first)."""
-        self._before = self._hash.copy()
+    def seed(self, piece: Piece) -> None:
+        """Hash bytes that the runtime already has. Call it before the first `feed`."""
         self._hash.update(piece)
-        passed, self._withheld = self._withheld, piece
-        return passed
+
+    def feed(self, piece: Piece) -> Piece:
+        """Hash the next bytes.
+
+        Returns:
+            The bytes that may be passed on now; empty after the first call.
+        """
+        self._hash_before_withheld = self._hash.copy()
+        self._hash.update(piece)
+        released, self._withheld = self._withheld, piece
+        return released
 
     def release(self) -> Piece:
-        """The withheld bytes, given up unverified: for a transfer that is cut before its end."""
-        passed, self._withheld = self._withheld, b""
-        return passed
+        """Return the withheld bytes without a check: the transfer is cut before its end."""
+        released, self._withheld = self._withheld, b""
+        return released
 
     def rewind(self) -> Piece:
-        """Forget the withheld bytes, so that others can be fed in their place; returns them."""
-        self._hash = self._before.copy()
+        """Forget the withheld bytes, so that other bytes can be fed in their place.
+
+        Returns:
+            The bytes that were withheld.
+        """
+        self._hash = self._hash_before_withheld.copy()
         return self.release()
 
     def finish(self) -> Piece:
-        """All has come: the withheld end. Raises Mismatch."""
-        if self._hash.hexdigest() != self._digest.encoded:
-            raise Mismatch(f"content does not have the digest {self._digest}")
-        return self.release()
+        """Check the digest after the last piece.
 
-    @classmethod
-    async def seeded(cls, digest: Digest, offset: int, store: Store) -> Verifier | None:
-        """A verifier for content from byte `offset` on: what the runtime has up to there is read back from its store.
+        Returns:
+            The withheld last piece.
 
-        None where the store can't show it. Hashes off the loop.
+        Raises:
+            DigestMismatch: the content is wrong. The last piece stays withheld.
         """
-        verifier = cls(digest)
-        if offset == 0:
-            return verifier
-        try:
-            async with await store.open(digest, partial=True) as content:
-                if content.available < offset:
-                    return None  # a part from further on: reading what is there would be in vain
-                buffer = memoryview(bytearray(MIB))
-                done = 0
-                while done < offset:
-                    count = await content.readinto(done, buffer[: min(MIB, offset - done)])
-                    if count == 0:
-                        return None
-                    await asyncio.to_thread(verifier._hash.update, buffer[:count])
-                    done += count
-        except (NotFound, Aborted, Unavailable):
-            return None
-        return verifier
+        if self._hash.hexdigest() != self._digest.encoded:
+            raise DigestMismatch(f"content does not have the digest {self._digest}")
+        return self.release()
 
 
 class Unverified(Verifier):
-    """Passes everything on at once, for what can't or shall not be verified."""
+    """Passes on everything at once, for content that cannot or should not be verified."""
 
     def feed(self, piece: Piece) -> Piece:
-        """The same bytes."""
+        """Return the same bytes."""
         return piece
 
     def finish(self) -> Piece:
-        """Nothing was withheld."""
+        """Return nothing, because nothing was withheld."""
         return b""
+
+
+class HashThreads:
+    """The threads of one mirror that hash, so that the event loop stays free. hashlib releases the GIL.
+
+    Call `close` at the end. After that, hashing happens on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._threads = [HashThread() for _ in range(min(_MAX_THREADS, os.cpu_count() or 1))]
+        self._next = itertools.cycle(self._threads)
+
+    def thread(self) -> HashThread:
+        """The next thread, round robin. A transfer must use the same one for all pieces of a verifier."""
+        return next(self._next)
+
+    def close(self) -> None:
+        """End the threads after their current work, which takes milliseconds. Idempotent."""
+        for thread in self._threads:
+            thread.close()
+
+
+class HashThread:
+    """One thread, which hashes pieces in the order in which they are fed.
+
+    Therefore a transfer can feed pieces ahead. A thread that waited for the event loop after each piece would be idle
+    half of the time (measured).
+    """
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="peili hash")
+        self._pending = 0
+
+    def feed(self, verifier: Verifier, piece: memoryview) -> asyncio.Future[Piece]:
+        """Call ``verifier.feed(piece)`` in the thread; a small piece is hashed here if the thread is idle.
+
+        Returns:
+            The result of the call. `feed` may be called again before it is known.
+        """
+        loop = asyncio.get_running_loop()
+        if self._executor is None or (not self._pending and len(piece) < _SMALL_PIECE):
+            hashed: asyncio.Future[Piece] = loop.create_future()
+            hashed.set_result(verifier.feed(piece))
+            return hashed
+        self._pending += 1
+        hashing = loop.run_in_executor(self._executor, verifier.feed, piece)
+        hashing.add_done_callback(self._hashed)
+        return hashing
+
+    def close(self) -> None:
+        """End the thread after the work that it was given. Idempotent."""
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            executor.shutdown()
+
+    def _hashed(self, _: asyncio.Future[Piece]) -> None:
+        self._pending -= 1
+
+
+class KnownSizes:
+    """The size of each digest that was verified or that a verified manifest or index names.
+
+    With it, the relay need not believe a peer's word for a size. If two manifests contradict each other, either may be
+    wrong, so neither is believed. Not thread-safe.
+
+    Args:
+        max_sizes: digests to remember. The oldest is dropped for a new one.
+    """
+
+    def __init__(self, max_sizes: int = _MAX_SIZES) -> None:
+        self._max_sizes = max_sizes
+        self._stated: OrderedDict[Digest, int | None] = OrderedDict()  # by manifests; None: they contradict each other
+        self._verified: OrderedDict[Digest, int] = OrderedDict()
+
+    def add_verified(self, digest: Digest, size: int) -> None:
+        """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
+        self._remember(self._verified, digest, size)
+
+    def add_manifest(self, manifest: bytes) -> None:
+        """Note the sizes that `manifest`, which was verified, states for other digests. Never raises."""
+        try:
+            document: Any = json.loads(manifest)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(document, dict):
+            return
+        fields = cast("dict[str, Any]", document)
+        descriptors: list[Any] = [fields.get(name) for name in _DESCRIPTORS]
+        for name in _DESCRIPTOR_LISTS:
+            if isinstance(fields.get(name), list):
+                descriptors += cast("list[Any]", fields[name])
+        for descriptor in descriptors:
+            if isinstance(descriptor, dict):
+                self._add_descriptor(cast("dict[str, Any]", descriptor))
+
+    def is_verified(self, digest: Digest) -> bool:
+        """Whether the size of `digest` is certain. A size that only a manifest states may be wrong."""
+        return digest in self._verified
+
+    def get(self, digest: Digest) -> int | None:
+        """The size of `digest` in bytes; None if it is not known."""
+        return self._verified.get(digest, self._stated.get(digest))
+
+    def _add_descriptor(self, descriptor: dict[str, Any]) -> None:
+        text, size = descriptor.get("digest"), descriptor.get("size")
+        if not isinstance(text, str) or not isinstance(size, int) or isinstance(size, bool) or size < 0:
+            return
+        try:
+            digest = Digest(text)
+        except ValueError:
+            return
+        self._remember(self._stated, digest, size if self._stated.get(digest, size) == size else None)
+
+    def _remember(self, sizes: OrderedDict[Digest, Any], digest: Digest, size: int | None) -> None:
+        sizes[digest] = size
+        sizes.move_to_end(digest)
+        while len(sizes) > self._max_sizes:
+            sizes.popitem(last=False)

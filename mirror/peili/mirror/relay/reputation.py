@@ -1,0 +1,268 @@
+"""Remembers how peers did in earlier transfers: per blob (`Blame`), and for all content (`HolderScores`)."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+from peili.mirror.errors import FailureReason
+from peili.mirror.limits import KIB, Limits
+from peili.mirror.metrics.counters import Metrics
+from peili.mirror.oci.references import Digest
+
+_PASSING = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
+"""Reasons that say nothing about the next request. The router knows which peers can be reached."""
+
+HEALTHY, UNPROVEN, RESTING = range(3)
+"""In which order peers are asked; see `HolderScores.rank`."""
+MUCH_FASTER = 4
+"""A peer is much faster than another if its rate is this many times the other's."""
+_MAX_PEERS = 4096
+"""Peers remembered."""
+_FORGET_AFTER = 600.0
+"""Seconds without news after which a peer is forgotten, because it may have left."""
+_LIGHT = 0.2
+"""The part of a full rest that a peer gets if it may not be faulty."""
+_MAX_RECENT = 3
+"""Recent failures that are counted."""
+_NEWEST_WEIGHT = 0.5
+"""The weight of the newest measurement in the mean rate."""
+_MIN_SAMPLE = 64 * KIB
+"""From this many bytes on, a rate counts however short the time was."""
+_MIN_SECONDS = 0.001
+"""Bytes that came in less time were here already."""
+
+
+class Blame:
+    """Which peers failed for which blob, and which blobs the runtime has wrong bytes of.
+
+    A peer that sent wrong bytes of a blob is quarantined for that blob for ``quarantine_ttl`` seconds. A peer that
+    stalled or broke, and each of several that may have sent wrong bytes, is not asked for ``failure_ttl`` seconds.
+    All tables are bounded. Not thread-safe.
+
+    Args:
+        limits: ``quarantine_ttl``, ``failure_ttl`` and ``quarantine_entries``.
+        clock: seconds that never go back.
+        metrics: counts failures and quarantines.
+    """
+
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = time.monotonic, *, metrics: Metrics | None = None
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._metrics = metrics or Metrics()
+        self._excluded: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()  # until when, and why
+        self._poisoned: OrderedDict[Digest, float] = OrderedDict()
+        self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
+        self._doubted: OrderedDict[tuple[Digest, str], float] = OrderedDict()
+
+    def record(self, digest: Digest, peer_id: str, reason: str) -> None:
+        """Note that `peer_id` failed for `digest`."""
+        self._metrics.failures.add(reason)
+        if reason in _PASSING:
+            return
+        ttl = self._limits.quarantine_ttl if reason == FailureReason.WRONG else self._limits.failure_ttl
+        until = self._clock() + ttl
+        if until < self._excluded.get((digest, peer_id), (0.0, ""))[0]:
+            return  # a smaller fault does not end a quarantine
+        if reason == FailureReason.WRONG:
+            self._metrics.quarantines.add()
+        self._exclude(digest, peer_id, until, reason)
+
+    def doubt(self, digest: Digest, peer_id: str) -> None:
+        """Note that `peer_id` is one of several that may have sent wrong bytes of `digest`.
+
+        It is not asked for ``failure_ttl`` seconds, and then asked last.
+        """
+        self._metrics.failures.add(FailureReason.WRONG)
+        now = self._clock()
+        until = now + self._limits.failure_ttl
+        if until > self._excluded.get((digest, peer_id), (0.0, ""))[0]:
+            self._exclude(digest, peer_id, until, FailureReason.WRONG)
+        self._remember(self._doubted, (digest, peer_id), now + self._limits.quarantine_ttl)
+
+    def is_doubted(self, digest: Digest, peer_id: str) -> bool:
+        """Whether `peer_id` may have sent wrong bytes of `digest` in the last ``quarantine_ttl`` seconds."""
+        return self._doubted.get((digest, peer_id), 0.0) > self._clock()
+
+    def excluded(self, digest: Digest) -> dict[str, str]:
+        """The ids of the peers not to ask for `digest` now, each with the reason, as `Want.failed` takes them."""
+        now = self._clock()
+        for key in [key for key, (until, _) in self._excluded.items() if until <= now]:
+            del self._excluded[key]
+        return {peer_id: reason for (blamed, peer_id), (_, reason) in self._excluded.items() if blamed == digest}
+
+    def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
+        """Note that these peers sent unverified bytes that the runtime now has of `digest`.
+
+        That is forgotten after ``quarantine_ttl`` seconds.
+        """
+        if not peer_ids:
+            return
+        until = self._clock() + self._limits.quarantine_ttl
+        suspects = {**self._suspects.get(digest, {}), **dict.fromkeys(peer_ids, until)}
+        self._remember(self._suspects, digest, suspects)
+
+    def suspects(self, digest: Digest) -> frozenset[str]:
+        """The ids of the peers that may be to blame if the rest of `digest` does not match."""
+        now = self._clock()
+        return frozenset(peer_id for peer_id, until in self._suspects.get(digest, {}).items() if until > now)
+
+    def poison(self, digest: Digest) -> None:
+        """Note that the runtime has wrong bytes of `digest`, so that it cannot continue."""
+        self._remember(self._poisoned, digest, self._clock() + self._limits.quarantine_ttl)
+
+    def clear(self, digest: Digest) -> None:
+        """The runtime starts `digest` again: forget wrong bytes and suspects."""
+        self._poisoned.pop(digest, None)
+        self._suspects.pop(digest, None)
+
+    def is_poisoned(self, digest: Digest) -> bool:
+        """Whether the runtime is known to have wrong bytes of `digest`."""
+        return self._poisoned.get(digest, 0.0) > self._clock()
+
+    def _exclude(self, digest: Digest, peer_id: str, until: float, reason: str) -> None:
+        if self._remember(self._excluded, (digest, peer_id), (until, reason)):
+            self._metrics.limited.add("quarantine_entries")
+
+    def _remember(self, table: OrderedDict[Any, Any], key: object, value: object) -> bool:
+        """Add the newest entry. Returns whether the oldest had to go."""
+        table[key] = value
+        table.move_to_end(key)
+        is_full = len(table) > self._limits.quarantine_entries
+        if is_full:
+            table.popitem(last=False)
+        return is_full
+
+
+@dataclass(slots=True)
+class _Score:
+    """What is known of one peer."""
+
+    updated: float
+    failures: int = 0  # in a row
+    failed_at: float = 0.0
+    rests_until: float = 0.0
+    rate: float | None = None  # bytes per second while a transfer waited for the peer
+    successes: int = 0
+
+
+class HolderScores:
+    """The speed and the failures of each peer, over all transfers. Not thread-safe.
+
+    A peer that failed rests for ``failure_ttl`` seconds. The rest doubles with each further failure, up to
+    ``rest_max``. A peer that hesitated, refused or was busy rests for a fifth of that. A success ends the rest. The
+    table is bounded. A peer without news for ten minutes is forgotten.
+
+    Args:
+        limits: ``failure_ttl``, ``rest_max``, ``hedge_delay`` and ``slow_rate``.
+        clock: seconds that never go back.
+    """
+
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._scores: OrderedDict[str, _Score] = OrderedDict()  # least recently updated first
+        self._recent: deque[float] = deque(maxlen=_MAX_RECENT)  # when the latest failures were
+        self._proven: set[str] = set()  # peers that sent all that they were asked for, and have not failed since
+
+    def __len__(self) -> int:
+        """How many peers are remembered."""
+        return len(self._scores)
+
+    def record_failure(self, peer_id: str, reason: str) -> None:
+        """Note that `peer_id` failed for some content."""
+        if reason in {FailureReason.REFUSED, FailureReason.BUSY}:
+            self._rest(peer_id, _LIGHT)
+        else:
+            self._recent.append(self._clock())
+            self._rest(peer_id, 1.0)
+
+    def record_hesitation(self, peer_id: str) -> None:
+        """Note that `peer_id` was dropped because another peer was much faster."""
+        self._recent.append(self._clock())
+        self._rest(peer_id, _LIGHT)
+
+    def record_success(self, peer_id: str, started: float) -> None:
+        """Note that `peer_id` sent all that it was asked for. A failure after `started`, by the clock, still counts."""
+        score = self._score(peer_id)
+        if score.failed_at > started:
+            return
+        score.successes += 1
+        score.failures, score.rests_until = 0, 0.0
+        if not self.is_slow(peer_id):
+            self._proven.add(peer_id)
+
+    def record_rate(self, peer_id: str, count: int, seconds: float) -> None:
+        """Note that `peer_id` sent `count` bytes in `seconds` of waiting for it. Small samples are ignored."""
+        if count < _MIN_SAMPLE and seconds < self._limits.hedge_delay:
+            return
+        score, rate = self._score(peer_id), count / max(seconds, _MIN_SECONDS)
+        score.rate = rate if score.rate is None else score.rate + _NEWEST_WEIGHT * (rate - score.rate)
+
+    def rate(self, peer_id: str) -> float | None:
+        """Bytes per second that `peer_id` sends; None if that is not known."""
+        score = self._scores.get(peer_id)
+        return score.rate if score is not None else None
+
+    def is_slow(self, peer_id: str) -> bool:
+        """Whether `peer_id` sends less than ``slow_rate``, and some other peer sends much faster."""
+        rate = self.rate(peer_id)
+        if rate is None or rate >= self._limits.slow_rate:
+            return False
+        return any(score.rate is not None and score.rate > MUCH_FASTER * rate for score in self._scores.values())
+
+    def rank(self, peer_id: str) -> int:
+        """In which order to ask `peer_id`; lower ranks first.
+
+        Returns:
+            RESTING: ask it only if no other peer is left. UNPROVEN: prefer proven peers, because another peer failed
+            in the last ``failure_ttl`` seconds and this one may fail in the same way. HEALTHY: otherwise.
+        """
+        score = self._scores.get(peer_id)
+        if score is not None and score.rests_until > self._clock():
+            return RESTING
+        is_doubtful = self._proven and peer_id not in self._proven and self.recent_failures
+        return UNPROVEN if is_doubtful else HEALTHY
+
+    def successes(self, peer_id: str) -> int:
+        """How often `peer_id` sent all that it was asked for."""
+        score = self._scores.get(peer_id)
+        return score.successes if score is not None else 0
+
+    def hedge_delay(self, peer_id: str | None = None) -> float:
+        """Seconds of silence after which other peers are asked.
+
+        It is shorter the more failures there were lately, except if `peer_id` is proven.
+        """
+        return self._limits.hedge_delay / (1 if peer_id in self._proven else 1 + self.recent_failures)
+
+    @property
+    def recent_failures(self) -> int:
+        """How many failures there were in the last ``failure_ttl`` seconds, of all peers; at most three."""
+        since = self._clock() - self._limits.failure_ttl
+        return sum(failed_at > since for failed_at in self._recent)
+
+    def _rest(self, peer_id: str, share: float) -> None:
+        """Let `peer_id` rest. Failures while it rests belong to the same incident and count once."""
+        score, now = self._score(peer_id), self._clock()
+        self._proven.discard(peer_id)
+        score.failed_at = now
+        if score.rests_until <= now:
+            score.failures += 1
+        pause = share * self._limits.failure_ttl * 2 ** min(score.failures - 1, 30)
+        score.rests_until = max(score.rests_until, now + min(pause, self._limits.rest_max))
+
+    def _score(self, peer_id: str) -> _Score:
+        now = self._clock()
+        score = self._scores.setdefault(peer_id, _Score(now))
+        score.updated = now
+        self._scores.move_to_end(peer_id)
+        while len(self._scores) > _MAX_PEERS or next(iter(self._scores.values())).updated + _FORGET_AFTER < now:
+            forgotten, _ = self._scores.popitem(last=False)
+            self._proven.discard(forgotten)
+        return score
