@@ -1,4 +1,4 @@
-# One containerd for all tests of a session that leave it alone, and a fresh one for those that stop or break it.
+# One containerd for all tests of a session, and a new one for each test that stops or breaks it.
 from __future__ import annotations
 
 import shutil
@@ -33,7 +33,7 @@ own_containerd = pytest.fixture(_containerd)
 
 @pytest.fixture
 def tenant(shared_containerd: Containerd, tmp_path: Path) -> Tenant:
-    """A namespace that no other test has, of a containerd that other tests use too."""
+    """A namespace of this test only, in a containerd that other tests use, too."""
     return new_tenant(shared_containerd, tmp_path)
 
 

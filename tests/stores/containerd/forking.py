@@ -1,6 +1,6 @@
-"""Run by test_fork.py, as a process of its own: a host that forks while its containerd store is at work.
+"""A program that forks while its containerd store has an open stream. test_fork.py runs it.
 
-Ends with 0 where every child ended as it should, or says how many did not.
+Its exit status is 0 if every child ended without an error. If not, it prints how many failed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 
-from tests.stores.containerd.running import ready
+from tests.stores.containerd.helpers import ready
 
 from peili.mirror.testing import watching
 from peili.stores.containerd import ContainerdStore
@@ -19,7 +19,7 @@ CHILDREN = 100
 
 
 def fork_child() -> int:
-    """The status of a child made by `os.fork`, which does nothing."""
+    """Return the status of a child of `os.fork` that does nothing."""
     pid = os.fork()
     if not pid:
         os._exit(0)
@@ -27,17 +27,17 @@ def fork_child() -> int:
 
 
 def start_child() -> int:
-    """The status of a child for which Python runs code between fork and exec."""
+    """Return the status of a child for which Python runs code between fork and exec."""
     return subprocess.run(["/bin/true"], preexec_fn=os.getpid, check=False).returncode
 
 
 def start_child_as_user() -> int:
-    """The status of a child that is started as a user, which Python does with fork as well."""
+    """Return the status of a child with another user, for which Python uses fork, too."""
     return subprocess.run(["/bin/true"], user=os.geteuid(), check=False).returncode
 
 
 async def main(address: str) -> int:
-    assert "GRPC_ENABLE_FORK_SUPPORT" not in os.environ, "importing the store has left its switch behind"
+    assert "GRPC_ENABLE_FORK_SUPPORT" not in os.environ, "the import of the store has not restored the variable"
     store = ContainerdStore(address)
     failed = 0
     async with ready(store), watching(store):

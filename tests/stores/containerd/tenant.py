@@ -1,4 +1,4 @@
-"""A test's part of a containerd: one namespace, filled and emptied by ctr, without blocking the loop."""
+"""One namespace of a containerd for one test, changed with ctr, without blocking the loop."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ TAG = "docker.io/library/demo:v1"
 
 
 def new_tenant(containerd: Containerd, directory: Path) -> Tenant:
-    """A tenant in a namespace of its own; images are made in `directory`."""
+    """Return a tenant with a new namespace. Its images are created in `directory`."""
     return Tenant(containerd, f"test-{os.getpid()}-{next(_numbers)}", directory)
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """`namespace` of `containerd`."""
+    """The namespace `namespace` of `containerd`."""
 
     containerd: Containerd
     namespace: str
     directory: Path
 
     def store(self, *, content_path: Path | None = None) -> ContainerdStore:
-        """A store that serves this namespace only."""
+        """Return a store that serves only this namespace."""
         return ContainerdStore(
             str(self.containerd.socket),
             namespaces=[self.namespace],
@@ -48,45 +48,45 @@ class Tenant:
         )
 
     async def ctr(self, *arguments: str) -> str:
-        """What ctr prints. Raises CommandFailed."""
+        """Run ctr in this namespace. Returns what it prints; raises CommandFailed."""
         return await asyncio.to_thread(self.containerd.ctr, "--namespace", self.namespace, *arguments)
 
     async def flags(self, *command_and_flags: str) -> list[str]:
-        """Those flags that this version's command of ctr has."""
+        """Return those of the flags that this version of the ctr command has."""
         flags = [each for each in command_and_flags if each.startswith("--")]
         known = await self.ctr(*(each for each in command_and_flags if each not in flags), "--help")
         return [each for each in flags if each in known]
 
     async def load(self, *tags: str, layers: Sequence[int] = (100_000, 50_000), platforms: Sequence[str] = ()) -> Image:
-        """Import a new image, without source labels, under `tags` (one is given by default)."""
+        """Import a new image without source labels, with `tags` (by default one)."""
         name = f"image-{next(_numbers)}"
         image = make_layout(self.directory / name, layers=layers, tags=tags or [TAG], platforms=platforms)
         await self.load_again(image)
         return image
 
     async def load_again(self, image: Image) -> None:
-        """Import an image that was made before."""
+        """Import an existing image."""
         archive = pack_tar(image.path, image.path.with_suffix(".tar"))
         await self.ctr("images", "import", "--no-unpack", "--all-platforms", str(archive))
 
     async def put(self, data: bytes) -> Digest:
-        """Add a blob that belongs to no image, and that garbage collection leaves alone."""
+        """Add a blob that belongs to no image, and that garbage collection skips."""
         async with self.writing(data) as writer:
             await writer.write(data)
             await writer.commit()
         return Digest.of(data)
 
     async def tag(self, reference: Reference, digest: Digest, size: int) -> None:
-        """Make an image of a manifest that is here."""
+        """Create an image of a manifest that this namespace has."""
         await create_image(self.containerd.socket, self.namespace, str(reference), digest, size)
 
     def writing(self, data: bytes, key: str = "layer-") -> AbstractAsyncContextManager[Writer]:
-        """An ingest of `data`, into which nothing has been written yet."""
+        """Start an ingest of `data`, which is empty so far."""
         return writing(self.containerd.socket, self.namespace, data, key)
 
     @contextmanager
     def frozen(self) -> Generator[None]:
-        """Let containerd stand still."""
+        """Freeze the process of containerd."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self.containerd.socket))
             credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))

@@ -1,4 +1,4 @@
-"""containerd is not up yet, restarts, stands still, or may not be asked: the store waits, says why, and goes on."""
+"""The store while containerd is not started yet, restarts, hangs or refuses access: it logs why, and recovers."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
+from tests.stores.containerd.helpers import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import TAG, Tenant
 from tests.support.directories import open_directory, short_directory
 
 from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
 from peili.mirror.testing import context_for, entered, watching
 from peili.stores.containerd import ContainerdStore
-from peili.stores.containerd.content import is_readable
-from peili.stores.containerd.failures import why_unreachable
+from peili.stores.containerd.api import why_unreachable
+from peili.stores.containerd.content import Access, access_to
 
 pytestmark = pytest.mark.anyio
 
 DEMO = Reference.parse(TAG)
 ABSENT = Digest.of(b"nobody has this")
-BACK = 60.0  # seconds until a containerd that answers again is followed; on a machine that has time, 2
+RECONNECTED = 60.0  # the most seconds until a restarted containerd is followed again; usually 2
 
 
 async def stop(tenant: Tenant) -> None:
@@ -37,7 +37,7 @@ async def start(tenant: Tenant) -> None:
     await asyncio.to_thread(tenant.containerd.start)
 
 
-async def test_a_containerd_that_comes_up_later_is_waited_for(sole_tenant: Tenant) -> None:
+async def test_the_store_waits_for_a_containerd_that_starts_later(sole_tenant: Tenant) -> None:
     image = await sole_tenant.load()
     await stop(sole_tenant)
     store = sole_tenant.store()
@@ -47,12 +47,12 @@ async def test_a_containerd_that_comes_up_later_is_waited_for(sole_tenant: Tenan
         assert not store.ready()
         assert not seen.events
         await start(sole_tenant)
-        await eventually(store.ready, "it is followed", within=BACK)
+        await eventually(store.ready, "containerd is followed", within=RECONNECTED)
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
         assert await store.resolve(DEMO) == image.target
 
 
-async def test_it_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
+async def test_the_store_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
     digest, store = await tenant.put(b"content"), tenant.store()
     async with ready(store):
         with pytest.raises(RuntimeError, match="running already"):
@@ -62,39 +62,39 @@ async def test_it_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
         assert (await store.describe(digest)).size == 7
 
 
-async def test_after_a_restart_only_what_differs_is_told(sole_tenant: Tenant) -> None:
+async def test_after_a_restart_watchers_only_receive_differences(sole_tenant: Tenant) -> None:
     kept = await sole_tenant.load("docker.io/library/kept:v1")
     store = sole_tenant.store()
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
-        told = len(seen.events)
+        before = len(seen.events)
         await stop(sole_tenant)
-        await eventually(lambda: not store.ready(), "it is noticed")
+        await eventually(lambda: not store.ready(), "the stop is noticed")
         await start(sole_tenant)
         await sole_tenant.load("docker.io/library/new:v1")
         new = Reference.parse("docker.io/library/new:v1")
-        await seen.until(lambda: new in seen.have, within=BACK)
-        await eventually(store.ready, "it is followed")
-        repeated = {event.key for event in seen.events[told:] if isinstance(event, Have | Gone)}
+        await seen.until(lambda: new in seen.have, within=RECONNECTED)
+        await eventually(store.ready, "containerd is followed")
+        repeated = {event.key for event in seen.events[before:] if isinstance(event, Have | Gone)}
         assert not repeated & {blob.digest for blob in kept.blobs}
         assert seen.events.count(Synced()) == 1
 
 
-async def test_what_was_removed_while_peili_was_cut_off_is_withdrawn(sole_tenant: Tenant) -> None:
+async def test_content_removed_while_disconnected_is_gone_after_the_reconnect(sole_tenant: Tenant) -> None:
     image = await sole_tenant.load()
     store = sole_tenant.store()
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
         await stop(sole_tenant)
-        await eventually(lambda: not store.ready(), "it is noticed")
+        await eventually(lambda: not store.ready(), "the stop is noticed")
         shutil.rmtree(sole_tenant.containerd.socket.parent / "root")
         await start(sole_tenant)
-        await seen.until(lambda: not seen.have, within=BACK)
+        await seen.until(lambda: not seen.have, within=RECONNECTED)
         with pytest.raises(NotFound):
             await store.describe(image.target.digest)
 
 
-async def test_what_is_known_is_served_while_containerd_is_away(sole_tenant: Tenant) -> None:
+async def test_known_content_is_served_while_containerd_is_away(sole_tenant: Tenant) -> None:
     image = await sole_tenant.load()
     store = sole_tenant.store()
     async with ready(store):
@@ -103,16 +103,14 @@ async def test_what_is_known_is_served_while_containerd_is_away(sole_tenant: Ten
         assert (await store.describe(image.target.digest)).media_type == image.target.media_type
         async with await store.open(image.layers[0].digest) as content:
             assert Digest.of(await read_all(content)) == image.layers[0].digest
-        for asking in (store.resolve(DEMO), store.images(), store.describe(ABSENT), store.discard(ABSENT)):
+        for call in (store.resolve(DEMO), store.images(), store.describe(ABSENT), store.discard(ABSENT)):
             with pytest.raises(StoreUnavailable, match=r"no socket|does not answer"):
-                await asking
+                await call
         with pytest.raises(StoreUnavailable):
             await store.open(ABSENT, partial=True)
 
 
-async def test_a_containerd_that_stands_still_is_given_up_in_bounded_time(
-    sole_tenant: Tenant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_call_to_a_hanging_containerd_times_out(sole_tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peili.stores.containerd.api.CALL_TIMEOUT", 0.3)
     store = sole_tenant.store()
     async with ready(store):
@@ -123,17 +121,17 @@ async def test_a_containerd_that_stands_still_is_given_up_in_bounded_time(
             await store.resolve(DEMO)
 
 
-async def test_containerd_is_not_asked_about_what_has_no_file(sole_tenant: Tenant) -> None:
+async def test_containerd_is_not_asked_about_a_blob_without_a_file(sole_tenant: Tenant) -> None:
     await sole_tenant.load()  # some versions have no content directory before
     store = sole_tenant.store()
     async with ready(store):
         with sole_tenant.frozen():
-            for asking in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
+            for call in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
                 with pytest.raises(NotFound):
-                    await asking
+                    await call
 
 
-async def test_a_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
     await stop(sole_tenant)
     caplog.set_level(logging.INFO)
     store = sole_tenant.store()
@@ -144,16 +142,16 @@ async def test_a_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCap
         assert len(away) == 1
         assert f"no socket {sole_tenant.containerd.socket}" in away[0]
         await start(sole_tenant)
-        await eventually(store.ready, "it is followed", within=BACK)
+        await eventually(store.ready, "containerd is followed", within=RECONNECTED)
         await asyncio.sleep(1.5)  # several listings
         back = [record.getMessage() for record in caplog.records if record.name == log.name][1:]
         assert [line for line in back if "following containerd" in line] == back[-1:]
 
 
-async def test_a_content_directory_that_comes_later_is_used_from_then_on(
+async def test_a_content_directory_that_appears_later_is_used(
     sole_tenant: Tenant, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As with containerd 1.7 and later on a new machine: they make the directory with their first blob."""
+    """containerd ≥ 1.7 creates the directory with the first blob."""
     caplog.set_level(logging.INFO)
     away = sole_tenant.content.with_name("away")
     digest = await sole_tenant.put(data := os.urandom(100_000))
@@ -161,28 +159,30 @@ async def test_a_content_directory_that_comes_later_is_used_from_then_on(
     store, log = sole_tenant.store(), logging.getLogger("peili.test")
     try:
         async with context_for(store, log=log) as context, store.run(context), watching(store) as seen:
-            await eventually(store.ready, "it is followed")
-            assert f"through its API for now, {sole_tenant.content} is not there yet" in caplog.text
+            await eventually(store.ready, "containerd is followed")
+            assert f"through its API, because {sole_tenant.content} does not exist yet" in caplog.text
             assert "can't be read" not in caplog.text
             away.rename(sole_tenant.content)
-            await eventually(lambda: f"content is read from {sole_tenant.content}" in caplog.text, "it is found")
+            await eventually(
+                lambda: f"content is read from {sole_tenant.content}" in caplog.text, "the directory is found"
+            )
             async with await store.open(digest) as content:
                 assert content.fileno() is not None
                 assert await read_all(content) == data
-            async with sole_tenant.writing(os.urandom(1000)) as writer:  # what is arriving is seen, too
+            async with sole_tenant.writing(os.urandom(1000)) as writer:  # an ingest is visible, too
                 await writer.write(b"a")
                 async with await store.open(writer.digest, partial=True) as content:
                     assert not content.complete
             added = await sole_tenant.put(b"new")
             await seen.until(lambda: added in seen.have, within=PROMPT)
             sole_tenant.content.rename(away)
-            await eventually(lambda: caplog.text.count("is not there yet") == 2, "it is missed")
+            await eventually(lambda: caplog.text.count("does not exist yet") == 2, "its absence is noticed")
     finally:
         if away.exists():
             away.rename(sole_tenant.content)
 
 
-async def test_it_can_be_left_and_entered_again(tenant: Tenant) -> None:
+async def test_the_store_can_be_entered_again(tenant: Tenant) -> None:
     image = await tenant.load()
     store = tenant.store()
     for _ in range(3):
@@ -193,7 +193,7 @@ async def test_it_can_be_left_and_entered_again(tenant: Tenant) -> None:
             await store.resolve(DEMO)
 
 
-async def test_leaving_leaves_nothing_behind(tenant: Tenant) -> None:
+async def test_no_task_remains_after_exit(tenant: Tenant) -> None:
     before = asyncio.all_tasks()
     for _ in range(3):
         async with ready(tenant.store()):
@@ -201,65 +201,65 @@ async def test_leaving_leaves_nothing_behind(tenant: Tenant) -> None:
         assert asyncio.all_tasks() == before
 
 
-async def test_who_still_waits_when_it_is_left_is_told(sole_tenant: Tenant) -> None:
+async def test_a_call_that_waits_at_exit_raises_store_unavailable(sole_tenant: Tenant) -> None:
     store = sole_tenant.store()
     async with AsyncExitStack() as stack:
         async with ready(store):
             stack.enter_context(sole_tenant.frozen())
-            asking = asyncio.create_task(store.resolve(DEMO))
+            call = asyncio.create_task(store.resolve(DEMO))
             await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="closed"):
-            await asking
+            await call
 
 
-async def test_leaving_before_containerd_was_reached() -> None:
+async def test_the_store_can_exit_before_containerd_was_reached() -> None:
     async with entered(ContainerdStore("/nowhere/absent.sock")):
         await asyncio.sleep(0)
 
 
-def test_why_nobody_answers_is_told(tmp_path: Path) -> None:
+def test_the_reason_for_an_unreachable_socket(tmp_path: Path) -> None:
     absent, file, nested = tmp_path / "absent", tmp_path / "file", tmp_path / "file" / "socket"
     file.touch()
     assert why_unreachable(absent) == f"there is no socket {absent}; is containerd running, and is that its address?"
-    assert why_unreachable(file) == f"{file} is not a socket; right is the one that containerd listens on"
+    assert why_unreachable(file) == f"{file} is not a socket; use the one that containerd listens on"
     assert "no socket" in why_unreachable(nested)
 
 
 READ = """
 import os, sys
 from pathlib import Path
-from peili.stores.containerd.content import is_readable
+from peili.stores.containerd.content import Access, access_to
 os.umask(0o022)
 top = Path(sys.argv[1])
 (top / "root/blobs/sha256").mkdir(parents=True)
 (top / sys.argv[2]).chmod(int(sys.argv[3], 8))
 os.setuid(65534)
-print(is_readable(top / "root"))
+print(access_to(top / "root") is Access.READABLE)
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change the user")
 @pytest.mark.parametrize("mode", ["755", "700"])
 @pytest.mark.parametrize("of", [".", "root", "root/blobs", "root/blobs/sha256"])
-def test_a_directory_that_a_user_may_not_read_is_none(of: str, mode: str) -> None:
-    """Then its content is read through containerd's API."""
+def test_a_directory_that_the_user_can_not_read_is_not_readable(of: str, mode: str) -> None:
+    """The store then reads content through containerd's API."""
     with open_directory() as directory:
         command = [sys.executable, "-c", READ, str(directory), of, mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == f"{mode == '755'}\n"
 
 
-def test_a_content_store_that_is_new_is_readable(tmp_path: Path) -> None:
-    assert is_readable(tmp_path)
+def test_a_new_content_store_is_readable(tmp_path: Path) -> None:
+    assert access_to(tmp_path) is Access.READABLE
     (tmp_path / "blobs" / "sha256").mkdir(parents=True)
-    assert is_readable(tmp_path)
-    assert not is_readable(tmp_path / "missing")
+    assert access_to(tmp_path) is Access.READABLE
+    assert access_to(tmp_path / "missing") is Access.ABSENT
 
 
 ASK = """
 import os, socket, sys
 from pathlib import Path
-from peili.stores.containerd.failures import why_unreachable
+from peili.stores.containerd.api import why_unreachable
 path = Path(sys.argv[1])
 socket.socket(socket.AF_UNIX).bind(sys.argv[1])
 path.chmod(0o600)
@@ -269,9 +269,9 @@ print(why_unreachable(path))
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change the user")
 @pytest.mark.parametrize(("directory_mode", "why"), [("755", "on"), ("700", "to reach")])
-def test_a_user_without_permission_is_told_so(directory_mode: str, why: str) -> None:
+def test_the_reason_names_missing_permissions(directory_mode: str, why: str) -> None:
     with open_directory() as directory:
         command = [sys.executable, "-W", "ignore", "-c", ASK, f"{directory}/s", directory_mode]
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
@@ -279,7 +279,7 @@ def test_a_user_without_permission_is_told_so(directory_mode: str, why: str) -> 
 
 
 @pytest.mark.parametrize("name", ["a b", "#1", "what?", "50%", "%41", "ä's"])
-async def test_a_socket_may_be_in_a_folder_of_any_name(tenant: Tenant, name: str) -> None:
+async def test_the_socket_may_be_in_a_directory_of_any_name(tenant: Tenant, name: str) -> None:
     await tenant.load()
     with short_directory() as directory:
         (directory / name).symlink_to(tenant.containerd.socket.parent)

@@ -1,4 +1,4 @@
-"""What every store promises, kept by this one on a real containerd."""
+"""The conformance kit for stores, run on this store with a real containerd."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class ContainerdSubject(StoreSubject):
-    """A store over one namespace of a real containerd, which can be lost only by its `sole` tenant."""
+    """A store over one namespace of a real containerd. Only if the tenant is `sole`, containerd can be stopped."""
 
     def __init__(self, tenant: Tenant, stack: AsyncExitStack, *, by_api: bool = False, sole: bool = False) -> None:
         self._sole = sole
@@ -56,8 +56,8 @@ class ContainerdSubject(StoreSubject):
         await asyncio.to_thread(self._tenant.containerd.start)
 
 
-@pytest.mark.parametrize("by_api", [False, True], ids=["by its directory", "through the API"])
-async def test_it_keeps_what_stores_promise(tenant: Tenant, by_api: bool) -> None:
+@pytest.mark.parametrize("by_api", [False, True], ids=["from its directory", "through the API"])
+async def test_the_store_conforms(tenant: Tenant, by_api: bool) -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[StoreSubject, None]:
         async with AsyncExitStack() as stack:
@@ -66,7 +66,7 @@ async def test_it_keeps_what_stores_promise(tenant: Tenant, by_api: bool) -> Non
     await check_store(factory)
 
 
-async def test_it_keeps_them_when_containerd_goes_and_comes_back(sole_tenant: Tenant) -> None:
+async def test_the_store_conforms_while_containerd_restarts(sole_tenant: Tenant) -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[StoreSubject, None]:
         async with AsyncExitStack() as stack:
@@ -75,5 +75,5 @@ async def test_it_keeps_them_when_containerd_goes_and_comes_back(sole_tenant: Te
     await check_store(factory)
 
 
-def test_its_options_are_checked() -> None:
+def test_the_options_are_checked() -> None:
     check_options(ContainerdStore, {"address": "/run/containerd/containerd.sock", "namespaces": ["k8s.io"]})

@@ -1,4 +1,4 @@
-"""Opening and describing what is whole, by containerd's files and by its API."""
+"""Opening and describing complete blobs, from containerd's files and through its API."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.stores.containerd.running import read_all, ready
+from tests.stores.containerd.helpers import read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Digest, NotFound
@@ -17,7 +17,7 @@ from peili.stores.containerd import ContainerdStore
 pytestmark = pytest.mark.anyio
 
 ABSENT = Digest.of(b"nobody has this")
-BY_FILE = "by its file"
+BY_FILE = "from its file"
 BY_API = "through the API"
 
 
@@ -38,7 +38,7 @@ async def test_every_blob_of_an_imported_image_is_served(store: ContainerdStore,
             assert Digest.of(await read_all(content)) == blob.digest
 
 
-async def test_reading_begins_anywhere_and_ends_at_the_end(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_read_starts_at_any_offset_and_stops_at_the_end(store: ContainerdStore, tenant: Tenant) -> None:
     data = os.urandom(3_000_000)
     buffer = memoryview(bytearray(1000))
     async with await store.open(await tenant.put(data)) as content:
@@ -51,7 +51,7 @@ async def test_reading_begins_anywhere_and_ends_at_the_end(store: ContainerdStor
         assert await content.wait(3_000_000) == 3_000_000
 
 
-async def test_only_a_file_has_a_descriptor(tenant: Tenant) -> None:
+async def test_only_content_from_a_file_has_a_descriptor(tenant: Tenant) -> None:
     data = os.urandom(100)
     digest = await tenant.put(data)
     by_file, by_api = tenant.store(), tenant.store(content_path=tenant.directory)
@@ -62,22 +62,22 @@ async def test_only_a_file_has_a_descriptor(tenant: Tenant) -> None:
         assert api.fileno() is None
 
 
-async def test_what_nobody_has_is_not_found(store: ContainerdStore) -> None:
-    for asking in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
+async def test_an_unknown_digest_is_not_found(store: ContainerdStore) -> None:
+    for call in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
         with pytest.raises(NotFound):
-            await asking
+            await call
 
 
-async def test_what_only_another_namespace_shows_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_blob_of_another_namespace_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
     other = new_tenant(tenant.containerd, tenant.directory)
     digest = await other.put(os.urandom(100))
     assert (tenant.content / "blobs" / "sha256" / digest.encoded).exists()
-    for asking in (store.describe(digest), store.open(digest), store.open(digest, partial=True)):
+    for call in (store.describe(digest), store.open(digest), store.open(digest, partial=True)):
         with pytest.raises(NotFound):
-            await asking
+            await call
 
 
-async def test_new_content_is_found_before_it_is_listed(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_new_content_is_found_before_the_next_list(store: ContainerdStore, tenant: Tenant) -> None:
     data = os.urandom(100)
     digest = await tenant.put(data)
     assert (await store.describe(digest)).size == 100
@@ -99,12 +99,12 @@ async def test_a_manifest_is_described_with_its_own_media_type(store: Containerd
     assert (await store.describe(image.target.digest)).size == image.target.size
 
 
-async def test_what_is_too_large_for_a_manifest_is_not_looked_into(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_content_too_large_for_a_manifest_is_not_parsed(store: ContainerdStore, tenant: Tenant) -> None:
     manifest = b'{"schemaVersion": 2, "manifests": [], "filling": "' + os.urandom(2 << 20).hex().encode() + b'"}'
     assert (await store.describe(await tenant.put(manifest))).media_type == OCTET_STREAM
 
 
-async def test_a_file_that_is_open_outlives_its_removal(tenant: Tenant) -> None:
+async def test_open_content_can_be_read_after_its_removal(tenant: Tenant) -> None:
     data = os.urandom(2_000_000)
     store = tenant.store()
     async with ready(store), await store.open(await tenant.put(data)) as content:
@@ -112,7 +112,7 @@ async def test_a_file_that_is_open_outlives_its_removal(tenant: Tenant) -> None:
         assert await read_all(content) == data
 
 
-async def test_what_is_removed_while_the_api_reads_it_is_aborted(tenant: Tenant) -> None:
+async def test_content_removed_while_it_is_read_through_the_api_is_aborted(tenant: Tenant) -> None:
     store = tenant.store(content_path=tenant.directory)
     digest = await tenant.put(os.urandom(100))
     async with ready(store), await store.open(digest) as content:
@@ -121,7 +121,7 @@ async def test_what_is_removed_while_the_api_reads_it_is_aborted(tenant: Tenant)
             await content.readinto(0, memoryview(bytearray(100)))
 
 
-async def test_a_directory_that_holds_something_else_is_not_believed(tenant: Tenant, tmp_path: Path) -> None:
+async def test_a_file_of_another_size_is_not_used(tenant: Tenant, tmp_path: Path) -> None:
     data = os.urandom(100)
     digest = await tenant.put(data)
     wrong = tmp_path / "blobs" / "sha256" / digest.encoded

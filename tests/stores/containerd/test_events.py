@@ -1,4 +1,4 @@
-"""What events mean, also those that only containerd 2.x sends, and that nothing in them can do harm."""
+"""Parsing and applying events, also malformed ones and those that only containerd 2.x sends."""
 
 from __future__ import annotations
 
@@ -8,9 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Descriptor, Digest, Reference
-from peili.stores.containerd.events import Changed, Created, Event, Untagged, read_event
-from peili.stores.containerd.follower import apply
-from peili.stores.containerd.listing import Blob, Listing, Tagged
+from peili.stores.containerd.listing import (
+    Blob,
+    BlobCreated,
+    ContainerdEvent,
+    ImageDeleted,
+    Listing,
+    NamespaceChanged,
+    TaggedImage,
+    parse_event,
+)
 from peili.stores.containerd.protos import api_pb2 as pb
 
 NAME = "docker.io/library/demo:v1"
@@ -31,59 +38,61 @@ def content_event(topic: str, digest: str = DIGEST) -> pb.Envelope:
 
 
 @pytest.mark.parametrize(
-    ("told", "event"),
+    ("message", "event"),
     [
-        (image_event("/images/delete"), Untagged("ours", DEMO)),
-        (image_event("/images/delete", "sha256:no-tag"), Changed("ours")),
-        (image_event("/images/create"), Changed("ours")),
-        (image_event("/images/update"), Changed("ours")),
-        (content_event("/content/create"), Created("ours", DIGEST, 9)),
-        (content_event("/content/create", "blake3:00"), Changed("ours")),
-        (content_event("/content/delete"), Changed("ours")),
-        (envelope("/images/delete", b"\xff\xff"), Changed("ours")),
-        (envelope("/namespaces/create", b"", namespace="new"), Changed("")),
-        (envelope("/something/else", b""), Changed("ours")),
+        (image_event("/images/delete"), ImageDeleted("ours", DEMO)),
+        (image_event("/images/delete", "sha256:no-tag"), NamespaceChanged("ours")),
+        (image_event("/images/create"), NamespaceChanged("ours")),
+        (image_event("/images/update"), NamespaceChanged("ours")),
+        (content_event("/content/create"), BlobCreated("ours", DIGEST, 9)),
+        (content_event("/content/create", "blake3:00"), NamespaceChanged("ours")),
+        (content_event("/content/delete"), NamespaceChanged("ours")),
+        (envelope("/images/delete", b"\xff\xff"), NamespaceChanged("ours")),
+        (envelope("/namespaces/create", b"", namespace="new"), NamespaceChanged("")),
+        (envelope("/something/else", b""), NamespaceChanged("ours")),
     ],
 )
-def test_an_event_is_read(told: pb.Envelope, event: Event) -> None:
-    assert read_event(told) == event
+def test_an_event_is_parsed(message: pb.Envelope, event: ContainerdEvent) -> None:
+    assert parse_event(message) == event
 
 
 @given(topic=st.sampled_from(["/images/delete", "/content/create", "/content/delete"]), event=st.binary())
-def test_whatever_an_event_holds_it_is_read(topic: str, event: bytes) -> None:
-    assert read_event(envelope(topic, event)).namespace == "ours"
+def test_an_event_with_any_bytes_is_parsed(topic: str, event: bytes) -> None:
+    assert parse_event(envelope(topic, event)).namespace == "ours"
 
 
 def listing() -> Listing:
-    return Listing(images={DEMO: Tagged(Descriptor("text/plain", DIGEST, 9), "ours")})
+    return Listing(images={DEMO: TaggedImage(Descriptor("text/plain", DIGEST, 9), "ours")})
 
 
-def test_a_blob_that_is_said_to_be_whole_is_listed_at_once() -> None:
+def test_a_created_blob_is_listed_at_once() -> None:
     now = listing()
-    assert list(now.haves()) == []
-    assert apply(Created("ours", DIGEST, 9), now, ["ours"])
+    assert list(now.store_events()) == []
+    assert now.apply(BlobCreated("ours", DIGEST, 9), ["ours"])
     assert now.blobs == {DIGEST: Blob(DIGEST, 9, "ours")}
-    assert {have.key for have in now.haves()} == {DIGEST, DEMO}
+    assert {have.key for have in now.store_events()} == {DIGEST, DEMO}
 
 
 def test_a_deleted_image_is_gone_at_once() -> None:
     now = listing()
-    assert apply(Untagged("ours", DEMO), now, ["ours"])
+    assert now.apply(ImageDeleted("ours", DEMO), ["ours"])
     assert now.images == {}
 
 
 def test_an_image_deleted_in_one_namespace_stays_in_the_other() -> None:
     now = listing()
-    assert apply(Untagged("also-ours", DEMO), now, ["ours", "also-ours"])
+    assert now.apply(ImageDeleted("also-ours", DEMO), ["ours", "also-ours"])
     assert now == listing()
 
 
-@pytest.mark.parametrize("event", [Created("theirs", DIGEST, 9), Untagged("theirs", DEMO), Changed("theirs")])
-def test_other_namespaces_do_not_matter(event: Event) -> None:
+@pytest.mark.parametrize(
+    "event", [BlobCreated("theirs", DIGEST, 9), ImageDeleted("theirs", DEMO), NamespaceChanged("theirs")]
+)
+def test_events_of_other_namespaces_are_ignored(event: ContainerdEvent) -> None:
     now = listing()
-    assert not apply(event, now, ["ours"])
+    assert not now.apply(event, ["ours"])
     assert now == listing()
 
 
-def test_a_change_in_any_namespace_matters() -> None:
-    assert apply(Changed(""), listing(), ["ours"])
+def test_a_change_in_any_namespace_requests_a_list() -> None:
+    assert listing().apply(NamespaceChanged(""), ["ours"])

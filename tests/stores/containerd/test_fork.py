@@ -1,4 +1,4 @@
-"""A host that embeds the store may fork: its children must not crash in gRPC's fork handlers."""
+"""A host agent that embeds the store may fork: its children must not crash in gRPC's fork handlers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.lab.containerd import Containerd
 ROOT = Path(__file__).parents[3]
 
 
-def test_children_that_are_forked_under_an_open_stream_end_cleanly(shared_containerd: Containerd) -> None:
-    # Newer Pythons warn of any fork beside threads.
+def test_children_forked_while_a_stream_is_open_do_not_crash(shared_containerd: Containerd) -> None:
+    # Newer versions of Python warn about a fork in a process with threads.
     command = [
         sys.executable,
         "-W",
@@ -27,13 +27,13 @@ def test_children_that_are_forked_under_an_open_stream_end_cleanly(shared_contai
 
 
 @pytest.mark.parametrize("before", [None, "1"])
-def test_the_hosts_own_choice_is_left_as_it_was(before: str | None) -> None:
+def test_the_import_restores_the_environment_variable(before: str | None) -> None:
     check = f"import os, peili.stores.containerd; assert os.environ.get('GRPC_ENABLE_FORK_SUPPORT') == {before!r}"
     environment = {} if before is None else {"GRPC_ENABLE_FORK_SUPPORT": before}
     subprocess.run([sys.executable, "-c", check], env=environment, check=True, timeout=60)
 
 
-def test_grpc_is_imported_in_one_place_only() -> None:
+def test_only_one_module_imports_grpc() -> None:
     sources = [path for folder in ("mirror", "routers", "stores", "adapters") for path in (ROOT / folder).rglob("*.py")]
     importing = [path.name for path in sources if "import grpc" in path.read_text() or "from grpc" in path.read_text()]
     assert importing == ["_grpc.py"]

@@ -1,4 +1,4 @@
-"""Tags: what containerd's image service says."""
+"""Tags, from containerd's image service."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 from tests.lab.containerd import Containerd
-from tests.stores.containerd.running import PROMPT, ready
+from tests.stores.containerd.helpers import PROMPT, ready
 from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
 
 from peili.mirror import NotFound, Reference
@@ -18,8 +18,8 @@ pytestmark = pytest.mark.anyio
 DEMO = Reference.parse(TAG)
 
 
-async def not_found(store: ContainerdStore, reference: Reference) -> None:
-    """Wait until it is not: what was listed before it was removed is believed for a moment."""
+async def until_not_found(store: ContainerdStore, reference: Reference) -> None:
+    """Wait until `reference` is not found: until the next list, the store trusts the last one."""
     while True:
         try:
             await store.resolve(reference)
@@ -35,19 +35,19 @@ async def store(tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
         yield store
 
 
-async def test_a_tag_resolves_to_what_its_image_is(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_tag_resolves_to_the_target_of_its_image(store: ContainerdStore, tenant: Tenant) -> None:
     image = await tenant.load()
     assert await store.resolve(DEMO) == image.target
 
 
-async def test_a_tag_that_moved_resolves_to_where_it_is_now(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_moved_tag_resolves_to_its_new_target(store: ContainerdStore, tenant: Tenant) -> None:
     before = await tenant.load()
     now = await tenant.load()
     assert before.target != now.target
     assert await store.resolve(DEMO) == now.target
 
 
-async def test_a_tag_nobody_has_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_an_unknown_tag_is_not_found(store: ContainerdStore, tenant: Tenant) -> None:
     await tenant.load("docker.io/library/demo:v2")
     with pytest.raises(NotFound, match="no image"):
         await store.resolve(DEMO)
@@ -57,11 +57,11 @@ async def test_a_tag_without_its_content_is_not_found(store: ContainerdStore, te
     image = await tenant.load()
     await tenant.ctr("content", "rm", image.target.digest)
     async with asyncio.timeout(PROMPT):
-        await not_found(store, DEMO)
+        await until_not_found(store, DEMO)
     assert await store.images() == []
 
 
-async def test_all_images_are_told_in_order(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_images_are_sorted_by_reference(store: ContainerdStore, tenant: Tenant) -> None:
     b = await tenant.load("docker.io/library/demo:b", "ghcr.io/me/x:1")
     a = await tenant.load("docker.io/library/demo:a")
     assert [(str(reference), target) for reference, target in await store.images()] == [
@@ -73,13 +73,13 @@ async def test_all_images_are_told_in_order(store: ContainerdStore, tenant: Tena
 
 async def test_images_that_are_not_full_tag_references_are_left_out(store: ContainerdStore, tenant: Tenant) -> None:
     image = await tenant.load()
-    flags = await tenant.flags("images", "tag", "--local", "--skip-reference-check")  # 2.x refuses odd names else
+    flags = await tenant.flags("images", "tag", "--local", "--skip-reference-check")  # 2.x: allow odd names
     for name in (f"docker.io/library/demo@{image.target.digest}", str(image.config.digest), "short:v1", "Odd Name"):
         await tenant.ctr("images", "tag", *flags, TAG, name)
     assert await store.images() == [(DEMO, image.target)]
 
 
-async def test_the_first_namespace_that_has_a_tag_counts(shared_containerd: Containerd, tenant: Tenant) -> None:
+async def test_the_first_namespace_that_has_a_tag_wins(shared_containerd: Containerd, tenant: Tenant) -> None:
     other = new_tenant(shared_containerd, tenant.directory)
     here = await tenant.load()
     there, only_there = await other.load(), await other.load("docker.io/library/other:v1")
@@ -93,7 +93,7 @@ async def test_the_first_namespace_that_has_a_tag_counts(shared_containerd: Cont
         assert (await store.describe(there.target.digest)).size == there.target.size
 
 
-async def test_without_a_choice_every_namespace_is_served(sole_tenant: Tenant) -> None:
+async def test_every_namespace_is_served_by_default(sole_tenant: Tenant) -> None:
     store = ContainerdStore(f"unix://{sole_tenant.containerd.socket}")
     async with ready(store):
         assert await store.images() == []

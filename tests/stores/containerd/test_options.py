@@ -1,4 +1,4 @@
-"""What can be configured, and what is said of what can't."""
+"""The options of the containerd store, and the errors for wrong ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from peili.mirror import ConfigError, Plugins
 from peili.stores.containerd import ContainerdStore
-from peili.stores.containerd.options import Options
+from peili.stores.containerd.options import ContainerdOptions
 
 
 def test_the_store_is_found_by_its_name() -> None:
@@ -18,9 +18,9 @@ def test_the_store_is_found_by_its_name() -> None:
 
 @pytest.mark.parametrize("address", ["/run/other.sock", "unix:///run/other.sock"])
 def test_an_address_is_a_path_or_a_unix_url(address: str) -> None:
-    assert Options.checked(address, ["k8s.io", "k8s.io", "moby"], "/content") == Options(
-        Path("/run/other.sock"), ("k8s.io", "moby"), Path("/content")
-    )
+    config = {"address": address, "namespaces": ["k8s.io", "k8s.io", "moby"], "content_path": "/content"}
+    expected = ContainerdOptions(Path("/run/other.sock"), ("k8s.io", "moby"), Path("/content"))
+    assert ContainerdOptions.from_config(config) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_an_address_is_a_path_or_a_unix_url(address: str) -> None:
         ({"content_path": 1}, "content_path", "not 1"),
     ],
 )
-def test_a_wrong_option_is_answered_with_what_is_right(config: dict[str, Any], key: str, expected: str) -> None:
+def test_the_error_for_a_wrong_option_says_what_is_right(config: dict[str, Any], key: str, expected: str) -> None:
     with pytest.raises(ConfigError) as raised:
         ContainerdStore.from_config(config)
     assert raised.value.key == key

@@ -1,4 +1,4 @@
-"""The generated code is what `api.proto` says, and is at home in a process that has containerd's own messages."""
+"""The generated code matches `api.proto`, and does not clash with containerd's own messages in one process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def generate(*options: str) -> None:
     subprocess.run(command, check=True, timeout=60)
 
 
-def test_what_is_committed_is_what_protoc_makes_of_the_source(tmp_path: Path) -> None:
-    # Not the text: that differs between releases of protoc, of which the committed one is old on purpose.
+def test_the_committed_code_is_what_protoc_generates(tmp_path: Path) -> None:
+    # The text differs between releases of protoc, and the committed code is from an old one on purpose.
     generate(f"--descriptor_set_out={tmp_path / 'set'}")
     (expected,) = FileDescriptorSet.FromString((tmp_path / "set").read_bytes()).file
     committed = FileDescriptorProto()
@@ -32,18 +32,18 @@ def test_what_is_committed_is_what_protoc_makes_of_the_source(tmp_path: Path) ->
 
 
 def without_json_names(file: FileDescriptorProto) -> str:
-    """`file` as text, without what only descriptor sets spell out."""
+    """Return `file` as text, without the fields that only descriptor sets have."""
     return re.sub(r"\n +json_name: .*", "", str(file))
 
 
-def test_the_stub_is_what_protoc_makes_of_the_source(tmp_path: Path) -> None:
+def test_the_committed_stub_is_what_protoc_generates(tmp_path: Path) -> None:
     generate(f"--pyi_out={tmp_path}")
     committed, expected = ((root / PROTO).with_name("api_pb2.pyi").read_text() for root in (SOURCES, tmp_path))
     field = re.compile(r"^(?:class \w+|    \w+: .*)", re.MULTILINE)
     assert field.findall(committed) == field.findall(expected)
 
 
-def test_the_generated_code_asks_for_no_newer_protobuf_than_the_project_does() -> None:
+def test_the_generated_code_requires_no_newer_protobuf_than_the_project() -> None:
     assert "ValidateProtobufRuntimeVersion" not in Path(api_pb2.__file__).read_text()
 
 

@@ -1,4 +1,4 @@
-"""What the store tells of its content, and how soon: peers must see what changed within two seconds."""
+"""The events of `watch`. Peers must see a change within two seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import pytest
-from tests.stores.containerd.running import PROMPT, ready
+from tests.stores.containerd.helpers import PROMPT, ready
 from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
 
 from peili.mirror import Gone, Have, Key, Reference, Synced
@@ -25,7 +25,7 @@ def keys_of(image: Image, *tags: str) -> set[Key]:
     return {*(blob.digest for blob in image.blobs), *(Reference.parse(tag) for tag in tags or [TAG])}
 
 
-@pytest.fixture(params=["by its directory", "through the API"])
+@pytest.fixture(params=["from its directory", "through the API"])
 async def store(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
     nowhere = tenant.directory / "not-mounted-here"
     store = tenant.store(content_path=nowhere if "API" in request.param else None)
@@ -33,14 +33,14 @@ async def store(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncGenerato
         yield store
 
 
-async def test_first_everything_is_told_and_then_that_this_was_all(tenant: Tenant) -> None:
+async def test_a_watch_starts_with_everything_and_then_synced(tenant: Tenant) -> None:
     image = await tenant.load(TAG, "docker.io/library/demo:v2")
     store = tenant.store()
     async with entered(store), aclosing(store.watch()) as batches:
-        told = [event for event in await anext(batches) if isinstance(event, Have)]
-        assert {event.key for event in told} >= keys_of(image, TAG, "docker.io/library/demo:v2")
-        assert all(event.complete for event in told)
-        sizes = {event.key: event.size for event in told}
+        have = [event for event in await anext(batches) if isinstance(event, Have)]
+        assert {event.key for event in have} >= keys_of(image, TAG, "docker.io/library/demo:v2")
+        assert all(event.complete for event in have)
+        sizes = {event.key: event.size for event in have}
         assert [sizes[blob.digest] for blob in image.blobs] == [blob.size for blob in image.blobs]
         assert sizes[DEMO] == image.target.size
 
@@ -51,21 +51,21 @@ async def test_an_empty_store_is_synced_too(tenant: Tenant) -> None:
         assert list(await anext(batches)) == [Synced()]
 
 
-async def test_an_imported_image_is_seen(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_watchers_see_an_imported_image(store: ContainerdStore, tenant: Tenant) -> None:
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
         image = await tenant.load()
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
-async def test_a_blob_is_seen_before_its_image_is(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_watchers_see_a_blob_without_an_image(store: ContainerdStore, tenant: Tenant) -> None:
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
         digest = await tenant.put(os.urandom(100))
         await seen.until(lambda: digest in seen.have, within=PROMPT)
 
 
-async def test_content_that_another_namespace_brought_here_is_seen(tenant: Tenant, store: ContainerdStore) -> None:
+async def test_watchers_see_content_that_another_namespace_had_before(tenant: Tenant, store: ContainerdStore) -> None:
     image = await new_tenant(tenant.containerd, tenant.directory).load()
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
@@ -74,7 +74,9 @@ async def test_content_that_another_namespace_brought_here_is_seen(tenant: Tenan
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
-async def test_a_removed_image_and_its_collected_content_are_withdrawn(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_removed_image_and_its_garbage_collected_content_are_gone(
+    store: ContainerdStore, tenant: Tenant
+) -> None:
     await tenant.load()
     kept = await tenant.load("docker.io/library/kept:v1")
     async with watching(store) as seen:
@@ -85,21 +87,19 @@ async def test_a_removed_image_and_its_collected_content_are_withdrawn(store: Co
         await seen.until(lambda: seen.have.keys() == keys_of(kept, *gone), within=PROMPT)
 
 
-async def test_content_that_another_tag_needs_is_not_withdrawn(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_content_that_another_tag_needs_stays(store: ContainerdStore, tenant: Tenant) -> None:
     image = await tenant.load(TAG, "docker.io/library/demo:v2")
     async with watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
         await tenant.ctr("images", "rm", "--sync", TAG)
         await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
-        await asyncio.sleep(1.5)  # more than one listing
+        await asyncio.sleep(1.5)  # more than one list
         gone = {event.key for event in seen.events if isinstance(event, Gone)}
-        assert gone & keys_of(image, TAG, "docker.io/library/demo:v2") == {DEMO}  # an archive's own index goes as well
+        assert gone & keys_of(image, TAG, "docker.io/library/demo:v2") == {DEMO}  # and the archive's index
         assert seen.have.keys() == keys_of(image, "docker.io/library/demo:v2")
 
 
-async def test_content_that_stays_on_disk_for_another_namespace_is_withdrawn(
-    store: ContainerdStore, tenant: Tenant
-) -> None:
+async def test_content_that_only_another_namespace_keeps_is_gone(store: ContainerdStore, tenant: Tenant) -> None:
     image = await tenant.load()
     await new_tenant(tenant.containerd, tenant.directory).load_again(image)
     async with watching(store) as seen:
@@ -108,7 +108,7 @@ async def test_content_that_stays_on_disk_for_another_namespace_is_withdrawn(
         await seen.until(lambda: not seen.have, within=PROMPT)
 
 
-async def test_a_tag_without_its_content_is_not_told(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_a_tag_without_its_content_is_gone(store: ContainerdStore, tenant: Tenant) -> None:
     image = await tenant.load()
     async with watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
@@ -116,7 +116,7 @@ async def test_a_tag_without_its_content_is_not_told(store: ContainerdStore, ten
         await seen.until(lambda: not {DEMO, image.target.digest} & seen.have.keys(), within=PROMPT)
 
 
-async def test_each_watcher_is_told_everything(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_each_watcher_receives_everything(store: ContainerdStore, tenant: Tenant) -> None:
     async with watching(store) as early:
         image = await tenant.load()
         await early.until(lambda: early.have.keys() == keys_of(image), within=PROMPT)
@@ -128,7 +128,7 @@ async def test_each_watcher_is_told_everything(store: ContainerdStore, tenant: T
             await late.until(lambda: not late.have, within=PROMPT)
 
 
-async def test_a_quiet_store_says_nothing_twice(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_no_event_is_repeated_while_nothing_changes(store: ContainerdStore, tenant: Tenant) -> None:
     async with watching(store) as seen:
         image = await tenant.load()
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
@@ -138,7 +138,7 @@ async def test_a_quiet_store_says_nothing_twice(store: ContainerdStore, tenant: 
         assert seen.events == before
 
 
-async def test_without_a_choice_of_namespaces_a_new_one_is_seen(sole_tenant: Tenant) -> None:
+async def test_watchers_see_a_new_namespace_by_default(sole_tenant: Tenant) -> None:
     store = ContainerdStore(str(sole_tenant.containerd.socket))
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
@@ -146,7 +146,7 @@ async def test_without_a_choice_of_namespaces_a_new_one_is_seen(sole_tenant: Ten
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
-async def test_a_list_of_many_messages_is_read_whole(sole_tenant: Tenant) -> None:
+async def test_a_list_of_many_messages_is_complete(sole_tenant: Tenant) -> None:
     image = await sole_tenant.load(layers=[10] * 1000)
     store = sole_tenant.store()
     async with entered(store), watching(store) as seen:

@@ -1,6 +1,6 @@
-"""Writes into containerd as its clients do: blobs, as slowly as a test likes, and images of what is here.
+"""Writes blobs and images into containerd, as slowly as a test needs.
 
-The calls for it are not among those that the store needs, so their few messages are encoded here by hand.
+The store does not use these calls, so this module encodes their few messages itself.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from peili.mirror import Digest
 from peili.mirror.oci.media_types import OCI_MANIFEST
 from peili.mirror.testing import Arrival
 from peili.stores.containerd._grpc import aio
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 
 _STAT, _WRITE, _COMMIT = range(3)
-_GC_ROOT = {"containerd.io/gc.root": "yes"}  # garbage collection leaves it alone
+_GC_ROOT = {"containerd.io/gc.root": "yes"}  # garbage collection skips the blob
 
 
 def varint(number: int) -> bytes:
-    """`number` in protobuf's encoding."""
+    """Encode `number` as a protobuf varint."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
@@ -29,7 +29,7 @@ def varint(number: int) -> bytes:
 
 
 def field(tag: int, value: int | str | bytes) -> bytes:
-    """One field of a message in protobuf's encoding."""
+    """Encode one field of a protobuf message."""
     if isinstance(value, int):
         return varint(tag << 3) + varint(value)
     data = value.encode() if isinstance(value, str) else value
@@ -37,10 +37,10 @@ def field(tag: int, value: int | str | bytes) -> bytes:
 
 
 class Writer(Arrival):
-    """An unfinished blob of what will be `data`, under the ref that a pull would give it. Made by `writing`."""
+    """An ingest that becomes `data`, with a ref like that of a pull. Created by `writing`."""
 
     def __init__(
-        self, call: aio.StreamStreamCall[bytes, bytes], api: Api, namespace: str, data: bytes, ref: str
+        self, call: aio.StreamStreamCall[bytes, bytes], api: ContainerdApi, namespace: str, data: bytes, ref: str
     ) -> None:
         self.digest = Digest.of(data)
         self._call = call
@@ -54,7 +54,7 @@ class Writer(Arrival):
         await self._send(_STAT, field(2, self._ref) + field(3, self._size) + field(4, self.digest))
 
     def continue_at(self, offset: int) -> None:
-        """So much has arrived before."""
+        """Continue an ingest that has `offset` bytes."""
         self._offset = offset
 
     async def write(self, data: bytes) -> None:
@@ -66,14 +66,14 @@ class Writer(Arrival):
     async def commit(self) -> None:
         labels = b"".join(field(7, field(1, key) + field(2, value)) for key, value in _GC_ROOT.items())
         await self._send(_COMMIT, field(3, self._size) + field(4, self.digest) + field(5, self._offset) + labels)
-        await self.leave()
+        await self.disconnect()
 
     async def abort(self) -> None:
-        await self.leave()
+        await self.disconnect()
         await self._api.abort(self._namespace, self._ref)
 
-    async def leave(self) -> None:
-        """Go away, as a client that dies does: what has arrived stays."""
+    async def disconnect(self) -> None:
+        """End the call like a client that dies: the ingest stays."""
         await self._call.done_writing()
         while await self._call.read() is not aio.EOF:
             pass
@@ -85,19 +85,19 @@ class Writer(Arrival):
 
 @asynccontextmanager
 async def writing(socket: Path, namespace: str, data: bytes, key: str = "layer-") -> AsyncGenerator[Writer, None]:
-    """An ingest of `data`, into which nothing has been written yet."""
-    async with Api(socket) as api, aio.insecure_channel(f"unix:{socket}") as channel:
+    """Start an ingest of `data`, which is empty so far."""
+    async with ContainerdApi(socket) as api, aio.insecure_channel(f"unix:{socket}") as channel:
         write: aio.StreamStreamMultiCallable[bytes, bytes]
         write = channel.stream_stream("/containerd.services.content.v1.Content/Write", bytes, bytes)
         call = write(metadata=(("containerd-namespace", namespace),))
         writer = Writer(call, api, namespace, data, f"{key}{Digest.of(data)}")
         await writer.begin()
         yield writer
-        await writer.leave()
+        await writer.disconnect()
 
 
 async def create_image(socket: Path, namespace: str, name: str, digest: Digest, size: int) -> None:
-    """Give the OCI manifest `digest` a name."""
+    """Create the image `name` of the OCI manifest `digest`."""
     target = field(1, OCI_MANIFEST) + field(2, digest) + field(3, size)
     async with aio.insecure_channel(f"unix:{socket}") as channel:
         await channel.unary_unary("/containerd.services.images.v1.Images/Create", bytes, bytes)(

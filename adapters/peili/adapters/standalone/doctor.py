@@ -13,7 +13,7 @@ from peili.adapters.containerd.doctor.findings import Finding, Level, verdict
 from peili.adapters.standalone.config.config import Config
 from peili.adapters.standalone.hosts import mirror_url
 from peili.mirror import Selection
-from peili.stores.containerd.options import DEFAULT_ADDRESS, Options, known_options
+from peili.stores.containerd.options import ContainerdOptions
 
 
 def patient(config: Config, containerd_config: Path | None) -> Patient:
@@ -27,7 +27,8 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
         ConfigError: the store's options are wrong, or the local door has no fixed port.
     """
     kind = config.store.kind
-    options = config.store.build(_checked) if kind == "containerd" else Options.checked(DEFAULT_ADDRESS, (), None)
+    build = config.store.build
+    options = build(_parse_options) if kind == "containerd" else ContainerdOptions.from_config({})
     return Patient(
         mirror=mirror_url(config.local),
         address=options.socket,
@@ -41,11 +42,8 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
     )
 
 
-def _checked(kind: str, options: Mapping[str, Any]) -> Options:
-    given = known_options(options)
-    return Options.checked(
-        given.get("address", DEFAULT_ADDRESS), given.get("namespaces", ()), given.get("content_path")
-    )
+def _parse_options(_: str, options: Mapping[str, Any]) -> ContainerdOptions:
+    return ContainerdOptions.from_config(options)
 
 
 def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:

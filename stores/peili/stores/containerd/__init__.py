@@ -1,4 +1,7 @@
-"""The containerd store. What is exported is its interface; the modules beside are its own affair."""
+"""The containerd store: serves what this host's containerd has.
+
+`ContainerdStore` is the public name. The other modules are internal.
+"""
 
 from peili.stores.containerd.store import ContainerdStore
 

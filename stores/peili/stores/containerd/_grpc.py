@@ -1,25 +1,26 @@
-"""The one place that imports gRPC. Nothing else of peili may, so that it is always imported like this.
+"""The only module of peili that imports gRPC, so that gRPC is always imported with its fork support off.
 
-With its fork support on, a child that is forked under an open stream crashes or hangs in gRPC's fork handlers (grpc
-issue 43055), also in code of the host's that has nothing to do with peili. Off, a child is left alone; it must not
-use gRPC itself. gRPC reads the switch once, when it is first used: a host that imports it earlier chooses itself.
+If the fork support is on, a child that is forked while a stream is open crashes or hangs in gRPC's fork handlers (grpc
+issue 43055), even if the host agent forks it for another purpose. If it is off, gRPC does nothing in the child, and the
+child must not use gRPC. gRPC reads the variable once, at its first use. A host agent that imports gRPC earlier decides
+itself.
 """
 
 from __future__ import annotations
 
 import os
 
-_SWITCH = "GRPC_ENABLE_FORK_SUPPORT"
-_before = os.environ.get(_SWITCH)
-os.environ[_SWITCH] = "0"
+_VARIABLE = "GRPC_ENABLE_FORK_SUPPORT"
+_original = os.environ.get(_VARIABLE)
+os.environ[_VARIABLE] = "0"
 try:
     import grpc
     from grpc import aio
 finally:
-    if _before is None:
-        del os.environ[_SWITCH]
+    if _original is None:
+        del os.environ[_VARIABLE]
     else:
-        os.environ[_SWITCH] = _before
+        os.environ[_VARIABLE] = _original
 
 StatusCode = grpc.StatusCode
 

@@ -1,40 +1,47 @@
-"""Whole blobs: where a content store keeps them as files, and how they are read where the files can't be."""
+"""Opens the content of blobs: complete ones and ingests, from containerd's files or through its API."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
 from typing_extensions import override
 
-from peili.mirror import Aborted, Content, Digest, NotFound
-from peili.mirror.limits import MIB
-from peili.stores.containerd.api import Api
+from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable
+from peili.mirror.content.files import open_regular
+from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
+
+INGEST_POLL = 0.025
+"""Seconds between two checks of an ingest's file. containerd writes in pieces of 1 MiB."""
+_MAX_READ = 1 << 20  # bytes of one read through the API
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
-    """Where the content store in `root` keeps a whole blob."""
+    """Return the path of a complete blob in the content store at `root`."""
     return root / "blobs" / digest.algorithm / digest.encoded
 
 
 class Access(Enum):
-    """Whether this process may use a content store's directory."""
+    """Whether this process can read the directory of a content store."""
 
     READABLE = "readable"
     ABSENT = "absent"
-    """Nothing is at that path: containerd 1.7 and later make it with their first blob; or it is not mounted here."""
+    """The path does not exist: containerd ≥ 1.7 creates it with the first blob, or it is not mounted here."""
     REFUSED = "refused"
 
 
 def access_to(root: Path) -> Access:
-    """What this process may do in the content store in `root`, so far as its directories tell. Never raises."""
+    """Return whether this process can read the content store at `root`, judged from its directories. Never raises."""
     for path in (root, root / "blobs", root / "blobs" / "sha256"):
         try:
             path.stat()
         except FileNotFoundError:
-            return Access.ABSENT if path == root else Access.READABLE  # a new one has no directories of blobs yet
+            return Access.ABSENT if path == root else Access.READABLE  # a new store has no directories of blobs yet
         except OSError:
             return Access.REFUSED
         if not path.is_dir() or not os.access(path, os.R_OK | os.X_OK):
@@ -42,17 +49,12 @@ def access_to(root: Path) -> Access:
     return Access.READABLE
 
 
-def is_readable(root: Path) -> bool:
-    """Whether this process may use the content store in `root`, so far as its directories tell. Never raises."""
-    return access_to(root) is Access.READABLE
-
-
 def is_absent(root: Path | None, digest: Digest) -> bool:
-    """Whether the content store in `root` certainly has no whole blob `digest`, in no namespace. Never raises.
+    """Whether the content store at `root` certainly has no complete blob `digest`, in no namespace. Never raises.
 
-    containerd moves a blob's file to its place before it tells of the blob, so where there is no file, there is nothing
-    to ask about. Where there is one, only containerd knows which namespaces show it. One call of stat, on the loop: the
-    content store is on a local disk, and a thread would cost more.
+    containerd moves a blob's file to its path before it announces the blob. So if there is no file, there is no blob.
+    If there is a file, only containerd knows which namespaces show it. This blocks for one call of ``stat``, because
+    the content store is on a local disk, and a thread would cost more.
     """
     if root is None:
         return False
@@ -66,9 +68,9 @@ def is_absent(root: Path | None, digest: Digest) -> bool:
 
 
 class ApiContent(Content):
-    """A whole blob, read through containerd's API: slower than its file, and without a descriptor."""
+    """A complete blob, read through containerd's API. This is slower than reading its file, and has no descriptor."""
 
-    def __init__(self, api: Api, digest: Digest, blob: Blob) -> None:
+    def __init__(self, api: ContainerdApi, digest: Digest, blob: Blob) -> None:
         self._api = api
         self._digest = digest
         self._namespace = blob.namespace
@@ -77,9 +79,9 @@ class ApiContent(Content):
 
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
-        wanted = min(len(buffer), self.available - offset, MIB)
+        wanted = min(len(buffer), self.available - offset, _MAX_READ)
         if wanted <= 0:
-            return 0  # to containerd, a size of 0 means all there is
+            return 0  # containerd would take a size of 0 as "to the end"
         read = 0
         try:
             async for piece in self._api.read(self._namespace, self._digest, offset, wanted):
@@ -88,7 +90,7 @@ class ApiContent(Content):
         except NotFound as error:
             raise Aborted(f"{self._digest} was removed while it was read") from error
         if not read:
-            raise Aborted(f"containerd has less of {self._digest} than it said")
+            raise Aborted(f"containerd has fewer bytes of {self._digest} than it reported")
         return read
 
     @override
@@ -97,4 +99,112 @@ class ApiContent(Content):
 
     @override
     async def aclose(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is held between reads."""
+
+
+async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> IngestContent:
+    """Open the ingest of `digest` in one of `namespaces`.
+
+    Raises:
+        NotFound: There is no such ingest in the content store at `root`.
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, _open_ingest_file, root, namespaces, digest)
+    try:
+        fd, total = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close_opened)  # the thread goes on, and its descriptor would have no owner
+        raise
+    return IngestContent(fd, blob_path(root, digest), total)
+
+
+def is_ref_of(ref: str, digest: Digest) -> bool:
+    """Whether `ref`, without namespace and sequence number, is one that a pull uses for `digest`."""
+    return ref.endswith(digest)
+
+
+def _open_ingest_file(root: Path, namespaces: Collection[str], digest: Digest) -> tuple[int, int | None]:
+    """Return a descriptor of the ingest's file, owned by the caller, and the blob's size if known. Blocks."""
+    for path in _find_ingests(root, namespaces, digest):
+        with suppress(NotFound, StoreUnavailable):
+            return open_regular(path / "data"), _read_total(path)
+    raise NotFound(f"there is no ingest of {digest}")
+
+
+def _close_opened(opening: asyncio.Future[tuple[int, int | None]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result()[0])
+
+
+def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Path]:
+    """Return the directories of the ingests of `digest`, the most recently written first. Blocks."""
+    found: list[tuple[float, Path]] = []
+    for path in _subdirectories(root / "ingest"):
+        with suppress(OSError, ValueError):  # it has ended meanwhile, or is not an ingest
+            namespace, _, ref = (path / "ref").read_text(encoding="utf-8").split("/", 2)
+            if namespace in namespaces and is_ref_of(ref, digest):
+                found.append(((path / "data").stat().st_mtime, path))
+    return [path for _, path in sorted(found, key=lambda each: each[0], reverse=True)]
+
+
+def _subdirectories(path: Path) -> Iterator[Path]:
+    with suppress(OSError):
+        yield from path.iterdir()
+
+
+def _read_total(ingest: Path) -> int | None:
+    try:
+        return int((ingest / "total").read_text(encoding="ascii")) or None
+    except (OSError, ValueError):
+        return None
+
+
+class IngestContent(FileContent):
+    """The content of an ingest, which grows until containerd has moved its file to the path of the blob.
+
+    Raises Aborted if the file gets shorter, or is removed before it becomes the blob. If containerd truncates the file
+    and writes more than the old length between two checks, this goes unnoticed; the reader checks the digest anyway.
+
+    Args:
+        fd: A descriptor of the ingest's file. This object owns it.
+        blob: The path that the file gets when it is complete.
+        total: The size of the blob in bytes, if known.
+    """
+
+    def __init__(self, fd: int, blob: Path, total: int | None) -> None:
+        super().__init__(fd)
+        self.size = total
+        self.complete = False
+        self._blob = blob
+
+    @override
+    async def wait(self, past: int) -> int:
+        while not self.complete:
+            self._refresh()
+            if self.available > past:
+                break
+            await asyncio.sleep(INGEST_POLL)
+        return self.available
+
+    @override
+    def _check(self, read: int) -> None:
+        if not read or os.fstat(self._fd).st_size < self.available:
+            raise Aborted("containerd discarded the ingest")
+
+    def _refresh(self) -> None:
+        if self._closed:
+            raise ValueError("the content is closed")
+        is_committed = self._is_committed()  # before the size is read: a committed file does not grow
+        status = os.fstat(self._fd)
+        if status.st_size < self.available:
+            raise Aborted("containerd discarded the ingest, and fetches the blob again")
+        if not is_committed and not status.st_nlink:
+            raise Aborted("containerd removed the ingest")
+        self.available = self._size = status.st_size
+        if is_committed:
+            self.size, self.complete = status.st_size, True
+
+    def _is_committed(self) -> bool:
+        try:
+            return os.path.samestat(self._blob.stat(), os.fstat(self._fd))
+        except OSError:
+            return False

@@ -1,193 +1,242 @@
-"""Keeps an inventory in step with containerd, whatever becomes of the connection.
+"""Keeps the store's inventory up to date with containerd, and reconnects if containerd restarts.
 
-Theory of operation. containerd 1.x tells when an image is created or deleted, but not when a blob is, nor when garbage
-collection has removed one. So what we do is list: everything, in every namespace that we serve, whenever there is a
-reason to. Reasons are an event, a changed modification time of a directory of blobs, and time: shortly after the last
-reason (an event comes before its effects are all to be seen, and subscribing may miss one), then less and less often.
-Where the directory can't be read, only time tells of blobs, so it is kept short. That can change at any time:
-containerd 1.7 and later make the directory with their first blob, and a mount may come late. So the directory is looked
-for as often as its modification times are, and what was found is acted on at once.
+How it works: containerd 1.x sends an event when an image is created or deleted, but not when a blob is created or
+deleted, and not when garbage collection has removed one. So the follower lists everything in every served namespace,
+whenever there is a reason. The reasons are: an event, a changed modification time of a directory of blobs, and time.
+After a change, it lists again soon, because an event arrives before all of its effects are visible, and because a
+subscription may miss an event. Then the intervals grow.
 
-Two events are taken at their word, at once: an image that was deleted, and (on 2.x) a blob that was created. Events
-that arrive during a listing are applied to its result, which may be older than they are.
+If the directory can't be read, only a list shows new blobs, so the intervals stay short. This can change at any time:
+containerd ≥ 1.7 creates the directory with the first blob, and a mount may come later. So the follower checks the
+directory as often as its modification times, and uses it as soon as it is there.
+
+Two events take effect at once: a deleted image, and (containerd ≥ 2.1) a created blob. The result of a list may be
+older than the events that arrive during the list, so these are applied to the result.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
-from peili.mirror import Gone, Have, PeiliError, StoreUnavailable
-from peili.mirror.content.inventory import Inventory
-from peili.stores.containerd.api import Api
+from peili.mirror import Gone, Have, Inventory, PeiliError, StoreUnavailable
+from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import Access, access_to
-from peili.stores.containerd.events import FILTER, Created, Event, Untagged, read_event
-from peili.stores.containerd.listing import Blob, Listing
-from peili.stores.containerd.options import Options
-from peili.stores.containerd.pace import Pace
+from peili.stores.containerd.listing import (
+    EVENT_FILTER,
+    BlobCreated,
+    ContainerdEvent,
+    ImageDeleted,
+    Listing,
+    parse_event,
+)
+from peili.stores.containerd.options import ContainerdOptions
 
-RETRY = 0.5
-"""Seconds until a connection that was lost is tried again."""
-LOOK = 0.5
-"""Seconds between two looks at the directories of blobs."""
-_EVENTS = 1024  # events kept while a listing is under way; further ones wait in the connection
+RECONNECT_DELAY = 0.5
+"""Seconds between a lost connection and the next try."""
+CHECK_INTERVAL = 0.5
+"""Seconds between two checks of the directories of blobs."""
+_MAX_EVENTS = 1024  # events kept during a list; further ones wait in the connection
+
+FIRST_INTERVAL = 1.0
+"""Seconds between a change and the second list after it. Each further interval is twice as long."""
+MAX_INTERVAL = 30.0
+"""The longest interval between two lists, in seconds."""
+MAX_POLL_INTERVAL = 1.5
+"""The longest interval in seconds if only a list shows new blobs."""
+MIN_PAUSE = 0.2
+"""The shortest pause between two lists, in seconds."""
+PAUSE_FACTOR = 5
+"""A pause is at least this many times as long as the list before it took."""
 
 
-class Follower:
-    """Follows the containerd behind `api`, and feeds `inventory`.
+class ContainerdFollower:
+    """Follows one containerd, and updates `inventory`.
 
     Attributes:
-        listing: what there was when it was last listed, and what events told since.
-        namespaces: those that are served; empty while containerd was not reached yet and none are configured.
-        content_root: the directory of the content store; None while it can't be read, or is not there.
-        connected: whether containerd answers, and the inventory is in step with it.
+        listing: The result of the last list, updated by the events since then.
+        namespaces: The served namespaces. Empty if none are configured and containerd has not answered yet.
+        content_root: The directory of the content store; None if it can't be read or does not exist.
+        is_connected: Whether containerd answers and the inventory is up to date.
     """
 
-    def __init__(self, api: Api, options: Options, inventory: Inventory, log: logging.Logger) -> None:
+    def __init__(
+        self, api: ContainerdApi, options: ContainerdOptions, inventory: Inventory, log: logging.Logger
+    ) -> None:
         self.listing = Listing()
         self.namespaces: tuple[str, ...] = options.namespaces
         self.content_root: Path | None = None
-        self.connected = False
-        self._root: Path | None = None  # where it has to be, whether or not it is there
+        self.is_connected = False
+        self._expected_root: Path | None = None  # where the directory should be
         self._access = Access.ABSENT
         self._api = api
         self._options = options
         self._inventory = inventory
         self._log = log
-        self._told: str | None = None
+        self._last_line: str | None = None
 
     async def run(self) -> None:
-        """Follow until cancelled."""
+        """Follow containerd until cancelled."""
         try:
             while True:
-                reason = await self._session()
-                self.connected = False
-                self._tell(logging.WARNING, f"{reason}; going on with what is known, and trying again")
-                await asyncio.sleep(RETRY)
+                reason = await self._follow_connection()
+                self.is_connected = False
+                self._log_once(logging.WARNING, f"{reason}; known content is still served, trying again")
+                await asyncio.sleep(RECONNECT_DELAY)
         except Exception:
-            self._log.exception("following containerd ended, which is a bug; it has to be begun anew")
+            self._log.exception("following containerd failed, which is a bug; the store is restarted")
             raise
         finally:
-            self.connected = False
+            self.is_connected = False
 
-    async def _session(self) -> str:
-        """Follow for as long as containerd answers; why it no longer does."""
+    async def _follow_connection(self) -> str:
+        """Follow until containerd no longer answers. Returns the reason."""
         reason = ""
         try:
             async with asyncio.TaskGroup() as tasks:
-                events = asyncio.Queue[Event](_EVENTS)
-                tasks.create_task(self._listen(events))
-                self._root = self._options.content_path or await self._api.content_root()
-                self._look()
-                await self._follow(events)
-        except* PeiliError as lost:
-            reason = str(lost.exceptions[0])
+                events = asyncio.Queue[ContainerdEvent](_MAX_EVENTS)
+                tasks.create_task(self._receive_events(events))
+                self._expected_root = self._options.content_path or await self._api.content_root()
+                self._check_access()
+                await self._list_repeatedly(events)
+        except* PeiliError as errors:
+            reason = str(errors.exceptions[0])
         return reason
 
-    def _look(self) -> bool:
-        """Find out whether the directory may be read; whether that is another answer than the last time."""
-        # A few calls of stat on the loop, as in `_marks`: containerd's content store is on a local disk, and a thread
-        # would cost more than they do.
-        before = self._access, self.content_root
-        self._access = Access.ABSENT if self._root is None else access_to(self._root)
-        self.content_root = self._root if self._access is Access.READABLE else None
-        return (self._access, self.content_root) != before
+    async def _receive_events(self, events: asyncio.Queue[ContainerdEvent]) -> None:
+        async for envelope in self._api.events(EVENT_FILTER):
+            await events.put(parse_event(envelope))
+        raise StoreUnavailable("containerd ended its stream of events")
 
-    async def _listen(self, events: asyncio.Queue[Event]) -> None:
-        async for envelope in self._api.events(FILTER):
-            await events.put(read_event(envelope))
-        raise StoreUnavailable("containerd ended its events")
-
-    async def _follow(self, events: asyncio.Queue[Event]) -> None:
-        pace = Pace(quick=self.content_root is None)
+    async def _list_repeatedly(self, events: asyncio.Queue[ContainerdEvent]) -> None:
+        schedule = ListSchedule(is_polling=self.content_root is None)
         while True:
-            self._look()
-            pace.set_quick(quick=self.content_root is None)
-            marks = self._marks()  # before listing: what changes meanwhile is a reason to list again
-            with pace.measured():
+            self._check_access()
+            schedule.set_polling(is_polling=self.content_root is None)
+            mtimes = self._blob_mtimes()  # before the list, so that a change during the list causes another one
+            with schedule.time_list():
                 self.namespaces = self._options.namespaces or tuple(await self._api.namespaces())
                 listing = await Listing.read(self._api, self.namespaces, self.listing)
             while not events.empty():
-                if apply(events.get_nowait(), listing, self.namespaces):
-                    pace.hurry()
+                if listing.apply(events.get_nowait(), self.namespaces):
+                    schedule.request_list()
             self.listing = listing
-            self._inventory.replace(listing.haves())
-            self._tell_connected()
-            await self._until_due(pace, events, marks)
+            self._inventory.replace(listing.store_events())
+            self._set_connected()
+            await self._handle_events(schedule, events, mtimes)
 
-    async def _until_due(self, pace: Pace, events: asyncio.Queue[Event], marks: tuple[int, ...]) -> None:
-        """Wait until it is time to list again, and act on events meanwhile."""
-        while not pace.is_due():
+    async def _handle_events(
+        self, schedule: ListSchedule, events: asyncio.Queue[ContainerdEvent], mtimes: tuple[int, ...]
+    ) -> None:
+        """Handle events and changed modification times until the next list is due."""
+        while not schedule.is_due():
             try:
-                async with asyncio.timeout(min(LOOK, pace.remaining())):
+                async with asyncio.timeout(min(CHECK_INTERVAL, schedule.remaining())):
                     event = await events.get()
             except TimeoutError:
-                if self._look():
-                    self._tell_connected()
-                if self._marks() != marks:
-                    pace.hurry()
+                if self._check_access():
+                    self._set_connected()
+                if self._blob_mtimes() != mtimes:
+                    schedule.request_list()
                 continue
-            if apply(event, self.listing, self.namespaces):
-                pace.hurry()
+            if self.listing.apply(event, self.namespaces):
+                schedule.request_list()
             self._publish(event)
 
-    def _publish(self, event: Event) -> None:
+    def _publish(self, event: ContainerdEvent) -> None:
         match event:
-            case Untagged(reference=reference) if reference not in self.listing.images:
+            case ImageDeleted(reference=reference) if reference not in self.listing.images:
                 self._inventory.update([Gone(reference)])
-            case Created(digest=digest) if digest in self.listing.blobs:
+            case BlobCreated(digest=digest) if digest in self.listing.blobs:
                 self._inventory.update([Have(digest, size=self.listing.blobs[digest].size)])
             case _:
                 pass
 
-    def _marks(self) -> tuple[int, ...]:
-        """What changes when a blob is added or removed."""
-        # Two calls of stat on the loop: see `_look`.
+    def _check_access(self) -> bool:
+        """Check whether the directory can be read. Returns whether that has changed.
+
+        Blocks for a few calls of ``stat``: the content store is on a local disk, and a thread would cost more.
+        """
+        previous = self._access, self.content_root
+        self._access = Access.ABSENT if self._expected_root is None else access_to(self._expected_root)
+        self.content_root = self._expected_root if self._access is Access.READABLE else None
+        return (self._access, self.content_root) != previous
+
+    def _blob_mtimes(self) -> tuple[int, ...]:
+        """Return the modification times that change when a blob is added or removed. Blocks for two ``stat`` calls."""
         if self.content_root is None:
             return ()
-        return tuple(_modified(self.content_root / "blobs" / algorithm) for algorithm in ("sha256", "sha512"))
+        return tuple(_mtime(self.content_root / "blobs" / algorithm) for algorithm in ("sha256", "sha512"))
 
-    def _tell_connected(self) -> None:
-        self.connected = True
-        self._tell(logging.INFO, f"following containerd on {self._options.socket}; content is read {self._where()}")
+    def _set_connected(self) -> None:
+        self.is_connected = True
+        if self._expected_root is None:
+            source = "through its API, because it does not tell its directory"
+        elif self._access is Access.READABLE:
+            source = f"from {self._expected_root}"
+        elif self._access is Access.ABSENT:
+            source = f"through its API, because {self._expected_root} does not exist yet"
+        else:
+            source = f"through its API, because {self._expected_root} can't be read"
+        self._log_once(logging.INFO, f"following containerd on {self._options.socket}; content is read {source}")
 
-    def _where(self) -> str:
-        if self._root is None:
-            return "through its API, it does not say where its directory is"
-        match self._access:
-            case Access.READABLE:
-                return f"from {self._root}"
-            case Access.ABSENT:
-                return f"through its API for now, {self._root} is not there yet"
-            case Access.REFUSED:
-                return f"through its API, {self._root} can't be read"
-
-    def _tell(self, level: int, line: str) -> None:
-        """Log `line`, unless it was the last."""
-        if line != self._told:
-            self._told = line
+    def _log_once(self, level: int, line: str) -> None:
+        """Log `line`, unless it was the last one."""
+        if line != self._last_line:
+            self._last_line = line
             self._log.log(level, "%s", line)
 
 
-def apply(event: Event, listing: Listing, namespaces: Collection[str]) -> bool:
-    """Do to `listing` what `event` says for certain; whether more may have changed than that."""
-    match event:
-        case Created(namespace, digest, size) if namespace in namespaces:
-            listing.blobs.setdefault(digest, Blob(digest, size, namespace))
-            return True
-        case Untagged(namespace, reference) if namespace in namespaces:
-            tagged = listing.images.get(reference)
-            if tagged is not None and tagged.namespace == namespace:
-                del listing.images[reference]
-            return True
-        case _:
-            return not event.namespace or event.namespace in namespaces
-
-
-def _modified(path: Path) -> int:
+def _mtime(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+class ListSchedule:
+    """When to list everything again: soon after a change, rarely without one, and never so often that it costs much.
+
+    Args:
+        is_polling: Whether only a list shows what changed.
+    """
+
+    def __init__(self, *, is_polling: bool) -> None:
+        self._longest = MAX_POLL_INTERVAL if is_polling else MAX_INTERVAL
+        self._interval = FIRST_INTERVAL
+        self._is_requested = True  # a new connection counts as a change
+        self._ended = time.monotonic()
+        self._took = 0.0
+
+    @contextmanager
+    def time_list(self) -> Generator[None, None, None]:
+        """Measure the list that is made inside."""
+        started = time.monotonic()
+        self._interval = FIRST_INTERVAL if self._is_requested else min(2 * self._interval, self._longest)
+        self._is_requested = False
+        yield
+        self._ended = time.monotonic()
+        self._took = self._ended - started
+
+    def set_polling(self, *, is_polling: bool) -> None:
+        """Change whether only a list shows what changed."""
+        self._longest = MAX_POLL_INTERVAL if is_polling else MAX_INTERVAL
+        self._interval = min(self._interval, self._longest)
+
+    def request_list(self) -> None:
+        """List as soon as the pause allows, because something changed."""
+        self._is_requested = True
+
+    def remaining(self) -> float:
+        """Return the seconds until the next list, if nothing changes until then."""
+        pause = max(MIN_PAUSE, PAUSE_FACTOR * self._took)
+        wait = pause if self._is_requested else max(pause, self._interval)
+        return max(0.0, self._ended + wait - time.monotonic())
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next list."""
+        return not self.remaining()

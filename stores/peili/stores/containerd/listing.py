@@ -1,19 +1,24 @@
-"""What containerd said that it has, in the namespaces that we serve. When to ask is `follower`'s matter."""
+"""What containerd has in the namespaces that the store serves: its lists, and its events about changes."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeAlias, cast
+
+from google.protobuf.message import DecodeError
 
 from peili.mirror import Descriptor, Digest, Have, Reference
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.protos import api_pb2 as pb
+
+EVENT_FILTER = 'topic~="^/(images|content|namespaces)/"'
+"""Excludes the events of containers, tasks and snapshots, which are many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """A whole blob: its size in bytes, and one of the namespaces that show it."""
+    """A complete blob: its size in bytes, and one of the namespaces that have it."""
 
     digest: Digest
     size: int
@@ -21,81 +26,142 @@ class Blob:
 
 
 @dataclass(frozen=True, slots=True)
-class Tagged:
-    """What a tag reference stands for, and the namespace that says so."""
+class TaggedImage:
+    """The descriptor that a tag reference points to, and the namespace that has the tag."""
 
     target: Descriptor
     namespace: str
 
 
+@dataclass(frozen=True, slots=True)
+class ImageDeleted:
+    """The event that the image `reference` was deleted. Its content may be removed later."""
+
+    namespace: str
+    reference: Reference
+
+
+@dataclass(frozen=True, slots=True)
+class BlobCreated:
+    """The event that a blob is complete. Only containerd ≥ 2.1 sends it."""
+
+    namespace: str
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceChanged:
+    """Any other event: the next list shows what changed. An empty `namespace` stands for any namespace."""
+
+    namespace: str
+
+
+ContainerdEvent: TypeAlias = ImageDeleted | BlobCreated | NamespaceChanged
+
+
 @dataclass(slots=True)
 class Listing:
-    """Whole blobs and tag references. Of a reference that several namespaces have, the first namespace's counts."""
+    """The complete blobs and the tag references. If several namespaces have a tag, the first namespace wins."""
 
     blobs: dict[Digest, Blob] = field(default_factory=dict[Digest, Blob])
-    images: dict[Reference, Tagged] = field(default_factory=dict[Reference, Tagged])
+    images: dict[Reference, TaggedImage] = field(default_factory=dict[Reference, TaggedImage])
 
     @classmethod
-    async def read(cls, api: Api, namespaces: Collection[str], before: Listing) -> Listing:
-        """Ask for everything. Images first: what is there with its image is there when blobs are listed.
+    async def read(cls, api: ContainerdApi, namespaces: Collection[str], previous: Listing) -> Listing:
+        """List everything.
 
-        What is as it was `before` is shared with that, so that thousands of blobs are not parsed and kept twice.
+        The images come first, so that a blob that is there together with its image is in the list of blobs too. Blobs
+        that have not changed are shared with `previous`, so that thousands of them are not parsed and stored twice.
         """
         listing = cls(images=await list_images(api, namespaces))
         for namespace in namespaces:
             async for info in api.blobs(namespace):
-                blob = before._known(info, namespace) or parse_blob(info, namespace)
+                blob = previous._find_same(info, namespace) or _parse_blob(info, namespace)
                 if blob is not None:
                     listing.blobs.setdefault(blob.digest, blob)
         return listing
 
-    def _known(self, info: pb.Info, namespace: str) -> Blob | None:
-        blob = self.blobs.get(cast("Digest", info.digest))  # equal texts are equal keys
-        return blob if blob is not None and (blob.size, blob.namespace) == (info.size, namespace) else None
+    def apply(self, event: ContainerdEvent, namespaces: Collection[str]) -> bool:
+        """Apply what `event` says for certain. Returns whether something else may have changed in `namespaces`."""
+        match event:
+            case BlobCreated(namespace, digest, size) if namespace in namespaces:
+                self.blobs.setdefault(digest, Blob(digest, size, namespace))
+                return True
+            case ImageDeleted(namespace, reference) if namespace in namespaces:
+                image = self.images.get(reference)
+                if image is not None and image.namespace == namespace:
+                    del self.images[reference]
+                return True
+            case _:
+                return not event.namespace or event.namespace in namespaces
 
-    def haves(self) -> Iterator[Have]:
-        """Everything that can be served; a reference only where its target can."""
+    def store_events(self) -> Iterator[Have]:
+        """Yield a `Have` for each blob, and for each tag whose target is a complete blob."""
         for digest, blob in self.blobs.items():
             yield Have(digest, size=blob.size)
-        for reference, tagged in self.images.items():
-            if tagged.target.digest in self.blobs:
-                yield Have(reference, size=tagged.target.size)
+        for reference, image in self.images.items():
+            if image.target.digest in self.blobs:
+                yield Have(reference, size=image.target.size)
+
+    def _find_same(self, info: pb.Info, namespace: str) -> Blob | None:
+        blob = self.blobs.get(cast("Digest", info.digest))  # a plain string finds the equal digest
+        return blob if blob is not None and (blob.size, blob.namespace) == (info.size, namespace) else None
 
 
-async def list_images(api: Api, namespaces: Collection[str]) -> dict[Reference, Tagged]:
-    """The tag references of `namespaces`. Images under other names (by digest, without a registry) are left out."""
-    images: dict[Reference, Tagged] = {}
+async def list_images(api: ContainerdApi, namespaces: Collection[str]) -> dict[Reference, TaggedImage]:
+    """Return the tag references of `namespaces`, without images whose name has no registry or has a digest."""
+    images: dict[Reference, TaggedImage] = {}
     for namespace in namespaces:
         for image in await api.images(namespace):
-            reference, target = parse_reference(image.name), parse_target(image)
+            reference, target = _parse_reference(image.name), parse_target(image)
             if reference is not None and target is not None:
-                images.setdefault(reference, Tagged(target, namespace))
+                images.setdefault(reference, TaggedImage(target, namespace))
     return images
 
 
-def parse_blob(info: pb.Info, namespace: str) -> Blob | None:
-    """What containerd tells of a blob; None where its digest is of an algorithm that we don't know."""
-    digest = parse_digest(info.digest)
+def parse_target(image: pb.Image) -> Descriptor | None:
+    """Return the descriptor that an image points to; None if the algorithm of its digest is unknown."""
+    digest = _parse_digest(image.target.digest)
+    return Descriptor(image.target.media_type, digest, image.target.size) if digest else None
+
+
+def parse_event(envelope: pb.Envelope) -> ContainerdEvent:
+    """Parse an event. One that can't be parsed is a `NamespaceChanged`. Never raises."""
+    try:
+        match envelope.topic:
+            case "/images/delete":
+                reference = _parse_reference(pb.ImageEvent.FromString(envelope.event.value).name)
+                if reference is not None:
+                    return ImageDeleted(envelope.namespace, reference)
+            case "/content/create":
+                event = pb.ContentEvent.FromString(envelope.event.value)
+                digest = _parse_digest(event.digest)
+                if digest is not None:
+                    return BlobCreated(envelope.namespace, digest, event.size)
+            case topic if topic.startswith("/namespaces/"):
+                return NamespaceChanged("")
+            case _:
+                pass
+    except DecodeError:
+        pass
+    return NamespaceChanged(envelope.namespace)
+
+
+def _parse_blob(info: pb.Info, namespace: str) -> Blob | None:
+    digest = _parse_digest(info.digest)
     return Blob(digest, info.size, namespace) if digest else None
 
 
-def parse_digest(text: str) -> Digest | None:
-    """`text` as a digest; None where it is of an algorithm that we don't know."""
+def _parse_digest(text: str) -> Digest | None:
     try:
         return Digest(text)
     except ValueError:
         return None
 
 
-def parse_reference(name: str) -> Reference | None:
-    """An image's name as a tag reference; None where it is something else."""
+def _parse_reference(name: str) -> Reference | None:
     try:
         return Reference.parse(name)
     except ValueError:
         return None
-
-
-def parse_target(image: pb.Image) -> Descriptor | None:
-    """What an image stands for; None where its digest is of an algorithm that we don't know."""
-    digest = parse_digest(image.target.digest)
-    return Descriptor(image.target.media_type, digest, image.target.size) if digest else None

@@ -1,4 +1,4 @@
-"""What can be configured of the containerd store, and what is right for each option."""
+"""The options of the containerd store."""
 
 from __future__ import annotations
 
@@ -7,67 +7,62 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self
 
-from peili.mirror import ConfigError
+from peili.mirror import Options
 
 DEFAULT_ADDRESS = "/run/containerd/containerd.sock"
 
-# containerd's rule for identifiers: letters and digits, with . - _ between them, at most 76.
+# containerd's rule for identifiers: letters and digits, separated by single . - or _, at most 76 characters.
 _NAMESPACE = re.compile(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*")
 _MAX_NAMESPACE = 76
 _MAX_SOCKET = 107
-"""Bytes that the path of a unix socket may have (unix(7))."""
-_KEYS = ("address", "namespaces", "content_path")
+"""The longest path of a unix socket, in bytes (unix(7))."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """The options of the containerd store. What they mean is said there."""
+class ContainerdOptions:
+    """The checked options of `ContainerdStore`, which documents them.
+
+    Attributes:
+        socket: The path of containerd's socket.
+        namespaces: The served namespaces; empty for all.
+        content_path: The directory of the content store; None if containerd tells it.
+    """
 
     socket: Path
     namespaces: tuple[str, ...]
     content_path: Path | None
 
     @classmethod
-    def checked(cls, address: object, namespaces: object, content_path: object) -> Self:
-        """From what was configured. Raises ConfigError naming the one that is wrong."""
-        return cls(_socket(address), _namespaces(namespaces), _content_path(content_path))
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Check the options in `config`.
+
+        Raises:
+            ConfigError: An option is unknown or wrong.
+        """
+        options = Options(config, "address", "namespaces", "content_path")
+        expected = "the absolute path of containerd's content store, which has blobs/ in it"
+        return cls(
+            _read_socket(options),
+            _read_namespaces(options),
+            options.path("content_path", None, absolute=True, expected=expected),
+        )
 
 
-def known_options(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`config` where it has no key that is not an option; else raises ConfigError."""
-    for key in config:
-        if key not in _KEYS:
-            raise ConfigError(key, f"unknown option; there are: {', '.join(_KEYS)}")
-    return config
-
-
-def _socket(address: object) -> Path:
-    path = Path(address.removeprefix("unix://")) if isinstance(address, str) else None
-    if path is None or not path.is_absolute():
-        raise ConfigError("address", f"the path of containerd's socket, as {DEFAULT_ADDRESS}, not {address!r}")
-    if len(os.fsencode(path)) > _MAX_SOCKET or "," in str(path):  # a comma divides addresses for gRPC
-        raise ConfigError("address", f"a path of at most {_MAX_SOCKET} bytes, without a comma, not {address!r}")
+def _read_socket(options: Options) -> Path:
+    expected = f"the path of containerd's socket, such as {DEFAULT_ADDRESS}"
+    path = Path(options.text("address", DEFAULT_ADDRESS, expected=expected).removeprefix("unix://"))
+    if not path.is_absolute():
+        raise options.wrong("address", expected)
+    if len(os.fsencode(path)) > _MAX_SOCKET or "," in str(path):  # gRPC splits addresses at commas
+        raise options.wrong("address", f"a path of at most {_MAX_SOCKET} bytes, without a comma")
     return path
 
 
-def _namespaces(names: object) -> tuple[str, ...]:
-    if not isinstance(names, list | tuple):
-        raise ConfigError("namespaces", f'a list of names, as ["k8s.io"]; empty for all, not {names!r}')
-    checked: list[str] = []
-    for name in cast("list[object] | tuple[object, ...]", names):
+def _read_namespaces(options: Options) -> tuple[str, ...]:
+    names = options.sequence("namespaces", 'a list of names, as in ["k8s.io"]; empty for all', (), empty=True)
+    for name in names:
         if not isinstance(name, str) or len(name) > _MAX_NAMESPACE or not _NAMESPACE.fullmatch(name):
-            raise ConfigError("namespaces", f"names of containerd namespaces, as k8s.io or default, not {name!r}")
-        checked.append(name)
-    return tuple(dict.fromkeys(checked))
-
-
-def _content_path(path: object) -> Path | None:
-    if path is None:
-        return None
-    if not isinstance(path, str) or not Path(path).is_absolute():
-        raise ConfigError(
-            "content_path", f"the absolute path of containerd's content store, which has blobs/ in it, not {path!r}"
-        )
-    return Path(path)
+            raise options.wrong("namespaces", "names of containerd namespaces, such as k8s.io or default", name)
+    return tuple(dict.fromkeys(names))

@@ -15,7 +15,7 @@ from peili.adapters.containerd.doctor.findings import Finding, fail, ok, warn
 from peili.adapters.containerd.doctor.registries import Registries
 from peili.adapters.containerd.hosts_toml.meaning import Version
 from peili.mirror import StoreUnavailable
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 
 _SO_PEERCRED_FORMAT = "3i"
 _ROUNDED = 1.0
@@ -71,7 +71,7 @@ def config_argument(arguments: list[str]) -> str | None:
     return None
 
 
-async def answers(api: Api, address: Path) -> tuple[Version | None, Finding]:
+async def answers(api: ContainerdApi, address: Path) -> tuple[Version | None, Finding]:
     """Whether containerd answers; its version, where that can be read."""
     try:
         text = await api.version()
@@ -85,7 +85,7 @@ async def answers(api: Api, address: Path) -> tuple[Version | None, Finding]:
     return version, ok("containerd", f"{text} answers on {address}")
 
 
-async def content(api: Api, content_path: Path | None) -> Finding:
+async def content(api: ContainerdApi, content_path: Path | None) -> Finding:
     """Whether its content can be read as files."""
     about = "content"
     root = content_path or await api.content_root()
@@ -121,7 +121,7 @@ class Running:
     has_images: bool = False
 
 
-async def running(api: Api) -> Running:
+async def running(api: ContainerdApi) -> Running:
     """What it tells. Raises StoreUnavailable."""
     plugins = await api.plugins("type==io.containerd.grpc.v1,id==cri", "type==io.containerd.cri.v1")
     exports = {key: value for plugin in plugins for key, value in plugin.exports.items()}
@@ -175,7 +175,7 @@ def namespaces(served: Sequence[str], now: Running) -> Iterator[Finding]:
 _SHOW = "run peili as root, and in a container mount the directory at the same path, or set store.content_path"
 
 
-async def _has_blobs(api: Api) -> bool:
+async def _has_blobs(api: ContainerdApi) -> bool:
     for namespace in await api.namespaces():
         async with aclosing(api.blobs(namespace)) as blobs:
             async for _ in blobs:

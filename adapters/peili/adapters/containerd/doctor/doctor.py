@@ -20,7 +20,7 @@ from peili.adapters.containerd.hosts_toml import showing
 from peili.adapters.containerd.hosts_toml.meaning import Version
 from peili.adapters.containerd.hosts_toml.showing import Shown
 from peili.mirror import Selection, StoreUnavailable
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ async def diagnose(patient: Patient) -> AsyncGenerator[Finding, None]:
     if patient.store != "containerd":
         what = f"peili serves a store of kind {patient.store!r}: what containerd has pulled is not shared"
         yield warn("store", what, 'set store.kind = "containerd"')
-    async with Api(patient.address) as api, doors.client() as http:
+    async with ContainerdApi(patient.address) as api, doors.client() as http:
         version, finding = await daemon.answers(api, patient.address)
         yield finding
         there = finding.level is not Level.FAIL
@@ -115,7 +115,7 @@ def _may_exist(file: Path) -> bool:
         return True
 
 
-async def _running(api: Api, patient: Patient, look: _Look) -> AsyncGenerator[Finding, None]:
+async def _running(api: ContainerdApi, patient: Patient, look: _Look) -> AsyncGenerator[Finding, None]:
     """What the containerd that runs says of itself, and whether its files still say so."""
     try:
         now = await daemon.running(api)
@@ -134,7 +134,7 @@ async def _running(api: Api, patient: Patient, look: _Look) -> AsyncGenerator[Fi
 
 
 async def _mirror(
-    http: httpx.AsyncClient, api: Api | None, patient: Patient, look: _Look
+    http: httpx.AsyncClient, api: ContainerdApi | None, patient: Patient, look: _Look
 ) -> AsyncGenerator[Finding, None]:
     """Whether peili answers, and others would find it; `api` is that of a containerd which answers."""
     status, finding = await doors.local_door(http, patient.mirror)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from peili.adapters.containerd.hosts_toml.meaning import Version
 from peili.mirror import Unavailable
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 
 _PATIENCE = 3.0
 """Seconds that containerd has to say its version."""
@@ -29,7 +29,7 @@ def understood(found: str | None, warn: Callable[[str], object]) -> str | None:
 async def version_at(socket: Path) -> str | None:
     """The version of the containerd that listens on `socket`; None where none answers in three seconds."""
     try:
-        async with asyncio.timeout(_PATIENCE), Api(socket) as api:
+        async with asyncio.timeout(_PATIENCE), ContainerdApi(socket) as api:
             return await api.version()
     except (TimeoutError, Unavailable):
         return None

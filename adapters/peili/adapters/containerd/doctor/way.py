@@ -12,14 +12,16 @@ from peili.adapters.containerd.hosts_toml.meaning import DEFAULT, Host
 from peili.adapters.containerd.hosts_toml.showing import Shown
 from peili.mirror import Descriptor, NotFound, Reference, Selection
 from peili.mirror.oci.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from peili.stores.containerd.api import Api
+from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import list_images
 
 _ABOUT = "request"
 _ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 
 
-async def images_here(api: Api, namespaces: Sequence[str], selection: Selection) -> list[tuple[Reference, Descriptor]]:
+async def images_here(
+    api: ContainerdApi, namespaces: Sequence[str], selection: Selection
+) -> list[tuple[Reference, Descriptor]]:
     """Images whose manifest is in containerd's store and that the mirror is for. Raises StoreUnavailable."""
     names = namespaces or await api.namespaces()
     here: list[tuple[Reference, Descriptor]] = []

@@ -1,4 +1,4 @@
-"""Enters a store alone, and waits for what it is to do in time."""
+"""Helpers that enter a store and wait for conditions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peili.mirror import Content, Store
 from peili.mirror.testing import entered
 
 PROMPT = 60.0
-"""Seconds that a test waits for a change to be seen. Two are promised, of a machine that has time."""
+"""Seconds that a test waits for a change to be visible. peili needs at most 2 on a machine that is not busy."""
 
 
 @asynccontextmanager
@@ -25,16 +25,16 @@ async def ready(store: Store) -> AsyncGenerator[None, None]:
 
 
 async def eventually(condition: Callable[[], object], what: str, *, within: float = PROMPT) -> None:
-    """Wait until `condition` is true. Fails the test when it is not within so many seconds."""
+    """Wait until `condition` is true. Fails the test after `within` seconds; `what` describes the condition."""
     deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {within:g} s in vain: {what}")
+            pytest.fail(f"not true after {within:g} s: {what}")
         await asyncio.sleep(0.01)
 
 
 async def read_all(content: Content, piece: int = 1 << 20) -> bytes:
-    """Everything, waiting for what is still to arrive."""
+    """Read the whole content, and wait for bytes that are not available yet."""
     data, buffer = bytearray(), memoryview(bytearray(piece))
     while not content.complete or len(data) < content.available:
         await content.wait(len(data))

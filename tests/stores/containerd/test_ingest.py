@@ -1,4 +1,4 @@
-"""Content that is still arriving: real ingests of a real containerd."""
+"""Ingests: blobs that a real containerd is still writing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.stores.containerd.running import PROMPT, eventually, read_all, ready
+from tests.stores.containerd.helpers import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Content, Digest, NotFound
 from peili.mirror.content.files import open_regular
-from peili.stores.containerd import ContainerdStore, ingest
+from peili.stores.containerd import ContainerdStore
+from peili.stores.containerd import content as content_module
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +35,7 @@ def data() -> bytes:
     return os.urandom(SIZE)
 
 
-async def test_it_is_served_as_it_arrives(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_an_ingest_is_served_while_it_grows(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data[: 2 * MIB])
         async with await store.open(writer.digest, partial=True) as content:
@@ -52,7 +53,9 @@ async def test_it_is_served_as_it_arrives(store: ContainerdStore, tenant: Tenant
             assert content.complete
 
 
-async def test_its_file_has_what_is_available(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_the_descriptor_of_an_ingest_has_the_available_bytes(
+    store: ContainerdStore, tenant: Tenant, data: bytes
+) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data[:MIB])
         async with await store.open(writer.digest, partial=True) as content:
@@ -61,15 +64,15 @@ async def test_its_file_has_what_is_available(store: ContainerdStore, tenant: Te
             assert os.pread(fd, 2 * MIB, 0) == data[:MIB]
 
 
-async def test_it_is_not_there_for_those_who_want_it_whole(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_an_ingest_is_not_found_as_complete_content(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data)
-        for asking in (store.open(writer.digest), store.describe(writer.digest)):
+        for call in (store.open(writer.digest), store.describe(writer.digest)):
             with pytest.raises(NotFound):
-                await asking
+                await call
 
 
-async def test_it_is_not_there_in_another_namespace(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_an_ingest_is_not_found_in_another_namespace(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
     other = new_tenant(tenant.containerd, tenant.directory)
     async with other.writing(data) as writer:
         await writer.write(data[:MIB])
@@ -78,7 +81,7 @@ async def test_it_is_not_there_in_another_namespace(store: ContainerdStore, tena
         assert not await store.discard(writer.digest)
 
 
-async def test_it_is_not_there_where_the_directory_cannot_be_read(tenant: Tenant, data: bytes) -> None:
+async def test_an_ingest_is_not_found_without_access_to_the_directory(tenant: Tenant, data: bytes) -> None:
     store = tenant.store(content_path=tenant.directory / "nowhere")
     async with ready(store), tenant.writing(data) as writer:
         await writer.write(data[:MIB])
@@ -87,7 +90,7 @@ async def test_it_is_not_there_where_the_directory_cannot_be_read(tenant: Tenant
 
 
 @pytest.mark.parametrize("key", ["layer-", "manifest-", "index-", "config-", "layer-docker.io/library/demo:v1@"])
-async def test_it_is_found_under_every_key_that_pulls_use(
+async def test_an_ingest_is_found_under_every_ref_that_pulls_use(
     store: ContainerdStore, tenant: Tenant, data: bytes, key: str
 ) -> None:
     async with tenant.writing(data, key) as writer:
@@ -96,7 +99,9 @@ async def test_it_is_found_under_every_key_that_pulls_use(
         assert await store.discard(writer.digest)
 
 
-async def test_a_client_that_died_leaves_what_had_arrived(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_the_ingest_of_a_client_that_died_can_be_read_and_continued(
+    store: ContainerdStore, tenant: Tenant, data: bytes
+) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
     async with await store.open(writer.digest, partial=True) as content:
@@ -113,11 +118,13 @@ async def test_a_client_that_died_leaves_what_had_arrived(store: ContainerdStore
         assert await read_all(content) == data
 
 
-async def test_of_two_the_one_that_still_grows_is_opened(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data, "layer-") as silent, tenant.writing(data, "layer-other@") as alive:
-        await silent.write(data[: 3 * MIB])
-        await alive.write(data[:MIB])
-        async with await store.open(alive.digest, partial=True) as content:
+async def test_of_two_ingests_the_most_recently_written_is_opened(
+    store: ContainerdStore, tenant: Tenant, data: bytes
+) -> None:
+    async with tenant.writing(data, "layer-") as stalled, tenant.writing(data, "layer-other@") as growing:
+        await stalled.write(data[: 3 * MIB])
+        await growing.write(data[:MIB])
+        async with await store.open(growing.digest, partial=True) as content:
             assert content.available == MIB
 
 
@@ -127,7 +134,7 @@ async def assert_aborted(content: Content) -> None:
             await content.wait(content.available)
 
 
-async def test_discarding_aborts_it_for_its_readers(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_discard_aborts_the_ingest_for_its_readers(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data[:MIB])
         async with await store.open(writer.digest, partial=True) as content:
@@ -139,7 +146,7 @@ async def test_discarding_aborts_it_for_its_readers(store: ContainerdStore, tena
         assert not await store.discard(writer.digest)
 
 
-async def test_discarding_leaves_alone_what_may_be_another_clients(
+async def test_discard_removes_none_of_several_ingests(
     tenant: Tenant, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     other = new_tenant(tenant.containerd, tenant.directory)
@@ -149,56 +156,58 @@ async def test_discarding_leaves_alone_what_may_be_another_clients(
             await ours.write(data[:MIB])
             await theirs.write(data[:MIB])
             assert not await store.discard(ours.digest)
-            assert "2 unfinished copies" in caplog.text
+            assert "none of 2 ingests is removed" in caplog.text
             await theirs.write(data[MIB:])
             await theirs.commit()
-        assert await store.discard(ours.digest), "now there is no doubt"
+        assert await store.discard(ours.digest), "now there is only one"
         async with await store.open(ours.digest) as content:
             assert await read_all(content) == data
 
 
-async def test_an_opening_that_is_cancelled_leaves_no_file_open(
+async def test_a_cancelled_open_leaves_no_file_open(
     tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, go_on, opened = threading.Event(), threading.Event(), list[Path]()
+    called, go_on, opened = threading.Event(), threading.Event(), list[Path]()
 
-    def slowly(path: Path) -> int:
-        asked.set()
+    def open_slowly(path: Path) -> int:
+        called.set()
         assert go_on.wait(60)
         fd = open_regular(path)
         opened.append(Path(f"/proc/self/fd/{fd}"))
         return fd
 
-    monkeypatch.setattr(ingest, "open_regular", slowly)
+    monkeypatch.setattr(content_module, "open_regular", open_slowly)
     store = tenant.store()
     async with ready(store), tenant.writing(data) as writer:
         await writer.write(data[:MIB])
         opening = asyncio.create_task(store.open(writer.digest, partial=True))
-        await eventually(asked.is_set, "its file is about to be opened")
+        await eventually(called.is_set, "the file is about to be opened")
         opening.cancel()
         await asyncio.wait([opening])
         assert opening.cancelled()
         go_on.set()
-        await eventually(lambda: opened, "its file is opened")
-        await eventually(lambda: not is_of_an_ingest(opened[0]), "its file is closed")
+        await eventually(lambda: opened, "the file is opened")
+        await eventually(lambda: not is_ingest_file(opened[0]), "the file is closed")
 
 
-def is_of_an_ingest(link: Path) -> bool:
-    """Whether a descriptor's `link` leads to the file of an unfinished blob."""
+def is_ingest_file(link: Path) -> bool:
+    """Whether `link`, of a descriptor, leads to the file of an ingest."""
     try:
         return link.readlink().parts[-3:-2] == ("ingest",)
     except FileNotFoundError:
         return False
 
 
-async def test_discarding_leaves_alone_what_is_whole(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_discard_keeps_complete_content(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
     digest = await tenant.put(data)
     assert not await store.discard(digest)
     async with await store.open(digest) as content:
         assert Digest.of(await read_all(content)) == digest
 
 
-async def test_a_file_that_gets_shorter_is_aborted(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
+async def test_an_ingest_whose_file_gets_shorter_is_aborted(
+    store: ContainerdStore, tenant: Tenant, data: bytes
+) -> None:
     async with tenant.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
         async with await store.open(writer.digest, partial=True) as content:

@@ -1,4 +1,4 @@
-"""A bug in following containerd ends the store's stay in the mirror, whose supervisor begins another."""
+"""If the follower fails, the store's `run` fails too, so that the mirror's supervisor enters it again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 from peili.mirror.testing import context_for
 from peili.stores.containerd import ContainerdStore
-from peili.stores.containerd.follower import Follower
+from peili.stores.containerd.follower import ContainerdFollower
 
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_follower_that_fails_takes_the_store_s_run_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def fail(self: Follower) -> None:
+async def test_run_fails_if_the_follower_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(self: ContainerdFollower) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Follower, "run", fail)
+    monkeypatch.setattr(ContainerdFollower, "run", fail)
     store = ContainerdStore("/nowhere/containerd.sock")
     with pytest.raises(ExceptionGroup) as failed:
         async with context_for(store) as context, store.run(context), asyncio.timeout(60):
