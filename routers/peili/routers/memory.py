@@ -7,9 +7,7 @@ from contextlib import asynccontextmanager
 
 from typing_extensions import override
 
-from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent
-from peili.mirror.plugins.interfaces import running_already
-from peili.mirror.support.tasks import Tasks
+from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent, Tasks, running_already
 
 
 class MemoryNetwork:

@@ -8,9 +8,21 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-from peili.mirror import Aborted, Content, Descriptor, Digest, Gone, Have, Key, NotFound, Reference, Store, StoreEvent
-from peili.mirror.content.inventory import Inventory
-from peili.mirror.oci.media_types import detect
+from peili.mirror import (
+    Aborted,
+    Content,
+    Descriptor,
+    Digest,
+    Gone,
+    Have,
+    Inventory,
+    Key,
+    NotFound,
+    Reference,
+    Store,
+    StoreEvent,
+    detect_media_type,
+)
 
 
 class MemoryStore(Store):
@@ -25,7 +37,7 @@ class MemoryStore(Store):
 
     def add(self, data: bytes, *, algorithm: str = "sha256") -> Descriptor:
         """Put whole content in; what describes it."""
-        descriptor = Descriptor(detect(data), Digest.of(data, algorithm), len(data))
+        descriptor = Descriptor(detect_media_type(data), Digest.of(data, algorithm), len(data))
         self._whole[descriptor.digest] = _Whole(descriptor, data)
         self._tell(descriptor.digest)
         return descriptor

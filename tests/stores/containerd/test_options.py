@@ -32,7 +32,7 @@ def test_an_address_is_a_path_or_a_unix_url(address: str) -> None:
         ({"address": 5}, "address", "not 5"),
         ({"address": "/" + "ä" * 54}, "address", "at most 107 bytes"),
         ({"address": "/run/a,b.sock"}, "address", "without a comma"),
-        ({"namespaces": "k8s.io"}, "namespaces", 'a list of names, as ["k8s.io"]'),
+        ({"namespaces": "k8s.io"}, "namespaces", 'a list of names, as in ["k8s.io"]'),
         ({"namespaces": ["k8s.io", ""]}, "namespaces", "not ''"),
         ({"namespaces": ["a/b"]}, "namespaces", "not 'a/b'"),
         ({"namespaces": ["x" * 77]}, "namespaces", "names of containerd namespaces"),

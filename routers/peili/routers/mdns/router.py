@@ -14,8 +14,7 @@ from zeroconf import Error as ZeroconfError
 from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
-from peili.mirror import Context, MembershipRouter, Peer
-from peili.mirror.support.tasks import Tasks
+from peili.mirror import Context, MembershipRouter, Peer, Tasks
 from peili.routers.mdns.interfaces import Attachment, attachment
 from peili.routers.mdns.options import read_options
 from peili.routers.mdns.service import SERVICE_TYPE, TTL, from_service, to_service

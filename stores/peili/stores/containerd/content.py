@@ -11,8 +11,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable
-from peili.mirror.content.files import open_regular
+from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable, open_regular
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import (
+    OCTET_STREAM,
     Aborted,
     Content,
     Context,
@@ -29,7 +30,6 @@ from peili.mirror import (
     detect_media_type,
     running_already,
 )
-from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import ApiContent, blob_path, is_absent, is_ref_of, open_ingest
 from peili.stores.containerd.follower import ContainerdFollower

@@ -10,8 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from peili.mirror import Digest, NotFound, StoreUnavailable
-from peili.mirror.content.files import open_regular
+from peili.mirror import Digest, NotFound, StoreUnavailable, open_regular
 from peili.mirror.limits import MIB
 
 ALGORITHMS = ("sha256", "sha512")

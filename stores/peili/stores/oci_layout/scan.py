@@ -13,8 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from peili.mirror import Descriptor, Digest, NotFound, Reference, StoreUnavailable
-from peili.mirror.oci.media_types import OCTET_STREAM, detect, is_manifest
+from peili.mirror import (
+    OCTET_STREAM,
+    Descriptor,
+    Digest,
+    NotFound,
+    Reference,
+    StoreUnavailable,
+    detect_media_type,
+    is_manifest,
+)
 from peili.stores.oci_layout.files import (
     ALGORITHMS,
     BlobFile,
@@ -138,7 +146,7 @@ class Scanner:
 def _read_manifest(root: int, digest: Digest, file: BlobFile) -> _Manifest:
     try:
         data = read_blob(root, digest)
-        return _Manifest(file, detect(data), children_of(data))
+        return _Manifest(file, detect_media_type(data), children_of(data))
     except (ValueError, NotFound, StoreUnavailable):
         return _Manifest(file, OCTET_STREAM, ())  # not a manifest after all, or not to be had
 

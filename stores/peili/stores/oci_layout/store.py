@@ -16,25 +16,26 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import (
+    OCTET_STREAM,
     ConfigError,
     Content,
     Context,
     Descriptor,
     Digest,
+    FileContent,
     Gone,
     Have,
+    Inventory,
     Key,
     NotFound,
     Reference,
     Store,
     StoreEvent,
     StoreUnavailable,
+    Tasks,
+    detect_media_type,
+    running_already,
 )
-from peili.mirror.content.files import FileContent
-from peili.mirror.content.inventory import Inventory
-from peili.mirror.oci.media_types import OCTET_STREAM, detect
-from peili.mirror.plugins.interfaces import running_already
-from peili.mirror.support.tasks import Tasks
 from peili.stores.oci_layout.files import MAX_MANIFEST, open_blob, read_blob_at
 from peili.stores.oci_layout.scan import Scanner, Snapshot
 from peili.stores.oci_layout.verify import FileStamp, Verifier, current_stamp, stamp_of
@@ -231,7 +232,7 @@ class OciLayoutStore(Store):
                 return OCTET_STREAM
         if len(self._media_types) >= _MEDIA_TYPES:
             self._media_types.clear()
-        return self._media_types.setdefault(digest, detect(data))
+        return self._media_types.setdefault(digest, detect_media_type(data))
 
     async def _follow(self, log: logging.Logger) -> None:
         scanner = Scanner(self._path, self._repository, log)
