@@ -82,6 +82,11 @@ def _suggest(values: Sequence[str]) -> Callable[[click.Context, click.Parameter,
     return lambda context, parameter, typed: [CompletionItem(value) for value in values if value.startswith(typed)]
 
 
+def _directory(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
+    """Let the shell complete the name of a directory."""
+    return [CompletionItem(typed, type="dir")]
+
+
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     """Several options as one decorator."""
 
@@ -202,7 +207,7 @@ _HOSTS_OPTIONS = _options(
     click.option(
         "--config-path",
         multiple=True,
-        shell_complete=lambda context, parameter, typed: [CompletionItem(typed, type="dir")],
+        shell_complete=_directory,
         metavar="DIR",
         help="A directory in containerd's config_path setting. Can be repeated, in the order of the setting. By "
         "default /etc/containerd/certs.d, and for containerd 2 also /etc/docker/certs.d.",
