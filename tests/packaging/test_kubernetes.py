@@ -15,8 +15,8 @@ import pytest
 from ruamel.yaml import YAML
 from tests.lab.processes import ENVIRONMENT
 
-from peili.adapters.standalone.config import settings
-from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone import settings
+from peili.adapters.standalone.config import Config
 from peili.mirror import Mirror
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

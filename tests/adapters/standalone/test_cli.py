@@ -102,7 +102,7 @@ def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
 
 
 EMBEDDING = "{} is only for embedding; use static or mdns"
-OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+OPEN_IT = "set peer.insecure = true, and make sure that only peers can reach the port"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 

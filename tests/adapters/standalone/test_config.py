@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.adapters.standalone.config import settings
-from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone import settings
+from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, Limits, Plugins
 
 
@@ -101,37 +101,37 @@ def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
-OPEN_IT = "set peer.insecure = true, and let only the peers reach the port"
+OPEN_IT = "set peer.insecure = true, and make sure that only peers can reach the port"
 FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
-    ("[routr]\nkind = 'static'", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
-    ("[x]\ny = 1", f"x: unknown section; there are: {SECTIONS}"),
-    ("[log]\nformt = 'json'", "log.formt: unknown key; did you mean format? there are: format, level"),
-    ("[local]\nport = 1", "local.port: unknown key; there are: listen"),
+    ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
+    ("[x]\ny = 1", f"x: unknown option; there are: {SECTIONS}"),
+    ("[log]\nformt = 'json'", "log.formt: unknown option; did you mean format? there are: format, level"),
+    ("[local]\nport = 1", "local.port: unknown option; there are: listen"),
     ("listen = '127.0.0.1:1'", "listen: belongs in a section: write [SECTION] above it, not '127.0.0.1:1'"),
     ("[local]\nlisten = 5050", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not 5050"),
     ("[local]\nlisten = '::1:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '::1:5050'"),
     ("[local]\nlisten = '[::1]'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '[::1]'"),
     ("[local]\nlisten = ':65536'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not ':65536'"),
     ("[local]\nlisten = []", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not []"),
-    ("[local]\nlisten = [1]", "local.listen: a list of strings, not [1]"),
+    ("[local]\nlisten = [1]", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not [1]"),
     ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
     ("[peer]\nadvertise = 'host:1'", "peer.advertise: http://HOST:PORT or https://HOST:PORT/PATH, not 'host:1'"),
     ("[peer]\nshared_key_file = '/k'", f"peer.shared_key_file: not supported yet; {OPEN_IT}"),
     ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
     ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
-    ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
+    ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of texts, not 'docker.io'"),
     ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io or *.example.com, not 'a/b'"),
     ("[mirror]\ndefault_registry = 'a/b'", "mirror.default_registry: host names such as docker.io, not 'a/b'"),
     ("[mirror]\nidentity = 'a b'", "mirror.identity: up to 255 of the visible ASCII characters, not 'a b'"),
-    ("[mirror]\nidentity = ''", "mirror.identity: a string that is not empty, not ''"),
+    ("[mirror]\nidentity = ''", "mirror.identity: a text that is not empty, not ''"),
     ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions; '(' is none: "),
     ("[limits]\nuploads = 0", "limits.uploads: a whole number above zero, not 0"),
-    ("[limits]\nupload = 1", "limits.upload: unknown key; did you mean uploads? there are: lookup_timeout, "),
+    ("[limits]\nupload = 1", "limits.upload: unknown option; did you mean uploads? there are: lookup_timeout, "),
     ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
-    ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
+    ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of texts, not '/etc'"),
     ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),
     ("[hosts]\nconfig_path = ['']", f"hosts.config_path: {FOLDERS}"),
     (
@@ -228,8 +228,8 @@ def test_variables_that_are_not_ours_are_left_alone() -> None:
     [
         ("PEILI_LIMITS__UPLOADS", "many", "limits.uploads: a whole number above zero, not 'many'"),
         ("PEILI_LOG__FORMAT", "xml", "log.format: one of text, json, not 'xml'"),
-        ("PEILI_ROUTR__KIND", "x", f"routr: unknown section; did you mean router? there are: {SECTIONS}"),
-        ("PEILI_LOG__", "x", "no name for a key; right is PEILI_SECTION__KEY"),
+        ("PEILI_ROUTR__KIND", "x", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
+        ("PEILI_LOG__", "x", "not the name of a key; write PEILI_SECTION__KEY"),
     ],
 )
 def test_what_is_wrong_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:

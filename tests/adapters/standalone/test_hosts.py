@@ -14,9 +14,9 @@ from tests.adapters.standalone.test_serve import Start, start
 from tests.support.ports import free_port
 
 from peili.adapters.standalone.cli import main
-from peili.adapters.standalone.config.config import Config
-from peili.adapters.standalone.config.settings import Setting
+from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
+from peili.adapters.standalone.settings import Setting
 
 __all__ = ["start"]
 
@@ -139,7 +139,7 @@ def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str,
         (["--containerd-version", "new"], "--containerd-version: containerd's version, such as 2.1.4, not 'new'"),
         (["--set", "local.listen=127.0.0.1:0"], "local.listen: an address with a fixed port, because contain"),
         (["--set", "hosts.registries=['a/b']"], "--set: hosts.registries: host names such as docker.io, not 'a/b'"),
-        (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown key; did you mean apply? there are: apply, "),
+        (["--set", "hosts.aply=true"], "--set: hosts.aply: unknown option; did you mean apply? there are: apply, "),
     ],
 )
 def test_wrong_usage_is_one_line_and_the_code_is_2(

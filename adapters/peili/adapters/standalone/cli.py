@@ -14,9 +14,8 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from peili.adapters.standalone import about, serve
-from peili.adapters.standalone.config import settings
-from peili.adapters.standalone.config.config import FORMATS, LEVELS, Config
+from peili.adapters.standalone import about, serve, settings
+from peili.adapters.standalone.config import FORMATS, LEVELS, Config
 from peili.mirror import ConfigError, PeiliError, Plugins
 
 _FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.

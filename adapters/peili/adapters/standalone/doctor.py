@@ -10,7 +10,7 @@ from typing import Any
 
 from peili.adapters.containerd.doctor.doctor import Patient, diagnose
 from peili.adapters.containerd.doctor.findings import Finding, Level, verdict
-from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
 from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions

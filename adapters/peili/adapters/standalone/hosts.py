@@ -13,7 +13,7 @@ from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.doctor.notice import unread
 from peili.adapters.containerd.doctor.version import understood, version_at, version_installed
 from peili.adapters.containerd.hosts_toml.meaning import DEFAULT
-from peili.adapters.standalone.config.config import Config
+from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
 

@@ -1,4 +1,4 @@
-"""Sets up logging for the process of the command: one record a line, as text or as JSON. Libraries stay quiet."""
+"""Logging of the command: one record per line, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ from typing_extensions import override
 from peili.mirror.support.log_lines import exception_lines, one_line, shortened
 
 LOGGER = "peili"
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+_STANDARD_ATTRIBUTES = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 
 def configure(form: str, level: str, stream: TextIO | None = None) -> logging.Logger:
-    """Log to `stream` (stderr), as `form` says; the logger to hand to the mirror.
+    """Set up logging for the process.
 
-    Other libraries' loggers are heard from WARNING on (with level ``debug`` from INFO on): httpx and uvicorn tell of
-    every request.
+    Other libraries log from WARNING on, or from INFO on if `level` is ``debug``, because httpx and uvicorn log every
+    request.
+
+    Args:
+        form: ``text`` or ``json``.
+        level: the lowest level of peili's own records, for example ``info``.
+        stream: where to write; by default stderr.
+
+    Returns:
+        The logger for the mirror.
     """
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if level == "debug" else max(logging.WARNING, _number(level)))
-    # It warns of each request that is none: whoever reaches a door could fill the log.
+    # uvicorn logs a warning for each malformed request, so any client of a door could fill the log.
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     log = logging.getLogger(LOGGER)
     log.setLevel(_number(level))
@@ -38,7 +46,9 @@ def _number(level: str) -> int:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger, message. What came from outside can't fake a line, or make one as long as it likes."""
+    """Time, level, logger and message. Text from clients and peers is escaped and shortened, so it cannot fake lines
+    or fill the log.
+    """
 
     @override
     def format(self, record: logging.LogRecord) -> str:
@@ -49,11 +59,13 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, whatever `extra` held, and the exception with its stack."""
+    """A JSON object with time, level, logger, message, the keys of `extra`, and the exception with its stack."""
 
     @override
     def format(self, record: logging.LogRecord) -> str:
-        entry: dict[str, Any] = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
+        entry: dict[str, Any] = {
+            key: value for key, value in record.__dict__.items() if key not in _STANDARD_ATTRIBUTES
+        }
         entry |= {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -66,5 +78,5 @@ class JsonFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """RFC 3339, in UTC."""
+    """The time in UTC, as in RFC 3339."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"

@@ -1,4 +1,4 @@
-"""`peili serve`: builds the mirror from its configuration, runs it, and ends it when a signal says so."""
+"""`peili serve`: builds the mirror from its configuration, runs it, and ends it at a signal."""
 
 from __future__ import annotations
 
@@ -7,26 +7,33 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
-from peili.adapters.standalone.config.config import OPEN_IT, Config
-from peili.adapters.standalone.systemd import descriptors
-from peili.adapters.standalone.systemd.activation import Activated, activated
-from peili.adapters.standalone.systemd.notify import Notifier
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, serve
+from peili.adapters.standalone.config import OPEN_PEER_DOOR, Config
+from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, serve
 from peili.mirror.server.listening import bind
-from peili.mirror.support.watchdog import Watchdog
 from peili.routers.memory import MemoryRouter
+
+_MAX_DESCRIPTORS = 1 << 20
+"""Linux's default maximum for a process (fs.nr_open). Some systems refuse an infinite limit."""
 
 
 def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str] = ()) -> Mirror:
-    """The mirror that `config` describes, with logging set up. Its plug-ins are looked for among `plugins`; by default
-    those that are built in or installed. `local` is where its local door is, if not where `config` says. Raises
-    ConfigError.
+    """Set up logging and build the mirror.
+
+    Args:
+        config: the configuration.
+        plugins: where plug-ins are looked up; by default those that are built in or installed.
+        local: the addresses of the local door, if they are not those in `config`.
+
+    Raises:
+        ConfigError: a plug-in does not exist, or one of its options is wrong.
     """
     plugins = plugins or Plugins()
     store = config.store.build(plugins.store)
@@ -49,11 +56,11 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
 
 
 def _router(config: Config, plugins: Plugins) -> Router:
-    """The router; none that waits for a program around it, which the command is not. Raises ConfigError."""
+    """The router. Raises ConfigError for one that a surrounding program has to supply with peers."""
     router = config.router.build(plugins.router)
-    if type(router) in {PushRouter, MemoryRouter}:  # a plug-in's subclass may feed itself
-        why = f"{config.router.kind} is only for embedding; use static or mdns"
-        raise ConfigError("router.kind", why, source=config.router.sources.get("kind"))
+    if type(router) in {PushRouter, MemoryRouter}:  # a plug-in's subclass may find its peers itself
+        expected = f"{config.router.kind} is only for embedding; use static or mdns"
+        raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
     return router
 
 
@@ -68,33 +75,64 @@ def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
 
 
 def run(config: Config, plugins: Plugins | None = None) -> None:
-    """Build the mirror and serve it until SIGTERM or SIGINT. Sockets that the process was started with come before the
-    configured addresses. The process may open as many descriptors from then on as the system lets it. Raises
-    ListenError, ConfigError; then nothing has changed on this host.
+    """Build the mirror and serve it until SIGTERM or SIGINT.
+
+    The doors listen on sockets that the process was started with, else on the configured addresses. The limit on open
+    files of the process is raised as far as the system allows.
+
+    Args:
+        config: the configuration.
+        plugins: where plug-ins are looked up; by default those that are built in or installed.
+
+    Raises:
+        ListenError: an address cannot be listened on. Nothing on this host has changed then.
+        ConfigError: as for `build`. Nothing on this host has changed then.
     """
-    with activated(os.environ) as given:
-        mirror = build(config, plugins, local=given.local_addresses)
-        descriptors.raise_limit(logging.getLogger(logs.LOGGER))
-        with _bound(config, mirror, given) as sockets:
-            asyncio.run(_run(config, mirror, sockets, logging.getLogger(logs.LOGGER)))
+    with passed_sockets(os.environ) as passed:
+        mirror = build(config, plugins, local=passed.local_addresses)
+        log = logging.getLogger(logs.LOGGER)
+        raise_descriptor_limit(log)
+        with _listen(config, mirror, passed) as sockets:
+            asyncio.run(_run(config, mirror, sockets, log))
+
+
+def raise_descriptor_limit(log: logging.Logger) -> None:
+    """Raise the soft limit on open files to the hard limit, and log the result. Does not raise.
+
+    The library does not do this, because a process's limits belong to the program.
+    """
+    if sys.platform == "win32":
+        return
+    import resource  # noqa: PLC0415 - does not exist on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError) as error:
+        log.warning("this process may open %d files; raising the limit to %d failed: %s", soft, wanted, error)
+    else:
+        log.info("this process may open %d files; the limit was %d at the start", wanted, soft)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sockets:
-    """What each door is served on; the peer door may have none."""
+    """The listening sockets of each door. The peer door may have none."""
 
     local: Sequence[socket.socket]
     peer: Sequence[socket.socket]
 
 
 @contextmanager
-def _bound(config: Config, mirror: Mirror, given: Activated) -> Generator[_Sockets]:
-    """Listening before the mirror is entered: its extensions tell others of the ports, and change files for that."""
+def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[_Sockets]:
+    """Listen before the mirror is entered: its extensions publish the ports and write them into files."""
     with ExitStack() as stack:
         doors: list[list[socket.socket]] = []
         for addresses, any_host in (
-            (given.local or config.local, "127.0.0.1"),
-            (given.peer or config.peer.listen, "::"),
+            (passed.local or config.local, "127.0.0.1"),
+            (passed.peer or config.peer.listen, "::"),
         ):
             sockets = bind(addresses, any_host=any_host, reader_timeout=mirror.limits.reader_timeout)
             doors.append([stack.enter_context(each) for each in sockets])
@@ -114,8 +152,8 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
             ) as doors,
         ):
             for each in (*sockets.local, *sockets.peer):
-                each.close()  # the doors have their own: nobody shall wait at a port that they have left
-            _tell(config, mirror, doors.local_addresses, doors.peer_addresses, log)
+                each.close()  # the doors have duplicates; once they are closed, no client must wait at the port
+            _log_start(config, mirror, doors.local_addresses, doors.peer_addresses, log)
             notifier.send("READY=1")
             name = await stop
             notifier.send("STOPPING=1")
@@ -125,7 +163,7 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
 
 
 def _watchdog(config: Config, notifier: Notifier) -> AbstractAsyncContextManager[object]:
-    """Ours, telling systemd's if there is one. With ours off, systemd's time is the bound: it would end us too."""
+    """Our watchdog, which also sends systemd's heartbeats. If ours is off, systemd's timeout applies."""
     timeout = config.watchdog or notifier.watchdog
     if timeout is None:
         return nullcontext()
@@ -135,29 +173,31 @@ def _watchdog(config: Config, notifier: Notifier) -> AbstractAsyncContextManager
 
 @contextmanager
 def _stop_signals() -> Generator[asyncio.Future[str]]:
-    """The name of the first signal to stop, once it came. The second one ends the process as if it were not handled."""
+    """A future that gets the name of the first SIGTERM or SIGINT. The second one ends the process at once."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
-    wanted = (signal.SIGTERM, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGINT)
 
-    def forget() -> None:
-        for each in wanted:
+    def restore() -> None:
+        for each in signals:
             loop.remove_signal_handler(each)
             signal.signal(each, signal.SIG_DFL)
 
-    def caught(which: signal.Signals) -> None:
-        forget()
-        stop.set_result(which.name)
+    def handle(received: signal.Signals) -> None:
+        restore()
+        stop.set_result(received.name)
 
-    for each in wanted:
-        loop.add_signal_handler(each, caught, each)
+    for each in signals:
+        loop.add_signal_handler(each, handle, each)
     try:
         yield stop
     finally:
-        forget()
+        restore()
 
 
-def _tell(config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger) -> None:
+def _log_start(
+    config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger
+) -> None:
     log.info(
         "peili %s is up: identity %s, runtime door %s, peer door %s, store %s, router %s, resolver %s",
         version("peili"),
@@ -169,4 +209,4 @@ def _tell(config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[st
         config.resolver.kind,
     )
     if peer and not config.peer.insecure:
-        log.warning("the peer door refuses every other host: %s", OPEN_IT)
+        log.warning("the peer door refuses every other host: %s", OPEN_PEER_DOOR)

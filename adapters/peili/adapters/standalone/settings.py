@@ -1,6 +1,6 @@
-"""Gathers what was set, and where: in a TOML file, the environment, flags.
+"""Collects the values of the configuration from a TOML file, the environment and the command line.
 
-What the values mean is config.py's business.
+Each value keeps its source, for error messages. config.py defines which keys exist and checks the values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,13 @@ PREFIX = "PEILI_"
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A value, and where it comes from. `text` is what was written, where no TOML document said of which type it is."""
+    """The value of a key.
+
+    Attributes:
+        value: the value, with its TOML type.
+        source: the file, variable or option that it was set in.
+        text: the original text if it does not come from a TOML file, which would state its type.
+    """
 
     value: Any
     source: str
@@ -27,7 +33,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """`setting` for the key that `path` leads to: section, key, and further down in an option that is a table."""
+    """Sets one key.
+
+    Attributes:
+        path: the section, the key, and further keys if the option is a table.
+        setting: the new value.
+    """
 
     path: tuple[str, ...]
     setting: Setting
@@ -37,9 +48,9 @@ Sections = Mapping[str, Mapping[str, Setting]]
 
 
 def from_file(path: Path) -> Iterator[Assignment]:
-    """What the TOML file says. Raises ConfigError, of one line, also where it can't be read."""
+    """Read a TOML file. Raises ConfigError if it cannot be read."""
     source = str(path)
-    for section, content in _document(path).items():
+    for section, content in _parse(path).items():
         if not isinstance(content, dict):
             raise ConfigError(
                 section, f"belongs in a section: write [SECTION] above it, not {content!r}", source=source
@@ -48,7 +59,7 @@ def from_file(path: Path) -> Iterator[Assignment]:
             yield Assignment((section, key), Setting(value, source))
 
 
-def _document(path: Path) -> dict[str, Any]:
+def _parse(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
@@ -58,25 +69,25 @@ def _document(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(str(path), f"not TOML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
-        raise ConfigError(str(path), "not TOML that can be read: nested too deep") from error
+        raise ConfigError(str(path), "not TOML that can be read: nested too deeply") from error
 
 
 def from_environment(environ: Mapping[str, str]) -> Iterator[Assignment]:
-    """What variables such as ``PEILI_ROUTER__KIND`` say.
+    """Read variables such as ``PEILI_ROUTER__KIND``. Raises ConfigError if one has an empty part in its name.
 
-    Those without a double underscore are not ours: orchestrators set ``PEILI_PORT`` and the like for a service of
-    that name.
+    Variables without a double underscore are ignored: Kubernetes sets ``PEILI_PORT`` and others for a service that is
+    called peili.
     """
     for name, text in sorted(environ.items()):
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if name.startswith(PREFIX) and len(path) > 1:
             if not all(path):
-                raise ConfigError(name, f"no name for a key; right is {PREFIX}SECTION__KEY")
+                raise ConfigError(name, f"not the name of a key; write {PREFIX}SECTION__KEY")
             yield Assignment(path, Setting(toml_value(text), name, text))
 
 
 def from_flags(flags: Sequence[str]) -> Iterator[Assignment]:
-    """What ``--set SECTION.KEY=VALUE`` says. Raises ConfigError."""
+    """Read the values of ``--set SECTION.KEY=VALUE``. Raises ConfigError."""
     for flag in flags:
         name, equals, text = flag.partition("=")
         path = tuple(name.strip().split("."))
@@ -86,31 +97,31 @@ def from_flags(flags: Sequence[str]) -> Iterator[Assignment]:
 
 
 def toml_value(text: str) -> Any:
-    """`text` as a TOML value where it is one, else as it stands: ``5`` is a number, ``mdns`` a string."""
+    """Return `text` as a TOML value, or unchanged if it is not one: ``5`` is a number, ``mdns`` a string."""
     try:
         document = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, RecursionError):
         return text
-    return document["value"] if len(document) == 1 else text  # a line break can begin a second key
+    return document["value"] if len(document) == 1 else text  # a line break can start a second key
 
 
 def merged(assignments: Iterable[Assignment]) -> Sections:
-    """The sections that result when each assignment replaces what earlier ones said of the same key."""
+    """Return the sections. A later assignment replaces an earlier one of the same key."""
     sections: dict[str, dict[str, Setting]] = {}
     for assignment in assignments:
         name, key, *deeper = assignment.path
         section = sections.setdefault(name, {})
         new = assignment.setting
         if deeper:
-            before = section[key].value if key in section else None
-            new = Setting(_placed(before, deeper, new.value), new.source)
+            old = section[key].value if key in section else None
+            new = Setting(_with_value(old, deeper, new.value), new.source)
         section[key] = new
     return sections
 
 
-def _placed(table: Any, path: Sequence[str], value: Any) -> Any:
-    """A copy of `table`, or a new one where it is none, with `value` at `path`."""
+def _with_value(table: Any, path: Sequence[str], value: Any) -> Any:
+    """Return a copy of `table` with `value` at `path`. Anything that is not a table is replaced by one."""
     if not path:
         return value
     old = cast("dict[str, Any]", table) if isinstance(table, dict) else {}
-    return {**old, path[0]: _placed(old.get(path[0]), path[1:], value)}
+    return {**old, path[0]: _with_value(old.get(path[0]), path[1:], value)}

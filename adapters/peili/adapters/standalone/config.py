@@ -1,0 +1,254 @@
+"""The command's configuration: every section and key, with types, defaults and checks.
+
+settings.py collects the values from the file, the environment and the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar, cast
+
+from peili.adapters.files.config_path import parse_config_path
+from peili.adapters.standalone.settings import Sections
+from peili.mirror import ConfigError, Limits, Options, PluginNotFound, Selection
+from peili.mirror.oci.selection import check_registries
+from peili.mirror.peer_api.peers import base_url, is_identity
+
+T = TypeVar("T")
+
+LEVELS = ("debug", "info", "warning", "error")
+FORMATS = ("text", "json")
+OPEN_PEER_DOOR = "set peer.insecure = true, and make sure that only peers can reach the port"
+"""What to do about a peer door until keys are supported."""
+
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerOptions:
+    """The section ``[peer]``. With an empty `listen` there is no peer door."""
+
+    listen: tuple[str, ...]
+    advertise: str | None
+    insecure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSection:
+    """One of the sections ``[store]``, ``[router]`` and ``[resolver]``.
+
+    Attributes:
+        name: the section.
+        kind: the name of the plug-in.
+        options: all other keys; the plug-in checks them.
+        sources: where each key was set.
+    """
+
+    name: str
+    kind: str
+    options: Mapping[str, Any]
+    sources: Mapping[str, str] = field(repr=False)
+
+    def build(self, make: Callable[[str, Mapping[str, Any]], T]) -> T:
+        """Return what `make`, a method of `Plugins`, builds from kind and options. Raises ConfigError."""
+        try:
+            return make(self.kind, self.options)
+        except ConfigError as error:
+            key = re.split(r"[.\[]", error.key)[0]
+            raise error.within(self.name, source=self.sources.get(key, self.sources.get("kind"))) from error
+        except PluginNotFound as error:
+            raise ConfigError(f"{self.name}.kind", str(error), source=self.sources.get("kind")) from error
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorOptions:
+    """The section ``[mirror]``. The parameters of `Mirror` have the same names."""
+
+    registries: tuple[str, ...]
+    exclude: tuple[str, ...]
+    verify: bool
+    default_registry: str | None
+    identity: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HostsOptions:
+    """The section ``[hosts]``, about containerd's hosts.toml files.
+
+    Attributes:
+        apply: put peili first in containerd's registries while the mirror runs.
+        config_path: containerd's setting of that name; empty for containerd's defaults.
+        registries: the registries to change; empty for those of the section ``[mirror]``.
+    """
+
+    apply: bool
+    config_path: tuple[str, ...]
+    registries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """The section ``[log]``."""
+
+    format: str
+    level: str
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A complete configuration. Everything is checked except the options of the plug-ins.
+
+    Attributes:
+        local: the addresses of the local door.
+        watchdog: how many seconds the event loop may be blocked; 0 switches the watchdog off.
+    """
+
+    local: tuple[str, ...]
+    peer: PeerOptions
+    store: PluginSection
+    router: PluginSection
+    resolver: PluginSection
+    mirror: MirrorOptions
+    limits: Limits
+    hosts: HostsOptions
+    log: LogOptions
+    watchdog: float
+
+    @classmethod
+    def load(cls, sections: Sections) -> Config:
+        """Check `sections` and fill in the defaults. Raises ConfigError for the first mistake."""
+        _check_names(sections)
+        with _section("local", sections, "listen") as local:
+            local_addresses = _addresses(local, "listen", "127.0.0.1:5050")
+        with _section("log", sections, *_names(LogOptions)) as log:
+            log_options = LogOptions(log.choice("format", FORMATS, "text"), log.choice("level", LEVELS, "info"))
+        with _section("watchdog", sections, "timeout") as watchdog:
+            timeout = watchdog.number("timeout", 30.0, expected="a number of seconds, 0 for off")
+        with _section("limits", sections, *_names(Limits)):
+            limits = Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
+        return cls(
+            local=local_addresses,
+            peer=_peer(sections),
+            store=_plugin("store", "containerd", sections),
+            router=_plugin("router", "mdns", sections),
+            resolver=_plugin("resolver", "defer", sections),
+            mirror=_mirror(sections),
+            limits=limits,
+            hosts=_hosts(sections),
+            log=log_options,
+            watchdog=timeout,
+        )
+
+
+_SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
+_STRINGS = ("kind", "advertise", "default_registry", "identity", "format", "level")
+"""The keys whose value is a string."""
+
+
+def _names(options: type[Any]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(options))
+
+
+def _check_names(sections: Sections) -> None:
+    try:
+        Options(sections, *_SECTIONS)
+    except ConfigError as error:
+        source = next((setting.source for setting in sections[error.key].values()), None)
+        raise ConfigError(error.key, error.expected, source=source) from error
+
+
+@contextmanager
+def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
+    """The options of one section. A ConfigError that is raised in the block gets the section's name and the source of
+    the value: a file, a variable or an option of the command line.
+    """
+    settings = sections.get(name, {})
+    # Variables and `--set` have no quotes. If a string is expected, PEILI_MIRROR__IDENTITY=42 is one.
+    values = {
+        key: each.text if key in _STRINGS and each.text is not None and not isinstance(each.value, str) else each.value
+        for key, each in settings.items()
+    }
+    try:
+        yield Options(values, *known)
+    except ConfigError as error:
+        setting = settings.get(error.key)
+        raise error.within(name, source=None if setting is None else setting.source) from error
+
+
+def _addresses(section: Options, key: str, default: str, *, empty: bool = False) -> tuple[str, ...]:
+    """One address or a list of addresses. The list may be empty if `empty` is true."""
+    expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
+    value = section.value(key, (str, list), expected, default)
+    values = cast("list[object]", [value] if isinstance(value, str) else value)
+    addresses = tuple(each for each in values if isinstance(each, str) and _is_address(each))
+    if len(addresses) < len(values) or not (addresses or empty):
+        raise section.wrong(key, expected)
+    return addresses
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and int(match["port"]) < 65536
+
+
+def _peer(sections: Sections) -> PeerOptions:
+    unsupported = ("shared_key_file", "tls")
+    with _section("peer", sections, *_names(PeerOptions), *unsupported) as section:
+        for key in unsupported:
+            if key in section:
+                raise ConfigError(key, f"not supported yet; {OPEN_PEER_DOOR}")
+        options = PeerOptions(
+            listen=_addresses(section, "listen", "[::]:5051", empty=True),
+            advertise=section.text("advertise", None),
+            insecure=section.boolean("insecure", False),
+        )
+        if options.advertise is not None:
+            try:
+                base_url(options.advertise)
+            except ValueError as error:
+                raise section.wrong("advertise", "http://HOST:PORT or https://HOST:PORT/PATH") from error
+    return options
+
+
+def _plugin(name: str, default: str, sections: Sections) -> PluginSection:
+    settings = sections.get(name, {})
+    with _section(name, sections, *settings) as section:
+        kind = section.text("kind", default)
+    options = {key: setting.value for key, setting in settings.items() if key != "kind"}
+    return PluginSection(name, kind, options, {key: setting.source for key, setting in settings.items()})
+
+
+def _mirror(sections: Sections) -> MirrorOptions:
+    with _section("mirror", sections, *_names(MirrorOptions)) as section:
+        options = MirrorOptions(
+            registries=section.texts("registries", (), empty=True),
+            exclude=section.texts("exclude", (), empty=True),
+            verify=section.boolean("verify", True),
+            default_registry=section.text("default_registry", None),
+            identity=section.text("identity", None),
+        )
+        if options.identity is not None and not is_identity(options.identity):
+            raise section.wrong("identity", "up to 255 of the visible ASCII characters")
+        Selection(options.registries, options.exclude)
+        if options.default_registry is not None:
+            try:
+                check_registries((options.default_registry,))
+            except ConfigError as error:
+                raise ConfigError("default_registry", error.expected) from error
+    return options
+
+
+def _hosts(sections: Sections) -> HostsOptions:
+    with _section("hosts", sections, *_names(HostsOptions)) as section:
+        options = HostsOptions(
+            apply=section.boolean("apply", False),
+            config_path=section.texts("config_path", (), empty=True),
+            registries=section.texts("registries", (), empty=True),
+        )
+        if options.config_path:
+            parse_config_path(options.config_path)
+        check_registries(name for name in options.registries if name != "_default")
+    return options

@@ -1,1 +1,0 @@
-"""The configuration of the command: peili.toml and PEILI_ variables."""

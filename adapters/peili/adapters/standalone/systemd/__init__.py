@@ -1,1 +1,0 @@
-"""systemd's protocols: sockets that it passes, and what it is told."""
