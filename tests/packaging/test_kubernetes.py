@@ -66,7 +66,7 @@ def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> tuple[
 
 
 def test_it_is_one_yaml_that_has_no_key_twice() -> None:
-    assert list(load()) == ["NamespaceNode", "ConfigMap", "DaemonSet"]
+    assert list(load()) == ["Namespace", "ConfigMap", "DaemonSet"]
     if shutil.which("yamllint", path=ENVIRONMENT["PATH"]) is None:
         pytest.skip("not installed: yamllint")
     rules = "{extends: default, rules: {line-length: {max: 120}, document-start: disable, braces: disable}}"
@@ -76,7 +76,7 @@ def test_it_is_one_yaml_that_has_no_key_twice() -> None:
 
 
 def test_everything_is_in_the_namespace_and_the_pods_are_the_daemonset_s(manifest: dict[str, Any]) -> None:
-    namespace = manifest["NamespaceNode"]["metadata"]["name"]
+    namespace = manifest["Namespace"]["metadata"]["name"]
     assert {manifest[kind]["metadata"]["namespace"] for kind in ("ConfigMap", "DaemonSet")} == {namespace}
     spec = manifest["DaemonSet"]["spec"]
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
@@ -123,7 +123,7 @@ def test_the_node_s_runtime_and_other_nodes_reach_the_doors(
 def test_its_namespace_lets_such_pods_in(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
     """Where a cluster enforces the Pod Security Standards, all levels but one refuse what these pods need."""
     assert pod["hostNetwork"] or any("hostPath" in volume for volume in pod["volumes"])
-    labels = manifest["NamespaceNode"]["metadata"]["labels"]
+    labels = manifest["Namespace"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
 
 
