@@ -1,4 +1,4 @@
-"""The command: which rows, how thoroughly, and where the results go. `python -m bench --help` says it all."""
+"""The command `python -m bench`: chooses the rows, measures them, and writes the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from tests.lab.processes import CommandFailed
 
-from bench import fuzz, report, table
+from bench import fuzz, pages, report, table
 from bench.measure import Row
 from bench.prepare import missing_for
 from bench.rows import containerd, flood, growth, health, memory, misses, parallel, pull, relay, requests, serve
@@ -28,20 +28,20 @@ MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
     module.GROUP: module.rows
     for module in (serve, relay, requests, misses, health, flood, pull, parallel, memory, growth, containerd)
 }
-"""What can be chosen, in the order of the table."""
+"""The groups of rows, in the order of the table."""
 
 RESULTS = Path(__file__).parent / "results"
 FULL = RESULTS / "bench.json"
-"""Where a full run of all rows is kept; it is committed. Anything less goes beside it and is not."""
+"""The last full run of all rows; it is in git. Every other run goes to `PARTIAL`, which is not."""
 PARTIAL = RESULTS / "partial.json"
 
 _ROOM = 6 << 30
-"""Bytes that the content of a full run may take."""
+"""Bytes for the content of a full run."""
 _FAILURES = (RuntimeError, CommandFailed, AssertionError, OSError, subprocess.SubprocessError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 where a row that was asked for could not be measured; whether budgets are met does not count."""
+    """Run the command; the exit code is 1 if a chosen row could not be measured. Missed budgets do not count."""
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["fuzz"]:
         return fuzz.main(argv[1:])
@@ -49,40 +49,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = [row for row in MEASURED if row in arguments.rows] or [*MEASURED]
     if arguments.show is not None:
         return _show(arguments.show, chosen)
+    if arguments.publish:
+        return _publish()
     machine = report.machine()
     print(report.summary(machine), table.header(), sep="\n", flush=True)
-    began = time.monotonic()
-    rows, failed, took = _measure(chosen, arguments)
-    document = report.document(rows, machine, quick=arguments.quick, seconds=time.monotonic() - began, groups=took)
+    started = time.monotonic()
+    rows, failed, seconds_of = _measure(chosen, arguments)
+    seconds = time.monotonic() - started
+    document = report.document(rows, machine, quick=arguments.quick, seconds=seconds, groups=seconds_of)
     thorough = not arguments.quick and not failed and chosen == [*MEASURED]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    """Ends in an orderly way, so that whatever was started is ended, too."""
+    """Exit with clean-up, so that every started process ends, too."""
     sys.exit(128 + number)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measures peili side by side with nginx and docker-registry; prints a table and writes JSON.",
-        epilog="`python -m bench fuzz` measures nothing: it tries the editors of configuration with random files.",
+        description="Measures peili in turns with nginx and docker-registry; prints a table and writes JSON.",
+        epilog="`python -m bench fuzz` measures nothing: it tests the editors of configuration with random files.",
     )
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
-    parser.add_argument("--quick", action="store_true", help="small sizes, few rounds: shows that rows run, no more")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print such a JSON file's table")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write it; a plot of growth goes beside it")
+    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: only shows that the rows run")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a JSON file")
     parser.add_argument(
-        "--folder", type=Path, default=_folder(), help="where the content lives while it is served (%(default)s)"
+        "--publish", action="store_true", help="measure nothing: put the full run into docs/ and README"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="the file to write; a plot of growth goes next to it")
+    parser.add_argument(
+        "--folder", type=Path, default=_folder(), help="for the content while it is served (%(default)s)"
     )
     return parser
 
 
 def _show(file: Path, chosen: Sequence[str]) -> int:
-    """The table of a run that has been: what README shows. Exit code 2 where `file` is no document of a run."""
+    """Print the table of an earlier run. The exit code is 2 if `file` is not the document of a run."""
     try:
         rows = [row for row in report.read(file)["rows"] if row["row"] in chosen]
     except (OSError, ValueError) as error:
@@ -92,9 +98,19 @@ def _show(file: Path, chosen: Sequence[str]) -> int:
     return 0
 
 
+def _publish() -> int:
+    """Put the full run into the pages that show it. The exit code is 2 if that is not possible."""
+    try:
+        print(*pages.publish(report.read(FULL)), sep="\n")
+    except (OSError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def _below(rows: Sequence[table.Object]) -> list[str]:
-    """The lines under a table."""
-    return [told for told in (table.verdict(rows), table.notes(rows)) if told]
+    """The lines below a table."""
+    return [line for line in (table.verdict(rows), table.notes(rows)) if line]
 
 
 def _row(name: str) -> str:
@@ -104,7 +120,7 @@ def _row(name: str) -> str:
 
 
 def _folder() -> Path:
-    """Memory, where there is enough of it, so that no disk is measured."""
+    """A folder in memory if there is enough of it, so that no disk is measured."""
     shared = Path("/dev/shm")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if shared.is_dir() and min(shutil.disk_usage(shared).free, available) > 2 * _ROOM:
@@ -113,17 +129,19 @@ def _folder() -> Path:
 
 
 def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list[Row], list[str], Mapping[str, float]]:
-    """The rows, each printed as soon as it is there; the names of those that could not be measured; and the seconds
-    that each name took.
+    """Measure, and print each row at once.
+
+    Returns:
+        The rows, the groups that could not be measured, and the seconds that each group took.
     """
     rows: list[Row] = []
     failed: list[str] = []
-    took: dict[str, float] = {}
+    seconds_of: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="peili-bench-", dir=arguments.folder) as folder:
-        Path(folder).chmod(0o755)  # nginx's workers are somebody else
+        Path(folder).chmod(0o755)  # nginx's workers run as another user
         setting = Setting(Path(folder), quick=arguments.quick)
         for name in chosen:
-            began = time.monotonic()
+            started = time.monotonic()
             try:
                 with closing(_rows(name, setting)) as found:
                     for row in found:
@@ -132,12 +150,12 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
             except _FAILURES as error:
                 print(f"bench: {name}: {error}", file=sys.stderr, flush=True)
                 failed.append(name)
-            took[name] = time.monotonic() - began
-    return rows, failed, took
+            seconds_of[name] = time.monotonic() - started
+    return rows, failed, seconds_of
 
 
 def _rows(name: str, setting: Setting) -> Generator[Row]:
-    """The rows of one group. Raises RuntimeError where what it needs is not installed."""
+    """The rows of one group. Raises RuntimeError if a program that it needs is not installed."""
     if missing := missing_for(name):
         raise RuntimeError(f"left out, it needs {' '.join(missing)}; as root on Debian `make bench` installs that")
     yield from MEASURED[name](setting)
@@ -147,7 +165,7 @@ def _keep(rows: Sequence[Row], document: Mapping[str, Any], file: Path) -> None:
     report.write(file, document)
     print("", *_below(document["rows"]), f"all samples: {file}", sep="\n")
     if any(row.place is not None for row in rows):
-        _draw(rows, file.with_suffix(".svg"))
+        _draw(rows, file.with_suffix(".png"))
 
 
 def _draw(rows: Sequence[Row], file: Path) -> None:

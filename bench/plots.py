@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +16,28 @@ try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+    from PIL import Image
 except ImportError as error:
     raise ImportError("the plots of bench need matplotlib: pip install 'peili[bench]'") from error
 
 T = TypeVar("T")
 
+_COLORS = 32
+"""Colors of a PNG. With all of them it is four times as large, and results are kept in git."""
+
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Write a plot, SVG or PNG by the name of `file`: a column for each axis, a line of them for each unit.
+    """Write plots into one file: a column of plots for each axis, and a line of them for each unit.
 
-    Medians, with the middle half of the rounds as bars, and budgets as dashed lines. Raises OSError, and ValueError
-    where no row has a place.
+    They show medians, the middle half of the rounds as bars, and budgets as dashed lines.
+
+    Args:
+        rows: Those without a place are left out.
+        file: SVG if it is named so, else PNG.
+
+    Raises:
+        OSError: The file can't be written.
+        ValueError: No row has a place.
     """
     placed = [row for row in rows if row.place is not None]
     axes = _distinct(row.place.axis for row in placed if row.place is not None)
@@ -41,7 +53,11 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     for axis, plot in zip(axes, grid[-1], strict=True):
         plot.set_xlabel(axis)
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None)
+    if file.suffix == ".svg":
+        figure.savefig(file, metadata={"Date": None})
+    else:
+        figure.savefig(whole := BytesIO(), format="png")
+        Image.open(whole).convert("RGB").quantize(_COLORS).save(file, optimize=True)
 
 
 def _plot(plot: Axes, axis: str, unit: Unit, rows: Sequence[Row]) -> None:

@@ -1,4 +1,4 @@
-"""A run as a JSON document: every sample, the machine, and the versions of what took part."""
+"""A run as a JSON document: every sample, the machine, and the versions of all programs that took part."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tests.lab.processes import ENVIRONMENT
 
@@ -27,7 +27,7 @@ _VERSION = re.compile(r"\d+\.\d+[\w.~+-]*")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on. The load average is that of before: what else the machine was busy with."""
+    """The machine and its software. The load average is from before the run: it shows what else the machine did."""
     return {
         "processor": _first(r"^model name\s*: (.+)$", "/proc/cpuinfo") or platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
@@ -37,50 +37,63 @@ def machine() -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "packages": {name: found for name in _PACKAGES if (found := _package(name)) is not None},
-        "programs": {name: found for name, how in _PROGRAMS.items() if (found := _program(name, how)) is not None},
+        "programs": {name: found for name, flag in _PROGRAMS.items() if (found := _program(name, flag)) is not None},
         "commit": _commit(),
     }
 
 
-def summary(of: Mapping[str, Any]) -> str:
-    """`machine()` in a line."""
-    programs = ", ".join(f"{name} {number}" for name, number in of["programs"].items())
+def summary(host: Mapping[str, Any]) -> str:
+    """One line about what `machine()` returned."""
+    programs = ", ".join(f"{name} {number}" for name, number in host["programs"].items())
     return (
-        f"{of['processors']} x {of['processor']}, {of['memory_gib']} GiB, {of['system']}, kernel {of['kernel']}, "
-        f"Python {of['python']}, {programs}; load average before: {of['load_average']:.1f}"
+        f"{host['processors']} x {host['processor']}, {host['memory_gib']} GiB, {host['system']}, "
+        f"kernel {host['kernel']}, Python {host['python']}, {programs}; load average before: {host['load_average']:.1f}"
     )
 
 
 def document(
     rows: Sequence[Row],
-    on: Mapping[str, Any],
+    host: Mapping[str, Any],
     *,
     quick: bool,
     seconds: float,
     groups: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The whole run. It took `seconds`, and each of the `groups` of rows as many as are told with its name."""
+    """The whole run. `seconds` is its duration, and `groups` has the seconds of each group of rows."""
     return {
         "format": _FORMAT,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "quick": quick,
         "seconds": round(seconds),
         "seconds_of": {name: round(took) for name, took in (groups or {}).items()},
-        "machine": dict(on),
+        "machine": dict(host),
         "rows": [as_object(row) for row in rows],
     }
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:
-    """Write it, making the folder; what was there stays until the new one is whole. Raises OSError."""
+    """Replace `file` at once, and make its folder if needed. Each row is one line. Raises OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.new")
-    unfinished.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    entries = ",\n".join(f'"{name}": {_lines(value)}' for name, value in content.items())
+    unfinished.write_text(f"{{\n{entries}\n}}\n", encoding="utf-8")
     unfinished.replace(file)
 
 
+def _lines(value: Any) -> str:
+    """JSON in which each item of a list has one line."""
+    if not isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "[\n" + ",\n".join(map(_lines, cast("list[Any]", value))) + "\n]"
+
+
 def read(file: Path) -> dict[str, Any]:
-    """A run that `write` has written. Raises OSError, and ValueError for anything else."""
+    """Read a run that `write` wrote.
+
+    Raises:
+        OSError: The file can't be read.
+        ValueError: It is something else, or of another format.
+    """
     try:
         content: Any = json.loads(file.read_bytes())
         found = content["format"]
@@ -92,8 +105,10 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def as_object(row: Row) -> dict[str, Any]:
-    """One row. `ratio` is above 1 where ours is better; `spread` is that of the ratios round by round, or of ours where
-    there is no reference; `met` is null where there is no budget.
+    """One row.
+
+    `ratio` is above 1 if ours is better. `spread` is that of the ratios of each round, or of ours without a reference.
+    `met` is null without a budget.
     """
     return {
         "row": row.group,
@@ -113,24 +128,25 @@ def as_object(row: Row) -> dict[str, Any]:
 
 
 def _client(busy: Busy) -> dict[str, Any]:
-    """Of a second, how much the client was computing; `limited` names the sides where that is nearly all of it."""
+    """The share of a second that the client computed; `limited` names the sides for which that is nearly all of it."""
     return {
-        "ours": _samples(busy.ours),
-        "reference": _samples(busy.reference) if busy.reference else None,
+        "ours": _samples(busy.ours, digits=2),
+        "reference": _samples(busy.reference, digits=2) if busy.reference else None,
         "limited": list(busy.limited),
     }
 
 
-def _samples(samples: Sequence[float]) -> dict[str, Any]:
-    return {**_rounded(Spread.of(samples)), "samples": [_round(sample) for sample in samples]}
+def _samples(samples: Sequence[float], *, digits: int = 5) -> dict[str, Any]:
+    rounded = [_round(sample, digits) for sample in samples]
+    return {**_rounded(Spread.of(samples), digits), "samples": rounded}
 
 
-def _rounded(spread: Spread) -> dict[str, float]:
-    return {name: _round(value) for name, value in asdict(spread).items()}
+def _rounded(spread: Spread, digits: int = 5) -> dict[str, float]:
+    return {name: _round(value, digits) for name, value in asdict(spread).items()}
 
 
-def _round(value: float) -> float:
-    return float(f"{value:.5g}")
+def _round(value: float, digits: int = 5) -> float:
+    return float(f"{value:.{digits}g}")
 
 
 def _first(pattern: str, file: str) -> str | None:
@@ -145,20 +161,20 @@ def _package(name: str) -> str | None:
         return None
 
 
-def _program(name: str, how: str) -> str | None:
+def _program(name: str, flag: str) -> str | None:
     path = shutil.which(name, path=ENVIRONMENT["PATH"])
     if path is None:
         return None
-    told = subprocess.run([path, how], capture_output=True, text=True, check=False)
-    found = _VERSION.search(told.stdout + told.stderr)
+    done = subprocess.run([path, flag], capture_output=True, text=True, check=False)
+    found = _VERSION.search(done.stdout + done.stderr)
     return None if found is None else found[0]
 
 
 def _commit() -> str | None:
-    """The commit that is measured, where this is a checkout and git is there."""
+    """The measured commit; None outside a checkout or without git."""
     git = shutil.which("git")
     if git is None:
         return None
     command = [git, "describe", "--always", "--dirty"]
-    told = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or None
+    done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None

@@ -1,5 +1,6 @@
-"""The rows as people read them: Markdown. What is shown is what the document says (bench/report.py), so that a table of
-a run and one of its file can't differ.
+"""Formats rows as a Markdown table.
+
+The rows come from the document of a run (bench/report.py), so the table that a run prints is that of its file.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _COLUMNS = (
     ("met", 3),
 )
 _NAMES = tuple(name for name, _ in _COLUMNS)
+FIGURES = ("what", "ours", "reference", "against")
+"""The columns of the shortest table."""
 _MET = {None: "", True: "yes", False: "NO"}
 
 
@@ -34,9 +37,12 @@ def line(row: Object) -> str:
     return _padded(_cells(row))
 
 
-def compact(rows: Sequence[Object]) -> list[str]:
-    """The lines of all of it for a document, where nothing is padded."""
-    return [_joined(_NAMES), f"|{'---|' * len(_NAMES)}", *(_joined(_cells(row)) for row in rows)]
+def compact(rows: Sequence[Object], columns: Sequence[str] = _NAMES) -> list[str]:
+    """The lines of a whole table for a page, without padding."""
+    chosen = [_NAMES.index(name) for name in columns]
+    cells = [_NAMES, *map(_cells, rows)]
+    head, *lines = (_joined([each[column] for column in chosen]) for each in cells)
+    return [head, f"|{'---|' * len(columns)}", *lines]
 
 
 def _cells(row: Object) -> Sequence[str]:
@@ -53,15 +59,15 @@ def _cells(row: Object) -> Sequence[str]:
 
 
 def verdict(rows: Sequence[Object]) -> str:
-    """How many budgets are met, and which are not."""
+    """A line that says how many budgets are met and names the others."""
     judged = [row for row in rows if row["met"] is not None]
     missed = [row["what"] for row in judged if not row["met"]]
-    told = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
-    return f"{told}; not: {'; '.join(missed)}" if missed else told
+    text = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
+    return f"{text}; not: {'; '.join(missed)}" if missed else text
 
 
 def notes(rows: Sequence[Object]) -> str:
-    """Which figures are more the client's than the server's; nothing where there are none."""
+    """A line that names the figures which the client limits, not the server; empty if there are none."""
     limited = [
         f"{row['what']} ({', '.join(row['client']['limited'])})"
         for row in rows
@@ -71,19 +77,19 @@ def notes(rows: Sequence[Object]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits that count, or all of those before the point."""
+    """Three significant digits, or all digits before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _figure(samples: Object | None, unit: str) -> str:
-    """The median with its unit; nothing where there are no samples."""
+    """The median with its unit; empty without samples."""
     return "" if samples is None else f"{number(samples['median'])} {unit}"
 
 
 def _range(spread: Object | None) -> str:
-    """The quartiles; nothing where there was one round, or where the digits that are shown are the same."""
+    """The quartiles; empty after a single round, or if both look the same with the digits shown."""
     if spread is None or number(spread["lower"]) == number(spread["upper"]):
         return ""
     return f"{number(spread['lower'])} … {number(spread['upper'])}"

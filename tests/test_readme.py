@@ -1,51 +1,53 @@
-"""What the README shows works as it stands there."""
+"""What the README shows works as it stands, and it is short."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
-from tests.support.waiting import until
 
-from peili.mirror import Limits, MembershipRouter, Mirror
-from peili.mirror.doors.auth import anyone
-from peili.mirror.testing import context_for
+from peili.mirror import Mirror
 
 pytestmark = pytest.mark.anyio
 
 README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 
 
-def run(example: int, **given: object) -> dict[str, Any]:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
-    names: dict[str, Any] = {**given, "__name__": "readme"}
-    exec(compile(blocks[example], "README.md", "exec"), names)
-    return names
+def block(language: str) -> str:
+    """The only block of code in this language."""
+    [found] = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+    return str(found)
+
+
+def test_it_is_short() -> None:
+    assert len(TEXT.split()) <= 1200
 
 
 async def test_a_host_embeds_a_mirror_on_its_own_port() -> None:
-    names = run(0, is_a_node=anyone, cluster_tls=None)
+    names: dict[str, Any] = {"__name__": "agent"}
+    exec(compile(block("python"), "README.md", "exec"), names)
     mirror: Mirror = names["mirror"]
-    async with (
-        mirror.lifespan(None),
-        httpx.AsyncClient(transport=httpx.ASGITransport(names["app"]), base_url="http://host") as client,
-    ):
-        assert (await client.get("/v2/")).status_code == 200
-        assert (await client.get("/peili/v2/")).headers["peili-id"] == "node-1"
-        missing = await client.get(f"/v2/library/redis/blobs/sha256:{64 * '0'}?ns=docker.io")
+    node, runtime, stranger = (
+        httpx.AsyncClient(transport=httpx.ASGITransport(names["app"], client=(host, 1)), base_url="http://host")
+        for host in ("10.0.0.3", "127.0.0.1", "10.0.0.9")
+    )
+    async with mirror.lifespan(None), node, runtime, stranger:
+        assert (await runtime.get("/v2/")).status_code == 200
+        assert (await node.get("/peili/v2/")).headers["peili-id"] == "node-1"
+        missing = await runtime.get(f"/v2/library/redis/blobs/sha256:{64 * '0'}?ns=docker.io")
         assert missing.status_code == 404
+        assert (await stranger.get("/v2/")).status_code == (await stranger.get("/peili/v2/")).status_code == 403
 
 
-async def test_a_router_of_one_s_own_says_who_the_members_are() -> None:
-    async def watch_nodes() -> AsyncGenerator[list[SimpleNamespace], None]:
-        yield [SimpleNamespace(name="node-2", address="192.0.2.2")]
-
-    router: MembershipRouter = run(1, watch_nodes=watch_nodes)["ClusterRouter"]()
-    async with context_for(router, limits=Limits()) as context, router.run(context):
-        await until(router.ready)
-        assert [peer.urls for peer in router.peers()] == [("https://192.0.2.2:6443/peili",)]
+def test_the_command_takes_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "peili.toml"
+    file.write_text(block("toml"))
+    command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(file), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

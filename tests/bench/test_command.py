@@ -46,7 +46,7 @@ def test_a_group_is_measured_printed_and_written(group: str, short_path: Path) -
         assert table.line(row) in done.stdout.splitlines()
         assert_is_measured(row)
     left = {each.name for each in short_path.iterdir()}
-    assert left == {"results.json", *(["results.svg"] if group == "growth" else [])}, "something is left behind"
+    assert left == {"results.json", *(["results.png"] if group == "growth" else [])}, "something is left behind"
 
 
 def assert_is_measured(row: Mapping[str, Any]) -> None:

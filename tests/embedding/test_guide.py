@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ from starlette.requests import HTTPConnection
 from tests.support.waiting import until
 
 import peili.mirror
-from peili.mirror import Mirror, PushRouter
+from peili.mirror import Limits, MembershipRouter, Mirror, PushRouter
+from peili.mirror.testing import context_for
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -88,12 +90,22 @@ async def test_who_is_let_in_and_who_the_others_are() -> None:
         assert [peer.urls for peer in router.peers()] == [("https://10.0.0.3:6443/peili",)]
 
 
+async def test_a_router_of_the_agents_own_says_who_the_members_are() -> None:
+    async def watch_nodes() -> AsyncGenerator[list[SimpleNamespace], None]:
+        yield [SimpleNamespace(name="node-2", address="192.0.2.2")]
+
+    router: MembershipRouter = (await run(5, watch_nodes=watch_nodes))["ClusterRouter"]()
+    async with context_for(router, limits=Limits()) as context, router.run(context):
+        await until(router.ready)
+        assert [peer.urls for peer in router.peers()] == [("https://192.0.2.2:6443/peili",)]
+
+
 async def test_metrics() -> None:
     registry = CollectorRegistry()
-    await run(5, registry=registry, mirror=mirror())
+    await run(6, registry=registry, mirror=mirror())
     assert registry.get_sample_value("peili_ready", {"part": "store"}) == 0
     registry = CollectorRegistry()
-    await run(6, registry=registry, blue=mirror(), green=mirror())
+    await run(7, registry=registry, blue=mirror(), green=mirror())
     assert registry.get_sample_value("peili_ready", {"part": "store", "mirror": "green"}) == 0
 
 
