@@ -1,4 +1,4 @@
-"""What several end-to-end tests ask of a host."""
+"""Checks and helpers that several end-to-end tests use."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ KIB = 1 << 10
 MIB = 1 << 20
 
 
-def expected(image: Image) -> set[str]:
-    """The digests that a pull for this machine's platform brings."""
+def platform_digests(image: Image) -> set[str]:
+    """Return the digests of the index, if any, and of all blobs that a pull for this machine's platform fetches."""
     return {image.target.digest, *(blob.digest for blob in image.manifests[0].blobs)}
 
 
 def assert_has(host: Host, image: Image) -> None:
-    """containerd on `host` has the whole of `image` for this platform, byte for byte."""
-    assert not expected(image) - host.containerd.digests()
-    for digest in expected(image):
+    """Check that containerd on `host` has all bytes of `image` for this machine's platform."""
+    assert not platform_digests(image) - host.containerd.digests()
+    for digest in platform_digests(image):
         assert hashlib.sha256(host.containerd.read(digest)).hexdigest() == digest.removeprefix("sha256:")
 
 
-def assert_nothing_wrong(containerd: Containerd) -> None:
-    """Every file that containerd has committed is what its name says. Some go meanwhile: a failed pull is tidied up."""
+def assert_no_wrong_blob(containerd: Containerd) -> None:
+    """Check that each blob that containerd has committed has the digest that is its name."""
     for blob in containerd.blob_path("sha256").iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError):  # containerd removes the content of a failed pull
             assert hashlib.sha256(blob.read_bytes()).hexdigest() == blob.name
 
 
 def flip_byte(blob: Path, at: int) -> None:
-    """Change the byte of `blob` at the offset `at`; the size stays."""
+    """Change the byte of `blob` at the offset `at`."""
     with blob.open("r+b") as file:
         file.seek(at)
         [byte] = file.read(1)

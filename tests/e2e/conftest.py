@@ -1,4 +1,4 @@
-"""What all end-to-end tests need: the commands that the laboratory runs, and the hosts' logs in a failure's report."""
+"""Hooks for all end-to-end tests: they skip if a command is missing, and the report of a failure has the logs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytest.register_assert_rewrite("tests.e2e.checks")  # so that a failure there sh
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip where something is not installed; `make test` installs it where it may."""
+    """Skip the tests if a command of the laboratory is not installed. `make test` installs it if it may."""
     missing = missing_commands()
     for item in items:
         if missing and item.path.is_relative_to(Path(__file__).parent):
@@ -21,7 +21,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Add what the hosts logged to the report of a test that failed."""
+    """Add the log of each host to the report of a failed test."""
     report = yield
     if report.failed and isinstance(item, pytest.Function):
         labs = [each for each in item.funcargs.values() if isinstance(each, Lab)]

@@ -1,5 +1,7 @@
-"""Real containerd, for every shape of hosts.toml: it pulls before `peili hosts apply`, after it, where peili does not
-run, and after `peili hosts remove`; and what it gets comes from where it should.
+"""`peili hosts` with a real containerd, for many forms of hosts.toml.
+
+containerd pulls before `peili hosts apply`, after it, while peili does not run, and after `peili hosts remove`. The
+tests check whether the content came from a peer or from upstream.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from functools import cache
 
 import pytest
 from tests.adapters.containerd.trees import Tree, make, snapshot
-from tests.e2e.checks import KIB, expected
+from tests.e2e.checks import KIB, platform_digests
 from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
 from tests.lab.processes import run
 from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_release, release
@@ -32,8 +34,14 @@ REFERER = "the-laboratory"
 
 
 @dataclass(frozen=True)
-class World:
-    """Two hosts with the same image to pull, which only a third one has. peili runs on one of the two."""
+class Setup:
+    """A laboratory in which the host `holder` has an image that two other hosts pull.
+
+    Attributes:
+        secure: A registry with the same content as `lab.upstream`. It speaks TLS and requires a client certificate.
+        certificate: A certificate that `secure` accepts.
+        image: The image, which both registries have.
+    """
 
     lab: Lab
     secure: Upstream
@@ -41,78 +49,91 @@ class World:
     image: Image
 
     @property
-    def names(self) -> Names:
+    def registries(self) -> Registries:
         own = self.certificate
-        files = {"ca.crt": own.ca, "client.cert": own.cert, "client.key": own.key}  # as Docker has them
-        return Names(
+        files = {"ca.crt": own.ca, "client.cert": own.cert, "client.key": own.key}  # Docker's file names
+        return Registries(
             self.lab.upstream.name, self.secure.name, {name: each.read_bytes() for name, each in files.items()}
         )
 
     @property
-    def here(self) -> Host:
-        return self.lab.hosts["here"]
+    def puller(self) -> Host:
+        """The host on which peili runs and finds the image on the holder."""
+        return self.lab.hosts["puller"]
 
     @property
-    def without(self) -> Host:
-        return self.lab.hosts["without"]
+    def without_peili(self) -> Host:
+        """The host on which peili does not run."""
+        return self.lab.hosts["without-peili"]
 
 
 @contextmanager
-def open_world(name: str) -> Generator[World]:
-    """One whose hosts have the containerd of this name."""
-    with Lab("here", "without", "there", release=release(name)) as lab:
+def open_setup(name: str) -> Generator[Setup]:
+    """Start the laboratory with the containerd release of this name."""
+    with Lab("puller", "without-peili", "holder", release=release(name)) as lab:
         layout = lab.directory / "layout"
         image = make_layout(layout, layers=[300 * KIB, 20 * KIB], tags=["v1", f"{OTHER}/{REPOSITORY}:v1"])
         for repository in (REPOSITORY, f"hub/{REPOSITORY}"):
             lab.upstream.push(image, repository)
-        lab.hosts["there"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+        lab.hosts["holder"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
         node = lab.network.add_node("secure")
         certificate = make_certificate(lab.directory / "certificates", node.address)
         secure = Upstream(node, lab.directory / "secure", storage=lab.upstream.storage, certificate=certificate)
         secure.start()
         try:
-            lab.start_peili("here", "there")
-            yield World(lab, secure, certificate, image)
+            lab.start_peili("puller", "holder")
+            yield Setup(lab, secure, certificate, image)
         finally:
             secure.stop()
 
 
-Worlds = Callable[[str], World]
+SetupFactory = Callable[[str], Setup]
 
 
 @pytest.fixture(scope="module")
-def worlds() -> Generator[Worlds]:
-    """A world for each version of containerd, made when it is first asked for."""
+def setups() -> Generator[SetupFactory]:
+    """A function that returns the setup of a containerd release. It starts the setup at the first call."""
     with ExitStack() as stack:
 
         @cache
-        def world(name: str) -> World:
-            return stack.enter_context(open_world(name))
+        def setup(name: str) -> Setup:
+            return stack.enter_context(open_setup(name))
 
-        yield world
+        yield setup
 
 
 @pytest.fixture
-def world(worlds: Worlds, request: pytest.FixtureRequest) -> World:
-    return worlds(request.param)
+def setup(setups: SetupFactory, request: pytest.FixtureRequest) -> Setup:
+    return setups(request.param)
 
 
 @dataclass(frozen=True)
-class Shape:
-    """A hosts folder before `apply`, the registry that is pulled from, and what else is told to ctr and to `apply`."""
+class Case:
+    """A form of hosts.toml.
+
+    Attributes:
+        tree: The files of the hosts directory before `peili hosts apply`.
+        registry: The registry in the reference of the image.
+        pull: Further options of `ctr`.
+        apply: Further options of `peili hosts apply`.
+        with_tls: Whether the content comes from `Setup.secure`.
+        implicit_server: Whether no file has the URL of the registry. containerd then uses HTTP for one on loopback.
+        refused_by_containerd_1: Whether `apply` refuses the case for containerd 1.x. That release ignores the file, and
+            would use another host if peili were in it.
+    """
 
     tree: Tree
     registry: str
     pull: tuple[str, ...] = ()
     apply: tuple[str, ...] = ()
-    by_tls: bool = False
-    by_default: bool = False  # nothing says where the registry is: containerd takes one on loopback for plain HTTP
-    refused_by_1: bool = False  # containerd 1.x overlooks the file, and with peili in it another host would be asked
+    with_tls: bool = False
+    implicit_server: bool = False
+    refused_by_containerd_1: bool = False
 
 
 @dataclass(frozen=True)
-class Names:
-    """What the shapes are written with: two registries, of which one wants certificates, and these."""
+class Registries:
+    """What the cases contain: the names of the two registries, and the certificate files for `secure`, by name."""
 
     plain: str
     secure: str
@@ -120,159 +141,176 @@ class Names:
 
     @property
     def mirror(self) -> str:
+        """A host table in TOML that makes the plain registry a mirror."""
         return f'[host."http://{self.plain}"]\ncapabilities = ["pull", "resolve"]\n'
 
 
-def one(content: str, *apply: str) -> Shape:
-    """A single file, for a registry that can only be had by a mirror."""
-    return Shape({f"{OTHER}/hosts.toml": content.encode()}, OTHER, apply=apply)
+def mirror_only(content: str, *apply: str) -> Case:
+    """Return a case with one file, for a registry that does not exist. Only mirrors in the file have the content."""
+    return Case({f"{OTHER}/hosts.toml": content.encode()}, OTHER, apply=apply)
 
 
 def with_certificates(
-    names: Names, directory: str, hosts_toml: str | None = None, *apply: str, keys: str = ""
-) -> Shape:
-    """The registry that wants certificates, and where they are."""
-    tree = {f"{directory}/{keys}{name}": content for name, content in names.files.items()}
+    registries: Registries, directory: str, hosts_toml: str | None = None, *apply: str, keys: str = ""
+) -> Case:
+    """Return a case for the registry that requires certificates.
+
+    Args:
+        registries: See `Registries`.
+        directory: The directory of the certificates and of `hosts_toml`.
+        hosts_toml: The content of hosts.toml. The default is that there is no such file.
+        apply: Further options of `peili hosts apply`.
+        keys: A prefix of the paths of the certificates in `directory`.
+    """
+    tree = {f"{directory}/{keys}{name}": content for name, content in registries.files.items()}
     if hosts_toml is not None:
         tree[f"{directory}/hosts.toml"] = hosts_toml.encode()
-    return Shape(tree, names.secure, apply=apply, by_tls=True, by_default="[host" not in (hosts_toml or ""))
+    return Case(tree, registries.secure, apply=apply, with_tls=True, implicit_server="[host" not in (hosts_toml or ""))
 
 
-SHAPES: Mapping[str, Callable[[Names], Shape]] = {
-    "no file": lambda n: Shape({}, n.plain, PLAIN_HTTP),
-    "an empty directory": lambda n: Shape({n.plain: None}, n.plain, PLAIN_HTTP),
-    "server only": lambda n: Shape(
-        {f"{n.plain.replace(':', '_')}_/hosts.toml": f'server = "http://{n.plain}"'.encode()},
-        n.plain,
+CASES: Mapping[str, Callable[[Registries], Case]] = {
+    "no file": lambda r: Case({}, r.plain, PLAIN_HTTP),
+    "an empty directory": lambda r: Case({r.plain: None}, r.plain, PLAIN_HTTP),
+    "server only": lambda r: Case(
+        {f"{r.plain.replace(':', '_')}_/hosts.toml": f'server = "http://{r.plain}"'.encode()},
+        r.plain,
         PLAIN_HTTP,
-        refused_by_1=True,
+        refused_by_containerd_1=True,
     ),
-    "_default only": lambda n: Shape({"_default/hosts.toml": n.mirror.encode()}, OTHER),
-    "_default, one registry chosen": lambda n: Shape(
-        {"_default/hosts.toml": n.mirror.encode()}, OTHER, apply=("--registry", OTHER)
+    "_default only": lambda r: Case({"_default/hosts.toml": r.mirror.encode()}, OTHER),
+    "_default, one registry chosen": lambda r: Case(
+        {"_default/hosts.toml": r.mirror.encode()}, OTHER, apply=("--registry", OTHER)
     ),
-    "mirrors and server": lambda n: one(f'server = "http://{n.plain}"\n\n[host."http://127.0.0.1:1"]\n{n.mirror}'),
-    "comments, CRLF, a byte-order mark": lambda n: one(
-        f'\ufeff# top\n\nserver = "http://{n.plain}"\n# of it\n{n.mirror} # end'.replace("\n", "\r\n")
+    "mirrors and server": lambda r: mirror_only(
+        f'server = "http://{r.plain}"\n\n[host."http://127.0.0.1:1"]\n{r.mirror}'
     ),
-    "the parent table first": lambda n: one(f'[host]\n\n  [host."http://{n.plain}"]'),
-    "dotted keys": lambda n: one(f'host."http://{n.plain}".capabilities = ["pull", "resolve"]'),
-    "a dial_timeout": lambda n: one(n.mirror, "--containerd-version", "2.1.0"),
-    "headers": lambda n: one(f'{n.mirror}[host."http://{n.plain}".header]\nReferer = "{REFERER}"\n'),
-    "override_path": lambda n: Shape(
-        {"docker.io/hosts.toml": f'[host."http://{n.plain}/v2/hub"]\noverride_path = true\n'.encode()}, "docker.io"
+    "comments, CRLF, a byte-order mark": lambda r: mirror_only(
+        f'\ufeff# top\n\nserver = "http://{r.plain}"\n# of it\n{r.mirror} # end'.replace("\n", "\r\n")
     ),
-    "Docker-style certificates": lambda n: with_certificates(n, n.secure),
-    "Docker-style certificates, server only": lambda n: with_certificates(
-        n, n.secure, f'server = "https://{n.secure}"'
+    "the parent table first": lambda r: mirror_only(f'[host]\n\n  [host."http://{r.plain}"]'),
+    "dotted keys": lambda r: mirror_only(f'host."http://{r.plain}".capabilities = ["pull", "resolve"]'),
+    "a dial_timeout": lambda r: mirror_only(r.mirror, "--containerd-version", "2.1.0"),
+    "headers": lambda r: mirror_only(f'{r.mirror}[host."http://{r.plain}".header]\nReferer = "{REFERER}"\n'),
+    "override_path": lambda r: Case(
+        {"docker.io/hosts.toml": f'[host."http://{r.plain}/v2/hub"]\noverride_path = true\n'.encode()}, "docker.io"
     ),
-    "Docker-style certificates of _default": lambda n: with_certificates(n, "_default", None, "--registry", n.secure),
-    "ca and client": lambda n: with_certificates(
-        n,
-        n.secure,
-        f'server = "https://{n.secure}"\nca = "keys/ca.crt"\nclient = [["keys/client.cert", "keys/client.key"]]\n'
+    "Docker-style certificates": lambda r: with_certificates(r, r.secure),
+    "Docker-style certificates, server only": lambda r: with_certificates(
+        r, r.secure, f'server = "https://{r.secure}"'
+    ),
+    "Docker-style certificates of _default": lambda r: with_certificates(r, "_default", None, "--registry", r.secure),
+    "ca and client": lambda r: with_certificates(
+        r,
+        r.secure,
+        f'server = "https://{r.secure}"\nca = "keys/ca.crt"\nclient = [["keys/client.cert", "keys/client.key"]]\n'
         '[host."https://127.0.0.1:1"]\n',
         keys="keys/",
     ),
 }
 
 
-ONLY_1 = {"dotted keys", "comments, CRLF, a byte-order mark", "Docker-style certificates, server only"}
-"""containerd 2.x reads these otherwise, and can't pull by them, with or without peili."""
+ONLY_CONTAINERD_1 = {"dotted keys", "comments, CRLF, a byte-order mark", "Docker-style certificates, server only"}
+"""containerd 2.x parses these cases differently and can't pull with them, with or without peili."""
 
 
-def pairs() -> list[ParameterSet]:
-    """Each shape on two of the versions, each version with shapes of all kinds; or all on the one that is asked for."""
-    found: list[ParameterSet] = []
-    for number, (name, shape) in enumerate(SHAPES.items()):
-        able = [each for each in RELEASE_NAMES if name not in ONLY_1 or each in CONTAINERD_1]
+def cases_and_releases() -> list[ParameterSet]:
+    """Return each case with two releases, such that each release has various cases.
+
+    If PEILI_CONTAINERD selects a release, return all cases with that release.
+    """
+    parameters: list[ParameterSet] = []
+    for number, (name, case) in enumerate(CASES.items()):
+        able = [each for each in RELEASE_NAMES if name not in ONLY_CONTAINERD_1 or each in CONTAINERD_1]
         chosen = (able[number % len(able)], able[(number + number // len(able) + 1) % len(able)])
-        found += [
-            pytest.param(*each.values, shape, id=f"{name}-{each.values[0]}", marks=each.marks)
+        parameters += [
+            pytest.param(*each.values, case, id=f"{name}-{each.values[0]}", marks=each.marks)
             for each in each_release(*dict.fromkeys(chosen))
             if each.values[0] in able
         ]
-    return found
+    return parameters
 
 
-@pytest.mark.parametrize(("world", "make_shape"), pairs(), indirect=["world"])
-def test_containerd_pulls_all_along(world: World, make_shape: Callable[[Names], Shape]) -> None:
-    shape = make_shape(world.names)
-    if shape.by_default and not world.lab.network.privileged:
-        pytest.skip("containerd speaks no TLS to a registry on loopback; this needs root")
-    for host in (world.here, world.without):
+@pytest.mark.parametrize(("setup", "make_case"), cases_and_releases(), indirect=["setup"])
+def test_containerd_pulls_before_during_and_after_peili_is_in_hosts_toml(
+    setup: Setup, make_case: Callable[[Registries], Case]
+) -> None:
+    case = make_case(setup.registries)
+    if case.implicit_server and not setup.lab.network.privileged:
+        pytest.skip("containerd does not use TLS for a registry on loopback; this test needs root")
+    for host in (setup.puller, setup.without_peili):
         shutil.rmtree(host.containerd.hosts, ignore_errors=True)
-        make(host.containerd.hosts, shape.tree)
-    here, was = world.here, snapshot(world.here.containerd.hosts)
+        make(host.containerd.hosts, case.tree)
+    puller, original = setup.puller, snapshot(setup.puller.containerd.hosts)
 
-    assert blobs_from_upstream(world, here, shape) > 0
-    if shape.refused_by_1 and here.containerd.release.name in CONTAINERD_1:
-        assert peili_hosts("apply", here, "--registry", shape.registry) == 1
-        assert snapshot(here.containerd.hosts) == was
+    assert blobs_from_upstream(setup, puller, case) > 0
+    if case.refused_by_containerd_1 and puller.containerd.release.name in CONTAINERD_1:
+        assert peili_hosts("apply", puller, "--registry", case.registry) == 1
+        assert snapshot(puller.containerd.hosts) == original
         return
-    for host in (world.here, world.without):
-        assert peili_hosts("apply", host, *shape.apply) == 0
-    assert blobs_from_upstream(world, here, shape) == 0  # they came from there
-    assert blobs_from_upstream(world, world.without, shape) > 0
-    assert peili_hosts("remove", here) == 0
-    assert snapshot(here.containerd.hosts) == was
-    assert blobs_from_upstream(world, here, shape) > 0
+    for host in (setup.puller, setup.without_peili):
+        assert peili_hosts("apply", host, *case.apply) == 0
+    assert blobs_from_upstream(setup, puller, case) == 0  # all blobs came from the holder
+    assert blobs_from_upstream(setup, setup.without_peili, case) > 0
+    assert peili_hosts("remove", puller) == 0
+    assert snapshot(puller.containerd.hosts) == original
+    assert blobs_from_upstream(setup, puller, case) > 0
 
 
-@pytest.mark.parametrize("world", each_release(*RELEASE_NAMES), indirect=True)
-def test_the_one_switch_of_peili_serve(world: World) -> None:
-    """On while it runs, off when it is stopped; killed, it leaves a host that refuses connections, and no harm."""
-    shape, host = one(world.names.mirror), world.without
+@pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)
+def test_peili_serve_is_in_hosts_toml_only_while_it_runs(setup: Setup) -> None:
+    """This tests `[hosts] apply = true`. A killed peili stays in hosts.toml, and containerd still pulls."""
+    case, host = mirror_only(setup.registries.mirror), setup.without_peili
     shutil.rmtree(host.containerd.hosts, ignore_errors=True)
-    make(host.containerd.hosts, shape.tree)
-    was = snapshot(host.containerd.hosts)
-    switch = {"apply": True, "config_path": [str(host.containerd.hosts)]}
-    patient = {**GENEROUS_LIMITS, "start_timeout": 60, "stop_timeout": 60}
+    make(host.containerd.hosts, case.tree)
+    original = snapshot(host.containerd.hosts)
+    hosts = {"apply": True, "config_path": [str(host.containerd.hosts)]}
+    limits = {**GENEROUS_LIMITS, "start_timeout": 60, "stop_timeout": 60}
     try:
-        world.lab.start_peili("without", hosts=switch, limits=patient)
-        assert blobs_from_upstream(world, host, shape) == 0
+        setup.lab.start_peili("without-peili", hosts=hosts, limits=limits)
+        assert blobs_from_upstream(setup, host, case) == 0
         host.peili.kill()
-        assert snapshot(host.containerd.hosts) != was
-        assert blobs_from_upstream(world, host, shape) > 0
-        world.lab.start_peili("without", hosts=switch, limits=patient)
+        assert snapshot(host.containerd.hosts) != original
+        assert blobs_from_upstream(setup, host, case) > 0
+        setup.lab.start_peili("without-peili", hosts=hosts, limits=limits)
     finally:
         host.peili.stop()
-    assert snapshot(host.containerd.hosts) == was
-    assert blobs_from_upstream(world, host, shape) > 0
+    assert snapshot(host.containerd.hosts) == original
+    assert blobs_from_upstream(setup, host, case) > 0
 
 
-@pytest.mark.parametrize("world", each_release(*RELEASE_NAMES), indirect=True)
-def test_it_is_asked_for_its_version(world: World) -> None:
-    containerd = world.here.containerd
+@pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)
+def test_a_running_containerd_is_asked_for_its_version(setup: Setup) -> None:
+    containerd = setup.puller.containerd
     running = asyncio.run(version_at(containerd.socket))
     assert running is not None
     assert running == run([containerd.release.program("containerd"), "--version"]).decode().split()[2]
     assert Version.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
 
 
-def test_without_one_that_runs_the_installed_one_is_asked() -> None:
+def test_the_installed_containerd_is_asked_for_its_version() -> None:
     installed = asyncio.run(version_installed())
     assert installed is not None
     Version.parse(installed)
 
 
 def peili_hosts(action: str, host: Host, *options: str) -> int:
+    """Run `peili hosts` for the containerd of `host`, and return the exit status."""
     version = asyncio.run(version_at(host.containerd.socket))
     assert version is not None
-    known = ["--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
-    return main(["hosts", action, *known, "--containerd-version", version, *options])
+    command = ["hosts", action, "--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
+    return main([*command, "--containerd-version", version, *options])
 
 
-def blobs_from_upstream(world: World, host: Host, shape: Shape) -> int:
-    """Pull the image, which is then gone again; how many of its blobs came from upstream."""
-    upstream = world.secure if shape.by_tls else world.lab.upstream
-    reference = f"{shape.registry}/{REPOSITORY}:v1"
+def blobs_from_upstream(setup: Setup, host: Host, case: Case) -> int:
+    """Pull the image, remove it again, and return how many of its blobs upstream has sent."""
+    upstream = setup.secure if case.with_tls else setup.lab.upstream
+    reference = f"{case.registry}/{REPOSITORY}:v1"
     before = upstream.log_position()
-    host.containerd.pull(reference, *shape.pull)
-    assert not expected(world.image) - host.containerd.digests()
+    host.containerd.pull(reference, *case.pull)
+    assert not platform_digests(setup.image) - host.containerd.digests()
     host.containerd.remove(reference)
-    assert not expected(world.image) & host.containerd.digests()
+    assert not platform_digests(setup.image) & host.containerd.digests()
     upstream.log_position()
-    if REFERER in str(shape.tree):
+    if REFERER in str(case.tree):
         assert any(each.referer == REFERER for each in upstream.requests(before))
     return len(upstream.blobs_sent(before))

@@ -1,4 +1,4 @@
-"""A client that sends no `ns`: the registry stands in the path. Here it is skopeo, and no registry exists at all."""
+"""skopeo pulls from the local door. It sends no `ns`, so the registry is in the path. No upstream registry exists."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ REPOSITORY = "registry.invalid/library/demo"
 
 @pytest.fixture(scope="module", params=each_release("trixie"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("here", "near", release=release(request.param)) as lab:
-        lab.start_peili("here", resolver={"kind": "local"})
-        lab.start_peili("near", resolver={"kind": "peers"})
+    with Lab("holder", "peer", release=release(request.param)) as lab:
+        lab.start_peili("holder", resolver={"kind": "local"})
+        lab.start_peili("peer", resolver={"kind": "peers"})
         yield lab
 
 
 @pytest.fixture(scope="module")
 def image(lab: Lab) -> Image:
-    """An image that was imported into the containerd of one host."""
+    """An image that was imported into the containerd of the holder."""
     layout = lab.directory / "layout"
     image = make_layout(layout, layers=[3 * MIB, 200 * KIB], tags=[f"{REPOSITORY}:v1"])
-    lab.hosts["here"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
+    lab.hosts["holder"].containerd.import_archive(pack_tar(layout, lab.directory / "image.tar"))
     return image
 
 
-@pytest.mark.parametrize("name", ["here", "near"])
+@pytest.mark.parametrize("name", ["holder", "peer"])
 @pytest.mark.parametrize("by", ["tag", "digest"])
-def test_skopeo_copies_through_the_local_door(lab: Lab, image: Image, tmp_path: Path, name: str, by: str) -> None:
+def test_skopeo_copies_an_image_from_the_local_door(lab: Lab, image: Image, tmp_path: Path, name: str, by: str) -> None:
     reference = f"{REPOSITORY}:v1" if by == "tag" else f"{REPOSITORY}@{image.target.digest}"
     skopeo_copy(lab.hosts[name], reference, tmp_path / "copy")
     for blob in (image.config, *image.layers):

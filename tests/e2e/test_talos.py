@@ -1,4 +1,4 @@
-"""Peers that Talos has discovered, as it prints them: into a file, and to a process that runs beside gRPC's threads."""
+"""Peers that Talos has discovered. The router reads them from a file, or runs a command while gRPC threads exist."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from tests.routers.members import member, printed
 
 
 @pytest.fixture(params=["file", "command"])
-def way(request: pytest.FixtureRequest) -> str:
-    """How Talos is asked for its members."""
+def source(request: pytest.FixtureRequest) -> str:
+    """The option of the router that says where the members come from."""
     return str(request.param)
 
 
 @pytest.fixture(params=each_release("2.4.2"))
-def lab(request: pytest.FixtureRequest, way: str) -> Generator[Lab]:
+def lab(request: pytest.FixtureRequest, source: str) -> Generator[Lab]:
     with Lab("a", "b", release=release(request.param)) as lab:
         if not lab.network.privileged:
-            pytest.skip("on loopback all hosts have the same address, and Talos's all the same port")
+            pytest.skip("all members of Talos have the same port, which is impossible on loopback")
         for host in lab.hosts.values():
-            tell(lab, host, host)
+            write_members(lab, host, host)
             store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
             file = str(lab.directory / host.name / "members.json")
-            source = {"file": file} if way == "file" else {"command": ["cat", file]}
-            host.peili.start({"store": store, "router": {"kind": "talos", **source, "interval": 0.1}})
+            options = {"file": file} if source == "file" else {"command": ["cat", file]}
+            host.peili.start({"store": store, "router": {"kind": "talos", **options, "interval": 0.1}})
         yield lab
 
 
-def tell(lab: Lab, host: Host, *members: Host) -> None:
-    """Let `host` know these members, under ids that are Talos's and not peili's."""
+def write_members(lab: Lab, host: Host, *members: Host) -> None:
+    """Write the members that `host` knows, with ids of Talos, which peili does not use."""
     text = printed([member(f"node-{each.name}", "fe80::1", each.node.address) for each in members])
     (lab.directory / host.name / "members.json").write_text(text)
 
 
-def test_an_image_is_pulled_from_a_member_once_it_is_one(lab: Lab) -> None:
+def test_an_image_is_pulled_from_a_host_after_it_becomes_a_member(lab: Lab) -> None:
     a, b = lab.hosts.values()
     published = lab.publish("library/by-digest", [MIB])
     a.containerd.pull(published.by_digest)
@@ -47,7 +47,7 @@ def test_an_image_is_pulled_from_a_member_once_it_is_one(lab: Lab) -> None:
     blob = published.blob_url(published.image.config.digest)
     wait_for(lambda: b.can_fetch_from(a, blob), "a serves what it has")
     assert not b.can_find(blob), "b knows no other member yet"
-    tell(lab, b, a, b)
+    write_members(lab, b, a, b)
     wait_for(lambda: b.can_find(blob), "b finds what a has")
     b.containerd.pull(published.by_digest)
     assert_has(b, published.image)

@@ -1,4 +1,4 @@
-"""A peer whose store is damaged: nothing wrong is committed, the peer is left out, and the pull is mended elsewhere."""
+"""A holder has a damaged blob. No wrong byte is committed, the holder is quarantined, and the next pull succeeds."""
 
 from __future__ import annotations
 
@@ -6,69 +6,69 @@ from collections.abc import Generator
 from contextlib import suppress
 
 import pytest
-from tests.e2e.checks import KIB, MIB, assert_has, assert_nothing_wrong, flip_byte
+from tests.e2e.checks import KIB, MIB, assert_has, assert_no_wrong_blob, flip_byte
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.releases import each_release, release
 from tests.lab.upstream import Published
 
 SMALL, LARGE = 100 * KIB, 9 * MIB
-"""One is verified before its first byte is passed on, the other is on its way by then."""
+"""Bytes of a layer that is verified before its first byte is passed on, and of one that is verified on the way."""
 
 
 @pytest.fixture(scope="module", params=each_release("installed", "2.4.2"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("honest", "puller", "liar", release=release(request.param)) as lab:
+    with Lab("honest", "puller", "bad-disk", release=release(request.param)) as lab:
         yield lab
 
 
 @pytest.fixture(params=[SMALL, LARGE], ids=["small", "large"])
 def published(lab: Lab, request: pytest.FixtureRequest) -> Generator[Published]:
-    """An image of which the liar has the layer with one byte changed. The puller and the liar run peili."""
+    """An image whose layer has one changed byte on the faulty host. The puller and the faulty host run peili."""
     published = lab.publish("library/damaged", [request.param])
     lab.hosts["honest"].containerd.pull(published.by_digest)
     flip_byte(published.image.blob_path(published.image.layers[0].digest), request.param // 2)
     lab.start_peili("puller")
-    lab.start_peili("liar", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
+    lab.start_peili("bad-disk", store={"kind": "oci-layout", "path": str(published.image.path), "verify": False})
     yield published
     lab.stop_peili()
     lab.upstream.start()
 
 
-def test_the_pull_is_mended_upstream(lab: Lab, published: Published) -> None:
+def test_the_next_pull_succeeds_from_upstream(lab: Lab, published: Published) -> None:
     puller = lab.hosts["puller"]
-    with suppress(CommandFailed):  # the bytes that are there already may cost this one pull, no more
+    with suppress(CommandFailed):  # wrong bytes that were already passed on may fail this pull, but only this one
         puller.containerd.pull(published.by_digest)
-    assert_nothing_wrong(puller.containerd)
-    assert quarantines(puller, lab.hosts["liar"], published) == 1
+    assert_no_wrong_blob(puller.containerd)
+    assert quarantines(puller, lab.hosts["bad-disk"], published) == 1
     puller.containerd.pull(published.by_digest)
     assert_has(puller, published.image)
-    assert quarantines(puller, lab.hosts["liar"], published) == 1, "the liar was asked again"
+    assert quarantines(puller, lab.hosts["bad-disk"], published) == 1, "the faulty host was used again"
 
 
-def test_the_pull_is_mended_by_another_peer(lab: Lab, published: Published) -> None:
+def test_the_next_pull_succeeds_from_another_peer(lab: Lab, published: Published) -> None:
     puller = lab.hosts["puller"]
     lab.upstream.stop()
     with pytest.raises(CommandFailed):
         puller.containerd.pull(published.by_digest)
-    assert_nothing_wrong(puller.containerd)
-    assert quarantines(puller, lab.hosts["liar"], published) == 1
+    assert_no_wrong_blob(puller.containerd)
+    assert quarantines(puller, lab.hosts["bad-disk"], published) == 1
     lab.start_peili("honest")
-    wait_for(lambda: pulls(puller, published), "the pull completes from the honest peer", pause=0.5)
+    wait_for(lambda: can_pull(puller, published), "the pull succeeds from the honest peer", pause=0.5)
     assert_has(puller, published.image)
-    assert_nothing_wrong(puller.containerd)
-    assert quarantines(puller, lab.hosts["liar"], published) == 1, "the liar was asked again"
+    assert_no_wrong_blob(puller.containerd)
+    assert quarantines(puller, lab.hosts["bad-disk"], published) == 1, "the faulty host was used again"
 
 
-def quarantines(host: Host, liar: Host, published: Published) -> int:
-    """How often `host` has logged that it quarantines `liar` for the layer."""
+def quarantines(host: Host, faulty: Host, published: Published) -> int:
+    """Return how often `host` has logged that it quarantines `faulty` for the layer."""
     [layer] = published.image.layers
     lines = [line for line in host.peili.log().splitlines() if "quarantine" in line and layer.digest in line]
-    return sum(liar.name in line or liar.peili.peer in line for line in lines)
+    return sum(faulty.name in line or faulty.peili.peer in line for line in lines)
 
 
-def pulls(host: Host, published: Published) -> bool:
-    """Whether a pull succeeds now."""
+def can_pull(host: Host, published: Published) -> bool:
+    """Pull the image, and return whether that succeeds."""
     try:
         host.containerd.pull(published.by_digest)
     except CommandFailed:

@@ -1,4 +1,4 @@
-"""A plug-in that fails, whatever it fails at, never takes the host down: its own routes and the mirror's go on."""
+"""A failing plug-in never stops the host agent: the agent's routes and the mirror's routes continue to answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
-QUICK = Limits(
+SHORT_LIMITS = Limits(
     backoff_min=0.01, backoff_max=0.02, start_timeout=0.2, stop_timeout=0.2, drain_timeout=0.1, lookup_timeout=0.2
 )
 TAG = Reference("registry.example", "demo", "v1")
@@ -34,95 +34,99 @@ CASES = [
 ]
 
 
-class Broken(Exception):
-    """What the plug-in fails with: nothing that peili knows."""
+class PluginError(Exception):
+    """The error of the plug-in. peili does not know this class."""
 
 
-def break_at(plugin: Plugin, method: str, how: str) -> None:
-    """From now on `method` fails: when it is called, when it is awaited, or at its first step."""
+def break_method(plugin: Plugin, method: str, moment: str) -> None:
+    """Let `method` fail from now on: when it is called, when it is awaited, or at the first step of its iterator."""
 
-    def called(*_: object, **__: object) -> Any:
-        raise Broken(method)
+    def fail_when_called(*_: object, **__: object) -> Any:
+        raise PluginError(method)
 
-    async def awaited(*_: object, **__: object) -> Any:
-        raise Broken(method)
+    async def fail_when_awaited(*_: object, **__: object) -> Any:
+        raise PluginError(method)
 
-    async def stepped(*_: object, **__: object) -> AsyncGenerator[Any]:
-        raise Broken(method)
+    async def fail_at_first_step(*_: object, **__: object) -> AsyncGenerator[Any]:
+        raise PluginError(method)
         yield
 
-    setattr(plugin, method, {"called": called, "awaited": awaited, "stepped": stepped}[how])
+    replacements = {"called": fail_when_called, "awaited": fail_when_awaited, "first step": fail_at_first_step}
+    setattr(plugin, method, replacements[moment])
 
 
-def ways(method: str) -> list[str]:
+def moments(method: str) -> list[str]:
+    """Return the moments at which `method` can fail."""
     if method in {"watch", "lookup"}:
-        return ["called", "stepped"]
+        return ["called", "first step"]
     if method in {"run", "ready", "peers", "routes"}:
         return ["called"]
     return ["called", "awaited"]
 
 
 async def home(request: Request) -> PlainTextResponse:
-    return PlainTextResponse("the host's")
+    return PlainTextResponse("the agent's page")
 
 
-def visiting(app: Starlette) -> httpx.AsyncClient:
-    """Sees every exception that the host's server would."""
+def client_for(app: Starlette) -> httpx.AsyncClient:
+    """Return a client that raises every exception that the agent's server would see."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("127.0.0.1", 1)), base_url="http://host")
 
 
-async def ask(client: httpx.AsyncClient, held: Digest) -> None:
-    """Everything that there is. The runtime hears that it is here or 404; nobody hears of an error of ours."""
+async def request_everything(client: httpx.AsyncClient, stored: Digest) -> None:
+    """Request all routes. The runtime gets the content or 404, and no client gets an internal error."""
     for method in ("GET", "HEAD"):
-        for path in (f"blobs/{held}", f"blobs/{Digest.of(b'not here')}", "manifests/v1", "manifests/v2", "tags/list"):
+        for path in (f"blobs/{stored}", f"blobs/{Digest.of(b'not here')}", "manifests/v1", "manifests/v2", "tags/list"):
             answer = await client.request(method, f"/v2/registry.example/demo/{path}")
             assert answer.status_code in {200, 404}, path
             answer = await client.request(method, f"/peili/v2/registry.example/demo/{path}")
             assert answer.status_code in {200, 404, 503}, path
-    for key in (held, TAG):
+    for key in (stored, TAG):
         assert (await client.head(f"/peili/_router/keys/{key}")).status_code in {200, 404, 503}
     assert (await client.get("/v2/")).status_code == 200
     assert (await client.get("/ops/livez")).status_code == 200
     assert (await client.get("/ops/readyz")).status_code in {200, 503}
     assert (await client.get("/ops/metrics")).status_code == 200
-    assert (await client.get("/")).text == "the host's"
+    assert (await client.get("/")).text == "the agent's page"
 
 
 @pytest.mark.parametrize(
-    ("part", "method", "how"), [(part, method, how) for part, method in CASES for how in ways(method)]
+    ("part", "method", "moment"), [(part, method, moment) for part, method in CASES for moment in moments(method)]
 )
-async def test_whatever_it_fails_at(part: str, method: str, how: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_all_routes_answer_when_a_method_of_a_plugin_fails(
+    part: str, method: str, moment: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.CRITICAL)
     store, router, resolver = MemoryStore(), PushRouter(), LocalResolver()
-    held = store.add(b"content")
-    store.tag(TAG, held)
+    stored = store.add(b"content")
+    store.tag(TAG, stored)
     router.set([])
     plugin: Plugin = {"store": store, "router": router, "resolver": resolver}[part]
-    break_at(plugin, method, how)
-    mirror = Mirror(store, router, resolver, limits=QUICK)
+    break_method(plugin, method, moment)
+    mirror = Mirror(store, router, resolver, limits=SHORT_LIMITS)
     doors = [Mount("/v2", mirror.local), Mount("/peili", mirror.peer), Mount("/ops", mirror.ops)]
     app = Starlette(routes=[Route("/", home), *doors], lifespan=mirror.lifespan)
-    async with visiting(app) as client:
+    async with client_for(app) as client:
         for _ in range(2):
             async with app.router.lifespan_context(app):
-                await ask(client, held.digest)
+                await request_everything(client, stored.digest)
                 await mirror.drain(0.1)
-            await ask(client, held.digest)
-        assert (await client.get(f"/v2/registry.example/demo/blobs/{held.digest}")).status_code in {200, 404}
+            await request_everything(client, stored.digest)
+        assert (await client.get(f"/v2/registry.example/demo/blobs/{stored.digest}")).status_code in {200, 404}
 
 
 @pytest.mark.parametrize("part", ["store", "router", "resolver"])
-async def test_one_that_fails_while_others_use_it_leaves_these_alone(part: str) -> None:
+async def test_a_plugin_that_is_not_ready_does_not_affect_the_others(part: str) -> None:
     store, router, resolver = MemoryStore(), PushRouter(), LocalResolver()
-    held = store.add(b"content")
+    stored = store.add(b"content")
     router.set([])
-    mirror = Mirror(store, router, resolver, limits=QUICK)
+    mirror = Mirror(store, router, resolver, limits=SHORT_LIMITS)
     app = Starlette(routes=[Route("/", home), Mount("/v2", mirror.local)], lifespan=mirror.lifespan)
-    async with app.router.lifespan_context(app), visiting(app) as client:
+    async with app.router.lifespan_context(app), client_for(app) as client:
         await until(mirror.ready)
         plugin: Plugin = {"store": store, "router": router, "resolver": resolver}[part]
-        break_at(plugin, "ready", "called")
+        break_method(plugin, "ready", "called")
         expected = {"store": True, "router": True, "resolver": True} | {part: False}
         assert mirror.readiness() == expected
-        assert (await client.get(f"/v2/registry.example/demo/blobs/{held.digest}")).content == b"content"
-        assert (await client.get("/")).text == "the host's"
+        assert (await client.get(f"/v2/registry.example/demo/blobs/{stored.digest}")).content == b"content"
+        assert (await client.get("/")).text == "the agent's page"

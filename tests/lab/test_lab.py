@@ -1,4 +1,4 @@
-"""The laboratory itself: what the end-to-end tests take for granted. No peili runs here."""
+"""The laboratory does what the end-to-end tests rely on. peili does not run in these tests."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def lab() -> Generator[Lab]:
 
 
 @pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
-def test_a_release_is_the_version_that_it_is_called_by(name: str) -> None:
-    said = run([release(name).program("containerd"), "--version"]).decode()
-    begins = {"trixie": "1.7.", "forky": "2.", "installed": ""}.get(name, name)
-    assert said.split()[2].removeprefix("v").startswith(begins)
+def test_a_release_has_the_version_of_its_name(name: str) -> None:
+    output = run([release(name).program("containerd"), "--version"]).decode()
+    prefix = {"trixie": "1.7.", "forky": "2.", "installed": ""}.get(name, name)
+    assert output.split()[2].removeprefix("v").startswith(prefix)
 
 
 def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) -> None:
@@ -48,7 +48,7 @@ def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) ->
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
 @pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
-def test_a_pull_by_kubernetes_api_goes_by_hosts_toml_into_kubernetes_namespace(lab: Lab, name: str) -> None:
+def test_a_cri_pull_uses_hosts_toml_and_the_namespace_of_kubernetes(lab: Lab, name: str) -> None:
     image = lab.publish("library/pod", [20_000])
     node, directory = lab.hosts["a"].node, lab.directory / f"pods-{name}"
     containerd = Containerd(node, directory, unpack=True, with_cri=True, release=release(name))
@@ -72,7 +72,7 @@ def test_hosts_do_not_share_content(lab: Lab) -> None:
     assert not lab.hosts["b"].containerd.digests() & {blob.digest for blob in image.image.blobs}
 
 
-def test_a_stopped_registry_fails_a_pull_and_has_everything_when_it_is_back(lab: Lab) -> None:
+def test_pulls_fail_while_the_registry_is_stopped_and_its_content_survives(lab: Lab) -> None:
     image = lab.publish("library/kept", [20_000])
     lab.upstream.stop()
     with pytest.raises(CommandFailed, match="refused"):
@@ -90,7 +90,7 @@ def test_containerd_keeps_its_content_over_a_restart(lab: Lab) -> None:
     assert image.by_tag in b.image_names()
 
 
-def test_a_frozen_pull_stands_still_in_the_middle_of_a_layer(lab: Lab) -> None:
+def test_a_frozen_pull_is_stopped_in_the_middle_of_a_layer(lab: Lab) -> None:
     b = lab.hosts["b"].containerd
     image = lab.publish("library/frozen", [64 * MIB])
     [layer] = image.image.layers
@@ -102,10 +102,10 @@ def test_a_frozen_pull_stands_still_in_the_middle_of_a_layer(lab: Lab) -> None:
     assert layer.digest in b.digests()
 
 
-def test_a_shaped_link_holds_its_rate(lab: Lab) -> None:
+def test_a_node_with_a_limited_rate_delays_packets(lab: Lab) -> None:
     node = lab.upstream.node
     if not isinstance(node, NamespaceNode):
-        pytest.skip("loopback can't be shaped")
+        pytest.skip("the rate of loopback can't be limited")
     node.limit_rate("80mbit")
     assert node.delayed_packets() == 0
     image = lab.publish("library/slow", [5 * MIB])
@@ -113,22 +113,22 @@ def test_a_shaped_link_holds_its_rate(lab: Lab) -> None:
     assert node.delayed_packets() > 0
 
 
-def test_a_killed_run_leaves_no_process_and_the_next_one_removes_the_rest(tmp_path: Path) -> None:
-    told = tmp_path / "told"
+def test_a_killed_run_leaves_no_process_and_the_next_run_removes_its_files(tmp_path: Path) -> None:
+    started = tmp_path / "started"
     script = f"""
 from pathlib import Path
 from tests.lab.lab import Lab
 with Lab() as lab:
-    told = Path({str(told)!r})
-    told.with_suffix(".new").write_text(f"{{lab.upstream.process.pid}}\\n{{lab.directory}}")
-    told.with_suffix(".new").rename(told)
+    started = Path({str(started)!r})
+    started.with_suffix(".new").write_text(f"{{lab.upstream.process.pid}}\\n{{lab.directory}}")
+    started.with_suffix(".new").rename(started)
     lab.upstream.process.wait(300)
 """
     run = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[2])
-    wait_for(told.exists, "the laboratory stands")
+    wait_for(started.exists, "the laboratory has started")
     run.kill()
     run.wait()
-    pid, directory = told.read_text().split()
+    pid, directory = started.read_text().split()
     wait_for(lambda: not Path("/proc", pid).exists(), "its registry is gone")
     with Lab():
         assert not Path(directory).exists()

@@ -1,4 +1,4 @@
-"""The main job: what one host has pulled, another pulls from it."""
+"""The purpose of peili: one host has pulled an image, and the others pull it from that host."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from peili.mirror.testing.images import host_platform
 PLATFORMS = (host_platform(), "linux/riscv64")
 
 
-def ways() -> list[ParameterSet]:
-    """Each version of containerd by static peers, and one by mDNS."""
+def releases_and_routers() -> list[ParameterSet]:
+    """Return each containerd release with static peers, and one release with mDNS."""
     static = [
         pytest.param((*each.values, "static"), marks=each.marks, id=f"{each.values[0]}-static")
         for each in each_release(*RELEASE_NAMES)
@@ -30,7 +30,7 @@ def ways() -> list[ParameterSet]:
     ]
 
 
-@pytest.fixture(scope="module", params=ways())
+@pytest.fixture(scope="module", params=releases_and_routers())
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     name: str = request.param[0]
     router: RouterKind = request.param[1]
@@ -39,7 +39,7 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
         yield lab
 
 
-def test_an_image_is_pulled_by_digest_while_upstream_is_gone(lab: Lab) -> None:
+def test_an_image_is_pulled_by_digest_while_upstream_is_stopped(lab: Lab) -> None:
     a, b, c = lab.hosts.values()
     published = lab.publish("library/by-digest", [3 * MIB, 300 * KIB], platforms=PLATFORMS)
     a.containerd.pull(published.by_digest)
@@ -48,7 +48,7 @@ def test_an_image_is_pulled_by_digest_while_upstream_is_gone(lab: Lab) -> None:
         wait_for(lambda: b.can_find(published.blob_url(published.image.config.digest)), "b finds what a has")
         b.containerd.pull(published.by_digest)
         assert_has(b, published.image)
-        a.peili.process.freeze()  # what c gets now, it gets from b
+        a.peili.process.freeze()  # so that c gets everything from b
         wait_for(lambda: c.can_find(published.blob_url(published.image.config.digest)), "c finds what b has")
         c.containerd.pull(published.by_digest)
         assert_has(c, published.image)
@@ -57,7 +57,7 @@ def test_an_image_is_pulled_by_digest_while_upstream_is_gone(lab: Lab) -> None:
         lab.upstream.start()
 
 
-def test_upstream_only_resolves_the_tag_of_an_image_that_a_peer_has(lab: Lab) -> None:
+def test_upstream_only_resolves_the_tag_if_a_peer_has_the_image(lab: Lab) -> None:
     a, b, _ = lab.hosts.values()
     published = lab.publish("library/by-tag", [2 * MIB, 200 * KIB], platforms=PLATFORMS)
     a.containerd.pull(published.by_tag)

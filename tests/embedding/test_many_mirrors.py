@@ -1,4 +1,4 @@
-"""Two mirrors in one process have nothing in common; one mirror comes and goes in any task and on any loop."""
+"""Mirrors in one process share no state, and a mirror can be entered and exited in any task and on any event loop."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from peili.stores.oci_layout import OciLayoutStore
 DEMO, SECRET = "registry.example/demo", "registry.example/secret"
 
 
-class TalkingStore(MemoryStore):
-    """Says that it was entered."""
+class LoggingStore(MemoryStore):
+    """Logs a line when it is entered."""
 
     @override
     @asynccontextmanager
@@ -38,8 +38,8 @@ class TalkingStore(MemoryStore):
         yield
 
 
-class TalkingRouter(MemoryRouter):
-    """Says that it was entered."""
+class LoggingRouter(MemoryRouter):
+    """Logs a line when it is entered."""
 
     @override
     @asynccontextmanager
@@ -50,19 +50,19 @@ class TalkingRouter(MemoryRouter):
 
 
 @asynccontextmanager
-async def visiting(app: Starlette) -> AsyncGenerator[httpx.AsyncClient]:
+async def client_for(app: Starlette) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
         yield client
 
 
-def sent(registry: CollectorRegistry, door: str, source: str) -> float | None:
+def sent_bytes(registry: CollectorRegistry, door: str, source: str) -> float | None:
     return registry.get_sample_value("peili_sent_bytes_total", {"door": door, "source": source})
 
 
 @pytest.mark.anyio
-async def test_two_in_one_app_differ_in_store_router_selection_and_registry(tmp_path: Path) -> None:
-    """Blue has an image; green finds it there."""
+async def test_two_mirrors_in_one_app_have_own_stores_routers_filters_and_metrics(tmp_path: Path) -> None:
+    """Blue has an image, and green relays it from there."""
     image = make_layout(tmp_path / "image", layers=[100_000, 2_000_000])
     router = PushRouter()
     blue = Mirror(OciLayoutStore(image.path), StaticRouter([]), identity="blue", registries=["registry.example"])
@@ -71,7 +71,7 @@ async def test_two_in_one_app_differ_in_store_router_selection_and_registry(tmp_
     for registry, mirror in zip(registries, (blue, green), strict=True):
         registry.register(mirror)
     app = Starlette(routes=[Mount("/blue", blue.local), Mount("/green", green.local)])
-    async with blue, green, serve(blue, local="127.0.0.1:0", peer="127.0.0.1:0"), visiting(app) as host:
+    async with blue, green, serve(blue, local="127.0.0.1:0", peer="127.0.0.1:0"), client_for(app) as host:
         router.set([Peer("blue", blue.identity.urls)])
         await blue.wait_ready(30)
         await green.wait_ready(30)
@@ -81,51 +81,51 @@ async def test_two_in_one_app_differ_in_store_router_selection_and_registry(tmp_
         for prefix, repository in (("/green/v2", SECRET), ("/blue/v2", "other.example/demo")):
             with pytest.raises(NotFound):
                 await pull(host, image, repository, prefix=prefix)
-    assert [sent(registries[0], *each) for each in (("local", "store"), ("peer", "store"))] == [2 * size, size]
-    assert [sent(registries[1], *each) for each in (("local", "store"), ("local", "peer"))] == [0, size]
+    assert [sent_bytes(registries[0], *each) for each in (("local", "store"), ("peer", "store"))] == [2 * size, size]
+    assert [sent_bytes(registries[1], *each) for each in (("local", "store"), ("local", "peer"))] == [0, size]
 
 
 @pytest.mark.anyio
-async def test_each_mirror_logs_to_the_logger_that_its_host_gave(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_mirror_logs_to_its_own_logger(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     logs = logging.getLogger("agent.blue"), logging.getLogger("agent.green")
     one, two = (
-        Mirror(TalkingStore(), TalkingRouter(), identity=log.name[6:], auth=failing, local_auth=failing, log=log)
+        Mirror(LoggingStore(), LoggingRouter(), identity=log.name[6:], auth=failing, local_auth=failing, log=log)
         for log in logs
     )
     app = Starlette(routes=[Mount("/blue", one.local), Mount("/green", two.peer)])
-    async with one, two, visiting(app) as host:
+    async with one, two, client_for(app) as host:
         assert (await host.get("/blue/v2/")).status_code == 403
         assert (await host.get("/green/v2/")).status_code == 403
-    said = {(each.name, each.getMessage()) for each in caplog.records if each.name.startswith(("agent", "peili"))}
+    logged = {(each.name, each.getMessage()) for each in caplog.records if each.name.startswith(("agent", "peili"))}
     expected = {(log.name, "who may come in could not be found out; nobody is let in") for log in logs}
     for log in logs:
-        for plugin in ("TalkingStore", "TalkingRouter"):
+        for plugin in ("LoggingStore", "LoggingRouter"):
             expected.add((f"{log.name}.{plugin}", f"entered as {log.name[6:]}"))
-    assert said == expected
+    assert logged == expected
 
 
 def failing(connection: object) -> bool:
     raise LookupError("out of order")
 
 
-async def enter_and_leave(mirror: Mirror) -> None:
-    """In the same task, in two, in a child of a group, and under a timeout, served and not."""
+async def enter_and_exit(mirror: Mirror) -> None:
+    """Enter and exit the mirror in one task, in two tasks, in a task group, and with `serve()` under a timeout."""
     async with mirror:
         assert mirror.ready()
     await asyncio.create_task(mirror.__aenter__())
     assert mirror.ready()
     await asyncio.create_task(mirror.__aexit__(None, None, None))
     async with asyncio.TaskGroup() as group:
-        leave = asyncio.Event()
+        stop = asyncio.Event()
 
-        async def stay() -> None:
+        async def run_until_stopped() -> None:
             async with mirror:
-                await leave.wait()
+                await stop.wait()
 
-        group.create_task(stay())
+        group.create_task(run_until_stopped())
         await until(mirror.ready)
-        leave.set()
+        stop.set()
     async with (
         asyncio.timeout(60),
         mirror,
@@ -137,16 +137,16 @@ async def enter_and_leave(mirror: Mirror) -> None:
     assert not mirror.ready()
 
 
-def test_one_mirror_is_entered_and_left_in_any_task_on_any_loop_any_number_of_times() -> None:
+def test_a_mirror_can_be_entered_and_exited_in_any_task_and_loop_any_number_of_times() -> None:
     router = PushRouter()
     router.set([])
     mirror = Mirror(MemoryStore(), router)
     for _ in range(3):
-        asyncio.run(enter_and_leave(mirror))
+        asyncio.run(enter_and_exit(mirror))
 
 
 @pytest.mark.anyio
-async def test_members_are_pushed_from_threads_while_the_mirror_comes_and_goes() -> None:
+async def test_threads_can_set_members_while_the_mirror_is_entered_and_exited() -> None:
     router, done = PushRouter(), threading.Event()
     mirror = Mirror(MemoryStore(), router)
     pushed = [0, 0]

@@ -1,4 +1,4 @@
-"""Kubernetes' way: images that are pulled by the CRI API come from a peer, on every containerd."""
+"""Pulls through the CRI API, as Kubernetes does them, come from a peer on every containerd release."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from tests.lab.lab import Lab, make_network
 from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, each_release, release
 
-ASKED_FOR_LOCAL = '[plugins."io.containerd.cri.v1.images"]\nuse_local_image_pull = true\n'
-"""containerd 2.4 reads no hosts.toml for CRI otherwise."""
+LOCAL_IMAGE_PULL = '[plugins."io.containerd.cri.v1.images"]\nuse_local_image_pull = true\n'
+"""Without this setting, containerd 2.4 does not read hosts.toml for pulls through CRI."""
 
 
 @pytest.fixture(scope="module", params=each_release(*RELEASE_NAMES))
@@ -19,7 +19,7 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     with make_network() as network:
         if not network.privileged:
             pytest.skip("containerd's CRI plug-in needs root")
-    settings = ASKED_FOR_LOCAL if request.param == "2.4.2" else ""
+    settings = LOCAL_IMAGE_PULL if request.param == "2.4.2" else ""
     with Lab("a", "b", release=release(request.param), with_cri=True, settings=settings) as lab:
         yield lab
 

@@ -1,4 +1,4 @@
-"""The peer that feeds a pull dies in the middle of a layer: another one goes on, upstream is not needed."""
+"""The holder that sends a layer dies in the middle of it. Another holder sends the rest, and upstream is not needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.lab.releases import each_release, release
 from tests.lab.upstream import Published
 
 SIZE = 96 * MIB
-"""More than all the buffers between two hosts."""
+"""Bytes of a layer that is larger than all buffers between two hosts."""
 
 
 @pytest.fixture(scope="module", params=each_release("2.1.4"))
@@ -24,7 +24,7 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
 
 @pytest.fixture
 def published(lab: Lab) -> Generator[Published]:
-    """A large layer that a and c have, and upstream no longer."""
+    """A large layer that a and c hold. Upstream is stopped."""
     a, _, c = lab.hosts.values()
     lab.start_peili()
     published = lab.publish("library/large", [SIZE])
@@ -36,27 +36,27 @@ def published(lab: Lab) -> Generator[Published]:
     lab.stop_peili()
 
 
-def test_a_pull_that_waits_for_its_runtime_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
+def test_a_pull_whose_runtime_is_frozen_continues_from_another_holder(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
     [layer] = published.image.layers
     pull = b.containerd.start_pull_and_freeze(published.by_digest, layer)
-    kill_feeder(lab, published)
+    kill_sender(lab, published)
     pull.resume()
     pull.succeed()
     assert_has(b, published.image)
 
 
-def test_a_pull_under_way_goes_on_from_another_peer(lab: Lab, published: Published) -> None:
+def test_a_running_pull_continues_from_another_holder(lab: Lab, published: Published) -> None:
     b = lab.hosts["b"]
     nodes = [lab.hosts[name].node for name in ("a", "c")]
     for node in nodes:
         if not isinstance(node, NamespaceNode):
-            pytest.skip("loopback can't be made slow enough to catch a transfer under way")
+            pytest.skip("the rate of loopback can't be limited, so the transfer would end too early")
         node.limit_rate("40mbit")
     pull = b.containerd.start_pull(published.by_digest)
     [layer] = published.image.layers
     wait_for(lambda: b.containerd.received_bytes(layer.digest) >= 8 * MIB, "the layer arrives", pause=0.005)
-    kill_feeder(lab, published)
+    kill_sender(lab, published)
     assert b.containerd.received_bytes(layer.digest) < layer.size
     for node in nodes:
         if isinstance(node, NamespaceNode):
@@ -65,14 +65,14 @@ def test_a_pull_under_way_goes_on_from_another_peer(lab: Lab, published: Publish
     assert_has(b, published.image)
 
 
-def kill_feeder(lab: Lab, published: Published) -> None:
-    """Kill the one peili that is reading the layer."""
+def kill_sender(lab: Lab, published: Published) -> None:
+    """Kill the peili that sends the layer. It is the only one that has the blob's file open."""
     [layer] = published.image.layers
 
-    def feeders() -> list[Host]:
+    def senders() -> list[Host]:
         hosts = (lab.hosts["a"], lab.hosts["c"])
         return [host for host in hosts if host.peili.has_open(host.containerd.blob_path(layer.digest))]
 
-    wait_for(lambda: len(feeders()) == 1, "one peer feeds the pull")
-    [feeder] = feeders()
-    feeder.peili.kill()
+    wait_for(lambda: len(senders()) == 1, "one holder sends the layer")
+    [sender] = senders()
+    sender.peili.kill()

@@ -1,4 +1,4 @@
-"""Never make a pull worse: nobody has the image, or peili does not run."""
+"""peili never makes a pull worse, even if no peer has the image or peili does not run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.lab.releases import each_release, release
 LAYERS = [4 * MIB] * 3
 WAITS = ("lookup_timeout", "connect_timeout", "first_byte_timeout", "hedge_delay", "stall_timeout", "wait_timeout")
 NEVER = 600.0
-"""Seconds of a bound that no pull here would live to see: a pull that succeeds did not wait for it."""
+"""Seconds, longer than any wait in the test: a pull that succeeds did not wait for a limit of this length."""
 
 
 @pytest.fixture(scope="module", params=each_release("2.4.2"))
@@ -22,15 +22,15 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
         yield lab
 
 
-@pytest.mark.parametrize("limits", [{}, dict.fromkeys(WAITS, NEVER)], ids=["by default", "without an end"])
-def test_what_nobody_has_comes_from_upstream_by_the_same_requests_as_without_peili(
+@pytest.mark.parametrize("limits", [{}, dict.fromkeys(WAITS, NEVER)], ids=["default limits", "no limits"])
+def test_an_image_that_no_peer_has_costs_upstream_the_same_requests_as_without_peili(
     lab: Lab, limits: dict[str, float]
 ) -> None:
-    """How long it takes is measured by `python -m bench misses pull`."""
+    """`python -m bench misses pull` measures how long it takes."""
     _, b, c = lab.hosts.values()
     lab.start_peili(limits=limits)
-    c.containerd.set_mirrors(lab.upstream.name)  # none
-    assert asked_upstream(lab, b) == asked_upstream(lab, c)
+    c.containerd.set_mirrors(lab.upstream.name)  # without a mirror
+    assert requests_to_upstream(lab, b) == requests_to_upstream(lab, c)
     lab.stop_peili()
 
 
@@ -43,8 +43,8 @@ def test_a_pull_completes_from_upstream_while_peili_does_not_run(lab: Lab) -> No
     assert_has(b, published.image)
 
 
-def asked_upstream(lab: Lab, host: Host) -> Counter[tuple[str, str, int]]:
-    """What upstream is asked when `host` pulls an image that it alone asks for: methods, kinds of path, statuses."""
+def requests_to_upstream(lab: Lab, host: Host) -> Counter[tuple[str, str, int]]:
+    """Let `host` pull a new image, and count the requests to upstream by method, kind of path and status."""
     published = lab.publish("library/nobody", LAYERS)
     before = lab.upstream.log_position()
     host.containerd.pull(published.by_tag)

@@ -1,4 +1,4 @@
-"""What changes in a host's containerd, its peers see: within two seconds, on a machine that has time."""
+"""Peers notice changes in a host's containerd. This takes at most two seconds on an idle machine."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
         yield lab
 
 
-def test_content_is_back_once_a_restarted_containerd_is(lab: Lab) -> None:
+def test_content_is_offered_again_after_containerd_restarts(lab: Lab) -> None:
     a, b = lab.hosts.values()
     published = lab.publish("library/restart", [100 * KIB])
     a.containerd.pull(published.by_digest)
-    layer = published.blob_url(published.image.layers[0].digest)
-    wait_for(lambda: b.can_fetch_from(a, layer), "b sees what a pulled")
+    layer_url = published.blob_url(published.image.layers[0].digest)
+    wait_for(lambda: b.can_fetch_from(a, layer_url), "b sees what a pulled")
 
     a.containerd.stop()
     wait_for(lambda: not a.peili.is_ready(), "a's peili is not ready without containerd")
     a.containerd.start()
-    wait_for(lambda: a.peili.is_ready() and b.can_fetch_from(a, layer), "b sees it again")
+    wait_for(lambda: a.peili.is_ready() and b.can_fetch_from(a, layer_url), "b sees it again")
 
     later = lab.publish("library/later", [100 * KIB])
     a.containerd.pull(later.by_digest)
-    wait_for(lambda: b.can_find(later.blob_url(later.image.layers[0].digest)), "b finds what a pulled since")
+    wait_for(lambda: b.can_find(later.blob_url(later.image.layers[0].digest)), "b finds what a has pulled since then")
 
 
 def test_an_image_that_was_removed_is_no_longer_offered(lab: Lab) -> None:
@@ -57,5 +57,5 @@ def test_an_imported_image_is_offered_and_pulled(lab: Lab) -> None:
     wait_for(lambda: b.can_fetch_from(a, f"/_router/keys/{name}:v1"), "b sees the tag")
     layer = f"/v2/library/imported/blobs/{image.layers[0].digest}?ns={lab.upstream.name}"
     wait_for(lambda: b.can_find(layer), "b finds the layer")
-    b.containerd.pull(f"{name}@{image.target.digest}")  # upstream never heard of it
+    b.containerd.pull(f"{name}@{image.target.digest}")  # upstream does not have this image
     assert_has(b, image)
