@@ -143,7 +143,7 @@ async def test_what_is_in_a_pipe_can_be_sent() -> None:
 
 async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:
     async with connected() as (server, _):
-        server.socket_writer.give_up_after(0.2)
+        server.socket_writer.set_timeout(0.2)
         with pytest.raises(TimeoutError):
             await server.socket_writer.sendfile(fd, 0, len(DATA))
 
@@ -183,10 +183,10 @@ async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
     async with connected() as (server, client):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
         try:
-            assert not server.socket_writer.open()
+            assert not server.socket_writer.prepare()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limit)
-        assert server.socket_writer.open()
+        assert server.socket_writer.prepare()
         before = descriptors()
         await server.socket_writer.send(b"the body")
         assert descriptors() == before

@@ -6,7 +6,7 @@ What is exported here is the public interface; everything else may change.
 from peili.mirror.client.client import PeerClient
 from peili.mirror.content.files import FileContent, open_regular
 from peili.mirror.content.inventory import Inventory
-from peili.mirror.doors.auth import Auth, loopback_only
+from peili.mirror.doors.middleware import Auth, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,

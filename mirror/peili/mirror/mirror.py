@@ -15,12 +15,18 @@ from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
-from peili.mirror.doors.auth import AccessCheck, Auth, anyone, loopback_only
 from peili.mirror.doors.local import LocalDoor
+from peili.mirror.doors.middleware import (
+    ROUTER_PATH,
+    AccessCheck,
+    Auth,
+    RequestMetrics,
+    RouterRoutes,
+    anyone,
+    loopback_only,
+)
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
-from peili.mirror.doors.request_metrics import ROUTER_PATH, RequestMetrics
-from peili.mirror.doors.router_routes import RouterRoutes
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.lifecycle import Running
 from peili.mirror.limits import Limits
@@ -32,7 +38,6 @@ from peili.mirror.peer_api.peers import Peer, is_identity
 from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers.resolvers import DeferResolver
-from peili.mirror.server.host_header import HostHeaderCheck
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
 
@@ -133,7 +138,7 @@ class Mirror:
         )
         guarded = AccessCheck(peer, auth, limits, limited, parts.log, identity=self.identity.id)
         self.peer = RequestMetrics(guarded, PEER, parts.metrics)
-        self.ops = HostHeaderCheck(ops_app(self.readiness, self.ready, self.figures, self.status))
+        self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
         try:
@@ -216,7 +221,7 @@ class Mirror:
             peers=len(running.peers()) if running is not None else 0,
             advertised=running.advertised if running is not None else 0,
             transfers=self._parts.relay.under_way,
-            uploads=self._peer_door.uploads.under_way,
+            uploads=self._peer_door.upload_slots.in_use,
         )
 
     def collect(self) -> Iterable[Metric]:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from peili.mirror.errors import ListenError
 from peili.mirror.metrics.counters import LOCAL, PEER
 from peili.mirror.mirror import Mirror
-from peili.mirror.server.accepting import Acceptor, ConnectionSlot
+from peili.mirror.server.acceptor import Acceptor, ConnectionSlot
 from peili.mirror.server.listening import Address, bind, shown, urls
 from peili.mirror.server.protocol import LINGER, bound_connections
 

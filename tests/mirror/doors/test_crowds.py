@@ -20,7 +20,7 @@ from tests.support.certificates import make_certificate
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror, serve
-from peili.mirror.server.accepting import most_connections
+from peili.mirror.server.acceptor import most_connections
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

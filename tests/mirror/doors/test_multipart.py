@@ -18,7 +18,7 @@ from tests.mirror.relay.peers import honest, peers
 from tests.mirror.relay.pulling import content, path_of, pulling
 
 from peili.mirror import Digest, serve
-from peili.mirror.oci.ranges import MOST_RANGES, ByteRange
+from peili.mirror.oci.ranges import MAX_RANGES, ByteRange
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +58,7 @@ def _spans(asked: str, size: int) -> list[tuple[int, int]]:
         "bytes=0-9,10239-99999",
         "bytes=0-9,20-29,99999-",
         "bytes=-5,-10",
-        "bytes=" + ",".join(f"{n}-{n}" for n in range(MOST_RANGES)),
+        "bytes=" + ",".join(f"{n}-{n}" for n in range(MAX_RANGES)),
     ],
 )
 async def test_several_ranges_are_parts(client: httpx.AsyncClient, host: House, asked: str) -> None:
@@ -103,9 +103,9 @@ async def test_where_none_is_left_the_size_is_told(client: httpx.AsyncClient, ho
     [
         "bytes=0-,0-",
         "bytes=0-5120,5120-",
-        "bytes=" + ",".join(["0-"] * MOST_RANGES),
+        "bytes=" + ",".join(["0-"] * MAX_RANGES),
         "bytes=" + ",".join(["0-999"] * 11),
-        "bytes=" + ",".join(f"{n}-{n}" for n in range(MOST_RANGES + 1)),
+        "bytes=" + ",".join(f"{n}-{n}" for n in range(MAX_RANGES + 1)),
         "bytes=0-1,5-4",
         "bytes=0-1,",
         "bytes=0-1,x",
@@ -169,7 +169,7 @@ async def test_whatever_is_asked_for_no_more_than_the_whole_is_sent(
     answer = await client.get(path, headers={"Range": asked})
     expected = _spans(asked, size)
     assert answer.headers["Content-Length"] == str(len(answer.content))
-    if len(ranges) > MOST_RANGES or sum(stop - start for start, stop in expected) > size:
+    if len(ranges) > MAX_RANGES or sum(stop - start for start, stop in expected) > size:
         assert (answer.status_code, answer.content) == (200, data)
     elif not expected:
         assert answer.status_code == 416
@@ -179,7 +179,7 @@ async def test_whatever_is_asked_for_no_more_than_the_whole_is_sent(
     else:
         assert answer.status_code == 206
         assert [each.data for each in parts_of(answer)] == [data[start:stop] for start, stop in expected]
-        assert len(answer.content) <= size + 300 * MOST_RANGES
+        assert len(answer.content) <= size + 300 * MAX_RANGES
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")

@@ -15,7 +15,7 @@ from tests.mirror.doors.ways import FIRST, Host, Way, on_uvicorn
 from tests.support.waiting import until
 
 from peili.mirror import Mirror
-from peili.mirror.doors.stored import TAIL
+from peili.mirror.doors.stored_content import TAIL
 
 pytestmark = pytest.mark.anyio
 

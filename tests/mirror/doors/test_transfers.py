@@ -24,7 +24,7 @@ from tests.mirror.doors.ways import FIRST, WAYS, Host, Way
 from tests.support.waiting import until
 
 from peili.mirror import Content, Digest
-from peili.mirror.doors.stored import TAIL
+from peili.mirror.doors.stored_content import TAIL
 
 pytestmark = pytest.mark.anyio
 
@@ -146,7 +146,9 @@ async def test_a_failure_of_this_host_is_not_taken_for_a_client_that_left(
         with pytest.raises(httpx.RemoteProtocolError):
             await visitor.get(host.store.add_file(file))
         await until(lambda: "the disk is broken" in caplog.text)
-        assert next(each.getMessage() for each in caplog.records if each.levelno == logging.ERROR).endswith(": cut off")
+        assert next(each.getMessage() for each in caplog.records if each.levelno == logging.ERROR).endswith(
+            ": response cut off"
+        )
 
 
 async def test_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:

@@ -56,7 +56,7 @@ class Taking(SocketWriter):
     taken = 0
 
     @override
-    def give_up_after(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         """It takes everything."""
 
     @override

@@ -1,4 +1,10 @@
-"""The doors: where requests come in. `local` for this host's runtime, `peer` for other hosts, `ops` for operators.
+"""The doors: the ASGI apps that answer the requests to a mirror.
 
-`door` holds what local and peer door share; `target` and `conditions` parse; `stored`, `multipart`, `response` answer.
+A *door* is one entrance with its own kind of client. The local door answers this host's runtime, from the store and
+from peers. The peer door answers other hosts, from the store only. The ops app answers operators: health, readiness,
+metrics and status.
+
+A request passes `middleware` (access check, metrics), then `base.Door`, which both doors share: it checks and parses
+the request and turns errors into responses. `local` or `peer` finds the content. `response` writes the response;
+`stored_content` sends what the store has.
 """

@@ -1,50 +1,54 @@
-"""What local and peer door share: what they refuse at once, how errors become answers, and the endpoints that are the
-same in both.
+"""What the local door and the peer door share: they check and parse a request, end the work on it when the client
+disconnects, and turn errors into responses.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Iterable
-from contextlib import suppress
+from collections.abc import Awaitable, Collection
 from dataclasses import replace
+from types import TracebackType
 from typing import TypeVar
-from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Receive, Scope, Send
 
-from peili.mirror.doors.opening import ContentOpener
-from peili.mirror.doors.request_checks import check_request
-from peili.mirror.doors.request_metrics import request_record
-from peili.mirror.doors.request_scope import RequestScopes
+from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
+from peili.mirror.doors.stored_content import ContentOpener
+from peili.mirror.doors.tags import parse_query, send_tags
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
-from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
-from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target
-from peili.mirror.oci.references import Descriptor, Digest, Reference
-from peili.mirror.oci.refusal import (
+from peili.mirror.oci.http_errors import (
     BLOB_UNKNOWN,
-    BOUNDS,
+    LIMIT_OF_STATUS,
     MANIFEST_UNKNOWN,
     NAME_UNKNOWN,
     TOOMANYREQUESTS,
-    UNSUPPORTED,
     HTTPError,
 )
+from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
+from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_target
 from peili.mirror.parts import Parts
 from peili.mirror.server.socket_writer import is_client_gone
 from peili.mirror.support.deadlines import Deadline
 
 _T = TypeVar("_T")
-_DIGITS = 9
-"""A number with more of them is above the number of tags that there can be."""
 _NO_NAMESPACE = frozenset({None, "", "*"})
-"""What clients send where they name no registry."""
+"""Values that clients send as the registry if they name none."""
+_WATCH_DELAY = 0.05
+"""Seconds after which a task waits for the client's disconnect. Most responses are complete before."""
 
 
 class Door(ABC):
-    """An ASGI app for the pull part of the OCI distribution spec. Subclasses say where content comes from."""
+    """An ASGI app for the pull part of the OCI distribution spec. A subclass says where content comes from.
+
+    Args:
+        parts: The parts of the mirror.
+        log: The log of this door.
+    """
 
     def __init__(self, parts: Parts, log: logging.Logger) -> None:
         self.store = parts.store
@@ -54,7 +58,7 @@ class Door(ABC):
         self.opener = ContentOpener(parts.store, parts.limits, parts.metrics.limited.add, log)
         self.log = log
         self._default_registry = parts.default_registry
-        self._visitors = RequestScopes()
+        self._scopes: set[RequestScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -63,151 +67,203 @@ class Door(ABC):
         response = ResponseWriter(scope, send, self.limits.reader_timeout)
         try:
             try:
-                target = self._target(scope, response)
+                target = self._parse(scope, response)
                 request_record(scope).endpoint = target.endpoint.value
-                async with self._visitors.visit(receive):
-                    await self._answer(target, response, scope)
-            except HTTPError as refusal:
-                if refusal.status in BOUNDS:
-                    self.metrics.limited.add(BOUNDS[refusal.status])
-                await response.refuse(refusal)
+                async with RequestScope(receive, self._scopes):
+                    await self._respond(target, response, scope)
+            except HTTPError as error:
+                if error.status in LIMIT_OF_STATUS:
+                    self.metrics.limited.add(LIMIT_OF_STATUS[error.status])
+                await response.error(error)
         except OSError as error:
-            # The one who asked is gone, or takes nothing, or can't be told. Leaving the answer unfinished makes the
+            # The client has disconnected or reads nothing, or this host cannot send. An unfinished response makes the
             # server close the connection.
             if not is_client_gone(error):
-                self.log.exception("%s: cut off", scope["path"])
+                self.log.exception("%s: response cut off", scope["path"])
                 return
             if isinstance(error, TimeoutError):
                 self.metrics.limited.add("reader_timeout")
-            self.log.debug("client left: %s", scope["path"])
+            self.log.debug("client disconnected: %s", scope["path"])
 
     async def drain(self, timeout: float) -> None:
-        """Give the answers under way `timeout` seconds to end, then cut them off. New ones are still begun."""
-        if await self._visitors.drain(timeout):
+        """Wait up to `timeout` seconds for the responses in progress to end, then cut them off.
+
+        New requests are still answered.
+        """
+        await _wait_closed(self._scopes, timeout)
+        if late := set(self._scopes):
             self.metrics.limited.add("drain_timeout")
+            for each in late:
+                each.cancel()
+            await _wait_closed(late, timeout)
         await self.opener.drain(timeout)
 
-    def _target(self, scope: Scope, response: ResponseWriter) -> Target:
+    def _parse(self, scope: Scope, response: ResponseWriter) -> Target:
         check_request(scope, self.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
-        said = (_query(scope).get("ns"), response.header(b"oci-namespace"))
-        ns = next((each for each in said if each not in _NO_NAMESPACE), None)
+        namespaces = (parse_query(scope).get("ns"), response.header(b"oci-namespace"))
+        ns = next((each for each in namespaces if each not in _NO_NAMESPACE), None)
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
-        selected = target.endpoint is Endpoint.BASE or self.selection.allows(
+        is_selected = target.endpoint is Endpoint.BASE or self.selection.allows(
             target.registry, target.repository, target.tag
         )
-        if not selected:
+        if not is_selected:
             raise HTTPError(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
         return target
 
-    async def _answer(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+    async def _respond(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         try:
             match target.endpoint:
                 case Endpoint.BASE:
                     await response.json({})
                 case Endpoint.TAGS:
-                    await self._tags(target, response, scope)
+                    await send_tags(
+                        target, response, scope, store=self.store, selection=self.selection, call_store=self.call_store
+                    )
                 case Endpoint.MANIFEST | Endpoint.BLOB:
-                    await self.content(target, response, scope)
+                    await self.send_content(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
-            if not response.started:
-                raise _refusal(target, error) from error
-            self.log.warning("%s: cut off: %s", target.name, error)
+            if not response.has_started:
+                raise _http_error(target, error) from error
+            self.log.warning("%s: response cut off: %s", target.name, error)
         except HTTPError:
             raise
-        except Exception as error:  # a stranger's plug-in may raise anything, and must not make a pull worse
-            if response.started and isinstance(error, OSError):
-                raise  # of sending, as a rule: the one who asked is gone
+        except Exception as error:  # a plug-in may raise anything; that must not make a pull worse
+            if response.has_started and isinstance(error, OSError):
+                raise  # usually from sending: the client has disconnected
             self.log.exception("%s: a plug-in failed", target.name)
-            if not response.started:
-                raise _refusal(target, NotFound()) from error
+            if not response.has_started:
+                raise _http_error(target, NotFound()) from error
+
+    async def _send_tags(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        store, selection = self.store, self.selection
+        await send_tags(target, response, scope, store=store, selection=selection, call_store=self.call_store)
 
     @abstractmethod
-    async def content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
-        """Answer with a manifest or a blob. Raises HTTPError, NotFound, Aborted, Unavailable."""
+    async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        """Send a manifest or a blob.
 
-    async def ask_store(self, question: Awaitable[_T]) -> _T:
-        """What the store answers. Raises what it does, and StoreUnavailable where it takes too long."""
-        bound = Deadline(self.limits.first_byte_timeout)
+        Raises:
+            HTTPError: The request is refused.
+            NotFound: This door does not have the content.
+            Aborted: The content ended too early. The response is cut off.
+            Unavailable: A plug-in or a peer does not answer.
+        """
+
+    async def call_store(self, call: Awaitable[_T], /) -> _T:
+        """Await a call of the store for up to ``limits.first_byte_timeout`` seconds.
+
+        Raises:
+            StoreUnavailable: The store did not answer in time. Errors of the call itself are passed on.
+        """
+        deadline = Deadline(self.limits.first_byte_timeout)
         try:
-            async with bound:
-                return await question
+            async with deadline:
+                return await call
         except TimeoutError as error:
-            if not bound.expired():
-                raise  # its own
+            if not deadline.expired():
+                raise  # the store raised it
             self.metrics.limited.add("first_byte_timeout")
-            raise StoreUnavailable("the store does not answer in time") from error
+            raise StoreUnavailable("the store did not answer in time") from error
 
     def reference(self, target: Target) -> Reference:
-        """The full reference of a target that has a tag. Raises NotFound where nothing says which registry."""
+        """Returns the full reference of a target with a tag.
+
+        Raises:
+            NotFound: The registry is unknown, or the reference is malformed.
+        """
         if target.registry is None or target.tag is None:
-            raise NotFound(f"no registry is named for {target.name}; ?ns= would")
+            raise NotFound(f"the registry of {target.name} is unknown; name it with ?ns=")
         try:
             return Reference(target.registry, target.repository, target.tag)
         except ValueError as error:
             raise NotFound(str(error)) from error
 
-    async def _tags(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
-        """OCI distribution spec, "Listing Tags": in lexical order, from behind `last`, at most `n`."""
-        found = {
-            reference.tag: descriptor.digest
-            for reference, descriptor in await self.ask_store(self.store.images())
-            if (reference.registry, reference.repository) == (target.registry, target.repository)
-            and self.selection.allows(reference.registry, reference.repository, reference.tag)
-        }
-        here = await self.ask_store(self._here(set(found.values())))
-        tags = sorted(tag for tag, digest in found.items() if digest in here)
-        if not tags:
-            raise HTTPError(404, NAME_UNKNOWN, f"{target.name} is not here")
-        query = _query(scope)
-        page = _page(tags, query.get("n"), query.get("last"))
-        headers: dict[str, str] = {}
-        if page and page[-1] != tags[-1]:
-            more = urlencode({**query, "last": page[-1]})
-            headers["Link"] = f'<{quote(scope["path"])}?{more}>; rel="next"'
-        name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
-        await response.json({"name": name, "tags": page}, headers)  # as the client wrote it, its registry included
-
-    async def _here(self, digests: Iterable[Digest]) -> set[Digest]:
-        """Those of `digests` that the store can serve as manifests. Raises StoreUnavailable."""
-        here: set[Digest] = set()
-        for digest in digests:
-            with suppress(NotFound):
-                descriptor = await self.store.describe(digest)
-                if descriptor.media_type != OCTET_STREAM:
-                    here.add(digest)
-        return here
-
-
-def _query(scope: Scope) -> dict[str, str]:
-    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-
-
-def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
-    rest = [tag for tag in tags if last is None or tag > last]
-    if n is None:
-        return rest
-    if not (n.isascii() and n.isdigit()):
-        raise HTTPError(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
-    digits = n.lstrip("0")
-    return rest if len(digits) > _DIGITS else rest[: int(digits or "0")]
-
 
 def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
-    """`descriptor` as what `target` asks for. Raises NotFound where something else than a manifest is asked for as one.
+    """Returns `descriptor` with the media type of the response to a request for `target`.
 
-    A type that is not known counts only where a manifest is asked for: other JSON may name a type of its own as well.
+    An unknown media type counts only if the request is for a manifest: other JSON documents name a type, too.
+
+    Raises:
+        NotFound: The request is for a manifest, and the content is not one.
     """
     if descriptor.media_type == OCTET_STREAM:
         if target.endpoint is Endpoint.MANIFEST:
             raise NotFound(f"{target.name} is not a manifest")
         return descriptor
-    known = target.endpoint is Endpoint.MANIFEST or is_manifest(descriptor.media_type)
-    return descriptor if known else replace(descriptor, media_type=OCTET_STREAM)
+    keeps_type = target.endpoint is Endpoint.MANIFEST or is_manifest(descriptor.media_type)
+    return descriptor if keeps_type else replace(descriptor, media_type=OCTET_STREAM)
 
 
-def _refusal(target: Target, error: Exception) -> HTTPError:
+def _http_error(target: Target, error: Exception) -> HTTPError:
     if isinstance(error, Unavailable):
         return HTTPError(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
     code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
-    return HTTPError(404, code, str(error) or f"{target.name} is not here")
+    return HTTPError(404, code, str(error) or f"{target.name} is not available")
+
+
+class RequestScope:
+    """``async with RequestScope(…)`` cancels its body when the client disconnects, or when `cancel` is called.
+
+    The cancellation ends at the exit of the scope, without an error. The scope is entered and exited in one task.
+
+    Args:
+        receive: The ASGI receive callable of the request.
+        scopes: The open scopes of a door. The scope is among them while it is entered.
+
+    Attributes:
+        closed: Set when the scope is exited.
+    """
+
+    def __init__(self, receive: Receive, scopes: set[RequestScope]) -> None:
+        self.closed = asyncio.Event()
+        self._receive = receive
+        self._scopes = scopes
+        self._is_cancelled = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def cancel(self) -> None:
+        """Cancel the body. Idempotent."""
+        if not self._is_cancelled and not self.closed.is_set():
+            self._is_cancelled = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("not in a task")
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_DELAY, self._start_watcher)
+        self._scopes.add(self)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._scopes.discard(self)
+        self.closed.set()
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        # As in asyncio.timeout: if somebody else has cancelled the task too, the cancellation goes on.
+        return self._is_cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+
+    def _start_watcher(self) -> None:
+        self._watcher = asyncio.create_task(self._cancel_on_disconnect())
+
+    async def _cancel_on_disconnect(self) -> None:
+        with contextlib.suppress(Exception):  # if `receive` fails, the client has disconnected, too
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+        self.cancel()
+
+
+async def _wait_closed(scopes: Collection[RequestScope], timeout: float) -> None:
+    """Wait up to `timeout` seconds until all scopes that are in `scopes` now are closed."""
+    waiting = [asyncio.create_task(each.closed.wait()) for each in scopes]
+    if waiting:
+        await asyncio.wait(waiting, timeout=timeout)
+        for each in waiting:
+            each.cancel()

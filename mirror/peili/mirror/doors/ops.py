@@ -1,4 +1,4 @@
-"""The ops app: `/livez`, `/readyz`, `/metrics` and `/status`, for whoever looks after the host."""
+"""The ops app: ``/livez``, ``/readyz``, ``/metrics`` and ``/status`` for operators."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from peili.mirror.metrics.counters import Family
+from peili.mirror.server.protocol import HostHeaderCheck
 
 
 def ops_app(
@@ -18,11 +20,15 @@ def ops_app(
     ready: Callable[[], bool],
     figures: Callable[[], Iterable[Family]],
     status: Callable[[], Mapping[str, Any]],
-) -> Starlette:
-    """`readiness` says of each part whether it is ready; ``/readyz`` tells that, and answers 503 until `ready`.
+) -> ASGIApp:
+    """Returns the ops app.
 
-    ``/metrics`` has the `figures` in Prometheus's formats, or 501 where prometheus_client is not installed; ``/status``
-    is `status` as JSON.
+    Args:
+        readiness: Whether each part of the mirror is ready, by its name. The document of ``/readyz``.
+        ready: Whether the mirror is ready. ``/readyz`` answers 503 if it is not.
+        figures: The metrics. ``/metrics`` shows them in the formats of Prometheus. It answers 501 if prometheus_client
+            is not installed.
+        status: The document of ``/status``.
     """
 
     async def livez(request: Request) -> Response:
@@ -33,14 +39,14 @@ def ops_app(
 
     async def metrics(request: Request) -> Response:
         try:
-            from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which may not be there
+            from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which is optional
         except ImportError as error:
             return PlainTextResponse(f"{error}\n", status_code=501)
         text, media_type = prometheus.page(figures(), request.headers.get("accept", ""))
         return Response(text, headers={"Content-Type": media_type})
 
-    async def tell(request: Request) -> Response:
+    async def show_status(request: Request) -> Response:
         return JSONResponse(status())
 
-    pages = {"/livez": livez, "/readyz": readyz, "/metrics": metrics, "/status": tell}
-    return Starlette(routes=[Route(path, page) for path, page in pages.items()])
+    pages = {"/livez": livez, "/readyz": readyz, "/metrics": metrics, "/status": show_status}
+    return HostHeaderCheck(Starlette(routes=[Route(path, page) for path, page in pages.items()]))

@@ -1,5 +1,5 @@
-"""The peer door: for other hosts. Serves only what this host's store holds whole and never asks anyone else, so that a
-request cannot loop.
+"""The peer door answers other hosts. It sends only what this host's store has whole, and never asks other hosts, so
+that a request cannot loop.
 """
 
 from __future__ import annotations
@@ -13,68 +13,80 @@ from starlette.types import Scope
 from typing_extensions import override
 
 from peili.mirror.doors.base import Door, requested_descriptor
-from peili.mirror.doors.request_metrics import request_record
+from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
-from peili.mirror.doors.stored import send_stored
+from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE, Metrics
-from peili.mirror.oci.paths import Target
-from peili.mirror.oci.refusal import TOOMANYREQUESTS, HTTPError
+from peili.mirror.oci.http_errors import TOOMANYREQUESTS, HTTPError
+from peili.mirror.oci.requests import Target
 from peili.mirror.parts import Parts
 
 
 class UploadSlots:
-    """Counts the uploads under way, in all and for each host, and refuses those above the bound."""
+    """Bounds the uploads that run at the same time: ``limits.uploads`` in total, ``limits.uploads_per_peer`` per host.
+
+    Args:
+        limits: See above.
+        metrics: Count each refused upload.
+    """
 
     def __init__(self, limits: Limits, metrics: Metrics) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._of_host: Counter[str] = Counter()
+        self._uploads_to: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self, host: str) -> Generator[None]:
-        """Held while `host` is served. Raises HTTPError (429)."""
-        reached = self._reached(host)
-        if reached is not None:
-            self._metrics.limited.add(reached)
-            raise HTTPError(429, TOOMANYREQUESTS, "as many uploads as may be are under way", {"Retry-After": "1"})
-        self._of_host[host] += 1
+    def acquire(self, host: str) -> Generator[None]:
+        """Hold a slot for an upload to `host`.
+
+        Raises:
+            HTTPError: 429, all slots are in use.
+        """
+        limit = self._exhausted_limit(host)
+        if limit is not None:
+            self._metrics.limited.add(limit)
+            raise HTTPError(429, TOOMANYREQUESTS, "too many uploads at the same time", {"Retry-After": "1"})
+        self._uploads_to[host] += 1
         try:
             yield
         finally:
-            self._of_host[host] -= 1
-            self._of_host += Counter()  # drops those at zero
+            self._uploads_to[host] -= 1
+            self._uploads_to += Counter()  # removes the zeros
 
     @property
-    def under_way(self) -> int:
-        """How many there are."""
-        return self._of_host.total()
+    def in_use(self) -> int:
+        """The number of uploads that run now."""
+        return self._uploads_to.total()
 
-    def _reached(self, host: str) -> str | None:
-        """The bound that one more upload to `host` would break."""
-        if self._of_host.total() >= self._limits.uploads:
+    def _exhausted_limit(self, host: str) -> str | None:
+        if self._uploads_to.total() >= self._limits.uploads:
             return "uploads"
-        return "uploads_per_peer" if self._of_host[host] >= self._limits.uploads_per_peer else None
+        return "uploads_per_peer" if self._uploads_to[host] >= self._limits.uploads_per_peer else None
 
 
 class PeerDoor(Door):
-    """Answers other hosts from this host's store."""
+    """The door for other hosts.
+
+    Attributes:
+        upload_slots: The uploads that run.
+    """
 
     def __init__(self, parts: Parts, log: logging.Logger) -> None:
         super().__init__(parts, log)
-        self.uploads = UploadSlots(parts.limits, parts.metrics)
+        self.upload_slots = UploadSlots(parts.limits, parts.metrics)
 
     @override
-    async def content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+    async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         request_record(scope).source = FROM_STORE
         digest = target.digest
         if digest is None:
-            digest = (await self.ask_store(self.store.resolve(self.reference(target)))).digest
-        # Also of what a tag stands for: what is recorded with the tag need not be what the document says.
-        descriptor = requested_descriptor(target, await self.ask_store(self.store.describe(digest)))
-        if not response.wants_body:
-            await send_stored(response, self.opener, descriptor)
+            digest = (await self.call_store(self.store.resolve(self.reference(target)))).digest
+        # Also for a tag: the store's record of a tag may differ from what the manifest itself says.
+        descriptor = requested_descriptor(target, await self.call_store(self.store.describe(digest)))
+        if response.is_head:
+            await response.send_head(descriptor)
             return
         client = scope.get("client")
-        with self.uploads.slot(client[0] if client else ""):
+        with self.upload_slots.acquire(client[0] if client else ""):
             await send_stored(response, self.opener, descriptor)

@@ -1,4 +1,4 @@
-"""Answers a request over ASGI: status and headers once, then the body, and HEAD without one."""
+"""Writes the response to one request over ASGI: the status and headers once, then the body."""
 
 from __future__ import annotations
 
@@ -10,165 +10,203 @@ from dataclasses import replace
 from starlette.types import Message, Scope, Send
 
 from peili.mirror.limits import KIB
-from peili.mirror.oci.conditions import entity_tag, none_match, range_applies
+from peili.mirror.oci.http_errors import SIZE_INVALID, HTTPError
 from peili.mirror.oci.media_types import is_manifest
-from peili.mirror.oci.multipart import Multipart
-from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_ranges
+from peili.mirror.oci.ranges import (
+    ByteRange,
+    MultipartByteranges,
+    Span,
+    Unsatisfiable,
+    entity_tag,
+    if_range_matches,
+    is_not_modified,
+    parse_ranges,
+)
 from peili.mirror.oci.references import Descriptor, Digest
-from peili.mirror.oci.refusal import SIZE_INVALID, HTTPError
 from peili.mirror.server.socket_writer import get_socket_writer
 from peili.mirror.support.deadlines import Deadline
 
-_VERSION = (b"docker-distribution-api-version", b"registry/2.0")
-_SMALL = 64 * KIB
-"""Bytes up to which copying costs less than going past ASGI."""
+_VERSION_HEADER = (b"docker-distribution-api-version", b"registry/2.0")
+_MAX_COPY = 64 * KIB
+"""Up to this number of bytes, a copy costs less than the socket writer."""
 _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
 class ResponseWriter:
-    """The answer to one request. `started` once its status line was sent: from then on there is no other answer.
+    """Writes the response to one request.
 
-    Content is answered with `begin`, the body's bytes, and `end`. A body may go by `socket_writer`, where there is one;
-    once it began, whether there is stands. One that can't be had to its end is left unfinished: the server closes the
-    connection, which tells the client. A client that takes nothing for `reader_timeout` seconds is left (TimeoutError).
+    A response with content consists of `start`, the bytes of the body, and `end`. If the content cannot be sent to its
+    end, do not call `end`: the server then closes the connection, which tells the client that the response is cut off.
+
+    Every method that sends raises TimeoutError if the client reads nothing for `reader_timeout` seconds, and OSError if
+    the client has disconnected.
+
+    Args:
+        scope: The ASGI scope of the request.
+        send: The ASGI send callable.
+        reader_timeout: See above.
+
+    Attributes:
+        is_head: Whether the request is a HEAD request. Its response has no body.
+        has_started: Whether the status was sent. From then on, no other response is possible.
+        socket_writer: Writes the body past ASGI, if the server offers that. `start` decides whether it is used: read it
+            after `start`.
+        can_send_path: Whether the server supports `send_path`.
     """
 
     def __init__(self, scope: Scope, send: Send, reader_timeout: float) -> None:
-        self.wants_body: bool = scope["method"] != "HEAD"
-        self.started = False
+        self.is_head: bool = scope["method"] == "HEAD"
+        self.has_started = False
         self.socket_writer = get_socket_writer(send)
         if self.socket_writer is not None:
-            self.socket_writer.give_up_after(reader_timeout)
-        self.takes_paths = "http.response.pathsend" in (scope.get("extensions") or ())
-        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of equal ones the first counts
+            self.socket_writer.set_timeout(reader_timeout)
+        self.can_send_path = "http.response.pathsend" in (scope.get("extensions") or ())
+        self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of equal names wins
         self._send = send
-        self._chunks = scope.get("http_version", "1.1") != "1.0"
+        self._can_chunk = scope.get("http_version", "1.1") != "1.0"
         self._reader_timeout = reader_timeout
 
     def header(self, name: bytes) -> str | None:
-        """The value of a header of the request; `name` in lower case."""
+        """Returns the value of a request header. `name` is in lower case."""
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
     async def json(self, document: object, headers: Mapping[str, str] | None = None) -> None:
-        """Answer 200 with `document`."""
-        await self._document(200, "application/json", json.dumps(document).encode(), headers or {})
+        """Send `document` with status 200."""
+        await self._send_json(200, json.dumps(document).encode(), headers or {})
 
-    async def refuse(self, refusal: HTTPError) -> None:
-        """Answer with an error."""
-        await self._document(refusal.status, "application/json", refusal.body(), refusal.headers)
+    async def error(self, error: HTTPError) -> None:
+        """Send an error response."""
+        await self._send_json(error.status, error.body(), error.headers)
 
     def range(self, digest: Digest) -> ByteRange | None:
-        """The one range that has to be honoured; None: the whole."""
+        """Returns the range that the client asks for; None for the whole content, or for several ranges."""
         ranges = self._ranges(digest)
         return ranges[0] if len(ranges) == 1 else None
 
     def span(self, digest: Digest, size: int) -> Span:
-        """The bytes to send of content of `size` bytes, in one piece. Raises HTTPError (416)."""
+        """Returns the bytes to send of content of `size` bytes, in one piece.
+
+        Raises:
+            HTTPError: 416, the content has no byte of the range.
+        """
         spans = self.spans(digest, size)
         return spans[0] if len(spans) == 1 else Span.whole(size)
 
     def spans(self, digest: Digest, size: int) -> tuple[Span, ...]:
-        """The parts to send of content of `size` bytes, as they were asked for; none: the whole. Raises HTTPError.
+        """Returns the parts to send of content of `size` bytes, in the order of the request.
 
-        Parts that together are more than the whole are not sent: who asks for that has it cheaper in one piece.
+        The tuple is empty if the whole content is to be sent. That is also the case if the parts together are larger
+        than the content: then one piece is cheaper for both sides.
+
+        Raises:
+            HTTPError: 416, the content has no byte of any range.
         """
-        wanted = self._ranges(digest)
-        spans = tuple(each.within(size) for each in wanted if each.is_within(size))
-        if wanted and not spans:
-            raise out_of_range(Unsatisfiable(wanted[0], size))
+        ranges = self._ranges(digest)
+        spans = tuple(each.within(size) for each in ranges if each.is_within(size))
+        if ranges and not spans:
+            raise range_error(Unsatisfiable(ranges[0], size))
         return spans if sum(each.length for each in spans) <= size else ()
 
     def _ranges(self, digest: Digest) -> tuple[ByteRange, ...]:
-        if not self.wants_body or not range_applies(self.header(b"if-range"), digest):
+        if self.is_head or not if_range_matches(self.header(b"if-range"), digest):
             return ()
         return parse_ranges(self.header(b"range"))
 
     def is_bodiless(self, digest: Digest) -> bool:
-        """Whether an answer with content has no body: to HEAD, or because the client has the content already."""
-        return not self.wants_body or not none_match(self.header(b"if-none-match"), digest)
+        """Whether the response has no body: to a HEAD request, or because the client has the content already."""
+        return self.is_head or is_not_modified(self.header(b"if-none-match"), digest)
 
-    async def not_modified(self, digest: Digest) -> bool:
-        """Answer 304 where the client has the content already; whether that was done."""
-        if none_match(self.header(b"if-none-match"), digest):
+    async def send_head(self, descriptor: Descriptor) -> None:
+        """Send a response without a body: 304 if the client has the content already, else 200."""
+        if not await self.send_not_modified(descriptor.digest):
+            headers = _content_headers(descriptor, Span.whole(descriptor.size), is_partial=False)
+            await self._send_start(200, headers, _END)
+
+    async def send_not_modified(self, digest: Digest) -> bool:
+        """Send 304 if the client has the content already. Returns whether it has."""
+        if not is_not_modified(self.header(b"if-none-match"), digest):
             return False
         etag = entity_tag(digest).encode()
-        await self._start(304, [(b"etag", etag), (b"docker-content-digest", digest.encode())], _END)
+        await self._send_start(304, [(b"etag", etag), (b"docker-content-digest", digest.encode())], _END)
         return True
 
-    async def begin(self, descriptor: Descriptor, span: Span, *, partial: bool, one_stream: bool = False) -> bool:
-        """Answer 200, or 206 where the answer is `partial`; whether the bytes of `span` and `end` have to follow.
+    async def start(self, descriptor: Descriptor, span: Span, *, is_partial: bool, has_length: bool = True) -> None:
+        """Send the status and headers of a response with content.
 
-        They have not where the client asked for the head only. `one_stream`: without a Content-Length, so that
-        the client does not go on to ask for parallel parts (not for HTTP/1.0, which has no other way to tell the end).
+        Args:
+            descriptor: The content.
+            span: The bytes that follow.
+            is_partial: Whether the status is 206 instead of 200.
+            has_length: Whether the response has a Content-Length. Without it, the client reads one stream and does not
+                ask for parallel parts. HTTP/1.0 always has it, as the client cannot find the end of the body otherwise.
         """
-        chunked = one_stream and self.wants_body and self._chunks
-        self._decide_on_outlet(self.wants_body and span.length > _SMALL and not chunked)
-        rest = () if self.wants_body else (_END,)
-        headers = _about(descriptor, span, partial=partial)
-        if chunked:
+        is_chunked = not has_length and self._can_chunk
+        self._choose_socket_writer(span.length > _MAX_COPY and not is_chunked)
+        headers = _content_headers(descriptor, span, is_partial=is_partial)
+        if is_chunked:
             headers = [each for each in headers if each[0] != b"content-length"]
-        await self._start(206 if partial else 200, headers, *rest)
-        return self.wants_body
+        await self._send_start(206 if is_partial else 200, headers)
 
-    async def begin_parts(self, descriptor: Descriptor, parts: Multipart) -> None:
-        """Answer 206 with several `parts`; what stands between them, their bytes and `end` have to follow."""
-        self._decide_on_outlet(parts.length > _SMALL)
-        whole = replace(descriptor, media_type=parts.content_type)
-        await self._start(206, _about(whole, Span.whole(parts.length), partial=False))
+    async def start_parts(self, descriptor: Descriptor, parts: MultipartByteranges) -> None:
+        """Send the status and headers of a response with several parts. Their framing and their bytes follow."""
+        self._choose_socket_writer(parts.length > _MAX_COPY)
+        body = replace(descriptor, media_type=parts.content_type)
+        await self._send_start(206, _content_headers(body, Span.whole(parts.length), is_partial=False))
 
-    def _decide_on_outlet(self, large: bool) -> None:
-        if self.socket_writer is not None and not (large and self.socket_writer.open()):
-            self.socket_writer = None  # found out now: what fails once the status line was sent cuts the answer off
+    def _choose_socket_writer(self, is_large: bool) -> None:
+        """Drop the socket writer if it is not worth it or cannot be used. A failure after the status would be a cut."""
+        if self.socket_writer is not None and not (is_large and self.socket_writer.prepare()):
+            self.socket_writer = None
 
-    async def whole(self, descriptor: Descriptor, span: Span, data: bytes, *, partial: bool) -> None:
-        """Answer as `begin` does, with `data`, which are the bytes of `span`. A client that wants no body gets none."""
-        rest: Message = {**_END, "body": data if self.wants_body else b""}
-        await self._start(206 if partial else 200, _about(descriptor, span, partial=partial), rest)
+    async def send_whole(self, descriptor: Descriptor, span: Span, data: bytes, *, is_partial: bool) -> None:
+        """Send a complete response with content. `data` are the bytes of `span`."""
+        headers = _content_headers(descriptor, span, is_partial=is_partial)
+        await self._send_start(206 if is_partial else 200, headers, {**_END, "body": data})
 
     async def send(self, data: bytes | memoryview) -> None:
-        """More of the body; `data` may be overwritten once this returns."""
-        if self.socket_writer is not None and len(data) > _SMALL:
+        """Send a piece of the body. `data` may be overwritten afterwards."""
+        if self.socket_writer is not None and len(data) > _MAX_COPY:
             await self.socket_writer.send(data)
         else:
-            await self._in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
+            await self._send_in_time({"type": "http.response.body", "body": bytes(data), "more_body": True})
 
     async def send_path(self, path: str) -> None:
-        """Let the server send the file at `path` as the whole body; only where it `takes_paths`.
+        """Let the server send the file at `path` as the whole body. Only if `can_send_path`.
 
-        When it opens the file it does not say, only when it is done: by the disconnect that follows each answer, and
-        that ends the work on the request. Until then this waits, so that what `path` stands for remains.
+        The server does not say when it has opened the file. It only says when the response is complete: by the
+        disconnect message, which cancels the work on the request. This method waits until then, so that the caller
+        keeps the file open.
         """
-        await self._in_time({"type": "http.response.pathsend", "path": path})
+        await self._send_in_time({"type": "http.response.pathsend", "path": path})
         await asyncio.Event().wait()
 
     async def end(self) -> None:
-        """All of the body was sent."""
-        await self._in_time(_END)
+        """Send the end of the body."""
+        await self._send_in_time(_END)
 
-    async def _document(self, status: int, media_type: str, body: bytes, headers: Mapping[str, str]) -> None:
-        given = {"Content-Type": media_type, "Content-Length": str(len(body)), **headers}
-        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in given.items()]
-        rest: Message = {**_END, "body": body if self.wants_body else b""}
-        await self._start(status, raw, rest)
+    async def _send_json(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+        all_headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+        raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in all_headers.items()]
+        await self._send_start(status, raw, {**_END, "body": b"" if self.is_head else body})
 
-    async def _start(self, status: int, headers: list[tuple[bytes, bytes]], *rest: Message) -> None:
-        self.started = True
-        await self._in_time({"type": "http.response.start", "status": status, "headers": [_VERSION, *headers]}, *rest)
+    async def _send_start(self, status: int, headers: list[tuple[bytes, bytes]], *rest: Message) -> None:
+        self.has_started = True
+        start: Message = {"type": "http.response.start", "status": status, "headers": [_VERSION_HEADER, *headers]}
+        await self._send_in_time(start, *rest)
 
-    async def _in_time(self, *messages: Message) -> None:
+    async def _send_in_time(self, *messages: Message) -> None:
         async with Deadline(self._reader_timeout):
             for message in messages:
                 await self._send(message)
 
 
-def out_of_range(error: Unsatisfiable) -> HTTPError:
-    """The answer to who asks for a range that lies outside of the content."""
+def range_error(error: Unsatisfiable) -> HTTPError:
+    """Returns the response to a range that the content does not have."""
     return HTTPError(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{error.size}"})
 
 
-def _about(descriptor: Descriptor, span: Span, *, partial: bool) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer that has these bytes of content."""
+def _content_headers(descriptor: Descriptor, span: Span, *, is_partial: bool) -> list[tuple[bytes, bytes]]:
     headers = [
         (b"content-type", descriptor.media_type.encode("latin-1")),
         (b"content-length", b"%d" % span.length),
@@ -177,7 +215,7 @@ def _about(descriptor: Descriptor, span: Span, *, partial: bool) -> list[tuple[b
         (b"accept-ranges", b"bytes"),
     ]
     if not is_manifest(descriptor.media_type):
-        headers.append((b"content-encoding", b"identity"))  # a host's gzip middleware leaves it alone then
-    if partial:
+        headers.append((b"content-encoding", b"identity"))  # gzip middleware of a host agent then skips it
+    if is_partial:
         headers.append((b"content-range", span.content_range.encode()))
     return headers

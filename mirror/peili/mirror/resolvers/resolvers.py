@@ -11,8 +11,8 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror.errors import ConfigError, FailureReason, NotFound, PeerUnavailable, PluginNotFound, Unavailable
-from peili.mirror.oci.paths import Endpoint, Target
 from peili.mirror.oci.references import Descriptor, Digest, Reference
+from peili.mirror.oci.requests import Endpoint, Target
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import Context, Resolver, ResolverLoader, running_already
 from peili.mirror.plugins.loading import Plugins

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 import uvicorn
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -24,8 +25,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.server.accepting import ConnectionSlot
-from peili.mirror.server.host_header import HostHeaderCheck
+from peili.mirror.oci.requests import host_error
+from peili.mirror.server.acceptor import ConnectionSlot
 from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
 from peili.mirror.support.deadlines import Countdown
 
@@ -411,3 +412,22 @@ class _Bounded(_Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+class HostHeaderCheck:
+    """Passes on requests with exactly one well-formed Host header. Answers 400 to the others.
+
+    Args:
+        app: The app that receives the requests.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        problem = host_error(scope) if scope["type"] == "http" else None
+        if problem is None:
+            await self._app(scope, receive, send)
+        else:
+            response = PlainTextResponse(f"{problem}\n", status_code=400, headers={"Connection": "close"})
+            await response(scope, receive, send)

@@ -37,12 +37,12 @@ class SocketWriter(ABC):
     error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
     """
 
-    def open(self) -> bool:
+    def prepare(self) -> bool:
         """Have in hand what sending takes; False where this host does not have it: the body goes by messages then."""
         return True
 
     @abstractmethod
-    def give_up_after(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         """So long, from now on, is too long."""
 
     @abstractmethod
@@ -97,12 +97,12 @@ class CountingSocketWriter(SocketWriter):
         self._count = count
 
     @override
-    def open(self) -> bool:
-        return self._outlet.open()
+    def prepare(self) -> bool:
+        return self._outlet.prepare()
 
     @override
-    def give_up_after(self, seconds: float) -> None:
-        self._outlet.give_up_after(seconds)
+    def set_timeout(self, seconds: float) -> None:
+        self._outlet.set_timeout(seconds)
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
@@ -140,7 +140,7 @@ class DirectSocketWriter(SocketWriter):
         self._lost = asyncio.Event()
 
     @override
-    def open(self) -> bool:
+    def prepare(self) -> bool:
         try:
             self._open()
         except ConnectionError:
@@ -150,7 +150,7 @@ class DirectSocketWriter(SocketWriter):
         return True
 
     @override
-    def give_up_after(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
         self._patience = seconds
 
     def take(self) -> int:

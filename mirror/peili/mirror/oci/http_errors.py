@@ -1,6 +1,4 @@
-"""Requests that are answered with an error, in the JSON and with the codes of the OCI distribution spec ("Error
-Codes").
-"""
+"""Error responses in the JSON format and with the codes of the OCI distribution spec ("Error Codes")."""
 
 from __future__ import annotations
 
@@ -18,12 +16,19 @@ DENIED = "DENIED"
 UNSUPPORTED = "UNSUPPORTED"
 TOOMANYREQUESTS = "TOOMANYREQUESTS"
 
-BOUNDS = {414: "path_length", 431: "header_count"}
-"""Statuses that say that a limit was reached, and which."""
+LIMIT_OF_STATUS = {414: "path_length", 431: "header_count"}
+"""For each status that means "a limit was reached": the name of the limit in `Limits`."""
 
 
 class HTTPError(Exception):
-    """The request ends with this answer."""
+    """Ends a request with an error response.
+
+    Args:
+        status: The HTTP status code.
+        code: One of the error codes above.
+        message: A sentence for people.
+        headers: More headers of the response.
+    """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
@@ -32,5 +37,5 @@ class HTTPError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """The error's JSON document."""
+        """Returns the JSON document of the response."""
         return json.dumps({"errors": [{"code": self.code, "message": str(self)}]}).encode()

@@ -9,15 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror.oci.ranges import (
-    MOST_RANGES,
+    MAX_RANGES,
     ByteRange,
     Span,
     Unsatisfiable,
     parse_content_range,
-    parse_range,
     parse_ranges,
     parse_unsatisfied_range,
 )
+
+
+def parse_range(header: str | None) -> ByteRange | None:
+    """Returns the range of a header that has exactly one."""
+    ranges = parse_ranges(header)
+    return ranges[0] if len(ranges) == 1 else None
+
 
 SIZES = st.integers(0, 10**19)
 PLACES = st.integers(0, 10**19 - 1)
@@ -65,7 +71,7 @@ SPACE = st.text(" \t", max_size=3)
 @given(st.lists(st.tuples(SPACE, RANGES, SPACE), max_size=20), st.sampled_from(["bytes=", "Bytes=", "BYTES="]))
 def test_several_ranges_come_back_from_their_text(ranges: list[tuple[str, ByteRange, str]], unit: str) -> None:
     text = ",".join(f"{before}{str(each).removeprefix('bytes=')}{after}" for before, each, after in ranges)
-    expected = tuple(each for _, each, _ in ranges) if 0 < len(ranges) <= MOST_RANGES else ()
+    expected = tuple(each for _, each, _ in ranges) if 0 < len(ranges) <= MAX_RANGES else ()
     assert parse_ranges(unit + text) == expected
     assert parse_range(unit + text) == (expected[0] if len(expected) == 1 else None)
 
@@ -83,7 +89,7 @@ def test_several_ranges_come_back_from_their_text(ranges: list[tuple[str, ByteRa
         "bytes=0-1,bytes=3-4",
         "items=0-1,3-4",
         "bytes=" + "0-1," * 1_000_000,
-        ",".join(["bytes=0-0"] + ["1-1"] * MOST_RANGES),
+        ",".join(["bytes=0-0"] + ["1-1"] * MAX_RANGES),
     ],
 )
 def test_what_is_not_a_few_ranges_is_ignored_as_a_whole(header: str) -> None:
@@ -93,7 +99,7 @@ def test_what_is_not_a_few_ranges_is_ignored_as_a_whole(header: str) -> None:
 @given(st.one_of(st.text(), ALMOST, ALMOST.map(lambda text: f"bytes={text}")))
 def test_junk_is_no_range_or_a_few(header: str) -> None:
     ranges = parse_ranges(header)
-    assert len(ranges) <= MOST_RANGES
+    assert len(ranges) <= MAX_RANGES
     assert parse_ranges("bytes=" + ",".join(str(each).removeprefix("bytes=") for each in ranges)) == ranges
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tests.support.strategies import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
 
 from peili.mirror import Digest, Reference
-from peili.mirror.oci.paths import Endpoint, Target, api_path, parse_target
-from peili.mirror.oci.refusal import HTTPError
+from peili.mirror.oci.http_errors import HTTPError
+from peili.mirror.oci.requests import Endpoint, Target, api_path, parse_target
 
 WORDS = st.sampled_from(
     ["", "v2", "manifests", "blobs", "tags", "list", "..", "library", "docker.io", "v1", "sha256:0"]
@@ -130,7 +130,7 @@ def test_what_is_not_part_of_the_api_or_malformed_is_refused(path: str, status: 
 
 
 def test_an_ns_that_is_no_host_name_is_refused() -> None:
-    with pytest.raises(HTTPError, match="ns is not a registry"):
+    with pytest.raises(HTTPError, match="ns is not the host name of a registry"):
         target("/v2/x/manifests/v1", ns="a/b")
 
 

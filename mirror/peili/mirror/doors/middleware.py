@@ -1,0 +1,260 @@
+"""The ASGI middleware around the doors: the access check, the request metrics, and what protects a router's routes."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import TypeAlias, cast
+
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse
+from starlette.routing import Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from peili.mirror.doors.response import ResponseWriter
+from peili.mirror.limits import Limits
+from peili.mirror.metrics.counters import LOCAL, Metrics
+from peili.mirror.oci.http_errors import DENIED, LIMIT_OF_STATUS, HTTPError
+from peili.mirror.oci.requests import check_head
+from peili.mirror.parts import Parts
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
+from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer, wrap_send
+from peili.mirror.support.deadlines import Deadline
+
+ROUTER_PATH = "/_router"
+"""The peer door leaves the paths below this one to the router. No name of a repository begins with an underscore."""
+_SCOPE_KEY = "peili.request_record"
+_NO_ENDPOINT = "none"
+
+Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
+"""Decides whether a request may use a door. May be a coroutine function.
+
+The mirror calls it on its event loop for each request. Access is denied if it raises, or if the awaitable that it
+returned takes longer than ``Limits.first_byte_timeout`` seconds.
+"""
+
+
+def anyone(connection: HTTPConnection) -> bool:
+    """An `Auth` that allows every request."""
+    return True
+
+
+def loopback_only(connection: HTTPConnection) -> bool:
+    """An `Auth` that allows only requests from this host: the client's address must be a loopback address.
+
+    A client without an address, for example on a unix socket, is denied. Do not use it behind a proxy on this host:
+    each request would have a loopback address.
+    """
+    if connection.client is None:
+        return False
+    try:
+        address = ip_address(connection.client.host.partition("%")[0])
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback
+
+
+class AccessCheck:
+    """Passes on the requests that `auth` allows. Answers 403 to the others, and to all requests while `auth` fails.
+
+    Args:
+        app: The door.
+        auth: See `Auth`.
+        limits: ``first_byte_timeout`` bounds `auth`.
+        limited: Called with the name of the limit each time that `auth` takes too long.
+        log: Receives the errors of `auth`.
+        identity: The id of this host. Each response carries it in a header.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        auth: Auth,
+        limits: Limits,
+        limited: Callable[[str], None],
+        log: logging.Logger,
+        *,
+        identity: str | None = None,
+    ) -> None:
+        self._app = app
+        self._auth = auth
+        self._limits = limits
+        self._limited = limited
+        self._log = log
+        self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
+        self._lifespan = Router()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)  # a door has nothing to start; its mirror has
+            return
+        if self._header is not None:
+            send = _add_header(send, self._header)
+        if await self._allows(HTTPConnection(scope)):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            error = HTTPError(403, DENIED, "access denied")
+            await ResponseWriter(scope, send, self._limits.reader_timeout).error(error)
+
+    async def _allows(self, connection: HTTPConnection) -> bool:
+        try:
+            allowed = self._auth(connection)
+            return bool(await self._in_time(allowed) if inspect.isawaitable(allowed) else allowed)
+        except Exception:  # noqa: BLE001 - `auth` is third-party code; if it fails, access is denied
+            self._log.exception("the access check failed; access is denied")
+            return False
+
+    async def _in_time(self, decision: Awaitable[bool]) -> bool:
+        timeout = self._limits.first_byte_timeout
+        deadline = Deadline(timeout)
+        try:
+            async with deadline:
+                return await decision
+        except Exception as error:
+            if not deadline.expired():
+                raise
+            self._limited("first_byte_timeout")
+            raise TimeoutError(f"no decision within {timeout:g} s") from error
+
+
+def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:
+    async def send_with_header(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), header]}
+        await send(message)
+
+    return wrap_send(send, send_with_header)
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What the metrics say about one request and its response.
+
+    Attributes:
+        endpoint: The endpoint of the API. The door sets it.
+        source: Where the content comes from. The door sets it; it is empty for other responses than content.
+        status: The status of the response; None if there was no response.
+        length: The Content-Length of the response.
+        is_finished: Whether the response was sent to its end.
+    """
+
+    endpoint: str
+    source: str = ""
+    status: int | None = None
+    length: int = 0
+    is_finished: bool = False
+
+    def start(self, message: Message) -> None:
+        """Note the start message of the response."""
+        self.status = message["status"]
+        self.length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether the body of the response is content, and not an error or a list."""
+        return self.source != "" and self.status in {200, 206}
+
+
+def request_record(scope: Scope) -> RequestRecord:
+    """Returns the record of the request of `scope`. Without `RequestMetrics`, nobody reads it."""
+    return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord(_NO_ENDPOINT)))
+
+
+class RequestMetrics:
+    """Counts the requests to a door, and the bytes of content that it sends.
+
+    Args:
+        app: The door.
+        door: The name of the door in the metrics.
+        metrics: Where to count.
+    """
+
+    def __init__(self, app: ASGIApp, door: str, metrics: Metrics) -> None:
+        self._app = app
+        self._door = door
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        inner_path = scope["path"][len(scope.get("root_path", "")) :]
+        endpoint = "router" if inner_path.startswith(f"{ROUTER_PATH}/") else _NO_ENDPOINT
+        record = scope[_SCOPE_KEY] = RequestRecord(endpoint)
+        try:
+            await self._app(scope, receive, self._count_bytes(send, record))
+        finally:
+            self._count_request(scope, record)
+
+    def _count_bytes(self, send: Send, record: RequestRecord) -> Send:
+        def count(size: int) -> None:
+            if record.has_content and size:
+                self._metrics.sent.add(self._door, record.source, by=size)
+
+        async def counting_send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.start(message)
+            await send(message)
+            if message["type"] == "http.response.body":
+                record.is_finished = not message.get("more_body", False)
+                count(len(message.get("body", b"")))
+            elif message["type"] == "http.response.pathsend":
+                record.is_finished = True
+                count(record.length)
+
+        writer = get_socket_writer(send)
+        return counting_send if writer is None else SocketSend(counting_send, CountingSocketWriter(writer, count))
+
+    def _count_request(self, scope: Scope, record: RequestRecord) -> None:
+        status = "none" if record.status is None else str(record.status)
+        method = scope["method"] if scope["method"] in {"GET", "HEAD"} else "other"
+        source = record.source if record.has_content else ""
+        self._metrics.requests.add(self._door, record.endpoint, method, status, source)
+        if record.status is not None and not record.is_finished:
+            self._metrics.cut.add(self._door)
+        if self._door == LOCAL:
+            user_agent: bytes = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
+            self._metrics.asked(user_agent.decode("latin-1"), time.time())
+
+
+class RouterRoutes:
+    """Protects the routes of a router. Requests with a malformed or too large head do not reach them.
+
+    If a route raises, the error is logged and not passed on to the host agent. The client receives 503 if no response
+    was started.
+    """
+
+    def __init__(self, app: ASGIApp, parts: Parts) -> None:
+        self._app = app
+        self._limits = parts.limits
+        self._limited = parts.metrics.limited
+        self._log = parts.log.getChild("router")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_started = False
+
+        async def noting_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            if scope["type"] == "http":
+                check_head(scope, self._limits)
+            await self._app(scope, receive, noting_send)
+        except HTTPError as error:
+            if error.status in LIMIT_OF_STATUS:
+                self._limited.add(LIMIT_OF_STATUS[error.status])
+            await ResponseWriter(scope, send, self._limits.reader_timeout).error(error)
+        except Exception:  # noqa: BLE001 - the routes are third-party code
+            self._log.exception("a plug-in failed at %s", scope["path"])
+            if not has_started:
+                await PlainTextResponse("a plug-in failed\n", status_code=503)(scope, receive, send)

@@ -1,0 +1,292 @@
+"""Sends content of this host's store: opens it, reads it in bounded time, and lets the kernel send it if possible."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import Self, TypeAlias
+
+from peili.mirror.content.files import is_cached
+from peili.mirror.doors.response import ResponseWriter
+from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
+from peili.mirror.limits import KIB, MIB, Limits
+from peili.mirror.oci.ranges import MultipartByteranges, Span
+from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.plugins.content import Content
+from peili.mirror.plugins.interfaces import Store
+from peili.mirror.server.socket_writer import SocketWriter
+from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import Tasks
+
+PIECE = 256 * KIB
+"""Bytes that are read and sent at once. At this size the way to a thread and back does not count. Measured over TLS:
+larger pieces cost two to three times the system time.
+"""
+WINDOW = 8 * MIB
+"""Bytes that one sendfile sends. Before, they are known to be in memory, and the file to be unchanged."""
+TAIL = 64 * KIB
+"""Bytes at the end that are read, checked and then sent. Sendfile is not worth it for so few."""
+_SHORT = 64 * KIB
+"""Up to this number of bytes, all are read before the response starts. If that fails, another response is possible."""
+_Opened: TypeAlias = tuple[Content, bytes]
+"""Content, and the bytes that were read from it."""
+
+
+class OpenContent:
+    """Content of a store that is open for one response. The owner closes it.
+
+    Every read is bounded in time. An error of the store is never an OSError, so that the door can tell it from an error
+    of the client's connection.
+
+    Args:
+        content: The content.
+        name: Its name in the log.
+        first: The bytes that were read already.
+        limits: ``stall_timeout`` bounds each call of the store.
+        limited: Called with the name of the limit each time that a read takes too long.
+        log: Receives unexpected errors of the store.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        name: str,
+        *,
+        first: bytes,
+        limits: Limits,
+        limited: Callable[[str], None],
+        log: logging.Logger,
+    ) -> None:
+        self.first = first
+        self._content = content
+        self._name = name
+        self._timeout = limits.stall_timeout
+        self._limited = limited
+        self._log = log
+
+    def fileno(self) -> int | None:
+        """Returns the file descriptor of the content, if it has one."""
+        return self._content.fileno()
+
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        """Read as `Content.readinto` does.
+
+        Raises:
+            Aborted: The content will never be whole.
+            StoreUnavailable: The read took longer than ``limits.stall_timeout`` seconds, or the store raised an
+                unexpected error.
+        """
+        deadline = Deadline(self._timeout)  # costs about 6 µs of the 190 µs that a piece takes over TLS
+        try:
+            async with deadline:
+                return await self._content.readinto(offset, buffer)
+        except PeiliError:
+            raise
+        except Exception as error:
+            if deadline.expired():
+                self._limited("stall_timeout")
+                raise StoreUnavailable(f"the store did not read on at byte {offset} in time") from error
+            raise _store_failed(self._log, self._name, error) from error
+
+    async def aclose(self) -> None:
+        """Close the content. Does not raise: the response was sent."""
+        try:
+            async with Deadline(self._timeout):
+                await self._content.aclose()
+        except Exception as error:  # noqa: BLE001 - a store may raise anything
+            _store_failed(self._log, self._name, error)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
+
+
+class ContentOpener:
+    """Opens content of a store in bounded time.
+
+    If the store does not react in time, its call is cancelled but not awaited, because a store may ignore the
+    cancellation. When the call ends, what it opened is closed.
+
+    Args:
+        store: The store.
+        limits: ``first_byte_timeout`` bounds the opening, ``stall_timeout`` each later call.
+        limited: Called with the name of the limit each time that the store takes too long.
+        log: Receives unexpected errors of the store.
+    """
+
+    def __init__(self, store: Store, limits: Limits, limited: Callable[[str], None], log: logging.Logger) -> None:
+        self._store = store
+        self._limits = limits
+        self._limited = limited
+        self._log = log
+        self._openings = Tasks()  # without a log: `open` raises the errors, and nobody needs those of abandoned calls
+
+    async def open(self, digest: Digest, span: Span) -> OpenContent:
+        """Open the content of `digest`, and read the first byte of `span`, or all of it if it is short.
+
+        Raises:
+            NotFound: The store does not have the content.
+            StoreUnavailable: The store took longer than ``limits.first_byte_timeout`` seconds, or raised an unexpected
+                error.
+        """
+        content, first = await self._open_in_time(digest, span)
+        return self._wrap(content, digest, first)
+
+    def _wrap(self, content: Content, digest: Digest, first: bytes) -> OpenContent:
+        return OpenContent(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
+
+    async def _open_in_time(self, digest: Digest, span: Span) -> _Opened:
+        opening = self._openings.start(_open(self._store, digest, span))
+        try:
+            with suppress(TimeoutError):
+                async with Deadline(self._limits.first_byte_timeout):
+                    await asyncio.wait([opening])
+        except asyncio.CancelledError:
+            if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
+                content, first = opening.result()
+                await self._wrap(content, digest, first).aclose()
+            raise
+        if opening.cancel():
+            self._limited("first_byte_timeout")
+            raise StoreUnavailable("the store did not deliver a first byte in time")
+        try:
+            return opening.result()
+        except PeiliError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:  # the store may cancel its own task
+            raise _store_failed(self._log, digest, error) from error
+
+    async def drain(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds for the calls that nobody awaits any more."""
+        await self._openings.drain(timeout)
+
+
+async def _open(store: Store, digest: Digest, span: Span) -> _Opened:
+    content = await store.open(digest)
+    try:
+        return content, await _read_first(content, span)
+    except BaseException:
+        await content.aclose()
+        raise
+
+
+async def _read_first(content: Content, span: Span) -> bytes:
+    first, count = bytearray(span.length if span.length <= _SHORT else 1), 0
+    try:
+        while count < len(first):
+            read_count = await content.readinto(span.start + count, memoryview(first)[count:])
+            if not read_count:
+                raise NotFound("the content is no longer available")
+            count += read_count
+    except Aborted as error:
+        raise NotFound(f"the content is no longer available: {error}") from error
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError  # the store ignored the cancellation, and nobody else would close the content
+    return bytes(first)
+
+
+def _store_failed(log: logging.Logger, name: str, error: BaseException) -> StoreUnavailable:
+    """Logs an error that a store must not raise. Returns the error to raise instead."""
+    log.error("%s: the store failed", name, exc_info=error)
+    return StoreUnavailable("the store failed")
+
+
+async def send_stored(response: ResponseWriter, opener: ContentOpener, descriptor: Descriptor) -> None:
+    """Answer a GET request with content that the store has whole.
+
+    Raises:
+        NotFound: The store does not have the content. Nothing was sent.
+        StoreUnavailable: The store failed. If the response has started, it is cut off.
+        Aborted: The content is shorter than the store said. The response is cut off.
+    """
+    if await response.send_not_modified(descriptor.digest):
+        return
+    spans = response.spans(descriptor.digest, descriptor.size)
+    if len(spans) > 1:
+        await _send_parts(response, opener, descriptor, spans)
+        return
+    is_partial = bool(spans)
+    span = spans[0] if is_partial else Span.whole(descriptor.size)
+    async with await opener.open(descriptor.digest, span) as content:
+        if len(content.first) == span.length:
+            await response.send_whole(descriptor, span, content.first, is_partial=is_partial)
+            return
+        await response.start(descriptor, span, is_partial=is_partial)
+        await _send_span(response, content, span)
+        await response.end()
+
+
+async def _send_parts(
+    response: ResponseWriter, opener: ContentOpener, descriptor: Descriptor, spans: Sequence[Span]
+) -> None:
+    """Send several parts one after the other. Memory use is the same as for the whole content."""
+    parts = MultipartByteranges(descriptor.media_type, spans)
+    async with await opener.open(descriptor.digest, spans[0]) as content:
+        await response.start_parts(descriptor, parts)
+        for head, span in parts:
+            await response.send(head)
+            await _send_span(response, content, span)
+        await response.send(parts.end)
+        await response.end()
+
+
+async def _send_span(response: ResponseWriter, content: OpenContent, span: Span) -> None:
+    fd, offset = content.fileno(), span.start
+    if fd is not None:
+        if response.socket_writer is not None:
+            offset = await _send_file(response.socket_writer, content, fd, span)
+        elif response.can_send_path and span.is_whole and sys.platform == "linux":
+            # Not the name of the file: this path stands for the open file, even if the file is removed. And with our
+            # own process id, not "self": a server may leave the work to another process.
+            await response.send_path(f"/proc/{os.getpid()}/fd/{fd}")
+    async with aclosing(read_pieces(content, Span(offset, span.stop, span.size))) as pieces:
+        async for piece in pieces:
+            await response.send(piece)
+            # A server that knows that the client has disconnected accepts everything at once. Without this line, the
+            # loop would read on to the end, and no other task would run, not even the one that ends this request.
+            await asyncio.sleep(0)
+
+
+async def _send_file(socket_writer: SocketWriter, content: OpenContent, fd: int, span: Span) -> int:
+    """Let the kernel send all bytes of `span` except its tail. Returns the offset of the tail.
+
+    Content checks itself only when it is read. So the last byte of each window is read first. If it is not in memory,
+    a thread reads it, because sendfile would block the whole event loop while it waits for the disk. If the file
+    changes later, the next window notices that, at the latest the tail, which is withheld then.
+
+    This read has a deadline. What sendfile itself reads has none: nothing can end a system call, and the event loop
+    stands still meanwhile. The watchdog exists for that case.
+    """
+    byte = memoryview(bytearray(1))
+    offset = span.start
+    while (count := min(WINDOW, span.stop - TAIL - offset)) > 0:
+        if not is_cached(fd, offset + count - 1):
+            os.posix_fadvise(fd, offset, 2 * WINDOW, os.POSIX_FADV_WILLNEED)  # starts to read ahead, does not wait
+        await content.readinto(offset + count - 1, byte)
+        if await socket_writer.sendfile(fd, offset, count) < count:
+            raise Aborted(f"content ends before byte {offset + count} of {span.size}")
+        offset += count
+    return offset
+
+
+async def read_pieces(content: OpenContent, span: Span, size: int = PIECE) -> AsyncGenerator[memoryview, None]:
+    """Yield the bytes of `span` in pieces of up to `size` bytes. Each piece is valid until the next one.
+
+    Raises:
+        Aborted: The content is shorter than the store said.
+        StoreUnavailable: The store failed.
+    """
+    buffer = memoryview(bytearray(min(size, span.length)))
+    offset = span.start
+    while offset < span.stop:
+        count = await content.readinto(offset, buffer[: span.stop - offset])
+        if count == 0:
+            raise Aborted(f"content ends at byte {offset} of {span.size}")
+        offset += count
+        yield buffer[:count]

@@ -1,0 +1,88 @@
+"""The endpoint ``tags/list``: the tags of a repository that this host's store can serve."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from contextlib import suppress
+from typing import Protocol, TypeVar
+from urllib.parse import parse_qsl, quote, urlencode
+
+from starlette.types import Scope
+
+from peili.mirror.doors.response import ResponseWriter
+from peili.mirror.errors import NotFound
+from peili.mirror.oci.http_errors import NAME_UNKNOWN, UNSUPPORTED, HTTPError
+from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import Digest
+from peili.mirror.oci.requests import Target, api_path
+from peili.mirror.oci.selection import Selection
+from peili.mirror.plugins.interfaces import Store
+
+_T = TypeVar("_T")
+_MAX_DIGITS = 9
+"""A number with more digits is larger than any number of tags."""
+
+
+class CallStore(Protocol):
+    """Awaits a call of the store in bounded time, see `Door.call_store`."""
+
+    async def __call__(self, call: Awaitable[_T], /) -> _T:
+        """Await `call`."""
+        ...
+
+
+def parse_query(scope: Scope) -> dict[str, str]:
+    """Returns the parameters of the query. Of equal names the last one wins."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+
+async def send_tags(
+    target: Target, response: ResponseWriter, scope: Scope, *, store: Store, selection: Selection, call_store: CallStore
+) -> None:
+    """Send the tags of a repository in lexical order: those after ``last``, at most ``n`` (distribution spec, "Listing
+    Tags").
+
+    Raises:
+        HTTPError: 404, the store has no tag of the repository; 400, ``n`` is not a number.
+        StoreUnavailable: The store does not answer in time.
+    """
+    digests = {
+        reference.tag: descriptor.digest
+        for reference, descriptor in await call_store(store.images())
+        if (reference.registry, reference.repository) == (target.registry, target.repository)
+        and selection.allows(reference.registry, reference.repository, reference.tag)
+    }
+    available = await call_store(_available_manifests(store, set(digests.values())))
+    tags = sorted(tag for tag, digest in digests.items() if digest in available)
+    if not tags:
+        raise HTTPError(404, NAME_UNKNOWN, f"this host has no tag of {target.name}")
+    query = parse_query(scope)
+    page = _page(tags, query.get("n"), query.get("last"))
+    headers: dict[str, str] = {}
+    if page and page[-1] != tags[-1]:
+        next_query = urlencode({**query, "last": page[-1]})
+        headers["Link"] = f'<{quote(scope["path"])}?{next_query}>; rel="next"'
+    # The name is as the client wrote it, with the registry if the client put it into the path.
+    name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
+    await response.json({"name": name, "tags": page}, headers)
+
+
+async def _available_manifests(store: Store, digests: Iterable[Digest]) -> set[Digest]:
+    """Returns those of `digests` that the store can serve as manifests."""
+    available: set[Digest] = set()
+    for digest in digests:
+        with suppress(NotFound):
+            descriptor = await store.describe(digest)
+            if descriptor.media_type != OCTET_STREAM:
+                available.add(digest)
+    return available
+
+
+def _page(tags: list[str], n: str | None, last: str | None) -> list[str]:
+    rest = [tag for tag in tags if last is None or tag > last]
+    if n is None:
+        return rest
+    if not (n.isascii() and n.isdigit()):
+        raise HTTPError(400, UNSUPPORTED, f"n is not a number: {n[:20]!a}")
+    digits = n.lstrip("0")
+    return rest if len(digits) > _MAX_DIGITS else rest[: int(digits or "0")]

@@ -1,0 +1,200 @@
+"""What a request asks for, and which requests are refused before they cost anything. Parsing only, without I/O.
+
+The API is the pull part of the OCI distribution spec. The registry of a request comes from ``?ns=`` (containerd sends
+it), else from the `OCI-Namespace` header, else from a leading path component that is a host name (some runtimes send
+neither), else from a default.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from urllib.parse import quote
+
+from starlette.types import Scope
+
+from peili.mirror.limits import Limits
+from peili.mirror.oci.http_errors import (
+    DIGEST_INVALID,
+    MANIFEST_INVALID,
+    NAME_INVALID,
+    SIZE_INVALID,
+    UNSUPPORTED,
+    HTTPError,
+)
+from peili.mirror.oci.references import Digest, is_registry, is_repository, is_tag, looks_like_registry
+
+_ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
+_HOST = re.compile(
+    rb"(?:\[[A-Za-z0-9:.%_~!$&'()*+,;=-]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
+)
+"""RFC 9110, section 7.2: host and port as in a URI. The host may be empty. An address in brackets is not parsed."""
+
+
+class Endpoint(Enum):
+    """The endpoints of the API. The values are the path components of the spec."""
+
+    BASE = "base"
+    MANIFEST = "manifests"
+    BLOB = "blobs"
+    TAGS = "tags"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a request asks for.
+
+    A manifest has a digest or a tag, a blob has a digest. `registry` is None if the request names none and there is no
+    default.
+    """
+
+    endpoint: Endpoint
+    registry: str | None = None
+    repository: str = ""
+    digest: Digest | None = None
+    tag: str | None = None
+
+    @property
+    def path(self) -> str:
+        """Path and query of the same target at a peer door, relative to the base URL of the peer."""
+        ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
+        repository = self.repository
+        first, slash, _ = repository.partition("/")
+        if self.registry and slash and _repeats_registry(first, self.registry):
+            repository = f"{self.registry}/{repository}"  # else its first component would be taken for the registry
+        return f"/v2/{repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
+
+    @property
+    def name(self) -> str:
+        """Registry, repository and tag or digest, for messages."""
+        registry = f"{self.registry}/" if self.registry else ""
+        suffix = f":{self.tag}" if self.tag else f"@{self.digest}" if self.digest else ""
+        return f"{registry}{self.repository}{suffix}"
+
+
+def api_path(path: str, root_path: str) -> str:
+    """Returns the part of `path` after ``/v2``, for a door that is mounted at `root_path`.
+
+    If the mount itself ends in ``/v2``, only that one is removed: a second ``v2`` belongs to the repository.
+
+    Raises:
+        HTTPError: 404, `path` is not below ``/v2``.
+    """
+    inner = path[len(root_path) :] if root_path and path.startswith(root_path) else path
+    if root_path.endswith("/v2"):
+        return inner
+    if inner == "/v2" or inner.startswith("/v2/"):
+        return inner[len("/v2") :]
+    raise HTTPError(404, UNSUPPORTED, "not part of the API; paths begin with /v2/")
+
+
+def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> Target:
+    """Parses a path.
+
+    Args:
+        path: The path after ``/v2``, see `api_path`.
+        ns: The registry that the query or the header names.
+        default_registry: The registry if neither `ns` nor the path names one.
+
+    Raises:
+        HTTPError: 404, the path is not part of the API; 400, a name, tag or digest is malformed.
+    """
+    if path in {"", "/"}:
+        return Target(Endpoint.BASE)
+    *name, kind, last = path.split("/")[1:] if path.count("/") > 1 else ["", "", ""]
+    if (kind, last) == ("tags", "list"):
+        return Target(Endpoint.TAGS, *_registry_and_repository(name, ns, default_registry))
+    if kind == "manifests":
+        registry, repository = _registry_and_repository(name, ns, default_registry)
+        if ":" in last:
+            return Target(Endpoint.MANIFEST, registry, repository, digest=_digest(last))
+        if not is_tag(last):
+            raise HTTPError(400, MANIFEST_INVALID, f"neither a tag nor a digest: {last[:80]!a}")
+        return Target(Endpoint.MANIFEST, registry, repository, tag=last)
+    if kind == "blobs":
+        registry, repository = _registry_and_repository(name, ns, default_registry)
+        return Target(Endpoint.BLOB, registry, repository, digest=_digest(last))
+    raise HTTPError(404, UNSUPPORTED, "not part of the API of a mirror; it has manifests, blobs and tags/list")
+
+
+def _registry_and_repository(name: list[str], ns: str | None, default: str | None) -> tuple[str | None, str]:
+    if ns is not None and not is_registry(ns):
+        raise HTTPError(400, NAME_INVALID, f"ns is not the host name of a registry: {ns[:80]!a}")
+    registry = ns
+    if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else _repeats_registry(name[0], ns)):
+        registry, *name = name  # some clients name the registry in `ns` and in the path
+    repository = "/".join(name)
+    if not is_repository(repository):
+        raise HTTPError(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
+    return registry if registry is not None else default, repository
+
+
+def _repeats_registry(first: str, ns: str) -> bool:
+    """Whether the first component of a name repeats the registry `ns`. A plain word belongs to the repository."""
+    return looks_like_registry(first) and first.lower() == ns.lower()
+
+
+def _digest(text: str) -> Digest:
+    try:
+        return Digest(text)
+    except ValueError as error:
+        raise HTTPError(400, DIGEST_INVALID, str(error)) from error
+
+
+def check_request(scope: Scope, limits: Limits) -> None:
+    """Refuses requests that no client of a read-only mirror sends.
+
+    Args:
+        scope: The ASGI scope of the request.
+        limits: See `check_head`.
+
+    Raises:
+        HTTPError: 405 for other methods than GET and HEAD, 413 for a request with a body, 400 for an encoded separator
+            in the path, and the errors of `check_head`.
+    """
+    if scope["method"] not in {"GET", "HEAD"}:
+        raise HTTPError(405, UNSUPPORTED, "a mirror is read only; use GET or HEAD", {"Allow": "GET, HEAD"})
+    check_head(scope, limits)
+    raw: bytes = scope.get("raw_path") or b""
+    if b"%" in raw and any(separator in raw.lower() for separator in _ENCODED_SEPARATORS):
+        raise HTTPError(400, NAME_INVALID, "encoded separator in the path")
+    for name, value in scope["headers"]:
+        if name == b"transfer-encoding" or (name == b"content-length" and value.strip() not in {b"0", b""}):
+            raise HTTPError(413, SIZE_INVALID, "requests with a body are not accepted", {"Connection": "close"})
+
+
+def check_head(scope: Scope, limits: Limits) -> None:
+    """Refuses requests with a malformed or too large head, whatever they ask for.
+
+    Args:
+        scope: The ASGI scope of the request.
+        limits: ``path_length`` and ``header_count`` are checked.
+
+    Raises:
+        HTTPError: 400, 414 or 431.
+    """
+    if scope.get("http_version") == "0.9":  # a response in HTTP/0.9 has no head, and so no status
+        raise HTTPError(400, UNSUPPORTED, "HTTP/0.9 is not supported")
+    if (problem := host_error(scope)) is not None:
+        raise HTTPError(400, UNSUPPORTED, problem, {"Connection": "close"})
+    if max(len(scope.get("raw_path") or b""), len(scope["path"])) > limits.path_length:
+        raise HTTPError(414, NAME_INVALID, f"path longer than {limits.path_length} bytes")
+    if len(scope.get("query_string", b"")) > limits.path_length:
+        raise HTTPError(414, NAME_INVALID, f"query longer than {limits.path_length} bytes")
+    if len(scope["headers"]) > limits.header_count:
+        raise HTTPError(431, UNSUPPORTED, f"more than {limits.header_count} headers")
+
+
+def host_error(scope: Scope) -> str | None:
+    """Returns why the Host header is wrong (RFC 9112, section 3.2), None if it is right.
+
+    A request over HTTP/2 may have two equal Host headers: the server may have added one.
+    """
+    hosts = [value.strip(b" \t") for name, value in scope["headers"] if name == b"host"]
+    version = scope.get("http_version")
+    if not hosts:
+        return "the request has no Host header" if version == "1.1" else None
+    if len(hosts) > 1 and (version in {"1.0", "1.1"} or len(set(hosts)) > 1):
+        return "the request has more than one Host header"
+    return None if _HOST.fullmatch(hosts[0]) else "the Host header is malformed"
