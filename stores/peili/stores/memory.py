@@ -1,8 +1,7 @@
-"""A store in memory, for tests and demonstrations: small, but it keeps every promise, growing content included."""
+"""A store in memory, for tests and demonstrations. It implements the whole interface, ingests included."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from typing_extensions import override
 
 from peili.mirror import (
     Aborted,
+    Broadcast,
     Content,
     Descriptor,
     Digest,
@@ -26,51 +26,59 @@ from peili.mirror import (
 
 
 class MemoryStore(Store):
-    """Has what it is given. Not thread-safe: once a mirror runs, use it on the mirror's loop only."""
+    """Serves the content that the caller adds. Not thread-safe: use it only on the loop of the mirror that runs it."""
 
     def __init__(self) -> None:
-        self._whole: dict[Digest, _Whole] = {}
-        self._arriving: dict[Digest, Ingest] = {}
+        self._blobs: dict[Digest, _MemoryBlob] = {}
+        self._ingests: dict[Digest, MemoryIngest] = {}
         self._tags: dict[Reference, Descriptor] = {}
         self._inventory = Inventory()
         self._inventory.replace(())
 
     def add(self, data: bytes, *, algorithm: str = "sha256") -> Descriptor:
-        """Put whole content in; what describes it."""
+        """Add complete content. Returns its descriptor, with the media type that `data` states if it is a manifest."""
         descriptor = Descriptor(detect_media_type(data), Digest.of(data, algorithm), len(data))
-        self._whole[descriptor.digest] = _Whole(descriptor, data)
-        self._tell(descriptor.digest)
+        self._blobs[descriptor.digest] = _MemoryBlob(descriptor, data)
+        self._publish(descriptor.digest)
         return descriptor
 
     def tag(self, reference: Reference, descriptor: Descriptor) -> None:
-        """Let `reference` stand for content that is here whole. Raises ValueError where it is not."""
-        if descriptor.digest not in self._whole:
+        """Let a tag point to complete content of this store. Raises ValueError if the content is not here."""
+        if descriptor.digest not in self._blobs:
             raise ValueError(f"{descriptor.digest} is not here; add() it before it is tagged")
         self._tags[reference] = descriptor
-        self._tell(reference)
+        self._publish(reference)
 
     def remove(self, key: Key) -> None:
-        """Take out a tag, or whole content and the tags that stand for it. What is open stays readable.
+        """Remove a tag, or complete content and all tags that point to it. Ignores an unknown key.
 
-        Nothing happens where there is no such thing.
+        Content that is open can still be read.
         """
         if isinstance(key, Reference):
-            gone: list[Key] = [key]
+            removed: list[Key] = [key]
         else:
-            gone = [key, *(tag for tag, target in self._tags.items() if target.digest == key)]
-        for each in gone:
+            removed = [key, *(tag for tag, target in self._tags.items() if target.digest == key)]
+        for each in removed:
             if isinstance(each, Reference):
                 self._tags.pop(each, None)
             else:
-                self._whole.pop(each, None)
-        self._tell(*gone)
+                self._blobs.pop(each, None)
+        self._publish(*removed)
 
-    def begin(self, digest: Digest, size: int | None = None) -> Ingest:
-        """Start content that arrives bit by bit. Raises ValueError where it is here or arrives already."""
-        if digest in self._whole or digest in self._arriving:
-            raise ValueError(f"{digest} is here, or arrives already")
-        ingest = self._arriving[digest] = Ingest(digest, size, self._tell, self._ended)
-        self._tell(digest)
+    def begin(self, digest: Digest, size: int | None = None) -> MemoryIngest:
+        """Start an ingest of `digest`.
+
+        Args:
+            digest: The digest of the content.
+            size: Its size in bytes, if known.
+
+        Raises:
+            ValueError: The store has the content, or an ingest of it.
+        """
+        if digest in self._blobs or digest in self._ingests:
+            raise ValueError(f"{digest} is here, or is already an ingest")
+        ingest = self._ingests[digest] = MemoryIngest(digest, size, self._publish, self._end_ingest)
+        self._publish(digest)
         return ingest
 
     @override
@@ -83,17 +91,17 @@ class MemoryStore(Store):
     @override
     async def describe(self, digest: Digest) -> Descriptor:
         try:
-            return self._whole[digest].descriptor
+            return self._blobs[digest].descriptor
         except KeyError:
-            raise NotFound(f"{digest} is not here whole") from None
+            raise NotFound(f"{digest} is not here as complete content") from None
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        if whole := self._whole.get(digest):
-            return _MemoryContent(whole.data, whole.descriptor.size, complete=True)
-        if partial and (ingest := self._arriving.get(digest)):
+        if blob := self._blobs.get(digest):
+            return _MemoryContent(blob.data, blob.descriptor.size, complete=True)
+        if partial and (ingest := self._ingests.get(digest)):
             return ingest.open()
-        raise NotFound(f"{digest} is not here{'' if partial else ' whole'}")
+        raise NotFound(f"{digest} is not here{'' if partial else ' as complete content'}")
 
     @override
     def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
@@ -105,108 +113,119 @@ class MemoryStore(Store):
 
     @override
     async def discard(self, digest: Digest) -> bool:
-        ingest = self._arriving.get(digest)
+        ingest = self._ingests.get(digest)
         if ingest is not None:
             ingest.abort()
         return ingest is not None
 
-    def _ended(self, ingest: Ingest, whole: bool) -> None:
-        del self._arriving[ingest.digest]
-        if whole:
+    def _end_ingest(self, ingest: MemoryIngest, is_complete: bool) -> None:
+        del self._ingests[ingest.digest]
+        if is_complete:
             self.add(bytes(ingest.data), algorithm=ingest.digest.algorithm)
         else:
-            self._tell(ingest.digest)
+            self._publish(ingest.digest)
 
-    def _tell(self, *keys: Key) -> None:
-        self._inventory.update(self._state(key) for key in keys)
+    def _publish(self, *keys: Key) -> None:
+        self._inventory.update(self._state_of(key) for key in keys)
 
-    def _state(self, key: Key) -> StoreEvent:
+    def _state_of(self, key: Key) -> StoreEvent:
         if isinstance(key, Reference):
             return Have(key) if key in self._tags else Gone(key)
-        if whole := self._whole.get(key):
-            return Have(key, whole.descriptor.size)
-        if ingest := self._arriving.get(key):
+        if blob := self._blobs.get(key):
+            return Have(key, blob.descriptor.size)
+        if ingest := self._ingests.get(key):
             return Have(key, ingest.size, complete=False, available=len(ingest.data))
         return Gone(key)
 
 
-class Ingest:
-    """Content on its way into a `MemoryStore`; made by `MemoryStore.begin`. Ends with `commit` or `abort`."""
+class MemoryIngest:
+    """Content that is still arriving in a `MemoryStore`, created by `MemoryStore.begin`.
+
+    It ends with `commit` or `abort`.
+    """
 
     def __init__(
-        self, digest: Digest, size: int | None, arrived: Callable[[Digest], None], ended: Callable[[Ingest, bool], None]
+        self,
+        digest: Digest,
+        size: int | None,
+        on_write: Callable[[Digest], None],
+        on_end: Callable[[MemoryIngest, bool], None],
     ) -> None:
-        self._arrived = arrived
-        self._ended = ended
+        self._on_write = on_write
+        self._on_end = on_end
         self._readers: list[_MemoryContent] = []
-        self._over = False
+        self._has_ended = False
         self.digest = digest
         self.size = size
         self.data = bytearray()
 
     def write(self, data: bytes) -> None:
-        """More bytes have arrived. Raises ValueError when it is over, or they are more than `size`."""
-        self._check_going_on()
+        """Append bytes. Raises ValueError if the ingest has ended, or would become longer than `size`."""
+        self._check_open()
         if self.size is not None and len(self.data) + len(data) > self.size:
             raise ValueError(f"{self.digest} would be longer than its {self.size} bytes")
         self.data += data
-        self._tell_readers()
-        self._arrived(self.digest)
+        self._update_readers()
+        self._on_write(self.digest)
 
     def commit(self) -> None:
-        """All has arrived: the store has it whole now. Raises Aborted, and has dropped it, when the digest is wrong."""
-        self._check_going_on()
+        """Turn the ingest into complete content of the store.
+
+        Raises:
+            ValueError: The ingest has ended.
+            Aborted: The bytes do not match the digest. The ingest was removed.
+        """
+        self._check_open()
         if Digest.of(memoryview(self.data), self.digest.algorithm) != self.digest:
             self.abort()
-            raise Aborted(f"what arrived is not {self.digest}")
-        self._over = True
-        self._tell_readers(complete=True)
-        self._ended(self, True)
+            raise Aborted(f"the content does not match {self.digest}")
+        self._has_ended = True
+        self._update_readers(complete=True)
+        self._on_end(self, True)
 
     def abort(self) -> None:
-        """The rest will never arrive. Does nothing when it is over."""
-        if not self._over:
-            self._over = True
-            self._tell_readers(aborted=True)
-            self._ended(self, False)
+        """Remove the ingest. Does nothing if it has ended."""
+        if not self._has_ended:
+            self._has_ended = True
+            self._update_readers(aborted=True)
+            self._on_end(self, False)
 
     def open(self) -> Content:
-        """What has arrived and will arrive, to be read while it does."""
+        """Open the content, to be read while it arrives."""
         reader = _MemoryContent(self.data, self.size, complete=False)
         self._readers.append(reader)
         return reader
 
-    def _check_going_on(self) -> None:
-        if self._over:
-            raise ValueError(f"{self.digest} does not arrive any more")
+    def _check_open(self) -> None:
+        if self._has_ended:
+            raise ValueError(f"the ingest of {self.digest} has ended")
 
-    def _tell_readers(self, *, complete: bool = False, aborted: bool = False) -> None:
-        self._readers = [reader for reader in self._readers if not reader.closed]
+    def _update_readers(self, *, complete: bool = False, aborted: bool = False) -> None:
+        self._readers = [reader for reader in self._readers if not reader.is_closed]
         for reader in self._readers:
-            reader.changed(complete=complete, aborted=aborted)
+            reader.update(complete=complete, aborted=aborted)
 
 
 class _MemoryContent(Content):
-    """`data` grows where the content is not complete; its ingest says when."""
+    """Content in `data`, which grows until its ingest calls `update` with `complete` or `aborted`."""
 
     def __init__(self, data: bytes | bytearray, size: int | None, *, complete: bool) -> None:
         self._data = data
-        self._aborted = False
-        self._change = asyncio.Event()  # replaced at each change, so that every waiter sees each
+        self._is_aborted = False
+        self._changes = Broadcast()
         self.size = size
         self.available = len(data)
         self.complete = complete
-        self.closed = False
+        self.is_closed = False
 
-    def changed(self, *, complete: bool, aborted: bool) -> None:
-        """There are more bytes, or there will be none."""
+    def update(self, *, complete: bool, aborted: bool) -> None:
+        """Show the new bytes, and whether the ingest has ended."""
         self.available = len(self._data)
         self.complete = complete
-        self._aborted = aborted
+        self._is_aborted = aborted
         if complete:
             self.size = self.available
-        change, self._change = self._change, asyncio.Event()
-        change.set()
+        self._changes.notify()
 
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -218,24 +237,24 @@ class _MemoryContent(Content):
     @override
     async def wait(self, past: int) -> int:
         while self.available <= past and not self.complete:
-            if self._aborted:
-                raise Aborted("what was arriving was given up")
-            await self._change.wait()
+            if self._is_aborted:
+                raise Aborted("the ingest was aborted")
+            await self._changes.next_change.wait()
             self._check_open()
         return self.available
 
     @override
     async def aclose(self) -> None:
-        self.closed = True
+        self.is_closed = True
         self._data = b""
-        self._change.set()
+        self._changes.notify()
 
     def _check_open(self) -> None:
-        if self.closed:
+        if self.is_closed:
             raise ValueError("the content is closed")
 
 
 @dataclass(frozen=True, slots=True)
-class _Whole:
+class _MemoryBlob:
     descriptor: Descriptor
     data: bytes

@@ -1,4 +1,4 @@
-"""A folder in the OCI image layout."""
+"""The OCI layout store: serves an image layout in a directory. `OciLayoutStore` is the public name."""
 
 from peili.stores.oci_layout.store import OciLayoutStore
 

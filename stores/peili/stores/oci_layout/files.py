@@ -1,4 +1,7 @@
-"""Opens and lists the files of an OCI image layout. No symbolic link below the layout's own path is followed."""
+"""Opens and lists the files of an OCI image layout. Every function blocks, so the store calls them in threads.
+
+A layout may be hostile. No symbolic link below its own path is followed, and sizes are limited.
+"""
 
 from __future__ import annotations
 
@@ -8,34 +11,51 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from peili.mirror import Digest, NotFound, StoreUnavailable, open_regular
-from peili.mirror.limits import MIB
 
 ALGORITHMS = ("sha256", "sha512")
-MAX_MANIFEST = 4 * MIB
-MAX_INDEX = 32 * MIB
+MAX_MANIFEST = 4 << 20
+MAX_INDEX = 32 << 20
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class BlobFile(NamedTuple):
-    """What can be seen of a file from outside."""
+    """The size in bytes and the modification time of a blob's file."""
 
     size: int
     mtime_ns: int
 
 
-class Stamp(NamedTuple):
-    """Differs once a file or a directory has changed."""
+class FileStamp(NamedTuple):
+    """A value that differs after a file or a directory has changed."""
 
+    device: int
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def from_status(cls, status: os.stat_result) -> Self:
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 @contextmanager
-def directory(path: str | Path, parent: int | None = None) -> Generator[int]:
-    """A descriptor of the directory; below a `parent` it may not be a symbolic link. Raises OSError."""
+def open_directory(path: str | Path, parent: int | None = None) -> Generator[int]:
+    """Open a directory.
+
+    Args:
+        path: The path of the directory, relative to `parent` if that is given.
+        parent: A descriptor of another directory. `path` must then not be a symbolic link.
+
+    Yields:
+        A descriptor, closed on exit.
+
+    Raises:
+        OSError: The directory can't be opened.
+    """
     nofollow = 0 if parent is None else os.O_NOFOLLOW
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | nofollow, dir_fd=parent)
     try:
@@ -44,73 +64,91 @@ def directory(path: str | Path, parent: int | None = None) -> Generator[int]:
         os.close(fd)
 
 
-def stamp(root: int, name: str) -> Stamp | None:
-    """The stamp of what is called `name` below `root`; None where there is nothing."""
+def stamp_at(root: int, name: str) -> FileStamp | None:
+    """Return the stamp of the file or directory `name` below `root`; None if it does not exist. Raises OSError."""
     try:
-        status = os.stat(name, dir_fd=root, follow_symlinks=False)
+        return FileStamp.from_status(os.stat(name, dir_fd=root, follow_symlinks=False))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return Stamp(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def stamp_of(fd: int) -> FileStamp:
+    """Return the stamp of an open file."""
+    return FileStamp.from_status(os.fstat(fd))
 
 
 def blob_name(digest: Digest) -> str:
-    """The path of a blob below the layout's."""
+    """Return the path of a blob, relative to the layout."""
     return f"blobs/{digest.algorithm}/{digest.encoded}"
 
 
-def blob_files(root: int) -> dict[Digest, BlobFile]:
-    """All regular files below ``blobs`` whose name makes a digest. Raises OSError."""
+def list_blobs(root: int) -> dict[Digest, BlobFile]:
+    """Return all regular files below ``blobs`` whose name is a digest. Raises OSError."""
     found: dict[Digest, BlobFile] = {}
     for algorithm in ALGORITHMS:
         try:
-            with directory("blobs", root) as blobs, directory(algorithm, blobs) as folder:
-                found.update(_listed(algorithm, folder))
+            with open_directory("blobs", root) as blobs, open_directory(algorithm, blobs) as directory:
+                found.update(_list_directory(algorithm, directory))
         except OSError as error:
-            if error.errno not in _NOT_THERE:
+            if error.errno not in _MISSING:
                 raise
     return found
 
 
 def open_blob(path: Path, digest: Digest) -> int:
-    """A descriptor of a blob of the layout at `path`. Raises NotFound, StoreUnavailable."""
+    """Open a blob of the layout at `path`. Returns a descriptor. Raises NotFound, StoreUnavailable."""
     try:
-        with directory(path) as root:
-            return _open_blob(root, digest)
+        with open_directory(path) as root:
+            return _open_blob_below(root, digest)
     except OSError as error:
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 
-def read_blob_at(path: Path, digest: Digest) -> bytes:
-    """A blob of the layout at `path`, whole. Raises NotFound, StoreUnavailable; ValueError where it is larger."""
+def blob_stamp(path: Path, digest: Digest) -> FileStamp | None:
+    """Return the stamp of a blob of the layout at `path`; None if it does not exist. Raises StoreUnavailable."""
+    try:
+        fd = open_blob(path, digest)
+    except NotFound:
+        return None
+    try:
+        return stamp_of(fd)
+    finally:
+        os.close(fd)
+
+
+def read_manifest(path: Path, digest: Digest) -> bytes:
+    """Read a manifest of the layout at `path`.
+
+    Raises:
+        NotFound, StoreUnavailable: It can't be opened.
+        ValueError: It is larger than a manifest may be.
+    """
     return _read(open_blob(path, digest), MAX_MANIFEST)
 
 
-def read_blob(root: int, digest: Digest) -> bytes:
-    """A blob of manifest size, whole. Raises NotFound, StoreUnavailable; ValueError where it is larger."""
-    return _read(_open_blob(root, digest), MAX_MANIFEST)
+def read_manifest_below(root: int, digest: Digest) -> bytes:
+    """As `read_manifest`, with a descriptor of the layout's directory."""
+    return _read(_open_blob_below(root, digest), MAX_MANIFEST)
 
 
 def read_index(root: int) -> bytes:
-    """``index.json``, whole. Raises NotFound, StoreUnavailable; ValueError where it is unreasonably large."""
+    """Read ``index.json``. Raises NotFound and StoreUnavailable, and ValueError if it is larger than 32 MiB."""
     return _read(open_regular("index.json", dir_fd=root), MAX_INDEX)
 
 
-_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
-
-
-def _open_blob(root: int, digest: Digest) -> int:
+def _open_blob_below(root: int, digest: Digest) -> int:
     try:
-        with directory("blobs", root) as blobs, directory(digest.algorithm, blobs) as folder:
-            return open_regular(digest.encoded, dir_fd=folder)
+        with open_directory("blobs", root) as blobs, open_directory(digest.algorithm, blobs) as directory:
+            return open_regular(digest.encoded, dir_fd=directory)
     except OSError as error:
-        if error.errno in _NOT_THERE:
+        if error.errno in _MISSING:
             raise NotFound(f"{digest} is not here") from error
         raise StoreUnavailable(f"{blob_name(digest)}: {error.strerror}") from error
 
 
-def _listed(algorithm: str, folder: int) -> dict[Digest, BlobFile]:
+def _list_directory(algorithm: str, directory: int) -> dict[Digest, BlobFile]:
     found: dict[Digest, BlobFile] = {}
-    with os.scandir(folder) as entries:
+    with os.scandir(directory) as entries:
         for entry in entries:
             with suppress(ValueError, FileNotFoundError):  # not a digest; removed just now
                 digest = Digest(f"{algorithm}:{entry.name}")
