@@ -139,7 +139,7 @@ class _Rotting(Wrapped):
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
         read = await super().readinto(offset, buffer)
-        if self._digest not in self._store._whole:  # pyright: ignore[reportPrivateUsage] - to break it on purpose
+        if self._digest not in self._store._blobs:  # pyright: ignore[reportPrivateUsage] - to break it on purpose
             buffer[:] = bytes(len(buffer))
         return read
 
@@ -167,7 +167,7 @@ class OpensHalf(MemoryStore):
 class DiscardsWhole(MemoryStore):
     @override
     async def discard(self, digest: Digest) -> bool:
-        known = digest in self._whole
+        known = digest in self._blobs
         self.remove(digest)
         return known or await super().discard(digest)
 

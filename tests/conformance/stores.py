@@ -15,12 +15,12 @@ from typing_extensions import override
 from peili.mirror import Digest, Reference, Store
 from peili.mirror.oci.media_types import OCI_MANIFEST
 from peili.mirror.testing import Arrival, StoreSubject
-from peili.stores.memory import Ingest, MemoryStore
+from peili.stores.memory import MemoryIngest, MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 
 class MemoryArrival(Arrival):
-    def __init__(self, ingest: Ingest) -> None:
+    def __init__(self, ingest: MemoryIngest) -> None:
         self._ingest = ingest
 
     @override

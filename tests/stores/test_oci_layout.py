@@ -1,4 +1,4 @@
-"""The OCI layout store: what of a directory is served, how changes are noticed, and what is not believed."""
+"""The OCI layout store: what it serves, how it notices changes, and what it ignores."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from peili.mirror.testing import Watched, entered, watching
 from peili.mirror.testing.images import Image, make_layout
 from peili.routers.memory import MemoryRouter
 from peili.stores.oci_layout import OciLayoutStore
-from peili.stores.oci_layout import scan as oci_layout_scan
-from peili.stores.oci_layout.json import children_of, entries_of, tag_of
+from peili.stores.oci_layout import scanner as scanner_module
+from peili.stores.oci_layout.scanner import LayoutScanner, parse_index, parse_manifest, parse_tag
 
 pytestmark = pytest.mark.anyio
 DEMO = "docker.io/library/demo:v1"
-SEEN_WITHIN = 60.0
-"""Seconds that a test waits for a change to be seen. Two are promised, of a machine that has time."""
+NOTICED_WITHIN = 60.0
+"""Seconds that a test waits for a change. The store needs at most 2 on a machine that is not busy."""
 
 
 @asynccontextmanager
@@ -42,7 +42,7 @@ async def running(store: Store) -> AsyncGenerator[Watched]:
 
 @asynccontextmanager
 async def serving(path: Path, *, repository: str | None = None) -> AsyncGenerator[OciLayoutStore]:
-    """A store that has looked at its layout once."""
+    """Run a store, and wait for its first scan."""
     store = OciLayoutStore(path, repository=repository)
     async with running(store) as watched:
         await watched.until(lambda: watched.synced)
@@ -93,7 +93,7 @@ async def test_an_index_leads_to_its_manifests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tag", "repository", "reference"),
     [
-        pytest.param("7", None, None, id="a bare tag alone is nothing"),
+        pytest.param("7", None, None, id="a bare tag without a repository"),
         pytest.param("7", "docker.io/library/redis", "docker.io/library/redis:7", id="a bare tag in a repository"),
         pytest.param(DEMO, None, DEMO, id="a full reference"),
         pytest.param(DEMO, "docker.io/library/redis", DEMO, id="containerd's name wins"),
@@ -106,13 +106,13 @@ async def test_tags_become_references(tmp_path: Path, tag: str, repository: str 
 
 
 def test_a_full_reference_may_be_the_ref_name() -> None:
-    assert tag_of({"org.opencontainers.image.ref.name": DEMO}, None) == Reference.parse(DEMO)
+    assert parse_tag({"org.opencontainers.image.ref.name": DEMO}, None) == Reference.parse(DEMO)
 
 
-async def test_names_in_nested_indexes_do_not_count(image: Image) -> None:
-    stolen = {"io.containerd.image.name": "docker.io/library/redis:7"}
+async def test_names_in_nested_indexes_are_ignored(image: Image) -> None:
+    foreign = {"io.containerd.image.name": "docker.io/library/redis:7"}
     entry = {"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": image.manifest.size}
-    nested = json.dumps({"schemaVersion": 2, "manifests": [{**entry, "annotations": stolen}]}).encode()
+    nested = json.dumps({"schemaVersion": 2, "manifests": [{**entry, "annotations": foreign}]}).encode()
     digest = Digest.of(nested)
     image.blob_path(digest).write_bytes(nested)
     index = {"mediaType": "application/vnd.oci.image.index.v1+json", "digest": digest, "size": len(nested)}
@@ -122,17 +122,17 @@ async def test_names_in_nested_indexes_do_not_count(image: Image) -> None:
         assert (await store.describe(image.manifest.digest)).media_type == image.manifest.media_type
 
 
-async def test_an_added_image_is_seen_in_time(image: Image) -> None:
+async def test_watchers_see_an_added_image_in_time(image: Image) -> None:
     store = OciLayoutStore(image.path)
     async with running(store) as watched:
         await watched.until(lambda: watched.synced)
         added = make_layout(image.path, layers=[77], tags=["docker.io/library/demo:v2"])
-        await watched.until(lambda: added.target.digest in watched.have, within=SEEN_WITHIN)
-        await watched.until(lambda: Reference.parse("docker.io/library/demo:v2") in watched.have, within=SEEN_WITHIN)
+        await watched.until(lambda: added.target.digest in watched.have, within=NOTICED_WITHIN)
+        await watched.until(lambda: Reference.parse("docker.io/library/demo:v2") in watched.have, within=NOTICED_WITHIN)
         assert await store.describe(added.layers[0].digest)
 
 
-async def test_a_removed_blob_is_withdrawn_in_time(image: Image) -> None:
+async def test_a_removed_blob_is_gone_in_time(image: Image) -> None:
     layer = image.layers[0]
     store = OciLayoutStore(image.path)
     async with running(store) as watched:
@@ -140,11 +140,11 @@ async def test_a_removed_blob_is_withdrawn_in_time(image: Image) -> None:
         image.blob_path(layer.digest).unlink()
         with pytest.raises(NotFound):
             await store.open(layer.digest)
-        await watched.until(lambda: layer.digest not in watched.have, within=SEEN_WITHIN)
+        await watched.until(lambda: layer.digest not in watched.have, within=NOTICED_WITHIN)
         assert image.manifest.digest in watched.have
 
 
-async def test_many_changes_right_after_another_are_all_seen(image: Image) -> None:
+async def test_many_changes_in_quick_succession_are_all_noticed(image: Image) -> None:
     store = OciLayoutStore(image.path)
     async with running(store) as watched:
         for n in range(20):
@@ -153,7 +153,7 @@ async def test_many_changes_right_after_another_are_all_seen(image: Image) -> No
         await watched.until(lambda: len(watched.have) == len(image.blobs) + 1 + 20 * 4)
 
 
-async def test_a_layout_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+async def test_the_store_waits_for_a_layout_that_appears_later(tmp_path: Path) -> None:
     path = tmp_path / "mount"
     store = OciLayoutStore(path)
     async with running(store) as watched:
@@ -166,12 +166,12 @@ async def test_a_layout_that_comes_later_is_waited_for(tmp_path: Path) -> None:
         assert await store.resolve(Reference.parse(DEMO)) == image.target
 
 
-async def test_a_layout_that_goes_away_and_comes_back_is_told_by_what_differs(image: Image) -> None:
+async def test_after_a_layout_was_away_watchers_only_receive_differences(image: Image) -> None:
     store = OciLayoutStore(image.path)
     away = image.path.with_name("away")
     async with running(store) as watched:
         await watched.until(lambda: watched.synced)
-        told = len(watched.events)
+        before = len(watched.events)
         image.path.rename(away)
         await until(lambda: not store.ready())
         with pytest.raises(StoreUnavailable):
@@ -179,16 +179,16 @@ async def test_a_layout_that_goes_away_and_comes_back_is_told_by_what_differs(im
         added = make_layout(away, layers=[9])
         away.rename(image.path)
         await watched.until(lambda: added.target.digest in watched.have)
-        assert {event.key for event in watched.events[told:]} == {blob.digest for blob in added.blobs}  # type: ignore[attr-defined]
+        assert {event.key for event in watched.events[before:]} == {blob.digest for blob in added.blobs}  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"manifests": 1}', "[" * 100_000], ids=lambda text: text[:9])
 def test_a_malformed_index_has_no_entries(text: str) -> None:
     with pytest.raises(ValueError, match=r"JSON|nested|manifests|property name"):
-        entries_of(text.encode())
+        parse_index(text.encode())
 
 
-async def test_a_malformed_index_is_named_once_and_changes_nothing(
+async def test_a_malformed_index_is_logged_once_and_the_last_good_one_stays(
     image: Image, caplog: pytest.LogCaptureFixture
 ) -> None:
     layer = image.layers[0]
@@ -198,12 +198,12 @@ async def test_a_malformed_index_is_named_once_and_changes_nothing(
         (image.path / "index.json").write_text("{", encoding="utf-8")
         await until(lambda: len(caplog.records) > 0)
         image.blob_path(layer.digest).unlink()
-        await watched.until(lambda: layer.digest not in watched.have)  # it was looked at again
+        await watched.until(lambda: layer.digest not in watched.have)  # there was another scan
         assert [record.args for record in caplog.records if "malformed" in record.msg] == [(image.path, ANY)]
         assert await store.resolve(Reference.parse(DEMO)) == image.target
 
 
-async def test_a_layout_that_never_made_sense_is_not_ready(tmp_path: Path) -> None:
+async def test_a_store_without_a_valid_index_is_not_ready(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("no", encoding="utf-8")
     store = OciLayoutStore(tmp_path)
     async with running(store) as watched:
@@ -214,11 +214,11 @@ async def test_a_layout_that_never_made_sense_is_not_ready(tmp_path: Path) -> No
         await watched.until(lambda: watched.synced)
 
 
-async def test_what_is_not_a_blob_is_ignored(image: Image, tmp_path: Path) -> None:
+async def test_files_that_are_no_blobs_are_ignored(image: Image, tmp_path: Path) -> None:
     folder = image.path / "blobs" / "sha256"
     secret = tmp_path / "secret"
-    secret.write_bytes(b"not for strangers")
-    linked, directory, fifo = (Digest.of(each) for each in (b"not for strangers", b"directory", b"fifo"))
+    secret.write_bytes(b"not for other hosts")
+    linked, directory, fifo = (Digest.of(each) for each in (b"not for other hosts", b"directory", b"fifo"))
     (folder / "README").write_text("not a blob", encoding="utf-8")
     (folder / linked.encoded.upper()).write_bytes(b"upper case is no digest")
     (folder / linked.encoded).symlink_to(secret)
@@ -243,7 +243,7 @@ async def test_a_linked_blobs_directory_is_not_followed(image: Image, tmp_path: 
             await store.open(image.layers[0].digest)
 
 
-async def test_a_blob_swapped_for_a_link_is_not_opened(image: Image, tmp_path: Path) -> None:
+async def test_a_blob_replaced_by_a_link_is_not_opened(image: Image, tmp_path: Path) -> None:
     layer = image.layers[0]
     async with serving(image.path) as store:
         path = image.blob_path(layer.digest)
@@ -253,7 +253,7 @@ async def test_a_blob_swapped_for_a_link_is_not_opened(image: Image, tmp_path: P
             await store.open(layer.digest)
 
 
-async def test_a_blob_that_is_still_copied_is_not_announced(image: Image) -> None:
+async def test_a_blob_that_is_being_copied_is_not_announced(image: Image) -> None:
     layer = image.layers[0]
     path = image.blob_path(layer.digest)
     whole = path.read_bytes()
@@ -264,11 +264,11 @@ async def test_a_blob_that_is_still_copied_is_not_announced(image: Image) -> Non
         assert layer.digest not in watched.have
         with path.open("ab") as file:
             file.write(whole[1000:])
-        await watched.until(lambda: layer.digest in watched.have, within=SEEN_WITHIN)
+        await watched.until(lambda: layer.digest in watched.have, within=NOTICED_WITHIN)
 
 
 class Clock:
-    """A clock that is set by hand."""
+    """A clock that the test sets."""
 
     def __init__(self, now: int) -> None:
         self.now = now
@@ -277,23 +277,23 @@ class Clock:
         return self.now
 
 
-def test_a_blob_nobody_mentions_is_whole_once_it_was_not_written_to_for_a_second(
+def test_an_unreferenced_blob_is_complete_one_second_after_the_last_write(
     image: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loose = Digest.of(b"loose")
     path = image.blob_path(loose)
     path.write_bytes(b"loose")
     written = path.stat().st_mtime_ns
-    monkeypatch.setattr(oci_layout_scan, "time", clock := Clock(written))
-    scanner = oci_layout_scan.Scanner(image.path, None, logging.getLogger(__name__))
-    for rested, is_whole in ((0, False), (999_999_999, False), (1_000_000_000, True)):
-        clock.now = written + rested
-        snapshot = scanner.look()
+    monkeypatch.setattr(scanner_module, "time", clock := Clock(written))
+    scanner = LayoutScanner(image.path, None, logging.getLogger(__name__))
+    for age, is_complete in ((0, False), (999_999_999, False), (1_000_000_000, True)):
+        clock.now = written + age
+        snapshot = scanner.scan()
         assert snapshot is not None
-        assert (loose in snapshot.blobs) is is_whole
+        assert (loose in snapshot.blobs) is is_complete
 
 
-async def test_a_blob_nobody_mentions_is_announced_once_it_rests(image: Image) -> None:
+async def test_an_unreferenced_blob_is_announced_later(image: Image) -> None:
     loose = Digest.of(b"loose")
     store = OciLayoutStore(image.path)
     async with running(store) as watched:
@@ -305,7 +305,7 @@ async def test_a_blob_nobody_mentions_is_announced_once_it_rests(image: Image) -
 
 
 @pytest.mark.parametrize("what", ["layer", "manifest"])
-async def test_a_flipped_byte_is_found_and_not_served_until_the_file_changes(
+async def test_a_corrupt_file_is_not_served_until_it_changes(
     image: Image, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
     blob = image.layers[0] if what == "layer" else image.manifest
@@ -318,16 +318,16 @@ async def test_a_flipped_byte_is_found_and_not_served_until_the_file_changes(
         opened = await asyncio.gather(*(store.open(blob.digest) for _ in range(5)), return_exceptions=True)
         assert [type(each) for each in opened] == [NotFound] * 5
         await watched.until(lambda: blob.digest not in watched.have)
-        for asking in (store.open(blob.digest), store.describe(blob.digest)):
+        for call in (store.open(blob.digest), store.describe(blob.digest)):
             with pytest.raises(NotFound):
-                await asking
+                await call
         if what == "manifest":
             assert Reference.parse(DEMO) not in watched.have
             assert await store.images() == []
             with pytest.raises(NotFound):
                 await store.resolve(Reference.parse(DEMO))
-        assert caplog.text.count("has other content than its name says") == 1
-        path.write_bytes(right)  # in place: its directory does not change
+        assert caplog.text.count("does not match the digest; it is not served") == 1
+        path.write_bytes(right)  # in place, so that the directory does not change
         await watched.until(lambda: blob.digest in watched.have)
         async with await store.open(blob.digest) as content:
             assert content.size == blob.size
@@ -347,13 +347,13 @@ async def test_one_store_can_be_entered_again(image: Image) -> None:
     [
         ({}, "path: the directory"),
         ({"path": 3}, "path: the directory"),
-        ({"path": "/x", "repository": "redis"}, "repository: a name in full"),
-        ({"path": "/x", "repository": 1}, "repository: a name in full"),
+        ({"path": "/x", "repository": "redis"}, "repository: a full name"),
+        ({"path": "/x", "repository": 1}, "repository: a full name"),
         ({"path": "/x", "pth": 1}, "pth: unknown option"),
         ({"path": "/x", "verify": "no"}, "verify: true or false"),
     ],
 )
-def test_wrong_options_are_named(config: dict[str, object], message: str) -> None:
+def test_the_error_for_a_wrong_option_names_it(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OciLayoutStore.from_config(config)
 
@@ -371,17 +371,17 @@ def test_wrong_options_are_named(config: dict[str, object], message: str) -> Non
         ),
     ).map(lambda document: json.dumps(document).encode())
 )
-def test_no_json_surprises_the_parser(data: bytes) -> None:
-    for parse in (entries_of, children_of):
+def test_any_json_is_parsed_or_a_value_error(data: bytes) -> None:
+    for parse in (parse_index, parse_manifest):
         try:
             for descriptor in parse(data):
                 assert isinstance(descriptor.size, int)
-                tag_of(descriptor.annotations, "docker.io/library/redis")
+                parse_tag(descriptor.annotations, "docker.io/library/redis")
         except ValueError:
             pass
 
 
-async def test_it_serves_one_mirror_at_a_time(image: Image) -> None:
+async def test_the_store_serves_one_mirror_at_a_time(image: Image) -> None:
     async with serving(image.path) as store:
         with pytest.raises(RuntimeError, match="running already"):
             async with entered(store):
@@ -402,7 +402,7 @@ async def test_without_verify_no_file_is_hashed(image: Image) -> None:
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-async def test_no_door_serves_a_file_with_a_flipped_byte(image: Image, door: str) -> None:
+async def test_no_door_serves_a_corrupt_file(image: Image, door: str) -> None:
     layer = image.layers[0]
     path = image.blob_path(layer.digest)
     right = path.read_bytes()

@@ -38,6 +38,7 @@ from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
 from peili.mirror.support.backoff import Backoff
+from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
@@ -51,6 +52,7 @@ __all__ = [
     "Address",
     "Auth",
     "Backoff",
+    "Broadcast",
     "Collector",
     "ConfigError",
     "Content",
