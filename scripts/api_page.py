@@ -31,7 +31,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection Limits Watchdog",
         "Values": "Digest Reference Key parse_key Descriptor OCTET_STREAM is_manifest detect_media_type Peer Holder",
-        "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Tasks is_cancelled "
+        "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent open_regular Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
