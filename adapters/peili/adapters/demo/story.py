@@ -1,12 +1,14 @@
-"""What happens in the demonstration, one step after the other, and the words for it."""
+"""The steps of the demonstration, and what it prints about them."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
 import sys
+import tempfile
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,115 +16,162 @@ from typing import Any, cast
 
 from typing_extensions import override
 
-from peili.adapters.demo import check
-from peili.adapters.demo.hosts import Host
+from peili.adapters.demo.client import require_oras
+from peili.adapters.demo.hosts import DemoHost
 from peili.adapters.standalone.about import version
-from peili.mirror import Digest
-from peili.mirror.limits import MIB
+from peili.mirror import Digest, PeiliError
 from peili.mirror.testing.images import Image, make_layout
 
 NAME = "registry.example/demo/app:v1"
-_LAYERS = (MIB, 4 * MIB, 16 * MIB, 32 * MIB)
-_LEAVES_AFTER = 8 * MIB
-_TIME = 20.0  # seconds
+_MIB = 1 << 20
+_LAYERS = (_MIB, 4 * _MIB, 16 * _MIB, 32 * _MIB)
+_FAIL_AFTER = 8 * _MIB
+_TIMEOUT = 20.0  # seconds
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 
+def run(*, corrupt: bool) -> int:
+    """Run the demonstration.
+
+    Args:
+        corrupt: flip a bit in the image at its source.
+
+    Returns:
+        The exit code: 0 if every digest was right, else 1.
+
+    Raises:
+        PeiliError: the extra `demo` is not installed, or the demonstration took too long.
+    """
+    require_oras()
+    with tempfile.TemporaryDirectory(prefix="peili-demo-") as directory:
+        try:
+            return 0 if asyncio.run(Story(Path(directory)).run(corrupt=corrupt)) else 1
+        except TimeoutError as error:
+            raise PeiliError("the demo took too long") from error
+
+
 class Story:
-    """The demonstration, in `directory`, told on stdout."""
+    """The demonstration, with its files in `directory`. It prints on stdout."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._hosts = tuple(Host(name, directory) for name in "abc")
+        self._hosts = tuple(DemoHost(name, directory) for name in "abc")
         self._pulls = 0
 
-    async def tell(self, *, corrupt: bool) -> bool:
-        """Whether every digest was right, everywhere. Raises TimeoutError."""
+    async def run(self, *, corrupt: bool) -> bool:
+        """Run it. Returns whether every pull had the right digests. Raises TimeoutError."""
         a, b, c = self._hosts
-        say(f"peili {version('peili')}: three hosts on this machine, and no registry to go to")
+        _print(f"peili {version('peili')}: three hosts on this machine, and no registry")
         for host in self._hosts:
-            say(f"   {host.name}  for its runtime {host.registry}, for its peers {host.as_peer.urls[0]}")
-        image = await self._make(a, corrupt=corrupt)
-        async with AsyncExitStack() as running, asyncio.timeout(_TIME):
+            _print(f"   {host.name}  for its runtime {host.registry}, for its peers {host.peer.urls[0]}")
+        image = await self._make_image(a, corrupt=corrupt)
+        async with AsyncExitStack() as running, asyncio.timeout(_TIMEOUT):
             for host in self._hosts:
-                running.push_async_callback(host.leave)
-                await host.join(self._hosts, _log())
-            say("\n2. A client of b pulls it")
-            got = await self._pull(b, image)
-            if got is None:
-                say("\n3. It tries again")
+                running.push_async_callback(host.stop)
+                await host.start(self._hosts, _log())
+            _print("\n2. A client of b pulls the image")
+            pulled = await self._pull(b, image)
+            if pulled is None:
+                _print("\n3. It tries again")
                 await self._pull(b, image)
-                say("\nNobody else has it: a runtime goes upstream now. What was wrong was never passed on whole.")
+                _print("\nNo other host has the image, so a runtime goes upstream now.")
+                _print("The wrong layer never reached the client as a whole.")
                 return False
-            await b.keep(got, image.target, NAME)
-            say("   b keeps it, as a runtime does: now a and b have it")
-            say("\n3. A client of c pulls it, and the host that feeds the largest layer goes away")
-            right = await self._pull_while_one_leaves(c, image) is not None
-            say("\nEvery digest was right." if right else "\nNot every digest was right.")
+            await b.add_image(pulled, image.target, NAME)
+            _print("   b stores the image, as a runtime does: now a and b have it")
+            _print("\n3. A client of c pulls the image, and the host that sends the largest layer fails")
+            right = await self._pull_while_a_host_fails(c, image) is not None
+            _print("\nEvery digest was right." if right else "\nNot every digest was right.")
             return right
 
-    async def _make(self, host: Host, *, corrupt: bool) -> Image:
+    async def _make_image(self, host: DemoHost, *, corrupt: bool) -> Image:
         image = await asyncio.to_thread(make_layout, host.layout, layers=_LAYERS, tags=[NAME])
         size = sum(blob.size for blob in image.blobs)
-        say(f"\n1. An image that only {host.name} has")
-        say(f"   {NAME}: {len(image.layers)} layers, {size / MIB:.1f} MiB, in an OCI image layout")
+        _print(f"\n1. Only {host.name} has an image")
+        _print(f"   {NAME}: {len(image.layers)} layers, {size / _MIB:.1f} MiB, in an OCI image layout")
         if corrupt:
-            host.lies = True
+            host.verifies = False
             _flip_a_bit(image.blob_path(image.layers[-1].digest))
-            say(f"   one bit of {image.layers[-1].digest} is flipped: {host.name} will lie")
+            _print(f"   one bit of {image.layers[-1].digest} is flipped: {host.name} will send wrong bytes")
         return image
 
-    async def _pull_while_one_leaves(self, host: Host, image: Image) -> Path | None:
+    async def _pull_while_a_host_fails(self, host: DemoHost, image: Image) -> Path | None:
         layer = image.layers[-1].digest
-        gone: list[Host] = []
+        failed: list[DemoHost] = []
 
-        def feeds(name: str) -> None:
+        def choose(name: str) -> None:
             feeder = next(each for each in self._hosts if each.name == name)
-            feeder.cable.cut_after(_LEAVES_AFTER, lambda: goes(feeder))
+            feeder.proxy.fail_after(_FAIL_AFTER, lambda: fail(feeder))
 
-        def goes(feeder: Host) -> None:
-            gone.append(feeder)
-            say(f"   {feeder.name} goes away after {_LEAVES_AFTER // MIB} MiB of {layer}")
+        def fail(feeder: DemoHost) -> None:
+            failed.append(feeder)
+            _print(f"   {feeder.name} fails after {_FAIL_AFTER // _MIB} MiB of {layer}")
 
-        host.ledger.when_begun(layer, feeds)
-        got = await self._pull(host, image)
-        for each in gone:
-            await each.leave()
-        return got
+        host.transfers.on_start(layer, choose)
+        pulled = await self._pull(host, image)
+        for each in failed:
+            await each.stop()
+        return pulled
 
-    async def _pull(self, host: Host, image: Image) -> Path | None:
-        """Where the image is that a client got through `host`; None where it is not whole or not right."""
+    async def _pull(self, host: DemoHost, image: Image) -> Path | None:
+        """Pull the image through `host`. Returns the directory; None if a file is missing or wrong."""
         self._pulls += 1
         directory = self._directory / f"pull-{self._pulls}"
         directory.mkdir()
         target = f"{host.registry}/{NAME}"
-        say(f"   oras pull {target}")
-        began = time.monotonic()
+        _print(f"   oras pull {target}")
+        started = time.monotonic()
         done = await self._run_client(host, target, directory)
-        seconds = time.monotonic() - began
-        wrong = await asyncio.to_thread(check.wrong, directory, image.target.digest)
+        seconds = time.monotonic() - started
+        wrong = await asyncio.to_thread(wrong_digests, directory, image.target.digest)
         if not done or wrong:
-            say(f"   not pulled; wrong or missing: {', '.join(wrong) or 'nothing'}")
+            _print(f"   the pull failed; wrong or missing: {', '.join(wrong) or 'nothing'}")
             return None
         size = sum(blob.size for blob in image.blobs)
-        say(f"   {size / MIB:.1f} MiB in {seconds:.1f} s; all {len(image.blobs)} digests are right")
+        _print(f"   {size / _MIB:.1f} MiB in {seconds:.1f} s; all {len(image.blobs)} digests are right")
         return directory
 
-    async def _run_client(self, host: Host, target: str, directory: Path) -> bool:
-        """Run the client and tell what it does; whether it got everything."""
+    async def _run_client(self, host: DemoHost, target: str, directory: Path) -> bool:
+        """Run the client and print its steps. Returns whether it succeeded."""
         client = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "peili.adapters.demo.client", target, directory,
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        stdout = cast("asyncio.StreamReader", client.stdout)  # there, since a pipe was asked for
+        stdout = cast("asyncio.StreamReader", client.stdout)  # not None, because it is a pipe
         try:
             async for line in stdout:
-                say(_told(json.loads(line), host))
+                _print(_describe(json.loads(line), host))
             return await client.wait() == 0
         finally:
             if client.returncode is None:
                 client.kill()
                 await client.wait()
+
+
+def wrong_digests(directory: Path, manifest: str) -> list[str]:
+    """Check pulled files without any of the code that transferred them.
+
+    Args:
+        directory: the files, named by their digests.
+        manifest: the digest of the manifest.
+
+    Returns:
+        The digests whose file is missing or has other content: of the manifest and of what it names.
+    """
+    if not _is_right(directory, manifest):
+        return [manifest]
+    document = json.loads((directory / manifest).read_bytes())
+    digests = [blob["digest"] for blob in (document["config"], *document["layers"])]
+    return [digest for digest in digests if not _is_right(directory, digest)]
+
+
+def _is_right(directory: Path, digest: str) -> bool:
+    algorithm, _, encoded = digest.partition(":")
+    try:
+        with (directory / digest).open("rb") as file:
+            return hashlib.file_digest(file, algorithm).hexdigest() == encoded
+    except FileNotFoundError:
+        return False
 
 
 def _flip_a_bit(path: Path) -> None:
@@ -133,39 +182,39 @@ def _flip_a_bit(path: Path) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-def _told(step: dict[str, Any], host: Host) -> str:
-    """One line for what the client has done."""
+def _describe(step: dict[str, Any], host: DemoHost) -> str:
+    """Return a line about a step of the client."""
     if step["what"] == "failure":
         return f"   failed: {step['why']}"
     size, seconds = step["size"], step["seconds"]
-    sources = host.ledger.sources(Digest(step["digest"]), size)
+    sources = host.transfers.bytes_by_peer(Digest(step["digest"]), size)
     origin = " then ".join(f"{name} ({_size(count)})" for name, count in sources.items())
-    speed = f"{size / seconds / MIB:6.0f} MiB/s" if size >= MIB else ""
+    speed = f"{size / seconds / _MIB:6.0f} MiB/s" if size >= _MIB else ""
     what = f"   {step['what']:8} {step['digest']} {_size(size):>9}"
     return f"{what} {seconds * 1000:5.0f} ms {speed:12} from {origin}"
 
 
 def _size(count: int) -> str:
-    return f"{count / MIB:.1f} MiB" if count >= MIB else f"{count} B"
+    return f"{count / _MIB:.1f} MiB" if count >= _MIB else f"{count} B"
 
 
 def _log() -> logging.Logger:
-    """What the mirrors have to say becomes part of the story."""
+    """Return the parent of the mirrors' loggers. Its records become part of the output."""
     log = logging.getLogger("peili.demo")
     log.propagate = False
     log.setLevel(logging.INFO)
-    log.handlers[:] = [_Telling()]
+    log.handlers[:] = [_PrintHandler()]
     return log
 
 
-class _Telling(logging.Handler):
+class _PrintHandler(logging.Handler):
     @override
     def emit(self, record: logging.LogRecord) -> None:
         host = record.name.split(".")[2]
-        say(f"   | {host} says: {record.getMessage()}")
+        _print(f"   | {host} logs: {record.getMessage()}")
 
 
-def say(line: str) -> None:
-    """Tell it now, also where stdout is no terminal; digests in short."""
+def _print(line: str) -> None:
+    """Print a line at once, also if stdout is not a terminal. Digests are shortened."""
     sys.stdout.write(_DIGEST.sub(r"\1", line) + "\n")
     sys.stdout.flush()

@@ -341,6 +341,6 @@ def demo_command(*, corrupt: bool) -> int:
 
     A third-party client pulls the image through the mirrors, and the demo checks every digest.
     """
-    from peili.adapters import demo  # noqa: PLC0415 - needs the extra `demo`
+    from peili.adapters.demo import story  # noqa: PLC0415 - needs the extra `demo`
 
-    return demo.run(corrupt=corrupt)
+    return story.run(corrupt=corrupt)

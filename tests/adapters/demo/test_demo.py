@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peili.adapters.demo import check
+from peili.adapters.demo.story import wrong_digests
 from peili.mirror.testing.images import make_layout
 
 
@@ -30,7 +30,7 @@ def test_the_image_comes_from_the_one_that_has_it_and_survives_that_one_s_end(tm
     code, told = demo(tmp_path)
     assert code == 0, told
     assert told.count("; all 6 digests are right") == 2, told
-    assert "goes away after 8 MiB" in told
+    assert "fails after 8 MiB" in told
     largest = re.search(r" 32\.0 MiB .* from [ab] \((\S+) MiB\) then [ab] \((\S+) MiB\)\n", told)
     assert largest is not None, told
     assert [float(part) for part in largest.groups()] == pytest.approx([8, 24], abs=0.1)
@@ -54,7 +54,7 @@ def test_the_check_notices_every_kind_of_damage(damage: str, tmp_path: Path) -> 
     got.mkdir()
     for blob in image.blobs:
         (got / blob.digest).write_bytes(image.blob_path(blob.digest).read_bytes())
-    assert check.wrong(got, image.target.digest) == []
+    assert wrong_digests(got, image.target.digest) == []
     for blob in image.blobs:
         file = got / blob.digest
         right = file.read_bytes()
@@ -62,5 +62,5 @@ def test_the_check_notices_every_kind_of_damage(damage: str, tmp_path: Path) -> 
             file.unlink()
         else:
             file.write_bytes(right[:-1] if damage == "short" else bytes([right[0] ^ 1]) + right[1:])
-        assert check.wrong(got, image.target.digest) == [blob.digest]
+        assert wrong_digests(got, image.target.digest) == [blob.digest]
         file.write_bytes(right)
