@@ -22,8 +22,7 @@ from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_r
 from tests.lab.upstream import Upstream
 from tests.support.certificates import Certificate, make_certificate
 
-from peili.adapters.containerd.doctor.version import version_at, version_installed
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion, installed_version, running_version
 from peili.adapters.standalone.cli import main
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
@@ -281,21 +280,21 @@ def test_peili_serve_is_in_hosts_toml_only_while_it_runs(setup: Setup) -> None:
 @pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)
 def test_a_running_containerd_is_asked_for_its_version(setup: Setup) -> None:
     containerd = setup.puller.containerd
-    running = asyncio.run(version_at(containerd.socket))
+    running = asyncio.run(running_version(containerd.socket))
     assert running is not None
     assert running == run([containerd.release.program("containerd"), "--version"]).decode().split()[2]
-    assert Version.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
+    assert ContainerdVersion.parse(running).major == (1 if containerd.release.name in CONTAINERD_1 else 2)
 
 
 def test_the_installed_containerd_is_asked_for_its_version() -> None:
-    installed = asyncio.run(version_installed())
+    installed = asyncio.run(installed_version())
     assert installed is not None
-    Version.parse(installed)
+    ContainerdVersion.parse(installed)
 
 
 def peili_hosts(action: str, host: Host, *options: str) -> int:
     """Run `peili hosts` for the containerd of `host`, and return the exit status."""
-    version = asyncio.run(version_at(host.containerd.socket))
+    version = asyncio.run(running_version(host.containerd.socket))
     assert version is not None
     command = ["hosts", action, "--config-path", str(host.containerd.hosts), "--mirror", f"http://{host.peili.local}"]
     return main([*command, "--containerd-version", version, *options])

@@ -21,11 +21,11 @@ from tests.judge.asked import Asked
 from tests.judge.corpus import Case
 from tests.judge.judge import Answers, Judge
 
-from peili.adapters.containerd import HostsFiles, Outcome, Shown
-from peili.adapters.containerd.hosts_toml.meaning import Host
+from peili.adapters.containerd import HostsFiles, Outcome, RegistryStatus
+from peili.adapters.containerd.hosts_toml.model import RegistryHost
 
-CAN_NOT_TELL = "can't tell"
-NEVER = "containerd never looks here"
+CAN_NOT_TELL = "cannot tell"
+NEVER = "containerd never uses this directory"
 
 
 def disagreements(case: Case, judge: Judge, folder: Path, *, tags: bool = True) -> list[str]:
@@ -75,7 +75,7 @@ def _of_show(when: str, hosts: HostsFiles, case: Case, answers: Answers) -> Iter
             yield f"{when}, for {what}: show says {claimed}, but containerd asks {really}"
 
 
-def _in_force(shown: Sequence[Shown], registry: str) -> Shown | None:
+def _in_force(shown: Sequence[RegistryStatus], registry: str) -> RegistryStatus | None:
     looked_at = [each for each in shown if not any(note.startswith(NEVER) for note in each.notes)]
     for name in (registry, "_default"):
         if found := [each for each in looked_at if each.registry == name]:
@@ -84,14 +84,16 @@ def _in_force(shown: Sequence[Shown], registry: str) -> Shown | None:
     return None
 
 
-def _claimed(said: Shown | None, registry: str, capabilities: Sequence[str]) -> list[str]:
+def _claimed(said: RegistryStatus | None, registry: str, capabilities: Sequence[str]) -> list[str]:
     """The URLs of the API's roots of those who are asked, as `show` says; each is a pattern."""
     if said is None:
         return [_of_registry(registry)]
-    if said.fails:
+    if said.is_broken:
         return []
     return [
-        _of_registry(registry) if host.url is None else _pattern(host) for host in said.hosts if host.may(*capabilities)
+        _of_registry(registry) if host.url is None else _pattern(host)
+        for host in said.hosts
+        if host.has_capabilities(*capabilities)
     ]
 
 
@@ -101,7 +103,7 @@ def _of_registry(registry: str) -> str:
     return ("https?" if local else "https") + re.escape(f"://{name}/v2")
 
 
-def _pattern(host: Host) -> str:
+def _pattern(host: RegistryHost) -> str:
     """A containerd that is told about certificates tries HTTPS first, and then what the URL says."""
     root = _root(host.url or "", as_it_is="override_path" in host.settings)
     scheme, _, rest = root.partition(":")

@@ -22,9 +22,15 @@ from tests.support.directories import short_directory
 from peili.adapters.containerd.doctor.configuration import Unreadable, read
 from peili.adapters.containerd.doctor.generations import CRI_2, IMAGES_3
 from peili.adapters.containerd.doctor.registries import Registries, registries
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 
-V16, V20, V21, V22, V24 = Version(1, 6), Version(2, 0), Version(2, 1), Version(2, 2), Version(2, 4)
+V16, V20, V21, V22, V24 = (
+    ContainerdVersion(1, 6),
+    ContainerdVersion(2, 0),
+    ContainerdVersion(2, 1),
+    ContainerdVersion(2, 2),
+    ContainerdVersion(2, 4),
+)
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
 IMAGES = 'plugins."io.containerd.cri.v1.images"'
 
@@ -36,7 +42,7 @@ def write(directory: Path, files: Mapping[str, str]) -> Path:
     return directory / next(iter(files))
 
 
-def understood(file: Path, version: Version) -> Registries:
+def settings_in_force(file: Path, version: ContainerdVersion) -> Registries:
     return registries(read(file, version), version)
 
 
@@ -104,16 +110,16 @@ def test_it_is_understood_as_containerd_does(files: dict[str, str], name: str, t
 
 
 @cache
-def version_of(name: str) -> Version:
+def version_of(name: str) -> ContainerdVersion:
     """The version of the release called `name`."""
-    return Version.parse(run([release(name).program("containerd"), "--version"]).decode().split()[2])
+    return ContainerdVersion.parse(run([release(name).program("containerd"), "--version"]).decode().split()[2])
 
 
 def said(file: Path, name: str) -> Said | None:
     """What we say of it; None: containerd does not start with it."""
     version = version_of(name)
     try:
-        ours = understood(file, version)
+        ours = settings_in_force(file, version)
     except Unreadable:
         return None
     # From 2.3 on the default is put in when containerd starts, which dumping does not.
@@ -205,9 +211,9 @@ def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
 def test_1_x_hides_what_an_import_replaces_and_2_x_merges_it(tmp_path: Path) -> None:
     file = write(tmp_path, CASES["an import replaces the plug-in's whole table"])
     assert read(file, V16).hidden == ((CRI_2, file, tmp_path / "more.toml"),)
-    assert understood(file, V16).folders == ()
+    assert settings_in_force(file, V16).folders == ()
     assert read(file, V20).hidden == ()
-    assert understood(file, V20).folders == ("/a", "/b")
+    assert settings_in_force(file, V20).folders == ("/a", "/b")
 
 
 def test_a_relative_pattern_is_looked_for_where_1_x_was_started_and_beside_the_file_by_2_x(tmp_path: Path) -> None:
@@ -217,8 +223,8 @@ def test_a_relative_pattern_is_looked_for_where_1_x_was_started_and_beside_the_f
     assert read(file, V20).files == (file, tmp_path / "d/a.toml")
 
 
-def in_2(text: str, version: Version, tmp_path: Path) -> Registries:
-    return understood(write(tmp_path, {"c.toml": text}), version)
+def in_2(text: str, version: ContainerdVersion, tmp_path: Path) -> Registries:
+    return settings_in_force(write(tmp_path, {"c.toml": text}), version)
 
 
 BOTH = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
@@ -244,7 +250,7 @@ BOTH = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
         ('[plugins.cri.registry]\nconfig_path = "/a"\n', V24, ("/a",)),
     ],
 )
-def test_config_path_in_2_x(text: str, version: Version, folders: tuple[str, ...], tmp_path: Path) -> None:
+def test_config_path_in_2_x(text: str, version: ContainerdVersion, folders: tuple[str, ...], tmp_path: Path) -> None:
     assert in_2(text, version, tmp_path).folders == folders
 
 
@@ -278,7 +284,9 @@ def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it
         ("max_concurrent_downloads = 3", V21, True),
     ],
 )
-def test_pulls_go_through_the_transfer_service(settings: str, version: Version, transfer: bool, tmp_path: Path) -> None:
+def test_pulls_go_through_the_transfer_service(
+    settings: str, version: ContainerdVersion, transfer: bool, tmp_path: Path
+) -> None:
     assert in_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).transfer is transfer
 
 
@@ -311,7 +319,7 @@ def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loa
         file = write(
             directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{nodes}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
         )
-        assert understood(file, V16).inline == inline
+        assert settings_in_force(file, V16).inline == inline
         containerd = Process(["containerd", "--config", str(file)], directory / "log")
         try:
             told = wait_for(lambda: _FATE.search(containerd.output()), "the CRI plug-in has loaded, or failed to")

@@ -215,7 +215,7 @@ def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: 
     (directory / "hosts.toml").write_text(f'[host."http://[::1]:5050"]\ncapabilities = ["pull"]\n{second}')
     diagnosis = applied.doctor("--set=local.listen=[::1]:5050")
     assert diagnosis.code == 1
-    assert diagnosis.of("fail")["hosts.toml"].startswith("containerd 1.x can't read '[host.\"http://[::1]:5050\"]'")
+    assert diagnosis.of("fail")["hosts.toml"].startswith("containerd 1.x cannot read '[host.\"http://[::1]:5050\"]'")
     assert "local.listen" in diagnosis.mend("hosts.toml")
     asked = applied.asked()
     with pytest.raises(CommandFailed):

@@ -22,8 +22,8 @@ from peili.adapters.containerd.doctor.daemon import config_argument
 from peili.adapters.containerd.doctor.findings import Finding, Level, fail, ok, verdict, warn
 from peili.adapters.containerd.doctor.registries import registries
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
-from peili.adapters.containerd.hosts_toml.meaning import Version
-from peili.adapters.containerd.hosts_toml.showing import Shown, shown
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -38,7 +38,7 @@ NOTHING = set[tuple[str, str]]()
 TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n'
 
 
-def judged(configuration: Configuration, version: Version) -> list[Finding]:
+def judged(configuration: Configuration, version: ContainerdVersion) -> list[Finding]:
     return list(judge_configuration(configuration, registries(configuration, version)))
 
 
@@ -94,14 +94,14 @@ async def test_configurations_of_2_x(
     file = tmp_path / "config.toml"
     # A table may stand once: what belongs to the plug-in itself goes above its other tables.
     file.write_text(text.replace("DIR", str(tmp_path)))
-    found = judged(read(file, Version(*version)), Version(*version))
+    found = judged(read(file, ContainerdVersion(*version)), ContainerdVersion(*version))
     assert wrong(found) == expected
     assert all(bool(each.mend) is (each.level is not Level.OK) for each in found)
 
 
 async def test_the_default_of_2_2_is_a_configuration_that_asks_no_mirror() -> None:
     """Two folders, in the hands of the transfer service (containerd issue 12636)."""
-    version = Version(2, 2)
+    version = ContainerdVersion(2, 2)
     found = judged(Configuration(), version)
     assert ("fail", "transfer service") in wrong(found)
     mend = next(each.mend for each in found if each.level is Level.FAIL and each.about == "transfer service")
@@ -112,7 +112,7 @@ async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_pat
     (tmp_path / "more.toml").write_text(f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n")
     file = tmp_path / "config.toml"
     file.write_text(f'imports = ["more.toml"]\nversion = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
-    found = judged(read(file, Version(1, 6)), Version(1, 6))
+    found = judged(read(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
     assert wrong(found) == {("fail", "config_path"), ("warn", "imports")}
     what = next(each.what for each in found if each.about == "imports")
     assert str(tmp_path / "more.toml") in what
@@ -147,14 +147,18 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
     missing: list[Finding] = []
     for settings in ("", f'[{IMAGES}.registry]\nconfig_path = "{folder}"\n'):
         file.write_text(f"version = 3\n{settings}")
-        missing += [each for each in judged(read(file, Version(2, 0)), Version(2, 0)) if each.level is Level.FAIL]
+        missing += [
+            each
+            for each in judged(read(file, ContainerdVersion(2, 0)), ContainerdVersion(2, 0))
+            if each.level is Level.FAIL
+        ]
     folder.mkdir()
     nobody = list(
         judge_hosts(
-            shown([folder], MIRROR, Version(2, 0)),
+            registry_statuses([folder], MIRROR, ContainerdVersion(2, 0)),
             MIRROR,
             [folder],
-            version=Version(2, 0),
+            version=ContainerdVersion(2, 0),
             wanted=Selection(),
             folders=[folder],
         )
@@ -169,9 +173,9 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
 
 async def test_a_registry_that_the_mirror_is_for_and_that_no_hosts_toml_is_for(tmp_path: Path) -> None:
     HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
-    found = shown([tmp_path], MIRROR, Version(2, 0))
+    found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
     wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
-    judged = list(judge_hosts(found, MIRROR, [tmp_path], version=Version(2, 0), wanted=wanted, folders=()))
+    judged = list(judge_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), wanted=wanted, folders=()))
     assert [(each.level, each.what) for each in judged] == [
         (Level.OK, f"{MIRROR} is asked for docker.io"),
         (Level.FAIL, f"none in {tmp_path} is for ghcr.io, so {MIRROR} is not asked"),
@@ -187,7 +191,7 @@ async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path:
         version: [
             each.level
             for each in judge_hosts(
-                shown([tmp_path], mirror, version),
+                registry_statuses([tmp_path], mirror, version),
                 mirror,
                 [tmp_path],
                 version=version,
@@ -195,16 +199,16 @@ async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path:
                 folders=(),
             )
         ]
-        for version in (Version(1, 7), Version(2, 0))
+        for version in (ContainerdVersion(1, 7), ContainerdVersion(2, 0))
     }
-    assert levels == {Version(1, 7): [Level.FAIL], Version(2, 0): [Level.OK]}
+    assert levels == {ContainerdVersion(1, 7): [Level.FAIL], ContainerdVersion(2, 0): [Level.OK]}
 
 
 async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
-    found = shown([tmp_path], MIRROR, Version(2, 0))
-    [finding] = judge_hosts(found, MIRROR, [tmp_path], version=Version(2, 0), wanted=Selection(), folders=())
+    found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
+    [finding] = judge_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), wanted=Selection(), folders=())
     assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
     assert [each.is_first for each in found] == [True]
     proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})
@@ -232,13 +236,13 @@ HERE = [(Reference.parse("docker.io/library/demo:v1"), Descriptor("application/j
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> list[Shown]:
+def hosts(tmp_path: Path) -> list[RegistryStatus]:
     files = HostsFiles(MIRROR, config_path=[tmp_path])
     assert files.apply().changes
     return files.show()
 
 
-async def asked(found: Sequence[Shown], status: int, **headers: str) -> Finding:
+async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) -> Finding:
     """What is made of a mirror that answers so."""
 
     async def answer(request: Request) -> Response:
@@ -251,7 +255,7 @@ async def asked(found: Sequence[Shown], status: int, **headers: str) -> Finding:
         return await way.proved(http, MIRROR, found, HERE)
 
 
-async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: Sequence[Shown]) -> None:
+async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: Sequence[RegistryStatus]) -> None:
     header = "Docker-Content-Digest"
     assert (await asked(hosts, 200, **{header: DIGEST})).level is Level.OK
     assert "answers with digest sha256:0 for" in (await asked(hosts, 200, **{header: "sha256:0"})).what

@@ -9,7 +9,7 @@ from typing import Any
 from tests.adapters.containerd.trees import make
 
 from peili.adapters.containerd import HostsFiles
-from peili.adapters.containerd.hosts_toml.marks import taken_apart
+from peili.adapters.containerd.hosts_toml.directories import split_section
 from peili.mirror import Mirror
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_file_that_it_shows_is_what_apply_writes(tmp_path: Path) -> None:
     shown = next(each for each in blocks("toml") if "# >>> peili hosts" in each).encode()
-    before = taken_apart(shown).base
+    before = split_section(shown).rest
     assert b"peili" not in before
     make(tmp_path, {"docker.io/hosts.toml": before})
     HostsFiles("http://127.0.0.1:5050", config_path=[tmp_path]).apply()

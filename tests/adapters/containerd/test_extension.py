@@ -53,7 +53,7 @@ async def test_what_can_not_be_changed_is_logged_and_the_host_lives_on(
         assert not mirror.readiness()["ContainerdHosts"]
         (warning,) = [each.getMessage() for each in caplog.records]
         assert warning.startswith(
-            f"{tmp_path}/docker.io/hosts.toml: not changed: peili can't tell what containerd makes of it: not TOML"
+            f"{tmp_path}/docker.io/hosts.toml: not changed: peili cannot tell how containerd reads it: not TOML"
         )
         assert (tmp_path / "_default/hosts.toml").exists()
     assert not (tmp_path / "_default").exists()

@@ -187,7 +187,7 @@ def test_what_containerd_1_ignores_does_not_begin_to_count(content: str, version
     make(tmp_path, {**CERTIFICATES, "r_5000_/hosts.toml": content.encode()})
     was = snapshot(tmp_path)
     (problem,) = files(tmp_path, "r:5000", version=version).apply().problems
-    assert "containerd 1.x reads nothing of hosts.toml, because it has no [host" in problem.reason
+    assert "containerd 1.x ignores hosts.toml, because it has no table [host" in problem.reason
     assert snapshot(tmp_path) == was
 
 
@@ -263,7 +263,7 @@ class TestSeveralFolders:
         make(two, {"a.example/hosts.toml": FULL})
         both = HostsFiles(MIRROR, config_path=[one, two])
         assert [each.file for each in both.apply().changes] == [one / "_default/hosts.toml"]
-        assert "never looks here" in both.show()[1].notes[0]
+        assert "never uses this directory" in both.show()[1].notes[0]
 
     def test_one_that_we_made_earlier_takes_up_what_it_hides_now(self, tmp_path: Path) -> None:
         one, two = tmp_path / "one", tmp_path / "two"

@@ -16,8 +16,8 @@ from peili.adapters.containerd import HostsFiles
 from peili.adapters.files import atomic
 
 MIRROR = "http://127.0.0.1:5050"
-UNUSABLE = "containerd can't use it: "
-UNCLEAR = "peili can't tell what containerd makes of it: "
+UNUSABLE = "containerd ignores the file: "
+UNCLEAR = "peili cannot tell how containerd reads it: "
 
 BAD: dict[str, tuple[bytes, str]] = {
     "not TOML": (b"server = ", f"{UNCLEAR}not TOML: Invalid value (at end of document)"),
@@ -27,25 +27,28 @@ BAD: dict[str, tuple[bytes, str]] = {
     "too long": (b"# " + b"x" * 200_000, f"{UNCLEAR}it has more than 128 Ki characters"),
     "a date": (b"x = 2024-01-01", f"{UNCLEAR}line 1 has a value"),
     "a negative time": (b"[host.a]\ndial_timeout = '-1s'", f"{UNCLEAR}host.'a'.dial_timeout is negative"),
-    "a URL with a user": (b"[host.'https://me@m']", f"{UNCLEAR}host 'https://me@m' is no plain URL"),
-    "another case": (b"[host.a]\nSkip_verify = true", f"{UNCLEAR}host.'a'.Skip_verify is written in another case"),
-    "a header's line end": (b'[host.a.header]\nx = "a\\nb"', f"{UNCLEAR}host.'a'.header.'x' can't be sent"),
-    "hosts in one value": (b"host = {'https://m' = {}}", "a host can't be put in front; write each one as a table"),
-    "no table": (b"host = 3", f"{UNUSABLE}hosts are tables"),
-    "a host that is none": (b"[host]\n'https://m' = 3", f"{UNUSABLE}host.'https://m' is no table"),
-    "a list of tables": (b"[[host]]\nx = 1", f"{UNUSABLE}hosts are tables"),
-    "server": (b"server = 3", f"{UNUSABLE}server is a string"),
-    "capabilities": (b"[host.a]\ncapabilities = ['fly']", f"{UNUSABLE}host.'a'.capabilities is a list of pull, "),
-    "ca": (b"ca = [3]", f"{UNUSABLE}ca is a path or a list of paths"),
-    "client": (b"client = [['a', 'b', 'c']]", f"{UNUSABLE}client is a path, or a list of paths or pairs"),
-    "skip_verify": (b"skip_verify = 'no'", f"{UNUSABLE}skip_verify is true or false"),
-    "header": (b"[host.a.header]\nx = 3", f"{UNUSABLE}host.'a'.header is a table of strings"),
-    "override_path": (b"[host.a]\noverride_path = 1", f"{UNUSABLE}host.'a'.override_path is true or false"),
-    "dial_timeout": (b"[host.a]\ndial_timeout = 1", f"{UNUSABLE}host.'a'.dial_timeout is a string"),
-    "damaged marks": (b"# <<< peili hosts <<<\n", "the marks around peili's part are damaged"),
+    "a URL with a user": (b"[host.'https://me@m']", f"{UNCLEAR}host 'https://me@m' is not a plain URL"),
+    "another case": (b"[host.a]\nSkip_verify = true", f"{UNCLEAR}host.'a'.Skip_verify must be written in lower case"),
+    "a header's line end": (b'[host.a.header]\nx = "a\\nb"', f"{UNCLEAR}host.'a'.header.'x' cannot be sent"),
+    "hosts in one value": (
+        b"host = {'https://m' = {}}",
+        "peili cannot put a host in front of the others; write each",
+    ),
+    "no table": (b"host = 3", f"{UNUSABLE}host must be a table for each host"),
+    "a host that is none": (b"[host]\n'https://m' = 3", f"{UNUSABLE}host.'https://m' must be a table"),
+    "a list of tables": (b"[[host]]\nx = 1", f"{UNUSABLE}host must be a table for each host"),
+    "server": (b"server = 3", f"{UNUSABLE}server must be a string"),
+    "capabilities": (b"[host.a]\ncapabilities = ['fly']", f"{UNUSABLE}host.'a'.capabilities must be a list of pull, "),
+    "ca": (b"ca = [3]", f"{UNUSABLE}ca must be a path or a list of paths"),
+    "client": (b"client = [['a', 'b', 'c']]", f"{UNUSABLE}client must be a path, or a list of paths or of pairs"),
+    "skip_verify": (b"skip_verify = 'no'", f"{UNUSABLE}skip_verify must be true or false"),
+    "header": (b"[host.a.header]\nx = 3", f"{UNUSABLE}host.'a'.header must be a table of strings"),
+    "override_path": (b"[host.a]\noverride_path = 1", f"{UNUSABLE}host.'a'.override_path must be true or false"),
+    "dial_timeout": (b"[host.a]\ndial_timeout = 1", f"{UNUSABLE}host.'a'.dial_timeout must be a string"),
+    "damaged marks": (b"# <<< peili hosts <<<\n", "the comment lines around peili's section are damaged"),
     "not the first": (
         f"[host.'https://m']\n[host.'{MIRROR}']".encode(),
-        f"{MIRROR} is in it already, but not as the first host; move it up by hand",
+        f"it contains {MIRROR} already, but not as the first host; move it up",
     ),
 }
 
@@ -85,7 +88,7 @@ def test_a_link_that_leads_nowhere_and_a_directory_instead_of_a_file(tmp_path: P
     was = snapshot(tmp_path)
     hosts = HostsFiles(MIRROR, config_path=[tmp_path], registries=["a.example", "b.example", "c.example"])
     assert [str(each) for each in hosts.apply().problems] == [
-        f"{tmp_path}/a.example/hosts.toml: not changed: a symbolic link that leads nowhere",
+        f"{tmp_path}/a.example/hosts.toml: not changed: it is a symbolic link to a file that does not exist",
         f"{tmp_path}/b.example/hosts.toml: not changed: Is a directory",
         f"{tmp_path}/c.example/hosts.toml: not changed: its directory is a file",
     ]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.adapters.containerd.hosts_toml.marks import put_in, taken_apart
+from peili.adapters.containerd.hosts_toml.directories import insert_section, split_section
 from peili.adapters.files.editor import CannotEdit
 
 BEGIN, END = b"# >>> peili hosts >>> said", b"# <<< peili hosts <<<"
@@ -24,10 +24,10 @@ def test_what_was_put_in_comes_out_without_a_trace(
     before += end if lines[index:] and lines[:index] else b""
     base = before + after + (end if ended and lines else b"")
     at = len(before) if lines[index:] else len(base)
-    content = put_in(base, at, "a\nb", made=made, newline=newline)
-    parts = taken_apart(content)
-    assert (parts.base, parts.ours, parts.made) == (base, True, made)
-    assert not taken_apart(base).ours
+    content = insert_section(base, at, "a\nb", created=made, newline=newline)
+    parts = split_section(content)
+    assert (parts.rest, parts.has_section, parts.created) == (base, True, made)
+    assert not split_section(base).has_section
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_was_put_in_comes_out_without_a_trace(
     ids=["edited", "emptied", "indented", "after a line without end", "which got one", "CRLF, no end", "CRLF"],
 )
 def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) -> None:
-    assert taken_apart(content).base == base
+    assert split_section(content).rest == base
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,5 @@ def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) 
     ids=["no end", "no begin", "wrong order", "twice"],
 )
 def test_damaged_marks_are_told_not_guessed(content: bytes) -> None:
-    with pytest.raises(CannotEdit, match="marks around peili's part are damaged"):
-        taken_apart(b"server = 'x'\n" + content)
+    with pytest.raises(CannotEdit, match="comment lines around peili's section are damaged"):
+        split_section(b"server = 'x'\n" + content)

@@ -49,10 +49,10 @@ def test_show_and_apply_say_that_containerd_1_reads_nothing_of_such_a_file(
     make(tmp_path, {"docker.io/hosts.toml": content})
     files = HostsFiles(MIRROR, config_path=[tmp_path], version=version)
     (shown,) = files.show()
-    assert "containerd 1.x can't read" in shown.notes[0]
+    assert "containerd 1.x cannot read" in shown.notes[0]
     assert [host.url for host in shown.hosts] == asked
     (problem,) = files.apply().problems
-    assert "containerd 1.x can't read" in str(problem)
+    assert "containerd 1.x cannot read" in str(problem)
     assert (tmp_path / "docker.io/hosts.toml").read_bytes() == content
 
 

@@ -32,13 +32,13 @@ docker.io  ({tmp_path}/docker.io)
   1. {MIRROR} (peili): pull
   2. https://harbor.example/v2/hub: pull, resolve; with override_path
   3. https://registry-1.docker.io: pull, resolve, push
-  containerd asks 2, then 3 what a tag means, and 1, then 2, then 3 for content; each is asked only if those before \
-it fail.
+  containerd resolves tags at 2, then 3, and fetches content from 1, then 2, then 3; it tries each only if those \
+before it fail.
 
 _default  ({tmp_path}/_default)
   1. {MIRROR} (peili): pull
   2. the registry itself: pull, resolve, push
-  containerd asks 2 what a tag means, and 1, then 2 for content; each is asked only if those before it fail."""
+  containerd resolves tags at 2, and fetches content from 1, then 2; it tries each only if those before it fail."""
     )
 
 
@@ -58,10 +58,10 @@ def test_as_json(tmp_path: Path) -> None:
     }
 
 
-IGNORED = 'containerd 1.x reads nothing of hosts.toml, because it has no [host."…"]'
-UNUSED = "the certificates in the directory are not used, because hosts.toml does not name them"
+IGNORED = 'containerd 1.x ignores hosts.toml, because it has no table [host."…"]'
+UNUSED = "containerd does not use the certificates in the directory, because hosts.toml does not name them"
 
-NOTHING = "containerd can pull nothing from here"
+NOTHING = "containerd cannot pull from this registry"
 LOOP = "Too many levels of symbolic links"
 PEM = b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
 
@@ -72,46 +72,46 @@ NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
     (
         {"r/hosts.toml": b"ca = 'ca.crt'\n[host.a]", "r/ca.crt": b"x"},
         None,
-        [f"{NOTHING}: /r/ca.crt has no certificate"],
+        [f"{NOTHING}: /r/ca.crt contains no certificate"],
         ["a", None],
     ),
     (
         {"r/hosts.toml": b"client = [['c.cert', 'c.key']]\n[host.a]", "r/c.cert": PEM},
         None,
-        [f"{NOTHING}: /r/c.key can't be read: No such file or directory"],
+        [f"{NOTHING}: /r/c.key cannot be read: No such file or directory"],
         ["a", None],
     ),
     (
         {"r/ca.crt": PEM},
         None,
-        ["peili can't tell what containerd makes of hosts.toml: /r/ca.crt may be no certificate that can be used"],
+        ["peili cannot tell how containerd reads hosts.toml: /r/ca.crt may not be a usable certificate"],
         [],
     ),
     ({"r/hosts.toml": b"host.a.skip_verify = true\n[host.b]"}, "1.7.0", [], ["a", "b", None]),
     ({"r/hosts.toml": b"[host.a.header]\nx = '1'\n[host.b]\n[host.a]"}, "2.0.0", [], ["a", "b", "a", None]),
-    ({"r.example": b""}, None, [f"{NOTHING}: a directory belongs here, and this is a file"], []),
-    ({"_default": b"", "hosts.toml": b""}, None, [f"{NOTHING}: a directory belongs here, and this is a file"], []),
-    ({"r/hosts.toml": "hosts.toml"}, None, [f"{NOTHING}: hosts.toml can't be read: {LOOP}"], []),
+    ({"r.example": b""}, None, [f"{NOTHING}: this must be a directory, but it is a file"], []),
+    ({"_default": b"", "hosts.toml": b""}, None, [f"{NOTHING}: this must be a directory, but it is a file"], []),
+    ({"r/hosts.toml": "hosts.toml"}, None, [f"{NOTHING}: hosts.toml cannot be read: {LOOP}"], []),
     (
         {"r/hosts.toml": "/nowhere"},
         None,
-        ["hosts.toml is a symbolic link that leads nowhere, as if it were not there"],
+        ["containerd ignores hosts.toml, because it is a symbolic link to a file that does not exist"],
         [None],
     ),
     (
         {"r/hosts.toml": b"host.a.skip_verify = true\n[host.b]"},
         "2.0.0",
-        ["containerd 2.x overlooks hosts without a table header: a"],
+        ["containerd 2.x ignores hosts without a table header: a"],
         ["b", None],
     ),
-    ({"r/hosts.toml": b""}, None, ["hosts.toml is empty, as if it were not there"], [None]),
+    ({"r/hosts.toml": b""}, None, ["hosts.toml is empty, which is the same as no file"], [None]),
     (
         {"r/hosts.toml": b"server = "},
         None,
-        ["peili can't tell what containerd makes of hosts.toml: not TOML: Invalid value (at end of document)"],
+        ["peili cannot tell how containerd reads hosts.toml: not TOML: Invalid value (at end of document)"],
         [],
     ),
-    ({"r/hosts.toml": None}, None, [f"{NOTHING}: hosts.toml can't be read: Is a directory"], []),
+    ({"r/hosts.toml": None}, None, [f"{NOTHING}: hosts.toml cannot be read: Is a directory"], []),
 ]
 
 
@@ -122,17 +122,17 @@ def test_what_else_there_is_to_know(
     make(tmp_path, tree)
     (found,) = HostsFiles(MIRROR, config_path=[tmp_path], version=version).show()
     assert [each.replace(str(tmp_path), "") for each in found.notes] == notes
-    assert found.fails == any(each.startswith(NOTHING) for each in notes)
+    assert found.is_broken == any(each.startswith(NOTHING) for each in notes)
     assert [each.url for each in found.hosts] == urls
 
 
 def test_who_may_not_be_asked_for_content_is_not_asked_for_tags(tmp_path: Path) -> None:
     make(tmp_path, {"r/hosts.toml": b"capabilities = ['pull']\n[host.a]\ncapabilities = ['resolve']\n"})
-    assert "containerd asks 2 what a tag means, and 2 for content" in show(tmp_path)
+    assert "containerd resolves tags at 2, and fetches content from 2" in show(tmp_path)
 
 
 def test_a_directory_that_another_one_hides_is_told(tmp_path: Path) -> None:
     make(tmp_path, {"r_5000_": None, "r:5000": None})
     hidden = next(each for each in HostsFiles(MIRROR, config_path=[tmp_path]).show() if each.notes)
     assert hidden.directory == tmp_path / "r:5000"
-    assert hidden.notes == (f"containerd never looks here, but at {tmp_path}/r_5000_",)
+    assert hidden.notes == (f"containerd never uses this directory, but {tmp_path}/r_5000_",)

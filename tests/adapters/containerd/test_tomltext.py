@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from peili.adapters.containerd.hosts_toml.plain_toml import tables
-from peili.adapters.containerd.hosts_toml.toml_text import before_tables
+from peili.adapters.containerd.hosts_toml.toml_subset import first_table_offset, parse_tables
 
 PLACES: dict[str, tuple[str, list[str]]] = {
     "nothing": ("|", []),
@@ -32,6 +31,6 @@ PLACES: dict[str, tuple[str, list[str]]] = {
 @pytest.mark.parametrize(("marked", "hosts"), PLACES.values(), ids=PLACES)
 def test_tables_begin_below_the_keys_and_above_the_first_ones_comments(marked: str, hosts: list[str]) -> None:
     text = marked.replace("|", "")
-    assert before_tables(text) == marked.index("|")
-    headers = [each.header for each in tables(text)]
+    assert first_table_offset(text) == marked.index("|")
+    headers = [each.header for each in parse_tables(text)]
     assert list(dict.fromkeys(header[1] for header in headers if header[:1] == ("host",) and header[1:])) == hosts

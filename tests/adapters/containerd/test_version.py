@@ -56,7 +56,7 @@ def test_the_command_warns_and_writes_what_all_versions_understand(
         assert main(["hosts", "apply", *arguments]) == 0
         said = capsys.readouterr()
         assert said.out == f"created {tmp_path}/_default/hosts.toml\n"
-        line = f"containerd's version is {version!a}, which tells nothing: what all versions understand is written"
+        line = f"containerd's version is {version!a}, not a version number; peili writes what all versions read"
         assert said.err == f"peili: {line}\n"
         assert "dial_timeout" not in written(tmp_path)
         assert main(["hosts", "apply", *arguments, "--containerd-version", "2.1.0"]) == 0

@@ -65,7 +65,7 @@ def test_a_file_that_can_not_be_read_is_named_and_the_code_is_1(root: Path, caps
     assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 1
     said = capsys.readouterr()
     assert said.out == f"created {root}/_default/hosts.toml\n"
-    why = "peili can't tell what containerd makes of it: not TOML: Invalid value (at end of document)"
+    why = "peili cannot tell how containerd reads it: not TOML: Invalid value (at end of document)"
     assert said.err == f"peili: {root}/docker.io/hosts.toml: not changed: {why}\n"
 
 

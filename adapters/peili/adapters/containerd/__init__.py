@@ -5,7 +5,7 @@
 
 from peili.adapters.containerd.extension import ContainerdHosts
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
-from peili.adapters.containerd.hosts_toml.showing import Shown
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus
 from peili.adapters.files.editor import Change, Outcome, Problem
 
-__all__ = ["Change", "ContainerdHosts", "HostsFiles", "Outcome", "Problem", "Shown"]
+__all__ = ["Change", "ContainerdHosts", "HostsFiles", "Outcome", "Problem", "RegistryStatus"]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing_extensions import override
 
 from peili.adapters.containerd.doctor.notice import unread
-from peili.adapters.containerd.doctor.version import understood, version_at
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
+from peili.adapters.containerd.version import checked_version, running_version
 from peili.adapters.files.editor import Outcome
 from peili.mirror import Context, Plugin
 
@@ -35,7 +35,7 @@ class ContainerdHosts(Plugin):
     async def run(self, context: Context) -> AsyncGenerator[None]:
         files, version = self._files, None
         if self._socket is not None:
-            version = understood(await version_at(self._socket), context.log.warning)
+            version = checked_version(await running_version(self._socket), context.log.warning)
             files = files if version is None else files.for_version(version)
         try:
             outcome = await asyncio.to_thread(files.apply)

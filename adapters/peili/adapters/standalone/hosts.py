@@ -11,8 +11,8 @@ from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
 from peili.adapters.containerd.doctor.notice import unread
-from peili.adapters.containerd.doctor.version import understood, version_at, version_installed
-from peili.adapters.containerd.hosts_toml.meaning import DEFAULT
+from peili.adapters.containerd.hosts_toml.model import DEFAULT
+from peili.adapters.containerd.version import checked_version, installed_version, running_version
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
@@ -81,7 +81,7 @@ def run(
         names = tuple("*" if name == DEFAULT else name for name in registries)
         code: int = command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json)
         return code
-    version = version or understood(asyncio.run(_find_version(config)), _warn)
+    version = version or checked_version(asyncio.run(_find_version(config)), _warn)
     files = HostsFiles(
         mirror,
         config_path=config_path or config.hosts.config_path or None,
@@ -128,7 +128,7 @@ def _socket(config: Config) -> Path:
 
 
 async def _find_version(config: Config) -> str | None:
-    return await version_at(_socket(config)) or await version_installed()
+    return await running_version(_socket(config)) or await installed_version()
 
 
 def _warn(line: str) -> None:

@@ -25,7 +25,7 @@ from peili.adapters.containerd.doctor.generations import (
     renamed,
     up_to_date,
 )
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import PeiliError
 
 DEFAULT_FILE = Path("/etc/containerd/config.toml")
@@ -81,7 +81,7 @@ class Configuration:
         return as_table(table)
 
 
-def read(path: Path, version: Version | None, working_directory: Path = Path("/")) -> Configuration:
+def read(path: Path, version: ContainerdVersion | None, working_directory: Path = Path("/")) -> Configuration:
     """What a containerd of that `version` that was started with `path` reads. Where it is not known, the file's own
     version tells: 3 is new in 2.0, and 4 in 2.3. Raises Unreadable, where containerd would not start, either.
     """
@@ -104,7 +104,7 @@ def read(path: Path, version: Version | None, working_directory: Path = Path("/"
 class _Merged:
     """The files so far, as containerd `version` merges them."""
 
-    def __init__(self, version: Version, *, known: bool) -> None:
+    def __init__(self, version: ContainerdVersion, *, known: bool) -> None:
         self.files: list[Path] = []
         self.dead: list[str] = []
         self.generation = Generation.of(version)
@@ -211,8 +211,8 @@ class _Merged:
 _RESTART = "then restart containerd"
 
 
-def _guessed(number: int) -> Version:
-    return {3: Version(2, 0), 4: Version(2, 3)}.get(number, Version())
+def _guessed(number: int) -> ContainerdVersion:
+    return {3: ContainerdVersion(2, 0), 4: ContainerdVersion(2, 3)}.get(number, ContainerdVersion())
 
 
 def _merge(before: Table, after: Table) -> Table:

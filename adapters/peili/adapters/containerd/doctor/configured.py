@@ -12,8 +12,9 @@ from peili.adapters.containerd.doctor.configuration import Configuration, as_tab
 from peili.adapters.containerd.doctor.findings import Finding, fail, ok, warn
 from peili.adapters.containerd.doctor.generations import CRI_1, CRI_2, DOCKERS, IMAGES_3, RUNTIME_3, USUAL
 from peili.adapters.containerd.doctor.registries import Registries
-from peili.adapters.containerd.hosts_toml.meaning import DEFAULT, Version, bracketed
-from peili.adapters.containerd.hosts_toml.showing import Shown, shown
+from peili.adapters.containerd.hosts_toml.model import DEFAULT, bracket_message
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import K3S_COMMAND, is_generated
 from peili.mirror import Selection
 
@@ -153,11 +154,11 @@ def snapshotters(registries: Registries) -> Iterator[Finding]:
 
 
 def judge_hosts(
-    shown: Sequence[Shown],
+    shown: Sequence[RegistryStatus],
     mirror: str,
     roots: Sequence[Path],
     *,
-    version: Version,
+    version: ContainerdVersion,
     wanted: Selection,
     folders: Sequence[Path],
 ) -> Iterator[Finding]:
@@ -166,11 +167,11 @@ def judge_hosts(
     """
     about = "hosts.toml"
     places = " and ".join(str(each) for each in roots)
-    ours = [each for each in shown if not each.fails and any(host.leads_to(mirror) for host in each.hosts)]
+    ours = [each for each in shown if not each.is_broken and any(host.leads_to(mirror) for host in each.hosts)]
     apply = _apply(roots)
-    if "[" in mirror and not version.brackets_in_headers:
+    if "[" in mirror and not version.reads_brackets_in_headers:
         mend = "set local.listen to such a name, or to 127.0.0.1 and a port"
-        yield fail(about, bracketed(f'[host."{mirror}"]'), mend)
+        yield fail(about, bracket_message(f'[host."{mirror}"]'), mend)
         return
     if not ours:
         yield _nobody(shown, mirror, roots, folders)
@@ -183,7 +184,7 @@ def judge_hosts(
             yield fail(about, f"{each.directory}: {mirror} may not be asked for content", f'add "pull"; or {apply}')
     for each in shown:
         if each not in ours and wanted.has(each.registry):
-            may = "may not" if each.unsure else "does not"
+            may = "may not" if each.is_uncertain else "does not"
             yield warn(about, f"{each.directory} {may} lead to {mirror}{_noted(each)}", apply)
     there = {each.registry for each in shown}
     for registry in sorted(wanted.registries - there) if DEFAULT not in there else ():
@@ -191,18 +192,18 @@ def judge_hosts(
             yield fail(about, f"none in {places} is for {registry}, so {mirror} is not asked", apply)
 
 
-def _nobody(shown: Sequence[Shown], mirror: str, roots: Sequence[Path], folders: Sequence[Path]) -> Finding:
+def _nobody(shown: Sequence[RegistryStatus], mirror: str, roots: Sequence[Path], folders: Sequence[Path]) -> Finding:
     """What is said where no hosts.toml leads to the mirror, or none of which that is known."""
     elsewhere = _elsewhere(mirror, [each for each in (*folders, Path(USUAL), Path(DOCKERS)) if each not in roots])
     where = f"; there is one in {elsewhere}, where containerd does not look" if elsewhere else ""
     notes = "".join(f"; {each.directory}{_noted(each)}" for each in shown if each.notes)
     what = f"none in {' and '.join(str(each) for each in roots)} leads to {mirror}{where}{notes}"
-    if any(each.unsure for each in shown):
+    if any(each.is_uncertain for each in shown):
         return warn("hosts.toml", f"maybe {what}", f"make it plain what that means, then {_apply(roots)}")
     return fail("hosts.toml", what, _apply(roots))
 
 
-def _noted(shown: Shown) -> str:
+def _noted(shown: RegistryStatus) -> str:
     return f" ({'; '.join(shown.notes)})" if shown.notes else ""
 
 
@@ -217,7 +218,7 @@ def _elsewhere(mirror: str, folders: Sequence[Path]) -> Path | None:
     """The first of `folders` where a hosts.toml leads to the mirror."""
     for folder in folders:
         try:
-            found = shown([folder], mirror, Version(known=False))
+            found = registry_statuses([folder], mirror, ContainerdVersion(is_known=False))
         except OSError:
             continue
         if any(host.leads_to(mirror) for each in found for host in each.hosts):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from peili.adapters.containerd.doctor.findings import Finding, fail, ok, warn
 from peili.adapters.containerd.doctor.registries import Registries
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 
@@ -71,7 +71,7 @@ def config_argument(arguments: list[str]) -> str | None:
     return None
 
 
-async def answers(api: ContainerdApi, address: Path) -> tuple[Version | None, Finding]:
+async def answers(api: ContainerdApi, address: Path) -> tuple[ContainerdVersion | None, Finding]:
     """Whether containerd answers; its version, where that can be read."""
     try:
         text = await api.version()
@@ -79,7 +79,7 @@ async def answers(api: ContainerdApi, address: Path) -> tuple[Version | None, Fi
         mend = "start containerd, or set store.address to its socket; and run the doctor as the user that peili runs as"
         return None, fail("containerd", str(error), mend)
     try:
-        version = Version.parse(text)
+        version = ContainerdVersion.parse(text)
     except ValueError:
         return None, warn("containerd", f"its version is {text!a}", "take one that is 1.6 or newer")
     return version, ok("containerd", f"{text} answers on {address}")

@@ -16,9 +16,8 @@ from peili.adapters.containerd.doctor import configured, daemon, doors, way
 from peili.adapters.containerd.doctor.configuration import DEFAULT_FILE, Configuration, Unreadable, read
 from peili.adapters.containerd.doctor.findings import Finding, Level, fail, warn
 from peili.adapters.containerd.doctor.registries import Registries, registries
-from peili.adapters.containerd.hosts_toml import showing
-from peili.adapters.containerd.hosts_toml.meaning import Version
-from peili.adapters.containerd.hosts_toml.showing import Shown
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import Selection, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 
@@ -79,10 +78,10 @@ class _Look:
     configuration: Configuration | None = None
     settings: Registries | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
-    shown: list[Shown] = field(default_factory=list[Shown])
+    shown: list[RegistryStatus] = field(default_factory=list[RegistryStatus])
 
     @classmethod
-    def at(cls, patient: Patient, version: Version | None) -> _Look:
+    def at(cls, patient: Patient, version: ContainerdVersion | None) -> _Look:
         """A look at the files of a containerd of that `version`."""
         look = cls(daemon.started(patient.address))
         began = look.begun.config if look.begun is not None else None
@@ -95,11 +94,11 @@ class _Look:
             look.findings.append(fail("configuration", str(error), error.mend))
         return look
 
-    def _take(self, patient: Patient, version: Version | None, file: Path) -> None:
+    def _take(self, patient: Patient, version: ContainerdVersion | None, file: Path) -> None:
         base = self.begun.working_directory if self.begun is not None else Path("/")
         given = patient.config is not None or (self.begun is not None and self.begun.config is not None)
         configuration = read(file, version, base) if given or _may_exist(file) else Configuration()
-        known = version or Version(2 if configuration.version >= 3 else 1)
+        known = version or ContainerdVersion(2 if configuration.version >= 3 else 1)
         settings = registries(configuration, known)
         self.configuration, self.settings = configuration, settings
         self.findings += configured.judge_configuration(configuration, settings)
@@ -154,9 +153,11 @@ async def _mirror(
             yield await way.proved(http, patient.mirror, look.shown, here)
 
 
-def _hosts_toml(patient: Patient, roots: Sequence[Path], version: Version, shown: list[Shown]) -> list[Finding]:
+def _hosts_toml(
+    patient: Patient, roots: Sequence[Path], version: ContainerdVersion, shown: list[RegistryStatus]
+) -> list[Finding]:
     try:
-        shown += showing.shown(roots, patient.mirror, version)
+        shown += registry_statuses(roots, patient.mirror, version)
     except OSError as error:
         mend = "run as root, or give this user access to it"
         return [fail("hosts.toml", f"{error.filename}: {(error.strerror or '').lower()}", mend)]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 
 Table = Mapping[str, Any]
 
@@ -45,7 +45,7 @@ class Generation:
     fills: bool = False
 
     @classmethod
-    def of(cls, version: Version) -> Generation:
+    def of(cls, version: ContainerdVersion) -> Generation:
         """That of a containerd of this `version`."""
         number = (version.major, version.minor)
         if number >= (2, 3):

@@ -9,7 +9,7 @@ from peili.adapters.containerd.doctor.configuration import DEFAULT_FILE, Configu
 from peili.adapters.containerd.doctor.configured import transfer_service
 from peili.adapters.containerd.doctor.findings import Level
 from peili.adapters.containerd.doctor.registries import registries
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 
 
 def unread(version: str | None, socket: Path) -> str | None:
@@ -18,7 +18,7 @@ def unread(version: str | None, socket: Path) -> str | None:
     `version` is that of the containerd which is meant, at `socket` if it runs. Reads its configuration. Blocks.
     """
     try:
-        meant = Version.parse(version or "")
+        meant = ContainerdVersion.parse(version or "")
     except ValueError:
         return None
     begun = daemon.started(socket)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from peili.adapters.containerd.doctor.configuration import Configuration, as_table
 from peili.adapters.containerd.doctor.generations import BOTH, CRI_1, CRI_2, IMAGES_3, Table
-from peili.adapters.containerd.hosts_toml.meaning import Version
+from peili.adapters.containerd.version import ContainerdVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Registries:
         return f"[plugins.{_quoted(self.images)}{below}]"
 
 
-def registries(configuration: Configuration, version: Version) -> Registries:
+def registries(configuration: Configuration, version: ContainerdVersion) -> Registries:
     """What a containerd of that `version` makes of its `configuration`."""
     if version.major >= 2:
         return _of_2(configuration, version)
@@ -85,7 +85,7 @@ def registries(configuration: Configuration, version: Version) -> Registries:
     )
 
 
-def _of_2(configuration: Configuration, version: Version) -> Registries:
+def _of_2(configuration: Configuration, version: ContainerdVersion) -> Registries:
     images = configuration.table(IMAGES_3)
     registry = configuration.table(IMAGES_3, "registry")
     mirrors = bool(registry.get("mirrors"))
@@ -104,7 +104,7 @@ def _of_2(configuration: Configuration, version: Version) -> Registries:
     )
 
 
-def _path_of_2(registry: Table, version: Version) -> tuple[str, bool]:
+def _path_of_2(registry: Table, version: ContainerdVersion) -> tuple[str, bool]:
     """`config_path` as it is in force, and whether by default. From 2.3 on an empty one is as if it were not set."""
     number = (version.major, version.minor)
     path = _text(registry.get("config_path"))

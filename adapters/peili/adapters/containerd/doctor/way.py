@@ -8,8 +8,8 @@ import httpx
 
 from peili.adapters.containerd.doctor.doors import TIMEOUT
 from peili.adapters.containerd.doctor.findings import Finding, fail, ok
-from peili.adapters.containerd.hosts_toml.meaning import DEFAULT, Host
-from peili.adapters.containerd.hosts_toml.showing import Shown
+from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus
 from peili.mirror import Descriptor, NotFound, Reference, Selection
 from peili.mirror.oci.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from peili.stores.containerd.api import ContainerdApi
@@ -39,7 +39,7 @@ async def images_here(
 
 
 async def proved(
-    http: httpx.AsyncClient, mirror: str, shown: Sequence[Shown], here: Sequence[tuple[Reference, Descriptor]]
+    http: httpx.AsyncClient, mirror: str, shown: Sequence[RegistryStatus], here: Sequence[tuple[Reference, Descriptor]]
 ) -> Finding:
     """The answer to what containerd asks of the first host of a registry's hosts.toml, where that is the mirror."""
     for reference, target in here:
@@ -52,7 +52,7 @@ async def proved(
 _EMPTY = "containerd has no image that this mirror is for"
 
 
-def _first(shown: Sequence[Shown], registry: str) -> Host | None:
+def _first(shown: Sequence[RegistryStatus], registry: str) -> RegistryHost | None:
     """Whom containerd asks first for `registry`."""
     in_force = {each.registry: each for each in reversed(shown) if each.hosts}
     found = in_force.get(registry) or in_force.get(DEFAULT)

@@ -1,1 +1,1 @@
-"""Writes containerd's hosts.toml files, and takes them back."""
+"""Edits containerd's hosts.toml files, and reports what they say."""

@@ -10,10 +10,17 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.containerd.hosts_toml.meaning import CAPABILITIES, DEFAULT, Version
-from peili.adapters.containerd.hosts_toml.places import Entry, configured, directories, directory_names, entries
-from peili.adapters.containerd.hosts_toml.planning import OurHost, planned
-from peili.adapters.containerd.hosts_toml.showing import Shown, shown
+from peili.adapters.containerd.hosts_toml.directories import (
+    RegistryDirectory,
+    all_directories,
+    configured_registries,
+    directory_names,
+    registry_directories,
+)
+from peili.adapters.containerd.hosts_toml.insertion import MirrorHost, insertion_edit
+from peili.adapters.containerd.hosts_toml.model import CAPABILITIES, DEFAULT
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
+from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
 from peili.mirror import ConfigError
@@ -24,7 +31,7 @@ _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
 
 
-class HostsFiles(ConfigEditor[Shown]):
+class HostsFiles(ConfigEditor[RegistryStatus]):
     """Edits the hosts.toml files below the `config_path` of one containerd.
 
     Args:
@@ -56,7 +63,7 @@ class HostsFiles(ConfigEditor[Shown]):
     ) -> None:
         self._config_path = None if config_path is None else parse_config_path(config_path)
         self.registries = _checked_registries(registries)
-        self._host = OurHost(
+        self._host = MirrorHost(
             _checked_url(mirror), _checked_capabilities(capabilities), dial_timeout, _parse_version(version)
         )
 
@@ -65,7 +72,7 @@ class HostsFiles(ConfigEditor[Shown]):
         """The directories, in the order in which containerd searches them."""
         if self._config_path is not None:
             return self._config_path
-        return (_CONTAINERD, _DOCKER) if self._host.version.dockers_folder else (_CONTAINERD,)
+        return (_CONTAINERD, _DOCKER) if self._host.version.searches_docker_directory else (_CONTAINERD,)
 
     def for_version(self, version: str) -> HostsFiles:
         """Return a copy for another version of containerd. Raises ConfigError."""
@@ -80,8 +87,8 @@ class HostsFiles(ConfigEditor[Shown]):
         return other
 
     @override
-    def show(self) -> list[Shown]:
-        return shown(self.roots, self._host.url, self._host.version)
+    def show(self) -> list[RegistryStatus]:
+        return registry_statuses(self.roots, self._host.url, self._host.version)
 
     @override
     def _locked_paths(self) -> tuple[Path, ...]:
@@ -90,37 +97,35 @@ class HostsFiles(ConfigEditor[Shown]):
 
     @override
     def _edits_to_apply(self) -> Iterator[Callable[[], Edit]]:
-        for registry in self.registries or (*configured(self.roots), DEFAULT):
-            yield partial(self._insertion, registry)
-
-    def _insertion(self, registry: str) -> Edit:
-        entry, content = planned(self.roots, registry, self._host)
-        return Edit(entry.file, entry.data, content)
+        for registry in self.registries or (*configured_registries(self.roots), DEFAULT):
+            yield partial(insertion_edit, self.roots, registry, self._host)
 
     @override
     def _edits_to_remove(self) -> Iterator[Callable[[], Edit]]:
         wanted = {name for registry in self.registries for name in directory_names(registry)}
         for root in self._locked_paths():
-            registries = {entry.directory for entry in entries(root)}
-            for entry in directories(root):  # earlier versions of peili also wrote into directories of no registry
-                chosen = not wanted or entry.directory.name in wanted
-                if chosen and (entry.directory in registries or _is_edited(entry)):
-                    yield partial(_removal, entry)
+            of_registries = {directory.path for directory in registry_directories(root)}
+            for directory in all_directories(
+                root
+            ):  # earlier versions of peili also wrote into directories of no registry
+                is_chosen = not wanted or directory.path.name in wanted
+                if is_chosen and (directory.path in of_registries or _is_edited(directory)):
+                    yield partial(_removal_edit, directory)
 
 
-def _is_edited(entry: Entry) -> bool:
+def _is_edited(directory: RegistryDirectory) -> bool:
     """Whether the file contains something that peili wrote."""
     try:
-        return entry.base != entry.data
+        return directory.original != directory.data
     except (CannotEdit, OSError):
         return False
 
 
-def _removal(entry: Entry) -> Edit:
+def _removal_edit(directory: RegistryDirectory) -> Edit:
     try:
-        return Edit(entry.file, entry.data, entry.base, created=entry.marked.made)
+        return Edit(directory.file, directory.data, directory.original, created=directory.content.created)
     except CannotEdit as error:
-        raise CannotEdit(str(error), entry.file) from error
+        raise CannotEdit(str(error), directory.file) from error
 
 
 def _checked_registries(registries: Iterable[str]) -> tuple[str, ...]:
@@ -143,8 +148,8 @@ def _checked_url(mirror: str) -> str:
         raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
 
 
-def _parse_version(version: str | None) -> Version:
+def _parse_version(version: str | None) -> ContainerdVersion:
     try:
-        return Version(known=False) if version is None else Version.parse(version)
+        return ContainerdVersion(is_known=False) if version is None else ContainerdVersion.parse(version)
     except ValueError as error:
         raise ConfigError("version", f"containerd's version, such as 2.1.4, not {version!r}") from error

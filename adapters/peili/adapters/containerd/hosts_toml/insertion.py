@@ -1,0 +1,240 @@
+"""Works out a hosts.toml in which peili's door is the first host. Reads files, and writes none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peili.adapters.containerd.hosts_toml.directories import (
+    RegistryDirectory,
+    directory_names,
+    find_directory,
+    insert_section,
+    registry_directories,
+)
+from peili.adapters.containerd.hosts_toml.interpretation import NO_HOST, certificate_settings, interpret
+from peili.adapters.containerd.hosts_toml.model import (
+    CAPABILITIES,
+    RegistryHost,
+    bracket_message,
+    hosts_of,
+    registry_url,
+    with_absolute_paths,
+)
+from peili.adapters.containerd.hosts_toml.toml_subset import Document, decode, first_table_offset, parse
+from peili.adapters.containerd.version import ContainerdVersion
+from peili.adapters.files.editor import Ambiguous, CannotEdit, Edit
+from peili.adapters.files.urls import same_door
+
+try:
+    import tomlkit
+except ImportError as error:
+    raise ImportError("changing hosts.toml needs tomlkit: install peili[command]") from error
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorHost:
+    """peili's door as a host in hosts.toml.
+
+    Attributes:
+        url: the door's URL.
+        capabilities: what containerd may request from it.
+        dial_timeout: how long containerd waits for a connection, such as ``500ms``.
+        version: the containerd that reads the file.
+    """
+
+    url: str
+    capabilities: tuple[str, ...]
+    dial_timeout: str
+    version: ContainerdVersion
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The keys of its table."""
+        settings: dict[str, Any] = {"capabilities": list(self.capabilities)}
+        if self.version.is_known and self.version.has_dial_timeout:
+            settings["dial_timeout"] = self.dial_timeout
+        return settings
+
+    def in_front_of(self, document: Document) -> Document:
+        """Return `document` with this host in front of all others."""
+        return {**document, "host": {self.url: self.settings, **hosts_of(document)}}
+
+    def as_dotted_keys(self) -> str:
+        """Return the host as top-level keys, ``host."…".capabilities = […]``."""
+        name = tomlkit.string(self.url).as_string()
+        lines = tomlkit.dumps(self.settings).splitlines()  # no value is a table, so each has one line
+        return "\n".join(f"host.{name}.{line}" for line in lines)
+
+
+def insertion_edit(roots: Sequence[Path], registry: str, host: MirrorHost) -> Edit:
+    """Return the edit that puts `host` in front of the hosts of `registry`; the others stay as they are.
+
+    Args:
+        roots: the directories of `config_path`.
+        registry: the registry, or ``_default``.
+        host: peili's door.
+
+    Raises:
+        CannotEdit: it is not possible, or not certain to work.
+        OSError: a file or directory cannot be read.
+    """
+    found = find_directory(roots, registry)
+    target = found.created
+    if target is None:
+        own = found.directory if found.directory is not None and found.directory.registry == registry else None
+        target = own or RegistryDirectory(found.root / directory_names(registry)[0])
+    file = (found.directory or target).file
+    try:
+        return Edit(target.file, target.data, _new_content(target, found.directory, host))
+    except Ambiguous as error:
+        raise CannotEdit(f"peili cannot tell how containerd reads it: {error}", file) from error
+    except CannotEdit as error:
+        raise CannotEdit(str(error), file) from error
+
+
+def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, host: MirrorHost) -> bytes:
+    """Return the new content of the file in `target`; without peili, containerd would use `origin`."""
+    if "[" in host.url and not all(each.reads_brackets_in_headers for each in host.version.candidates):
+        raise CannotEdit(bracket_message(f'[host."{host.url}"]'))
+    if target.original:
+        return _edited(target, target.original, host)
+    document: Document = {}
+    if origin is not None:
+        _check_is_read(origin, host.version)
+        document = _effective_document(origin, host.version)
+        if origin is not target:
+            document = with_absolute_paths(document, origin.path)
+    content = insert_section(
+        b"", 0, _as_tables(host.in_front_of(document)), created=_created_levels(target), newline="\n"
+    )
+    if not _is_correct(content, target, origin, host):
+        where = "" if origin is None else f" in front of the hosts in {origin.file}"
+        raise CannotEdit(f"peili cannot write a file that puts peili first{where}")
+    return content
+
+
+def _check_is_read(directory: RegistryDirectory, version: ContainerdVersion) -> None:
+    """Check that containerd reads the file, except if only a host is missing. Raises CannotEdit, OSError."""
+    for each in version.candidates:
+        found = interpret(directory.original, directory.path, each)
+        if found.rejected and not found.has_no_host:
+            raise CannotEdit(f"containerd ignores the file: {found.rejected}")
+
+
+def _effective_document(origin: RegistryDirectory, version: ContainerdVersion) -> Document:
+    """Return what containerd uses from `origin`, which includes the certificates that a new file would hide."""
+    if not origin.original or _has_no_host(origin, version):
+        return certificate_settings(origin.path) if origin.path.is_dir() else {}
+    return parse(decode(origin.original)[1])
+
+
+def _has_no_host(directory: RegistryDirectory, version: ContainerdVersion) -> bool:
+    return any(interpret(directory.original, directory.path, each).has_no_host for each in version.candidates)
+
+
+def _as_tables(document: Mapping[str, Any]) -> str:
+    return tomlkit.dumps(document).rstrip("\n")
+
+
+def _edited(target: RegistryDirectory, original: bytes, host: MirrorHost) -> bytes:
+    """Return `original` with a section that makes `host` the first one and changes nothing else."""
+    _check_is_read(target, host.version)
+    if _is_present(target, host):
+        return original
+    byte_order_mark, text = decode(original)
+    document = parse(text)
+    has_no_host = _has_no_host(target, host.version)
+    hidden = certificate_settings(target.path) if has_no_host else {}
+    hidden = {key: value for key, value in hidden.items() if key not in document}
+    newline = "\r\n" if "\r\n" in text else "\n"
+    created = _created_levels(target)
+    for offset, section in (
+        (first_table_offset(text), _as_tables({**hidden, **host.in_front_of({})})),
+        (0, host.as_dotted_keys()),  # for files that write hosts as dotted keys
+    ):
+        position = len((byte_order_mark + text[:offset]).encode())
+        content = insert_section(original, position, section, created=created, newline=newline)
+        expected = host.in_front_of({**document, **hidden})
+        if _parses_to(content, expected) and _is_correct(content, target, target, host):
+            return content
+    if has_no_host:
+        raise CannotEdit(
+            f"{NO_HOST}; its other settings would take effect together with peili: add a host, or delete the file"
+        )
+    raise CannotEdit(
+        'peili cannot put a host in front of the others; write each host as its own table, [host."https://…"]'
+    )
+
+
+def _is_present(target: RegistryDirectory, host: MirrorHost) -> bool:
+    """Whether somebody added the host by hand. Raises CannotEdit if they did it in a way that does not work."""
+    for version in host.version.candidates:
+        hosts = interpret(target.original, target.path, version).hosts
+        ours = [each for each in hosts if each.leads_to(host.url)]
+        if ours and hosts[0] != ours[0]:
+            raise CannotEdit(f"it contains {ours[0].url} already, but not as the first host; move it up")
+        if ours and not ours[0].has_capabilities("pull"):
+            raise CannotEdit(f'it contains {ours[0].url} already, but without the capability "pull"; add that')
+        if not ours and any(each.url == host.url for each in hosts):
+            raise CannotEdit(f"it contains {host.url} already, but with override_path; remove override_path")
+        if not ours:
+            return False
+    return True
+
+
+def _parses_to(content: bytes, expected: Document) -> bool:
+    try:
+        return parse(decode(content)[1]) == expected
+    except Ambiguous:
+        return False
+
+
+def _is_correct(content: bytes, target: RegistryDirectory, origin: RegistryDirectory | None, host: MirrorHost) -> bool:
+    """Whether each possible containerd tries `host` first, and then exactly the hosts that it tries by `origin` now."""
+    for version in host.version.candidates:
+        before: tuple[RegistryHost, ...] = (RegistryHost(None),)
+        if origin is not None:
+            before = interpret(origin.original, origin.path, version).hosts
+        try:
+            after = interpret(content, target.path, version)
+        except Ambiguous:
+            return False
+        first, *rest = after.hosts
+        if after.rejected or first.url != host.url or not _are_equal(rest, before, target.registry):
+            return False
+    return True
+
+
+def _are_equal(hosts: Sequence[RegistryHost], others: Sequence[RegistryHost], registry: str) -> bool:
+    """Whether containerd sends the same requests to the same hosts."""
+    return [_identity(each, registry) for each in hosts] == [_identity(each, registry) for each in others]
+
+
+def _identity(host: RegistryHost, registry: str) -> tuple[str | None, set[str], Mapping[str, Any]]:
+    own = registry_url(registry)
+    url = None if host.url is not None and own is not None and same_door(host.url, own) else host.url
+    return url, {*host.capabilities} & {*CAPABILITIES}, host.values
+
+
+def _created_levels(target: RegistryDirectory) -> int:
+    """Return how much of the path of the target's file peili creates, and `remove` has to remove again."""
+    if target.data is not None:
+        return target.content.created
+    missing = [each for each in (target.path, *target.path.parents) if not each.exists()]
+    if len(missing) != 1:
+        return 1 + len(missing)
+    # If peili created the root, too, the last file that is removed takes the root with it.
+    return max([2, *(each for each in _created_levels_in(target.path.parent) if each > 2)])
+
+
+def _created_levels_in(root: Path) -> list[int]:
+    found: list[int] = []
+    for directory in registry_directories(root):
+        try:
+            found.append(directory.content.created)
+        except (CannotEdit, OSError):
+            continue  # reported for that directory
+    return found

@@ -1,0 +1,112 @@
+"""Which version of containerd runs or is installed on this host, and how that version reads hosts.toml."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from peili.mirror import Unavailable
+from peili.stores.containerd.api import ContainerdApi
+
+_TIMEOUT = 3.0
+"""Seconds within which containerd has to say its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerdVersion:
+    """A version of containerd, and what that version does differently from others.
+
+    Attributes:
+        major: the first number.
+        minor: the second number.
+        is_known: False if nobody knows the version. It then counts as 1.x, which accepts less, wherever one version has
+            to be assumed.
+    """
+
+    major: int = 1
+    minor: int = 6
+    is_known: bool = True
+
+    @property
+    def candidates(self) -> tuple[ContainerdVersion, ...]:
+        """The version itself; if it is not known, one version of each kind that behaves differently."""
+        return (self,) if self.is_known else _KINDS
+
+    @classmethod
+    def parse(cls, text: str) -> ContainerdVersion:
+        """Parse text such as ``1.6.20~ds1`` or ``v2.1.0-rc.1``. Raises ValueError."""
+        major, minor, *_ = text.strip().removeprefix("v").split(".")
+        return cls(int(major), int(minor))
+
+    @property
+    def ignores_hosts_without_header(self) -> bool:
+        """Whether it ignores hosts that have no table header. Other versions read all, and need at least one host."""
+        return self.major >= 2
+
+    @property
+    def reads_brackets_in_headers(self) -> bool:
+        """Whether it reads a table header with a bracket in a name, such as the URL of an IPv6 address."""
+        return self.major >= 2
+
+    @property
+    def reads_byte_order_mark(self) -> bool:
+        """Whether it reads a file that begins with a byte-order mark."""
+        return self.major < 2
+
+    @property
+    def has_referrers(self) -> bool:
+        """Whether it knows the capability ``referrers``."""
+        return (self.major, self.minor) >= (2, 2)
+
+    @property
+    def searches_docker_directory(self) -> bool:
+        """Whether its default `config_path` includes ``/etc/docker/certs.d``."""
+        return self.major >= 2
+
+    @property
+    def has_dial_timeout(self) -> bool:
+        """Whether it knows the key ``dial_timeout``."""
+        return (self.major, self.minor) >= (2, 1)
+
+
+_KINDS = (ContainerdVersion(1, 6), ContainerdVersion(2, 0), ContainerdVersion(2, 1), ContainerdVersion(2, 2))
+
+
+def checked_version(text: str | None, warn: Callable[[str], object]) -> str | None:
+    """Return `text` if it is a version. Otherwise return None, and if there is a text, pass a warning to `warn`."""
+    if text is not None:
+        try:
+            ContainerdVersion.parse(text)
+        except ValueError:
+            warn(f"containerd's version is {text!a}, not a version number; peili writes what all versions read")
+            return None
+    return text
+
+
+async def running_version(socket: Path) -> str | None:
+    """Return the version of the containerd that listens on `socket`, or None if none answers within three seconds."""
+    try:
+        async with asyncio.timeout(_TIMEOUT), ContainerdApi(socket) as api:
+            return await api.version()
+    except (TimeoutError, Unavailable):
+        return None
+
+
+async def installed_version() -> str | None:
+    """Return the version that the command `containerd` prints, or None if there is no such command."""
+    command = shutil.which("containerd")
+    if command is None:
+        return None
+    process = await asyncio.create_subprocess_exec(command, "--version", stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return None
+    words = output.decode(errors="replace").split()  # containerd github.com/containerd/containerd 1.6.20 …
+    return words[2] if len(words) > 2 else None
