@@ -1,188 +1,159 @@
-"""What lives while a mirror is entered: its client, its plug-ins, its announcements, and the way to the peers."""
+"""What happens while a mirror is entered: its plug-ins are entered, and what its store has is announced.
+
+Each plug-in is entered and exited in a task of its own. So ``async with mirror`` works whatever task enters and exits
+it, and a plug-in that fails, at once or later, is entered again while the mirror and the host agent go on.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
+from peili.mirror.announcer import Announcer
 from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import PeerUnavailable
-from peili.mirror.membership.announcer import Announcer
-from peili.mirror.parts import Parts
+from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context, Plugin
-from peili.mirror.relay.buffers import BufferPool
-from peili.mirror.relay.leases import LeaseReleases
-from peili.mirror.relay.means import Means
-from peili.mirror.relay.parallel import ParallelRequests
-from peili.mirror.relay.reputation import Blame, HolderScores
-from peili.mirror.relay.verify import HashThreads, KnownSizes
-from peili.mirror.supervisor import Supervisor
+from peili.mirror.relay.relay import Relay
 from peili.mirror.support.backoff import Backoff
 
-_PATIENCE = 1.0
-"""Seconds between two tries from which on it is worth a warning that they fail."""
-_FIRST_PAUSE = 0.05
-"""Seconds after which our own peer door is tried again; doubled up to `backoff_max`."""
+_WARN_DELAY = 1.0
+"""Seconds: once the delay between two tries is longer, a warning says that they fail."""
+_FIRST_DELAY = 0.05
+"""Seconds after which our own peer door is tried again; the delay grows up to `backoff_max`."""
 
 
-class Running:
-    """One stay inside of a mirror. Built on its loop; `start` and `stop` once each, the rest in between.
+class Lifecycle:
+    """One run of a mirror, from entering it to exiting it. Used on the loop that it is constructed on.
 
-    `identity` gives this host as a peer, with URLs once they are known.
+    `start` and `stop` are called once each; the other methods are called in between.
+
+    Args:
+        context: what the plug-ins get; each gets a logger of its own.
+        plugins: the plug-ins that the doors need.
+        extensions: other plug-ins. They are entered after `plugins`.
+        relay: started and stopped with the mirror.
     """
 
-    def __init__(self, parts: Parts, identity: Callable[[], Peer]) -> None:
-        self._parts = parts
-        self._identity = identity
-        self._client = PeerClient(parts.limits, tls=parts.client_ssl)
-        self._hasher = HashThreads()
-        self._relay_log = parts.log.getChild("relay")
-        self._releases = LeaseReleases(parts.limits, parts.metrics, self._relay_log)
-        self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a stranger's may not be hashable
+    def __init__(
+        self,
+        context: Context,
+        plugins: Collection[Plugin],
+        extensions: Collection[Plugin],
+        relay: Relay,
+    ) -> None:
+        self._context = context
+        self._plugins = plugins
+        self._extensions = tuple(extensions)
+        self._relay = relay
+        self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a plug-in may not be hashable
         self._announcer: Announcer | None = None
-        self._doubted: set[int] = set()  # plug-ins that failed to say how they are; told once
-        self._turn = asyncio.Lock()  # of `withdraw` and `resume`
+        self._complained: set[int] = set()  # plug-ins whose failure to report their state was logged
+        self._turn = asyncio.Lock()  # held by `withdraw` and by `resume`
         self._withdrawn = False
         self._stopped = False
-        self._context = Context(
-            identity=identity().id,
-            listening=self._listening,
-            store=parts.store,
-            router=parts.router,
-            client=self._client,
-            selection=parts.selection,
-            limits=parts.limits,
-            log=parts.log,
-            limited=parts.metrics.limited.add,
-        )
+        self._stack = AsyncExitStack()
         self.loop = asyncio.get_running_loop()
 
-    def ready(self, plugin: Plugin) -> bool:
-        """Whether `plugin` is entered and says that it can do its work now. On the loop only."""
+    def is_ready(self, plugin: Plugin) -> bool:
+        """Whether `plugin` is entered and reports that it can do its work now."""
         supervisor = self._supervisors.get(id(plugin))
         try:
-            return supervisor is not None and supervisor.entered and plugin.ready()
-        except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
-            self._doubt(plugin, "whether it is ready", error)
+            return supervisor is not None and supervisor.is_entered and plugin.ready()
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+            self._complain(plugin, "whether it is ready", error)
             return False
 
     def peers(self) -> Collection[Peer]:
-        """The peers that the router knows. On the loop only."""
+        """Return the peers that the router knows."""
+        router = self._context.router
         try:
-            return tuple(self._parts.router.peers())
-        except Exception as error:  # noqa: BLE001 - a stranger's, and the host lives on
-            self._doubt(self._parts.router, "its peers", error)
+            return tuple(router.peers())
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+            self._complain(router, "its peers", error)
             return ()
 
     @property
     def advertised(self) -> int:
-        """How many keys the router was told of."""
+        """How many keys are advertised to the router."""
         return self._announcer.advertised if self._announcer is not None else 0
 
-    def _doubt(self, plugin: Plugin, what: str, error: Exception) -> None:
-        if id(plugin) not in self._doubted:
-            self._doubted.add(id(plugin))
-            self._parts.log.error("%s failed to say %s", type(plugin).__name__, what, exc_info=error)
+    def _complain(self, plugin: Plugin, what: str, error: Exception) -> None:
+        """Log, once for each plug-in, that it failed to report its state."""
+        if id(plugin) not in self._complained:
+            self._complained.add(id(plugin))
+            self._context.log.error("%s failed to report %s", type(plugin).__name__, what, exc_info=error)
 
     async def start(self) -> None:
-        """Enter the plug-ins. Returns when each was tried once, after `start_timeout` seconds at the latest."""
-        self._parts.relay.start(self._means())
+        """Enter the plug-ins. Returns when each was tried once, or after ``limits.start_timeout`` seconds."""
+        await self._stack.enter_async_context(self._context.client)
+        self._relay.start()
         await self._enter()
 
     async def _enter(self) -> None:
-        """Enter what is not entered, and announce what the store has."""
-        parts = self._parts
-        deadline = time.monotonic() + parts.limits.start_timeout
-        plugins = self._supervise(parts.plugins.values())
-        self._announcer = Announcer(
-            parts.store,
-            parts.router,
-            self._listening,
-            selection=parts.selection,
-            limits=parts.limits,
-            log=parts.log,
-        )
-        in_time = await _tried(plugins, deadline)
+        """Enter the plug-ins that are not entered, and announce what the store has."""
+        deadline = time.monotonic() + self._context.limits.start_timeout
+        supervisors = self._supervise(self._plugins)
+        self._announcer = Announcer(self._context)
+        in_time = await _tried(supervisors, deadline)
         if self._stopped or self._withdrawn:
             return
-        in_time &= await _tried(self._supervise(parts.extensions), deadline)
+        in_time &= await _tried(self._supervise(self._extensions), deadline)
         if not in_time:
-            parts.metrics.limited.add("start_timeout")
+            self._context.limited("start_timeout")
 
     def _supervise(self, plugins: Iterable[Plugin]) -> list[Supervisor]:
-        """Begin to enter each, once: one object may be two of them."""
-        limits, new = self._parts.limits, list[Supervisor]()
+        """Begin to enter each of `plugins`, but only once: one object may be, for example, both store and router."""
+        new: list[Supervisor] = []
         for plugin in plugins:
             if id(plugin) not in self._supervisors:
                 own = replace(self._context, log=self._context.log.getChild(type(plugin).__name__))
-                again = self._advertise_again if plugin is self._parts.router else _nothing
-                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, limits, own.log, again)
+                on_reentry = self._advertise_again if plugin is self._context.router else _nothing
+                self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, on_reentry)
                 new.append(supervisor)
         return new
 
-    async def _leave(self, plugin: Plugin) -> None:
+    def _advertise_again(self) -> None:
+        if self._announcer is not None:
+            self._announcer.restart()
+
+    async def _exit(self, plugin: Plugin) -> None:
         if supervisor := self._supervisors.get(id(plugin)):
             try:
                 await supervisor.stop()
-            finally:  # where this is cancelled, too
+            finally:  # also if this is cancelled
                 self._supervisors.pop(id(plugin), None)
 
-    def _means(self) -> Means:
-        parts = self._parts
-        return Means(
-            router=parts.router,
-            store=parts.store,
-            client=self._client,
-            blame=Blame(parts.limits, metrics=parts.metrics),
-            health=HolderScores(parts.limits),
-            hasher=self._hasher,
-            sizes=KnownSizes(),
-            memory=BufferPool(parts.limits.relay_memory),
-            releases=self._releases,
-            turns=ParallelRequests(parts.limits, parts.metrics.limited.add),
-            limits=parts.limits,
-            verify=parts.verify,
-            log=self._relay_log,
-            metrics=parts.metrics,
-        )
-
-    def _advertise_again(self) -> None:
-        if self._announcer is not None:
-            self._announcer.again()
-
     async def withdraw(self) -> None:
-        """Leave the extensions, and take back what was advertised, until `resume`. Idempotent."""
+        """Exit the extensions and withdraw what was advertised, until `resume`. Idempotent."""
         async with self._turn:
             await self._withdraw()
 
     async def _withdraw(self) -> None:
         self._withdrawn = True
         try:
-            for extension in reversed(self._parts.extensions):
-                await self._leave(extension)
-        finally:  # where this is cancelled, too
+            for extension in reversed(self._extensions):
+                await self._exit(extension)
+        finally:  # also if this is cancelled
             if (announcer := self._announcer) is not None:
                 await announcer.stop()
                 self._announcer = None
 
-    async def drain(self, timeout: float) -> None:
-        """Give the leases that are being given back `timeout` seconds for it."""
-        await self._releases.drain(timeout)
-
     async def resume(self) -> None:
-        """Undo `withdraw`, where that was done; takes as long as leaving the router and `start` do.
+        """Undo `withdraw`. Takes as long as exiting the router and `start` take; does nothing without a `withdraw`.
 
-        The router is entered anew: it may have told peers where our door was before.
+        The router is exited and entered again, because it may have told peers where our door was before.
         """
         async with self._turn:
             if not self._withdrawn:
                 return
-            await self._withdraw()  # the rest of it, where that was cancelled, or this was
-            await self._leave(self._parts.router)
+            await self._withdraw()  # the rest of it, if it was cancelled before
+            await self._exit(self._context.router)
             if self._stopped:
                 return
             self._withdrawn = False
@@ -193,47 +164,96 @@ class Running:
                 raise
 
     async def stop(self) -> None:
-        """Leave everything, last things first; each, though this task be cancelled meanwhile."""
+        """Exit everything in reverse order. If this task is cancelled meanwhile, the rest is exited all the same."""
         self._stopped = True
-        self._parts.relay.stop()
-        async with AsyncExitStack() as stack:
-            stack.callback(self._hasher.close)
-            stack.push_async_callback(self._client.aclose)
+        self._relay.stop()
+        async with self._stack as stack:
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
-            stack.push_async_callback(self._releases.aclose)  # before the router, which they go to
-            await self._withdraw()  # whoever else does it at this time need not be waited for
+            stack.push_async_callback(self._relay.aclose)  # before the router, which gets the leases back
+            await self._withdraw()  # without `_turn`: a `withdraw` or `resume` under way is not waited for
 
-    async def _listening(self) -> Peer:
-        """This host as a peer, once one of its URLs is answered by its own peer door."""
-        backoff = Backoff(_FIRST_PAUSE, self._parts.limits.backoff_max)
-        told = False
-        while True:
-            identity = self._identity()
-            if identity.urls:
-                problem = await self._problem(identity)
-                if problem is None:
-                    return identity
-                if backoff.delay > _PATIENCE and not told:
-                    told = True
-                    where = " or ".join(identity.urls)
-                    self._parts.log.warning(
-                        "not announced to peers until our own peer door answers at %s: %s", where, problem
-                    )
-            await backoff.sleep()
 
-    async def _problem(self, identity: Peer) -> str | None:
-        """Why peers would not reach this host by its URLs."""
+class Supervisor:
+    """Keeps one plug-in entered, from its construction until `stop`.
+
+    A plug-in that fails is entered again after a growing delay.
+
+    Args:
+        plugin: the plug-in.
+        context: what it is entered with.
+        on_reentry: called each time after the plug-in was entered again.
+
+    Attributes:
+        is_entered: whether the plug-in is entered now.
+        tried: set once the plug-in was entered, or failed to be, for the first time.
+    """
+
+    def __init__(self, plugin: Plugin, context: Context, on_reentry: Callable[[], None]) -> None:
+        self._plugin = plugin
+        self._context = context
+        self._on_reentry = on_reentry
+        self._stopping = asyncio.Event()
+        self.tried = asyncio.Event()
+        self.is_entered = False
+        self._task = asyncio.create_task(self._run(), name=f"peili {type(plugin).__name__}")
+
+    async def stop(self) -> None:
+        """Exit the plug-in; cancel it if that takes longer than ``limits.stop_timeout``. Idempotent, never raises."""
+        timeout = self._context.limits.stop_timeout
+        self._stopping.set()
         try:
-            answer = await self._client.head(identity, "/v2/", timeout=self._parts.limits.lookup_timeout)
-        except PeerUnavailable as error:
-            return str(error)
-        who = answer.header(IDENTITY_HEADER)
-        return None if who == identity.id else f"somebody else does, who is {who or 'no peili'}"
+            await asyncio.wait({self._task}, timeout=timeout)
+        finally:  # also if this is cancelled
+            if not self._task.done():
+                self._context.limited("stop_timeout")
+                self._context.log.warning("%s does not stop; cancelled", type(self._plugin).__name__)
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=timeout)
+
+    async def _run(self) -> None:
+        current = asyncio.current_task()
+        limits, name = self._context.limits, type(self._plugin).__name__
+        backoff = Backoff(limits.backoff_min, limits.backoff_max)
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            try:
+                await self._enter()
+            except asyncio.CancelledError:
+                if current is None or current.cancelling():
+                    raise
+                # The plug-in raised it: nobody cancelled this task.
+                self._context.log.exception("%s %s", name, self._failure(backoff.delay))
+            except Exception:
+                self._context.log.exception("%s %s", name, self._failure(backoff.delay))
+            finally:
+                self.is_entered = False
+                self.tried.set()
+            await self._sleep(backoff.take())
+            if time.monotonic() - began > 2 * limits.backoff_max:
+                backoff.reset()
+
+    async def _enter(self) -> None:
+        async with self._plugin.run(self._context):
+            self.is_entered = True
+            if self.tried.is_set():
+                self._on_reentry()
+            self.tried.set()
+            await self._stopping.wait()
+
+    def _failure(self, delay: float) -> str:
+        return "failed to exit" if self._stopping.is_set() else f"failed; entered again in {delay:g} s"
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
 
 
 async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
-    """Wait until each has tried to enter its plug-in once; whether that was so before the deadline."""
+    """Wait until each has tried to enter its plug-in once; return whether all did before the deadline."""
     tried = [asyncio.create_task(each.tried.wait()) for each in supervisors]
     if not tried:
         return True
@@ -244,6 +264,45 @@ async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
             task.cancel()
         await asyncio.gather(*tried, return_exceptions=True)
     return not late
+
+
+async def wait_until_listening(
+    identity: Callable[[], Peer], client: PeerClient, limits: Limits, log: logging.Logger
+) -> Peer:
+    """Wait until this host's own peer door answers at one of its URLs. Never returns if there is no peer door.
+
+    Args:
+        identity: returns this host as a peer, with URLs as soon as they are known.
+        client: asks the peer door.
+        limits: how long a try and the delay between two tries may take.
+        log: gets a warning if the door does not answer after several tries.
+
+    Returns:
+        This host as a peer.
+    """
+    backoff = Backoff(_FIRST_DELAY, limits.backoff_max)
+    has_warned = False
+    while True:
+        peer = identity()
+        if peer.urls:
+            problem = await _problem(peer, client, limits.lookup_timeout)
+            if problem is None:
+                return peer
+            if backoff.delay > _WARN_DELAY and not has_warned:
+                has_warned = True
+                urls = " or ".join(peer.urls)
+                log.warning("not announced to peers until our own peer door answers at %s: %s", urls, problem)
+        await backoff.sleep()
+
+
+async def _problem(peer: Peer, client: PeerClient, timeout: float) -> str | None:
+    """Return why other hosts would not reach this host as `peer`; None if they would."""
+    try:
+        answer = await client.head(peer, "/v2/", timeout=timeout)
+    except PeerUnavailable as error:
+        return str(error)
+    identity = answer.header(IDENTITY_HEADER)
+    return None if identity == peer.id else f"another host answers there, with the id {identity or '(none)'}"
 
 
 def _nothing() -> None:

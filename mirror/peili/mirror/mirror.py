@@ -15,6 +15,7 @@ from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from peili.mirror.client.client import PeerClient
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.middleware import (
     ROUTER_PATH,
@@ -28,14 +29,13 @@ from peili.mirror.doors.middleware import (
 from peili.mirror.doors.ops import ops_app
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
-from peili.mirror.lifecycle import Running
+from peili.mirror.lifecycle import Lifecycle, wait_until_listening
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, nothing
 from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection
-from peili.mirror.parts import Parts
 from peili.mirror.peer_api.peers import Peer, is_identity
-from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
+from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers.resolvers import DeferResolver
 from peili.mirror.support.log_lines import LineLogger
@@ -104,63 +104,67 @@ class Mirror:
         self.identity = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
         if not is_identity(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
+        resolver = resolver or DeferResolver()
         self._found: tuple[str, ...] = ()  # what `listens_at` made the identity's URLs
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.log = LineLogger(log or logging.getLogger("peili"))
-        self._parts = Parts(
+        client = PeerClient(self.limits, tls=client_ssl)
+        self._context = Context(
+            identity=self.identity.id,
+            listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
             store=store,
             router=router,
-            resolver=resolver or DeferResolver(),
+            client=client,
             selection=Selection(registries, exclude),
-            relay=Relay(self.metrics),
             limits=self.limits,
-            metrics=self.metrics,
             log=self.log,
-            verify=verify,
-            client_ssl=client_ssl,
-            default_registry=default_registry,
-            extensions=tuple(extensions),
+            limited=self.metrics.limited.add,
         )
-        self._running: Running | None = None
+        self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
+        self._extensions = tuple(extensions)
+        self._relay = Relay(self._context, self.metrics, verify=verify)
+        self._lifecycle: Lifecycle | None = None
+        self._is_exiting = False
+        local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
+        self._local_door = LocalDoor(local, self.metrics, default_registry, resolver, self._relay)
+        self._peer_door = PeerDoor(peer, self.metrics, default_registry)
         self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
-        parts, limits, limited = self._parts, self.limits, self.metrics.limited.add
-        self._local_door = LocalDoor(parts, parts.log.getChild("local"))
-        self._peer_door = PeerDoor(parts, parts.log.getChild("peer"))
-        # Not Starlette's application, whose middleware would answer for what a stranger's route raises.
-        routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), parts)
+        context, limits, limited = self._context, self.limits, self.metrics.limited.add
+        # Not a Starlette application: its middleware would answer for an exception of the router's route.
+        routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), context)
         between_routers = routing.Mount(ROUTER_PATH, routes)
         peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
-        self.local = RequestMetrics(
-            AccessCheck(self._local_door, local_auth, limits, limited, parts.log), LOCAL, parts.metrics
-        )
-        guarded = AccessCheck(peer, auth, limits, limited, parts.log, identity=self.identity.id)
-        self.peer = RequestMetrics(guarded, PEER, parts.metrics)
+        local_guarded = AccessCheck(self._local_door, local_auth, limits, limited, self.log)
+        peer_guarded = AccessCheck(peer, auth, limits, limited, self.log, identity=self.identity.id)
+        self.local = RequestMetrics(local_guarded, LOCAL, self.metrics)
+        self.peer = RequestMetrics(peer_guarded, PEER, self.metrics)
         self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
+        router = self._context.router
         try:
-            return list(self._parts.router.routes())
-        except Exception:  # a stranger's, and the host lives on
-            self._parts.log.exception("%s failed to say its routes", type(self._parts.router).__name__)
+            return list(router.routes())
+        except Exception:  # a plug-in may raise anything; the host agent goes on
+            self.log.exception("%s failed to return its routes", type(router).__name__)
             return []
 
     def readiness(self) -> Mapping[str, bool]:
         """Of each part (``store``, ``router``, ``resolver``), whether it can do its work now; an extension has its
         class's name. Cheap, does not raise. On the mirror's loop only.
         """
-        extensions = ((type(each).__name__, each) for each in self._parts.extensions)
-        named = [*self._parts.plugins.items(), *extensions]
+        extensions = ((type(each).__name__, each) for each in self._extensions)
+        named = [*self._plugins.items(), *extensions]
         return {name: all(self._is_ready(part) for each, part in named if each == name) for name, _ in named}
 
     def ready(self) -> bool:
         """Whether every part that the doors need can do its work now. On the mirror's loop only."""
-        return all(self._is_ready(part) for part in self._parts.plugins.values())
+        return all(self._is_ready(part) for part in self._plugins.values())
 
     def _is_ready(self, part: Plugin) -> bool:
-        return self._running is not None and self._running.ready(part)
+        return self._lifecycle is not None and self._lifecycle.is_ready(part)
 
     async def wait_ready(self, timeout: float) -> None:
         """Wait until the mirror is `ready`. Raises Unavailable, naming those that are not, after `timeout` seconds."""
@@ -169,7 +173,7 @@ class Mirror:
                 while not self.ready():  # noqa: ASYNC110 - plug-ins have no event for it
                     await asyncio.sleep(_READY_INTERVAL)
         except TimeoutError as error:
-            missing = ", ".join(name for name, part in self._parts.plugins.items() if not self._is_ready(part))
+            missing = ", ".join(name for name, part in self._plugins.items() if not self._is_ready(part))
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
     async def drain(self, timeout: float) -> None:
@@ -177,35 +181,35 @@ class Mirror:
         those that last longer, and give the router's leases as long to be released. Call it while peers can still
         connect; the mirror goes on answering, unknown to peers until `resume`. Idempotent.
         """
-        running = self._running
-        if running is not None:
-            await running.withdraw()
+        lifecycle = self._lifecycle
+        if lifecycle is not None:
+            await lifecycle.withdraw()
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
-        if running is not None:
-            await running.drain(timeout)
+        if lifecycle is not None:
+            await self._relay.drain(timeout)
 
     async def resume(self) -> None:
         """Undo `drain`: enter the extensions, and the router anew, and announce what the store has once our own peer
         door answers. Waits for these plug-ins as entering does. `serve` calls it. Does nothing where nothing drained.
         """
-        if self._running is not None:
-            await self._running.resume()
+        if self._lifecycle is not None:
+            await self._lifecycle.resume()
 
     def figures(self) -> list[Family]:
         """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not
         raise. Counters grow for as long as this object lives, gauges are of now.
         """
-        running = self._running
-        now = self._gauges() if running is None else call_on(running.loop, self._gauges, _GAUGE_PATIENCE)
-        stuck = Gauges(dict.fromkeys(self._parts.plugins, False))
+        lifecycle = self._lifecycle
+        now = self._gauges() if lifecycle is None else call_on(lifecycle.loop, self._gauges, _GAUGE_PATIENCE)
+        stuck = Gauges(dict.fromkeys(self._plugins, False))
         return [*self.metrics.families(), *(now or stuck).families()]
 
     def status(self) -> Mapping[str, Any]:
         """Who this is, how it is, which peers it knows, and who has asked at its local door, as ``/status`` tells it to
         programs that look after the host. On the mirror's loop.
         """
-        running = self._running
-        peers = running.peers() if running is not None else ()
+        lifecycle = self._lifecycle
+        peers = lifecycle.peers() if lifecycle is not None else ()
         return {
             "identity": self.identity.id,
             "urls": list(self.identity.urls),
@@ -215,12 +219,12 @@ class Mirror:
         }
 
     def _gauges(self) -> Gauges:
-        running = self._running
+        lifecycle = self._lifecycle
         return Gauges(
             ready=self.readiness(),
-            peers=len(running.peers()) if running is not None else 0,
-            advertised=running.advertised if running is not None else 0,
-            transfers=self._parts.relay.under_way,
+            peers=len(lifecycle.peers()) if lifecycle is not None else 0,
+            advertised=lifecycle.advertised if lifecycle is not None else 0,
+            transfers=self._relay.under_way,
             uploads=self._peer_door.upload_slots.in_use,
         )
 
@@ -261,11 +265,11 @@ class Mirror:
         A plug-in that fails is tried again in the background, and raises nothing here. Raises RuntimeError where the
         mirror is entered already.
         """
-        if self._running is not None:
+        if self._lifecycle is not None or self._is_exiting:
             raise RuntimeError("this mirror is running already")
-        self._running = Running(self._parts, lambda: self.identity)
+        self._lifecycle = Lifecycle(self._context, self._plugins.values(), self._extensions, self._relay)
         try:
-            await self._running.start()
+            await self._lifecycle.start()
         except BaseException:
             await self.__aexit__()
             raise
@@ -278,6 +282,10 @@ class Mirror:
         Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
         that hangs keeps its thread until the system gives up. Does not raise.
         """
-        running, self._running = self._running, None
-        if running is not None:
-            await running.stop()
+        lifecycle, self._lifecycle = self._lifecycle, None
+        if lifecycle is not None:
+            self._is_exiting = True
+            try:
+                await lifecycle.stop()
+            finally:
+                self._is_exiting = False

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 from urllib.parse import quote, urlsplit
 
 from peili.mirror.client.connection import RemoteProtocolError, Response, ResponseHead, ServerDisconnected
@@ -53,7 +54,17 @@ class PeerClient:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
+        self._tls = tls
         self._pool = ConnectionPool(tls)
+
+    async def __aenter__(self) -> Self:
+        """Make the client usable, again if it was closed."""
+        if self._pool.is_closed:
+            self._pool = ConnectionPool(self._tls)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close every connection; who still reads from one is told that it broke. Idempotent."""

@@ -32,7 +32,7 @@ class ConnectionPool:
         self._idle_to: dict[Origin, list[Connection]] = {}  # the same ones
         self._used: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._closed = False
+        self.is_closed = False
 
     def kept(self, origin: Origin) -> Connection | None:
         """A kept connection to `origin`, the one used last first: the others may then grow old. `ask` it."""
@@ -47,7 +47,7 @@ class ConnectionPool:
 
     async def connect(self, origin: Origin, timeout: float) -> Connection:
         """A new connection to `origin` within `timeout` seconds; `ask` it. Raises ConnectError."""
-        if self._closed:
+        if self.is_closed:
             raise ConnectError("this client is closed")
         if origin.secure and self._tls is None:
             self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
@@ -57,7 +57,7 @@ class ConnectionPool:
             raise ConnectError(NOT_IN_TIME) from error
         except (OSError, UnicodeError) as error:
             raise ConnectError(str(error) or type(error).__name__) from error
-        if self._closed:  # meanwhile
+        if self.is_closed:  # meanwhile
             transport.close()
             raise ConnectError("this client is closed")
         connection = Connection(origin, transport, self._done)
@@ -66,7 +66,7 @@ class ConnectionPool:
 
     def close(self) -> None:
         """Close those that are idle, and let those who use the others see the end. Idempotent."""
-        self._closed = True
+        self.is_closed = True
         if self._sweep is not None:
             self._sweep.cancel()
         self._names.close()
@@ -90,7 +90,7 @@ class ConnectionPool:
 
     def _done(self, connection: Connection, reusable: bool) -> None:
         self._used.discard(connection)
-        if not reusable or self._closed:
+        if not reusable or self.is_closed:
             connection.transport.close()
             return
         loop = asyncio.get_running_loop()

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Collection
 from dataclasses import replace
@@ -20,6 +19,7 @@ from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import ContentOpener
 from peili.mirror.doors.tags import parse_query, send_tags
 from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
+from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.http_errors import (
     BLOB_UNKNOWN,
     LIMIT_OF_STATUS,
@@ -31,7 +31,7 @@ from peili.mirror.oci.http_errors import (
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_target
-from peili.mirror.parts import Parts
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import is_client_gone
 from peili.mirror.support.deadlines import Deadline
 
@@ -46,18 +46,19 @@ class Door(ABC):
     """An ASGI app for the pull part of the OCI distribution spec. A subclass says where content comes from.
 
     Args:
-        parts: The parts of the mirror.
-        log: The log of this door.
+        context: The context of the mirror, with the log of this door.
+        metrics: The metrics of the mirror.
+        default_registry: The registry of requests that name none.
     """
 
-    def __init__(self, parts: Parts, log: logging.Logger) -> None:
-        self.store = parts.store
-        self.selection = parts.selection
-        self.limits = parts.limits
-        self.metrics = parts.metrics
-        self.opener = ContentOpener(parts.store, parts.limits, parts.metrics.limited.add, log)
-        self.log = log
-        self._default_registry = parts.default_registry
+    def __init__(self, context: Context, metrics: Metrics, default_registry: str | None) -> None:
+        self.store = context.store
+        self.selection = context.selection
+        self.limits = context.limits
+        self.log = context.log
+        self.metrics = metrics
+        self.opener = ContentOpener(context.store, context.limits, context.limited, context.log)
+        self._default_registry = default_registry
         self._scopes: set[RequestScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,7 +4,6 @@ upstream.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 
 from starlette.types import Scope
@@ -15,22 +14,25 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.errors import NotFound, Unavailable
-from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
+from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE, Metrics
 from peili.mirror.oci.http_errors import HTTPError
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.requests import Endpoint, Target
-from peili.mirror.parts import Parts
+from peili.mirror.plugins.interfaces import Context, Resolver
+from peili.mirror.relay.relay import Relay
 from peili.mirror.support.deadlines import Deadline
 
 
 class LocalDoor(Door):
     """The door for this host's runtime."""
 
-    def __init__(self, parts: Parts, log: logging.Logger) -> None:
-        super().__init__(parts, log)
-        self._resolver = parts.resolver
-        self._relay = parts.relay
+    def __init__(
+        self, context: Context, metrics: Metrics, default_registry: str | None, resolver: Resolver, relay: Relay
+    ) -> None:
+        super().__init__(context, metrics, default_registry)
+        self._resolver = resolver
+        self._relay = relay
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:

@@ -20,8 +20,8 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, Metrics
 from peili.mirror.oci.http_errors import DENIED, LIMIT_OF_STATUS, HTTPError
 from peili.mirror.oci.requests import check_head
-from peili.mirror.parts import Parts
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer, wrap_send
 from peili.mirror.support.deadlines import Deadline
 
@@ -232,11 +232,11 @@ class RouterRoutes:
     was started.
     """
 
-    def __init__(self, app: ASGIApp, parts: Parts) -> None:
+    def __init__(self, app: ASGIApp, context: Context) -> None:
         self._app = app
-        self._limits = parts.limits
-        self._limited = parts.metrics.limited
-        self._log = parts.log.getChild("router")
+        self._limits = context.limits
+        self._limited = context.limited
+        self._log = context.log.getChild("router")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         has_started = False
@@ -252,7 +252,7 @@ class RouterRoutes:
             await self._app(scope, receive, noting_send)
         except HTTPError as error:
             if error.status in LIMIT_OF_STATUS:
-                self._limited.add(LIMIT_OF_STATUS[error.status])
+                self._limited(LIMIT_OF_STATUS[error.status])
             await ResponseWriter(scope, send, self._limits.reader_timeout).error(error)
         except Exception:  # noqa: BLE001 - the routes are third-party code
             self._log.exception("a plug-in failed at %s", scope["path"])

@@ -4,7 +4,6 @@ that a request cannot loop.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE, Metrics
 from peili.mirror.oci.http_errors import TOOMANYREQUESTS, HTTPError
 from peili.mirror.oci.requests import Target
-from peili.mirror.parts import Parts
+from peili.mirror.plugins.interfaces import Context
 
 
 class UploadSlots:
@@ -72,9 +71,9 @@ class PeerDoor(Door):
         upload_slots: The uploads that run.
     """
 
-    def __init__(self, parts: Parts, log: logging.Logger) -> None:
-        super().__init__(parts, log)
-        self.upload_slots = UploadSlots(parts.limits, parts.metrics)
+    def __init__(self, context: Context, metrics: Metrics, default_registry: str | None) -> None:
+        super().__init__(context, metrics, default_registry)
+        self.upload_slots = UploadSlots(context.limits, metrics)
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:

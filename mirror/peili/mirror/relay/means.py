@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from peili.mirror.client.client import PeerClient
-from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.interfaces import Router, Store
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.buffers import BufferPool
 from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.parallel import ParallelRequests
@@ -44,24 +41,28 @@ class Fetch:
         return self.continues and self.wanted is not None and self.wanted.last is None
 
 
-@dataclass(frozen=True, slots=True)
 class Means:
-    """What transfers work with."""
+    """What the transfers of one relay share, in addition to what the mirror's `Context` holds.
 
-    router: Router
-    store: Store
-    client: PeerClient
-    blame: Blame
-    health: HolderScores
-    sizes: KnownSizes
-    hasher: HashThreads
-    memory: BufferPool
-    releases: LeaseReleases
-    turns: ParallelRequests
-    limits: Limits
-    verify: bool
-    log: logging.Logger
-    metrics: Metrics
+    Attributes:
+        context: of the mirror; its log is the relay's.
+        metrics: of the mirror.
+        verify: whether content is hashed that is larger than ``limits.verify_ahead``.
+    """
+
+    def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
+        self.context = context
+        self.metrics = metrics
+        self.verify = verify
+        self.router, self.store, self.client = context.router, context.store, context.client
+        self.limits, self.log = context.limits, context.log
+        self.blame = Blame(self.limits, metrics=metrics)
+        self.health = HolderScores(self.limits)
+        self.sizes = KnownSizes()
+        self.hasher = HashThreads()
+        self.memory = BufferPool(self.limits.relay_memory)
+        self.releases = LeaseReleases(self.limits, metrics, self.log)
+        self.turns = ParallelRequests(self.limits, metrics.limited.add)
 
 
 class Sink(Protocol):

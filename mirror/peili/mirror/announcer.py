@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 
-from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Key, Reference
-from peili.mirror.oci.selection import Selection
-from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
-from peili.mirror.plugins.interfaces import Router, Store
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import is_cancelled
 
@@ -20,22 +16,13 @@ from peili.mirror.support.tasks import is_cancelled
 class Announcer:
     """Advertises and withdraws. Built on a running loop; `stop` ends it."""
 
-    def __init__(
-        self,
-        store: Store,
-        router: Router,
-        listening: Callable[[], Awaitable[Peer]],
-        *,
-        selection: Selection,
-        limits: Limits,
-        log: logging.Logger,
-    ) -> None:
-        self._store = store
-        self._router = router
-        self._selection = selection
-        self._listening = listening
-        self._limits = limits
-        self._log = log
+    def __init__(self, context: Context) -> None:
+        self._store = context.store
+        self._router = context.router
+        self._selection = context.selection
+        self._listening = context.listening
+        self._limits = context.limits
+        self._log = context.log
         self._announced: set[Key] = set()
         self._unsure: set[Key] = set()  # the router was told, and failed: it may know them all the same
         self._stopping = False
@@ -46,7 +33,7 @@ class Announcer:
         """How many keys the router was told of."""
         return len(self._announced)
 
-    def again(self) -> None:
+    def restart(self) -> None:
         """The router has begun anew: tell it everything once more."""
         if not self._stopping:
             self._task.cancel()
