@@ -138,7 +138,7 @@ async def test_a_plug_in_that_fails_on_leaving_does_not_hurt_the_host(caplog: py
     store = Fragile("leaving")
     async with Mirror(store, MemoryRouter(), limits=QUICK):
         pass
-    assert [each.getMessage() for each in caplog.records] == ["Fragile failed to leave"]
+    assert [each.getMessage() for each in caplog.records] == ["Fragile failed to exit"]
 
 
 class Slow(MemoryStore):

@@ -366,4 +366,4 @@ async def test_a_plug_in_that_can_t_say_how_it_is_does_not_hide_the_rest(caplog:
             seen = Scrape((await client.get("/metrics")).text)
             assert [seen("peili_ready", part=part) for part in ("store", "router")] == [1, 0]
             assert (await client.get("/readyz")).json() == {"store": True, "router": False, "resolver": True}
-    assert [each.getMessage() for each in caplog.records] == ["Confused failed to say whether it is ready"]
+    assert [each.getMessage() for each in caplog.records] == ["Confused failed to report whether it is ready"]
