@@ -84,7 +84,7 @@ def _lines(value: Any) -> str:
     """JSON in which each item of a list has one line."""
     if not isinstance(value, list):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return "[\n" + ",\n".join(map(_lines, cast("list[Any]", value))) + "\n]"
+    return "[\n" + ",\n".join(map(_lines, cast("Sequence[object]", value))) + "\n]"
 
 
 def read(file: Path) -> dict[str, Any]:
