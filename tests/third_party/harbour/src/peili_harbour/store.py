@@ -1,4 +1,4 @@
-"""A store over an image archive, for hosts that got their images on a stick."""
+"""A store that serves an image archive, for hosts that receive their images on a USB stick."""
 
 import asyncio
 import logging
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from peili.mirror import (
-    ConfigError,
     Content,
     Context,
     Descriptor,
@@ -19,6 +18,7 @@ from peili.mirror import (
     Have,
     Inventory,
     NotFound,
+    Options,
     Reference,
     Store,
     StoreEvent,
@@ -31,7 +31,7 @@ V = TypeVar("V")
 
 
 class ArchiveContent(Content):
-    """`size` bytes of an open archive, from `start` on."""
+    """A part of an open archive: `size` bytes from `start` on."""
 
     def __init__(self, archive: FileContent, start: int, size: int) -> None:
         self._archive = archive
@@ -51,50 +51,45 @@ class ArchiveContent(Content):
 
 
 class ArchiveStore(Store):
-    """What the archive at `path` has. It may come later, go, or be replaced by another; that is noticed in a second."""
+    """Serves the archive at `path`. The file may appear, disappear or be replaced: the store looks every 250 ms."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inventory = Inventory()
         self._entered = False
-        self._archive: Archive | None = None  # None: away
-        self._stamp: tuple[int, ...] | None = None  # of the file that `_archive` was read from
+        self._archive: Archive | None = None  # None: it can't be read
+        self._stamp: tuple[int, ...] | None = None  # of the file from which `_archive` was read
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        for key in config.keys() - {"path"}:
-            raise ConfigError(key, "unknown option; archive has: path")
-        path = config.get("path")
-        if not isinstance(path, str) or not path:
-            raise ConfigError("path", 'an OCI image archive, such as "/media/stick/images.tar"')
-        return cls(Path(path))
+        return cls(Options(config, "path").path("path", expected='an image archive, such as "/media/stick/images.tar"'))
 
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
         if self._entered:
-            raise RuntimeError("this store is running already; each mirror needs one of its own")
+            raise RuntimeError("this store is running already; each mirror needs its own")
         self._entered = True
-        following = asyncio.create_task(self._follow(context.log))
+        task = asyncio.create_task(self._follow(context.log))
         try:
             yield
         finally:
-            following.cancel()
+            task.cancel()
             self._entered = False
             self._archive = self._stamp = None
             self._inventory.synced = False
-            await asyncio.wait([following])
+            await asyncio.wait([task])
 
     def ready(self) -> bool:
         return self._archive is not None
 
     async def resolve(self, reference: Reference) -> Descriptor:
-        return _found(self._there().tags, reference)
+        return _found(self._readable().tags, reference)
 
     async def describe(self, digest: Digest) -> Descriptor:
-        return _found(self._there().blobs, digest)
+        return _found(self._readable().blobs, digest)
 
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        archive = self._there()
+        archive = self._readable()
         start, size = _found(archive.offsets, digest), archive.blobs[digest].size
         content = await FileContent.open(self._path, frozen=True)
         fd = content.fileno()
@@ -107,9 +102,9 @@ class ArchiveStore(Store):
         return self._inventory.watch()
 
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
-        return sorted(self._there().tags.items(), key=lambda item: item[0])
+        return sorted(self._readable().tags.items(), key=lambda item: item[0])
 
-    def _there(self) -> Archive:
+    def _readable(self) -> Archive:
         if self._archive is None:
             raise StoreUnavailable(f"{self._path} can't be read")
         return self._archive
@@ -118,16 +113,16 @@ class ArchiveStore(Store):
         problem = ""
         while True:
             try:
-                await self._look()
+                await self._refresh()
                 problem = ""
             except (OSError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
                 self._archive = self._stamp = None
                 if str(error) != problem:
                     problem = str(error)
-                    log.warning("%s is waited for: %s", self._path, problem)
+                    log.warning("waiting for %s: %s", self._path, problem)
             await asyncio.sleep(0.25)
 
-    async def _look(self) -> None:
+    async def _refresh(self) -> None:
         stamp = _stamp(await asyncio.to_thread(self._path.stat))
         if stamp != self._stamp:
             archive = await asyncio.to_thread(Archive.read, self._path)
@@ -140,8 +135,8 @@ def _stamp(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _found(what: Mapping[K, V], key: K) -> V:
+def _found(table: Mapping[K, V], key: K) -> V:
     try:
-        return what[key]
+        return table[key]
     except KeyError:
         raise NotFound(f"{key} is not in the archive") from None

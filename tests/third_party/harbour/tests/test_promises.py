@@ -1,4 +1,4 @@
-"""Both keep what their interfaces promise; peili's conformance kits check that."""
+"""peili's conformance kits check that the router and the store keep the promises of their interfaces."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The stranger's distribution, installed for real, once for all tests."""
+"""The third-party distribution, really installed, once for all tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ collect_ignore = ["harbour"]  # its own tests need it installed: test_installed 
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that pip has built the stranger's distribution for and installed it into, entry points and all."""
+    """A directory into which pip has built and installed the third-party distribution with its entry points."""
     site = tmp_path_factory.mktemp("site")
     quiet = ("--quiet", "--disable-pip-version-check", "--no-input", "--no-cache-dir")
     alone = ("--no-index", "--no-deps", "--no-build-isolation")  # hatchling and peili are here; nothing is fetched

@@ -1,4 +1,4 @@
-"""What is in an image archive: a tar of an OCI image layout, as ``skopeo copy … oci-archive:FILE`` writes it."""
+"""Reads an image archive: a tar file with an OCI image layout, as ``skopeo copy … oci-archive:FILE`` writes it."""
 
 import json
 import tarfile
@@ -14,7 +14,7 @@ _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 @dataclass(frozen=True)
 class Archive:
-    """The archive as it was when it was read: what each digest is, where its bytes begin, what each tag stands for."""
+    """What an archive has: the descriptor of each digest, the offset of its bytes, and the target of each tag."""
 
     blobs: dict[Digest, Descriptor]
     offsets: dict[Digest, int]
@@ -22,7 +22,13 @@ class Archive:
 
     @classmethod
     def read(cls, path: Path) -> "Archive":
-        """Blocks. Raises OSError, tarfile.TarError, and ValueError or KeyError where it is not such an archive."""
+        """Read the archive at `path`. This blocks.
+
+        Raises:
+            OSError: The file can't be read.
+            tarfile.TarError: It is not a tar file.
+            ValueError: It is not an image archive. KeyError and TypeError mean the same.
+        """
         blobs: dict[Digest, Descriptor] = {}
         offsets: dict[Digest, int] = {}
         with tarfile.open(path, "r:") as tar:
@@ -39,7 +45,7 @@ class Archive:
 
 
 def _tags(entries: list[dict[str, Any]], blobs: dict[Digest, Descriptor]) -> dict[Reference, Descriptor]:
-    """What the full references in ``index.json`` stand for; bare tags do not say of which registry they are."""
+    """The targets of the full references in ``index.json``. Bare tags are left out: they do not name a registry."""
     tags: dict[Reference, Descriptor] = {}
     for entry in entries:
         for name in _NAMES:

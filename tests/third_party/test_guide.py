@@ -1,4 +1,4 @@
-"""docs/plugins.md shows the stranger's distribution as it is, and what it says of it is so."""
+"""docs/plugins.md shows the files of a third-party distribution as they are, and its other examples work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from peili.mirror.testing import make_layout, pack_tar
 ROOT = Path(__file__).parent.parent.parent
 GUIDE = (ROOT / "docs" / "plugins.md").read_text()
 SHOWN = dict(re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```\n", GUIDE, re.DOTALL))
-HARBOUR = ROOT / "tests" / "stranger" / "harbour"
+HARBOUR = ROOT / "tests" / "third_party" / "harbour"
 
 
 def test_it_shows_every_file_of_the_distribution_that_says_something() -> None:
@@ -29,14 +29,14 @@ def test_it_shows_the_files_as_they_are(file: str) -> None:
 
 
 def test_a_router_takes_about_thirty_lines() -> None:
-    lines = SHOWN["tests/stranger/harbour/src/peili_harbour/router.py"].splitlines()
+    lines = SHOWN["tests/third_party/harbour/src/peili_harbour/router.py"].splitlines()
     assert len([line for line in lines if line.strip()]) <= 30
 
 
 def test_the_configuration_that_it_shows_is_taken(site: Path, tmp_path: Path) -> None:
     configuration = re.findall(r"## Chosen by name\n\n```toml\n(.*?)```", GUIDE, re.DOTALL)[0]
     file = tmp_path / "peili.toml"
-    for wrong, code, said in (
+    for wrong, code, output in (
         ("", 0, "the configuration is right\n"),
         ("interval = 1\n", 2, GUIDE.partition("--check\npeili: /etc/peili.toml")[2].partition("\n")[0] + "\n"),
     ):
@@ -49,7 +49,7 @@ def test_the_configuration_that_it_shows_is_taken(site: Path, tmp_path: Path) ->
             env={**os.environ, "PYTHONPATH": str(site)},
             check=False,
         )
-        assert (done.returncode, (done.stdout + done.stderr).removeprefix(f"peili: {file}")) == (code, said)
+        assert (done.returncode, (done.stdout + done.stderr).removeprefix(f"peili: {file}")) == (code, output)
 
 
 def test_plug_ins_are_registered_as_it_shows(site: Path, tmp_path: Path) -> None:

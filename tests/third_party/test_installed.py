@@ -1,4 +1,4 @@
-"""A separate distribution brings a router and a store; a configuration file chooses them by name."""
+"""A third-party distribution has a router and a store, and a configuration file chooses them by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from tests.lab.processes import Process, wait_for
-from tests.stranger.conftest import HARBOUR
+from tests.third_party.conftest import HARBOUR
 
 from peili.mirror import ROUTERS
 from peili.mirror.plugins.loading import BUILT_IN
@@ -25,14 +25,14 @@ DOORS = '[local]\nlisten = "127.0.0.1:0"\n[peer]\nlisten = "127.0.0.1:0"\n'
 
 
 def peili(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, on a machine that has the stranger's distribution."""
+    """The command, on a machine with the third-party distribution."""
     command = [sys.executable, "-m", "peili.adapters.standalone", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
 
 
 class Serving:
-    """`peili serve` with a configuration file, on a machine that has the stranger's distribution."""
+    """`peili serve` with a configuration file, on a machine with the third-party distribution."""
 
     def __init__(self, site: Path, directory: Path, configuration: str) -> None:
         directory.mkdir()
@@ -43,16 +43,16 @@ class Serving:
         )
 
     def door(self, name: str) -> str:
-        """The address of a door, once it is up."""
+        """The address of a door. Waits until it listens."""
 
-        def told() -> list[str]:
+        def addresses() -> list[str]:
             assert self.process.is_running, self.process.output()
             return re.findall(rf"{name} door (127\.0\.0\.1:\d+)", self.process.output())
 
-        return wait_for(told, f"the {name} door is up")[0]
+        return wait_for(addresses, f"the {name} door is up")[0]
 
     def ask(self, door: str, path: str) -> tuple[int, bytes]:
-        """Status and body of what a door answers."""
+        """The status and the body of the response of a door."""
         connection = http.client.HTTPConnection(self.door(door), timeout=20)
         try:
             connection.request("GET", path)
@@ -74,7 +74,7 @@ def neighbour(site: Path, tmp_path: Path) -> Iterator[tuple[Serving, Image]]:
 
 @pytest.fixture
 def host(site: Path, tmp_path: Path) -> Iterator[tuple[Serving, Image]]:
-    """This host, whose store is the stranger's, over an archive of another image; its router has nobody yet."""
+    """This host: its store has an archive of another image, and its router has no members yet."""
     image = make_layout(tmp_path / "packed", layers=[2000], tags=["registry.example/ours:v1"])
     archive = pack_tar(image.path, tmp_path / "images.tar")
     members = tmp_path / "members"
@@ -85,12 +85,12 @@ def host(site: Path, tmp_path: Path) -> Iterator[tuple[Serving, Image]]:
     serving.process.stop()
 
 
-def test_a_router_and_a_store_of_a_stranger_serve_and_find_content(
+def test_a_third_party_router_and_store_serve_and_find_content(
     host: tuple[Serving, Image], neighbour: tuple[Serving, Image], tmp_path: Path
 ) -> None:
     here, ours = host
     there, theirs = neighbour
-    wait_for(lambda: here.ask("runtime", "/readyz")[0] == 200, "the stranger's store and router are ready")
+    wait_for(lambda: here.ask("runtime", "/readyz")[0] == 200, "the third-party store and router are ready")
     assert "store archive, router members-file" in here.process.output()
 
     status, manifest = here.ask("runtime", "/v2/ours/manifests/v1?ns=registry.example")
@@ -123,11 +123,11 @@ MEMORY = '[store]\nkind = "memory"\n'
     [
         (
             MEMORY + '[router]\nkind = "members-file"\n',
-            'router.path: the file that lists the members, such as "/etc/harbour/members"',
+            'router.path: a file of members, such as "/etc/harbour/members"',
         ),
         (
             MEMORY + '[router]\nkind = "members-file"\npath = "m"\ninterval = 3\n',
-            "router.interval: unknown option; members-file has: path",
+            "router.interval: unknown option; there are: path",
         ),
         (
             MEMORY + '[router]\nkind = "file"\n',
@@ -135,7 +135,7 @@ MEMORY = '[store]\nkind = "memory"\n'
         ),
         (
             '[store]\nkind = "archive"\npath = 7\n',
-            'store.path: an OCI image archive, such as "/media/stick/images.tar"',
+            'store.path: an image archive, such as "/media/stick/images.tar", not 7',
         ),
     ],
 )
@@ -148,7 +148,7 @@ def test_what_is_wrong_in_the_configuration_is_one_line(
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"peili: {file}: {line}\n")
 
 
-def test_they_keep_their_promises_as_the_stranger_s_own_tests_check(site: Path) -> None:
+def test_they_keep_their_promises_as_their_own_tests_check(site: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-c", str(HARBOUR / "pyproject.toml"), str(HARBOUR / "tests")],
