@@ -1,51 +1,62 @@
-"""Speaks HTTP to peers: picks the URL that works, checks the right name in a certificate, never uses a proxy.
+"""The HTTP client for peers, and the pool of its connections.
 
-By connections of our own (peerpool.py): a question to a peer costs a fraction of what it does by httpx, and
-among a hundred hosts there are thousands a second; and a host that embeds us is spared 8 MiB. Errors of the network end
-here; callers see PeerUnavailable.
+The client picks the URL of a peer that works, checks the name in its certificate, and never uses a proxy. It is not
+httpx: among a hundred hosts there are thousands of requests a second, and each costs a fraction of what it costs with
+httpx. It also spares a host agent 8 MiB of memory. Errors of the network end here: callers see `PeerUnavailable`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from collections import OrderedDict
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, urlsplit
 
-from peili.mirror.client.connection import RemoteProtocolError, Response, ResponseHead, ServerDisconnected
-from peili.mirror.client.pool import NOT_IN_TIME, ConnectError, ConnectionPool
-from peili.mirror.client.transport import Origin
+from peili.mirror.client.connection import (
+    Connection,
+    RemoteProtocolError,
+    Response,
+    ResponseHead,
+    ServerDisconnected,
+)
+from peili.mirror.client.dns import AddressResolver
+from peili.mirror.client.transport import Origin, connect
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
 
-IDENTITY_HEADER = "Peili-Id"
-"""On every answer of a peer door: the id of the host that answers."""
+KEEP_ALIVE = 15.0
+"""Seconds for which an idle connection is kept. `serve` keeps one for longer, so that the client usually closes first.
 
+A server of a host agent may close it sooner (uvicorn: after 5 s). That is harmless: a closed connection is not used,
+and a request is sent again if the connection ends before the response begins.
+"""
+_MAX_IDLE = 256
 _MAX_PREFERENCES = 4096
-_IN_PATHS = "/:?=&%@!$'()*+,;~[]"
-"""What a path with a query may contain besides letters and digits; all else is escaped."""
+_CONNECT_TIMEOUT = "no connection in time"
+_SAFE_IN_TARGET = "/:?=&%@!$'()*+,;~[]"
+"""What a path with a query may contain in addition to letters and digits. Other characters are escaped."""
 
 
-@dataclass(slots=True)
-class _Call:
-    """What is asked for, below whatever URL."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    connecting: bool = False
-    """Whether there is no connection yet."""
+class ConnectError(Exception):
+    """No connection could be made. The cause says why."""
 
 
 class PeerClient:
-    """An HTTP client for peers. May be used concurrently, on one loop; `aclose` when done.
+    """An HTTP client for peers.
 
-    Ignores proxy settings of the environment, follows no redirect, keeps connections for reuse. `tls` is used for
-    https URLs; None means the system's certificate authorities. `headers` go with every request.
+    It ignores the proxy settings of the environment, follows no redirects and keeps connections for reuse. It may be
+    used concurrently, on one event loop. Call `aclose` when done.
+
+    Args:
+        limits: ``connect_timeout`` bounds each attempt to connect.
+        tls: For https URLs. None means the certificate authorities of the system.
+        headers: Headers of every request.
     """
 
     def __init__(
@@ -67,113 +78,219 @@ class PeerClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close every connection; who still reads from one is told that it broke. Idempotent."""
+        """Close all connections. Tasks that still read from one receive an error. Idempotent."""
         self._pool.close()
 
     async def head(
         self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> ResponseHead:
-        """The answer, whatever its status, to HEAD of `path` (from the slash on) below the peer's URL.
+        """Send a HEAD request. See `open`.
 
-        All of it has `timeout` seconds, however many URLs are tried. Raises PeerUnavailable.
+        Returns:
+            The head of the response, whatever its status.
         """
-        answer = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
-        answer.close()
-        return answer.head
+        response = await self.open("HEAD", peer, path, timeout=timeout, headers=headers)
+        response.close()
+        return response.head
 
     async def open(
         self, method: str, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> Response:
-        """The answer, whatever its status; its body is read into buffers of the caller's, who closes the answer.
+        """Send a request and wait for the head of the response.
 
-        All of it, until the answer's head is here, has `timeout` seconds, however many URLs are tried and connections
-        are made; what is read from it is for the caller to bound, and to read inside of `reading`. URLs are tried in
-        the order that the peer prefers, beginning with the one that worked last; the next is tried only where no
-        connection could be made. Raises PeerUnavailable.
+        The URLs of the peer are tried in its order of preference, but the one that worked last comes first. The next
+        URL is tried only if no connection could be made.
+
+        Args:
+            method: GET or HEAD.
+            peer: The peer.
+            path: The path below the base URL of the peer, with a slash at its start.
+            timeout: Seconds for everything up to the head of the response, however many URLs are tried.
+            headers: More headers of the request.
+
+        Returns:
+            The response, whatever its status. The caller closes it. The caller reads its body with a timeout of its
+            own, inside of `map_exceptions`.
+
+        Raises:
+            PeerUnavailable: No URL could be connected to, or the peer did not answer in HTTP/1.1 in time.
         """
-        call = _Call(method, path, headers or {})
+        request = _Request(method, path, headers or {})
         with map_exceptions(peer):
-            patience = Deadline(timeout)
+            deadline = Deadline(timeout)
             try:
-                async with patience:
-                    return await self._ask(peer, call, patience)
+                async with deadline:
+                    return await self._send(peer, request, deadline)
             except TimeoutError as error:
-                if patience.expired() and call.connecting:
-                    raise ConnectError(NOT_IN_TIME) from error
+                if deadline.expired() and request.is_connecting:
+                    raise ConnectError(_CONNECT_TIMEOUT) from error
                 raise
 
-    async def _ask(self, peer: Peer, call: _Call, patience: Deadline) -> Response:
-        """Ask one URL after the other. To connect to one takes its share of the time that is left, at most."""
-        urls = self._urls(peer)
+    async def _send(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
+        """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
+        urls = peer.urls
+        if (preferred := self._preferred.get(peer.id)) in urls:
+            urls = (preferred, *(url for url in urls if url != preferred))
         problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
-        for place, url in enumerate(urls):
-            share = min(patience.left / (len(urls) - place), self._limits.connect_timeout)
+        for index, url in enumerate(urls):
+            connect_timeout = min(deadline.left / (len(urls) - index), self._limits.connect_timeout)
             try:
-                answer = await self._ask_at(Origin.of(url, peer.tls_name), url, call, share)
+                response = await self._send_to(Origin.of(url, peer.tls_name), url, request, connect_timeout)
             except (ConnectError, UnicodeError) as error:
                 self._preferred.pop(peer.id, None)
                 problem = error
             else:
-                self._prefer(peer, url)
-                return answer
+                if len(urls) > 1:
+                    if len(self._preferred) >= _MAX_PREFERENCES:
+                        self._preferred.clear()
+                    self._preferred[peer.id] = url
+                return response
         raise problem
 
-    async def _ask_at(self, origin: Origin, url: str, call: _Call, connect_timeout: float) -> Response:
-        """The answer of `url`, on a kept connection where there is one."""
-        request = self._request(origin, url, call)
-        if (kept := self._pool.kept(origin)) is not None:
-            call.connecting = False
+    async def _send_to(self, origin: Origin, url: str, request: _Request, connect_timeout: float) -> Response:
+        """Send the request to `url`, on an idle connection if there is one."""
+        data = self._encode(origin, url, request)
+        if (idle := self._pool.take_idle(origin)) is not None:
+            request.is_connecting = False
             try:
-                return await kept.ask(call.method, request)
+                return await idle.request(request.method, data)
             except ServerDisconnected:
-                pass  # it was closed just then; a fresh one tells what the peer has to say
-        call.connecting = True
+                pass  # it was closed just now; a new connection shows whether the peer is there
+        request.is_connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
-        call.connecting = False
-        return await connection.ask(call.method, request)
+        request.is_connecting = False
+        return await connection.request(request.method, data)
 
-    def _request(self, origin: Origin, url: str, call: _Call) -> bytes:
-        """The head of the request."""
+    def _encode(self, origin: Origin, url: str, request: _Request) -> bytes:
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        target = quote(urlsplit(url).path + call.path, safe=_IN_PATHS)
-        fields = {"Host": f"{host}:{origin.port}", **self._headers, **call.headers}
-        lines = [f"{name}: {value}" for name, value in fields.items()]
+        target = quote(urlsplit(url).path + request.path, safe=_SAFE_IN_TARGET)
+        headers = {"Host": f"{host}:{origin.port}", **self._headers, **request.headers}
+        lines = [f"{name}: {value}" for name, value in headers.items()]
         if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError("a header can't have more than one line")
-        return "\r\n".join([f"{call.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+            raise ValueError("a header has more than one line")
+        return "\r\n".join([f"{request.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
 
-    def _urls(self, peer: Peer) -> tuple[str, ...]:
-        first = self._preferred.get(peer.id)
-        if first not in peer.urls:
-            return peer.urls
-        return (first, *(url for url in peer.urls if url != first))
 
-    def _prefer(self, peer: Peer, url: str) -> None:
-        if len(peer.urls) > 1:
-            if len(self._preferred) >= _MAX_PREFERENCES:
-                self._preferred.clear()
-            self._preferred[peer.id] = url
+@dataclass(slots=True)
+class _Request:
+    """A request, without the URL of the peer. `is_connecting`: it waits for a connection."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    is_connecting: bool = False
 
 
 @contextmanager
 def map_exceptions(peer: Peer) -> Generator[None]:
-    """Translate what is raised while a peer is spoken to into PeerUnavailable. UnicodeError: a name that is none."""
+    """Turns the errors of a request to `peer`, or of reading its response, into `PeerUnavailable`."""
     try:
         yield
-    except (UnicodeError, ConnectError, RemoteProtocolError, OSError) as error:
-        raise _unavailable(peer, error) from error  # OSError: TLS's are, too, and timeouts
+    except (TimeoutError, OSError, RemoteProtocolError, ConnectError, UnicodeError) as error:
+        match error:  # errors of TLS are OSErrors, and UnicodeError means a malformed host name
+            case TimeoutError():
+                reason = FailureReason.SILENT
+            case RemoteProtocolError() | OSError():
+                reason = FailureReason.BROKEN
+            case _:
+                reason = FailureReason.UNREACHABLE
+        raise PeerUnavailable(f"peer {peer.id}: {str(error) or type(error).__name__}", reason) from error
 
 
-def _unavailable(peer: Peer, error: Exception) -> PeerUnavailable:
-    what = str(error) or type(error).__name__
-    return PeerUnavailable(f"peer {peer.id}: {what}", _reason(error))
+class ConnectionPool:
+    """The connections of one client. An idle one is kept for `KEEP_ALIVE` seconds, to save the handshake.
 
+    Used on one event loop. Call `close` when done.
 
-def _reason(error: Exception) -> str:
-    match error:
-        case TimeoutError():
-            return FailureReason.SILENT
-        case RemoteProtocolError() | OSError():
-            return FailureReason.BROKEN
-        case _:
-            return FailureReason.UNREACHABLE
+    Args:
+        tls: For https origins. None means the certificate authorities of the system.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        self._resolver = AddressResolver()
+        self._idle: OrderedDict[Connection, float] = OrderedDict()  # with the time since when; the oldest is first
+        self._idle_of: dict[Origin, list[Connection]] = {}  # the same connections
+        self._active: set[Connection] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+        self.is_closed = False
+
+    def take_idle(self, origin: Origin) -> Connection | None:
+        """Take the idle connection to `origin` that was used last, so that the others expire. None if there is none."""
+        while connections := self._idle_of.get(origin):
+            connection = connections[-1]
+            self._remove_idle(connection)
+            if connection.transport.is_quiet():
+                self._active.add(connection)
+                return connection
+            connection.transport.close()
+        return None
+
+    async def connect(self, origin: Origin, timeout: float) -> Connection:
+        """Make a new connection to `origin` within `timeout` seconds.
+
+        Raises:
+            ConnectError: That failed, or the pool is closed.
+        """
+        if self.is_closed:
+            raise ConnectError("this client is closed")
+        if origin.is_secure and self._tls is None:
+            self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
+        try:
+            transport = await connect(origin, self._tls if origin.is_secure else None, timeout, self._resolver)
+        except TimeoutError as error:
+            raise ConnectError(_CONNECT_TIMEOUT) from error
+        except (OSError, UnicodeError) as error:
+            raise ConnectError(str(error) or type(error).__name__) from error
+        if self.is_closed:  # in the meantime
+            transport.close()
+            raise ConnectError("this client is closed")
+        connection = Connection(origin, transport, self._release)
+        self._active.add(connection)
+        return connection
+
+    def close(self) -> None:
+        """Close the idle connections. Tasks that use the others see the end of the stream. Idempotent."""
+        self.is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._resolver.close()
+        while self._idle:
+            self._close_oldest()
+        for connection in self._active:
+            connection.transport.interrupt()
+
+    def _release(self, connection: Connection, is_reusable: bool) -> None:
+        self._active.discard(connection)
+        if not is_reusable or self.is_closed:
+            connection.transport.close()
+            return
+        loop = asyncio.get_running_loop()
+        self._idle[connection] = loop.time()
+        self._idle_of.setdefault(connection.origin, []).append(connection)
+        if len(self._idle) > _MAX_IDLE:
+            self._close_oldest()
+        if self._expiry is None:
+            self._expiry = loop.call_later(KEEP_ALIVE, self._close_expired)
+
+    def _remove_idle(self, connection: Connection) -> None:
+        del self._idle[connection]
+        others = self._idle_of[connection.origin]
+        others.remove(connection)
+        if not others:
+            del self._idle_of[connection.origin]
+
+    def _close_oldest(self) -> None:
+        connection = next(iter(self._idle))
+        self._remove_idle(connection)
+        connection.transport.close()
+
+    def _close_expired(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._expiry = None
+        while self._idle:
+            expires = next(iter(self._idle.values())) + KEEP_ALIVE
+            if loop.time() < expires:
+                self._expiry = loop.call_at(expires, self._close_expired)
+                return
+            self._close_oldest()

@@ -1,7 +1,7 @@
-"""HTTP/1.1 to a peer, one request at a time on a connection, bodies read into buffers of the caller's.
+"""HTTP/1.1 to a peer: one request at a time on a connection, and bodies that are read into the caller's buffers.
 
-Only what content needs: answers with a known length, no redirects, no compression. Which connection is used, and which
-are kept, is the pool's matter (peerpool.py).
+Only what content needs is supported: bodies with a known length, no redirects, no compression. The pool (client.py)
+decides which connections are used and kept.
 """
 
 from __future__ import annotations
@@ -14,124 +14,143 @@ import httptools
 from peili.mirror.client.transport import Origin, Transport
 from peili.mirror.limits import KIB
 
-HEAD_SIZE = 16 * KIB
-"""Bytes that the head of an answer, with what informational ones came before it, may have."""
-_END = b"\r\n\r\n"
+MAX_HEAD_SIZE = 16 * KIB
+"""The largest head of a response in bytes, including informational responses before it."""
+_HEAD_END = b"\r\n\r\n"
 _BODILESS = frozenset({204, 304})
 
 
 class RemoteProtocolError(Exception):
-    """What came is not an answer in HTTP/1.1 that can be used."""
+    """The peer sent something else than a usable response in HTTP/1.1."""
 
 
 class ServerDisconnected(OSError):
-    """The connection ended before a byte of an answer came."""
+    """The connection ended before the first byte of the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """Status and headers of an answer; names are in lower case, values of the same name joined by commas."""
+    """The status and headers of a response.
+
+    Attributes:
+        headers: Names are in lower case. Values of the same name are joined by commas.
+        keep_alive: Whether the peer keeps the connection open.
+    """
 
     status: int
     headers: Mapping[str, str]
     keep_alive: bool
 
     def header(self, name: str) -> str | None:
-        """The value of the header `name`, in whatever case; None: there is none."""
+        """Returns the value of the header `name`, in any case; None if there is none."""
         return self.headers.get(name.lower())
 
 
 def parse_head(data: bytes | memoryview) -> ResponseHead:
-    """The head that `data` is, its empty line included. Raises RemoteProtocolError."""
-    collected = _Collected()
-    parser = httptools.HttpResponseParser(collected)
+    """Parses the head of a response, up to and including its empty line.
+
+    Raises:
+        RemoteProtocolError: `data` is not the head of a response in HTTP/1.1.
+    """
+    collector = _HeadCollector()
+    parser = httptools.HttpResponseParser(collector)
     try:
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-        raise RemoteProtocolError(f"no answer in HTTP/1.1: {error}") from error
-    if not collected.complete:
-        raise RemoteProtocolError("no answer in HTTP/1.1")
-    closing = "close" in collected.headers.get("connection", "").lower()
-    return ResponseHead(parser.get_status_code(), collected.headers, parser.get_http_version() == "1.1" and not closing)
+        raise RemoteProtocolError(f"no response in HTTP/1.1: {error}") from error
+    if not collector.is_complete:
+        raise RemoteProtocolError("no response in HTTP/1.1")
+    closes = "close" in collector.headers.get("connection", "").lower()
+    return ResponseHead(parser.get_status_code(), collector.headers, parser.get_http_version() == "1.1" and not closes)
 
 
-class _Collected:
-    """What the parser calls."""
+class _HeadCollector:
+    """The callbacks of the parser."""
 
     def __init__(self) -> None:
         self.headers: dict[str, str] = {}
-        self.complete = False
+        self.is_complete = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
-        self.complete = True
+        self.is_complete = True
 
 
 class Connection:
-    """One connection to a peer. `ask`, and have the answer closed before the next `ask`.
+    """One connection to a peer. Close the response to a request before the next request.
 
-    `done` is called when it can be used again, or (false) can't.
+    Args:
+        origin: Where the connection leads.
+        transport: The open transport.
+        on_release: Called when the connection is no longer used, with whether it can be used again.
     """
 
-    def __init__(self, origin: Origin, transport: Transport, done: Callable[[Connection, bool], None]) -> None:
+    def __init__(self, origin: Origin, transport: Transport, on_release: Callable[[Connection, bool], None]) -> None:
         self.origin = origin
         self.transport = transport
-        self._done = done
+        self._on_release = on_release
 
-    async def ask(self, method: str, request: bytes) -> Response:
-        """Send `request`, whose method is `method`; returns once the head of its answer is here.
+    async def request(self, method: str, data: bytes) -> Response:
+        """Send a request and wait for the head of its response.
 
-        Raises ServerDisconnected, OSError, RemoteProtocolError; then, and when cancelled, the connection is closed.
+        If this raises or is cancelled, the connection is closed.
+
+        Args:
+            method: The method of the request.
+            data: The request.
+
+        Raises:
+            ServerDisconnected: The connection ended before the response began.
+            OSError: The connection ended later.
+            RemoteProtocolError: The response is malformed.
         """
         try:
-            head, rest = await self._exchange(request)
-            return Response(self, head, rest, _length(method, head))
+            head, rest = await self._exchange(data)
+            return Response(self, head, rest, _body_length(method, head))
         except BaseException:
-            self.release(reusable=False)
+            self.release(is_reusable=False)
             raise
 
-    def release(self, *, reusable: bool) -> None:
-        """The answer is done with."""
-        self._done(self, reusable and self.transport.is_quiet())
+    def release(self, *, is_reusable: bool) -> None:
+        """End the use of the connection for the current request."""
+        self._on_release(self, is_reusable and self.transport.is_quiet())
 
-    async def _exchange(self, request: bytes) -> tuple[ResponseHead, memoryview]:
+    async def _exchange(self, data: bytes) -> tuple[ResponseHead, memoryview]:
+        """Returns the head of the response, and the bytes that came with it."""
         try:
-            await self.transport.send(request)
+            await self.transport.send(data)
         except ConnectionError as error:
             raise ServerDisconnected(str(error)) from error
-        got = bytearray(HEAD_SIZE)
-        view, start, filled = memoryview(got), 0, 0
+        buffer = bytearray(MAX_HEAD_SIZE)
+        view, start, filled = memoryview(buffer), 0, 0
         while True:
-            end = got.find(_END, start, filled) + len(_END)
-            if end < len(_END):
-                filled += await self._more(view[filled:], first=not filled)
+            end = buffer.find(_HEAD_END, start, filled) + len(_HEAD_END)
+            if end < len(_HEAD_END):
+                filled += await self._receive(view[filled:], is_first=not filled)
                 continue
             head = parse_head(view[start:end])
             if head.status >= 200:
                 return head, view[end:filled]
-            start = end  # an informational one: the answer follows
+            start = end  # an informational response; the final one follows
 
-    async def _more(self, room: memoryview, *, first: bool) -> int:
-        if not room:
-            raise RemoteProtocolError(f"the head of the answer has more than {HEAD_SIZE} bytes")
+    async def _receive(self, buffer: memoryview, *, is_first: bool) -> int:
+        if not buffer:
+            raise RemoteProtocolError(f"the head of the response has more than {MAX_HEAD_SIZE} bytes")
         try:
-            count = await self.transport.recv_into(room)
+            count = await self.transport.recv_into(buffer)
         except ConnectionError as error:
-            raise ServerDisconnected(str(error)) if first else error from error
+            raise ServerDisconnected(str(error)) if is_first else error from error
         if count == 0:
-            raise (
-                ServerDisconnected("closed without an answer")
-                if first
-                else ConnectionError("closed in the middle of a head")
-            )
+            message = "closed without a response" if is_first else "closed in the middle of a head"
+            raise ServerDisconnected(message) if is_first else ConnectionError(message)
         return count
 
 
-def _length(method: str, head: ResponseHead) -> int | None:
-    """How many bytes of a body follow (RFC 9112, 6.3); None where that is not known ahead."""
+def _body_length(method: str, head: ResponseHead) -> int | None:
+    """Returns the length of the body in bytes (RFC 9112, section 6.3); None if it is not known in advance."""
     if method == "HEAD" or head.status in _BODILESS:
         return 0
     length = head.headers.get("content-length")
@@ -141,54 +160,68 @@ def _length(method: str, head: ResponseHead) -> int | None:
 
 
 class Response:
-    """The answer to one request: its `head`, and its body to be read once. One owner, who calls `close`.
+    """The response to one request. Its body is read once. The one owner closes it.
 
-    `length` is that of the body; where it is None, the body can't be read. `left` is what has not been read.
+    Attributes:
+        head: The status and headers.
+        length: The length of the body in bytes. If it is None, the body cannot be read.
+        left: How many bytes of the body were not read yet.
+        on_close: Called once, when the response is closed.
     """
 
     def __init__(self, connection: Connection, head: ResponseHead, rest: memoryview, length: int | None) -> None:
         self.head = head
         self.length = length
         self.left = length or 0
-        self.on_close: Callable[[], None] | None = None  # called once, by `close`
-        self._beyond = len(rest) > self.left
-        self._early = rest[: self.left]  # what came with the head
+        self.on_close: Callable[[], None] | None = None
+        self._has_excess = len(rest) > self.left
+        self._buffer = rest[: self.left]  # what came with the head
         self._connection: Connection | None = connection
 
     @property
     def buffered(self) -> int:
-        """How many bytes of the body are here already. They are read before others, and only by `readinto`."""
-        return len(self._early)
+        """How many bytes of the body are in memory already. `readinto` returns them first, `splice` cannot."""
+        return len(self._buffer)
 
     @property
     def can_splice(self) -> bool:
-        """Whether `splice` works here."""
+        """Whether `splice` is supported."""
         return self._connection is not None and self._connection.transport.can_splice
 
     async def begin(self) -> None:
-        """Wait until there is an `early` byte, unless the body is empty. Raises OSError."""
-        if self.left and not self._early:
-            room = memoryview(bytearray(min(HEAD_SIZE, self.left)))
-            self._early = room[: await self._wire().recv_into(room)]
-            if not self._early:
+        """Wait until a byte of the body is buffered, unless the body is empty.
+
+        Raises:
+            OSError: The connection ended.
+        """
+        if self.left and not self._buffer:
+            buffer = memoryview(bytearray(min(MAX_HEAD_SIZE, self.left)))
+            self._buffer = buffer[: await self._transport.recv_into(buffer)]
+            if not self._buffer:
                 raise ConnectionError("closed before the first byte")
 
     async def readinto(self, buffer: memoryview) -> int:
-        """Wait for bytes of the body and read as many as have come; 0 at its end. Raises OSError.
+        """Wait for bytes of the body, and read those that have arrived.
 
-        What is early comes alone, so that whoever is waiting has something soon.
+        Buffered bytes are returned alone, so that the caller has something soon.
+
+        Returns:
+            The number of bytes; 0 at the end of the body.
+
+        Raises:
+            OSError: The connection ended.
         """
         if not self.left:
             return 0
-        if self._early:
-            count = min(len(self._early), len(buffer))
-            buffer[:count], self._early = self._early[:count], self._early[count:]
+        if self._buffer:
+            count = min(len(self._buffer), len(buffer))
+            buffer[:count], self._buffer = self._buffer[:count], self._buffer[count:]
             self.left -= count
             return count
-        transport, room = self._wire(), buffer[: self.left]
-        filled = count = await transport.recv_into(room)
-        while count and filled < len(room):
-            count = transport.recv_now(room[filled:])
+        transport, rest = self._transport, buffer[: self.left]
+        filled = count = await transport.recv_into(rest)
+        while count and filled < len(rest):
+            count = transport.recv_nowait(rest[filled:])
             filled += count
         if not filled:
             raise ConnectionError("closed in the middle of the body")
@@ -196,24 +229,32 @@ class Response:
         return filled
 
     async def splice(self, pipe: int, count: int) -> int:
-        """As `readinto`, for up to `count` bytes, into a pipe, which must have room. Raises OSError."""
-        moved = await self._wire().recv_pipe(pipe, min(count, self.left))
+        """Wait for bytes of the body, and move up to `count` of them into a pipe, which must have room.
+
+        Returns:
+            The number of bytes.
+
+        Raises:
+            OSError: The connection ended.
+        """
+        moved = await self._transport.recv_pipe(pipe, min(count, self.left))
         if not moved:
             raise ConnectionError("closed in the middle of the body")
         self.left -= moved
         return moved
 
     def close(self) -> None:
-        """Give the connection back, to be used again where the body was read to its end. Idempotent."""
+        """Release the connection. It is used again if the body was read to its end. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            whole = self.length is not None and not self.left and not self._beyond
-            connection.release(reusable=self.head.keep_alive and whole)
+            is_whole = self.length is not None and not self.left and not self._has_excess
+            connection.release(is_reusable=self.head.keep_alive and is_whole)
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
 
-    def _wire(self) -> Transport:
+    @property
+    def _transport(self) -> Transport:
         if self._connection is None:
-            raise ConnectionError("the answer is closed")
+            raise ConnectionError("the response is closed")
         return self._connection.transport

@@ -1,4 +1,4 @@
-"""Addresses of peers' names, looked up where a name server that hangs holds up nothing else."""
+"""Looks up the addresses of host names in threads, so that a name server that hangs blocks nothing else."""
 
 from __future__ import annotations
 
@@ -13,52 +13,59 @@ from peili.mirror.support.threads import DaemonThreads
 
 SocketAddress: TypeAlias = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]  # as `socket` types them
 Addresses: TypeAlias = list[tuple[int, SocketAddress]]
-"""Address families, each with an address to connect to; the system's choice first."""
+"""Address families, each with an address to connect to. The first one is the choice of the system."""
 
 _THREADS = 8
-"""Look-ups at the same time. One that nobody waits for any more can't be stopped: it keeps its thread to its end."""
+"""Lookups at the same time. An abandoned lookup cannot be stopped: it keeps its thread until it ends."""
 
 
 class AddressResolver:
-    """The look-ups of one client, in threads of their own: those of the loop's executor also read files, and are the
-    host's. A name that several wait for is looked up once. Used on one loop; `close` when done.
+    """Looks up host names for one client. Tasks that ask for the same name share one lookup.
+
+    It has its own threads: those of the loop's executor also read files, and belong to the host agent. Used on one
+    event loop. Call `close` when done.
     """
 
     def __init__(self) -> None:
         self._threads = DaemonThreads(_THREADS, "peili name")
-        self._under_way: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
-        self._closed = False
+        self._lookups: dict[tuple[str, int], asyncio.Future[Addresses]] = {}
+        self._is_closed = False
 
     async def addresses(self, host: str, port: int) -> Addresses:
-        """Where `host` is; an IP address is itself. Raises OSError, UnicodeError."""
+        """Returns the addresses of `host`. An IP address is returned as it is.
+
+        Raises:
+            OSError: The lookup failed, or the resolver is closed.
+            UnicodeError: `host` is not a host name.
+        """
         with suppress(ValueError):
             address = ipaddress.ip_address(host)
-            if "%" not in host:  # a zone is the resolver's to look up
+            if "%" not in host:  # the system has to look up a zone
                 return [(socket.AF_INET if address.version == 4 else socket.AF_INET6, (host, port))]
-        looking = self._under_way.get((host, port)) or self._begin(host, port)
-        await asyncio.wait([looking])  # which leaves it alone when this is cancelled: others may wait for it, too
-        if looking.cancelled():
-            raise OSError("no names are looked up any more")
-        return looking.result()
+        lookup = self._lookups.get((host, port)) or self._start(host, port)
+        await asyncio.wait([lookup])  # does not cancel it when this task is cancelled: others may wait for it, too
+        if lookup.cancelled():
+            raise OSError("the resolver is closed")
+        return lookup.result()
 
     def close(self) -> None:
-        """Let those who wait know. A thread that hangs in a look-up ends after it. Idempotent."""
-        self._closed = True
-        for looking in list(self._under_way.values()):
-            looking.cancel()
+        """End all waiting for lookups with an error. A thread that hangs in a lookup ends after it. Idempotent."""
+        self._is_closed = True
+        for lookup in list(self._lookups.values()):
+            lookup.cancel()
 
-    def _begin(self, host: str, port: int) -> asyncio.Future[Addresses]:
-        if self._closed:
-            raise OSError("no names are looked up any more")
-        looking = self._threads.run(partial(_look_up, host, port))
-        self._under_way[host, port] = looking
-        looking.add_done_callback(lambda _: self._ended(host, port))
-        return looking
+    def _start(self, host: str, port: int) -> asyncio.Future[Addresses]:
+        if self._is_closed:
+            raise OSError("the resolver is closed")
+        lookup = self._threads.run(partial(_look_up, host, port))
+        self._lookups[host, port] = lookup
+        lookup.add_done_callback(lambda _: self._finish(host, port))
+        return lookup
 
-    def _ended(self, host: str, port: int) -> None:
-        looking = self._under_way.pop((host, port))
-        if not looking.cancelled():
-            looking.exception()  # it may be that nobody waits for it any more
+    def _finish(self, host: str, port: int) -> None:
+        lookup = self._lookups.pop((host, port))
+        if not lookup.cancelled():
+            lookup.exception()  # marks it as retrieved: perhaps nobody waits for it any more
 
 
 def _look_up(host: str, port: int) -> Addresses:

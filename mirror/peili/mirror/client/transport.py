@@ -1,6 +1,4 @@
-"""Bytes to and from one peer, by TCP or TLS, into buffers of the caller's. What they mean is HTTP's matter
-(peerconnection.py).
-"""
+"""Moves bytes to and from a peer over TCP or TLS, into the caller's buffers or a pipe. HTTP is in connection.py."""
 
 from __future__ import annotations
 
@@ -25,26 +23,35 @@ _CAN_SPLICE = sys.platform == "linux"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whom to connect to. Of a URL, what is before the path; `name` is what a certificate must show."""
+    """Where to connect to: the part of a URL before its path.
 
-    secure: bool
+    Attributes:
+        is_secure: Whether to use TLS.
+        tls_name: The name that the certificate must show.
+    """
+
+    is_secure: bool
     host: str
     port: int
-    name: str
+    tls_name: str
 
     @classmethod
     def of(cls, url: str, tls_name: str | None) -> Origin:
-        """The origin of `url`, a `Peer`'s. Raises UnicodeError where its host can't be a host's name."""
+        """Returns the origin of a URL of a peer.
+
+        Raises:
+            UnicodeError: The host of the URL is not a host name.
+        """
         parts = urlsplit(url)
-        secure = parts.scheme == "https"
+        is_secure = parts.scheme == "https"
         host = parts.hostname or ""
         if not host.isascii() or ".." in host:
             host = host.encode("idna").decode("ascii")
-        return cls(secure, host, parts.port or (443 if secure else 80), tls_name or host)
+        return cls(is_secure, host, parts.port or (443 if is_secure else 80), tls_name or host)
 
 
 class Transport(ABC):
-    """An open connection. One task reads; errors are OSError. `close` it in any case."""
+    """An open connection. One task reads at a time. Errors are OSErrors. The owner must close it."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -52,74 +59,81 @@ class Transport(ABC):
 
     @abstractmethod
     async def recv_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and read them; how many. 0: the other side has ended."""
+        """Wait for bytes and read them. Returns their number; 0 if the peer has ended the stream."""
 
-    def recv_now(self, buffer: memoryview) -> int:
-        """Read what has come already; 0 where nothing has, or that can't be told."""
+    def recv_nowait(self, buffer: memoryview) -> int:
+        """Read the bytes that have arrived already. Returns their number; 0 if there are none or that is unknown."""
         return 0
 
     async def recv_pipe(self, pipe: int, count: int) -> int:
-        """As `recv_into`, but up to `count` bytes move into a pipe, which must have room. Only where `can_splice`."""
+        """Wait for bytes and move up to `count` of them into a pipe, which must have room. Only if `can_splice`.
+
+        Returns:
+            The number of bytes; 0 if the peer has ended the stream.
+        """
         raise NotImplementedError
 
     @property
     def can_splice(self) -> bool:
-        """Whether the kernel can move the bytes by itself."""
+        """Whether `recv_pipe` is supported."""
         return False
 
     @abstractmethod
     def is_quiet(self) -> bool:
-        """Whether the other side neither ended nor said anything that was not read."""
+        """Whether the stream is open and there are no unread bytes."""
 
     @abstractmethod
     def interrupt(self) -> None:
-        """Let whoever reads see the end."""
+        """End the stream. A task that reads sees that."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close at once. Nobody may be reading. Idempotent."""
+        """Close at once. No task may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, names: AddressResolver) -> Transport:
-    """A new connection to `origin`, by `tls` where it is given, within `timeout` seconds. Raises OSError, of which
-    TimeoutError is one, and UnicodeError.
+async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, resolver: AddressResolver) -> Transport:
+    """Connect to `origin` within `timeout` seconds, over TLS if `tls` is given.
+
+    Raises:
+        OSError: That failed. TimeoutError is one.
+        UnicodeError: The host of `origin` is not a host name.
     """
     async with Deadline(timeout):
-        plain = await _connect(await names.addresses(origin.host, origin.port), timeout)
+        tcp_socket = await _connect_any(await resolver.addresses(origin.host, origin.port), timeout)
         if tls is None:
-            return TcpTransport(plain)
+            return TcpTransport(tcp_socket)
         try:
-            return await TlsTransport.over(plain, tls, origin.name)
+            return await TlsTransport.start(tcp_socket, tls, origin.tls_name)
         except BaseException:
-            plain.close()
+            tcp_socket.close()
             raise
 
 
-async def _connect(addresses: Addresses, timeout: float) -> socket.socket:
-    """A socket connected to the first of `addresses` that takes it in its share of `timeout`."""
+async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:
+    """Returns a socket that is connected to the first of `addresses` that accepts in its share of `timeout`."""
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
             async with Deadline(timeout / len(addresses)):
-                return await _connect_to(family, address)
+                return await _connect(family, address)
         except OSError as error:
             problem = error
     raise problem
 
 
-async def _connect_to(family: int, address: SocketAddress) -> socket.socket:
-    connecting = socket.socket(family, socket.SOCK_STREAM)
+async def _connect(family: int, address: SocketAddress) -> socket.socket:
+    tcp_socket = socket.socket(family, socket.SOCK_STREAM)
     try:
-        connecting.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(connecting, address)
+        tcp_socket.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(tcp_socket, address)
     except BaseException:
-        connecting.close()
+        tcp_socket.close()
         raise
-    return connecting
+    return tcp_socket
 
 
 class TcpTransport(Transport):
-    """TCP, on a non-blocking socket."""
+    """TCP on a non-blocking socket."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
@@ -134,10 +148,10 @@ class TcpTransport(Transport):
         return await self._loop.sock_recv_into(self._socket, buffer)
 
     @override
-    def recv_now(self, buffer: memoryview) -> int:
+    def recv_nowait(self, buffer: memoryview) -> int:
         try:
             return self._socket.recv_into(buffer)
-        except OSError:  # nothing there; what is wrong is found by who waits for it
+        except OSError:  # nothing has arrived; the next `recv_into` raises what is wrong
             return 0
 
     @property
@@ -151,11 +165,11 @@ class TcpTransport(Transport):
             with suppress(BlockingIOError, InterruptedError):
                 flags = os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE
                 return os.splice(self._socket.fileno(), pipe, count, flags=flags)
-            await self._readable()
+            await self._wait_readable()
 
-    async def _readable(self) -> None:
+    async def _wait_readable(self) -> None:
         ready = self._loop.create_future()
-        self._loop.add_reader(self._socket.fileno(), _wake, ready)
+        self._loop.add_reader(self._socket.fileno(), _set_ready, ready)
         try:
             await ready
         finally:
@@ -182,32 +196,36 @@ class TcpTransport(Transport):
 
 
 class _Reader(asyncio.StreamReader):
-    """One that tells how many bytes it holds. Whoever reads them takes them off `unread`."""
+    """A stream reader that counts its buffered bytes in `unread`. The caller that reads subtracts what it read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self.unread = 0
 
     @override
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - asyncio has nothing else
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - the signature of asyncio
         self.unread += len(data)
         super().feed_data(data)
 
 
 class TlsTransport(Transport):
-    """TLS, by asyncio's streams: what it costs to decrypt hides what they cost."""
+    """TLS on asyncio's streams. Decryption costs so much more that their cost does not count."""
 
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
 
     @classmethod
-    async def over(cls, plain: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
-        """TLS by a connected socket, with an other side whose certificate shows `name`. Raises OSError."""
+    async def start(cls, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
+        """Start TLS on a connected socket. The certificate of the peer must show `name`.
+
+        Raises:
+            OSError: The handshake failed.
+        """
         loop = asyncio.get_running_loop()
         reader = _Reader(loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.create_connection(lambda: protocol, sock=plain, ssl=tls, server_hostname=name)
+        transport, _ = await loop.create_connection(lambda: protocol, sock=tcp_socket, ssl=tls, server_hostname=name)
         return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
 
     @override
@@ -225,10 +243,10 @@ class TlsTransport(Transport):
     @override
     def is_quiet(self) -> bool:
         ended = self._writer.is_closing() or self._reader.at_eof()
-        return not ended and not self._reader.unread and not self._has_more()
+        return not ended and not self._reader.unread and not self._is_readable()
 
-    def _has_more(self) -> bool:
-        """Whether something has come that the loop has not come round to."""
+    def _is_readable(self) -> bool:
+        """Whether bytes have arrived that the event loop has not read yet."""
         poll = select.poll()
         poll.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))
@@ -242,6 +260,6 @@ class TlsTransport(Transport):
         self._writer.transport.abort()
 
 
-def _wake(ready: asyncio.Future[None]) -> None:
+def _set_ready(ready: asyncio.Future[None]) -> None:
     if not ready.done():
         ready.set_result(None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.mirror.client.test_client import client
 from tests.mirror.relay.peers import (
     Exchange,
     Script,
@@ -20,13 +21,12 @@ from tests.mirror.relay.peers import (
     silent,
 )
 from tests.mirror.relay.pulling import SHORT, content, until
-from tests.mirror.relay.test_peerclient import client
 from tests.support.certificates import make_certificate
 
 from peili.mirror import Limits, Peer, PeerUnavailable
-from peili.mirror.client import pool as peerpool
+from peili.mirror.client import client as client_module
 from peili.mirror.client.client import PeerClient, map_exceptions
-from peili.mirror.client.connection import HEAD_SIZE, RemoteProtocolError, parse_head
+from peili.mirror.client.connection import MAX_HEAD_SIZE, RemoteProtocolError, parse_head
 
 pytestmark = pytest.mark.anyio
 
@@ -130,7 +130,7 @@ async def test_a_head_is_read_to_a_bound_only() -> None:
             await exchange.send(b"X-Header: and so on\r\n" * 1000)
 
     async with peers(DATA, endless) as [a], client() as speaking:
-        with pytest.raises(PeerUnavailable, match=str(HEAD_SIZE)) as caught:
+        with pytest.raises(PeerUnavailable, match=str(MAX_HEAD_SIZE)) as caught:
             await fetch(speaking, a.peer)
         assert caught.value.reason == "broken"
         await until(lambda: a.open == 0)
@@ -256,7 +256,7 @@ async def test_a_head_has_no_body_whatever_its_length_says() -> None:
 
 
 async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peerpool, "KEEP", 0.1)
+    monkeypatch.setattr(client_module, "KEEP_ALIVE", 0.1)
     async with peers(DATA, honest) as [a], client() as speaking:
         await fetch(speaking, a.peer)
         assert a.open == 1

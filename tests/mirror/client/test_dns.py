@@ -11,9 +11,9 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from tests.mirror.client.test_client import DATA, client, fetch
 from tests.mirror.relay.peers import honest, peers
 from tests.mirror.relay.pulling import until
-from tests.mirror.relay.test_peerclient import DATA, client, fetch
 
 from peili.mirror import Limits, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient
