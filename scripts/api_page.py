@@ -29,8 +29,10 @@ This page lists everything that is public. All other names may change at any tim
 Everything is typed (`py.typed`)."""
 PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
-        "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection Limits Watchdog",
-        "Values": "Digest Reference Key parse_key Descriptor OCTET_STREAM is_manifest detect_media_type Peer Holder",
+        "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection check_registries Limits "
+        "Watchdog",
+        "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM is_manifest "
+        "detect_media_type Peer base_url is_identity Holder",
         "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent open_regular Inventory",

@@ -1,6 +1,6 @@
 """peili.mirror: the framework of an embeddable, stateless, peer-to-peer OCI mirror.
 
-What is exported here is the public interface; everything else may change.
+The names that are exported here are the public interface. All others may change at any time.
 """
 
 from peili.mirror.client.client import PeerClient
@@ -27,9 +27,9 @@ from peili.mirror.metrics.counters import Distribution, Family
 from peili.mirror.mirror import Mirror
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.media_types import detect as detect_media_type
-from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, parse_key
-from peili.mirror.oci.selection import Selection
-from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, is_registry, looks_like_registry, parse_key
+from peili.mirror.oci.selection import Selection, check_registries
+from peili.mirror.peer_api.peers import Holder, Peer, base_url, is_identity
 from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, ResolverLoader, Router, Store, running_already
@@ -102,10 +102,15 @@ __all__ = [
     "Wait",
     "Want",
     "Watchdog",
+    "base_url",
+    "check_registries",
     "detect_media_type",
     "http_protocol",
     "is_cancelled",
+    "is_identity",
     "is_manifest",
+    "is_registry",
+    "looks_like_registry",
     "loopback_only",
     "open_regular",
     "parse_key",

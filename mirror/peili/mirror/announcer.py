@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
 
+from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Key, Reference
+from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.backoff import Backoff
@@ -17,6 +19,7 @@ class Announcer:
     """Advertises and withdraws. Built on a running loop; `stop` ends it."""
 
     def __init__(self, context: Context) -> None:
+        self._context = context
         self._store = context.store
         self._router = context.router
         self._selection = context.selection
@@ -48,11 +51,19 @@ class Announcer:
             self._log.warning("the store's watch does not end; going on without it")
         if not self._announced and not self._unsure:
             return
+        keys = self._announced | self._unsure
         try:
-            async with asyncio.timeout(self._limits.stop_timeout):
-                await self._router.withdraw(self._announced | self._unsure)
-        except Exception as error:  # noqa: BLE001 - a stranger's router may raise anything, and the host lives on
-            self._log.warning("could not withdraw: %s", error or type(error).__name__)
+            await call(
+                lambda: self._router.withdraw(keys),
+                self._context,
+                "the router's withdraw",
+                limit="stop_timeout",
+                allowed=(Unavailable,),
+            )
+        except CallFailed:
+            pass  # it was logged
+        except Unavailable as error:
+            self._log.warning("could not withdraw: %s", error)
         self._announced.clear()
         self._unsure.clear()
 

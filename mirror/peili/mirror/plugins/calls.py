@@ -1,0 +1,56 @@
+"""Calls a plug-in so that nothing it does harms the mirror: bounded in time, with known errors only."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from peili.mirror.errors import Unavailable
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.deadlines import Deadline
+
+_T = TypeVar("_T")
+
+
+class CallFailed(Unavailable):
+    """A plug-in did not return in time, or raised an error that its interface does not allow. It is logged already."""
+
+
+async def call(
+    function: Callable[[], Awaitable[_T]],
+    context: Context,
+    name: str,
+    *,
+    about: object = None,
+    limit: str = "first_byte_timeout",
+    seconds: float | None = None,
+    allowed: tuple[type[Exception], ...] = (),
+) -> _T:
+    """Call `function` of a plug-in and return what it returns.
+
+    Args:
+        function: The call.
+        context: Its limits bound the call, its log receives what goes wrong.
+        name: What is called, for the log and for the error; for example ``the router``.
+        about: What the call is about, for the log; for example a digest.
+        limit: The name of the limit that bounds the call. It is counted when the call takes too long.
+        seconds: How long the call may take, if that is not the value of `limit`.
+        allowed: The errors that the plug-in may raise. They are passed on.
+
+    Raises:
+        CallFailed: The call took too long, or raised an error that is not `allowed`.
+    """
+    deadline = Deadline(getattr(context.limits, limit) if seconds is None else seconds)
+    subject = name if about is None else f"{about}: {name}"
+    try:
+        async with deadline:
+            return await function()
+    except Exception as error:
+        if deadline.expired():
+            context.limited(limit)
+            context.log.warning("%s did not return in time", subject)
+            raise CallFailed(f"{name} did not return in time") from error
+        if isinstance(error, allowed):
+            raise
+        context.log.exception("%s failed", subject)
+        raise CallFailed(f"{name} failed") from error
