@@ -16,21 +16,20 @@ from tests.adapters.k3s.yamls import (
     REWRITE,
     STYLES,
     VALUES,
-    WILDCARD,
+    WITH_WILDCARD,
     Style,
     written,
 )
 
+from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.yaml_text import one_plain
-from peili.adapters.k3s import registries as texts
-from peili.adapters.k3s.form import Unusable
-from peili.adapters.k3s.registries import EVERY, chosen, read, removed
+from peili.adapters.k3s.registries import WILDCARD, chosen_registries, read_entries, with_mirror, without_mirror
 
 OTHER = "http://127.0.0.1:6060"
 
 
 def applied(text: str, url: str, registries: Sequence[str]) -> str:
-    return texts.applied(text, url, chosen(text, registries))
+    return with_mirror(text, url, chosen_registries(text, registries))
 
 
 def test_a_registry_s_endpoints_get_a_line_in_front() -> None:
@@ -50,7 +49,7 @@ def test_a_registry_without_an_entry_gets_one_and_the_others_stay() -> None:
 
 
 def test_rewrites_stay() -> None:
-    [entry] = read(applied(REWRITE, PEILI, ["docker.io"]))
+    [entry] = read_entries(applied(REWRITE, PEILI, ["docker.io"]))
     assert entry.endpoints == (PEILI, "https://registry.example.com:5000")
     assert entry.rewrites
     assert applied(REWRITE, PEILI, ["docker.io"]).endswith('      "^rancher/(.*)": "mirrorproject/rancher-images/$1"\n')
@@ -62,7 +61,7 @@ def test_an_entry_that_is_empty_is_filled() -> None:
 
 
 def test_a_list_in_brackets_is_opened_after_the_bracket() -> None:
-    text = applied(WILDCARD, PEILI, ["registry.example.com"])
+    text = applied(WITH_WILDCARD, PEILI, ["registry.example.com"])
     assert (
         '    endpoint: ["http://127.0.0.1:5050", # added by peili\n'
         '               "http://one.example:5000", "http://two.example:5000/v2/proxy"]\n'
@@ -72,33 +71,33 @@ def test_a_list_in_brackets_is_opened_after_the_bracket() -> None:
 def test_json_is_yaml() -> None:
     text = '{"mirrors": {"docker.io": {"endpoint": ["https://a.example"]}}}'
     new = applied(text, PEILI, ())
-    assert {entry.registry: entry.endpoints for entry in read(new)} == {
-        EVERY: (PEILI,),
+    assert {entry.registry: entry.endpoints for entry in read_entries(new)} == {
+        WILDCARD: (PEILI,),
         "docker.io": (PEILI, "https://a.example"),
     }
-    assert removed(new) == text
+    assert without_mirror(new) == text
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_without_a_choice_every_registry_asks_peili_first(name: str) -> None:
     text = DOCUMENTED[name]
-    before = {entry.registry: entry for entry in read(text)}
-    after = {entry.registry: entry for entry in read(applied(text, PEILI, ()))}
-    assert set(after) == {EVERY, *before}
+    before = {entry.registry: entry for entry in read_entries(text)}
+    after = {entry.registry: entry for entry in read_entries(applied(text, PEILI, ()))}
+    assert set(after) == {WILDCARD, *before}
     for registry, entry in after.items():
         assert entry.endpoints == (PEILI, *(before[registry].endpoints if registry in before else ()))
     assert one_plain(applied(text, PEILI, ())).get("configs") == one_plain(text).get("configs")
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-@pytest.mark.parametrize("registries", [(), ("docker.io",), (EVERY, "quay.io", "registry.example.com")], ids=str)
+@pytest.mark.parametrize("registries", [(), ("docker.io",), (WILDCARD, "quay.io", "registry.example.com")], ids=str)
 def test_applying_twice_changes_nothing_and_removing_gives_back_what_was_there(
     name: str, registries: tuple[str, ...]
 ) -> None:
     text = DOCUMENTED[name]
     once = applied(text, PEILI, registries)
     assert applied(once, PEILI, registries) == once
-    assert removed(once) == text
+    assert without_mirror(once) == text
 
 
 def test_a_mirror_that_moved_is_written_anew() -> None:
@@ -108,34 +107,38 @@ def test_a_mirror_that_moved_is_written_anew() -> None:
 
 
 def test_registries_are_added_and_taken_out_one_by_one() -> None:
-    docker = applied(WILDCARD, PEILI, ["docker.io"])
+    docker = applied(WITH_WILDCARD, PEILI, ["docker.io"])
     both = applied(docker, OTHER, ["quay.io"])
-    assert {entry.registry: entry.endpoints[0] for entry in read(both)} == {
+    assert {entry.registry: entry.endpoints[0] for entry in read_entries(both)} == {
         "docker.io": PEILI,
         "quay.io": OTHER,
         "*": "https://registry.example.com:5000",
         "registry.example.com": "http://one.example:5000",
     }
     for registries, left in ((["quay.io"], {"docker.io"}), (["docker.io", "ghcr.io"], {"quay.io"})):
-        assert {entry.registry for entry in read(removed(both, registries))} == {*left, "*", "registry.example.com"}
-    assert removed(both, ["quay.io"]) == docker
-    assert removed(both, ["ghcr.io"]) == both
+        assert {entry.registry for entry in read_entries(without_mirror(both, registries))} == {
+            *left,
+            "*",
+            "registry.example.com",
+        }
+    assert without_mirror(both, ["quay.io"]) == docker
+    assert without_mirror(both, ["ghcr.io"]) == both
     assert applied(both, PEILI, ["docker.io"]) == both
-    assert removed(both) == WILDCARD
+    assert without_mirror(both) == WITH_WILDCARD
 
 
 def test_what_somebody_has_put_first_by_hand_is_left_to_them() -> None:
     text = f"mirrors:\n  docker.io:\n    endpoint: [{PEILI}]\n"
     assert applied(text, PEILI, ["docker.io"]) == text
-    assert removed(text) == text
+    assert without_mirror(text) == text
 
 
 def test_an_anchor_s_list_is_changed_once() -> None:
     text = "mirrors:\n  docker.io: &all\n    endpoint:\n      - https://a.example\n  quay.io: *all\n"
     new = applied(text, PEILI, ())
-    assert [entry.endpoints for entry in read(new)] == [(PEILI,), *[(PEILI, "https://a.example")] * 2]
-    assert removed(new) == text
-    with pytest.raises(Unusable, match="what it would say then is something else; an anchor"):
+    assert [entry.endpoints for entry in read_entries(new)] == [(PEILI,), *[(PEILI, "https://a.example")] * 2]
+    assert without_mirror(new) == text
+    with pytest.raises(CannotEdit, match="the changed file would mean something else, because of an anchor"):
         applied(text, PEILI, ["quay.io"])
 
 
@@ -176,7 +179,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
 @pytest.mark.parametrize("name", EDITS)
 def test_edits_made_in_between_stay(name: str) -> None:
     before, edit, left = EDITS[name]
-    assert removed(edit(applied(before, PEILI, ()))) == left
+    assert without_mirror(edit(applied(before, PEILI, ()))) == left
 
 
 @pytest.mark.parametrize(
@@ -185,22 +188,22 @@ def test_edits_made_in_between_stay(name: str) -> None:
         ("mirrors: [", "can't be read as YAML: line 1, column 11: "),
         ("a: 1\n---\nb: 2\n", "can't be read as YAML: 2 documents, but only one is allowed"),
         ("mirrors: {a: {}, a: {}}", "can't be read as YAML: line 1, column 18: found duplicate key"),
-        ("- mirrors", "a mapping with mirrors and configs is wanted at its root"),
-        ("mirrors: [docker.io]", "mirrors: a mapping of registries is wanted"),
-        ("mirrors: {1: {}}", "mirrors: names of registries are wanted, not 1"),
-        ("mirrors: {docker.io: https://a}", "mirrors.docker.io: a mapping with endpoint and rewrite is wanted"),
-        ("mirrors: {docker.io: {endpoint: x}}", "mirrors.docker.io.endpoint: a list of URLs is wanted"),
-        ("mirrors: {docker.io: {endpoint: [1]}}", "mirrors.docker.io.endpoint: a list of URLs is wanted"),
-        ("mirrors: null\n", "line 1: nothing where a mapping belongs; remove the key"),
-        ("mirrors: {docker.io: null}\n", "line 1: nothing where a mapping belongs; remove the key"),
-        ("mirrors: {docker.io: {endpoint: ~}}", "line 1: nothing where a list belongs; remove the key"),
-        ("? mirrors\n: ghcr.io: {}\n", "what it would say then is something else"),
+        ("- mirrors", "its root must be a mapping with mirrors and configs"),
+        ("mirrors: [docker.io]", "mirrors: must be a mapping of registries"),
+        ("mirrors: {1: {}}", "mirrors: must have the names of registries as keys, not 1"),
+        ("mirrors: {docker.io: https://a}", "mirrors.docker.io: must be a mapping with endpoint and rewrite"),
+        ("mirrors: {docker.io: {endpoint: x}}", "mirrors.docker.io.endpoint: must be a list of URLs"),
+        ("mirrors: {docker.io: {endpoint: [1]}}", "mirrors.docker.io.endpoint: must be a list of URLs"),
+        ("mirrors: null\n", "line 1: the mapping is missing; remove the key"),
+        ("mirrors: {docker.io: null}\n", "line 1: the mapping is missing; remove the key"),
+        ("mirrors: {docker.io: {endpoint: ~}}", "line 1: the list is missing; remove the key"),
+        ("? mirrors\n: ghcr.io: {}\n", "the changed file would mean something else"),
         ("mirrors: {docker.io: !x {}}", "can't be read as YAML: line 1, column 22: could not determine a constructor"),
         ("mirrors: {docker.io: {at: 2001-99-99}}", "can't be read as YAML: ValueError: month must be in 1..12"),
     ],
 )
 def test_what_can_t_be_changed_is_left_alone_in_one_line(text: str, why: str) -> None:
-    with pytest.raises(Unusable) as raised:
+    with pytest.raises(CannotEdit) as raised:
         applied(text, PEILI, ["docker.io", "quay.io"])
     assert str(raised.value).startswith(why)
     assert "\n" not in str(raised.value)
@@ -208,20 +211,22 @@ def test_what_can_t_be_changed_is_left_alone_in_one_line(text: str, why: str) ->
 
 def test_a_line_of_ours_that_was_changed_beyond_recognition_is_named() -> None:
     text = applied(PRIVATE, PEILI, ["docker.io"]).replace(f'"{PEILI}"', "'http://peili'")
-    with pytest.raises(Unusable, match=r"^line 4 of what remains was peili's and is changed: take it out by hand$"):
-        removed(text)
+    with pytest.raises(
+        CannotEdit, match=r"^peili added line 4 of what remains, and somebody changed it: remove it by hand$"
+    ):
+        without_mirror(text)
 
 
 def test_aliases_of_aliases_are_no_bomb() -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
-    with pytest.raises(Unusable, match="more than 200000 values"):
-        read(f"a0: &a0 [x]\n{levels}\n")
+    with pytest.raises(CannotEdit, match="more than 200000 values"):
+        read_entries(f"a0: &a0 [x]\n{levels}\n")
 
 
-def applied_or_why(text: str, registries: list[str]) -> str | Unusable:
+def applied_or_why(text: str, registries: list[str]) -> str | CannotEdit:
     try:
         return applied(text, PEILI, registries)
-    except Unusable as error:
+    except CannotEdit as error:
         return error
 
 
@@ -235,17 +240,17 @@ def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
     text = written(value, style)
     assert (one_plain(text) or None) == (value or None), "the test's own writer"
     new = applied_or_why(text, registries)
-    if isinstance(new, Unusable):
+    if isinstance(new, CannotEdit):
         assert "remove the key" in str(new), text
         return
-    was = {entry.registry: entry for entry in read(text)}
-    for entry in read(new):
+    was = {entry.registry: entry for entry in read_entries(text)}
+    for entry in read_entries(new):
         before = was[entry.registry].endpoints if entry.registry in was else ()
-        first = entry.registry in chosen(text, registries) and before[:1] != (PEILI,)
+        first = entry.registry in chosen_registries(text, registries) and before[:1] != (PEILI,)
         assert entry.endpoints == ((PEILI, *before) if first else before)
-    assert {entry.registry for entry in read(new)} == {*was, *chosen(text, registries)}
+    assert {entry.registry for entry in read_entries(new)} == {*was, *chosen_registries(text, registries)}
     assert applied(new, PEILI, registries) == new
-    assert removed(new) == text
+    assert without_mirror(new) == text
 
 
 @given(
@@ -260,8 +265,8 @@ def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
 @example("&a [*a]")
 def test_no_text_does_more_than_be_left_alone(text: str) -> None:
     new = applied_or_why(text, ["docker.io"])
-    if isinstance(new, Unusable):
+    if isinstance(new, CannotEdit):
         assert len(str(new).splitlines()) == 1
         return
-    assert removed(new) == text
+    assert without_mirror(new) == text
     assert applied(new, PEILI, ["docker.io"]) == new

@@ -43,7 +43,7 @@ mirrors:
   registry.k8s.io:
 """
 
-WILDCARD = """\
+WITH_WILDCARD = """\
 mirrors:
   "*":
     endpoint:
@@ -66,7 +66,7 @@ DOCUMENTED = {
     "private": PRIVATE,
     "rewrite": REWRITE,
     "embedded": EMBEDDED,
-    "wildcard": WILDCARD,
+    "wildcard": WITH_WILDCARD,
     "only configs": ONLY_CONFIGS,
 }
 

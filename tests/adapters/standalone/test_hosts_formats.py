@@ -11,7 +11,7 @@ import pytest
 from tests.adapters.k3s.yamls import PRIVATE, REWRITE
 from tests.adapters.talos.test_patch import NEW, OLD
 
-from peili.adapters.k3s import file as k3s_file
+from peili.adapters.k3s import registries_file
 from peili.adapters.standalone.cli import main
 from peili.adapters.talos import merged, read
 
@@ -28,7 +28,7 @@ def registries(tmp_path: Path) -> Path:
 
 def test_k3s_apply_show_and_remove(registries: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--format", "k3s", "--file", str(registries))
-    restart = "it is in force once rke2 has been restarted (systemctl restart rke2-server or rke2-agent)\n"
+    restart = "it takes effect when rke2 is restarted (systemctl restart rke2-server or rke2-agent)\n"
     assert main(["hosts", "apply", *where, "--dry-run"]) == 0
     assert f'+      - "{PEILI}" # added by peili\n' in capsys.readouterr().out
     assert registries.read_text() == PRIVATE
@@ -41,7 +41,7 @@ def test_k3s_apply_show_and_remove(registries: Path, capsys: pytest.CaptureFixtu
         f"{registries}\n\n*\n  1. {PEILI} (peili)\n  2. the registry itself\n\n"
         f"docker.io\n  1. {PEILI} (peili)\n  2. https://mycustomreg.com:5000\n  3. the registry itself\n\n"
         "mycustomreg:5000\n  1. the registry itself\n"
-        "  Note: it has an entry under configs, so * does not count for it; to have peili asked, name it with "
+        "  Note: * does not apply to it, because it has an entry under configs; to put peili in front, use "
         "--registry.\n"
     )
     assert main(["hosts", "show", "--json", *where]) == 0
@@ -59,7 +59,7 @@ def test_k3s_finds_the_files_of_what_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     files = tuple(tmp_path / product / "registries.yaml" for product in ("k3s", "rke2"))
-    monkeypatch.setattr(k3s_file, "FILES", files)
+    monkeypatch.setattr(registries_file, "FILES", files)
     assert main(["hosts", "apply", "--format", "k3s"]) == 1
     assert capsys.readouterr().err == "peili: neither /etc/rancher/k3s nor /etc/rancher/rke2 is there; use --file\n"
     for file in files:
@@ -78,7 +78,8 @@ def test_k3s_names_what_it_leaves_alone(registries: Path, capsys: pytest.Capture
         assert main(["hosts", action, "--format", "k3s", "--file", str(registries)]) == 1
         said = capsys.readouterr()
         assert said.out == ""
-        assert said.err == f"peili: {registries}: not changed: mirrors: a mapping of registries is wanted\n"
+        why = "" if action == "show" else "not changed: "
+        assert said.err == f"peili: {registries}: {why}mirrors: must be a mapping of registries\n"
 
 
 def talos(action: str, configuration: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -133,7 +134,7 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         (
             ["--format", "k3s", "--file", "{}/hosts.toml"],
             2,
-            "--file: a registries.yaml; {}/hosts.toml is generated from it when k3s or RKE2 starts",
+            "--file: a registries.yaml; k3s or RKE2 generates {}/hosts.toml from it at each start",
         ),
         (
             ["--format", "k3s", "--file", "{}/a", "--registry", "a/b"],

@@ -1,10 +1,8 @@
-"""The registries.yaml of k3s and RKE2, which says whom containerd asks for an image.
+"""Edits the registries.yaml of k3s and RKE2, which lists the mirrors of each registry.
 
-`RegistriesFile` changes it. What k3s makes of it when it starts, hosts.toml files among them, is k3s's, and never
-edited.
+When k3s starts, it generates containerd's hosts.toml files from registries.yaml. peili never edits generated files.
 """
 
-from peili.adapters.k3s.file import FILES, RegistriesFile, present
-from peili.adapters.k3s.showing import Shown
+from peili.adapters.k3s.registries_file import FILES, K3sRegistryView, RegistriesFile, installed_files
 
-__all__ = ["FILES", "RegistriesFile", "Shown", "present"]
+__all__ = ["FILES", "K3sRegistryView", "RegistriesFile", "installed_files"]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peili.adapters.files.editor import CannotEdit, Outcome
-from peili.adapters.k3s.file import RegistriesFile, present
-from peili.adapters.k3s.showing import Shown
+from peili.adapters.k3s.registries_file import K3sRegistryView, RegistriesFile, installed_files
 from peili.mirror import PeiliError
 
 
@@ -30,7 +29,7 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
     Raises:
         PeiliError: no product is installed, or a file cannot be shown.
     """
-    found = present() if file is None else (file,)
+    found = installed_files() if file is None else (file,)
     if not found:
         raise PeiliError("neither /etc/rancher/k3s nor /etc/rancher/rke2 is there; use --file")
     files = [RegistriesFile(mirror, file=each, registries=registries) for each in found]
@@ -58,7 +57,7 @@ def _report(file: RegistriesFile, outcome: Outcome, nothing: str, *, dry_run: bo
 
 def _restart(product: str) -> str:
     units = "k3s or k3s-agent" if product == "k3s" else "rke2-server or rke2-agent"
-    return f"it is in force once {product} has been restarted (systemctl restart {units})"
+    return f"it takes effect when {product} is restarted (systemctl restart {units})"
 
 
 def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:
@@ -73,10 +72,10 @@ def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:
     return 0
 
 
-def _read(file: RegistriesFile) -> list[Shown]:
+def _read(file: RegistriesFile) -> list[K3sRegistryView]:
     try:
         return file.show()
     except OSError as error:
         raise PeiliError(f"{file.file}: can't be read: {error.strerror}") from error
     except CannotEdit as error:
-        raise PeiliError(f"{file.file}: not changed: {error}") from error
+        raise PeiliError(f"{file.file}: {error}") from error

@@ -1,204 +1,284 @@
-"""What a registries.yaml means, and how it is changed: the text is edited, parsed again, and refused if it does not
-say exactly what it shall. Text only; files are file.py's business.
+"""Reads and changes the text of a registries.yaml.
 
-The format is that of k3s and RKE2, "Private Registry Configuration": ``mirrors`` maps a registry, or ``*`` for all that
-have no entry, to ``endpoint`` and ``rewrite``; ``configs`` holds credentials and TLS, and is never touched.
+The format is documented by k3s and RKE2 as "Private Registry Configuration". ``mirrors`` maps a registry, or ``*`` for
+all registries without an entry, to ``endpoint`` and ``rewrite``. ``configs`` holds credentials and TLS settings, which
+peili never changes.
+
+A changed text is parsed again. If it does not mean exactly what was intended, the change is refused. So is a text that
+k3s may read differently: k3s has a parser for YAML 1.1, and this process one for YAML 1.2. tests/judge compares them.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.urls import same_door
-from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
-from peili.adapters.k3s import marks
-from peili.adapters.k3s.form import Unusable, check_form
-from peili.adapters.k3s.inserting import NoPlace, inserted
+from peili.adapters.files.yaml_text import NotYaml, is_list, is_table, one_plain
+from peili.adapters.k3s.marked_lines import MARK, insert_endpoint, remove_marked
 from peili.mirror import ConfigError
 from peili.mirror.oci.selection import check_registries
 from peili.mirror.peer_api.peers import base_url
 
-EVERY = "*"
-"""Stands for the registries that have no entry of their own."""
-EVERY_AS_FOLDER = "_default"
-"""What k3s makes of `EVERY`. Users write it themselves, and it means the same."""
+WILDCARD = "*"
+"""Stands for all registries without an entry."""
+WILDCARD_DIRECTORY = "_default"
+"""The directory that k3s creates for `WILDCARD`. As the name of an entry, it means the same."""
 
-
-_IN_THE_WAY = "what it would say then is something else; an anchor, a tag or a block of text is in the way"
+_DIFFERENT_MEANING = "the changed file would mean something else, because of an anchor, a tag or a block of text"
+_LINE_ENDS = re.compile("[\x85\u2028\u2029]")
+_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
+_BOOLEANS = {"y", "yes", "on", "true", "n", "no", "off", "false"}
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """What a file says of one registry. `rewrites`: whether names are rewritten for its endpoints."""
+class RegistryEntry:
+    """The entry of one registry.
+
+    Attributes:
+        registry: its name, or `WILDCARD`.
+        endpoints: the URLs of its mirrors, in the order in which containerd asks them.
+        rewrites: whether repository names are rewritten for the endpoints.
+    """
 
     registry: str
     endpoints: tuple[str, ...]
     rewrites: bool
 
 
-def read(text: str) -> tuple[Entry, ...]:
-    """The registries that have an entry, in order. Raises Unusable."""
+def read_entries(text: str) -> tuple[RegistryEntry, ...]:
+    """Return the entries in `text`, in order. Raises CannotEdit."""
     return tuple(
-        Entry(registry, tuple(said.get("endpoint") or ()), bool(said.get("rewrite")))
-        for registry, said in _mirrors(_meaning(text)).items()
+        RegistryEntry(registry, tuple(entry.get("endpoint") or ()), bool(entry.get("rewrite")))
+        for registry, entry in _mirrors(_parse(text)).items()
     )
 
 
-def configured(text: str) -> tuple[str, ...]:
-    """The hosts that have credentials or TLS settings of their own. Raises Unusable."""
-    configs: Any = _meaning(text).get("configs")
+def hosts_with_settings(text: str) -> tuple[str, ...]:
+    """Return the hosts that have credentials or TLS settings. Raises CannotEdit."""
+    configs: Any = _parse(text).get("configs")
     return tuple(
         str(host)
-        for host, said in (configs if is_table(configs) else {}).items()
-        if is_table(said) and (said.get("auth") or said.get("tls"))
+        for host, settings in (configs if is_table(configs) else {}).items()
+        if is_table(settings) and (settings.get("auth") or settings.get("tls"))
     )
 
 
-def endpoints(text: str, registry: str) -> tuple[str, ...]:
-    """Those that `registry` has. Raises Unusable."""
-    return _endpoints(_meaning(text), registry)
+def endpoints_of(text: str, registry: str) -> tuple[str, ...]:
+    """Return the endpoints of `registry`. Raises CannotEdit."""
+    return _endpoints(_parse(text), registry)
 
 
-def check(url: str, registries: Iterable[str]) -> None:
-    """Raises ConfigError where `url` or one of `registries` is none."""
+def check_arguments(url: str, registries: Iterable[str]) -> None:
+    """Raise ConfigError if `url` is not a mirror's URL, or one of `registries` is not a registry."""
     try:
         base_url(url)
     except ValueError as error:
         raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
-    check_registries(registry for registry in registries if registry != EVERY)
+    check_registries(registry for registry in registries if registry != WILDCARD)
 
 
-def chosen(text: str, registries: Sequence[str]) -> tuple[str, ...]:
-    """`registries`; where there are none, all: `EVERY`, and each that has an entry of its own. Raises Unusable."""
-    there = [entry.registry for entry in read(removed(text))]
-    names = list(registries or [EVERY, *there])
-    if EVERY_AS_FOLDER in there and EVERY in names:
-        if EVERY in there:
-            raise Unusable(
-                f"it has both {EVERY!r} and {EVERY_AS_FOLDER!r}, and k3s uses one of them at random; remove one"
+def chosen_registries(text: str, registries: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the entries to change.
+
+    Args:
+        text: the content of the file.
+        registries: the registries; if it is empty, `WILDCARD` and each registry that has an entry.
+
+    Raises:
+        CannotEdit: the text cannot be read, or has two entries for `WILDCARD`.
+    """
+    existing = [entry.registry for entry in read_entries(without_mirror(text))]
+    names = list(registries or [WILDCARD, *existing])
+    if WILDCARD_DIRECTORY in existing and WILDCARD in names:
+        if WILDCARD in existing:
+            raise CannotEdit(
+                f"it has both {WILDCARD!r} and {WILDCARD_DIRECTORY!r}, and k3s uses one of them at random; remove one"
             )
-        names[names.index(EVERY)] = EVERY_AS_FOLDER
+        names[names.index(WILDCARD)] = WILDCARD_DIRECTORY
     return tuple(dict.fromkeys(names))
 
 
-def applied(text: str, url: str, registries: Sequence[str]) -> str:
-    """`text` with `url` as the first endpoint of `registries`; others keep what they have, ours included.
+def with_mirror(text: str, url: str, registries: Sequence[str]) -> str:
+    """Return `text` with `url` as the first endpoint of each of `registries`.
 
-    What is there already, ours or the same by somebody's hand, is not said twice. Raises Unusable.
+    Other registries keep their endpoints, also those that peili added. An endpoint that is first already is not added
+    again, whoever added it.
+
+    Raises:
+        CannotEdit: the text cannot be changed safely.
     """
-    if all(_is_first(endpoints(text, registry), url) for registry in registries):
-        _meaning(text)
+    if all(_is_first(endpoints_of(text, registry), url) for registry in registries):
+        _parse(text)
         return text
-    base, ours = _taken_apart(text)
-    return _put(base, {**ours, **dict.fromkeys(registries, url)})
+    base, ours = _split(text)
+    return _add_all(base, {**ours, **dict.fromkeys(registries, url)})
 
 
-def removed(text: str, registries: Sequence[str] = ()) -> str:
-    """`text` without what `applied` put there for `registries`, by default for all, whatever the URL was.
+def without_mirror(text: str, registries: Sequence[str] = ()) -> str:
+    """Return `text` without the endpoints that `with_mirror` added, whatever their URL.
 
-    Raises Unusable.
+    Args:
+        text: the content of the file.
+        registries: the registries to change; all if it is empty.
+
+    Raises:
+        CannotEdit: the text cannot be changed safely.
     """
-    base, ours = _taken_apart(text)
-    wanted = {*registries, EVERY_AS_FOLDER} if EVERY in registries else {*registries}  # `applied` may have chosen it
+    base, ours = _split(text)
+    # `chosen_registries` may have replaced the one name with the other.
+    wanted = {*registries, WILDCARD_DIRECTORY} if WILDCARD in registries else {*registries}
     kept = {registry: url for registry, url in ours.items() if wanted and registry not in wanted}
-    return text if kept == ours else _put(base, kept)
+    return text if kept == ours else _add_all(base, kept)
 
 
-def _taken_apart(text: str) -> tuple[str, dict[str, str]]:
-    """`text` without anything of ours, and our URL by registry."""
-    before = _meaning(text)
-    base, urls = marks.without(text)
-    if marks.MARK in base:
-        line = next(place for place, each in enumerate(base.splitlines(), 1) if marks.MARK in each)
-        raise Unusable(f"line {line} of what remains was peili's and is changed: take it out by hand")
+def _split(text: str) -> tuple[str, dict[str, str]]:
+    """Return `text` without anything that peili added, and peili's URL by registry."""
+    before = _parse(text)
+    base, urls = remove_marked(text)
+    if MARK in base:
+        line = next(number for number, each in enumerate(base.splitlines(), 1) if MARK in each)
+        raise CannotEdit(f"peili added line {line} of what remains, and somebody changed it: remove it by hand")
     if base == text:
         return text, {}
-    after = _proven(base)
+    after = _parse_result(base)
     _check_removal(before, after, urls)
     return base, {
-        registry: next(each for each in said["endpoint"] if each in urls)
-        for registry, said in _mirrors(before).items()
+        registry: next(each for each in entry["endpoint"] if each in urls)
+        for registry, entry in _mirrors(before).items()
         if _endpoints(before, registry) != _endpoints(after, registry)
     }
 
 
-def _put(base: str, urls: Mapping[str, str]) -> str:
-    """`base`, in which nothing is ours, with an endpoint in front for each registry of `urls`."""
-    expected, new = _meaning(base), base
+def _add_all(base: str, urls: Mapping[str, str]) -> str:
+    """Return `base`, which contains nothing of peili's, with a first endpoint for each registry in `urls`."""
+    expected, new = _parse(base), base
     for registry, url in urls.items():
         if _is_first(_endpoints(expected, registry), url):
             continue
-        _add(expected, url, registry)
-        if _endpoints(_proven(new), registry)[:1] != (url,):  # an alias may have brought it here
-            new = _inserted(new, url, registry)
-    if _proven(new) != expected:
-        raise Unusable(_IN_THE_WAY)
+        mirrors: dict[str, Any] = expected.get("mirrors") or {}
+        entry: dict[str, Any] = mirrors.get(registry) or {}
+        expected["mirrors"], mirrors[registry] = mirrors, entry
+        entry["endpoint"] = [url, *(entry.get("endpoint") or ())]
+        if _endpoints(_parse_result(new), registry)[:1] != (url,):  # an alias may have added it already
+            new = insert_endpoint(new, url, registry)
+    if _parse_result(new) != expected:
+        raise CannotEdit(_DIFFERENT_MEANING)
     return new
+
+
+def _check_removal(before: dict[str, Any], after: dict[str, Any], ours: frozenset[str]) -> None:
+    """Raise CannotEdit if anything is missing except one of `ours` per registry, and empty parents of it."""
+    old, new = _mirrors(before), _mirrors(after)
+    fine = (
+        all(after.get(key) == value for key, value in before.items() if key != "mirrors") and new.keys() <= old.keys()
+    )
+    for registry, entry in old.items():
+        old_rest = {key: value for key, value in entry.items() if key != "endpoint"}
+        new_rest = {key: value for key, value in new.get(registry, {}).items() if key != "endpoint"}
+        endpoints, remaining = list(entry.get("endpoint") or ()), list(new.get(registry, {}).get("endpoint") or ())
+        index = next((i for i, each in enumerate(endpoints) if each in ours), len(endpoints))
+        without = endpoints[:index] + endpoints[index + 1 :]
+        fine = fine and old_rest == new_rest and remaining in (endpoints, without)
+    if not fine:
+        raise CannotEdit("without peili's lines it would mean something else; remove them by hand")
 
 
 def _is_first(endpoints: Sequence[str], url: str) -> bool:
     return bool(endpoints) and same_door(endpoints[0], url)
 
 
-def _proven(text: str) -> dict[str, Any]:
-    """The meaning of what we wrote ourselves."""
-    try:
-        return _meaning(text)
-    except Unusable as error:
-        raise Unusable(_IN_THE_WAY) from error
-
-
-def _inserted(text: str, url: str, registry: str) -> str:
-    try:
-        return inserted(text, url, registry)
-    except NoPlace as error:
-        raise Unusable(str(error)) from error
-
-
-def _meaning(text: str) -> dict[str, Any]:
-    try:
-        root = one_plain(text)
-    except NotYaml as error:
-        raise Unusable(f"can't be read as YAML: {error}") from error
-    if root is None:
-        return {}
-    if not is_table(root):
-        raise Unusable("a mapping with mirrors and configs is wanted at its root")
-    check_form(text, root)
-    return root
-
-
 def _mirrors(root: dict[str, Any]) -> dict[str, dict[str, Any]]:
     mirrors: dict[str, Any] = root.get("mirrors") or {}
-    return {registry: said or {} for registry, said in mirrors.items()}
+    return {registry: entry or {} for registry, entry in mirrors.items()}
 
 
 def _endpoints(root: dict[str, Any], registry: str) -> tuple[str, ...]:
     return tuple(_mirrors(root).get(registry, {}).get("endpoint") or ())
 
 
-def _add(root: dict[str, Any], url: str, registry: str) -> None:
-    """Say in `root` what the text shall say."""
-    mirrors: dict[str, Any] = root.get("mirrors") or {}
-    said: dict[str, Any] = mirrors.get(registry) or {}
-    root["mirrors"], mirrors[registry] = mirrors, said
-    said["endpoint"] = [url, *(said.get("endpoint") or ())]
+def _parse_result(text: str) -> dict[str, Any]:
+    """Parse a text that peili has changed."""
+    try:
+        return _parse(text)
+    except CannotEdit as error:
+        raise CannotEdit(_DIFFERENT_MEANING) from error
 
 
-def _check_removal(before: dict[str, Any], after: dict[str, Any], ours: frozenset[str]) -> None:
-    """Nothing may be missing but `ours`, once for each registry, and what held nothing else."""
-    was, now = _mirrors(before), _mirrors(after)
-    fine = (
-        all(after.get(key) == value for key, value in before.items() if key != "mirrors") and now.keys() <= was.keys()
-    )
-    for registry, said in was.items():
-        left = {key: value for key, value in said.items() if key != "endpoint"}
-        rest = {key: value for key, value in now.get(registry, {}).items() if key != "endpoint"}
-        endpoints, remain = list(said.get("endpoint") or ()), list(now.get(registry, {}).get("endpoint") or ())
-        without = next((i for i, each in enumerate(endpoints) if each in ours), len(endpoints))
-        shorter = endpoints[:without] + endpoints[without + 1 :]
-        fine = fine and left == rest and remain in (endpoints, shorter)
-    if not fine:
-        raise Unusable("without peili's lines it would say something else; take them out by hand")
+def _parse(text: str) -> dict[str, Any]:
+    """Return the root mapping. Raises CannotEdit if k3s may not read `text`, or read it differently."""
+    try:
+        root = one_plain(text)
+    except NotYaml as error:
+        raise CannotEdit(f"can't be read as YAML: {error}") from error
+    if root is None:
+        return {}
+    if not is_table(root):
+        raise CannotEdit("its root must be a mapping with mirrors and configs")
+    if found := _LINE_ENDS.search(text):
+        raise CannotEdit(f"it has the character U+{ord(found[0]):04X}, which ends a line for k3s")
+    if _DIRECTIVE.search(text):
+        raise CannotEdit("it has a line that starts with %, which k3s may not understand")
+    if r"\/" in text:
+        raise CannotEdit(r"it has \/, which k3s does not read; write a slash alone")
+    _check_keys(root)
+    _check_mirrors(root.get("mirrors"))
+    for name in ("configs", "auths"):
+        _check_tables(name, root.get(name))
+    configs: dict[Any, Any] = root.get("configs") or {}
+    for host, settings in configs.items():
+        _check_config(f"configs.{host}", settings or {})
+    return root
+
+
+def _check_keys(value: Any) -> None:
+    if is_table(value):
+        if wrong := [key for key in value if not isinstance(key, (str, int, float))]:
+            raise CannotEdit(f"a key must be text, not {wrong[0]!a}")
+        for each in value.values():
+            _check_keys(each)
+    elif is_list(value):
+        for each in value:
+            _check_keys(each)
+
+
+def _check_mirrors(mirrors: Any) -> None:
+    if mirrors is not None and not is_table(mirrors):
+        raise CannotEdit("mirrors: must be a mapping of registries")
+    for registry, entry in (mirrors or {}).items():
+        if not isinstance(registry, str):
+            raise CannotEdit(f"mirrors: must have the names of registries as keys, not {registry!r}")
+        if entry is not None and not is_table(entry):
+            raise CannotEdit(f"mirrors.{registry}: must be a mapping with endpoint and rewrite")
+        endpoints: Any = entry.get("endpoint") if entry else None
+        if endpoints is not None and not (is_list(endpoints) and all(isinstance(each, str) for each in endpoints)):
+            raise CannotEdit(f"mirrors.{registry}.endpoint: must be a list of URLs")
+        _check_texts(f"mirrors.{registry}.rewrite", entry.get("rewrite") if entry else None)
+
+
+def _check_config(path: str, config: dict[Any, Any]) -> None:
+    for key in ("auth", "tls"):
+        _check_texts(f"{path}.{key}", config.get(key))
+    tls: dict[Any, Any] = config.get("tls") or {}
+    skip_verify: Any = tls.get("insecure_skip_verify")
+    if skip_verify is not None and str(skip_verify).lower() not in _BOOLEANS:
+        raise CannotEdit(f"{path}.tls.insecure_skip_verify: must be true or false")
+
+
+def _check_tables(path: str, value: Any) -> None:
+    if value is not None and not is_table(value):
+        raise CannotEdit(f"{path}: must be a mapping")
+    for key, each in (value or {}).items():
+        if each is not None and not is_table(each):
+            raise CannotEdit(f"{path}.{key}: must be a mapping")
+
+
+def _check_texts(path: str, value: Any) -> None:
+    if value is not None and not is_table(value):
+        raise CannotEdit(f"{path}: must be a mapping")
+    for key, each in (value or {}).items():
+        if is_table(each) or is_list(each):
+            raise CannotEdit(f"{path}.{key}: must be text")

@@ -142,9 +142,7 @@ def test_what_an_interrupted_run_has_left_beside_what_a_link_leads_to_does_not_s
     ],
 )
 def test_files_that_k3s_generates_are_refused(tmp_path: Path, generated: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"^file: a registries.yaml; .* is generated from it when k3s or RKE2 starts$"
-    ):
+    with pytest.raises(ConfigError, match=r"^file: a registries.yaml; k3s or RKE2 generates .* from it at each start$"):
         RegistriesFile(PEILI, file=tmp_path / generated)
 
 
@@ -168,8 +166,8 @@ def test_no_registry_is_cut_off_where_k3s_does_not_fall_back(file: Path, setting
     file.write_text(PRIVATE)
     [problem] = RegistriesFile(PEILI, file=file).apply().problems
     assert problem.reason == (
-        f"not changed: {file.parent / setting} has disable-default-registry-endpoint: peili would be all that * has; "
-        "add the registry's own URL to its endpoints, or choose others with --registry"
+        f"not changed: {file.parent / setting} has disable-default-registry-endpoint, so peili would be the only "
+        "endpoint of *; add the registry's own URL to its endpoints, or choose other registries with --registry"
     )
     assert file.read_text() == PRIVATE
     named = RegistriesFile(PEILI, file=file, registries=["docker.io"])
@@ -192,11 +190,11 @@ def test_it_shows_who_is_asked_and_what_there_is_to_know(file: Path, tmp_path: P
         "  1. http://127.0.0.1:5050 (peili)\n"
         "  2. https://registry.example.com:5000\n"
         "  3. the registry itself\n"
-        "  Note: names are rewritten for every endpoint, peili too: content is found all the same, since it goes by "
-        "digest, but tags, and peili's `exclude`, see the rewritten name."
+        "  Note: k3s rewrites names for every endpoint, also for peili: content is found anyway, by its "
+        "digest, but tags and peili's `exclude` see the rewritten name."
     )
     assert ghcr.notes == (
-        "it has an entry under configs, so * does not count for it; to have peili asked, name it with --registry",
+        "* does not apply to it, because it has an entry under configs; to put peili in front, use --registry",
     )
 
 
