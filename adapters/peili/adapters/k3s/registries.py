@@ -19,9 +19,7 @@ from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.urls import same_door
 from peili.adapters.files.yaml_text import NotYaml, is_list, is_table, one_plain
 from peili.adapters.k3s.marked_lines import MARK, insert_endpoint, remove_marked
-from peili.mirror import ConfigError
-from peili.mirror.oci.selection import check_registries
-from peili.mirror.peer_api.peers import base_url
+from peili.mirror import ConfigError, base_url, check_registries
 
 WILDCARD = "*"
 """Stands for all registries without an entry."""

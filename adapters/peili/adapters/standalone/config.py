@@ -13,9 +13,16 @@ from typing import Any, TypeVar, cast
 
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.standalone.settings import Sections
-from peili.mirror import ConfigError, Limits, Options, PluginNotFound, Selection
-from peili.mirror.oci.selection import check_registries
-from peili.mirror.peer_api.peers import base_url, is_identity
+from peili.mirror import (
+    ConfigError,
+    Limits,
+    Options,
+    PluginNotFound,
+    Selection,
+    base_url,
+    check_registries,
+    is_identity,
+)
 
 T = TypeVar("T")
 

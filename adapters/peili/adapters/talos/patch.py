@@ -26,9 +26,7 @@ from peili.adapters.talos.machineconfig import (
     Unusable,
     mirrors_of,
 )
-from peili.mirror import ConfigError
-from peili.mirror.oci.selection import check_registries
-from peili.mirror.peer_api.peers import base_url
+from peili.mirror import ConfigError, base_url, check_registries
 
 
 @dataclass(frozen=True, slots=True)
