@@ -58,7 +58,7 @@ class SlowToSay(broken_plugins.SlowToSay, MemoryRouter):
 class PeersRaises(MemoryRouter):
     @override
     def peers(self) -> Collection[Peer]:
-        self._running()
+        self._check_running()
         return super().peers()
 
 
@@ -128,7 +128,7 @@ class FeedsNobody(MemoryRouter):
 class MindsUnknown(MemoryRouter):
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
-        holdings = self.network.holdings[self._running()]
+        holdings = self.network.holdings[self._check_running()]
         for key in keys:
             del holdings[key]
 
@@ -173,7 +173,7 @@ class SwallowsCancellation(MemoryRouter):
 class RoutesOnlyWhenEntered(MemoryRouter):
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        self._running()
+        self._check_running()
         return ()
 
 

@@ -1,4 +1,4 @@
-"""The built-in routers as the conformance kits want them."""
+"""The subjects of the conformance kits for the built-in routers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from peili.routers.talos import TalosRouter
 
 
 class StaticSubject(MembershipSubject):
-    """Members that can't change."""
+    """A router whose members can't change."""
 
     def __init__(self, router: MembershipRouter) -> None:
         self.router = router
@@ -45,9 +45,7 @@ class PushSubject(MembershipSubject):
 
 
 class RelocatedTalos(TalosRouter):
-    """The members of a file of Talos's, with the URLs that the kit gave them: in Talos all have the same port, and none
-    is on loopback.
-    """
+    """A Talos router with the URLs of the kit: Talos's members all have the same port, and none is on loopback."""
 
     urls: Mapping[str, tuple[str, ...]] = {}
 
@@ -59,7 +57,7 @@ class RelocatedTalos(TalosRouter):
 
 
 class TalosSubject(MembershipSubject):
-    """A file as `talosctl get members -o json` prints it, replaced at each change."""
+    """A file with the output of ``talosctl get members -o json``, replaced at each change."""
 
     def __init__(self, file: Path) -> None:
         self.router = self._talos = RelocatedTalos.from_config({"file": str(file), "interval": 0.05})
@@ -69,13 +67,13 @@ class TalosSubject(MembershipSubject):
     async def set(self, members: Sequence[Peer]) -> bool:
         self._talos.urls = {**self._talos.urls, **{peer.id: peer.urls for peer in members}}
         new = self._file.with_suffix(".new")
-        new.write_text(printed([member(peer.id, f"10.0.0.{place}") for place, peer in enumerate(members, 1)]))
+        new.write_text(printed([member(peer.id, f"10.0.0.{number}") for number, peer in enumerate(members, 1)]))
         new.replace(self._file)
         return True
 
 
 class MemorySubject(RouterSubject):
-    """A memory router, and one other host on its network."""
+    """A memory router, and one other host in its network."""
 
     def __init__(self, kind: type[MemoryRouter] = MemoryRouter) -> None:
         self._network = MemoryNetwork()
@@ -111,16 +109,16 @@ class MdnsSubject(MembershipSubject):
     async def set(self, members: Sequence[Peer]) -> bool:
         wanted = {member.id: to_service(member, {}, ()) for member in members}
         for name in self._announced.keys() - wanted.keys():
-            await (await self._zeroconf.async_unregister_service(self._announced.pop(name)))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+            await (await self._zeroconf.async_unregister_service(self._announced.pop(name)))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not state the type of its Awaitable
         for name in wanted.keys() - self._announced.keys():
             self._announced[name] = wanted[name]
-            # It is repeated for most of a second, which is not waited for.
+            # In a task, because zeroconf repeats the announcement for most of a second.
             self._announcing.append(asyncio.ensure_future(self._announce(wanted[name])))
         return True
 
     async def _announce(self, info: AsyncServiceInfo) -> None:
-        # Cooperating: nobody else here has these names, which need not be tried for most of a second.
-        await (await self._zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+        # Cooperating: the names are unique, so zeroconf need not probe them, which takes most of a second.
+        await (await self._zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not state the type of its Awaitable
 
     async def aclose(self) -> None:
         for each in self._announcing:
@@ -131,7 +129,7 @@ class MdnsSubject(MembershipSubject):
 
 @asynccontextmanager
 async def mdns_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
-    """To be used with a service type that nobody else on this machine uses."""
+    """An mDNS router. The caller makes sure that nothing else on this machine uses the service type."""
     subject = MdnsSubject(AsyncZeroconf(interfaces=["127.0.0.1"]))
     try:
         await subject.set(members)

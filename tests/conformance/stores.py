@@ -1,4 +1,4 @@
-"""The built-in stores as the conformance kit wants them: with hands on the backend of each."""
+"""The subjects of the conformance kit for the built-in stores."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class MemoryArrival(Arrival):
 
 
 class MemorySubject(StoreSubject):
-    """A memory store, or with `shown` one that stands in front of `backend`."""
+    """A memory store, or `store`, which serves the content of `backend`."""
 
-    def __init__(self, backend: MemoryStore, shown: Store | None = None) -> None:
+    def __init__(self, backend: MemoryStore, store: Store | None = None) -> None:
         self.backend = backend
-        self.store = shown if shown is not None else backend
+        self.store = store if store is not None else backend
 
     @override
     async def add(self, data: bytes, reference: Reference | None = None) -> None:
@@ -78,7 +78,7 @@ class LayoutSubject(StoreSubject):
         digest = Digest.of(data)
         unfinished = self.blobs / "unfinished"
         unfinished.write_bytes(data)
-        os.utime(unfinished, (0, 0))  # long settled
+        os.utime(unfinished, (0, 0))  # written long ago
         unfinished.rename(self.blobs / digest.encoded)
         if reference is not None:
             name = {"org.opencontainers.image.ref.name": str(reference)}

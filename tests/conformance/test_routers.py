@@ -1,4 +1,4 @@
-"""The built-in routers keep what their interfaces promise."""
+"""The conformance kits, run on the built-in routers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from tests.conformance.routers import mdns_router, memory_router, push_router, s
 
 from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
-from peili.routers.mdns import MdnsRouter
-from peili.routers.mdns import router as mdns
-from peili.routers.mdns import service as mdns_service
+from peili.routers.mdns import MdnsRouter, discovery, router, service
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 from peili.routers.talos import TalosRouter
@@ -21,24 +19,24 @@ from peili.routers.talos import TalosRouter
 pytestmark = pytest.mark.anyio
 
 
-async def test_the_memory_router_keeps_its_promises() -> None:
+async def test_the_memory_router_conforms() -> None:
     await check_router(memory_router)
 
 
 @pytest.mark.parametrize("factory", [static_router, push_router, talos_router])
-async def test_a_membership_router_keeps_its_promises(factory: MembershipFactory) -> None:
+async def test_a_membership_router_conforms(factory: MembershipFactory) -> None:
     await check_membership_router(factory)
 
 
-async def test_the_mdns_router_keeps_its_promises(monkeypatch: pytest.MonkeyPatch) -> None:
-    of_our_own = f"_peili{uuid4().hex[:8]}._tcp.local."  # other tests may run beside this one, on the same loopback
-    for module in (mdns, mdns_service):
-        monkeypatch.setattr(module, "SERVICE_TYPE", of_our_own)
+async def test_the_mdns_router_conforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    service_type = f"_peili{uuid4().hex[:8]}._tcp.local."  # other tests may use the same loopback at the same time
+    for module in (discovery, router, service):
+        monkeypatch.setattr(module, "SERVICE_TYPE", service_type)
     await check_membership_router(mdns_router)
 
 
 @pytest.mark.parametrize(
-    ("router", "options"),
+    ("plugin", "options"),
     [
         (MemoryRouter, {}),
         (PushRouter, {}),
@@ -48,5 +46,5 @@ async def test_the_mdns_router_keeps_its_promises(monkeypatch: pytest.MonkeyPatc
         (TalosRouter, {"command": ["talosctl", "get", "members", "-o", "json"], "port": 443, "scheme": "https"}),
     ],
 )
-def test_a_router_checks_its_options(router: type[Router], options: Mapping[str, Any]) -> None:
-    check_options(router, options)
+def test_a_router_checks_its_options(plugin: type[Router], options: Mapping[str, Any]) -> None:
+    check_options(plugin, options)

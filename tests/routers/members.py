@@ -1,4 +1,4 @@
-"""What `talosctl get members -o json` prints, as Talos 1.13 has its resource, for any members."""
+"""The output of ``talosctl get members -o json`` of Talos 1.13, for any members."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def member(node: str, *addresses: str, **changes: Any) -> dict[str, Any]:
-    """The resource of one member; `changes` replace what is in its `spec`."""
+    """Return the resource of one member. `changes` replace fields of its ``spec``."""
     spec: dict[str, Any] = {
         "addresses": list(addresses),
         "hostname": f"talos-{node}",
@@ -33,5 +33,5 @@ def member(node: str, *addresses: str, **changes: Any) -> dict[str, Any]:
 
 
 def printed(members: Sequence[Any]) -> str:
-    """One object after the other, as talosctl prints them."""
+    """Return one object after another, as talosctl prints them."""
     return "".join(json.dumps(each, indent=4) + "\n" for each in members)

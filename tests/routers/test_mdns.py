@@ -1,6 +1,6 @@
-"""Members that are found by multicast DNS, here on loopback.
+"""The router that finds members by multicast DNS, on loopback.
 
-Other tests may run beside these on the same loopback, so each looks for hosts of its own only.
+Other tests may use the same loopback at the same time, so each test only looks for its own hosts.
 """
 
 from __future__ import annotations
@@ -23,33 +23,34 @@ from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import ConfigError, Digest, Peer, Plugins
 from peili.routers.mdns import MdnsRouter
-from peili.routers.mdns import router as mdns
+from peili.routers.mdns import discovery as mdns_discovery
+from peili.routers.mdns import router as mdns_router
 from peili.routers.mdns import service as mdns_service
-from peili.routers.mdns.interfaces import Attachment, attachment
+from peili.routers.mdns.interfaces import NetworkAttachment, find_attachment
 from peili.routers.mdns.service import SERVICE_TYPE, from_service, to_service
 
 LOOPBACK = ("127.0.0.1",)
 
 
 def host(name: str, *, port: int = 5051) -> Peer:
-    """A host on loopback that no other test knows of."""
+    """Return a host on loopback that no other test uses."""
     return Peer(f"{name}-{uuid4().hex[:8]}", (f"http://127.0.0.1:{port}",), labels={"zone": "z"})
 
 
 def seen(router: MdnsRouter, *hosts: Peer) -> list[Peer]:
-    """Which of `hosts` the router knows, as it knows them, in their order."""
+    """Return those of `hosts` that the router knows, in the same order."""
     known = {peer.id: peer for peer in router.peers()}
     return [known[each.id] for each in hosts if each.id in known]
 
 
 async def _announce(zeroconf: AsyncZeroconf, info: AsyncServiceInfo) -> None:
-    # Cooperating: the names are unique as they are, which need not be tried for most of a second.
-    await (await zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+    # Cooperating: the names are unique, so zeroconf need not probe them, which takes most of a second.
+    await (await zeroconf.async_register_service(info, cooperating_responders=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not state the type of its Awaitable
 
 
 @asynccontextmanager
 async def announced(*infos: AsyncServiceInfo) -> AsyncGenerator[AsyncZeroconf, None]:
-    """Services of somebody else's."""
+    """Announce services as another host."""
     zeroconf = AsyncZeroconf(interfaces=list(LOOPBACK))
     try:
         await asyncio.gather(*(_announce(zeroconf, info) for info in infos))
@@ -59,7 +60,7 @@ async def announced(*infos: AsyncServiceInfo) -> AsyncGenerator[AsyncZeroconf, N
 
 
 @pytest.mark.anyio
-async def test_hosts_find_each_other_and_forget_the_one_that_leaves() -> None:
+async def test_hosts_find_each_other_and_forget_a_host_that_stops() -> None:
     a, b, c = host("a", port=1), host("b", port=2), host("c", port=3)
     here, there, away = (MdnsRouter(interfaces=LOOPBACK) for _ in range(3))
     async with entered(here, identity=a.id, peer=a), entered(there, identity=b.id, peer=b):
@@ -73,7 +74,7 @@ async def test_hosts_find_each_other_and_forget_the_one_that_leaves() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_router_that_is_running_forgets_nobody_when_another_mirror_wants_it() -> None:
+async def test_a_second_mirror_that_enters_a_router_does_not_disturb_the_first() -> None:
     a = host("a")
     async with (
         entered(here := MdnsRouter(interfaces=LOOPBACK)),
@@ -88,8 +89,8 @@ async def test_a_router_that_is_running_forgets_nobody_when_another_mirror_wants
 
 
 @pytest.mark.anyio
-async def test_entering_does_not_wait_until_this_host_is_announced() -> None:
-    """That takes most of a second: its name is tried first, to see that nobody else has it (RFC 6762, section 8.1)."""
+async def test_run_does_not_wait_until_this_host_is_announced() -> None:
+    """To announce takes most of a second, because the name is probed first (RFC 6762, section 8.1)."""
     a = host("a")
     async with entered(there := MdnsRouter(interfaces=LOOPBACK)):
         await until(there.ready)
@@ -99,7 +100,7 @@ async def test_entering_does_not_wait_until_this_host_is_announced() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_host_without_a_peer_door_only_looks() -> None:
+async def test_a_host_without_a_peer_door_only_browses() -> None:
     a, b = host("a"), host("b")
     here, there = MdnsRouter(interfaces=LOOPBACK), MdnsRouter(interfaces=LOOPBACK)
     async with entered(here, identity=a.id), entered(there, identity=b.id, peer=b):
@@ -109,7 +110,7 @@ async def test_a_host_without_a_peer_door_only_looks() -> None:
 
 
 @pytest.mark.anyio
-async def test_content_is_found_at_hosts_that_were_discovered() -> None:
+async def test_content_is_found_at_discovered_hosts() -> None:
     key = Digest.of(uuid4().bytes)
     neighbour = Neighbour(f"n-{uuid4().hex[:8]}", key)
     async with neighbours(neighbour) as [peer]:
@@ -120,7 +121,7 @@ async def test_content_is_found_at_hosts_that_were_discovered() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_host_that_comes_back_elsewhere_is_the_same_host() -> None:
+async def test_a_host_with_new_urls_is_the_same_host() -> None:
     a = host("a", port=1)
     moved = Peer(a.id, ("http://127.0.0.1:2/peili",))
     async with entered(here := MdnsRouter(interfaces=LOOPBACK)):
@@ -130,36 +131,36 @@ async def test_a_host_that_comes_back_elsewhere_is_the_same_host() -> None:
 
 
 @pytest.mark.anyio
-async def test_who_announces_anothers_id_does_not_take_its_place() -> None:
+async def test_a_host_that_announces_the_id_of_another_does_not_replace_it() -> None:
     a = host("a", port=1)
-    liar = to_service(Peer(a.id, ("http://127.0.0.1:2",)), {}, ())
-    liar.name = f"liar-{uuid4().hex[:8]}.{SERVICE_TYPE}"
+    impostor = to_service(Peer(a.id, ("http://127.0.0.1:2",)), {}, ())
+    impostor.name = f"impostor-{uuid4().hex[:8]}.{SERVICE_TYPE}"
     async with (
         entered(here := MdnsRouter(interfaces=LOOPBACK)),
         entered(MdnsRouter(interfaces=LOOPBACK), identity=a.id, peer=a),
     ):
         await until(lambda: seen(here, a))
-        async with announced(liar):
+        async with announced(impostor):
             await until(lambda: {url for peer in here.peers() for url in peer.urls} >= {"http://127.0.0.1:2", *a.urls})
             assert [peer.urls for peer in seen(here, a)] == [a.urls]
 
 
 @pytest.mark.anyio
-async def test_a_host_that_crashed_is_forgotten_when_its_records_expire(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (mdns, mdns_service):
+async def test_a_crashed_host_is_forgotten_when_its_records_expire(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mdns_discovery, mdns_service):
         monkeypatch.setattr(module, "TTL", 2)
-    monkeypatch.setattr(mdns, "_RESOLVE_TIME", 0.5)
+    monkeypatch.setattr(mdns_discovery, "_RESOLVE_TIMEOUT", 0.5)
     a = host("a")
     async with entered(here := MdnsRouter(interfaces=LOOPBACK)):
         async with announced(to_service(a, {}, ())) as zeroconf:
             await until(lambda: seen(here, a))
             # without a goodbye
-            await zeroconf.zeroconf._async_close()  # pyright: ignore[reportPrivateUsage] - crashes are not public
+            await zeroconf.zeroconf._async_close()  # pyright: ignore[reportPrivateUsage] - there is no public way to crash
         await until(lambda: not seen(here, a))
 
 
 @pytest.mark.anyio
-async def test_services_that_are_no_peers_are_ignored() -> None:
+async def test_invalid_services_are_ignored() -> None:
     number = count()
 
     def service(properties: dict[str, Any], port: int = 5051, address: str = "127.0.0.1") -> AsyncServiceInfo:
@@ -192,40 +193,40 @@ async def test_services_that_are_no_peers_are_ignored() -> None:
 
 
 @pytest.mark.anyio
-async def test_without_a_network_it_waits_for_one(
+async def test_the_router_waits_for_a_network(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    where = Attachment((), ())
+    attached = NetworkAttachment((), ())
 
-    def current(*_: object) -> Attachment:
-        return where
+    def current(*_: object) -> NetworkAttachment:
+        return attached
 
-    monkeypatch.setattr(mdns, "attachment", current)
+    monkeypatch.setattr(mdns_router, "find_attachment", current)
     a, b = host("a"), host("b")
     async with announced(to_service(b, {}, ())), entered(here := MdnsRouter(), identity=a.id, peer=a):
         await until(lambda: caplog.records)
         assert not here.ready()
-        where = attachment(LOOPBACK, (4,))
+        attached = find_attachment(LOOPBACK, (4,))
         await until(lambda: seen(here, b))
     warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert warnings == ["no peers are found by multicast DNS for now: no network interface that could be used"]
 
 
 @pytest.mark.anyio
-async def test_a_host_whose_addresses_change_is_announced_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mdns, "_LOOK_AGAIN", 0.05)
-    where = attachment(LOOPBACK, (4,))
+async def test_a_host_with_new_addresses_is_announced_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns_router, "_CHECK_INTERVAL", 0.05)
+    attached = find_attachment(LOOPBACK, (4,))
 
-    def current(*_: object) -> Attachment:
-        return where
+    def current(*_: object) -> NetworkAttachment:
+        return attached
 
-    monkeypatch.setattr(mdns, "attachment", current)
+    monkeypatch.setattr(mdns_router, "find_attachment", current)
     a, b = host("a"), host("b")
     by_name = Peer(a.id, ("http://a.example:5051",))
     there = MdnsRouter(interfaces=LOOPBACK)
     async with entered(there, identity=b.id, peer=b), entered(here := MdnsRouter(), identity=a.id, peer=by_name):
         await until(lambda: [peer.urls for peer in seen(there, a)] == [("http://127.0.0.1:5051",)])
-        where = Attachment(where.speak_on, ("127.0.0.7",))
+        attached = NetworkAttachment(attached.interfaces, ("127.0.0.7",))
         await until(lambda: [peer.urls for peer in seen(there, a)] == [("http://127.0.0.7:5051",)])
         await until(lambda: seen(here, b) == [b])
 
@@ -246,7 +247,7 @@ async def test_a_host_whose_addresses_change_is_announced_again(monkeypatch: pyt
         (Peer("a", ("http://[::]:5051",)), Peer("a", ("http://10.9.9.9:5051",))),
     ],
 )
-def test_a_service_says_what_the_peer_is(peer: Peer, read: Peer) -> None:
+def test_a_service_is_read_as_the_peer(peer: Peer, read: Peer) -> None:
     extra = {"rack": "1"} if "rack" in read.labels else {}
     assert from_service(to_service(peer, extra, ["10.9.9.9"]), (4, 6)) == read
 
@@ -259,7 +260,7 @@ def test_a_service_says_what_the_peer_is(peer: Peer, read: Peer) -> None:
         ((4, 6), ("http://10.0.0.3:1", "http://[fd00::3]:1", "http://[fe80::3%7]:1")),
     ],
 )
-def test_addresses_of_the_wanted_version_are_used_those_of_one_link_last(
+def test_addresses_of_the_wanted_versions_are_used_and_link_local_ones_come_last(
     versions: tuple[int, ...], urls: tuple[str, ...]
 ) -> None:
     info = AsyncServiceInfo(
@@ -275,7 +276,7 @@ def test_addresses_of_the_wanted_version_are_used_those_of_one_link_last(
 
 
 @given(st.text(min_size=1, max_size=60))
-def test_any_id_makes_a_service_name(identity: str) -> None:
+def test_any_id_becomes_a_valid_service_name(identity: str) -> None:
     info = to_service(Peer(identity, ("http://10.0.0.3:1",)), {}, ())
     instance = info.name.removesuffix(f".{SERVICE_TYPE}")
     assert instance.isascii()
@@ -283,7 +284,7 @@ def test_any_id_makes_a_service_name(identity: str) -> None:
     assert 0 < len(instance) <= 63
 
 
-def test_a_host_that_does_not_fit_into_a_service_is_refused() -> None:
+def test_a_host_that_does_not_fit_into_a_service_is_an_error() -> None:
     with pytest.raises(ValueError, match="longer than 255 bytes"):
         to_service(Peer("a" * 300, ("http://10.0.0.3:1",)), {}, ())
     with pytest.raises(ValueError, match="no URL"):
@@ -305,20 +306,23 @@ def test_interfaces_are_chosen_by_name_or_address(monkeypatch: pytest.MonkeyPatc
 
     loopback = ("lo", 1, ["127.0.0.1", "::1"])
     adapters(loopback, ("eth0", 2, ["10.0.0.3", "fd00::3", "fe80::3"]), ("veth1", 3, ["fe80::ee"]))
-    assert attachment((), (4, 6)) == Attachment(("10.0.0.3", 2), ("10.0.0.3", "fd00::3", "fe80::3"))
-    assert attachment((), (4,)) == Attachment(("10.0.0.3",), ("10.0.0.3",))
-    assert attachment((), (6,)) == Attachment((2,), ("fd00::3", "fe80::3"))
-    assert attachment(["veth1"], (4, 6)) == Attachment((3,), ("fe80::ee",))
-    assert attachment(["10.0.0.3"], (4, 6)) == Attachment(("10.0.0.3",), ("10.0.0.3",))
-    assert attachment(["eth7"], (4, 6)) == Attachment((), ())
+    assert find_attachment((), (4, 6)) == NetworkAttachment(("10.0.0.3", 2), ("10.0.0.3", "fd00::3", "fe80::3"))
+    assert find_attachment((), (4,)) == NetworkAttachment(("10.0.0.3",), ("10.0.0.3",))
+    assert find_attachment((), (6,)) == NetworkAttachment((2,), ("fd00::3", "fe80::3"))
+    assert find_attachment(["veth1"], (4, 6)) == NetworkAttachment((3,), ("fe80::ee",))
+    assert find_attachment(["10.0.0.3"], (4, 6)) == NetworkAttachment(("10.0.0.3",), ("10.0.0.3",))
+    assert find_attachment(["eth7"], (4, 6)) == NetworkAttachment((), ())
     adapters(loopback)
-    assert attachment((), (4, 6)) == Attachment((1, "127.0.0.1"), ("127.0.0.1", "::1"))
+    assert find_attachment((), (4, 6)) == NetworkAttachment((1, "127.0.0.1"), ("127.0.0.1", "::1"))
 
 
 @pytest.mark.parametrize(
     ("config", "line"),
     [
-        ({"interface": "eth0"}, "interface: unknown option; there are: interfaces, ip_version, labels"),
+        (
+            {"interface": "eth0"},
+            "interface: unknown option; did you mean interfaces? there are: interfaces, ip_version, labels",
+        ),
         (
             {"interfaces": "eth0"},
             "interfaces: a list of names or addresses of interfaces, as in [\"eth0\"], not 'eth0'",
@@ -326,21 +330,21 @@ def test_interfaces_are_chosen_by_name_or_address(monkeypatch: pytest.MonkeyPatc
         ({"interfaces": []}, 'interfaces: a list of names or addresses of interfaces, as in ["eth0"], not []'),
         (
             {"interfaces": ["eth0", "a/b"]},
-            "interfaces[1]: the name or the address of an interface, as eth0 or 10.0.0.2, not 'a/b'",
+            "interfaces[1]: the name or the address of an interface, such as eth0 or 10.0.0.2, not 'a/b'",
         ),
         ({"ip_version": 4}, "ip_version: one of all, v4, v6, not 4"),
         ({"labels": ["z"]}, "labels: a table of texts, as in {zone = \"a\"}, not ['z']"),
         ({"labels": {"zone=": "z"}}, "labels: names of letters, digits and . _ / -, not 'zone='"),
-        ({"labels": {"zone": 1}}, "labels.zone: a text of up to 200 characters or so, not 1"),
+        ({"labels": {"zone": 1}}, "labels.zone: a text that is not empty, not 1"),
     ],
 )
-def test_a_wrong_configuration_is_one_line(config: dict[str, Any], line: str) -> None:
+def test_the_error_for_a_wrong_option_is_one_line(config: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as raised:
         MdnsRouter.from_config(config)
     assert str(raised.value) == line
 
 
-def test_it_is_found_by_name() -> None:
+def test_the_router_is_found_by_name() -> None:
     options = {"interfaces": ["eth0", "10.0.0.2"], "ip_version": "v4", "labels": {"zone": "z"}}
     assert isinstance(Plugins().router("mdns", options), MdnsRouter)
     assert isinstance(Plugins().router("mdns", {}), MdnsRouter)

@@ -1,4 +1,4 @@
-"""Routers that share what they know in memory, for tests."""
+"""The router in memory, for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TAG = Reference("docker.io", "library/redis", "7")
 A = Peer("a", ("http://127.0.0.1:1",))
 
 
-async def test_what_one_advertises_the_other_finds_until_it_is_withdrawn() -> None:
+async def test_advertised_content_is_found_by_others_until_it_is_withdrawn() -> None:
     network = MemoryNetwork()
     a, b = MemoryRouter(network), MemoryRouter(network)
     async with entered(a, identity="a", peer=A), entered(b, identity="b"):
@@ -24,13 +24,13 @@ async def test_what_one_advertises_the_other_finds_until_it_is_withdrawn() -> No
         await a.advertise([Have(KEY, size=9, complete=False, available=4), Have(TAG)])
         assert await holders(b, KEY) == [Holder(A, complete=False, available=4, size=9)]
         assert await holders(b, TAG) == [Holder(A, complete=True)]
-        assert await holders(a, KEY) == [], "not itself"
+        assert await holders(a, KEY) == [], "a host does not find itself"
         await a.withdraw([KEY, Digest.of(b"never advertised")])
         assert await holders(b, KEY) == []
         assert await holders(b, TAG) != []
 
 
-async def test_a_host_that_left_or_has_no_peer_door_is_not_found() -> None:
+async def test_a_host_that_has_exited_or_has_no_peer_door_is_not_found() -> None:
     network = MemoryNetwork()
     a, b = MemoryRouter(network), MemoryRouter(network)
     async with entered(b, identity="b"):
@@ -43,17 +43,17 @@ async def test_a_host_that_left_or_has_no_peer_door_is_not_found() -> None:
         assert list(b.peers()) == []
     async with entered(b, identity="b"), entered(a, identity="a", peer=A):
         await until(b.peers)
-        assert await holders(b, KEY) == [], "advertised in an earlier life"
+        assert await holders(b, KEY) == [], "advertised in an earlier run"
 
 
-async def test_networks_are_apart_unless_they_are_shared() -> None:
+async def test_routers_without_a_shared_network_do_not_find_each_other() -> None:
     a, b = Plugins().router("memory", {}), MemoryRouter()
     async with entered(a, identity="a", peer=A), entered(b, identity="b"):
         await a.advertise([Have(KEY)])
         assert await holders(b, KEY) == []
 
 
-async def test_one_that_is_not_entered_is_unavailable() -> None:
+async def test_a_router_that_is_not_entered_is_unavailable() -> None:
     router = MemoryRouter()
     assert not router.ready()
     assert not router.peers()
@@ -65,7 +65,7 @@ async def test_one_that_is_not_entered_is_unavailable() -> None:
         await router.withdraw([KEY])
 
 
-async def test_it_serves_one_mirror_at_a_time() -> None:
+async def test_the_router_serves_one_mirror_at_a_time() -> None:
     network = MemoryNetwork()
     a, b = MemoryRouter(network), MemoryRouter(network)
     async with entered(a, identity="a", peer=A), entered(b, identity="b"):
@@ -77,6 +77,6 @@ async def test_it_serves_one_mirror_at_a_time() -> None:
         assert await holders(b, KEY) == [Holder(A, complete=True)]
 
 
-def test_it_has_no_options() -> None:
+def test_the_router_has_no_options() -> None:
     with pytest.raises(ConfigError, match="unknown option"):
         MemoryRouter.from_config({"network": "x"})

@@ -1,4 +1,4 @@
-"""Members that are written in the configuration."""
+"""The router whose members are listed in its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ A, B = "http://10.0.0.3:5051", "http://10.0.0.4:5051"
     ],
 )
 @pytest.mark.anyio
-async def test_entries_are_peers(entries: list[Any], peers: list[Peer]) -> None:
+async def test_entries_become_peers(entries: list[Any], peers: list[Peer]) -> None:
     async with entered(router := StaticRouter.from_config({"peers": entries})):
         assert router.ready()
         assert list(router.peers()) == peers
@@ -36,7 +36,7 @@ async def test_entries_are_peers(entries: list[Any], peers: list[Peer]) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, 'peers: a list of URLs, as in ["http://10.0.0.3:5051"]'),
     ({"peers": A}, f'peers: a list of URLs, as in ["http://10.0.0.3:5051"], not {A!r}'),
-    ({"peers": [], "peer": []}, "peer: unknown option; there are: peers"),
+    ({"peers": [], "peer": []}, "peer: unknown option; did you mean peers? there are: peers"),
     ({"peers": [A, 7]}, 'peers[1]: a URL such as "http://10.0.0.3:5051", not 7'),
     ({"peers": [[]]}, 'peers[0]: a URL such as "http://10.0.0.3:5051", not []'),
     (
@@ -54,7 +54,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"peers": [{"url": A, "urls": [A]}]}, 'peers[0]: either url or urls, as in {url = "http://10.0.0.3:5051"}'),
     (
         {"peers": [{"url": A, "name": "a"}]},
-        "peers[0].name: unknown option; there are: id, labels, tls_name, url, urls",
+        "peers[0].name: unknown option; did you mean tls_name? there are: id, labels, tls_name, url, urls",
     ),
     ({"peers": [{"url": A, "id": ""}]}, "peers[0].id: a text that is not empty, not ''"),
     ({"peers": [{"url": A, "tls_name": 1}]}, "peers[0].tls_name: a text that is not empty, not 1"),
@@ -64,16 +64,16 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ),
     ({"peers": [{"url": A, "labels": "z"}]}, "peers[0].labels: a table of texts, as in {zone = \"a\"}, not 'z'"),
     ({"peers": [{"url": A, "labels": {"zone": 1}}]}, "peers[0].labels.zone: a text that is not empty, not 1"),
-    ({"peers": [A, B, A + "/"]}, f"peers[2]: a peer of its own; {A!r} is peers[0] already"),
+    ({"peers": [A, B, A + "/"]}, f"peers[2]: a peer with another id; {A!r} is the id of peers[0]"),
 ]
 
 
 @pytest.mark.parametrize(("config", "line"), WRONG)
-def test_a_wrong_configuration_is_one_line(config: dict[str, Any], line: str) -> None:
+def test_the_error_for_a_wrong_option_is_one_line(config: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as raised:
         StaticRouter.from_config(config)
     assert str(raised.value) == line
 
 
-def test_it_is_found_by_name() -> None:
+def test_the_router_is_found_by_name() -> None:
     assert isinstance(Plugins().router("static", {"peers": [A]}), StaticRouter)

@@ -1,4 +1,4 @@
-"""Members as Talos prints them: from a file, from a command, and what is done when they can't be had."""
+"""The router whose members Talos has discovered: from a file, from a command, and with errors of both."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins
 from peili.routers.talos import TalosRouter
-from peili.routers.talos import router as talos
+from peili.routers.talos import router as talos_router
 from peili.routers.talos import source as talos_source
-from peili.routers.talos.members import NotMembers, peers_of
-from peili.routers.talos.source import CommandSource, FileSource, Unreadable
+from peili.routers.talos.members import InvalidMembers, parse_members
+from peili.routers.talos.source import CommandSource, FileSource, SourceError
 
-SOON = 0.05
+INTERVAL = 0.05
 WORKER, CONTROL_PLANE = "2uJHhHTNcAgVdyJ7ABnPlwmwmIYgCmlLQ4pGOt0L6rKA", "b3DebkPaCRLTLLWaeRF1ejGaR0lK3m79jRJcPn0mfA6C"
 DOCUMENTED = printed(
     [
@@ -49,8 +49,8 @@ def labels(hostname: str, kind: str) -> dict[str, str]:
     return {"hostname": hostname, "machineType": kind, "operatingSystem": "Talos (v1.13.0)"}
 
 
-def test_members_are_peers() -> None:
-    assert peers_of(DOCUMENTED, "https", 5051) == [
+def test_members_become_peers() -> None:
+    assert parse_members(DOCUMENTED, "https", 5051) == [
         Peer(
             CONTROL_PLANE,
             ("https://172.20.0.2:5051", "https://[fd83:b1f7:fcb5:2802:8c13:71ff:feaf:7c94]:5051"),
@@ -60,25 +60,28 @@ def test_members_are_peers() -> None:
     ]
 
 
-def test_a_list_is_as_good_as_a_stream_and_several_nodes_tell_the_same() -> None:
+def test_members_in_a_list_or_from_several_nodes_are_the_same_peers() -> None:
     one, two = member("one", "10.0.0.1"), member("two", "10.0.0.2")
-    peers = peers_of(printed([one, two]), "http", 1)
-    assert peers_of(printed([[one, two]]), "http", 1) == peers
-    assert peers_of(printed([one, two, two, one]), "http", 1) == peers
+    peers = parse_members(printed([one, two]), "http", 1)
+    assert parse_members(printed([[one, two]]), "http", 1) == peers
+    assert parse_members(printed([one, two, two, one]), "http", 1) == peers
 
 
-def test_addresses_that_lead_nowhere_from_here_are_left_out() -> None:
+def test_addresses_that_other_hosts_can_not_reach_are_left_out() -> None:
     addresses = ["127.0.0.1", "::1", "fe80::1", "fe80::1%eth0", "fd00::1%eth0", "0.0.0.0", "169.254.1.1", "ff02::1"]
-    peers = peers_of(printed([member("one", *addresses), member("two", "fe80::1", "10.0.0.2")]), "http", 1)
+    peers = parse_members(printed([member("one", *addresses), member("two", "fe80::1", "10.0.0.2")]), "http", 1)
     assert [(peer.id, peer.urls) for peer in peers] == [("two", ("http://10.0.0.2:1",))]
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "no member has an address; what talosctl get members -o json prints is wanted"),
-        (printed([member("one")]), "no member has an address; what talosctl get members -o json prints is wanted"),
-        ("NODE  NAMESPACE", "no JSON: Expecting value: line 1 column 1 (char 0); what talosctl get members -o json"),
+        ("", "no member has an address; expected is the output of talosctl get members -o json"),
+        (printed([member("one")]), "no member has an address; expected is the output of talosctl get members -o json"),
+        (
+            "NODE  NAMESPACE",
+            "no JSON: Expecting value: line 1 column 1 (char 0); expected is the output of talosctl",
+        ),
         (DOCUMENTED[:-10], "no JSON: Unterminated string starting at: line 46"),
         ("[" * 100_000, "no JSON: nested too deeply; "),
         ("7", "member 1: an object with metadata and spec, not 7"),
@@ -90,15 +93,15 @@ def test_addresses_that_lead_nowhere_from_here_are_left_out() -> None:
         (printed([member("one", "10.0.0.1/24")]), "member 1: spec.addresses has IP addresses, not '10.0.0.1/24'"),
     ],
 )
-def test_what_is_no_list_of_members_is_one_line(text: str, why: str) -> None:
-    with pytest.raises(NotMembers) as raised:
-        peers_of(text, "http", 5051)
+def test_the_error_for_malformed_text_is_one_line(text: str, why: str) -> None:
+    with pytest.raises(InvalidMembers) as raised:
+        parse_members(text, "http", 5051)
     assert str(raised.value).startswith(why)
     assert len(str(raised.value).splitlines()) == 1
 
 
 def _mutated(value: Any) -> Iterator[Any]:
-    """`value` with each part of it replaced by something else, one at a time."""
+    """Yield copies of `value`, each with one part replaced."""
     yield from (None, 7, "x", [], {}, [None], {"x": 1})
     if isinstance(value, dict):
         table = cast("dict[str, Any]", value)
@@ -107,11 +110,11 @@ def _mutated(value: Any) -> Iterator[Any]:
             yield from ({**table, key: each} for each in _mutated(table[key]))
 
 
-def test_no_change_of_a_member_does_more_than_be_refused() -> None:
+def test_any_change_of_a_member_is_parsed_or_an_error() -> None:
     for each in _mutated(member("one", "10.0.0.1")):
         try:
-            assert [peer.urls for peer in peers_of(printed([each]), "http", 1)] == [("http://10.0.0.1:1",)]
-        except NotMembers:
+            assert [peer.urls for peer in parse_members(printed([each]), "http", 1)] == [("http://10.0.0.1:1",)]
+        except InvalidMembers:
             continue
 
 
@@ -120,10 +123,10 @@ def test_no_change_of_a_member_does_more_than_be_refused() -> None:
 )
 @example("1" * 5000)
 @example(DOCUMENTED)
-def test_no_text_does_more_than_be_refused(text: str) -> None:
+def test_any_text_is_parsed_or_an_error(text: str) -> None:
     try:
-        peers = peers_of(text, "http", 5051)
-    except NotMembers as error:
+        peers = parse_members(text, "http", 5051)
+    except InvalidMembers as error:
         peers = [Peer(str(error), ())]
     assert peers
     assert all(len(peer.id.splitlines()) == 1 for peer in peers), "one line, or the id of a member"
@@ -139,7 +142,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"command": [1]}, f"command: a list of a program and its arguments, {EXAMPLE[9:]}, not [1]"),
     ({"command": []}, f"command: a list of a program and its arguments, {EXAMPLE[9:]}, not []"),
     ({"file": "a", "port": 0}, "port: a port from 1 to 65535, not 0"),
-    ({"file": "a", "port": True}, "port: a port from 1 to 65535, not True"),
+    ({"file": "a", "port": True}, "port: a port from 1 to 65535, not true"),
     ({"file": "a", "scheme": "ftp"}, "scheme: one of http, https, not 'ftp'"),
     ({"file": "a", "interval": 0}, "interval: seconds, 0.05 or more, not 0"),
     ({"file": "a", "interval": float("nan")}, "interval: seconds, 0.05 or more, not nan"),
@@ -148,22 +151,22 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "line"), WRONG)
-def test_a_wrong_configuration_is_one_line(config: dict[str, Any], line: str) -> None:
+def test_the_error_for_a_wrong_option_is_one_line(config: dict[str, Any], line: str) -> None:
     with pytest.raises(ConfigError) as raised:
         TalosRouter.from_config(config)
     assert str(raised.value) == line
 
 
-def test_it_is_found_by_name() -> None:
+def test_the_router_is_found_by_name() -> None:
     assert isinstance(Plugins().router("talos", {"file": "/run/members.json"}), TalosRouter)
 
 
 @pytest.mark.anyio
 async def test_a_file_is_followed(tmp_path: Path) -> None:
     file = tmp_path / "members.json"
-    router = TalosRouter.from_config({"file": str(file), "interval": SOON, "port": 7})
+    router = TalosRouter.from_config({"file": str(file), "interval": INTERVAL, "port": 7})
     async with entered(router):
-        assert not router.ready(), "nobody has said yet who the members are"
+        assert not router.ready(), "the members are not known yet"
         file.write_text(printed([member("one", "127.0.0.2", "10.0.0.1")]))
         await until(router.ready)
         assert [peer.urls for peer in router.peers()] == [("http://10.0.0.1:7",)]
@@ -176,35 +179,35 @@ async def test_a_file_is_followed(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_can_t_be_read_is_said_once_and_the_last_members_stay(
+async def test_an_error_is_logged_once_and_the_last_members_stay(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def said() -> list[str]:
+    def warnings() -> list[str]:
         return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
     file = tmp_path / "members.json"
-    router = TalosRouter.from_config({"file": str(file), "interval": SOON})
+    router = TalosRouter.from_config({"file": str(file), "interval": INTERVAL})
     file.write_text(printed([member("one", "10.0.0.1")]))
     async with entered(router, limits=Limits(backoff_min=60, backoff_max=60)):
         await until(router.ready)
         file.write_text("nonsense")
-        await until(lambda: len(said()) == 1)
+        await until(lambda: len(warnings()) == 1)
         reads = 3
-        await asyncio.sleep(reads * SOON)  # it is looked at again, and nothing more is said
+        await asyncio.sleep(reads * INTERVAL)  # the file is read again, and nothing is logged
         file.unlink()
-        await until(lambda: len(said()) == 2)
+        await until(lambda: len(warnings()) == 2)
         assert peer_ids(router) == ["one"]
         file.write_text(printed([member("two", "10.0.0.2")]))
         await until(lambda: peer_ids(router) == ["two"])
-    start = f"the members can't be had, the last known stay: {file}: "
-    assert [line.removeprefix(start) for line in said()] == [
-        "no JSON: Expecting value: line 1 column 1 (char 0); what talosctl get members -o json prints is wanted",
+    start = f"the members can't be read, the last known ones stay: {file}: "
+    assert [line.removeprefix(start) for line in warnings()] == [
+        "no JSON: Expecting value: line 1 column 1 (char 0); expected is the output of talosctl get members -o json",
         "No such file or directory",
     ]
 
 
 @pytest.mark.anyio
-async def test_a_file_is_read_when_it_has_changed(tmp_path: Path) -> None:
+async def test_a_file_is_only_read_if_it_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "members.json"
     file.write_text("a")
     source = FileSource(file)
@@ -216,23 +219,24 @@ async def test_a_file_is_read_when_it_has_changed(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    ("where", "what"), [(talos_source, "_signature"), (talos_source, "_head"), (talos, "peers_of")]
+    ("module", "function"),
+    [(talos_source, "_signature_of"), (talos_source, "_read_file"), (talos_router, "parse_members")],
 )
-async def test_the_loop_goes_on_while_a_file_is_read(
-    where: ModuleType, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_reading_a_file_does_not_block_the_loop(
+    module: ModuleType, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work, began, go_on, went_on = getattr(where, what), threading.Event(), threading.Event(), list[bool]()
+    original, called, go_on, went_on = getattr(module, function), threading.Event(), threading.Event(), list[bool]()
 
-    def slowly(*args: Any) -> Any:
-        began.set()
+    def slow(*args: Any) -> Any:
+        called.set()
         went_on.append(go_on.wait(60))
-        return work(*args)
+        return original(*args)
 
-    monkeypatch.setattr(where, what, slowly)
+    monkeypatch.setattr(module, function, slow)
     file = tmp_path / "members.json"
     file.write_text(printed([member("one", "10.0.0.1")]))
-    async with entered(router := TalosRouter.from_config({"file": str(file), "interval": SOON})):
-        await until(began.is_set)
+    async with entered(router := TalosRouter.from_config({"file": str(file), "interval": INTERVAL})):
+        await until(called.is_set)
         assert not router.ready()
         go_on.set()
         await until(lambda: peer_ids(router) == ["one"])
@@ -240,13 +244,13 @@ async def test_the_loop_goes_on_while_a_file_is_read(
 
 
 @pytest.mark.anyio
-async def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+async def test_a_path_that_is_no_regular_file_is_an_error(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path):
-        with pytest.raises(Unreadable, match=r"^it is not a file$"):
+        with pytest.raises(SourceError, match=r"^it is not a file$"):
             await FileSource(path).read()
     (tmp_path / "latin").write_bytes(b"\xe9")
-    with pytest.raises(Unreadable, match=r"^it is not UTF-8$"):
+    with pytest.raises(SourceError, match=r"^it is not UTF-8$"):
         await FileSource(tmp_path / "latin").read()
 
 
@@ -255,11 +259,11 @@ def python(program: str, *arguments: str | Path) -> list[str]:
 
 
 @pytest.mark.anyio
-async def test_a_command_is_run_again_and_again(tmp_path: Path) -> None:
+async def test_a_command_is_run_repeatedly(tmp_path: Path) -> None:
     file = tmp_path / "members.json"
     file.write_text(printed([member("one", "10.0.0.1")]))
     program = "import pathlib, sys; print(pathlib.Path(sys.argv[1]).read_text())"
-    router = TalosRouter.from_config({"command": python(program, file), "interval": SOON})
+    router = TalosRouter.from_config({"command": python(program, file), "interval": INTERVAL})
     async with entered(router):
         await until(lambda: peer_ids(router) == ["one"])
         file.write_text(printed([member("two", "10.0.0.2")]))
@@ -278,9 +282,9 @@ async def test_a_command_is_run_again_and_again(tmp_path: Path) -> None:
         (python("import sys\nfor _ in range(300): sys.stdout.write('[' * 65536)"), "more than 16 MiB"),
     ],
 )
-async def test_a_command_that_does_not_do_says_why(command: list[str], why: str) -> None:
+async def test_the_error_of_a_command_says_why(command: list[str], why: str) -> None:
     source = CommandSource(command, timeout=1 if "while" in command[-1] else 30)
-    with pytest.raises(Unreadable) as raised:
+    with pytest.raises(SourceError) as raised:
         await source.read()
     assert str(raised.value) == why
 
@@ -295,7 +299,7 @@ if sys.argv[2] == "stay":
 
 
 def gone(pid: int) -> bool:
-    """Whether it has ended; one that nobody has waited for yet has, too."""
+    """Whether the process has ended, zombies included."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
@@ -303,29 +307,29 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("itself", ["stay", "leave"])
-async def test_a_command_does_not_outlive_its_time_or_who_asked(tmp_path: Path, itself: str) -> None:
+@pytest.mark.parametrize("behavior", ["stay", "exit"])
+async def test_a_command_and_its_children_are_killed_on_timeout_and_cancellation(tmp_path: Path, behavior: str) -> None:
     pids = tmp_path / "pids"
 
     def running() -> list[int]:
         return [int(each) for each in pids.read_text().split()] if pids.exists() else []
 
-    async def end_by_time() -> None:
+    async def end_by_timeout() -> None:
         timeout = 1
-        while len(running()) < 2:  # on a busy machine it may need more time to get that far
-            with pytest.raises(Unreadable, match=f"it has not ended after {timeout} s"):
-                await CommandSource(python(SPAWNS, pids, itself), timeout=timeout).read()
+        while len(running()) < 2:  # on a busy machine, the program may need more time to start
+            with pytest.raises(SourceError, match=f"it has not ended after {timeout} s"):
+                await CommandSource(python(SPAWNS, pids, behavior), timeout=timeout).read()
             timeout *= 2
 
-    async def end_by_leaving() -> None:
-        async with entered(TalosRouter.from_config({"command": python(SPAWNS, pids, itself)})):
+    async def end_by_exit() -> None:
+        async with entered(TalosRouter.from_config({"command": python(SPAWNS, pids, behavior)})):
             await until(lambda: len(running()) == 2)
 
-    async def end_as_it_starts(steps: int, times: int) -> None:
-        reading = asyncio.create_task(CommandSource(python(SPAWNS, pids, itself)).read())
+    async def end_by_cancellation(steps: int, times: int) -> None:
+        reading = asyncio.create_task(CommandSource(python(SPAWNS, pids, behavior)).read())
         for _ in range(steps):
             await asyncio.sleep(0)
-        wait_for(lambda: len(running()) == 2, "both run, while the loop stands still")
+        wait_for(lambda: len(running()) == 2, "both processes run, while the loop is blocked")
         for _ in range(times):
             reading.cancel()
             await asyncio.sleep(0)
@@ -334,8 +338,8 @@ async def test_a_command_does_not_outlive_its_time_or_who_asked(tmp_path: Path, 
             await asyncio.wait([reading])
         assert reading.cancelled()
 
-    starts = [partial(end_as_it_starts, steps, times) for steps in (2, 3, 4) for times in (1, 2)]
-    ends: list[Callable[[], Awaitable[None]]] = [end_by_time, end_by_leaving, *starts]
+    starts = [partial(end_by_cancellation, steps, times) for steps in (2, 3, 4) for times in (1, 2)]
+    ends: list[Callable[[], Awaitable[None]]] = [end_by_timeout, end_by_exit, *starts]
     for end in ends:
         pids.unlink(missing_ok=True)
         await end()

@@ -1,4 +1,4 @@
-"""A router for tests: several of them share one `MemoryNetwork`, and what one advertises the others find."""
+"""A router for tests: routers that share a `MemoryNetwork` find what the others advertise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ from contextlib import asynccontextmanager
 
 from typing_extensions import override
 
-from peili.mirror import Context, Have, Holder, Key, Peer, Router, RouterUnavailable, StoreEvent, Tasks, running_already
+from peili.mirror import (
+    Context,
+    Have,
+    Holder,
+    Key,
+    Peer,
+    Router,
+    RouterUnavailable,
+    StoreEvent,
+    Tasks,
+    running_already,
+)
 
 
 class MemoryNetwork:
-    """What some routers in one process know in common. Used on one loop.
+    """The state that several routers in one process share. For use on one loop.
 
     Attributes:
-        hosts: the hosts that listen, by id.
-        holdings: what each host has made known, by its id, then by key.
+        hosts: The hosts whose peer door answers, by id.
+        holdings: What each host has advertised, by its id, then by key.
     """
 
     def __init__(self) -> None:
@@ -24,15 +35,18 @@ class MemoryNetwork:
 
 
 class MemoryRouter(Router):
-    """Finds what other routers on the same network have advertised, without asking anyone.
+    """Finds what other routers in the same network have advertised, without a request.
 
-    A host is found from the moment its peer door listens until its router is left. What it advertised is then
-    forgotten.
+    A host can be found from the moment its peer door answers until its router is exited. Then the network forgets what
+    it has advertised.
+
+    Args:
+        network: The shared network. By default, the router has a network for itself.
     """
 
     def __init__(self, network: MemoryNetwork | None = None) -> None:
         self.network = MemoryNetwork() if network is None else network
-        self._identity: str | None = None
+        self._identity: str | None = None  # while `run` is entered
 
     @override
     @asynccontextmanager
@@ -59,7 +73,7 @@ class MemoryRouter(Router):
 
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
-        identity = self._running()
+        identity = self._check_running()
         for host, holdings in list(self.network.holdings.items()):
             have, peer = holdings.get(key), self.network.hosts.get(host)
             if have is not None and peer is not None and host != identity:
@@ -67,12 +81,12 @@ class MemoryRouter(Router):
 
     @override
     async def advertise(self, have: Collection[StoreEvent]) -> None:
-        holdings = self.network.holdings[self._running()]
+        holdings = self.network.holdings[self._check_running()]
         holdings.update({event.key: event for event in have if isinstance(event, Have)})
 
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
-        holdings = self.network.holdings[self._running()]
+        holdings = self.network.holdings[self._check_running()]
         for key in keys:
             holdings.pop(key, None)
 
@@ -82,7 +96,7 @@ class MemoryRouter(Router):
             return ()
         return [peer for host, peer in self.network.hosts.items() if host != self._identity]
 
-    def _running(self) -> str:
+    def _check_running(self) -> str:
         if self._identity is None:
             raise RouterUnavailable("MemoryRouter is not running")
         return self._identity

@@ -1,4 +1,4 @@
-"""Peers that announce themselves by multicast DNS."""
+"""The router that finds peers by multicast DNS. `MdnsRouter` is the public name."""
 
 from peili.routers.mdns.router import MdnsRouter
 

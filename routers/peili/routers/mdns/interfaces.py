@@ -1,64 +1,65 @@
-"""Which network interfaces multicast DNS is spoken on, and this host's addresses there."""
+"""The network interfaces for multicast DNS, and this host's addresses on them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address
 
 import ifaddr
 
+from peili.routers.mdns.service import IPAddress, address_order, parse_address
+
 
 @dataclass(frozen=True, slots=True)
-class Attachment:
-    """Where a host is attached. `speak_on` is in zeroconf's terms: IPv4 addresses, and the indexes of interfaces with
-    IPv6. `addresses` are this host's there, without scopes; those that work from one link only come last.
+class NetworkAttachment:
+    """How this host is attached to the network.
+
+    Attributes:
+        interfaces: The interfaces as zeroconf expects them: IPv4 addresses, and indexes of interfaces with IPv6.
+        addresses: This host's addresses there, without scopes. Link-local addresses come last.
     """
 
-    speak_on: tuple[str | int, ...]
+    interfaces: tuple[str | int, ...]
     addresses: tuple[str, ...]
 
 
-def attachment(wanted: Collection[str], versions: Collection[int]) -> Attachment:
-    """The interfaces and addresses that are `wanted`, by name or address, in the IP `versions` 4, 6 or both.
+def find_attachment(wanted: Collection[str], versions: Collection[int]) -> NetworkAttachment:
+    """Return the interfaces and addresses to use.
 
-    Where nothing is wanted in particular: every interface that has an IPv4 or a routable IPv6 address, so not the many
-    that a container network makes; loopback only where there is nothing else.
+    Args:
+        wanted: Names or addresses of interfaces. If empty, all interfaces with an IPv4 or a routable IPv6 address are
+            used. This excludes most interfaces of a container network. Loopback is used only if there is no other one.
+        versions: The IP versions to use: 4, 6 or both.
     """
-    here = [
-        (adapter.nice_name, adapter.index or 0, [each for each in _addresses(adapter) if each.version in versions])
+    adapters = [
+        (adapter.nice_name, adapter.index or 0, [each for each in _addresses_of(adapter) if each.version in versions])
         for adapter in ifaddr.get_adapters()
     ]
     if wanted:
-        chosen = [(index, _wanted(name, found, wanted)) for name, index, found in here]
+        chosen = [
+            (index, found if name in wanted else [each for each in found if str(each) in wanted])
+            for name, index, found in adapters
+        ]
     else:
-        chosen = [(index, found) for _, index, found in here if any(map(_is_lasting, found))]
-        abroad = [(index, found) for index, found in chosen if not any(each.is_loopback for each in found)]
-        chosen = abroad or chosen
-    speak_on: list[str | int] = []
-    addresses: set[IPv4Address | IPv6Address] = set()
+        chosen = [(index, found) for _, index, found in adapters if any(map(_is_routable, found))]
+        chosen = [each for each in chosen if not any(address.is_loopback for address in each[1])] or chosen
+    interfaces: list[str | int] = []
+    addresses: set[IPAddress] = set()
     for index, found in chosen:
-        speak_on += [str(each) for each in found if each.version == 4]
-        speak_on += [index] if any(each.version == 6 for each in found) else []
+        interfaces += [str(each) for each in found if each.version == 4]
+        interfaces += [index] if any(each.version == 6 for each in found) else []
         addresses.update(found)
-    return Attachment(tuple(sorted(speak_on, key=str)), tuple(str(each) for each in sorted(addresses, key=nearness)))
+    in_order = sorted(addresses, key=address_order)
+    return NetworkAttachment(tuple(sorted(interfaces, key=str)), tuple(map(str, in_order)))
 
 
-def nearness(address: IPv4Address | IPv6Address) -> tuple[bool, int, int]:
-    """Sorts addresses: those that work from one link only come last, IPv4 before IPv6."""
-    return (address.is_link_local, address.version, int(address))
-
-
-def _addresses(adapter: ifaddr.Adapter) -> Iterator[IPv4Address | IPv6Address]:
+def _addresses_of(adapter: ifaddr.Adapter) -> Iterator[IPv4Address | IPv6Address]:
     for each in adapter.ips:
-        yield ip_address(each.ip[0].partition("%")[0] if isinstance(each.ip, tuple) else each.ip)
+        address = parse_address(each.ip[0].partition("%")[0] if isinstance(each.ip, tuple) else each.ip)
+        if address is not None:
+            yield address
 
 
-def _wanted(
-    name: str, found: list[IPv4Address | IPv6Address], wanted: Collection[str]
-) -> list[IPv4Address | IPv6Address]:
-    return found if name in wanted else [each for each in found if str(each) in wanted]
-
-
-def _is_lasting(address: IPv4Address | IPv6Address) -> bool:
+def _is_routable(address: IPAddress) -> bool:
     return address.version == 4 or not address.is_link_local

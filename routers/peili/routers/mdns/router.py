@@ -1,36 +1,42 @@
-"""A router that finds the members on the local network by multicast DNS service discovery (RFC 6762, RFC 6763)."""
+"""A router that finds its members on the local network by multicast DNS service discovery (RFC 6762, RFC 6763)."""
 
 from __future__ import annotations
 
 import asyncio
-import random
+import re
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Self
 
 from typing_extensions import override
 from zeroconf import Error as ZeroconfError
-from zeroconf import ServiceStateChange, Zeroconf
-from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+from zeroconf import Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
-from peili.mirror import Context, MembershipRouter, Peer, Tasks
-from peili.routers.mdns.interfaces import Attachment, attachment
-from peili.routers.mdns.options import read_options
-from peili.routers.mdns.service import SERVICE_TYPE, TTL, from_service, to_service
+from peili.mirror import Backoff, Context, MembershipRouter, Options, Peer, Tasks
+from peili.routers.mdns.discovery import DiscoveredServices, ServiceResolver
+from peili.routers.mdns.interfaces import NetworkAttachment, find_attachment
+from peili.routers.mdns.service import SERVICE_TYPE, fits_label, parse_address, to_service
 
-_MAX_SERVICES = 1024
-_RESOLVE_TIME = 3.0  # seconds that a service has to say what it is …
-_RESOLVE_TRIES = 3  # … each time that it is asked: answers get lost, and hosts are busy
-_LOOK_AGAIN = 5.0  # seconds between looks at this host's interfaces
-_TROUBLE = (OSError, RuntimeError, ZeroconfError)  # what zeroconf raises where a network will not do
+_CHECK_INTERVAL = 5.0  # seconds between checks of this host's interfaces
+_NETWORK_ERRORS = (OSError, RuntimeError, ZeroconfError)  # what zeroconf raises for a network that does not work
+
+_VERSIONS: Mapping[str, tuple[int, ...]] = {"all": (4, 6), "v4": (4,), "v6": (6,)}
+_INTERFACE = re.compile(r"[^\s/]{1,15}")  # the interface names that Linux accepts
+_LABEL = re.compile(r"[A-Za-z0-9._/-]+")
 
 
 class MdnsRouter(MembershipRouter):
-    """The members are the hosts that announce ``_peili._tcp.local.``; so does this one once its peer door listens.
+    """A router whose members are the hosts that announce ``_peili._tcp.local.`` on the local network.
 
-    A host that leaves says so and is forgotten at once; one that crashes is forgotten after a minute or so. Ready
-    once it listens. Where there is no network yet, or another one later, it keeps trying.
+    It announces this host as soon as its peer door answers. A host that stops says so, and is forgotten at once. A host
+    that crashes is forgotten after about a minute. The router is ready as soon as it listens. If there is no network
+    yet, or if it changes, the router keeps trying.
+
+    Args:
+        interfaces: Names or addresses of the interfaces to use. Empty: all interfaces.
+        versions: The IP versions to use.
+        labels: Labels to announce in addition to those of this host as a peer.
     """
 
     def __init__(
@@ -40,22 +46,25 @@ class MdnsRouter(MembershipRouter):
         versions: Iterable[int] = (4, 6),
         labels: Mapping[str, str] | None = None,
     ) -> None:
-        """`interfaces` are names or addresses of interfaces to use; none means all. `versions` are the IP versions,
-        `labels` are announced besides those of this host as a peer.
-        """
         self._interfaces = frozenset(interfaces)
         self._versions = frozenset(versions)
         self._labels = dict(labels or {})
-        self._services = _Services()
+        self._services = DiscoveredServices()
 
     @override
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Options: ``interfaces``, a list of names or addresses; ``ip_version``, ``"v4"``, ``"v6"`` or ``"all"``;
-        ``labels``, a table.
+        """Create a router from its options.
+
+        They are ``interfaces``, a list of names or addresses; ``ip_version``, which is ``"v4"``, ``"v6"`` or
+        ``"all"``; and ``labels``, a table.
         """
-        options = read_options(config)
-        return cls(interfaces=options.interfaces, versions=options.versions, labels=options.labels)
+        options = Options(config, "interfaces", "ip_version", "labels")
+        return cls(
+            interfaces=_read_interfaces(options),
+            versions=_VERSIONS[options.choice("ip_version", _VERSIONS, "all")],
+            labels=_read_labels(options),
+        )
 
     @override
     @asynccontextmanager
@@ -63,175 +72,93 @@ class MdnsRouter(MembershipRouter):
         async with super().run(context):
             try:
                 async with Tasks(context.log) as tasks:
-                    tasks.start(self._stay(context))
+                    tasks.start(self._keep_participating(context))
                     yield
             finally:
-                self._services = _Services()  # for the next time: who is there then has to be found out anew
+                self._services = DiscoveredServices()  # the next run has to find the hosts again
 
     @override
     def members(self) -> AsyncGenerator[Collection[Peer], None]:
         return self._services.members()
 
-    async def _stay(self, context: Context) -> None:
-        """Be on the network, whatever becomes of it."""
-        pause, complained = context.limits.backoff_min, False
+    async def _keep_participating(self, context: Context) -> None:
+        """Take part in multicast DNS, and start again after an error and after a change of this host's addresses."""
+        backoff, is_logged = Backoff(context.limits.backoff_min, context.limits.backoff_max), False
         while True:
             try:
-                where = attachment(self._interfaces, self._versions)
-                await self._be_there(context, where)
-            except _TROUBLE as error:
-                if not complained:
+                await self._participate(context, find_attachment(self._interfaces, self._versions))
+            except _NETWORK_ERRORS as error:
+                if not is_logged:
                     context.log.warning("no peers are found by multicast DNS for now: %s", error)
-                complained = True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, context.limits.backoff_max)
+                is_logged = True
+                await backoff.sleep()
             else:
-                pause, complained = context.limits.backoff_min, False
+                backoff.reset()
+                is_logged = False
 
-    async def _be_there(self, context: Context, where: Attachment) -> None:
-        """Announce and browse until this host's interfaces or addresses are no longer `where`."""
-        if not where.speak_on:
+    async def _participate(self, context: Context, attachment: NetworkAttachment) -> None:
+        """Announce this host and browse for others until its interfaces or addresses change."""
+        if not attachment.interfaces:
             raise OSError("no network interface that could be used")
-        async with _speaking(where) as zeroconf, Tasks(context.log) as tasks:
-            finder = _Finder(context, zeroconf, self._services, tasks, self._versions)
-            async with AsyncServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[finder.changed]):
-                tasks.start(finder.keep_fresh())
-                tasks.start(self._announce(context, zeroconf, where))
-                self._services.listening()
-                while attachment(self._interfaces, self._versions) == where:  # noqa: ASYNC110 - nothing tells of it
-                    await asyncio.sleep(_LOOK_AGAIN)
+        async with _open_zeroconf(attachment) as zeroconf, Tasks(context.log) as tasks:
+            resolver = ServiceResolver(context, zeroconf, self._services, tasks, self._versions)
+            async with AsyncServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[resolver.handle_change]):
+                tasks.start(resolver.refresh_expired())
+                tasks.start(self._announce(context, zeroconf, attachment))
+                self._services.set_browsing()
+                while find_attachment(self._interfaces, self._versions) == attachment:  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(_CHECK_INTERVAL)
         context.log.info("this host's network addresses have changed; announcing it again")
 
-    async def _announce(self, context: Context, zeroconf: Zeroconf, where: Attachment) -> None:
-        me = await context.listening()
-        pause = context.limits.backoff_min
+    async def _announce(self, context: Context, zeroconf: Zeroconf, attachment: NetworkAttachment) -> None:
+        this_host = await context.listening()
+        backoff = Backoff(context.limits.backoff_min, context.limits.backoff_max)
         while True:
             try:
-                info = to_service(me, self._labels, where.addresses)
-                await (await zeroconf.async_register_service(info, allow_name_change=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not say of what its Awaitable is
+                info = to_service(this_host, self._labels, attachment.addresses)
+                await (await zeroconf.async_register_service(info, allow_name_change=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not state the type of its Awaitable
             except ValueError as error:
                 context.log.error("this host is not announced by multicast DNS: %s", error)  # noqa: TRY400 - one line
                 return
-            except _TROUBLE as error:
-                context.log.debug("announcing this host failed, to be tried again: %r", error)
+            except _NETWORK_ERRORS as error:
+                context.log.debug("announcing this host failed, trying again: %r", error)
             else:
                 return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, context.limits.backoff_max)
-
-
-class _Services:
-    """The services that are there, by name, with the peers that they turned out to be."""
-
-    def __init__(self) -> None:
-        self.peers: dict[str, Peer | None] = {}  # None: not known yet, or not usable
-        self._listening = False
-        self._changed = asyncio.Event()
-
-    def listening(self) -> None:
-        """From now on, finding nobody means that nobody is there."""
-        self._listening = True
-        self._wake()
-
-    def put(self, name: str, peer: Peer | None) -> None:
-        """`name` is there; it is `peer`."""
-        self.peers[name] = peer
-        self._wake()
-
-    def drop(self, name: str) -> None:
-        """`name` is gone."""
-        self.peers.pop(name, None)
-        self._wake()
-
-    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
-        """See `MembershipRouter.members`."""
-        while True:
-            changed = self._changed
-            if self._listening:
-                yield [peer for peer in self.peers.values() if peer is not None]  # whoever says the same id as another
-            await changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-
-class _Finder:
-    """Finds out what the services are that a browser sees."""
-
-    def __init__(
-        self, context: Context, zeroconf: Zeroconf, services: _Services, tasks: Tasks, versions: Collection[int]
-    ) -> None:
-        self._log = context.log
-        self._zeroconf = zeroconf
-        self._services = services
-        self._tasks = tasks
-        self._versions = versions
-        self._resolving: dict[str, asyncio.Task[None]] = {}
-        self._seen: set[str] = set()  # services may be known from before this host's addresses changed
-
-    def changed(self, *, zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        """What the browser calls, with these names."""
-        if state_change is ServiceStateChange.Removed:
-            self._seen.discard(name)
-            if task := self._resolving.pop(name, None):
-                task.cancel()
-            self._services.drop(name)
-        elif name in self._services.peers or len(self._services.peers) < _MAX_SERVICES:
-            self._seen.add(name)
-            self._services.peers.setdefault(name)
-            self._resolve(name)
-
-    async def keep_fresh(self) -> None:
-        """Ask the services whose records have expired: their browser only knows that their names did not.
-
-        (zeroconf keeps names for 19 minutes at least.) Those of a host that crashed stay unanswered.
-        """
-        while True:
-            await asyncio.sleep(TTL / 4 * random.uniform(0.75, 1))  # noqa: S311 - keeps hosts out of step, no secret
-            for name in list(self._services.peers):
-                known = AsyncServiceInfo(SERVICE_TYPE, name).load_from_cache(self._zeroconf)
-                if not known and name not in self._resolving:
-                    self._resolve(name)
-
-    def _resolve(self, name: str) -> None:
-        if name in self._resolving:
-            self._resolving[name].cancel()
-        task = self._resolving[name] = self._tasks.start(self._find_out(name))
-        task.add_done_callback(partial(self._resolved, name))
-
-    def _resolved(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._resolving.get(name) is task:
-            del self._resolving[name]
-
-    async def _find_out(self, name: str) -> None:
-        info = AsyncServiceInfo(SERVICE_TYPE, name)
-        peer = None
-        if await self._answers(info):
-            try:
-                peer = from_service(info, self._versions)
-            except ValueError as error:
-                self._log.debug("ignoring the service %a: %s", name, error)
-        if peer is not None or name in self._seen:
-            self._services.put(name, peer)
-        else:
-            self._services.drop(name)
-
-    async def _answers(self, info: AsyncServiceInfo) -> bool:
-        """Whether the service says what it is, which `info` knows then."""
-        for _ in range(_RESOLVE_TRIES):
-            if await info.async_request(self._zeroconf, _RESOLVE_TIME * 1000):
-                return True
-        return False
+            await backoff.sleep()
 
 
 @asynccontextmanager
-async def _speaking(where: Attachment) -> AsyncGenerator[Zeroconf, None]:
-    """Take part in multicast DNS; say goodbye at the end, which takes about a quarter of a second."""
-    outer = AsyncZeroconf(interfaces=list(where.speak_on))
+async def _open_zeroconf(attachment: NetworkAttachment) -> AsyncGenerator[Zeroconf, None]:
+    """Join multicast DNS. On exit, send the goodbye, which takes about a quarter of a second."""
+    zeroconf = AsyncZeroconf(interfaces=list(attachment.interfaces))
     try:
-        await outer.zeroconf.async_wait_for_start()
-        yield outer.zeroconf
+        await zeroconf.zeroconf.async_wait_for_start()
+        yield zeroconf.zeroconf
     finally:
-        with suppress(*_TROUBLE):
-            await outer.async_close()
+        with suppress(*_NETWORK_ERRORS):
+            await zeroconf.async_close()
+
+
+def _read_interfaces(options: Options) -> tuple[str, ...]:
+    names = options.sequence("interfaces", 'a list of names or addresses of interfaces, as in ["eth0"]', ())
+    return tuple(_read_interface(options, f"interfaces[{index}]", each) for index, each in enumerate(names))
+
+
+def _read_interface(options: Options, place: str, value: Any) -> str:
+    if isinstance(value, str):
+        address = parse_address(value)
+        if address is not None:
+            return str(address)
+        if _INTERFACE.fullmatch(value):
+            return value
+    raise options.wrong(place, "the name or the address of an interface, such as eth0 or 10.0.0.2", value)
+
+
+def _read_labels(options: Options) -> dict[str, str]:
+    labels = options.mapping("labels", {})
+    for name, text in labels.items():
+        if not _LABEL.fullmatch(name):
+            raise options.wrong("labels", "names of letters, digits and . _ / -", name)
+        if not fits_label(name, text):
+            raise options.wrong(f"labels.{name}", "a text of at most about 200 characters", text)
+    return labels

@@ -1,4 +1,4 @@
-"""Peers that a Talos machine discovered."""
+"""The router whose members Talos has discovered. `TalosRouter` is the public name."""
 
 from peili.routers.talos.router import TalosRouter
 

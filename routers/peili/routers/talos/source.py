@@ -1,4 +1,4 @@
-"""Where the Talos router gets its text: a file that is read when it has changed, or a command that is run each time."""
+"""Where the Talos router reads its text: from a file if it has changed, or from a command that it runs each time."""
 
 from __future__ import annotations
 
@@ -13,35 +13,38 @@ from pathlib import Path
 
 from typing_extensions import override
 
-MOST = 16 << 20
-"""Bytes that are read at most; a member has less than one KiB."""
-
+MAX_TEXT = 16 << 20
+"""The longest accepted text in bytes. A member has less than 1 KiB."""
 COMMAND_TIMEOUT = 30.0
-"""Seconds after which a command that has not ended is killed."""
+"""Seconds after which a running command is killed."""
+_CLOSE_TIMEOUT = 5.0  # seconds that the pipes of a killed command get to close
 
 
-_FAREWELL = 5.0
-"""Seconds that the pipes of a killed command have to close."""
+class SourceError(Exception):
+    """The text can't be read. The message is one line that says why."""
 
 
-class Unreadable(Exception):
-    """There is no text to be had. The message is one line that says why."""
-
-
-class Source(ABC):
-    """Something that has the text. Used by one task; `str` of it names it to a user."""
+class MemberSource(ABC):
+    """Reads the text. For use by one task. ``str(source)`` names it in log lines."""
 
     @abstractmethod
     async def read(self) -> str | None:
-        """The text; None where it has not changed since the last time. Raises Unreadable."""
+        """Read the text.
+
+        Returns:
+            The text; None if it has not changed since the last call.
+
+        Raises:
+            SourceError: The text can't be read.
+        """
 
 
-class FileSource(Source):
-    """A file that others write. One that is being written is read again as it changes. Does not block the loop."""
+class FileSource(MemberSource):
+    """Reads a file that another program writes, in a thread. A file that is being written is read again later."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen: tuple[int, ...] = ()
+        self._signature: tuple[int, ...] = ()
 
     @override
     def __str__(self) -> str:
@@ -53,20 +56,24 @@ class FileSource(Source):
 
     def _read(self) -> str | None:
         try:
-            # Before reading: what is written meanwhile is then seen as a change.
-            seen = _signature(self._path)
-            if seen == self._seen:
+            signature = _signature_of(self._path)  # before the read, so that a write during it counts as a change
+            if signature == self._signature:
                 return None
-            data = _head(self._path)
+            data = _read_file(self._path)
         except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
-        self._seen = seen
-        return _text(data)
+            raise SourceError(error.strerror or str(error)) from error
+        self._signature = signature
+        return _decode(data)
 
 
-class CommandSource(Source):
-    """A program and its arguments, without a shell, without input. It is killed, with what it started in its process
-    group, when it takes too long or the reader is cancelled.
+class CommandSource(MemberSource):
+    """Runs a program without a shell and without input, and reads its output.
+
+    If it takes too long, or if `read` is cancelled, the program is killed together with its process group.
+
+    Args:
+        command: The program and its arguments.
+        timeout: Seconds after which it is killed.
     """
 
     def __init__(self, command: Sequence[str], *, timeout: float = COMMAND_TIMEOUT) -> None:
@@ -79,32 +86,32 @@ class CommandSource(Source):
 
     @override
     async def read(self) -> str:
-        process = await self._started()
+        process = await self._start()
         try:
             async with asyncio.timeout(self._timeout):
-                return await _output(process)
+                return await _read_output(process)
         except TimeoutError as error:
             await _kill(process)
-            raise Unreadable(f"it has not ended after {self._timeout:g} s") from error
+            raise SourceError(f"it has not ended after {self._timeout:g} s") from error
         except asyncio.CancelledError:
             await _kill(process)
             raise
 
-    async def _started(self) -> asyncio.subprocess.Process:
-        """Run it. Cancelled meanwhile, it is killed once it runs: asyncio would kill it alone, and then wait for its
-        children, which have its output open.
+    async def _start(self) -> asyncio.subprocess.Process:
+        """Start the program. If this is cancelled, kill it as soon as it runs.
+
+        asyncio would kill only the program itself, and then wait for its children, which hold its output open.
         """
         pipe, null = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
-        running = asyncio.create_subprocess_exec(
-            *self._command, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(*self._command, stdin=null, stdout=pipe, stderr=pipe, start_new_session=True)
         )
-        starting = asyncio.ensure_future(running)
         try:
             return await asyncio.shield(starting)
         except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from error
+            raise SourceError(error.strerror or str(error)) from error
         except asyncio.CancelledError:
-            while not starting.done():  # soon: a second cancellation has to wait, too, or nobody would kill it
+            while not starting.done():  # a second cancellation has to wait, too, or the program would go on
                 with suppress(asyncio.CancelledError):
                     await asyncio.wait([starting])
             if starting.exception() is None:
@@ -112,59 +119,59 @@ class CommandSource(Source):
             raise
 
 
-async def _output(process: asyncio.subprocess.Process) -> str:
-    output, errors = await _until_closed(process)
+async def _read_output(process: asyncio.subprocess.Process) -> str:
+    output, errors = await _read_pipes(process)
     status = await process.wait()
     if status:
-        said = errors.decode(errors="replace").strip().splitlines()
-        raise Unreadable(f"it ended with {status}{f': {said[-1][:200]!a}' if said else ''}")
-    return _text(output)
+        lines = errors.decode(errors="replace").strip().splitlines()
+        raise SourceError(f"it ended with {status}{f': {lines[-1][:200]!a}' if lines else ''}")
+    return _decode(output)
 
 
-async def _until_closed(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
-    """All that it writes, of which no more is kept than can be used."""
+async def _read_pipes(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
+    """Read both pipes until they are closed. Keeps not much more than `MAX_TEXT` bytes of each."""
     assert process.stdout is not None  # noqa: S101 - they are pipes
     assert process.stderr is not None  # noqa: S101
     async with asyncio.TaskGroup() as tasks:
-        output = tasks.create_task(_all(process.stdout))
-        errors = tasks.create_task(_all(process.stderr))
+        output = tasks.create_task(_read_stream(process.stdout))
+        errors = tasks.create_task(_read_stream(process.stderr))
     return output.result(), errors.result()
 
 
-async def _all(stream: asyncio.StreamReader) -> bytes:
+async def _read_stream(stream: asyncio.StreamReader) -> bytes:
     data = bytearray()
     while chunk := await stream.read(1 << 16):
-        if len(data) <= MOST:
+        if len(data) <= MAX_TEXT:
             data += chunk
     return bytes(data)
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End it and what it left behind: whoever still has its output open is in its group."""
+    """Kill the process group, which has every process that still holds the output open."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(TimeoutError):
-        async with asyncio.timeout(_FAREWELL):
-            await _until_closed(process)  # else asyncio's ends of the pipes stay open
+        async with asyncio.timeout(_CLOSE_TIMEOUT):
+            await _read_pipes(process)  # or else asyncio's ends of the pipes stay open
     await process.wait()
 
 
-def _signature(path: Path) -> tuple[int, ...]:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for whoever writes into it
-        raise Unreadable("it is not a file")
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _signature_of(path: Path) -> tuple[int, ...]:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        raise SourceError("it is not a file")
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _head(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(MOST + 1)
+        return file.read(MAX_TEXT + 1)
 
 
-def _text(data: bytes) -> str:
-    if len(data) > MOST:
-        raise Unreadable(f"more than {MOST >> 20} MiB")
+def _decode(data: bytes) -> str:
+    if len(data) > MAX_TEXT:
+        raise SourceError(f"more than {MAX_TEXT >> 20} MiB")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise Unreadable("it is not UTF-8") from error
+        raise SourceError("it is not UTF-8") from error
