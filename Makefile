@@ -1,5 +1,5 @@
-# Everything a checkout can do, on a machine that has only Python >= 3.11 (with venv), git and make.
-# PYTHON=... picks the interpreter; ARGS=... goes to pytest, to the demo or to the bench.
+# These commands need only Python >= 3.11 (with venv), git and make.
+# PYTHON=... chooses the interpreter. ARGS=... is passed to pytest, to the demo or to the bench.
 
 VENV := .venv
 DEMO := .venv-demo
@@ -11,11 +11,11 @@ help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
-	@echo "make docs    write docs/api.md from the docstrings"
-	@echo "make bench   measure, against nginx and docker-registry; ARGS='serve --quick' picks rows"
-	@echo "make venv    a virtual environment to work in: $(VENV)"
-	@echo "make format  let ruff lay out the code"
-	@echo "make clean   remove what these made"
+	@echo "make docs    generate docs/api.md from the docstrings"
+	@echo "make bench   compare with nginx and docker-registry; ARGS='serve --quick' picks rows"
+	@echo "make venv    create a virtual environment with all tools: $(VENV)"
+	@echo "make format  format the code with ruff"
+	@echo "make clean   remove what these commands created"
 
 demo:
 	@sh scripts/venv $(DEMO) demo

@@ -1,6 +1,6 @@
-"""A host agent without a web server: the mirror is served beside its work, on sockets that it made.
+"""A host agent without a web server: `serve()` runs the mirror's doors on sockets that the agent made.
 
-python examples/asyncio_agent.py --layout DIR [URL OF ANOTHER NODE'S PEER DOOR]...
+python examples/asyncio_agent.py --layout DIR [URL_OF_ANOTHER_PEER_DOOR]...
 """
 
 from __future__ import annotations
@@ -17,7 +17,12 @@ from peili.stores.oci_layout import OciLayoutStore
 
 
 class Agent:
-    """Looks after this machine until it is told to stop; `nodes` are the URLs of the others' peer doors."""
+    """Manages this machine until `stopping` is set.
+
+    Args:
+        store: the images of this machine.
+        nodes: the URLs of the peer doors of the other nodes.
+    """
 
     def __init__(self, store: Store, nodes: Iterable[str] = ()) -> None:
         self.router = PushRouter()
@@ -28,7 +33,7 @@ class Agent:
     async def run(self, local: socket.socket, peer: socket.socket) -> None:
         async with self.mirror, serve(self.mirror, local=local, peer=peer) as doors:
             print("runtime door", *doors.local_addresses, "peer door", *doors.peer_addresses, flush=True)
-            await self.stopping.wait()  # here an agent does its work
+            await self.stopping.wait()  # an agent does its work here
 
 
 async def main() -> None:

@@ -1,5 +1,6 @@
-"""A host agent on FastAPI. Its mirror is under a prefix, hears of the nodes by the agent's API, which is for this host
-alone, and uses its logger and its metrics registry.
+"""A host agent on FastAPI. The mirror is mounted under a prefix and uses the agent's logger and metrics registry.
+
+A program on this host tells the agent which nodes exist, by the agent's API; requests from other hosts are refused.
 
     python examples/fastapi_agent.py node-1 http://127.0.0.1:8000 --layout DIR
 
@@ -23,7 +24,7 @@ from peili.stores.oci_layout import OciLayoutStore
 
 
 def build(name: str, url: str, store: Store) -> FastAPI:
-    """The agent of the node `name`, which the others reach at `url`."""
+    """Return the app of the node `name`, which the other nodes reach at `url`."""
     router = PushRouter()
     addresses = _addresses(url)
 
@@ -44,9 +45,9 @@ def build(name: str, url: str, store: Store) -> FastAPI:
             raise HTTPException(403)
 
     @app.put("/nodes", dependencies=[Depends(from_this_host)])
-    def set_nodes(urls: dict[str, str]) -> None:  # in a thread of FastAPI's, since it is no coroutine
+    def set_nodes(urls: dict[str, str]) -> None:  # FastAPI calls this in a thread, because it is no coroutine
         nonlocal addresses
-        addresses = _addresses(url, *urls.values())  # a new set: a node that has left is let in no more
+        addresses = _addresses(url, *urls.values())  # replaced, so that nodes that left are refused
         router.set(Peer(node, (f"{each}/images/peer",)) for node, each in urls.items())
 
     @app.get("/metrics")
@@ -68,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     url: str = options.url
     app = build(options.name, url, OciLayoutStore(options.layout))  # on a real node: ContainerdStore()
-    # Other nodes come to the URL, this host's runtime and who tells the nodes to 127.0.0.1.
+    # Other nodes use the URL. This host's runtime, and the program that sets the nodes, use 127.0.0.1.
     uvicorn.run(app, host="0.0.0.0", port=urlsplit(url).port or 80)  # noqa: S104
 
 

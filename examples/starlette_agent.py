@@ -1,8 +1,8 @@
-"""A host agent on Starlette, with TLS and a list of nodes of its own. Both doors of its mirror are on its one port.
+"""A host agent on Starlette with its own TLS and its own list of nodes. Both doors of the mirror are on its only port.
 
-Whoever connects shows a certificate of the cluster's authority: other nodes, and this node's runtime (in hosts.toml by
-`ca` and `client`). Who is a node is in a file, a line ``NAME HOST:PORT`` for each, which a thread reads once a second:
-it stands for whatever an agent knows its nodes by.
+Every client shows a certificate of the cluster's authority: the other nodes, and this node's runtime (`ca` and `client`
+in hosts.toml). A file lists the nodes, one ``NAME HOST:PORT`` a line, and a thread reads it every second. A real agent
+has another source of nodes.
 
     python examples/starlette_agent.py node-1 --nodes FILE --tls DIR --layout DIR
 """
@@ -31,7 +31,14 @@ log = logging.getLogger("agent")
 
 
 class Agent:
-    """The agent of node `name`. In `tls` are ca.pem, cert.pem and key.pem."""
+    """The agent of a node.
+
+    Args:
+        name: this node's name in the file `nodes`.
+        store: the images of this node.
+        nodes: the file that lists all nodes.
+        tls: the folder with ca.pem, cert.pem and key.pem.
+    """
 
     def __init__(self, name: str, store: Store, *, nodes: Path, tls: Path) -> None:
         self.nodes = nodes
@@ -52,10 +59,10 @@ class Agent:
 
     def read_nodes(self) -> list[Peer]:
         lines = (line.split() for line in self.nodes.read_text().splitlines())
-        return [Peer(name, (f"https://{where}/peili",)) for name, where in lines]
+        return [Peer(name, (f"https://{address}/peili",)) for name, address in lines]
 
     def is_node(self, connection: HTTPConnection) -> bool:
-        """A certificate alone is not enough: those of nodes that have left the cluster are still good."""
+        """Whether the client is a node. A certificate is not enough: it stays valid after its node left the cluster."""
         hosts = {urlsplit(url).hostname for peer in (self.me, *self.router.peers()) for url in peer.urls}
         return connection.client is not None and connection.client.host in hosts
 
@@ -63,8 +70,8 @@ class Agent:
         while not stopping.is_set():
             try:
                 self.router.set(self.read_nodes())
-            except (OSError, ValueError) as error:  # it may be half written, or away for a moment
-                log.warning("%s: %s: the nodes stay as they were", self.nodes, error)
+            except (OSError, ValueError) as error:  # it may be missing or incomplete for a moment
+                log.warning("%s: %s: keeping the previous nodes", self.nodes, error)
             stopping.wait(1)
 
     async def status(self, request: Request) -> JSONResponse:
@@ -73,14 +80,14 @@ class Agent:
     @asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncGenerator[None]:
         stopping = threading.Event()
-        following = threading.Thread(target=self.follow_nodes, args=[stopping])
-        following.start()
+        thread = threading.Thread(target=self.follow_nodes, args=[stopping])
+        thread.start()
         try:
             async with self.mirror:
                 yield
         finally:
             stopping.set()
-            following.join()
+            thread.join()
 
 
 def main() -> None:
@@ -91,16 +98,16 @@ def main() -> None:
     options = parser.parse_args()
     store = OciLayoutStore(options.layout)  # on a real node: ContainerdStore()
     agent = Agent(options.name, store, nodes=options.nodes, tls=options.tls)
-    where = urlsplit(agent.me.urls[0])
+    url = urlsplit(agent.me.urls[0])
     uvicorn.run(
         agent.app,
-        host=str(where.hostname),
-        port=where.port or 443,
+        host=str(url.hostname),
+        port=url.port or 443,
         ssl_certfile=options.tls / "cert.pem",
         ssl_keyfile=options.tls / "key.pem",
         ssl_ca_certs=options.tls / "ca.pem",
         ssl_cert_reqs=ssl.CERT_REQUIRED,
-        timeout_graceful_shutdown=3,  # those who keep a connection may not answer its end
+        timeout_graceful_shutdown=3,  # a client with an idle connection may not close it
     )
 
 

@@ -1,4 +1,4 @@
-"""How an agent's own tests have a mirror: the fixture is another host, with an image; the agent is asked to pull it.
+"""Tests of an agent that embeds a mirror. The fixture is another host that has an image, and the agent pulls it.
 
 pytest examples/test_agent.py
 """
@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 
 class Neighbour(NamedTuple):
-    """Another host. `url` is its peer door, `image` what it has."""
+    """Another host: the URL of its peer door, and the image that it has."""
 
     url: str
     image: Image
@@ -39,7 +39,7 @@ class Neighbour(NamedTuple):
 async def neighbour(tmp_path: Path) -> AsyncGenerator[Neighbour]:
     image = make_layout(tmp_path / "image", layers=[100_000, 3_000_000])
     router = PushRouter()
-    router.set([])  # it knows nobody, and is ready
+    router.set([])  # ready, with no peers
     mirror = Mirror(OciLayoutStore(image.path), router)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
         await mirror.wait_ready(30)

@@ -1,8 +1,8 @@
-"""Counts what of this project one request runs: functions, modules, and how deep they call each other.
+"""Counts the functions and modules of this project that one request runs, and the depth of its call stack.
 
-`python scripts/request_path.py` prints a line for a GET of a blob that a peer has, and one for a peer's HEAD of a blob
-that this host has. With `--list`, each module and its functions follow. Each request was made before, so that what is
-done once for a connection or a peer is not counted. The peer is a process of its own, which is not counted either.
+`python scripts/request_path.py` prints one line for a GET of a blob that a peer has, and one for a peer's HEAD of a
+blob that this host has. With `--list`, it also prints the modules and their functions. Each request is made twice. Only
+the second one counts, without the set-up of connections and peers. The peer runs in another process and does not count.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ ROOT = Path(__file__).parents[1]
 TREES = tuple(str(ROOT / tree) for tree in ("mirror", "routers", "stores", "adapters"))
 MIB = 1 << 20
 OWN, OTHER = b"own" * MIB, b"other" * MIB
-"""What this host has, and what its peer has."""
+"""The content of this host and of its peer."""
 
 
 class Trace:
-    """The functions that run while it is on, by module, in all threads."""
+    """The functions that run while `is_counting` is set, by module, in all threads."""
 
     def __init__(self) -> None:
         self.functions: dict[str, set[str]] = defaultdict(set)
         self.depth = 0
-        self.counts = False
+        self.is_counting = False
 
     def watch(self) -> None:
-        """See what runs from now on in this thread, and in those that start later; it counts while `counts` is set."""
-        threading.setprofile(self._called)
-        sys.setprofile(self._called)
+        """Trace this thread and all threads that start later."""
+        threading.setprofile(self._profile)
+        sys.setprofile(self._profile)
 
-    def begin(self) -> None:
-        """Count anew."""
+    def restart(self) -> None:
+        """Forget all counts, and count from now on."""
         self.functions.clear()
-        self.depth, self.counts = 0, True
+        self.depth, self.is_counting = 0, True
 
-    def _called(self, frame: FrameType, event: str, argument: Any) -> None:
-        if not self.counts or event != "call" or not frame.f_code.co_filename.startswith(TREES):
+    def _profile(self, frame: FrameType, event: str, argument: Any) -> None:
+        if not self.is_counting or event != "call" or not frame.f_code.co_filename.startswith(TREES):
             return
         self.functions[frame.f_code.co_filename].add(frame.f_code.co_qualname)
         depth, caller = 0, frame.f_back
@@ -60,24 +60,24 @@ class Trace:
             caller = caller.f_back
         self.depth = max(self.depth, depth + 1)
 
-    def tell(self, what: str, *, whole: bool) -> None:
-        """Print the counts, and with `whole` what was counted."""
+    def print(self, title: str, *, functions: bool) -> None:
+        """Print the counts, and with `functions` also the modules and their functions."""
         count = sum(map(len, self.functions.values()))
-        print(f"{what}: {count} functions in {len(self.functions)} modules, {self.depth} frames deep")
-        for file, functions in sorted(self.functions.items()) if whole else ():
-            print(f"  {Path(file).relative_to(ROOT)}: {', '.join(sorted(functions))}")
+        print(f"{title}: {count} functions in {len(self.functions)} modules, {self.depth} frames deep")
+        for file, names in sorted(self.functions.items()) if functions else ():
+            print(f"  {Path(file).relative_to(ROOT)}: {', '.join(sorted(names))}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--list", action="store_true", help="print the modules and their functions, too")
-    parser.add_argument("--be-the-peer", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--list", action="store_true", help="also print the modules and their functions")
+    parser.add_argument("--run-peer", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    asyncio.run(be_the_peer() if arguments.be_the_peer else count(whole=arguments.list))
+    asyncio.run(run_peer() if arguments.run_peer else count(functions=arguments.list))
 
 
-async def be_the_peer() -> None:
-    """Serve `OTHER`, print where, and go on until the standard input ends."""
+async def run_peer() -> None:
+    """Serve `OTHER`, print the address, and run until the standard input ends."""
     store = MemoryStore()
     store.add(OTHER)
     mirror = Mirror(store, StaticRouter([]))
@@ -87,9 +87,9 @@ async def be_the_peer() -> None:
 
 
 @contextmanager
-def a_peer() -> Generator[str]:
-    """One in a process of its own: its URL."""
-    command = [sys.executable, __file__, "--be-the-peer"]
+def peer_process() -> Generator[str]:
+    """Run a peer in another process, and yield its URL."""
+    command = [sys.executable, __file__, "--run-peer"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         assert process.stdin is not None
@@ -97,31 +97,31 @@ def a_peer() -> Generator[str]:
         process.stdin.close()
 
 
-async def count(*, whole: bool) -> None:
-    """Print what the two requests run."""
+async def count(*, functions: bool) -> None:
+    """Make the two requests and print their counts."""
     trace = Trace()
     trace.watch()
-    with a_peer() as url:
+    with peer_process() as url:
         store = MemoryStore()
         store.add(OWN)
         mirror = Mirror(store, StaticRouter([Peer("other", (url,))]))
         async with (
             mirror,
             serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-            httpx.AsyncClient() as ask,
+            httpx.AsyncClient() as client,
         ):
-            local, doors = serving.local_addresses[0], serving.peer_addresses[0]
-            for what, method, at, content in (
+            local, peer = serving.local_addresses[0], serving.peer_addresses[0]
+            for title, method, address, content in (
                 ("GET of a blob that a peer has", "GET", local, OTHER),
-                ("a peer's HEAD of a blob that this host has", "HEAD", doors, OWN),
+                ("a peer's HEAD of a blob that this host has", "HEAD", peer, OWN),
             ):
-                blob = f"http://{at}/v2/library/demo/blobs/{Digest.of(content)}"
-                (await ask.request(method, blob)).raise_for_status()
-                trace.begin()
-                (await ask.request(method, blob)).raise_for_status()
-                await asyncio.sleep(0.2)  # what is done after the answer belongs to it
-                trace.counts = False
-                trace.tell(what, whole=whole)
+                blob = f"http://{address}/v2/library/demo/blobs/{Digest.of(content)}"
+                (await client.request(method, blob)).raise_for_status()
+                trace.restart()
+                (await client.request(method, blob)).raise_for_status()
+                await asyncio.sleep(0.2)  # work after the response belongs to the request
+                trace.is_counting = False
+                trace.print(title, functions=functions)
 
 
 if __name__ == "__main__":

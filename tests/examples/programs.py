@@ -1,4 +1,4 @@
-"""The programs in examples/, as processes."""
+"""Runs the programs in examples/ as processes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 _IDLE = "ERROR:    Cancel 0 running task(s), timeout graceful shutdown exceeded"
-"""uvicorn on a TLS connection whose other side keeps it idle, and does not answer its end."""
+"""What uvicorn logs if the client of an idle TLS connection does not close it."""
 
 
 @dataclass
 class Program:
-    """One that runs. What it prints goes to `output`."""
+    """A running program. Its output goes to the file `output`."""
 
     process: subprocess.Popen[bytes]
     output: Path
@@ -29,7 +29,7 @@ class Program:
         return self.output.read_text(encoding="utf-8")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """Wait until it printed `pattern`."""
+        """Wait until the output matches `pattern`."""
         deadline = time.monotonic() + 60
         while (found := re.search(pattern, self.text)) is None:
             assert self.process.poll() is None, self.text
@@ -40,7 +40,7 @@ class Program:
 
 @contextmanager
 def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Program]:
-    """The example `name`. Every warning is an error in it; it has to end well, and soon, when it is told to."""
+    """Run the example `name`. Warnings are errors in it, and it must exit cleanly within 30 s of SIGTERM."""
     output = directory / f"{name}-{time.monotonic_ns()}.log"
     command = [sys.executable, "-X", "dev", "-W", "error", EXAMPLES / f"{name}.py", *arguments]
     with output.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=out) as process:
@@ -52,4 +52,4 @@ def running(name: str, directory: Path, *arguments: str | Path) -> Generator[Pro
         finally:
             process.kill()
     text = program.text.replace(_IDLE, "")
-    assert not [wrong for wrong in ("Traceback", "ERROR", "Warning", "Exception") if wrong in text], text
+    assert not [word for word in ("Traceback", "ERROR", "Warning", "Exception") if word in text], text

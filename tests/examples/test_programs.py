@@ -1,4 +1,4 @@
-"""Each program in examples/ does what it says, on real sockets, and leaves nothing to complain about."""
+"""Each program in examples/ works on real sockets and exits without warnings."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_an_agent_on_fastapi(image: Image, empty: Path, tmp_path: Path) ->
         async with client(urls[0]) as host, client(urls[1]) as other:
             with pytest.raises(NotFound):
                 await pull(host, image, REPOSITORY, prefix="/images/v2")
-            assert (await other.get("/images/peer/v2/")).status_code == 403  # it has not heard of 127.0.0.1
+            assert (await other.get("/images/peer/v2/")).status_code == 403  # it does not know 127.0.0.1 yet
             for agent, nodes in ((host, {"node-2": urls[1]}), (other, {"node-1": urls[0]})):
                 assert (await agent.put("/nodes", json=nodes)).status_code == 200
             size = await pull(host, image, REPOSITORY, prefix="/images/v2")
@@ -76,23 +76,25 @@ async def test_an_agent_on_fastapi(image: Image, empty: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("10.0.0.9", 403)])
-async def test_only_its_own_host_tells_the_fastapi_agent_who_the_nodes_are(address: str, status: int) -> None:
+async def test_only_this_host_sets_the_nodes_of_the_fastapi_agent(address: str, status: int) -> None:
     app = fastapi_agent.build("node-1", "http://10.0.0.2:8000", MemoryStore())
 
-    def somebody(at: str) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(at, 1)), base_url="http://10.0.0.2:8000")
+    def client_at(address: str) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app, client=(address, 1)), base_url="http://10.0.0.2:8000"
+        )
 
-    async with app.router.lifespan_context(app), somebody(address) as teller, somebody("10.0.0.9") as node:
-        assert (await teller.put("/nodes", json={"node-9": "http://10.0.0.9:8000"})).status_code == status
+    async with app.router.lifespan_context(app), client_at(address) as setter, client_at("10.0.0.9") as node:
+        assert (await setter.put("/nodes", json={"node-9": "http://10.0.0.9:8000"})).status_code == status
         assert (await node.get("/images/peer/v2/")).status_code == status
 
 
 async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, empty: Path, tmp_path: Path) -> None:
     nodes = tmp_path / "nodes"
-    where = [f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port('127.0.0.2')}"]
-    nodes.write_text("".join(f"node-{n} {address}\n" for n, address in enumerate(where, 1)))
+    addresses = [f"127.0.0.1:{free_port()}", f"127.0.0.2:{free_port('127.0.0.2')}"]
+    nodes.write_text("".join(f"node-{n} {address}\n" for n, address in enumerate(addresses, 1)))
     authority = Authority(tmp_path / "authority")
-    tls = [authority.issue(tmp_path / f"tls-{n}", address.split(":")[0]) for n, address in enumerate(where, 1)]
+    tls = [authority.issue(tmp_path / f"tls-{n}", address.split(":")[0]) for n, address in enumerate(addresses, 1)]
     with (
         running(
             "starlette_agent", tmp_path, "node-1", "--nodes", nodes, "--tls", tmp_path / "tls-1", "--layout", empty
@@ -103,19 +105,19 @@ async def test_an_agent_on_starlette_with_its_own_tls_and_nodes(image: Image, em
     ):
         for each in (one, two):
             each.wait_for("Uvicorn running")
-        async with client(f"https://{where[0]}", tls[0].client_context()) as host:
+        async with client(f"https://{addresses[0]}", tls[0].client_context()) as host:
             assert (await host.get("/")).json()["node"] == "node-1"
             assert await pull(host, image, REPOSITORY) > 2_000_000
-        stranger = ssl.create_default_context(cafile=authority.cert)
-        async with client(f"https://{where[1]}", stranger) as nobody:
+        no_certificate = ssl.create_default_context(cafile=authority.cert)
+        async with client(f"https://{addresses[1]}", no_certificate) as unknown:
             with pytest.raises(httpx.TransportError):
-                await nobody.get("/peili/v2/")
-        async with client(f"https://{where[1]}", tls[0].client_context()) as left:
-            assert (await left.get("/peili/v2/")).status_code == 200
-            nodes.write_text("node-1")  # half a line: the last that was whole counts
-            two.wait_for("the nodes stay as they were")
-            assert (await left.get("/peili/v2/")).status_code == 200
-            nodes.write_text(f"node-2 {where[1]}\n")
+                await unknown.get("/peili/v2/")
+        async with client(f"https://{addresses[1]}", tls[0].client_context()) as node:
+            assert (await node.get("/peili/v2/")).status_code == 200
+            nodes.write_text("node-1")  # an incomplete line: the previous list stays
+            two.wait_for("keeping the previous nodes")
+            assert (await node.get("/peili/v2/")).status_code == 200
+            nodes.write_text(f"node-2 {addresses[1]}\n")
             async with asyncio.timeout(30):
-                while (await left.get("/peili/v2/")).status_code != 403:  # noqa: ASYNC110 - it is in another process
+                while (await node.get("/peili/v2/")).status_code != 403:  # noqa: ASYNC110 - it is in another process
                     await asyncio.sleep(0.05)

@@ -112,4 +112,4 @@ def test_a_checkout_that_is_somebody_else_s_is_said_to_be_so(tmp_path: Path) -> 
         os.chown(root, 65534, 65534)
     command = [*bound_by_modes(), "sh", str(ROOT / "scripts/venv"), ".venv", "test"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (1, f"peili: {root} can't be written to; make a copy of it that can\n")
+    assert (done.returncode, done.stderr) == (1, f"peili: {root} is not writable; make a writable copy\n")
