@@ -1,4 +1,4 @@
-"""`python -m bench`: which rows, what it prints and writes. All of them really run, with tiny sizes."""
+"""`python -m bench`: every group of rows really runs, with tiny sizes, and prints and writes its rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GROUPS = [*import_module("bench.__main__").MEASURED]
 
 @pytest.fixture
 def short_path() -> Generator[Path]:
-    """Not pytest's own: the path of a unix socket has to be short, and nginx's workers are somebody else."""
+    """A folder other than pytest's: unix sockets need a short path, and nginx's workers run as another user."""
     with open_directory() as folder:
         yield folder
 
@@ -46,12 +46,12 @@ def test_a_group_is_measured_printed_and_written(group: str, short_path: Path) -
         assert table.line(row) in done.stdout.splitlines()
         assert_is_measured(row)
     left = {each.name for each in short_path.iterdir()}
-    assert left == {"results.json", *(["results.png"] if group == "growth" else [])}, "something is left behind"
+    assert left == {"results.json", *(["results.png"] if group == "growth" else [])}, "other files remain"
 
 
 def assert_is_measured(row: Mapping[str, Any]) -> None:
-    """Ours is something, and has a sample for each of the reference. CPU may be less than the kernel's clock can tell,
-    and blobs that were not found had better be none.
+    """Our figures are above zero, and each has a counterpart if there is a reference. CPU times may be too small for
+    the kernel's clock, and the number of blobs that were not found must be zero.
     """
     ours: list[float] = row["ours"]["samples"]
     theirs: list[float] = row["reference"]["samples"] if row["reference"] else []
@@ -63,9 +63,7 @@ def assert_is_measured(row: Mapping[str, Any]) -> None:
         assert all(sample > 0 for sample in [*ours, *theirs])
 
 
-def test_the_table_of_a_run_is_shown_again_from_its_document(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_the_table_of_an_earlier_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = import_module("bench.__main__").main
     rows = [
         Row("serve", "1 GiB", MB_PER_SECOND, (800.0,), "nginx", (1000.0,), RatioOf(0.9), client=Busy((0.95,), (0.5,))),
@@ -82,7 +80,7 @@ def test_the_table_of_a_run_is_shown_again_from_its_document(
     ]
 
 
-def test_what_is_no_document_can_not_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_refuses_other_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main = import_module("bench.__main__").main
     file = tmp_path / "other.json"
     file.write_text("{}")
@@ -90,13 +88,13 @@ def test_what_is_no_document_can_not_be_shown(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().err == f"bench: {file}: not what `python -m bench` writes\n"
 
 
-def test_an_unknown_row_is_answered_with_those_that_exist() -> None:
+def test_an_unknown_row_is_an_error_that_lists_all_rows() -> None:
     done = bench("sevre")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].endswith(f"there is no row 'sevre'; there are: {', '.join(NEEDS)}")
 
 
-def test_a_row_that_lacks_a_program_is_left_out_and_says_so(
+def test_a_row_without_its_program_is_left_out_with_a_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main = import_module("bench.__main__").main
@@ -107,6 +105,6 @@ def test_a_row_that_lacks_a_program_is_left_out_and_says_so(
     assert json.loads(file.read_text())["rows"] == []
 
 
-def test_what_every_row_needs_can_be_installed() -> None:
+def test_the_packages_of_every_row_can_be_installed() -> None:
     assert [*NEEDS] == GROUPS
     assert PACKAGES.keys() >= {package for needs in NEEDS.values() for package in needs}

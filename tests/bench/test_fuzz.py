@@ -1,4 +1,4 @@
-"""The fuzzer of the editors: it runs, it finds what does not hold, and a seed makes the same inputs again."""
+"""The fuzzer of the editors: it runs, it finds faults, and a seed repeats its inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_one_input_for_each_editor(capsys: pytest.CaptureFixture[str], tmp_path:
     ]
 
 
-def test_what_does_not_hold_is_told_with_its_input(
+def test_a_fault_is_printed_with_its_input(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def faults(data: bytes, folder: Path, chance: random.Random) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The client: it counts what really came, and takes no wrong answer for a fast one. The server is Python's own."""
+"""The client counts what really arrived and rejects wrong responses. The server is the one of Python's library."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
 
 @dataclass
 class Served:
-    """Files by HTTP: where, and which paths were asked for how often."""
+    """A server of files: its port, and how often each path was requested."""
 
     port: int
     asked: Counter[str] = field(default_factory=Counter[str])
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """It knows no ranges."""
+    """A handler without ranges."""
 
     protocol_version = "HTTP/1.1"
 
@@ -40,20 +40,20 @@ class Handler(SimpleHTTPRequestHandler):
         super().__init__(*args, directory=directory)
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """As the base class does, but the connection stays."""
+        """Send the file, as the base class does, and keep the connection."""
         self.send_response(code)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is the base class's
-        """Errors are what the tests are about."""
+        """Log nothing: the tests cause errors on purpose."""
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         self._asked[f"{self.command} {self.path}"] += 1
 
 
 class Server(ThreadingHTTPServer):
-    """A client that takes no wrong answer hangs up in the middle of it; that is nothing to report."""
+    """Ignore broken connections: the client disconnects in the middle of a wrong response."""
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         if not isinstance(sys.exception(), ConnectionError):
@@ -94,7 +94,7 @@ def test_transfers_at_the_same_time_count_together(served: Served, clients: Clie
     assert clients.transfer(Target(served.port, "/large"), clients=3).size == 3 * len(CONTENT)
 
 
-def test_transfers_one_after_the_other_are_one_figure(served: Served, clients: Clients) -> None:
+def test_successive_transfers_are_one_figure(served: Served, clients: Clients) -> None:
     before = served.asked["GET /large"]
     moved = clients.transfer(Target(served.port, "/large"), clients=2, times=4, digest=DIGEST)
     assert served.asked["GET /large"] - before == 2 * 4
@@ -109,15 +109,15 @@ def test_transfers_one_after_the_other_are_one_figure(served: Served, clients: C
         ("/large", {"digest": "sha256:0"}, "the body is sha256:"),
     ],
 )
-def test_a_wrong_answer_is_no_measurement(
+def test_a_wrong_response_is_an_error(
     served: Served, clients: Clients, path: str, options: Mapping[str, Any], told: str
 ) -> None:
     with pytest.raises(RuntimeError, match=told):
         clients.transfer(Target(served.port, path), **options)
-    assert clients.transfer(Target(served.port, "/large")).size == len(CONTENT)  # and the client goes on
+    assert clients.transfer(Target(served.port, "/large")).size == len(CONTENT)  # the client still works
 
 
-def test_without_a_time_each_path_is_asked_for_once(served: Served, clients: Clients) -> None:
+def test_without_a_duration_each_path_is_requested_once(served: Served, clients: Clients) -> None:
     paths = [f"/small-{number}" for number in range(20)]
     before = served.asked.copy()
     answered = clients.requests(served.port, "GET", paths, connections=4)
@@ -125,20 +125,20 @@ def test_without_a_time_each_path_is_asked_for_once(served: Served, clients: Cli
     assert 0 < answered.median <= answered.p99
 
 
-def test_within_a_time_paths_are_asked_for_again(served: Served, clients: Clients) -> None:
+def test_with_a_duration_paths_are_requested_again(served: Served, clients: Clients) -> None:
     before = served.asked["HEAD /small-0"]
     clients.requests(served.port, "HEAD", ["/small-0"], connections=2, seconds=1)
     assert served.asked["HEAD /small-0"] - before > 2
 
 
-def test_what_may_be_missing_does_not_count(served: Served, clients: Clients) -> None:
+def test_an_expected_404_does_not_count(served: Served, clients: Clients) -> None:
     all_there = clients.requests(served.port, "GET", ["/small-0"] * 40, connections=1)
     paths = ["/missing", "/small-0"] * 20
     half = clients.requests(served.port, "GET", paths, statuses=[200, 404], connections=1)
     assert (all_there.count, half.count) == (40, 20)
 
 
-def test_requests_that_are_answered_otherwise_are_an_error(served: Served, clients: Clients) -> None:
+def test_another_status_is_an_error(served: Served, clients: Clients) -> None:
     with pytest.raises(RuntimeError, match="404 instead of 200"):
         clients.requests(served.port, "GET", ["/small-0", "/missing"], connections=1)
 

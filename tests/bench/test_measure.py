@@ -1,4 +1,4 @@
-"""What a row says of its samples, and how samples are taken."""
+"""The figures of a row, and how samples are taken in turns."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_ratio_above_1_means_that_ours_is_better(unit: str, ours: float, their
     assert row(unit, (ours,), (theirs,)).ratio == pytest.approx(3)
 
 
-def test_the_ratio_is_that_of_the_medians_which_stand_beside_it() -> None:
+def test_the_ratio_is_that_of_the_medians() -> None:
     found = row("MB/s", (1, 2, 30), (4, 20, 3))
     assert found.ratio == 2 / 4
 
@@ -54,13 +54,13 @@ def test_without_a_reference_the_spread_is_that_of_our_figures() -> None:
 
 
 @given(FIGURES)
-def test_what_is_held_against_itself_is_even(figures: tuple[float, ...]) -> None:
+def test_a_comparison_with_itself_has_the_ratio_1(figures: tuple[float, ...]) -> None:
     found = row("ms", figures, figures)
     assert (found.ratio, found.spread) == (1, Spread(1, 1, 1))
 
 
 @pytest.mark.parametrize("reference", [(), (0.0, 0.0, 1.0)], ids=["no reference", "nothing measured"])
-def test_there_is_no_ratio_to_nothing(reference: tuple[float, ...]) -> None:
+def test_there_is_no_ratio_to_zero(reference: tuple[float, ...]) -> None:
     assert row("ms", (1, 1, 1), reference).ratio is None
 
 
@@ -81,7 +81,7 @@ def test_a_round_with_nothing_measured_has_no_ratio_and_the_medians_have_one() -
         ((1, 1, 1), (), None, None),
     ],
 )
-def test_the_median_has_to_keep_to_the_budget(
+def test_a_budget_applies_to_the_median(
     ours: tuple[float, ...], reference: tuple[float, ...], budget: Budget | None, met: bool | None
 ) -> None:
     assert row("MB/s", ours, reference, budget).met is met
@@ -100,7 +100,7 @@ def test_a_client_that_computes_nearly_all_of_the_time_is_the_limit(busy: Busy, 
     assert busy.limited == limited
 
 
-def test_sides_take_turns_at_beginning_and_the_warm_up_does_not_count() -> None:
+def test_the_order_of_the_sides_alternates_and_the_warm_up_does_not_count() -> None:
     calls: list[str] = []
 
     def side(name: str) -> int:
@@ -113,7 +113,7 @@ def test_sides_take_turns_at_beginning_and_the_warm_up_does_not_count() -> None:
 
 
 @pytest.mark.parametrize(("ours", "met"), [((12.0, 12.5, 99.0), True), ((12.0, 12.6, 13.0), False)])
-def test_a_budget_of_what_ours_may_take_more(ours: tuple[float, ...], met: bool) -> None:
+def test_a_budget_of_the_difference(ours: tuple[float, ...], met: bool) -> None:
     found = row("ms", ours, (10.0, 10.5, 11.0), AtMostMore(2))
     assert found.met is met
     assert AtMostMore(2).text(found.unit) == "≤ +2 ms"

@@ -1,4 +1,4 @@
-"""What is measured as ours is ours: real mirrors, each for itself, and TLS that lets in only whom it should."""
+"""The measured mirrors are real: each is a host of its own, and TLS admits only clients with a certificate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.certificates import make_certificate
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 
-def test_many_mirrors_are_as_many_hosts_and_each_answers_for_itself(tmp_path: Path) -> None:
+def test_each_of_many_mirrors_is_a_host(tmp_path: Path) -> None:
     with empty_peers(tmp_path / "log", 5) as urls, httpx.Client(trust_env=False) as client:
         answers = [client.head(f"{url}/_router/keys/sha256:{'0' * 64}") for url in urls]
     assert [each.status_code for each in answers] == [404] * 5
@@ -25,7 +25,7 @@ def test_many_mirrors_are_as_many_hosts_and_each_answers_for_itself(tmp_path: Pa
 
 
 @pytest.mark.skipif(shutil.which("openssl", path=ENVIRONMENT["PATH"]) is None, reason="not installed: openssl")
-def test_over_mutual_tls_only_those_with_a_certificate_are_served(tmp_path: Path) -> None:
+def test_mutual_tls_admits_only_clients_with_a_certificate(tmp_path: Path) -> None:
     setting = Setting(tmp_path, quick=True)
     image = setting.small[0]
     blob = image.layers[0]

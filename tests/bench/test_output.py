@@ -77,21 +77,21 @@ def test_the_document_has_every_sample_and_the_machine(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("[]", "not what `python -m bench` writes"),
         ("{", "not what `python -m bench` writes"),
         ('{"format": 1, "rows": []}', "written in format 1"),
     ],
 )
-def test_what_is_no_document_of_a_run_is_not_read(tmp_path: Path, content: str, told: str) -> None:
+def test_other_files_are_not_read(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "bench.json"
     file.write_text(content)
-    with pytest.raises(ValueError, match=f"{file}: {told}"):
+    with pytest.raises(ValueError, match=f"{file}: {message}"):
         report.read(file)
 
 
-def test_a_document_that_can_not_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_document(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     report.write(file, {"run": 1})
     with pytest.raises(TypeError):
@@ -116,7 +116,7 @@ def test_growth_is_drawn_from_small_to_large(tmp_path: Path) -> None:
     assert "<svg" in (tmp_path / "growth.svg").read_text()
 
 
-def test_a_budget_is_a_line_only_among_the_figures_that_it_is_for(tmp_path: Path) -> None:
+def test_a_budget_is_a_line_only_in_the_plot_of_its_figure(tmp_path: Path) -> None:
     plots = pytest.importorskip(
         "bench.plots", reason="the plots need matplotlib: the extra `bench`", exc_type=ImportError
     )

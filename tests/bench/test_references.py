@@ -1,4 +1,4 @@
-"""The references serve the same bytes as ours, or they would be no references."""
+"""The references serve the same bytes as peili."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_docker_registry_and_its_cache_have_what_is_put_into_its_storage() -> None:
+def test_docker_registry_and_its_cache_serve_the_files_in_its_storage() -> None:
     with short_directory() as directory:
         _has_what_is_put_into_its_storage(Setting(directory, quick=True))
 
@@ -36,7 +36,7 @@ def _has_what_is_put_into_its_storage(setting: Setting) -> None:
             clients.requests(each, "HEAD", [registry_manifest_path(image)], connections=1)
 
 
-def test_blobs_are_exactly_as_large_as_they_are_said_to_be(tmp_path: Path) -> None:
+def test_blobs_have_exactly_the_stated_size(tmp_path: Path) -> None:
     setting = Setting(tmp_path, quick=True)
     assert {layer.size for image in setting.small for layer in image.layers} == {4096}
     assert setting.large.layers[0].size == 32 << 20

@@ -1,4 +1,4 @@
-"""What processes cost, as the kernel counts it."""
+"""The CPU time and memory of processes, as the kernel counts them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bench.usage import cpu_seconds, forget_peak, memory, parse_stat
 from tests.lab.processes import Process, wait_for
 
 
-def test_a_name_with_brackets_and_spaces_does_not_confuse() -> None:
+def test_a_process_name_may_have_brackets_and_spaces() -> None:
     fields = " ".join(map(str, range(5, 53)))
     stat = parse_stat(f"77 (a ) (b) c) S 42 {fields}\n")
     assert stat.parent == 42
     assert stat.cpu == pytest.approx((14 + 15 + 16 + 17) / os.sysconf("SC_CLK_TCK"))
 
 
-def test_children_that_run_and_children_that_have_ended_count(tmp_path: Path) -> None:
+def test_running_and_ended_children_count(tmp_path: Path) -> None:
     burn = "import time; end = time.process_time() + 0.2\nwhile time.process_time() < end: pass"
     python = shlex.quote(sys.executable)
     script = f"{python} -c '{burn}'; {python} -c '{burn}\nprint(1, flush=True); input()'; :"
@@ -34,13 +34,13 @@ def test_children_that_run_and_children_that_have_ended_count(tmp_path: Path) ->
         child.communicate(b"\n")
 
 
-def test_who_is_no_more_costs_nothing() -> None:
+def test_an_ended_process_costs_nothing() -> None:
     with subprocess.Popen(["true"]) as child:
         child.wait()
     assert cpu_seconds([child.pid]) == 0
 
 
-def test_a_peak_lasts_until_it_is_forgotten(tmp_path: Path) -> None:
+def test_a_peak_lasts_until_it_is_reset(tmp_path: Path) -> None:
     program = "import time; data = bytearray(64 << 20); del data; print(1, flush=True); time.sleep(600)"
     process = Process([sys.executable, "-c", program], tmp_path / "log")
     try:
