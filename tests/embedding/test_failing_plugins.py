@@ -15,7 +15,7 @@ from starlette.routing import Mount, Route
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits, Mirror, Plugin, PushRouter, Reference
-from peili.mirror.resolvers.resolvers import LocalResolver
+from peili.mirror.resolvers import LocalResolver
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

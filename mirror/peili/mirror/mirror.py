@@ -37,7 +37,7 @@ from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer, is_identity
 from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
-from peili.mirror.resolvers.resolvers import DeferResolver
+from peili.mirror.resolvers import DeferResolver
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
 

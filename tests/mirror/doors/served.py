@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from peili.mirror import Content, Descriptor, Digest, Mirror, Serving, serve
 from peili.mirror.oci.media_types import OCTET_STREAM
-from peili.mirror.resolvers.resolvers import LocalResolver
+from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

@@ -25,7 +25,8 @@ from peili.mirror import (
     Unavailable,
     serve,
 )
-from peili.mirror.resolvers.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver, Rule
+from peili.mirror.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver
+from peili.mirror.resolvers.chain import Rule
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver, context_for
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

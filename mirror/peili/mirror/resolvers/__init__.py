@@ -1,5 +1,7 @@
-"""The built-in resolvers: which digest a tag means, by whom they believe."""
+"""The built-in resolvers: they decide which digest a tag means."""
 
-from peili.mirror.resolvers.resolvers import ChainResolver, DeferResolver, LocalResolver, PeersResolver
+from peili.mirror.resolvers.chain import ChainResolver
+from peili.mirror.resolvers.local import DeferResolver, LocalResolver
+from peili.mirror.resolvers.peers import PeersResolver
 
 __all__ = ["ChainResolver", "DeferResolver", "LocalResolver", "PeersResolver"]

@@ -1,0 +1,97 @@
+"""A resolver that is made of other resolvers, chosen by patterns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Self
+
+from typing_extensions import override
+
+from peili.mirror.errors import ConfigError, PluginNotFound, Unavailable
+from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.plugins.interfaces import Context, Resolver, ResolverLoader
+from peili.mirror.plugins.loading import Plugins
+from peili.mirror.support.options import Options
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """If `pattern` is found in a reference, `resolvers` are asked in this order until one answers."""
+
+    pattern: re.Pattern[str]
+    resolvers: tuple[Resolver, ...]
+
+
+_RULE = '{ match = "^docker.io/", use = ["local", "peers"] }'
+
+
+class ChainResolver(Resolver):
+    """Asks different resolvers for different references.
+
+    The first rule whose pattern is found in ``registry/repository:tag`` decides. If there is none, the answer is None.
+    The only option is ``rules``, a list of tables. Each table has ``use``, the names of resolvers that are asked in this
+    order, and may have ``match``, a regular expression; without it, the rule applies to every reference.
+    """
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        self._rules = tuple(rules)
+
+    @classmethod
+    @override
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        return cls.from_plugins(config, Plugins())
+
+    @classmethod
+    @override
+    def from_plugins(cls, config: Mapping[str, Any], plugins: ResolverLoader) -> Self:
+        options = Options(config, "rules")
+        rules = options.sequence("rules", f"a list of rules such as {_RULE}")
+        return cls([_rule(options, f"rules[{n}]", each, plugins) for n, each in enumerate(rules)])
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            for resolver in {id(each): each for rule in self._rules for each in rule.resolvers}.values():  # once each
+                await stack.enter_async_context(resolver.run(context))
+            yield
+
+    @override
+    def ready(self) -> bool:
+        return all(resolver.ready() for rule in self._rules for resolver in rule.resolvers)
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        rule = next((each for each in self._rules if each.pattern.search(str(reference))), None)
+        for resolver in rule.resolvers if rule else ():
+            try:
+                if (descriptor := await resolver.resolve(reference)) is not None:
+                    return descriptor
+            except Unavailable:
+                continue  # the next one may know
+        return None
+
+
+def _rule(options: Options, place: str, value: object, plugins: ResolverLoader) -> Rule:
+    rule = options.table(place, value, "match", "use", expected=f"a table such as {_RULE}")
+    match: str = rule.value("match", str, "a regular expression", "")
+    names = rule.sequence("use", 'a list of resolvers\' names, such as ["local", "peers"]')
+    try:
+        pattern = re.compile(match)
+    except re.error as error:
+        raise rule.wrong("match", f"a regular expression ({error})") from error
+    return Rule(pattern, tuple(_resolver(f"{place}.use[{n}]", name, plugins) for n, name in enumerate(names)))
+
+
+def _resolver(key: str, name: object, plugins: ResolverLoader) -> Resolver:
+    if not isinstance(name, str):
+        raise ConfigError(key, f"the name of a resolver, not {name!r}")
+    try:
+        return plugins.resolver(name, {})
+    except PluginNotFound as error:
+        raise ConfigError(key, str(error)) from error
+    except ConfigError as error:
+        raise error.within(key) from error

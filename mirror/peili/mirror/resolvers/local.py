@@ -1,0 +1,49 @@
+"""The default resolver, which leaves tags to upstream, and one that asks this host's store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from typing_extensions import override
+
+from peili.mirror.errors import NotFound
+from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.plugins.interfaces import Context, Resolver, running_already
+
+
+class DeferResolver(Resolver):
+    """Never answers, so that the runtime asks upstream and gets fresh tags. The default."""
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        return None
+
+
+class LocalResolver(Resolver):
+    """Answers from this host's store: a tag means what it meant when the image was pulled or imported here.
+
+    It returns None while it is not entered.
+    """
+
+    _context: Context | None = None
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._context is not None:
+            raise running_already(self)
+        self._context = context
+        try:
+            yield
+        finally:
+            self._context = None
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        if self._context is None:
+            return None
+        try:
+            return await self._context.store.resolve(reference)
+        except NotFound:
+            return None
