@@ -22,9 +22,8 @@ from peili.mirror.errors import (
 )
 from peili.mirror.limits import Limits
 from peili.mirror.membership.router import MembershipRouter, PushRouter
-from peili.mirror.metrics.collector import Collector
 from peili.mirror.metrics.counters import Distribution, Family
-from peili.mirror.mirror import Mirror
+from peili.mirror.mirror import Collector, Mirror
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.media_types import detect as detect_media_type
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, is_registry, looks_like_registry, parse_key

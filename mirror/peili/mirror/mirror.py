@@ -1,4 +1,4 @@
-"""The mirror: a store, a router and a resolver behind two doors, with one lifecycle."""
+"""`Mirror`: a store, a router and a resolver behind two doors, with one lifecycle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.lifecycle import Lifecycle, wait_until_listening
 from peili.mirror.limits import Limits
-from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, nothing
+from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, empty_families
 from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer, is_identity
@@ -45,33 +45,48 @@ if TYPE_CHECKING:
     from prometheus_client import Metric
 
 _READY_INTERVAL = 0.02
-_GAUGE_PATIENCE = 1.0
-"""Seconds for which another thread waits for the loop to say how things are."""
+_GAUGE_TIMEOUT = 1.0
+"""Seconds for which another thread waits for the loop to read the gauges."""
 
 
 class Mirror:
     """A host's part of the peer-to-peer mirror.
 
-    Attributes: `local`, `peer` and `ops` are ASGI apps, there before the mirror is entered; until then they answer that
-    nothing is here. They raise nothing into the host's server, whatever a plug-in does. `identity` is this host as a
-    peer; its URLs are what the host gave, or what `serve` found out.
+    It may be constructed without an event loop. Enter it (``async with mirror``) on one loop, in any task, any number
+    of times. Two mirrors may run side by side. A plug-in that fails raises nothing into the host agent.
 
     Args:
-        store, router, resolver: this host's; the resolver is `DeferResolver` where none is given.
-        identity: this host's id, or itself as a peer with the URLs at which others reach its peer door; by default a
-            random id.
-        auth: who may use the peer door; by default this host only. `insecure` lets everybody in.
-        local_auth: who may use the local door; by default whoever reaches it.
-        client_ssl: for peers with https URLs.
-        registries, exclude: which ones it is for; see `Selection`.
-        default_registry: for requests that name none.
-        extensions: what else lives with the mirror, as `ContainerdHosts`. Entered when its other plug-ins were, left
-            first, by `drain` already, until `resume`; one that fails or is not ready harms nothing else.
-        verify: hash what is relayed. Manifests, and what fits into ``limits.verify_ahead``, always are.
-        log: the logger of all parts; by default ``peili``. Each message is one line of at most 2,000 characters.
+        store: What this host has.
+        router: Who has what.
+        resolver: Which digest a tag means. The default is `DeferResolver`, which leaves that to upstream.
+        identity: This host's id; or this host as a peer, with the URLs at which other hosts reach its peer door. The
+            default is a random id.
+        auth: Who may use the peer door. The default is `loopback_only`.
+        local_auth: Who may use the local door. The default is everyone who reaches it.
+        insecure: Let everyone use the peer door, instead of `auth`.
+        client_ssl: For peers with https URLs. None means the system's certificate authorities.
+        registries: The registries that the mirror is for; see `Selection`.
+        exclude: The images that it is not for; see `Selection`.
+        default_registry: The registry of requests that name none.
+        verify: Hash all content that is relayed. Manifests, and content up to ``limits.verify_ahead`` bytes, are
+            always hashed.
+        extensions: Other plug-ins that run with the mirror, for example `ContainerdHosts`. They are entered after its
+            own plug-ins and exited first, already by `drain`. One that fails or is not ready affects nothing else.
+        limits: The bounds of the mirror.
+        log: The logger of all its parts; by default ``peili``. Each message is one line of at most 2,000 characters.
 
-    Enter and leave it (``async with``) on one loop, in any task, any number of times; two may live side by side. It may
-    be built without a loop. Raises ConfigError.
+    Attributes:
+        local: The local door, an ASGI app. Like the other two apps, it exists before the mirror is entered; until
+            then, it has no content.
+        peer: The peer door, an ASGI app.
+        ops: An ASGI app with ``/livez``, ``/readyz``, ``/metrics`` and ``/status``.
+        identity: This host as a peer. Its URLs are those that were given, else those that `serve` detected.
+        limits: The bounds of the mirror.
+        metrics: What the mirror counts; see `figures`.
+        log: The logger of all its parts.
+
+    Raises:
+        ConfigError: An argument is wrong.
     """
 
     local: ASGIApp
@@ -105,7 +120,7 @@ class Mirror:
         if not is_identity(self.identity.id):
             raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
         resolver = resolver or DeferResolver()
-        self._found: tuple[str, ...] = ()  # what `listens_at` made the identity's URLs
+        self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.log = LineLogger(log or logging.getLogger("peili"))
@@ -152,22 +167,31 @@ class Mirror:
             return []
 
     def readiness(self) -> Mapping[str, bool]:
-        """Of each part (``store``, ``router``, ``resolver``), whether it can do its work now; an extension has its
-        class's name. Cheap, does not raise. On the mirror's loop only.
+        """Return, for each part, whether it can do its work now. Call it on the mirror's loop.
+
+        The parts are ``store``, ``router`` and ``resolver``, and the extensions by the names of their classes. Cheap;
+        never raises.
         """
         extensions = ((type(each).__name__, each) for each in self._extensions)
         named = [*self._plugins.items(), *extensions]
         return {name: all(self._is_ready(part) for each, part in named if each == name) for name, _ in named}
 
     def ready(self) -> bool:
-        """Whether every part that the doors need can do its work now. On the mirror's loop only."""
+        """Whether every part that the doors need can do its work now. Call it on the mirror's loop."""
         return all(self._is_ready(part) for part in self._plugins.values())
 
     def _is_ready(self, part: Plugin) -> bool:
         return self._lifecycle is not None and self._lifecycle.is_ready(part)
 
     async def wait_ready(self, timeout: float) -> None:
-        """Wait until the mirror is `ready`. Raises Unavailable, naming those that are not, after `timeout` seconds."""
+        """Wait until the mirror is `ready`.
+
+        Args:
+            timeout: How many seconds to wait.
+
+        Raises:
+            Unavailable: It is not ready in time; the message names the parts that are not.
+        """
         try:
             async with asyncio.timeout(timeout):
                 while not self.ready():  # noqa: ASYNC110 - plug-ins have no event for it
@@ -177,9 +201,11 @@ class Mirror:
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
     async def drain(self, timeout: float) -> None:
-        """Leave the extensions, withdraw what was advertised, give answers under way `timeout` seconds to end, cut off
-        those that last longer, and give the router's leases as long to be released. Call it while peers can still
-        connect; the mirror goes on answering, unknown to peers until `resume`. Idempotent.
+        """Prepare for the end of serving. Call it while peers can still connect.
+
+        It exits the extensions and withdraws what was advertised. Then it waits for the responses in progress, and
+        cuts off those that take longer than `timeout` seconds. The router's leases get as long to be released. The
+        mirror still answers requests, but peers do not find it until `resume`. Idempotent.
         """
         lifecycle = self._lifecycle
         if lifecycle is not None:
@@ -189,24 +215,28 @@ class Mirror:
             await self._relay.drain(timeout)
 
     async def resume(self) -> None:
-        """Undo `drain`: enter the extensions, and the router anew, and announce what the store has once our own peer
-        door answers. Waits for these plug-ins as entering does. `serve` calls it. Does nothing where nothing drained.
+        """Undo `drain`, or do nothing if there was none. `serve` calls it.
+
+        It enters the extensions, enters the router again, and announces what the store has once our own peer door
+        answers. It waits for these plug-ins as entering the mirror does.
         """
         if self._lifecycle is not None:
             await self._lifecycle.resume()
 
     def figures(self) -> list[Family]:
-        """What `collect` tells, for hosts whose metrics are not Prometheus's. May be called from any thread; does not
-        raise. Counters grow for as long as this object lives, gauges are of now.
+        """Return what `collect` returns, for host agents that do not use Prometheus.
+
+        Counters grow for as long as this object lives. May be called from any thread; never raises.
         """
         lifecycle = self._lifecycle
-        now = self._gauges() if lifecycle is None else call_on(lifecycle.loop, self._gauges, _GAUGE_PATIENCE)
-        stuck = Gauges(dict.fromkeys(self._plugins, False))
-        return [*self.metrics.families(), *(now or stuck).families()]
+        now = self._gauges() if lifecycle is None else call_on(lifecycle.loop, self._gauges, _GAUGE_TIMEOUT)
+        blocked = Gauges(dict.fromkeys(self._plugins, False))
+        return [*self.metrics.families(), *(now or blocked).families()]
 
     def status(self) -> Mapping[str, Any]:
-        """Who this is, how it is, which peers it knows, and who has asked at its local door, as ``/status`` tells it to
-        programs that look after the host. On the mirror's loop.
+        """Return the document of ``/status``. Call it on the mirror's loop.
+
+        It says who this host is, which parts are ready, which peers it knows, and which clients used its local door.
         """
         lifecycle = self._lifecycle
         peers = lifecycle.peers() if lifecycle is not None else ()
@@ -229,41 +259,46 @@ class Mirror:
         )
 
     def collect(self) -> Iterable[Metric]:
-        """Makes this a collector of prometheus_client's: ``registry.register(mirror)``, entered or not, once in each of
-        any number of registries. A registry that has several mirrors takes one `Collector` of them all.
+        """Return the metrics for prometheus_client: ``registry.register(mirror)``.
 
-        May be called from any thread. Raises ImportError where prometheus_client (the extra ``command``) is not there.
+        A mirror may be registered in several registries, entered or not. A registry with several mirrors takes one
+        `Collector` of them all. May be called from any thread.
+
+        Raises:
+            ImportError: prometheus_client is not installed (the extra ``command``).
         """
-        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which is the host's
+        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which is optional
 
         return prometheus.metrics(self.figures())
 
     def describe(self) -> Iterable[Metric]:
-        """From it a registry has the names, and refuses those that it has already (ValueError)."""
+        """Return the names of all metrics. With them, a registry refuses names that it already has (ValueError)."""
         from peili.mirror.metrics import prometheus  # noqa: PLC0415 - as above
 
-        return prometheus.metrics(nothing())
+        return prometheus.metrics(empty_families())
 
     def listens_at(self, urls: Iterable[str]) -> None:
-        """From now on, this host's peer door is served at `urls`, unless the host said itself which they are."""
-        if self.identity.urls == self._found:
+        """Set the URLs of this host's peer door, unless `identity` was given with URLs."""
+        if self.identity.urls == self._detected_urls:
             self.identity = replace(self.identity, urls=tuple(urls))
-            self._found = self.identity.urls
+            self._detected_urls = self.identity.urls
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
-        """The mirror's life as a Starlette or FastAPI app's `lifespan`.
+        """Run the mirror during the `lifespan` of a Starlette or FastAPI app.
 
-        A host that has one of its own enters the mirror there: these frameworks run none of what is mounted.
+        An app with a lifespan of its own enters the mirror there: these frameworks run no lifespan of mounted apps.
         """
         async with self:
             yield
 
     async def __aenter__(self) -> Self:
-        """Enter the plug-ins; waits for their first step, ``limits.start_timeout`` seconds at most, and for no backend.
+        """Enter the plug-ins. Waits for their first step for up to ``limits.start_timeout`` seconds.
 
-        A plug-in that fails is tried again in the background, and raises nothing here. Raises RuntimeError where the
-        mirror is entered already.
+        Does not wait for backends. A plug-in that fails is entered again in the background, and raises nothing here.
+
+        Raises:
+            RuntimeError: The mirror is entered already.
         """
         if self._lifecycle is not None or self._is_exiting:
             raise RuntimeError("this mirror is running already")
@@ -276,11 +311,11 @@ class Mirror:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Withdraw what was advertised, wait for leases that are being released, and leave the plug-ins; each has
-        ``limits.stop_timeout`` seconds.
+        """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.
 
-        Whatever the mirror started has ended then: its tasks, threads and sockets; only the look-up of a peer's name
-        that hangs keeps its thread until the system gives up. Does not raise.
+        Each step takes at most ``limits.stop_timeout`` seconds. Afterwards nothing of the mirror runs: no task, thread
+        or socket. There is one exception: a DNS lookup that hangs keeps its thread until the system gives up. Never
+        raises.
         """
         lifecycle, self._lifecycle = self._lifecycle, None
         if lifecycle is not None:
@@ -289,3 +324,33 @@ class Mirror:
                 await lifecycle.stop()
             finally:
                 self._is_exiting = False
+
+
+class Collector:
+    """A collector for prometheus_client with the metrics of several mirrors.
+
+    ``registry.register(Collector({"blue": one, "green": other}))``. Each sample has the name of its mirror in the label
+    ``mirror``. A registry refuses a second mirror that is registered on its own, because the names are the same.
+
+    Args:
+        mirrors: The mirrors by name. The mapping is read at each collection, so mirrors may be added and removed.
+    """
+
+    def __init__(self, mirrors: Mapping[str, Mirror]) -> None:
+        self._mirrors = mirrors
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics of all mirrors. May be called from any thread.
+
+        Raises:
+            ImportError: prometheus_client is not installed (the extra ``command``).
+        """
+        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - needs prometheus_client, which is optional
+
+        return prometheus.merged_metrics({name: mirror.figures() for name, mirror in dict(self._mirrors).items()})
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the names of all metrics."""
+        from peili.mirror.metrics import prometheus  # noqa: PLC0415 - as above
+
+        return prometheus.merged_metrics({"": empty_families()})

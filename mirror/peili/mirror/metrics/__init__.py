@@ -1,1 +1,1 @@
-"""What is counted, and how Prometheus reads it."""
+"""What a mirror counts, and how Prometheus reads it."""

@@ -1,6 +1,6 @@
-"""What a mirror counts, as plain figures. How Prometheus gets them is in exposition.py.
+"""What a mirror counts, as plain figures; prometheus.py converts them.
 
-RequestMetrics on the mirror's loop, by an increment in a dict; may be read from any thread.
+The mirror counts on its loop, by incrementing a value in a dict. Any thread may read the figures.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Literal, TypeAlias
 from peili.mirror.errors import FailureReason
 
 LOCAL, PEER = "local", "peer"
-"""Doors."""
+"""The doors."""
 FROM_STORE, FROM_PEER = "store", "peer"
-"""Sources of content."""
+"""Where content comes from."""
 HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
-"""What a router's advice was."""
+"""The outcomes of asking the router."""
 
 _LIMITS = (
     "blob_size",
@@ -49,7 +49,7 @@ _LIMITS = (
     "wait_timeout",
 )
 _CLIENTS = frozenset({"buildkit", "containerd", "containers", "cri-o", "docker", "oras", "podman", "skopeo"})
-"""The first word of a `User-Agent`. Others are counted together: whoever asks must not make series grow."""
+"""The first words of `User-Agent` headers. All others share one series, so that clients cannot create series."""
 _LOOKUP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 Labels: TypeAlias = tuple[str, ...]
@@ -57,7 +57,12 @@ Labels: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How often a value was at most each of some bounds (all values: infinity), and the sum of all values."""
+    """A histogram.
+
+    Attributes:
+        buckets: Upper bounds, each with how many values were not above it. The last bound is infinity.
+        total: The sum of all values.
+    """
 
     buckets: Sequence[tuple[float, int]]
     total: float
@@ -65,8 +70,14 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One metric: a sample for each combination of its labels' values. Named by Prometheus's conventions, in base units
-    (seconds, bytes).
+    """One metric, named by the conventions of Prometheus, in base units (seconds, bytes).
+
+    Attributes:
+        name: The name of the metric.
+        kind: The type of the metric.
+        help: What it measures.
+        labels: The names of its labels.
+        samples: The values, by the values of the labels.
     """
 
     name: str
@@ -77,24 +88,31 @@ class Family:
 
 
 class Counts:
-    """A number that grows, for each combination of labels."""
+    """A counter with labels.
+
+    Args:
+        name: The name of the metric.
+        text: What it measures.
+        labels: The names of its labels.
+        known: Label values that start at 0, so that their first increment is visible.
+    """
 
     def __init__(self, name: str, text: str, *labels: str, known: Sequence[Labels] = ()) -> None:
         self._name = name
         self._text = text
         self._labels = labels
-        self._values: dict[Labels, float] = dict.fromkeys(known, 0)  # a series that begins at 0 shows its first step
+        self._values: dict[Labels, float] = dict.fromkeys(known, 0)
 
     def add(self, *labels: str, by: float = 1) -> None:
-        """Count `by` for the values `labels`."""
+        """Add `by` to the series with the label values `labels`."""
         self._values[labels] = self._values.get(labels, 0) + by
 
     def value(self, *labels: str) -> float:
-        """What was counted for the values `labels`."""
+        """Return the value of the series with the label values `labels`."""
         return self._values.get(labels, 0)
 
     def family(self) -> Family:
-        """What was counted so far."""
+        """Return the current values."""
         return Family(self._name, "counter", self._text, self._labels, dict(self._values))
 
 
@@ -109,12 +127,12 @@ class Durations:
         self._total = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one that took so long."""
+        """Add one duration."""
         self._counts[bisect_left(self._bounds, seconds)] += 1
         self._total += seconds
 
     def family(self) -> Family:
-        """What was counted so far."""
+        """Return the current values."""
         buckets: list[tuple[float, int]] = []
         seen = 0
         for bound, count in zip((*self._bounds, float("inf")), list(self._counts), strict=True):
@@ -124,75 +142,76 @@ class Durations:
 
 
 class Metrics:
-    """The counters of one mirror. They live as long as it does, whether it is entered or not."""
+    """The counters of one mirror. They keep their values when it is exited and entered again."""
 
     def __init__(self) -> None:
         self.requests = Counts(
             "peili_requests_total",
-            "Requests that ended; `status` is none where no answer was begun, `source` where content came from.",
+            "Requests that ended. `status` is none without a response; `source` is where the content came from.",
             *("door", "endpoint", "method", "status", "source"),
         )
         self.cut = Counts(
             "peili_cut_answers_total",
-            "Answers that were begun and not finished.",
+            "Responses that were started and not finished.",
             "door",
             known=[(LOCAL,), (PEER,)],
         )
         self.sent = Counts(
             "peili_sent_bytes_total",
-            "Bytes of content that were sent, by door and by where they came from.",
+            "Bytes of content that were sent, by door and source.",
             *("door", "source"),
             known=[(LOCAL, FROM_STORE), (LOCAL, FROM_PEER), (PEER, FROM_STORE)],
         )
         self.failures = Counts(
             "peili_peer_failures_total",
-            "Peers that were passed over while content was fetched, by reason.",
+            "Peers that could not be used while content was fetched, by reason.",
             "reason",
             known=[(each,) for each in sorted(FailureReason)],
         )
         self.quarantines = Counts(
-            "peili_quarantines_total", "Peers that sent wrong bytes, each for one blob.", known=[()]
+            "peili_quarantines_total",
+            "Peers that are not used for a blob because they sent wrong bytes of it.",
+            known=[()],
         )
         self.unverified = Counts(
             "peili_unverified_relays_total",
-            "Answers that were passed on unverified though `verify` is on: a `part` that is not its content's end, "
+            "Responses that were relayed unverified although `verify` is on: a `part` without the end of the content, "
             "or one whose `beginning` could not be read back.",
             "reason",
             known=[("part",), ("beginning",)],
         )
         self.lookups = Counts(
             "peili_lookups_total",
-            "Questions to the router for content that is not here, by its advice.",
+            "Requests to the router for content that is not here, by its answer.",
             "result",
             known=[(each,) for each in (HIT, MISS, WAIT, FAILED)],
         )
-        self.lookup_seconds = Durations(
-            "peili_lookup_seconds", "How long the router took to give its advice.", _LOOKUP_SECONDS
-        )
+        self.lookup_seconds = Durations("peili_lookup_seconds", "How long the router took to answer.", _LOOKUP_SECONDS)
         self.limited = Counts(
             "peili_limited_total",
-            "How often a bound of the mirror's `Limits` was reached.",
+            "How often a limit of `Limits` was reached.",
             "limit",
             known=[(each,) for each in _LIMITS],
         )
         self._runtime = Counts(
             "peili_runtime_requests_total",
-            "Requests at the local door, by the name that the client gives itself.",
+            "Requests at the local door, by the name in the client's User-Agent.",
             "client",
             known=[("containerd",)],
         )
         self._runtime_last: dict[Labels, float] = {}
 
-    def asked(self, user_agent: str, now: float) -> None:
-        """A client that calls itself `user_agent` asked at the local door; `now` in seconds since 1970."""
+    def count_runtime_request(self, user_agent: str, now: float) -> None:
+        """Count a request at the local door of a client with this `user_agent`; `now` is in seconds since 1970."""
         name = user_agent.partition("/")[0].strip().lower()
         client = name if name in _CLIENTS else "other"
         self._runtime.add(client)
         self._runtime_last[client,] = now
 
     def runtime(self) -> dict[str, dict[str, float]]:
-        """Of each client that has asked at the local door: its `requests`, and when the `last` was, in seconds since
-        1970.
+        """Return the clients of the local door, each with its number of `requests` and the time of the `last` one.
+
+        Times are in seconds since 1970.
         """
         return {
             client: {"requests": self._runtime.value(client), "last": last}
@@ -200,8 +219,8 @@ class Metrics:
         }
 
     def families(self) -> list[Family]:
-        """All of them, as they are now. May be called from any thread."""
-        last = "When a client last asked at the local door, in seconds since 1970."
+        """Return all counters with their current values. May be called from any thread."""
+        last = "When a client last used the local door, in seconds since 1970."
         counted = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.unverified)
         return [
             *(each.family() for each in (*counted, self.lookups, self.limited)),
@@ -216,7 +235,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """What is so now. None: nobody knows."""
+    """The state of a mirror now. None stands for an unknown value."""
 
     ready: Mapping[str, bool]
     peers: int | None = None
@@ -225,19 +244,19 @@ class Gauges:
     uploads: int | None = None
 
     def families(self) -> list[Family]:
-        """All of them."""
+        """Return all gauges."""
         ready: dict[Labels, float] = {(part,): float(is_so) for part, is_so in self.ready.items()}
         return [
-            Family("peili_ready", "gauge", "Whether a part can do its work now.", ("part",), ready),
-            _gauge("peili_peers", "Peers that are known and not given up.", self.peers),
-            _gauge("peili_advertised_keys", "Digests and tags that peers are told of.", self.advertised),
-            _gauge("peili_transfers", "Requests of the runtime that are relayed, or wait for it.", self.transfers),
-            _gauge("peili_uploads", "Answers with content that peers are being sent.", self.uploads),
+            Family("peili_ready", "gauge", "Whether a part of the mirror can do its work now.", ("part",), ready),
+            _gauge("peili_peers", "Peers that are known and answer.", self.peers),
+            _gauge("peili_advertised_keys", "Digests and tags that are advertised to peers.", self.advertised),
+            _gauge("peili_transfers", "Requests of the runtime that are relayed, or wait to be.", self.transfers),
+            _gauge("peili_uploads", "Responses with content that are being sent to peers.", self.uploads),
         ]
 
 
-def nothing() -> list[Family]:
-    """Every metric there is, with nothing counted."""
+def empty_families() -> list[Family]:
+    """Return every metric that exists, with no values."""
     return [*Metrics().families(), *Gauges({}).families()]
 
 
@@ -248,7 +267,7 @@ def _gauge(name: str, text: str, value: int | None) -> Family:
 def _build() -> Family:
     try:
         version = metadata.version("peili")
-    except metadata.PackageNotFoundError:  # a frozen app that left the metadata out
+    except metadata.PackageNotFoundError:  # a frozen app without the metadata
         version = "unknown"
     built: dict[Labels, float] = {(version, platform.python_version()): 1}
-    return Family("peili_build_info", "gauge", "The version of peili, and of Python.", ("version", "python"), built)
+    return Family("peili_build_info", "gauge", "The versions of peili and of Python.", ("version", "python"), built)

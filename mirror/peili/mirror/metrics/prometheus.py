@@ -1,4 +1,4 @@
-"""A mirror's figures as prometheus_client takes them. Imported once somebody collects: the package is the host's."""
+"""Converts the figures of mirrors for prometheus_client, which is optional: import this module only when collecting."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ except ImportError as error:
 
 
 def metrics(families: Iterable[Family]) -> list[Metric]:
-    """One mirror's."""
+    """Convert the metrics of one mirror."""
     return [_metric(each, each.labels, each.samples) for each in families]
 
 
-def merged(families: Mapping[str, Iterable[Family]]) -> list[Metric]:
-    """Those of several mirrors by name, which each sample shows in its label ``mirror``."""
+def merged_metrics(families: Mapping[str, Iterable[Family]]) -> list[Metric]:
+    """Convert the metrics of several mirrors. Each sample has the name of its mirror in the label ``mirror``."""
     merged: dict[str, tuple[Family, dict[Labels, float | Distribution]]] = {}
     for name, each in families.items():
         for family in each:
@@ -30,15 +30,15 @@ def merged(families: Mapping[str, Iterable[Family]]) -> list[Metric]:
 
 
 def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
-    """The text of one mirror's metrics, and its media type, for whoever takes `accept`."""
+    """Return the body of ``/metrics`` for the `Accept` header `accept`, and its media type."""
     registry = CollectorRegistry()
-    registry.register(_Collected(metrics(families)))
+    registry.register(_FixedCollector(metrics(families)))
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type
 
 
-class _Collected:
-    """Metrics that are in hand already."""
+class _FixedCollector:
+    """A collector that returns the same metrics at each collection."""
 
     def __init__(self, metrics: Iterable[Metric]) -> None:
         self._metrics = metrics

@@ -32,8 +32,8 @@ class ChainResolver(Resolver):
     """Asks different resolvers for different references.
 
     The first rule whose pattern is found in ``registry/repository:tag`` decides. If there is none, the answer is None.
-    The only option is ``rules``, a list of tables. Each table has ``use``, the names of resolvers that are asked in this
-    order, and may have ``match``, a regular expression; without it, the rule applies to every reference.
+    The only option is ``rules``, a list of tables. A table has ``use``, the names of resolvers, which are asked in this
+    order. It may have ``match``, a regular expression; without it, the rule applies to every reference.
     """
 
     def __init__(self, rules: Sequence[Rule]) -> None:
