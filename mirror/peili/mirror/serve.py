@@ -17,8 +17,8 @@ from peili.mirror.errors import ListenError
 from peili.mirror.metrics.counters import LOCAL, PEER
 from peili.mirror.mirror import Mirror
 from peili.mirror.server.acceptor import Acceptor, ConnectionSlot
-from peili.mirror.server.listening import Address, bind, shown, urls
-from peili.mirror.server.protocol import LINGER, bound_connections
+from peili.mirror.server.listening import Address, address_of, bind, urls_of
+from peili.mirror.server.protocol import LINGER, protocol_factory
 
 _OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
 _KEEP_ALIVE = 30
@@ -60,9 +60,9 @@ async def serve(
         doors = [_Server(LOCAL, _local_app(mirror), mirror)]
         if peer_sockets:
             doors.append(_Server(PEER, mirror.peer, mirror, peer_ssl))
-            found = urls(peer_sockets, "https" if peer_ssl else "http") if advertise is None else advertise
+            found = urls_of(peer_sockets, "https" if peer_ssl else "http") if advertise is None else advertise
             mirror.listens_at([found] if isinstance(found, str) else found)
-        serving = Serving(tuple(map(shown, local_sockets)), tuple(map(shown, peer_sockets)))
+        serving = Serving(tuple(map(address_of, local_sockets)), tuple(map(address_of, peer_sockets)))
         async with contextlib.AsyncExitStack() as stack:
             for door, sockets in zip(doors, (local_sockets, peer_sockets), strict=False):
                 await stack.enter_async_context(door.listening(sockets))
@@ -103,7 +103,7 @@ class _Server(uvicorn.Server):
         )
         config.load()
         limits, limited = mirror.limits, mirror.metrics.limited.add
-        self._make = bound_connections(config, limits, limited)
+        self._make = protocol_factory(config, limits, limited)
         super().__init__(config)
         self._acceptor = Acceptor(door, self._protocol, limits, limited, mirror.log, tls=tls)
         self._up = asyncio.Event()

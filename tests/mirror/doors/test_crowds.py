@@ -20,7 +20,7 @@ from tests.support.certificates import make_certificate
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror, serve
-from peili.mirror.server.acceptor import most_connections
+from peili.mirror.server.acceptor import max_connections
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -214,7 +214,7 @@ async def test_connections_above_the_limit_are_closed_at_once(caplog: pytest.Log
                 assert await ask(address) == b""
             assert host.mirror.metrics.limited.family().samples["connections",] == 3
             assert await ask(host.address("peer")) == OK
-        assert "the local door has 3 connections, which is all that may be; others are closed" in caplog.text
+        assert "the local door has 3 connections, its maximum; others are closed" in caplog.text
         await answers(address)
 
 
@@ -264,4 +264,4 @@ def test_a_door_takes_a_third_of_the_descriptors_at_most(soft: int, most: int, m
         return soft, soft
 
     monkeypatch.setattr(resource, "getrlimit", limit)
-    assert most_connections(Limits()) == most
+    assert max_connections(Limits()) == most

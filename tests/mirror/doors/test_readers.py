@@ -17,7 +17,7 @@ from tests.mirror.doors.served import SIZE, ZEROS_PATH, ZerosStore, asking, serv
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror
-from peili.mirror.server.protocol import bound_connections
+from peili.mirror.server.protocol import protocol_factory
 from peili.routers.memory import MemoryRouter
 
 pytestmark = pytest.mark.anyio
@@ -176,7 +176,7 @@ async def test_nobody_is_waited_for_on_a_connection_that_was_lost_while_it_was_a
 
     config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_keep_alive=0, ws="none")
     config.load()
-    bound_connections(config, Limits(header_timeout=0.1), limited.append)
+    protocol_factory(config, Limits(header_timeout=0.1), limited.append)
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(server.serve([listener]))

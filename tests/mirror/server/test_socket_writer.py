@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self.socket_writer.lose()
+        self.socket_writer.connection_lost()
 
 
 @asynccontextmanager
@@ -99,8 +99,8 @@ async def test_what_was_written_before_goes_first_and_what_is_written_after_last
         server.transport.write(head)
         assert await server.socket_writer.sendfile(fd, 5, len(DATA) - 5) == len(DATA) - 5
         await server.socket_writer.send(memoryview(DATA)[:5])
-        assert server.socket_writer.take() == len(DATA)
-        assert server.socket_writer.take() == 0
+        assert server.socket_writer.take_sent_count() == len(DATA)
+        assert server.socket_writer.take_sent_count() == 0
         server.transport.write(b"the last")
         assert await receiving == head + DATA[5:] + DATA[:5] + b"the last"
 
@@ -138,7 +138,7 @@ async def test_what_is_in_a_pipe_can_be_sent() -> None:
             os.close(out)
             os.close(into)
         assert await receiving == DATA
-        assert server.socket_writer.take() == len(DATA)
+        assert server.socket_writer.take_sent_count() == len(DATA)
 
 
 async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:

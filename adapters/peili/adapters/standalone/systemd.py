@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from peili.mirror import ConfigError
-from peili.mirror.server.listening import shown
+from peili.mirror.server.listening import address_of
 
 DOORS = ("local", "peer")
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
@@ -30,7 +30,7 @@ class PassedSockets:
     @property
     def local_addresses(self) -> tuple[str, ...]:
         """``host:port`` of the local door's TCP sockets. `bind` refuses sockets of other kinds."""
-        return tuple(shown(each) for each in self.local if each.family in {socket.AF_INET, socket.AF_INET6})
+        return tuple(address_of(each) for each in self.local if each.family in {socket.AF_INET, socket.AF_INET6})
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""What uvicorn lacks: its own accept loop, a protocol with limits, and a way to send files without copying."""
+"""What uvicorn lacks: an accept loop with limits, a protocol with limits, and a way to send files without copies."""

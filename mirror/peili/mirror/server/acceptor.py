@@ -1,7 +1,7 @@
-"""Accepts the connections of one door: no more than may be, and no more than the process has descriptors for.
+"""Accepts the connections of one door within two limits: the configured one, and the file descriptors of the process.
 
-asyncio's own servers accept until no descriptor is left for anything else, and then report each of the tries that
-follow. What is said on a connection is its protocol's matter.
+asyncio's own servers accept until no descriptor is left for anything else, and then log each further attempt. What is
+sent on a connection is up to its protocol (protocol.py).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from contextlib import suppress
 
 from peili.mirror.limits import Limits
 
-_AT_ONCE = 16
-"""Connections that are accepted before others have their turn …"""
-_TAKEN_AT_ONCE = 1
-"""… and of them those that are not closed at once, each of which costs ten times as much. To end one does, too."""
-_SHARE = 3
-"""A door may have one part in so many of the process's descriptors. Two doors leave one part for all else: files, the
-runtime, peers, and whatever the process does besides."""
+_MAX_ACCEPTS = 16
+"""Connections that are accepted in one turn of the event loop."""
+_MAX_OPENED = 1
+"""Of those, the ones that are not closed at once. They cost ten times as much. Closing an idle connection does, too."""
+_DESCRIPTOR_SHARE = 3
+"""A door may use one third of the process's descriptors. Two doors then leave one third for everything else: files, the
+runtime, peers, and the rest of the process."""
 _PAUSE = 1.0
-"""Seconds for which nothing is accepted where that fails and a waiting connection can't even be closed."""
-_YOUNG = 1.0
-"""Seconds that a connection is given to ask something, before it is closed for the sake of a new one."""
-_EVICTION = 0.01
-"""Seconds between two connections that are closed for the sake of new ones, which costs more than to refuse these."""
-_TOLD_AGAIN = 60.0
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE}
-_OF_THE_CONNECTION = {
+"""Seconds without accepting after a connection could neither be accepted nor closed."""
+_MIN_IDLE = 1.0
+"""Seconds that a connection has for its first request before it may be closed to make room for a new one."""
+_EVICTION_INTERVAL = 0.01
+"""Seconds between two connections that are closed to make room for new ones. That costs more than to close those."""
+_WARNING_INTERVAL = 60.0
+_NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
+_CONNECTION_ERRORS = {
     errno.ECONNABORTED,
     errno.EHOSTDOWN,
     errno.EHOSTUNREACH,
@@ -45,46 +45,48 @@ _OF_THE_CONNECTION = {
     errno.EPROTO,
     errno.ETIMEDOUT,
 }
-"""What accept(2) reports of a connection that failed before it was accepted: the next one may be good."""
+"""Errors of accept(2) that mean: this connection failed before it was accepted. The next one may work."""
 
 
 class ConnectionSlot:
-    """What a connection holds of its door's connections, from being accepted until it is lost.
+    """The share of one connection in the limit of its door, from the accept until the connection is lost.
 
-    Attributes: `transport` is the connection's, once it is made.
+    Attributes:
+        transport: The transport of the connection, as soon as there is one.
+        opening: The task that makes the transport.
     """
 
     __slots__ = ("_slots", "opening", "transport")
 
-    def __init__(self, places: _ConnectionSlots) -> None:
-        self._slots = places
+    def __init__(self, slots: _ConnectionSlots) -> None:
+        self._slots = slots
         self.opening: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
 
-    def wait(self) -> None:
-        """The connection waits for a request from now on: it may be closed for the sake of a new one."""
-        self._slots.idle(self)
+    def set_idle(self) -> None:
+        """The connection waits for a request: it may be closed to make room for a new one."""
+        self._slots.set_idle(self)
 
-    def work(self) -> None:
-        """A request of the connection is being answered: it stays."""
-        self._slots.busy(self)
+    def set_busy(self) -> None:
+        """A request is being answered: the connection is kept."""
+        self._slots.set_busy(self)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The connection is lost. Idempotent."""
-        self._slots.free(self)
+        self._slots.release(self)
 
     @property
-    def is_done(self) -> bool:
-        """Whether all that was answered has been sent."""
+    def has_sent_all(self) -> bool:
+        """Whether the transport has sent everything."""
         return self.transport is None or not self.transport.get_write_buffer_size()
 
-    def end_in_turn(self) -> None:
-        """Close the connection soon. Where many end at the same time, others have their turns in between."""
-        self._slots.end_in_turn(self)
+    def close_soon(self) -> None:
+        """Close the connection if it stays idle. Many such connections are closed over several turns of the loop."""
+        self._slots.close_soon(self)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Close the connection at once."""
-        self.leave()
+        self.release()
         if self.transport is not None:
             self.transport.abort()
         elif self.opening is not None:
@@ -92,90 +94,99 @@ class ConnectionSlot:
 
 
 class _ConnectionSlots:
-    """The connections of one door, and which of them wait for a request."""
+    """The connections of one door, and which of them are idle."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._held: set[ConnectionSlot] = set()
-        self._idle: OrderedDict[ConnectionSlot, float] = OrderedDict()  # since when; the longest first
-        self._ending: deque[ConnectionSlot] = deque()
-        self._next_end = 0.0
+        self._used: set[ConnectionSlot] = set()
+        self._idle: OrderedDict[ConnectionSlot, float] = OrderedDict()  # with the time since when; the oldest is first
+        self._closing: deque[ConnectionSlot] = deque()
+        self._next_eviction = 0.0
 
-    def take(self, most: int) -> ConnectionSlot | None:
-        """A slot for a new connection, where `most` may be: a free one, or that of whoever says nothing for longest.
-        None: all are in use.
+    def acquire(self, limit: int) -> ConnectionSlot | None:
+        """Return a slot for a new connection.
+
+        If `limit` slots are in use, the connection that is idle for longest is closed. Returns None if there is none.
         """
-        while len(self._held) >= most:
+        while len(self._used) >= limit:
             now = self._loop.time()
-            longest = self._longest(now - _YOUNG) if now >= self._next_end else None
-            if longest is None:
+            oldest = self._oldest_idle(now - _MIN_IDLE) if now >= self._next_eviction else None
+            if oldest is None:
                 return None
-            self._next_end = now + _EVICTION
-            longest.end()
+            self._next_eviction = now + _EVICTION_INTERVAL
+            oldest.close()
         slot = ConnectionSlot(self)
-        self._held.add(slot)
-        self.idle(slot)
+        self._used.add(slot)
+        self.set_idle(slot)
         return slot
 
-    def idle(self, slot: ConnectionSlot) -> None:
-        if slot in self._held:
+    def set_idle(self, slot: ConnectionSlot) -> None:
+        if slot in self._used:
             self._idle[slot] = self._loop.time()
             self._idle.move_to_end(slot)
 
-    def busy(self, slot: ConnectionSlot) -> None:
+    def set_busy(self, slot: ConnectionSlot) -> None:
         self._idle.pop(slot, None)
 
-    def free(self, slot: ConnectionSlot) -> None:
-        self._held.discard(slot)
+    def release(self, slot: ConnectionSlot) -> None:
+        self._used.discard(slot)
         self._idle.pop(slot, None)
 
-    def end_in_turn(self, slot: ConnectionSlot) -> None:
-        if slot in self._held:
-            self._ending.append(slot)
-            if len(self._ending) == 1:
-                self._loop.call_soon(self._end_some)
+    def close_soon(self, slot: ConnectionSlot) -> None:
+        if slot in self._used:
+            self._closing.append(slot)
+            if len(self._closing) == 1:
+                self._loop.call_soon(self._close_some)
 
-    def _end_some(self) -> None:
-        for _ in range(min(len(self._ending), _TAKEN_AT_ONCE)):
-            slot = self._ending.popleft()
-            if slot in self._idle:  # still: no request has come meanwhile
-                slot.end()
-        if self._ending:
-            self._loop.call_soon(self._end_some)
+    def _close_some(self) -> None:
+        for _ in range(min(len(self._closing), _MAX_OPENED)):
+            slot = self._closing.popleft()
+            if slot in self._idle:  # no request has arrived in the meantime
+                slot.close()
+        if self._closing:
+            self._loop.call_soon(self._close_some)
 
-    def _longest(self, old: float) -> ConnectionSlot | None:
-        """Who has said nothing since before `old`."""
+    def _oldest_idle(self, before: float) -> ConnectionSlot | None:
+        """Returns the connection that is idle for longest, since a time before `before`."""
         for slot, since in self._idle.items():
-            if since > old:
+            if since > before:
                 break
-            if slot.is_done:
+            if slot.has_sent_all:
                 return slot
         return None
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._used)
 
 
 class Acceptor:
-    """Accepts the connections of the door `name`, and gives each to a protocol that `protocol` makes.
+    """Accepts the connections of one door.
 
-    ``limits.connections`` of them may be open at a time, and never more than a third of the descriptors that the
-    process may have open. Those above are closed at once, unless one that waits for a request can be closed instead.
-    Where a connection can't be accepted, it is closed at once as well, so that its other side can go elsewhere. Both
-    are logged once a minute; `limited` hears of each.
+    At most ``limits.connections`` are open at a time, and never more than a third of the file descriptors that the
+    process may open. Further connections are closed at once, unless an idle one can be closed instead. A connection
+    that cannot be accepted is closed at once as well, so that the client can go elsewhere. Both are logged once a
+    minute.
+
+    Args:
+        name: The name of the door in the log.
+        make_protocol: Makes the protocol of a connection.
+        limits: ``connections`` (see above), and ``header_timeout``, which bounds the TLS handshake.
+        limited: Called with ``connections`` for each connection that is refused.
+        log: Receives the warnings.
+        tls: For connections over TLS.
     """
 
     def __init__(
         self,
         name: str,
-        protocol: Callable[[ConnectionSlot], asyncio.Protocol],
+        make_protocol: Callable[[ConnectionSlot], asyncio.Protocol],
         limits: Limits,
         limited: Callable[[str], None],
         log: logging.Logger,
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self._protocol = protocol
+        self._make_protocol = make_protocol
         self._limits = limits
         self._limited = limited
         self._tls = tls
@@ -184,137 +195,138 @@ class Acceptor:
         self._opening: set[asyncio.Task[None]] = set()
         self._sockets: list[socket.socket] = []
         self._paused: dict[socket.socket, asyncio.TimerHandle] = {}
-        self._spare: socket.socket | None = None
-        self._full = _Seldom(log, f"the {name} door has %d connections, which is all that may be; others are closed")
-        self._failing = _Seldom(log, f"the {name} door can't accept connections: %s")
+        self._reserve: socket.socket | None = None
+        self._full_warning = _RateLimitedWarning(
+            log, f"the {name} door has %d connections, its maximum; others are closed"
+        )
+        self._error_warning = _RateLimitedWarning(log, f"the {name} door can't accept connections: %s")
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept what comes to `sockets`, which listen already. They stay the caller's."""
-        self._spare = _spare()
+        """Accept connections on `sockets`, which listen already. The caller keeps the ownership."""
+        self._reserve = _reserve_descriptor()
         self._sockets = list(sockets)
         for each in self._sockets:
             self._loop.add_reader(each, self._accept, each)
 
     def close(self) -> None:
-        """Accept no more. Connections that are made stay. Before the sockets are closed. Idempotent."""
+        """Stop to accept. Open connections stay. Call it before the sockets are closed. Idempotent."""
         for each in self._sockets:
             self._loop.remove_reader(each)
         for timer in self._paused.values():
             timer.cancel()
         for task in self._opening:
             task.cancel()
-        if self._spare is not None:
-            self._spare.close()
-        self._sockets, self._paused, self._spare = [], {}, None
+        if self._reserve is not None:
+            self._reserve.close()
+        self._sockets, self._paused, self._reserve = [], {}, None
 
     async def wait_closed(self) -> None:
-        """Wait for what `close` cancelled."""
+        """Wait until the tasks that `close` cancelled have ended."""
         while self._opening:
             await asyncio.wait(self._opening)
 
-    def _accept(self, listening: socket.socket) -> None:
-        most, taken = most_connections(self._limits), 0
-        for _ in range(_AT_ONCE):
+    def _accept(self, listener: socket.socket) -> None:
+        limit, opened = max_connections(self._limits), 0
+        for _ in range(_MAX_ACCEPTS):
             try:
-                accepted, _where = listening.accept()
+                connection, _address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno not in _OF_THE_CONNECTION and not self._turn_away(listening, error):
+                if error.errno not in _CONNECTION_ERRORS and not self._reject(listener, error):
                     return
                 continue
-            if (slot := self._slots.take(most)) is None:
-                accepted.close()
+            if (slot := self._slots.acquire(limit)) is None:
+                connection.close()
                 self._limited("connections")
-                self._full.warn(len(self._slots))
+                self._full_warning.log(len(self._slots))
                 continue
-            self._take(accepted, slot)
-            taken += 1
-            if taken == _TAKEN_AT_ONCE:
+            self._start_opening(connection, slot)
+            opened += 1
+            if opened == _MAX_OPENED:
                 return
 
-    def _take(self, accepted: socket.socket, slot: ConnectionSlot) -> None:
-        slot.opening = task = self._loop.create_task(self._open(accepted, self._protocol(slot)))
+    def _start_opening(self, connection: socket.socket, slot: ConnectionSlot) -> None:
+        slot.opening = task = self._loop.create_task(self._open(connection, self._make_protocol(slot)))
         self._opening.add(task)
 
         def opened(task: asyncio.Task[None]) -> None:
             self._opening.discard(task)
             slot.opening = None
-            if slot.transport is None:  # TLS failed, or there was no time for it
-                slot.leave()
-                accepted.close()
+            if slot.transport is None:  # the TLS handshake failed or was cancelled
+                slot.release()
+                connection.close()
 
         task.add_done_callback(opened)
 
-    async def _open(self, accepted: socket.socket, protocol: asyncio.Protocol) -> None:
+    async def _open(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         timeout = self._limits.header_timeout if self._tls is not None else None
-        with suppress(OSError):  # of TLS: the other side's matter
+        with suppress(OSError):  # a failed TLS handshake
             await self._loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=self._tls, ssl_handshake_timeout=timeout
+                lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=timeout
             )
 
-    def _turn_away(self, listening: socket.socket, problem: OSError) -> bool:
-        """Close the connection that waits and can't be accepted; whether that went well. Else nothing is accepted for a
-        while.
+    def _reject(self, listener: socket.socket, error: OSError) -> bool:
+        """Close the next connection, which cannot be accepted. Returns whether that worked; if not, accepting pauses.
 
-        Left to wait, it would hold up its other side, such as the runtime's pull, until that gives up.
+        If the connection stayed open, its client, for example the runtime's pull, would wait until it gives up.
         """
-        self._failing.warn(os.strerror(problem.errno) if problem.errno else problem)
-        if problem.errno in _EXHAUSTED and self._spare is not None:
-            self._spare.close()
+        self._error_warning.log(os.strerror(error.errno) if error.errno else error)
+        if error.errno in _NO_DESCRIPTORS and self._reserve is not None:
+            self._reserve.close()
             try:
-                listening.accept()[0].close()
+                listener.accept()[0].close()
             except (BlockingIOError, InterruptedError):
-                self._spare = _spare()
-                return True  # it is gone
+                self._reserve = _reserve_descriptor()
+                return True  # the client has closed it
             except OSError:
-                self._spare = _spare()
+                self._reserve = _reserve_descriptor()
             else:
                 self._limited("connections")
-                self._spare = _spare()
+                self._reserve = _reserve_descriptor()
                 return True
-        self._pause(listening)
+        self._pause(listener)
         return False
 
-    def _pause(self, listening: socket.socket) -> None:
-        def go_on() -> None:
-            del self._paused[listening]
-            self._spare = self._spare or _spare()
-            self._loop.add_reader(listening, self._accept, listening)
+    def _pause(self, listener: socket.socket) -> None:
+        def resume() -> None:
+            del self._paused[listener]
+            self._reserve = self._reserve or _reserve_descriptor()
+            self._loop.add_reader(listener, self._accept, listener)
 
-        self._loop.remove_reader(listening)
-        self._paused[listening] = self._loop.call_later(_PAUSE, go_on)
+        self._loop.remove_reader(listener)
+        self._paused[listener] = self._loop.call_later(_PAUSE, resume)
 
 
-class _Seldom:
-    """Logs a warning once a minute at most."""
+class _RateLimitedWarning:
+    """Logs a warning at most once a minute."""
 
     def __init__(self, log: logging.Logger, message: str) -> None:
         self._log = log
         self._message = message
         self._next = float("-inf")
 
-    def warn(self, what: object) -> None:
+    def log(self, argument: object) -> None:
         now = asyncio.get_running_loop().time()
         if now >= self._next:
-            self._next = now + _TOLD_AGAIN
-            self._log.warning(self._message, what)
+            self._next = now + _WARNING_INTERVAL
+            self._log.warning(self._message, argument)
 
 
-def most_connections(limits: Limits) -> int:
-    """How many connections a door may have now: the process's limit may change at any time, and is not ours."""
+def max_connections(limits: Limits) -> int:
+    """Return how many connections a door may have now. The limit of the process may change at any time."""
     if sys.platform == "win32":
         return limits.connections
-    import resource  # noqa: PLC0415 - only where there is one
+    import resource  # noqa: PLC0415 - does not exist on Windows
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return limits.connections
-    return max(1, min(limits.connections, soft // _SHARE))
+    return max(1, min(limits.connections, soft // _DESCRIPTOR_SHARE))
 
 
-def _spare() -> socket.socket | None:
-    """Something that holds a descriptor, to have one when there are no others."""
+def _reserve_descriptor() -> socket.socket | None:
+    """Returns an object that holds one descriptor, for the time when there are no others."""
     try:
         return socket.socket()
     except OSError:

@@ -1,4 +1,4 @@
-"""Addresses to listen on, the sockets bound to them, and the URLs at which others reach these."""
+"""Binds the addresses that a door listens on, and finds the URLs at which other hosts reach them."""
 
 from __future__ import annotations
 
@@ -14,51 +14,62 @@ from urllib.parse import urlsplit
 from peili.mirror.errors import ConfigError, ListenError
 
 Address: TypeAlias = str | socket.socket
-"""``host:port``, IPv6 in brackets, port 0 for any that is free; or a bound stream socket, which stays the caller's."""
+"""``host:port`` (IPv6 in brackets, port 0 for any free port), or a bound TCP socket, which the caller keeps."""
 
 _BACKLOG = 1024
 
 
-def bind(where: Address | Sequence[Address], *, any_host: str, reader_timeout: float) -> list[socket.socket]:
-    """Sockets that listen on all of `where`; ours to close. An address without a host means `any_host`.
+def bind(addresses: Address | Sequence[Address], *, any_host: str, reader_timeout: float) -> list[socket.socket]:
+    """Return sockets that listen on `addresses`. The caller closes them.
 
-    The kernel drops a connection whose other side takes nothing for `reader_timeout` seconds, also when all that is
-    left to send is the end of an answer. Raises ListenError, ConfigError.
+    Args:
+        addresses: One address or several.
+        any_host: The host of an address that has none.
+        reader_timeout: The kernel drops a connection if its client acknowledges nothing for so many seconds, even if
+            only the end of a response remains to be sent.
+
+    Raises:
+        ListenError: An address cannot be listened on.
+        ConfigError: An address is malformed.
     """
-    addresses = [where] if isinstance(where, (str, socket.socket)) else list(where)
+    all_addresses = [addresses] if isinstance(addresses, (str, socket.socket)) else list(addresses)
     sockets: list[socket.socket] = []
     try:
-        for address in addresses:
-            sockets.append(_bound(address, any_host))
+        for address in all_addresses:
+            sockets.append(_bind(address, any_host))
             _listen(sockets[-1], reader_timeout)
     except BaseException:
-        _close(sockets)
+        for each in sockets:
+            each.close()
         raise
     return sockets
 
 
-def shown(bound: socket.socket) -> str:
-    """``host:port`` of a socket."""
+def address_of(bound: socket.socket) -> str:
+    """Return the address of a socket as ``host:port``."""
     host, port = bound.getsockname()[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def urls(sockets: Sequence[socket.socket], scheme: str) -> list[str]:
-    """How other hosts reach `sockets`: by the address bound, or where that is any, by the one that leads outside."""
-    found: list[str] = []
+def urls_of(sockets: Sequence[socket.socket], scheme: str) -> list[str]:
+    """Return the URLs at which other hosts reach `sockets`.
+
+    A socket that is bound to all addresses is reached at this host's address on its default route.
+    """
+    urls: list[str] = []
     for bound in sockets:
         host, port = bound.getsockname()[:2]
         address = ip_address(host.partition("%")[0])
-        hosts = [host] if not address.is_unspecified else _outside(both=isinstance(address, IPv6Address))
-        found += [f"{scheme}://[{each}]:{port}" if ":" in each else f"{scheme}://{each}:{port}" for each in hosts]
-    return found
+        hosts = [host] if not address.is_unspecified else _outgoing_addresses(both=isinstance(address, IPv6Address))
+        urls += [f"{scheme}://[{each}]:{port}" if ":" in each else f"{scheme}://{each}:{port}" for each in hosts]
+    return urls
 
 
 def _listen(sock: socket.socket, reader_timeout: float) -> None:
-    """Options are set on the listener: the connections that it accepts inherit them."""
+    """Start to listen. The accepted connections inherit the options of the listening socket."""
     try:
-        # asyncio sets it only on sockets that say they are TCP: without it each small answer behind another one waits
-        # for the other side's delayed acknowledgement.
+        # asyncio sets this only on sockets whose protocol number is TCP. Without it, a small response behind another
+        # one waits for the client's delayed acknowledgement.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if sys.platform == "linux":
             sock.setsockopt(
@@ -66,11 +77,11 @@ def _listen(sock: socket.socket, reader_timeout: float) -> None:
             )
         sock.listen(_BACKLOG)
     except OSError as error:
-        raise ListenError(f"can't listen on {shown(sock)}: {_reason(error)}") from error
+        raise ListenError(f"can't listen on {address_of(sock)}: {_reason(error)}") from error
     sock.setblocking(False)
 
 
-def _bound(address: Address, any_host: str) -> socket.socket:
+def _bind(address: Address, any_host: str) -> socket.socket:
     if isinstance(address, socket.socket):
         if address.family not in {socket.AF_INET, socket.AF_INET6} or address.type != socket.SOCK_STREAM:
             raise ConfigError("listen", f"a TCP socket, not {address}")
@@ -78,23 +89,25 @@ def _bound(address: Address, any_host: str) -> socket.socket:
     host, port = _split(address)
     host = host or any_host
     if host == "::" and not socket.has_dualstack_ipv6():
-        host = "0.0.0.0"  # noqa: S104 - asked for: all addresses, on a kernel without IPv6
+        host = "0.0.0.0"  # noqa: S104 - the user wants all addresses, and the kernel has no IPv6
     try:
-        return _bound_to(host, port)
+        return _bind_to(host, port)
     except OSError as error:
         raise ListenError(f"can't listen on {address}: {_reason(error)}") from error
-    except ValueError as error:  # UnicodeError, too: a name that no host can have
+    except ValueError as error:  # also UnicodeError: not a host name
         raise ConfigError("listen", f"HOST:PORT with a host's name or address, not {address!a}") from error
 
 
-def _bound_to(host: str, port: int) -> socket.socket:
-    family, kind, proto, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+def _bind_to(host: str, port: int) -> socket.socket:
+    family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+        0
+    ]
     sock = socket.socket(family, kind, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0 if host == "::" else 1)
-        sock.bind(where)
+        sock.bind(address)
     except BaseException:
         sock.close()
         raise
@@ -113,26 +126,21 @@ def _split(address: str) -> tuple[str, int]:
     raise ConfigError("listen", f"HOST:PORT, such as 127.0.0.1:5050 or [::]:5051, not {address!r}")
 
 
-def _outside(*, both: bool) -> list[str]:
-    """Our own addresses on the way out; asking the kernel for the route sends nothing."""
-    ways = [(socket.AF_INET, "192.0.2.1"), *([(socket.AF_INET6, "2001:db8::1")] if both else [])]
+def _outgoing_addresses(*, both: bool) -> list[str]:
+    """Return this host's addresses on its default routes. To ask the kernel for a route sends nothing."""
+    destinations = [(socket.AF_INET, "192.0.2.1"), *([(socket.AF_INET6, "2001:db8::1")] if both else [])]
     found: list[str] = []
-    for family, somewhere in ways:
+    for family, destination in destinations:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             try:
-                probe.connect((somewhere, 9))
+                probe.connect((destination, 9))
             except OSError:
-                continue  # no route: this host has no address of the family that others could use
+                continue  # no route: this host has no address of this family that other hosts could use
             found.append(probe.getsockname()[0])
     return found or ["127.0.0.1"]
 
 
 def _reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):  # its numbers are no errno
+    if isinstance(error, socket.gaierror):  # its number is not an errno
         return str(error.strerror).lower()
     return os.strerror(error.errno).lower() if error.errno else str(error)
-
-
-def _close(sockets: Sequence[socket.socket]) -> None:
-    for each in sockets:
-        each.close()

@@ -1,5 +1,7 @@
-"""The way to a client's socket past ASGI, by which the kernel moves a body's bytes. Who may use it is decided by who
-holds it: it hangs on the `send` that our own connections hand to the app, so that whatever wraps `send` has lost it.
+"""Writes the body of a response to the client's socket past ASGI, so that the kernel can move the bytes.
+
+A socket writer is an attribute of the `send` callable that our own connections pass to the app. So only apps that
+receive this `send` can use it: middleware that wraps `send` hides it, unless it calls `wrap_send`.
 """
 
 from __future__ import annotations
@@ -18,56 +20,68 @@ from peili.mirror.limits import MIB
 from peili.mirror.support.deadlines import Countdown
 
 PIECE = 8 * MIB
-"""Bytes that one system call moves at most. Other connections wait for it: two milliseconds on loopback, and more where
-the file is not in memory; on a network it moves no more than what is free in the socket's buffer (4 MiB at most, as
-systems are set up). Smaller ones were slower (serving 1 GiB on loopback, in turns with nginx, which is 1: 1.01 with
-8 MiB, 0.93 with 4 or 2, 0.81 with 1): sender and reader then fight for the socket's lock.
+"""The most bytes that one system call moves. Other connections wait meanwhile: two milliseconds on loopback, and longer
+if the file is not in memory. On a network, a call moves no more than the free space of the socket's buffer (usually at
+most 4 MiB). Smaller pieces were slower, because sender and reader then compete for the lock of the socket. Measured for
+1 GiB on loopback, relative to nginx: 1.01 with 8 MiB, 0.93 with 4 or 2 MiB, 0.81 with 1 MiB.
 """
-
-
-_LOST = {errno.ENOTCONN, errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET}
-"""What a socket's connection may end with, besides what ConnectionError and TimeoutError stand for."""
+_CLIENT_GONE = {
+    errno.ENOTCONN,
+    errno.EHOSTUNREACH,
+    errno.EHOSTDOWN,
+    errno.ENETUNREACH,
+    errno.ENETDOWN,
+    errno.ENETRESET,
+}
+"""Errors that mean a lost connection, in addition to those of ConnectionError and TimeoutError."""
 
 
 class SocketWriter(ABC):
-    """Writes parts of a body straight to the client's socket, between the start of an answer and its last message.
+    """Writes parts of a body straight to the client's socket, between the first and the last message of a response.
 
-    One task at a time; what was sent as body messages before goes first. Raises TimeoutError where the client
-    takes nothing for too long, and OSError where it is gone or this host fails: `is_client_gone` tells which. After an
-    error, or when cancelled, how much was sent is not known: the answer can only be left unfinished.
+    Only one task may use it at a time. Body messages that were sent before are written first.
+
+    The methods that send raise TimeoutError if the client reads nothing for too long, and OSError if the client has
+    disconnected or this host fails (see `is_client_gone`). After an error or a cancellation it is unknown how much was
+    sent, so that the response must be left unfinished.
     """
 
     def prepare(self) -> bool:
-        """Have in hand what sending takes; False where this host does not have it: the body goes by messages then."""
+        """Acquire what sending needs. Returns whether that worked; if not, send the body in messages."""
         return True
 
     @abstractmethod
     def set_timeout(self, seconds: float) -> None:
-        """So long, from now on, is too long."""
+        """Set how long the client may read nothing."""
 
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        """Send `count` bytes of a regular file, from `offset` on; how many there were: fewer where it ends before."""
+        """Send `count` bytes of a regular file, from `offset`. Returns how many; fewer if the file ends before."""
 
     @abstractmethod
     async def send(self, data: bytes | memoryview) -> None:
-        """Send all of `data`, which may be overwritten once this returns."""
+        """Send all of `data`. It may be overwritten afterwards."""
 
     @abstractmethod
     async def splice(self, pipe: int, count: int) -> None:
-        """Send `count` bytes that are in a pipe already; `pipe` is the end to read from. Linux only."""
+        """Send `count` bytes that are in a pipe already. `pipe` is its read end. Linux only."""
 
 
 def is_client_gone(error: OSError) -> bool:
-    """Whether `error`, raised in sending, says that the client is gone or takes nothing. Else it is this host's own.
+    """Whether an error of sending means that the client has disconnected or reads nothing. If not, this host failed.
 
-    What a server raises of its own accord has no number.
+    An error that a server raises by itself has no errno. It means a lost connection, too.
     """
-    return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _LOST
+    return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _CLIENT_GONE
 
 
 class SocketSend:
-    """A `send` with an socket_writer."""
+    """An ASGI `send` callable with a socket writer.
+
+    Args:
+        send: The callable for messages.
+        socket_writer: The writer for the same response.
+    """
 
     __slots__ = ("_send", "socket_writer")
 
@@ -80,101 +94,107 @@ class SocketSend:
 
 
 def get_socket_writer(send: Send) -> SocketWriter | None:
-    """The socket_writer that belongs to `send`; None behind a middleware that wraps it, and on other servers."""
+    """Return the socket writer of `send`; None behind middleware that wraps `send`, and on other servers."""
     return send.socket_writer if isinstance(send, SocketSend) else None
 
 
-def wrap_send(send: Send, wrapping: Send) -> Send:
-    """`wrapping`, which passes messages on to `send` and leaves the body as it is, with the same socket_writer."""
-    return SocketSend(wrapping, send.socket_writer) if isinstance(send, SocketSend) else wrapping
+def wrap_send(send: Send, wrapper: Send) -> Send:
+    """Return `wrapper` with the socket writer of `send`, if it has one.
+
+    `wrapper` must pass on all messages to `send` and must not change the body.
+    """
+    return SocketSend(wrapper, send.socket_writer) if isinstance(send, SocketSend) else wrapper
 
 
 class CountingSocketWriter(SocketWriter):
-    """`socket_writer`, of whose bytes `count` hears as they are sent."""
+    """Calls `count` with the number of bytes after each write to `writer`."""
 
-    def __init__(self, socket_writer: SocketWriter, count: Callable[[int], None]) -> None:
-        self._outlet = socket_writer
+    def __init__(self, writer: SocketWriter, count: Callable[[int], None]) -> None:
+        self._writer = writer
         self._count = count
 
     @override
     def prepare(self) -> bool:
-        return self._outlet.prepare()
+        return self._writer.prepare()
 
     @override
     def set_timeout(self, seconds: float) -> None:
-        self._outlet.set_timeout(seconds)
+        self._writer.set_timeout(seconds)
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        sent = await self._outlet.sendfile(fd, offset, count)
+        sent = await self._writer.sendfile(fd, offset, count)
         self._count(sent)
         return sent
 
     @override
     async def send(self, data: bytes | memoryview) -> None:
-        await self._outlet.send(data)
+        await self._writer.send(data)
         self._count(len(data))
 
     @override
     async def splice(self, pipe: int, count: int) -> None:
-        await self._outlet.splice(pipe, count)
+        await self._writer.splice(pipe, count)
         self._count(count)
 
 
 class DirectSocketWriter(SocketWriter):
-    """The socket_writer of a connection that an asyncio or uvloop `transport` without TLS holds.
+    """Writes to the socket of a connection without TLS, for a transport of asyncio or uvloop.
 
-    It works on a duplicate of the transport's descriptor, since loops let nobody else wait for a transport's own.
-    `take` says how many bytes went by it; `close` it when the answer has ended, and `lose` it with the connection.
+    It works on a duplicate of the transport's file descriptor, because event loops do not let other code watch the
+    descriptor of a transport. Call `close` at the end of each response, and `connection_lost` with the connection.
+
+    Args:
+        transport: The transport of the connection.
     """
 
     def __init__(self, transport: asyncio.WriteTransport) -> None:
-        self._patience = 60.0
+        self._timeout = 60.0
         self._transport = transport
         self._socket: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
-        self._waiting: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None
         self._countdown: Countdown | None = None
-        self._sent = 0
-        self._gone = False  # whether sending has found that there is no client any more
-        self._lost = asyncio.Event()
+        self._sent_count = 0
+        self._is_client_gone = False  # a write found that the client has disconnected
+        self._is_lost = asyncio.Event()
 
     @override
     def prepare(self) -> bool:
         try:
-            self._open()
+            self._duplicate()
         except ConnectionError:
-            return True  # whoever sends is told
+            return True  # the write raises it
         except OSError:
             return False
         return True
 
     @override
     def set_timeout(self, seconds: float) -> None:
-        self._patience = seconds
+        self._timeout = seconds
 
-    def take(self) -> int:
-        """How many bytes were sent since this was asked for last."""
-        sent, self._sent = self._sent, 0
-        return sent
+    def take_sent_count(self) -> int:
+        """Return how many bytes were sent since the last call."""
+        count, self._sent_count = self._sent_count, 0
+        return count
 
     def close(self) -> None:
-        """Free the descriptor; sending once more would make another one. Idempotent."""
+        """Close the duplicate of the socket. The next write makes a new one. Idempotent."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None
 
-    async def end(self) -> None:
-        """Where the client was found to be gone, close the connection; returns once `lose` was called for it."""
-        if self._gone:
+    async def close_lost_connection(self) -> None:
+        """If a write found that the client has disconnected, close the connection and wait for `connection_lost`."""
+        if self._is_client_gone:
             self._transport.abort()
-            await self._lost.wait()
+            await self._is_lost.wait()
 
-    def lose(self) -> None:
-        """The connection is gone: whoever sends is told."""
-        self._lost.set()
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(ConnectionResetError("the client is gone"))
+    def connection_lost(self) -> None:
+        """The connection is lost: a write in progress raises ConnectionResetError."""
+        self._is_lost.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(ConnectionResetError("the client has disconnected"))
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
@@ -184,11 +204,11 @@ class DirectSocketWriter(SocketWriter):
             nonlocal offset
             sent = os.sendfile(out.fileno(), fd, offset, min(PIECE, end - offset))
             offset += sent
-            self._sent += sent
+            self._sent_count += sent
             return offset == end or not sent
 
         if count:
-            await self._whenever_writable(step)
+            await self._write(step)
         return offset - begin
 
     @override
@@ -198,12 +218,12 @@ class DirectSocketWriter(SocketWriter):
         def step(out: socket.socket) -> bool:
             nonlocal rest
             sent = out.send(rest[:PIECE])
-            self._sent += sent
+            self._sent_count += sent
             rest = rest[sent:]
             return not rest
 
         if rest:
-            await self._whenever_writable(step)
+            await self._write(step)
 
     @override
     async def splice(self, pipe: int, count: int) -> None:
@@ -214,27 +234,27 @@ class DirectSocketWriter(SocketWriter):
             sent = os.splice(pipe, out.fileno(), min(PIECE, rest), flags=os.SPLICE_F_NONBLOCK | os.SPLICE_F_MOVE)
             if not sent:
                 raise ValueError(f"the pipe ended {rest} bytes too early")
-            self._sent += sent
+            self._sent_count += sent
             rest -= sent
             return not rest
 
         if rest:
-            await self._whenever_writable(step)
+            await self._write(step)
 
-    async def _whenever_writable(self, step: Callable[[socket.socket], bool]) -> None:
-        """Call `step` when the socket takes bytes, until it is done; other connections have their turns in between."""
-        out = self._open()
+    async def _write(self, step: Callable[[socket.socket], bool]) -> None:
+        """Call `step` each time that the socket is writable, until it returns True. Other tasks run in between."""
+        out = self._duplicate()
         done: asyncio.Future[None] = self._loop.create_future()
 
         def writable() -> None:
             if done.done() or self._transport.get_write_buffer_size() > 0:
-                return  # what the transport was given before goes first; as the socket is writable, that is soon
+                return  # what the transport holds must be written first; the socket is writable, so that is soon
             try:
                 finished = step(out)
             except (BlockingIOError, InterruptedError):
                 return
-            except Exception as error:  # noqa: BLE001 - whoever waits is told
-                self._gone = isinstance(error, ConnectionError)
+            except Exception as error:  # noqa: BLE001 - raised by the waiting task
+                self._is_client_gone = isinstance(error, ConnectionError)
                 done.set_exception(error)
                 return
             if self._countdown is not None:
@@ -244,35 +264,38 @@ class DirectSocketWriter(SocketWriter):
 
         writable()
         if not done.done():
-            self._waiting = done
+            self._waiter = done
             fd = out.fileno()
             self._loop.add_writer(fd, writable)
             try:
-                await self._in_time(done)
+                await self._wait_in_time(done)
             finally:
                 self._loop.remove_writer(fd)
-                self._waiting = None
+                self._waiter = None
                 if not done.cancel():
-                    done.exception()  # may come while whoever waits is cancelled: nobody else is told
+                    done.exception()  # marks it as retrieved, if it arrives while this task is cancelled
         done.result()
 
-    async def _in_time(self, done: asyncio.Future[None]) -> None:
-        """Wait for `done`. Where nothing moves, it gets a TimeoutError; costs no timer for each step."""
+    async def _wait_in_time(self, done: asyncio.Future[None]) -> None:
+        """Wait for `done`. It fails with a TimeoutError if nothing was written for too long.
 
-        def too_long() -> None:
+        One countdown serves all steps, because a timer for each would cost too much.
+        """
+
+        def on_timeout() -> None:
             if not done.done():
-                done.set_exception(TimeoutError("the client takes nothing"))
+                done.set_exception(TimeoutError("the client reads nothing"))
 
-        self._countdown = Countdown(self._patience, too_long)
+        self._countdown = Countdown(self._timeout, on_timeout)
         try:
             await asyncio.wait([done])
         finally:
             self._countdown.cancel()
 
-    def _open(self) -> socket.socket:
+    def _duplicate(self) -> socket.socket:
         if self._transport.is_closing():
-            self._gone = True
-            raise ConnectionResetError("the client is gone")
+            self._is_client_gone = True
+            raise ConnectionResetError("the client has disconnected")
         if self._socket is None:
             duplicate: socket.socket = self._transport.get_extra_info("socket").dup()
             duplicate.setblocking(False)
