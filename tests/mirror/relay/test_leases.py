@@ -410,7 +410,7 @@ async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog:
         assert len(a.asked) == 1
         assert host.mirror.metrics.limited.value("wait_timeout") == 1
     assert lease.reasons == ["done"]
-    assert "passed on unverified: the beginning can't be read back in time" in caplog.text
+    assert "passed on unverified: the bytes that the runtime has can't be read back in time" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -429,7 +429,7 @@ async def test_a_store_that_fails_to_read_back_costs_the_runtime_nothing(
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
         assert host.mirror.metrics.limited.value("wait_timeout") == 0
-    assert "passed on unverified: the beginning can't be read back\nTraceback" in caplog.text
+    assert "passed on unverified: the bytes that the runtime has can't be read back\nTraceback" in caplog.text
 
 
 async def test_a_wait_is_waited() -> None:
@@ -481,7 +481,7 @@ async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.
         assert (await host.get(Digest.of(b"x"))).status == 404
     assert len(router.wants) == 1
     [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
-    assert f"Advising.acquire gave {given!r}" in error
+    assert f"Advising.acquire returned {given!r}" in error
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])

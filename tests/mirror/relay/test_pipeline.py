@@ -118,7 +118,7 @@ async def test_others_have_their_turn_between_pieces(
 ) -> None:
     sink, source, turns = Sink(socket_writer), Quick(), 0
     with passage(sink, hasher) as making:
-        taking = asyncio.create_task(making.take(source))
+        taking = asyncio.create_task(making.consume(source))
         while not taking.done():
             turns += 1
             await asyncio.sleep(0)
@@ -138,7 +138,7 @@ async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, 
     socket_writer = Taking()
     sink = Sink(socket_writer)
     with untouched(sink, hasher) as passage:
-        await passage.take(Quick())
+        await passage.consume(Quick())
     assert (sink.taken, socket_writer.taken) == (PIECES * PIECE, 0)
 
 

@@ -13,8 +13,7 @@ from typing_extensions import override
 
 from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable
 from peili.mirror.errors import FailureReason
-from peili.mirror.relay.entrants import Entrants
-from peili.mirror.relay.race import NotBetter, Rules, first_prize
+from peili.mirror.relay.race import Candidates, NotFaster, RaceOptions, race
 from peili.mirror.relay.reputation import HolderScores
 from peili.mirror.relay.source import Source
 
@@ -67,7 +66,7 @@ class Openings:
             case "cancelled":
                 raise asyncio.CancelledError
             case "equal":
-                raise NotBetter("as fast")
+                raise NotFaster("as fast")
             case "silent" | "stubborn" | "late":
                 await asyncio.get_running_loop().create_future()
             case "slow":
@@ -81,21 +80,21 @@ class Openings:
         delay: float = 0.01,
         hedge_delay: float | None = None,
         later: Sequence[str] = (),
-        beside: bool = False,
+        is_trial: bool = False,
     ) -> Source | None:
         log = logging.getLogger(__name__)
-        entrants = Entrants(
-            _holders(names), lambda: _lookup(later), self.health, log, doubted=self.doubted.__contains__, timeout=30
+        candidates = Candidates(
+            _holders(names), lambda: _lookup(later), self.health, log, is_doubted=self.doubted.__contains__, timeout=30
         )
-        rules = Rules(
-            failed=self.note,
-            hesitated=lambda peer: self.hesitated.append(peer.id),
-            patience=delay,
+        options = RaceOptions(
+            on_failure=self.note,
+            on_hesitation=lambda peer: self.hesitated.append(peer.id),
+            delay=delay,
             hedge_delay=hedge_delay or delay,
             log=log,
-            beside=beside,
+            is_trial=is_trial,
         )
-        return await first_prize(entrants, self.open, rules)
+        return await race(candidates, self.open, options)
 
 
 def _holders(names: Iterable[str]) -> list[Holder]:
@@ -300,13 +299,13 @@ async def test_one_that_was_waited_for_for_long_while_another_was_quick_has_hesi
 async def test_beside_one_that_sends_nobody_is_asked_who_rests() -> None:
     openings = Openings()
     openings.health.record_failure("rests", FailureReason.SILENT)
-    assert await openings.race("rests", "refuses", beside=True) is None
+    assert await openings.race("rests", "refuses", is_trial=True) is None
     assert openings.failed == ["refuses"]
 
 
 async def test_one_that_is_no_better_is_not_blamed() -> None:
     openings = Openings()
-    assert await openings.race("equal", beside=True) is None
+    assert await openings.race("equal", is_trial=True) is None
     assert (openings.failed, openings.hesitated) == ([], [])
 
 
@@ -322,10 +321,10 @@ async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
                 raise LookupError("a stranger's bug")
             await asyncio.get_running_loop().create_future()
 
-    entrants = Entrants((), lookup, HolderScores(Limits()), logging.getLogger(__name__), timeout=0.2)
-    assert await entrants.more()
+    candidates = Candidates((), lookup, HolderScores(Limits()), logging.getLogger(__name__), timeout=0.2)
+    assert await candidates.find_more()
     async with asyncio.timeout(60):
-        await entrants.aclose()
+        await candidates.aclose()
 
 
 @pytest.mark.parametrize("how", ["raises", "raises a stray cancellation", "raises as it is closed"])

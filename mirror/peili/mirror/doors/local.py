@@ -21,6 +21,7 @@ from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.requests import Endpoint, Target
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import Relay
+from peili.mirror.relay.transfer import open_transfer
 from peili.mirror.support.deadlines import Deadline
 
 
@@ -95,7 +96,7 @@ class LocalDoor(Door):
     async def _send_from_peers(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
         manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
         wanted = None if manifest or is_bodiless else response.range(digest)
-        async with self._relay.transfer(digest, target.path, wanted=wanted, manifest=manifest) as transfer:
+        async with open_transfer(self._relay, digest, target.path, wanted=wanted, is_manifest=manifest) as transfer:
             if is_bodiless:
                 # If-None-Match counts only if there is content (RFC 9110, 13.2.1), so a peer is asked all the same.
                 await response.send_head(requested_descriptor(target, await transfer.describe()))
@@ -110,7 +111,7 @@ class LocalDoor(Door):
                     span = response.span(digest, span.size)
                     transfer.narrow(span)
             except (NotFound, HTTPError):
-                transfer.answered()
+                transfer.complete()
                 raise
             # The status is 200 for the whole content, even if the request is for "bytes=0-": otherwise some runtimes
             # fetch parallel parts, which cannot be verified. They then read one stream, which can. For some of them,

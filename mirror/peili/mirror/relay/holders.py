@@ -1,79 +1,85 @@
-"""Whom one transfer gets its bytes from: asks the router, races the holders that it names, and takes the next ones when
-one would not do. What becomes of the bytes is the transfer's matter.
+"""The holders of one transfer: races them for a source, lets a faster one replace it, and takes the next one when a
+holder fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 
-from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable, RouterUnavailable
-from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT
+from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
-from peili.mirror.relay.contest import Outrun, part_to_try
-from peili.mirror.relay.means import Fetch, Means
-from peili.mirror.relay.rivals import Opener, Rivals
+from peili.mirror.relay.leases import TransferLease
+from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
+from peili.mirror.relay.relay import RelayState, TransferRequest
+from peili.mirror.relay.replacement import Replaced, SourceWatcher, measure, trial_range
+from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import OutOfRange, Source
-from peili.mirror.support.deadlines import Deadline
 
-_LEAST_WAIT = 0.01
-"""Seconds: a router that says "wait" without meaning it does not make us spin."""
-_FOR_BETTER = 0.75
-"""Of ``limits.restarts``: changes of holder that are made for a better one."""
+_FOR_FASTER = 0.75
+"""The part of ``limits.restarts`` that may be used to change to a faster holder. The rest is for failures."""
 _LOOKUPS = 2
-"""How many times `Limits.lookup_timeout` an `acquire` may take: a lookup may ask a last peer when its time is over."""
+"""How many times ``lookup_timeout`` the router's lookup may take for one holder."""
 
 
-class Supply:
-    """The sources of one `Fetch`, one at a time, and the router's lease for them. One owner, who calls `aclose`.
+class Holders:
+    """Opens sources for one transfer, one at a time. It has one owner, who calls `aclose`.
 
-    `reason` is why the lease would be released now. `size` is how many bytes the content has, where that is known.
-    `claims` are the sizes that holders are said to have; `believes` is whether these decide how a holder is asked.
+    Args:
+        request: what to transfer.
+        state: the relay's state.
+
+    Attributes:
+        lease: the router's lease for the transfer.
+        size: how many bytes the content has; None while that is not known.
+        claimed_sizes: the sizes that the router's holders are said to have.
+        trusts_claims: whether a claimed size decides how a holder is asked.
+        in_windows: whether an open-ended range is asked for in windows; see `parallel`.
     """
 
-    def __init__(self, fetch: Fetch, means: Means) -> None:
-        self.reason: str = LeaseEnd.GONE
-        self.size = means.sizes.get(fetch.digest)
-        self.claims: set[int] = set()
-        self.believes = True
-        self.in_windows = False  # whether peers are asked for what continues in windows
-        self._fetch = fetch
-        self._means = means
-        self._failed = means.blame.excluded(fetch.digest)
+    def __init__(self, request: TransferRequest, state: RelayState) -> None:
+        self.lease = TransferLease(
+            request.digest, state.router, state.releases, limits=state.limits, metrics=state.metrics, log=state.log
+        )
+        self.size = state.sizes.get(request.digest)
+        self.claimed_sizes: set[int] = set()
+        self.trusts_claims = True
+        self.in_windows = False
+        self._request = request
+        self._state = state
+        self._failed = state.blame.excluded(request.digest)  # why each peer is not asked (again)
+        self._named: tuple[Holder, ...] = ()
         self._source: Source | None = None
-        self._rivals = Rivals(fetch.digest, means, self._failed)
+        self._watcher: SourceWatcher | None = None
+        self._replacement: Peer | None = None  # asked first in the next race
         self._starts = 0
-        self._of_another_size: set[str] = set()
+        self._of_other_size: set[str] = set()
         self._of_unexpected_size: set[str] = set()
-        self._out_of_range: dict[str, int] = {}  # peers that have no byte of what was wanted, and how many in all
-        self._lease = Lease()
-        self._follows = True
+        self._out_of_range: dict[str, int] = {}  # peers that have no byte of the range, and the sizes that they state
 
-    async def begin(self, wanted: ByteRange | None) -> Source:
-        """As `connect`, for what the runtime wants. Of small content the whole is asked for: only that can be verified.
+    async def open(self, wanted: ByteRange | None) -> Source:
+        """Open a source for what the runtime wants; the previous source is closed.
 
-        Where nothing says that it is small, the answer may be a part of small content all the same.
+        Small content is asked for whole, because only the whole can be verified. If nothing says that the content is
+        small, the source may have a part of small content.
+
+        Raises:
+            NotFound: no holder is left.
         """
-        return await self._race(lambda holder: self.open(holder, self._part(holder, wanted)), wanted)
+        return await self._race(wanted, lambda holder: self._open_at(holder, self._range_for(holder, wanted)))
 
-    async def look(self) -> Source:
-        """The next holder's answer to HEAD: there is nothing to be read. Raises NotFound."""
-        return await self._race(lambda holder: self.open(holder, None, method="HEAD"), None, is_read=False)
+    async def head(self) -> Source:
+        """Ask for the head only; the returned source cannot be read. Raises NotFound."""
+        return await self._race(None, lambda holder: self._open_at(holder, None, method="HEAD"), is_read=False)
 
-    async def connect(self, wanted: ByteRange | None) -> Source:
-        """The next holder's answer, first bytes in hand; the one before is closed. Raises NotFound."""
-        return await self._race(lambda holder: self.open(holder, wanted), wanted)
-
-    async def more(self, peer: Peer, span: Span) -> Source:
-        """`span`, from the same peer if possible, else from another holder. Raises NotFound."""
+    async def open_rest(self, peer: Peer, span: Span) -> Source:
+        """Open a source for `span` at the same peer if possible, else at another holder. Raises NotFound."""
         await self.disconnect()
         try:
-            self._source = await self.open(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
+            self._source = await self._open_at(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
         except PeerUnavailable as error:
             self.fail(peer, error)
         else:
@@ -82,287 +88,323 @@ class Supply:
                 return self._source
         return await self.resume(span.start, span)
 
-    async def _race(self, opener: Opener, wanted: ByteRange | None, *, is_read: bool = True) -> Source:
-        """The source of the first holder that `opener` gets one from, for `wanted`. Raises NotFound."""
+    async def resume(self, offset: int, span: Span) -> Source:
+        """Open a source at another holder for the rest of `span` from byte `offset` on. Raises NotFound."""
+        wanted = ByteRange(offset, span.stop - 1)
+        async with self.bounded_wait():
+            while True:
+                source = await self._race(wanted, lambda holder: self._open_at(holder, wanted))
+                if source.span.size == span.size:
+                    return source
+                # One of the two sizes is wrong. The digest will show which, but the parts cannot be put together.
+                peer_id = source.peer.id
+                error = PeerUnavailable(f"peer {peer_id} has another size for this digest", FailureReason.REFUSED)
+                self.fail(source.peer, error)
+                self._of_other_size.add(peer_id)
+
+    async def disconnect(self) -> None:
+        """Close the current source, if there is one, and record how its peer did."""
+        source, self._source = self._source, None
+        if source is None:
+            return
+        watcher, self._watcher = self._watcher, None
+        scores, progress = self._state.scores, source.progress()
+        try:
+            if progress is not None and (count := source.offset - source.span.start):
+                scores.record_rate(source.peer.id, count, progress[1])
+            if not source.left:
+                scores.record_success(source.peer.id, source.started)
+            if watcher is not None:
+                await watcher.aclose()
+                self._replacement = watcher.replacement
+        finally:
+            await source.aclose()
+
+    async def aclose(self) -> None:
+        """Close the source, and release the router's lease."""
+        try:
+            await self.disconnect()
+        finally:
+            await self.lease.aclose()
+
+    @asynccontextmanager
+    async def bounded_wait(self) -> AsyncGenerator[float]:
+        """Bound a wait without progress by ``limits.wait_timeout``.
+
+        Yields:
+            When it ends, by the loop's clock.
+
+        Raises:
+            NotFound: the time is up.
+        """
+        deadline = asyncio.get_running_loop().time() + self._state.limits.wait_timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield deadline
+        except TimeoutError as error:
+            self.lease.end_reason = FailureReason.SILENT
+            self._state.metrics.limited.add("wait_timeout")
+            raise NotFound(f"no peer sent {self._request.digest} in time") from error
+
+    def fail(self, peer: Peer, error: PeerUnavailable) -> None:
+        """Record that `peer` failed. It is not asked again in this transfer, unless it was only `Replaced`."""
+        if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._is_shared):
+            self._state.scores.record_failure(peer.id, error.reason)
+        self.lease.end_reason = error.reason
+        if isinstance(error, Replaced):
+            self._state.metrics.failures.add(error.reason)
+            self._state.log.info("%s: replaced: %s", self._request.digest, error)
+            return
+        self._failed[peer.id] = error.reason
+        if isinstance(error, OutOfRange):
+            self._out_of_range[peer.id] = error.size  # the peer can serve another range
+            return
+        self._state.blame.record(self._request.digest, peer.id, error.reason)
+        level = logging.WARNING if error.reason == FailureReason.WRONG else logging.INFO
+        self._state.log.log(level, "%s: passed over: %s", self._request.digest, error)
+
+    def blame_for_wrong_bytes(self, peer_ids: Collection[str], *, is_certain: bool) -> None:
+        """Record that wrong bytes came from one of these peers; from each of them if `is_certain`.
+
+        None of them is asked again in this transfer.
+        """
+        state, digest = self._state, self._request.digest
+        self.exclude(peer_ids)
+        for peer_id in sorted(peer_ids):
+            if is_certain:
+                state.scores.record_failure(peer_id, FailureReason.WRONG)
+                state.blame.record(digest, peer_id, FailureReason.WRONG)
+                state.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", digest, peer_id)
+            else:
+                state.blame.doubt(digest, peer_id)
+                state.log.warning("%s: peer %s may have sent wrong bytes; asked last", digest, peer_id)
+
+    def exclude(self, peer_ids: Collection[str]) -> None:
+        """Do not ask these peers again in this transfer. Records no blame."""
+        if peer_ids:
+            self._failed |= dict.fromkeys(peer_ids, FailureReason.WRONG)
+            self.lease.end_reason = FailureReason.WRONG
+
+    def check_size(self, peer: Peer, span: Span) -> None:
+        """Raise PeerUnavailable if the content cannot have the size that `peer` states in `span`."""
+        request, limits, metrics = self._request, self._state.limits, self._state.metrics
+        if request.is_manifest and span.size > request.collect_limit:
+            metrics.limited.add("manifest_size")
+            problem = f"{span.size} bytes are too many for a manifest"
+            raise PeerUnavailable(f"peer {peer.id}: {problem}", FailureReason.REFUSED)
+        if self.size is None and span.size > limits.blob_size:
+            metrics.limited.add("blob_size")
+            problem = f"states {span.size} bytes; more than {limits.blob_size} bytes are not accepted"
+            raise PeerUnavailable(f"peer {peer.id} {problem}", FailureReason.WRONG)
+        if self.size is not None and span.size != self.size:
+            # The expected size comes from a manifest or the runtime, and so from the author of the image. It may be
+            # wrong. Only if it was verified, the peer is to blame.
+            reason = FailureReason.WRONG
+            if not self._state.sizes.is_verified(request.digest):
+                reason = FailureReason.REFUSED
+                self._of_unexpected_size.add(peer.id)
+            raise PeerUnavailable(f"peer {peer.id} states {span.size} bytes; {self.size} are expected", reason)
+
+    @property
+    def is_size_disputed(self) -> bool:
+        """Whether a holder was rejected only because a manifest states another size."""
+        return bool(self._of_unexpected_size)
+
+    def accept_size(self, size: int | None) -> bool:
+        """Use the size that the runtime expects. A manifest of another image may have stated a wrong one.
+
+        Returns:
+            Whether holders that were rejected for their size may be asked again.
+        """
+        rejected, self._of_unexpected_size = self._of_unexpected_size, set[str]()
+        if not rejected or size is None or size == self.size:
+            return False
+        self.size = size
+        self._readmit(rejected)
+        return True
+
+    def readmit_other_sizes(self) -> bool:
+        """Ask those holders again that only stated another size than the previous one; whether there are any."""
+        readmitted, self._of_other_size = self._of_other_size, set[str]()
+        self._readmit(readmitted)
+        return bool(readmitted)
+
+    def size_out_of_range(self) -> int | None:
+        """The size that all holders state which have no byte of the range; None if they disagree or there are none."""
+        sizes = set(self._out_of_range.values())
+        return sizes.pop() if len(sizes) == 1 else None
+
+    def readmit_out_of_range(self) -> None:
+        """Ask those holders again that have no byte of the range."""
+        self._readmit(self._out_of_range)
+        self._out_of_range.clear()
+
+    def _readmit(self, peer_ids: Collection[str]) -> None:
+        for peer_id in peer_ids:
+            self._failed.pop(peer_id, None)
+
+    async def _race(self, wanted: ByteRange | None, open_at: Open, *, is_read: bool = True) -> Source:
+        """Return the source that `open_at` opens at the first holder that delivers. Raises NotFound."""
         await self.disconnect()
         first = (wanted.first if wanted is not None else 0) if is_read else None
         stop = wanted.last + 1 if wanted is not None and wanted.last is not None else None
-        tried = part_to_try(first, stop) if first is not None else None
-        while self._starts < self._means.limits.restarts:
+        trial = trial_range(first, stop) if first is not None else None
+        while self._starts < self._state.limits.restarts:
             self._starts += 1
             try:
-                holders = await self._holders(first or 0)
+                self._named = self._usable(await self.lease.acquire(first or 0, self._failed))
             except NotFound:
-                if not await self._turn_comes():
+                if not await self._wait_for_busy():
                     raise
                 self._starts -= 1
                 continue
-            self._source = await self._rivals.first(holders, self, opener, tried)
+            self._source = await self._race_named(open_at, trial)
             if self._source is not None:
                 if is_read:
                     self._watch(self._source)
                 return self._source
-        self._means.metrics.limited.add("restarts")
-        raise NotFound(f"no peer would send {self._fetch.digest}")
+        self._state.metrics.limited.add("restarts")
+        raise NotFound(f"no peer would send {self._request.digest}")
 
-    def _watch(self, source: Source) -> None:
-        """Let others take the place of `source`, while there are enough changes of holder left for when one fails."""
-        if self._starts <= self._means.limits.restarts * _FOR_BETTER:
-            self._rivals.watch(source, self)
+    async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
+        """Race the named holders, and those that are found later. Those that are not healthy pass a trial first."""
+        scores, preferred, is_alone = self._state.scores, self._replacement, len(self._named) == 1
+        self._replacement = None
 
-    async def resume(self, offset: int, span: Span) -> Source:
-        """Go on with `span` at byte `offset` with another holder. Raises NotFound."""
-        async with self.patience():
-            while True:
-                source = await self.connect(ByteRange(offset, span.stop - 1))
-                if source.span.size == span.size:
-                    return source
-                # One of the two is wrong about the size, and the digest will tell which; put together they can't be.
-                error = PeerUnavailable(
-                    f"peer {source.peer.id} has another size for this digest", FailureReason.REFUSED
-                )
-                self.fail(source.peer, error)
-                self._of_another_size.add(source.peer.id)
+        async def attempt(holder: Holder) -> Source:
+            is_healthy = holder.peer == preferred or scores.rank(holder.peer.id) == HEALTHY
+            if not (is_healthy or is_alone or trial is None):
+                try:
+                    await measure(await self._open_at(holder, trial), 0.0, scores)
+                except PeerUnavailable as error:
+                    if error.reason != FailureReason.REFUSED:  # a holder that refuses ranges may send the whole
+                        raise
+            return await open_at(holder)
 
-    def forgive(self) -> bool:
-        """Let those be asked again that only said another size than the one before; whether there are any."""
-        forgiven, self._of_another_size = self._of_another_size, set[str]()
-        for peer_id in forgiven:
-            self._failed.pop(peer_id, None)
-        return bool(forgiven)
+        return await race(self._candidates(preferred=preferred), attempt, self._race_options(self.fail))
 
-    @property
-    def is_size_disputed(self) -> bool:
-        """Whether a holder was passed over for no more than another size than a manifest says."""
-        return bool(self._of_unexpected_size)
+    def _usable(self, holders: Sequence[Holder]) -> tuple[Holder, ...]:
+        """The holders that may be asked, after the one that was faster than the last source. Raises NotFound."""
+        self.claimed_sizes.update(holder.size for holder in holders if holder.size is not None)
+        preferred = self._replacement
+        if preferred is not None:
+            others = (holder for holder in holders if holder.peer.id != preferred.id)
+            holders = (Holder(preferred, complete=True), *others)
+        usable = tuple(holder for holder in holders if holder.peer.id not in self._failed)
+        if not usable:
+            raise NotFound(f"no other peer has {self._request.digest}")
+        return usable
 
-    def expect(self, size: int | None) -> bool:
-        """The runtime says `size`, of the image that it pulls; what was known may be another image's word. Whether
-        holders may be asked again for it.
-        """
-        out, self._of_unexpected_size = self._of_unexpected_size, set[str]()
-        if not out or size is None or size == self.size:
-            return False
-        self.size = size
-        for peer_id in out:
-            self._failed.pop(peer_id, None)
-        return True
-
-    def end(self) -> int | None:
-        """How many bytes the content has, as all those say that have no byte of what was wanted; else None."""
-        sizes = set(self._out_of_range.values())
-        return sizes.pop() if len(sizes) == 1 else None
-
-    def ask_again(self) -> None:
-        """Let those be asked again that have no byte of what was wanted."""
-        for peer_id in self._out_of_range:
-            self._failed.pop(peer_id, None)
-        self._out_of_range.clear()
-
-    def check_size(self, peer: Peer, span: Span) -> None:
-        """Raises PeerUnavailable where `span`, which `peer` sends, is of content of a size that can't be right."""
-        if self._fetch.manifest and span.size > self._fetch.ahead:
-            self._means.metrics.limited.add("manifest_size")
-            raise PeerUnavailable(
-                f"peer {peer.id}: {span.size} bytes are too many for a manifest", FailureReason.REFUSED
-            )
-        if self.size is None and span.size > self._means.limits.blob_size:
-            self._means.metrics.limited.add("blob_size")
-            most = f"more than {self._means.limits.blob_size} bytes are not taken"
-            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {most}", FailureReason.WRONG)
-        if self.size is not None and span.size != self.size:
-            # A manifest, as a runtime, says what an image's author wrote. That may be wrong, and is no reason to blame.
-            reason = FailureReason.WRONG
-            if not self._means.sizes.is_verified(self._fetch.digest):
-                reason = FailureReason.REFUSED
-                self._of_unexpected_size.add(peer.id)
-            expected = f"{self.size} are expected"
-            raise PeerUnavailable(f"peer {peer.id} says that it has {span.size} bytes; {expected}", reason)
-
-    def fail(self, peer: Peer, error: PeerUnavailable) -> None:
-        """`peer` would not do. It is not taken again, unless another one was only better."""
-        if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._waits_for_others):
-            self._means.health.record_failure(peer.id, error.reason)
-        if isinstance(error, Outrun):
-            self.reason = error.reason
-            self._means.metrics.failures.add(error.reason)
-            self._means.log.info("%s: left: %s", self._fetch.digest, error)
-            return
-        self._failed[peer.id] = self.reason = error.reason
-        if isinstance(error, OutOfRange):
-            self._out_of_range[peer.id] = error.size  # it would do for another range
-            return
-        self._means.blame.record(self._fetch.digest, peer.id, error.reason)
-        level = logging.WARNING if error.reason == FailureReason.WRONG else logging.INFO
-        self._means.log.log(level, "%s: passed over: %s", self._fetch.digest, error)
-
-    def quarantine(self, peer_id: str) -> None:
-        """A peer that may have sent wrong bytes; it is not taken again for this content for a long time."""
-        self._failed[peer_id] = self.reason = FailureReason.WRONG
-        self._means.health.record_failure(peer_id, FailureReason.WRONG)
-        self._means.blame.record(self._fetch.digest, peer_id, FailureReason.WRONG)
-        self._means.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", self._fetch.digest, peer_id)
-
-    def accuse(self, peer_ids: Collection[str], *, certain: bool) -> None:
-        """Among these is who sent wrong bytes; `certain`: that is each of them. None is taken again here."""
-        for peer_id in sorted(peer_ids):
-            if certain:
-                self.quarantine(peer_id)
-                continue
-            self._failed[peer_id] = self.reason = FailureReason.WRONG
-            self._means.blame.doubt(self._fetch.digest, peer_id)
-            self._means.log.warning("%s: peer %s may have sent wrong bytes; asked last", self._fetch.digest, peer_id)
-
-    def pass_over(self, peer_ids: Collection[str]) -> None:
-        """None of these is taken again here; no blame is recorded."""
-        self._failed |= dict.fromkeys(peer_ids, FailureReason.WRONG)
-        self.reason = FailureReason.WRONG
-
-    def progress(self, offset: int) -> None:
-        """Bytes up to `offset` have been handed to the runtime. A lease that fails is told no more of it."""
-        if not self._follows:
-            return
-        try:
-            self._lease.progress(offset)
-        except Exception:  # a stranger's code, whose failure must not cut what is right
-            self._follows = False
-            self._means.log.exception("%s: the router's lease failed to take progress", self._fetch.digest)
-
-    @asynccontextmanager
-    async def patience(self) -> AsyncGenerator[float]:
-        """Bounds a wait without progress; gives its end, by the loop's clock. Raises NotFound."""
-        ends = asyncio.get_running_loop().time() + self._means.limits.wait_timeout
-        try:
-            async with asyncio.timeout_at(ends):
-                yield ends
-        except TimeoutError as error:
-            self.reason = FailureReason.SILENT
-            self._means.metrics.limited.add("wait_timeout")
-            raise NotFound(f"no peer sent {self._fetch.digest} in time") from error
-
-    async def disconnect(self) -> None:
-        """Close the source in hand, if any."""
-        source, self._source = self._source, None
-        if source is not None:
-            try:
-                await self._rivals.leave(source)
-            finally:
-                await source.aclose()
-
-    async def aclose(self) -> None:
-        """Free the peer's connection and the router's lease."""
-        try:
-            await self.disconnect()
-        finally:
-            await self._means.releases.give_back(self._lease, self.reason, self._fetch.digest)
-
-    def _part(self, holder: Holder, wanted: ByteRange | None) -> ByteRange | None:
-        """What to ask `holder` for: the whole of what is known, or said, to be small."""
+    def _range_for(self, holder: Holder, wanted: ByteRange | None) -> ByteRange | None:
+        """What to ask `holder` for: the whole if the content is known, or claimed, to be small."""
         size = self.size
-        if size is None and self.believes:
+        if size is None and self.trusts_claims:
             size = holder.size
-        return None if size is not None and size <= self._fetch.ahead else wanted
+        return None if size is not None and size <= self._request.collect_limit else wanted
 
-    async def open(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
-        """The answer of `holder`, first bytes in hand. Raises PeerUnavailable."""
-        means, fetch = self._means, self._fetch
+    async def _open_at(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
+        """Open a source at `holder`. Raises PeerUnavailable."""
+        state, request = self._state, self._request
         return await Source.open(
-            means.client,
+            state.client,
             holder.peer,
-            fetch.path,
-            fetch.digest,
+            request.path,
+            request.digest,
             wanted=wanted,
-            limits=means.limits,
+            limits=state.limits,
             check=self.check_size,
-            parallel=means.turns if self.in_windows and wanted is not None and wanted.first else None,
+            parallel=state.parallel if self.in_windows and wanted is not None and wanted.first else None,
             method=method,
         )
 
-    @property
-    def _waits_for_others(self) -> bool:
-        """Whether a holder that is busy may be so with what this host asks it for."""
-        return self._fetch.continues and self._means.turns.is_shared(self._fetch.digest)
+    def _watch(self, source: Source) -> None:
+        """Let a faster holder replace `source`, if enough restarts are left for failures."""
+        state = self._state
+        if self._starts <= state.limits.restarts * _FOR_FASTER:
+            self._watcher = SourceWatcher(
+                source, state.scores, state.limits, state.log, lambda rate: self._find_faster(source, rate)
+            )
 
-    async def _turn_comes(self) -> bool:
-        """Where holders are busy with what this host asks them for, wait for some of it to end; they may be asked again
-        then. Whether that is so. `patience` bounds it.
+    async def _find_faster(self, source: Source, rate: float) -> Source | None:
+        """Try other holders with the next bytes of `source`.
+
+        Returns:
+            A closed source of a holder that sends much more than `rate` bytes per second; None if there is none.
+        """
+        scores = self._state.scores
+        trial = trial_range(source.offset, source.span.stop, scores.recent_failures)
+
+        def may_be_faster(peer_id: str) -> bool:
+            known = scores.rate(peer_id)
+            return peer_id != source.peer.id and (known is None or known > MUCH_FASTER * rate)
+
+        async def attempt(holder: Holder) -> Source:
+            other = await self._open_at(holder, trial)
+            if other.span.size != source.span.size:
+                await other.aclose()
+                raise NotFaster(f"peer {holder.peer.id} has another size for this digest")
+            return await measure(other, rate, scores)
+
+        def fail(peer: Peer, error: PeerUnavailable) -> None:
+            if error.reason == FailureReason.BUSY:
+                scores.record_failure(peer.id, error.reason)  # it may be asked later, if the current source fails
+                return
+            end_reason = self.lease.end_reason
+            self.fail(peer, error)
+            self.lease.end_reason = end_reason  # a failed trial does not change how the transfer ends
+
+        return await race(self._candidates(is_usable=may_be_faster), attempt, self._race_options(fail, is_trial=True))
+
+    def _candidates(
+        self, *, preferred: Peer | None = None, is_usable: Callable[[str], bool] = lambda _: True
+    ) -> Candidates:
+        state, digest = self._state, self._request.digest
+        return Candidates(
+            self._named,
+            lambda: state.router.lookup(digest),
+            state.scores,
+            state.log,
+            preferred=preferred,
+            is_usable=lambda peer_id: peer_id not in self._failed and is_usable(peer_id),
+            is_doubted=lambda peer_id: state.blame.is_doubted(digest, peer_id),
+            timeout=_LOOKUPS * state.limits.lookup_timeout,
+        )
+
+    def _race_options(
+        self, on_failure: Callable[[Peer, PeerUnavailable], None], *, is_trial: bool = False
+    ) -> RaceOptions:
+        state = self._state
+
+        def hesitated(peer: Peer) -> None:
+            if not self.in_windows:  # else the request may only have waited for its turn
+                state.scores.record_hesitation(peer.id)
+                state.log.info("%s: peer %s hesitated; another was faster", self._request.digest, peer.id)
+
+        return RaceOptions(
+            on_failure=on_failure,
+            on_hesitation=hesitated,
+            delay=state.scores.hedge_delay(),
+            hedge_delay=state.limits.hedge_delay,
+            log=state.log,
+            is_trial=is_trial,
+        )
+
+    @property
+    def _is_shared(self) -> bool:
+        """Whether a busy holder may be busy with other requests of this host for the same blob."""
+        return self._request.is_continuation and self._state.parallel.is_shared(self._request.digest)
+
+    async def _wait_for_busy(self) -> bool:
+        """If holders may be busy with requests of this host, wait for one to end, and ask them again.
+
+        `bounded_wait` bounds the wait.
+
+        Returns:
+            Whether there are such holders.
         """
         busy = [peer_id for peer_id, reason in self._failed.items() if reason == FailureReason.BUSY]
-        if not busy or not self._waits_for_others:
+        if not busy or not self._is_shared:
             return False
-        await self._means.turns.wait_change()
-        for peer_id in busy:
-            del self._failed[peer_id]
+        await self._state.parallel.wait_change()
+        self._readmit(busy)
         return True
-
-    async def _holders(self, offset: int) -> tuple[Holder, ...]:
-        """Whom to ask now, waiting as long as the router says. Raises NotFound."""
-        while True:
-            match await self._advice(offset):
-                case Wait(until):
-                    await asyncio.sleep(max(_LEAST_WAIT, until - asyncio.get_running_loop().time()))
-                case Upstream(lease):
-                    await self._take(lease)
-                    self.reason = LeaseEnd.DONE  # the runtime does as it was advised
-                    raise NotFound(f"no peer has {self._fetch.digest}")
-                case Feed(holders, lease):
-                    await self._take(lease)
-                    self.claims.update(each.size for each in holders if each.size is not None)
-                    if usable := self._rivals.usable(holders):
-                        return usable
-                    raise NotFound(f"no other peer has {self._fetch.digest}")
-
-    async def _advice(self, offset: int) -> Feed | Wait | Upstream:
-        """What the router says. Raises NotFound."""
-        metrics, began = self._means.metrics, time.monotonic()
-        advice: object = None
-        try:
-            advice = await self._ask(Want(self._fetch.digest, offset, dict(self._failed)))
-        finally:
-            metrics.lookups.add(_result(advice))
-            metrics.lookup_seconds.add(time.monotonic() - began)
-        if isinstance(advice, Feed | Wait | Upstream):
-            return advice
-        router = type(self._means.router).__name__
-        self._means.log.error("%s: %s.acquire gave %r, not Feed, Wait or Upstream", self._fetch.digest, router, advice)
-        raise NotFound("the router gave no advice")
-
-    async def _ask(self, want: Want) -> object:
-        """What the router gives, in the time that a lookup may take: one that needs more can say `Wait`.
-
-        Raises NotFound.
-        """
-        router = self._means.router
-        bound = Deadline(_LOOKUPS * self._means.limits.lookup_timeout + router.gather_time)
-        try:
-            async with bound:
-                return await router.acquire(want)
-        except RouterUnavailable as error:
-            raise NotFound(str(error)) from error
-        except Exception as error:  # a stranger's code, whose failure must not make a pull worse
-            if not bound.expired():
-                self._means.log.exception("%s: the router failed", want.key)
-                raise NotFound("the router failed") from error
-            self._means.metrics.limited.add("lookup_timeout")
-            self._means.log.warning("%s: %s.acquire gave no advice in time", want.key, type(router).__name__)
-            raise NotFound("the router gave no advice in time") from error
-
-    async def _take(self, lease: Lease) -> None:
-        """Follow `lease` from now on. A router that is asked twice may lend the same one twice."""
-        if lease is self._lease:
-            return
-        (left, self._lease), (reason, self.reason) = (self._lease, lease), (self.reason, LeaseEnd.GONE)
-        self._follows = True
-        await self._means.releases.give_back(left, reason, self._fetch.digest)
-
-
-def _result(advice: object) -> str:
-    match advice:
-        case Feed():
-            return HIT
-        case Wait():
-            return WAIT
-        case Upstream():
-            return MISS
-        case _:
-            return FAILED

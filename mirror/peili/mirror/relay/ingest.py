@@ -12,18 +12,19 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.limits import MIB
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Store
-from peili.mirror.relay.means import Fetch, Means
+from peili.mirror.relay.relay import RelayState
 from peili.mirror.relay.verify import Verifier
 from peili.mirror.support.deadlines import Deadline
 
+_NOT_READ_BACK = "%s: passed on unverified: the bytes that the runtime has can't be read back%s"
 _NOT_REMOVED = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
-async def ingest_size(means: Means, digest: Digest, deadline: float) -> int | None:
+async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int | None:
     """How many bytes the runtime expects `digest` to have.
 
     Args:
-        means: the relay's state.
+        state: the relay's state.
         digest: the content.
         deadline: when, by the loop's clock, the whole wait ends of which this is a part.
 
@@ -31,80 +32,106 @@ async def ingest_size(means: Means, digest: Digest, deadline: float) -> int | No
         None if the store does not say it in a quarter of the time that is left.
     """
     remaining = deadline - asyncio.get_running_loop().time()
-    bound = Deadline(min(means.limits.first_byte_timeout, remaining / 4))
+    bound = Deadline(min(state.limits.first_byte_timeout, remaining / 4))
     try:
-        async with bound, await means.store.open(digest, partial=True) as content:
+        async with bound, await state.store.open(digest, partial=True) as content:
             return content.size
     except (NotFound, Aborted, Unavailable):
         return None
     except Exception:  # a plug-in may raise anything
         if bound.expired():
-            means.metrics.limited.add("first_byte_timeout")
+            state.metrics.limited.add("first_byte_timeout")
         else:
             # The door has already logged that the store fails: this is the second question for the same request.
-            means.log.debug("%s: the store can't say the size", digest, exc_info=True)
+            state.log.debug("%s: the store can't say the size", digest, exc_info=True)
         return None
 
 
-async def may_resume(means: Means, fetch: Fetch) -> bool:
-    """Whether the runtime may have all bytes before the requested ones, and so takes the answer as one stream.
+async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
+    """Whether the runtime may have all bytes before `first`, and so takes the response as one stream.
 
-    If it does not have them, or if other parts are in flight, it fetches in parallel and closes the answer early.
+    If it does not have them, or if other parts are in flight, it fetches in parallel and closes the response early.
     """
-    if not means.verify or means.turns.is_parallel(fetch.digest):
+    if not state.verify or state.parallel.is_parallel(digest):
         return False
     try:
         async with (
-            asyncio.timeout(means.limits.first_byte_timeout / 4),
-            await means.store.open(fetch.digest, partial=True) as content,
+            asyncio.timeout(state.limits.first_byte_timeout / 4),
+            await state.store.open(digest, partial=True) as content,
         ):
-            return content.available >= ((fetch.wanted and fetch.wanted.first) or 0)
+            return content.available >= first
     except (NotFound, Aborted):
         return False
     except Exception:  # noqa: BLE001 - a plug-in may raise anything; reading the content logs the error
         return True
 
 
-async def resumed_verifier(digest: Digest, offset: int, store: Store) -> Verifier | None:
+async def resumed_verifier(state: RelayState, digest: Digest, offset: int, deadline: float) -> Verifier | None:
     """A verifier for content from byte `offset` on. What the runtime has before that is read back and hashed.
 
-    Hashes in a thread. The caller bounds the wait, and handles what `store` raises other than its documented errors.
+    Args:
+        state: the relay's state.
+        digest: the content.
+        offset: the first byte that comes from a peer.
+        deadline: when, by the loop's clock, the whole wait ends of which this is a part.
 
     Returns:
-        None if the store cannot show the bytes before `offset`.
+        None if the bytes before `offset` cannot be read back in half of the time that is left: meanwhile, a peer waits
+        that is not to blame.
     """
     verifier = Verifier(digest)
-    if offset == 0:
-        return verifier
+    bound = asyncio.timeout((deadline - asyncio.get_running_loop().time()) / 2)
+    try:
+        async with bound:
+            if await read_back(verifier, digest, offset, state.store):
+                return verifier
+        state.log.info(_NOT_READ_BACK, digest, f", from byte {offset} on")
+    except Exception:  # a plug-in may raise anything
+        if bound.expired():
+            state.metrics.limited.add("wait_timeout")
+            state.log.warning(_NOT_READ_BACK, digest, " in time")
+        else:
+            state.log.exception(_NOT_READ_BACK, digest, "")
+    return None
+
+
+async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store) -> bool:
+    """Seed `verifier` with the bytes of `digest` before `stop`, which the runtime has. Hashes in a thread.
+
+    Returns:
+        False if the store cannot show these bytes.
+    """
+    if stop == 0:
+        return True
     try:
         async with await store.open(digest, partial=True) as content:
-            if content.available < offset:
-                return None  # the runtime wants a part from further on: reading the bytes that exist would be in vain
+            if content.available < stop:
+                return False  # the runtime wants a part from further on: reading what is there would be in vain
             buffer = memoryview(bytearray(MIB))
             done = 0
-            while done < offset:
-                count = await content.readinto(done, buffer[: min(MIB, offset - done)])
+            while done < stop:
+                count = await content.readinto(done, buffer[: min(MIB, stop - done)])
                 if count == 0:
-                    return None
+                    return False
                 await asyncio.to_thread(verifier.seed, buffer[:count])
                 done += count
     except (NotFound, Aborted, Unavailable):
-        return None
-    return verifier
+        return False
+    return True
 
 
-async def discard_ingest(means: Means, digest: Digest) -> None:
+async def discard_ingest(state: RelayState, digest: Digest) -> None:
     """Remove what the runtime has of `digest`, because it is wrong. Logs a failure and raises nothing."""
-    bound = Deadline(means.limits.first_byte_timeout)
+    bound = Deadline(state.limits.first_byte_timeout)
     try:
         async with bound:
-            if await means.store.discard(digest):
-                means.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+            if await state.store.discard(digest):
+                state.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
     except Unavailable as error:
-        means.log.warning(_NOT_REMOVED, digest, error)
+        state.log.warning(_NOT_REMOVED, digest, error)
     except Exception:  # a plug-in may raise anything
         if bound.expired():
-            means.metrics.limited.add("first_byte_timeout")
-            means.log.warning(_NOT_REMOVED, digest, "not in time")
+            state.metrics.limited.add("first_byte_timeout")
+            state.log.warning(_NOT_REMOVED, digest, "not in time")
         else:
-            means.log.exception(_NOT_REMOVED, digest, "the store failed")
+            state.log.exception(_NOT_REMOVED, digest, "the store failed")

@@ -1,21 +1,38 @@
-"""Gives leases back to their router. Which lease, when and why is the transfer's matter."""
+"""Asks the router where a transfer gets its content, follows the lease that comes with the advice, and releases it."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
+from collections.abc import Mapping
+from typing import cast
 
+from peili.mirror.errors import NotFound, RouterUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.metrics.counters import Metrics
+from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT, Metrics
 from peili.mirror.oci.references import Digest
-from peili.mirror.plugins.advice import Lease
+from peili.mirror.peer_api.peers import Holder
+from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
+from peili.mirror.plugins.interfaces import Router
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
+_MIN_WAIT = 0.01
+"""Seconds. So a router that answers "wait" with a time in the past makes no busy loop."""
+_LOOKUPS = 2
+"""How many times ``lookup_timeout`` an `acquire` may take: at the end of its time, a lookup may ask one more peer."""
+
 
 class LeaseReleases:
-    """The leases that are being given back during one stay in a mirror, each in a task of its own.
+    """The leases that are being released while a mirror is entered, each in its own task.
 
-    So what ends a request, be it the runtime's leaving or the answer's end, ends no release: a router hears of each.
+    So a release goes on when the request ends or the runtime disconnects, and every lease is released.
+
+    Args:
+        limits: ``lookup_timeout`` for each release, and ``stop_timeout`` for `aclose`.
+        metrics: counts releases that take too long.
+        log: for releases that fail.
     """
 
     def __init__(self, limits: Limits, metrics: Metrics, log: logging.Logger) -> None:
@@ -27,13 +44,13 @@ class LeaseReleases:
 
     @property
     def under_way(self) -> int:
-        """How many leases are being given back."""
+        """How many leases are being released."""
         return len(self._tasks)
 
-    async def give_back(self, lease: Lease, reason: str, digest: Digest) -> None:
-        """Release `lease`, which was for `digest`; does not wait for that, and does not fail.
+    async def release(self, lease: Lease, reason: str, digest: Digest) -> None:
+        """Release `lease`, which was for `digest`, in the background. Raises nothing.
 
-        Only after `aclose`, when nobody else would, the caller waits.
+        After `aclose`, there is no background any more, and the caller waits.
         """
         if type(lease) is Lease:
             return  # it records nothing
@@ -44,15 +61,15 @@ class LeaseReleases:
             self._tasks.start(releasing)
 
     async def drain(self, timeout: float) -> None:
-        """Wait for the releases under way to end, `timeout` seconds at most."""
+        """Wait for the current releases, at most `timeout` seconds."""
         await self._tasks.drain(timeout)
 
     async def aclose(self) -> None:
-        """Wait ``limits.stop_timeout`` seconds for the releases under way, and cancel those that last longer."""
+        """Wait ``limits.stop_timeout`` seconds for the current releases, and cancel those that take longer."""
         self._closed = True
         try:
             await self.drain(self._limits.stop_timeout)
-        finally:  # where this is cancelled, too
+        finally:  # also if this is cancelled
             if self.under_way:
                 self._metrics.limited.add("stop_timeout")
                 self._log.warning("%d of the router's leases were not released before the end", self.under_way)
@@ -64,9 +81,133 @@ class LeaseReleases:
         try:
             async with bound:
                 await lease.release(reason)
-        except Exception:  # noqa: BLE001 - a stranger's code
+        except Exception:  # noqa: BLE001 - a plug-in may raise anything
             if not bound.expired():
                 self._log.exception("%s: the router's lease failed to be released", digest)
                 return
             self._metrics.limited.add("lookup_timeout")
             self._log.warning("%s: the router's lease was not released in time", digest)
+
+
+class TransferLease:
+    """The router's advice for one transfer, and the lease that came with it. It has one owner, who calls `aclose`.
+
+    Args:
+        digest: the content of the transfer.
+        router: the router.
+        releases: releases the leases.
+        limits: ``lookup_timeout``.
+        metrics: counts the advice.
+        log: for a router that fails.
+
+    Attributes:
+        end_reason: the reason with which the lease would be released now; a `LeaseEnd` or a `FailureReason`.
+    """
+
+    def __init__(
+        self,
+        digest: Digest,
+        router: Router,
+        releases: LeaseReleases,
+        *,
+        limits: Limits,
+        metrics: Metrics,
+        log: logging.Logger,
+    ) -> None:
+        self.end_reason: str = LeaseEnd.GONE
+        self._digest = digest
+        self._router = router
+        self._releases = releases
+        self._limits = limits
+        self._metrics = metrics
+        self._log = log
+        self._lease = Lease()
+        self._reports_progress = True
+
+    async def acquire(self, offset: int, failed: Mapping[str, str]) -> tuple[Holder, ...]:
+        """Ask the router where to get the content from byte `offset` on, and wait as long as it says.
+
+        Args:
+            offset: the first byte that is still missing.
+            failed: as `Want.failed`.
+
+        Returns:
+            The holders, best first.
+
+        Raises:
+            NotFound: the router advises to go upstream, or it failed.
+        """
+        while True:
+            match await self._ask(Want(self._digest, offset, dict(failed))):
+                case Wait(until):
+                    await asyncio.sleep(max(_MIN_WAIT, until - asyncio.get_running_loop().time()))
+                case Upstream(lease):
+                    await self._replace(lease)
+                    self.end_reason = LeaseEnd.DONE  # the runtime does as the router advised
+                    raise NotFound(f"no peer has {self._digest}")
+                case Feed(holders, lease):
+                    await self._replace(lease)
+                    return holders
+
+    def progress(self, offset: int) -> None:
+        """Tell the lease that the runtime has received the bytes before `offset`, until that fails once."""
+        if not self._reports_progress:
+            return
+        try:
+            self._lease.progress(offset)
+        except Exception:  # noqa: BLE001 - a plug-in may raise anything, which must not cut a correct transfer
+            self._reports_progress = False
+            self._log.exception("%s: the router's lease failed to take progress", self._digest)
+
+    async def aclose(self) -> None:
+        """Release the lease."""
+        await self._releases.release(self._lease, self.end_reason, self._digest)
+
+    async def _ask(self, want: Want) -> Feed | Wait | Upstream:
+        """Return the router's advice, in the time that a lookup may take. Raises NotFound.
+
+        A router that needs more time can answer `Wait`.
+        """
+        started = time.monotonic()
+        advice: object = None
+        bound = Deadline(_LOOKUPS * self._limits.lookup_timeout + self._router.gather_time)
+        try:
+            async with bound:
+                advice = cast("object", await self._router.acquire(want))  # a plug-in may return anything
+        except RouterUnavailable as error:
+            raise NotFound(str(error)) from error
+        except Exception as error:  # a plug-in may raise anything, which must not make a pull worse
+            if not bound.expired():
+                self._log.exception("%s: the router failed", want.key)
+                raise NotFound("the router failed") from error
+            self._metrics.limited.add("lookup_timeout")
+            self._log.warning("%s: %s.acquire gave no advice in time", want.key, type(self._router).__name__)
+            raise NotFound("the router gave no advice in time") from error
+        finally:
+            self._metrics.lookups.add(_result(advice))
+            self._metrics.lookup_seconds.add(time.monotonic() - started)
+        if isinstance(advice, Feed | Wait | Upstream):
+            return advice
+        router = type(self._router).__name__
+        self._log.error("%s: %s.acquire returned %r, not Feed, Wait or Upstream", want.key, router, advice)
+        raise NotFound("the router gave no advice")
+
+    async def _replace(self, lease: Lease) -> None:
+        """Follow `lease` from now on. The router may return the same lease again."""
+        if lease is self._lease:
+            return
+        (previous, self._lease), (reason, self.end_reason) = (self._lease, lease), (self.end_reason, LeaseEnd.GONE)
+        self._reports_progress = True
+        await self._releases.release(previous, reason, self._digest)
+
+
+def _result(advice: object) -> str:
+    match advice:
+        case Feed():
+            return HIT
+        case Wait():
+            return WAIT
+        case Upstream():
+            return MISS
+        case _:
+            return FAILED

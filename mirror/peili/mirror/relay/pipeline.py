@@ -1,7 +1,7 @@
-"""How bytes get from one source after the other to where they are wanted: collected, hashed on the way, or untouched.
+"""Moves bytes from sources to where they go: collected in memory, hashed on the way to the runtime, or passed through.
 
-Each passage keeps its place from source to source. A source's errors (PeerUnavailable) are raised only when all that
-it gave before has been passed on, but for what a verifier withholds.
+A pipeline keeps its place from one source to the next. It raises an error of a source (PeerUnavailable) only after it
+has passed on all bytes that the source sent before, except for those that a verifier withholds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from typing_extensions import override
 
 from peili.mirror.limits import MIB
 from peili.mirror.relay.buffers import BufferPool, BufferRing
-from peili.mirror.relay.means import Sink
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import HashThread, Piece, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
@@ -28,90 +27,120 @@ if sys.platform == "linux":
     import fcntl
 
 Progress: TypeAlias = Callable[[int], None]
-_Hashed: TypeAlias = asyncio.Queue[asyncio.Future[Piece] | None]
-_SPLICE = MIB
-"""Bytes that are moved at once at most."""
-_PIPE = MIB
-"""What a pipe is made for. That is a number of places, each of which takes what one packet brought, however little:
-the more there are, the more is moved by one call.
+"""Called with the byte of the content up to which the runtime has been served."""
+_HashedPieces: TypeAlias = asyncio.Queue[asyncio.Future[Piece] | None]
+_MAX_SPLICE = MIB
+"""Bytes that one call moves."""
+_PIPE_SIZE = MIB
+"""The size of a pipe. It means a number of slots, each of which takes what one packet brought, however little. The more
+slots there are, the more one call moves.
 """
 
 
+class Sink(Protocol):
+    """Where a body goes: a door's reply. Its errors (OSError, TimeoutError) are the runtime's."""
+
+    @property
+    def socket_writer(self) -> SocketWriter | None:
+        """Writes to the runtime's socket without ASGI, if that is possible."""
+
+    async def send(self, data: bytes | memoryview) -> None:
+        """Send more of the body. The caller may overwrite `data` when this returns."""
+
+
 class Pipeline(ABC):
-    """Takes sources in turn, each from the offset on where the one before failed; then `finish` or `release`."""
+    """Consumes sources in turn, each from the byte where the previous one failed.
+
+    At the end, call `finish` or `release`.
+    """
 
     @abstractmethod
-    async def take(self, source: Source) -> None:
-        """All that `source` has left. Raises PeerUnavailable, and what the sink raises."""
+    async def consume(self, source: Source) -> None:
+        """Read all that `source` has left. Raises PeerUnavailable, and what the sink raises."""
 
     async def release(self) -> None:
-        """There is no more: what was withheld is given up unverified, so that the runtime can go on behind it."""
+        """There is no more: pass on the withheld bytes unverified, so that the runtime can continue after them."""
         return
 
     async def finish(self) -> None:
-        """All has come. Raises DigestMismatch where it is wrong: its end has been withheld then."""
+        """All bytes have come: verify them, and pass on the withheld end. Raises DigestMismatch."""
         return
 
 
 class FillPipeline(Pipeline):
-    """Into `room`, which has just as many bytes as come. Nothing is verified."""
+    """Reads into `buffer`, which has exactly as many bytes as come. Verifies nothing."""
 
-    def __init__(self, room: memoryview) -> None:
-        self._room = room
+    def __init__(self, buffer: memoryview) -> None:
+        self._buffer = buffer
 
     @override
-    async def take(self, source: Source) -> None:
+    async def consume(self, source: Source) -> None:
         while source.left:
-            count = await source.readinto(self._room)
-            self._room = self._room[count:]
+            count = await source.readinto(self._buffer)
+            self._buffer = self._buffer[count:]
 
 
 class CollectPipeline(Pipeline):
-    """Into memory, verified as a whole: `data`, when it is finished."""
+    """Collects bytes in memory, and verifies them as a whole.
 
-    def __init__(self, length: int, verifier: Verifier, lane: HashThread) -> None:
+    Args:
+        length: how many bytes come.
+        verifier: checks them.
+        thread: hashes them.
+
+    Attributes:
+        data: the bytes, after `finish`.
+    """
+
+    def __init__(self, length: int, verifier: Verifier, thread: HashThread) -> None:
         self.data = b""
-        # Touched as bytes come, not when a peer says how many they will be.
-        self._all = memoryview(mmap.mmap(-1, length) if length else b"")
-        self._done = 0
+        # The system provides the memory when bytes come, not when a peer states how many there will be.
+        self._buffer = memoryview(mmap.mmap(-1, length) if length else b"")
+        self._filled = 0
         self._verifier = verifier
-        self._lane = lane
+        self._thread = thread
 
     @override
-    async def take(self, source: Source) -> None:
+    async def consume(self, source: Source) -> None:
         while source.left:
-            self._done += await source.readinto(self._all[self._done :])
+            self._filled += await source.readinto(self._buffer[self._filled :])
 
     @override
     async def finish(self) -> None:
-        await self._lane.feed(self._verifier, self._all)
+        await self._thread.feed(self._verifier, self._buffer)
         self.data = bytes(self._verifier.finish())
-        self._all = memoryview(b"")
+        self._buffer = memoryview(b"")
 
 
 class HashPipeline(Pipeline):
-    """To `sink`, through `ring`: while one piece is sent, the next ones are hashed and read.
+    """Sends verified bytes to the runtime. While one buffer is sent, the next ones are hashed and read.
 
-    `lane` has to be the same for all of one verifier's pieces.
+    Args:
+        sink: where the bytes go.
+        ring: the buffers.
+        verifier: withholds the last piece until the digest is checked.
+        thread: hashes; the same one for all pieces of the verifier.
+        start: the first byte.
+        progress: called after each piece that was sent.
     """
 
     def __init__(
-        self, sink: Sink, ring: BufferRing, verifier: Verifier, lane: HashThread, *, start: int, progress: Progress
+        self, sink: Sink, ring: BufferRing, verifier: Verifier, thread: HashThread, *, start: int, progress: Progress
     ) -> None:
         self._sink = sink
         self._ring = ring
         self._verifier = verifier
-        self._lane = lane
-        self._handed = start
+        self._thread = thread
+        self._offset = start
         self._progress = progress
 
     @override
-    async def take(self, source: Source) -> None:
-        hashed: _Hashed = asyncio.Queue()  # no longer than the ring
+    async def consume(self, source: Source) -> None:
+        hashed: _HashedPieces = asyncio.Queue()  # no longer than the ring
         reading = asyncio.create_task(self._read(source, hashed))
         try:
             while (piece := await hashed.get()) is not None:
-                await self._pass_on(await piece)
+                await self._send(await piece)
         finally:
             reading.cancel()
             await asyncio.wait([reading])
@@ -119,60 +148,57 @@ class HashPipeline(Pipeline):
 
     @override
     async def release(self) -> None:
-        await self._pass_on(self._verifier.release())
+        await self._send(self._verifier.release())
 
     @override
     async def finish(self) -> None:
-        await self._pass_on(self._verifier.finish())
+        await self._send(self._verifier.finish())
 
-    async def _read(self, source: Source, hashed: _Hashed) -> None:
+    async def _read(self, source: Source, hashed: _HashedPieces) -> None:
         """Put each piece into `hashed`, and None at the end."""
         try:
             while source.left:
                 buffer = await self._ring.next_buffer()
                 count = await source.readinto(buffer)
                 self._ring.mark_filled()
-                hashed.put_nowait(self._lane.feed(self._verifier, buffer[:count]))
+                hashed.put_nowait(self._thread.feed(self._verifier, buffer[:count]))
         finally:
             hashed.put_nowait(None)
 
-    async def _pass_on(self, piece: Piece) -> None:
+    async def _send(self, piece: Piece) -> None:
         if piece:
             await self._sink.send(piece)
             self._ring.free_oldest()
-            self._handed += len(piece)
-            self._progress(self._handed)
+            self._offset += len(piece)
+            self._progress(self._offset)
 
 
 class PassThroughPipeline(Pipeline):
-    """To `sink`, by the kernel alone where both sides are plain sockets and there is a pipe to be had. Nothing is read
-    ahead, nothing withheld.
+    """Sends unverified bytes to the runtime. Reads nothing ahead, and withholds nothing.
+
+    If both sides are plain sockets and a pipe is available, the kernel moves the bytes.
     """
 
-    def __init__(self, sink: Sink, memory: BufferPool, progress: Progress) -> None:
+    def __init__(self, sink: Sink, buffers: BufferPool, progress: Progress) -> None:
         self._sink = sink
-        self._memory = memory
+        self._buffers = buffers
         self._progress = progress
 
     @override
-    async def take(self, source: Source) -> None:
-        with _pipe() as pipe:
-            await self._copy(
-                source, lambda: pipe is not None and self._sink.socket_writer is not None and source.can_splice
-            )
+    async def consume(self, source: Source) -> None:
+        with _open_pipe() as pipe:
+            await self._copy(source, pipe)
             if pipe is not None and (socket_writer := self._sink.socket_writer) is not None:
-                await self._splice(source, pipe, socket_writer)
+                while source.left:
+                    await socket_writer.splice(pipe.read_end, await source.splice(pipe.write_end, _MAX_SPLICE))
+                    self._progress(source.offset)
+                    await asyncio.sleep(0)  # if neither side makes it wait, other tasks would not run
 
-    async def _splice(self, source: Source, pipe: _Pipe, socket_writer: SocketWriter) -> None:
-        while source.left:
-            await socket_writer.splice(pipe.out_of, await source.splice(pipe.into, _SPLICE))
-            self._progress(source.offset)
-            await asyncio.sleep(0)  # where nobody has to be waited for, others would not have their turn
-
-    async def _copy(self, source: Source, enough: Callable[[], bool]) -> None:
-        with self._memory.ring() as ring:
+    async def _copy(self, source: Source, pipe: _Pipe | None) -> None:
+        """Copy until the rest can be spliced."""
+        with self._buffers.ring() as ring:
             buffer = await ring.next_buffer()
-            while source.left and not enough():
+            while source.left and not (pipe is not None and self._sink.socket_writer is not None and source.can_splice):
                 count = await source.readinto(buffer)
                 await self._sink.send(buffer[:count])
                 self._progress(source.offset)
@@ -180,21 +206,19 @@ class PassThroughPipeline(Pipeline):
 
 
 class _Pipe(NamedTuple):
-    """The two ends of one."""
-
-    into: int
-    out_of: int
+    write_end: int
+    read_end: int
 
 
 @contextmanager
-def _pipe() -> Generator[_Pipe | None]:
-    """A new pipe; None where this process may have no more descriptors, or pipes don't help."""
+def _open_pipe() -> Generator[_Pipe | None]:
+    """A new pipe; None if this process may have no more descriptors, or if the system cannot splice."""
     pipe = None
     if sys.platform == "linux":
         with suppress(OSError):
-            out_of, into = os.pipe()
-            pipe = _Pipe(into, out_of)
-            fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, _PIPE)  # where the system's bound is reached, it stays a smaller one
+            read_end, write_end = os.pipe()
+            pipe = _Pipe(write_end, read_end)
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # at the system's bound, the pipe stays smaller
     try:
         yield pipe
     finally:

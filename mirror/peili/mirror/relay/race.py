@@ -1,166 +1,287 @@
-"""Asks one holder, and more of them when it hesitates: the first that gives what it was asked for wins."""
+"""Asks one holder, and more of them if it hesitates or fails. The first source that opens wins."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, TypeAlias
 
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.relay.entrants import Entrants
-from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN
+from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN, HolderScores
+from peili.mirror.relay.source import Source
+from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import is_cancelled
 
-_MOST = 16
+_MAX_AT_ONCE = 16
 """Holders that are asked at the same time."""
+_MAX_CANDIDATES = 32
+"""Holders of one race."""
 _LAST_RESORT = 4
-"""Times `hedge_delay` after which those that rest are asked, though others may still answer."""
+"""After this many times ``hedge_delay``, resting holders are asked even if others may still answer."""
+_PREFERRED = -1
+"""The rank of the preferred holder."""
+
+Open: TypeAlias = Callable[[Holder], Coroutine[Any, Any, Source]]
+"""Opens a source at a holder. Raises PeerUnavailable."""
+Lookup: TypeAlias = Callable[[], AsyncGenerator[Holder, None]]
 
 
-class NotBetter(PeerUnavailable):
-    """The peer did what it was asked for, and no better than who sends already. That is no failure."""
-
-
-class Prize(Protocol):
-    """What there is to win. One owner, who closes it."""
-
-    async def aclose(self) -> None:
-        """Free it."""
-
-
-P = TypeVar("P", bound=Prize)
+class NotFaster(PeerUnavailable):
+    """The peer sent what it was asked for, but not much faster than the current source. That is not a failure."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class RaceOptions:
     """How a race is run.
 
-    `failed` hears of each that would not do, `hesitated` of each that took far longer than the winner. Others are
-    asked after `patience` seconds. `beside`: somebody sends already, so that those that rest are not asked.
+    Attributes:
+        on_failure: called for each holder that fails, with its error.
+        on_hesitation: called for each holder that is still silent after much more time than the winner took.
+        delay: seconds without a winner after which more holders are asked.
+        hedge_delay: ``limits.hedge_delay``; the unit of `_LAST_RESORT`, and the least hesitation.
+        log: for errors that are bugs.
+        is_trial: a source is being read, and the race looks for a faster one. So resting holders are not asked, and
+            more holders are asked at once.
     """
 
-    failed: Callable[[Peer, PeerUnavailable], None]
-    hesitated: Callable[[Peer], None]
-    patience: float
+    on_failure: Callable[[Peer, PeerUnavailable], None]
+    on_hesitation: Callable[[Peer], None]
+    delay: float
     hedge_delay: float
     log: logging.Logger
-    beside: bool = False
+    is_trial: bool = False
 
 
-async def first_prize(entrants: Entrants, ask: Callable[[Holder], Coroutine[Any, Any, P]], rules: Rules) -> P | None:
-    """What the first holder gives to `ask`, which raises PeerUnavailable; None where all failed.
+class Candidates:
+    """The holders that a race may ask: those that the router named, and those that its lookup finds later.
 
-    One is asked at first, and another for each that fails. Each time when nobody has won after ``rules.patience``
-    seconds, twice as many are asked as the time before; beside one that sends, four times as many. A failure that is
-    no peer's, and so a bug, is logged as well, and ends no other's try. What came too late is closed.
+    It has one owner, who calls `aclose`.
+
+    Args:
+        holders: the named holders, best first.
+        lookup: finds further holders.
+        scores: in which order holders are asked.
+        log: for a lookup that fails.
+        preferred: asked first, whatever its score.
+        is_usable: whether to ask the peer with this id at all.
+        is_doubted: whether to ask the peer with this id only with the resting ones.
+        timeout: seconds that the lookup may take for each holder.
     """
-    race = _Race(entrants, ask, rules)
+
+    def __init__(
+        self,
+        holders: Collection[Holder],
+        lookup: Lookup,
+        scores: HolderScores,
+        log: logging.Logger,
+        *,
+        preferred: Peer | None = None,
+        is_usable: Callable[[str], bool] = lambda _: True,
+        is_doubted: Callable[[str], bool] = lambda _: False,
+        timeout: float,
+    ) -> None:
+        self._waiting = list(holders)
+        self._known = {holder.peer.id for holder in holders}
+        self._lookup = lookup
+        self._found: AsyncGenerator[Holder, None] | None = None
+        self._scores = scores
+        self._log = log
+        self._preferred = preferred.id if preferred is not None else None
+        self._is_usable = is_usable
+        self._is_doubted = is_doubted
+        self._timeout = timeout
+
+    def __len__(self) -> int:
+        """How many wait to be asked."""
+        return len(self._waiting)
+
+    def take(self, max_rank: int) -> Holder | None:
+        """Remove and return the best holder whose rank is at most `max_rank`; None if there is none now."""
+        self._waiting = [holder for holder in self._waiting if self._is_usable(holder.peer.id)]
+        ranks = {holder.peer.id: self._rank(holder.peer.id) for holder in self._waiting}
+        allowed = [holder for holder in self._waiting if ranks[holder.peer.id] <= max_rank]
+        if not allowed:
+            return None
+
+        def order(holder: Holder) -> tuple[int, bool, bool, int]:
+            peer_id, rank = holder.peer.id, ranks[holder.peer.id]
+            successes = 0 if rank == HEALTHY else self._scores.successes(peer_id)
+            return rank, self._is_doubted(peer_id), self._scores.is_slow(peer_id), -successes
+
+        best = min(allowed, key=order)  # of equal ones, the one that the router named first
+        self._waiting.remove(best)
+        return best
+
+    async def find_more(self) -> bool:
+        """Wait for a further holder. Called by one task.
+
+        Returns:
+            False if there are no more; do not call it again then.
+        """
+        try:
+            if self._found is None:
+                self._found = self._lookup()
+            while len(self._known) < _MAX_CANDIDATES:
+                async with Deadline(self._timeout):
+                    holder = await anext(self._found)
+                if holder.peer.id not in self._known:
+                    self._known.add(holder.peer.id)
+                    self._waiting.append(holder)
+                    return True
+        except StopAsyncIteration:
+            pass
+        except (Exception, asyncio.CancelledError) as error:  # a plug-in's; the holders found so far are good
+            if is_cancelled(error):
+                raise
+            self._log.info("the router's lookup found no further holders: %r", error)
+        return False
+
+    async def aclose(self) -> None:
+        """End the lookup. Idempotent. Waits at most `timeout`, and raises nothing that the lookup raises."""
+        found, self._found = self._found, None
+        if found is None:
+            return
+        try:
+            async with Deadline(self._timeout):
+                await found.aclose()
+        except (Exception, asyncio.CancelledError) as error:  # a plug-in's; the winner is good all the same
+            if is_cancelled(error):
+                raise
+            self._log.info("the router's lookup of further holders did not close: %r", error)
+
+    def _rank(self, peer_id: str) -> int:
+        if peer_id == self._preferred:
+            return _PREFERRED
+        return RESTING if self._is_doubted(peer_id) else self._scores.rank(peer_id)
+
+
+async def race(candidates: Candidates, open_source: Open, options: RaceOptions) -> Source | None:
+    """Open a source at the first holder that delivers.
+
+    One holder is asked first, and another one for each that fails. Each time that ``options.delay`` passes without a
+    winner, twice as many are asked as the time before; in a trial, four times as many. An error that is not
+    PeerUnavailable is a bug; it is logged, and ends no other attempt. Sources that open too late are closed.
+
+    Args:
+        candidates: whom to ask. The race closes them.
+        open_source: asks one holder.
+        options: how the race is run.
+
+    Returns:
+        The source that won; None if all holders failed.
+    """
+    racing = _Race(candidates, open_source, options)
     try:
-        return await race.run()
+        return await racing.run()
     finally:
-        await race.close()
+        await racing.close()
 
 
-class _Race(Generic[P]):
-    """Who is being asked, and how many more are to be."""
+class _Race:
+    """Which holders are being asked, and how many more should be."""
 
-    def __init__(self, entrants: Entrants, ask: Callable[[Holder], Coroutine[Any, Any, P]], rules: Rules) -> None:
-        self.winner: P | None = None
-        self._entrants = entrants
-        self._give = ask
-        self._rules = rules
+    def __init__(self, candidates: Candidates, open_source: Open, options: RaceOptions) -> None:
+        self._candidates = candidates
+        self._open_source = open_source
+        self._options = options
         self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
-        self._asked: dict[asyncio.Task[P], tuple[Holder, float]] = {}
-        self._looking: asyncio.Task[bool] | None = None
-        self._all_known = False
-        self._hesitating = False
-        self._at_once = self._due = 2 if rules.beside else 1
+        self._started = self._clock()
+        self._attempts: dict[asyncio.Task[Source], tuple[Holder, float]] = {}  # with the time when each started
+        self._lookup: asyncio.Task[bool] | None = None
+        self._all_found = False
+        self._is_late = False
+        self._batch = self._due = 2 if options.is_trial else 1
+        self._winner: Source | None = None
 
-    async def run(self) -> P | None:
-        """As `first_prize`. Then call `close`."""
-        ends = self._began + self._rules.patience
+    async def run(self) -> Source | None:
+        """Return the winner, or None. Call `close` afterwards."""
+        deadline = self._started + self._options.delay
         while True:
-            self._ask()
+            self._start_attempts()
             if not (pending := self._pending):
                 return None
-            timeout = max(0.0, ends - self._clock())
+            timeout = max(0.0, deadline - self._clock())
             done, _ = await asyncio.wait(pending, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            for task in [each for each in self._asked if each in done]:
-                if self._has_won(task):
-                    return task.result()
-            if self._looking in done:
-                self._all_known, self._looking = not self._looking.result(), None
-            if self._clock() >= ends:
-                self._hesitating = True
-                self._due = self._at_once = min((4 if self._rules.beside else 2) * self._at_once, _MOST)
-                ends = self._clock() + self._rules.patience
+            for attempt in [attempt for attempt in self._attempts if attempt in done]:
+                if self._has_won(attempt):
+                    return attempt.result()
+            if self._lookup in done:
+                self._all_found, self._lookup = not self._lookup.result(), None
+            if self._clock() >= deadline:
+                self._is_late = True
+                self._due = self._batch = min((4 if self._options.is_trial else 2) * self._batch, _MAX_AT_ONCE)
+                deadline = self._clock() + self._options.delay
 
     async def close(self) -> None:
-        """End what is under way, and close what it gave all the same."""
-        late, pending = list(self._asked), self._pending
+        """Cancel the other attempts, and close sources that they open all the same."""
+        late, pending = list(self._attempts), self._pending
         for task in pending:
             task.cancel()
         try:
             await asyncio.gather(*pending, return_exceptions=True)
-            await self._entrants.aclose()
+            await self._candidates.aclose()
         except asyncio.CancelledError:
-            if self.winner is not None:
-                await self.winner.aclose()  # nobody will get it now
+            if self._winner is not None:
+                await self._winner.aclose()  # the caller does not get it
             raise
-        finally:  # a gathering that is cancelled waits for its tasks too, but keeps what they gave to itself
+        finally:  # a cancelled gather also waits for its tasks, but does not return their results
             for task in late:
                 if task.done() and not task.cancelled() and task.exception() is None:
                     await task.result().aclose()
 
     @property
     def _pending(self) -> list[asyncio.Task[Any]]:
-        return [*self._asked, *([self._looking] if self._looking is not None else [])]
+        return [*self._attempts, *([self._lookup] if self._lookup is not None else [])]
 
-    def _ask(self) -> None:
-        """Ask as many as are due; where there are not so many, look for others."""
-        while self._due and len(self._asked) < _MOST and (holder := self._entrants.take(self._rank)):
-            self._asked[asyncio.create_task(self._give(holder))] = (holder, self._clock())
+    def _start_attempts(self) -> None:
+        """Ask as many holders as are due. If there are too few, look for more."""
+        while (
+            self._due
+            and len(self._attempts) < _MAX_AT_ONCE
+            and (holder := self._candidates.take(self._max_rank)) is not None
+        ):
+            self._attempts[asyncio.create_task(self._open_source(holder))] = (holder, self._clock())
             self._due -= 1
-        # Where all that the router named have failed at once, it is asked again, who knows better than its lookup.
-        worth_it = self._hesitating or self._rules.beside or (not self._asked and self._entrants.left)
-        if self._due and worth_it and not self._all_known and self._looking is None:
-            self._looking = asyncio.create_task(self._entrants.more())
+        # If all holders that the router named fail at once, the caller asks the router again: its advice is better
+        # than its lookup.
+        needs_more = self._is_late or self._options.is_trial or (not self._attempts and bool(self._candidates))
+        if self._due and needs_more and not self._all_found and self._lookup is None:
+            self._lookup = asyncio.create_task(self._candidates.find_more())
 
     @property
-    def _rank(self) -> int:
-        """The highest rank of those that may be asked now."""
-        looked = self._all_known or self._hesitating
-        late = self._clock() - self._began >= _LAST_RESORT * self._rules.hedge_delay
-        if not self._rules.beside and (late or (looked and not self._asked)):
+    def _max_rank(self) -> int:
+        """The highest rank of the holders that may be asked now."""
+        has_looked = self._all_found or self._is_late
+        is_last_resort = self._clock() - self._started >= _LAST_RESORT * self._options.hedge_delay
+        if not self._options.is_trial and (is_last_resort or (has_looked and not self._attempts)):
             return RESTING
-        return UNPROVEN if looked else HEALTHY
+        return UNPROVEN if has_looked else HEALTHY
 
-    def _has_won(self, task: asyncio.Task[P]) -> bool:
-        holder, began = self._asked.pop(task)
+    def _has_won(self, attempt: asyncio.Task[Source]) -> bool:
+        holder, started = self._attempts.pop(attempt)
         try:
-            self.winner = task.result()
-        except NotBetter:
+            self._winner = attempt.result()
+        except NotFaster:
             return False
         except PeerUnavailable as error:
-            self._rules.failed(holder.peer, error)
+            self._options.on_failure(holder.peer, error)
         except Exception as error:
-            name = holder.peer.id
-            self._rules.log.exception("fetching from peer %s failed, which is a bug", name)
-            self._rules.failed(
-                holder.peer, PeerUnavailable(f"peer {name} can't be fetched from: {error!r}", FailureReason.BROKEN)
-            )
+            peer_id = holder.peer.id
+            self._options.log.exception("fetching from peer %s failed, which is a bug", peer_id)
+            failure = PeerUnavailable(f"peer {peer_id} can't be fetched from: {error!r}", FailureReason.BROKEN)
+            self._options.on_failure(holder.peer, failure)
         else:
-            self._judge(self._clock() - began)
+            self._report_hesitation(self._clock() - started)
             return True
         self._due += 1
         return False
 
-    def _judge(self, took: float) -> None:
-        """Tell of those that have been waited for for much longer than the winner `took`."""
-        before = self._clock() - max(self._rules.hedge_delay, MUCH_FASTER * took)
-        for task, (holder, began) in self._asked.items():
-            if began <= before and not task.done():
-                self._rules.hesitated(holder.peer)
+    def _report_hesitation(self, winner_seconds: float) -> None:
+        """Report the holders that were asked much longer ago than the winner needed."""
+        latest_start = self._clock() - max(self._options.hedge_delay, MUCH_FASTER * winner_seconds)
+        for attempt, (holder, started) in self._attempts.items():
+            if started <= latest_start and not attempt.done():
+                self._options.on_hesitation(holder.peer)

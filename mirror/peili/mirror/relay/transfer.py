@@ -1,352 +1,339 @@
-"""One answer for the runtime, put together from one or several holders.
+"""One response for the runtime, put together from one or several holders.
 
-Theory of operation: `begin` finds a holder and has the first bytes in hand, so that until then the answer can still be
-"go upstream". From then on `pour` reads on; a holder that fails is replaced by another one at the byte where it
-stopped. All is hashed on the way, and the last piece is given out only when the digest is right. When no holder is
-left, or the digest is wrong, the transfer is cut, and the runtime comes back for the rest.
+`Transfer.begin` finds a holder and waits for its first bytes, so that "go upstream" is still a possible answer. Then
+`Transfer.pour` reads on. If a holder fails, another one continues at the byte where it stopped. All bytes are hashed
+on the way, and the last piece is sent only if the digest is right. If no holder is left, or the digest is wrong, the
+transfer is cut, and the runtime asks again for the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import AsyncGenerator, Collection
+from contextlib import asynccontextmanager
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
-from peili.mirror.oci.media_types import OCTET_STREAM, detect, is_manifest
-from peili.mirror.oci.ranges import Span, Unsatisfiable
-from peili.mirror.oci.references import Descriptor
+from peili.mirror.oci.media_types import OCTET_STREAM, detect
+from peili.mirror.oci.media_types import is_manifest as is_manifest_type
+from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
+from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.plugins.advice import LeaseEnd
-from peili.mirror.relay.holders import Supply
+from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import discard_ingest, ingest_size, may_resume, resumed_verifier
-from peili.mirror.relay.means import Fetch, Means, Sink
-from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline
+from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
+from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
 _PART = "%s: passed on unverified: bytes %d to %d are not its end"
 _IN_PARALLEL = "%s: passed on unverified: the runtime fetches it in parallel parts, this one from byte %d on"
-_UNVERIFIED = "%s: passed on unverified: the beginning can't be read back%s"
+
+
+@asynccontextmanager
+async def open_transfer(
+    relay: Relay, digest: Digest, path: str, *, wanted: ByteRange | None = None, is_manifest: bool = False
+) -> AsyncGenerator[Transfer]:
+    """Transfer content from peers. What the transfer holds is freed when the context ends.
+
+    Args:
+        relay: what admits the transfer.
+        digest: the content.
+        path: the path of the content at a peer.
+        wanted: the range that the runtime wants; None for the whole.
+        is_manifest: the content is a manifest or index, which is always collected whole.
+
+    Raises:
+        NotFound: the relay admits no transfer; the runtime must go upstream.
+    """
+    transfer: Transfer | None = None
+    try:
+        with relay.admit(digest, wanted) as state:
+            collect_limit = state.limits.manifest_size if is_manifest else state.limits.verify_ahead
+            transfer = Transfer(TransferRequest(digest, path, wanted, collect_limit, is_manifest), state)
+            yield transfer
+    finally:
+        if transfer is not None:
+            await transfer.aclose()
 
 
 class Transfer:
-    """The content of one `Fetch`, from peers. One owner: `begin`, then `pour`, and `aclose` in any case.
+    """The content of one request, from peers. It has one owner, who calls `begin`, then `pour`, and always `aclose`.
 
-    Or `describe`, for a runtime that wants no body. `data` is all that `pour` will give, where it was collected ahead.
-    `media_type` is that of a manifest or index of which all was collected; of anything else that of octets.
+    For a response without a body, the owner calls `describe` instead of `begin` and `pour`.
+
+    Args:
+        request: what to transfer.
+        state: the relay's state.
+
+    Attributes:
+        data: all that `pour` will send, if it was collected and verified ahead.
+        media_type: the media type of a manifest or index that was collected whole, else that of octets.
     """
 
-    def __init__(self, fetch: Fetch, means: Means) -> None:
+    def __init__(self, request: TransferRequest, state: RelayState) -> None:
         self.data: bytes | None = None
         self.media_type = OCTET_STREAM
-        self._fetch = fetch
-        self._means = means
-        self._supply = Supply(fetch, means)
+        self._request = request
+        self._state = state
+        self._holders = Holders(request, state)
         self._source: Source | None = None
-        self._feeders: set[str] = set()
-        self._reached: dict[str, int] = {}  # where each of them ended
-        self._room = 0  # bytes of memory that were taken to collect in
-        self._verifier: Verifier = Unverified(fetch.digest)
+        self._senders: set[str] = set()  # the peers that sent bytes which are not verified yet
+        self._reached: dict[str, int] = {}  # the byte where each of them stopped
+        self._reserved = 0  # bytes of the buffer pool
+        self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
-        self._resumes = False
+        self._is_resumed = False
 
     async def begin(self) -> Span:
-        """Find a holder; returns what `pour` will give. Raises NotFound: the runtime shall go upstream; Unsatisfiable
-        where somebody has the content, and no byte of it is in the range that the runtime wants.
+        """Find a holder, and wait for its first bytes.
+
+        Returns:
+            What `pour` will send.
+
+        Raises:
+            NotFound: the runtime must go upstream.
+            Unsatisfiable: a holder has the content, but no byte of it is in the requested range.
         """
-        async with self._supply.patience() as ends:
-            return await self._begin(ends)
+        async with self._holders.bounded_wait() as deadline:
+            return await self._begin(deadline)
 
     async def describe(self) -> Descriptor:
-        """What the content is, as a holder's answer to HEAD says it: no byte of it travels.
+        """Describe the content by a holder's answer to HEAD, so that no byte of it travels.
 
-        But where that answer leaves open what small content is, that is fetched and verified. Raises NotFound.
+        Only if that answer does not tell what small content is, the content is fetched and verified.
+
+        Raises:
+            NotFound: the runtime must go upstream.
         """
-        async with self._supply.patience() as ends:
-            source = await self._look(ends)
-            media_type, size = self._type_by_head(source), source.span.size
+        async with self._holders.bounded_wait() as deadline:
+            source = await self._open_head(deadline)
+            media_type, size = self._media_type_by_head(source), source.span.size
             if media_type is None:
-                size = (await self._begin(ends)).size
+                size = (await self._begin(deadline)).size
                 media_type = self.media_type
-        self.answered()
-        return Descriptor(media_type, self._fetch.digest, size)
+        self.complete()
+        return Descriptor(media_type, self._request.digest, size)
 
-    def answered(self) -> None:
-        """The runtime has all that it wanted of the holders; the router hears that the transfer is done."""
-        self._supply.reason = LeaseEnd.DONE
+    def complete(self) -> None:
+        """The runtime needs nothing more, so the router's lease ends as done."""
+        self._holders.lease.end_reason = LeaseEnd.DONE
 
     def narrow(self, span: Span) -> None:
-        """Let `pour` give only `span` of the whole, which is in `data`."""
+        """Let `pour` send only `span` of the whole content that is in `data`."""
         if self.data is not None and self._span.is_whole:
             self.data, self._span = self.data[span.start : span.stop], span
 
-    async def _begin(self, ends: float) -> Span:
-        wanted, ahead, supply = self._fetch.wanted, self._fetch.ahead, self._supply
-        if wanted and supply.size is not None and not wanted.is_within(supply.size):
-            await self._look(ends)  # where nobody has the content, its range is not what is wrong
-            raise self._out_of_range(supply.size)
-        supply.in_windows = self._fetch.is_open_ended and not await may_resume(self._means, self._fetch)
-        while True:
-            source = await self._first(ends)
-            if not await self._is_right_size(source, ends):
-                continue
-            if wanted and source.span.size > ahead and wanted.within(source.span.size) != source.span:
-                supply.believes = False  # it was said to be small, so the whole was asked for
-                continue
-            self._source, self._span = source, source.span
-            if source.span.size <= ahead and not source.span.is_whole:
-                data = await self._complete(source)
-            else:
-                self._verifier = await self._choose_verifier(ends)
-                if source.span.length > ahead or isinstance(self._verifier, Unverified):
-                    return self._span
-                data = await self._collect(source)
-            if data is not None:
-                return self._cut_out(data)
-
-    async def _first(self, ends: float) -> Source:
-        """The first holder's answer. Raises NotFound, Unsatisfiable."""
-        wanted, supply = self._fetch.wanted, self._supply
-        try:
-            return await supply.begin(wanted)
-        except NotFound:
-            if supply.is_size_disputed and supply.expect(await ingest_size(self._means, self._fetch.digest, ends)):
-                return await self._first(ends)
-            size = supply.end()
-            if wanted is None or size is None:
-                raise
-            if size > self._fetch.ahead:
-                known = supply.size or await ingest_size(self._means, self._fetch.digest, ends)
-                if size != known and (known is not None or size > self._means.limits.blob_size):
-                    raise
-                raise self._out_of_range(size) from None
-        supply.ask_again()
-        return await supply.begin(None)  # small content is verified before its size is told
-
-    async def _look(self, ends: float) -> Source:
-        """A holder's answer to HEAD. Raises NotFound."""
-        while True:
-            source = await self._supply.look()
-            if await self._is_right_size(source, ends):
-                return source
-
-    def _type_by_head(self, source: Source) -> str | None:
-        """Of what type the content is, by the answer to HEAD; None where only the content itself can tell.
-
-        That is so where holders contradict each other, and where what is said of a manifest is no manifest's type, or
-        the other way round. A type that is not known is told by nobody but the document.
-        """
-        fetch, supply, size = self._fetch, self._supply, source.span.size
-        said = (source.media_type or "").partition(";")[0].strip()
-        contradicted = supply.size is None and bool(supply.claims - {size})
-        if contradicted and min(size, *supply.claims) <= fetch.ahead:
-            return None
-        if fetch.manifest:
-            return said if is_manifest(said) else None
-        return None if is_manifest(said) and size <= fetch.ahead else OCTET_STREAM
-
-    def _out_of_range(self, size: int) -> Unsatisfiable:
-        """What to raise where the content, of `size` bytes, has none of those that are wanted."""
-        self.answered()
-        return Unsatisfiable(self._fetch.wanted, size)
-
     @property
     def takes_one_stream(self) -> bool:
-        """Whether to tell the runtime no length, so that it takes what an open-ended range asks for as one stream.
+        """Whether the response to an open-ended range must not state a length, so that the runtime takes one stream.
 
-        A runtime that knows the length may fetch in parallel. Such parts can't be verified, and cost the peers more.
-        The exception is a part that could not be verified in one stream either.
+        A runtime that knows the length may fetch in parallel. Parallel parts cannot be verified, and cost the peers
+        more. It makes no difference for a part that could not be verified as one stream either.
         """
-        wanted = self._fetch.wanted
-        open_ended = wanted is not None and wanted.first is not None and wanted.last is None
-        return open_ended and self.data is None and (self._span.start == 0 or self._resumes)
+        wanted = self._request.wanted
+        is_open_ended = wanted is not None and wanted.first is not None and wanted.last is None
+        return is_open_ended and self.data is None and (self._span.start == 0 or self._is_resumed)
 
     async def pour(self, sink: Sink) -> None:
-        """Send to `sink` what `begin` returned. Raises Aborted where the rest can't be had, or was wrong."""
+        """Send what `begin` returned to `sink`.
+
+        Raises:
+            Aborted: no holder has the rest, or the bytes were wrong.
+        """
         if self._span.start == 0:
-            self._means.blame.clear(self._fetch.digest)  # not earlier: a HEAD takes no body, and begins nothing anew
+            self._state.blame.clear(self._request.digest)  # not in `begin`: after a HEAD, the runtime keeps what it has
         if self.data is not None:
             await sink.send(self.data)
-            self._supply.progress(self._span.stop)
+            self._holders.lease.progress(self._span.stop)
         elif self._source is not None:
-            await self._pour(self._source, sink)
-        self._supply.reason = LeaseEnd.DONE
+            await self._stream(self._source, sink)
+        self.complete()
 
     async def aclose(self) -> None:
         """Free the memory, the peer's connection and the router's lease."""
         self.data = None
-        self._give_room_back()
-        await self._supply.aclose()
+        self._release_memory()
+        await self._holders.aclose()
 
-    async def _pour(self, source: Source, sink: Sink) -> None:
-        means, progress = self._means, self._supply.progress
+    async def _begin(self, deadline: float) -> Span:
+        wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
+        if wanted and holders.size is not None and not wanted.is_within(holders.size):
+            await self._open_head(deadline)  # if no peer has the content, the answer is not found, whatever the range
+            raise self._out_of_range(holders.size)
+        if self._request.is_open_ended and wanted:
+            holders.in_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
+        while True:
+            source = await self._open_first(deadline)
+            if not await self._has_right_size(source, deadline):
+                continue
+            if wanted and source.span.size > collect_limit and wanted.within(source.span.size) != source.span:
+                holders.trusts_claims = False  # the content was claimed to be small, so it was asked for whole
+                continue
+            self._source, self._span = source, source.span
+            if source.span.size <= collect_limit and not source.span.is_whole:
+                data = await self._complete_small(source)
+            else:
+                self._verifier = await self._choose_verifier(deadline)
+                if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
+                    return self._span
+                data = await self._collect(source)
+            if data is not None:
+                return self._keep(data)
+
+    async def _open_first(self, deadline: float) -> Source:
+        """Open the first source. Raises NotFound, Unsatisfiable."""
+        wanted, holders, digest = self._request.wanted, self._holders, self._request.digest
         try:
-            if isinstance(self._verifier, Unverified):
-                await self._take(source, PassThroughPipeline(sink, means.memory, progress))
-                return
-            try:
-                with means.memory.ring() as ring:
-                    hashing = HashPipeline(
-                        sink, ring, self._verifier, means.hasher.thread(), start=self._span.start, progress=progress
-                    )
-                    await self._take(source, hashing)
-            except DigestMismatch as error:
-                await sink.send(await self._end_from_another(error))
-                progress(self._span.stop)
-            self._feeders.clear()  # what they sent is right
-        except DigestMismatch as error:
-            await self._distrust(passed_on=True)
-            raise Aborted(str(error)) from error
-        finally:
-            means.blame.suspect(self._fetch.digest, self._feeders)
+            return await holders.open(wanted)
+        except NotFound:
+            if holders.is_size_disputed and holders.accept_size(await ingest_size(self._state, digest, deadline)):
+                return await self._open_first(deadline)
+            size = holders.size_out_of_range()
+            if wanted is None or size is None:
+                raise
+            if size > self._request.collect_limit:
+                known = holders.size or await ingest_size(self._state, digest, deadline)
+                if size != known and (known is not None or size > self._state.limits.blob_size):
+                    raise
+                raise self._out_of_range(size) from None
+        holders.readmit_out_of_range()
+        return await holders.open(None)  # the size of small content is stated only after the content is verified
+
+    async def _open_head(self, deadline: float) -> Source:
+        """A holder's answer to HEAD. Raises NotFound."""
+        while True:
+            source = await self._holders.head()
+            if await self._has_right_size(source, deadline):
+                return source
+
+    def _media_type_by_head(self, source: Source) -> str | None:
+        """The media type of the content by an answer to HEAD; None if only the content itself can tell.
+
+        That is so if holders contradict each other, if a manifest is claimed to have the type of something else, and
+        the other way round.
+        """
+        request, holders, size = self._request, self._holders, source.span.size
+        claimed = (source.media_type or "").partition(";")[0].strip()
+        is_contradicted = holders.size is None and bool(holders.claimed_sizes - {size})
+        if is_contradicted and min(size, *holders.claimed_sizes) <= request.collect_limit:
+            return None
+        if request.is_manifest:
+            return claimed if is_manifest_type(claimed) else None
+        return None if is_manifest_type(claimed) and size <= request.collect_limit else OCTET_STREAM
+
+    async def _has_right_size(self, source: Source, deadline: float) -> bool:
+        """Compare the size of large content with the runtime's, if no manifest states it. Fails a wrong peer."""
+        holders = self._holders
+        if holders.size is not None or source.span.size <= self._request.collect_limit:
+            return True
+        holders.size = await ingest_size(self._state, self._request.digest, deadline)
+        try:
+            holders.check_size(source.peer, source.span)
+        except PeerUnavailable as error:
+            holders.fail(source.peer, error)
+            return False
+        return True
+
+    def _out_of_range(self, size: int) -> Unsatisfiable:
+        """The error if no byte of the content, which has `size` bytes, is in the requested range."""
+        self.complete()
+        return Unsatisfiable(self._request.wanted, size)
+
+    async def _choose_verifier(self, deadline: float) -> Verifier:
+        state, span, digest = self._state, self._span, self._request.digest
+        if not state.verify and span.length > self._request.collect_limit:
+            return Unverified(digest)
+        if span.stop < span.size:
+            state.metrics.unverified.add("part")
+            self._log_once(_PART, span.start, span.stop - 1)
+            return Unverified(digest)
+        if self._holders.in_windows and span.start > 0:
+            state.metrics.unverified.add("beginning")
+            self._log_once(_IN_PARALLEL, span.start)
+            return Unverified(digest)
+        verifier = await resumed_verifier(state, digest, span.start, deadline)
+        if verifier is None:
+            state.metrics.unverified.add("beginning")
+            return Unverified(digest)
+        self._is_resumed = span.start > 0
+        return verifier
+
+    def _log_once(self, message: str, *numbers: int) -> None:
+        """Log the first of many parts for the operator, and the others for debugging."""
+        digest = self._request.digest
+        level = logging.INFO if self._state.parallel.is_first_log(digest) else logging.DEBUG
+        self._state.log.log(level, message, digest, *numbers)
 
     async def _collect(self, source: Source) -> bytes | None:
-        """All of the content, verified; None where it was wrong and another holder shall be tried."""
-        await self._take_room(self._span.length)
-        collecting = CollectPipeline(self._span.length, self._verifier, self._means.hasher.thread())
+        """Collect and verify all of the span; None if it was wrong and another holder should be tried."""
+        await self._reserve_memory(self._span.length)
+        pipeline = CollectPipeline(self._span.length, self._verifier, self._state.hash_threads.thread())
         try:
-            await self._take(source, collecting)
+            await self._run(pipeline, source)
         except DigestMismatch as error:
             if self._span.start > 0:
-                return await self._rest_from_another(error)
-            await self._distrust(passed_on=False)
+                return await self._collect_end_elsewhere(error)
+            await self._handle_mismatch(was_sent=False)
             return None
         except Aborted as error:
-            if self._begins_anew():
+            if self._can_restart():
                 return None
             raise NotFound(str(error)) from error
         if self._span.is_whole:
-            self._note(collecting.data)
-        return collecting.data
+            self._learn(pipeline.data)
+        return pipeline.data
 
-    async def _complete(self, source: Source) -> bytes | None:
-        """All of small content, of which `source` brings a part, verified: the rest is asked for after it. None as in
-        `_collect`. Raises NotFound.
+    async def _complete_small(self, source: Source) -> bytes | None:
+        """Collect and verify all of small content of which `source` has a part; the rest is asked for after it.
+
+        Returns:
+            None if it was wrong and another holder should be tried.
+
+        Raises:
+            NotFound: the content cannot be completed.
         """
         part, size = source.span, source.span.size
         rest = [span for span in (Span(0, part.start, size), Span(part.stop, size, size)) if span.length]
-        await self._take_room(size)
-        room, verifier = memoryview(bytearray(size)), Verifier(self._fetch.digest)
+        await self._reserve_memory(size)
+        buffer, verifier = memoryview(bytearray(size)), Verifier(self._request.digest)
         try:
-            await self._take(source, FillPipeline(room[part.start : part.stop]))
+            await self._run(FillPipeline(buffer[part.start : part.stop]), source)
             for span in rest:
                 self._span = span
-                source = await self._supply.more(source.peer, span)
-                await self._take(source, FillPipeline(room[span.start : span.stop]))
+                source = await self._holders.open_rest(source.peer, span)
+                await self._run(FillPipeline(buffer[span.start : span.stop]), source)
             self._span = Span.whole(size)
-            await self._means.hasher.thread().feed(verifier, room)
+            await self._state.hash_threads.thread().feed(verifier, buffer)
             data = bytes(verifier.finish())
         except DigestMismatch:
-            await self._distrust(passed_on=False)
+            await self._handle_mismatch(was_sent=False)
             return None
         except (Aborted, NotFound) as error:
-            if self._begins_anew():
+            if self._can_restart():
                 return None
             raise NotFound(str(error)) from error
-        self._note(data)
+        self._learn(data)
         return data
 
-    def _begins_anew(self) -> bool:
-        """Whether there are holders of another size, which may be the right one: nothing was given out yet."""
-        if not self._supply.forgive():
+    def _can_restart(self) -> bool:
+        """Whether holders of another size, which may be the right one, can be asked; nothing was sent yet."""
+        if not self._holders.readmit_other_sizes():
             return False
-        self._feeders.clear()  # what these sent is thrown away
+        self._senders.clear()  # their bytes are thrown away
         return True
 
-    def _note(self, data: bytes) -> None:
-        """`data` is the whole content, verified."""
-        self._feeders.clear()
-        self._means.sizes.add_verified(self._fetch.digest, len(data))
+    def _learn(self, data: bytes) -> None:
+        """Note what the whole content, which is verified, shows."""
+        self._senders.clear()
+        self._state.sizes.add_verified(self._request.digest, len(data))
         self.media_type = detect(data)
-        if is_manifest(self.media_type) or (self._fetch.manifest and self.media_type != OCTET_STREAM):
-            self._means.sizes.add_manifest(data)
+        if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
+            self._state.sizes.add_manifest(data)
 
-    async def _take(self, source: Source, passage: Pipeline) -> None:
-        """Let all of the span go by `passage`, from whoever has it. Raises DigestMismatch, Aborted."""
-        while True:
-            self._feeders.add(source.peer.id)
-            try:
-                await passage.take(source)
-                break
-            except PeerUnavailable as error:
-                self._supply.fail(source.peer, error)
-            finally:
-                self._reached[source.peer.id] = source.offset
-            try:
-                source = await self._supply.resume(source.offset, self._span)
-            except NotFound as nobody:
-                # What is withheld is not the end: passing it on lets the runtime come back at a later byte.
-                await passage.release()
-                raise Aborted(f"no holder is left at byte {source.offset}") from nobody
-        await passage.finish()
-
-    async def _take_room(self, count: int) -> None:
-        """Take memory for `count` bytes, instead of what was taken before. Raises NotFound: there is none in time."""
-        means = self._means
-        self._give_room_back()
-        try:
-            async with Deadline(means.limits.first_byte_timeout):
-                await means.memory.reserve(count)
-        except TimeoutError as error:
-            means.metrics.limited.add("relay_memory")
-            raise NotFound(f"no memory to collect {self._fetch.digest} in") from error
-        self._room = count
-
-    def _give_room_back(self) -> None:
-        count, self._room = self._room, 0
-        self._means.memory.release(count)
-
-    async def _rest_from_another(self, error: DigestMismatch) -> bytes:
-        """As `_end_from_another`, before anything was given out. Raises NotFound."""
-        try:
-            return await self._end_from_another(error)
-        except DigestMismatch as again:
-            await self._distrust(passed_on=True)
-            raise NotFound(str(again)) from again
-
-    async def _end_from_another(self, error: DigestMismatch) -> bytes:
-        """The withheld end, right, from a holder that sent none of it before: the wrong byte may be in it.
-
-        Raises DigestMismatch where that does not help: what was passed on is wrong, or no other holder is left.
-        """
-        verifier, span, supply = self._verifier, self._span, self._supply
-        wrong = bytes(verifier.rewind())
-        start = span.stop - len(wrong)
-        senders = {peer for peer in self._feeders if self._reached[peer] > start}
-        first = set(self._feeders)
-        supply.pass_over(senders)
-        try:
-            while wrong:
-                self._feeders.clear()
-                await self._take_room(len(wrong))
-                end = CollectPipeline(len(wrong), verifier, self._means.hasher.thread())
-                try:
-                    await self._take(await supply.resume(start, span), end)
-                except DigestMismatch:
-                    supply.pass_over(self._feeders)
-                    if verifier.rewind() == wrong:
-                        break  # two say the same of the end: what was passed on is wrong
-                else:
-                    supply.accuse(senders, certain=len(senders) == 1)
-                    return end.data
-        except (NotFound, Aborted):
-            pass  # there is no other holder, or no room
-        finally:
-            self._feeders.clear()
-            self._feeders |= first
-        self._accuse(first)  # not the others: what they sent came behind something that may be wrong
-        raise error
-
-    def _accuse(self, feeders: Collection[str]) -> None:
-        """What these sent, with what the runtime had before, is wrong. Only who sent all of it is sure to have lied."""
-        suspects = self._means.blame.suspects(self._fetch.digest) if self._span.start > 0 else frozenset[str]()
-        senders = suspects.union(feeders)
-        self._supply.accuse(senders, certain=len(senders) == 1 and (self._span.start == 0 or bool(suspects)))
-
-    def _cut_out(self, data: bytes) -> Span:
-        """What the runtime wants of `data`. Raises Unsatisfiable."""
-        wanted = self._fetch.wanted
+    def _keep(self, data: bytes) -> Span:
+        """Keep what the runtime wants of `data` for `pour`. Raises Unsatisfiable."""
+        wanted = self._request.wanted
         self.data = data
         if wanted is not None and self._span.is_whole:
             if not wanted.is_within(self._span.size):
@@ -354,65 +341,129 @@ class Transfer:
             self.narrow(wanted.within(self._span.size))
         return self._span
 
-    async def _is_right_size(self, source: Source, ends: float) -> bool:
-        """Compare the size that `source` says with the runtime's, where no manifest told it; fails its peer."""
-        supply = self._supply
-        if supply.size is not None or source.span.size <= self._fetch.ahead:
-            return True
-        supply.size = await ingest_size(self._means, self._fetch.digest, ends)
+    async def _stream(self, source: Source, sink: Sink) -> None:
+        state, progress = self._state, self._holders.lease.progress
         try:
-            supply.check_size(source.peer, source.span)
-        except PeerUnavailable as error:
-            supply.fail(source.peer, error)
-            return False
-        return True
+            if isinstance(self._verifier, Unverified):
+                await self._run(PassThroughPipeline(sink, state.buffers, progress), source)
+                return
+            try:
+                with state.buffers.ring() as ring:
+                    thread, start = state.hash_threads.thread(), self._span.start
+                    pipeline = HashPipeline(sink, ring, self._verifier, thread, start=start, progress=progress)
+                    await self._run(pipeline, source)
+            except DigestMismatch as error:
+                await sink.send(await self._end_elsewhere(error))
+                progress(self._span.stop)
+            self._senders.clear()  # their bytes are right
+        except DigestMismatch as error:
+            await self._handle_mismatch(was_sent=True)
+            raise Aborted(str(error)) from error
+        finally:
+            state.blame.suspect(self._request.digest, self._senders)
 
-    async def _choose_verifier(self, ends: float) -> Verifier:
-        span, digest = self._span, self._fetch.digest
-        skipped = not self._means.verify and span.length > self._fetch.ahead
-        if skipped:
-            return Unverified(digest)
-        if span.stop < span.size:
-            self._means.metrics.unverified.add("part")
-            self._tell_of_part(_PART, span.start, span.stop - 1)
-            return Unverified(digest)
-        if self._supply.in_windows and span.start > 0:
-            self._means.metrics.unverified.add("beginning")
-            self._tell_of_part(_IN_PARALLEL, span.start)
-            return Unverified(digest)
-        now = asyncio.get_running_loop().time()
-        bound = asyncio.timeout((ends - now) / 2)  # of what is left: the peer, which waits meanwhile, is not to blame
+    async def _run(self, pipeline: Pipeline, source: Source) -> None:
+        """Let the whole span go through `pipeline`, from `source` and the holders that continue.
+
+        Raises:
+            DigestMismatch: the bytes are wrong.
+            Aborted: no holder is left.
+        """
+        while True:
+            self._senders.add(source.peer.id)
+            try:
+                await pipeline.consume(source)
+                break
+            except PeerUnavailable as error:
+                self._holders.fail(source.peer, error)
+            finally:
+                self._reached[source.peer.id] = source.offset
+            try:
+                source = await self._holders.resume(source.offset, self._span)
+            except NotFound as error:
+                # The withheld bytes are not the end. If they are sent, the runtime asks again at a later byte.
+                await pipeline.release()
+                raise Aborted(f"no holder is left at byte {source.offset}") from error
+        await pipeline.finish()
+
+    async def _reserve_memory(self, count: int) -> None:
+        """Reserve `count` bytes of the buffer pool, and release earlier ones. Raises NotFound if there is no room."""
+        state = self._state
+        self._release_memory()
         try:
-            async with bound:
-                if verifier := await resumed_verifier(digest, span.start, self._means.store):
-                    self._resumes = span.start > 0
-                    return verifier
-            self._means.metrics.unverified.add("beginning")
-            self._means.log.info(_UNVERIFIED, digest, f", from byte {span.start} on")
-            return Unverified(digest)
-        except Exception:  # a stranger's code
-            self._means.metrics.unverified.add("beginning")
-            if bound.expired():
-                self._means.metrics.limited.add("wait_timeout")
-                self._means.log.warning(_UNVERIFIED, digest, " in time")
-            else:
-                self._means.log.exception(_UNVERIFIED, digest, "")
-            return Unverified(digest)
+            async with Deadline(state.limits.first_byte_timeout):
+                await state.buffers.reserve(count)
+        except TimeoutError as error:
+            state.metrics.limited.add("relay_memory")
+            raise NotFound(f"no memory to collect {self._request.digest} in") from error
+        self._reserved = count
 
-    def _tell_of_part(self, message: str, *numbers: int) -> None:
-        """Log it; only the first of many parts that follow each other is of interest to an operator."""
-        digest = self._fetch.digest
-        level = logging.INFO if self._means.turns.is_first_log(digest) else logging.DEBUG
-        self._means.log.log(level, message, digest, *numbers)
+    def _release_memory(self) -> None:
+        count, self._reserved = self._reserved, 0
+        self._state.buffers.release(count)
 
-    async def _distrust(self, *, passed_on: bool) -> None:
-        """What came is wrong: let nobody build on what was passed on. Where nothing was, blame who sent it."""
-        means, digest = self._means, self._fetch.digest
-        await self._supply.disconnect()
-        if not passed_on:
-            self._accuse(self._feeders)
-        self._feeders.clear()
-        if not passed_on:
-            return
-        means.blame.poison(digest)
-        await discard_ingest(means, digest)
+    async def _collect_end_elsewhere(self, error: DigestMismatch) -> bytes:
+        """Like `_end_elsewhere`, before anything was sent. Raises NotFound."""
+        try:
+            return await self._end_elsewhere(error)
+        except DigestMismatch as mismatch:
+            await self._handle_mismatch(was_sent=True)  # by an earlier transfer
+            raise NotFound(str(mismatch)) from mismatch
+
+    async def _end_elsewhere(self, error: DigestMismatch) -> bytes:
+        """Fetch the withheld end again, from holders that sent none of it, because the wrong byte may be in it.
+
+        Args:
+            error: raised if that does not help.
+
+        Returns:
+            The right end.
+
+        Raises:
+            DigestMismatch: wrong bytes were sent before the end, or no other holder is left.
+        """
+        verifier, span, holders = self._verifier, self._span, self._holders
+        wrong = bytes(verifier.rewind())
+        start = span.stop - len(wrong)
+        senders_of_end = {peer_id for peer_id in self._senders if self._reached[peer_id] > start}
+        senders = set(self._senders)
+        holders.exclude(senders_of_end)
+        try:
+            while wrong:
+                self._senders.clear()
+                await self._reserve_memory(len(wrong))
+                pipeline = CollectPipeline(len(wrong), verifier, self._state.hash_threads.thread())
+                try:
+                    await self._run(pipeline, await holders.resume(start, span))
+                except DigestMismatch:
+                    holders.exclude(self._senders)
+                    if verifier.rewind() == wrong:
+                        break  # two holders agree about the end, so a byte before it is wrong
+                else:
+                    holders.blame_for_wrong_bytes(senders_of_end, is_certain=len(senders_of_end) == 1)
+                    return pipeline.data
+        except (NotFound, Aborted):
+            pass  # there is no other holder, or no memory
+        finally:
+            self._senders.clear()
+            self._senders |= senders
+        self._blame(senders)  # not the others: a byte before theirs may be wrong
+        raise error
+
+    def _blame(self, senders: Collection[str]) -> None:
+        """Blame the peers whose bytes are wrong, with what the runtime had before. Only a single sender is certain."""
+        suspects = self._state.blame.suspects(self._request.digest) if self._span.start > 0 else frozenset[str]()
+        senders = suspects.union(senders)
+        is_certain = len(senders) == 1 and (self._span.start == 0 or bool(suspects))
+        self._holders.blame_for_wrong_bytes(senders, is_certain=is_certain)
+
+    async def _handle_mismatch(self, *, was_sent: bool) -> None:
+        """Blame the senders of wrong bytes. If the runtime has received some, discard what it has."""
+        state, digest = self._state, self._request.digest
+        await self._holders.disconnect()
+        if not was_sent:
+            self._blame(self._senders)
+        self._senders.clear()
+        if was_sent:
+            state.blame.poison(digest)
+            await discard_ingest(state, digest)

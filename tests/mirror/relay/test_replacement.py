@@ -16,8 +16,8 @@ from peili.mirror import Digest, Limits, Peer
 from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import FailureReason
 from peili.mirror.oci.ranges import ByteRange, Span
-from peili.mirror.relay.contest import Outrun
 from peili.mirror.relay.parallel import ParallelRequests
+from peili.mirror.relay.replacement import Replaced
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio
@@ -96,15 +96,15 @@ async def test_whoever_goes_on_does_so_at_the_byte_where_the_source_was_left(how
                     reading = asyncio.create_task(read(source, got, ends, splice=how == "spliced"))
                     for _ in range(steps):
                         await asyncio.sleep(0)
-                    source.interrupt(Outrun("another is better", FailureReason.SLOW))
+                    source.interrupt(Replaced("another is better", FailureReason.SLOW))
                     [outcome] = await asyncio.gather(reading, return_exceptions=True)
-                    assert outcome is None or isinstance(outcome, Outrun)
+                    assert outcome is None or isinstance(outcome, Replaced)
                     assert got == DATA[5 : source.offset]
                     with pytest.raises(BlockingIOError):
                         os.read(ends[0], 1)
                     if source.left:
                         left_early += 1
-                        with pytest.raises(Outrun):
+                        with pytest.raises(Replaced):
                             await source.readinto(memoryview(bytearray(10)))
                 if source.left:
                     async with source_of(a, client, source.offset, parallel) as other:

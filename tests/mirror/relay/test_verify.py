@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Digest
-from peili.mirror.relay.ingest import resumed_verifier
+from peili.mirror.relay.ingest import read_back
 from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.stores.memory import MemoryStore
 
@@ -53,17 +53,22 @@ def test_what_is_not_verified_is_passed_on_at_once(pieces: list[bytes]) -> None:
     assert (verifier.release(), verifier.finish()) == (b"", b"")
 
 
+async def _seeded(digest: Digest, at: int, store: MemoryStore) -> Verifier | None:
+    verifier = Verifier(digest)
+    return verifier if await read_back(verifier, digest, at, store) else None
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("at", [0, 1, 999, 1000])
 async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
     data, store = bytes(range(250)) * 4, MemoryStore()
     digest = Digest.of(data)
     store.begin(digest).write(data[:at])
-    verifier = await resumed_verifier(digest, at, store)
+    verifier = await _seeded(digest, at, store)
     assert verifier is not None
     assert verifier.feed(data[at:]) == b""
     assert verifier.finish() == data[at:]
-    wrong = await resumed_verifier(digest, at, store)
+    wrong = await _seeded(digest, at, store)
     assert wrong is not None
     wrong.feed(data[at:] + b"!")
     with pytest.raises(DigestMismatch):
@@ -73,7 +78,7 @@ async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
 @pytest.mark.anyio
 async def test_there_is_no_seed_where_the_store_has_too_little() -> None:
     store, digest = MemoryStore(), Digest.of(b"whole")
-    assert await resumed_verifier(digest, 2, store) is None
+    assert await _seeded(digest, 2, store) is None
     store.begin(digest).write(b"w")
-    assert await resumed_verifier(digest, 2, store) is None
-    assert await resumed_verifier(digest, 1, store) is not None
+    assert await _seeded(digest, 2, store) is None
+    assert await _seeded(digest, 1, store) is not None
