@@ -137,7 +137,7 @@ async def test_a_peer_is_quarantined_for_the_blob_that_it_lied_about_only() -> N
 
 async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     data, now = content(SMALL), [0.0]
-    monkeypatch.setattr("peili.mirror.relay.means.Blame", partial(Blame, clock=lambda: now[0]))
+    monkeypatch.setattr("peili.mirror.relay.relay.Blame", partial(Blame, clock=lambda: now[0]))
     async with peers(data, in_turn(wrong_bytes, honest)) as [a], pulling([a.holder], quarantine_ttl=600) as host:
         assert (await host.get(Digest.of(data))).status == 404
         now[0] = 599.0
