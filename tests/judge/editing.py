@@ -14,7 +14,14 @@ from peili.adapters.containerd import HostsFiles
 from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.yaml_text import NotYaml, plain
 from peili.adapters.k3s import RegistriesFile
-from peili.adapters.talos import MachineConfig, Unusable, merged, putting_first, read, taking_away
+from peili.adapters.talos import (
+    InvalidMachineConfig,
+    MachineConfig,
+    merge_patch,
+    parse_config,
+    patch_to_apply,
+    patch_to_remove,
+)
 
 MIRROR = "http://127.0.0.1:5050"
 OURS = b"peili hosts"
@@ -87,30 +94,30 @@ def faults_of_talos(data: bytes, registries: tuple[str, ...] = ()) -> Iterator[s
     if config is None:
         return
     try:
-        patch = putting_first(config, MIRROR, registries)
-        removal = taking_away(config, MIRROR, registries)
-    except Unusable:
+        patch = patch_to_apply(config, MIRROR, registries)
+        removal = patch_to_remove(config, MIRROR, registries)
+    except InvalidMachineConfig:
         return
     for text in (patch.text, removal.text):
         if (printed := _config(text.encode())) is not None:
             try:
-                putting_first(printed, MIRROR, registries)
-                taking_away(printed, MIRROR, registries)
-            except Unusable:
+                patch_to_apply(printed, MIRROR, registries)
+                patch_to_remove(printed, MIRROR, registries)
+            except InvalidMachineConfig:
                 continue
-    now = merged(config, patch.text)
+    now = merge_patch(config, patch.text)
     if {name: now[name] for name in (each.registry for each in patch.mirrors)} != {
         each.registry: each for each in patch.mirrors
     }:
         yield f"the patch does not say what it should: {patch.text!r}"
-    if again := putting_first(MachineConfig(new=now), MIRROR, registries).mirrors:
+    if again := patch_to_apply(MachineConfig(new=now), MIRROR, registries).mirrors:
         yield f"apply twice: {again}"
 
 
 def _config(data: bytes) -> MachineConfig | None:
     try:
-        return read(data.decode())
-    except (Unusable, UnicodeDecodeError):
+        return parse_config(data.decode())
+    except (InvalidMachineConfig, UnicodeDecodeError):
         return None
 
 

@@ -19,7 +19,7 @@ from tests.judge.odd_yaml import K3S_READS, REGISTRIES, TALOS, TALOS_READS
 
 from peili.adapters.files.editor import CannotEdit
 from peili.adapters.k3s import RegistriesFile
-from peili.adapters.talos import Unusable, read
+from peili.adapters.talos import InvalidMachineConfig, parse_config
 
 HOSTS = {
     f"{name}: {path}": content
@@ -63,8 +63,8 @@ def test_a_patch_for_talos_says_what_it_should(content: bytes) -> None:
 @pytest.mark.parametrize("name", [name for name, reads in TALOS_READS.items() if reads is not None])
 def test_what_is_read_of_a_machine_configuration_is_what_talos_reads(name: str) -> None:
     try:
-        config = read(TALOS[name].decode())
-    except (Unusable, UnicodeDecodeError):
+        config = parse_config(TALOS[name].decode())
+    except (InvalidMachineConfig, UnicodeDecodeError):
         return
     assert {
         mirrors.registry: [(each.url, each.override_path) for each in mirrors.endpoints]

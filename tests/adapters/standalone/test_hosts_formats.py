@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from tests.adapters.k3s.yamls import PRIVATE, REWRITE
-from tests.adapters.talos.test_patch import NEW, OLD
+from tests.adapters.talos.test_patches import NEW, OLD
 
 from peili.adapters.k3s import registries_file
 from peili.adapters.standalone.cli import main
-from peili.adapters.talos import merged, read
+from peili.adapters.talos import merge_patch, parse_config
 
 PEILI = "http://127.0.0.1:5050"
 
@@ -90,7 +90,7 @@ def talos(action: str, configuration: str, *arguments: str) -> subprocess.Comple
 def test_talos_prints_a_patch_of_what_it_reads() -> None:
     done = talos("apply", OLD + NEW, "--registry", "docker.io")
     assert (done.returncode, done.stderr) == (0, "")
-    [first, *others] = merged(read(OLD + NEW), done.stdout)["docker.io"].endpoints
+    [first, *others] = merge_patch(parse_config(OLD + NEW), done.stdout)["docker.io"].endpoints
     assert first.url == PEILI
     assert [each.url for each in others] == [
         "https://harbor.example/v2/proxy-docker.io",
@@ -106,9 +106,9 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
     where = ("--format", "talos", "--file", str(file))
     assert main(["hosts", "show", *where]) == 0
     assert capsys.readouterr().out == (
-        "ghcr.io\n  1. https://harbor.example/v2/proxy-ghcr.io, its path as it is\n\n"
+        "ghcr.io\n  1. https://harbor.example/v2/proxy-ghcr.io (overridePath)\n\n"
         f"docker.io\n  1. {PEILI} (peili)\n"
-        "  2. https://harbor.example/v2/proxy-docker.io, its path as it is\n  3. https://my-mirror.local:5000\n"
+        "  2. https://harbor.example/v2/proxy-docker.io (overridePath)\n  3. https://my-mirror.local:5000\n"
     )
     assert main(["hosts", "show", "--json", *where]) == 0
     shown = json.loads(capsys.readouterr().out)["registries"]
@@ -117,7 +117,7 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         ("docker.io", True, True),
     ]
     assert main(["hosts", "remove", *where]) == 0
-    assert merged(read(file.read_text()), capsys.readouterr().out) == read(OLD + NEW).mirrors
+    assert merge_patch(parse_config(file.read_text()), capsys.readouterr().out) == parse_config(OLD + NEW).mirrors
     file.write_text(OLD)
     assert main(["hosts", "remove", *where]) == 0
     assert capsys.readouterr() == ("", "nothing to do: there is no patch\n")

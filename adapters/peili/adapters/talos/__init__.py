@@ -1,20 +1,26 @@
-"""Talos's machine configuration: whom a machine asks for images.
+"""Reads the machine configuration of Talos, which lists the mirrors of each registry, and writes patches for it.
 
-`read` reads it, `putting_first` and `taking_away` write patches of it. Its members as a router's source are in
-`peili.routers.talos.router`.
+`parse_config` reads it; `patch_to_apply` and `patch_to_remove` write patches. The router that finds Talos's members is
+`peili.routers.talos`.
 """
 
-from peili.adapters.talos.machineconfig import Endpoint, MachineConfig, Mirrors, Unusable, read
-from peili.adapters.talos.patch import Patch, merged, putting_first, taking_away
+from peili.adapters.talos.machine_config import (
+    InvalidMachineConfig,
+    MachineConfig,
+    MirrorEndpoint,
+    RegistryMirrors,
+    parse_config,
+)
+from peili.adapters.talos.patches import MachineConfigPatch, merge_patch, patch_to_apply, patch_to_remove
 
 __all__ = [
-    "Endpoint",
+    "InvalidMachineConfig",
     "MachineConfig",
-    "Mirrors",
-    "Patch",
-    "Unusable",
-    "merged",
-    "putting_first",
-    "read",
-    "taking_away",
+    "MachineConfigPatch",
+    "MirrorEndpoint",
+    "RegistryMirrors",
+    "merge_patch",
+    "parse_config",
+    "patch_to_apply",
+    "patch_to_remove",
 ]

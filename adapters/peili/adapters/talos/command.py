@@ -1,14 +1,14 @@
-"""`peili hosts … --format talos`: reads a machine configuration, prints a patch. It changes nothing itself."""
+"""`peili hosts … --format talos`: reads a machine configuration and prints a patch for it. It changes nothing."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from peili.adapters.talos.machineconfig import MachineConfig, Mirrors, Unusable, read
-from peili.adapters.talos.patch import Patch, check, putting_first, same, taking_away
+from peili.adapters.talos.machine_config import InvalidMachineConfig, MachineConfig, RegistryMirrors, parse_config
+from peili.adapters.talos.patches import check_arguments, is_door, patch_to_apply, patch_to_remove
 from peili.mirror import PeiliError
 
 
@@ -16,7 +16,7 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
     """Run one action.
 
     Args:
-        action: ``apply`` and ``remove`` print a patch; ``show`` prints what the configuration contains.
+        action: ``apply`` and ``remove`` print a patch; ``show`` prints the mirrors in the configuration.
         mirror: the URL at which the machine's containerd reaches the local door.
         registries: host names, and ``*`` for all registries without an entry; empty for all.
         file: the file with the configuration; None for stdin.
@@ -29,27 +29,22 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
     Raises:
         PeiliError: the text cannot be read, or it is not a machine configuration.
     """
-    check(mirror, registries)
+    check_arguments(mirror, registries)
     name = "standard input" if file is None else str(file)
     try:
-        config = read(_text(file))
+        config = parse_config((sys.stdin.buffer.read() if file is None else file.read_bytes()).decode())
         if action == "show":
             return _show(config, mirror, as_json=as_json)
-        change: Callable[..., Patch] = putting_first if action == "apply" else taking_away
-        patch = change(config, mirror, registries)
+        make_patch = patch_to_apply if action == "apply" else patch_to_remove
+        patch = make_patch(config, mirror, registries)
     except OSError as error:
         raise PeiliError(f"{name}: can't be read: {error.strerror}") from error
-    except (Unusable, UnicodeDecodeError) as error:
+    except (InvalidMachineConfig, UnicodeDecodeError) as error:
         raise PeiliError(f"{name}: {error}") from error
     if not patch.text:
         sys.stderr.write("nothing to do: there is no patch\n")
     sys.stdout.write(patch.text)
     return 0
-
-
-def _text(file: Path | None) -> str:
-    data = sys.stdin.buffer.read() if file is None else file.read_bytes()
-    return data.decode()
 
 
 def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
@@ -62,20 +57,20 @@ def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
     return 0
 
 
-def _as_json(mirrors: Mirrors, mirror: str) -> dict[str, object]:
+def _as_json(mirrors: RegistryMirrors, mirror: str) -> dict[str, object]:
     return {
         "registry": mirrors.registry,
-        "peili_first": bool(mirrors.endpoints) and same(mirrors.endpoints[0], mirror),
+        "peili_first": bool(mirrors.endpoints) and is_door(mirrors.endpoints[0], mirror),
         "endpoints": [{"url": each.url, "overridePath": each.override_path} for each in mirrors.endpoints],
         "skipFallback": mirrors.skip_fallback,
     }
 
 
-def _as_text(mirrors: Mirrors, mirror: str) -> str:
-    asked = [
-        f"{each.url}{' (peili)' if same(each, mirror) else ''}{', its path as it is' if each.override_path else ''}"
+def _as_text(mirrors: RegistryMirrors, mirror: str) -> str:
+    names = [
+        f"{each.url}{' (peili)' if is_door(each, mirror) else ''}{' (overridePath)' if each.override_path else ''}"
         for each in mirrors.endpoints
     ]
-    last = [] if mirrors.skip_fallback else ["the registry itself"]
-    lines = [f"  {number}. {each}" for number, each in enumerate([*asked, *last], 1)]
-    return "\n".join([mirrors.registry, *(lines or ["  nobody"])])
+    fallback = [] if mirrors.skip_fallback else ["the registry itself"]
+    lines = [f"  {number}. {each}" for number, each in enumerate([*names, *fallback], 1)]
+    return "\n".join([mirrors.registry, *(lines or ["  nothing is asked"])])

@@ -1,6 +1,6 @@
 """Patches of a Talos machine configuration.
 
-What Talos makes of a patch (documents with the same name are merged, lists are appended, `$patch: delete` takes a
+What Talos makes of a patch (documents with the same name are merge_patch, lists are appended, `$patch: delete` takes a
 document out, a document counts before the older form) was checked with its own config packages, 1.12.0 and 1.13.0, on
 the patches that stand here in full.
 """
@@ -12,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from peili.adapters.files.yaml_text import documents, dumped, plain
-from peili.adapters.talos import Endpoint, Mirrors, Unusable, merged, putting_first, read, taking_away
+from peili.adapters.talos import (
+    InvalidMachineConfig,
+    MirrorEndpoint,
+    RegistryMirrors,
+    merge_patch,
+    parse_config,
+    patch_to_apply,
+    patch_to_remove,
+)
 from peili.mirror import ConfigError
 
 PEILI = "http://127.0.0.1:5050"
@@ -54,12 +62,12 @@ name: harbor.example
 insecureSkipVerify: true
 """
 
-HARBOR = Endpoint("https://harbor.example/v2/proxy-docker.io", override_path=True)
+HARBOR = MirrorEndpoint("https://harbor.example/v2/proxy-docker.io", override_path=True)
 
 
 def test_a_document_that_exists_is_deleted_and_given_whole_with_its_comments() -> None:
     assert (
-        putting_first(read(OLD + NEW + OTHERS), PEILI, ["docker.io"]).text
+        patch_to_apply(parse_config(OLD + NEW + OTHERS), PEILI, ["docker.io"]).text
         == """\
 apiVersion: v1alpha1
 kind: RegistryMirrorConfig
@@ -82,7 +90,7 @@ skipFallback: true
 
 def test_the_older_form_is_given_in_the_current_one() -> None:
     assert (
-        putting_first(read(OLD), PEILI, ["ghcr.io"]).text
+        patch_to_apply(parse_config(OLD), PEILI, ["ghcr.io"]).text
         == """\
 apiVersion: v1alpha1
 kind: RegistryMirrorConfig
@@ -98,7 +106,7 @@ skipFallback: true
 
 def test_a_registry_that_had_no_mirror_still_falls_back() -> None:
     assert (
-        putting_first(read(OLD), PEILI, ["quay.io", "*"]).text
+        patch_to_apply(parse_config(OLD), PEILI, ["quay.io", "*"]).text
         == """\
 apiVersion: v1alpha1
 kind: RegistryMirrorConfig
@@ -116,38 +124,41 @@ endpoints:
 
 
 def test_without_a_choice_all_are_changed() -> None:
-    patch = putting_first(read(OLD + NEW), PEILI)
-    first = Endpoint(PEILI)
+    patch = patch_to_apply(parse_config(OLD + NEW), PEILI)
+    first, harbor = MirrorEndpoint(PEILI), MirrorEndpoint("https://harbor.example/v2/proxy-ghcr.io", override_path=True)
+    local = MirrorEndpoint("https://my-mirror.local:5000")
     assert patch.mirrors == (
-        Mirrors("*", (first,)),
-        Mirrors("ghcr.io", (first, Endpoint("https://harbor.example/v2/proxy-ghcr.io", True)), skip_fallback=True),
-        Mirrors("docker.io", (first, HARBOR, Endpoint("https://my-mirror.local:5000")), skip_fallback=True),
+        RegistryMirrors("*", (first,)),
+        RegistryMirrors("ghcr.io", (first, harbor), skip_fallback=True),
+        RegistryMirrors("docker.io", (first, HARBOR, local), skip_fallback=True),
     )
-    assert merged(read(OLD + NEW), patch.text) == {each.registry: each for each in patch.mirrors}
+    assert merge_patch(parse_config(OLD + NEW), patch.text) == {each.registry: each for each in patch.mirrors}
 
 
 def test_what_is_first_already_is_not_changed() -> None:
     text = NEW.replace("endpoints:\n", f"endpoints:\n  - url: {PEILI}/\n")
-    assert putting_first(read(text), PEILI, ["docker.io"]).text == ""
+    assert patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text == ""
 
 
 def test_what_stands_further_down_is_moved_up() -> None:
-    [mirrors] = putting_first(read(f"{NEW}".replace("skip", f"  - url: {PEILI}\nskip")), PEILI, ["docker.io"]).mirrors
+    [mirrors] = patch_to_apply(
+        parse_config(f"{NEW}".replace("skip", f"  - url: {PEILI}\nskip")), PEILI, ["docker.io"]
+    ).mirrors
     assert [each.url for each in mirrors.endpoints] == [PEILI, HARBOR.url, "https://my-mirror.local:5000"]
 
 
 def test_a_document_without_endpoints_gets_some_and_keeps_what_else_it_says() -> None:
     text = "apiVersion: v1alpha1\nkind: RegistryMirrorConfig\nname: docker.io\nskipFallback: false\nnewer: [1]\n"
-    deleted, document = plain(putting_first(read(text), PEILI, ["docker.io"]).text)
+    deleted, document = plain(patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text)
     assert list(document) == ["apiVersion", "kind", "name", "endpoints", "skipFallback", "newer"]
     assert document["newer"] == [1]
     assert deleted["$patch"] == "delete"
 
 
 def test_taking_away_leaves_what_was_there() -> None:
-    before = read(OLD + NEW)
-    there = read(OLD + patched(NEW, putting_first(before, PEILI).text))
-    patch = taking_away(there, PEILI)
+    before = parse_config(OLD + NEW)
+    there = parse_config(OLD + patched(NEW, patch_to_apply(before, PEILI).text))
+    patch = patch_to_remove(there, PEILI)
     assert (
         patch.text
         == """\
@@ -177,12 +188,12 @@ endpoints:
 skipFallback: true
 """
     )
-    assert merged(there, patch.text) == before.mirrors
-    assert taking_away(before, PEILI).text == ""
+    assert merge_patch(there, patch.text) == before.mirrors
+    assert patch_to_remove(before, PEILI).text == ""
 
 
 def patched(text: str, patch: str) -> str:
-    """The documents of a configuration, without the first, once Talos has merged the patch."""
+    """The documents of a configuration, without the first, once Talos has merge_patch the patch."""
     new = {each["name"]: each for each in documents(text)}
     for each in documents(patch):
         if "$patch" in each:
@@ -197,45 +208,48 @@ def test_the_resource_that_talosctl_prints_is_read_too() -> None:
         "node": "172.20.0.2",
         "metadata": {"namespace": "config", "type": "MachineConfigs.config.talos.dev", "id": "v1alpha1"},
     }
-    assert read(dumped([{**head, "spec": OLD + NEW}])).mirrors == read(OLD + NEW).mirrors
-    assert read(dumped([{**head, "spec": plain(OLD)[0]}])).mirrors == read(OLD).mirrors
+    assert parse_config(dumped([{**head, "spec": OLD + NEW}])).mirrors == parse_config(OLD + NEW).mirrors
+    assert parse_config(dumped([{**head, "spec": plain(OLD)[0]}])).mirrors == parse_config(OLD).mirrors
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "it is empty; a machine configuration is wanted"),
+        ("", "it is empty; a machine configuration is expected"),
         ("a: [", "can't be read as YAML: line 1, column 5: "),
-        ("[]", "each document has to be a mapping"),
-        ("name: x\n", "a document has neither kind nor machine; a machine configuration is wanted"),
-        ("kind: RegistryMirrorConfig\nname: a.b\n", "RegistryMirrorConfig: apiVersion v1alpha1 is known, None is not"),
-        ("kind: RegistryMirrorConfig\napiVersion: v1alpha1\n", "RegistryMirrorConfig: a name is wanted"),
-        (NEW + NEW, "two documents RegistryMirrorConfig for docker.io; Talos takes one"),
-        (NEW.replace("true", "maybe"), "RegistryMirrorConfig docker.io: overridePath: true or false is wanted"),
-        (NEW.replace("- url", "- uri"), "RegistryMirrorConfig docker.io: url: a URL is wanted"),
-        (OLD.replace("true", "1"), "machine.registries.mirrors.ghcr.io.overridePath: true or false is wanted"),
-        ("machine: {registries: {mirrors: []}}", "machine.registries.mirrors: a mapping is wanted"),
-        ("machine: {registries: {mirrors: {a.b: {endpoints: x}}}}", "machine.registries.mirrors.a.b: endpoints has to"),
+        ("[]", "each document must be a mapping"),
+        ("name: x\n", "a document has neither kind nor machine; a machine configuration is expected"),
+        ("kind: RegistryMirrorConfig\nname: a.b\n", "RegistryMirrorConfig: apiVersion must be v1alpha1, not None"),
+        ("kind: RegistryMirrorConfig\napiVersion: v1alpha1\n", "RegistryMirrorConfig: name is missing"),
+        (NEW + NEW, "two documents RegistryMirrorConfig for docker.io; Talos allows one"),
+        (NEW.replace("true", "maybe"), "RegistryMirrorConfig docker.io: overridePath: must be true or false"),
+        (NEW.replace("- url", "- uri"), "RegistryMirrorConfig docker.io: url: must be a URL"),
+        (OLD.replace("true", "1"), "machine.registries.mirrors.ghcr.io.overridePath: must be true or false"),
+        ("machine: {registries: {mirrors: []}}", "machine.registries.mirrors: must be a mapping"),
+        (
+            "machine: {registries: {mirrors: {a.b: {endpoints: x}}}}",
+            "machine.registries.mirrors.a.b: endpoints must be ",
+        ),
     ],
 )
 def test_what_is_no_machine_configuration_is_one_line(text: str, why: str) -> None:
-    with pytest.raises(Unusable) as raised:
-        read(text)
+    with pytest.raises(InvalidMachineConfig) as raised:
+        parse_config(text)
     assert str(raised.value).startswith(why)
     assert "\n" not in str(raised.value)
 
 
 def test_wrong_choices_are_one_line() -> None:
-    for change in (putting_first, taking_away):
+    for change in (patch_to_apply, patch_to_remove):
         with pytest.raises(ConfigError, match=r"^mirror: http://HOST:PORT, as the machine's containerd reaches the "):
-            change(read(OLD), "peili")
+            change(parse_config(OLD), "peili")
         with pytest.raises(ConfigError, match=r"^registries: host names such as docker\.io, not 'a/b'$"):
-            change(read(OLD), PEILI, ["a/b"])
+            change(parse_config(OLD), PEILI, ["a/b"])
 
 
 _NAMES = st.sampled_from(["*", "docker.io", "ghcr.io", "localhost:5000"])
 _ENDPOINTS = st.lists(
-    st.builds(Endpoint, st.sampled_from([PEILI, "https://a.example", "https://b.example/v2/x"]), st.booleans()),
+    st.builds(MirrorEndpoint, st.sampled_from([PEILI, "https://a.example", "https://b.example/v2/x"]), st.booleans()),
     max_size=3,
 )
 _MIRRORS = st.dictionaries(_NAMES, st.tuples(_ENDPOINTS, st.booleans()), max_size=4)
@@ -244,7 +258,9 @@ _MIRRORS = st.dictionaries(_NAMES, st.tuples(_ENDPOINTS, st.booleans()), max_siz
 @settings(max_examples=25)
 @given(_MIRRORS, _MIRRORS, st.lists(_NAMES, unique=True))
 def test_whatever_is_there_peili_is_asked_first_and_then_who_was(
-    old: dict[str, tuple[list[Endpoint], bool]], new: dict[str, tuple[list[Endpoint], bool]], registries: list[str]
+    old: dict[str, tuple[list[MirrorEndpoint], bool]],
+    new: dict[str, tuple[list[MirrorEndpoint], bool]],
+    registries: list[str],
 ) -> None:
     first = {
         name: {
@@ -264,17 +280,17 @@ def test_whatever_is_there_peili_is_asked_first_and_then_who_was(
         }
         for name, (endpoints, skip) in new.items()
     ]
-    config = read(dumped([{"machine": {"registries": {"mirrors": first}}}, *second]))
-    ours = Endpoint(PEILI)
-    after = merged(config, putting_first(config, PEILI, registries).text)
+    config = parse_config(dumped([{"machine": {"registries": {"mirrors": first}}}, *second]))
+    ours = MirrorEndpoint(PEILI)
+    after = merge_patch(config, patch_to_apply(config, PEILI, registries).text)
     for name in registries or {"*", *old, *new}:
-        was = config.mirrors.get(name, Mirrors(name))
+        was = config.mirrors.get(name, RegistryMirrors(name))
         now = after[name]
         assert now.endpoints[0] == ours
         assert now.skip_fallback == was.skip_fallback
         assert [each for each in now.endpoints if each != ours] == [each for each in was.endpoints if each != ours]
-    without = merged(config, taking_away(config, PEILI, registries).text)
+    without = merge_patch(config, patch_to_remove(config, PEILI, registries).text)
     for name, was in config.mirrors.items():
-        now = without.get(name, Mirrors(name))
+        now = without.get(name, RegistryMirrors(name))
         chosen = name in registries or not registries
         assert now.endpoints == tuple(each for each in was.endpoints if each != ours or not chosen)
