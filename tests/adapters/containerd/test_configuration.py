@@ -19,9 +19,8 @@ from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_f
 from tests.lab.releases import RELEASE_NAMES, each_release, release
 from tests.support.directories import short_directory
 
-from peili.adapters.containerd.doctor.configuration import Unreadable, read
-from peili.adapters.containerd.doctor.generations import CRI_2, IMAGES_3
-from peili.adapters.containerd.doctor.registries import Registries, registries
+from peili.adapters.containerd.doctor.configuration import CRI_2, IMAGES_3, InvalidConfiguration, read_configuration
+from peili.adapters.containerd.doctor.registry_settings import RegistrySettings, registry_settings
 from peili.adapters.containerd.version import ContainerdVersion
 
 V16, V20, V21, V22, V24 = (
@@ -42,8 +41,8 @@ def write(directory: Path, files: Mapping[str, str]) -> Path:
     return directory / next(iter(files))
 
 
-def settings_in_force(file: Path, version: ContainerdVersion) -> Registries:
-    return registries(read(file, version), version)
+def settings_in_force(file: Path, version: ContainerdVersion) -> RegistrySettings:
+    return registry_settings(read_configuration(file, version), version)
 
 
 needs_containerd = pytest.mark.skipif(
@@ -120,12 +119,12 @@ def said(file: Path, name: str) -> Said | None:
     version = version_of(name)
     try:
         ours = settings_in_force(file, version)
-    except Unreadable:
+    except InvalidConfiguration:
         return None
     # From 2.3 on the default is put in when containerd starts, which dumping does not.
-    path = "" if (version.major, version.minor) >= (2, 3) and ours.by_default else ours.config_path
-    local = version.major >= 2 and (version.minor == 0 or not ours.transfer)
-    return Said(path, ours.discard, ours.mirrors, local)
+    path = "" if (version.major, version.minor) >= (2, 3) and ours.is_default else ours.config_path
+    local = version.major >= 2 and (version.minor == 0 or not ours.uses_transfer_service)
+    return Said(path, ours.discards_layers, ours.has_mirrors, local)
 
 
 def as_dumped(file: Path, name: str) -> Said | None:
@@ -192,16 +191,16 @@ def test_any_chain_of_files_is_understood_as_containerd_does(
     ("text", "reason"),
     [
         ("version = 2\n[plugins", "is not TOML: "),
-        ('imports = ["gone.toml"]\nversion = 2\n', "gone.toml can't be read: no such file or directory"),
-        ('imports = ["DIR"]\nversion = 2\n', "can't be read: is a directory"),
+        ('imports = ["gone.toml"]\nversion = 2\n', "gone.toml cannot be read: no such file or directory"),
+        ('imports = ["DIR"]\nversion = 2\n', "cannot be read: is a directory"),
     ],
 )
 def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
     text: str, reason: str, tmp_path: Path
 ) -> None:
     file = write(tmp_path, {"c.toml": text.replace("DIR", str(tmp_path))})
-    with pytest.raises(Unreadable) as error:
-        read(file, V16)
+    with pytest.raises(InvalidConfiguration) as error:
+        read_configuration(file, V16)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
     with pytest.raises(CommandFailed):
@@ -210,20 +209,20 @@ def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
 
 def test_1_x_hides_what_an_import_replaces_and_2_x_merges_it(tmp_path: Path) -> None:
     file = write(tmp_path, CASES["an import replaces the plug-in's whole table"])
-    assert read(file, V16).hidden == ((CRI_2, file, tmp_path / "more.toml"),)
-    assert settings_in_force(file, V16).folders == ()
-    assert read(file, V20).hidden == ()
-    assert settings_in_force(file, V20).folders == ("/a", "/b")
+    assert read_configuration(file, V16).replaced == ((CRI_2, file, tmp_path / "more.toml"),)
+    assert settings_in_force(file, V16).directories == ()
+    assert read_configuration(file, V20).replaced == ()
+    assert settings_in_force(file, V20).directories == ("/a", "/b")
 
 
 def test_a_relative_pattern_is_looked_for_where_1_x_was_started_and_beside_the_file_by_2_x(tmp_path: Path) -> None:
     file = write(tmp_path, CASES["a relative pattern leads nowhere"])
-    assert read(file, V16).dead == ("d/*.toml",)
-    assert read(file, V16, tmp_path).files == (file, tmp_path / "d/a.toml")
-    assert read(file, V20).files == (file, tmp_path / "d/a.toml")
+    assert read_configuration(file, V16).unmatched_imports == ("d/*.toml",)
+    assert read_configuration(file, V16, tmp_path).files == (file, tmp_path / "d/a.toml")
+    assert read_configuration(file, V20).files == (file, tmp_path / "d/a.toml")
 
 
-def in_2(text: str, version: ContainerdVersion, tmp_path: Path) -> Registries:
+def in_2(text: str, version: ContainerdVersion, tmp_path: Path) -> RegistrySettings:
     return settings_in_force(write(tmp_path, {"c.toml": text}), version)
 
 
@@ -251,7 +250,7 @@ BOTH = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
     ],
 )
 def test_config_path_in_2_x(text: str, version: ContainerdVersion, folders: tuple[str, ...], tmp_path: Path) -> None:
-    assert in_2(text, version, tmp_path).folders == folders
+    assert in_2(text, version, tmp_path).directories == folders
 
 
 RUNTIMES = f'[{CRI}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
@@ -262,13 +261,13 @@ RUNTIMES = f'[{CRI}.containerd.runtimes.runc]\nruntime_type = "io.containerd.run
 )
 def test_discarded_layers_in_2_x(header: str, more: str, tmp_path: Path) -> None:
     found = in_2(f"{header}\ndiscard_unpacked_layers = true\n{more}", V21, tmp_path)
-    assert found.discard
-    assert not found.transfer  # the transfer service can't, so pulls stay with the CRI plug-in
+    assert found.discards_layers
+    assert not found.uses_transfer_service  # the transfer service can't, so pulls stay with the CRI plug-in
     assert found.images_header == header.splitlines()[1]
 
 
 def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it(tmp_path: Path) -> None:
-    assert not in_2(f"version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n", V21, tmp_path).discard
+    assert not in_2(f"version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n", V21, tmp_path).discards_layers
 
 
 @pytest.mark.parametrize(
@@ -287,7 +286,7 @@ def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it
 def test_pulls_go_through_the_transfer_service(
     settings: str, version: ContainerdVersion, transfer: bool, tmp_path: Path
 ) -> None:
-    assert in_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).transfer is transfer
+    assert in_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).uses_transfer_service is transfer
 
 
 def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
@@ -319,7 +318,7 @@ def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loa
         file = write(
             directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{nodes}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
         )
-        assert settings_in_force(file, V16).inline == inline
+        assert settings_in_force(file, V16).conflicting == inline
         containerd = Process(["containerd", "--config", str(file)], directory / "log")
         try:
             told = wait_for(lambda: _FATE.search(containerd.output()), "the CRI plug-in has loaded, or failed to")

@@ -95,7 +95,7 @@ class Diagnosis:
         return {each["about"]: each["what"] for each in self.findings if each["level"] == level}
 
     def mend(self, about: str) -> str:
-        return str(next(each["mend"] for each in self.findings if each["about"] == about and each["mend"]))
+        return str(next(each["fix"] for each in self.findings if each["about"] == about and each["fix"]))
 
 
 @pytest.fixture(scope="module")
@@ -143,12 +143,10 @@ def test_where_all_is_well_it_proves_the_way_with_an_image_that_is_here(applied:
     assert (diagnosis.code, diagnosis.of("fail")) == (0, {})
     fine = diagnosis.of("ok")
     mirror = f"http://{applied.peili.local}"
-    assert fine["request"] == (
-        f"{mirror} answers as containerd wants it for {REGISTRY}/demo:v1 ({applied.image.target.digest})"
-    )
-    assert fine["local door"] == f"{mirror} is answered by peili here"
-    assert fine["peer door"] == f"http://{applied.peili.peer} is answered by this peili"
-    assert fine["hosts.toml"] == f"{mirror} is asked for every other registry"
+    assert fine["request"] == (f"{mirror} answers correctly for {REGISTRY}/demo:v1 ({applied.image.target.digest})")
+    assert fine["local door"] == f"peili here answers at {mirror}"
+    assert fine["peer door"] == f"this peili answers at http://{applied.peili.peer}"
+    assert fine["hosts.toml"] == f"containerd uses {mirror} for every other registry"
     assert fine["configuration"] == str(applied.containerd.configuration)  # as the running one was started
     assert fine["config_path"] == str(applied.containerd.hosts)
     assert fine["containerd"].endswith(f"answers on {applied.containerd.socket}")
@@ -164,20 +162,20 @@ def test_in_text_each_finding_is_a_line_and_each_that_is_not_well_says_how_to_me
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     expected = [f"{each['level']:4}  {each['about']}: {each['what']}" for each in diagnosis.findings]
-    assert [line for line in lines[:-1] if not line.startswith("      mend: ")] == expected
+    assert [line for line in lines[:-1] if not line.startswith("      fix: ")] == expected
     warnings = len([each for each in diagnosis.findings if each["level"] == "warn"])
     assert lines[-1].startswith(f"nothing failed; {warnings} warning"), "the laboratory's containerd has no pods"
     for each in diagnosis.findings:
-        assert (each["level"] == "ok") is (each["mend"] == "")
+        assert (each["level"] == "ok") is (each["fix"] == "")
 
 
 def test_it_knows_whether_containerd_has_ever_asked(applied: House) -> None:
     """The request of the doctor's own does not count."""
     if "asked" in applied.doctor().of("warn"):
-        assert "containerd has never asked since peili started" in applied.doctor().of("warn")["asked"]
+        assert "containerd has sent no request since peili started" in applied.doctor().of("warn")["asked"]
     with pytest.raises(CommandFailed):  # nobody has it, and upstream does not exist
         applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
-    assert applied.doctor().of("ok")["asked"].startswith("containerd has asked ")
+    assert applied.doctor().of("ok")["asked"].startswith("containerd has sent ")
 
 
 def test_without_hosts_toml_it_names_the_command_that_mends_it(house: House) -> None:
@@ -230,26 +228,26 @@ def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: 
 @pytest.mark.parametrize(
     ("text", "about", "what"),
     [
-        ("version = 2\n", "config_path", "not set, so containerd reads no hosts.toml and asks no mirror"),
+        ("version = 2\n", "config_path", "not set, so containerd reads no hosts.toml and uses no mirror"),
         (
             f'version = 2\n[{CRI}.registry]\nconfig_path = "/nowhere/certs.d"\n',
             "config_path",
-            "there is no directory /nowhere/certs.d",
+            "the directory /nowhere/certs.d does not exist",
         ),
         (
             f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n',
             "discard_unpacked_layers",
-            "true: layers are dropped once they are unpacked, and nothing is left to share",
+            "true: containerd drops layers after it unpacked them, so there is nothing to share",
         ),
         (
             f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]',
             "mirrors",
-            "registry.mirrors set: containerd takes either these or config_path",
+            "registry.mirrors set: containerd accepts either these or config_path",
         ),
         (
             'version = 2\n[plugins."io.containerd.cri.v1.images".registry]\nconfig_path = "DIR"\n',
             "config_path",
-            "of which this containerd reads nothing",
+            "which this containerd ignores",
         ),
         ("version = 2\n[plugins", "configuration", "is not TOML"),
     ],
@@ -313,7 +311,7 @@ def test_a_socket_that_this_user_may_not_reach(applied: House) -> None:
     failed = Diagnosis(code, json.loads(out.getvalue())["findings"]).of("fail")
     assert code == 1
     assert failed["containerd"].startswith(f"no permission to reach {applied.containerd.socket}; run as root")
-    assert failed["configuration"] == f"{applied.containerd.configuration} can't be read: permission denied"
+    assert failed["configuration"] == f"{applied.containerd.configuration} cannot be read: permission denied"
 
 
 def test_a_containerd_that_hangs(applied: House) -> None:
@@ -333,7 +331,7 @@ def test_a_content_directory_that_containerd_has_yet_to_make(applied: House) -> 
     try:
         assert "no such file" in applied.doctor().of("warn")["content"]  # there is content, so it is elsewhere
         applied.containerd.ctr("content", "rm", *applied.containerd.digests())
-        assert "is not there yet" in applied.doctor().of("ok")["content"]
+        assert "does not exist yet" in applied.doctor().of("ok")["content"]
     finally:
         away.rename(root)
         applied.containerd.import_archive(applied.directory / "image.tar")
@@ -341,7 +339,7 @@ def test_a_content_directory_that_containerd_has_yet_to_make(applied: House) -> 
 
 def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path) -> None:
     diagnosis = applied.doctor(f"--set=store.content_path={tmp_path}/gone")
-    assert "no such file or directory, so it is read through containerd's API" in diagnosis.of("warn")["content"]
+    assert "no such file or directory, so peili reads it through containerd's API" in diagnosis.of("warn")["content"]
     assert diagnosis.code == 0  # slower, but used
 
 
@@ -349,9 +347,9 @@ def test_a_local_door_where_nobody_is_and_one_that_is_somebody_else_s(applied: H
     address = f"127.0.0.1:{free_port()}"
     diagnosis = applied.doctor(f"--set=local.listen={address}")
     assert diagnosis.code == 1
-    assert diagnosis.of("fail")["local door"].startswith(f"nobody answers at http://{address} (")
+    assert diagnosis.of("fail")["local door"].startswith(f"nothing answers at http://{address} (")
     diagnosis = applied.doctor(f"--set=local.listen={applied.peili.peer}")  # a peer door tells nobody who asks it
-    assert "is no peili (404 for /status)" in diagnosis.of("fail")["local door"]
+    assert "is not peili (status 404 for /status)" in diagnosis.of("fail")["local door"]
 
 
 def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> None:
@@ -380,8 +378,8 @@ def test_a_closed_peer_door_and_peers_that_are_gone(applied: House) -> None:
 def test_a_containerd_that_has_no_image_is_asked_for_the_api(applied: House) -> None:
     diagnosis = applied.doctor('--set=mirror.registries=["docker.io"]')
     assert diagnosis.of("ok")["request"] == (
-        f"containerd has no image that this mirror is for, so only http://{applied.peili.local}/v2/ was asked, "
-        "which answers"
+        f"containerd has no image that this mirror is for, so the doctor requested only "
+        f"http://{applied.peili.local}/v2/, which answers"
     )
 
 

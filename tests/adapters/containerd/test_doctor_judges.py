@@ -15,12 +15,20 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.support.certificates import make_certificate
 
-from peili.adapters.containerd.doctor import doors, way
-from peili.adapters.containerd.doctor.configuration import Configuration, read
-from peili.adapters.containerd.doctor.configured import judge_configuration, judge_hosts
-from peili.adapters.containerd.doctor.daemon import config_argument
-from peili.adapters.containerd.doctor.findings import Finding, Level, fail, ok, verdict, warn
-from peili.adapters.containerd.doctor.registries import registries
+from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts
+from peili.adapters.containerd.doctor.configuration import Configuration, read_configuration
+from peili.adapters.containerd.doctor.daemon_checks import config_argument
+from peili.adapters.containerd.doctor.mirror_checks import (
+    MirrorStatus,
+    check_containerd_requests,
+    check_local_door,
+    check_peer_door,
+    check_readiness,
+    check_request,
+    make_client,
+)
+from peili.adapters.containerd.doctor.registry_settings import registry_settings
+from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok, summary, warn
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
@@ -38,11 +46,11 @@ NOTHING = set[tuple[str, str]]()
 TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n'
 
 
-def judged(configuration: Configuration, version: ContainerdVersion) -> list[Finding]:
-    return list(judge_configuration(configuration, registries(configuration, version)))
+def judged(configuration: Configuration, version: ContainerdVersion) -> list[CheckResult]:
+    return list(check_configuration(configuration, registry_settings(configuration, version)))
 
 
-def wrong(findings: list[Finding]) -> set[tuple[str, str]]:
+def wrong(findings: list[CheckResult]) -> set[tuple[str, str]]:
     return {(each.level.value, each.about) for each in findings if each.level is not Level.OK}
 
 
@@ -94,9 +102,9 @@ async def test_configurations_of_2_x(
     file = tmp_path / "config.toml"
     # A table may stand once: what belongs to the plug-in itself goes above its other tables.
     file.write_text(text.replace("DIR", str(tmp_path)))
-    found = judged(read(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+    found = judged(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
     assert wrong(found) == expected
-    assert all(bool(each.mend) is (each.level is not Level.OK) for each in found)
+    assert all(bool(each.fix) is (each.level is not Level.OK) for each in found)
 
 
 async def test_the_default_of_2_2_is_a_configuration_that_asks_no_mirror() -> None:
@@ -104,7 +112,7 @@ async def test_the_default_of_2_2_is_a_configuration_that_asks_no_mirror() -> No
     version = ContainerdVersion(2, 2)
     found = judged(Configuration(), version)
     assert ("fail", "transfer service") in wrong(found)
-    mend = next(each.mend for each in found if each.level is Level.FAIL and each.about == "transfer service")
+    mend = next(each.fix for each in found if each.level is Level.FAIL and each.about == "transfer service")
     assert mend.startswith('set config_path = "/etc/containerd/certs.d" in ')
 
 
@@ -112,7 +120,7 @@ async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_pat
     (tmp_path / "more.toml").write_text(f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n")
     file = tmp_path / "config.toml"
     file.write_text(f'imports = ["more.toml"]\nversion = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
-    found = judged(read(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
+    found = judged(read_configuration(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
     assert wrong(found) == {("fail", "config_path"), ("warn", "imports")}
     what = next(each.what for each in found if each.about == "imports")
     assert str(tmp_path / "more.toml") in what
@@ -125,15 +133,15 @@ FINE, LOOK, BAD = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
 @pytest.mark.parametrize(
     ("findings", "line"),
     [
-        ([FINE, FINE], "the mirror is used as it should be"),
+        ([FINE, FINE], "all is well: containerd uses the mirror"),
         ([FINE, LOOK], "nothing failed; 1 warning"),
         ([LOOK, FINE, LOOK], "nothing failed; 2 warnings"),
-        ([FINE, BAD], "1 failed, 0 warnings: mend what failed, the first one first"),
-        ([BAD, LOOK, BAD], "2 failed, 1 warning: mend what failed, the first one first"),
+        ([FINE, BAD], "1 failed, 0 warnings: fix what failed, starting with the first"),
+        ([BAD, LOOK, BAD], "2 failed, 1 warning: fix what failed, starting with the first"),
     ],
 )
-async def test_the_verdict_says_no_more_than_what_was_found(findings: list[Finding], line: str) -> None:
-    assert verdict(findings) == line
+async def test_the_verdict_says_no_more_than_what_was_found(findings: list[CheckResult], line: str) -> None:
+    assert summary(findings) == line
 
 
 @pytest.mark.parametrize("product", ["k3s", "rke2"])
@@ -144,29 +152,29 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
     file = folder.parent / "config.toml"
     file.parent.mkdir(parents=True)
-    missing: list[Finding] = []
+    missing: list[CheckResult] = []
     for settings in ("", f'[{IMAGES}.registry]\nconfig_path = "{folder}"\n'):
         file.write_text(f"version = 3\n{settings}")
         missing += [
             each
-            for each in judged(read(file, ContainerdVersion(2, 0)), ContainerdVersion(2, 0))
+            for each in judged(read_configuration(file, ContainerdVersion(2, 0)), ContainerdVersion(2, 0))
             if each.level is Level.FAIL
         ]
     folder.mkdir()
     nobody = list(
-        judge_hosts(
+        check_hosts(
             registry_statuses([folder], MIRROR, ContainerdVersion(2, 0)),
             MIRROR,
             [folder],
             version=ContainerdVersion(2, 0),
-            wanted=Selection(),
-            folders=[folder],
+            selection=Selection(),
+            other_directories=[folder],
         )
     )
     mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
-    assert [(each.what, each.mend) for each in (*missing, *nobody)] == [
-        ("not set, so containerd reads no hosts.toml and asks no mirror", mend),
-        (f"there is no directory {folder}", mend),
+    assert [(each.what, each.fix) for each in (*missing, *nobody)] == [
+        ("not set, so containerd reads no hosts.toml and uses no mirror", mend),
+        (f"the directory {folder} does not exist", mend),
         (f"none in {folder} leads to {MIRROR}", mend),
     ]
 
@@ -175,10 +183,12 @@ async def test_a_registry_that_the_mirror_is_for_and_that_no_hosts_toml_is_for(t
     HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
     found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
     wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
-    judged = list(judge_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), wanted=wanted, folders=()))
+    judged = list(
+        check_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=wanted, other_directories=())
+    )
     assert [(each.level, each.what) for each in judged] == [
-        (Level.OK, f"{MIRROR} is asked for docker.io"),
-        (Level.FAIL, f"none in {tmp_path} is for ghcr.io, so {MIRROR} is not asked"),
+        (Level.OK, f"containerd uses {MIRROR} for docker.io"),
+        (Level.FAIL, f"there is none for ghcr.io in {tmp_path}, so containerd does not use {MIRROR} for it"),
     ]
 
 
@@ -190,13 +200,13 @@ async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path:
     levels = {
         version: [
             each.level
-            for each in judge_hosts(
+            for each in check_hosts(
                 registry_statuses([tmp_path], mirror, version),
                 mirror,
                 [tmp_path],
                 version=version,
-                wanted=Selection(),
-                folders=(),
+                selection=Selection(),
+                other_directories=(),
             )
         ]
         for version in (ContainerdVersion(1, 7), ContainerdVersion(2, 0))
@@ -208,11 +218,13 @@ async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> 
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
     found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
-    [finding] = judge_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), wanted=Selection(), folders=())
-    assert (finding.level, finding.what) == (Level.OK, f"{MIRROR} is asked for every other registry")
+    [finding] = check_hosts(
+        found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=Selection(), other_directories=()
+    )
+    assert (finding.level, finding.what) == (Level.OK, f"containerd uses {MIRROR} for every other registry")
     assert [each.is_first for each in found] == [True]
     proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})
-    assert proof.what == f"{MIRROR} answers as containerd wants it for docker.io/library/demo:v1 ({DIGEST})"
+    assert proof.what == f"{MIRROR} answers correctly for docker.io/library/demo:v1 ({DIGEST})"
 
 
 @pytest.mark.parametrize(
@@ -242,7 +254,7 @@ def hosts(tmp_path: Path) -> list[RegistryStatus]:
     return files.show()
 
 
-async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) -> Finding:
+async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) -> CheckResult:
     """What is made of a mirror that answers so."""
 
     async def answer(request: Request) -> Response:
@@ -252,7 +264,7 @@ async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) ->
 
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["HEAD"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        return await way.proved(http, MIRROR, found, HERE)
+        return await check_request(http, MIRROR, found, HERE)
 
 
 async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: Sequence[RegistryStatus]) -> None:
@@ -277,10 +289,10 @@ async def hung() -> AsyncGenerator[str]:
 
 async def test_a_hung_peili_is_told_from_one_that_is_not_there(hung: str) -> None:
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
-        status, finding = await doors.local_door(http, hung)
+        status, finding = await check_local_door(http, hung)
     assert status is None
     assert finding.level is Level.FAIL
-    assert "takes the question and does not answer" in finding.what
+    assert "accepts connections, but does not answer" in finding.what
 
 
 @pytest.mark.parametrize("told", [[], {"name": "x"}, None])
@@ -290,13 +302,13 @@ async def test_what_is_no_status_is_no_peili(told: object) -> None:
 
     app = Starlette(routes=[Route("/status", answer)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        status, finding = await doors.local_door(http, "http://host")
+        status, finding = await check_local_door(http, "http://host")
     assert (status, finding.level) == (None, Level.FAIL)
 
 
 async def test_parts_that_are_not_ready_are_named() -> None:
-    finding = doors.readiness(doors.Status("me", ready={"store": False, "router": True}))
-    assert (finding.level, finding.what) == (Level.FAIL, "not yet: store")
+    finding = check_readiness(MirrorStatus("me", ready={"store": False, "router": True}))
+    assert (finding.level, finding.what) == (Level.FAIL, "not ready: store")
 
 
 async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung: str) -> None:
@@ -305,12 +317,12 @@ async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung
 
     app = Starlette(routes=[Route("/v2/", answer, methods=["HEAD"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        found = [each async for each in doors.peer_door(http, doors.Status("me", ["http://host"]), closed=False)]
-    assert [(each.level, each.what) for each in found] == [(Level.FAIL, "http://host is answered by another")]
+        found = [each async for each in check_peer_door(http, MirrorStatus("me", ["http://host"]), is_closed=False)]
+    assert [(each.level, each.what) for each in found] == [(Level.FAIL, "another answers at http://host")]
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
-        found = [each async for each in doors.peer_door(http, doors.Status("me", [hung]), closed=False)]
-        assert found[0].what == f"nobody answers at {hung}, which is what peers are told"
-        found = [each async for each in doors.peer_door(http, doors.Status("me"), closed=False)]
+        found = [each async for each in check_peer_door(http, MirrorStatus("me", [hung]), is_closed=False)]
+        assert found[0].what == f"nothing answers at {hung}, the URL that peers use"
+        found = [each async for each in check_peer_door(http, MirrorStatus("me"), is_closed=False)]
         assert found[0].level is Level.WARN
 
 
@@ -324,15 +336,15 @@ async def test_a_peer_door_is_believed_whom_the_system_s_authorities_vouch_for(
     tls.load_cert_chain(node.cert, node.key)
     mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("https://127.0.0.1:1",)))
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0", peer_ssl=tls) as serving:
-        status = doors.Status("me", [f"https://{serving.peer_addresses[0]}"])
-        async with doors.client() as http:
-            [found] = [each async for each in doors.peer_door(http, status, closed=False)]
-    assert found == ok("peer door", f"{status.urls[0]} is answered by this peili")
+        status = MirrorStatus("me", [f"https://{serving.peer_addresses[0]}"])
+        async with make_client() as http:
+            [found] = [each async for each in check_peer_door(http, status, is_closed=False)]
+    assert found == ok("peer door", f"this peili answers at {status.urls[0]}")
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3, "3 seconds"), (300, "5 minutes"), (9000, "2 hours"), (9e5, "10 days")]
 )
 async def test_the_time_since_containerd_asked_is_told_in_words(seconds: float, words: str) -> None:
-    status = doors.Status("me", runtime={"containerd": {"requests": 4, "last": 1e9 - seconds}})
-    assert doors.asked(status, 1e9).what == f"containerd has asked 4 times, last {words} ago"
+    status = MirrorStatus("me", runtime={"containerd": {"requests": 4, "last": 1e9 - seconds}})
+    assert check_containerd_requests(status, 1e9).what == f"containerd has sent 4 requests, the last {words} ago"

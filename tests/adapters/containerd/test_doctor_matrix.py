@@ -283,7 +283,7 @@ def test_what_it_says_would_mend_config_path_does(house: House, name: str, layou
             asked.append(truth(house, machine, "all")[0])
             # What is meant is the usual folder, which has to be there.
             found = [] if asked[1:] else examine(house, machine, {**choice, "folders": "unset"}, began=True)
-        mends = [re.findall(r'^set config_path = "(.*)" in (\[.*\]),', each["mend"]) for each in found]
+        mends = [re.findall(r'^set config_path = "(.*)" in (\[.*\]),', each["fix"]) for each in found]
         for [(path, header)] in filter(None, mends):
             text = with_path(text, header, path)
     assert asked == [False, True], text
@@ -296,7 +296,7 @@ def with_path(text: str, header: str, path: str) -> str:
     return written.sub(line, text) if written.search(text) else text + line
 
 
-NOT_READ = "its transfer service gets several folders, and takes them for one; set config_path = "
+NOT_READ = "its transfer service takes several directories for one; set config_path = "
 
 
 @pytest.mark.parametrize("name", [case("2.4.2", "2.4.2")])

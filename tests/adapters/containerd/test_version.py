@@ -86,4 +86,4 @@ def test_the_doctor_looks_at_the_rest_all_the_same(tmp_path: Path, capsys: pytes
         assert main(["doctor", *flags]) == 1  # nobody is at that door
     said = capsys.readouterr().out
     assert "warn  containerd: its version is 'unknown'\n" in said
-    assert f"ok    content: is read from {tmp_path}\n" in said
+    assert f"ok    content: peili reads it from {tmp_path}\n" in said

@@ -1,6 +1,6 @@
-"""containerd's own configuration: its hosts.toml files, which say whom it asks for an image.
+"""The adapter for containerd, whose hosts.toml files say from which hosts it pulls images.
 
-`HostsFiles` changes them, `ContainerdHosts` does it as long as a mirror runs.
+`HostsFiles` edits these files. `ContainerdHosts` does so while a mirror runs.
 """
 
 from peili.adapters.containerd.extension import ContainerdHosts

@@ -1,4 +1,4 @@
-"""peili in front of containerd's registries as long as a mirror runs: an agent's one switch."""
+"""`ContainerdHosts` keeps peili in front of containerd's registries while a mirror runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.containerd.doctor.notice import unread
+from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.version import checked_version, running_version
 from peili.adapters.files.editor import Outcome
@@ -18,17 +18,21 @@ from peili.mirror import Context, Plugin
 
 
 class ContainerdHosts(Plugin):
-    """``Mirror(…, extensions=[ContainerdHosts(HostsFiles("http://127.0.0.1:5050"))])``.
+    """An extension: ``Mirror(…, extensions=[ContainerdHosts(HostsFiles("http://127.0.0.1:5050"))])``.
 
-    `files` are applied when the mirror starts; when it is drained or left, all that is peili's is taken out. What can't
-    be changed is logged; the mirror runs all the same, and this is not `ready`. With `socket`, the containerd there is
-    asked for its version, so that what newer ones know is used.
+    When the mirror starts, the extension applies `files`. When the mirror is drained or exits, the extension takes out
+    of the files all that peili put in, also what an earlier, killed run left there. It logs what it cannot change;
+    then it is not `ready`, but the mirror runs all the same.
+
+    Args:
+        files: the hosts.toml files.
+        socket: the socket of containerd. The extension asks it for its version, and uses what that version supports.
     """
 
     def __init__(self, files: HostsFiles, *, socket: str | Path | None = None) -> None:
         self._files = files
         self._socket = None if socket is None else Path(socket)
-        self._on = False
+        self._is_applied = False
 
     @override
     @asynccontextmanager
@@ -39,23 +43,25 @@ class ContainerdHosts(Plugin):
             files = files if version is None else files.for_version(version)
         try:
             outcome = await asyncio.to_thread(files.apply)
-            _tell(outcome, context.log)
-            if self._socket is not None and (why := await asyncio.to_thread(unread, version, self._socket)):
-                context.log.warning("%s", why)
-            self._on = not outcome.problems
+            _log(outcome, context.log)
+            if self._socket is not None:
+                warning = await asyncio.to_thread(kubernetes_warning, version, self._socket)
+                if warning is not None:
+                    context.log.warning("%s", warning)
+            self._is_applied = not outcome.problems
             yield
         finally:
-            self._on = False
-            # What a run that was killed had chosen, too.
-            _tell(await asyncio.to_thread(files.for_every_registry().remove), context.log)
+            self._is_applied = False
+            # An earlier run may have been for other registries.
+            _log(await asyncio.to_thread(files.for_every_registry().remove), context.log)
 
     @override
     def ready(self) -> bool:
-        """Whether peili is in front everywhere."""
-        return self._on
+        """Whether peili is in front of every chosen registry."""
+        return self._is_applied
 
 
-def _tell(outcome: Outcome, log: logging.Logger) -> None:
+def _log(outcome: Outcome, log: logging.Logger) -> None:
     for change in outcome.changes:
         log.info("%s", change)
     for problem in outcome.problems:

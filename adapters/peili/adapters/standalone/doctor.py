@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from peili.adapters.containerd.doctor.doctor import Patient, diagnose
-from peili.adapters.containerd.doctor.findings import Finding, Level, verdict
+from peili.adapters.containerd.doctor.diagnosis import DoctorTarget, diagnose
+from peili.adapters.containerd.doctor.result import CheckResult, Level, summary
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
 from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions
 
 
-def patient(config: Config, containerd_config: Path | None) -> Patient:
+def patient(config: Config, containerd_config: Path | None) -> DoctorTarget:
     """What the doctor examines: the containerd and the mirror that `config` describes.
 
     Args:
@@ -29,16 +29,18 @@ def patient(config: Config, containerd_config: Path | None) -> Patient:
     kind = config.store.kind
     build = config.store.build
     options = build(_parse_options) if kind == "containerd" else ContainerdOptions.from_config({})
-    return Patient(
+    return DoctorTarget(
         mirror=mirror_url(config.local),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
         content_path=options.content_path,
-        folders=tuple(Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder),
+        hosts_directories=tuple(
+            Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder
+        ),
         config=containerd_config.absolute() if containerd_config is not None else None,
-        closed=not config.peer.insecure,
-        store=kind,
+        is_peer_door_closed=not config.peer.insecure,
+        store_kind=kind,
     )
 
 
@@ -46,7 +48,7 @@ def _parse_options(_: str, options: Mapping[str, Any]) -> ContainerdOptions:
     return ContainerdOptions.from_config(options)
 
 
-def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:
+def run(subject: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
     """Write a diagnosis, as lines or as one JSON object.
 
     Returns:
@@ -55,8 +57,8 @@ def run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> i
     return asyncio.run(_run(subject, write, as_json=as_json))
 
 
-async def _run(subject: Patient, write: Callable[[str], object], *, as_json: bool) -> int:
-    findings: list[Finding] = []
+async def _run(subject: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
+    findings: list[CheckResult] = []
     async for finding in diagnose(subject):
         findings.append(finding)
         if not as_json:
@@ -65,5 +67,5 @@ async def _run(subject: Patient, write: Callable[[str], object], *, as_json: boo
     if as_json:
         write(json.dumps({"healthy": healthy, "findings": [each.json() for each in findings]}, indent=2) + "\n")
     else:
-        write(f"{verdict(findings)}\n")
+        write(f"{summary(findings)}\n")
     return 0 if healthy else 1

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
-from peili.adapters.containerd.doctor.notice import unread
+from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, installed_version, running_version
 from peili.adapters.standalone.config import Config
@@ -94,7 +94,7 @@ def run(
     if action == "remove":
         return _report(files.remove(dry_run=dry_run), "there is nothing of peili's", dry_run=dry_run)
     code = _report(files.apply(dry_run=dry_run), "peili is in front already", dry_run=dry_run)
-    if why := unread(version, _socket(config)):
+    if why := kubernetes_warning(version, _socket(config)):
         _warn(why)
     return code
 

@@ -1,1 +1,1 @@
-"""Finds out whether containerd uses peili, and says what to change where it does not."""
+"""Finds out why containerd does not use the mirror, and says how to fix it."""

@@ -1,7 +1,7 @@
-"""containerd's configuration as it is in force: its files, what they import, and how containerd puts them together.
+"""containerd's configuration as containerd understands it: its files and their imports, merged and migrated.
 
-By docs/man/containerd-config.toml.5 and docs/PLUGINS.md, and by what containerd makes of them: generations.py. What of
-it matters to a mirror is said in registries.py.
+The rules are those of docs/man/containerd-config.toml.5 and docs/PLUGINS.md, and of what versions 1.6 to 2.4 do; tests
+compare each rule with these versions. `registry_settings` says what the configuration means for a mirror.
 """
 
 from __future__ import annotations
@@ -15,246 +15,322 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from peili.adapters.containerd.doctor.generations import (
-    CRI_1,
-    CRI_2,
-    IMAGES_3,
-    RUNTIME_3,
-    Generation,
-    Table,
-    renamed,
-    up_to_date,
-)
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import PeiliError
 
+Table = Mapping[str, Any]
+
 DEFAULT_FILE = Path("/etc/containerd/config.toml")
 
+CRI_1 = "cri"
+CRI_2 = "io.containerd.grpc.v1.cri"
+IMAGES_3 = "io.containerd.cri.v1.images"
+RUNTIME_3 = "io.containerd.cri.v1.runtime"
+"""The CRI plug-in's names in files of version 1, in those of version 2, and since version 3, which splits it."""
 
-class Unreadable(PeiliError):
-    """containerd would not start with these files; the message says which one is the reason and why, in one line.
+CONTAINERD_DIRECTORY, DOCKER_DIRECTORY = "/etc/containerd/certs.d", "/etc/docker/certs.d"
+DEFAULT_CONFIG_PATH = f"{CONTAINERD_DIRECTORY}:{DOCKER_DIRECTORY}"
+"""The `config_path` of containerd 2.2 and later."""
 
-    `mend` says what to do.
+_MIGRATED = ("registry", "max_concurrent_downloads", "image_pull_with_sync_fs")
+_MIGRATED_WITH_RUNTIMES = ("snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers")
+_RESTART = "then restart containerd"
+
+
+class InvalidConfiguration(PeiliError):
+    """containerd would not start with these files. The message names the file and says why, in one line.
+
+    Attributes:
+        fix: how to fix it.
     """
 
-    def __init__(self, reason: str, mend: str = "") -> None:
+    def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
-        self.mend = mend or "run as root, or give --containerd-config FILE; in a container mount it at the same path"
+        self.fix = fix or "run as root, or give --containerd-config FILE; in a container, mount it at the same path"
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRules:
+    """How one version of containerd merges its configuration files.
+
+    Attributes:
+        newest_format: the newest version of a file with which it starts; None if it does not check.
+        merges_tables: whether the tables of later files are merged into those of earlier files; otherwise they replace
+            a plug-in's table.
+        migrates_each_file: whether each file is migrated from its own version before it is merged; otherwise all files
+            are migrated together, from the version of the last file that names one.
+        imports_relative_to_file: whether a relative pattern in `imports` is resolved against the file's directory;
+            otherwise against the directory in which containerd was started.
+        fills_config_path: whether migration replaces an empty `config_path` by the default.
+    """
+
+    newest_format: int | None
+    merges_tables: bool
+    migrates_each_file: bool
+    imports_relative_to_file: bool
+    fills_config_path: bool = False
+
+    @classmethod
+    def of(cls, version: ContainerdVersion) -> MergeRules:
+        """Return the rules of this version."""
+        number = (version.major, version.minor)
+        if number >= (2, 3):
+            return cls(newest_format=4, merges_tables=True, migrates_each_file=True, imports_relative_to_file=True)
+        if number >= (2, 0):
+            return cls(
+                newest_format=3,
+                merges_tables=True,
+                migrates_each_file=False,
+                imports_relative_to_file=True,
+                fills_config_path=number == (2, 2),
+            )
+        is_1_7 = number >= (1, 7)
+        return cls(
+            newest_format=2 if is_1_7 else None,
+            merges_tables=False,
+            migrates_each_file=False,
+            imports_relative_to_file=is_1_7,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What the files say together.
+    """The configuration that results from all files.
 
     Attributes:
-        files: those that were read, in containerd's order: later ones win.
-        plugins: the table of each plug-in, by the name under which containerd looks for it.
-        origin: which file each plug-in's table is from, or was last changed by.
-        hidden: tables that a later file has replaced altogether, as 1.x does: plug-in, file, and by which file.
-        unread: tables of the CRI plug-in that containerd does not read, since its name is another in a file of that
-            version: the name as written, the table, and the file.
-        moved: the CRI plug-in's earlier name as written, where what stands under it was moved to its present one.
-        dead: imports that match no file.
-        disabled: the parts of the CRI plug-in that are switched off; without any of them it does nothing.
+        files: the files, in containerd's order: later ones win.
+        plugins: the table of each plug-in, by the name that containerd uses.
+        replaced: tables that an imported file replaces as a whole, as in 1.x: the plug-in, its file, the other file.
+        ignored: tables of the CRI plug-in that containerd ignores, because in a file of that version the plug-in has
+            another name: the name as written, the table, the file.
+        migrated_name: the earlier name of the CRI plug-in, as written, if its settings were migrated to the present
+            one.
+        unmatched_imports: imports that match no file.
+        disabled: the parts of the CRI plug-in that are switched off. It does nothing without any one of them.
         proxies: the address of each proxy plug-in.
-        version: that of the files; where they differ, that of the last one that says any.
-        first: that of the first file; 0 where it says none.
+        format: the version of the files; if they differ, that of the last file that names one.
     """
 
     files: tuple[Path, ...] = ()
     plugins: Mapping[str, Table] = field(default_factory=dict[str, Table])
-    origin: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    hidden: tuple[tuple[str, Path, Path], ...] = ()
-    unread: tuple[tuple[str, Table, Path], ...] = ()
-    moved: str | None = None
-    dead: tuple[str, ...] = ()
+    replaced: tuple[tuple[str, Path, Path], ...] = ()
+    ignored: tuple[tuple[str, Table, Path], ...] = ()
+    migrated_name: str | None = None
+    unmatched_imports: tuple[str, ...] = ()
     disabled: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict[str, str])
-    version: int = 1
-    first: int = 0
+    format: int = 1
+
+    @property
+    def has_cri(self) -> bool:
+        """Whether the CRI plug-in, through which Kubernetes pulls, is on."""
+        return not self.disabled
 
     def table(self, plugin: str, *path: str) -> Table:
-        """The table at `path` below a plug-in's; empty where there is none."""
+        """Return the table at `path` below a plug-in's table; an empty one if there is none."""
         table: Any = self.plugins.get(plugin, {})
         for name in path:
             table = as_table(table).get(name, {})
         return as_table(table)
 
 
-def read(path: Path, version: ContainerdVersion | None, working_directory: Path = Path("/")) -> Configuration:
-    """What a containerd of that `version` that was started with `path` reads. Where it is not known, the file's own
-    version tells: 3 is new in 2.0, and 4 in 2.3. Raises Unreadable, where containerd would not start, either.
+def read_configuration(
+    path: Path, version: ContainerdVersion | None, working_directory: Path = Path("/")
+) -> Configuration:
+    """Read the configuration of a containerd.
+
+    Args:
+        path: the file that containerd was started with.
+        version: the version of containerd. If it is None, the version of the file says which containerd is likely:
+            version 3 came with 2.0, and version 4 with 2.3.
+        working_directory: the directory in which containerd was started.
+
+    Raises:
+        InvalidConfiguration: a file cannot be read, or containerd would not start with the files.
     """
     first = path.absolute()
-    waiting = deque([(first, _document(first))])
-    merged = _Merged(version or _guessed(_version(waiting[0][1])), known=version is not None)
+    waiting = deque([(first, _load(first))])
+    merger = _Merger(version or _likely_version(_format_of(waiting[0][1])), is_known=version is not None)
     while waiting:
         file, document = waiting.popleft()
-        merged.add(file, document)
-        for pattern in _texts(document.get("imports")):
-            base = file.parent if merged.generation.from_parent else working_directory
-            found = _imported(file, pattern, base)
+        merger.add(file, document)
+        for pattern in _strings(document.get("imports")):
+            base = file.parent if merger.rules.imports_relative_to_file else working_directory
+            found = _imported_files(file, pattern, base)
             if not found:
-                merged.dead.append(pattern)
-            known = {*merged.files, *(each for each, _ in waiting)}
-            waiting.extend((each, _document(each)) for each in dict.fromkeys(found) if each not in known)
-    return merged.done(first)
+                merger.unmatched_imports.append(pattern)
+            known = {*merger.files, *(each for each, _ in waiting)}
+            waiting.extend((each, _load(each)) for each in dict.fromkeys(found) if each not in known)
+    return merger.result(first)
 
 
-class _Merged:
-    """The files so far, as containerd `version` merges them."""
+class _Merger:
+    """Merges files one after the other, as containerd `version` does."""
 
-    def __init__(self, version: ContainerdVersion, *, known: bool) -> None:
+    def __init__(self, version: ContainerdVersion, *, is_known: bool) -> None:
         self.files: list[Path] = []
-        self.dead: list[str] = []
-        self.generation = Generation.of(version)
-        self._named = f"containerd {version.major}.{version.minor}" if known else "containerd"
-        self._newest = self.generation.newest if known else None
-        self._version = (self._newest or 3) if self.generation.deep else 1
+        self.unmatched_imports: list[str] = []
+        self.rules = MergeRules.of(version)
+        self._name = f"containerd {version.major}.{version.minor}" if is_known else "containerd"
+        self._newest = self.rules.newest_format if is_known else None
+        self._format = (self._newest or 3) if self.rules.merges_tables else 1
         self._disabled: list[str] = []
         self._proxies: dict[str, str] = {}
         self._plugins: dict[str, Table] = {}
-        self._written: dict[str, tuple[str, Path]] = {}
-        self._origin: dict[str, Path] = {}
-        self._hidden: list[tuple[str, Path, Path]] = []
-        self._unread: list[tuple[str, Table, Path]] = []
-        self._moved: str | None = None
-        self._first = 0
+        self._names_as_written: dict[str, tuple[str, Path]] = {}
+        self._origins: dict[str, Path] = {}  # the file that each plug-in's table is from, or was last changed by
+        self._replaced: list[tuple[str, Path, Path]] = []
+        self._ignored: list[tuple[str, Table, Path]] = []
+        self._migrated_name: str | None = None
 
     def add(self, file: Path, document: Table) -> None:
-        """The next file."""
+        """Merge the next file. Raises InvalidConfiguration."""
         self.files.append(file)
         plugins = {name: as_table(table) for name, table in as_table(document.get("plugins")).items()}
-        disabled, number = _texts(document.get("disabled_plugins")), _version(document)
-        self._written.update({renamed(name): (name, file) for name in plugins if renamed(name) == CRI_2})
-        if self.generation.deep and number < 2:
-            self._check(file)  # it would be brought up to the version so far
-            plugins = {renamed(name): table for name, table in plugins.items()}
-            disabled = [renamed(name) for name in disabled]
-        if self.generation.each:
-            plugins = self._brought(plugins, max(number, 1), file)
-        if not self.files[1:]:
-            self._first = number
-        if number >= 2 or not self.generation.deep:  # 2.x takes one without a version for one of its own time
-            self._version = number or self._version
+        disabled, number = _strings(document.get("disabled_plugins")), _format_of(document)
+        self._names_as_written.update({_renamed(name): (name, file) for name in plugins if _renamed(name) == CRI_2})
+        if self.rules.merges_tables and number < 2:
+            self._check(file)  # it would be migrated from the version so far
+            plugins = {_renamed(name): table for name, table in plugins.items()}
+            disabled = [_renamed(name) for name in disabled]
+        if self.rules.migrates_each_file:
+            plugins = self._migrate(plugins, max(number, 1), file)
+        if number >= 2 or not self.rules.merges_tables:  # 2.x assumes its own version for a file that names none
+            self._format = number or self._format
         self._disabled += disabled
         for name, table in as_table(document.get("proxy_plugins")).items():
             self._proxies[name] = str(as_table(table).get("address", ""))
         for name, table in plugins.items():
-            self._merge(name, table, file)
+            self._merge_plugin(name, table, file)
 
-    def done(self, first: Path) -> Configuration:
-        """What they say together. Raises Unreadable."""
+    def result(self, first: Path) -> Configuration:
+        """Return the configuration; `first` is the first file. Raises InvalidConfiguration."""
         self._check(first)
         plugins = self._plugins
-        if self.generation.deep and not self.generation.each:
-            plugins = self._brought(plugins, self._version, first)
+        if self.rules.merges_tables and not self.rules.migrates_each_file:
+            plugins = self._migrate(plugins, self._format, first)
         return Configuration(
             files=tuple(self.files),
             plugins=plugins,
-            origin=self._origin,
-            hidden=tuple(self._hidden),
-            unread=(*self._unread, *self._misnamed()),
-            moved=self._moved,
-            dead=tuple(self.dead),
-            disabled=tuple(sorted({*self._disabled} & self._parts)),
+            replaced=tuple(self._replaced),
+            ignored=(*self._ignored, *self._misnamed()),
+            migrated_name=self._migrated_name,
+            unmatched_imports=tuple(self.unmatched_imports),
+            disabled=tuple(sorted({*self._disabled} & self._cri_parts())),
             proxies=self._proxies,
-            version=self._version,
-            first=self._first,
+            format=self._format,
         )
 
-    @property
-    def _parts(self) -> set[str]:
-        """What has to be on for the CRI plug-in to work, by the names that this version has for them."""
-        if self.generation.deep:
+    def _cri_parts(self) -> set[str]:
+        """Return what the CRI plug-in needs to work, by the names that this version uses."""
+        if self.rules.merges_tables:
             return {CRI_2, IMAGES_3, RUNTIME_3}
-        return {CRI_1} if self._version == 1 else {CRI_2}
+        return {CRI_1} if self._format == 1 else {CRI_2}
 
-    def _merge(self, name: str, table: Table, file: Path) -> None:
+    def _merge_plugin(self, name: str, table: Table, file: Path) -> None:
         before = self._plugins.get(name)
-        if before is not None and not self.generation.deep:
-            self._hidden.append((name, self._origin[name], file))
-        self._plugins[name] = _merge(before, table) if before and self.generation.deep else table
-        self._origin[name] = file
+        if before is not None and not self.rules.merges_tables:
+            self._replaced.append((name, self._origins[name], file))
+        self._plugins[name] = _merge(before, table) if before and self.rules.merges_tables else table
+        self._origins[name] = file
 
-    def _brought(self, plugins: dict[str, Table], version: int, file: Path) -> dict[str, Table]:
-        """`plugins` of that version, brought up to date; what is not moved is noted as unread."""
+    def _migrate(self, plugins: dict[str, Table], number: int, file: Path) -> dict[str, Table]:
+        """Return `plugins` migrated from file version `number`. What containerd does not migrate is recorded."""
         if CRI_2 not in plugins:
             return plugins
-        name, file = self._written.get(CRI_2, (CRI_2, file))
-        if version < (self.generation.newest or 0):
-            self._moved = name
-            return dict(up_to_date(plugins, fills=self.generation.fills))
-        self._unread.append((name, plugins[CRI_2], file))
+        name, file = self._names_as_written.get(CRI_2, (CRI_2, file))
+        if number < (self.rules.newest_format or 0):
+            self._migrated_name = name
+            return _migrated(plugins, fills_config_path=self.rules.fills_config_path)
+        self._ignored.append((name, plugins[CRI_2], file))
         return plugins
 
     def _misnamed(self) -> list[tuple[str, Table, Path]]:
-        """Tables under a name that the CRI plug-in never had in this version of a file, or of containerd."""
-        wrong = [CRI_1] if self.generation.deep else [IMAGES_3, *([CRI_2] if self._version == 1 else [])]
-        return [(name, self._plugins[name], self._origin[name]) for name in wrong if name in self._plugins]
+        """Return tables with a name that the CRI plug-in never had in this version of a file or of containerd."""
+        wrong = [CRI_1] if self.rules.merges_tables else [IMAGES_3, *([CRI_2] if self._format == 1 else [])]
+        return [(name, self._plugins[name], self._origins[name]) for name in wrong if name in self._plugins]
 
     def _check(self, first: Path) -> None:
-        """That containerd starts with these. Raises Unreadable."""
-        if self._newest is not None and self._version > self._newest:
-            reason = f"version = {self._version} in {first}, and {self._named} starts with {self._newest} at most"
-            raise Unreadable(reason, f"write the file for version {self._newest}, {_RESTART}")
-        for name in self._disabled if self._version > 1 else ():
-            if not (name.startswith("io.containerd.") or (self.generation.deep and "." in name)):
-                reason = f"disabled_plugins of {first} names {name!r}, and {self._named} does not start with that"
-                raise Unreadable(reason, f"write the plug-in's name in full, as {CRI_2}, {_RESTART}")
-        for name in self._plugins if self._version > 1 and not self.generation.deep else ():
+        """Check that containerd starts with the files so far. Raises InvalidConfiguration."""
+        if self._newest is not None and self._format > self._newest:
+            reason = f"{first} has version = {self._format}, but {self._name} accepts at most {self._newest}"
+            raise InvalidConfiguration(reason, f"write the file for version {self._newest}, {_RESTART}")
+        fix = f"write the plug-in's full name, such as {CRI_2}, {_RESTART}"
+        for name in self._disabled if self._format > 1 else ():
+            if not (name.startswith("io.containerd.") or (self.rules.merges_tables and "." in name)):
+                reason = f"disabled_plugins of {first} contains {name!r}, with which {self._name} does not start"
+                raise InvalidConfiguration(reason, fix)
+        for name in self._plugins if self._format > 1 and not self.rules.merges_tables else ():
             if not name.startswith("io.containerd."):
-                reason = f"[plugins.{name}] in {self._origin[name]}, and {self._named} does not start with that"
-                raise Unreadable(reason, f"write the plug-in's name in full, as {CRI_2}, {_RESTART}")
+                reason = f"{self._origins[name]} contains [plugins.{name}], with which {self._name} does not start"
+                raise InvalidConfiguration(reason, fix)
 
 
-_RESTART = "then restart containerd"
-
-
-def _guessed(number: int) -> ContainerdVersion:
+def _likely_version(number: int) -> ContainerdVersion:
     return {3: ContainerdVersion(2, 0), 4: ContainerdVersion(2, 3)}.get(number, ContainerdVersion())
+
+
+def _renamed(name: str) -> str:
+    """Return what 2.x calls a plug-in that a file of version 1 calls `name`."""
+    return CRI_2 if name == CRI_1 else name
+
+
+def _migrated(plugins: Table, *, fills_config_path: bool) -> dict[str, Table]:
+    """Return `plugins` with the settings of the CRI plug-in of version 2 where 2.x expects them.
+
+    Migrated settings replace those already there. Some are migrated only if there is a table of runtimes.
+    """
+    old = as_table(plugins.get(CRI_2))
+    if not old:
+        return dict(plugins)
+    images = {**as_table(plugins.get(IMAGES_3)), **{key: old[key] for key in _MIGRATED if key in old}}
+    if fills_config_path and as_table(images.get("registry")).get("config_path") == "":
+        images["registry"] = {**as_table(images["registry"]), "config_path": DEFAULT_CONFIG_PATH}
+    containerd = as_table(old.get("containerd"))
+    if "runtimes" in containerd:
+        images.update({key: containerd[key] for key in _MIGRATED_WITH_RUNTIMES if key in containerd})
+    return {**plugins, IMAGES_3: images}
 
 
 def _merge(before: Table, after: Table) -> Table:
     merged = dict(before)
     for key, value in after.items():
         old = merged.get(key)
-        merged[key] = _merge(cast("Table", old), cast("Table", value)) if _both_tables(old, value) else value
+        if isinstance(old, dict) and isinstance(value, dict):
+            merged[key] = _merge(cast("Table", old), cast("Table", value))
+        else:
+            merged[key] = value
     return merged
 
 
-def _both_tables(one: object, other: object) -> bool:
-    return isinstance(one, dict) and isinstance(other, dict)
-
-
-def _imported(parent: Path, pattern: str, base: Path) -> list[Path]:
-    """The files that an import names. A name without ``*`` is relative to the file in each version."""
+def _imported_files(parent: Path, pattern: str, base: Path) -> list[Path]:
+    """Return the files that an import names. A name without ``*`` is relative to the file in every version."""
     if "*" not in pattern:
         return [Path(os.path.normpath(parent.parent / pattern))]
     return [Path(each) for each in sorted(glob.glob(str(base / pattern)))]  # noqa: PTH207 - Go's rules: no `**`
 
 
-def _document(path: Path) -> Table:
+def _load(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
-        raise Unreadable(f"{path} can't be read: {(error.strerror or str(error)).lower()}") from error
+        raise InvalidConfiguration(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
     except (UnicodeDecodeError, RecursionError) as error:
-        raise Unreadable(f"{path} is not TOML: {type(error).__name__}") from error
+        raise InvalidConfiguration(f"{path} is not TOML: {type(error).__name__}") from error
     except tomllib.TOMLDecodeError as error:
-        raise Unreadable(f"{path} is not TOML: {' '.join(str(error).split())}") from error
+        raise InvalidConfiguration(f"{path} is not TOML: {' '.join(str(error).split())}") from error
 
 
-def _version(document: Table) -> int:
-    """The file's; 0 where it has none."""
+def _format_of(document: Table) -> int:
+    """Return the version that the file names; 0 if it names none."""
     value = document.get("version")
     return value if isinstance(value, int) else 0
 
 
-def _texts(value: object) -> list[str]:
+def _strings(value: object) -> list[str]:
     return [each for each in cast("list[object]", value) if isinstance(each, str)] if isinstance(value, list) else []
 
 
 def as_table(value: object) -> Table:
-    """`value`, if it is a table; else an empty one."""
+    """Return `value` if it is a table, otherwise an empty one."""
     return cast("Table", value) if isinstance(value, dict) else {}

@@ -1,0 +1,259 @@
+"""Checks of the running peili by requests: its doors, its peers, and a request as containerd would send it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+
+from peili.adapters.containerd.doctor.result import CheckResult, fail, ok, warn
+from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
+from peili.adapters.containerd.hosts_toml.status import RegistryStatus
+from peili.mirror import Descriptor, NotFound, Reference, Selection
+from peili.mirror.oci.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
+from peili.stores.containerd.api import ContainerdApi
+from peili.stores.containerd.listing import list_images
+
+_TIMEOUT = 5.0
+"""Seconds within which a door has to answer."""
+_MAX_NAMED_PEERS = 5
+_DAY, _HOUR, _MINUTE = 86400, 3600, 60
+_ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """What a running peili reports at ``/status``; the names are those of its JSON."""
+
+    identity: str
+    urls: Sequence[str] = ()
+    ready: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    peers: Sequence[Mapping[str, Any]] = ()
+    runtime: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+
+
+def make_client() -> httpx.AsyncClient:
+    """Return a client without a proxy and with the system's certificate authorities.
+
+    That is how containerd reaches a mirror on this host, and how peers reach the peer door.
+    """
+    tls = ssl.create_default_context()
+    return httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT, verify=tls, headers={"User-Agent": "peili-doctor"})
+
+
+async def check_local_door(client: httpx.AsyncClient, mirror: str) -> tuple[MirrorStatus | None, CheckResult]:
+    """Check that a peili answers at `mirror`, the URL of the local door. Return its status, if it answers."""
+    about = "local door"
+    try:
+        response = await client.get(f"{mirror}/status")
+        status = _parse_status(response)
+    except httpx.TimeoutException:
+        what = f"{mirror} accepts connections, but does not answer within {_TIMEOUT:g} seconds"
+        return None, fail(about, what, "restart peili; containerd has no timeout of its own, and would wait as long")
+    except httpx.TransportError as error:
+        fix = "start peili, or set local.listen to the address that hosts.toml names"
+        return None, fail(about, f"nothing answers at {mirror} ({str(error) or type(error).__name__})", fix)
+    if status is None:
+        what = f"what answers at {mirror} is not peili (status {response.status_code} for /status)"
+        return None, fail(about, what, "give peili a port of its own with local.listen, and run: peili hosts apply")
+    return status, ok(about, f"peili {status.identity} answers at {mirror}")
+
+
+def _parse_status(response: httpx.Response) -> MirrorStatus | None:
+    try:
+        document = response.json()
+    except ValueError:
+        return None
+    if response.status_code != 200 or not isinstance(document, dict) or "identity" not in document:
+        return None
+    fields = cast("dict[str, Any]", document).items()
+    return MirrorStatus(**{key: value for key, value in fields if key in MirrorStatus.__slots__})
+
+
+def check_readiness(status: MirrorStatus) -> CheckResult:
+    """Check that every part of peili is ready."""
+    missing = [part for part, is_ready in status.ready.items() if not is_ready]
+    if missing:
+        return fail("ready", f"not ready: {', '.join(missing)}", "see peili's log; a start takes about a second")
+    return ok("ready", ", ".join(status.ready))
+
+
+async def check_peer_door(
+    client: httpx.AsyncClient, status: MirrorStatus, *, is_closed: bool
+) -> AsyncGenerator[CheckResult, None]:
+    """Check that other hosts reach this peili at the URLs that it advertises.
+
+    Args:
+        client: a client from `make_client`.
+        status: the status of this peili.
+        is_closed: whether the peer door refuses every other host.
+    """
+    about = "peer door"
+    if not status.urls:
+        yield warn(about, "there is none, so this host shares nothing with others", "set peer.listen")
+        return
+    if is_closed:
+        fix = "set peer.insecure = true, and let only the peers reach the port"
+        yield fail(about, "it refuses every other host", fix)
+    for url in status.urls:
+        identity = await _identity_at(client, url)
+        if identity == status.identity:
+            yield ok(about, f"this peili answers at {url}")
+        elif identity is None:
+            fix = "open the port, or set peer.advertise to a URL that other hosts can reach"
+            yield fail(about, f"nothing answers at {url}, the URL that peers use", fix)
+        elif identity:
+            yield fail(about, f"{identity} answers at {url}", "set peer.advertise to a URL of this host")
+        else:
+            yield ok(about, f"{url} accepts connections")
+
+
+async def check_peers(client: httpx.AsyncClient, status: MirrorStatus) -> CheckResult:
+    """Check that the peers that this peili knows answer."""
+    about = "peers"
+    if not status.peers:
+        fix = "name the other hosts in router.peers, or with mdns put them on the same network"
+        return warn(about, "none is known, so no content can come from peers", fix)
+    answered = await asyncio.gather(*(_answers(client, peer) for peer in status.peers))
+    silent = [str(peer["id"]) for peer, does_answer in zip(status.peers, answered, strict=True) if not does_answer]
+    if silent:
+        names = ", ".join(silent[:_MAX_NAMED_PEERS]) + (" …" if len(silent) > _MAX_NAMED_PEERS else "")
+        what = f"{len(silent)} of {len(status.peers)} do not answer: {names}"
+        return warn(about, what, "open the peers' port, or see their logs")
+    return ok(about, f"{len(status.peers)} known, all answer")
+
+
+async def _answers(client: httpx.AsyncClient, peer: Mapping[str, Any]) -> bool:
+    for url in peer["urls"]:
+        if await _identity_at(client, url) is not None:
+            return True
+    return False
+
+
+async def _identity_at(client: httpx.AsyncClient, url: str) -> str | None:
+    """Return the id of the peili that answers at the base URL of a peer door.
+
+    Returns:
+        An empty string if something listens but cannot be identified, such as a door that requires a client
+        certificate; None if nothing listens.
+    """
+    try:
+        response = await client.head(f"{url}/v2/")
+    except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
+        return "" if url.startswith("https:") and await _accepts_connections(url) else None
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return None
+    identity: str = response.headers.get(IDENTITY_HEADER, "another server")
+    return identity
+
+
+async def _accepts_connections(url: str) -> bool:
+    parts = httpx.URL(url)
+    try:
+        async with asyncio.timeout(_TIMEOUT):
+            _, writer = await asyncio.open_connection(parts.host, parts.port or 443)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
+
+
+def check_containerd_requests(status: MirrorStatus, now: float) -> CheckResult:
+    """Check that containerd has sent requests to this peili; `now` is in seconds since 1970."""
+    about = "asked"
+    seen = status.runtime.get("containerd")
+    if seen is None:
+        others = ", ".join(name for name in status.runtime if name != "other")  # the doctor itself counts as other
+        hint = f"; other runtimes have: {others}" if others else ""
+        fix = "pull an image that this host does not have; if this warning remains, fix what failed above"
+        return warn(about, f"containerd has sent no request since peili started{hint}", fix)
+    return ok(about, f"containerd has sent {seen['requests']:g} requests, the last {_ago(now - seen['last'])} ago")
+
+
+def _ago(seconds: float) -> str:
+    for length, name in ((_DAY, "days"), (_HOUR, "hours"), (_MINUTE, "minutes")):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {name}"
+    return f"{max(0, int(seconds))} seconds"
+
+
+async def stored_images(
+    api: ContainerdApi, namespaces: Sequence[str], selection: Selection
+) -> list[tuple[Reference, Descriptor]]:
+    """Return the images that the mirror is for and whose manifest containerd has. Raises StoreUnavailable."""
+    names = namespaces or await api.namespaces()
+    images: list[tuple[Reference, Descriptor]] = []
+    for reference, tagged in sorted((await list_images(api, names)).items()):
+        if not selection.allows(reference.registry, reference.repository, reference.tag):
+            continue
+        for namespace in names:
+            try:
+                await api.info(namespace, tagged.target.digest)
+            except NotFound:
+                continue
+            images.append((reference, tagged.target))
+            break
+    return images
+
+
+async def check_request(
+    client: httpx.AsyncClient,
+    mirror: str,
+    statuses: Sequence[RegistryStatus],
+    images: Sequence[tuple[Reference, Descriptor]],
+) -> CheckResult:
+    """Check the answer to a request that containerd would send for one of `images`, if it leads to the mirror."""
+    for reference, target in images:
+        first = _first_host(statuses, reference.registry)
+        if first is not None and first.leads_to(mirror):
+            return await _request_manifest(client, mirror, reference, target)
+    which = "of a registry that leads to the mirror" if images else "that this mirror is for"
+    return await _request_root(client, mirror, f"containerd has no image {which}")
+
+
+def _first_host(statuses: Sequence[RegistryStatus], registry: str) -> RegistryHost | None:
+    """Return the host that containerd tries first for `registry`."""
+    in_force = {each.registry: each for each in reversed(statuses) if each.hosts}
+    found = in_force.get(registry) or in_force.get(DEFAULT)
+    return found.hosts[0] if found is not None else None
+
+
+async def _request_manifest(
+    client: httpx.AsyncClient, mirror: str, reference: Reference, target: Descriptor
+) -> CheckResult:
+    about = "request"
+    path = f"/v2/{reference.repository}/manifests/{target.digest}"
+    try:
+        response = await client.head(f"{mirror}{path}", params={"ns": reference.registry}, headers={"Accept": _ACCEPT})
+    except httpx.HTTPError as error:
+        return _no_answer(mirror, error)
+    digest = response.headers.get("Docker-Content-Digest")
+    if response.status_code != 200:
+        what = f"{reference} is in containerd, but {mirror} answers {response.status_code} for {path}"
+        return fail(about, what, "check that store.address and store.namespaces are those of this containerd")
+    if digest != target.digest:
+        what = f"{mirror} answers with digest {digest} for {target.digest}"
+        return fail(about, what, "please report this as a bug")
+    return ok(about, f"{mirror} answers correctly for {reference} ({target.digest})")
+
+
+async def _request_root(client: httpx.AsyncClient, mirror: str, reason: str) -> CheckResult:
+    about = "request"
+    try:
+        response = await client.get(f"{mirror}/v2/")
+    except httpx.HTTPError as error:
+        return _no_answer(mirror, error)
+    if response.status_code != 200:
+        what = f"{mirror}/v2/ answers {response.status_code}"
+        return fail(about, what, "find out which program listens there")
+    return ok(about, f"{reason}, so the doctor requested only {mirror}/v2/, which answers")
+
+
+def _no_answer(mirror: str, error: httpx.HTTPError) -> CheckResult:
+    reason = f"no answer within {_TIMEOUT:g} seconds" if isinstance(error, httpx.TimeoutException) else str(error)
+    return fail("request", f"{mirror}: {reason or type(error).__name__}", "start peili, or see its log")
