@@ -11,7 +11,7 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ INTRODUCTION = """\
 
 <!-- `make docs` writes this page from the docstrings. Edit those. -->
 
-This page lists everything that is public. All other names may change at any time.
-Everything is typed (`py.typed`)."""
+This page lists everything that is public: the library, its helpers for tests, and the built-in stores, routers and
+adapters. All other names may change at any time. Everything is typed (`py.typed`)."""
 PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection check_registries Limits "
@@ -50,8 +50,18 @@ PUBLIC: dict[str, dict[str, str]] = {
         "Plug-ins in a test": "entered context_for watching Watched neighbour Neighbour",
         "Images": "Image Manifest host_platform make_layout pack_tar pull",
     },
+    "peili.stores.containerd": {},
+    "peili.stores.oci_layout": {},
+    "peili.stores.memory": {"": "MemoryStore"},
+    "peili.routers.static": {"": "StaticRouter"},
+    "peili.routers.mdns": {},
+    "peili.routers.talos": {},
+    "peili.routers.memory": {"": "MemoryRouter MemoryNetwork"},
+    "peili.adapters.containerd": {},
+    "peili.adapters.k3s": {},
+    "peili.adapters.talos": {},
 }
-"""The public modules, and the order of their names by subject."""
+"""The public modules, and the order of their names by subject. Without names, it is the order of ``__all__``."""
 
 
 def main() -> int:
@@ -70,44 +80,69 @@ def main() -> int:
 def page() -> str:
     """The whole page. Raises LookupError if a public name is not in `PUBLIC` or has no docstring."""
     loader = GriffeLoader(
-        search_paths=[ROOT / "mirror"],
+        search_paths=[ROOT / root for root in ("mirror", "stores", "routers", "adapters")],
         docstring_parser="google",
         docstring_options={"returns_multiple_items": False},  # a result is one paragraph, not a list of named values
     )
-    loader.load("peili.mirror")
+    for package in dict.fromkeys(".".join(path.split(".")[:2]) for path in PUBLIC):
+        loader.load(package)
     loader.resolve_aliases()
+    modules: dict[str, Any] = {path: loader.modules_collection[path] for path in PUBLIC}
+    subjects = {path: subjects_of(module) for path, module in modules.items()}
+    items = {
+        (path, name): public_object(modules[path], name)
+        for path, names in subjects.items()
+        for name in " ".join(names.values()).split()
+    }
+    public = {found.path for found in items.values()}
     blocks = [INTRODUCTION]
-    for path, subjects in PUBLIC.items():
-        module: Any = loader.modules_collection[path]
+    for path, module in modules.items():
         blocks += [f"## `{path}`", *sections(module)]
-        if difference := set(module.exports) ^ set(" ".join(subjects.values()).split()):
-            raise LookupError(f"PUBLIC in {Path(__file__).name} and {path}.__all__ differ: {sorted(difference)}")
-        for subject, names in subjects.items():
-            blocks.append(f"### {subject}")
+        for subject, names in subjects[path].items():
+            blocks += [f"### {subject}"] if subject else []
             for name in names.split():
-                found = module[name]
-                if found.is_module:  # `peili.mirror.serve` is a module, and the function in it
-                    found = found[name]
-                blocks += [f"#### `{name}`", *item(found, name)]
+                blocks += [f"#### `{name}`", *item(items[path, name], name, public)]
     return "\n\n".join(blocks) + "\n"
 
 
-def item(found: Any, name: str) -> Iterator[str]:
+def subjects_of(module: Any) -> dict[str, str]:
+    """The names of a module by subject. Raises LookupError if ``__all__`` has other names."""
+    exports = [str(name) for name in module.exports or ()]
+    subjects = PUBLIC[module.path] or {"": " ".join(exports)}
+    if exports and (difference := set(exports) ^ set(" ".join(subjects.values()).split())):
+        raise LookupError(f"PUBLIC in {Path(__file__).name} and {module.path}.__all__ differ: {sorted(difference)}")
+    return subjects
+
+
+def public_object(module: Any, name: str) -> Any:
+    found = module[name].final_target if module[name].is_alias else module[name]
+    return found[name] if found.is_module else found  # `peili.mirror.serve` is a module, and the function in it
+
+
+def item(found: Any, name: str, public: Collection[str]) -> Iterator[str]:
     """The blocks of a class, a function or a constant, and those of a class's public methods and properties."""
     lines = heading(found).replace(found.name, name, 1)  # some are exported under another name
     yield f"```python\n{lines}\n```"
     yield from sections(found)
-    for member in found.members.values() if found.is_class else ():
-        is_method = member.is_function or member.has_labels("property")
-        if is_method and is_shown(member, inherited=any(member.name in base.members for base in found.mro())):
-            yield from item(member, member.name)
+    for method in methods(found, public) if found.is_class else ():
+        yield from item(method, method.name, public)
 
 
-def is_shown(method: Any, *, inherited: bool) -> bool:
-    """Special methods need a docstring to be shown, and so do overrides, which their base describes."""
-    if method.name.startswith("_"):
-        return method.name.endswith("__") and method.name != "__init__" and bool(method.docstring)
-    return bool(method.docstring) or not inherited
+def methods(found: Any, public: Collection[str]) -> Iterable[Any]:
+    """The public methods and properties of a class, with those that it inherits from classes that are not `public`.
+
+    An override without a docstring is left out, because its base describes it. So is a special method without one.
+    """
+    bases = found.mro()
+    shown: dict[str, Any] = {}
+    for each in (found, *(base for base in bases if base.path not in public)):
+        for name, member in each.members.items():
+            is_method = member.is_function or member.has_labels("property")
+            is_optional = name.startswith("_") or any(name in base.members for base in bases)
+            is_private = name == "__init__" or (name.startswith("_") and not name.endswith("__"))
+            if is_method and not is_private and (member.docstring or not is_optional):
+                shown.setdefault(name, member)
+    return shown.values()
 
 
 def heading(found: Any) -> str:
