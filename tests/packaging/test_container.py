@@ -135,5 +135,5 @@ def test_what_it_starts_is_a_command_and_a_signal_that_peili_knows() -> None:
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "the configuration is right\n")
+    assert (done.returncode, done.stdout) == (0, "the configuration is valid\n")
     assert instruction("STOPSIGNAL") == "SIGTERM"  # as tests/adapters/standalone/test_serve.py has it

@@ -56,7 +56,7 @@ def config_file(manifest: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def config(config_file: Path) -> Config:
-    return Config.load(settings.merged(settings.from_file(config_file)))
+    return Config.load(settings.merge(settings.from_file(config_file)))
 
 
 def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,7 +85,7 @@ def test_everything_is_in_the_namespace_and_the_pods_are_the_daemonset_s(manifes
 def test_peili_accepts_the_configuration(config_file: Path) -> None:
     command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--check", "--config", str(config_file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "the configuration is right\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "the configuration is valid\n"), done.stderr
 
 
 @pytest.mark.parametrize("containers", ["initContainers", "containers"])

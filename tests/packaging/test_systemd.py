@@ -117,7 +117,7 @@ def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, 
 
 
 def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node) -> None:
-    assert "runtime door 127.0.0.1:5050, peer door [::]:5051" in up.log()
+    assert "local door 127.0.0.1:5050, peer door [::]:5051" in up.log()
     assert ask(node, "/v2/", PEER_PORT).headers["peili-id"]
     assert ask(node, "/readyz", PEER_PORT).status == 404  # operations are the local door's
 

@@ -37,7 +37,7 @@ def test_the_configuration_that_it_shows_is_taken(site: Path, tmp_path: Path) ->
     configuration = re.findall(r"## Chosen by name\n\n```toml\n(.*?)```", GUIDE, re.DOTALL)[0]
     file = tmp_path / "peili.toml"
     for wrong, code, output in (
-        ("", 0, "the configuration is right\n"),
+        ("", 0, "the configuration is valid\n"),
         ("interval = 1\n", 2, GUIDE.partition("--check\npeili: /etc/peili.toml")[2].partition("\n")[0] + "\n"),
     ):
         file.write_text(configuration + wrong)

@@ -98,7 +98,7 @@ def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
     file = tmp_path / "peili.toml"
     file.write_text("[store]\nkind = 'memory'\n[router]\nkind = 'static'\npeers = ['http://10.0.0.3:5051']\n")
     done = peili("serve", "--config", file, "--check")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is right\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is valid\n", "")
 
 
 EMBEDDING = "{} is only for embedding; use static or mdns"
@@ -157,7 +157,7 @@ def test_a_frozen_app_brings_its_own_plug_ins_to_the_command() -> None:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
     assert json.loads(frozen("plugins", "--json"))["stores"]["own"] == "__main__:OwnStore"
-    assert frozen("serve", "--check", "--set=store.kind=own", "--set=router.kind=own") == "the configuration is right\n"
+    assert frozen("serve", "--check", "--set=store.kind=own", "--set=router.kind=own") == "the configuration is valid\n"
 
 
 COMMANDS = ("serve", "doctor", "hosts", "plugins", "version", "demo", "hosts apply", "hosts show", "hosts remove")

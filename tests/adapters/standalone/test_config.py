@@ -20,7 +20,7 @@ def load(
 ) -> Config:
     path.write_text(toml, encoding="utf-8")
     assignments = [*settings.from_file(path), *settings.from_environment(environ or {}), *settings.from_flags(flags)]
-    return Config.load(settings.merged(assignments))
+    return Config.load(settings.merge(assignments))
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_flags_win_over_the_environment_and_the_environment_over_the_file(file: 
 
 def test_a_variable_s_value_is_toml_where_it_is_toml() -> None:
     config = Config.load(
-        settings.merged(
+        settings.merge(
             settings.from_environment(
                 {
                     "PEILI_PEER__INSECURE": "true",
@@ -234,7 +234,7 @@ def test_variables_that_are_not_ours_are_left_alone() -> None:
 )
 def test_what_is_wrong_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Config.load(settings.merged(settings.from_environment({name: value})))
+        Config.load(settings.merge(settings.from_environment({name: value})))
     assert str(caught.value) == f"{name}: {line}"
 
 
@@ -283,7 +283,7 @@ def test_a_variable_leads_to_the_key_that_its_name_says(path: list[str], value: 
 
 @given(st.lists(st.tuples(st.lists(NAMES, min_size=2, max_size=4), st.integers()), max_size=6))
 def test_the_last_assignment_of_a_key_holds(assignments: list[tuple[list[str], int]]) -> None:
-    sections = settings.merged(settings.Assignment(tuple(path), settings.Setting(n, "test")) for path, n in assignments)
+    sections = settings.merge(settings.Assignment(tuple(path), settings.Setting(n, "test")) for path, n in assignments)
     if assignments:
         (section, key, *deeper), wanted = assignments[-1]
         value = sections[section][key].value

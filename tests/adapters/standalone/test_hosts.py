@@ -190,7 +190,7 @@ def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door:
     addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
     hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
     first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
-    first.wait_for("runtime door")
+    first.wait_for("local door")
     in_force = snapshot(root)
     second = start(*hosts, f"--set=local.listen=127.0.0.1:{free_port()}", f"--set={door}.listen={addresses[door]}")
     assert second.process.wait(60) == 1
@@ -210,7 +210,7 @@ def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> Non
         "--set=hosts.registries=['docker.io']",
         "--set=limits.start_timeout=60",  # other tests keep the disk busy
     )
-    serving.wait_for("runtime door")
+    serving.wait_for("local door")
     written = (root / "docker.io/hosts.toml").read_text()
     assert f'[host."http://127.0.0.1:{port}"]' in written
     assert serving.end() == 0

@@ -55,7 +55,7 @@ class Serving:
 
     @property
     def url(self) -> str:
-        return "http://" + self.wait_for(r"runtime door (127\.0\.0\.1:\d+)")[1]
+        return "http://" + self.wait_for(r"local door (127\.0\.0\.1:\d+)")[1]
 
     def end(self) -> int:
         self.process.send_signal(signal.SIGTERM)

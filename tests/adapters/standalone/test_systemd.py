@@ -91,7 +91,7 @@ def test_hosts_toml_names_the_port_of_the_socket_and_not_the_configured_one(tmp_
 def test_a_door_without_a_socket_listens_on_the_configured_address(tmp_path: Path) -> None:
     with closing(listener()) as peer, launched(tmp_path, [peer.fileno()], "peer") as process:
         found: re.Match[str] | None = wait_for(
-            lambda: re.search(r"runtime door (\S+), peer door (\S+),", process.output()), "peili is up"
+            lambda: re.search(r"local door (\S+), peer door (\S+),", process.output()), "peili is up"
         )
         assert found is not None
         assert found[2] == "{}:{}".format(*peer.getsockname())
@@ -182,10 +182,10 @@ def test_systemd_socket_activate_starts_it_at_the_first_request(tmp_path: Path) 
     process = Process(["systemd-socket-activate", *listen, "--fdname=local:peer", *COMMAND], tmp_path / "log")
     try:
         wait_for(lambda: "Listening on" in process.output(), "it listens")
-        assert "runtime door" not in process.output()
+        assert "local door" not in process.output()
         assert httpx.get(f"{local}/livez", timeout=30).status_code == 200
         assert httpx.get(f"{peer}/v2/", timeout=30).headers["peili-id"]
-        assert f"runtime door {ports[0]}, peer door {ports[1]}" in process.output()
+        assert f"local door {ports[0]}, peer door {ports[1]}" in process.output()
         assert process.stop() == 0
     finally:
         process.kill()

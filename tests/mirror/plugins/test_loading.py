@@ -157,4 +157,4 @@ except AssertionError:
 
 def test_built_in_ones_are_loaded_without_scanning_entry_points() -> None:
     done = subprocess.run([sys.executable, "-c", POISONED], capture_output=True, text=True, check=False)
-    assert done.stdout == "the configuration is right\nscanned for a stranger's only\n", done.stderr
+    assert done.stdout == "the configuration is valid\nscanned for a stranger's only\n", done.stderr

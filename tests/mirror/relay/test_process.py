@@ -49,7 +49,7 @@ def relay(peer: str, directory: Path, *flags: str) -> Generator[subprocess.Popen
 
 async def address_of(process: subprocess.Popen[bytes], directory: Path) -> tuple[str, int]:
     async with asyncio.timeout(60):
-        while not (found := re.search(r"runtime door (127\.0\.0\.1):(\d+)", (directory / "stderr").read_text())):
+        while not (found := re.search(r"local door (127\.0\.0\.1):(\d+)", (directory / "stderr").read_text())):
             assert process.poll() is None, (directory / "stderr").read_text()
             await asyncio.sleep(0.02)
     return found[1], int(found[2])

@@ -45,12 +45,12 @@ def run(*, corrupt: bool) -> int:
     require_oras()
     with tempfile.TemporaryDirectory(prefix="peili-demo-") as directory:
         try:
-            return 0 if asyncio.run(Story(Path(directory)).run(corrupt=corrupt)) else 1
+            return 0 if asyncio.run(Demo(Path(directory)).run(corrupt=corrupt)) else 1
         except TimeoutError as error:
             raise PeiliError("the demo took too long") from error
 
 
-class Story:
+class Demo:
     """The demonstration, with its files in `directory`. It prints on stdout."""
 
     def __init__(self, directory: Path) -> None:
@@ -100,12 +100,12 @@ class Story:
         failed: list[DemoHost] = []
 
         def choose(name: str) -> None:
-            feeder = next(each for each in self._hosts if each.name == name)
-            feeder.proxy.fail_after(_FAIL_AFTER, lambda: fail(feeder))
+            sender = next(each for each in self._hosts if each.name == name)
+            sender.proxy.fail_after(_FAIL_AFTER, lambda: fail(sender))
 
-        def fail(feeder: DemoHost) -> None:
-            failed.append(feeder)
-            _print(f"   {feeder.name} fails after {_FAIL_AFTER // _MIB} MiB of {layer}")
+        def fail(sender: DemoHost) -> None:
+            failed.append(sender)
+            _print(f"   {sender.name} fails after {_FAIL_AFTER // _MIB} MiB of {layer}")
 
         host.transfers.on_start(layer, choose)
         pulled = await self._pull(host, image)

@@ -12,7 +12,7 @@ _PACKAGES = ("grpcio", "httpx", "protobuf", "starlette", "uvicorn", "zeroconf")
 
 
 def plugins(known: Plugins, *, as_json: bool) -> str:
-    """The names of the plug-ins in each group, and the class behind each name."""
+    """Return the names of the plug-ins in each group, and the class behind each name."""
     groups = {group.removeprefix("peili."): known.names(group) for group in (STORES, ROUTERS, RESOLVERS)}
     if as_json:
         return json.dumps(groups)
@@ -24,14 +24,14 @@ def plugins(known: Plugins, *, as_json: bool) -> str:
 
 
 def versions(*, as_json: bool) -> str:
-    """The versions of peili, of Python and of the libraries."""
+    """Return the versions of peili, of Python and of the libraries."""
     found = {"peili": version("peili"), "python": platform.python_version()}
     found |= {name: version(name) for name in _PACKAGES}
     return json.dumps(found) if as_json else "\n".join(f"{name} {number}" for name, number in found.items())
 
 
 def version(package: str) -> str:
-    """The installed version of `package`; ``unknown`` in a frozen app that does not include the metadata."""
+    """Return the installed version of `package`; ``unknown`` in a frozen app that does not include the metadata."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

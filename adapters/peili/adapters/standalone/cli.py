@@ -77,7 +77,7 @@ def _run(arguments: list[str], plugins: Plugins) -> int:
 
 
 def _suggest(values: Sequence[str]) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Complete an option with `values`. The configuration checks what the user writes, in the same way as in a file."""
+    """Return the completion of an option with `values`. `Config` checks the value, in the same way as in a file."""
     return lambda context, parameter, typed: [CompletionItem(value) for value in values if value.startswith(typed)]
 
 
@@ -87,7 +87,7 @@ def _directory(context: click.Context, parameter: click.Parameter, typed: str) -
 
 
 def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Several options as one decorator."""
+    """Return one decorator for several options."""
 
     def decorate(command: F) -> F:
         for option in reversed(options):
@@ -109,14 +109,14 @@ _CONFIGURATION = _options(
 def _load(
     config: Path | None, assignments: Sequence[str], log_format: str | None = None, log_level: str | None = None
 ) -> Config:
-    """The configuration from file, environment and options. Raises ConfigError."""
+    """Read the configuration from the file, the environment and the options. Raises ConfigError."""
     found = [] if config is None else [*settings.from_file(config)]
     found += settings.from_environment(os.environ)
     found += settings.from_flags(assignments)
     for key, text in (("format", log_format), ("level", log_level)):
         if text is not None:
             found.append(settings.Assignment(("log", key), settings.Setting(text, f"--log-{key}", text)))
-    return Config.load(settings.merged(found))
+    return Config.load(settings.merge(found))
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -144,7 +144,7 @@ def serve_command(
     loaded = _load(config, assignments, log_format, log_level)
     if check:
         serve.build(loaded, plugins)
-        click.echo("the configuration is right")
+        click.echo("the configuration is valid")
     else:
         serve.run(loaded, plugins)
     return 0
@@ -189,7 +189,7 @@ _HOSTS_OPTIONS = _options(
     _CONFIGURATION,
     click.option(
         "--format",
-        "kind",
+        "file_format",
         type=click.Choice(_HOSTS_FORMATS),
         default=_HOSTS_FORMATS[0],
         show_default=True,
@@ -236,7 +236,7 @@ def hosts_apply(**options: Any) -> int:
 
     Run this again after you have changed the registries.
     """
-    return _change_hosts("apply", **options)
+    return _run_hosts("apply", **options)
 
 
 @hosts_group.command("show", epilog=_HOSTS_EPILOG)
@@ -244,7 +244,7 @@ def hosts_apply(**options: Any) -> int:
 @_JSON
 def hosts_show(**options: Any) -> int:
     """Show which servers containerd asks for each registry."""
-    return _change_hosts("show", **options)
+    return _run_hosts("show", **options)
 
 
 @hosts_group.command("remove", epilog=_HOSTS_EPILOG)
@@ -255,15 +255,15 @@ def hosts_remove(**options: Any) -> int:
 
     What the files contained before is restored byte for byte.
     """
-    return _change_hosts("remove", **options)
+    return _run_hosts("remove", **options)
 
 
-def _change_hosts(
+def _run_hosts(
     action: str,
     *,
     config: Path | None,
     assignments: Sequence[str],
-    kind: str,
+    file_format: str,
     file: Path | None,
     config_path: Sequence[str],
     registry: Sequence[str],
@@ -281,14 +281,14 @@ def _change_hosts(
         "registries": ("--registry", registry),
         "version": ("--containerd-version", containerd_version),
     }
-    _refuse_options_of_other_formats(kind, given)
+    _refuse_options_of_other_formats(file_format, given)
     try:
         from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
 
         return hosts.run(
             action,
             loaded,
-            kind=kind,
+            file_format=file_format,
             file=file,
             config_path=config_path,
             registries=registry,
@@ -306,8 +306,8 @@ def _change_hosts(
         raise ConfigError(option, error.expected) from error
 
 
-def _refuse_options_of_other_formats(kind: str, given: Mapping[str, tuple[str, Any]]) -> None:
-    if kind == _HOSTS_FORMATS[0]:
+def _refuse_options_of_other_formats(file_format: str, given: Mapping[str, tuple[str, Any]]) -> None:
+    if file_format == _HOSTS_FORMATS[0]:
         if given["file"][1] is not None:
             others = " or ".join(_HOSTS_FORMATS[1:])
             raise ConfigError("--file", f"only with --format {others}; for hosts.toml, use --config-path")

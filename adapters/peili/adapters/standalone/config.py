@@ -28,8 +28,8 @@ T = TypeVar("T")
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
-OPEN_PEER_DOOR = "set peer.insecure = true, and make sure that only peers can reach the port"
-"""What to do about a peer door until keys are supported."""
+PEER_DOOR_ADVICE = "set peer.insecure = true, and make sure that only peers can reach the port"
+"""How to let other hosts use the peer door. Keys are not supported yet."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
 
@@ -64,7 +64,7 @@ class PluginSection:
         try:
             return make(self.kind, self.options)
         except ConfigError as error:
-            key = re.split(r"[.\[]", error.key)[0]
+            key = re.split(r"[.\[]", error.key)[0]  # the plug-in may name a place in its option, such as peers[2].url
             raise error.within(self.name, source=self.sources.get(key, self.sources.get("kind"))) from error
         except PluginNotFound as error:
             raise ConfigError(f"{self.name}.kind", str(error), source=self.sources.get("kind")) from error
@@ -138,13 +138,13 @@ class Config:
             limits = Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
         return cls(
             local=local_addresses,
-            peer=_peer(sections),
-            store=_plugin("store", "containerd", sections),
-            router=_plugin("router", "mdns", sections),
-            resolver=_plugin("resolver", "defer", sections),
-            mirror=_mirror(sections),
+            peer=_load_peer(sections),
+            store=_load_plugin("store", "containerd", sections),
+            router=_load_plugin("router", "mdns", sections),
+            resolver=_load_plugin("resolver", "defer", sections),
+            mirror=_load_mirror(sections),
             limits=limits,
-            hosts=_hosts(sections),
+            hosts=_load_hosts(sections),
             log=log_options,
             watchdog=timeout,
         )
@@ -152,7 +152,7 @@ class Config:
 
 _SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
 _STRINGS = ("kind", "advertise", "default_registry", "identity", "format", "level")
-"""The keys whose value is a string."""
+"""The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
 
 def _names(options: type[Any]) -> tuple[str, ...]:
@@ -169,11 +169,13 @@ def _check_names(sections: Sections) -> None:
 
 @contextmanager
 def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
-    """The options of one section. A ConfigError that is raised in the block gets the section's name and the source of
-    the value: a file, a variable or an option of the command line.
+    """Yield the options of one section.
+
+    A ConfigError that is raised in the block gets the name of the section and the source of the value: a file, a
+    variable or an option of the command line.
     """
     settings = sections.get(name, {})
-    # Variables and `--set` have no quotes. If a string is expected, PEILI_MIRROR__IDENTITY=42 is one.
+    # PEILI_MIRROR__IDENTITY=42 has no quotes, and is a string.
     values = {
         key: each.text if key in _STRINGS and each.text is not None and not isinstance(each.value, str) else each.value
         for key, each in settings.items()
@@ -186,7 +188,7 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
 
 
 def _addresses(section: Options, key: str, default: str, *, empty: bool = False) -> tuple[str, ...]:
-    """One address or a list of addresses. The list may be empty if `empty` is true."""
+    """Return one address or a list of addresses as a tuple. The list may be empty if `empty` is true."""
     expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
     value = section.value(key, (str, list), expected, default)
     values = cast("list[object]", [value] if isinstance(value, str) else value)
@@ -201,12 +203,12 @@ def _is_address(text: str) -> bool:
     return match is not None and int(match["port"]) < 65536
 
 
-def _peer(sections: Sections) -> PeerOptions:
+def _load_peer(sections: Sections) -> PeerOptions:
     unsupported = ("shared_key_file", "tls")
     with _section("peer", sections, *_names(PeerOptions), *unsupported) as section:
         for key in unsupported:
             if key in section:
-                raise ConfigError(key, f"not supported yet; {OPEN_PEER_DOOR}")
+                raise ConfigError(key, f"not supported yet; {PEER_DOOR_ADVICE}")
         options = PeerOptions(
             listen=_addresses(section, "listen", "[::]:5051", empty=True),
             advertise=section.text("advertise", None),
@@ -220,7 +222,7 @@ def _peer(sections: Sections) -> PeerOptions:
     return options
 
 
-def _plugin(name: str, default: str, sections: Sections) -> PluginSection:
+def _load_plugin(name: str, default: str, sections: Sections) -> PluginSection:
     settings = sections.get(name, {})
     with _section(name, sections, *settings) as section:
         kind = section.text("kind", default)
@@ -228,7 +230,7 @@ def _plugin(name: str, default: str, sections: Sections) -> PluginSection:
     return PluginSection(name, kind, options, {key: setting.source for key, setting in settings.items()})
 
 
-def _mirror(sections: Sections) -> MirrorOptions:
+def _load_mirror(sections: Sections) -> MirrorOptions:
     with _section("mirror", sections, *_names(MirrorOptions)) as section:
         options = MirrorOptions(
             registries=section.texts("registries", (), empty=True),
@@ -248,7 +250,7 @@ def _mirror(sections: Sections) -> MirrorOptions:
     return options
 
 
-def _hosts(sections: Sections) -> HostsOptions:
+def _load_hosts(sections: Sections) -> HostsOptions:
     with _section("hosts", sections, *_names(HostsOptions)) as section:
         options = HostsOptions(
             apply=section.boolean("apply", False),

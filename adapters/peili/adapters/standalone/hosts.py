@@ -22,7 +22,7 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: 
 
 
 def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
-    """The extension that puts peili first in containerd's registries while a mirror runs.
+    """Return the extension that puts peili first in containerd's registries while a mirror runs.
 
     Args:
         config: the configuration of the mirror.
@@ -44,7 +44,7 @@ def run(
     action: str,
     config: Config,
     *,
-    kind: str,
+    file_format: str,
     file: Path | None,
     config_path: Sequence[str],
     registries: Sequence[str],
@@ -58,7 +58,7 @@ def run(
     Args:
         action: ``apply``, ``show`` or ``remove``.
         config: the mirror's configuration. It applies to each option that the user did not give.
-        kind: the format, ``containerd``, ``k3s`` or ``talos``.
+        file_format: ``containerd``, ``k3s`` or ``talos``.
         file: for k3s and Talos, the file to change or to read.
         config_path: for containerd, the directories of its setting of that name.
         registries: host names, and ``_default`` for all other registries.
@@ -76,8 +76,8 @@ def run(
     """
     mirror = mirror or mirror_url(config.local)
     registries = registries or (_registries(config) if action == "apply" else ())
-    if kind != "containerd":
-        command = importlib.import_module(f"peili.adapters.{kind}.command")
+    if file_format != "containerd":
+        command = importlib.import_module(f"peili.adapters.{file_format}.command")
         names = tuple("*" if name == DEFAULT else name for name in registries)
         code: int = command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json)
         return code
@@ -100,7 +100,11 @@ def run(
 
 
 def mirror_url(local: Sequence[str]) -> str:
-    """The URL at which this host's containerd reaches the local door, which listens at `local`. Raises ConfigError."""
+    """Return the URL at which this host's containerd reaches a local door at the addresses `local`.
+
+    Raises:
+        ConfigError: the port is not fixed.
+    """
     host, _, port = local[0].rpartition(":")
     if int(port) == 0:
         raise ConfigError("local.listen", "an address with a fixed port, because containerd's configuration names it")
@@ -108,7 +112,7 @@ def mirror_url(local: Sequence[str]) -> str:
 
 
 def _registries(config: Config) -> tuple[str, ...]:
-    """The registries to change; none means every registry.
+    """Return the registries to change; none means every registry.
 
     containerd has no wildcards, so a mirror for ``*.example.com`` is put in front of every registry. The mirror answers
     404 at once for a registry that it does not serve.

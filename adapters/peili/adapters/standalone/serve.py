@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
-from peili.adapters.standalone.config import OPEN_PEER_DOOR, Config
+from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, serve
 from peili.mirror.server.listening import bind
@@ -25,7 +25,7 @@ _MAX_DESCRIPTORS = 1 << 20
 
 
 def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str] = ()) -> Mirror:
-    """Set up logging and build the mirror.
+    """Build the mirror.
 
     Args:
         config: the configuration.
@@ -51,14 +51,14 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         verify=config.mirror.verify,
         extensions=_extensions(config, local),
         limits=config.limits,
-        log=logs.configure(config.log.format, config.log.level),
+        log=logging.getLogger(logs.LOGGER),
     )
 
 
 def _router(config: Config, plugins: Plugins) -> Router:
-    """The router. Raises ConfigError for one that a surrounding program has to supply with peers."""
+    """Build the router. Raises ConfigError for one that gets its peers from a program that embeds peili."""
     router = config.router.build(plugins.router)
-    if type(router) in {PushRouter, MemoryRouter}:  # a plug-in's subclass may find its peers itself
+    if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
         expected = f"{config.router.kind} is only for embedding; use static or mdns"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
     return router
@@ -75,7 +75,7 @@ def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
 
 
 def run(config: Config, plugins: Plugins | None = None) -> None:
-    """Build the mirror and serve it until SIGTERM or SIGINT.
+    """Set up logging, build the mirror and serve it until SIGTERM or SIGINT.
 
     The doors listen on sockets that the process was started with, else on the configured addresses. The limit on open
     files of the process is raised as far as the system allows.
@@ -88,9 +88,9 @@ def run(config: Config, plugins: Plugins | None = None) -> None:
         ListenError: an address cannot be listened on. Nothing on this host has changed then.
         ConfigError: as for `build`. Nothing on this host has changed then.
     """
+    log = logs.configure(config.log.format, config.log.level)
     with passed_sockets(os.environ) as passed:
         mirror = build(config, plugins, local=passed.local_addresses)
-        log = logging.getLogger(logs.LOGGER)
         raise_descriptor_limit(log)
         with _listen(config, mirror, passed) as sockets:
             asyncio.run(_run(config, mirror, sockets, log))
@@ -119,7 +119,7 @@ def raise_descriptor_limit(log: logging.Logger) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Sockets:
-    """The listening sockets of each door. The peer door may have none."""
+    """The listening sockets of each door. The list for the peer door may be empty."""
 
     local: Sequence[socket.socket]
     peer: Sequence[socket.socket]
@@ -127,7 +127,7 @@ class _Sockets:
 
 @contextmanager
 def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[_Sockets]:
-    """Listen before the mirror is entered: its extensions publish the ports and write them into files."""
+    """Listen on all addresses, before the mirror is entered: its extensions write the ports into files."""
     with ExitStack() as stack:
         doors: list[list[socket.socket]] = []
         for addresses, any_host in (
@@ -149,11 +149,11 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
                 local=sockets.local,
                 peer=sockets.peer or None,
                 advertise=config.peer.advertise,
-            ) as doors,
+            ) as serving,
         ):
             for each in (*sockets.local, *sockets.peer):
-                each.close()  # the doors have duplicates; once they are closed, no client must wait at the port
-            _log_start(config, mirror, doors.local_addresses, doors.peer_addresses, log)
+                each.close()  # the servers have duplicates; when those are closed, no client must wait at the port
+            _log_start(config, mirror, serving.local_addresses, serving.peer_addresses, log)
             notifier.send("READY=1")
             name = await stop
             notifier.send("STOPPING=1")
@@ -163,7 +163,10 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
 
 
 def _watchdog(config: Config, notifier: Notifier) -> AbstractAsyncContextManager[object]:
-    """Our watchdog, which also sends systemd's heartbeats. If ours is off, systemd's timeout applies."""
+    """Return the watchdog, which ends the process if the event loop is blocked, and sends systemd's heartbeats.
+
+    If the configuration switches it off, but systemd expects heartbeats, systemd's timeout applies.
+    """
     timeout = config.watchdog or notifier.watchdog
     if timeout is None:
         return nullcontext()
@@ -173,7 +176,7 @@ def _watchdog(config: Config, notifier: Notifier) -> AbstractAsyncContextManager
 
 @contextmanager
 def _stop_signals() -> Generator[asyncio.Future[str]]:
-    """A future that gets the name of the first SIGTERM or SIGINT. The second one ends the process at once."""
+    """Yield a future for the name of the first SIGTERM or SIGINT. The second signal ends the process at once."""
     loop = asyncio.get_running_loop()
     stop: asyncio.Future[str] = loop.create_future()
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -199,7 +202,7 @@ def _log_start(
     config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger
 ) -> None:
     log.info(
-        "peili %s is up: identity %s, runtime door %s, peer door %s, store %s, router %s, resolver %s",
+        "peili %s is up: identity %s, local door %s, peer door %s, store %s, router %s, resolver %s",
         version("peili"),
         mirror.identity.id,
         ", ".join(local),
@@ -209,4 +212,4 @@ def _log_start(
         config.resolver.kind,
     )
     if peer and not config.peer.insecure:
-        log.warning("the peer door refuses every other host: %s", OPEN_PEER_DOOR)
+        log.warning("the peer door refuses every other host: %s", PEER_DOOR_ADVICE)

@@ -105,8 +105,8 @@ def toml_value(text: str) -> Any:
     return document["value"] if len(document) == 1 else text  # a line break can start a second key
 
 
-def merged(assignments: Iterable[Assignment]) -> Sections:
-    """Return the sections. A later assignment replaces an earlier one of the same key."""
+def merge(assignments: Iterable[Assignment]) -> Sections:
+    """Return the sections that result. A later assignment replaces an earlier one of the same key."""
     sections: dict[str, dict[str, Setting]] = {}
     for assignment in assignments:
         name, key, *deeper = assignment.path
