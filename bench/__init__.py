@@ -1,33 +1,35 @@
 """What we measure, and against what: ``make bench``, or ``python -m bench [ROW…] [--quick]``.
 
-How to read the table. Each line is one figure of ours and, where there is something real that can be held against it,
-the same figure of that, taken in turns with ours in the same run, or at the same time where both are idle. These are:
+How to read the table: each line has one figure of peili. If there is a reference, it has the same figure of the
+reference. Both are measured in turns in the same run, or at the same time if both are idle. The references, with the
+number of rounds, are:
 
 - nginx: ``serve`` (one client, a range and TLS 15 rounds, eight clients 5) and ``relay`` (15);
-- docker-registry: ``requests`` from the store (5), its pull-through cache for those through a second host (3, each with
-  both started anew), its own 404 for ``misses`` (5), containerd straight from it for ``pull`` (5), and idle ``memory``
-  (3, each with both started anew; the CPU of a minute 1);
-- ours with the fewest peers or blobs: ``growth`` (3);
-- ours without a flood at the peer door: ``flood`` (5);
-- nothing: the first miss (1), and of ``memory`` the start (5) and 32 transfers (2, each with both hosts started anew).
+- docker-registry: ``requests`` from the store (5), its pull-through cache for the requests through a second host (3,
+  both sides restarted for each), its own 404 for ``misses`` (5), pulls by containerd directly from it for ``pull`` (5)
+  and ``parallel`` (3), and idle ``memory`` (3, both sides restarted for each; the CPU of a minute 1);
+- peili with the fewest peers or blobs: ``growth`` (3);
+- peili without a flood at the peer door: ``flood`` (5);
+- peili with the honest holder only: ``health`` (3);
+- the number of tests that ran: ``containerd`` (1);
+- none: the first miss (1), and in ``memory`` the start (5) and 32 transfers (2, both hosts restarted for each).
 
-`ours` and `reference` are medians over the rounds. `ratio` is the one divided by the other, so that it says how many
-times as good ours is: above 1 ours is faster, or needs less, whatever the unit. `middle half` is from where to where
-half of the rounds lie, the quartiles: of the ratios round by round, or of our figures where there is no reference.
-Where it is wide, the machine was busy with something else, or one side is now fast and now slow; the ratio of the
-medians may then even lie outside. `budget` is what DESIGN.md asks for; it is held against the ratio, or against our
-median.
+`ours` and `reference` are medians over the rounds. `ratio` says how many times as good as the reference peili is: above
+1, peili is faster or needs less, whatever the unit. `middle half` has the quartiles, between which half of the rounds
+lie: of the ratios of each round, or of our figures if there is no reference. It is wide if the machine was busy with
+something else, or if one side varies. The ratio of the medians can then lie outside of it. `budget` is what DESIGN.md
+requires of the ratio or of our median.
 
-A line under the table names the figures during which the client was computing for more than 0.9 of the time (with many
-clients, the busiest of them): there the client may be what was measured, and the server could do more.
+A line under the table names the figures for which the client computed for more than 0.9 of the time (of several
+clients, the busiest one). For these, the client may be the limit, and the server could do more.
 
-The JSON document beside it has every single sample, how busy the client was, the machine, and the versions of all that
-took part. ``--show FILE`` prints the table of such a document, as README has it.
+The JSON document has every sample, how busy the client was, the machine, and the versions of all programs. ``--show
+FILE`` prints the table of such a document.
 
-Rows are chosen by name (``--help`` lists them); each is a module in bench/rows. CPU seconds are those of the server's
-processes, not of the client's. The client is a process of its own that lets the kernel throw bodies away
-(bench/load.py); before a large transfer counts, its digest is checked.
+Rows are selected by name (``--help`` lists the names). Each name is a module in bench/rows. CPU seconds are those of
+the server's processes. The client is a separate process that lets the kernel discard the bodies (bench/load.py). Before
+a large transfer is measured, its digest is checked once.
 
-``python -m bench fuzz [--seconds N] [--seed N]`` measures nothing: it gives random files to the editors of hosts.toml,
-registries.yaml and Talos's documents (bench/fuzz.py), and fails where something does not hold.
+``python -m bench fuzz [--seconds N] [--seed N]`` measures nothing. It passes random files to the editors of hosts.toml,
+registries.yaml and Talos's documents (bench/fuzz.py), and fails if an editor breaks one of its rules.
 """

@@ -1,4 +1,4 @@
-"""What each row has to keep to: the budgets of DESIGN.md, section "Budgets", and those of single promises."""
+"""The budget of each row: those in DESIGN.md, section "Budgets", and those of single promises."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ IDLE_MEMORY = AtMost(64)
 BUSY_MEMORY = AtMost(96)
 START = AtMost(1)
 PARALLEL = RatioOf(0.84)
-"""A holder sends at most 1.2 times as much."""
+"""A holder sends at most 1.2 times as many bytes as docker-registry."""
 CONTAINERD = RatioOf(1)
-SICK = AtMostMore(2)
+FAULTY_HOLDERS = AtMostMore(2)
 FLOOD_P99 = RatioOf(0.1)
 FLOOD_LONGEST = AtMost(500)

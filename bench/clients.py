@@ -1,4 +1,4 @@
-"""This side of the load: worker processes that are given jobs, and what they found. What they do is bench/load.py."""
+"""Load clients: worker processes that run jobs (bench/load.py), and the results of these jobs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is asked for: a path at a port on loopback, and with which certificates (files: ca, cert, key) if any."""
+    """A path at a port on loopback. `tls` has the files of the client's certificate by name: ca, cert and key."""
 
     port: int
     path: str
@@ -26,23 +26,37 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """Some transfers: all of their bytes, and the seconds from the first request to the last byte."""
+class TransferResult:
+    """The result of some transfers.
+
+    Attributes:
+        size: The bytes of all bodies.
+        seconds: The time from the first request to the last byte.
+        client: The part of the time in which the busiest client computed. Near 1, the client was the limit.
+    """
 
     size: int
     seconds: float
     client: float
-    """Of a second, how much the busiest client was computing: near 1, it is the client that was measured."""
 
     @property
     def rate(self) -> float:
-        """MB/s."""
+        """The bandwidth in MB/s."""
         return self.size / self.seconds / 1e6
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """Some requests: how many, and how many a second, and how long they took in milliseconds."""
+class RequestResult:
+    """The result of many requests.
+
+    Attributes:
+        count: How many were answered with the first of the expected statuses.
+        rate: Requests per second.
+        median: The median time of a request in milliseconds.
+        p99: The 99th percentile of the times in milliseconds.
+        longest: The longest time in milliseconds.
+        client: The part of the time in which the client computed. Near 1, the client was the limit.
+    """
 
     count: int
     rate: float
@@ -50,16 +64,19 @@ class Answered:
     p99: float
     longest: float
     client: float
-    """Of a second, how much the client was computing: near 1, it is the client that was measured."""
 
 
-def busy(ours: Sequence[Answered], theirs: Sequence[Answered] = ()) -> Busy:
-    """How busy the client was with either side."""
+def busy(ours: Sequence[RequestResult], theirs: Sequence[RequestResult] = ()) -> Busy:
+    """Return how busy the client was with each side."""
     return Busy(tuple(each.client for each in ours), tuple(each.client for each in theirs))
 
 
 class Clients:
-    """Load workers, one for each transfer that is to happen at the same time. They end with it."""
+    """Worker processes. They end with the context manager.
+
+    Args:
+        count: The number of workers. Each runs one transfer at a time.
+    """
 
     def __init__(self, count: int = 1) -> None:
         self._workers = [_Worker() for _ in range(count)]
@@ -81,10 +98,18 @@ class Clients:
         times: int = 1,
         part: range | None = None,
         digest: str | None = None,
-    ) -> Moved:
-        """Let `clients` get `target` at the same time, each `times` times: the whole, or the bytes in `part`.
+    ) -> TransferResult:
+        """Transfer `target` with several clients at the same time. Each transfer has its own connection.
 
-        Every transfer has a connection of its own. Raises RuntimeError when an answer is not what it should be.
+        Args:
+            target: What each client requests.
+            clients: The number of clients.
+            times: How often each client repeats the transfer.
+            part: The bytes to request. The default is the whole body.
+            digest: The digest that each body must have. The default is to discard the bodies unread.
+
+        Raises:
+            RuntimeError: A response is wrong.
         """
         job = {
             "job": "transfer",
@@ -101,9 +126,10 @@ class Clients:
             raise ValueError(f"{clients} transfers at the same time need as many workers, not {len(workers)}")
         for worker in workers:
             worker.start(job)
-        found = [worker.finish() for worker in workers]
-        seconds = max(each["ended"] for each in found) - min(each["began"] for each in found)
-        return Moved(sum(each["size"] for each in found), seconds, max(each["cpu"] for each in found) / seconds)
+        results = [worker.finish() for worker in workers]
+        seconds = max(each["ended"] for each in results) - min(each["started"] for each in results)
+        size, cpu = sum(each["size"] for each in results), max(each["cpu"] for each in results)
+        return TransferResult(size, seconds, cpu / seconds)
 
     def requests(
         self,
@@ -114,10 +140,19 @@ class Clients:
         statuses: Sequence[int] = (200,),
         connections: int = 8,
         seconds: float | None = None,
-    ) -> Answered:
-        """Ask for `paths` on kept connections: each once, or over and over for `seconds`.
+    ) -> RequestResult:
+        """Request `paths` on persistent connections.
 
-        What is answered with the first of `statuses` counts. Others than these raise RuntimeError.
+        Args:
+            port: The port on loopback.
+            method: GET or HEAD.
+            paths: The paths. Each is requested once, or all of them repeatedly if `seconds` is given.
+            statuses: The expected statuses. Only responses with the first one are counted.
+            connections: The number of connections, each with one request at a time.
+            seconds: How long to send requests.
+
+        Raises:
+            RuntimeError: A response has another status.
         """
         job = {
             "job": "requests",
@@ -127,14 +162,14 @@ class Clients:
             "statuses": list(statuses),
             "connections": connections,
             "seconds": seconds,
-            "headers": {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, */*"},  # docker-registry insists on the first two
+            "headers": {"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}, */*"},  # docker-registry requires the first two
         }
         [worker] = self._workers[:1]
         worker.start(job)
-        found = worker.finish()
-        count, took = found["count"], found["seconds"]
-        median, p99, longest = (1e3 * found[each] for each in ("median", "p99", "longest"))
-        return Answered(count, count / took, median, p99, longest, found["cpu"] / took)
+        result = worker.finish()
+        count, took = result["count"], result["seconds"]
+        median, p99, longest = (1e3 * result[each] for each in ("median", "p99", "longest"))
+        return RequestResult(count, count / took, median, p99, longest, result["cpu"] / took)
 
 
 class _Worker:
@@ -150,21 +185,21 @@ class _Worker:
         )
 
     def start(self, job: Mapping[str, Any]) -> None:
-        """Begin it; `finish` has to follow."""
+        """Start a job. Call `finish` next."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(job) + "\n")
         self._process.stdin.flush()
 
     def finish(self) -> dict[str, Any]:
-        """What it found. Raises RuntimeError."""
+        """Wait for the job and return its result. Raises RuntimeError if it failed."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        found: dict[str, Any] = json.loads(line) if line else {"error": "the client has ended"}
-        if "error" in found:
-            raise RuntimeError(found["error"])
-        return found
+        result: dict[str, Any] = json.loads(line) if line else {"error": "the client has ended"}
+        if "error" in result:
+            raise RuntimeError(result["error"])
+        return result
 
     def close(self) -> None:
-        """End it, whatever it is doing."""
+        """Kill the process."""
         self._process.kill()
         self._process.communicate()

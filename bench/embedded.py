@@ -1,7 +1,8 @@
-"""A host that embeds mirrors, as a process: `python -m bench.embedded JOB`. Who starts it is bench/mirrors.py.
+"""A host agent that embeds mirrors, as a process: `python -m bench.embedded JOB`. bench/mirrors.py starts it.
 
-One mirror behind mutual TLS, or many empty ones, whose peer doors one uvicorn serves, each on a port of its own. (With
-`serve` for each, hundreds of uvicorns would wake up ten times a second, and it would be them who are measured.)
+It runs one mirror with mutual TLS, or many empty mirrors. One uvicorn serves the peer doors of the empty mirrors, each
+on its own port. With one `serve` for each, hundreds of uvicorns would wake up ten times per second, and that would be
+measured.
 """
 
 from __future__ import annotations
@@ -26,24 +27,24 @@ from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 _KEEP_ALIVE = 30
-"""As `serve` has it."""
+"""Seconds, the same as in `peili.mirror.serve`."""
 
 
-async def behind_tls(job: dict[str, Any]) -> None:
-    """One mirror that has a layout, until SIGTERM."""
+async def run_with_tls(job: dict[str, Any]) -> None:
+    """Run one mirror of an OCI image layout until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     certificate = Certificate(**{name: Path(file) for name, file in job["tls"].items()})
-    # Whom the authority has not signed does not get as far as the door.
+    # The door is open, because TLS already refuses clients without a certificate of the authority.
     mirror = Mirror(OciLayoutStore(job["layout"]), _no_peers(), insecure=True)
     local, peer = f"127.0.0.1:{job['local']}", f"127.0.0.1:{job['peer']}"
     async with mirror, serve(mirror, local=local, peer=peer, peer_ssl=certificate.server_context()):
         await stop.wait()
 
 
-async def empty(count: int, told: Path) -> None:
-    """`count` mirrors that have nothing, until SIGTERM. `told` is where their ports are written once they listen."""
-    tls = ssl.create_default_context()  # one for all: loading the authorities takes longer than all else
+async def run_empty(count: int, ports_file: Path) -> None:
+    """Run `count` mirrors with empty stores until SIGTERM. Their ports are written to `ports_file` when they listen."""
+    tls = ssl.create_default_context()  # shared: loading the authorities takes longer than everything else
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         doors: dict[int, ASGIApp] = {}
@@ -57,9 +58,9 @@ async def empty(count: int, told: Path) -> None:
         config = uvicorn.Config(
             app, lifespan="off", log_config=None, access_log=False, timeout_keep_alive=_KEEP_ALIVE, ws="none"
         )
-        unfinished = told.with_suffix(".new")
+        unfinished = ports_file.with_suffix(".new")
         unfinished.write_text(json.dumps([*doors]))
-        unfinished.replace(told)
+        unfinished.replace(ports_file)
         await uvicorn.Server(config).serve(sockets)
 
 
@@ -70,11 +71,11 @@ def _no_peers() -> PushRouter:
 
 
 def main() -> None:
-    """Do the job that is the only argument."""
+    """Run the job that is the only argument, as JSON."""
     job: dict[str, Any] = json.loads(sys.argv[1])
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    asyncio.run(empty(job["empty"], Path(job["ports"])) if "empty" in job else behind_tls(job))
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    asyncio.run(run_empty(job["empty"], Path(job["ports"])) if "empty" in job else run_with_tls(job))
 
 
 if __name__ == "__main__":

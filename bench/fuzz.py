@@ -1,7 +1,7 @@
-"""Random files for the three editors: hosts.toml, registries.yaml, Talos's documents. Nothing is measured.
+"""Tests the editors of hosts.toml, registries.yaml and Talos's documents with random files. Nothing is measured.
 
-Each input is a file of tests/judge with some random changes; what has to hold for it is in tests/judge/editing.py. The
-seed that is printed makes the same inputs again.
+Each input is a file of tests/judge with some random changes. tests/judge/editing.py checks the rules of the editors.
+The printed seed creates the same inputs again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _HOSTS = [
 ]
 _CHOICES = ((), (), ("r.example",), ("docker.io", "*"))
 _SHOWN = 10
-"""Faults that are printed for each editor."""
+"""The most faults that are printed for each editor."""
 
 _ANYWHERE = (
     *("\"'[]{}=,.:#\\|>&*!?%-~/@`\t\r\n\0\x85\u2028\ufeff\xfc"),
@@ -60,7 +60,13 @@ _MACHINE = ("endpoints:\n", "  - url: https://n\n", "name: z\n", "$patch: delete
 
 @dataclass(frozen=True, slots=True)
 class Editor:
-    """What is tried: the files to begin with, what is put into them, and what has to hold."""
+    """An editor under test.
+
+    Attributes:
+        files: The files from which inputs are created.
+        pieces: Bytes that are inserted into the files.
+        faults: Edits an input, and yields a line for each broken rule.
+    """
 
     files: Sequence[bytes]
     pieces: Sequence[bytes]
@@ -75,32 +81,30 @@ EDITORS: Mapping[str, Editor] = {
     "hosts.toml": Editor(
         _HOSTS,
         _pieces(*_TOML, *_TOML_TOO),
-        lambda data, folder, chance: faults_of_hosts(
-            data, folder, chance.choice(VERSIONS), chance.choice(_CHOICES[:3])
-        ),
+        lambda data, folder, rng: faults_of_hosts(data, folder, rng.choice(VERSIONS), rng.choice(_CHOICES[:3])),
     ),
     "registries.yaml": Editor(
         [*REGISTRIES.values()],
         _pieces(*_YAML),
-        lambda data, folder, chance: faults_of_registries(data, folder, chance.choice(_CHOICES)),
+        lambda data, folder, rng: faults_of_registries(data, folder, rng.choice(_CHOICES)),
     ),
     "Talos": Editor(
         [*TALOS.values()],
         _pieces(*_YAML, *_MACHINE),
-        lambda data, folder, chance: faults_of_talos(data, chance.choice(_CHOICES)),
+        lambda data, folder, rng: faults_of_talos(data, rng.choice(_CHOICES)),
     ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 1 where something did not hold."""
+    """Run the command. The exit code is 1 if an editor has broken a rule."""
     arguments = _parser().parse_args(argv)
-    chance = random.Random(arguments.seed)
+    rng = random.Random(arguments.seed)
     print(f"seed {arguments.seed}, {arguments.seconds:g} seconds for each editor", flush=True)
     faults = 0
     for name, editor in EDITORS.items():
         with tempfile.TemporaryDirectory(prefix="peili-fuzz-", dir=arguments.folder) as folder:
-            inputs, found = _tried(editor, Path(folder), chance, arguments.seconds)
+            inputs, found = _test(editor, Path(folder), rng, arguments.seconds)
         print(f"{name}: {inputs:,} inputs, {len(found)} faults", flush=True)
         for data, what in sorted(found, key=lambda each: len(each[0]))[:_SHOWN]:
             print(f"  {data!r}\n    {what}", file=sys.stderr)
@@ -109,47 +113,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench fuzz", description="Tries the editors with random files.")
+    parser = argparse.ArgumentParser(prog="python -m bench fuzz", description="Tests the editors with random files.")
     parser.add_argument("--seconds", type=float, default=60, help="for each editor (%(default)g)")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default another one each time")
+    parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default a random one")
     shared = Path("/dev/shm")
     folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
     parser.add_argument("--folder", type=Path, default=folder, help="where the files are (%(default)s)")
     return parser
 
 
-def _tried(editor: Editor, folder: Path, chance: random.Random, seconds: float) -> tuple[int, list[tuple[bytes, str]]]:
-    """How many inputs, and those for which something did not hold."""
+def _test(editor: Editor, folder: Path, rng: random.Random, seconds: float) -> tuple[int, list[tuple[bytes, str]]]:
+    """Return the number of inputs, and each fault with its input."""
     found: list[tuple[bytes, str]] = []
     inputs, end = 0, time.monotonic() + seconds
     while inputs == 0 or time.monotonic() < end:
-        data = changed(chance.choice(editor.files), editor.pieces, editor.files, chance)
+        data = changed(rng.choice(editor.files), editor.pieces, editor.files, rng)
         inputs += 1
         try:
-            found += [(data, what) for what in editor.faults(data, folder, chance)]
-        except Exception:  # noqa: BLE001 - whatever it is, it is what we look for
+            found += [(data, what) for what in editor.faults(data, folder, rng)]
+        except Exception:  # noqa: BLE001 - any error of the editor is a fault
             found.append((data, traceback.format_exc()))
     return inputs, found
 
 
-def changed(data: bytes, pieces: Sequence[bytes], others: Sequence[bytes], chance: random.Random) -> bytes:
-    """`data` with up to five random changes."""
-    for _ in range(chance.choice((0, 1, 1, 1, 2, 2, 3, 5))):
-        start = chance.randrange(len(data) + 1)
-        end = min(len(data), start + chance.randrange(1, 12))
-        what = chance.randrange(6)
+def changed(data: bytes, pieces: Sequence[bytes], others: Sequence[bytes], rng: random.Random) -> bytes:
+    """Return `data` with up to five random changes."""
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 2, 3, 5))):
+        start = rng.randrange(len(data) + 1)
+        end = min(len(data), start + rng.randrange(1, 12))
+        what = rng.randrange(6)
         if what == 0:
             data = data[:start] + data[end:]
         elif what == 1:
-            data = data[:start] + chance.choice(pieces) + data[end:]
+            data = data[:start] + rng.choice(pieces) + data[end:]
         elif what == 2:
-            lines, more = data.split(b"\n"), chance.choice(others).split(b"\n")
-            first = chance.randrange(len(more))
+            lines, more = data.split(b"\n"), rng.choice(others).split(b"\n")
+            first = rng.randrange(len(more))
             data = b"\n".join([*lines, *more[first : first + 3]])
         elif what == 3:
             lines = data.split(b"\n")
-            chance.shuffle(lines)
+            rng.shuffle(lines)
             data = b"\n".join(lines)
         else:
-            data = data[:start] + chance.choice(pieces) + data[start:]
+            data = data[:start] + rng.choice(pieces) + data[start:]
     return data

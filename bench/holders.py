@@ -1,7 +1,6 @@
-"""Holders as a process: `python -m bench.holders JOB`. Many that are sick in the same way, and one that is honest.
+"""Holders as a process: `python -m bench.holders JOB`. Many are faulty in the same way, and one is honest.
 
-They are those of the tests (tests/mirror/relay/sicknesses.py), which speak to a router as a peili does. Who starts
-the process is bench/rows/health.py.
+They are the scripted peers of the tests (tests/mirror/relay/sicknesses.py). bench/rows/health.py starts the process.
 """
 
 from __future__ import annotations
@@ -22,31 +21,31 @@ from peili.mirror import Digest
 
 
 def blobs(size: int, count: int) -> dict[Digest, bytes]:
-    """What they have: the same in every process."""
+    """Return the content that each holder has, by digest. It is the same in every process."""
     each = [content(size, seed) for seed in range(count)]
     return {Digest.of(data): data for data in each}
 
 
-async def hold(job: dict[str, Any]) -> None:
-    """Until SIGTERM. The file `job["told"]` gets the URLs, that of the honest one last."""
+async def run_holders(job: dict[str, Any]) -> None:
+    """Run the holders until SIGTERM. Their URLs are written to `job["urls"]`, the honest holder's last."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    held = blobs(job["size"], job["count"])
-    names = [*(f"sick-{number}" for number in range(job["sick"])), "honest"]
+    content_by_digest = blobs(job["size"], job["count"])
+    names = [*(f"faulty-{number}" for number in range(job["faulty"])), "honest"]
     async with AsyncExitStack() as stack:
         urls: list[str] = []
         for name in names:
             is_honest = name == "honest"
-            script = honest if is_honest else SICK[job["sickness"]]
-            answering = member(name, held, script, late=job["late"] if is_honest else 0)
+            script = honest if is_honest else SICK[job["fault"]]
+            answering = member(name, content_by_digest, script, late=job["late"] if is_honest else 0)
             peer = await stack.enter_async_context(listening(ScriptedPeer(name, b"", answering)))
             urls += peer.urls
-        told = Path(job["told"])
-        unfinished = told.with_suffix(".new")
+        file = Path(job["urls"])
+        unfinished = file.with_suffix(".new")
         unfinished.write_text(json.dumps(urls))
-        unfinished.replace(told)
+        unfinished.replace(file)
         await stop.wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(hold(json.loads(sys.argv[1])))
+    asyncio.run(run_holders(json.loads(sys.argv[1])))

@@ -1,9 +1,8 @@
-"""A client that costs little, as a process of its own: `python -m bench.load` reads jobs from its standard input, one
-JSON object a line, and answers each with a line. Who starts it is bench/clients.py.
+"""A cheap HTTP client, as a process: `python -m bench.load`. bench/clients.py starts it.
 
-Bodies are thrown away by the kernel (tcp(7), MSG_TRUNC) rather than copied here. Two kinds of jobs: large transfers,
-one after the other, and many small requests on a few connections. Times are in seconds on the monotonic clock, which
-all processes share.
+It reads jobs from its standard input, one JSON object per line, and prints one result per line. There are two kinds of
+jobs: large transfers, one after the other, and many small requests on a few connections. The kernel discards the bodies
+(tcp(7), MSG_TRUNC), so they are not copied. Times are in seconds on the monotonic clock, which all processes share.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
 
 
 class WrongAnswer(Exception):
-    """What came back is not what the job expects; a fast wrong answer is no measurement."""
+    """The response is not the one that the job expects, so its time must not be measured."""
 
 
 class Head(NamedTuple):
-    """What matters of an answer's head."""
+    """The head of a response: its status, the length of the body, and the size of the head in bytes."""
 
     status: int
     length: int
@@ -40,38 +39,45 @@ class Head(NamedTuple):
 
 
 def parse_head(data: bytes | bytearray) -> Head | None:
-    """The head that `data` begins with; None while it is not whole. Raises WrongAnswer for a body without a length."""
+    """Parse the head at the beginning of `data`. Return None if it is incomplete.
+
+    Raises:
+        WrongAnswer: The response has no Content-Length.
+    """
     end = data.find(_HEAD_END)
     if end < 0:
         return None
     length = _LENGTH.search(data, 0, end)
     if length is None:
-        raise WrongAnswer(f"an answer without Content-Length: {bytes(data[:end])!r}")
+        raise WrongAnswer(f"a response without Content-Length: {bytes(data[:end])!r}")
     return Head(int(data[9:12]), int(length[1]), end + len(_HEAD_END))
 
 
 def request(method: str, target: str, port: int, headers: Mapping[str, str]) -> bytes:
-    """A request's bytes."""
+    """Return the bytes of a request."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: 127.0.0.1:{port}", *(f"{k}: {v}" for k, v in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
 
 
 def transfer(job: Mapping[str, Any]) -> dict[str, Any]:
-    """`times` GETs, one after the other, each on a connection of its own. When the first request began and the last
-    body ended, and how long all bodies were; `digest`, where given, is that of each.
+    """Send `times` GET requests, one after the other, each on its own connection.
+
+    Returns:
+        When the first request started, when the last body ended, and the size of all bodies. If the job has a
+        `digest`, each body must have it.
     """
     tls = None if job.get("tls") is None else _tls(job["tls"])
-    size, began, ended = 0, None, 0.0
+    size, started, ended = 0, None, 0.0
     for _ in range(job.get("times", 1)):
         with _connected(job["port"], tls) as connection:
-            began = time.monotonic() if began is None else began
+            started = time.monotonic() if started is None else started
             size += _get(connection, job)
             ended = time.monotonic()
-    return {"began": began, "ended": ended, "size": size}
+    return {"started": started, "ended": ended, "size": size}
 
 
 def _get(connection: socket.socket, job: Mapping[str, Any]) -> int:
-    """How long the body was."""
+    """Send one GET request, read the response, and return the length of its body."""
     headers: dict[str, str] = {"Range": job["range"]} if job.get("range") else {}
     connection.sendall(request("GET", job["target"], job["port"], headers))
     head, first = _read_head(connection)
@@ -103,21 +109,21 @@ def _connected(port: int, tls: ssl.SSLContext | None) -> Generator[socket.socket
 
 
 def _read_head(connection: socket.socket) -> tuple[Head, bytes]:
-    """The head, and what came of the body with it."""
+    """Read the head. Return it with the bytes of the body that came with it."""
     data = bytearray()
     while (head := parse_head(data)) is None:
-        data += _some(connection.recv(65536))
+        data += _not_empty(connection.recv(65536))
     return head, bytes(data[head.size :])
 
 
-def _some(received: bytes) -> bytes:
+def _not_empty(received: bytes) -> bytes:
     if not received:
-        raise WrongAnswer("the connection ended in the middle of an answer")
+        raise WrongAnswer("the connection ended in the middle of a response")
     return received
 
 
 def _discard(connection: socket.socket, left: int) -> None:
-    # TLS has to be read to be decrypted; elsewhere the kernel drops the bytes where they are.
+    # TLS must be read to be decrypted. Otherwise the kernel drops the bytes.
     flags = 0 if isinstance(connection, ssl.SSLSocket) else socket.MSG_TRUNC
     buffer = bytearray(_BUFFER)
     while left:
@@ -137,8 +143,8 @@ def _hash(connection: socket.socket, left: int, digest: Any) -> None:
         left -= count
 
 
-class _Lane:
-    """A kept connection with at most one request under way."""
+class _Connection:
+    """A persistent connection with at most one request at a time."""
 
     def __init__(self, connection: socket.socket, *, body: bool) -> None:
         self.connection = connection
@@ -147,7 +153,7 @@ class _Lane:
         self._sent = 0.0
 
     def send(self, requests: Iterator[bytes]) -> bool:
-        """Send the next of `requests`; False where there is none."""
+        """Send the next of `requests`. Return False if there is none."""
         data = next(requests, None)
         if data is None:
             return False
@@ -157,8 +163,8 @@ class _Lane:
         return True
 
     def receive(self, expected: Collection[int]) -> tuple[int, float] | None:
-        """The status, and how long the request took; None while its answer is not whole."""
-        self._data += _some(self.connection.recv(65536))
+        """Read from the connection. Return the status and the seconds of the request when the response is complete."""
+        self._data += _not_empty(self.connection.recv(65536))
         head = parse_head(self._data)
         if head is None or len(self._data) < head.size + (head.length if self._body else 0):
             return None
@@ -169,24 +175,27 @@ class _Lane:
 
 
 def requests(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Requests for `targets`, over and over until `seconds` have passed, or each once. Of all of them the times, and
-    how many were answered with the first of `statuses`; others than these are an error.
+    """Send requests for `targets`: repeatedly until `seconds` have passed, or each once.
+
+    Returns:
+        The times of the requests, and how many were answered with the first of `statuses`. Any other status is an
+        error.
     """
     port, method, headers = job["port"], job["method"], job.get("headers", {})
     wanted = [request(method, target, port, headers) for target in job["targets"]]
     with ExitStack() as stack:
         connections = [stack.enter_context(_connected(port, None)) for _ in range(job["connections"])]
-        lanes = [_Lane(each, body=method != "HEAD") for each in connections]
-        began = time.monotonic()
-        answers = _run(lanes, _until(wanted, job.get("seconds")), job["statuses"])
-        took = time.monotonic() - began
+        persistent = [_Connection(each, body=method != "HEAD") for each in connections]
+        started = time.monotonic()
+        answers = _run(persistent, _repeat(wanted, job.get("seconds")), job["statuses"])
+        took = time.monotonic() - started
     times = sorted(each for _, each in answers)
-    middle, late = times[len(times) // 2], times[len(times) * 99 // 100]
+    median, p99 = times[len(times) // 2], times[len(times) * 99 // 100]
     count = sum(status == job["statuses"][0] for status, _ in answers)
-    return {"count": count, "seconds": took, "median": middle, "p99": late, "longest": times[-1]}
+    return {"count": count, "seconds": took, "median": median, "p99": p99, "longest": times[-1]}
 
 
-def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
+def _repeat(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
     if seconds is None:
         yield from wanted
         return
@@ -197,22 +206,24 @@ def _until(wanted: Sequence[bytes], seconds: float | None) -> Iterator[bytes]:
         yield each
 
 
-def _run(lanes: Sequence[_Lane], wanted: Iterator[bytes], expected: Collection[int]) -> list[tuple[int, float]]:
+def _run(
+    connections: Sequence[_Connection], wanted: Iterator[bytes], expected: Collection[int]
+) -> list[tuple[int, float]]:
     answers: list[tuple[int, float]] = []
     with selectors.DefaultSelector() as selector:
-        for lane in lanes:
-            selector.register(lane.connection, selectors.EVENT_READ, lane)
-        under_way = sum(lane.send(wanted) for lane in lanes)
-        while under_way:
+        for each in connections:
+            selector.register(each.connection, selectors.EVENT_READ, each)
+        running = sum(each.send(wanted) for each in connections)
+        while running:
             ready = selector.select(_TIMEOUT)
             if not ready:
                 raise WrongAnswer(f"no answer within {_TIMEOUT:g} s")
             for key, _ in ready:
-                lane = key.data
-                answer = lane.receive(expected)
+                connection = key.data
+                answer = connection.receive(expected)
                 if answer is not None:
                     answers.append(answer)
-                    under_way -= not lane.send(wanted)
+                    running -= not connection.send(wanted)
     return answers
 
 
@@ -220,7 +231,7 @@ _JOBS = {"transfer": transfer, "requests": requests}
 
 
 def main() -> None:
-    """Answer jobs until the input ends. What went wrong with one is its answer."""
+    """Run jobs until the input ends. The result of a failed job is its error."""
     for line in sys.stdin:
         job: dict[str, Any] = json.loads(line)
         before = time.process_time()

@@ -1,6 +1,6 @@
-"""Taking turns, and what a row of the table is: samples of ours and of a reference, a ratio and a budget.
+"""Rows of the table, and how samples are taken in turns.
 
-Nothing here knows what is measured.
+A row has samples of peili and of a reference, their ratio, and a budget. This module does not know what is measured.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing_extensions import override
 T = TypeVar("T")
 
 _BUSY = 0.9
-"""Of a second. A client that is computing for longer is what limits the figure."""
+"""A client that computes for a larger part of the time limits the figure."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What figures of a row count, and whether more of it is better."""
+    """The unit of a row's figures, and whether a larger figure is better."""
 
     name: str
     more_is_better: bool
@@ -41,7 +41,7 @@ MEBIBYTES = Unit("MiB", more_is_better=False)
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """The middle of some samples, and the quartiles: half of the samples lie from `lower` to `upper`."""
+    """The median and the quartiles of some samples. Half of the samples lie between `lower` and `upper`."""
 
     median: float
     lower: float
@@ -49,7 +49,7 @@ class Spread:
 
     @classmethod
     def of(cls, samples: Sequence[float]) -> Spread:
-        """Of one sample or more. Between two samples a quartile is interpolated."""
+        """Return the spread of at least one sample. A quartile between two samples is interpolated."""
         if len(samples) == 1:
             return cls(samples[0], samples[0], samples[0])
         lower, median, upper = statistics.quantiles(samples, method="inclusive")
@@ -57,20 +57,20 @@ class Spread:
 
 
 class Budget(ABC):
-    """What DESIGN.md asks of a row."""
+    """What DESIGN.md requires of a row."""
 
     @abstractmethod
     def met(self, row: Row) -> bool:
-        """Whether the row keeps to it: its median, or the ratio of its medians."""
+        """Return whether the row's median, or the ratio of its medians, is within the budget."""
 
     @abstractmethod
     def text(self, unit: Unit) -> str:
-        """As the table shows it."""
+        """Return the budget as the table shows it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RatioOf(Budget):
-    """At least so many times as good as the reference."""
+    """The row's ratio is at least `least`."""
 
     least: float
 
@@ -85,7 +85,7 @@ class RatioOf(Budget):
 
 @dataclass(frozen=True, slots=True)
 class AtMost(Budget):
-    """Our figure is no more than this, in the row's unit."""
+    """Our figure is at most `most`, in the row's unit."""
 
     most: float
 
@@ -100,7 +100,7 @@ class AtMost(Budget):
 
 @dataclass(frozen=True, slots=True)
 class AtMostMore(Budget):
-    """Our figure is no more than this above the reference, in the row's unit."""
+    """Our figure exceeds the reference by at most `most`, in the row's unit."""
 
     most: float
 
@@ -115,7 +115,13 @@ class AtMostMore(Budget):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where on a plot of growth a row stands: `what` grows along `axis`, and is at `at`."""
+    """The position of a row in a plot of growth.
+
+    Attributes:
+        axis: The label of the horizontal axis.
+        at: The value on that axis.
+        what: The line in the plot.
+    """
 
     axis: str
     at: int
@@ -124,24 +130,32 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Of a second, how much the client was computing, in each round of either side."""
+    """The part of the time in which the client computed, in each round of each side."""
 
     ours: tuple[float, ...]
     reference: tuple[float, ...] = ()
 
     @property
     def limited(self) -> tuple[str, ...]:
-        """Of which sides the figure is more the client's than the server's: both could be better than is seen."""
+        """The sides whose figure the client limits. Their servers could be better than the figure."""
         sides = {"ours": self.ours, "reference": self.reference}
         return tuple(side for side, taken in sides.items() if taken and statistics.median(taken) > _BUSY)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table: a sample of ours for each round and, side by side with it, one of what it is held against.
+    """One line of the table.
 
-    Attributes: `group` is the name by which the row is chosen; `against` names the reference, if there is one; `client`
-    is how busy the client was where it could have been what limits the figure.
+    Attributes:
+        group: The name with which the command line selects the row.
+        what: What was measured.
+        unit: The unit of the samples.
+        ours: A sample of peili for each round.
+        against: The name of the reference; empty if there is none.
+        reference: A sample of the reference for each round.
+        budget: The budget, if there is one.
+        place: The position in a plot of growth, if there is one.
+        client: How busy the client was, if the client could limit the figure.
     """
 
     group: str
@@ -156,9 +170,9 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as good as the reference ours is, of the medians: above 1 ours is better, whatever the unit.
+        """How many times as good as the reference peili is, by the medians. Above 1, peili is better.
 
-        None without a reference, and where a median is below what the clock can tell from nothing.
+        It is None without a reference, and if a median is 0 because the clock is too coarse.
         """
         if not self.reference:
             return None
@@ -166,9 +180,9 @@ class Row:
 
     @property
     def spread(self) -> Spread | None:
-        """Of the ratios round by round, or of our figures where there is no reference.
+        """The spread of the ratios of each round, or of our figures if there is no reference.
 
-        The ratio of the medians need not lie in it. None where there is a reference and a figure of 0.
+        The ratio of the medians can lie outside of it. It is None if there is a reference and a sample is 0.
         """
         if not self.reference:
             return Spread.of(self.ours)
@@ -183,14 +197,20 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the budget is met; None where there is none."""
+        """Whether the budget is met; None if there is no budget."""
         return None if self.budget is None else self.budget.met(self)
 
 
 def take_turns(sides: Sequence[Callable[[], T]], *, rounds: int, warm_up: bool = True) -> list[tuple[T, ...]]:
-    """For each side a sample of every round. Whoever began a round ends the next: a noisy machine disturbs all alike.
+    """Measure all sides in each round, so that a noisy machine disturbs all of them alike.
 
-    With `warm_up`, one round before these does not count.
+    Args:
+        sides: Each takes one sample of its side. Their order is reversed in every second round.
+        rounds: The number of samples of each side.
+        warm_up: Whether to run one round first that does not count.
+
+    Returns:
+        The samples of each side.
     """
     if warm_up:
         for side in sides:
@@ -198,6 +218,6 @@ def take_turns(sides: Sequence[Callable[[], T]], *, rounds: int, warm_up: bool =
     samples: list[list[T]] = [[] for _ in sides]
     for turn in range(rounds):
         order: Literal[1, -1] = 1 if turn % 2 == 0 else -1
-        for side, taken in [*zip(sides, samples, strict=True)][::order]:
-            taken.append(side())
-    return [tuple(taken) for taken in samples]
+        for side, own_samples in [*zip(sides, samples, strict=True)][::order]:
+            own_samples.append(side())
+    return [tuple(own_samples) for own_samples in samples]

@@ -1,4 +1,4 @@
-"""Ours, as it is measured: `peili serve` as a process, and mirrors that a host embeds (bench/embedded.py)."""
+"""The measured mirrors: `peili serve` as a process, and mirrors that a host agent embeds (bench/embedded.py)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.support.ports import free_ports
 from bench.processes import running
 
 _PER_PROCESS = 250
-"""Mirrors that share a process where there are many: 1,000 processes fit on no machine that this runs on."""
+"""The most mirrors in one process. 1,000 processes would not fit into the memory of the machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peili:
-    """A running `peili serve`: the ports of its doors."""
+    """A running `peili serve`, with the ports of its doors."""
 
     local: int
     peer: int
@@ -30,17 +30,17 @@ class Peili:
 
     @property
     def url(self) -> str:
-        """How its peers reach it."""
+        """The URL of the peer door."""
         return f"http://127.0.0.1:{self.peer}"
 
 
 def layout_store(path: Path) -> tuple[str, str]:
-    """The settings of a store that is an OCI image layout."""
+    """Return the settings of a store that is an OCI image layout."""
     return ("store.kind=oci-layout", f"store.path={path}")
 
 
 def static_router(urls: Iterable[str]) -> tuple[str, str]:
-    """The settings of a router that knows these peers."""
+    """Return the settings of a router that knows these peers."""
     return ("router.kind=static", f"router.peers={json.dumps(list(urls))}")
 
 
@@ -50,7 +50,7 @@ NO_PEERS = static_router([])
 
 @contextmanager
 def peili(log: Path, *settings: str) -> Generator[Peili]:
-    """`peili serve` with these settings (``section.key=value``), once it says that it is ready."""
+    """Run `peili serve` with these settings (``section.key=value``). It is ready when the context is entered."""
     local, peer = free_ports(2)
     doors = (f"local.listen=127.0.0.1:{local}", f"peer.listen=127.0.0.1:{peer}", "log.level=warning")
     with running(_command(*doors, *settings), log, [local, peer]) as process:
@@ -64,7 +64,7 @@ def _command(*settings: str) -> list[str]:
 
 
 def is_ready(local: int) -> bool:
-    """Whether the peili with this local door says so."""
+    """Return whether the mirror with this local door answers that it is ready."""
     connection = http.client.HTTPConnection("127.0.0.1", local, timeout=10)
     try:
         connection.request("GET", "/readyz")
@@ -77,7 +77,7 @@ def is_ready(local: int) -> bool:
 
 @contextmanager
 def tls_holder(log: Path, layout: Path, certificate: Certificate) -> Generator[tuple[int, Process]]:
-    """An embedded mirror that has `layout`; the port of its peer door, which speaks mutual TLS."""
+    """Run an embedded mirror of `layout`. Yields the port of its peer door, which uses mutual TLS, and the process."""
     local, peer = free_ports(2)
     job = {"layout": str(layout), "local": local, "peer": peer, "tls": certificate.files()}
     with running(_embedded(job), log, [local, peer]) as process:
@@ -87,23 +87,23 @@ def tls_holder(log: Path, layout: Path, certificate: Certificate) -> Generator[t
 
 @contextmanager
 def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
-    """The URLs of `count` mirrors that have nothing. Some hundreds share a process; each has its own port."""
+    """Run `count` mirrors with empty stores, several hundred per process. Yields the URLs of their peer doors."""
     shares = [min(_PER_PROCESS, count - start) for start in range(0, count, _PER_PROCESS)]
     files = [log.with_name(f"{log.name}-ports-{number}") for number in range(len(shares))]
     with ExitStack() as stack:
-        started = [
+        processes = [
             stack.enter_context(running(_embedded({"empty": share, "ports": str(file)}), log))
             for share, file in zip(shares, files, strict=True)
         ]
-        ports = [port for process, file in zip(started, files, strict=True) for port in _told(process, file)]
+        ports = [port for process, file in zip(processes, files, strict=True) for port in _read_ports(process, file)]
         yield [f"http://127.0.0.1:{port}" for port in ports]
 
 
-def _told(process: Process, file: Path) -> list[int]:
-    """The ports that an embedding host writes into `file` once it listens on them."""
+def _read_ports(process: Process, file: Path) -> list[int]:
+    """Return the ports that the process writes to `file` when it listens on them."""
     wait_for(lambda: file.exists() or not process.is_running, "many mirrors listen")
     if not file.exists():
-        raise CommandFailed(f"they do not listen:\n{process.output()}")
+        raise CommandFailed(f"the mirrors do not listen:\n{process.output()}")
     ports: list[int] = json.loads(file.read_text())
     return ports
 

@@ -1,5 +1,7 @@
-"""Installs the programs that ours is measured against, as root on Debian or Ubuntu; `make bench` runs it. Elsewhere a
-line names what is missing, and `python -m bench` leaves out the rows that need it.
+"""Installs the programs of the references. `make bench` runs it.
+
+This needs root on Debian or Ubuntu. Elsewhere it names the missing programs in one line, and `python -m bench` leaves
+out the rows that need them.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from tests.prepare import PACKAGES as TESTS
 from tests.prepare import install_missing, missing_packages
 
 PACKAGES = {name: TESTS[name] for name in ("nginx-light", "containerd", "docker-registry", "openssl", "skopeo")}
-"""Debian's package names, and the commands that show that one is there."""
+"""Names of Debian packages, each with the commands that it provides."""
 
 NEEDS: Mapping[str, Collection[str]] = {
     "serve": ("nginx-light", "openssl"),
@@ -27,11 +29,11 @@ NEEDS: Mapping[str, Collection[str]] = {
     "growth": (),
     "containerd": ("containerd", "docker-registry", "skopeo"),
 }
-"""Every row, in the order of the table, and the packages without which it can't be measured."""
+"""The packages that each row needs, in the order of the table."""
 
 
 def missing_for(row: str) -> list[str]:
-    """The packages that `row` needs and that are not there."""
+    """Return the packages that `row` needs and that are not installed."""
     return [package for package in missing_packages(PACKAGES) if package in NEEDS[row]]
 
 

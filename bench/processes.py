@@ -1,4 +1,4 @@
-"""Starting the programs that are measured, each a process of its own on loopback, and ending them."""
+"""Starts the measured programs as processes on loopback, and stops them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from tests.lab.processes import CommandFailed, Process, wait_for
 
 @contextmanager
 def running(command: Sequence[str], log: Path, ports: Sequence[int] = ()) -> Generator[Process]:
-    """`command` while it is needed, listening on all of `ports`. Its output is added to `log`. Raises CommandFailed."""
+    """Run `command`. It listens on all of `ports` when the context is entered. Its output is appended to `log`.
+
+    Raises:
+        CommandFailed: The process ended before it listened.
+    """
     process = Process(command, log)
     try:
         for port in ports:
@@ -33,7 +37,7 @@ def _listens(process: Process, port: int) -> bool:
 
 @contextmanager
 def silent_port() -> Generator[int]:
-    """A port whose host is dead without a word: connections are made, and nothing is ever answered."""
+    """Yield a port at which connections are accepted but no request is answered, as if the host were dead."""
     with socket.create_server(("127.0.0.1", 0), backlog=4096) as silent:
         port: int = silent.getsockname()[1]
         yield port

@@ -1,5 +1,6 @@
-"""What ours is held against: nginx (files, proxy, TLS) and Debian's docker-registry, as their packages set them up
-except for ports, folders and access logs, which ours does not write either.
+"""The references: nginx (files, proxy, TLS) and Debian's docker-registry.
+
+They are configured as their packages do, except for ports, folders and access logs. peili writes no access log either.
 """
 
 from __future__ import annotations
@@ -55,7 +56,13 @@ _PULL_THROUGH = "proxy: {{remoteurl: 'http://127.0.0.1:{upstream}'}}\n"
 
 @contextmanager
 def nginx_files(folder: Path, root: Path, certificate: Certificate | None = None) -> Generator[tuple[int, Process]]:
-    """nginx, which sends the files below `root`, over mutual TLS where a `certificate` is given; its port."""
+    """Run nginx, which sends the files below `root`. Yields its port and process.
+
+    Args:
+        folder: A new folder for its files.
+        root: The folder with the content.
+        certificate: If it is given, nginx uses mutual TLS.
+    """
     tls = "" if certificate is None else _TLS.format(certificate=certificate)
     with _nginx(folder, f"{tls}root {root};", " ssl" if tls else "") as nginx:
         yield nginx
@@ -63,7 +70,7 @@ def nginx_files(folder: Path, root: Path, certificate: Certificate | None = None
 
 @contextmanager
 def nginx_proxy(folder: Path, upstream: int) -> Generator[tuple[int, Process]]:
-    """nginx with `proxy_pass` to a port on loopback, all else as it is by default; its port."""
+    """Run nginx with `proxy_pass` to the port `upstream` and the default configuration. Yields its port and process."""
     with _nginx(folder, f"location / {{ proxy_pass http://127.0.0.1:{upstream}; }}") as nginx:
         yield nginx
 
@@ -72,7 +79,7 @@ def nginx_proxy(folder: Path, upstream: int) -> Generator[tuple[int, Process]]:
 def _nginx(folder: Path, server: str, listen: str = "") -> Generator[tuple[int, Process]]:
     folder.mkdir()
     [port] = free_ports(1)
-    user = "www-data" if os.geteuid() == 0 else "nobody"  # without root there is no other user to be, whatever it says
+    user = "www-data" if os.geteuid() == 0 else "nobody"  # without root, nginx ignores the user
     config = folder / "nginx.conf"
     config.write_text(_NGINX.format(folder=folder, port=port, server=server, listen=listen, user=user))
     command = ["nginx", "-c", str(config), "-e", str(folder / "error.log")]
@@ -82,8 +89,12 @@ def _nginx(folder: Path, server: str, listen: str = "") -> Generator[tuple[int, 
 
 @contextmanager
 def registry(folder: Path, *images: tuple[Image, str], upstream: int | None = None) -> Generator[tuple[int, Process]]:
-    """docker-registry with some images, each with its repository; its port. With `upstream`, which is the port of
-    another one, it is a pull-through cache, empty at first.
+    """Run docker-registry. Yields its port and process.
+
+    Args:
+        folder: A new folder for its files.
+        images: The images in its storage, each with its repository.
+        upstream: The port of another registry. If it is given, this one is a pull-through cache of the other one.
     """
     folder.mkdir()
     for image, repository in images:
@@ -98,7 +109,7 @@ def registry(folder: Path, *images: tuple[Image, str], upstream: int | None = No
 
 
 def _put(storage: Path, image: Image, repository: str) -> None:
-    """Put an image where docker-registry's storage driver looks for it; the bytes are those of the layout, linked."""
+    """Put an image into docker-registry's storage, with hard links to the blobs of its layout."""
     top = storage / "docker/registry/v2"
     of_repository = top / "repositories" / repository
     for blob in image.blobs:

@@ -1,4 +1,4 @@
-"""What the rows of one run share: a folder, the sizes, and the content that is served."""
+"""What all rows of a run share: the folder, the sizes, and the content that is served."""
 
 from __future__ import annotations
 
@@ -18,34 +18,36 @@ REPOSITORY = "bench/image"
 KIB, MIB = 1 << 10, 1 << 20
 
 _TAR = 3 * 512
-"""What a tar of one file adds to it: a header, and the two blocks at its end."""
+"""The bytes that a tar archive adds to its only file: a header, and two blocks at the end."""
 
 
 def blob_path(blob: Descriptor) -> str:
-    """Where a mirror has a blob, as containerd asks for it."""
+    """Return the path of a blob at a mirror, as containerd requests it."""
     return f"{registry_blob_path(blob)}?ns={REGISTRY}"
 
 
 def registry_blob_path(blob: Descriptor) -> str:
-    """Where a registry has it."""
+    """Return the path of a blob at a registry."""
     return f"/v2/{REPOSITORY}/blobs/{blob.digest}"
 
 
 def manifest_path(image: Image) -> str:
-    """Where a mirror has an image's manifest."""
+    """Return the path of an image's manifest at a mirror."""
     return f"{registry_manifest_path(image)}?ns={REGISTRY}"
 
 
 def registry_manifest_path(image: Image) -> str:
-    """Where a registry has it."""
+    """Return the path of an image's manifest at a registry."""
     return f"/v2/{REPOSITORY}/manifests/{image.target.digest}"
 
 
 @dataclass
 class Setting:
-    """One run. With `quick`, sizes and numbers are small: it shows that all rows run, and measures little.
+    """The settings of one run.
 
-    Everything below `folder` is the run's own.
+    Attributes:
+        folder: The folder of all files of the run.
+        quick: Whether sizes and numbers are small. Such a run only shows that the rows work.
     """
 
     folder: Path
@@ -54,47 +56,47 @@ class Setting:
 
     @property
     def rounds(self) -> int:
-        """How often each figure is taken."""
+        """The number of rounds of most rows."""
         return 2 if self.quick else 5
 
     @property
     def many_rounds(self) -> int:
-        """The same where a figure moves much: with one client, who runs on which processor is luck each time."""
+        """The number of rounds of a row that varies: with one client, the scheduler's choice of processors matters."""
         return self.pick(15, 2)
 
     @property
     def few_rounds(self) -> int:
-        """The same where one round takes long."""
+        """The number of rounds of a row whose rounds take long."""
         return min(3, self.rounds)
 
     @property
     def seconds(self) -> float:
-        """How long requests are made, or bytes sent, for one sample."""
+        """The duration of one sample in seconds."""
         return 0.1 if self.quick else 1.0
 
     def pick(self, full: T, quick: T) -> T:
-        """A size or a number, or some of them."""
+        """Return `quick` in a quick run, else `full`."""
         return quick if self.quick else full
 
     def new(self, name: str) -> Path:
-        """A path in the folder at which nothing is yet."""
+        """Return the path of a new file or folder in the run's folder."""
         return self.folder / f"{next(self._numbers)}-{name}"
 
     @cached_property
     def large(self) -> Image:
-        """An image whose only layer is the large blob: 1 GiB."""
+        """An image with one layer of 1 GiB."""
         size = self.pick(1024 * MIB, 32 * MIB) - _TAR
         return make_layout(self.folder / "large", layers=[size], tags=[_tag(0)])
 
     @property
     def large_name(self) -> str:
-        """Its size, for people."""
+        """The size of the large layer, for people."""
         size = self.large.layers[0].size
         return f"{size >> 30} GiB" if size >> 30 else f"{size >> 20} MiB"
 
     @cached_property
     def small(self) -> tuple[Image, ...]:
-        """Images of 20 layers of 4 KiB each, 1,000 layers in all; in one layout."""
+        """Images with 20 layers of 4 KiB each, 1,000 layers in total, in one layout."""
         return tuple(self._small_images())
 
     def _small_images(self) -> list[Image]:
@@ -103,7 +105,7 @@ class Setting:
         return [make_layout(self.folder / "small", layers=layers, tags=[_tag(n)]) for n in numbers]
 
     def many(self, count: int) -> tuple[Image, ...]:
-        """Images of 18 layers of 4 KiB: `count` blobs with their configs and manifests, in a layout of their own."""
+        """Create images in a new layout with `count` blobs in total: layers of 4 KiB, configs and manifests."""
         path = self.new(f"{count}-blobs")
         per_image = min(count, 100)
         layers = [4 * KIB - _TAR] * (per_image - 2)

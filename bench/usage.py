@@ -1,4 +1,4 @@
-"""What processes cost: CPU seconds and memory, from proc(5)."""
+"""The CPU time and memory of processes, from proc(5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _KIB = re.compile(r"^(\w+): +(\d+) kB$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """Of /proc/PID/stat: the parent, and the CPU seconds, those of children that were waited for included."""
+    """The content of /proc/PID/stat: the parent's id, and the CPU seconds, including those of reaped children."""
 
     parent: int
     cpu: float
@@ -24,7 +24,13 @@ class Stat:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """In MiB: resident, the most that ever was resident, and resident where shared pages count by their share."""
+    """The memory of a process in MiB.
+
+    Attributes:
+        resident: The resident set size.
+        peak: The largest resident set size so far.
+        proportional: The proportional set size, which counts shared pages in part.
+    """
 
     resident: float
     peak: float
@@ -32,26 +38,26 @@ class Memory:
 
 
 def parse_stat(text: str) -> Stat:
-    """What a line of /proc/PID/stat says; the name in it may hold anything, brackets and spaces too."""
+    """Parse the content of /proc/PID/stat. The process's name in it may contain brackets and spaces."""
     fields = text[text.rindex(")") + 2 :].split()
     return Stat(int(fields[1]), sum(map(int, fields[11:15])) / _TICKS)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """What the processes `pids` and all of their descendants have used so far; to 1/100 s."""
+    """Return the CPU seconds of the processes `pids` and all their descendants so far, with a resolution of 0.01 s."""
     stats = _stats()
     return sum(stats[pid].cpu for pid in _family(stats, pids))
 
 
 def memory(pid: int) -> Memory:
-    """Of one process. Raises OSError when there is none."""
+    """Return the memory of a process. Raises OSError if it does not exist."""
     status = _kibibytes(_PROC / str(pid) / "status")
     rollup = _kibibytes(_PROC / str(pid) / "smaps_rollup")
     return Memory(status["VmRSS"] / 1024, status["VmHWM"] / 1024, rollup["Pss"] / 1024)
 
 
 def forget_peak(pid: int) -> None:
-    """From now on `Memory.peak` counts anew (proc(5), clear_refs). Raises OSError."""
+    """Reset `Memory.peak` of a process (proc(5), clear_refs). Raises OSError."""
     (_PROC / str(pid) / "clear_refs").write_text("5")
 
 

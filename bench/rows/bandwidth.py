@@ -1,7 +1,8 @@
-"""How bandwidth is measured, for whoever serves or relays: each figure with what the server's CPU did for it.
+"""Measures the bandwidth of a server or a relay, and the CPU time that it needs.
 
-One transfer is over in a fraction of a second, and how fast it was is luck: who ran on which processor. So a sample is
-as many of them as last about a second, one after the other, and its figure is all of their bytes by all of the time.
+One transfer takes only a fraction of a second, and its speed depends on the scheduler's choice of processors. Therefore
+a sample consists of as many transfers, one after the other, as take about a second. Its figure is the bytes of all
+transfers divided by their time.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _GIB = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Who sends, and which processes work for it."""
+    """One side of a comparison: what the client requests, and the processes whose CPU time counts."""
 
     target: Target
     processes: tuple[Process, ...]
@@ -32,7 +33,17 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is fetched at a time: `file`, or a part of it, by some clients at once."""
+    """What is measured.
+
+    Attributes:
+        group: See `Row`.
+        what: See `Row`.
+        against: See `Row`.
+        file: The file that both sides send. Its name is the digest without the algorithm.
+        clients: The number of clients at the same time.
+        part: The bytes to request. None is the whole file.
+        budget: The budget of the bandwidth.
+    """
 
     group: str
     what: str
@@ -44,11 +55,11 @@ class Task:
 
 
 def bandwidth(setting: Setting, clients: Clients, task: Task, ours: Side, theirs: Side) -> Iterator[Row]:
-    """MB/s, and the server's CPU seconds for each GiB. Both have shown before that they send the right bytes."""
+    """Yield a row in MB/s, and one in CPU seconds per GiB. Both sides first have to send the right bytes."""
     digest = _digest(task.file, task.part)
     for side in (ours, theirs):
         clients.transfer(side.target, part=task.part, digest=digest)
-    times = _how_often(setting, clients, task, (ours, theirs))
+    times = _transfers_per_sample(setting, clients, task, (ours, theirs))
     sides = [partial(_measure, clients, task, side, times) for side in (ours, theirs)]
     rounds = setting.many_rounds if task.clients == 1 else setting.rounds
     mine, others = take_turns(sides, rounds=rounds, warm_up=False)
@@ -59,23 +70,23 @@ def bandwidth(setting: Setting, clients: Clients, task: Task, ours: Side, theirs
     yield Row(task.group, f"{task.what}: CPU per GiB", CPU_SECONDS, costs, task.against, their_costs)
 
 
-def _how_often(setting: Setting, clients: Clients, task: Task, sides: Sequence[Side]) -> int:
-    """How many transfers last about `setting.seconds`, both sides taken together; this is their warm-up, too."""
+def _transfers_per_sample(setting: Setting, clients: Clients, task: Task, sides: Sequence[Side]) -> int:
+    """Return how many transfers take about `setting.seconds`, as a mean of both sides. This also warms them up."""
     took = [clients.transfer(side.target, clients=task.clients, part=task.part).seconds for side in sides]
     return max(1, round(len(took) * setting.seconds / sum(took)))
 
 
 def _measure(clients: Clients, task: Task, side: Side, times: int) -> tuple[float, float, float]:
-    """MB/s, CPU seconds for each GiB, and how busy the client was."""
+    """Take a sample: MB/s, CPU seconds per GiB, and how busy the client was."""
     pids = [process.pid for process in side.processes]
     before = cpu_seconds(pids)
-    moved = clients.transfer(side.target, clients=task.clients, times=times, part=task.part)
-    return moved.rate, (cpu_seconds(pids) - before) * _GIB / moved.size, moved.client
+    result = clients.transfer(side.target, clients=task.clients, times=times, part=task.part)
+    return result.rate, (cpu_seconds(pids) - before) * _GIB / result.size, result.client
 
 
 def _digest(file: Path, part: range | None) -> str:
     if part is None:
-        return f"sha256:{file.name}"  # an OCI image layout names each file so
+        return f"sha256:{file.name}"  # the file is in an OCI image layout
     with file.open("rb") as opened:
         opened.seek(part.start)
         return f"sha256:{hashlib.sha256(opened.read(len(part))).hexdigest()}"

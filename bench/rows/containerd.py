@@ -1,4 +1,4 @@
-"""Every test that containerd has a part in, on every version of it that is here: `make test` runs a selection."""
+"""Runs every test that uses containerd on every containerd release of this machine. `make test` runs a selection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SECONDS = 3600
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """How many tests pass, of those that were run. What a test that fails says goes to the standard error."""
+    """For each release, the number of tests that pass. The output of failed tests goes to the standard error."""
     for release in available_releases()[: setting.pick(None, 1)]:
         passed, failed = _run(release.name, setting.pick(_TREES, ("tests/e2e/test_skopeo.py",)))
         what = f"tests with containerd {release.version}"
@@ -30,7 +30,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 
 def _run(name: str, trees: tuple[str, ...]) -> tuple[int, int]:
-    """How many passed, and how many did not. Raises RuntimeError where the tests could not be run."""
+    """Run the tests. Return how many passed and how many did not. Raises RuntimeError if none could be run."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *trees],
         cwd=_ROOT,
@@ -45,5 +45,5 @@ def _run(name: str, trees: tuple[str, ...]) -> tuple[int, int]:
     if done.returncode:
         sys.stderr.write(done.stdout)
     if not counted:
-        raise RuntimeError(f"pytest said: {last or done.stderr}")
+        raise RuntimeError(f"pytest failed: {last or done.stderr}")
     return counted.pop("passed", 0), sum(counted.values())

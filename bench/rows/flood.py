@@ -1,7 +1,7 @@
-"""What a flood of connections at the peer door does to the local door, against the local door without one.
+"""Measures the local door during a flood of connections at the peer door, against the local door without a flood.
 
-The flood comes from one process on one processor (bench/flood.py): 1,500 connections that say nothing, then, besides
-these, 200 that send many requests at once. A local request that fails ends the group.
+One process on one processor makes the flood (bench/flood.py): 1,500 idle connections, then also 200 connections that
+send many requests at once. A local request that fails ends the group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tests.lab.processes import ENVIRONMENT, die_with_parent
 
 from bench import budgets
-from bench.clients import Answered, Clients, busy
+from bench.clients import Clients, RequestResult, busy
 from bench.measure import MILLISECONDS, Row, take_turns
 from bench.mirrors import NO_PEERS, Peili, layout_store, peili
 from bench.setting import Setting, manifest_path
@@ -25,43 +25,43 @@ _IDLE, _PIPELINED = 1500, 200
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
-    """HEAD of manifests at a local door, one after the other."""
+class LocalRequests:
+    """HEAD requests for manifests at a local door, one after the other."""
 
     clients: Clients
     host: Peili
     paths: Sequence[str]
     seconds: float
 
-    def quietly(self) -> Answered:
-        """Without a flood."""
+    def without_flood(self) -> RequestResult:
+        """Take a sample without a flood."""
         return self.clients.requests(self.host.local, "HEAD", self.paths, connections=1, seconds=self.seconds)
 
-    def amid(self, idle: int, pipelined: int) -> Answered:
-        """With one at the peer door."""
+    def during_flood(self, idle: int, pipelined: int) -> RequestResult:
+        """Take a sample during a flood at the peer door."""
         with _flood(self.host.peer, idle, pipelined):
-            return self.quietly()
+            return self.without_flood()
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """The two floods."""
+    """Rows of two floods: idle connections, and these with pipelined requests."""
     images = setting.small
     with ExitStack() as stack:
         clients = stack.enter_context(Clients())
         host = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS))
-        asking = Asking(clients, host, [*map(manifest_path, images)], 2 * setting.seconds)
+        requests = LocalRequests(clients, host, [*map(manifest_path, images)], 2 * setting.seconds)
         for what, pipelined in (
             (f"{_IDLE:,} idle connections at the peer door", 0),
             (f"these and {_PIPELINED} with many requests", _PIPELINED),
         ):
-            yield from _flooded(setting, asking, what, pipelined)
+            yield from _flood_rows(setting, requests, what, pipelined)
 
 
-def _flooded(setting: Setting, asking: Asking, what: str, pipelined: int) -> Iterator[Row]:
-    sides = [lambda: asking.amid(_IDLE, pipelined), asking.quietly]
-    during, quiet = take_turns(sides, rounds=setting.rounds)
-    p99 = tuple(each.p99 for each in during), "without them", tuple(each.p99 for each in quiet)
-    client = busy(during, quiet)
+def _flood_rows(setting: Setting, requests: LocalRequests, what: str, pipelined: int) -> Iterator[Row]:
+    sides = [lambda: requests.during_flood(_IDLE, pipelined), requests.without_flood]
+    during, without = take_turns(sides, rounds=setting.rounds)
+    p99 = tuple(each.p99 for each in during), "without them", tuple(each.p99 for each in without)
+    client = busy(during, without)
     yield Row(GROUP, f"local HEAD, {what}: p99", MILLISECONDS, *p99, budgets.FLOOD_P99, client=client)
     longest = tuple(each.longest for each in during)
     yield Row(GROUP, f"local HEAD, {what}: longest", MILLISECONDS, longest, budget=budgets.FLOOD_LONGEST)
@@ -69,7 +69,7 @@ def _flooded(setting: Setting, asking: Asking, what: str, pipelined: int) -> Ite
 
 @contextmanager
 def _flood(port: int, idle: int, pipelined: int) -> Generator[None]:
-    """Floods `port`, from when every connection has been made once."""
+    """Flood `port`. Every connection has been opened once when the context is entered."""
     command = [sys.executable, "-m", "bench.flood", *map(str, (port, idle, pipelined))]
     with subprocess.Popen(
         die_with_parent(command), env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -77,7 +77,7 @@ def _flood(port: int, idle: int, pipelined: int) -> Generator[None]:
         assert process.stdin is not None
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
-            raise RuntimeError("the flood did not come")
+            raise RuntimeError("the flood did not start")
         try:
             yield
         finally:

@@ -1,5 +1,7 @@
-"""Requests and misses again, with more and more known peers, and with more and more blobs. Each figure is held against
-ours at the smallest number: what does not grow with the cluster or the store stays near 1. bench/plots.py draws it.
+"""Measures requests and misses with growing numbers of known peers and of blobs.
+
+The reference of each figure is peili at the smallest number. The ratio stays near 1 if a figure does not depend on the
+size of the cluster or the store. bench/plots.py draws these rows.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from functools import partial
 from tests.support.ports import free_ports
 
 from bench import budgets
-from bench.clients import Answered, Clients
+from bench.clients import Clients, RequestResult
 from bench.measure import CPU_MILLISECONDS, MILLISECONDS, PER_SECOND, Budget, Busy, Place, Row, Unit, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, empty_peers, layout_store, peili, static_router
 from bench.processes import silent_port
@@ -25,12 +27,12 @@ from peili.mirror.testing.images import Image
 GROUP = "growth"
 _CPU_OF_A_MISS = "CPU of ours for a miss"
 _PEERS = 8
-"""Known peers where it is the blobs that grow."""
+"""The number of known peers while the number of blobs grows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A mirror at one of the numbers, and what its store has."""
+    """A mirror for one of the numbers, with the images in its store."""
 
     at: int
     mirror: Peili
@@ -39,7 +41,7 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was measured once: the figures, in the order of `Figure.columns`, and how busy the client was."""
+    """One sample: the figures in the order of `Figure.columns`, and how busy the client was."""
 
     values: tuple[float, ...]
     client: float
@@ -47,7 +49,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One of the figures that are measured at once."""
+    """One of several figures that are measured together."""
 
     what: str
     unit: Unit
@@ -56,21 +58,21 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is measured of each host."""
+    """Figures that are measured together on each host."""
 
     columns: Sequence[Column]
     measure: Callable[[Host], Sample]
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """By peers, then by blobs."""
+    """Rows by the number of peers, then by the number of blobs."""
     with Clients() as clients:
         yield from _by_peers(setting, clients)
         yield from _by_blobs(setting, clients)
 
 
 def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
-    """One of the peers has the blobs that are relayed; all others have nothing. Each is a real mirror."""
+    """One peer has the blobs that are relayed, and all others are empty. Each peer is a real mirror."""
     numbers = setting.pick((10, 100, 1000), (3, 12))
     images = setting.small
     blobs = [blob_path(layer) for image in images for layer in image.layers]
@@ -78,15 +80,15 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
     with ExitStack() as stack:
         others = stack.enter_context(empty_peers(setting.new("log"), numbers[-1] - 1))
         holder = stack.enter_context(peili(setting.new("log"), *store, *NO_PEERS))
-        own: list[Host] = []
+        hosts: list[Host] = []
         relays: dict[int, int] = {}
         for number in numbers:
             router = static_router([holder.url, *others[: number - 1]])
-            own.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)), images))
+            hosts.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)), images))
             relays[number] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
 
         def relayed(host: Host) -> Sample:
-            """Only what was found counts: among too many peers the time may be up before the holder is asked."""
+            """Count only found blobs. With many peers, the lookup can end before it asks the holder."""
             statuses = [200, 404]
             return _rate(clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds))
 
@@ -95,11 +97,11 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
             *_half_dead(setting, clients, others, stack),
             Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed),
         ]
-        yield from _grown("known peers", setting, own, figures)
+        yield from _growth_rows("known peers", setting, hosts, figures)
 
 
 def _half_dead(setting: Setting, clients: Clients, live: Sequence[str], stack: ExitStack) -> Iterator[Figure]:
-    """A miss where half of the peers are dead. Many of these may share a port: to a mirror each URL is a peer."""
+    """A miss with half of the peers dead. The dead peers share a port, because for a mirror each URL is a peer."""
     [refusing] = free_ports(1)
     for how, port in (("refusing", refusing), ("silent", stack.enter_context(silent_port()))):
         started: dict[int, int] = {}
@@ -111,8 +113,8 @@ def _half_dead(setting: Setting, clients: Clients, live: Sequence[str], stack: E
                     [*live[: host.at - half], *(f"http://127.0.0.1:{port}/{n}" for n in range(half))]
                 )
                 started[host.at] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
-            answered = miss(clients, started[host.at], seconds=setting.seconds)
-            return Sample((answered.median,), answered.client)
+            result = miss(clients, started[host.at], seconds=setting.seconds)
+            return Sample((result.median,), result.client)
 
         yield Figure([Column(f"a miss, half of them dead: {how}", MILLISECONDS)], misses)
 
@@ -126,10 +128,10 @@ def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:
             images = setting.many(number)
             started = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *router))
             hosts.append(Host(number, started, images))
-        yield from _grown("blobs", setting, hosts, _figures(setting, clients, budgets.MISS))
+        yield from _growth_rows("blobs", setting, hosts, _figures(setting, clients, budgets.MISS))
 
 
-def _figures(setting: Setting, clients: Clients, of_a_miss: Budget | None = None) -> list[Figure]:
+def _figures(setting: Setting, clients: Clients, miss_budget: Budget | None = None) -> list[Figure]:
     seconds = setting.seconds / 2
 
     def heads(host: Host) -> Sample:
@@ -141,51 +143,51 @@ def _figures(setting: Setting, clients: Clients, of_a_miss: Budget | None = None
         return _rate(clients.requests(host.mirror.local, "GET", paths, seconds=seconds))
 
     def blobs(host: Host) -> Sample:
-        paths = [*map(blob_path, _some(host))]
+        paths = [*map(blob_path, _sample_layers(host))]
         return _rate(clients.requests(host.mirror.local, "GET", paths, seconds=seconds))
 
     def misses(host: Host) -> Sample:
-        # The peers that answer share these processors, and a cluster's don't: so the mirror's own CPU is told, too.
+        # Unlike in a cluster, the peers share the processors of the mirror. So its CPU time is a figure, too.
         before = cpu_seconds([host.mirror.process.pid])
-        answered = miss(clients, host.mirror.local, seconds=setting.seconds)
+        result = miss(clients, host.mirror.local, seconds=setting.seconds)
         used = cpu_seconds([host.mirror.process.pid]) - before
-        return Sample((answered.median, 1e3 * used / answered.count), answered.client)
+        return Sample((result.median, 1e3 * used / result.count), result.client)
 
     return [
         Figure([Column("manifest HEAD from the store", PER_SECOND)], heads),
         Figure([Column("manifest GET from the store", PER_SECOND)], manifests),
         Figure([Column("blobs of 4 KiB from the store", PER_SECOND)], blobs),
-        Figure([Column("a miss", MILLISECONDS, of_a_miss), Column(_CPU_OF_A_MISS, CPU_MILLISECONDS)], misses),
+        Figure([Column("a miss", MILLISECONDS, miss_budget), Column(_CPU_OF_A_MISS, CPU_MILLISECONDS)], misses),
     ]
 
 
-def _rate(answered: Answered) -> Sample:
-    return Sample((answered.rate,), answered.client)
+def _rate(result: RequestResult) -> Sample:
+    return Sample((result.rate,), result.client)
 
 
-def _some(host: Host) -> list[Descriptor]:
-    """Up to 1,000 layers, taken evenly from all that it has."""
+def _sample_layers(host: Host) -> list[Descriptor]:
+    """Return up to about 1,000 layers, evenly distributed over all layers of the host."""
     layers = [layer for image in host.images for layer in image.layers]
     return layers[:: max(1, len(layers) // 1000)]
 
 
-def _grown(axis: str, setting: Setting, hosts: Sequence[Host], figures: Sequence[Figure]) -> Iterator[Row]:
+def _growth_rows(axis: str, setting: Setting, hosts: Sequence[Host], figures: Sequence[Figure]) -> Iterator[Row]:
     for figure in figures:
         samples = take_turns([partial(figure.measure, host) for host in hosts], rounds=setting.few_rounds)
         clients = [tuple(each.client for each in taken) for taken in samples]
         for number, column in enumerate(figure.columns):
             values = [tuple(each.values[number] for each in taken) for taken in samples]
-            yield from _column(axis, hosts, column, values, clients)
+            yield from _column_rows(axis, hosts, column, values, clients)
 
 
-def _column(
+def _column_rows(
     axis: str,
     hosts: Sequence[Host],
     column: Column,
     values: Sequence[tuple[float, ...]],
     clients: Sequence[tuple[float, ...]],
 ) -> Iterator[Row]:
-    """A row for each host, held against the first one; `values` and `clients` are in the order of the hosts."""
+    """Yield a row for each host, with the first one as reference. `values` and `clients` have the order of `hosts`."""
     for host, taken, client in zip(hosts, values, clients, strict=True):
         first = host is hosts[0]
         against = ("", ()) if first else (f"ours with {hosts[0].at:,}", values[0])

@@ -1,5 +1,7 @@
-"""What sick holders cost: a pull of six blobs from one honest holder and eight that are all sick in the same way, for
-each sickness, held against the pull from the honest one alone. It answers 30 ms later than the others.
+"""Measures the cost of faulty holders, for each kind of fault.
+
+A pull of six blobs from one honest holder and eight holders with the same fault is compared with a pull from the honest
+holder alone. The honest holder answers 30 ms later than the others.
 """
 
 from __future__ import annotations
@@ -24,52 +26,59 @@ from bench.setting import MIB, REGISTRY, REPOSITORY, Setting
 from peili.mirror import Digest
 
 GROUP = "health"
-_LATE = 0.03
-"""Seconds."""
+_HONEST_DELAY = 0.03
+"""Seconds that the honest holder waits before it answers."""
 _SIZE = MIB
 _COUNT = 6
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """One row for each sickness."""
-    sick = setting.pick(8, 3)
+    """One row for each kind of fault."""
+    faulty = setting.pick(8, 3)
     digests = [*blobs(_SIZE, _COUNT)]
-    for sickness in SICK if not setting.quick else [*SICK][:2]:
-        with _holders(setting, sickness, sick) as urls:
+    for fault in SICK if not setting.quick else [*SICK][:2]:
+        with _holders(setting, fault, faulty) as urls:
             sides = [partial(_pull, setting, digests, urls), partial(_pull, setting, digests, urls[-1:])]
             ours, alone = take_turns(sides, rounds=setting.few_rounds, warm_up=False)
-        what = f"pull {_COUNT} blobs, {sick} of {sick + 1} holders sick: {sickness}"
-        yield Row(GROUP, what, SECONDS, ours, "the honest one alone", alone, budgets.SICK)
+        what = f"pull {_COUNT} blobs, {faulty} of {faulty + 1} holders faulty: {fault}"
+        yield Row(GROUP, what, SECONDS, ours, "the honest one alone", alone, budgets.FAULTY_HOLDERS)
 
 
 @contextmanager
-def _holders(setting: Setting, sickness: str, sick: int) -> Generator[Sequence[str]]:
-    """The URLs of the sick ones, and of an honest one at the end."""
-    told = setting.new("urls")
-    job = {"size": _SIZE, "count": _COUNT, "sick": sick, "sickness": sickness, "late": _LATE, "told": str(told)}
+def _holders(setting: Setting, fault: str, faulty: int) -> Generator[Sequence[str]]:
+    """Run the holders. Yields the URLs of the faulty holders, and of the honest one at the end."""
+    file = setting.new("urls")
+    job = {
+        "size": _SIZE,
+        "count": _COUNT,
+        "faulty": faulty,
+        "fault": fault,
+        "late": _HONEST_DELAY,
+        "urls": str(file),
+    }
     with running([sys.executable, "-m", "bench.holders", json.dumps(job)], setting.new("log")) as process:
-        wait_for(lambda: told.exists() or not process.is_running, "the holders listen")
-        if not told.exists():
-            raise CommandFailed(f"they do not listen:\n{process.output()}")
-        urls: list[str] = json.loads(told.read_text())
+        wait_for(lambda: file.exists() or not process.is_running, "the holders listen")
+        if not file.exists():
+            raise CommandFailed(f"the holders do not listen:\n{process.output()}")
+        urls: list[str] = json.loads(file.read_text())
         yield urls
 
 
 def _pull(setting: Setting, digests: Sequence[Digest], urls: Sequence[str]) -> float:
-    """The seconds that a mirror which has just started takes to get all of them, one after the other."""
+    """Start a mirror, and return the seconds that it takes to relay all blobs, one after the other."""
     with peili(setting.new("log"), *MEMORY_STORE, *static_router(urls)) as host:
-        began = time.monotonic()
+        started = time.monotonic()
         for digest in digests:
             _get(host.local, digest)
-        return time.monotonic() - began
+        return time.monotonic() - started
 
 
 def _get(port: int, digest: Digest) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         connection.request("GET", f"/v2/{REPOSITORY}/blobs/{digest}?ns={REGISTRY}")
-        answer = connection.getresponse()
-        if answer.status != 200 or Digest.of(answer.read()) != digest:
-            raise RuntimeError(f"{digest} was answered with {answer.status}, or wrong")
+        response = connection.getresponse()
+        if response.status != 200 or Digest.of(response.read()) != digest:
+            raise RuntimeError(f"{digest}: the status is {response.status}, or the content is wrong")
     finally:
         connection.close()

@@ -1,6 +1,6 @@
-"""What a mirror takes from its host while nothing happens and while much does: memory, CPU, and the time to start.
+"""Measures the memory, the CPU time and the start time of a mirror, idle and under load.
 
-The store is containerd with 5,000 blobs, and the reference docker-registry with the same ones.
+The idle mirror's store is a containerd with 5,000 blobs. The reference is docker-registry with the same blobs.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _BUSY_ROUNDS = 2
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """The CPU seconds of some time in which nothing was asked, and the memory at its end."""
+    """The CPU seconds of a time without requests, and the memory at its end."""
 
     cpu: float
     memory: Memory
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Starting, idling, and 32 transfers at the same time."""
+    """Rows of the start, of an idle mirror, and of 32 transfers at the same time."""
     yield from _with_many_blobs(setting)
     yield from _transfers(setting)
 
@@ -55,7 +55,7 @@ def _with_many_blobs(setting: Setting) -> Iterator[Row]:
 
 
 def _containerd_with(setting: Setting, images: Sequence[Image], stack: ExitStack) -> Sequence[str]:
-    """The settings of a store: a containerd that has these images, which are in one layout."""
+    """Start a containerd with these images, which are in one layout. Return the settings of the store."""
     containerd = Containerd(
         stack.enter_context(LoopbackNetwork()).add_node("host"), setting.new("containerd"), unpack=False
     )
@@ -66,7 +66,7 @@ def _containerd_with(setting: Setting, images: Sequence[Image], stack: ExitStack
 
 
 def _starting(setting: Setting, settings: Sequence[str], blobs: str) -> Iterator[Row]:
-    """From the moment the process is made, Python's own start included, until it says that it is ready."""
+    """Measure the time from the start of the process, including Python's start, until it reports that it is ready."""
     [started] = take_turns([partial(_start, setting, settings)], rounds=setting.rounds)
     times, costs = zip(*started, strict=True)
     yield Row(GROUP, f"start to ready with {blobs}", SECONDS, times, budget=budgets.START)
@@ -74,15 +74,15 @@ def _starting(setting: Setting, settings: Sequence[str], blobs: str) -> Iterator
 
 
 def _start(setting: Setting, settings: Sequence[str]) -> tuple[float, float]:
-    began = time.monotonic()
-    with peili(setting.new("log"), *settings) as started:
-        return time.monotonic() - began, cpu_seconds([started.process.pid])
+    started = time.monotonic()
+    with peili(setting.new("log"), *settings) as mirror:
+        return time.monotonic() - started, cpu_seconds([mirror.process.pid])
 
 
 def _idling(setting: Setting, settings: Sequence[str], images: Sequence[Image], what: str) -> Iterator[Row]:
-    """The CPU of a minute, and the memory after it; then the memory of processes started anew, after less."""
-    seconds, less = setting.pick(60, 1), setting.pick(10, 1)
-    pauses = [seconds, *[less] * (setting.few_rounds - 1)]
+    """Measure the CPU time of a minute and the memory after it. Further rounds, for the memory, are shorter."""
+    seconds, shorter = setting.pick(60, 1), setting.pick(10, 1)
+    pauses = [seconds, *[shorter] * (setting.few_rounds - 1)]
     ours, theirs = zip(*(_idle(setting, settings, images, pause) for pause in pauses), strict=True)
     yield Row(GROUP, f"{what}: CPU of {seconds} s", CPU_SECONDS, (ours[0].cpu,), _AGAINST, (theirs[0].cpu,))
     resident, their_resident = (tuple(each.memory.resident for each in side) for side in (ours, theirs))
@@ -92,7 +92,7 @@ def _idling(setting: Setting, settings: Sequence[str], images: Sequence[Image], 
 
 
 def _idle(setting: Setting, settings: Sequence[str], images: Sequence[Image], seconds: float) -> tuple[Idle, Idle]:
-    """Ours and the reference, both started anew, while nobody asks them for anything."""
+    """Start both sides and measure them without requests. Return ours and the reference."""
     named = [(image, REPOSITORY) for image in images]
     with peili(setting.new("log"), *settings) as mine, registry(setting.new("registry"), *named) as (_, theirs):
         both = (mine.process.pid, theirs.pid)
@@ -103,7 +103,7 @@ def _idle(setting: Setting, settings: Sequence[str], images: Sequence[Image], se
 
 
 def _transfers(setting: Setting) -> Iterator[Row]:
-    """One host serves 32 transfers, and another relays them."""
+    """Measure a host that relays 32 transfers, and the holder that serves them."""
     count = setting.pick(32, 4)
     what = f"{count} transfers of {setting.large_name}"
     relays, holders = zip(*(_busy(setting, count) for _ in range(_BUSY_ROUNDS)), strict=True)
@@ -112,13 +112,13 @@ def _transfers(setting: Setting) -> Iterator[Row]:
 
 
 def _busy(setting: Setting, count: int) -> tuple[Memory, Memory]:
-    """The memory of a relay and of a holder, both started anew, after `count` transfers at the same time."""
+    """Start a relay and a holder, and return their memory after `count` transfers at the same time."""
     image = setting.large
     [blob] = image.layers
     with ExitStack() as stack:
         clients = stack.enter_context(Clients(count))
-        allowed = f"limits.uploads_per_peer={count}"  # by default fewer, and here all are one peer's
-        holder = stack.enter_context(peili(setting.new("log"), *layout_store(image.path), *NO_PEERS, allowed))
+        limit = f"limits.uploads_per_peer={count}"  # the default is smaller, and all transfers are for one peer
+        holder = stack.enter_context(peili(setting.new("log"), *layout_store(image.path), *NO_PEERS, limit))
         relay = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *static_router([holder.url])))
         for host in (relay, holder):
             forget_peak(host.process.pid)

@@ -1,5 +1,6 @@
-"""What a key costs that nobody has: how long until the runtime may go upstream. Held against what a registry on
-loopback, docker-registry, needs to say that it does not have it.
+"""Measures a miss: how long peili takes to answer 404 for a key that nobody has, so that the runtime goes upstream.
+
+The reference is the time that docker-registry on loopback takes to answer 404.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 from tests.support.ports import free_ports
 
 from bench import budgets
-from bench.clients import Answered, Clients, busy
+from bench.clients import Clients, RequestResult, busy
 from bench.measure import MILLISECONDS, Budget, Row, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, peili, static_router
 from bench.processes import silent_port
@@ -23,12 +24,12 @@ from bench.setting import REGISTRY, REPOSITORY, Setting
 GROUP = "misses"
 _AGAINST = "docker-registry's own 404"
 _ENOUGH = 5000
-"""Blobs, more than there is time for: of one that was asked for just now it is known that nobody has it."""
+"""The number of blobs. It is more than there is time for, because a repeated miss is answered from memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Who is asked in vain, and what that may cost."""
+    """The URLs of the peers, and the budgets of a miss among them."""
 
     what: str
     peers: Sequence[str]
@@ -37,7 +38,7 @@ class Case:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Eight live peers; then half of them dead, refusing connections or silent."""
+    """Rows with eight live peers, with half of them refusing connections, and with half of them silent."""
     with ExitStack() as stack:
         clients = stack.enter_context(Clients())
         count = setting.pick(8, 4)
@@ -67,8 +68,8 @@ def _misses(setting: Setting, clients: Clients, case: Case, theirs: int) -> Iter
     yield Row(GROUP, f"{case.what}: p99", MILLISECONDS, *p99, case.p99, client=client)
 
 
-def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> Answered:
-    """Ask for `count` blobs that do not exist, one after the other, or for as many as `seconds` allow."""
+def miss(clients: Clients, port: int, *, count: int = _ENOUGH, seconds: float | None = None) -> RequestResult:
+    """Request `count` blobs that do not exist, one after the other, or as many as fit into `seconds`."""
     paths = [f"/v2/{REPOSITORY}/blobs/sha256:{secrets.token_hex(32)}?ns={REGISTRY}" for _ in range(count)]
     return clients.requests(port, "GET", paths, statuses=[404], connections=1, seconds=seconds)
 

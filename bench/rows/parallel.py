@@ -1,5 +1,7 @@
-"""What a holder sends when a runtime fetches layers in parallel ranges. It is containerd 2.1.4, which closes each range
-as soon as it has read one buffer of it. Held against what docker-registry sends when it is asked directly.
+"""Measures how many bytes a holder sends if the runtime fetches layers in parallel ranges.
+
+The runtime is containerd 2.1.4, which closes each response when it has read one buffer of it. The reference is what
+docker-registry sends if containerd requests the image from it directly.
 """
 
 from __future__ import annotations
@@ -22,26 +24,26 @@ from bench.setting import MIB, Setting
 GROUP = "parallel"
 _AGAINST = "docker-registry, asked directly"
 _VERSION = "2.1.4"
-_WAYS = ((3, 1), (3, 8), (10, 2), (20, 1))
-"""Ranges at once, and the MiB of each."""
+_PARALLELISM = ((3, 1), (3, 8), (10, 2), (20, 1))
+"""The number of ranges at the same time, and the size of each in MiB."""
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Megabytes on the network for one image. Raises RuntimeError where that can't be counted."""
+    """Rows of the megabytes on the network for one image. Raises RuntimeError if they can't be counted."""
     if not namespaces_work():
-        raise RuntimeError("left out, it needs network namespaces, so root")
-    for at_once, size in setting.pick(_WAYS, _WAYS[:1]):
+        raise RuntimeError("left out, because it needs network namespaces, and so root")
+    for concurrency, size in setting.pick(_PARALLELISM, _PARALLELISM[:1]):
         settings = (
             '[plugins."io.containerd.transfer.v1.local"]\n'
-            f"max_concurrent_downloads = {at_once}\nconcurrent_layer_fetch_buffer = {size * MIB}\n"
+            f"max_concurrent_downloads = {concurrency}\nconcurrent_layer_fetch_buffer = {size * MIB}\n"
         )
         with ExitStack() as stack:
             lab = stack.enter_context(Lab("holder", "puller", "direct", release=_release(), settings=settings))
-            sides = [partial(_through, lab, setting), partial(_straight, lab, setting)]
+            sides = [partial(_pull_through_peili, lab, setting), partial(_pull_directly, lab, setting)]
             lab.start_peili("holder", "puller")
             lab.hosts["direct"].containerd.set_mirrors(lab.upstream.name)
             ours, theirs = take_turns(sides, rounds=setting.pick(3, 1), warm_up=False)
-        what = f"sent for 2 layers of {_size(setting) // MIB} MiB, {at_once} ranges of {size} MiB at once"
+        what = f"sent for 2 layers of {_size(setting) // MIB} MiB, {concurrency} ranges of {size} MiB at once"
         yield Row(GROUP, what, MEGABYTES, ours, _AGAINST, theirs, budgets.PARALLEL)
 
 
@@ -56,8 +58,8 @@ def _size(setting: Setting) -> int:
     return setting.pick(60, 8) * MIB
 
 
-def _through(lab: Lab, setting: Setting) -> float:
-    """What the holder sends to the puller."""
+def _pull_through_peili(lab: Lab, setting: Setting) -> float:
+    """Pull a new image through peili, and return how many megabytes the holder sends."""
     holder, puller = lab.hosts["holder"], lab.hosts["puller"]
     image = lab.publish("library/parallel", [_size(setting)] * 2)
     holder.containerd.pull(image.by_digest)
@@ -66,14 +68,14 @@ def _through(lab: Lab, setting: Setting) -> float:
     return _sent(holder.node, puller, image.by_digest)
 
 
-def _straight(lab: Lab, setting: Setting) -> float:
-    """What the registry sends."""
+def _pull_directly(lab: Lab, setting: Setting) -> float:
+    """Pull a new image directly from the registry, and return how many megabytes the registry sends."""
     image = lab.publish("library/parallel", [_size(setting)] * 2)
     return _sent(lab.upstream.node, lab.hosts["direct"], image.by_digest)
 
 
 def _sent(node: Node, host: Host, name: str) -> float:
-    """The megabytes that leave `node` while `host` pulls."""
+    """Let `host` pull an image, and return how many megabytes `node` sends."""
     before = _counter(node)
     host.containerd.pull(name)
     return (_counter(node) - before) / 1e6

@@ -1,5 +1,7 @@
-"""A real pull: containerd fetches an image of 20 layers through a mirror whose peer has it, against the same straight
-from docker-registry on loopback. Content only: unpacking costs both the same, and more than all else.
+"""Measures a pull by containerd of an image with 20 layers, through a mirror whose peer has the image.
+
+The reference is a pull directly from docker-registry on loopback. The images are not unpacked: unpacking costs the same
+on both sides, and more than everything else.
 """
 
 from __future__ import annotations
@@ -29,28 +31,28 @@ _LAYERS = 20
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One host of the row: its containerd, and its peili if it has one."""
+    """A host with its containerd and its peili. The peili need not run."""
 
     containerd: Containerd
     peili: PeiliProcess
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """How long the pull takes, and the CPU seconds of all that have a part in it."""
+    """Rows of the time of a pull, and of the CPU seconds of all processes that take part in it."""
     size = setting.pick(16, 1) * MIB
     with ExitStack() as stack:
         network = stack.enter_context(LoopbackNetwork())
         upstream = Upstream(network.add_node("upstream"), setting.new("upstream"))
         stack.callback(upstream.stop)
         upstream.start()
-        warm, puller, straight = (_host(setting, network, stack) for _ in range(3))
+        warm, puller, direct = (_host(setting, network, stack) for _ in range(3))
         image = upstream.push(make_layout(setting.new("image"), layers=[size] * _LAYERS, tags=["v1"]), "library/pulled")
         _join(upstream, warm, puller, image)
-        straight.containerd.set_mirrors(upstream.name)
+        direct.containerd.set_mirrors(upstream.name)
         through = (warm.peili.process, warm.containerd.process, puller.peili.process, puller.containerd.process)
         sides = (
             partial(_pull, image, puller.containerd, (*through, upstream.process)),
-            partial(_pull, image, straight.containerd, (straight.containerd.process, upstream.process)),
+            partial(_pull, image, direct.containerd, (direct.containerd.process, upstream.process)),
         )
         ours, theirs = take_turns(sides, rounds=setting.rounds)
     what = f"pull {_LAYERS} layers of {size // MIB} MiB by containerd, warm peer"
@@ -74,7 +76,7 @@ def _host(setting: Setting, network: Network, stack: ExitStack) -> Host:
 
 
 def _join(upstream: Upstream, warm: Host, puller: Host, image: Published) -> None:
-    """Let `warm` have the image, both be peers, and `puller` ask its own mirror first."""
+    """Pull the image on `warm`, start both mirrors as peers, and let `puller` use its mirror."""
     warm.containerd.set_mirrors(upstream.name)
     warm.containerd.pull(image.by_tag)
     for host in (warm, puller):
@@ -87,17 +89,18 @@ def _join(upstream: Upstream, warm: Host, puller: Host, image: Published) -> Non
 
 
 def _pull(image: Published, containerd: Containerd, involved: Sequence[Process]) -> tuple[float, float]:
-    """Seconds, and CPU seconds: of the processes `involved`, and of ctr, which all bytes go through."""
+    """Pull the image and remove it. Return the seconds of the pull, and the CPU seconds of `involved` and of ctr."""
     pids = [process.pid for process in involved]
-    client, others = _ended_children(), cpu_seconds(pids)
-    began = time.monotonic()
+    client, others = _children_cpu_seconds(), cpu_seconds(pids)
+    started = time.monotonic()
     containerd.pull(image.by_tag)
-    took = time.monotonic() - began
-    cost = cpu_seconds(pids) - others + _ended_children() - client
+    took = time.monotonic() - started
+    cost = cpu_seconds(pids) - others + _children_cpu_seconds() - client
     containerd.remove(image.by_tag)
     return took, cost
 
 
-def _ended_children() -> float:
+def _children_cpu_seconds() -> float:
+    """Return the CPU seconds of all ended children of this process."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime

@@ -1,4 +1,4 @@
-"""Relaying a large blob from a peer, against nginx with `proxy_pass`; both ask the same peer, which is ours."""
+"""Measures the relay of a large blob from a peer, against nginx with `proxy_pass`. Both use the same peili as peer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GROUP = "relay"
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Verified on the way, then not. The CPU is that of the relay alone."""
+    """Rows of a verified relay and of an unverified one. The CPU time is that of the relay only."""
     image = setting.large
     [blob] = image.layers
     with ExitStack() as stack:

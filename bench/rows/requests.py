@@ -1,5 +1,7 @@
-"""Many small requests, against docker-registry: manifests and small blobs from the store, and small blobs through a
-second host, against docker-registry as a pull-through cache.
+"""Measures many small requests, against docker-registry.
+
+Manifests and small blobs come from the store. Small blobs also come through a second host; there the reference is
+docker-registry as a pull-through cache.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from bench import budgets
-from bench.clients import Answered, Clients, busy
+from bench.clients import Clients, RequestResult, busy
 from bench.measure import BLOBS, MILLISECONDS, PER_SECOND, Budget, Row, take_turns
 from bench.mirrors import MEMORY_STORE, NO_PEERS, layout_store, peili, static_router
 from bench.references import registry
@@ -29,8 +31,8 @@ _CACHE = "docker-registry, pull-through"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What is asked of whom."""
+class Side:
+    """The requests to one side."""
 
     port: int
     method: str
@@ -39,16 +41,16 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is asked of both sides."""
+    """The requests to both sides."""
 
     what: str
-    ours: Asked
-    theirs: Asked
+    ours: Side
+    theirs: Side
     budget: Budget | None
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Manifest HEAD and GET, and small blobs, from the store; then small blobs relayed."""
+    """Rows of HEAD and GET of manifests and of small blobs from the store, then of relayed small blobs."""
     with Clients() as clients:
         yield from _from_the_store(setting, clients)
         yield from _relayed(setting, clients)
@@ -68,32 +70,32 @@ def _from_the_store(setting: Setting, clients: Clients) -> Iterator[Row]:
             ("manifest GET from the store", "GET", manifests, None),
             (f"{len(blobs):,} blobs of 4 KiB from the store", "GET", content, None),
         ):
-            task = Task(what, Asked(ours, method, paths[0]), Asked(theirs, method, paths[1]), budget)
+            task = Task(what, Side(ours, method, paths[0]), Side(theirs, method, paths[1]), budget)
             yield from _rates_and_times(setting, clients, task)
 
 
 def _rates_and_times(setting: Setting, clients: Clients, task: Task) -> Iterator[Row]:
-    """Requests a second on 8 connections, and how long one takes where it is the only one."""
+    """Measure the requests per second on 8 connections, and the time of a request on a single connection."""
     sides = (task.ours, task.theirs)
-    rates = [partial(_ask, clients, side, setting.seconds, 8) for side in sides]
+    rates = [partial(_request, clients, side, setting.seconds, 8) for side in sides]
     mine, others = take_turns(rates, rounds=setting.rounds)
     yield Row(
         GROUP, task.what, PER_SECOND, _rates(mine), _AGAINST, _rates(others), task.budget, client=busy(mine, others)
     )
-    alone = [partial(_ask, clients, side, setting.seconds / 2, 1) for side in sides]
+    alone = [partial(_request, clients, side, setting.seconds / 2, 1) for side in sides]
     mine, others = take_turns(alone, rounds=setting.rounds)
     yield from _times(task.what, mine, others)
 
 
-def _ask(clients: Clients, asked: Asked, seconds: float, connections: int) -> Answered:
-    return clients.requests(asked.port, asked.method, asked.paths, seconds=seconds, connections=connections)
+def _request(clients: Clients, side: Side, seconds: float, connections: int) -> RequestResult:
+    return clients.requests(side.port, side.method, side.paths, seconds=seconds, connections=connections)
 
 
-def _rates(answers: Sequence[Answered]) -> tuple[float, ...]:
+def _rates(answers: Sequence[RequestResult]) -> tuple[float, ...]:
     return tuple(each.rate for each in answers)
 
 
-def _times(what: str, ours: Sequence[Answered], theirs: Sequence[Answered]) -> Iterator[Row]:
+def _times(what: str, ours: Sequence[RequestResult], theirs: Sequence[RequestResult]) -> Iterator[Row]:
     client = busy(ours, theirs)
     medians = tuple(each.median for each in ours), _AGAINST, tuple(each.median for each in theirs)
     yield Row(GROUP, f"{what}: median time", MILLISECONDS, *medians, client=client)
@@ -102,9 +104,9 @@ def _times(what: str, ours: Sequence[Answered], theirs: Sequence[Answered]) -> I
 
 
 def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
-    """Each blob once, by a relay or a cache that has just been started, and then each once more.
+    """Request each blob once, from a relay or a cache that was just started, and then each once more.
 
-    The cache answers the second time from its own disk; the relay stores nothing and asks its peer again.
+    The cache answers the second time from its own disk. The relay stores nothing and asks its peer again.
     """
     images = setting.small
     blobs = [layer for image in images for layer in image.layers]
@@ -113,13 +115,13 @@ def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
         holder = stack.enter_context(peili(setting.new("log"), *layout_store(images[0].path), *NO_PEERS))
         upstream, _ = stack.enter_context(registry(setting.new("registry"), *named))
 
-        def ours() -> tuple[Answered, Answered]:
+        def ours() -> tuple[RequestResult, RequestResult]:
             with peili(setting.new("log"), *MEMORY_STORE, *static_router([holder.url])) as relay:
-                return _twice(clients, Asked(relay.local, "GET", [*map(blob_path, blobs)]))
+                return _request_twice(clients, Side(relay.local, "GET", [*map(blob_path, blobs)]))
 
-        def theirs() -> tuple[Answered, Answered]:
+        def theirs() -> tuple[RequestResult, RequestResult]:
             with registry(setting.new("cache"), upstream=upstream) as (cache, _):
-                return _twice(clients, Asked(cache, "GET", [*map(registry_blob_path, blobs)]))
+                return _request_twice(clients, Side(cache, "GET", [*map(registry_blob_path, blobs)]))
 
         mine, others = take_turns([ours, theirs], rounds=setting.few_rounds, warm_up=False)
     what = f"{len(blobs):,} blobs of 4 KiB through a second host"
@@ -131,8 +133,8 @@ def _relayed(setting: Setting, clients: Clients) -> Iterator[Row]:
     yield Row(GROUP, f"{what}: not found", BLOBS, missed[0], _CACHE, missed[1])
 
 
-def _twice(clients: Clients, asked: Asked) -> tuple[Answered, Answered]:
-    """Only what was found counts: on a machine that is too busy a peer's time may be up before it has answered."""
+def _request_twice(clients: Clients, side: Side) -> tuple[RequestResult, RequestResult]:
+    """Count only found blobs. On a busy machine, the lookup can end before the peer has answered."""
     statuses = [200, 404]
-    first = clients.requests(asked.port, asked.method, asked.paths, statuses=statuses)
-    return first, clients.requests(asked.port, asked.method, asked.paths, statuses=statuses)
+    first = clients.requests(side.port, side.method, side.paths, statuses=statuses)
+    return first, clients.requests(side.port, side.method, side.paths, statuses=statuses)

@@ -1,4 +1,4 @@
-"""Serving a large blob from the store, against nginx with sendfile; over mutual TLS, against nginx with TLS."""
+"""Measures the transfer of a large blob from the store, against nginx with sendfile, and over TLS against nginx."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GROUP = "serve"
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """One client, eight, a range; then one over TLS."""
+    """Rows of one client, of eight clients, of a range, and of one client over TLS."""
     with Clients(8) as clients:
         yield from _plain(setting, clients)
         yield from _over_tls(setting, clients)
