@@ -1,4 +1,4 @@
-"""Content that breaks one promise each, with the promise that the kit has to name."""
+"""Content classes that each break one promise, with the start of the promise that the kit must name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from peili.mirror import Aborted, Content
 
 
 class Wrapped(Content):
-    """What it wraps, kept promises and all."""
+    """Content that passes everything on to other content. It breaks no promise."""
 
     size: int | None
     available: int
@@ -79,16 +79,16 @@ class WaitsForever(Wrapped):
         return await super().wait(past)
 
 
-class SharesAPlace(Wrapped):
-    """Remembers where it is, across an await."""
+class SharesAnOffset(Wrapped):
+    """Keeps the offset in an attribute across an await."""
 
-    _at = 0
+    _offset = 0
 
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
-        self._at = offset
+        self._offset = offset
         await asyncio.sleep(0)
-        return await super().readinto(self._at, buffer)
+        return await super().readinto(self._offset, buffer)
 
 
 class WrongFile(Wrapped):
@@ -160,7 +160,7 @@ class Shrinks(Wrapped):
 
 
 class PadsWithZeros(Wrapped):
-    """Of content that is still arriving, and has begun to."""
+    """Pads an ingest that has some bytes already."""
 
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -171,7 +171,7 @@ class PadsWithZeros(Wrapped):
         return 1
 
 
-class NotWhileWaiting(Wrapped):
+class NoReadDuringWait(Wrapped):
     def __init__(self, content: Content) -> None:
         super().__init__(content)
         self._lock = asyncio.Lock()
@@ -221,26 +221,26 @@ class ForgetsWaiters(Wrapped):
             return 0
 
 
-BROKEN_WHOLE: dict[type[Wrapped], str] = {
-    NeverComplete: "content that is whole is complete",
-    OffByOne: "readinto gives the bytes that were asked for",
-    RaisesAtTheEnd: "readinto gives 0 exactly at and past the end",
-    NeedsABuffer: "readinto takes an empty buffer",
-    WaitsForever: "wait gives available at once",
-    SharesAPlace: "readinto and wait may be called concurrently",
+BROKEN_COMPLETE: dict[type[Wrapped], str] = {
+    NeverComplete: "complete content has complete true",
+    OffByOne: "readinto reads the requested bytes",
+    RaisesAtTheEnd: "readinto returns 0 exactly at and past the end",
+    NeedsABuffer: "readinto accepts an empty buffer",
+    WaitsForever: "wait returns available at once",
+    SharesAnOffset: "readinto and wait may be called concurrently",
     WrongFile: "fileno is None, or a regular file whose byte n is byte n of the content",
     ClosesOnce: "aclose does not raise",
     SwallowsCancellation: "readinto can be cancelled",
 }
-BROKEN_ARRIVING: dict[type[Wrapped], str] = {
-    ClaimsTooMuch: "content of which nothing has arrived is empty",
-    CompleteTooLate: "content that arrives can be read as it does, and is complete with its last byte",
-    ReturnsEarly: "wait returns once more than `past` bytes are there",
+BROKEN_INGESTS: dict[type[Wrapped], str] = {
+    ClaimsTooMuch: "an ingest without a byte is empty",
+    CompleteTooLate: "an ingest can be read while it arrives",
+    ReturnsEarly: "wait returns as soon as more than `past` bytes",
     Shrinks: "available never shrinks",
-    PadsWithZeros: "readinto gives 0 at and past what is available",
-    NotWhileWaiting: "what has arrived can be read while",
-    WrongFile: "fileno is None, or a regular file whose byte n is byte n of what has arrived",
+    PadsWithZeros: "readinto returns 0 at and past the available bytes",
+    NoReadDuringWait: "available bytes can be read during a wait",
+    WrongFile: "fileno is None, or a regular file whose byte n is byte n of the available bytes",
     HidesAborts: "wait raises Aborted",
-    ZeroesAborted: "what has arrived of aborted content",
+    ZeroesAborted: "a read of aborted content",
     ForgetsWaiters: "wait can be cancelled",
 }

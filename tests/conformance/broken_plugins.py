@@ -1,4 +1,4 @@
-"""What any plug-in can break: classes to mix into stores, routers and resolvers."""
+"""Mix-in classes for stores, routers and resolvers that each break one promise of every plug-in."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from peili.mirror import Context, Plugin
 
 
 class EntersOnce(Plugin):
-    _left = False
+    _has_exited = False
 
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
-        if self._left:
-            raise RuntimeError("once is enough")
+        if self._has_exited:
+            raise RuntimeError("entered before")
         async with super().run(context):
             yield
-        self._left = True
+        self._has_exited = True
 
 
 class StaysEntered(Plugin):
-    """Cleans up only where nothing happens in between."""
+    """Does not clean up if it is cancelled."""
 
     _entered = False
 
@@ -43,7 +43,7 @@ class StaysEntered(Plugin):
 
 
 class ForgetsTheFirst(Plugin):
-    """Is left for all who entered it when the last of them leaves."""
+    """The exit of the second user ends it for the first user, too."""
 
     _context: Context | None = None
 
@@ -61,7 +61,7 @@ class ForgetsTheFirst(Plugin):
         return self._context is not None
 
 
-class SlowToSay(Plugin):
+class SlowReady(Plugin):
     @override
     def ready(self) -> bool:
         time.sleep(0.006)

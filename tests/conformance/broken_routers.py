@@ -1,4 +1,4 @@
-"""Routers and resolvers that break one promise each, with the promise that the kit has to name."""
+"""Routers and resolvers that each break one promise, with the start of the promise that the kit must name."""
 
 from __future__ import annotations
 
@@ -42,16 +42,16 @@ class StaysEntered(broken_plugins.StaysEntered, MemoryRouter):
     pass
 
 
-class LeftBySecond(MemoryRouter):
+class EndedBySecondEntry(MemoryRouter):
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
-        self._identity = None  # so that whoever comes last has it
+        self._identity = None  # so that a second entry is accepted
         async with super().run(replace(context, identity=f"{context.identity}-{uuid4()}")):
             yield
 
 
-class SlowToSay(broken_plugins.SlowToSay, MemoryRouter):
+class SlowReady(broken_plugins.SlowReady, MemoryRouter):
     pass
 
 
@@ -102,7 +102,7 @@ class FindsItself(MemoryRouter):
             yield Holder(SELF, complete=True)
 
 
-class MindsBeingClosed(MemoryRouter):
+class RaisesWhenClosed(MemoryRouter):
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
         try:
@@ -112,20 +112,20 @@ class MindsBeingClosed(MemoryRouter):
             raise RuntimeError("closed too early") from None
 
 
-class GivesFailedAgain(MemoryRouter):
+class ReturnsFailedHolders(MemoryRouter):
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         return await super().acquire(replace(want, failed={}))
 
 
-class FeedsNobody(MemoryRouter):
+class FeedsWithoutHolders(MemoryRouter):
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         advice = await super().acquire(want)
         return Feed(()) if isinstance(advice, Upstream) else advice
 
 
-class MindsUnknown(MemoryRouter):
+class RaisesForUnknownKeys(MemoryRouter):
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
         holdings = self.network.holdings[self._check_running()]
@@ -133,13 +133,13 @@ class MindsUnknown(MemoryRouter):
             del holdings[key]
 
 
-class TellsNobody(MemoryRouter):
+class AdvertisesNothing(MemoryRouter):
     @override
     async def advertise(self, have: Collection[StoreEvent]) -> None:
         pass
 
 
-class NamesAsPeers(MemoryRouter):
+class ReturnsNamesAsPeers(MemoryRouter):
     @override
     def peers(self) -> Collection[Peer]:
         names: Collection[object] = ["other"] if self._identity else []
@@ -178,24 +178,24 @@ class RoutesOnlyWhenEntered(MemoryRouter):
 
 
 BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
-    EntersOnce: "a router can be entered, left and entered again",
-    SlowToSay: "ready is true or false",
-    StaysEntered: "entering and leaving can be cancelled",
-    LeftBySecond: "entered a second time meanwhile",
+    EntersOnce: "a router can be entered, exited and entered again",
+    SlowReady: "ready returns true or false",
+    StaysEntered: "entering and exiting can be cancelled",
+    EndedBySecondEntry: "a second entry at the same time",
     PeersRaises: "a router that is not entered",
-    DigestsOnly: "lookup finds who has a digest or a reference",
-    NeverEnds: "lookup of a key that nobody has ends",
-    NeverForgets: "lookup forgets who has a key no longer",
-    FindsItself: "this host is never among the holders",
-    MindsBeingClosed: "lookup may be closed before its end",
-    GivesFailedAgain: "acquire gives the holders, without those that failed",
-    FeedsNobody: "acquire of a key that nobody has gives Upstream",
-    MindsUnknown: "advertise and withdraw may be repeated",
-    NamesAsPeers: "peers gives peers",
-    TellsNobody: "what is advertised is known to others",
+    DigestsOnly: "lookup finds the holders",
+    NeverEnds: "lookup of a key that no host has ends",
+    NeverForgets: "lookup does not find a host that no longer",
+    FindsItself: "this host is never a holder or a peer",
+    RaisesWhenClosed: "lookup may be closed before its end",
+    ReturnsFailedHolders: "acquire returns the holders, without those that failed",
+    FeedsWithoutHolders: "acquire of a key that no host has returns Upstream",
+    RaisesForUnknownKeys: "advertise and withdraw may be repeated",
+    ReturnsNamesAsPeers: "peers returns peers",
+    AdvertisesNothing: "advertised keys are known to others",
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",
-    RoutesOnlyWhenEntered: "routes gives routes",
+    RoutesOnlyWhenEntered: "routes returns routes",
 }
 
 
@@ -214,7 +214,7 @@ class MembersEnd(PushRouter):
             return
 
 
-class TellsWhatIsNew(PushRouter):
+class YieldsOnlyNewMembers(PushRouter):
     @override
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
         seen: set[str] = set()
@@ -223,7 +223,7 @@ class TellsWhatIsNew(PushRouter):
             seen |= {peer.id for peer in peers}
 
 
-class PeersItself(PushRouter):
+class IsItsOwnPeer(PushRouter):
     @override
     def peers(self) -> Collection[Peer]:
         return [*super().peers(), SELF]
@@ -235,7 +235,7 @@ class KeepsTheDead(PushRouter):
         return self._pushed or ()
 
 
-class TriesTheDeadAgain(PushRouter):
+class AsksTheDeadAgain(PushRouter):
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
         async for holder in super().lookup(key):
@@ -245,17 +245,17 @@ class TriesTheDeadAgain(PushRouter):
 
 
 BROKEN_MEMBERSHIP: dict[type[PushRouter], str] = {
-    ForgetsOne: "members gives the whole set, to each caller",
+    ForgetsOne: "members yields the whole set to each caller",
     MembersEnd: "members has no end",
-    TellsWhatIsNew: "members gives the whole set at each change",
-    PeersItself: "content is found among the members as they change",
-    KeepsTheDead: "this host, under whatever name",
-    TriesTheDeadAgain: "members that do not answer cost a bounded time once",
+    YieldsOnlyNewMembers: "members yields the whole set at each change",
+    IsItsOwnPeer: "content is found among the members as they change",
+    KeepsTheDead: "this host is never a holder or a peer, even if",
+    AsksTheDeadAgain: "a member that does not answer costs its timeout once",
 }
 
 
 class TableResolver(Resolver):
-    """Knows what is in its table; for the kit to find nothing wrong with."""
+    """A resolver with a table. It breaks no promise."""
 
     def __init__(self) -> None:
         self.table: dict[Reference, Descriptor] = {}
@@ -316,17 +316,17 @@ class ResolverForgetsTheFirst(broken_plugins.ForgetsTheFirst, TableResolver):
     pass
 
 
-class ResolverSlowToSay(broken_plugins.SlowToSay, TableResolver):
+class ResolverSlowReady(broken_plugins.SlowReady, TableResolver):
     pass
 
 
 BROKEN_RESOLVERS: dict[type[TableResolver], str] = {
-    ResolverEntersOnce: "a resolver can be entered, left and entered again",
-    ResolverSlowToSay: "ready is true or false",
-    ResolverStaysEntered: "entering and leaving can be cancelled",
-    ResolverForgetsTheFirst: "entered a second time meanwhile",
-    RaisesNotFound: "a reference that means nothing gives None",
-    WrongSize: "a reference gives the descriptor of what it means",
+    ResolverEntersOnce: "a resolver can be entered, exited and entered again",
+    ResolverSlowReady: "ready returns true or false",
+    ResolverStaysEntered: "entering and exiting can be cancelled",
+    ResolverForgetsTheFirst: "a second entry at the same time",
+    RaisesNotFound: "an unknown reference returns None",
+    WrongSize: "a known reference returns its descriptor",
     ResolvesOneAtATime: "resolve may be called concurrently",
     ResolvesWhenCancelled: "resolve can be cancelled",
 }

@@ -1,4 +1,4 @@
-"""Stores that break one promise each, with the promise that the kit has to name."""
+"""Stores that each break one promise, with the start of the promise that the kit must name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class ForgetsTheFirst(broken_plugins.ForgetsTheFirst, MemoryStore):
     pass
 
 
-class SlowToSay(broken_plugins.SlowToSay, MemoryStore):
+class SlowReady(broken_plugins.SlowReady, MemoryStore):
     pass
 
 
@@ -91,7 +91,7 @@ class NeverGone(MemoryStore):
             yield [event for event in events if not isinstance(event, Gone)]
 
 
-class TellsOfNothing(MemoryStore):
+class ReportsUnknownContent(MemoryStore):
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
         yield (Have(Digest.of(b"nothing"), 7),)
@@ -99,7 +99,7 @@ class TellsOfNothing(MemoryStore):
             yield events
 
 
-class OneLeavesAllLeave(MemoryStore):
+class OneWatcherEndsAll(MemoryStore):
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
         try:
@@ -130,7 +130,7 @@ class SwallowsCancellation(MemoryStore):
         return await super().describe(digest)
 
 
-class _Rotting(Wrapped):
+class _ZeroedContent(Wrapped):
     def __init__(self, content: Content, store: MemoryStore, digest: Digest) -> None:
         super().__init__(content)
         self._store = store
@@ -144,11 +144,11 @@ class _Rotting(Wrapped):
         return read
 
 
-class RotsWhenRemoved(MemoryStore):
+class ZeroedWhenRemoved(MemoryStore):
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         content = await super().open(digest, partial=partial)
-        return _Rotting(content, self, digest) if content.complete else content
+        return _ZeroedContent(content, self, digest) if content.complete else content
 
 
 class LeavesFilesOpen(MemoryStore):
@@ -158,45 +158,45 @@ class LeavesFilesOpen(MemoryStore):
         return await super().open(digest, partial=partial)
 
 
-class OpensHalf(MemoryStore):
+class OpensIngests(MemoryStore):
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         return await super().open(digest, partial=True)
 
 
-class DiscardsWhole(MemoryStore):
+class DiscardsComplete(MemoryStore):
     @override
     async def discard(self, digest: Digest) -> bool:
-        known = digest in self._blobs
+        is_complete = digest in self._blobs
         self.remove(digest)
-        return known or await super().discard(digest)
+        return is_complete or await super().discard(digest)
 
 
 BROKEN_STORES: dict[type[MemoryStore], str] = {
-    EntersOnce: "a store can be entered, left and entered again",
-    NeverReady: "a store can be entered, left and entered again, and is ready",
-    SlowToSay: "ready is true or false",
-    StaysEntered: "entering and leaving can be cancelled",
-    ForgetsTheFirst: "entered a second time meanwhile",
-    LeaksKeyError: "what is not there raises NotFound",
-    ForgetsMediaTypes: "describe gives digest and size, a manifest's own media type",
-    ResolvesToAnother: "resolve gives the descriptor",
-    Unsorted: "images gives all references",
-    SyncedFirst: "watch first tells everything that is here, then Synced",
-    NeverGone: "watch tells of what is added and removed",
-    TellsOfNothing: "what watch tells can be had",
-    OneLeavesAllLeave: "each caller of watch gets a sequence of its own",
+    EntersOnce: "a store can be entered, exited and entered again",
+    NeverReady: "a store can be entered, exited and entered again, and is ready",
+    SlowReady: "ready returns true or false",
+    StaysEntered: "entering and exiting can be cancelled",
+    ForgetsTheFirst: "a second entry at the same time",
+    LeaksKeyError: "unknown content raises NotFound",
+    ForgetsMediaTypes: "describe returns digest and size, and the media type",
+    ResolvesToAnother: "resolve returns the descriptor",
+    Unsorted: "images returns all references",
+    SyncedFirst: "watch first yields everything",
+    NeverGone: "watch yields what is added and removed",
+    ReportsUnknownContent: "everything that watch yields",
+    OneWatcherEndsAll: "each caller of watch gets its own sequence",
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",
-    RotsWhenRemoved: "content that is removed while it is open",
-    LeavesFilesOpen: "content that is closed",
-    OpensHalf: "content that is still arriving is not opened",
-    DiscardsWhole: "discard removes only what is still arriving",
+    ZeroedWhenRemoved: "content that is removed while it is open",
+    LeavesFilesOpen: "closed content holds no file open",
+    OpensIngests: "an ingest is not opened",
+    DiscardsComplete: "discard removes only an ingest",
 }
 
 
-class CallsItMissing(OciLayoutStore):
-    """Says that things are not there when it can't know."""
+class RaisesNotFoundWhileAway(OciLayoutStore):
+    """Raises NotFound while its backend is away."""
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor:
@@ -207,19 +207,19 @@ class CallsItMissing(OciLayoutStore):
 
 
 class WaitsForItsBackend(OciLayoutStore):
-    """Is not entered before its layout has been looked at."""
+    """Waits in `run` until its layout is there."""
 
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
         async with super().run(context):
-            while not self.ready():  # noqa: ASYNC110 - of a store that tells nobody
+            while not self.ready():  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.01)
             yield
 
 
 BROKEN_AWAY: dict[type[OciLayoutStore], str] = {
-    CallsItMissing: "while the backend is away StoreUnavailable is raised",
-    WaitsForItsBackend: "a backend that is not there yet is not waited for",
+    RaisesNotFoundWhileAway: "while the backend is away StoreUnavailable is raised",
+    WaitsForItsBackend: "entering does not wait for a backend",
 }
-"""Stores whose backend can go away."""
+"""Stores whose backend can be taken away."""

@@ -1,4 +1,4 @@
-"""For each promise, an implementation that breaks it: the kit notices, and says which promise it was."""
+"""For each promise there is an implementation that breaks it. The kit must notice this, and name the promise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from tests.conformance.broken_content import BROKEN_ARRIVING, BROKEN_WHOLE, Wrapped
+from tests.conformance.broken_content import BROKEN_COMPLETE, BROKEN_INGESTS, Wrapped
 from tests.conformance.broken_routers import BROKEN_MEMBERSHIP, BROKEN_RESOLVERS, BROKEN_ROUTERS, TableResolver
 from tests.conformance.broken_stores import BROKEN_AWAY, BROKEN_STORES
 from tests.conformance.routers import MemorySubject as MemoryRouterSubject
@@ -35,28 +35,28 @@ from peili.mirror.testing import (
     check_resolver,
     check_router,
     check_store,
+    conformance,
     content_kit,
     membership_kit,
-    plugin_kit,
     resolver_kit,
     router_kit,
     store_kit,
 )
-from peili.mirror.testing.promises import Promises
+from peili.mirror.testing.conformance import Promises
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 pytestmark = pytest.mark.anyio
 WITHIN = 1.0
-"""Seconds that a broken implementation gets for each promise: it is in memory."""
+"""Seconds for each promise of a broken implementation, which is in memory."""
 
 
 def sentences(promises: Promises) -> list[str]:
     return [promise for promise, _ in promises]
 
 
-class TakesAnything(MemoryStore):
+class AcceptsAnything(MemoryStore):
     @classmethod
     @override
     def from_config(cls, config: object) -> MemoryStore:  # type: ignore[override]
@@ -81,9 +81,9 @@ class NamesNoOption(MemoryStore):
 
 
 BROKEN_OPTIONS: dict[type[MemoryStore], str] = {
-    NeedsALoop: "from_config takes options that are right, without an event loop",
-    TakesAnything: "from_config raises ConfigError for an unknown option",
-    NamesNoOption: "from_config raises ConfigError for an unknown option",
+    NeedsALoop: "from_config accepts right options",
+    AcceptsAnything: "from_config raises ConfigError with the name",
+    NamesNoOption: "from_config raises ConfigError with the name",
 }
 
 
@@ -92,11 +92,11 @@ def table(broken: dict[Any, str]) -> list[Any]:
 
 
 @contextmanager
-def naming(beginning: str) -> Generator[None]:
-    """A kit finds something to be wrong, and names the promise that begins so."""
+def expect_broken(start: str) -> Generator[None]:
+    """Check that a kit raises ConformanceError for the promise that starts with `start`."""
     with pytest.raises(ConformanceError) as caught:
         yield
-    assert caught.value.promise.startswith(beginning), str(caught.value)
+    assert caught.value.promise.startswith(start), str(caught.value)
     assert str(caught.value).startswith(f"{caught.value.promise}: ")
 
 
@@ -111,21 +111,23 @@ def test_the_kits_need_no_test_framework() -> None:
     [
         pytest.param(sentences(store_kit.PROMISES), [*BROKEN_STORES.values(), *BROKEN_AWAY.values()], id="Store"),
         pytest.param(
-            [*sentences(content_kit.WHOLE), content_kit.CLOSING], list(BROKEN_WHOLE.values()), id="Content, whole"
+            [*sentences(content_kit.COMPLETE), content_kit.CLOSING],
+            list(BROKEN_COMPLETE.values()),
+            id="Content, complete",
         ),
-        pytest.param(sentences(content_kit.ARRIVING), list(BROKEN_ARRIVING.values()), id="Content, growing"),
+        pytest.param(sentences(content_kit.INGEST), list(BROKEN_INGESTS.values()), id="Content, ingest"),
         pytest.param(sentences(router_kit.PROMISES), list(BROKEN_ROUTERS.values()), id="Router"),
         pytest.param(sentences(membership_kit.PROMISES), list(BROKEN_MEMBERSHIP.values()), id="MembershipRouter"),
         pytest.param(sentences(resolver_kit.PROMISES), list(BROKEN_RESOLVERS.values()), id="Resolver"),
         pytest.param(
-            [plugin_kit.TAKES_OPTIONS, plugin_kit.REFUSES_OPTIONS], list(BROKEN_OPTIONS.values()), id="options"
+            [conformance.ACCEPTS_OPTIONS, conformance.REFUSES_OPTIONS], list(BROKEN_OPTIONS.values()), id="options"
         ),
     ],
 )
 def test_for_each_promise_there_is_an_implementation_that_breaks_it(promises: list[str], broken: list[str]) -> None:
-    meant = [[promise for promise in promises if promise.startswith(beginning)] for beginning in broken]
-    assert all(len(each) == 1 for each in meant), "each names one promise, and no other"
-    assert {each[0] for each in meant} == set(promises)
+    named = [[promise for promise in promises if promise.startswith(start)] for start in broken]
+    assert all(len(each) == 1 for each in named), "each start belongs to exactly one promise"
+    assert {each[0] for each in named} == set(promises)
 
 
 @pytest.mark.parametrize(("broken", "promise"), table(BROKEN_STORES))
@@ -134,7 +136,7 @@ async def test_a_broken_store_is_caught(broken: type[MemoryStore], promise: str)
     async def factory() -> AsyncGenerator[StoreSubject]:
         yield MemorySubject(broken())
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_store(factory, within=WITHIN)
 
 
@@ -149,12 +151,12 @@ async def test_a_store_that_is_broken_while_its_backend_is_away_is_caught(
             subject.store = broken(subject.path)
             yield subject
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_store(factory)
 
 
-@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_WHOLE))
-async def test_broken_whole_content_is_caught(broken: type[Wrapped], promise: str) -> None:
+@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_COMPLETE))
+async def test_broken_complete_content_is_caught(broken: type[Wrapped], promise: str) -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[ContentSubject]:
         store, data = MemoryStore(), os.urandom(2000)
@@ -162,15 +164,15 @@ async def test_broken_whole_content_is_caught(broken: type[Wrapped], promise: st
         try:
             yield ContentSubject(content, data)
         finally:
-            with suppress(RuntimeError):  # as one of them raises
+            with suppress(RuntimeError):  # which one of them raises
                 await content.aclose()
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_content(factory, within=WITHIN)
 
 
-@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_ARRIVING))
-async def test_broken_arriving_content_is_caught(broken: type[Wrapped], promise: str) -> None:
+@pytest.mark.parametrize(("broken", "promise"), table(BROKEN_INGESTS))
+async def test_a_broken_ingest_is_caught(broken: type[Wrapped], promise: str) -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[ContentSubject]:
         store, data = MemoryStore(), os.urandom(2000)
@@ -178,7 +180,7 @@ async def test_broken_arriving_content_is_caught(broken: type[Wrapped], promise:
         content = broken(await store.open(ingest.digest, partial=True))
         yield ContentSubject(content, data, MemoryArrival(ingest))
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_content(factory, within=WITHIN)
 
 
@@ -188,7 +190,7 @@ async def test_a_broken_router_is_caught(broken: type[MemoryRouter], promise: st
     async def factory() -> AsyncGenerator[RouterSubject]:
         yield MemoryRouterSubject(broken)
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_router(factory, within=WITHIN)
 
 
@@ -200,7 +202,7 @@ async def test_a_broken_membership_router_is_caught(broken: type[PushRouter], pr
         router.set(members)
         yield PushSubject(router)
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_membership_router(factory, within=3)
 
 
@@ -221,11 +223,11 @@ async def test_a_broken_resolver_is_caught(broken: type[TableResolver], promise:
     async def factory() -> AsyncGenerator[ResolverSubject]:
         yield TableSubject(broken())
 
-    with naming(promise):
+    with expect_broken(promise):
         await check_resolver(factory, within=WITHIN)
 
 
-async def test_a_resolver_that_keeps_its_promises_passes() -> None:
+async def test_a_conforming_resolver_passes() -> None:
     @asynccontextmanager
     async def factory() -> AsyncGenerator[ResolverSubject]:
         yield TableSubject(TableResolver())
@@ -235,5 +237,5 @@ async def test_a_resolver_that_keeps_its_promises_passes() -> None:
 
 @pytest.mark.parametrize(("broken", "promise"), table(BROKEN_OPTIONS))
 async def test_broken_options_are_caught(broken: type[MemoryStore], promise: str) -> None:
-    with naming(promise):
+    with expect_broken(promise):
         check_options(broken, {})

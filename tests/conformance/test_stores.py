@@ -1,4 +1,4 @@
-"""The built-in stores keep what the interface promises."""
+"""The conformance kit, run on the built-in stores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("factory", [memory_store, oci_layout_store])
-async def test_a_store_keeps_its_promises(factory: StoreFactory) -> None:
+async def test_a_store_conforms(factory: StoreFactory) -> None:
     await check_store(factory)
 
 

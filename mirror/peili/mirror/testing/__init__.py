@@ -1,23 +1,20 @@
-"""For the tests of those who embed peili or write plug-ins. Needs no test framework.
+"""Helpers for tests of host agents and plug-ins. They need no test framework.
 
-Conformance kits check every promise of an interface; they take a factory of what is to be checked, and raise
-ConformanceError, which names the promise that is broken. Besides them: images to serve and to pull, and a plug-in
-entered alone.
+A conformance kit checks every promise of an interface. It takes a factory that creates the object to check, and raises
+`ConformanceError`, which names the broken promise. There are also images to serve and to pull, peers for routers, and
+`entered`, which enters a plug-in alone.
 """
 
+from peili.mirror.testing.conformance import ConformanceError, check_options
 from peili.mirror.testing.content_kit import Arrival, ContentFactory, ContentSubject, check_content
 from peili.mirror.testing.contexts import context_for, entered
-from peili.mirror.testing.images import Image, Manifest, host_platform, make_layout, pack_tar
+from peili.mirror.testing.images import Image, Manifest, host_platform, make_layout, pack_tar, pull
 from peili.mirror.testing.membership_kit import MembershipFactory, MembershipSubject, check_membership_router
 from peili.mirror.testing.neighbours import Neighbour, neighbour
-from peili.mirror.testing.plugin_kit import check_options
-from peili.mirror.testing.promises import ConformanceError
-from peili.mirror.testing.pulling import pull
 from peili.mirror.testing.resolver_kit import ResolverFactory, ResolverSubject, check_resolver
 from peili.mirror.testing.router_kit import RouterFactory, RouterSubject, check_router
 from peili.mirror.testing.store_kit import check_store
-from peili.mirror.testing.store_subject import StoreFactory, StoreSubject
-from peili.mirror.testing.watching import Watched, watching
+from peili.mirror.testing.store_subject import StoreFactory, StoreSubject, Watched, watching
 
 __all__ = [
     "Arrival",

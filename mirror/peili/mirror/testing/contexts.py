@@ -1,4 +1,4 @@
-"""What the mirror would give to a plug-in, for a plug-in that is tried alone."""
+"""Enters a plug-in alone, with a context like the one that a mirror creates."""
 
 from __future__ import annotations
 
@@ -33,13 +33,20 @@ async def context_for(
     limits: Limits | None = None,
     log: logging.Logger | None = None,
 ) -> AsyncGenerator[Context]:
-    """A context to enter `plugin` with (``plugin.run(context)``), good until it is left.
+    """Create a context to enter `plugin` with: ``plugin.run(context)``. It is valid until this exits.
 
-    Where they are not given, a store that is empty and a router that knows nobody stand in for the mirror's; a plug-in
-    that is one of these stands for itself. `peer` is this host once its peer door answers; None: it has none.
+    Args:
+        plugin: The plug-in to be entered.
+        identity: This host's id.
+        store: The mirror's store. By default the plug-in itself if it is a store, or else an empty one.
+        router: The mirror's router. By default the plug-in itself if it is a router, or else one without peers.
+        peer: This host as a peer, once its peer door answers. None: it has no peer door.
+        selection: The selection of registries. By default it allows everything.
+        limits: The limits. By default those of a mirror without configuration.
+        log: The logger. By default one with the name of the plug-in's class.
     """
     limits = limits or Limits()
-    # Plain HTTP is spoken here, and to load the system's certificate authorities would take longer than most checks.
+    # Tests use plain HTTP. To load the system's certificate authorities would take longer than most checks.
     client = PeerClient(limits, tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
     if store is None:
         store = plugin if isinstance(plugin, Store) else EmptyStore()
@@ -60,13 +67,13 @@ async def context_for(
 
 @asynccontextmanager
 async def entered(plugin: Plugin) -> AsyncGenerator[None]:
-    """`plugin` entered alone, with a context of its own."""
+    """Enter `plugin` alone, with a context of `context_for`."""
     async with context_for(plugin) as context, plugin.run(context):
         yield
 
 
 class EmptyStore(Store):
-    """Has nothing, and knows that at once."""
+    """A store without content."""
 
     def __init__(self) -> None:
         self._inventory = Inventory()
@@ -94,7 +101,7 @@ class EmptyStore(Store):
 
 
 class EmptyRouter(Router):
-    """Knows nobody."""
+    """A router without peers."""
 
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:

@@ -1,30 +1,44 @@
-"""Makes OCI images of random layers, for tests and demonstrations: real enough for any runtime to import and unpack."""
+"""Creates OCI images of random layers, which any runtime can import and unpack, and pulls them from a mirror."""
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import platform as machine
 import random
 import tarfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
+import httpx
+
+from peili.mirror.errors import Aborted, NotFound
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from peili.mirror.oci.references import Descriptor, Digest, Reference
-from peili.mirror.testing.layers import BlobWriter, write_layer
 
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 
+_PIECE = 1 << 20  # bytes of random data written at once
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The image of one platform."""
+    """The image of one platform.
+
+    Attributes:
+        platform: The platform, such as ``linux/amd64``.
+        descriptor: The manifest itself.
+        config: The config.
+        layers: The layers, lowest first.
+    """
 
     platform: str
     descriptor: Descriptor
@@ -33,13 +47,19 @@ class Manifest:
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """All it is made of: the manifest itself, its config, its layers."""
+        """The manifest itself, its config and its layers."""
         return (self.descriptor, self.config, *self.layers)
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image in the layout at `path`. `target` is what its tags stand for: its index, or its only manifest."""
+    """An image in an OCI image layout.
+
+    Attributes:
+        path: The directory of the layout.
+        target: What the tags point to: the index, or the only manifest.
+        manifests: The manifest of each platform.
+    """
 
     path: Path
     target: Descriptor
@@ -62,17 +82,17 @@ class Image:
 
     @property
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Everything that a copy of the whole image has, each once, the target first."""
+        """All blobs of the image, each once, the target first."""
         every = [self.target, *(blob for manifest in self.manifests for blob in manifest.blobs)]
         return tuple({blob.digest: blob for blob in every}.values())
 
     def blob_path(self, digest: Digest) -> Path:
-        """Where the layout keeps `digest`."""
+        """Return the path of a blob in the layout."""
         return self.path / "blobs" / digest.algorithm / digest.encoded
 
 
 def host_platform() -> str:
-    """The platform of images that a runtime on this machine pulls, such as ``linux/amd64``."""
+    """Return the platform of the images that a runtime on this machine pulls, such as ``linux/amd64``."""
     name = machine.machine()
     return f"linux/{_MACHINES.get(name, name)}"
 
@@ -87,17 +107,24 @@ def make_layout(
     compress: bool = False,
     seed: int | str | None = None,
 ) -> Image:
-    """Write an image into the OCI image layout at `path`, which is made where it does not exist yet.
+    """Write an image into an OCI image layout. Blocks.
 
-    Each of `layers` is a size in bytes: that layer is a tar of one file with so many random bytes (the blob itself is
-    some 2 KiB larger), gzipped with `compress`. The same `seed` gives the same image; None gives a new one each time.
+    Args:
+        path: The directory of the layout. It is created if it does not exist.
+        layers: The size of each layer in bytes. A layer is a tar of one file with this number of random bytes. The
+            blob is about 2 KiB larger.
+        tags: Each tag becomes an entry of ``index.json``, and replaces an entry with the same name. A bare tag
+            (``v1``) becomes the annotation ``org.opencontainers.image.ref.name``. Of a full reference
+            (``docker.io/library/demo:v1``), the tag becomes that annotation, and the whole reference becomes
+            ``io.containerd.image.name``. Without tags, the image has one entry without a name.
+        annotations: More annotations for each entry.
+        platforms: The platforms of the image; by default only this machine's. If there are several, the target is an
+            index, and each platform has a manifest with its own layers.
+        compress: Whether the layers are gzipped.
+        seed: The same seed creates the same image. None creates a new image each time.
 
-    Each of `tags` becomes an entry of ``index.json``. A bare tag (``v1``) is its ``org.opencontainers.image.ref.name``;
-    of a full reference (``docker.io/library/demo:v1``) that is the tag, and ``io.containerd.image.name`` is the whole.
-    An entry that had the same name is replaced; without tags there is one without a name. `annotations` go to each.
-
-    With more than one of `platforms` (by default this machine's is the only one) the target is an index with a
-    manifest for each, of layers of its own. Blocks while it works; raises OSError.
+    Raises:
+        OSError: The layout can't be written.
     """
     blobs = path / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -105,12 +132,20 @@ def make_layout(
     source = random.Random(seed)  # noqa: S311 - content for tests, not a secret
     manifests = tuple(_manifest(blobs, each, layers, compress, source) for each in platforms or [host_platform()])
     target = manifests[0].descriptor if len(manifests) == 1 else _index(blobs, manifests)
-    _enter(path, target, tags, annotations or {})
+    _add_to_index(path, target, tags, annotations or {})
     return Image(path, target, manifests)
 
 
 def pack_tar(layout: Path, target: Path) -> Path:
-    """Pack the layout as ``ctr images import`` and ``skopeo copy oci-archive:`` take it; the archive's path."""
+    """Pack a layout into a tar for ``ctr images import`` and ``skopeo copy oci-archive:``.
+
+    Args:
+        layout: The directory of the layout.
+        target: The path of the tar.
+
+    Returns:
+        The path of the tar.
+    """
     with tarfile.open(target, "w") as archive:
         for name in ("oci-layout", "index.json", "blobs"):
             archive.add(layout / name, arcname=name)
@@ -156,8 +191,8 @@ def _entry(descriptor: Descriptor) -> dict[str, Any]:
     return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
 
 
-def _enter(path: Path, target: Descriptor, tags: Sequence[str], annotations: Mapping[str, str]) -> None:
-    """Make `target` known in the layout's ``index.json``."""
+def _add_to_index(path: Path, target: Descriptor, tags: Sequence[str], annotations: Mapping[str, str]) -> None:
+    """Add entries for `target` to the layout's ``index.json``."""
     index = path / "index.json"
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
     if index.exists():
@@ -177,7 +212,116 @@ def _name(tag: str) -> dict[str, str]:
 
 
 def _same_name(entry: Mapping[str, Any], name: Mapping[str, str]) -> bool:
-    had: Mapping[str, str] = entry.get("annotations", {})
-    return {key: had.get(key) for key in (REF_NAME, CONTAINERD_NAME)} == {
+    annotations: Mapping[str, str] = entry.get("annotations", {})
+    return {key: annotations.get(key) for key in (REF_NAME, CONTAINERD_NAME)} == {
         key: name.get(key) for key in (REF_NAME, CONTAINERD_NAME)
     }
+
+
+class _Writable(Protocol):
+    def write(self, data: bytes, /) -> object: ...
+
+
+class BlobWriter:
+    """A context manager that writes a blob into the directory `blobs`, and names the file by its digest on exit."""
+
+    def __init__(self, blobs: Path) -> None:
+        self._blobs = blobs
+        self._unfinished = blobs / f".{uuid.uuid4().hex}"
+        self._file = self._unfinished.open("xb")
+        self._hash = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes written so far."""
+        return Digest(f"sha256:{self._hash.hexdigest()}")
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            self._unfinished.replace(self._blobs / self.digest.encoded)
+        else:
+            self._unfinished.unlink()
+
+
+def write_layer(blobs: Path, name: str, size: int, source: random.Random, *, compress: bool) -> tuple[Descriptor, str]:
+    """Write a layer: a tar of one file `name` with `size` random bytes.
+
+    Returns:
+        The layer, and its diff id, which is the digest of the tar without compression (OCI image spec, "Layer DiffID").
+    """
+    with BlobWriter(blobs) as blob:
+        if compress:
+            with gzip.GzipFile(filename="", mode="wb", compresslevel=1, fileobj=blob, mtime=0) as zipped:
+                diff_id = _write_tar(zipped, name, size, source)
+        else:
+            diff_id = _write_tar(blob, name, size, source)
+    return Descriptor(OCI_LAYER + ("+gzip" if compress else ""), blob.digest, blob.size), diff_id
+
+
+def _write_tar(to: _Writable, name: str, size: int, source: random.Random) -> str:
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = size, 0o644
+    diff_id = hashlib.sha256()
+
+    def write(data: bytes) -> None:
+        diff_id.update(data)
+        to.write(data)
+
+    write(header.tobuf(tarfile.PAX_FORMAT))
+    for start in range(0, size, _PIECE):
+        write(source.randbytes(min(_PIECE, size - start)))
+    write(bytes(-size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE))
+    return f"sha256:{diff_id.hexdigest()}"
+
+
+async def pull(runtime: httpx.AsyncClient, image: Image, repository: str, *, prefix: str = "/v2") -> int:
+    """Pull all blobs of `image` by digest, as a runtime does, and check each digest.
+
+    Args:
+        runtime: A client whose base URL is that of the app in which the local door is mounted.
+        image: The image to pull.
+        repository: The full name of the repository, such as ``docker.io/library/redis``.
+        prefix: The path from the base URL to the registry API.
+
+    Returns:
+        The number of bytes of all blobs.
+
+    Raises:
+        NotFound: The answer was not 200, so a runtime would go upstream.
+        Aborted: The content did not match its digest.
+        httpx.HTTPError: The request failed.
+    """
+    registry, _, name = repository.partition("/")
+    size = 0
+    for each in _in_pull_order(image):
+        kind = "manifests" if each in _manifests(image) else "blobs"
+        answer = await runtime.get(f"{prefix}/{name}/{kind}/{each.digest}", params={"ns": registry})
+        if answer.status_code != 200:
+            raise NotFound(f"{each.digest}: the answer was {answer.status_code}: {answer.text}")
+        if Digest.of(answer.content) != each.digest:
+            raise Aborted(f"{each.digest}: the {len(answer.content)} bytes received do not match the digest")
+        size += len(answer.content)
+    return size
+
+
+def _manifests(image: Image) -> tuple[Descriptor, ...]:
+    return (image.target, *(each.descriptor for each in image.manifests if each.descriptor != image.target))
+
+
+def _in_pull_order(image: Image) -> list[Descriptor]:
+    """Return all blobs, each once, in the order in which a runtime pulls them."""
+    blobs = (each for manifest in image.manifests for each in (manifest.config, *manifest.layers))
+    return list({each.digest: each for each in (*_manifests(image), *blobs)}.values())

@@ -1,4 +1,4 @@
-"""Checks what `MembershipRouter` promises, and by it what `Router` does, with real peers on loopback."""
+"""The conformance kit for `MembershipRouter`, with real peers on loopback. It includes the kit for `Router`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing_extensions import override
 from peili.mirror.membership.router import MembershipRouter
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import Peer
+from peili.mirror.testing.conformance import DEFAULT_TIMEOUT, Promises, check_promise, eventually, expect
 from peili.mirror.testing.neighbours import Neighbour, neighbour
-from peili.mirror.testing.promises import IN_TIME, Promises, eventually, expect, keep
 from peili.mirror.testing.router_kit import (
     IDENTITY,
     RouterSubject,
@@ -27,39 +27,51 @@ from peili.mirror.testing.router_kit import (
 
 
 class MembershipSubject(ABC):
-    """A membership router to be checked. `router` is not entered: the kit does that, as the host ``this-host``."""
+    """A membership router to be checked, and a way to change its members.
+
+    Attributes:
+        router: The router, not entered. The kit enters it more than once, as the host ``this-host``.
+    """
 
     router: MembershipRouter
 
     @abstractmethod
     async def set(self, members: Sequence[Peer]) -> bool:
-        """Make these the members, instead of those that the factory was given; False where they can't change."""
+        """Replace all members with `members`. Returns False if the members can't change."""
 
 
 MembershipFactory = Callable[[Sequence[Peer]], AbstractAsyncContextManager[MembershipSubject]]
-"""Gives a router whose members are the given peers, with their ids and URLs, and cleans up after it."""
+"""Returns a context manager that creates a router with the given members, and cleans up on exit.
+
+The ids and URLs of the members must be those of the given peers.
+"""
 
 
-async def check_membership_router(factory: MembershipFactory, *, within: float = IN_TIME) -> None:
-    """Check every promise of `MembershipRouter` and of `Router`, each on a router of its own.
+async def check_membership_router(factory: MembershipFactory, *, within: float = DEFAULT_TIMEOUT) -> None:
+    """Check every promise of `MembershipRouter` and of `Router`, each on a new router.
 
-    Raises ConformanceError for the first that is broken. `within` bounds each in seconds, what the router needs to
-    notice a change included.
+    Args:
+        factory: Creates the router.
+        within: Seconds in which each promise must be kept. It includes the time that the router needs to notice a
+            change.
+
+    Raises:
+        ConformanceError: A promise is broken; the first one that was found.
     """
     for promise, check in PROMISES:
-        await keep(promise, check(factory), within)
+        await check_promise(promise, check(factory), within)
 
     async with neighbour("one") as one, neighbour("two") as two:
 
         @asynccontextmanager
         async def with_neighbours() -> AsyncGenerator[RouterSubject]:
             async with factory([one.peer, two.peer]) as subject:
-                yield _Neighbourhood(subject.router, one)
+                yield _NeighbourSubject(subject.router, one)
 
         await check_router(with_neighbours, within=within)
 
 
-class _Neighbourhood(RouterSubject):
+class _NeighbourSubject(RouterSubject):
     def __init__(self, router: MembershipRouter, holder: Neighbour) -> None:
         self.router = router
         self._holder = holder
@@ -74,8 +86,8 @@ class _Neighbourhood(RouterSubject):
         self._holder.drop(key)
 
 
-def _nowhere(*ids: str) -> list[Peer]:
-    """Peers where nobody listens."""
+def _dead_peers(*ids: str) -> list[Peer]:
+    """Return peers on a port where nothing listens."""
     return [Peer(each, (f"http://127.0.0.1:9/{each}",)) for each in ids]
 
 
@@ -84,16 +96,16 @@ def _ids(peers: Collection[Peer]) -> set[str]:
 
 
 @asynccontextmanager
-async def _telling(
+async def _following(
     factory: MembershipFactory, peers: Sequence[Peer]
 ) -> AsyncGenerator[tuple[MembershipSubject, AsyncGenerator[Collection[Peer], None]]]:
-    """A router with these members, running, and one more call of its `members`."""
+    """Run a router with these members, and call its `members` once more."""
     async with factory(peers) as subject, running(subject.router), aclosing(subject.router.members()) as members:
         yield subject, members
 
 
 async def _until(members: AsyncGenerator[Collection[Peer], None], ids: set[str]) -> None:
-    """Take sets until one has these and no others, but for this host, which may be among them."""
+    """Take sets until one has exactly the members `ids`. This host may be in it, too."""
     async for peers in members:
         if _ids(peers) - {IDENTITY} == ids:
             return
@@ -101,27 +113,27 @@ async def _until(members: AsyncGenerator[Collection[Peer], None], ids: set[str])
 
 
 async def _members(factory: MembershipFactory) -> None:
-    async with factory(_nowhere("one", "two")) as subject, running(subject.router):
+    async with factory(_dead_peers("one", "two")) as subject, running(subject.router):
         for _ in range(2):
             async with aclosing(subject.router.members()) as members:
                 await _until(members, {"one", "two"})
 
 
 async def _members_endless(factory: MembershipFactory) -> None:
-    async with _telling(factory, _nowhere("one")) as (_, members):
+    async with _following(factory, _dead_peers("one")) as (_, members):
         await _until(members, {"one"})
-        following = asyncio.ensure_future(anext(members, None))
-        done, _ = await asyncio.wait([following], timeout=0.2)
-        following.cancel()
-        await asyncio.wait([following])
-        expect(not done or following.result() is not None, "it ended")
+        next_set = asyncio.ensure_future(anext(members, None))
+        done, _ = await asyncio.wait([next_set], timeout=0.2)
+        next_set.cancel()
+        await asyncio.wait([next_set])
+        expect(not done or next_set.result() is not None, "it ended")
 
 
 async def _members_change(factory: MembershipFactory) -> None:
-    async with _telling(factory, _nowhere("one", "two")) as (subject, members):
+    async with _following(factory, _dead_peers("one", "two")) as (subject, members):
         await _until(members, {"one", "two"})
         for names in ({"two", "three"}, {"two"}, {"one", "two"}):
-            if not await subject.set(_nowhere(*names)):
+            if not await subject.set(_dead_peers(*names)):
                 return
             await _until(members, names)
 
@@ -138,12 +150,12 @@ async def _followed(factory: MembershipFactory) -> None:
         await _until_peers(router, {"two"})
 
 
-async def _itself(factory: MembershipFactory) -> None:
+async def _this_host(factory: MembershipFactory) -> None:
     async with neighbour(IDENTITY) as this, neighbour("one") as one:
         key = fresh_key()
         this.hold(key, 10)
         one.hold(key, 10)
-        for name in (IDENTITY, "this-host-by-another-name"):
+        for name in (IDENTITY, "this-host-with-another-name"):
             async with _running(factory, [Peer(name, this.peer.urls), one.peer]) as subject:
                 await until_found(subject.router, key, {"one"})
                 await _until_peers(subject.router, {"one"})
@@ -152,8 +164,8 @@ async def _itself(factory: MembershipFactory) -> None:
 async def _dead(factory: MembershipFactory) -> None:
     loop = asyncio.get_running_loop()
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        mute = Peer("mute", (f"http://127.0.0.1:{silent.getsockname()[1]}",))
-        async with neighbour("one") as one, _running(factory, [mute, *_nowhere("gone"), one.peer]) as subject:
+        silent_peer = Peer("silent", (f"http://127.0.0.1:{silent.getsockname()[1]}",))
+        async with neighbour("one") as one, _running(factory, [silent_peer, *_dead_peers("gone"), one.peer]) as subject:
             key = fresh_key()
             one.hold(key, 10)
             await until_found(subject.router, key, {"one"})
@@ -161,11 +173,11 @@ async def _dead(factory: MembershipFactory) -> None:
             await _until_peers(subject.router, {"one"})
             times: list[float] = []
             for _ in range(3):
-                began = loop.time()
+                started = loop.time()
                 await lookup(subject.router, fresh_key())
-                times.append(loop.time() - began)
-            took = min(times)  # the others show what else the machine does
-            expect(took < 0.5, f"a lookup took {took:.1f} s with members known to be dead")
+                times.append(loop.time() - started)
+            fastest = min(times)  # the others may be slow because the machine is busy
+            expect(fastest < 0.5, f"a lookup took {fastest:.1f} s with members known to be dead")
 
 
 @asynccontextmanager
@@ -179,10 +191,10 @@ async def _until_peers(router: MembershipRouter, ids: set[str]) -> None:
 
 
 PROMISES: Promises = (
-    ("members gives the whole set, to each caller", _members),
+    ("members yields the whole set to each caller", _members),
     ("members has no end", _members_endless),
-    ("members gives the whole set at each change", _members_change),
+    ("members yields the whole set at each change", _members_change),
     ("content is found among the members as they change", _followed),
-    ("this host, under whatever name it is a member, is never a holder or a peer", _itself),
-    ("members that do not answer cost a bounded time once, and are no peers then", _dead),
+    ("this host is never a holder or a peer, even if the membership has it under another name", _this_host),
+    ("a member that does not answer costs its timeout once, and then is not a peer", _dead),
 )

@@ -1,4 +1,4 @@
-"""Real peers to find content at: small HTTP servers on loopback that answer routers as a peer door does."""
+"""Small HTTP servers on loopback that answer the lookups of routers like the peer door of another host."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from peili.mirror.testing.contexts import EmptyRouter, EmptyStore, context_for
 
 
 class Neighbour(EmptyStore):
-    """A peer that says to have what it is told to have. It can't be read from: routers don't."""
+    """A peer that claims to have the given keys. It serves no content, because routers do not read any.
+
+    Attributes:
+        peer: The peer, with its URL.
+    """
 
     def __init__(self, peer: Peer) -> None:
         super().__init__()
@@ -31,12 +35,12 @@ class Neighbour(EmptyStore):
         self._holdings: dict[Key, Descriptor] = {}
 
     def hold(self, key: Key, size: int) -> None:
-        """It has `key`, whole, from now on."""
+        """Claim to have the complete content of `key`, with this size in bytes."""
         digest = key if isinstance(key, Digest) else Digest.of(str(key).encode())
         self._holdings[key] = self._holdings[digest] = Descriptor("application/octet-stream", digest, size)
 
     def drop(self, key: Key) -> None:
-        """It has `key` no longer."""
+        """No longer claim to have `key`."""
         self._holdings.pop(key, None)
 
     @override
@@ -54,38 +58,38 @@ class Neighbour(EmptyStore):
             raise NotFound(f"{key} is not here") from None
 
 
-class _Server(uvicorn.Server):
+class _NeighbourServer(uvicorn.Server):
     @contextmanager
     @override
     def capture_signals(self) -> Generator[None]:
-        yield  # they belong to whoever runs the tests
+        yield  # the test runner handles signals
 
 
 @asynccontextmanager
 async def neighbour(identity: str) -> AsyncGenerator[Neighbour]:
-    """A peer with the id `identity` that answers until this is left."""
+    """Start a peer with the id `identity`. It answers until this exits."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         peer = Peer(identity, (f"http://127.0.0.1:{listener.getsockname()[1]}",))
-        here = Neighbour(peer)
-        async with context_for(EmptyRouter(), identity=identity, store=here) as context:
+        this = Neighbour(peer)
+        async with context_for(EmptyRouter(), identity=identity, store=this) as context:
 
-            async def asked(request: Request) -> Response:
+            async def lookup(request: Request) -> Response:
                 response = await answer_key(context, request.path_params["key"])
                 response.headers[IDENTITY_HEADER] = identity
                 return response
 
-            async def alive(_: Request) -> Response:
+            async def ping(_: Request) -> Response:
                 return Response(headers={IDENTITY_HEADER: identity})
 
-            app = Starlette(routes=[Route("/v2/", alive), Route(f"/_router{KEYS_ROUTE}", asked)])
+            app = Starlette(routes=[Route("/v2/", ping), Route(f"/_router{KEYS_ROUTE}", lookup)])
             async with _served(app, listener):
-                yield here
+                yield this
 
 
 @asynccontextmanager
 async def _served(app: Starlette, listener: socket.socket) -> AsyncGenerator[None]:
     config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1)
-    server = _Server(config)
+    server = _NeighbourServer(config)
     serving = asyncio.create_task(server.serve([listener]))
     try:
         yield

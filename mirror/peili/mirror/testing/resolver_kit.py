@@ -1,4 +1,4 @@
-"""Checks what `Resolver` promises."""
+"""The conformance kit for `Resolver`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,29 @@ from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.plugins.interfaces import Resolver, Router, Store
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.testing import plugin_kit
-from peili.mirror.testing.contexts import context_for
-from peili.mirror.testing.promises import (
-    IN_TIME,
+from peili.mirror.testing import conformance
+from peili.mirror.testing.conformance import (
+    DEFAULT_TIMEOUT,
     Promises,
+    check_promise,
     eventually,
     expect,
     expect_cancellable,
     expect_type,
     fresh_bytes,
-    keep,
 )
+from peili.mirror.testing.contexts import context_for
 
-_QUICK = 5.0  # seconds that one answer may take
+_STEP_TIMEOUT = 5.0  # seconds for one call of resolve
 
 
 class ResolverSubject(ABC):
-    """A resolver to be checked, not entered: the kit does that, more than once.
+    """A resolver to be checked, and a way to let references point to something.
 
-    `store` and `router`, entered already, are what the mirror would give to it; None: empty ones.
+    Attributes:
+        resolver: The resolver, not entered. The kit enters it more than once.
+        store: The mirror's store, already entered; None for an empty one.
+        router: The mirror's router, already entered; None for one without peers.
     """
 
     resolver: Resolver
@@ -39,18 +42,30 @@ class ResolverSubject(ABC):
 
     @abstractmethod
     async def know(self, reference: Reference) -> Descriptor | None:
-        """Let `reference` mean something to the resolver from now on; None where nothing ever does."""
+        """Let `reference` point to something from now on.
+
+        Returns:
+            What the resolver should return; None if it never returns anything, like the resolver ``defer``.
+        """
 
 
 ResolverFactory = Callable[[], AbstractAsyncContextManager[ResolverSubject]]
-"""Gives a resolver with surroundings of its own at each call, and cleans up after it."""
+"""Returns a context manager that creates a resolver with its own store and router, and cleans up on exit."""
 
 
-async def check_resolver(factory: ResolverFactory, *, within: float = IN_TIME) -> None:
-    """Check every promise of `Resolver`, each on one of its own. Raises ConformanceError for the first broken one."""
+async def check_resolver(factory: ResolverFactory, *, within: float = DEFAULT_TIMEOUT) -> None:
+    """Check every promise of `Resolver`, each on a new resolver.
+
+    Args:
+        factory: Creates the resolver.
+        within: Seconds in which each promise must be kept.
+
+    Raises:
+        ConformanceError: A promise is broken; the first one that was found.
+    """
     for promise, check in PROMISES:
         async with factory() as subject:
-            await keep(promise, check(subject), within)
+            await check_promise(promise, check(subject), within)
 
 
 @asynccontextmanager
@@ -68,91 +83,91 @@ async def _running(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
 
 
 async def _ready(subject: ResolverSubject) -> None:
-    await plugin_kit.ready(subject.resolver, lambda: _entered(subject))
+    await conformance.check_ready(subject.resolver, lambda: _entered(subject))
 
 
-async def _entering(subject: ResolverSubject) -> None:
-    await plugin_kit.entering(subject.resolver, lambda: _entered(subject))
+async def _cancellation(subject: ResolverSubject) -> None:
+    await conformance.check_cancellation(subject.resolver, lambda: _entered(subject))
 
 
-async def _sharing(subject: ResolverSubject) -> None:
-    await plugin_kit.sharing(subject.resolver, lambda: _entered(subject))
+async def _second_entry(subject: ResolverSubject) -> None:
+    await conformance.check_second_entry(subject.resolver, lambda: _entered(subject))
 
 
 def _fresh_reference() -> Reference:
     return Reference("registry.example", "conformance/demo", fresh_bytes(4).hex())
 
 
-async def _answer(resolver: Resolver, reference: Reference) -> Descriptor | None:
-    async with Deadline(_QUICK):
+async def _resolve(resolver: Resolver, reference: Reference) -> Descriptor | None:
+    async with Deadline(_STEP_TIMEOUT):
         try:
-            answer = await resolver.resolve(reference)
+            result = await resolver.resolve(reference)
         except Unavailable:
             return None
-    expect_type(answer, Descriptor, type(None))
-    return answer
+    expect_type(result, Descriptor, type(None))
+    return result
 
 
 async def _until_known(subject: ResolverSubject) -> tuple[Reference, Descriptor | None]:
-    """A reference that means something from now on, and what; its digest is what counts."""
+    """Return a reference that points to something from now on, and what the resolver should return for it."""
     reference = _fresh_reference()
-    meant = await subject.know(reference)
-    while meant is not None and await _answer(subject.resolver, reference) is None:  # noqa: ASYNC110 - nobody tells
+    expected = await subject.know(reference)
+    while expected is not None and await _resolve(subject.resolver, reference) is None:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.02)
-    return reference, meant
+    return reference, expected
 
 
-def _expect_same(answer: Descriptor | None, meant: Descriptor | None) -> None:
-    digests = [each and each.digest for each in (answer, meant)]
-    expect(digests[0] == digests[1], f"it gave {answer}, not {meant}")
+def _expect_same(result: Descriptor | None, expected: Descriptor | None) -> None:
+    digests = [each and each.digest for each in (result, expected)]
+    expect(digests[0] == digests[1], f"it returned {result}, not {expected}")
 
 
 async def _enter(subject: ResolverSubject) -> None:
     for _ in range(2):
         async with _running(subject) as resolver:
-            reference, meant = await _until_known(subject)
-            _expect_same(await _answer(resolver, reference), meant)
+            reference, expected = await _until_known(subject)
+            _expect_same(await _resolve(resolver, reference), expected)
 
 
 async def _unknown(subject: ResolverSubject) -> None:
     async with _running(subject) as resolver:
-        _expect_same(await _answer(resolver, _fresh_reference()), None)
+        _expect_same(await _resolve(resolver, _fresh_reference()), None)
 
 
 async def _known(subject: ResolverSubject) -> None:
     async with _running(subject) as resolver:
         known = [await _until_known(subject) for _ in range(3)]
-        for reference, meant in known:
-            answer = await _answer(resolver, reference)
-            _expect_same(answer, meant)
-            if answer is not None and meant is not None:
-                right = (meant.media_type, meant.size)
-                expect((answer.media_type, answer.size) == right, f"it gave {answer}, not {meant}")
+        for reference, expected in known:
+            result = await _resolve(resolver, reference)
+            _expect_same(result, expected)
+            if result is not None and expected is not None:
+                right = (expected.media_type, expected.size)
+                expect((result.media_type, result.size) == right, f"it returned {result}, not {expected}")
 
 
 async def _concurrent(subject: ResolverSubject) -> None:
     async with _running(subject) as resolver:
         known = [await _until_known(subject) for _ in range(3)] + [(_fresh_reference(), None) for _ in range(3)]
-        answers = await asyncio.gather(*(_answer(resolver, reference) for reference, _ in known * 5))
-        for answer, (_, meant) in zip(answers, known * 5, strict=True):
-            _expect_same(answer, meant)
+        results = await asyncio.gather(*(_resolve(resolver, reference) for reference, _ in known * 5))
+        for result, (_, expected) in zip(results, known * 5, strict=True):
+            _expect_same(result, expected)
 
 
 async def _cancel(subject: ResolverSubject) -> None:
     async with _running(subject) as resolver:
-        reference, meant = await _until_known(subject)
-        await expect_cancellable(lambda: _answer(resolver, reference))
-        await expect_cancellable(lambda: _answer(resolver, _fresh_reference()))
-        _expect_same(await _answer(resolver, reference), meant)
+        reference, expected = await _until_known(subject)
+        await expect_cancellable(lambda: _resolve(resolver, reference))
+        await expect_cancellable(lambda: _resolve(resolver, _fresh_reference()))
+        _expect_same(await _resolve(resolver, reference), expected)
 
 
 PROMISES: Promises = (
-    ("a resolver can be entered, left and entered again, and is ready then", _enter),
-    (plugin_kit.READY, _ready),
-    (plugin_kit.ENTERING, _entering),
-    (plugin_kit.SHARING, _sharing),
-    ("a reference that means nothing gives None, or raises Unavailable", _unknown),
-    ("a reference gives the descriptor of what it means", _known),
+    ("a resolver can be entered, exited and entered again, and is ready then", _enter),
+    (conformance.READY, _ready),
+    (conformance.CAN_BE_CANCELLED, _cancellation),
+    (conformance.SECOND_ENTRY, _second_entry),
+    ("an unknown reference returns None, or raises Unavailable", _unknown),
+    ("a known reference returns its descriptor", _known),
     ("resolve may be called concurrently", _concurrent),
     ("resolve can be cancelled, and called again", _cancel),
 )

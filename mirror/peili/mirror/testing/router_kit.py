@@ -1,4 +1,4 @@
-"""Checks what `Router` promises. What only `MembershipRouter` does is membership_kit's matter."""
+"""The conformance kit for `Router`. membership_kit.py checks what only `MembershipRouter` promises."""
 
 from __future__ import annotations
 
@@ -16,58 +16,70 @@ from peili.mirror.plugins.advice import Feed, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Gone, Have, Synced
 from peili.mirror.plugins.interfaces import Router
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.testing import plugin_kit
-from peili.mirror.testing.contexts import context_for
-from peili.mirror.testing.promises import (
-    IN_TIME,
+from peili.mirror.testing import conformance
+from peili.mirror.testing.conformance import (
+    DEFAULT_TIMEOUT,
     Promises,
+    check_promise,
     eventually,
     expect,
     expect_cancellable,
     expect_cheap,
     expect_type,
     fresh_bytes,
-    keep,
 )
+from peili.mirror.testing.contexts import context_for
 
 IDENTITY = "this-host"
-"""The id that routers under test are entered with."""
+"""The id of this host while the kit runs a router."""
 
-_QUICK = 3.0  # seconds that one bounded step may take: more than the default `Limits.lookup_timeout`, twice
+_STEP_TIMEOUT = 3.0  # seconds for one lookup or acquire: more than twice the default of `Limits.lookup_timeout`
 
 
 class RouterSubject(ABC):
-    """A router to be checked, and its author's hands on the other hosts. `router` is not entered: the kit does that,
-    as the host ``this-host``, more than once.
+    """A router to be checked, and ways to change what the other hosts have.
+
+    Attributes:
+        router: The router, not entered. The kit enters it more than once, as the host ``this-host``.
     """
 
     router: Router
 
     @abstractmethod
     async def hold(self, key: Key) -> Peer:
-        """Another host has `key` whole from now on; which one. Called only while the router is entered."""
+        """Let another host have the complete content of `key`. Called only while the router is entered.
+
+        Returns:
+            The other host.
+        """
 
     @abstractmethod
     async def drop(self, key: Key) -> None:
-        """No other host has `key` any longer."""
+        """Let no other host have `key` any longer."""
 
     async def seen(self, key: Key) -> bool | None:
-        """Whether other hosts know that this host has `key`; None where routers of this kind do not tell each other."""
+        """Whether other hosts know that this host has `key`; None if routers of this kind do not advertise."""
         return None
 
 
 RouterFactory = Callable[[], AbstractAsyncContextManager[RouterSubject]]
-"""Gives a router with other hosts of its own at each call, and cleans up after it."""
+"""Returns a context manager that creates a router with its own other hosts, and cleans up on exit."""
 
 
-async def check_router(factory: RouterFactory, *, within: float = IN_TIME) -> None:
-    """Check every promise of `Router`, each on a router of its own. Raises ConformanceError for the first broken one.
+async def check_router(factory: RouterFactory, *, within: float = DEFAULT_TIMEOUT) -> None:
+    """Check every promise of `Router`, each on a new router.
 
-    `within` bounds each in seconds, what the router needs to notice a change included.
+    Args:
+        factory: Creates the router.
+        within: Seconds in which each promise must be kept. It includes the time that the router needs to notice a
+            change.
+
+    Raises:
+        ConformanceError: A promise is broken; the first one that was found.
     """
     for promise, check in PROMISES:
         async with factory() as subject:
-            await keep(promise, check(subject), within)
+            await check_promise(promise, check(subject), within)
 
 
 @asynccontextmanager
@@ -79,26 +91,26 @@ async def _entered(router: Router) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def running(router: Router) -> AsyncGenerator[None]:
-    """`router` entered as ``this-host``, and ready."""
+    """Enter `router` as ``this-host``, and wait until it is ready."""
     async with _entered(router):
         await eventually(router.ready)
         yield
 
 
 def fresh_key() -> Digest:
-    """A key that nobody has."""
+    """Return a key that no host has."""
     return Digest.of(fresh_bytes(16))
 
 
 async def lookup(router: Router, key: Key) -> list[Holder]:
-    """All holders that one lookup finds, in bounded time."""
-    async with Deadline(_QUICK), aclosing(router.lookup(key)) as found:
+    """Return all holders that one lookup finds. Raises TimeoutError."""
+    async with Deadline(_STEP_TIMEOUT), aclosing(router.lookup(key)) as found:
         return [holder async for holder in found]
 
 
 async def until_found(router: Router, key: Key, ids: Collection[str]) -> None:
-    """Look `key` up until exactly these are found."""
-    while {holder.peer.id for holder in await lookup(router, key)} != set(ids):  # noqa: ASYNC110 - nobody tells
+    """Repeat a lookup of `key` until it finds exactly the peers in `ids`."""
+    while {holder.peer.id for holder in await lookup(router, key)} != set(ids):  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.02)
 
 
@@ -114,7 +126,7 @@ async def _not_entered(subject: RouterSubject) -> None:
     for _ in range(2):
         router.peers()
         with suppress(RouterUnavailable):
-            expect(await lookup(router, fresh_key()) == [], "somebody was found")
+            expect(await lookup(router, fresh_key()) == [], "a holder was found")
         async with running(router):
             pass
 
@@ -125,14 +137,14 @@ async def _lookup(subject: RouterSubject) -> None:
             peer = await subject.hold(key)
             await until_found(subject.router, key, {peer.id})
             for holder in await lookup(subject.router, key):
-                expect(holder.peer.urls == peer.urls, f"its urls are {peer.urls}, not {holder.peer.urls}")
-                expect(holder.complete, "it was told as if it had not all of it")
+                expect(holder.peer.urls == peer.urls, f"the URLs of the holder are {holder.peer.urls}, not {peer.urls}")
+                expect(holder.complete, "the holder is not complete")
 
 
-async def _lookup_nobody(subject: RouterSubject) -> None:
+async def _lookup_unknown(subject: RouterSubject) -> None:
     async with running(subject.router):
         await subject.hold(fresh_key())
-        expect(await lookup(subject.router, fresh_key()) == [], "somebody was found")
+        expect(await lookup(subject.router, fresh_key()) == [], "a holder was found")
 
 
 async def _lookup_dropped(subject: RouterSubject) -> None:
@@ -143,14 +155,14 @@ async def _lookup_dropped(subject: RouterSubject) -> None:
         await until_found(subject.router, key, ())
 
 
-async def _never_itself(subject: RouterSubject) -> None:
+async def _never_this_host(subject: RouterSubject) -> None:
     async with running(subject.router):
         own, shared = fresh_key(), fresh_key()
         await subject.router.advertise([Have(own, 10), Have(shared, 10)])
         peer = await subject.hold(shared)
         await until_found(subject.router, shared, {peer.id})
-        expect(await lookup(subject.router, own) == [], "what only this host has was found")
-        expect(IDENTITY not in {each.id for each in subject.router.peers()}, "it is among peers()")
+        expect(await lookup(subject.router, own) == [], "this host was found as a holder")
+        expect(IDENTITY not in {each.id for each in subject.router.peers()}, "this host is in peers()")
 
 
 async def _lookup_closed(subject: RouterSubject) -> None:
@@ -175,27 +187,27 @@ async def _acquire(subject: RouterSubject) -> None:
             if not isinstance(advice, Feed):
                 continue
             ids = {holder.peer.id for holder in advice.holders}
-            expect(ids == {peer.id}, f"it gave {ids}, where {peer.id} has it")
+            expect(ids == {peer.id}, f"the holders are {ids}, but only {peer.id} has the content")
         advice = await _advice(subject.router, Want(key, failed={peer.id: FailureReason.BROKEN}))
-        left = {holder.peer.id for holder in advice.holders} if isinstance(advice, Feed) else set[str]()
-        expect(peer.id not in left, f"{peer.id} had failed, and was given again")
+        ids = {holder.peer.id for holder in advice.holders} if isinstance(advice, Feed) else set[str]()
+        expect(peer.id not in ids, f"{peer.id} is a holder again, after it failed")
 
 
-async def _acquire_nobody(subject: RouterSubject) -> None:
+async def _acquire_unknown(subject: RouterSubject) -> None:
     async with running(subject.router):
         advice = await _advice(subject.router, Want(fresh_key()))
-        expect(not isinstance(advice, Feed), f"it gave {advice!r}")
+        expect(not isinstance(advice, Feed), f"it returned {advice!r}")
 
 
 async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
-    """What `acquire` says, its lease used as a mirror does."""
-    async with Deadline(_QUICK):
+    """Return the result of `acquire`. Uses its lease like a mirror does."""
+    async with Deadline(_STEP_TIMEOUT):
         advice = await router.acquire(want)
     expect_type(advice, Feed, Wait, Upstream)
     if isinstance(advice, Feed):
-        expect(advice.holders, "acquire gave a Feed of nobody")
+        expect(advice.holders, "acquire returned a Feed without holders")
     if isinstance(advice, Wait):
-        expect(advice.until < asyncio.get_running_loop().time() + 60, f"acquire says to wait until {advice.until}")
+        expect(advice.until < asyncio.get_running_loop().time() + 60, f"acquire returned a Wait until {advice.until}")
     else:
         advice.lease.progress(1)
         await advice.lease.release(LeaseEnd.DONE)
@@ -226,20 +238,20 @@ async def _advertised(subject: RouterSubject) -> None:
 
 
 async def _until_seen(subject: RouterSubject, key: Key, right: bool) -> None:
-    while await subject.seen(key) not in {right, None}:  # noqa: ASYNC110 - nobody tells
+    while await subject.seen(key) not in {right, None}:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.02)
 
 
 async def _ready(subject: RouterSubject) -> None:
-    await plugin_kit.ready(subject.router, lambda: _entered(subject.router))
+    await conformance.check_ready(subject.router, lambda: _entered(subject.router))
 
 
-async def _entering(subject: RouterSubject) -> None:
-    await plugin_kit.entering(subject.router, lambda: _entered(subject.router))
+async def _cancellation(subject: RouterSubject) -> None:
+    await conformance.check_cancellation(subject.router, lambda: _entered(subject.router))
 
 
-async def _sharing(subject: RouterSubject) -> None:
-    await plugin_kit.sharing(subject.router, lambda: _entered(subject.router))
+async def _second_entry(subject: RouterSubject) -> None:
+    await conformance.check_second_entry(subject.router, lambda: _entered(subject.router))
 
 
 async def _peers(subject: RouterSubject) -> None:
@@ -259,7 +271,7 @@ async def _concurrent(subject: RouterSubject) -> None:
         keys = held + [fresh_key() for _ in range(4)]
         found = await asyncio.gather(*(lookup(subject.router, key) for key in keys * 4))
         for key, holders in zip(keys * 4, found, strict=True):
-            expect(bool(holders) == (key in held), f"{key} was found at {holders}")
+            expect(bool(holders) == (key in held), f"the holders of {key} are {holders}")
 
 
 async def _cancel(subject: RouterSubject) -> None:
@@ -284,22 +296,22 @@ async def _routes(subject: RouterSubject) -> None:
 
 
 PROMISES: Promises = (
-    ("a router can be entered, left and entered again, and is ready then", _enter),
-    (plugin_kit.READY, _ready),
-    (plugin_kit.ENTERING, _entering),
-    (plugin_kit.SHARING, _sharing),
-    ("a router that is not entered raises RouterUnavailable or knows nobody; peers does not raise", _not_entered),
-    ("lookup finds who has a digest or a reference", _lookup),
-    ("lookup of a key that nobody has ends, and has told nobody", _lookup_nobody),
-    ("lookup forgets who has a key no longer", _lookup_dropped),
-    ("peers gives peers, and is cheap", _peers),
-    ("this host is never among the holders or the peers", _never_itself),
+    ("a router can be entered, exited and entered again, and is ready then", _enter),
+    (conformance.READY, _ready),
+    (conformance.CAN_BE_CANCELLED, _cancellation),
+    (conformance.SECOND_ENTRY, _second_entry),
+    ("a router that is not entered raises RouterUnavailable or finds nothing; peers does not raise", _not_entered),
+    ("lookup finds the holders of a digest and of a reference", _lookup),
+    ("lookup of a key that no host has ends without a holder", _lookup_unknown),
+    ("lookup does not find a host that no longer has the key", _lookup_dropped),
+    ("peers returns peers, and is cheap", _peers),
+    ("this host is never a holder or a peer", _never_this_host),
     ("lookup may be closed before its end", _lookup_closed),
-    ("acquire of a key that nobody has gives Upstream or Wait", _acquire_nobody),
-    ("acquire gives the holders, without those that failed", _acquire),
-    ("advertise and withdraw may be repeated, and ignore what means nothing to them", _advertise),
-    ("what is advertised is known to others until it is withdrawn, where routers tell each other", _advertised),
+    ("acquire of a key that no host has returns Upstream or Wait", _acquire_unknown),
+    ("acquire returns the holders, without those that failed", _acquire),
+    ("advertise and withdraw may be repeated, and ignore other events and unknown keys", _advertise),
+    ("advertised keys are known to others until they are withdrawn, if routers of this kind advertise", _advertised),
     ("every method may be called concurrently", _concurrent),
     ("every method can be cancelled, and called again", _cancel),
-    ("routes gives routes, whether the router is entered or not", _routes),
+    ("routes returns routes, whether the router is entered or not", _routes),
 )

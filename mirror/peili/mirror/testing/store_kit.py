@@ -1,4 +1,4 @@
-"""Checks what `Store` promises, and what its contents promise with it."""
+"""The conformance kit for `Store` and for the content that it opens. watch_kit.py checks `Store.watch`."""
 
 from __future__ import annotations
 
@@ -12,64 +12,69 @@ from peili.mirror.errors import Aborted, NotFound
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.plugins.interfaces import Store
-from peili.mirror.testing import plugin_kit
-from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
-from peili.mirror.testing.contexts import entered
-from peili.mirror.testing.promises import (
-    IN_TIME,
+from peili.mirror.testing import conformance
+from peili.mirror.testing.conformance import (
+    DEFAULT_TIMEOUT,
     Promises,
+    check_promise,
     eventually,
     expect,
     expect_cancellable,
     expect_raises,
     fresh_bytes,
-    keep,
 )
+from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
+from peili.mirror.testing.contexts import entered
 from peili.mirror.testing.store_subject import (
     REFERENCE,
     StoreFactory,
     StoreSubject,
+    expect_content,
+    fresh_manifest,
     index_of,
-    manifest,
-    read_back,
-    told,
+    until_complete,
+    watching,
 )
 from peili.mirror.testing.watch_kit import WATCH_PROMISES
-from peili.mirror.testing.watching import watching
 
 
-async def check_store(factory: StoreFactory, *, within: float = IN_TIME) -> None:
-    """Check every promise of `Store` and of the content it opens, each on a store of its own.
+async def check_store(factory: StoreFactory, *, within: float = DEFAULT_TIMEOUT) -> None:
+    """Check every promise of `Store` and of the content that it opens, each on a new store.
 
-    Raises ConformanceError for the first that is broken. `within` bounds each in seconds, what the store needs to
-    notice a change included.
+    Args:
+        factory: Creates the store.
+        within: Seconds in which each promise must be kept. It includes the time that the store needs to notice a
+            change.
+
+    Raises:
+        ConformanceError: A promise is broken; the first one that was found.
     """
     for promise, check in PROMISES:
         async with factory() as subject:
-            await keep(promise, check(subject), within)
+            await check_promise(promise, check(subject), within)
 
     @asynccontextmanager
-    async def whole() -> AsyncGenerator[ContentSubject]:
+    async def complete() -> AsyncGenerator[ContentSubject]:
         async with factory() as subject:
             data = fresh_bytes(300_000)
             await subject.add(data)
             async with entered(subject.store), watching(subject.store) as watched:
-                await told(watched, Digest.of(data))
+                await until_complete(watched, Digest.of(data))
                 yield ContentSubject(await subject.store.open(Digest.of(data)), data)
 
     @asynccontextmanager
-    async def arriving() -> AsyncGenerator[ContentSubject]:
+    async def ingest() -> AsyncGenerator[ContentSubject]:
         async with factory() as subject, entered(subject.store):
             await eventually(subject.store.ready)
             data = fresh_bytes(300_000)
             arrival = await subject.begin(data)
             yield ContentSubject(await subject.store.open(Digest.of(data), partial=True), data, arrival)
 
-    await check_content(whole, within=within)
+    await check_content(complete, within=within)
     async with factory() as subject, entered(subject.store):
-        arrives = await subject.begin(fresh_bytes(1000)) is not None
-    if arrives:
-        await check_content(arriving, within=within)
+        shows_ingests = await subject.begin(fresh_bytes(1000)) is not None
+    if shows_ingests:
+        await check_content(ingest, within=within)
 
 
 async def _enter(subject: StoreSubject) -> None:
@@ -84,54 +89,57 @@ async def _found_when_entered(store: Store, digest: Digest) -> None:
     async with entered(store), watching(store) as watched:
         await eventually(store.ready)
         await watched.until(lambda: watched.synced)
-        expect(digest in watched.have, "what was added before it was entered had not been told at Synced")
+        expect(digest in watched.have, "content that was added before the entry was not reported before Synced")
         await store.describe(digest)
 
 
 async def _unknown(subject: StoreSubject) -> None:
-    store, nowhere = subject.store, Digest.of(fresh_bytes(10))
+    store, unknown = subject.store, Digest.of(fresh_bytes(10))
     async with entered(store):
         await eventually(store.ready)
         await expect_raises(NotFound, store.resolve(REFERENCE))
-        await expect_raises(NotFound, store.describe(nowhere))
-        await expect_raises(NotFound, store.open(nowhere))
-        await expect_raises(NotFound, store.open(nowhere, partial=True))
-        expect(await store.discard(nowhere) is False, "discard said that there was one")
+        await expect_raises(NotFound, store.describe(unknown))
+        await expect_raises(NotFound, store.open(unknown))
+        await expect_raises(NotFound, store.open(unknown, partial=True))
+        expect(await store.discard(unknown) is False, "discard returned True")
 
 
 async def _describe(subject: StoreSubject) -> None:
-    contents = {fresh_bytes(1000): OCTET_STREAM, b"{" + fresh_bytes(50): OCTET_STREAM, manifest(): OCI_MANIFEST}
-    contents[index_of(manifest())] = OCI_INDEX
+    contents = {fresh_bytes(1000): OCTET_STREAM, b"{" + fresh_bytes(50): OCTET_STREAM, fresh_manifest(): OCI_MANIFEST}
+    contents[index_of(fresh_manifest())] = OCI_INDEX
     for data in contents:
         await subject.add(data)
     async with entered(subject.store), watching(subject.store) as watched:
         for data, media_type in contents.items():
             digest = Digest.of(data)
-            await told(watched, digest)
+            await until_complete(watched, digest)
             found = await subject.store.describe(digest)
             right = (digest, len(data), media_type)
-            expect((found.digest, found.size, found.media_type) == right, f"{found} was told of {right}")
+            expect((found.digest, found.size, found.media_type) == right, f"{found} was returned instead of {right}")
 
 
 async def _resolve(subject: StoreSubject) -> None:
-    data = manifest()
+    data = fresh_manifest()
     await subject.add(data, REFERENCE)
     async with entered(subject.store), watching(subject.store) as watched:
         await watched.until(lambda: REFERENCE in watched.have)
         found = await subject.store.resolve(REFERENCE)
         right = (Digest.of(data), len(data), OCI_MANIFEST)
-        expect((found.digest, found.size, found.media_type) == right, f"{found} was told of {right}")
+        expect((found.digest, found.size, found.media_type) == right, f"{found} was returned instead of {right}")
 
 
 async def _images(subject: StoreSubject) -> None:
     for tag in ("v2", "v10", "v1"):
-        await subject.add(manifest(), Reference(REFERENCE.registry, REFERENCE.repository, tag))
+        await subject.add(fresh_manifest(), Reference(REFERENCE.registry, REFERENCE.repository, tag))
     async with entered(subject.store), watching(subject.store) as watched:
         await watched.until(lambda: sum(isinstance(key, Reference) for key in watched.have) == 3)
         images = await subject.store.images()
-        expect([str(each).rpartition(":")[2] for each, _ in images] == ["v1", "v10", "v2"], f"there were {images}")
+        expect([str(each).rpartition(":")[2] for each, _ in images] == ["v1", "v10", "v2"], f"the images were {images}")
         for reference, descriptor in images:
-            expect(await subject.store.resolve(reference) == descriptor, f"resolve gives another for {reference}")
+            expect(
+                await subject.store.resolve(reference) == descriptor,
+                f"resolve differs for {reference}",
+            )
 
 
 async def _concurrent(subject: StoreSubject) -> None:
@@ -141,12 +149,12 @@ async def _concurrent(subject: StoreSubject) -> None:
     store = subject.store
     async with entered(store), watching(store) as watched:
         for data in contents:
-            await told(watched, Digest.of(data))
-        await asyncio.gather(*(read_back(store, data) for data in contents * 5), store.images(), store.images())
+            await until_complete(watched, Digest.of(data))
+        await asyncio.gather(*(expect_content(store, data) for data in contents * 5), store.images(), store.images())
 
 
 async def _cancel(subject: StoreSubject) -> None:
-    data = manifest()
+    data = fresh_manifest()
     digest = Digest.of(data)
     await subject.add(data, REFERENCE)
     store = subject.store
@@ -158,14 +166,14 @@ async def _cancel(subject: StoreSubject) -> None:
         await watched.until(lambda: REFERENCE in watched.have and digest in watched.have)
         for call in (lambda: store.resolve(REFERENCE), lambda: store.describe(digest), opened, store.images):
             await expect_cancellable(_coroutine(call))
-        await read_back(store, data)
+        await expect_content(store, data)
 
 
 def _coroutine(call: Callable[[], Awaitable[object]]) -> Callable[[], Coroutine[Any, Any, object]]:
-    async def calling() -> object:
+    async def call_it() -> object:
         return await call()
 
-    return calling
+    return call_it
 
 
 async def _removed_while_open(subject: StoreSubject) -> None:
@@ -173,7 +181,7 @@ async def _removed_while_open(subject: StoreSubject) -> None:
     digest = Digest.of(data)
     await subject.add(data)
     async with entered(store), watching(store) as watched:
-        await told(watched, digest)
+        await until_complete(watched, digest)
         async with await store.open(digest) as content:
             await subject.remove(digest)
             await watched.until(lambda: digest not in watched.have)
@@ -182,7 +190,7 @@ async def _removed_while_open(subject: StoreSubject) -> None:
             expect(content.available == len(data), f"available went from {len(data)} to {content.available}")
 
 
-async def _not_whole(subject: StoreSubject) -> None:
+async def _not_complete(subject: StoreSubject) -> None:
     store, data = subject.store, fresh_bytes(2000)
     digest = Digest.of(data)
     async with entered(store), watching(store) as watched:
@@ -193,11 +201,11 @@ async def _not_whole(subject: StoreSubject) -> None:
         await arrival.write(data[:1000])
         await expect_raises(NotFound, store.open(digest))
         await expect_raises(NotFound, store.describe(digest))
-        expect(digest not in watched.have or not watched.have[digest].complete, "it was told as whole")
+        expect(digest not in watched.have or not watched.have[digest].complete, "it was reported as complete")
         await arrival.write(data[1000:])
         await arrival.commit()
-        await told(watched, digest)
-        await read_back(store, data)
+        await until_complete(watched, digest)
+        await expect_content(store, data)
 
 
 async def _closed(subject: StoreSubject) -> None:
@@ -209,42 +217,42 @@ async def _closed(subject: StoreSubject) -> None:
             await read_range(content, 0, 10)
 
     async with entered(store), watching(store) as watched:
-        await told(watched, Digest.of(data))
+        await until_complete(watched, Digest.of(data))
         await open_and_close()
-        before = _descriptors()
+        before = _open_descriptors()
         for _ in range(_MANY):
             await open_and_close()
-        await eventually(lambda: _descriptors() < before + _MANY // 2)
+        await eventually(lambda: _open_descriptors() < before + _MANY // 2)
 
 
-_MANY = 40
+_MANY = 40  # opened and closed
 _DESCRIPTORS = "/dev/fd"
 
 
-def _descriptors() -> int:
-    """How many this process has open; 0 where the system does not say."""
+def _open_descriptors() -> int:
+    """Return how many descriptors this process has open; 0 if the system does not tell."""
     return len(os.listdir(_DESCRIPTORS)) if os.path.isdir(_DESCRIPTORS) else 0  # noqa: PTH208, PTH112 - quick
 
 
 async def _ready(subject: StoreSubject) -> None:
-    await plugin_kit.ready(subject.store, lambda: entered(subject.store))
+    await conformance.check_ready(subject.store, lambda: entered(subject.store))
 
 
-async def _entering(subject: StoreSubject) -> None:
-    await plugin_kit.entering(subject.store, lambda: entered(subject.store))
+async def _cancellation(subject: StoreSubject) -> None:
+    await conformance.check_cancellation(subject.store, lambda: entered(subject.store))
 
 
-async def _sharing(subject: StoreSubject) -> None:
-    await plugin_kit.sharing(subject.store, lambda: entered(subject.store))
+async def _second_entry(subject: StoreSubject) -> None:
+    await conformance.check_second_entry(subject.store, lambda: entered(subject.store))
 
 
 async def _discard(subject: StoreSubject) -> None:
     store, whole, data = subject.store, fresh_bytes(100), fresh_bytes(2000)
     await subject.add(whole)
     async with entered(store), watching(store) as watched:
-        await told(watched, Digest.of(whole))
-        expect(await store.discard(Digest.of(whole)) is False, "it said that whole content was removed")
-        await read_back(store, whole)
+        await until_complete(watched, Digest.of(whole))
+        expect(await store.discard(Digest.of(whole)) is False, "it returned True for complete content")
+        await expect_content(store, whole)
         arrival = await subject.begin(data)
         if arrival is None:
             return
@@ -256,22 +264,22 @@ async def _discard(subject: StoreSubject) -> None:
 
 
 PROMISES: Promises = (
-    ("a store can be entered, left and entered again, and is ready then", _enter),
-    (plugin_kit.READY, _ready),
-    (plugin_kit.ENTERING, _entering),
-    (plugin_kit.SHARING, _sharing),
-    ("what is not there raises NotFound", _unknown),
+    ("a store can be entered, exited and entered again, and is ready then", _enter),
+    (conformance.READY, _ready),
+    (conformance.CAN_BE_CANCELLED, _cancellation),
+    (conformance.SECOND_ENTRY, _second_entry),
+    ("unknown content raises NotFound", _unknown),
     (
-        "describe gives digest and size, a manifest's own media type, and application/octet-stream for the rest",
+        "describe returns digest and size, and the media type: a manifest's own, or else application/octet-stream",
         _describe,
     ),
-    ("resolve gives the descriptor of what a reference stands for", _resolve),
-    ("images gives all references with what they stand for, sorted", _images),
+    ("resolve returns the descriptor that a reference points to", _resolve),
+    ("images returns all references with their descriptors, sorted by reference", _images),
     *WATCH_PROMISES,
     ("every method may be called concurrently", _concurrent),
     ("every method can be cancelled, and called again", _cancel),
-    ("content that is removed while it is open gives its own bytes or raises Aborted", _removed_while_open),
-    ("content that is closed holds nothing open", _closed),
-    ("content that is still arriving is not opened or described as whole", _not_whole),
-    ("discard removes only what is still arriving, and says whether it did", _discard),
+    ("content that is removed while it is open returns its own bytes or raises Aborted", _removed_while_open),
+    ("closed content holds no file open", _closed),
+    ("an ingest is not opened or described as complete content", _not_complete),
+    ("discard removes only an ingest, and returns whether it did", _discard),
 )

@@ -1,4 +1,4 @@
-"""Checks what `Store.watch` promises; part of the kit for stores."""
+"""The part of the conformance kit for stores that checks `Store.watch`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,38 @@ from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.plugins.content import Have, Synced
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.testing.contexts import entered
-from peili.mirror.testing.promises import (
+from peili.mirror.testing.conformance import (
     Promises,
     eventually,
     expect,
     expect_raises,
     fresh_bytes,
 )
-from peili.mirror.testing.store_subject import REFERENCE, StoreSubject, manifest, read_back, told
-from peili.mirror.testing.watching import watching
+from peili.mirror.testing.contexts import entered
+from peili.mirror.testing.store_subject import (
+    REFERENCE,
+    StoreSubject,
+    expect_content,
+    fresh_manifest,
+    until_complete,
+    watching,
+)
 
 
 async def _watch_inventory(subject: StoreSubject) -> None:
-    data = manifest()
+    data = fresh_manifest()
     await subject.add(data, REFERENCE)
     store = subject.store
     async with entered(store), watching(store) as early:
         await early.until(lambda: early.synced)
         async with watching(store) as late:
             await late.until(lambda: late.synced)
-            for name, watched in (("one from the start", early), ("one that came later", late)):
+            for name, watched in (("the first watcher", early), ("a later watcher", late)):
                 before = watched.events[: watched.events.index(Synced())]
                 keys = {event.key for event in before if isinstance(event, Have)}
                 missing = {Digest.of(data), REFERENCE} - keys
-                expect(not missing, f"{name} was not told of {', '.join(map(str, missing))} before Synced")
-            expect(late.events.count(Synced()) == 1, "Synced was told more than once")
+                expect(not missing, f"{name} did not receive {', '.join(map(str, missing))} before Synced")
+            expect(late.events.count(Synced()) == 1, "Synced was received more than once")
 
 
 async def _watch_changes(subject: StoreSubject) -> None:
@@ -45,9 +51,9 @@ async def _watch_changes(subject: StoreSubject) -> None:
         await watched.until(lambda: watched.synced)
         await other.until(lambda: other.synced)
         await subject.add(data)
-        await told(watched, digest)
-        await told(other, digest)
-        expect(watched.have[digest].size in (None, 1000), f"its size was told as {watched.have[digest].size}")
+        await until_complete(watched, digest)
+        await until_complete(other, digest)
+        expect(watched.have[digest].size in (None, 1000), f"its reported size is {watched.have[digest].size}")
         await subject.remove(digest)
         await watched.until(lambda: digest not in watched.have)
         await other.until(lambda: digest not in other.have)
@@ -55,8 +61,8 @@ async def _watch_changes(subject: StoreSubject) -> None:
         await expect_raises(NotFound, store.open(digest))
 
 
-async def _watch_truth(subject: StoreSubject) -> None:
-    data, store = manifest(), subject.store
+async def _watch_available(subject: StoreSubject) -> None:
+    data, store = fresh_manifest(), subject.store
     await subject.add(data, REFERENCE)
     async with entered(store), watching(store) as watched:
         await watched.until(lambda: watched.synced)
@@ -76,34 +82,34 @@ async def _watch_independent(subject: StoreSubject) -> None:
         async with watching(store):
             pass
         await subject.add(data)
-        await told(watched, Digest.of(data))
+        await until_complete(watched, Digest.of(data))
         await asyncio.sleep(0)
-        expect(not watched.ended, f"it ended with {watched.error!r}")
+        expect(not watched.ended, f"the watch ended with {watched.error!r}")
 
 
 async def _away(subject: StoreSubject) -> None:
-    data, store = manifest(), subject.store
+    data, store = fresh_manifest(), subject.store
     await subject.add(data, REFERENCE)
     async with entered(store), watching(store) as watched:
-        await told(watched, Digest.of(data))
+        await until_complete(watched, Digest.of(data))
         await watched.until(lambda: REFERENCE in watched.have and watched.synced)
         if not await subject.lose():
             return
         await eventually(lambda: not store.ready())
         before = len(watched.events)
         await expect_raises(StoreUnavailable, store.resolve(REFERENCE))
-        unknown = Digest.of(fresh_bytes(100))  # what is known may be served on; of this nobody can say it is missing
+        unknown = Digest.of(fresh_bytes(100))  # known content may still be served; whether this is missing is unknown
         await expect_raises(StoreUnavailable, store.describe(unknown))
         await expect_raises(StoreUnavailable, store.open(unknown))
         await expect_raises(StoreUnavailable, store.images())
         await subject.restore()
         await eventually(store.ready)
-        await read_back(store, data)
+        await expect_content(store, data)
         added = fresh_bytes(100)
         await subject.add(added)
-        await told(watched, Digest.of(added))
+        await until_complete(watched, Digest.of(added))
         keys = {event.key for event in watched.events[before:] if isinstance(event, Have)}
-        expect(keys == {Digest.of(added)}, f"what had not changed was told again: {', '.join(map(str, keys))}")
+        expect(keys == {Digest.of(added)}, f"unchanged keys were reported again: {', '.join(map(str, keys))}")
 
 
 async def _away_before(subject: StoreSubject) -> None:
@@ -111,31 +117,31 @@ async def _away_before(subject: StoreSubject) -> None:
     await subject.add(data)
     if not await subject.lose():
         return
-    async with Deadline(_AT_ONCE):
-        await _entered_and_left(store)
+    async with Deadline(_ENTRY_TIMEOUT):
+        await _enter_and_exit(store)
     async with entered(store), watching(store) as watched:
         await expect_raises(StoreUnavailable, store.describe(Digest.of(data)))
-        expect(not store.ready(), "it is ready, with its backend away")
-        expect(not watched.synced, "Synced was told, with the backend away")
+        expect(not store.ready(), "it is ready while its backend is away")
+        expect(not watched.synced, "Synced was received while the backend is away")
         await subject.restore()
-        await told(watched, Digest.of(data))
+        await until_complete(watched, Digest.of(data))
         await watched.until(lambda: watched.synced)
         await eventually(store.ready)
 
 
-_AT_ONCE = 3.0  # seconds: what does not wait for a backend is done by then on the busiest machine
+_ENTRY_TIMEOUT = 3.0  # seconds; even on a busy machine, an entry that waits for no backend takes less
 
 
-async def _entered_and_left(store: Store) -> None:
+async def _enter_and_exit(store: Store) -> None:
     async with entered(store):
         pass
 
 
 WATCH_PROMISES: Promises = (
-    ("watch first tells everything that is here, then Synced, to each caller", _watch_inventory),
-    ("watch tells of what is added and removed, and what it tells is so", _watch_changes),
-    ("what watch tells can be had", _watch_truth),
-    ("each caller of watch gets a sequence of its own, without an end", _watch_independent),
-    ("while the backend is away StoreUnavailable is raised, and watch goes on with what differs", _away),
-    ("a backend that is not there yet is not waited for when entering, and is found once it comes", _away_before),
+    ("watch first yields everything that the store has, then Synced, to each caller", _watch_inventory),
+    ("watch yields what is added and removed, and the store agrees", _watch_changes),
+    ("everything that watch yields can be opened or resolved", _watch_available),
+    ("each caller of watch gets its own sequence, without an end", _watch_independent),
+    ("while the backend is away StoreUnavailable is raised; later, watch yields only differences", _away),
+    ("entering does not wait for a backend that is not there yet, and the store finds it later", _away_before),
 )
