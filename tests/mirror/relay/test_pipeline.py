@@ -17,7 +17,7 @@ from peili.mirror.oci.ranges import Span
 from peili.mirror.relay.buffers import RING_LENGTH, BufferPool, BufferRing
 from peili.mirror.relay.pipeline import HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.verify import HashThreads, Verifier
+from peili.mirror.relay.verify import HashThreadPool, Verifier
 from peili.mirror.server.socket_writer import SocketWriter
 
 pytestmark = pytest.mark.anyio
@@ -88,21 +88,21 @@ def _ignore(_: int) -> None:
 
 
 @pytest.fixture
-def hasher() -> Generator[HashThreads]:
-    made = HashThreads()
+def hasher() -> Generator[HashThreadPool]:
+    made = HashThreadPool()
     yield made
     made.close()
 
 
 @contextmanager
-def hashing(sink: Sink, hasher: HashThreads) -> Generator[Pipeline]:
+def hashing(sink: Sink, hasher: HashThreadPool) -> Generator[Pipeline]:
     verifier = Verifier(Digest.of(bytes(PIECES * PIECE)))
     with BufferPool(RING_LENGTH * PIECE).ring() as ring:
         yield HashPipeline(sink, ring, verifier, hasher.thread(), start=0, progress=_ignore)
 
 
 @contextmanager
-def untouched(sink: Sink, _: HashThreads) -> Generator[Pipeline]:
+def untouched(sink: Sink, _: HashThreadPool) -> Generator[Pipeline]:
     yield PassThroughPipeline(sink, BufferPool(MIB), _ignore)
 
 
@@ -112,9 +112,9 @@ def untouched(sink: Sink, _: HashThreads) -> Generator[Pipeline]:
     ids=["hashed", "copied", "spliced"],
 )
 async def test_others_have_their_turn_between_pieces(
-    passage: Callable[[Sink, HashThreads], AbstractContextManager[Pipeline]],
+    passage: Callable[[Sink, HashThreadPool], AbstractContextManager[Pipeline]],
     socket_writer: Taking | None,
-    hasher: HashThreads,
+    hasher: HashThreadPool,
 ) -> None:
     sink, source, turns = Sink(socket_writer), Quick(), 0
     with passage(sink, hasher) as making:
@@ -128,7 +128,7 @@ async def test_others_have_their_turn_between_pieces(
     assert turns >= PIECES / RING_LENGTH
 
 
-async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: HashThreads) -> None:
+async def test_without_a_pipe_bytes_are_copied(monkeypatch: pytest.MonkeyPatch, hasher: HashThreadPool) -> None:
     """As where a process has as many descriptors as it may."""
 
     def none_left() -> tuple[int, int]:

@@ -52,7 +52,7 @@ async def source_of(
         Digest.of(DATA),
         wanted=ByteRange(start, None),
         limits=LIMITS,
-        check=any_size,
+        check_span=any_size,
         parallel=parallel,
     )
     try:

@@ -36,7 +36,7 @@ class Holders:
         lease: the router's lease for the transfer.
         size: how many bytes the content has; None while that is not known.
         claimed_sizes: the sizes that the router's holders are said to have.
-        trusts_claims: whether a claimed size decides how a holder is asked.
+        trusts_claims: whether content that is claimed to be small is asked for whole.
         in_windows: whether an open-ended range is asked for in windows; see `parallel`.
     """
 
@@ -60,20 +60,43 @@ class Holders:
         self._of_unexpected_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of the range, and the sizes that they state
 
-    async def open(self, wanted: ByteRange | None) -> Source:
-        """Open a source for what the runtime wants; the previous source is closed.
+    async def open(self, wanted: ByteRange | None, *, whole_if_small: bool = False, head_only: bool = False) -> Source:
+        """Open a source at the first holder that delivers; the previous source is closed.
 
-        Small content is asked for whole, because only the whole can be verified. If nothing says that the content is
-        small, the source may have a part of small content.
+        Args:
+            wanted: the range to ask for; None for the whole.
+            whole_if_small: ask for the whole if the content is known, or claimed, to be small, because only the whole
+                can be verified. If nothing says that it is small, the source may have a part of small content.
+            head_only: ask by HEAD; the source cannot be read.
 
         Raises:
             NotFound: no holder is left.
         """
-        return await self._race(wanted, lambda holder: self._open_at(holder, self._range_for(holder, wanted)))
+        await self.disconnect()
+        first = wanted.first if wanted is not None else 0
+        stop = wanted.last + 1 if wanted is not None and wanted.last is not None else None
+        trial = None if head_only or first is None else trial_range(first, stop)
 
-    async def head(self) -> Source:
-        """Ask for the head only; the returned source cannot be read. Raises NotFound."""
-        return await self._race(None, lambda holder: self._open_at(holder, None, method="HEAD"), is_read=False)
+        async def open_at(holder: Holder) -> Source:
+            is_small = whole_if_small and self._is_small(holder)
+            return await self._open_at(holder, None if is_small else wanted, method="HEAD" if head_only else "GET")
+
+        while self._starts < self._state.limits.restarts:
+            self._starts += 1
+            try:
+                self._named = self._usable(await self.lease.acquire(first or 0, self._failed))
+            except NotFound:
+                if not await self._wait_for_busy():
+                    raise
+                self._starts -= 1
+                continue
+            self._source = await self._race_named(open_at, trial)
+            if self._source is not None:
+                if not head_only:
+                    self._watch(self._source)
+                return self._source
+        self._state.metrics.limited.add("restarts")
+        raise NotFound(f"no peer would send {self._request.digest}")
 
     async def open_rest(self, peer: Peer, span: Span) -> Source:
         """Open a source for `span` at the same peer if possible, else at another holder. Raises NotFound."""
@@ -93,7 +116,7 @@ class Holders:
         wanted = ByteRange(offset, span.stop - 1)
         async with self.bounded_wait():
             while True:
-                source = await self._race(wanted, lambda holder: self._open_at(holder, wanted))
+                source = await self.open(wanted)
                 if source.span.size == span.size:
                     return source
                 # One of the two sizes is wrong. The digest will show which, but the parts cannot be put together.
@@ -243,29 +266,6 @@ class Holders:
         for peer_id in peer_ids:
             self._failed.pop(peer_id, None)
 
-    async def _race(self, wanted: ByteRange | None, open_at: Open, *, is_read: bool = True) -> Source:
-        """Return the source that `open_at` opens at the first holder that delivers. Raises NotFound."""
-        await self.disconnect()
-        first = (wanted.first if wanted is not None else 0) if is_read else None
-        stop = wanted.last + 1 if wanted is not None and wanted.last is not None else None
-        trial = trial_range(first, stop) if first is not None else None
-        while self._starts < self._state.limits.restarts:
-            self._starts += 1
-            try:
-                self._named = self._usable(await self.lease.acquire(first or 0, self._failed))
-            except NotFound:
-                if not await self._wait_for_busy():
-                    raise
-                self._starts -= 1
-                continue
-            self._source = await self._race_named(open_at, trial)
-            if self._source is not None:
-                if is_read:
-                    self._watch(self._source)
-                return self._source
-        self._state.metrics.limited.add("restarts")
-        raise NotFound(f"no peer would send {self._request.digest}")
-
     async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
         """Race the named holders, and those that are found later. Those that are not healthy pass a trial first."""
         scores, preferred, is_alone = self._state.scores, self._replacement, len(self._named) == 1
@@ -295,12 +295,12 @@ class Holders:
             raise NotFound(f"no other peer has {self._request.digest}")
         return usable
 
-    def _range_for(self, holder: Holder, wanted: ByteRange | None) -> ByteRange | None:
-        """What to ask `holder` for: the whole if the content is known, or claimed, to be small."""
+    def _is_small(self, holder: Holder) -> bool:
+        """Whether the content is known, or claimed by `holder`, to be so small that it is collected and verified."""
         size = self.size
         if size is None and self.trusts_claims:
             size = holder.size
-        return None if size is not None and size <= self._request.collect_limit else wanted
+        return size is not None and size <= self._request.collect_limit
 
     async def _open_at(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
         """Open a source at `holder`. Raises PeerUnavailable."""
@@ -312,7 +312,7 @@ class Holders:
             request.digest,
             wanted=wanted,
             limits=state.limits,
-            check=self.check_size,
+            check_span=self.check_size,
             parallel=state.parallel if self.in_windows and wanted is not None and wanted.first else None,
             method=method,
         )

@@ -1,13 +1,13 @@
 """Parallel requests of this host's runtime for parts of one blob.
 
-containerd fetches a large layer as many open-ended ranges at a time, and closes each answer after one part. Two things
-limit what that costs a peer:
+containerd fetches a large layer as many open-ended ranges at a time, and closes each response after one part. Two
+things limit what that costs a peer:
 
-- A peer serves only so many requests of one host at once, and the runtime has no other host to ask. Therefore the
-  requests to a peer take turns (`ParallelRequests`).
-- A peer would go on sending for a while after the answer is closed, several MiB with what kernels buffer. Therefore an
-  open-ended range is asked for in windows (`open_in_windows`): bounded ranges, one after the other. Windows grow with
-  what was read, so that a long answer takes few requests.
+- A peer serves only so many requests of one host at once. If one of the parallel requests failed, containerd would ask
+  no other registry for that part. Therefore the requests to a peer take turns (`ParallelRequests`).
+- A peer would go on sending for a while after the response is closed, several MiB with what kernels buffer. Therefore
+  an open-ended range is asked for in windows (`open_in_windows`): bounded ranges, one after the other. Windows grow
+  with what was read, so that a long response takes few requests.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ T = TypeVar("T")
 
 _BUSY_PAUSE = 0.25
 """Seconds after which a busy holder is asked again, even if no transfer has ended here: the holder may notice later
-than this host that an answer was closed.
+than this host that an response was closed.
 """
 _MAX_TURN_WAIT = 1.0
-"""Seconds that a request waits for its turn at a peer, before the time for the peer's answer starts."""
+"""Seconds that a request waits for its turn at a peer, before the time for the peer's response starts."""
 _RECENT = 5.0
 """Seconds for which a holder may still be busy with a transfer that has ended here."""
-_CLOSED_ANSWERS = 2
-"""So many recently closed answers of one blob show that the runtime fetches in parallel. A single one may come from a
+_CLOSED_RESPONSES = 2
+"""So many recently closed responses of one blob show that the runtime fetches in parallel. A single one may come from a
 runtime that was stopped and resumes.
 """
 _MAX_BLOBS = 4096
@@ -51,11 +51,13 @@ _LARGEST_WINDOW = 4 * MIB
 _WINDOW_DIVISOR = 4
 """A window has at most this fraction of what was read before it, so at most this fraction is sent in vain."""
 _GATHER_SECONDS = 0.5
-"""How long a window is read before its bytes are passed on."""
+"""The longest time that a window is read before its bytes are passed on."""
 
 
 class ParallelRequests:
     """Counts the transfers of each blob and the requests to each peer. Used on one event loop.
+
+    It knows whether the runtime fetches a blob in parallel, and lets the requests to a peer take turns.
 
     Args:
         limits: ``parts_per_peer``.
@@ -80,7 +82,7 @@ class ParallelRequests:
             yield
         except (asyncio.CancelledError, OSError):  # the runtime disconnected
             closed = self._closed.get(digest, ())
-            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED_ANSWERS:])
+            _remember(self._closed, digest, (*closed, asyncio.get_running_loop().time())[-_CLOSED_RESPONSES:])
             raise
         finally:
             self._transfers[digest] -= 1
@@ -89,17 +91,17 @@ class ParallelRequests:
             self._changes.notify()
 
     def is_shared(self, digest: Digest) -> bool:
-        """Whether a holder may be busy with another transfer of `digest`, which runs or ended a moment ago."""
+        """Return whether a holder may be busy with another transfer of `digest`, which runs or ended a moment ago."""
         ended = self._ended.get(digest)
         return self._transfers[digest] > 1 or (ended is not None and _is_recent(ended))
 
     def is_parallel(self, digest: Digest) -> bool:
-        """Whether the runtime fetches `digest` in parallel parts: another transfer runs, or some were closed early."""
+        """Return whether the runtime fetches `digest` in parallel: another transfer runs, or some were closed early."""
         closed = self._closed.get(digest, ())
-        return self._transfers[digest] > 1 or (len(closed) == _CLOSED_ANSWERS and _is_recent(closed[0]))
+        return self._transfers[digest] > 1 or (len(closed) == _CLOSED_RESPONSES and _is_recent(closed[0]))
 
-    def is_first_log(self, digest: Digest) -> bool:
-        """Whether nothing was logged for parts of `digest` in the last seconds. Counts as logged from now on."""
+    def should_log(self, digest: Digest) -> bool:
+        """Return whether nothing was logged for parts of `digest` in the last seconds. Then it counts as logged."""
         logged = self._logged.get(digest)
         _remember(self._logged, digest, asyncio.get_running_loop().time())
         return logged is None or not _is_recent(logged)
@@ -108,7 +110,7 @@ class ParallelRequests:
         """Wait until one more request to `peer_id` is allowed.
 
         Returns:
-            What to call, once, when the answer is closed.
+            What to call, once, when the response is closed.
 
         Raises:
             PeerUnavailable: with `FailureReason.BUSY`, after a second.
@@ -131,7 +133,7 @@ class ParallelRequests:
 
     def _request_ended(self, peer_id: str) -> None:
         self._requests[peer_id] -= 1
-        self._requests += Counter()
+        self._requests += Counter()  # drops zeros
         self._changes.notify()
 
 
@@ -154,7 +156,7 @@ class PeerRequest:
         client: the HTTP client.
         peer: the peer to ask.
         path: the path of the content at the peer.
-        timeout: seconds until the head of the answer.
+        timeout: seconds until the head of the response.
         parallel: if given, the request waits for its turn at the peer.
         method: GET or HEAD.
     """
@@ -189,33 +191,35 @@ class PeerRequest:
         finally:
             self.is_queued = False
         try:
-            answer = await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
+            response = await self._client.open(
+                self.method, self.peer, self._path, timeout=self._timeout, headers=headers
+            )
         except BaseException:
             end_turn()
             raise
-        answer.on_close = end_turn
-        return answer
+        response.on_close = end_turn
+        return response
 
 
 async def open_in_windows(request: PeerRequest, wanted: ByteRange) -> Response | WindowedBody:
     """Ask for the open-ended range `wanted` in windows.
 
-    If the peer does not answer with the first window, its answer is returned as it is.
+    If the peer does not answer with the first window, its response is returned as it is.
 
     Raises:
         PeerUnavailable: the peer did not answer.
     """
     first = wanted.first or 0
     stop = first + _FIRST_WINDOW
-    answer = await request.open(ByteRange(first, (stop if wanted.last is None else min(stop, wanted.last + 1)) - 1))
+    response = await request.open(ByteRange(first, (stop if wanted.last is None else min(stop, wanted.last + 1)) - 1))
     try:
-        span = parse_content_range(answer.head.headers.get("content-range", ""))
+        span = parse_content_range(response.head.headers.get("content-range", ""))
         stop = span.size if wanted.last is None else min(wanted.last + 1, span.size)
     except ValueError:
-        return answer
-    if answer.head.status != 206 or span.start != first or span.stop >= stop or answer.length != span.length:
-        return answer
-    return WindowedBody(request, Span(first, stop, span.size), answer)
+        return response
+    if response.head.status != 206 or span.start != first or span.stop >= stop or response.length != span.length:
+        return response
+    return WindowedBody(request, Span(first, stop, span.size), response)
 
 
 class WindowedBody:
@@ -227,19 +231,19 @@ class WindowedBody:
     Args:
         request: asks the peer for further windows.
         span: what the windows add up to.
-        answer: the first window.
+        response: the first window.
     """
 
-    def __init__(self, request: PeerRequest, span: Span, answer: Response) -> None:
-        headers = {**answer.head.headers, "content-range": span.content_range, "content-length": str(span.length)}
-        self.head = replace(answer.head, headers=headers)
+    def __init__(self, request: PeerRequest, span: Span, response: Response) -> None:
+        headers = {**response.head.headers, "content-range": span.content_range, "content-length": str(span.length)}
+        self.head = replace(response.head, headers=headers)
         self.length: int | None = span.length
         self.can_splice = False
         self._request = request
         self._span = span
         self._offset = span.start
-        self._window: Response | None = answer
-        self._window_left = answer.left
+        self._window: Response | None = response
+        self._window_left = response.left
 
     @property
     def left(self) -> int:

@@ -15,7 +15,7 @@ from peili.mirror.relay.buffers import BufferPool
 from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.parallel import ParallelRequests
 from peili.mirror.relay.reputation import Blame, HolderScores
-from peili.mirror.relay.verify import HashThreads, KnownSizes
+from peili.mirror.relay.verify import HashThreadPool, KnownSizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class RelayState:
         blame: which peers failed for which blob.
         scores: the speed and the failures of each peer.
         sizes: the sizes that are known from verified content.
-        hash_threads: the threads that hash.
+        hash_threads: the threads that hash content.
         buffers: the memory of all transfers.
         releases: the router's leases that are being released.
         parallel: the transfers of each blob, and the requests to each peer.
@@ -73,7 +73,7 @@ class RelayState:
         self.blame = Blame(self.limits, metrics=metrics)
         self.scores = HolderScores(self.limits)
         self.sizes = KnownSizes()
-        self.hash_threads = HashThreads()
+        self.hash_threads = HashThreadPool()
         self.buffers = BufferPool(self.limits.relay_memory)
         self.releases = LeaseReleases(self.limits, metrics, self.log)
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)

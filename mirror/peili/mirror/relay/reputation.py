@@ -1,4 +1,4 @@
-"""Remembers how peers did in earlier transfers: per blob (`Blame`), and for all content (`HolderScores`)."""
+"""Remembers how peers behaved in earlier transfers: per blob (`Blame`), and over all blobs (`HolderScores`)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from peili.mirror.limits import KIB, Limits
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
 
-_PASSING = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
-"""Reasons that say nothing about the next request. The router knows which peers can be reached."""
+_TRANSIENT_REASONS = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
+"""Reasons that say nothing about the next request for the blob, so that `Blame` does not remember them."""
 
 HEALTHY, UNPROVEN, RESTING = range(3)
 """In which order peers are asked; see `HolderScores.rank`."""
@@ -24,7 +24,7 @@ _MAX_PEERS = 4096
 """Peers remembered."""
 _FORGET_AFTER = 600.0
 """Seconds without news after which a peer is forgotten, because it may have left."""
-_LIGHT = 0.2
+_LIGHT_REST = 0.2
 """The part of a full rest that a peer gets if it may not be faulty."""
 _MAX_RECENT = 3
 """Recent failures that are counted."""
@@ -39,8 +39,12 @@ _MIN_SECONDS = 0.001
 class Blame:
     """Which peers failed for which blob, and which blobs the runtime has wrong bytes of.
 
-    A peer that sent wrong bytes of a blob is quarantined for that blob for ``quarantine_ttl`` seconds. A peer that
-    stalled or broke, and each of several that may have sent wrong bytes, is not asked for ``failure_ttl`` seconds.
+    - `record`: a peer failed. If it sent wrong bytes, it is quarantined: it is not asked for the blob for
+      ``quarantine_ttl`` seconds. If it stalled or broke, it is not asked for ``failure_ttl`` seconds.
+    - `doubt`: a peer is one of several that may have sent wrong bytes in the same transfer.
+    - `suspect`: a peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
+    - `poison`: the runtime has wrong bytes.
+
     All tables are bounded. Not thread-safe.
 
     Args:
@@ -63,7 +67,7 @@ class Blame:
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
         """Note that `peer_id` failed for `digest`."""
         self._metrics.failures.add(reason)
-        if reason in _PASSING:
+        if reason in _TRANSIENT_REASONS:
             return
         ttl = self._limits.quarantine_ttl if reason == FailureReason.WRONG else self._limits.failure_ttl
         until = self._clock() + ttl
@@ -90,7 +94,7 @@ class Blame:
         return self._doubted.get((digest, peer_id), 0.0) > self._clock()
 
     def excluded(self, digest: Digest) -> dict[str, str]:
-        """The ids of the peers not to ask for `digest` now, each with the reason, as `Want.failed` takes them."""
+        """Return the ids of the peers not to ask for `digest` now, with the reasons, as `Want.failed` takes them."""
         now = self._clock()
         for key in [key for key, (until, _) in self._excluded.items() if until <= now]:
             del self._excluded[key]
@@ -108,7 +112,7 @@ class Blame:
         self._remember(self._suspects, digest, suspects)
 
     def suspects(self, digest: Digest) -> frozenset[str]:
-        """The ids of the peers that may be to blame if the rest of `digest` does not match."""
+        """Return the ids of the peers that may be to blame if the rest of `digest` does not match."""
         now = self._clock()
         return frozenset(peer_id for peer_id, until in self._suspects.get(digest, {}).items() if until > now)
 
@@ -154,9 +158,9 @@ class _Score:
 class HolderScores:
     """The speed and the failures of each peer, over all transfers. Not thread-safe.
 
-    A peer that failed rests for ``failure_ttl`` seconds. The rest doubles with each further failure, up to
-    ``rest_max``. A peer that hesitated, refused or was busy rests for a fifth of that. A success ends the rest. The
-    table is bounded. A peer without news for ten minutes is forgotten.
+    A peer that failed rests: for ``failure_ttl`` seconds, it is asked only if no other peer is left. The rest doubles
+    with each further failure, up to ``rest_max``. A peer that hesitated, refused or was busy rests for a fifth of that.
+    A success ends the rest. The table is bounded. A peer without news for ten minutes is forgotten.
 
     Args:
         limits: ``failure_ttl``, ``rest_max``, ``hedge_delay`` and ``slow_rate``.
@@ -177,7 +181,7 @@ class HolderScores:
     def record_failure(self, peer_id: str, reason: str) -> None:
         """Note that `peer_id` failed for some content."""
         if reason in {FailureReason.REFUSED, FailureReason.BUSY}:
-            self._rest(peer_id, _LIGHT)
+            self._rest(peer_id, _LIGHT_REST)
         else:
             self._recent.append(self._clock())
             self._rest(peer_id, 1.0)
@@ -185,7 +189,7 @@ class HolderScores:
     def record_hesitation(self, peer_id: str) -> None:
         """Note that `peer_id` was dropped because another peer was much faster."""
         self._recent.append(self._clock())
-        self._rest(peer_id, _LIGHT)
+        self._rest(peer_id, _LIGHT_REST)
 
     def record_success(self, peer_id: str, started: float) -> None:
         """Note that `peer_id` sent all that it was asked for. A failure after `started`, by the clock, still counts."""
@@ -205,7 +209,7 @@ class HolderScores:
         score.rate = rate if score.rate is None else score.rate + _NEWEST_WEIGHT * (rate - score.rate)
 
     def rate(self, peer_id: str) -> float | None:
-        """Bytes per second that `peer_id` sends; None if that is not known."""
+        """Return the bytes per second that `peer_id` sends; None if that is not known."""
         score = self._scores.get(peer_id)
         return score.rate if score is not None else None
 
@@ -217,7 +221,7 @@ class HolderScores:
         return any(score.rate is not None and score.rate > MUCH_FASTER * rate for score in self._scores.values())
 
     def rank(self, peer_id: str) -> int:
-        """In which order to ask `peer_id`; lower ranks first.
+        """Return in which order to ask `peer_id`; lower ranks first.
 
         Returns:
             RESTING: ask it only if no other peer is left. UNPROVEN: prefer proven peers, because another peer failed
@@ -226,16 +230,16 @@ class HolderScores:
         score = self._scores.get(peer_id)
         if score is not None and score.rests_until > self._clock():
             return RESTING
-        is_doubtful = self._proven and peer_id not in self._proven and self.recent_failures
-        return UNPROVEN if is_doubtful else HEALTHY
+        is_unproven = self._proven and peer_id not in self._proven and self.recent_failures
+        return UNPROVEN if is_unproven else HEALTHY
 
     def successes(self, peer_id: str) -> int:
-        """How often `peer_id` sent all that it was asked for."""
+        """Return how often `peer_id` sent all that it was asked for. This orders the resting peers."""
         score = self._scores.get(peer_id)
         return score.successes if score is not None else 0
 
     def hedge_delay(self, peer_id: str | None = None) -> float:
-        """Seconds of silence after which other peers are asked.
+        """Return the seconds of silence after which other peers are asked.
 
         It is shorter the more failures there were lately, except if `peer_id` is proven.
         """

@@ -93,7 +93,7 @@ class Source:
         *,
         wanted: ByteRange | None,
         limits: Limits,
-        check: Callable[[Peer, Span], None],
+        check_span: Callable[[Peer, Span], None],
         parallel: ParallelRequests | None = None,
         method: str = "GET",
     ) -> Source:
@@ -106,7 +106,8 @@ class Source:
             digest: the content.
             wanted: the range to ask for; None for the whole.
             limits: ``first_byte_timeout`` bounds this call.
-            check: called with what the head of the answer says, before the body is read. It may raise PeerUnavailable.
+            check_span: called with the span that the peer states, before the body is read. It may raise
+                PeerUnavailable, for example because the size is not the known one.
             parallel: if given, `wanted` is asked for in windows, each of which waits for its turn.
             method: GET, or HEAD for a source that only states its span and cannot be read.
 
@@ -117,12 +118,15 @@ class Source:
             try:
                 async with Deadline(limits.first_byte_timeout):
                     request = PeerRequest(client, peer, path, limits.stall_timeout, parallel, method=method)
-                    windowed = parallel is not None and wanted is not None
-                    body = await (open_in_windows(request, wanted) if windowed and wanted else request.open(wanted))
+                    body: _Body
+                    if parallel is not None and wanted is not None:
+                        body = await open_in_windows(request, wanted)
+                    else:
+                        body = await request.open(wanted)
                     stack.callback(body.close)
                     length = body.length if method == "GET" else _content_length(body.head)
                     span = _check_answer(peer, body.head, length, digest, wanted)
-                    check(peer, span)
+                    check_span(peer, span)
                     with map_exceptions(peer):
                         await body.begin()
             except TimeoutError as error:
@@ -173,17 +177,17 @@ class Source:
         Raises:
             PeerUnavailable: with the reason.
         """
-        return await self._bounded(self._body.readinto, buffer)
+        return await self._read_with_deadline(self._body.readinto, buffer)
 
     async def splice(self, pipe: int, count: int) -> int:
         """Like `readinto`, but for up to `count` bytes into a pipe, which must have room."""
-        return await self._bounded(self._body.splice, pipe, count)
+        return await self._read_with_deadline(self._body.splice, pipe, count)
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""
         self._body.close()
 
-    async def _bounded(self, read: Callable[..., Awaitable[int]], *arguments: object) -> int:
+    async def _read_with_deadline(self, read: Callable[..., Awaitable[int]], *arguments: object) -> int:
         if self._replaced is not None:
             raise self._replaced
         started = time.monotonic()
@@ -227,7 +231,7 @@ def _check_answer(peer: Peer, head: ResponseHead, length: int | None, digest: Di
     if length is None:  # for example because a proxy sends chunks: not a fault of the peer
         raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FailureReason.REFUSED)
     try:
-        span = _carried_span(head, length, digest)
+        span = _parse_span(head, length, digest)
         requested = wanted.within(span.size) if wanted else Span.whole(span.size)
     except ValueError as error:
         if isinstance(error, Unsatisfiable) and wanted is not None and head.status == 200:
@@ -251,7 +255,7 @@ def _unsatisfiable(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUna
     return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FailureReason.REFUSED)
 
 
-def _carried_span(head: ResponseHead, length: int, digest: Digest) -> Span:
+def _parse_span(head: ResponseHead, length: int, digest: Digest) -> Span:
     """What the head says that the answer carries. Raises ValueError if that is impossible or cannot be used."""
     headers = head.headers
     if headers.get("docker-content-digest", digest) != digest:

@@ -185,7 +185,7 @@ class Transfer:
         """Open the first source. Raises NotFound, Unsatisfiable."""
         wanted, holders, digest = self._request.wanted, self._holders, self._request.digest
         try:
-            return await holders.open(wanted)
+            return await holders.open(wanted, whole_if_small=True)
         except NotFound:
             if holders.is_size_disputed and holders.accept_size(await ingest_size(self._state, digest, deadline)):
                 return await self._open_first(deadline)
@@ -198,12 +198,14 @@ class Transfer:
                     raise
                 raise self._out_of_range(size) from None
         holders.readmit_out_of_range()
-        return await holders.open(None)  # the size of small content is stated only after the content is verified
+        return await holders.open(
+            None, whole_if_small=True
+        )  # the size of small content is stated only after the content is verified
 
     async def _open_head(self, deadline: float) -> Source:
         """A holder's answer to HEAD. Raises NotFound."""
         while True:
-            source = await self._holders.head()
+            source = await self._holders.open(None, head_only=True)
             if await self._has_right_size(source, deadline):
                 return source
 
@@ -262,7 +264,7 @@ class Transfer:
     def _log_once(self, message: str, *numbers: int) -> None:
         """Log the first of many parts for the operator, and the others for debugging."""
         digest = self._request.digest
-        level = logging.INFO if self._state.parallel.is_first_log(digest) else logging.DEBUG
+        level = logging.INFO if self._state.parallel.should_log(digest) else logging.DEBUG
         self._state.log.log(level, message, digest, *numbers)
 
     async def _collect(self, source: Source) -> bytes | None:

@@ -1,7 +1,7 @@
 """Checks that relayed content is right: its digest, hashed on the way, and its size, if that is known.
 
-`Verifier` hashes one content. `HashThreads` are the threads in which verifiers hash. `KnownSizes` remembers the sizes
-that verified manifests state.
+`Verifier` hashes one content. `HashThreadPool` has the threads in which verifiers hash. `KnownSizes` remembers the
+sizes that verified manifests state.
 """
 
 from __future__ import annotations
@@ -50,7 +50,10 @@ class Verifier:
         self._withheld: Piece = b""
 
     def seed(self, piece: Piece) -> None:
-        """Hash bytes that the runtime already has. Call it before the first `feed`."""
+        """Hash bytes that the runtime already has. Call it before the first `feed`.
+
+        If these bytes are wrong, `finish` fails. `Blame.suspects` then names the peers that may have sent them.
+        """
         self._hash.update(piece)
 
     def feed(self, piece: Piece) -> Piece:
@@ -73,7 +76,7 @@ class Verifier:
         """Forget the withheld bytes, so that other bytes can be fed in their place.
 
         Returns:
-            The bytes that were withheld.
+            The bytes that were withheld, so that the caller can compare them with others.
         """
         self._hash = self._hash_before_withheld.copy()
         return self.release()
@@ -104,7 +107,7 @@ class Unverified(Verifier):
         return b""
 
 
-class HashThreads:
+class HashThreadPool:
     """The threads of one mirror that hash, so that the event loop stays free. hashlib releases the GIL.
 
     Call `close` at the end. After that, hashing happens on the event loop.
@@ -115,7 +118,7 @@ class HashThreads:
         self._next = itertools.cycle(self._threads)
 
     def thread(self) -> HashThread:
-        """The next thread, round robin. A transfer must use the same one for all pieces of a verifier."""
+        """Return the next thread, round robin. A transfer must use the same one for all pieces of a verifier."""
         return next(self._next)
 
     def close(self) -> None:
@@ -148,7 +151,7 @@ class HashThread:
             return hashed
         self._pending += 1
         hashing = loop.run_in_executor(self._executor, verifier.feed, piece)
-        hashing.add_done_callback(self._hashed)
+        hashing.add_done_callback(self._on_hashed)
         return hashing
 
     def close(self) -> None:
@@ -157,7 +160,7 @@ class HashThread:
         if executor is not None:
             executor.shutdown()
 
-    def _hashed(self, _: asyncio.Future[Piece]) -> None:
+    def _on_hashed(self, _: asyncio.Future[Piece]) -> None:
         self._pending -= 1
 
 
@@ -177,7 +180,7 @@ class KnownSizes:
         self._verified: OrderedDict[Digest, int] = OrderedDict()
 
     def add_verified(self, digest: Digest, size: int) -> None:
-        """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
+        """Note that the whole content of `digest` was verified and has `size` bytes. Overrules what manifests state."""
         self._remember(self._verified, digest, size)
 
     def add_manifest(self, manifest: bytes) -> None:
@@ -202,7 +205,7 @@ class KnownSizes:
         return digest in self._verified
 
     def get(self, digest: Digest) -> int | None:
-        """The size of `digest` in bytes; None if it is not known."""
+        """Return the size of `digest` in bytes; None if it is not known."""
         return self._verified.get(digest, self._stated.get(digest))
 
     def _add_descriptor(self, descriptor: dict[str, Any]) -> None:
