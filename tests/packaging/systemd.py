@@ -1,4 +1,4 @@
-"""A systemd of its own for the tests: the real service manager, running the units of packaging/systemd.
+"""Runs a real systemd for the tests, with the units of packaging/systemd.
 
 It runs as root's user instance, in namespaces of its own on one host of the laboratory, so that the machine's own, if
 it has one, hears nothing of it.
@@ -50,7 +50,7 @@ exit
 
 
 class Systemd:
-    """At `node`, kept below `directory`; its sockets are listening once it is entered."""
+    """A systemd at `node`, with its files below `directory`. When it is entered, its sockets listen."""
 
     def __init__(self, node: Node, directory: Path, configuration: str) -> None:
         self._node = node
@@ -91,25 +91,25 @@ class Systemd:
         self._process.kill()  # and with it all in its namespaces
 
     def systemctl(self, *arguments: str) -> str:
-        """What systemctl prints. Raises CommandFailed."""
+        """Run systemctl and return its output. Raises CommandFailed."""
         return run([*self._inside(), "systemctl", "--user", "--no-pager", *arguments]).decode()
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit; empty where systemd can't be asked yet."""
+        """A property of a unit; empty if systemd does not answer yet."""
         command = [*self._inside(), "systemctl", "--user", "show", "--value", "--property", name, unit]
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False).stdout.strip()
 
     def status_of_service(self) -> dict[str, str]:
-        """The kernel's account of the service's main process (proc(5), ``status``)."""
+        """The status of the service's main process (proc(5))."""
         text = run([*self._inside(), "cat", f"/proc/{self.show('peili.service', 'MainPID')}/status"]).decode()
         return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
     def read(self, path: str) -> str:
-        """A file as processes in there see it. Raises CommandFailed where there is none."""
+        """The content of a file as processes there see it. Raises CommandFailed if there is none."""
         return run([*self._inside(), "cat", path]).decode()
 
     def log(self) -> str:
-        """What systemd and the service have said."""
+        """The output of systemd and of the service."""
         files = (self._boot_log, self._service_log)
         return "\n".join(each.read_text(errors="replace") for each in files if each.exists())
 

@@ -1,4 +1,4 @@
-"""The container image's recipe: built as far as that goes without a network, by buildah and by pip."""
+"""The recipe of the container image, built by buildah and pip as far as possible without a network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RECIPE = ROOT / "packaging/container/Containerfile"
 
 
 class Buildah:
-    """buildah with a storage of its own."""
+    """buildah with its own storage."""
 
     def __init__(self, directory: Path) -> None:
         storage = ["--root", str(directory / "root"), "--runroot", str(directory / "run"), "--storage-driver", "vfs"]
@@ -44,7 +44,7 @@ class Buildah:
 
 @pytest.fixture
 def place() -> Generator[Path]:
-    """Where buildah can be told of files: for it a comma ends a name."""
+    """A folder without a comma in its path, which ends a name for buildah."""
     with short_directory() as directory:
         yield directory
 
@@ -59,7 +59,7 @@ def buildah(place: Path) -> Generator[Buildah]:
 
 
 def without_network() -> str:
-    """The recipe on an empty image, and without the one step that needs Python and a network."""
+    """The recipe with an empty base image and without the step that needs Python and a network."""
     recipe, steps = re.subn(r"^RUN .*$", "COPY README.md /opt/peili/", RECIPE.read_text(), flags=re.MULTILINE)
     assert steps == 1
     return re.sub(r"^FROM docker\.io/\S+", "FROM scratch", recipe, flags=re.MULTILINE)
@@ -94,13 +94,13 @@ def test_what_it_copies_is_all_that_an_installation_needs(buildah: Buildah, tmp_
 
 
 def copied() -> set[str]:
-    """What the recipe takes from the checkout."""
+    """The files of the checkout that the recipe copies."""
     steps = re.findall(r"^COPY (?!--)(.*) \S+$", RECIPE.read_text(), re.MULTILINE)
     return {name for step in steps for name in step.split()}
 
 
 def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Buildah, place: Path) -> None:
-    """Not the checkout's history, environments, and whatever else lies around in it."""
+    """The history, the environments and other files of the checkout are left out."""
     recipe = place / "Containerfile"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     done = buildah.build(recipe, "--tag=context")

@@ -1,4 +1,4 @@
-"""The DaemonSet: what it mounts, asks and opens is what the configuration beside it names."""
+"""The mounts, probes and ports of the DaemonSet match the configuration in the same file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def config(config_file: Path) -> Config:
 
 
 def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """How `path` is mounted in `container`, and which volume that is."""
+    """The mount of `path` in `container`, and its volume."""
     mount = next(each for each in container["volumeMounts"] if each["mountPath"] == path)
     return mount, next(each for each in pod["volumes"] if each["name"] == mount["name"])
 
@@ -121,7 +121,7 @@ def test_the_node_s_runtime_and_other_nodes_reach_the_doors(
 
 
 def test_its_namespace_lets_such_pods_in(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
-    """Where a cluster enforces the Pod Security Standards, all levels but one refuse what these pods need."""
+    """All Pod Security Standards but `privileged` refuse these pods."""
     assert pod["hostNetwork"] or any("hostPath" in volume for volume in pod["volumes"])
     labels = manifest["Namespace"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "privileged"

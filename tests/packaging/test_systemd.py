@@ -1,4 +1,4 @@
-"""The units of packaging/systemd: read by systemd's own tools, and run by a systemd with a real containerd."""
+"""The units of packaging/systemd, checked by systemd's tools and run by a systemd with a real containerd."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def installed(root: Path) -> list[str]:
-    """The units where a package would put them below `root`, with the program that they start; their names."""
+    """Install the units and their program below `root`, as a package would, and return their names."""
     shutil.copytree(UNITS, root / "usr/lib/systemd/system")
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", dirs_exist_ok=True, symlinks=True)
     program = root / "opt/peili/bin/peili"
@@ -102,7 +102,7 @@ def ready(node: Node) -> bool:
 
 @pytest.fixture
 def up(systemd: Systemd, node: Node) -> Systemd:
-    """The service is up and knows its containerd; earlier starts don't count towards its limit."""
+    """Wait until the service is up and knows its containerd, and reset its count of starts."""
     systemd.systemctl("reset-failed")
     systemd.systemctl("start", "peili.socket", "peili-peer.socket")
     wait_for(lambda: ready(node), "peili is ready")
@@ -134,7 +134,7 @@ def test_it_serves_containerd_s_content_without_any_capability(
 
 
 def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_default(up: Systemd) -> None:
-    """`_default` goes into the last of them, which is Docker's, and a registry into the first."""
+    """`_default` is written into the last folder, which is Docker's, and a registry into the first."""
     assert "not changed" not in up.log(), up.log()
     ours = '[host."http://127.0.0.1:5050"]'
     for folder in ("/etc/containerd/certs.d/registry.example", "/etc/docker/certs.d/_default"):
@@ -165,7 +165,7 @@ def test_stopped_with_its_sockets_it_leaves_the_runtime_a_refused_connection(up:
 
 
 def test_a_service_that_cannot_start_gives_its_sockets_up(up: Systemd, node: Node) -> None:
-    """So a runtime does not wait in vain at a door that nobody comes to."""
+    """Otherwise a runtime would wait at a socket that no process accepts from."""
     up.systemctl("stop", "peili.service")
     config = up.config
     config.rename(config.with_suffix(".away"))
