@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from functools import cache
 
 import pytest
-from tests.adapters.containerd.trees import Tree, make, snapshot
 from tests.e2e.checks import KIB, platform_digests
 from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
 from tests.lab.processes import run
 from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_release, release
 from tests.lab.upstream import Upstream
 from tests.support.certificates import Certificate, make_certificate
+from tests.support.trees import Tree, make_tree, snapshot
 
 from peili.adapters.containerd.version import ContainerdVersion, installed_version, running_version
 from peili.adapters.standalone.cli import main
@@ -238,7 +238,7 @@ def test_containerd_pulls_before_during_and_after_peili_is_in_hosts_toml(
         pytest.skip("containerd does not use TLS for a registry on loopback; this test needs root")
     for host in (setup.puller, setup.without_peili):
         shutil.rmtree(host.containerd.hosts, ignore_errors=True)
-        make(host.containerd.hosts, case.tree)
+        make_tree(host.containerd.hosts, case.tree)
     puller, original = setup.puller, snapshot(setup.puller.containerd.hosts)
 
     assert blobs_from_upstream(setup, puller, case) > 0
@@ -260,7 +260,7 @@ def test_peili_serve_is_in_hosts_toml_only_while_it_runs(setup: Setup) -> None:
     """This tests `[hosts] apply = true`. A killed peili stays in hosts.toml, and containerd still pulls."""
     case, host = mirror_only(setup.registries.mirror), setup.without_peili
     shutil.rmtree(host.containerd.hosts, ignore_errors=True)
-    make(host.containerd.hosts, case.tree)
+    make_tree(host.containerd.hosts, case.tree)
     original = snapshot(host.containerd.hosts)
     hosts = {"apply": True, "config_path": [str(host.containerd.hosts)]}
     limits = {**GENEROUS_LIMITS, "start_timeout": 60, "stop_timeout": 60}

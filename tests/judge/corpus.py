@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from tests.adapters.containerd.trees import Tree
+from tests.support.trees import Tree
 
 REGISTRY = "r.example"
 DOOR = "http://127.0.0.1:%P%"

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.adapters.containerd.trees import make, snapshot
 from tests.judge.asked import Asked
 from tests.judge.corpus import Case
 from tests.judge.judge import Answers, Judge
+from tests.support.trees import make_tree, snapshot
 
 from peili.adapters.containerd import HostsFiles, Outcome, RegistryStatus
 from peili.adapters.containerd.hosts_toml.model import RegistryHost
@@ -36,7 +36,7 @@ def disagreements(case: Case, judge: Judge, folder: Path, *, tags: bool = True) 
 
 
 def _disagreements(case: Case, judge: Judge, folder: Path, *, tags: bool) -> Iterator[str]:
-    make(folder, case.tree)
+    make_tree(folder, case.tree)
     was = snapshot(folder)
     hosts = HostsFiles(case.door, config_path=[folder], registries=case.apply, version=judge.version)
 

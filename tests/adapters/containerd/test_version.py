@@ -1,4 +1,4 @@
-"""A containerd whose version says nothing: it is taken for one that nobody knows, and everything else goes on."""
+"""A containerd whose version cannot be parsed counts as one of unknown version; all else works as usual."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
 MIRROR = "http://127.0.0.1:5050"
-UNKNOWN = ("2.0-dev", "unknown")
+UNPARSABLE = ("2.0-dev", "unknown")
 
 
 @contextmanager
 def containerd_of(version: str) -> Generator[Path]:
-    """The socket of a gRPC server that tells `version` as containerd does, and knows nothing else."""
+    """Yield the socket of a gRPC server that answers only the version request, with `version`."""
     import grpc  # noqa: PLC0415 - after peili, which sees to what gRPC does to children
 
     def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -47,17 +47,17 @@ def written(root: Path) -> str:
     return (root / "_default/hosts.toml").read_text()
 
 
-@pytest.mark.parametrize("version", UNKNOWN)
-def test_the_command_warns_and_writes_what_all_versions_understand(
+@pytest.mark.parametrize("version", UNPARSABLE)
+def test_the_command_warns_and_writes_what_all_versions_read(
     version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with containerd_of(version) as socket:
         arguments = ["--config-path", str(tmp_path), f"--set=store.address={socket}"]
         assert main(["hosts", "apply", *arguments]) == 0
-        said = capsys.readouterr()
-        assert said.out == f"created {tmp_path}/_default/hosts.toml\n"
+        captured = capsys.readouterr()
+        assert captured.out == f"created {tmp_path}/_default/hosts.toml\n"
         line = f"containerd's version is {version!a}, not a version number; peili writes what all versions read"
-        assert said.err == f"peili: {line}\n"
+        assert captured.err == f"peili: {line}\n"
         assert "dial_timeout" not in written(tmp_path)
         assert main(["hosts", "apply", *arguments, "--containerd-version", "2.1.0"]) == 0
         assert capsys.readouterr().err == ""
@@ -65,7 +65,7 @@ def test_the_command_warns_and_writes_what_all_versions_understand(
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("version", UNKNOWN)
+@pytest.mark.parametrize("version", UNPARSABLE)
 async def test_peili_is_in_front_while_a_mirror_runs(
     version: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,11 +79,11 @@ async def test_peili_is_in_front_while_a_mirror_runs(
     assert warning.startswith(f"containerd's version is {version!a}, ")
 
 
-def test_the_doctor_looks_at_the_rest_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_doctor_runs_its_other_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "blobs").mkdir()
     with containerd_of("unknown") as socket:
         flags = [f"--set=store.address={socket}", f'--set=store.content_path="{tmp_path}"', "--set=local.listen=:1"]
-        assert main(["doctor", *flags]) == 1  # nobody is at that door
-    said = capsys.readouterr().out
-    assert "warn  containerd: its version is 'unknown'\n" in said
-    assert f"ok    content: peili reads it from {tmp_path}\n" in said
+        assert main(["doctor", *flags]) == 1  # nothing listens at that door
+    captured = capsys.readouterr().out
+    assert "warn  containerd: its version is 'unknown'\n" in captured
+    assert f"ok    content: peili reads it from {tmp_path}\n" in captured

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.adapters.containerd.trees import make, snapshot
 from tests.adapters.standalone.test_serve import Start, start
 from tests.support.ports import free_port
+from tests.support.trees import make_tree, snapshot
 
 from peili.adapters.standalone.cli import main
 from peili.adapters.standalone.config import Config
@@ -26,7 +26,7 @@ OLD = ("--containerd-version", "1.6.20")
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    make(tmp_path / "certs.d", {"docker.io/hosts.toml": MIRRORED})
+    make_tree(tmp_path / "certs.d", {"docker.io/hosts.toml": MIRRORED})
     return tmp_path / "certs.d"
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.adapters.containerd.configurations import DEVIATIONS, IMAGES, NAMESPACES, STRUCTURE, USUAL, files
-from tests.adapters.containerd.machine import PULLED, Machine, mounts_work
+from tests.adapters.containerd.doctor.configurations import DEVIATIONS, IMAGES, NAMESPACES, STRUCTURE, USUAL, files
+from tests.adapters.containerd.doctor.machine import PULLED, Machine, mounts_work
 from tests.containerd_releases import available_releases
 from tests.lab.lab import missing_commands
 from tests.lab.network import PEER_PORT, LoopbackNetwork, Node

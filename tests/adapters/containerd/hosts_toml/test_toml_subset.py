@@ -1,4 +1,4 @@
-"""Where a table may be put into a TOML text, and which hosts have a header there."""
+"""Where a table can be inserted into a TOML text, and which hosts have a table header in it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from peili.adapters.containerd.hosts_toml.toml_subset import first_table_offset, parse_tables
 
-PLACES: dict[str, tuple[str, list[str]]] = {
+TEXTS: dict[str, tuple[str, list[str]]] = {
     "nothing": ("|", []),
     "keys only": ("server = 'a'\n|", []),
     "no line end": ("server = 'a'|", []),
@@ -15,7 +15,7 @@ PLACES: dict[str, tuple[str, list[str]]] = {
     "indented": ("x = 1\n|  [host.'b']\n", ["b"]),
     "comments that belong to it": ("# top\n\nx = 1\n|# one\n  # two\n[host.b]\n", ["b"]),
     "comments that do not": ("# top\n\n|[host.b]\n", ["b"]),
-    "a table below": ("|[host.'b'.header]\nx = '1'\n[host.'b']\n[host.'c']\n", ["b", "c"]),
+    "a subtable first": ("|[host.'b'.header]\nx = '1'\n[host.'b']\n[host.'c']\n", ["b", "c"]),
     "the parent": ("|[host]\n'b' = {}\n[host.'c']\n", ["c"]),
     "others": ("|[header]\nx = '1'\n[[list]]\n[host.b] # said\n", ["b"]),
     "dotted": ("host.'b'.x = 1\nhost.'c' = {}\n|[host.'d']\n", ["d"]),
@@ -28,8 +28,8 @@ PLACES: dict[str, tuple[str, list[str]]] = {
 }
 
 
-@pytest.mark.parametrize(("marked", "hosts"), PLACES.values(), ids=PLACES)
-def test_tables_begin_below_the_keys_and_above_the_first_ones_comments(marked: str, hosts: list[str]) -> None:
+@pytest.mark.parametrize(("marked", "hosts"), TEXTS.values(), ids=TEXTS)
+def test_the_first_table_begins_below_the_keys_and_above_its_own_comments(marked: str, hosts: list[str]) -> None:
     text = marked.replace("|", "")
     assert first_table_offset(text) == marked.index("|")
     headers = [each.header for each in parse_tables(text)]

@@ -1,7 +1,7 @@
-"""A program for test_interrupted.py: kills `apply` and `remove` before each change that they make to the file system.
+"""A program for test_interrupted.py that kills `apply` and `remove` before each of their changes to the file system.
 
-Called as ``python killing.py DIRECTORY KIND``; prints what it found as JSON. It is a process of its own because it
-forks, and a fork wants no other threads.
+It is called as ``python killed_runs.py DIRECTORY KIND`` and prints its findings as JSON. It is a separate process,
+because it forks and therefore must not have other threads.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.adapters.containerd.trees import Snapshot, Tree, make, snapshot
+from tests.support.trees import Snapshot, Tree, make_tree, snapshot
 
 from peili.adapters.containerd import HostsFiles
 
 MIRROR = "http://127.0.0.1:5050"
 MIRRORED = b"server = 'https://s.example'\n[host.'https://m.example']\n"
 TREES: dict[str, Tree] = {
-    "nothing there": {"etc": None},
-    "an empty folder": {"etc/containerd/certs.d": None},
+    "nothing exists": {"etc": None},
+    "an empty directory": {"etc/containerd/certs.d": None},
     "files": {
         "etc/containerd/certs.d/_default/hosts.toml": MIRRORED,
         "etc/containerd/certs.d/docker.io/hosts.toml": MIRRORED.rstrip(),
@@ -32,14 +32,14 @@ TREES: dict[str, Tree] = {
     },
 }
 KILLED = 9
-_CHANGING = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.chown", "os.setxattr"}
+_CHANGE_EVENTS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "os.chown", "os.setxattr"}
 
 
 def main(directory: Path, kind: str) -> dict[str, Any]:
     work, kept = directory / "work", directory / "kept"
     registries = ("ghcr.io", "docker.io", "r:5000", "linked.example", "_default") if kind == "files" else ()
     hosts = HostsFiles(MIRROR, config_path=[work / "etc/containerd/certs.d"], registries=registries)
-    make(kept / "before", TREES[kind])
+    make_tree(kept / "before", TREES[kind])
     restore(kept / "before", work)
     hosts.apply()
     shutil.copytree(work, kept / "after", symlinks=True)
@@ -55,7 +55,7 @@ def main(directory: Path, kind: str) -> dict[str, Any]:
             restore(start, work)
             if not killed(actions[name], point):
                 break
-            wrong += [f"{name} killed at {point}: {each}" for each in torn(work, ends)]
+            wrong += [f"{name} killed at {point}: {each}" for each in unexpected(work, ends)]
             restore(work, kept / "killed")
             for then, action in actions.items():
                 restore(kept / "killed", work)
@@ -67,8 +67,8 @@ def main(directory: Path, kind: str) -> dict[str, Any]:
     return {"points": points, "wrong": wrong}
 
 
-def torn(work: Path, ends: dict[str, Snapshot]) -> list[str]:
-    """What containerd would see that is neither the old nor the new state of a registry."""
+def unexpected(work: Path, ends: dict[str, Snapshot]) -> list[str]:
+    """Return what containerd would see that is neither the old nor the new state of a registry."""
     seen = [name for name in snapshot(work) if "peili~" not in name]
     known = {name: [end[name] for end in ends.values() if name in end] for name in {*ends["apply"], *ends["remove"]}}
     now = snapshot(work)
@@ -85,7 +85,7 @@ def restore(source: Path, target: Path) -> None:
 
 
 def killed(action: Callable[[], Any], point: int) -> bool:
-    """Run `action` in a child that ends before its change number `point`; whether there was one."""
+    """Run `action` in a child that exits before its change number `point`. Return whether there was such a change."""
     child = os.fork()
     if child == 0:
         left = point
@@ -93,7 +93,7 @@ def killed(action: Callable[[], Any], point: int) -> bool:
         def count(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal left
             opens = event == "open" and isinstance(arguments[2], int) and bool(arguments[2] & os.O_CREAT)
-            if event in _CHANGING or opens:
+            if event in _CHANGE_EVENTS or opens:
                 if left == 0:
                     os._exit(KILLED)
                 left -= 1
@@ -108,5 +108,5 @@ def killed(action: Callable[[], Any], point: int) -> bool:
 
 
 if __name__ == "__main__":
-    os.fsync = lambda fd: None  # a process is killed here, not a machine: waiting for the disk shows nothing
+    os.fsync = lambda fd: None  # only the process is killed, so waiting for the disk tests nothing
     sys.stdout.write(json.dumps(main(Path(sys.argv[1]), sys.argv[2])))

@@ -1,4 +1,4 @@
-"""For any hosts.toml: `apply` then `remove` is nothing, `apply` twice is once, and edits by hand stay."""
+"""For any hosts.toml: `remove` undoes `apply`, a second `apply` changes nothing, and edits by hand remain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KEYS = st.sampled_from(
     ["server = 'https://s.example'", 'ca = ["a.pem"] # [host."x"]', "x = '''\n[host.y]\n# '''", "later = [\n[1],\n[]]"]
 )
 _DOTTED = st.sampled_from(["host.'https://d.example'.skip_verify = true", "host.'https://e.example' = { ca = 'x' }"])
-_QUIET = st.sampled_from(["", "  ", "# said", "\t# [host.'https://no.example']", "#"])
+_BLANKS_AND_COMMENTS = st.sampled_from(["", "  ", "# said", "\t# [host.'https://no.example']", "#"])
 _TABLES = st.sampled_from(
     [
         "[host]",
@@ -34,15 +34,17 @@ _TABLES = st.sampled_from(
 
 @st.composite
 def texts(draw: st.DrawFn) -> bytes:
-    top = draw(st.lists(_KEYS | _QUIET, max_size=5)) + draw(st.lists(_DOTTED | _QUIET, max_size=2))
-    below = draw(st.lists(_TABLES | _QUIET, max_size=8))
+    top = draw(st.lists(_KEYS | _BLANKS_AND_COMMENTS, max_size=5)) + draw(
+        st.lists(_DOTTED | _BLANKS_AND_COMMENTS, max_size=2)
+    )
+    below = draw(st.lists(_TABLES | _BLANKS_AND_COMMENTS, max_size=8))
     newline = draw(st.sampled_from(["\n", "\r\n"]))
     text = newline.join([*top, *below]).replace("\r\n", "\n").replace("\n", newline)
     text += draw(st.sampled_from(["", newline, newline * 2]))
     try:
         tomllib.loads(text)
     except tomllib.TOMLDecodeError:
-        assume(False)  # a key or a table is there twice
+        assume(False)  # a key or a table is defined twice
     return (draw(st.sampled_from(["", "\ufeff"])) + text).encode()
 
 
@@ -73,9 +75,9 @@ def test_apply_and_remove(before: bytes, version: str | None) -> None:
 
 
 @settings(max_examples=60)
-@given(texts(), _QUIET, st.integers(0, 1000))
+@given(texts(), _BLANKS_AND_COMMENTS, st.integers(0, 1000))
 @example(b"server = 'https://s.example'\r\n\r\n  ", "", -1)
-def test_what_others_change_around_our_part_stays(before: bytes, line: str, which: int) -> None:
+def test_edits_around_the_section_remain(before: bytes, line: str, which: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         file = Path(name) / "r.example/hosts.toml"
         file.parent.mkdir()
@@ -84,16 +86,16 @@ def test_what_others_change_around_our_part_stays(before: bytes, line: str, whic
         assume(not hosts.apply().problems)
         applied = file.read_bytes()
         begin, end = applied.index(b"# >>> peili"), applied.index(b"# <<< peili")
-        mark = len(BOM) if before.startswith(BOM) else 0
-        lines = {mark, *(n + 1 for n, byte in enumerate(applied) if byte == 10), len(applied)}
+        start = len(BOM) if before.startswith(BOM) else 0
+        lines = {start, *(n + 1 for n, byte in enumerate(applied) if byte == 10), len(applied)}
         above = [each for each in sorted(lines) if each <= begin and each <= len(before)]
         below = [each for each in sorted(lines) if each > end]
-        places = [*above, *below]
-        place = places[which % len(places)]
+        offsets = [*above, *below]
+        offset = offsets[which % len(offsets)]
         new = f"{line}\n".encode()
-        if place == len(applied) and not applied.endswith(b"\n"):  # the last line is ended as the others are
+        if offset == len(applied) and not applied.endswith(b"\n"):  # the last line gets the same end as the others
             new = (b"\r\n" if b"\r\n" in applied else b"\n") + new
-        file.write_bytes(applied[:place] + new + applied[place:])
+        file.write_bytes(applied[:offset] + new + applied[offset:])
         hosts.remove()
-        same = place if place <= begin else len(before) - (len(applied) - place)
+        same = offset if offset <= begin else len(before) - (len(applied) - offset)
         assert file.read_bytes() == before[:same] + new + before[same:]

@@ -1,11 +1,11 @@
-"""`show` says what is in force and what containerd will do with it, for the version that it is."""
+"""`show` reports what is in force, for the version of containerd that reads the files."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from tests.adapters.containerd.trees import Tree, make
+from tests.support.trees import Tree, make_tree
 
 from peili.adapters.containerd import HostsFiles
 
@@ -16,8 +16,8 @@ def show(root: Path, version: str | None = None) -> str:
     return "\n\n".join(map(str, HostsFiles(MIRROR, config_path=[root], version=version).show()))
 
 
-def test_whom_containerd_asks_for_what_in_which_order(tmp_path: Path) -> None:
-    make(
+def test_the_hosts_in_order_and_their_capabilities(tmp_path: Path) -> None:
+    make_tree(
         tmp_path,
         {
             "docker.io/hosts.toml": b"[host.'https://harbor.example/v2/hub']\noverride_path = true\n"
@@ -44,7 +44,7 @@ _default  ({tmp_path}/_default)
 
 def test_as_json(tmp_path: Path) -> None:
     content = b"server = 'https://s'\nskip_verify = true\n[host.a]\ncapabilities = ['PULL']\noverride_path = false\n"
-    make(tmp_path, {"r_5000_/hosts.toml": content})
+    make_tree(tmp_path, {"r_5000_/hosts.toml": content})
     (found,) = HostsFiles(MIRROR, config_path=[tmp_path]).show()
     assert found.json() == {
         "registry": "r:5000",
@@ -58,27 +58,27 @@ def test_as_json(tmp_path: Path) -> None:
     }
 
 
-IGNORED = 'containerd 1.x ignores hosts.toml, because it has no table [host."…"]'
+NO_HOST = 'containerd 1.x ignores hosts.toml, because it has no table [host."…"]'
 UNUSED = "containerd does not use the certificates in the directory, because hosts.toml does not name them"
 
-NOTHING = "containerd cannot pull from this registry"
+NO_PULLS = "containerd cannot pull from this registry"
 LOOP = "Too many levels of symbolic links"
 PEM = b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n"
 
 NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
-    ({"r/hosts.toml": b"server = 'https://s'"}, "1.6.20", [IGNORED], [None]),
+    ({"r/hosts.toml": b"server = 'https://s'"}, "1.6.20", [NO_HOST], [None]),
     ({"r/hosts.toml": b"server = 'https://s'"}, "2.0.0", [], ["https://s"]),
     ({"r/hosts.toml": b"[host.a]", "r/ca.crt": b""}, None, [UNUSED], ["a", None]),
     (
         {"r/hosts.toml": b"ca = 'ca.crt'\n[host.a]", "r/ca.crt": b"x"},
         None,
-        [f"{NOTHING}: /r/ca.crt contains no certificate"],
+        [f"{NO_PULLS}: /r/ca.crt contains no certificate"],
         ["a", None],
     ),
     (
         {"r/hosts.toml": b"client = [['c.cert', 'c.key']]\n[host.a]", "r/c.cert": PEM},
         None,
-        [f"{NOTHING}: /r/c.key cannot be read: No such file or directory"],
+        [f"{NO_PULLS}: /r/c.key cannot be read: No such file or directory"],
         ["a", None],
     ),
     (
@@ -89,9 +89,9 @@ NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
     ),
     ({"r/hosts.toml": b"host.a.skip_verify = true\n[host.b]"}, "1.7.0", [], ["a", "b", None]),
     ({"r/hosts.toml": b"[host.a.header]\nx = '1'\n[host.b]\n[host.a]"}, "2.0.0", [], ["a", "b", "a", None]),
-    ({"r.example": b""}, None, [f"{NOTHING}: this must be a directory, but it is a file"], []),
-    ({"_default": b"", "hosts.toml": b""}, None, [f"{NOTHING}: this must be a directory, but it is a file"], []),
-    ({"r/hosts.toml": "hosts.toml"}, None, [f"{NOTHING}: hosts.toml cannot be read: {LOOP}"], []),
+    ({"r.example": b""}, None, [f"{NO_PULLS}: this must be a directory, but it is a file"], []),
+    ({"_default": b"", "hosts.toml": b""}, None, [f"{NO_PULLS}: this must be a directory, but it is a file"], []),
+    ({"r/hosts.toml": "hosts.toml"}, None, [f"{NO_PULLS}: hosts.toml cannot be read: {LOOP}"], []),
     (
         {"r/hosts.toml": "/nowhere"},
         None,
@@ -111,28 +111,26 @@ NOTES: list[tuple[Tree, str | None, list[str], list[str | None]]] = [
         ["peili cannot tell how containerd reads hosts.toml: not TOML: Invalid value (at end of document)"],
         [],
     ),
-    ({"r/hosts.toml": None}, None, [f"{NOTHING}: hosts.toml cannot be read: Is a directory"], []),
+    ({"r/hosts.toml": None}, None, [f"{NO_PULLS}: hosts.toml cannot be read: Is a directory"], []),
 ]
 
 
 @pytest.mark.parametrize(("tree", "version", "notes", "urls"), NOTES)
-def test_what_else_there_is_to_know(
-    tree: Tree, version: str | None, notes: list[str], urls: list[str | None], tmp_path: Path
-) -> None:
-    make(tmp_path, tree)
+def test_notes(tree: Tree, version: str | None, notes: list[str], urls: list[str | None], tmp_path: Path) -> None:
+    make_tree(tmp_path, tree)
     (found,) = HostsFiles(MIRROR, config_path=[tmp_path], version=version).show()
     assert [each.replace(str(tmp_path), "") for each in found.notes] == notes
-    assert found.is_broken == any(each.startswith(NOTHING) for each in notes)
+    assert found.is_broken == any(each.startswith(NO_PULLS) for each in notes)
     assert [each.url for each in found.hosts] == urls
 
 
-def test_who_may_not_be_asked_for_content_is_not_asked_for_tags(tmp_path: Path) -> None:
-    make(tmp_path, {"r/hosts.toml": b"capabilities = ['pull']\n[host.a]\ncapabilities = ['resolve']\n"})
+def test_a_host_without_pull_is_not_used_for_tags_either(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"r/hosts.toml": b"capabilities = ['pull']\n[host.a]\ncapabilities = ['resolve']\n"})
     assert "containerd resolves tags at 2, and fetches content from 2" in show(tmp_path)
 
 
-def test_a_directory_that_another_one_hides_is_told(tmp_path: Path) -> None:
-    make(tmp_path, {"r_5000_": None, "r:5000": None})
+def test_a_hidden_directory_has_a_note(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"r_5000_": None, "r:5000": None})
     hidden = next(each for each in HostsFiles(MIRROR, config_path=[tmp_path]).show() if each.notes)
     assert hidden.directory == tmp_path / "r:5000"
     assert hidden.notes == (f"containerd never uses this directory, but {tmp_path}/r_5000_",)

@@ -1,4 +1,4 @@
-"""Our part of a file: put in and taken out again without a trace, whatever the rest of the file is."""
+"""peili's section of a hosts.toml is inserted and removed without a trace, whatever else the file contains."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ _NEWLINES = st.sampled_from(["\n", "\r\n"])
 
 
 @given(_LINES, _NEWLINES, st.booleans(), st.integers(0, 6), st.integers(0, 9))
-def test_what_was_put_in_comes_out_without_a_trace(
-    lines: list[bytes], newline: str, ended: bool, index: int, made: int
-) -> None:
+def test_split_is_the_inverse_of_insert(lines: list[bytes], newline: str, ended: bool, index: int, made: int) -> None:
     end = newline.encode()
     before, after = end.join(lines[:index]), end.join(lines[index:])
     before += end if lines[index:] and lines[:index] else b""
@@ -41,9 +39,9 @@ def test_what_was_put_in_comes_out_without_a_trace(
         (b"a\r\n" + BEGIN + b"\r\nx\r\n" + END, b"a"),
         (b"a\r\n" + BEGIN + b"\r\nx\r\n" + END + b"\r\nb", b"a\r\nb"),
     ],
-    ids=["edited", "emptied", "indented", "after a line without end", "which got one", "CRLF, no end", "CRLF"],
+    ids=["edited", "emptied", "indented", "after a line without end", "after it got one", "CRLF, no end", "CRLF"],
 )
-def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) -> None:
+def test_everything_between_the_comment_lines_is_the_section(content: bytes, base: bytes) -> None:
     assert split_section(content).rest == base
 
 
@@ -52,6 +50,6 @@ def test_all_that_stands_between_the_marks_is_ours(content: bytes, base: bytes) 
     [BEGIN + b"\n", END + b"\n", END + b"\n" + BEGIN + b"\n", BEGIN + b"\n" + END + b"\n" + BEGIN + b"\n" + END],
     ids=["no end", "no begin", "wrong order", "twice"],
 )
-def test_damaged_marks_are_told_not_guessed(content: bytes) -> None:
+def test_damaged_comment_lines_are_an_error(content: bytes) -> None:
     with pytest.raises(CannotEdit, match="comment lines around peili's section are damaged"):
         split_section(b"server = 'x'\n" + content)

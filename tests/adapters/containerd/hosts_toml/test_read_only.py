@@ -1,4 +1,4 @@
-"""A folder for hosts.toml on a file system that is read-only around it, as a confined service and a pod have it."""
+"""Only the directory of the hosts.toml files is writable, as in a confined service or a pod."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ print(*outcome.changes, *outcome.problems, sep="\\n")
 MOUNT = 'mount --bind "$1" "$1" && mount --bind "$2" "$2" && mount -o remount,bind,ro "$1" && shift 2 && exec "$@"'
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts, which root may")
-def test_nothing_is_written_outside_of_the_folder(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_apply_and_remove_write_nothing_outside_the_directory(tmp_path: Path) -> None:
     folder = tmp_path / "etc/certs.d"
     folder.mkdir(parents=True)
 

@@ -1,4 +1,4 @@
-"""Directories as values: made from a mapping, and read back whole."""
+"""Creates a directory from a mapping, and reads a directory into a mapping."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TypeAlias
 
 Tree: TypeAlias = Mapping[str, bytes | str | None]
-"""Paths with their contents: a string is where a symbolic link leads, None an empty directory."""
+"""Maps paths to contents: bytes are a file, a string is the target of a symbolic link, None is an empty directory."""
 
 Snapshot: TypeAlias = Mapping[str, tuple[int, int, int, bytes | str | None]]
 
 
-def make(root: Path, tree: Tree) -> None:
-    """Make `root` with `tree` in it."""
+def make_tree(root: Path, tree: Tree) -> None:
+    """Create `root` with `tree` in it."""
     root.mkdir(parents=True, exist_ok=True)
     for name, content in tree.items():
         path = root / name
@@ -28,16 +28,16 @@ def make(root: Path, tree: Tree) -> None:
 
 
 def snapshot(root: Path) -> Snapshot:
-    """All that is below `root`, and `root`: kind and mode, owner, content."""
+    """Return the mode, owner, group and content of `root` and everything below it."""
     paths = sorted((root, *root.rglob("*"))) if root.exists() else []
-    return {str(path.relative_to(root)): _seen(path) for path in paths}
+    return {str(path.relative_to(root)): _describe(path) for path in paths}
 
 
-def _seen(path: Path) -> tuple[int, int, int, bytes | str | None]:
-    known = path.lstat()
+def _describe(path: Path) -> tuple[int, int, int, bytes | str | None]:
+    status = path.lstat()
     content: bytes | str | None = None
-    if stat.S_ISLNK(known.st_mode):
+    if stat.S_ISLNK(status.st_mode):
         content = str(path.readlink())
-    elif stat.S_ISREG(known.st_mode):
+    elif stat.S_ISREG(status.st_mode):
         content = path.read_bytes()
-    return known.st_mode, known.st_uid, known.st_gid, content
+    return status.st_mode, status.st_uid, status.st_gid, content
