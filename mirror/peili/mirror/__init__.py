@@ -1,4 +1,4 @@
-"""peili.mirror: the framework of an embeddable, stateless, peer-to-peer OCI mirror.
+"""The framework of an embeddable, stateless, peer-to-peer OCI mirror.
 
 The names that are exported here are the public interface. All others may change at any time.
 """

@@ -1,18 +1,18 @@
 """Every error that peili raises on purpose.
 
     PeiliError
-      x NotFound             nobody has it, or it is not a thing we serve
-      + Unavailable          asked, but the answer could not be had; may work later
+      x NotFound             no one has it, or peili does not serve it
+      + Unavailable          there is no answer now; another try may succeed
         x StoreUnavailable
         x RouterUnavailable
         x PeerUnavailable
       x Aborted              content that was arriving will never be whole
-      x ConfigError          an option is wrong; says which, and what would be right
-      x PluginNotFound       no plug-in of that name; says which there are
-      x ListenError          an address can't be listened on; says why
+      x ConfigError          an option is wrong; says which one and what would be right
+      x PluginNotFound       no plug-in has this name; says which names exist
+      x ListenError          peili can't listen on an address; says why
 
-A malformed value (digest, reference, range) is a `ValueError` where it is made. Errors of gRPC and the operating
-system are translated where they enter, with ``raise … from``.
+A malformed value (digest, reference, range) raises `ValueError` where it is constructed. Errors of gRPC and of the
+operating system are translated where they occur, with ``raise … from``.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class FailureReason(StrEnum):
 
 
 class PeiliError(Exception):
-    """Base of all errors that peili raises on purpose."""
+    """The base of all errors that peili raises on purpose."""
 
 
 class NotFound(PeiliError):
-    """What was asked for is not there."""
+    """The requested content is not there."""
 
 
 class Unavailable(PeiliError):
-    """The answer could not be had now; asking again later may help."""
+    """There is no answer now; another try may succeed."""
 
 
 class StoreUnavailable(Unavailable):
@@ -61,9 +61,10 @@ class RouterUnavailable(Unavailable):
 
 
 class PeerUnavailable(Unavailable):
-    """A peer could not be reached, did not answer in time, refused, or sent what it should not.
+    """A peer could not be reached, did not answer in time, refused, or sent something wrong.
 
-    `reason` is a `FailureReason`.
+    Attributes:
+        reason: A `FailureReason`.
     """
 
     def __init__(self, message: str, reason: str = FailureReason.UNREACHABLE) -> None:
@@ -76,9 +77,12 @@ class Aborted(PeiliError):
 
 
 class ConfigError(PeiliError):
-    """An option is wrong. `key` is its dotted name, `expected` says what would be right.
+    """An option is wrong.
 
-    `source`, where known, is the file or the environment variable that it came from.
+    Attributes:
+        key: The dotted name of the option.
+        expected: What would be right.
+        source: The file or the environment variable that the option came from, if known.
     """
 
     def __init__(self, key: str, expected: str, *, source: str | None = None) -> None:
@@ -92,12 +96,18 @@ class ConfigError(PeiliError):
         return f"{where}{self.key}: {self.expected}"
 
     def within(self, section: str, *, source: str | None = None) -> ConfigError:
-        """The same error, seen from outside: its key below `section`, its source filled in."""
+        """Return the same error for an outer section: its key is below `section`, and it has a source."""
         return ConfigError(f"{section}.{self.key}", self.expected, source=self.source or source)
 
 
 class PluginNotFound(PeiliError):
-    """No plug-in of that name. `known` are the names that there are."""
+    """No plug-in has this name.
+
+    Attributes:
+        group: The group that was searched: ``peili.stores``, ``peili.routers`` or ``peili.resolvers``.
+        name: The name.
+        known: The names that exist.
+    """
 
     def __init__(self, group: str, name: str, known: Collection[str]) -> None:
         self.group = group
@@ -111,4 +121,4 @@ class PluginNotFound(PeiliError):
 
 
 class ListenError(PeiliError):
-    """An address can't be listened on."""
+    """peili can't listen on an address."""

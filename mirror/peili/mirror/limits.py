@@ -1,4 +1,4 @@
-"""Every bound that peili keeps, with a default that is sane on a LAN."""
+"""Every bound of a mirror, with a default that is sensible in a local network."""
 
 from __future__ import annotations
 
@@ -8,58 +8,62 @@ from peili.mirror.errors import ConfigError
 
 KIB = 1024
 _MOST = 2**53
-"""Above it a number is a slip of the pen, and no longer exact as a float."""
+"""A larger number is a mistake, and not exact as a float."""
 MIB = 1024 * KIB
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Times are in seconds, sizes in bytes. All have to be above zero. Raises ConfigError naming the field."""
+    """The bounds of a mirror. Times are in seconds, sizes in bytes. Each value must be above zero.
+
+    Raises:
+        ConfigError: A value is wrong; the error names the field.
+    """
 
     # Finding holders
-    lookup_timeout: float = 1.0  # a peer that has not answered by then does not have it
+    lookup_timeout: float = 1.0  # a peer that has not answered by then counts as not having the key
     lookup_fanout: int = 32  # peers asked at the same time for one key
-    lookup_ttl: float = 2.0  # how long found holders are believed
-    miss_ttl: float = 0.5  # how long "nobody has it" is believed
-    lookup_keys: int = 4096  # keys remembered, found or missed
-    backoff_min: float = 0.5  # first pause before a dead peer is tried again …
-    backoff_max: float = 10.0  # … doubled up to this
+    lookup_ttl: float = 2.0  # how long found holders are remembered
+    miss_ttl: float = 0.5  # how long it is remembered that no peer has a key
+    lookup_keys: int = 4096  # how many keys are remembered, found or not
+    backoff_min: float = 0.5  # the first delay before a dead peer is tried again …
+    backoff_max: float = 10.0  # … which doubles up to this
     # Relaying to the runtime
     connect_timeout: float = 1.0
-    first_byte_timeout: float = 3.0  # for each step to the first byte: a door's auth, the resolver, the store, a holder
-    hedge_delay: float = 0.25  # silence after which others are asked as well; the less, the more failed of late
-    stall_timeout: float = 5.0  # silence in a transfer after which the holder is replaced, or the store's answer cut
+    first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder
+    hedge_delay: float = 0.25  # silence after which other holders are asked, too; shorter after recent failures
+    stall_timeout: float = 5.0  # silence after which a holder is replaced, or a response from the store is cut off
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
-    slow_rate: int = 8 * MIB  # bytes per second below which others are tried too; a much faster one takes over
-    rest_max: float = 120.0  # how long one that keeps failing is asked last: failure_ttl at first, then doubled
-    wait_timeout: float = 30.0  # waiting without progress, in all
-    parts_per_peer: int = 8  # windows of open-ended ranges asked of one peer at a time; below its uploads_per_peer
-    transfers: int = 256  # local requests that are relayed or wait at the same time; also leases under release
+    slow_rate: int = 8 * MIB  # bytes per second below which others are tried, too; a much faster one takes over
+    rest_max: float = 120.0  # how long a holder that keeps failing is asked last: failure_ttl at first, then doubled
+    wait_timeout: float = 30.0  # waiting without progress, in total
+    parts_per_peer: int = 8  # simultaneous windows of open-ended ranges per peer; less than its uploads_per_peer
+    transfers: int = 256  # simultaneous local requests that are relayed or wait; also leases being released
     restarts: int = 16  # changes of holder within one request
-    relay_memory: int = 32 * MIB  # of all transfers: buffers, the smaller the more there are; half is for manifests
+    relay_memory: int = 32 * MIB  # buffers of all transfers, smaller if there are many; half of it is for manifests
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
-    blob_size: int = 64 * 1024 * MIB  # bytes taken from a peer where neither a manifest nor the runtime says how many
+    blob_size: int = 64 * 1024 * MIB  # bytes taken from a peer if neither a manifest nor the runtime says how many
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
-    quarantine_ttl: float = 600.0  # how long a peer that lied is not asked for that blob
-    failure_ttl: float = 10.0  # how long one that stalled or broke is passed over for that blob
+    quarantine_ttl: float = 600.0  # how long a peer that sent wrong bytes is not asked for that blob
+    failure_ttl: float = 10.0  # how long a peer that stalled or broke off is not asked for that blob
     quarantine_entries: int = 1024
     # Serving to peers
     uploads: int = 64
     uploads_per_peer: int = 16
-    reader_timeout: float = 60.0  # a reader that takes nothing for this long is cut off
+    reader_timeout: float = 60.0  # a client that reads nothing for this long is cut off
     # Requests
     path_length: int = 4096
     header_count: int = 100
-    header_size: int = 64 * KIB  # a connection whose request's head is longer is closed
-    connections: int = 1024  # of each door, or a third of the descriptors that the process may have; more are closed
-    pipeline: int = 32  # requests that wait behind another one; a connection with more of them is closed …
-    pipeline_size: int = 64 * KIB  # … and so is one on which they take more bytes
-    header_timeout: float = 10.0  # a connection whose request's head is not whole by then is closed
-    # Coming and going
-    start_timeout: float = 1.0  # entering the mirror waits at most this long for its plug-ins' first step
-    stop_timeout: float = 5.0  # a plug-in that has not left by then is cancelled
-    drain_timeout: float = 3.0  # transfers under way are given this long when serving ends
+    header_size: int = 64 * KIB  # a connection with a longer request head is closed
+    connections: int = 1024  # per door, or a third of the process's file descriptors; more are closed
+    pipeline: int = 32  # requests that wait behind another; a connection with more is closed …
+    pipeline_size: int = 64 * KIB  # … and so is a connection on which they take more bytes
+    header_timeout: float = 10.0  # a connection is closed if the head of its request is not complete by then
+    # Starting and stopping
+    start_timeout: float = 1.0  # entering the mirror waits this long for the first step of its plug-ins
+    stop_timeout: float = 5.0  # a plug-in that has not exited by then is cancelled
+    drain_timeout: float = 3.0  # transfers may take this long when serving ends
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -62,8 +62,8 @@ def test_a_host_may_register_its_own_for_itself_alone() -> None:
         ("nonesuch.module:Thing", "which can't be loaded: ModuleNotFoundError: No module named 'nonesuch'"),
         ("peili.stores.memory:Nonesuch", "which can't be loaded: "),
         ("peili.mirror:serve", "which is not a class"),
-        ("peili.routers.memory:MemoryRouter", "which is no Store"),
-        ("fractions:Fraction", "which is no Store"),
+        ("peili.routers.memory:MemoryRouter", "which is not a Store"),
+        ("fractions:Fraction", "which is not a Store"),
         ("not a target", "which can't be loaded: "),
     ],
 )
@@ -112,9 +112,13 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (STORES, "broken", "harbour_broken:Store, which can't be loaded: RuntimeError: no licence: buy one"),
         (STORES, "typo", "harbour_typo:Store, which can't be loaded: SyntaxError: invalid syntax"),
-        (STORES, "noword", "harbour_wrong:NoWord, which can't be built: KeyError: 'size'"),
-        (ROUTERS, "abstract", "harbour_wrong:Abstract, which can't be built: TypeError: Can't instantiate abstract"),
-        (ROUTERS, "store", "harbour_wrong:NoWord, which is no Router"),
+        (STORES, "noword", "harbour_wrong:NoWord, which can't be constructed: KeyError: 'size'"),
+        (
+            ROUTERS,
+            "abstract",
+            "harbour_wrong:Abstract, which can't be constructed: TypeError: Can't instantiate abstract",
+        ),
+        (ROUTERS, "store", "harbour_wrong:NoWord, which is not a Router"),
     ],
 )
 def test_what_is_wrong_with_a_stranger_s_plug_in_is_one_line_that_says_whose_it_is(

@@ -1,1 +1,1 @@
-"""The interfaces that plug-ins implement, the values that they use, and how plug-ins are found by name."""
+"""What plug-ins implement: the interfaces, the values that they use, and how plug-ins are found and called."""

@@ -12,9 +12,12 @@ from peili.mirror.peer_api.peers import Holder
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """What a host is after: the content of `key` from byte `offset` on.
+    """What a host needs.
 
-    `failed` maps the id of each peer that can't be used to the reason, a `FailureReason`.
+    Attributes:
+        key: The key of the content.
+        offset: The first byte that it needs.
+        failed: The ids of the peers that can't be used, each with the reason, a `FailureReason`.
     """
 
     key: Key
@@ -32,29 +35,34 @@ class LeaseEnd(StrEnum):
 
 
 class Lease:
-    """What a router lends with its advice, so that it can see what became of it. This one records nothing.
+    """Tells the router what becomes of its answer. This one records nothing; a router returns its own subclass.
 
-    Used on the mirror's loop only. `progress` is called often, in the task of the runtime's request, and must not
-    block; `release` is called exactly once, whatever happened, and must not raise. There is no progress after it.
+    Used on the mirror's loop only. After `release`, there is no more progress.
     """
 
     def progress(self, offset: int) -> None:
-        """Bytes up to `offset` have been handed to the runtime."""
+        """Record that the runtime received all bytes up to `offset`.
+
+        Called often, in the task of the runtime's request, so it must not block.
+        """
 
     async def release(self, reason: str) -> None:
-        """The advice is no longer used; `reason` is a `LeaseEnd` or a `FailureReason`.
+        """Record that the answer is no longer used. Called exactly once in any case. Must not raise.
 
-        Called in a task of its own, which neither the runtime's leaving nor the end of its request ends, and for which
-        the request does not wait. So it may run beside other leases' releases, and beside an `acquire` for the same
-        key, by this very request too. Cancelled after ``limits.lookup_timeout`` seconds (1 by default). Draining waits
-        for it, and so does leaving the mirror, before the router is left: at most ``limits.stop_timeout`` seconds, then
-        it is cancelled. Only an answer that a host lets outlast the mirror releases later, and in its own task.
+        It runs in its own task, so neither the runtime's request nor its end waits for it or cancels it. It may run at
+        the same time as the release of other leases, and as an `acquire` for the same key, even by the same request. It
+        is cancelled after ``limits.lookup_timeout`` seconds. Draining the mirror waits for it. So does exiting the
+        mirror, before the router is exited, for up to ``limits.stop_timeout`` seconds; then it is cancelled. Only a
+        response that continues after the mirror was exited releases its lease later, and in its own task.
+
+        Args:
+            reason: A `LeaseEnd` or a `FailureReason`.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Stream from one of `holders`, best first."""
+    """Get the content from one of `holders`, best first."""
 
     holders: tuple[Holder, ...]
     lease: Lease = field(default_factory=Lease)
@@ -69,6 +77,6 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Nobody near has it: let the runtime go upstream."""
+    """No peer has the content: let the runtime go upstream."""
 
     lease: Lease = field(default_factory=Lease)

@@ -11,14 +11,22 @@ from peili.mirror.oci.references import Key
 
 @dataclass(frozen=True, slots=True)
 class StoreEvent:
-    """The state of a store, or of one key in it: one of `Have`, `Gone`, `Synced`. State, not a delta: the same
-    event twice says nothing new.
+    """The state of a store or of one key in it: `Have`, `Gone` or `Synced`.
+
+    It is a state and not a change: the same event twice means the same as once.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class Have(StoreEvent):
-    """`key` can be served: whole, or (`complete` false) the first `available` of `size` bytes of it so far."""
+    """The store can serve `key`.
+
+    Attributes:
+        key: The key.
+        size: Its size in bytes, if known.
+        complete: Whether the content is whole. If not, it is still arriving.
+        available: How many bytes from the start have arrived, if it is not whole.
+    """
 
     key: Key
     size: int | None = None
@@ -28,26 +36,26 @@ class Have(StoreEvent):
 
 @dataclass(frozen=True, slots=True)
 class Gone(StoreEvent):
-    """`key` can no longer be served."""
+    """The store can no longer serve `key`."""
 
     key: Key
 
 
 @dataclass(frozen=True, slots=True)
 class Synced(StoreEvent):
-    """All that the store has, has been told; what follows are changes."""
+    """Everything that the store has was yielded; what follows are changes."""
 
 
 class Content(ABC):
-    """Bytes of one digest, owned by whoever opened them, who calls `aclose` (or uses ``async with``).
+    """The bytes of one digest. The caller that opened them owns them, and closes them (or uses ``async with``).
 
-    Attributes, all of which may be read at any time:
-        size: the whole size in bytes; None while it is not known.
-        available: how many bytes from the start can be read now. Never shrinks.
-        complete: whether `available` is all there will be. Never becomes false again.
+    `readinto` and `wait` may be called concurrently by the owner. Bytes never change: if content is lost or replaced,
+    the methods raise `Aborted` and do not return other bytes.
 
-    `readinto` and `wait` may be called concurrently, by one owner. What stood once stands: content that gets lost or
-    is replaced raises `Aborted`, it never gives other bytes.
+    Attributes:
+        size: The whole size in bytes; None while it is not known. All attributes may be read at any time.
+        available: How many bytes from the start can be read now. It never shrinks.
+        complete: Whether no more bytes than `available` will come. It never becomes false again.
     """
 
     size: int | None
@@ -55,30 +63,39 @@ class Content(ABC):
     complete: bool
 
     def fileno(self) -> int | None:
-        """A descriptor of a regular file whose byte n is byte n of the content, good until `aclose`; or None.
+        """Return the descriptor of a regular file whose byte n is byte n of the content; None if there is none.
 
-        For `os.pread` and sendfile; its file position means nothing.
+        The descriptor is valid until `aclose`. It is for `os.pread` and sendfile; its file position has no meaning.
         """
         return None
 
     @abstractmethod
     async def readinto(self, offset: int, buffer: memoryview) -> int:
-        """Read from `offset` on into `buffer`; the number of bytes read, which may be less than asked for.
+        """Read into `buffer` from `offset` on.
 
-        0 exactly where `offset` is at or past `available`. Cancelled, it ends at once and writes nothing more into
-        `buffer`. Raises Aborted, StoreUnavailable.
+        If this is cancelled, it ends at once and writes nothing more into `buffer`.
+
+        Returns:
+            The number of bytes read, which may be less than `buffer` takes. It is 0 only if `offset` is not below
+            `available`.
+
+        Raises:
+            Aborted: The content was lost or replaced.
+            StoreUnavailable: The store's backend does not answer.
         """
 
     @abstractmethod
     async def wait(self, past: int) -> int:
-        """Wait until more than `past` bytes are available or the content is complete; the new `available`.
+        """Wait until more than `past` bytes are available or the content is complete, and return the new `available`.
 
-        Raises Aborted when that will never happen, StoreUnavailable.
+        Raises:
+            Aborted: That will never happen.
+            StoreUnavailable: The store's backend does not answer.
         """
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Free what is held. Idempotent; does not raise."""
+        """Free all resources. Idempotent; never raises."""
 
     async def __aenter__(self) -> Self:
         return self

@@ -26,70 +26,98 @@ from peili.mirror.support.options import Options
 
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default
-    """Built without an event loop, from its own options only. Used on the mirror's loop, concurrently, cancellable at
-    every await. May be entered again after it was left. One that can't serve two mirrors at a time raises RuntimeError
-    where it is entered a second time meanwhile.
+    """The base of stores, routers and resolvers.
+
+    A plug-in is constructed without an event loop, from its own options only. The mirror uses it on its loop,
+    concurrently, and may cancel it at every await. It may be entered again after it was exited. A plug-in that can't
+    serve two mirrors at the same time raises RuntimeError when a second one enters it; see `running_already`.
     """
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Build one from what stands under its section besides ``kind``. Raises ConfigError(key, expected).
+        """Construct a plug-in from its section of the configuration.
 
-        By default there are no options.
+        By default a plug-in has no options.
+
+        Args:
+            config: The section without ``kind``; see `Options`.
+
+        Raises:
+            ConfigError: An option is unknown or wrong.
         """
         Options(config)
         return cls()
 
     def run(self, context: Context) -> AbstractAsyncContextManager[None]:
-        """Entered before use and left after it, in one task. Entering must not wait for a backend."""
+        """Return a context manager that the mirror enters before it uses the plug-in, and exits afterwards.
+
+        Both happen in the same task. Entering must not wait for a backend.
+        """
         return nullcontext()
 
     def ready(self) -> bool:
-        """Whether it can do its work now. Called often, must be cheap."""
+        """Whether the plug-in can do its work now. Called often, so it must be cheap."""
         return True
 
 
 class Store(Plugin):
-    """What this host has. Every method may be called concurrently; each raises StoreUnavailable when the backend does
-    not answer, and does so in bounded time. Content that the store knows, and can vouch for without its backend, it may
-    go on to serve.
+    """What this host has.
+
+    Every method may be called concurrently. Every method raises StoreUnavailable, in bounded time, when the backend
+    does not answer. A store may still serve content that it can vouch for without its backend.
     """
 
     @abstractmethod
     async def resolve(self, reference: Reference) -> Descriptor:
-        """What `reference` stands for on this host. Raises NotFound."""
+        """Return what `reference` means on this host.
+
+        Raises:
+            NotFound: The store does not have the reference.
+        """
 
     @abstractmethod
     async def describe(self, digest: Digest) -> Descriptor:
-        """The descriptor of content that is here whole. Raises NotFound.
+        """Return the descriptor of content that the store has whole.
 
-        The media type of a manifest or index is its own; that of anything else is ``application/octet-stream``.
+        The media type of a manifest or index is its own. The media type of all other content is
+        ``application/octet-stream``.
+
+        Raises:
+            NotFound: The store does not have the content.
         """
 
     @abstractmethod
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        """The content of `digest`. Raises NotFound when it is not here whole.
+        """Open the content of `digest`. The caller closes it.
 
-        With `partial`, content that is still arriving is opened too; a store that can't show it raises NotFound.
+        Args:
+            digest: The digest of the content.
+            partial: Also open content that is still arriving.
+
+        Raises:
+            NotFound: The store does not have the content whole, or, with `partial`, can't show it while it arrives.
         """
 
     @abstractmethod
     def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
-        """First everything that is here, then `Synced`, then changes as they happen, in batches, without an end.
+        """Yield what the store has: first everything, then `Synced`, then changes as they happen. It never ends.
 
-        Each caller gets a sequence of its own. While the backend is away nothing is told; once it is back only what
-        differs is. Does not raise StoreUnavailable.
+        Events come in batches. Each caller gets its own sequence. While the backend is away, nothing is yielded; once
+        it is back, only the differences are. Does not raise StoreUnavailable.
         """
 
     @abstractmethod
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
-        """All tag references of this host with what they stand for, sorted by reference."""
+        """Return all tag references of this host with what they mean, sorted by reference."""
 
     async def discard(self, digest: Digest) -> bool:
-        """Remove the copy of `digest` that is still arriving, which is known to be wrong; whether that was done.
+        """Remove the copy of `digest` that is still arriving, because it is known to be wrong.
 
-        Whole content is never touched; nor is any of several copies of which it can't be told which one is wrong. By
-        default nothing is done.
+        Whole content is never removed. If there are several copies and the store can't tell which one is wrong, none is
+        removed. By default nothing is removed.
+
+        Returns:
+            Whether a copy was removed.
         """
         return False
 
@@ -100,28 +128,34 @@ class Router(Plugin):
     first_holders = 4
     """How many holders the default `acquire` gathers at most."""
     gather_time = 0.01
-    """Seconds for which the default `acquire` goes on gathering once it has one holder."""
+    """Seconds for which the default `acquire` gathers more holders once it has one."""
 
     @abstractmethod
     def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
-        """The holders of `key`, best first, as they are found; ending means there are no more.
+        """Yield the holders of `key`, best first, as they are found. It ends when there are no more, in bounded time.
 
-        This host is never among them. Bounded in time. Raises RouterUnavailable. Also asked in the middle of a
-        transfer, where the holders in hand hesitate.
+        This host is never among them. It is also called in the middle of a transfer, if the known holders are slow.
+
+        Raises:
+            RouterUnavailable: The router can't look up keys now.
         """
 
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
-        """Where shall this host get `want` from, now?
+        """Return from where this host should get `want` now.
 
-        Asked at each start and restart of a transfer; idempotent per host. The lease in the answer is told of
-        progress and released with a reason (see `Lease`). Peers in ``want.failed`` are left out. By default built on
-        `lookup`. Raises RouterUnavailable.
+        Called at the start of each transfer and whenever a transfer needs other holders. The answer for a host does not
+        change because it asks again. Peers in ``want.failed`` are left out. The lease in the answer receives the
+        progress, and is released with a reason (see `Lease`). The default is built on `lookup`.
 
-        Called in the task of the runtime's request, which waits for it; concurrently with other requests', for the same
-        key too. Cancelled when the runtime leaves, after twice ``limits.lookup_timeout`` plus `gather_time` seconds,
-        and where the transfer has made no progress for ``limits.wait_timeout`` seconds; after the last two the runtime
-        goes upstream. A router that needs longer answers `Wait`, and is asked again. A lease that was not returned is
-        not released: one that is cancelled takes back itself what it noted.
+        The mirror calls this in the task of the runtime's request, which waits for it. Calls of other requests may run
+        at the same time, also for the same key. The call is cancelled when the runtime disconnects, after twice
+        ``limits.lookup_timeout`` plus `gather_time` seconds, or when the transfer has made no progress for
+        ``limits.wait_timeout`` seconds. In the last two cases the runtime goes upstream. A router that needs longer
+        returns `Wait` and is called again. A lease that was not returned is not released, so a call that is cancelled
+        must undo what it recorded.
+
+        Raises:
+            RouterUnavailable: The router can't answer now.
         """
         loop = asyncio.get_running_loop()
         found: list[Holder] = []
@@ -137,36 +171,50 @@ class Router(Plugin):
                         if len(found) == self.first_holders:
                             break
             except TimeoutError:
-                pass  # some holders are in hand; later ones are found again when these fail
+                pass  # these holders are enough; others are looked up when they fail
         return Feed(tuple(found)) if found else Upstream()
 
     async def advertise(self, have: Collection[StoreEvent]) -> None:
-        """Make known that this host has these (`Have` events; others mean nothing here).
+        """Record that this host has these keys, and repeat it to peers as needed, until `withdraw`.
 
-        Recorded, and repeated as the router needs, until withdrawn. Raises RouterUnavailable when it could not even
-        be recorded. By default nothing is announced: a router that finds content by asking has no need to.
+        By default nothing is recorded: a router that asks its peers for content does not need it.
+
+        Args:
+            have: `Have` events. Other events have no meaning here.
+
+        Raises:
+            RouterUnavailable: The keys could not even be recorded.
         """
 
     async def withdraw(self, keys: Collection[Key]) -> None:
-        """This host has these no longer; unknown ones are ignored. Raises RouterUnavailable."""
+        """Record that this host no longer has these keys. Unknown keys are ignored.
+
+        Raises:
+            RouterUnavailable: This could not even be recorded.
+        """
 
     @abstractmethod
     def peers(self) -> Collection[Peer]:
-        """The peers that are known and not given up, without this host. Cheap; never raises."""
+        """Return the peers that are known and answer, without this host. Cheap; never raises."""
 
     def routes(self) -> Sequence[BaseRoute]:
-        """What this router serves to other peers, below ``/_router`` of the peer door and behind its guard.
+        """Return what this router serves to other peers: below ``/_router`` of the peer door, behind its access check.
 
-        Asked once, when the mirror is made. Each mirror calls its own router, so handlers may be bound methods.
+        Called once, when the mirror is constructed. Each mirror calls its own router, so handlers may be bound methods.
         """
         return ()
 
 
 class ResolverLoader(Protocol):
-    """Builds resolvers by name, as `Plugins` does."""
+    """Constructs resolvers by name, as `Plugins` does."""
 
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
-        """Return the resolver called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
+        """Return the resolver `kind`, constructed from its options.
+
+        Raises:
+            PluginNotFound: There is no resolver `kind`.
+            ConfigError: An option is unknown or wrong.
+        """
         ...
 
 
@@ -175,14 +223,25 @@ class Resolver(Plugin):
 
     @classmethod
     def from_plugins(cls, config: Mapping[str, Any], plugins: ResolverLoader) -> Self:
-        """Like `from_config`, for a resolver that is made of others, which `plugins` builds by name."""
+        """Construct a resolver that is made of other resolvers.
+
+        Args:
+            config: As for `from_config`.
+            plugins: Constructs the other resolvers.
+
+        Raises:
+            ConfigError: An option is unknown or wrong.
+        """
         return cls.from_config(config)
 
     @abstractmethod
     async def resolve(self, reference: Reference) -> Descriptor | None:
-        """What `reference` means; None: no opinion, the runtime asks upstream.
+        """Return what `reference` means; None if the resolver does not know, so that the runtime asks upstream.
 
-        May be called concurrently; bounded in time. Raises Unavailable, which counts as None.
+        May be called concurrently. Takes bounded time.
+
+        Raises:
+            Unavailable: The resolver can't answer now. This counts as None.
         """
 
 
@@ -192,18 +251,19 @@ def _count_nothing(limit: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What the mirror gives to its plug-ins. Good while `Plugin.run` is entered.
+    """What a mirror gives to its plug-ins. It is valid while `Plugin.run` is entered.
 
     Attributes:
-        identity: this host's id among its peers.
-        listening: waits until this host's own peer door answers, and returns this host as a peer. Never returns
-            where there is no peer door.
-        store, router: the mirror's.
-        client: speaks to peers.
-        selection: which registries and repositories this mirror is for.
-        limits: the mirror's bounds.
-        log: a logger of this plug-in's own.
-        limited: counts, in the mirror's metrics, that a bound of this name was reached.
+        identity: This host's id among its peers.
+        listening: Waits until this host's own peer door answers, and returns this host as a peer. It never returns if
+            there is no peer door.
+        store: The store of the mirror.
+        router: The router of the mirror.
+        client: An HTTP client for peers.
+        selection: The registries and repositories that the mirror is for.
+        limits: The bounds of the mirror.
+        log: The plug-in's own logger.
+        limited: Counts in the mirror's metrics that the limit of this name was reached.
     """
 
     identity: str
@@ -218,5 +278,5 @@ class Context:
 
 
 def running_already(plugin: Plugin) -> RuntimeError:
-    """What to raise where `plugin`, which serves one mirror at a time, is entered by a second one."""
+    """Return the error to raise if a second mirror enters `plugin`, which serves one mirror at a time."""
     return RuntimeError(f"this {type(plugin).__name__} is running already; each mirror needs one of its own")

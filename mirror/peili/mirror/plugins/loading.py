@@ -1,7 +1,7 @@
-"""Finds plug-ins by name: built-in ones from a table, a host's own by `register`, strangers' by entry points.
+"""Finds plug-ins by name: built-in ones in a table, registered ones, and third-party ones by their entry points.
 
-The table repeats what pyproject.toml registers, because a scan of all installed packages costs up to 0.2 s at start;
-a test holds the two together.
+The table repeats the entry points of pyproject.toml, because a scan of all installed packages costs up to 0.2 s at
+start. A test compares the two.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ T = TypeVar("T", bound=Plugin)
 
 
 class Plugins:
-    """The plug-ins that can be had by name. Each mirror's host may have its own; nothing is global.
+    """The plug-ins that have a name. Each host agent may have its own set; nothing is global.
 
-    Not for use from several threads while `register` is called.
+    Do not use it in another thread while `register` is called.
     """
 
     def __init__(self) -> None:
@@ -57,92 +57,113 @@ class Plugins:
         }
 
     def register(self, group: str, name: str, target: str | type[Plugin]) -> None:
-        """Make a plug-in known without an entry point, as frozen apps need. `target` is a class or ``module:class``.
+        """Add a plug-in that has no entry point, for example in a frozen app. It replaces a plug-in of the same name.
 
-        A name that is taken is replaced. Raises ValueError for a group that does not exist.
+        Args:
+            group: `STORES`, `ROUTERS` or `RESOLVERS`.
+            name: Its name, the ``kind`` of a configuration.
+            target: The class, or where it is as ``module:class``.
+
+        Raises:
+            ValueError: There is no such group.
         """
         if group not in self._targets:
             raise ValueError(f"no group {group!r}; there are: {', '.join(self._targets)}")
         self._targets[group][name] = target
 
     def names(self, group: str) -> dict[str, str]:
-        """Every name in `group`, with where it leads. Scans the entry points of all installed packages."""
+        """Return every name in `group` with where its class is. Scans the entry points of all installed packages."""
         found = {each.name: each.value for each in entry_points(group=group)}
-        known = {name: _shown(target) for name, target in self._targets[group].items()}
+        known = {name: _path(target) for name, target in self._targets[group].items()}
         return dict(sorted({**found, **known}.items()))
 
     def store(self, kind: str, options: Mapping[str, Any]) -> Store:
-        """The store called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
+        """Return the store `kind`, constructed from its options.
+
+        Raises:
+            PluginNotFound: There is no store `kind`.
+            ConfigError: An option is unknown or wrong.
+        """
         found = self._find(STORES, kind)
         plugin = found.load()
         if not issubclass(plugin, Store):
-            raise found.wrong("which is no Store")
-        return found.build(lambda: plugin.from_config(options))
+            raise found.error("which is not a Store")
+        return found.construct(lambda: plugin.from_config(options))
 
     def router(self, kind: str, options: Mapping[str, Any]) -> Router:
-        """The router called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
+        """Return the router `kind`, constructed from its options.
+
+        Raises:
+            PluginNotFound: There is no router `kind`.
+            ConfigError: An option is unknown or wrong.
+        """
         found = self._find(ROUTERS, kind)
         plugin = found.load()
         if not issubclass(plugin, Router):
-            raise found.wrong("which is no Router")
-        return found.build(lambda: plugin.from_config(options))
+            raise found.error("which is not a Router")
+        return found.construct(lambda: plugin.from_config(options))
 
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
-        """The resolver called `kind`, built from its options. Raises PluginNotFound, ConfigError."""
+        """Return the resolver `kind`, constructed from its options.
+
+        Raises:
+            PluginNotFound: There is no resolver `kind`.
+            ConfigError: An option is unknown or wrong.
+        """
         found = self._find(RESOLVERS, kind)
         plugin = found.load()
         if not issubclass(plugin, Resolver):
-            raise found.wrong("which is no Resolver")
-        return found.build(lambda: plugin.from_plugins(options, self))
+            raise found.error("which is not a Resolver")
+        return found.construct(lambda: plugin.from_plugins(options, self))
 
-    def _find(self, group: str, kind: str) -> _Found:
+    def _find(self, group: str, kind: str) -> _Target:
         target = self._targets[group].get(kind)
         if isinstance(target, str):
-            return _Found(kind, EntryPoint(kind, target, group))
+            return _Target(kind, EntryPoint(kind, target, group))
         found = target or next(iter(entry_points(group=group, name=kind)), None)
         if found is None:
             raise PluginNotFound(group, kind, self.names(group))
-        return _Found(kind, found)
+        return _Target(kind, found)
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What a name leads to. Whatever is wrong with it becomes a ConfigError of one line that says whose it is."""
+class _Target:
+    """Where the name `kind` leads. All its problems become a ConfigError of one line that names its distribution."""
 
     kind: str
     target: EntryPoint | type[Plugin]
 
     def load(self) -> type[Any]:
-        """The class, of whatever kind."""
+        """Return the class, whatever it is a subclass of."""
         try:
             loaded: object = self.target.load() if isinstance(self.target, EntryPoint) else self.target
-        except Exception as error:  # a stranger's module may raise anything while it is imported
-            raise self.wrong(f"which can't be loaded: {_one_line(error)}") from error
+        except Exception as error:  # a third-party module may raise anything while it is imported
+            raise self.error(f"which can't be loaded: {_one_line(error)}") from error
         if not isinstance(loaded, type):
-            raise self.wrong("which is not a class")
+            raise self.error("which is not a class")
         return loaded
 
-    def build(self, make: Callable[[], T]) -> T:
-        """What `make` makes of the options. The plug-in's own ConfigErrors are passed on as they are."""
+    def construct(self, constructor: Callable[[], T]) -> T:
+        """Return what `constructor` returns. The plug-in's own ConfigErrors are passed on as they are."""
         try:
-            return make()
+            return constructor()
         except (ConfigError, PluginNotFound):
             raise
-        except Exception as error:  # a stranger's, that does not say which option it was, or is abstract
-            raise self.wrong(f"which can't be built: {_one_line(error)}") from error
+        except Exception as error:  # from third-party code; for example, its class may be abstract
+            raise self.error(f"which can't be constructed: {_one_line(error)}") from error
 
-    def wrong(self, how: str) -> ConfigError:
-        """The line."""
+    def error(self, problem: str) -> ConfigError:
+        """Return the error for `problem`."""
         dist = self.target.dist if isinstance(self.target, EntryPoint) else None
         owner = f" of the distribution {dist.name}" if dist is not None else ""
-        return ConfigError("kind", f"{self.kind!r}{owner} leads to {_shown(self.target)}, {how}")
+        return ConfigError("kind", f"{self.kind!r}{owner} leads to {_path(self.target)}, {problem}")
 
 
 def _one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _shown(target: str | EntryPoint | type[Any]) -> str:
+def _path(target: str | EntryPoint | type[Any]) -> str:
     if isinstance(target, EntryPoint):
         return target.value
     return target if isinstance(target, str) else f"{target.__module__}:{target.__qualname__}"
