@@ -1,4 +1,4 @@
-"""Tells the router what the store has, from when this host's peer door answers until it drains."""
+"""Advertises what the store has to the router, from when this host's peer door answers until the mirror drains."""
 
 from __future__ import annotations
 
@@ -16,42 +16,39 @@ from peili.mirror.support.tasks import is_cancelled
 
 
 class Announcer:
-    """Advertises and withdraws. Built on a running loop; `stop` ends it."""
+    """Advertises and withdraws keys, from its construction on a running loop until `stop`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._store = context.store
         self._router = context.router
-        self._selection = context.selection
-        self._listening = context.listening
         self._limits = context.limits
         self._log = context.log
-        self._announced: set[Key] = set()
-        self._unsure: set[Key] = set()  # the router was told, and failed: it may know them all the same
-        self._stopping = False
-        self._task = self._begin(None)
+        self._advertised: set[Key] = set()
+        self._unsure: set[Key] = set()  # advertising these failed; the router may have recorded them all the same
+        self._is_stopping = False
+        self._task = self._start(None)
 
     @property
     def advertised(self) -> int:
-        """How many keys the router was told of."""
-        return len(self._announced)
+        """How many keys are advertised."""
+        return len(self._advertised)
 
     def restart(self) -> None:
-        """The router has begun anew: tell it everything once more."""
-        if not self._stopping:
+        """Advertise everything again, because the router was entered again."""
+        if not self._is_stopping:
             self._task.cancel()
-            self._task = self._begin(self._task)
+            self._task = self._start(self._task)
 
     async def stop(self) -> None:
-        """Withdraw everything. Does not raise. One that was cancelled can be called again."""
-        self._stopping = True
+        """Withdraw everything. Never raises. May be called again if it was cancelled."""
+        self._is_stopping = True
         self._task.cancel()
         _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         if late:
-            self._log.warning("the store's watch does not end; going on without it")
-        if not self._announced and not self._unsure:
+            self._log.warning("the store's watch does not end; continuing without it")
+        keys = self._advertised | self._unsure
+        if not keys:
             return
-        keys = self._announced | self._unsure
         try:
             await call(
                 lambda: self._router.withdraw(keys),
@@ -64,48 +61,55 @@ class Announcer:
             pass  # it was logged
         except Unavailable as error:
             self._log.warning("could not withdraw: %s", error)
-        self._announced.clear()
+        self._advertised.clear()
         self._unsure.clear()
 
-    def _begin(self, before: asyncio.Task[None] | None) -> asyncio.Task[None]:
-        return asyncio.create_task(self._run(before), name="peili announcer")
+    def _start(self, previous: asyncio.Task[None] | None) -> asyncio.Task[None]:
+        return asyncio.create_task(self._run(previous), name="peili announcer")
 
-    async def _run(self, before: asyncio.Task[None] | None) -> None:
-        if before is not None:
-            await asyncio.wait({before}, timeout=self._limits.stop_timeout)
-        await self._listening()
+    async def _run(self, previous: asyncio.Task[None] | None) -> None:
+        """Follow the store forever; begin again, after a growing delay, if the store or the router fails."""
+        if previous is not None:
+            await asyncio.wait({previous}, timeout=self._limits.stop_timeout)
+        await self._context.listening()
         backoff = Backoff(self._limits.backoff_min, self._limits.backoff_max)
         while True:
             try:
-                stale = self._announced | self._unsure  # of an earlier watch: what this one does not tell again is gone
-                async with aclosing(self._store.watch()) as batches:
-                    async for batch in batches:
-                        stale.difference_update(event.key for event in batch if isinstance(event, Have))
-                        await self._tell(batch)
-                        if any(isinstance(event, Synced) for event in batch):
-                            await self._tell([Gone(key) for key in stale])
-                            stale.clear()
-                        backoff.reset()
-            except (Exception, asyncio.CancelledError) as error:  # strangers' code, and the host lives on
+                await self._follow(backoff)
+            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
                 if is_cancelled(error):
                     raise
                 self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), backoff.delay)
             await backoff.sleep()
 
-    async def _tell(self, batch: Sequence[StoreEvent]) -> None:
-        have = [event for event in batch if isinstance(event, Have) and self._selected(event.key)]
+    async def _follow(self, backoff: Backoff) -> None:
+        """Pass one watch of the store on to the router."""
+        stale = self._advertised | self._unsure  # from an earlier watch; gone, unless this watch yields them again
+        async with aclosing(self._context.store.watch()) as batches:
+            async for batch in batches:
+                stale.difference_update(event.key for event in batch if isinstance(event, Have))
+                await self._pass_on(batch)
+                if any(isinstance(event, Synced) for event in batch):
+                    await self._pass_on([Gone(key) for key in stale])
+                    stale.clear()
+                backoff.reset()
+
+    async def _pass_on(self, batch: Sequence[StoreEvent]) -> None:
+        have = [event for event in batch if isinstance(event, Have) and self._is_selected(event.key)]
         gone = [event.key for event in batch if isinstance(event, Gone)]
         if gone:
             await self._router.withdraw(gone)
-            self._announced.difference_update(gone)
+            self._advertised.difference_update(gone)
             self._unsure.difference_update(gone)
         if have:
             keys = {event.key for event in have}
             self._unsure |= keys
             await self._router.advertise(have)
             self._unsure -= keys
-            self._announced |= keys
+            self._advertised |= keys
 
-    def _selected(self, key: Key) -> bool:
-        """Whether the peer door would serve it. A digest does not say where it is from."""
-        return not isinstance(key, Reference) or self._selection.allows(key.registry, key.repository, key.tag)
+    def _is_selected(self, key: Key) -> bool:
+        """Whether the peer door would serve `key`. A digest always counts: it does not name its registry."""
+        if not isinstance(key, Reference):
+            return True
+        return self._context.selection.allows(key.registry, key.repository, key.tag)

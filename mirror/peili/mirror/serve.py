@@ -1,4 +1,4 @@
-"""Serves a mirror's doors by uvicorn, for hosts that have no ASGI server and for the command."""
+"""Serves a mirror's doors with uvicorn, for the command and for host agents without an ASGI server."""
 
 from __future__ import annotations
 
@@ -22,14 +22,19 @@ from peili.mirror.server.protocol import LINGER, protocol_factory
 
 _OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
 _KEEP_ALIVE = 30
-"""Seconds for which an idle connection is kept; longer than our own client keeps one, so that it closes first."""
+"""Seconds for which an idle connection is kept: longer than by our own client, which then closes it first."""
 _SHUTDOWN = 5
-"""Seconds after which uvicorn gives up waiting. Never needed: the mirror has drained, and what is left is aborted."""
+"""Seconds after which uvicorn stops waiting. It is never needed: the mirror was drained, and the rest is aborted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What `serve` listens on: ``host:port`` of each address, really bound."""
+    """What `serve` listens on.
+
+    Attributes:
+        local_addresses: ``host:port`` of each bound address of the local door.
+        peer_addresses: ``host:port`` of each bound address of the peer door.
+    """
 
     local_addresses: tuple[str, ...]
     peer_addresses: tuple[str, ...]
@@ -44,22 +49,31 @@ async def serve(
     peer_ssl: ssl.SSLContext | None = None,
     advertise: str | Sequence[str] | None = None,
 ) -> AsyncGenerator[Serving]:
-    """Serve the local door and `mirror.ops` on `local`, and the peer door on `peer`, by TLS where `peer_ssl` is given.
+    """Serve the doors of a mirror, which must be entered: ``async with mirror, serve(mirror, …)``.
 
-    `advertise` is how other hosts reach the peer door, by default found out. Given sockets are duplicated and stay the
-    caller's. Takes no signals and never exits the process. Does not enter the mirror: ``async with mirror,
-    serve(mirror, …)``. Leaving drains the mirror first; transfers that take longer than ``limits.drain_timeout`` are
-    cut. A mirror that stays entered may be served again afterwards: it is announced anew. Raises ListenError,
-    ConfigError.
+    It handles no signals and never exits the process. On exit, it first drains the mirror; transfers that take longer
+    than ``limits.drain_timeout`` are cut off. If the mirror stays entered, it may be served again: then it is announced
+    again.
+
+    Args:
+        mirror: The mirror.
+        local: Where to serve the local door and `Mirror.ops`. A socket is duplicated, and stays the caller's.
+        peer: Where to serve the peer door; None for not at all.
+        peer_ssl: Serves the peer door with TLS.
+        advertise: The URLs at which other hosts reach the peer door. By default they are detected.
+
+    Raises:
+        ListenError: An address can't be listened on.
+        ConfigError: An address is malformed.
     """
     reader_timeout = mirror.limits.reader_timeout
     local_sockets = bind(local, any_host="127.0.0.1", reader_timeout=reader_timeout)
     peer_sockets: list[socket.socket] = []
     try:
         peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
-        doors = [_Server(LOCAL, _local_app(mirror), mirror)]
+        doors = [_DoorServer(LOCAL, _local_app(mirror), mirror)]
         if peer_sockets:
-            doors.append(_Server(PEER, mirror.peer, mirror, peer_ssl))
+            doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_ssl))
             found = urls_of(peer_sockets, "https" if peer_ssl else "http") if advertise is None else advertise
             mirror.listens_at([found] if isinstance(found, str) else found)
         serving = Serving(tuple(map(address_of, local_sockets)), tuple(map(address_of, peer_sockets)))
@@ -80,14 +94,14 @@ async def serve(
 
 def _local_app(mirror: Mirror) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        to = mirror.ops if scope.get("path") in _OPS_PATHS else mirror.local
-        await to(scope, receive, send)
+        door = mirror.ops if scope.get("path") in _OPS_PATHS else mirror.local
+        await door(scope, receive, send)
 
     return app
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without what only a process of its own may do, and with connections accepted by us."""
+class _DoorServer(uvicorn.Server):
+    """A uvicorn server that leaves signals to the process and accepts connections with our `Acceptor`."""
 
     def __init__(self, door: str, app: ASGIApp, mirror: Mirror, tls: ssl.SSLContext | None = None) -> None:
         config = uvicorn.Config(
@@ -95,7 +109,7 @@ class _Server(uvicorn.Server):
             lifespan="off",
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # X-Forwarded-For would let anybody pass for loopback
+            proxy_headers=False,  # with X-Forwarded-For, anyone could appear to be on loopback
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE,
             timeout_graceful_shutdown=_SHUTDOWN,
@@ -103,52 +117,56 @@ class _Server(uvicorn.Server):
         )
         config.load()
         limits, limited = mirror.limits, mirror.metrics.limited.add
-        self._make = protocol_factory(config, limits, limited)
+        self._create_protocol = protocol_factory(config, limits, limited)
         super().__init__(config)
-        self._acceptor = Acceptor(door, self._protocol, limits, limited, mirror.log, tls=tls)
-        self._up = asyncio.Event()
+        self._acceptor = Acceptor(door, self._protocol_for, limits, limited, mirror.log, tls=tls)
+        self._started = asyncio.Event()
 
-    def _protocol(self, slot: ConnectionSlot) -> asyncio.Protocol:
-        return self._make(slot, self.server_state, self.lifespan.state)
+    def _protocol_for(self, slot: ConnectionSlot) -> asyncio.Protocol:
+        return self._create_protocol(slot, self.server_state, self.lifespan.state)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Instead of uvicorn's: its servers are asyncio's."""
+        """Replaces the method of uvicorn, which would create asyncio servers."""
         await self.lifespan.startup()
         self.servers = []
         self._acceptor.listen(sockets or [])
         self.started = True
-        self._up.set()
+        self._started.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn's."""
+        """Like the method of uvicorn, with our acceptor."""
         self._acceptor.close()
         await super().shutdown(sockets)
         await self._acceptor.wait_closed()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Signals are the process's owner's."""
+        """Do nothing: signals belong to the process."""
         yield
 
     @asynccontextmanager
     async def listening(self, sockets: list[socket.socket]) -> AsyncGenerator[None]:
-        """Serve on `sockets`, which uvicorn closes. Raises ListenError."""
+        """Serve on `sockets`, which uvicorn closes.
+
+        Raises:
+            ListenError: The server ended before it listened.
+        """
         task = asyncio.create_task(self.serve(sockets))
-        up = asyncio.create_task(self._up.wait())
+        started = asyncio.create_task(self._started.wait())
         try:
-            await asyncio.wait({task, up}, return_when=asyncio.FIRST_COMPLETED)
-            if not self._up.is_set():
+            await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+            if not self._started.is_set():
                 task.result()
                 raise ListenError("the server ended before it listened")
             yield
         finally:
-            up.cancel()
+            started.cancel()
             self.should_exit = True
             abort = asyncio.get_running_loop().call_later(LINGER, self._abort)
-            await asyncio.wait({task, up})
+            await asyncio.wait({task, started})
             abort.cancel()
 
     def _abort(self) -> None:
-        """Drop the connections of those who do not take the end of their answer."""
+        """Close the connections of clients that do not read the end of their response."""
         for each in tuple(self.server_state.connections):
             each.transport.abort()
