@@ -1,4 +1,4 @@
-"""Content that is one whole regular file. How a store finds the file, and files that still grow, are not its matter."""
+"""Content that is one whole regular file. How a store finds the file, and files that still grow, are not here."""
 
 from __future__ import annotations
 
@@ -15,18 +15,23 @@ from peili.mirror.errors import Aborted, NotFound, StoreUnavailable
 from peili.mirror.limits import MIB
 from peili.mirror.plugins.content import Content
 
-_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what needs no disk
-_NOT_NOW = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+_NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in the page cache
+_NEEDS_THREAD = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
 def open_regular(path: str | Path, *, dir_fd: int | None = None) -> int:
-    """A descriptor of the regular file at `path`, for reading. May block: call it in a thread.
+    """Open a regular file for reading, and return its descriptor. May block, so call it in a thread.
 
-    The last component is not followed where it is a symbolic link. Raises NotFound where there is no regular file,
-    StoreUnavailable where it can't be opened.
+    Args:
+        path: The path. If its last component is a symbolic link, that is not followed.
+        dir_fd: The directory that a relative path starts at.
+
+    Raises:
+        NotFound: There is no regular file.
+        StoreUnavailable: The file can't be opened.
     """
     try:
-        # O_NONBLOCK: a FIFO of that name would be waited for otherwise.
+        # O_NONBLOCK: without it, opening a FIFO would wait.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}:
@@ -39,7 +44,7 @@ def open_regular(path: str | Path, *, dir_fd: int | None = None) -> int:
 
 
 def is_cached(fd: int, offset: int) -> bool:
-    """Whether the byte at `offset` of a file can be read without its disk; False where that is not known."""
+    """Whether the byte at `offset` of a file can be read without its disk. False if that is not known."""
     try:
         return os.preadv(fd, [bytearray(1)], offset, _NOWAIT) == 1 if _NOWAIT else False
     except OSError:
@@ -47,21 +52,24 @@ def is_cached(fd: int, offset: int) -> bool:
 
 
 class FileContent(Content):
-    """A whole regular file, read by its descriptor, which it owns: removing or renaming the file does not matter.
+    """A whole regular file. It is read by its descriptor, so the file may be removed or renamed meanwhile.
 
-    A file that gets shorter or longer while it is open raises Aborted. With `frozen`, so does one whose modification
-    time moves, which notices bytes that were overwritten in place; not for owners who set that time themselves, as
-    containerd does. Reading does not block the loop. A read that is cancelled ends at once, though its thread can't be
-    stopped; the descriptor is closed when that has ended, too.
+    A file whose size changes while it is open raises Aborted. Reading does not block the loop. A read that is cancelled
+    ends at once, but its thread can't be stopped; the descriptor is closed once the thread has ended, too.
+
+    Args:
+        fd: The descriptor of the file. The content owns it, and closes it.
+        frozen: Also raise Aborted if the modification time changes. This detects bytes that are overwritten in place.
+            It is not for stores that set the time themselves, as containerd does.
     """
 
     def __init__(self, fd: int, *, frozen: bool = False) -> None:
         self._fd = fd
         self._frozen = frozen
-        self._opened = os.fstat(fd)
-        self._reads = 0
+        self._stat = os.fstat(fd)
+        self._pending_reads = 0
         self._closed = False
-        self.size = self._size = self._opened.st_size
+        self.size = self._size = self._stat.st_size
         self.available = self._size
         self.complete = True
 
@@ -69,7 +77,13 @@ class FileContent(Content):
     async def open(
         cls, path: str | Path, *, frozen: bool = False, opener: Callable[[str | Path], int] = open_regular
     ) -> FileContent:
-        """The file at `path`; raises what `opener` does, which is called in a thread."""
+        """Open the file at `path`.
+
+        Args:
+            path: The path of the file.
+            frozen: See the class.
+            opener: Opens the file, in a thread, and returns its descriptor. Its errors are passed on.
+        """
         opening = asyncio.get_running_loop().run_in_executor(None, opener, path)
         try:
             return cls(await asyncio.shield(opening), frozen=frozen)
@@ -88,17 +102,17 @@ class FileContent(Content):
         wanted = min(len(buffer), self._size - offset)
         if wanted <= 0:
             return 0
-        self._reads += 1
+        self._pending_reads += 1
         try:
-            read = self._read_cached(offset, buffer[: min(wanted, MIB)])
-            if read is None:
-                read = await self._read_in_thread(offset, buffer[: min(wanted, MIB)])
-            self._check(read)
+            read_count = self._read_cached(offset, buffer[: min(wanted, MIB)])
+            if read_count is None:
+                read_count = await self._read_in_thread(offset, buffer[: min(wanted, MIB)])
+            self.check_unchanged(read_count)
         except OSError as error:
             raise StoreUnavailable(f"reading failed: {error.strerror}") from error
         finally:
             self._end_read()
-        return read
+        return read_count
 
     @override
     async def wait(self, past: int) -> int:
@@ -108,46 +122,51 @@ class FileContent(Content):
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True
-            self._close_unused()
+            self._close_if_unused()
 
     def _read_cached(self, offset: int, buffer: memoryview) -> int | None:
-        """Read what the page cache has, which costs no more than a copy; None: it takes a thread."""
+        """Read what the page cache has, which costs no more than a copy. Return None if it takes a thread."""
         if not _NOWAIT:
             return None
         try:
             return os.preadv(self._fd, [buffer], offset, _NOWAIT)
         except OSError as error:
-            if error.errno in _NOT_NOW:
+            if error.errno in _NEEDS_THREAD:
                 return None
             raise
 
     async def _read_in_thread(self, offset: int, buffer: memoryview) -> int:
-        # Not straight into `buffer`: when this is cancelled the thread goes on, and the buffer is its owner's again.
+        # Not directly into `buffer`: if this is cancelled, the thread goes on while the owner may use the buffer.
         reading = asyncio.get_running_loop().run_in_executor(None, os.pread, self._fd, len(buffer), offset)
-        self._reads += 1
-        reading.add_done_callback(self._end_thread)
+        self._pending_reads += 1
+        reading.add_done_callback(self._on_thread_end)
         data = await asyncio.shield(reading)
         buffer[: len(data)] = data
         return len(data)
 
-    def _check(self, read: int) -> None:
+    def check_unchanged(self, read_count: int) -> None:
+        """Check the file after a read of `read_count` bytes. A subclass for a file that grows overrides this.
+
+        Raises:
+            Aborted: The file was changed.
+        """
         now = os.fstat(self._fd)
-        replaced = now.st_size != self._size or (self._frozen and now.st_mtime_ns != self._opened.st_mtime_ns)
-        if not read or replaced:
+        is_changed = now.st_size != self._size or (self._frozen and now.st_mtime_ns != self._stat.st_mtime_ns)
+        if not read_count or is_changed:
             raise Aborted("the file was changed while it was read")
 
-    def _end_thread(self, reading: asyncio.Future[bytes]) -> None:
+    def _on_thread_end(self, reading: asyncio.Future[bytes]) -> None:
         if not reading.cancelled():
-            reading.exception()  # where the read was cancelled, nobody else asks for it
+            reading.exception()  # if the read was cancelled, nothing else retrieves it
         self._end_read()
 
     def _end_read(self) -> None:
-        self._reads -= 1
-        self._close_unused()
+        self._pending_reads -= 1
+        self._close_if_unused()
 
-    def _close_unused(self) -> None:
-        """Close once it is closed for its owner and no thread uses the descriptor's number any more."""
-        if self._closed and not self._reads and self._fd >= 0:
+    def _close_if_unused(self) -> None:
+        """Close the descriptor once the owner has closed the content and no thread uses the descriptor any more."""
+        if self._closed and not self._pending_reads and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 

@@ -1,6 +1,6 @@
-"""What a store has, told to any number of watchers: the bookkeeping behind `Store.watch`.
+"""What a store has, for any number of watchers: the implementation of `Store.watch`.
 
-A store feeds it with what it finds out about its backend; how it finds out is the store's own affair.
+A store updates the inventory with what it learns about its backend.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ from peili.mirror.oci.references import Key
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 
 BATCH = 1024
-"""At most this many events are handed to a watcher at once."""
+"""The largest number of events that a watcher gets at once."""
 
 
 class Inventory:
-    """The state of every key that can be served. For use on one event loop; not thread-safe.
+    """The state of every key that a store can serve. Used on one event loop; not thread-safe.
 
-    A watcher that is slow is told less often, not later: what changed while it was busy is told once, as it is then.
-    What is kept for it is bounded by the keys that there are and those that it was last told of.
+    A slow watcher gets fewer events, not later ones: if a key changed several times while the watcher was busy, it gets
+    only the last state. The memory for a watcher is bounded by the keys that exist and those that it knows.
+
+    Attributes:
+        synced: Whether everything that the backend has was recorded once. Watchers do not get `Synced` earlier.
     """
 
     def __init__(self) -> None:
         self._have: dict[Key, Have] = {}
         self._watchers: set[_Watcher] = set()
         self.synced = False
-        """Whether everything that the backend has was told once. Watchers get `Synced` no earlier."""
 
     def __len__(self) -> int:
         return len(self._have)
@@ -38,21 +40,21 @@ class Inventory:
         return key in self._have
 
     def get(self, key: Key) -> Have | None:
-        """What is known of `key`; None: it can't be served."""
+        """Return the state of `key`; None if the store can't serve it."""
         return self._have.get(key)
 
     def replace(self, have: Iterable[Have]) -> None:
-        """This is everything there is now. Watchers are told what differs, and `Synced` where they were not yet."""
+        """Set the state of all keys. Watchers get the differences, and `Synced` if they have not got it yet."""
         now = {each.key: each for each in have}
         for key in [key for key in self._have if key not in now]:
             self._set(key, None)
         for key, state in now.items():
             self._set(key, state)
         self.synced = True
-        self._wake()
+        self._notify()
 
     def update(self, events: Iterable[StoreEvent]) -> None:
-        """These keys are so now, others are as they were. `Synced` says that all has been told."""
+        """Change the state of some keys. `Synced` says that everything was recorded."""
         for event in events:
             match event:
                 case Have(key=key):
@@ -61,17 +63,17 @@ class Inventory:
                     self._set(key, None)
                 case _:
                     self.synced = True
-        self._wake()
+        self._notify()
 
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
-        """What `Store.watch` promises, once the inventory is fed. Close it (`contextlib.aclosing`) when done."""
+        """Implement `Store.watch`. Close the generator (`contextlib.aclosing`) when done."""
         watcher = _Watcher(dict.fromkeys(self._have, False))
         self._watchers.add(watcher)
         synced = False
         try:
             while True:
                 watcher.changed.clear()
-                events = self._take(watcher)
+                events = self._pending_events(watcher)
                 if self.synced and not synced:
                     synced = True
                     events.append(Synced())
@@ -92,17 +94,22 @@ class Inventory:
         else:
             self._have[key] = state
 
-    def _take(self, watcher: _Watcher) -> list[StoreEvent]:
+    def _pending_events(self, watcher: _Watcher) -> list[StoreEvent]:
         pending, watcher.pending = watcher.pending, {}
         return [self._have.get(key) or Gone(key) for key in pending]
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         for watcher in self._watchers:
             watcher.changed.set()
 
 
 class _Watcher:
-    """One caller of `watch`. `pending` are the keys to tell it of; the value: whether it knows that they existed."""
+    """One caller of `watch`.
+
+    Attributes:
+        pending: The keys whose state it gets next, each with whether it knows that the key existed.
+        changed: Set when there is something to get.
+    """
 
     def __init__(self, pending: dict[Key, bool]) -> None:
         self.pending = pending
@@ -111,4 +118,4 @@ class _Watcher:
     def note(self, key: Key, *, known: bool, gone: bool) -> None:
         known = self.pending.setdefault(key, known)
         if gone and not known:
-            del self.pending[key]  # came and went unseen
+            del self.pending[key]  # the watcher never knew it

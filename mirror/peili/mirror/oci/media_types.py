@@ -1,6 +1,6 @@
-"""Tells manifests and indexes from other content, by what they say themselves.
+"""Tells manifests and indexes from other content by their bytes.
 
-For stores that keep no media types, and for what comes from a peer, whose word need not be taken.
+This is for stores that keep no media types, and for content from peers, whose headers are not trusted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from typing import Any, cast
 
 OCTET_STREAM = "application/octet-stream"
-"""The media type of content that is no manifest and no index."""
+"""The media type of all content that is not a manifest or an index."""
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -23,7 +23,7 @@ _MEDIA_TYPE = re.compile(f"{_NAME}/{_NAME}")
 
 
 def is_manifest(media_type: str) -> bool:
-    """Whether content of this type is a manifest or index for certain. One of another type may be one, too."""
+    """Whether content of this type is certainly a manifest or index. Content of other types may be one, too."""
     return media_type in _MANIFESTS
 
 
@@ -33,10 +33,13 @@ def is_media_type(text: str) -> bool:
 
 
 def detect(data: bytes) -> str:
-    """The media type of the manifest or index that `data` is, whole; else ``application/octet-stream``.
+    """Return the media type of the manifest or index `data`; if it is neither, ``application/octet-stream``.
 
-    Never raises. A manifest need not name its type (OCI image spec: `mediaType` SHOULD be used); then its shape tells.
-    A JSON object that names a type that is not known here is taken for a manifest of that type.
+    A manifest need not state its type (OCI image spec: `mediaType` SHOULD be used). Then its shape decides. A JSON
+    object with an unknown type counts as a manifest of that type. Never raises.
+
+    Args:
+        data: The whole content.
     """
     if data.lstrip()[:1] != b"{":
         return OCTET_STREAM

@@ -1,7 +1,7 @@
-"""The words of the OCI specs as values: digests, references, descriptors, and the keys that are looked up.
+"""The terms of the OCI specs as values: digests, references, descriptors, and the keys of lookups. No I/O.
 
-Parsing only: nothing here touches a network or a disk. Grammar: OCI image spec, "Descriptors" (digests), and OCI
-distribution spec, "Pulling manifests" (repository names and tags); host names as in the Docker reference grammar.
+The grammar of digests is in the OCI image spec, "Descriptors". That of repository names and tags is in the OCI
+distribution spec, "Pulling manifests". That of host names is in the Docker reference grammar.
 """
 
 from __future__ import annotations
@@ -20,16 +20,20 @@ _NAME_COMPONENT = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_NAME_COMPONENT}(?:/{_NAME_COMPONENT})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 MAX_NAME = 255
-"""Longest registry and longest repository name that is accepted, in characters."""
+"""The maximum length of a registry's name and of a repository's name, in characters."""
 
 
-def _shown(text: str) -> str:
-    """`text` quoted for an error's line, however long or strange it is."""
+def _quoted(text: str) -> str:
+    """Return `text` quoted for an error message, on one line and not too long."""
     return ascii(text if len(text) <= 80 else text[:77] + "...")
 
 
 class Digest(str):
-    """A validated digest, ``sha256:<64 hex>`` or ``sha512:<128 hex>``, in lower case. Raises ValueError."""
+    """A validated digest, ``sha256:<64 hex>`` or ``sha512:<128 hex>``, in lower case.
+
+    Raises:
+        ValueError: The text is not a digest.
+    """
 
     __slots__ = ()
 
@@ -37,12 +41,12 @@ class Digest(str):
         algorithm, _, encoded = text.partition(":")
         length = _HEX_LENGTH.get(algorithm)
         if length is None or len(encoded) != length or not _HEX.fullmatch(encoded):
-            raise ValueError(f"not a digest: {_shown(text)}; right is sha256:<64 hex> or sha512:<128 hex>")
+            raise ValueError(f"not a digest: {_quoted(text)}; right is sha256:<64 hex> or sha512:<128 hex>")
         return super().__new__(cls, text)
 
     @property
     def algorithm(self) -> str:
-        """``sha256`` or ``sha512``; a name that `hashlib.new` takes."""
+        """The algorithm, ``sha256`` or ``sha512``. It is a name that `hashlib.new` takes."""
         return self.partition(":")[0]
 
     @property
@@ -52,18 +56,19 @@ class Digest(str):
 
     @classmethod
     def of(cls, data: bytes | memoryview, algorithm: str = "sha256") -> Digest:
-        """The digest of `data`."""
+        """Return the digest of `data`."""
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
 
 def is_registry(text: str) -> bool:
-    """Whether `text` is a registry's host name, with or without a port."""
+    """Whether `text` is the host name of a registry, with or without a port."""
     return len(text) <= MAX_NAME and _REGISTRY.fullmatch(text) is not None
 
 
 def looks_like_registry(component: str) -> bool:
-    """Whether the first component of a path names a registry, by the rule all clients share: it has a dot or a
-    port, or is ``localhost``. Otherwise it belongs to the repository.
+    """Whether the first component of a path names a registry. Otherwise it belongs to the repository.
+
+    All clients use the same rule: a registry has a dot or a port, or is ``localhost``.
     """
     return ("." in component or ":" in component or component == "localhost") and is_registry(component)
 
@@ -80,7 +85,11 @@ def is_tag(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Reference:
-    """A tag reference written in full: ``docker.io/library/redis:7``. Raises ValueError when a part is malformed."""
+    """A tag reference with all its parts, such as ``docker.io/library/redis:7``.
+
+    Raises:
+        ValueError: A part is malformed.
+    """
 
     registry: str
     repository: str
@@ -88,19 +97,23 @@ class Reference:
 
     def __post_init__(self) -> None:
         if not looks_like_registry(self.registry):
-            raise ValueError(f"not a registry: {_shown(self.registry)}; right is a host name, as docker.io")
+            raise ValueError(f"not a registry: {_quoted(self.registry)}; right is a host name such as docker.io")
         if not is_repository(self.repository):
-            raise ValueError(f"not a repository: {_shown(self.repository)}; right is a name, as library/redis")
+            raise ValueError(f"not a repository: {_quoted(self.repository)}; right is a name such as library/redis")
         if not is_tag(self.tag):
-            raise ValueError(f"not a tag: {_shown(self.tag)}; right are up to 128 of A-Z a-z 0-9 _ . -")
+            raise ValueError(f"not a tag: {_quoted(self.tag)}; right are up to 128 of A-Z a-z 0-9 _ . -")
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """The reference that `str()` of one gave. Nothing is filled in: registry and tag have to be there."""
+        """Return the reference that `text` is. It must have a registry and a tag; no defaults are used.
+
+        Raises:
+            ValueError: `text` is not a full reference.
+        """
         registry, slash, rest = text.partition("/")
         repository, colon, tag = rest.rpartition(":")
         if not slash or not colon:
-            raise ValueError(f"not a full reference: {_shown(text)}; right is registry/repository:tag")
+            raise ValueError(f"not a full reference: {_quoted(text)}; right is registry/repository:tag")
         return cls(registry, repository, tag)
 
     def __str__(self) -> str:
@@ -108,17 +121,28 @@ class Reference:
 
 
 Key: TypeAlias = Digest | Reference
-"""What is looked up. On the transport it is ``str(key)``; `parse_key` reads it back."""
+"""What a host looks up. On the wire it is ``str(key)``; `parse_key` parses it."""
 
 
 def parse_key(text: str) -> Key:
-    """The key that ``str(key)`` gave. A reference has a slash, a digest has none. Raises ValueError."""
+    """Return the key that ``str(key)`` was. A reference has a slash, a digest has none.
+
+    Raises:
+        ValueError: `text` is not a key.
+    """
     return Reference.parse(text) if "/" in text else Digest(text)
 
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a digest stands for (OCI image spec, "Descriptors"). `size` is in bytes."""
+    """What a digest is (OCI image spec, "Descriptors").
+
+    Attributes:
+        media_type: The media type of the content.
+        digest: The digest of the content.
+        size: The size of the content in bytes.
+        annotations: More data about the content.
+    """
 
     media_type: str
     digest: Digest

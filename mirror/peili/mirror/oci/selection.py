@@ -10,12 +10,16 @@ from peili.mirror.oci.references import is_registry
 
 
 class Selection:
-    """`registries` are host names, as in ``docker.io``, in which ``*`` stands for any characters, as in
-    ``*.example.com``; none means every registry. `exclude` are regular expressions, searched in
-    ``registry/repository`` or, where a tag is asked for, ``registry/repository:tag``. A registry is compared in lower
-    case: host names have no case.
+    """The registries and repositories that a mirror is for. Immutable.
 
-    Immutable. Raises ConfigError.
+    Args:
+        registries: Host names such as ``docker.io``. ``*`` stands for any characters, as in ``*.example.com``. Host
+            names are compared in lower case. If there are none, the mirror is for every registry.
+        exclude: Regular expressions that are searched in ``registry/repository``, or in ``registry/repository:tag`` if
+            the request has a tag. The mirror is not for a match.
+
+    Raises:
+        ConfigError: A host name or an expression is malformed.
     """
 
     def __init__(self, registries: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
@@ -27,12 +31,15 @@ class Selection:
         self._wildcards = [each.split("*") for each in self.registries if "*" in each]
 
     def has(self, registry: str) -> bool:
-        """Whether this mirror is for the registry of that name."""
+        """Whether the mirror is for the registry with this name."""
         name = registry.lower()
         return not self.registries or name in self.registries or any(_fits(name, each) for each in self._wildcards)
 
     def allows(self, registry: str | None, repository: str, tag: str | None = None) -> bool:
-        """Whether this mirror is for it. Where the registry is not known, only a mirror for everything is."""
+        """Whether the mirror is for this repository or tag.
+
+        If the registry is unknown, only a mirror for everything is.
+        """
         if registry is None:
             return not self.registries and not self.exclude
         if not self.has(registry):
@@ -42,14 +49,18 @@ class Selection:
 
 
 def check_registries(names: Iterable[str]) -> None:
-    """That each of `names` is one registry's host name. Raises ConfigError."""
+    """Check that each of `names` is the host name of one registry.
+
+    Raises:
+        ConfigError: One is not.
+    """
     for name in names:
         if not is_registry(name):
             raise ConfigError("registries", f"host names such as docker.io, not {name!r}")
 
 
 def _fits(name: str, parts: Sequence[str]) -> bool:
-    """Whether `name` has `parts` in this order, the first one at its start and the last one at its end."""
+    """Whether `name` has `parts` in this order, with the first one at its start and the last one at its end."""
     first, *middle, last = parts
     if not name.startswith(first) or not name.endswith(last):
         return False

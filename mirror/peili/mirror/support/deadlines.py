@@ -1,6 +1,7 @@
-"""Waits for others, bounded by the time in which this host was there to notice: a loop that stood still blames nobody.
+"""Timeouts for waiting for others that allow for the time in which this process did not run.
 
-What bounds waiting in all, whatever happened, is `asyncio.timeout`.
+If this process or its machine was stopped, or its loop was blocked, nobody else is to blame for the delay.
+`asyncio.timeout` bounds a wait by the clock alone.
 """
 
 from __future__ import annotations
@@ -14,45 +15,49 @@ _TICKS = 10
 
 
 class Countdown:
-    """Calls `over` when `seconds` have passed on the running loop, unless it was cancelled.
+    """Calls a function after some seconds on the running loop.
 
-    It counts its own ticks, a tenth of `seconds` each, and a tick that came late is one tick. So where the process was
-    stopped, its machine slept, or other work kept the loop, there is time left to see what has come meanwhile. It ends
-    after twice as many ticks however late they are.
+    The countdown has ten ticks, and a late tick counts as one tick. So after the process was stopped, its machine slept
+    or its loop was blocked, there is time left to read what has arrived meanwhile. It ends after twenty ticks in any
+    case.
+
+    Args:
+        seconds: The time, if no tick is late.
+        on_end: The function.
     """
 
-    def __init__(self, seconds: float, over: Callable[[], None]) -> None:
+    def __init__(self, seconds: float, on_end: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._tick = seconds / _TICKS
         self._left = _TICKS
-        self._over = over
-        self._wind()
+        self._on_end = on_end
+        self._schedule()
 
     def cancel(self) -> None:
-        """`over` will not be called. Idempotent."""
+        """Do not call the function any more. Idempotent."""
         self._next.cancel()
-        self._over = _nothing  # whose it is may hold this: that would stay for the garbage collector
+        self._on_end = _nothing  # the old one may refer to this object: a cycle for the garbage collector
 
     @property
     def left(self) -> float:
-        """Seconds until `over`, as precise as a tick is; one tick at least."""
+        """Seconds until the end, to the precision of a tick; at least one tick."""
         return max(self._left, 1) * self._tick
 
     def restart(self) -> None:
-        """Count from now on, as precise as a tick is; not once it was cancelled."""
+        """Count from the start again, to the precision of a tick. Not after `cancel`."""
         self._left = _TICKS
 
-    def _wind(self) -> None:
+    def _schedule(self) -> None:
         self._due = self._loop.time() + self._tick
-        self._next = self._loop.call_at(self._due, self._count)
+        self._next = self._loop.call_at(self._due, self._on_tick)
 
-    def _count(self) -> None:
+    def _on_tick(self) -> None:
         self._left -= 1
         was_late = self._loop.time() - self._due > self._tick
         if self._left > 0 or (was_late and self._left > -_TICKS):
-            self._wind()
+            self._schedule()
         else:
-            self._over()
+            self._on_end()
 
 
 def _nothing() -> None:
@@ -60,7 +65,7 @@ def _nothing() -> None:
 
 
 class Deadline:
-    """``async with Deadline(seconds):`` is `asyncio.timeout` by a `Countdown`. Raises TimeoutError."""
+    """Works like `asyncio.timeout`, with a `Countdown`: ``async with Deadline(seconds):``. Raises TimeoutError."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -79,7 +84,9 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds that are left, inside of it; precise to a tenth of all, and never none."""
+        """Seconds until the end, to the precision of a tenth of the whole time; always above zero. Only while it is
+        entered.
+        """
         return self._countdown.left
 
     def expired(self) -> bool:
@@ -87,5 +94,5 @@ class Deadline:
         return self._timeout.expired()
 
     def end(self) -> None:
-        """The time is up now. Only between entering and leaving."""
+        """End the time now. Only while it is entered."""
         self._timeout.reschedule(asyncio.get_running_loop().time())

@@ -1,4 +1,4 @@
-"""Log lines that nobody can stretch or fake: much of what is logged, strangers have said."""
+"""Log lines that nobody can stretch or forge, although much of what is logged comes from other hosts."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from typing import TypeAlias, cast
 from typing_extensions import override
 
 LONGEST = 2000
-"""Characters of a line at most."""
+"""The maximum length of a line, in characters."""
 _LONGEST_ARGUMENT = 400
-"""Characters of what stands in a line that is too long, and of an exception's text."""
+"""The maximum length of an argument in a line that is too long, and of an exception's text."""
 _LINES = 200
-"""Lines of a traceback at most."""
-_ODD = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What ends a line, moves a terminal's cursor, turns the direction of text, or can't be encoded."""
+"""The maximum number of lines of a traceback."""
+_UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Characters that end a line, move a terminal's cursor, change the direction of text, or can't be encoded."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
-    """`text` in at most `longest` characters, none of which is a control character."""
-    return shortened(_ODD.sub(_escaped, shortened(text, longest)), longest)
+    """Return `text` in at most `longest` characters, without control characters."""
+    return shortened(_UNSAFE.sub(_escaped, shortened(text, longest)), longest)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
-    """`text` in at most `longest` characters; it says so where there were more."""
+    """Return `text` in at most `longest` characters. A note says if it was longer."""
     if len(text) <= longest:
         return text
     note = f" … (of {len(text)} characters)"
@@ -41,29 +41,30 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def exception_lines(exc_info: _ExcInfo) -> str:
-    """The traceback as `logging` writes it, in lines that are bounded in number and length. What an exception says is
-    in one line.
+    """Return the traceback as `logging` writes it, in a bounded number of lines of bounded length.
+
+    The text of each exception is one line.
     """
     text = "".join(traceback.format_exception(*exc_info))
     for error in _with_causes(exc_info[1]):
-        for said in (_said(error), *map(str, getattr(error, "__notes__", ()))):
-            if said.strip():
-                text = text.replace(f"{said}\n", f"{one_line(said, _LONGEST_ARGUMENT)}\n")
+        for text_of_error in (_text(error), *map(str, getattr(error, "__notes__", ()))):
+            if text_of_error.strip():
+                text = text.replace(f"{text_of_error}\n", f"{one_line(text_of_error, _LONGEST_ARGUMENT)}\n")
     lines = text.removesuffix("\n").split("\n")
     if len(lines) > _LINES:
         lines[_LINES // 2 : -_LINES // 2] = ["…"]
     return "\n".join(map(one_line, lines))
 
 
-def _said(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     try:
         return f": {error}"
-    except Exception:  # noqa: BLE001 - traceback says that it can't be said
+    except Exception:  # noqa: BLE001 - the traceback notes that str() failed
         return ""
 
 
 def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
-    """`error`, and all that led to it."""
+    """Yield `error` and all errors that led to it."""
     seen = set[int]()
     found = [error]
     while found:
@@ -77,45 +78,53 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 class LineLogger(logging.Logger):
-    """Logs to `to`, whose level, filters and handlers decide; each message is one line, no longer than `LONGEST`."""
+    """A logger that writes each message as one line of at most `LONGEST` characters.
+
+    It passes records on to another logger, whose level, filters and handlers decide.
+
+    Args:
+        to: The other logger.
+    """
 
     def __init__(self, to: logging.Logger) -> None:
         super().__init__(to.name)
-        self.parent = self._to = to
+        self.parent = self._target = to
 
     @override
     def isEnabledFor(self, level: int) -> bool:
-        return self._to.isEnabledFor(level)
+        return self._target.isEnabledFor(level)
 
     @override
     def getEffectiveLevel(self) -> int:
-        return self._to.getEffectiveLevel()
+        return self._target.getEffectiveLevel()
 
     @override
     def setLevel(self, level: int | str) -> None:
-        self._to.setLevel(level)
+        self._target.setLevel(level)
 
     @override
     def addHandler(self, hdlr: logging.Handler) -> None:
-        self._to.addHandler(hdlr)
+        self._target.addHandler(hdlr)
 
     @override
     def getChild(self, suffix: str) -> LineLogger:
-        return LineLogger(self._to.getChild(suffix))
+        return LineLogger(self._target.getChild(suffix))
 
     @override
     def handle(self, record: logging.LogRecord) -> None:
         message = record.getMessage()
-        if len(message) > LONGEST or _ODD.search(message):
-            if len(message) > LONGEST and isinstance(record.args, tuple):  # what stands behind a long one stays
+        if len(message) > LONGEST or _UNSAFE.search(message):
+            if len(message) > LONGEST and isinstance(
+                record.args, tuple
+            ):  # so that the text after a long argument is kept
                 record.args = tuple(map(_short_argument, record.args))
                 message = record.getMessage()
             record.msg, record.args = one_line(message), None
         if record.exc_info:
             lines = exception_lines(record.exc_info)
             if lines != "".join(traceback.format_exception(*record.exc_info)).removesuffix("\n"):
-                record.exc_text = lines  # else the host's formatter makes it, in its own way
-        self._to.handle(record)
+                record.exc_text = lines  # else the formatter of the host agent writes it
+        self._target.handle(record)
 
 
 def _short_argument(argument: object) -> object:

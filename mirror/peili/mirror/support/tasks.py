@@ -13,8 +13,11 @@ _T = TypeVar("_T")
 class Tasks:
     """The background tasks of one owner: ``async with Tasks(log) as tasks``.
 
-    Leaving cancels them and waits until they have ended. One that fails is logged and harms no other; without a `log`,
-    its failure is the matter of whoever started it. An owner that is not entered and left calls `drain` and `cancel`.
+    On exit they are cancelled and awaited. A task that fails affects no other task. An owner that does not enter it
+    calls `drain` and `cancel`.
+
+    Args:
+        log: Gets the errors of tasks that fail. Without it, the code that started a task must look at its error.
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:
@@ -22,23 +25,23 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
-        """How many are running."""
+        """How many tasks are running."""
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run `work` on the running loop until it ends or the owner leaves."""
+        """Run `work` on the running loop until it ends or the owner exits, and return its task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def drain(self, timeout: float) -> None:
-        """Wait for those that are running now to end, `timeout` seconds at most."""
+        """Wait for the tasks that are running now, for up to `timeout` seconds."""
         if self._running:
             await asyncio.wait(self._running, timeout=timeout)
 
     def cancel(self) -> None:
-        """Cancel all that are running."""
+        """Cancel all running tasks."""
         for task in self._running:
             task.cancel()
 
@@ -56,6 +59,6 @@ class Tasks:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether `error` ends the current task because somebody cancelled it, and was not raised by a stranger's code."""
+    """Whether `error` ends the current task because it was cancelled, and was not raised by third-party code."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0

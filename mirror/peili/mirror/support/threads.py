@@ -1,4 +1,4 @@
-"""Work that one thread has for another: for the loop's, and for threads that may hang without anybody minding."""
+"""Calls between threads: from any thread to the event loop, and from the loop to threads that may hang."""
 
 from __future__ import annotations
 
@@ -13,22 +13,29 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], _T], patience: float) -> _T | None:
-    """What `work` returns, called on `loop` whatever thread this is. None where the loop does not come round to it
-    within `patience` seconds. Raises what `work` raises.
+def call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], _T], timeout: float) -> _T | None:
+    """Call `function` on `loop` from any thread, and return its result.
+
+    Args:
+        loop: The event loop.
+        function: The function. Its errors are passed on.
+        timeout: How many seconds to wait for the loop.
+
+    Returns:
+        The result; None if the loop does not call it in time.
     """
     try:
         here = asyncio.get_running_loop()
     except RuntimeError:
         here = None
     if here is loop or not loop.is_running():
-        return work()
+        return function()
     result: Future[_T] = Future()
     try:
-        loop.call_soon_threadsafe(_settle, result, work)
+        loop.call_soon_threadsafe(_settle, result, function)
     except RuntimeError:  # it was closed just now
         return None
-    wait([result], patience)
+    wait([result], timeout)
     if result.done():
         return result.result()
     result.cancel()
@@ -36,10 +43,14 @@ def call_on(loop: asyncio.AbstractEventLoop, work: Callable[[], _T], patience: f
 
 
 class DaemonThreads:
-    """At most `most` threads, for work that may hang. Nobody waits for one, not even a process that ends.
+    """A few threads for functions that may hang. Nothing waits for them, not even the exit of the process.
 
-    That is why it is no ThreadPoolExecutor: the interpreter joins those at its exit. A thread ends when there is no
-    work left for it.
+    The interpreter joins the threads of a ThreadPoolExecutor at its exit, so that is no alternative. A thread ends when
+    no work is left.
+
+    Args:
+        most: The maximum number of threads.
+        name: Their name.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -49,11 +60,15 @@ class DaemonThreads:
         self._waiting: deque[Callable[[], None]] = deque()
         self._busy = 0
 
-    def run(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
-        """What `work` returns or raises, for the running loop. Raises OSError where no thread can be had."""
+    def run(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Return a future for the result of `function`, on the running loop.
+
+        Raises:
+            OSError: No thread can be started.
+        """
         result: Future[_T] = Future()
         with self._lock:
-            self._waiting.append(partial(_settle, result, work))
+            self._waiting.append(partial(_settle, result, function))
             if self._busy < self._most:
                 self._start()
         return asyncio.wrap_future(result)
@@ -78,9 +93,9 @@ class DaemonThreads:
             return None
 
 
-def _settle(result: Future[_T], work: Callable[[], _T]) -> None:
+def _settle(result: Future[_T], function: Callable[[], _T]) -> None:
     if result.set_running_or_notify_cancel():
         try:
-            result.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - it is the other thread's
+            result.set_result(function())
+        except BaseException as error:  # noqa: BLE001 - the other thread gets it
             result.set_exception(error)

@@ -1,6 +1,6 @@
-"""Ends the process when its event loop stands still: a hung mirror would hang its runtime, which has no timer.
+"""Ends the process when its event loop is blocked: a hung mirror would hang its runtime, which has no timer.
 
-Of use to a host that embeds the mirror, as it is to the command.
+The command uses it, and host agents may use it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,21 @@ _STDERR = 2
 
 
 class Watchdog:
-    """While it is entered (``async with``), a thread watches that the running loop moves on.
+    """While it is entered (``async with``), a thread checks that the running loop makes progress.
 
-    A loop that has not come round for `timeout` seconds is stalled: by default every thread's stack goes to stderr and
-    the process ends by SIGABRT. `on_stall`, where given, is called instead, in the watching thread, once for each
-    stall; it must not wait for the loop. `notify` is called on the loop at every heartbeat, each `interval` seconds
-    (by default, and at most, a tenth of `timeout`).
+    The thread counts its own ticks. So a process that was stopped, or slept with its machine, does not count as
+    blocked. A call that never releases the interpreter's lock blocks this thread, too; only an outside watchdog notices
+    that, because `notify` is no longer called. The thread ends when the watchdog is exited or the loop is closed.
 
-    The thread counts its own ticks, so a process that was stopped as a whole, or slept with its machine, is not taken
-    for a stalled one. A call that never gives up the interpreter's lock stops this thread as well; only an outside
-    watchdog sees that one, by `notify` falling silent. The thread is gone when the context is left or its loop closed.
-    Raises ValueError for times that are not above zero.
+    Args:
+        timeout: After how many seconds without progress the loop counts as blocked.
+        interval: How often `notify` is called, in seconds; at most and by default, a tenth of `timeout`.
+        on_stall: Called in the thread each time the loop is blocked. It must not wait for the loop. By default, all
+            stacks are written to stderr and the process is ended with SIGABRT.
+        notify: Called on the loop after every `interval`.
+
+    Raises:
+        ValueError: A time is not above zero.
     """
 
     def __init__(
@@ -40,17 +44,17 @@ class Watchdog:
         notify: Callable[[], None] | None = None,
     ) -> None:
         if not (timeout > 0 and (interval is None or interval > 0)):
-            raise ValueError(f"times above zero are needed, not {timeout} and {interval}")
+            raise ValueError(f"times must be above zero, not {timeout} and {interval}")
         self._timeout = timeout
         self._tick = timeout / _TICKS
         self._interval = self._tick if interval is None else min(interval, self._tick)
-        self._on_stall = on_stall or self._end
+        self._on_stall = on_stall or self._abort
         self._notify = notify
         self._beats = 0
-        self._left = threading.Event()
+        self._exited = threading.Event()
 
     async def __aenter__(self) -> Self:
-        self._left.clear()
+        self._exited.clear()
         self._loop = asyncio.get_running_loop()
         self._beat()
         self._thread = threading.Thread(target=self._watch, name="peili-watchdog")
@@ -59,7 +63,7 @@ class Watchdog:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._next.cancel()
-        self._left.set()
+        self._exited.set()
         self._thread.join()
 
     def _beat(self) -> None:
@@ -70,7 +74,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         seen, silent = 0, 0
-        while not self._left.wait(self._tick) and not self._loop.is_closed():
+        while not self._exited.wait(self._tick) and not self._loop.is_closed():
             if self._beats != seen:
                 seen, silent = self._beats, 0
                 continue
@@ -78,9 +82,11 @@ class Watchdog:
             if silent == _TICKS:
                 self._on_stall()
 
-    def _end(self) -> None:
+    def _abort(self) -> None:
         if not os.isatty(_STDERR):
-            os.set_blocking(_STDERR, False)  # a reader that hangs may be the very reason; it must not stop us too
+            os.set_blocking(
+                _STDERR, False
+            )  # if the reader of stderr hangs, that may be the cause; it must not block this thread, too
         with suppress(OSError):
             os.write(_STDERR, f"peili: the event loop has not moved for {self._timeout:g} seconds\n".encode())
         faulthandler.dump_traceback(_STDERR, all_threads=True)

@@ -185,8 +185,8 @@ class IngestContent(FileContent):
         return self.available
 
     @override
-    def _check(self, read: int) -> None:
-        if not read or os.fstat(self._fd).st_size < self.available:
+    def check_unchanged(self, read_count: int) -> None:
+        if not read_count or os.fstat(self._fd).st_size < self.available:
             raise Aborted("containerd discarded the ingest")
 
     def _refresh(self) -> None:
