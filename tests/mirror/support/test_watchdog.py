@@ -124,5 +124,5 @@ def test_a_loop_that_was_closed_without_leaving_ends_the_thread() -> None:
 
 @pytest.mark.parametrize("times", [(0, None), (-1, None), (float("nan"), None), (1, 0)])
 async def test_times_that_are_none_are_refused(times: tuple[float, float | None]) -> None:
-    with pytest.raises(ValueError, match="times above zero"):
+    with pytest.raises(ValueError, match="times must be above zero"):
         Watchdog(times[0], interval=times[1])
