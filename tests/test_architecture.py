@@ -1,4 +1,4 @@
-"""The shape of the whole: who may import whom, what is exported, and that everything is typed."""
+"""The rules of imports hold, `__all__` is complete, and every package is typed."""
 
 from __future__ import annotations
 

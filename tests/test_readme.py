@@ -33,16 +33,16 @@ async def test_a_host_embeds_a_mirror_on_its_own_port() -> None:
     names: dict[str, Any] = {"__name__": "agent"}
     exec(compile(block("python"), "README.md", "exec"), names)
     mirror: Mirror = names["mirror"]
-    node, runtime, stranger = (
+    node, runtime, other = (
         httpx.AsyncClient(transport=httpx.ASGITransport(names["app"], client=(host, 1)), base_url="http://host")
         for host in ("10.0.0.3", "127.0.0.1", "10.0.0.9")
     )
-    async with mirror.lifespan(None), node, runtime, stranger:
+    async with mirror.lifespan(None), node, runtime, other:
         assert (await runtime.get("/v2/")).status_code == 200
         assert (await node.get("/peili/v2/")).headers["peili-id"] == "node-1"
         missing = await runtime.get(f"/v2/library/redis/blobs/sha256:{64 * '0'}?ns=docker.io")
         assert missing.status_code == 404
-        assert (await stranger.get("/v2/")).status_code == (await stranger.get("/peili/v2/")).status_code == 403
+        assert (await other.get("/v2/")).status_code == (await other.get("/peili/v2/")).status_code == 403
 
 
 def test_the_command_takes_the_configuration(tmp_path: Path) -> None:

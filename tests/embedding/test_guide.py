@@ -1,4 +1,4 @@
-"""What docs/embedding.md shows works as it stands there, and its tables name what there is."""
+"""The examples in docs/embedding.md work as they stand, and its tables are complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from peili.mirror import *
 
 
 async def run(example: int, **given: object) -> dict[str, Any]:
-    """Run one of the blocks, in which there may be an ``async with`` at the top."""
+    """Run one of the blocks, which may have ``async with`` at the top level."""
     names: dict[str, Any] = {**given, "__name__": "guide"}
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     exec(PRELUDE, names)
@@ -59,14 +59,14 @@ async def test_an_app_with_all_three_doors() -> None:
             assert (await client.get(path)).status_code == 200, path
 
 
-async def test_a_lifespan_of_the_hosts_own() -> None:
+async def test_an_agent_with_its_own_lifespan() -> None:
     names = await run(1, mirror=(one := mirror()))
     async with names["lifespan"](None):
         assert one.ready()
     assert not one.ready()
 
 
-async def test_beside_a_host_without_a_web_server() -> None:
+async def test_an_agent_without_a_web_server() -> None:
     worked: list[int] = []
 
     async def work(local: tuple[str, ...], peer: tuple[str, ...]) -> None:
@@ -78,7 +78,7 @@ async def test_beside_a_host_without_a_web_server() -> None:
     assert worked == [200, 200]
 
 
-async def test_who_is_let_in_and_who_the_others_are() -> None:
+async def test_access_and_members() -> None:
     is_node = (await run(3, addresses_of_nodes={"10.0.0.2"}))["is_node"]
     clients = (("10.0.0.2", 1), ("10.0.0.3", 1), None)
     answers = [is_node(HTTPConnection({"type": "http", "client": client})) for client in clients]
@@ -110,8 +110,8 @@ async def test_metrics() -> None:
 
 
 def test_the_table_has_every_metric_and_no_other() -> None:
-    told = set(re.findall(r"`(peili_\w+)`", TEXT))
-    assert told == {family.name for family in mirror().figures()}
+    listed = set(re.findall(r"`(peili_\w+)`", TEXT))
+    assert listed == {family.name for family in mirror().figures()}
 
 
 def test_what_it_names_exists() -> None:
