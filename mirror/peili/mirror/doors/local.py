@@ -118,5 +118,5 @@ class LocalDoor(Door):
             # the response must also have no length.
             has_length = not transfer.takes_one_stream
             await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
-            await transfer.pour(response)
+            await transfer.send_to(response)
             await response.end()

@@ -12,21 +12,27 @@ from contextlib import asynccontextmanager
 from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.relay.leases import TransferLease
+from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease
 from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import Replaced, SourceWatcher, measure, trial_range
 from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import OutOfRange, Source
 
-_FOR_FASTER = 0.75
+_REPLACEMENT_SHARE = 0.75
 """The part of ``limits.restarts`` that may be used to change to a faster holder. The rest is for failures."""
-_LOOKUPS = 2
-"""How many times ``lookup_timeout`` the router's lookup may take for one holder."""
 
 
 class Holders:
     """Opens sources for one transfer, one at a time. It has one owner, who calls `aclose`.
+
+    Holders are *named* by the router's advice, or *found* later by its lookup.
+
+    A holder can be rejected for the size that it states. It is asked again if the reason no longer applies:
+
+    - It states another size than a manifest (`is_size_disputed`). The runtime may know better (`accept_size`).
+    - It states another size than the source before it. That one may be wrong (`readmit_other_sizes`).
+    - None of its bytes is in the range (`size_out_of_range`). Another range may be asked for (`readmit_out_of_range`).
 
     Args:
         request: what to transfer.
@@ -34,10 +40,10 @@ class Holders:
 
     Attributes:
         lease: the router's lease for the transfer.
-        size: how many bytes the content has; None while that is not known.
+        size: how many bytes the content has; None while that is not known. Also set by the transfer.
         claimed_sizes: the sizes that the router's holders are said to have.
-        trusts_claims: whether content that is claimed to be small is asked for whole.
-        in_windows: whether an open-ended range is asked for in windows; see `parallel`.
+        trusts_claims: whether content that is claimed to be small is asked for whole. Set by the transfer.
+        uses_windows: whether an open-ended range is asked for in windows; see `parallel`. Set by the transfer.
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
@@ -47,7 +53,7 @@ class Holders:
         self.size = state.sizes.get(request.digest)
         self.claimed_sizes: set[int] = set()
         self.trusts_claims = True
-        self.in_windows = False
+        self.uses_windows = False
         self._request = request
         self._state = state
         self._failed = state.blame.excluded(request.digest)  # why each peer is not asked (again)
@@ -55,7 +61,7 @@ class Holders:
         self._source: Source | None = None
         self._watcher: SourceWatcher | None = None
         self._replacement: Peer | None = None  # asked first in the next race
-        self._starts = 0
+        self._races = 0  # at most ``limits.restarts``
         self._of_other_size: set[str] = set()
         self._of_unexpected_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of the range, and the sizes that they state
@@ -81,14 +87,14 @@ class Holders:
             is_small = whole_if_small and self._is_small(holder)
             return await self._open_at(holder, None if is_small else wanted, method="HEAD" if head_only else "GET")
 
-        while self._starts < self._state.limits.restarts:
-            self._starts += 1
+        while self._races < self._state.limits.restarts:
+            self._races += 1
             try:
                 self._named = self._usable(await self.lease.acquire(first or 0, self._failed))
             except NotFound:
                 if not await self._wait_for_busy():
                     raise
-                self._starts -= 1
+                self._races -= 1
                 continue
             self._source = await self._race_named(open_at, trial)
             if self._source is not None:
@@ -126,7 +132,10 @@ class Holders:
                 self._of_other_size.add(peer_id)
 
     async def disconnect(self) -> None:
-        """Close the current source, if there is one, and record how its peer did."""
+        """Close the current source, if there is one.
+
+        Records the rate and the success of its peer, and remembers a faster holder for the next race.
+        """
         source, self._source = self._source, None
         if source is None:
             return
@@ -170,7 +179,12 @@ class Holders:
             raise NotFound(f"no peer sent {self._request.digest} in time") from error
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
-        """Record that `peer` failed. It is not asked again in this transfer, unless it was only `Replaced`."""
+        """Record that `peer` failed.
+
+        The peer is not asked again in this transfer, unless it was only `Replaced`. It gets a worse score, and is
+        blamed for the blob, unless it has none of the requested bytes. The failure is logged and counted, and becomes
+        the reason with which the lease would end.
+        """
         if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._is_shared):
             self._state.scores.record_failure(peer.id, error.reason)
         self.lease.end_reason = error.reason
@@ -313,14 +327,14 @@ class Holders:
             wanted=wanted,
             limits=state.limits,
             check_span=self.check_size,
-            parallel=state.parallel if self.in_windows and wanted is not None and wanted.first else None,
+            parallel=state.parallel if self.uses_windows and wanted is not None and wanted.first else None,
             method=method,
         )
 
     def _watch(self, source: Source) -> None:
         """Let a faster holder replace `source`, if enough restarts are left for failures."""
         state = self._state
-        if self._starts <= state.limits.restarts * _FOR_FASTER:
+        if self._races <= state.limits.restarts * _REPLACEMENT_SHARE:
             self._watcher = SourceWatcher(
                 source, state.scores, state.limits, state.log, lambda rate: self._find_faster(source, rate)
             )
@@ -329,7 +343,7 @@ class Holders:
         """Try other holders with the next bytes of `source`.
 
         Returns:
-            A closed source of a holder that sends much more than `rate` bytes per second; None if there is none.
+            A closed source at a holder that sends much more than `rate` bytes per second; None if there is none.
         """
         scores = self._state.scores
         trial = trial_range(source.offset, source.span.stop, scores.recent_failures)
@@ -367,7 +381,7 @@ class Holders:
             preferred=preferred,
             is_usable=lambda peer_id: peer_id not in self._failed and is_usable(peer_id),
             is_doubted=lambda peer_id: state.blame.is_doubted(digest, peer_id),
-            timeout=_LOOKUPS * state.limits.lookup_timeout,
+            timeout=LOOKUP_FACTOR * state.limits.lookup_timeout,
         )
 
     def _race_options(
@@ -376,7 +390,7 @@ class Holders:
         state = self._state
 
         def hesitated(peer: Peer) -> None:
-            if not self.in_windows:  # else the request may only have waited for its turn
+            if not self.uses_windows:  # else the request may only have waited for its turn
                 state.scores.record_hesitation(peer.id)
                 state.log.info("%s: peer %s hesitated; another was faster", self._request.digest, peer.id)
 

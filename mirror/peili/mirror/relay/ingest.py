@@ -21,7 +21,7 @@ _NOT_REMOVED = "%s: the runtime's unfinished copy is wrong and could not be remo
 
 
 async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int | None:
-    """How many bytes the runtime expects `digest` to have.
+    """Return how many bytes the runtime expects `digest` to have.
 
     Args:
         state: the relay's state.
@@ -48,7 +48,7 @@ async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int
 
 
 async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
-    """Whether the runtime may have all bytes before `first`, and so takes the response as one stream.
+    """Return whether the runtime may have all bytes before `first`, and so takes the response as one stream.
 
     If it does not have them, or if other parts are in flight, it fetches in parallel and closes the response early.
     """
@@ -66,8 +66,8 @@ async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
         return True
 
 
-async def resumed_verifier(state: RelayState, digest: Digest, offset: int, deadline: float) -> Verifier | None:
-    """A verifier for content from byte `offset` on. What the runtime has before that is read back and hashed.
+async def create_resumed_verifier(state: RelayState, digest: Digest, offset: int, deadline: float) -> Verifier | None:
+    """Create a verifier for content from byte `offset` on. What the runtime has before that is read back and hashed.
 
     Args:
         state: the relay's state.

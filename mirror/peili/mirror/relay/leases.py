@@ -20,8 +20,8 @@ from peili.mirror.support.tasks import Tasks
 
 _MIN_WAIT = 0.01
 """Seconds. So a router that answers "wait" with a time in the past makes no busy loop."""
-_LOOKUPS = 2
-"""How many times ``lookup_timeout`` an `acquire` may take: at the end of its time, a lookup may ask one more peer."""
+LOOKUP_FACTOR = 2
+"""How many times ``lookup_timeout`` a router may take: at the end of that time, its lookup may ask one more peer."""
 
 
 class LeaseReleases:
@@ -150,7 +150,10 @@ class TransferLease:
                     return holders
 
     def progress(self, offset: int) -> None:
-        """Tell the lease that the runtime has received the bytes before `offset`, until that fails once."""
+        """Tell the lease that the runtime has received the bytes before `offset`.
+
+        If the lease raises an error once, it gets no more reports.
+        """
         if not self._reports_progress:
             return
         try:
@@ -170,7 +173,7 @@ class TransferLease:
         """
         started = time.monotonic()
         advice: object = None
-        bound = Deadline(_LOOKUPS * self._limits.lookup_timeout + self._router.gather_time)
+        bound = Deadline(LOOKUP_FACTOR * self._limits.lookup_timeout + self._router.gather_time)
         try:
             async with bound:
                 advice = cast("object", await self._router.acquire(want))  # a plug-in may return anything
@@ -196,8 +199,8 @@ class TransferLease:
         """Follow `lease` from now on. The router may return the same lease again."""
         if lease is self._lease:
             return
-        (previous, self._lease), (reason, self.end_reason) = (self._lease, lease), (self.end_reason, LeaseEnd.GONE)
-        self._reports_progress = True
+        previous, reason = self._lease, self.end_reason
+        self._lease, self.end_reason, self._reports_progress = lease, LeaseEnd.GONE, True
         await self._releases.release(previous, reason, self._digest)
 
 

@@ -38,7 +38,7 @@ slots there are, the more one call moves.
 
 
 class Sink(Protocol):
-    """Where a body goes: a door's reply. Its errors (OSError, TimeoutError) are the runtime's."""
+    """Where a body goes: the response of a door. Its errors (OSError, TimeoutError) are the runtime's."""
 
     @property
     def socket_writer(self) -> SocketWriter | None:
@@ -114,6 +114,8 @@ class CollectPipeline(Pipeline):
 
 class HashPipeline(Pipeline):
     """Sends verified bytes to the runtime. While one buffer is sent, the next ones are hashed and read.
+
+    Each buffer of the ring goes through these steps: read, hashed in the thread, withheld, sent, free.
 
     Args:
         sink: where the bytes go.

@@ -99,7 +99,7 @@ class Candidates:
         return len(self._waiting)
 
     def take(self, max_rank: int) -> Holder | None:
-        """Remove and return the best holder whose rank is at most `max_rank`; None if there is none now."""
+        """Remove and return the best holder whose rank (see `HolderScores.rank`) is at most `max_rank`, or None."""
         self._waiting = [holder for holder in self._waiting if self._is_usable(holder.peer.id)]
         ranks = {holder.peer.id: self._rank(holder.peer.id) for holder in self._waiting}
         allowed = [holder for holder in self._waiting if ranks[holder.peer.id] <= max_rank]
@@ -181,7 +181,7 @@ async def race(candidates: Candidates, open_source: Open, options: RaceOptions) 
 
 
 class _Race:
-    """Which holders are being asked, and how many more should be."""
+    """The state of one race."""
 
     def __init__(self, candidates: Candidates, open_source: Open, options: RaceOptions) -> None:
         self._candidates = candidates
@@ -191,9 +191,9 @@ class _Race:
         self._started = self._clock()
         self._attempts: dict[asyncio.Task[Source], tuple[Holder, float]] = {}  # with the time when each started
         self._lookup: asyncio.Task[bool] | None = None
-        self._all_found = False
-        self._is_late = False
-        self._batch = self._due = 2 if options.is_trial else 1
+        self._is_lookup_finished = False
+        self._has_hedged = False
+        self._batch = self._due = 2 if options.is_trial else 1  # how many were asked together, and are still to be
         self._winner: Source | None = None
 
     async def run(self) -> Source | None:
@@ -209,9 +209,9 @@ class _Race:
                 if self._has_won(attempt):
                     return attempt.result()
             if self._lookup in done:
-                self._all_found, self._lookup = not self._lookup.result(), None
+                self._is_lookup_finished, self._lookup = not self._lookup.result(), None
             if self._clock() >= deadline:
-                self._is_late = True
+                self._has_hedged = True
                 self._due = self._batch = min((4 if self._options.is_trial else 2) * self._batch, _MAX_AT_ONCE)
                 deadline = self._clock() + self._options.delay
 
@@ -247,14 +247,14 @@ class _Race:
             self._due -= 1
         # If all holders that the router named fail at once, the caller asks the router again: its advice is better
         # than its lookup.
-        needs_more = self._is_late or self._options.is_trial or (not self._attempts and bool(self._candidates))
-        if self._due and needs_more and not self._all_found and self._lookup is None:
+        needs_more = self._has_hedged or self._options.is_trial or (not self._attempts and bool(self._candidates))
+        if self._due and needs_more and not self._is_lookup_finished and self._lookup is None:
             self._lookup = asyncio.create_task(self._candidates.find_more())
 
     @property
     def _max_rank(self) -> int:
         """The highest rank of the holders that may be asked now."""
-        has_looked = self._all_found or self._is_late
+        has_looked = self._is_lookup_finished or self._has_hedged
         is_last_resort = self._clock() - self._started >= _LAST_RESORT * self._options.hedge_delay
         if not self._options.is_trial and (is_last_resort or (has_looked and not self._attempts)):
             return RESTING

@@ -173,7 +173,7 @@ async def measure(source: Source, rate: float, scores: HolderScores) -> Source:
     """Read `source` to its end, throw the bytes away, and record the rate. Closes the source in any case.
 
     Returns:
-        The closed source.
+        The closed source, of which the caller needs only the peer.
 
     Raises:
         NotFaster: the source is not much faster than `rate` bytes per second.

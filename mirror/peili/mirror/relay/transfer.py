@@ -1,7 +1,7 @@
 """One response for the runtime, put together from one or several holders.
 
 `Transfer.begin` finds a holder and waits for its first bytes, so that "go upstream" is still a possible answer. Then
-`Transfer.pour` reads on. If a holder fails, another one continues at the byte where it stopped. All bytes are hashed
+`Transfer.send_to` reads on. If a holder fails, another one continues at the byte where it stopped. All bytes are hashed
 on the way, and the last piece is sent only if the digest is right. If no holder is left, or the digest is wrong, the
 transfer is cut, and the runtime asks again for the rest.
 """
@@ -19,7 +19,7 @@ from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.plugins.advice import LeaseEnd
 from peili.mirror.relay.holders import Holders
-from peili.mirror.relay.ingest import discard_ingest, ingest_size, may_resume, resumed_verifier
+from peili.mirror.relay.ingest import create_resumed_verifier, discard_ingest, ingest_size, may_resume
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.source import Source
@@ -35,6 +35,8 @@ async def open_transfer(
     relay: Relay, digest: Digest, path: str, *, wanted: ByteRange | None = None, is_manifest: bool = False
 ) -> AsyncGenerator[Transfer]:
     """Transfer content from peers. What the transfer holds is freed when the context ends.
+
+    This is not a method of `Relay`, because that would make an import cycle.
 
     Args:
         relay: what admits the transfer.
@@ -58,16 +60,17 @@ async def open_transfer(
 
 
 class Transfer:
-    """The content of one request, from peers. It has one owner, who calls `begin`, then `pour`, and always `aclose`.
+    """The content of one request, from peers. It has one owner, who calls `begin`, then `send_to`, and always `aclose`.
 
-    For a response without a body, the owner calls `describe` instead of `begin` and `pour`.
+    For a response without a body, the owner calls `describe` instead of `begin` and `send_to`. If it sends nothing
+    after `begin`, it calls `complete`.
 
     Args:
         request: what to transfer.
         state: the relay's state.
 
     Attributes:
-        data: all that `pour` will send, if it was collected and verified ahead.
+        data: all that `send_to` will send, if it was collected (verified in memory before the first byte is sent).
         media_type: the media type of a manifest or index that was collected whole, else that of octets.
     """
 
@@ -79,7 +82,7 @@ class Transfer:
         self._holders = Holders(request, state)
         self._source: Source | None = None
         self._senders: set[str] = set()  # the peers that sent bytes which are not verified yet
-        self._reached: dict[str, int] = {}  # the byte where each of them stopped
+        self._reached: dict[str, int] = {}  # where each of them stopped, which shows who may be to blame
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
@@ -89,7 +92,7 @@ class Transfer:
         """Find a holder, and wait for its first bytes.
 
         Returns:
-            What `pour` will send.
+            What `send_to` will send.
 
         Raises:
             NotFound: the runtime must go upstream.
@@ -116,11 +119,11 @@ class Transfer:
         return Descriptor(media_type, self._request.digest, size)
 
     def complete(self) -> None:
-        """The runtime needs nothing more, so the router's lease ends as done."""
+        """Tell the router, when its lease ends, that the runtime has all that it wanted."""
         self._holders.lease.end_reason = LeaseEnd.DONE
 
     def narrow(self, span: Span) -> None:
-        """Let `pour` send only `span` of the whole content that is in `data`."""
+        """Let `send_to` send only `span` of the whole content that is in `data`; for a range of a manifest."""
         if self.data is not None and self._span.is_whole:
             self.data, self._span = self.data[span.start : span.stop], span
 
@@ -135,7 +138,7 @@ class Transfer:
         is_open_ended = wanted is not None and wanted.first is not None and wanted.last is None
         return is_open_ended and self.data is None and (self._span.start == 0 or self._is_resumed)
 
-    async def pour(self, sink: Sink) -> None:
+    async def send_to(self, sink: Sink) -> None:
         """Send what `begin` returned to `sink`.
 
         Raises:
@@ -157,12 +160,13 @@ class Transfer:
         await self._holders.aclose()
 
     async def _begin(self, deadline: float) -> Span:
+        """Open the first source. Collect small content, and prepare to stream large content."""
         wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
         if wanted and holders.size is not None and not wanted.is_within(holders.size):
             await self._open_head(deadline)  # if no peer has the content, the answer is not found, whatever the range
-            raise self._out_of_range(holders.size)
+            raise self._end_out_of_range(holders.size)
         if self._request.is_open_ended and wanted:
-            holders.in_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
+            holders.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
         while True:
             source = await self._open_first(deadline)
             if not await self._has_right_size(source, deadline):
@@ -172,14 +176,15 @@ class Transfer:
                 continue
             self._source, self._span = source, source.span
             if source.span.size <= collect_limit and not source.span.is_whole:
-                data = await self._complete_small(source)
+                # A part of small content: collect the whole, because only the whole can be verified.
+                data = await self._collect_from_part(source)
             else:
-                self._verifier = await self._choose_verifier(deadline)
+                self._verifier = await self._create_verifier(deadline)
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
-                    return self._span
+                    return self._span  # `send_to` streams it
                 data = await self._collect(source)
             if data is not None:
-                return self._keep(data)
+                return self._keep_wanted(data)
 
     async def _open_first(self, deadline: float) -> Source:
         """Open the first source. Raises NotFound, Unsatisfiable."""
@@ -196,21 +201,20 @@ class Transfer:
                 known = holders.size or await ingest_size(self._state, digest, deadline)
                 if size != known and (known is not None or size > self._state.limits.blob_size):
                     raise
-                raise self._out_of_range(size) from None
+                raise self._end_out_of_range(size) from None
         holders.readmit_out_of_range()
-        return await holders.open(
-            None, whole_if_small=True
-        )  # the size of small content is stated only after the content is verified
+        # The whole: the size of small content is stated only after the content is verified.
+        return await holders.open(None, whole_if_small=True)
 
     async def _open_head(self, deadline: float) -> Source:
-        """A holder's answer to HEAD. Raises NotFound."""
+        """Return a holder's answer to HEAD. Raises NotFound."""
         while True:
             source = await self._holders.open(None, head_only=True)
             if await self._has_right_size(source, deadline):
                 return source
 
     def _media_type_by_head(self, source: Source) -> str | None:
-        """The media type of the content by an answer to HEAD; None if only the content itself can tell.
+        """Return the media type of the content by an answer to HEAD; None if only the content itself can tell.
 
         That is so if holders contradict each other, if a manifest is claimed to have the type of something else, and
         the other way round.
@@ -237,12 +241,12 @@ class Transfer:
             return False
         return True
 
-    def _out_of_range(self, size: int) -> Unsatisfiable:
-        """The error if no byte of the content, which has `size` bytes, is in the requested range."""
+    def _end_out_of_range(self, size: int) -> Unsatisfiable:
+        """Complete the transfer, and return the error if no byte of the content is in the requested range."""
         self.complete()
         return Unsatisfiable(self._request.wanted, size)
 
-    async def _choose_verifier(self, deadline: float) -> Verifier:
+    async def _create_verifier(self, deadline: float) -> Verifier:
         state, span, digest = self._state, self._span, self._request.digest
         if not state.verify and span.length > self._request.collect_limit:
             return Unverified(digest)
@@ -250,11 +254,11 @@ class Transfer:
             state.metrics.unverified.add("part")
             self._log_once(_PART, span.start, span.stop - 1)
             return Unverified(digest)
-        if self._holders.in_windows and span.start > 0:
+        if self._holders.uses_windows and span.start > 0:
             state.metrics.unverified.add("beginning")
             self._log_once(_IN_PARALLEL, span.start)
             return Unverified(digest)
-        verifier = await resumed_verifier(state, digest, span.start, deadline)
+        verifier = await create_resumed_verifier(state, digest, span.start, deadline)
         if verifier is None:
             state.metrics.unverified.add("beginning")
             return Unverified(digest)
@@ -275,18 +279,18 @@ class Transfer:
             await self._run(pipeline, source)
         except DigestMismatch as error:
             if self._span.start > 0:
-                return await self._collect_end_elsewhere(error)
+                return await self._collect_end_again(error)
             await self._handle_mismatch(was_sent=False)
             return None
         except Aborted as error:
-            if self._can_restart():
+            if self._prepare_restart():
                 return None
             raise NotFound(str(error)) from error
         if self._span.is_whole:
-            self._learn(pipeline.data)
+            self._record_verified(pipeline.data)
         return pipeline.data
 
-    async def _complete_small(self, source: Source) -> bytes | None:
+    async def _collect_from_part(self, source: Source) -> bytes | None:
         """Collect and verify all of small content of which `source` has a part; the rest is asked for after it.
 
         Returns:
@@ -312,34 +316,34 @@ class Transfer:
             await self._handle_mismatch(was_sent=False)
             return None
         except (Aborted, NotFound) as error:
-            if self._can_restart():
+            if self._prepare_restart():
                 return None
             raise NotFound(str(error)) from error
-        self._learn(data)
+        self._record_verified(data)
         return data
 
-    def _can_restart(self) -> bool:
-        """Whether holders of another size, which may be the right one, can be asked; nothing was sent yet."""
+    def _prepare_restart(self) -> bool:
+        """Let holders of another size be asked, which may be the right one; whether there are any."""
         if not self._holders.readmit_other_sizes():
             return False
         self._senders.clear()  # their bytes are thrown away
         return True
 
-    def _learn(self, data: bytes) -> None:
-        """Note what the whole content, which is verified, shows."""
+    def _record_verified(self, data: bytes) -> None:
+        """Record the size and the media type of the verified content, and the sizes that a manifest states."""
         self._senders.clear()
         self._state.sizes.add_verified(self._request.digest, len(data))
         self.media_type = detect(data)
         if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
             self._state.sizes.add_manifest(data)
 
-    def _keep(self, data: bytes) -> Span:
-        """Keep what the runtime wants of `data` for `pour`. Raises Unsatisfiable."""
+    def _keep_wanted(self, data: bytes) -> Span:
+        """Keep what the runtime wants of `data` for `send_to`. Raises Unsatisfiable."""
         wanted = self._request.wanted
         self.data = data
         if wanted is not None and self._span.is_whole:
             if not wanted.is_within(self._span.size):
-                raise self._out_of_range(self._span.size)
+                raise self._end_out_of_range(self._span.size)
             self.narrow(wanted.within(self._span.size))
         return self._span
 
@@ -355,7 +359,7 @@ class Transfer:
                     pipeline = HashPipeline(sink, ring, self._verifier, thread, start=start, progress=progress)
                     await self._run(pipeline, source)
             except DigestMismatch as error:
-                await sink.send(await self._end_elsewhere(error))
+                await sink.send(await self._fetch_end_again(error))
                 progress(self._span.stop)
             self._senders.clear()  # their bytes are right
         except DigestMismatch as error:
@@ -404,15 +408,15 @@ class Transfer:
         count, self._reserved = self._reserved, 0
         self._state.buffers.release(count)
 
-    async def _collect_end_elsewhere(self, error: DigestMismatch) -> bytes:
-        """Like `_end_elsewhere`, before anything was sent. Raises NotFound."""
+    async def _collect_end_again(self, error: DigestMismatch) -> bytes:
+        """Like `_fetch_end_again`, before anything was sent. Raises NotFound."""
         try:
-            return await self._end_elsewhere(error)
+            return await self._fetch_end_again(error)
         except DigestMismatch as mismatch:
             await self._handle_mismatch(was_sent=True)  # by an earlier transfer
             raise NotFound(str(mismatch)) from mismatch
 
-    async def _end_elsewhere(self, error: DigestMismatch) -> bytes:
+    async def _fetch_end_again(self, error: DigestMismatch) -> bytes:
         """Fetch the withheld end again, from holders that sent none of it, because the wrong byte may be in it.
 
         Args:
