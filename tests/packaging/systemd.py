@@ -1,7 +1,7 @@
-"""Runs a real systemd for the tests, with the units of packaging/systemd.
+"""Runs the real systemd for the tests, with the units in packaging/systemd.
 
-It runs as root's user instance, in namespaces of its own on one host of the laboratory, so that the machine's own, if
-it has one, hears nothing of it.
+It is a user instance of root in its own namespaces on one node of the laboratory, so it does not affect the systemd of
+the machine.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tests.lab.processes import ENVIRONMENT, Process, run, wait_for
 
 UNITS = Path(__file__).parents[2] / "packaging/systemd"
 
-# What is changed of the service: where it is installed, and the mounts that a container may not make. The checkout
-# may lie below /home or /tmp. Fewer starts, and a shorter watchdog, for the tests' patience; not so
-# short that a busy machine is taken for a process that hangs.
+# These settings of the service are changed: the path of the program, the mounts that a container may not create, and
+# access to /home and /tmp, where the checkout may be. A lower limit on starts and a shorter watchdog make the tests
+# faster; the watchdog is long enough for a busy machine.
 _OVERRIDES = """\
 [Unit]
 StartLimitBurst=2
@@ -35,9 +35,8 @@ ProtectKernelLogs=no
 ProtectKernelTunables=no
 """
 _TARGET = "[Unit]\nDescription=What the tests start\nWants=peili.socket peili-peer.socket\n"
-# systemd asks whether the machine was booted with it. It would take itself for the system's with a PID of 1, which it
-# would have if the shell did not wait for it.
-# Of /etc it has a copy, which is as on a machine with containerd 2 and Docker, and gone afterwards.
+# systemd checks whether the machine was booted with it. With PID 1 it would become the system instance, so the shell
+# keeps that PID and waits for it. systemd gets a copy of /etc, as on a machine with containerd 2 and Docker.
 _BOOT = """\
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/system /run/etc/upper /run/etc/work
@@ -50,7 +49,7 @@ exit
 
 
 class Systemd:
-    """A systemd at `node`, with its files below `directory`. When it is entered, its sockets listen."""
+    """A systemd on `node`, with its files below `directory`. Its sockets listen when it is entered."""
 
     def __init__(self, node: Node, directory: Path, configuration: str) -> None:
         self._node = node
@@ -63,7 +62,7 @@ class Systemd:
             each.mkdir()
         self.config = config = directory / "peili.toml"
         config.write_text(configuration)
-        # A unit would have to quote what the path of a checkout may have in it.
+        # The path of the checkout may have characters that would need quotes in a unit.
         (directory / "installed").symlink_to(sys.prefix)
         peili = directory / "installed/bin/peili"
         overrides = _OVERRIDES.format(peili=peili, config=config, log=self._service_log)
@@ -71,11 +70,11 @@ class Systemd:
         (self._units / "default.target").write_text(_TARGET)
 
     def __enter__(self) -> Self:
-        # Not `ip netns exec`: it mounts a /sys of its own, in which there are no control groups.
-        there = ["nsenter", f"--net=/run/netns/{self._node.name}"]
+        # Not `ip netns exec`: it mounts its own /sys, without control groups.
+        enter = ["nsenter", f"--net=/run/netns/{self._node.name}"]
         namespaces = ["unshare", "--mount", "--pid", "--cgroup", "--fork", "--kill-child", "--mount-proc"]
         variables = [f"SYSTEMD_UNIT_PATH={self._units}:", f"XDG_RUNTIME_DIR={self._runtime}"]
-        command = [*there, "env", *variables, *namespaces, "sh", "-c", _BOOT]
+        command = [*enter, "env", *variables, *namespaces, "sh", "-c", _BOOT]
         self._process = Process(command, self._boot_log)
         try:
             wait_for(lambda: self.show("peili.socket", "ActiveState") == "active", "systemd listens for peili")
@@ -88,28 +87,28 @@ class Systemd:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.kill()  # and with it all in its namespaces
+        self._process.kill()  # ends all processes in its namespaces
 
     def systemctl(self, *arguments: str) -> str:
-        """Run systemctl and return its output. Raises CommandFailed."""
+        """Run systemctl. Returns its output. Raises CommandFailed."""
         return run([*self._inside(), "systemctl", "--user", "--no-pager", *arguments]).decode()
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit; empty if systemd does not answer yet."""
+        """Return a property of a unit; an empty text if systemd does not answer yet."""
         command = [*self._inside(), "systemctl", "--user", "show", "--value", "--property", name, unit]
         return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False).stdout.strip()
 
     def status_of_service(self) -> dict[str, str]:
-        """The status of the service's main process (proc(5))."""
+        """Return ``/proc/PID/status`` of the main process of the service (proc(5))."""
         text = run([*self._inside(), "cat", f"/proc/{self.show('peili.service', 'MainPID')}/status"]).decode()
         return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
 
     def read(self, path: str) -> str:
-        """The content of a file as processes there see it. Raises CommandFailed if there is none."""
+        """Read a file as the processes in the namespaces see it. Raises CommandFailed if there is none."""
         return run([*self._inside(), "cat", path]).decode()
 
     def log(self) -> str:
-        """The output of systemd and of the service."""
+        """Return the output of systemd and of the service."""
         files = (self._boot_log, self._service_log)
         return "\n".join(each.read_text(errors="replace") for each in files if each.exists())
 

@@ -1,4 +1,4 @@
-"""The recipe of the container image, built by buildah and pip as far as possible without a network."""
+"""The recipe of the container image, built with buildah and pip as far as possible without a network."""
 
 from __future__ import annotations
 
@@ -43,30 +43,30 @@ class Buildah:
 
 
 @pytest.fixture
-def place() -> Generator[Path]:
-    """A folder without a comma in its path, which ends a name for buildah."""
+def directory() -> Generator[Path]:
+    """A directory without a comma in its path, because a comma ends a name for buildah."""
     with short_directory() as directory:
         yield directory
 
 
 @pytest.fixture
-def buildah(place: Path) -> Generator[Buildah]:
+def buildah(directory: Path) -> Generator[Buildah]:
     if shutil.which("buildah", path=ENVIRONMENT["PATH"]) is None:
         pytest.skip("not installed: buildah")
-    buildah = Buildah(place / "buildah")
+    buildah = Buildah(directory / "buildah")
     yield buildah
     buildah.clean()
 
 
 def without_network() -> str:
-    """The recipe with an empty base image and without the step that needs Python and a network."""
+    """Return the recipe for an empty image, without the step that needs Python and a network."""
     recipe, steps = re.subn(r"^RUN .*$", "COPY README.md /opt/peili/", RECIPE.read_text(), flags=re.MULTILINE)
     assert steps == 1
     return re.sub(r"^FROM docker\.io/\S+", "FROM scratch", recipe, flags=re.MULTILINE)
 
 
-def test_every_other_step_of_the_recipe_builds_and_the_image_says_what_to_run(buildah: Buildah, place: Path) -> None:
-    recipe = place / "Containerfile"
+def test_the_recipe_builds_without_the_step_that_needs_a_network(buildah: Buildah, directory: Path) -> None:
+    recipe = directory / "Containerfile"
     recipe.write_text(without_network())
     done = buildah.build(recipe, "--tag=image")
     assert done.returncode == 0, done.stderr
@@ -78,7 +78,7 @@ def test_every_other_step_of_the_recipe_builds_and_the_image_says_what_to_run(bu
     assert buildah.build(recipe).returncode != 0
 
 
-def test_what_it_copies_is_all_that_an_installation_needs(buildah: Buildah, tmp_path: Path) -> None:
+def test_the_copied_files_are_enough_for_an_installation(buildah: Buildah, tmp_path: Path) -> None:
     done = buildah.build(RECIPE, "--target=source", "--tag=source")
     assert done.returncode == 0, done.stderr
     source = tmp_path / "source"
@@ -94,14 +94,14 @@ def test_what_it_copies_is_all_that_an_installation_needs(buildah: Buildah, tmp_
 
 
 def copied() -> set[str]:
-    """The files of the checkout that the recipe copies."""
+    """Return the names that the recipe copies from the checkout."""
     steps = re.findall(r"^COPY (?!--)(.*) \S+$", RECIPE.read_text(), re.MULTILINE)
     return {name for step in steps for name in step.split()}
 
 
-def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Buildah, place: Path) -> None:
-    """The history, the environments and other files of the checkout are left out."""
-    recipe = place / "Containerfile"
+def test_the_build_context_holds_only_what_the_recipe_copies(buildah: Buildah, directory: Path) -> None:
+    """The history and the environments of the checkout do not belong into it."""
+    recipe = directory / "Containerfile"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     done = buildah.build(recipe, "--tag=context")
     assert done.returncode == 0, done.stderr
@@ -110,7 +110,7 @@ def test_a_builder_is_given_what_the_recipe_copies_and_nothing_else(buildah: Bui
     assert not list(context.rglob("__pycache__"))
 
 
-def test_docker_which_knows_only_its_own_name_for_it_ignores_the_same() -> None:
+def test_docker_ignores_the_same_files() -> None:
     assert (ROOT / ".dockerignore").read_text() == (ROOT / ".containerignore").read_text()
 
 
@@ -120,14 +120,14 @@ def instruction(name: str) -> str:
     return str(found[0])
 
 
-def test_the_extra_that_it_installs_is_there() -> None:
+def test_the_extra_that_it_installs_exists() -> None:
     extras = re.findall(r"/src\[(\w+)\]", instruction("RUN"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extras
     assert set(extras) <= set(project["optional-dependencies"])
 
 
-def test_what_it_starts_is_a_command_and_a_signal_that_peili_knows() -> None:
+def test_the_entry_point_and_the_stop_signal_are_known_to_peili() -> None:
     program, subcommand = json.loads(instruction("ENTRYPOINT"))[0], json.loads(instruction("CMD"))
     done = subprocess.run(
         [Path(sys.executable).with_name(program), *subcommand, "--check", "--set=store.kind=memory"],

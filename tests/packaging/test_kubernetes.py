@@ -1,4 +1,4 @@
-"""The mounts, probes and ports of the DaemonSet match the configuration in the same file."""
+"""The DaemonSet: its mounts, probes and ports match the configuration in the same file."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ def config(config_file: Path) -> Config:
 
 
 def mounted(pod: dict[str, Any], container: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The mount of `path` in `container`, and its volume."""
+    """Return the mount of `path` in `container`, and its volume."""
     mount = next(each for each in container["volumeMounts"] if each["mountPath"] == path)
     return mount, next(each for each in pod["volumes"] if each["name"] == mount["name"])
 
 
-def test_it_is_one_yaml_that_has_no_key_twice() -> None:
+def test_the_file_is_valid_yaml_without_duplicate_keys() -> None:
     assert list(load()) == ["Namespace", "ConfigMap", "DaemonSet"]
     if shutil.which("yamllint", path=ENVIRONMENT["PATH"]) is None:
         pytest.skip("not installed: yamllint")
@@ -75,7 +75,7 @@ def test_it_is_one_yaml_that_has_no_key_twice() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_everything_is_in_the_namespace_and_the_pods_are_the_daemonset_s(manifest: dict[str, Any]) -> None:
+def test_everything_is_in_the_namespace_and_the_daemonset_selects_its_pods(manifest: dict[str, Any]) -> None:
     namespace = manifest["Namespace"]["metadata"]["name"]
     assert {manifest[kind]["metadata"]["namespace"] for kind in ("ConfigMap", "DaemonSet")} == {namespace}
     spec = manifest["DaemonSet"]["spec"]
@@ -100,7 +100,7 @@ def test_peili_is_started_with_the_configuration_that_is_mounted(
 
 
 @pytest.mark.anyio
-async def test_the_probes_ask_the_runtime_s_door_for_what_peili_answers(peili: dict[str, Any], config: Config) -> None:
+async def test_the_probes_use_paths_that_the_local_door_serves(peili: dict[str, Any], config: Config) -> None:
     probes = {name: peili[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
     assert {f"{probe['host']}:{probe['port']}" for probe in probes.values()} == set(config.local)
     mirror = Mirror(MemoryStore(), MemoryRouter())
@@ -108,26 +108,26 @@ async def test_the_probes_ask_the_runtime_s_door_for_what_peili_answers(peili: d
     async with mirror, httpx.AsyncClient(transport=transport, base_url="http://node") as client:
         answers = {name: await client.get(probe["path"]) for name, probe in probes.items()}
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(probes, 200)
-    assert answers["readiness"].json()  # and not what says only that the process lives
+    assert answers["readiness"].json()  # /livez has no JSON
 
 
-def test_the_node_s_runtime_and_other_nodes_reach_the_doors(
+def test_the_runtime_and_other_nodes_can_reach_the_doors(
     pod: dict[str, Any], peili: dict[str, Any], config: Config
 ) -> None:
-    assert pod["hostNetwork"] is True  # loopback is the node's, where its containerd asks
+    assert pod["hostNetwork"] is True  # so that loopback is that of the node and its containerd
     ports = {each["name"]: (each["containerPort"], each["hostPort"]) for each in peili["ports"]}
     port = urlsplit(f"//{config.peer.listen[0]}").port
     assert ports == {"peer": (port, port)}
 
 
-def test_its_namespace_lets_such_pods_in(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
-    """All Pod Security Standards but `privileged` refuse these pods."""
+def test_the_namespace_allows_such_pods(manifest: dict[str, Any], pod: dict[str, Any]) -> None:
+    """If a cluster enforces the Pod Security Standards, only the level `privileged` allows what these pods need."""
     assert pod["hostNetwork"] or any("hostPath" in volume for volume in pod["volumes"])
     labels = manifest["Namespace"]["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
 
 
-def test_containerd_s_socket_is_found_again_after_it_restarted(
+def test_the_socket_is_found_again_after_containerd_restarted(
     pod: dict[str, Any], peili: dict[str, Any], config: Config
 ) -> None:
     directory = str(Path(config.store.options["address"]).parent)
@@ -136,7 +136,7 @@ def test_containerd_s_socket_is_found_again_after_it_restarted(
     assert mount["mountPropagation"] == "HostToContainer"
 
 
-def test_containerd_s_content_is_where_containerd_says_it_is_and_cannot_be_written(
+def test_the_content_is_mounted_read_only_at_the_path_that_containerd_reports(
     pod: dict[str, Any], peili: dict[str, Any], config: Config
 ) -> None:
     mount, volume = mounted(pod, peili, config.store.options.get("content_path", CONTENT))
@@ -144,7 +144,7 @@ def test_containerd_s_content_is_where_containerd_says_it_is_and_cannot_be_writt
     assert mount["readOnly"] is True
 
 
-def test_only_the_first_container_may_write_and_only_hosts_toml(pod: dict[str, Any]) -> None:
+def test_only_the_init_container_may_write_and_only_hosts_toml(pod: dict[str, Any]) -> None:
     hosts, peili = pod["initContainers"][0], pod["containers"][0]
     writable = {
         each["mountPath"]
@@ -162,7 +162,7 @@ def test_only_the_first_container_may_write_and_only_hosts_toml(pod: dict[str, A
         assert confined["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_first_container_s_command_puts_peili_in_front_as_configured(
+def test_the_init_container_puts_peili_first_as_configured(
     pod: dict[str, Any], config_file: Path, tmp_path: Path
 ) -> None:
     hosts = pod["initContainers"][0]
@@ -176,5 +176,5 @@ def test_the_first_container_s_command_puts_peili_in_front_as_configured(
     assert '[host."http://127.0.0.1:6060"]' in (tmp_path / "_default/hosts.toml").read_text()
 
 
-def test_it_has_the_time_that_it_needs_to_end(pod: dict[str, Any], config: Config) -> None:
+def test_the_grace_period_is_longer_than_peili_needs_to_stop(pod: dict[str, Any], config: Config) -> None:
     assert pod["terminationGracePeriodSeconds"] > config.limits.drain_timeout + config.limits.stop_timeout

@@ -1,4 +1,4 @@
-"""The units of packaging/systemd, checked by systemd's tools and run by a systemd with a real containerd."""
+"""The units in packaging/systemd: checked by systemd-analyze, and run by systemd with a real containerd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.directories import short_directory
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
-EXPOSURE = 20  # of 100, as systemd-analyze counts it: "OK" begins below 50
+EXPOSURE = 20  # of 100, as rated by systemd-analyze; below 50 is "OK"
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze", path=ENVIRONMENT["PATH"]) is None, reason="not installed: systemd"
@@ -31,7 +31,7 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def installed(root: Path) -> list[str]:
-    """Install the units and their program below `root`, as a package would, and return their names."""
+    """Install the units and a stand-in for the program below `root`. Returns the names of the units."""
     shutil.copytree(UNITS, root / "usr/lib/systemd/system")
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", dirs_exist_ok=True, symlinks=True)
     program = root / "opt/peili/bin/peili"
@@ -52,7 +52,7 @@ def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     assert "RestartSex" in analyze("verify", "--man=no", f"--root={tmp_path}", *units).stderr
 
 
-def test_the_service_is_exposed_as_little_as_its_work_allows() -> None:
+def test_systemd_analyze_rates_the_exposure_of_the_service_as_low() -> None:
     done = analyze("security", "--offline=true", f"--threshold={EXPOSURE}", UNITS / "peili.service")
     assert done.returncode == 0, done.stdout
 
@@ -61,7 +61,7 @@ def test_the_service_is_exposed_as_little_as_its_work_allows() -> None:
 def node() -> Generator[Node]:
     with make_network() as network:
         if not isinstance(network, NamespaceNetwork):
-            pytest.skip("a systemd of its own needs root, and the right to make namespaces")
+            pytest.skip("a separate systemd needs root and namespaces")
         yield network.add_node("systemd")
 
 
@@ -102,11 +102,13 @@ def ready(node: Node) -> bool:
 
 @pytest.fixture
 def up(systemd: Systemd, node: Node) -> Systemd:
-    """Wait until the service is up and knows its containerd, and reset its count of starts."""
+    """The running service, which has reached its containerd. Earlier starts do not count towards its limit."""
     systemd.systemctl("reset-failed")
     systemd.systemctl("start", "peili.socket", "peili-peer.socket")
     wait_for(lambda: ready(node), "peili is ready")
-    wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "systemd knows")
+    wait_for(
+        lambda: systemd.show("peili.service", "ActiveState") == "active", "systemd knows that the service is active"
+    )
     return systemd
 
 
@@ -119,7 +121,7 @@ def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, 
 def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node) -> None:
     assert "local door 127.0.0.1:5050, peer door [::]:5051" in up.log()
     assert ask(node, "/v2/", PEER_PORT).headers["peili-id"]
-    assert ask(node, "/readyz", PEER_PORT).status == 404  # operations are the local door's
+    assert ask(node, "/readyz", PEER_PORT).status == 404  # only the local door serves operations
 
 
 def test_it_serves_containerd_s_content_without_any_capability(
@@ -133,39 +135,39 @@ def test_it_serves_containerd_s_content_without_any_capability(
     assert (answer.status, len(answer.body)) == (200, layer.size)
 
 
-def test_it_may_write_hosts_toml_in_each_folder_where_containerd_looks_by_default(up: Systemd) -> None:
-    """`_default` is written into the last folder, which is Docker's, and a registry into the first."""
+def test_it_may_write_hosts_toml_in_both_default_directories_of_containerd(up: Systemd) -> None:
+    """`_default` is written into the last one, which is Docker's, and a registry into the first one."""
     assert "not changed" not in up.log(), up.log()
     ours = '[host."http://127.0.0.1:5050"]'
     for folder in ("/etc/containerd/certs.d/registry.example", "/etc/docker/certs.d/_default"):
         assert ours in up.read(f"{folder}/hosts.toml")
 
 
-def test_a_request_that_comes_while_it_restarts_waits_and_is_answered(up: Systemd, node: Node) -> None:
+def test_a_request_during_a_restart_waits_and_is_answered(up: Systemd, node: Node) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=KILL", "peili.service")
-    wait_for(lambda: up.show("peili.service", "MainPID") != before, "it has ended")
+    wait_for(lambda: up.show("peili.service", "MainPID") != before, "the process has ended")
     assert ask(node, "/livez").status == 200
-    wait_for(lambda: up.show("peili.service", "MainPID") not in {before, "0"}, "it was restarted")
+    wait_for(lambda: up.show("peili.service", "MainPID") not in {before, "0"}, "the service was restarted")
 
 
-def test_a_process_that_stands_still_is_replaced(up: Systemd, node: Node) -> None:
+def test_a_hung_process_is_replaced(up: Systemd, node: Node) -> None:
     before = up.show("peili.service", "MainPID")
     up.systemctl("kill", "--signal=STOP", "peili.service")
-    wait_for(lambda: up.status_of_service()["State"].startswith("T"), "it stands still")
+    wait_for(lambda: up.status_of_service()["State"].startswith("T"), "the process is stopped")
     assert ask(node, "/livez").status == 200
     assert up.show("peili.service", "MainPID") not in {before, "0"}
 
 
-def test_stopped_with_its_sockets_it_leaves_the_runtime_a_refused_connection(up: Systemd, node: Node) -> None:
+def test_the_runtime_gets_a_refused_connection_if_service_and_sockets_are_stopped(up: Systemd, node: Node) -> None:
     up.systemctl("stop", "peili.socket", "peili-peer.socket", "peili.service")
     assert up.show("peili.service", "Result") == "success"
     with pytest.raises((ConnectionRefusedError, http.client.RemoteDisconnected)):
         ask(node, "/livez")
 
 
-def test_a_service_that_cannot_start_gives_its_sockets_up(up: Systemd, node: Node) -> None:
-    """Otherwise a runtime would wait at a socket that no process accepts from."""
+def test_the_sockets_are_closed_if_the_service_cannot_start(up: Systemd, node: Node) -> None:
+    """A runtime must not wait at a port that nobody serves."""
     up.systemctl("stop", "peili.service")
     config = up.config
     config.rename(config.with_suffix(".away"))

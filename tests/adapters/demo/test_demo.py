@@ -1,4 +1,4 @@
-"""`peili demo`: it ends by itself, and with 0 only where every digest was right."""
+"""`peili demo`: it ends by itself, with exit code 0 only if every digest was right."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def demo(temporary: Path, *flags: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def test_the_image_comes_from_the_one_that_has_it_and_survives_that_one_s_end(tmp_path: Path) -> None:
-    code, told = demo(tmp_path)
-    assert code == 0, told
-    assert told.count("; all 6 digests are right") == 2, told
-    assert "fails after 8 MiB" in told
-    largest = re.search(r" 32\.0 MiB .* from [ab] \((\S+) MiB\) then [ab] \((\S+) MiB\)\n", told)
-    assert largest is not None, told
+def test_a_pull_continues_from_another_host_if_its_host_fails(tmp_path: Path) -> None:
+    code, output = demo(tmp_path)
+    assert code == 0, output
+    assert output.count("; all 6 digests are right") == 2, output
+    assert "fails after 8 MiB" in output
+    largest = re.search(r" 32\.0 MiB .* from [ab] \((\S+) MiB\) then [ab] \((\S+) MiB\)\n", output)
+    assert largest is not None, output
     assert [float(part) for part in largest.groups()] == pytest.approx([8, 24], abs=0.1)
-    assert "Traceback" not in told
+    assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
 
 
-def test_with_a_source_that_lies_nothing_wrong_passes_and_it_fails(tmp_path: Path) -> None:
-    code, told = demo(tmp_path, "--corrupt")
-    assert code == 1, told
-    assert "a sent wrong bytes; quarantined" in told
-    assert "digests are right" not in told
-    assert "Traceback" not in told
+def test_wrong_bytes_at_the_source_never_reach_the_client_and_the_demo_fails(tmp_path: Path) -> None:
+    code, output = demo(tmp_path, "--corrupt")
+    assert code == 1, output
+    assert "a sent wrong bytes; quarantined" in output
+    assert "digests are right" not in output
+    assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What is written into the text of a registries.yaml, and that all of it comes out again."""
+"""The text of a registries.yaml: what is added, and that all of it can be removed again."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def applied(text: str, url: str, registries: Sequence[str]) -> str:
     return with_mirror(text, url, chosen_registries(text, registries))
 
 
-def test_a_registry_s_endpoints_get_a_line_in_front() -> None:
+def test_an_existing_list_of_endpoints_gets_a_first_line() -> None:
     assert applied(PRIVATE, PEILI, ["docker.io"]) == PRIVATE.replace(
         "    endpoint:\n", '    endpoint:\n      - "http://127.0.0.1:5050" # added by peili\n'
     )
 
 
-def test_a_registry_without_an_entry_gets_one_and_the_others_stay() -> None:
+def test_a_registry_without_an_entry_gets_one_and_the_other_entries_stay() -> None:
     assert applied(PRIVATE, PEILI, ["ghcr.io"]) == PRIVATE.replace(
         "mirrors:\n",
         "mirrors:\n"
@@ -55,12 +55,12 @@ def test_rewrites_stay() -> None:
     assert applied(REWRITE, PEILI, ["docker.io"]).endswith('      "^rancher/(.*)": "mirrorproject/rancher-images/$1"\n')
 
 
-def test_an_entry_that_is_empty_is_filled() -> None:
+def test_an_empty_entry_is_filled() -> None:
     text = applied(EMBEDDED, PEILI, ["registry.k8s.io"])
     assert text == EMBEDDED + '    endpoint: # added by peili\n      - "http://127.0.0.1:5050" # added by peili\n'
 
 
-def test_a_list_in_brackets_is_opened_after_the_bracket() -> None:
+def test_a_flow_list_gets_a_first_item_after_the_bracket() -> None:
     text = applied(WITH_WILDCARD, PEILI, ["registry.example.com"])
     assert (
         '    endpoint: ["http://127.0.0.1:5050", # added by peili\n'
@@ -79,7 +79,7 @@ def test_json_is_yaml() -> None:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_without_a_choice_every_registry_asks_peili_first(name: str) -> None:
+def test_by_default_peili_is_first_for_every_registry(name: str) -> None:
     text = DOCUMENTED[name]
     before = {entry.registry: entry for entry in read_entries(text)}
     after = {entry.registry: entry for entry in read_entries(applied(text, PEILI, ()))}
@@ -91,22 +91,20 @@ def test_without_a_choice_every_registry_asks_peili_first(name: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 @pytest.mark.parametrize("registries", [(), ("docker.io",), (WILDCARD, "quay.io", "registry.example.com")], ids=str)
-def test_applying_twice_changes_nothing_and_removing_gives_back_what_was_there(
-    name: str, registries: tuple[str, ...]
-) -> None:
+def test_applying_again_changes_nothing_and_removing_restores_the_text(name: str, registries: tuple[str, ...]) -> None:
     text = DOCUMENTED[name]
     once = applied(text, PEILI, registries)
     assert applied(once, PEILI, registries) == once
     assert without_mirror(once) == text
 
 
-def test_a_mirror_that_moved_is_written_anew() -> None:
+def test_a_new_url_replaces_the_old_one() -> None:
     moved = applied(applied(PRIVATE, PEILI, ()), OTHER, ())
     assert moved == applied(PRIVATE, OTHER, ())
     assert PEILI not in moved
 
 
-def test_registries_are_added_and_taken_out_one_by_one() -> None:
+def test_registries_are_added_and_removed_one_by_one() -> None:
     docker = applied(WITH_WILDCARD, PEILI, ["docker.io"])
     both = applied(docker, OTHER, ["quay.io"])
     assert {entry.registry: entry.endpoints[0] for entry in read_entries(both)} == {
@@ -127,13 +125,13 @@ def test_registries_are_added_and_taken_out_one_by_one() -> None:
     assert without_mirror(both) == WITH_WILDCARD
 
 
-def test_what_somebody_has_put_first_by_hand_is_left_to_them() -> None:
+def test_an_endpoint_that_a_user_put_first_is_not_changed() -> None:
     text = f"mirrors:\n  docker.io:\n    endpoint: [{PEILI}]\n"
     assert applied(text, PEILI, ["docker.io"]) == text
     assert without_mirror(text) == text
 
 
-def test_an_anchor_s_list_is_changed_once() -> None:
+def test_the_list_of_an_anchor_is_changed_once() -> None:
     text = "mirrors:\n  docker.io: &all\n    endpoint:\n      - https://a.example\n  quay.io: *all\n"
     new = applied(text, PEILI, ())
     assert [entry.endpoints for entry in read_entries(new)] == [(PEILI,), *[(PEILI, "https://a.example")] * 2]
@@ -177,7 +175,7 @@ EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_edits_made_in_between_stay(name: str) -> None:
+def test_edits_by_others_stay(name: str) -> None:
     before, edit, left = EDITS[name]
     assert without_mirror(edit(applied(before, PEILI, ()))) == left
 
@@ -202,14 +200,14 @@ def test_edits_made_in_between_stay(name: str) -> None:
         ("mirrors: {docker.io: {at: 2001-99-99}}", "can't be read as YAML: ValueError: month must be in 1..12"),
     ],
 )
-def test_what_can_t_be_changed_is_left_alone_in_one_line(text: str, why: str) -> None:
+def test_a_text_that_cannot_be_changed_is_one_line(text: str, why: str) -> None:
     with pytest.raises(CannotEdit) as raised:
         applied(text, PEILI, ["docker.io", "quay.io"])
     assert str(raised.value).startswith(why)
     assert "\n" not in str(raised.value)
 
 
-def test_a_line_of_ours_that_was_changed_beyond_recognition_is_named() -> None:
+def test_a_marked_line_that_a_user_changed_is_named() -> None:
     text = applied(PRIVATE, PEILI, ["docker.io"]).replace(f'"{PEILI}"', "'http://peili'")
     with pytest.raises(
         CannotEdit, match=r"^peili added line 4 of what remains, and somebody changed it: remove it by hand$"
@@ -217,7 +215,7 @@ def test_a_line_of_ours_that_was_changed_beyond_recognition_is_named() -> None:
         without_mirror(text)
 
 
-def test_aliases_of_aliases_are_no_bomb() -> None:
+def test_aliases_of_aliases_are_bounded() -> None:
     levels = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12))
     with pytest.raises(CannotEdit, match="more than 200000 values"):
         read_entries(f"a0: &a0 [x]\n{levels}\n")
@@ -234,9 +232,7 @@ def applied_or_why(text: str, registries: list[str]) -> str | CannotEdit:
 @given(
     VALUES, STYLES, st.lists(st.sampled_from(["docker.io", "*", "ghcr.io", "localhost:80"]), max_size=3, unique=True)
 )
-def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
-    value: Any, style: Style, registries: list[str]
-) -> None:
+def test_any_style_of_yaml_is_changed_as_intended_and_restored(value: Any, style: Style, registries: list[str]) -> None:
     text = written(value, style)
     assert (one_plain(text) or None) == (value or None), "the test's own writer"
     new = applied_or_why(text, registries)
@@ -263,7 +259,7 @@ def test_whatever_the_style_it_says_what_it_shall_and_comes_out_again(
 @example("mirrors: !!timestamp 2001-99-99")
 @example("[" * 500)
 @example("&a [*a]")
-def test_no_text_does_more_than_be_left_alone(text: str) -> None:
+def test_any_text_is_changed_and_restored_or_refused(text: str) -> None:
     new = applied_or_why(text, ["docker.io"])
     if isinstance(new, CannotEdit):
         assert len(str(new).splitlines()) == 1

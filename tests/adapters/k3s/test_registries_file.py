@@ -1,4 +1,4 @@
-"""A registries.yaml on disk: made, replaced, taken away, left alone."""
+"""`RegistriesFile` on disk: files that are created, changed, deleted or refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def state(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_what_was_there_comes_back_with_its_mode_and_owner(file: Path, name: str) -> None:
+def test_remove_restores_the_content_the_mode_and_the_owner(file: Path, name: str) -> None:
     file.write_text(DOCUMENTED[name])
     file.chmod(0o640)
     os.chown(file, os.getuid(), os.getgid())
@@ -41,7 +41,7 @@ def test_what_was_there_comes_back_with_its_mode_and_owner(file: Path, name: str
     assert file.stat().st_mode & 0o777 == 0o640
 
 
-def test_a_file_that_was_not_there_is_made_and_taken_away_again(file: Path) -> None:
+def test_a_missing_file_is_created_and_deleted_again(file: Path) -> None:
     subject = RegistriesFile(PEILI, file=file)
     assert not subject.remove().changes
     [change] = subject.apply().changes
@@ -52,7 +52,7 @@ def test_a_file_that_was_not_there_is_made_and_taken_away_again(file: Path) -> N
     assert state(file.parent) == {}
 
 
-def test_a_file_that_was_empty_is_left_empty(file: Path) -> None:
+def test_an_empty_file_is_empty_again_after_remove(file: Path) -> None:
     file.touch()
     subject = RegistriesFile(PEILI, file=file)
     assert subject.apply().changes
@@ -60,7 +60,7 @@ def test_a_file_that_was_empty_is_left_empty(file: Path) -> None:
     assert state(file.parent) == {"registries.yaml": b""}
 
 
-def test_what_others_have_put_into_a_file_of_ours_stays(file: Path) -> None:
+def test_what_others_add_to_a_file_that_peili_created_stays(file: Path) -> None:
     subject = RegistriesFile(PEILI, file=file)
     subject.apply()
     with file.open("a") as opened:
@@ -70,7 +70,7 @@ def test_what_others_have_put_into_a_file_of_ours_stays(file: Path) -> None:
     assert file.read_text() == ONLY_CONFIGS
 
 
-def test_a_dry_run_shows_what_would_be_done_and_does_nothing(file: Path) -> None:
+def test_a_dry_run_shows_the_changes_and_writes_nothing(file: Path) -> None:
     file.write_text(PRIVATE)
     before = state(file.parent)
     [change] = RegistriesFile(PEILI, file=file, registries=["docker.io"]).apply(dry_run=True).changes
@@ -87,7 +87,7 @@ def test_a_dry_run_shows_what_would_be_done_and_does_nothing(file: Path) -> None
         (b"#" * (1 << 20) + b"#", "not changed: more than 1 MiB"),
     ],
 )
-def test_a_file_that_can_t_be_read_is_left_alone_and_named(file: Path, content: bytes, why: str) -> None:
+def test_an_unreadable_file_is_named_and_not_changed(file: Path, content: bytes, why: str) -> None:
     file.write_bytes(content)
     subject = RegistriesFile(PEILI, file=file)
     for outcome in (subject.apply(), subject.remove(), subject.apply(dry_run=True)):
@@ -97,7 +97,7 @@ def test_a_file_that_can_t_be_read_is_left_alone_and_named(file: Path, content: 
     assert state(file.parent) == {"registries.yaml": content}
 
 
-def test_a_link_stays_and_what_it_leads_to_is_changed(file: Path, tmp_path: Path) -> None:
+def test_the_target_of_a_link_is_changed_and_the_link_stays(file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared.yaml"
     target.write_text(EMBEDDED)
     file.symlink_to(target)
@@ -109,7 +109,7 @@ def test_a_link_stays_and_what_it_leads_to_is_changed(file: Path, tmp_path: Path
     assert problem.reason == "not changed: a symbolic link that leads nowhere"
 
 
-def test_what_an_interrupted_run_has_left_does_not_stay(file: Path) -> None:
+def test_leftovers_of_an_interrupted_run_are_removed(file: Path) -> None:
     file.write_text(PRIVATE)
     subject = RegistriesFile(PEILI, file=file)
     subject.apply()
@@ -118,9 +118,7 @@ def test_what_an_interrupted_run_has_left_does_not_stay(file: Path) -> None:
     assert state(file.parent) == {"registries.yaml": PRIVATE.encode()}
 
 
-def test_what_an_interrupted_run_has_left_beside_what_a_link_leads_to_does_not_stay_either(
-    file: Path, tmp_path: Path
-) -> None:
+def test_leftovers_next_to_the_target_of_a_link_are_removed_too(file: Path, tmp_path: Path) -> None:
     target = tmp_path / "shared" / "registries.yaml"
     target.parent.mkdir()
     target.write_text(PRIVATE)
@@ -153,14 +151,14 @@ def test_files_that_k3s_generates_are_refused(tmp_path: Path, generated: str) ->
         (PEILI, ("https://docker.io",), "registries: host names such as docker.io, not 'https://docker.io'"),
     ],
 )
-def test_what_is_wrong_is_one_line(mirror: str, registries: tuple[str, ...], line: str) -> None:
+def test_a_wrong_value_is_one_line(mirror: str, registries: tuple[str, ...], line: str) -> None:
     with pytest.raises(ConfigError) as raised:
         RegistriesFile(mirror, registries=registries)
     assert str(raised.value) == line
 
 
 @pytest.mark.parametrize("setting", ["config.yaml", "config.yaml.d/10-more.yaml"])
-def test_no_registry_is_cut_off_where_k3s_does_not_fall_back(file: Path, setting: str) -> None:
+def test_no_registry_loses_its_only_source_if_k3s_does_not_fall_back(file: Path, setting: str) -> None:
     (file.parent / setting).parent.mkdir(exist_ok=True)
     (file.parent / setting).write_text("disable-default-registry-endpoint: true\n")
     file.write_text(PRIVATE)
@@ -175,7 +173,7 @@ def test_no_registry_is_cut_off_where_k3s_does_not_fall_back(file: Path, setting
     assert not named.apply().problems
 
 
-def test_it_shows_who_is_asked_and_what_there_is_to_know(file: Path, tmp_path: Path) -> None:
+def test_show_lists_the_endpoints_and_remarks(file: Path, tmp_path: Path) -> None:
     file.write_text(
         REWRITE
         + 'configs: {"registry.example.com:5000": {tls: {ca_file: a}}, ghcr.io: {auth: {username: me}}, a.io: {}}\n'
@@ -198,7 +196,7 @@ def test_it_shows_who_is_asked_and_what_there_is_to_know(file: Path, tmp_path: P
     )
 
 
-def test_it_shows_whether_k3s_has_taken_it_over(file: Path, tmp_path: Path) -> None:
+def test_show_says_whether_k3s_has_read_the_file(file: Path, tmp_path: Path) -> None:
     RegistriesFile(PEILI, file=file, registries=["*", "localhost:5000"]).apply()
     generated = tmp_path / "agent/etc/containerd/certs.d"
     for name in ("_default", "localhost:5000"):

@@ -1,4 +1,4 @@
-"""Texts of registries.yaml: documented ones, and any that a strategy makes up in the styles that people write."""
+"""Texts of registries.yaml: the documented examples, and a strategy that generates others in several styles."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ DOCUMENTED = {
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How a text is written."""
+    """A style of writing YAML."""
 
     indent: int
     compact: bool  # lists begin where their key does
@@ -119,7 +119,7 @@ VALUES = st.none() | st.fixed_dictionaries(
 
 
 def written(value: Any, style: Style) -> str:
-    """`value` as YAML in that style."""
+    """Return `value` as YAML in `style`."""
     lines = ["# registries", *(_block(value, style, 0) if value else [])]
     lines = lines if style.comments or not value else lines[1:]
     if style.comments:

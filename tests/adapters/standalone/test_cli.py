@@ -1,4 +1,4 @@
-"""The command as a user meets it: a process with an exit code, one line for each mistake."""
+"""The command line, run as a process: exit codes, output, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess
     )
 
 
-def test_plugins_lists_the_names_of_each_group_with_where_they_lead() -> None:
+def test_plugins_lists_the_names_in_each_group_and_their_classes() -> None:
     done = peili("plugins", "--json")
     groups = json.loads(done.stdout)
     assert list(groups) == ["stores", "routers", "resolvers"]
@@ -37,7 +37,7 @@ def test_plugins_lists_the_names_of_each_group_with_where_they_lead() -> None:
     assert text.startswith("stores\n")
 
 
-def test_a_reader_that_has_read_enough_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "peili.adapters.standalone", "plugins"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as command:
@@ -48,7 +48,7 @@ def test_a_reader_that_has_read_enough_is_no_error() -> None:
         assert command.wait(60) == 141
 
 
-def test_version_tells_what_it_runs_on() -> None:
+def test_version_prints_the_versions_of_python_and_the_libraries() -> None:
     versions = json.loads(peili("version", "--json").stdout)
     assert versions["python"].startswith(f"{sys.version_info.major}.{sys.version_info.minor}.")
     assert versions["peili"][0].isdigit()
@@ -56,7 +56,7 @@ def test_version_tells_what_it_runs_on() -> None:
     assert f"peili {versions['peili']}\npython {versions['python']}\n" in peili("version").stdout
 
 
-def test_its_own_version_alone_is_a_flag() -> None:
+def test_the_option_version_prints_only_the_version_of_peili() -> None:
     done = peili("--version")
     assert (done.returncode, done.stderr) == (0, "")
     assert [done.stdout.rstrip("\n")] == peili("version").stdout.splitlines()[:1]
@@ -94,7 +94,7 @@ def test_help_ends_with_0_and_lists_the_commands() -> None:
     assert "PEILI_ROUTER__KIND=static" in peili("serve", "--help").stdout
 
 
-def test_check_reads_everything_and_serves_nothing(tmp_path: Path) -> None:
+def test_check_reads_the_whole_configuration_and_starts_no_server(tmp_path: Path) -> None:
     file = tmp_path / "peili.toml"
     file.write_text("[store]\nkind = 'memory'\n[router]\nkind = 'static'\npeers = ['http://10.0.0.3:5051']\n")
     done = peili("serve", "--config", file, "--check")
@@ -151,7 +151,7 @@ sys.exit(cli.main(plugins=plugins))
 """
 
 
-def test_a_frozen_app_brings_its_own_plug_ins_to_the_command() -> None:
+def test_a_frozen_app_registers_its_own_plug_ins() -> None:
     def frozen(*arguments: str) -> str:
         command = [sys.executable, "-c", FROZEN, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout

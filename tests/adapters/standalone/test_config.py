@@ -1,4 +1,4 @@
-"""What the command makes of its configuration, and the one line that it says when something is wrong."""
+"""The configuration of the command, and the one line for each mistake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "peili.toml"
 
 
-def test_without_a_file_the_defaults_are_the_design_s() -> None:
+def test_without_a_file_the_defaults_of_the_design_apply() -> None:
     config = Config.load({})
     assert config.local == ("127.0.0.1:5050",)
     assert (config.peer.listen, config.peer.advertise, config.peer.insecure) == (("[::]:5051",), None, False)
@@ -148,7 +148,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("toml", "line"), WRONG, ids=[line.split(": ")[0] for _, line in WRONG])
-def test_what_is_wrong_in_the_file_is_one_line_that_names_file_and_key(toml: str, line: str, file: Path) -> None:
+def test_a_mistake_in_the_file_is_one_line_that_names_file_and_key(toml: str, line: str, file: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(toml, path=file)
     message = str(caught.value)
@@ -166,28 +166,28 @@ def test_what_is_wrong_in_the_file_is_one_line_that_names_file_and_key(toml: str
         (b"x = " + b"[" * 100_000, "not TOML"),
     ],
 )
-def test_a_file_that_is_not_toml_is_one_line_that_says_where(content: bytes, expected: str, file: Path) -> None:
+def test_invalid_toml_is_one_line_with_the_position(content: bytes, expected: str, file: Path) -> None:
     file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"^{file}: {expected}") as caught:
         list(settings.from_file(file))
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_not_there_or_no_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_or_a_directory_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing\.toml: can't be read: No such file or directory$"):
         list(settings.from_file(tmp_path / "nothing.toml"))
     with pytest.raises(ConfigError, match=r": can't be read: Is a directory$"):
         list(settings.from_file(tmp_path))
 
 
-def test_flags_win_over_the_environment_and_the_environment_over_the_file(file: Path) -> None:
+def test_options_override_the_environment_which_overrides_the_file(file: Path) -> None:
     toml = "[log]\nlevel = 'debug'\nformat = 'json'\n[mirror]\nidentity = 'file'"
     environ = {"PEILI_LOG__LEVEL": "warning", "PEILI_MIRROR__IDENTITY": "env"}
     config = load(toml, environ, ("mirror.identity=flag",), path=file)
     assert (config.log.format, config.log.level, config.mirror.identity) == ("json", "warning", "flag")
 
 
-def test_a_variable_s_value_is_toml_where_it_is_toml() -> None:
+def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
     config = Config.load(
         settings.merge(
             settings.from_environment(
@@ -218,7 +218,7 @@ def test_a_variable_adds_to_a_table_of_the_file(file: Path) -> None:
     assert config.router.options == {"labels": {"zone": "north", "rack": 1}}
 
 
-def test_variables_that_are_not_ours_are_left_alone() -> None:
+def test_other_variables_are_ignored() -> None:
     environ = {"PEILI_PORT": "tcp://10.0.0.1:80", "PEILI_SERVICE_HOST": "10.0.0.1", "XPEILI_LOG__X": "1", "HOME": "/"}
     assert list(settings.from_environment(environ)) == []
 
@@ -232,14 +232,14 @@ def test_variables_that_are_not_ours_are_left_alone() -> None:
         ("PEILI_LOG__", "x", "not the name of a key; write PEILI_SECTION__KEY"),
     ],
 )
-def test_what_is_wrong_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
+def test_a_mistake_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         Config.load(settings.merge(settings.from_environment({name: value})))
     assert str(caught.value) == f"{name}: {line}"
 
 
 @pytest.mark.parametrize("flag", ["log.format", "format=json", "=json", "log.=json", ".format=json", ""])
-def test_a_flag_that_is_none_says_what_would_be_right(flag: str) -> None:
+def test_a_malformed_assignment_is_refused_with_the_right_form(flag: str) -> None:
     with pytest.raises(ConfigError) as caught:
         list(settings.from_flags([flag]))
     assert str(caught.value) == f"--set: SECTION.KEY=VALUE, not {flag!r}"
@@ -275,14 +275,14 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}[a-z0-9]", fullmatch=True).filter(lam
 
 
 @given(st.lists(NAMES, min_size=2, max_size=4), st.integers())
-def test_a_variable_leads_to_the_key_that_its_name_says(path: list[str], value: int) -> None:
+def test_the_name_of_a_variable_is_the_path_of_a_key(path: list[str], value: int) -> None:
     name = "PEILI_" + "__".join(path).upper()
     (assignment,) = settings.from_environment({name: str(value)})
     assert assignment == settings.Assignment(tuple(path), settings.Setting(value, name, str(value)))
 
 
 @given(st.lists(st.tuples(st.lists(NAMES, min_size=2, max_size=4), st.integers()), max_size=6))
-def test_the_last_assignment_of_a_key_holds(assignments: list[tuple[list[str], int]]) -> None:
+def test_the_last_assignment_of_a_key_applies(assignments: list[tuple[list[str], int]]) -> None:
     sections = settings.merge(settings.Assignment(tuple(path), settings.Setting(n, "test")) for path, n in assignments)
     if assignments:
         (section, key, *deeper), wanted = assignments[-1]
@@ -292,7 +292,7 @@ def test_the_last_assignment_of_a_key_holds(assignments: list[tuple[list[str], i
         assert value == wanted
 
 
-def test_a_plug_in_s_complaint_names_where_its_option_was_set(file: Path) -> None:
+def test_an_error_of_a_plug_in_names_where_its_option_was_set(file: Path) -> None:
     config = load("[store]\nkind = 'memory'\ncolour = 'red'", path=file)
     with pytest.raises(ConfigError, match=f"^{file}: store\\.colour: "):
         config.store.build(Plugins().store)
@@ -301,7 +301,7 @@ def test_a_plug_in_s_complaint_names_where_its_option_was_set(file: Path) -> Non
         config.store.build(Plugins().store)
 
 
-def test_a_plug_in_that_does_not_exist_is_answered_with_those_that_do(file: Path) -> None:
+def test_an_unknown_plug_in_is_refused_with_the_names_that_exist(file: Path) -> None:
     config = load("[router]\nkind = 'carrier-pigeon'", path=file)
     with pytest.raises(ConfigError) as caught:
         config.router.build(Plugins().router)

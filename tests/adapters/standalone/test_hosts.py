@@ -1,4 +1,4 @@
-"""`peili hosts` as a user meets it, and the section ``[hosts]`` of `peili serve`."""
+"""`peili hosts`, and the section ``[hosts]`` of `peili serve`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_dry_run_is_a_diff_that_patch_understands(root: Path, capsys: pytest.C
     assert f"--- /dev/null\n+++ {root}/_default/hosts.toml\n" in diff
 
 
-def test_a_file_that_can_not_be_read_is_named_and_the_code_is_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreadable_file_is_named_and_the_code_is_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "docker.io/hosts.toml").write_bytes(b"server = ")
     assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 1
     said = capsys.readouterr()
@@ -69,7 +69,7 @@ def test_a_file_that_can_not_be_read_is_named_and_the_code_is_1(root: Path, caps
     assert said.err == f"peili: {root}/docker.io/hosts.toml: not changed: {why}\n"
 
 
-def test_where_nothing_is_configured_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_if_nothing_is_configured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["hosts", "show", "--config-path", f"{tmp_path}/none", *OLD]) == 0
     assert capsys.readouterr().out == (
         f"nothing is configured in {tmp_path}/none: containerd asks each registry itself\n"
@@ -94,7 +94,9 @@ def test_url_capabilities_folder_and_registries_come_from_the_mirror_s_configura
     ]
 
 
-def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mirror_for_some_registries_is_configured_for_these_only(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ("--config-path", str(root), *OLD)
     assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io"]']) == 0
     assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
@@ -104,13 +106,15 @@ def test_a_mirror_for_some_registries_is_asked_for_these_only(root: Path, capsys
     assert (root / "docker.io/hosts.toml").read_bytes() == MIRRORED
 
 
-def test_a_mirror_for_a_wildcard_is_asked_for_every_registry(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mirror_for_a_wildcard_is_configured_for_every_registry(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ("--config-path", str(root), *OLD)
     assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["docker.io", "*.example.com"]']) == 0
     assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\ncreated {root}/_default/hosts.toml\n"
 
 
-def test_a_mirror_s_registry_is_written_in_lower_case(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_registries_of_a_mirror_are_written_in_lower_case(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ("--config-path", str(root), *OLD)
     assert main(["hosts", "apply", *where, "--set", 'mirror.registries=["Docker.IO"]']) == 0
     assert capsys.readouterr().out == f"changed {root}/docker.io/hosts.toml\n"
@@ -151,9 +155,9 @@ def test_wrong_usage_is_one_line_and_the_code_is_2(
 
 
 @pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "not changed: "), ("remove", "not changed: ")])
-def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
+def test_an_unreadable_directory_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
     root.chmod(0)
-    # Root may do what the mode forbids by two capabilities; what a child inherits of them is taken away.
+    # Two capabilities let root ignore the mode. The child does not inherit them.
     subject = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     command = [*subject, sys.executable, "-m", "peili.adapters.standalone", "hosts", action, "--config-path", str(root)]
     done = subprocess.run([*command, *OLD], capture_output=True, text=True, check=False)
@@ -161,7 +165,7 @@ def test_a_folder_that_can_not_be_read_is_one_line_and_the_code_is_1(action: str
     assert done.stderr == f"peili: {root}: {why}Permission denied\n"
 
 
-def test_an_action_has_to_be_named() -> None:
+def test_an_action_is_required() -> None:
     command = [sys.executable, "-m", "peili.adapters.standalone", "hosts"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -175,7 +179,7 @@ def test_an_action_has_to_be_named() -> None:
         (["serve", "--check", "--set=store.kind=memory", "--set=hosts.apply=true"], 2, "hosts.apply: "),
     ],
 )
-def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], code: int, line: str) -> None:
+def test_without_the_extra_the_error_names_it(arguments: list[str], code: int, line: str) -> None:
     program = (
         "import sys; sys.modules['tomlkit'] = None; from peili.adapters.standalone.cli import main; sys.exit(main())"
     )
@@ -186,7 +190,9 @@ def test_without_the_extra_it_says_which_one_is_missing(arguments: list[str], co
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door: str, root: Path, start: Start) -> None:
+def test_a_second_serve_that_cannot_start_does_not_touch_the_files_of_the_first(
+    door: str, root: Path, start: Start
+) -> None:
     addresses = {each: f"127.0.0.1:{free_port()}" for each in ("local", "peer")}
     hosts = ("--set=hosts.apply=true", f'--set=hosts.config_path=["{root}"]', "--set=limits.start_timeout=60")
     first = start(*hosts, *(f"--set={name}.listen={address}" for name, address in addresses.items()))
@@ -200,7 +206,7 @@ def test_a_second_serve_that_can_not_start_leaves_what_the_first_one_wrote(door:
     assert snapshot(root) != in_force
 
 
-def test_serve_has_peili_in_front_while_it_runs(root: Path, start: Start) -> None:
+def test_serve_puts_peili_first_while_it_runs(root: Path, start: Start) -> None:
     was = snapshot(root)
     port = free_port()
     serving = start(

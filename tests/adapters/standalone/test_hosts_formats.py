@@ -1,4 +1,4 @@
-"""`peili hosts --format k3s` and `--format talos` as a user meets them."""
+"""`peili hosts --format k3s` and `--format talos`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_k3s_finds_the_files_of_what_is_installed(
     assert files[1].read_text() == REWRITE
 
 
-def test_k3s_names_what_it_leaves_alone(registries: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_k3s_names_a_file_that_it_cannot_edit(registries: Path, capsys: pytest.CaptureFixture[str]) -> None:
     registries.write_text("mirrors: 7\n")
     for action in ("apply", "remove", "show"):
         assert main(["hosts", action, "--format", "k3s", "--file", str(registries)]) == 1
@@ -87,7 +87,7 @@ def talos(action: str, configuration: str, *arguments: str) -> subprocess.Comple
     return subprocess.run(command, input=configuration, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_talos_prints_a_patch_of_what_it_reads() -> None:
+def test_talos_prints_a_patch_for_the_configuration_that_it_reads() -> None:
     done = talos("apply", OLD + NEW, "--registry", "docker.io")
     assert (done.returncode, done.stderr) == (0, "")
     [first, *others] = merge_patch(parse_config(OLD + NEW), done.stdout)["docker.io"].endpoints
@@ -98,7 +98,7 @@ def test_talos_prints_a_patch_of_what_it_reads() -> None:
     ]
 
 
-def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
+def test_talos_removes_peili_and_says_if_there_is_nothing_to_remove(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "machine.yaml"
@@ -143,14 +143,14 @@ def test_talos_takes_out_what_is_there_and_says_when_nothing_is(
         ),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_a_wrong_value_is_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, line: str
 ) -> None:
     assert main(["hosts", "apply", *(each.format(tmp_path) for each in arguments)]) == code
     assert capsys.readouterr() == ("", f"peili: {line.format(tmp_path)}\n")
 
 
-def test_the_registries_of_the_configuration_count(registries: Path, tmp_path: Path) -> None:
+def test_the_registries_of_the_configuration_are_the_default(registries: Path, tmp_path: Path) -> None:
     config = tmp_path / "peili.toml"
     config.write_text('[hosts]\nregistries = ["docker.io", "_default"]\n[local]\nlisten = "127.0.0.1:7000"\n')
     assert main(["hosts", "apply", "--format", "k3s", "--file", str(registries), "--config", str(config)]) == 0
@@ -159,7 +159,7 @@ def test_the_registries_of_the_configuration_count(registries: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["k3s", "talos"])
-def test_without_the_extra_it_says_what_to_install(kind: str) -> None:
+def test_without_the_extra_the_error_says_what_to_install(kind: str) -> None:
     program = (
         "import sys; sys.modules['ruamel.yaml'] = None; from peili.adapters.standalone.cli import main;"
         f"sys.exit(main(['hosts', 'show', '--format', '{kind}']))"
@@ -170,7 +170,7 @@ def test_without_the_extra_it_says_what_to_install(kind: str) -> None:
 
 
 @pytest.mark.parametrize("product", ["k3s", "rke2"])
-def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
+def test_a_directory_that_k3s_generates_is_refused_with_the_right_command(
     product: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
@@ -185,7 +185,7 @@ def test_a_folder_that_k3s_generates_is_refused_and_the_right_command_named(
     assert list(folder.iterdir()) == []
 
 
-def test_what_changes_registries_yaml_needs_nothing_of_what_changes_hosts_toml() -> None:
+def test_the_k3s_adapter_does_not_import_the_containerd_adapter() -> None:
     program = (
         "import sys; sys.modules['tomlkit'] = None; from peili.adapters.k3s import RegistriesFile, command;"
         "assert 'peili.adapters.containerd' not in sys.modules"

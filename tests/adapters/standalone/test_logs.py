@@ -1,4 +1,4 @@
-"""What the command's log lines look like."""
+"""The log lines of the command."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_text_line_has_time_level_logger_and_message() -> None:
     assert stream.getvalue()[10] == "T"
 
 
-def test_what_came_from_outside_cannot_fake_a_line() -> None:
+def test_text_from_clients_cannot_fake_a_line() -> None:
     stream = io.StringIO()
     logs.configure("text", "info", stream).info("asked for %s", "x\n2026 INFO peili: all is well\x1b[2J\u2028\x85")
     assert len(stream.getvalue().splitlines()) == 1
@@ -37,7 +37,7 @@ def test_what_came_from_outside_cannot_fake_a_line() -> None:
     assert "\x1b" not in stream.getvalue()
 
 
-def test_a_json_line_is_one_object_with_what_extra_held() -> None:
+def test_a_json_line_is_one_object_with_the_keys_of_extra() -> None:
     stream = io.StringIO()
     log = logs.configure("json", "info", stream)
     log.warning("asked\nfor %s", "x", extra={"peer": "b", "path": object})
@@ -57,9 +57,7 @@ def test_a_json_line_is_one_object_with_what_extra_held() -> None:
     ("level", "ours", "theirs"),
     [("debug", "DIWE", "IWE"), ("info", "IWE", "WE"), ("warning", "WE", "WE"), ("error", "E", "E")],
 )
-def test_other_libraries_are_heard_from_warning_on_and_one_level_more_with_debug(
-    level: str, ours: str, theirs: str
-) -> None:
+def test_other_libraries_log_from_warning_on_or_from_info_on_with_debug(level: str, ours: str, theirs: str) -> None:
     stream = io.StringIO()
     logs.configure("json", level, stream)
     for name in ("peili.mirror", "httpx"):

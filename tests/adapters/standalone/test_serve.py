@@ -1,4 +1,4 @@
-"""`peili serve` as a process: up, told to end, and in bad surroundings."""
+"""`peili serve`, run as a process: start, stop, and errors of its environment."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Serving:
 
 
 def install(directory: Path, name: str, program: str, store: str) -> None:
-    """A plug-in that is found as any stranger's is: by the entry point of an installed distribution."""
+    """Install a plug-in like a third party does: with an entry point in an installed distribution."""
     (directory / f"{name}.py").write_text(program)
     information = directory / f"{name}-1.0.dist-info"
     information.mkdir()
@@ -110,10 +110,10 @@ def test_it_serves_what_the_store_has_and_ends_with_0_on_sigterm(start: Start, t
     assert "ERROR" not in serving.log
 
 
-def test_an_open_connection_and_a_transfer_under_way_do_not_hold_up_its_end(start: Start, tmp_path: Path) -> None:
+def test_open_connections_and_transfers_do_not_delay_the_end(start: Start, tmp_path: Path) -> None:
     image = make_layout(tmp_path / "layout", layers=[32 << 20], tags=["registry.example/demo:v1"])
     layout = ("--set=store.kind=oci-layout", f"--set=store.path={image.path}")
-    serving = start(*layout, "--set=limits.reader_timeout=600")  # which its end does not wait for
+    serving = start(*layout, "--set=limits.reader_timeout=600")  # the end does not wait for this time
     path = f"/v2/registry.example/demo/blobs/{image.layers[0].digest}"
     with httpx.Client() as idle, httpx.stream("GET", serving.url + path) as transfer:
         idle.get(f"{serving.url}/v2/")
@@ -122,7 +122,7 @@ def test_an_open_connection_and_a_transfer_under_way_do_not_hold_up_its_end(star
     assert "Traceback" not in serving.log
 
 
-def test_sigint_ends_it_as_well(start: Start) -> None:
+def test_sigint_ends_it_too(start: Start) -> None:
     serving = start()
     assert httpx.get(f"{serving.url}/livez").status_code == 200
     serving.process.send_signal(signal.SIGINT)
@@ -144,7 +144,7 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("hard", [100, 300])
-def test_it_may_open_as_many_descriptors_as_the_system_lets_it(start: Start, hard: int) -> None:
+def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows(start: Start, hard: int) -> None:
     serving = start(descriptors=(100, hard))
     assert httpx.get(f"{serving.url}/livez").status_code == 200
     limits = Path(f"/proc/{serving.process.pid}/limits").read_text()
@@ -162,7 +162,7 @@ def test_json_logs_are_json(start: Start) -> None:
     assert all(line["logger"].startswith("peili") for line in lines)
 
 
-def test_requests_and_peers_that_are_gone_leave_the_log_quiet(start: Start) -> None:
+def test_requests_and_unreachable_peers_do_not_fill_the_log(start: Start) -> None:
     serving = start()
     address, _, port = serving.url.removeprefix("http://").rpartition(":")
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_requests_and_peers_that_are_gone_leave_the_log_quiet(start: Start) -> N
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-def test_a_port_that_is_taken_is_one_line_and_exit_code_1(door: str, start: Start) -> None:
+def test_a_port_in_use_is_one_line_and_exit_code_1(door: str, start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         serving = start(f"--set={door}.listen={address}")
@@ -186,7 +186,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1(door: str, start: Star
     assert "in use" in serving.log
 
 
-def test_containerd_that_is_not_there_is_a_warning_and_no_reason_not_to_start(start: Start) -> None:
+def test_it_starts_without_containerd_and_logs_a_warning(start: Start) -> None:
     address = "/nowhere/containerd.sock"
     serving = start("--set=store.kind=containerd", f"--set=store.address={address}")
     serving.wait_for("is up")
@@ -197,11 +197,11 @@ def test_containerd_that_is_not_there_is_a_warning_and_no_reason_not_to_start(st
     assert "Traceback" not in serving.log
 
 
-def test_systemd_hears_that_it_is_ready_alive_and_stopping(start: Start) -> None:
-    with short_directory() as place, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
-        systemd.bind(str(place / "notify"))
+def test_systemd_receives_the_states_ready_alive_and_stopping(start: Start) -> None:
+    with short_directory() as directory, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(directory / "notify"))
         systemd.settimeout(30)
-        environ = {"NOTIFY_SOCKET": str(place / "notify"), "WATCHDOG_USEC": "3000000"}
+        environ = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
         serving = start("--set=watchdog.timeout=0", environ=environ)
         heard = set(systemd.recv(100).split())
         while heard < {b"READY=1", b"WATCHDOG=1"}:
@@ -222,23 +222,23 @@ class SlowStore(MemoryStore):
     @asynccontextmanager
     async def run(self, context):
         yield
-        context.log.warning("is being left")
-        while not os.path.exists(os.environ["LEAVE"]):
+        context.log.warning("is stopping")
+        while not os.path.exists(os.environ["STOP_FILE"]):
             await asyncio.sleep(0.01)
 """
 
 
-def test_nobody_waits_at_its_port_while_plug_ins_are_left(start: Start, tmp_path: Path) -> None:
+def test_the_port_is_closed_while_plug_ins_stop(start: Start, tmp_path: Path) -> None:
     install(tmp_path, "slow", SLOW, "SlowStore")
-    leave = tmp_path / "leave"
-    environ = {"PYTHONPATH": str(tmp_path), "LEAVE": str(leave)}
+    stop_file = tmp_path / "stop"
+    environ = {"PYTHONPATH": str(tmp_path), "STOP_FILE": str(stop_file)}
     serving = start("--set=store.kind=slow", "--set=limits.stop_timeout=60", environ=environ)
     url = serving.url
     serving.process.send_signal(signal.SIGTERM)
-    serving.wait_for("is being left")
+    serving.wait_for("is stopping")
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/v2/", timeout=5)
-    leave.touch()
+    stop_file.touch()
     assert serving.process.wait(30) == 0
 
 
@@ -252,7 +252,9 @@ class StuckStore(MemoryStore):
 """
 
 
-def test_a_plug_in_that_stops_the_loop_ends_the_process_which_says_where_it_hung(start: Start, tmp_path: Path) -> None:
+def test_a_plug_in_that_blocks_the_loop_ends_the_process_which_logs_where_it_was_blocked(
+    start: Start, tmp_path: Path
+) -> None:
     install(tmp_path, "stuck", STUCK, "StuckStore")
     flags = ("--set=store.kind=stuck", "--set=watchdog.timeout=0.5")
     serving = start(*flags, environ={"PYTHONPATH": str(tmp_path)})

@@ -67,7 +67,7 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
     with closing(listener()) as peer, closing(listener()) as local, closing(listener("::1")) as local6:
         sockets = [each.fileno() for each in (peer, local, local6)]
         with launched(tmp_path, sockets, "peer:local:local") as process:
-            # The requests wait in the sockets' queues until peili takes them: nothing has to be polled.
+            # The requests wait in the queues of the sockets until peili accepts them, so nothing has to be polled.
             for each in (local, local6):
                 assert httpx.get(f"{url(each)}/livez", timeout=30).status_code == 200
             assert httpx.get(f"{url(peer)}/v2/", timeout=30).headers["peili-id"]

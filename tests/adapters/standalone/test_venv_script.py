@@ -1,4 +1,4 @@
-"""`make` says in one line what is wrong with the Python that it finds."""
+"""scripts/venv, which `make` uses: one line says what is wrong with the Python that it finds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def venv_with(tmp_path: Path, python: str) -> tuple[int, list[str]]:
-    """Exit code and error lines of scripts/venv with a `python` that is this shell script."""
+    """Run scripts/venv with a `python` that is this shell script. Returns the exit code and the error lines."""
     stub = tmp_path / "python-stub"
     stub.write_text(f"#!/bin/sh\n{python}\n")
     stub.chmod(0o755)
@@ -32,13 +32,13 @@ def venv_with(tmp_path: Path, python: str) -> tuple[int, list[str]]:
     return done.returncode, done.stderr.splitlines()
 
 
-def test_an_old_python_is_named(tmp_path: Path) -> None:
+def test_an_old_python_is_refused_with_its_version(tmp_path: Path) -> None:
     code, lines = venv_with(tmp_path, 'case "$2" in *print*) echo 3.9 ;; *) exit 1 ;; esac')
     assert code == 1
     assert lines == [f"peili: needs Python 3.11 or newer; PYTHON={tmp_path}/python-stub is 3.9"]
 
 
-def test_a_python_without_venv_is_told_how_to_get_it(tmp_path: Path) -> None:
+def test_without_the_venv_module_the_error_says_how_to_install_it(tmp_path: Path) -> None:
     python = shlex.quote(sys.executable)
     code, lines = venv_with(tmp_path, f'case "$2" in *ensurepip*) exit 1 ;; *) exec {python} "$@" ;; esac')
     assert code == 1
@@ -56,11 +56,11 @@ case "$*" in
     *print*) echo 3.11 ;;
 esac
 """
-"""A Python that makes environments of itself, and installs nothing."""
+"""A stand-in for Python that copies itself into new environments and installs nothing."""
 
 
 def checkout(root: Path) -> Path:
-    """A checkout in `root`, as far as the script looks at one."""
+    """Create the files of a checkout that the script needs in `root`."""
     (root / "scripts").mkdir(parents=True)
     shutil.copy(ROOT / "scripts/venv", root / "scripts/venv")
     (root / "pyproject.toml").touch()
@@ -70,7 +70,7 @@ def checkout(root: Path) -> Path:
 
 
 def made_in(root: Path, *before: str) -> bool:
-    """Whether the script makes an environment there; if not, it keeps the one that is there."""
+    """Run the script. Returns whether it created an environment; else it reused the existing one."""
     command = [*before, "sh", "scripts/venv", ".venv", "test"]
     environ = {**os.environ, "PYTHON": "./python"}
     done = subprocess.run(command, cwd=root, env=environ, capture_output=True, text=True, timeout=60, check=False)
@@ -79,8 +79,8 @@ def made_in(root: Path, *before: str) -> bool:
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "it's 100% #1 ä (x)", '$HOME `id` "y" \\ *'])
-def test_an_environment_is_kept_where_it_was_made_and_made_again_elsewhere(tmp_path: Path, name: str) -> None:
-    """The scripts in one that was copied or moved start the other checkout's code."""
+def test_an_environment_is_reused_in_its_place_and_created_again_in_another_place(tmp_path: Path, name: str) -> None:
+    """The scripts in a copied or moved environment would run the code of the other checkout."""
     root = checkout(tmp_path / name)
     assert [made_in(root) for _ in range(2)] == [True, False]
     copy = shutil.copytree(root, tmp_path / "copy")
@@ -89,7 +89,7 @@ def test_an_environment_is_kept_where_it_was_made_and_made_again_elsewhere(tmp_p
 
 
 def bound_by_modes() -> list[str]:
-    """What to write before a command, so that modes bind it though it is root's."""
+    """Return a prefix for a command, with which file modes also apply to root."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
@@ -104,7 +104,7 @@ def test_a_copy_of_a_read_only_checkout_is_made_writable(tmp_path: Path) -> None
     assert made_in(root, *bound_by_modes())
 
 
-def test_a_checkout_that_is_somebody_else_s_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_checkout_of_another_user_is_refused_with_the_reason(tmp_path: Path) -> None:
     root = Path("/")
     if os.geteuid() == 0:
         root = tmp_path / "root"

@@ -65,7 +65,7 @@ insecureSkipVerify: true
 HARBOR = MirrorEndpoint("https://harbor.example/v2/proxy-docker.io", override_path=True)
 
 
-def test_a_document_that_exists_is_deleted_and_given_whole_with_its_comments() -> None:
+def test_an_existing_document_is_deleted_and_added_again_with_its_comments() -> None:
     assert (
         patch_to_apply(parse_config(OLD + NEW + OTHERS), PEILI, ["docker.io"]).text
         == """\
@@ -88,7 +88,7 @@ skipFallback: true
     )
 
 
-def test_the_older_form_is_given_in_the_current_one() -> None:
+def test_the_older_form_becomes_a_document() -> None:
     assert (
         patch_to_apply(parse_config(OLD), PEILI, ["ghcr.io"]).text
         == """\
@@ -104,7 +104,7 @@ skipFallback: true
     )
 
 
-def test_a_registry_that_had_no_mirror_still_falls_back() -> None:
+def test_a_registry_without_mirrors_still_falls_back() -> None:
     assert (
         patch_to_apply(parse_config(OLD), PEILI, ["quay.io", "*"]).text
         == """\
@@ -123,7 +123,7 @@ endpoints:
     )
 
 
-def test_without_a_choice_all_are_changed() -> None:
+def test_by_default_all_registries_are_changed() -> None:
     patch = patch_to_apply(parse_config(OLD + NEW), PEILI)
     first, harbor = MirrorEndpoint(PEILI), MirrorEndpoint("https://harbor.example/v2/proxy-ghcr.io", override_path=True)
     local = MirrorEndpoint("https://my-mirror.local:5000")
@@ -135,19 +135,19 @@ def test_without_a_choice_all_are_changed() -> None:
     assert merge_patch(parse_config(OLD + NEW), patch.text) == {each.registry: each for each in patch.mirrors}
 
 
-def test_what_is_first_already_is_not_changed() -> None:
+def test_nothing_changes_if_peili_is_first_already() -> None:
     text = NEW.replace("endpoints:\n", f"endpoints:\n  - url: {PEILI}/\n")
     assert patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text == ""
 
 
-def test_what_stands_further_down_is_moved_up() -> None:
+def test_peili_is_moved_up_if_it_is_not_first() -> None:
     [mirrors] = patch_to_apply(
         parse_config(f"{NEW}".replace("skip", f"  - url: {PEILI}\nskip")), PEILI, ["docker.io"]
     ).mirrors
     assert [each.url for each in mirrors.endpoints] == [PEILI, HARBOR.url, "https://my-mirror.local:5000"]
 
 
-def test_a_document_without_endpoints_gets_some_and_keeps_what_else_it_says() -> None:
+def test_a_document_without_endpoints_gets_some_and_keeps_its_other_keys() -> None:
     text = "apiVersion: v1alpha1\nkind: RegistryMirrorConfig\nname: docker.io\nskipFallback: false\nnewer: [1]\n"
     deleted, document = plain(patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text)
     assert list(document) == ["apiVersion", "kind", "name", "endpoints", "skipFallback", "newer"]
@@ -155,7 +155,7 @@ def test_a_document_without_endpoints_gets_some_and_keeps_what_else_it_says() ->
     assert deleted["$patch"] == "delete"
 
 
-def test_taking_away_leaves_what_was_there() -> None:
+def test_the_patch_to_remove_restores_the_mirrors() -> None:
     before = parse_config(OLD + NEW)
     there = parse_config(OLD + patched(NEW, patch_to_apply(before, PEILI).text))
     patch = patch_to_remove(there, PEILI)
@@ -193,7 +193,7 @@ skipFallback: true
 
 
 def patched(text: str, patch: str) -> str:
-    """The documents of a configuration, without the first, once Talos has merge_patch the patch."""
+    """Return the documents of a configuration, without the first one, after Talos has merged the patch."""
     new = {each["name"]: each for each in documents(text)}
     for each in documents(patch):
         if "$patch" in each:
@@ -203,7 +203,7 @@ def patched(text: str, patch: str) -> str:
     return "---\n" + dumped(list(new.values()))
 
 
-def test_the_resource_that_talosctl_prints_is_read_too() -> None:
+def test_the_resource_that_talosctl_prints_is_accepted() -> None:
     head = {
         "node": "172.20.0.2",
         "metadata": {"namespace": "config", "type": "MachineConfigs.config.talos.dev", "id": "v1alpha1"},
@@ -232,14 +232,14 @@ def test_the_resource_that_talosctl_prints_is_read_too() -> None:
         ),
     ],
 )
-def test_what_is_no_machine_configuration_is_one_line(text: str, why: str) -> None:
+def test_an_invalid_machine_configuration_is_one_line(text: str, why: str) -> None:
     with pytest.raises(InvalidMachineConfig) as raised:
         parse_config(text)
     assert str(raised.value).startswith(why)
     assert "\n" not in str(raised.value)
 
 
-def test_wrong_choices_are_one_line() -> None:
+def test_wrong_arguments_are_one_line() -> None:
     for change in (patch_to_apply, patch_to_remove):
         with pytest.raises(ConfigError, match=r"^mirror: http://HOST:PORT, as the machine's containerd reaches the "):
             change(parse_config(OLD), "peili")
@@ -257,7 +257,7 @@ _MIRRORS = st.dictionaries(_NAMES, st.tuples(_ENDPOINTS, st.booleans()), max_siz
 
 @settings(max_examples=25)
 @given(_MIRRORS, _MIRRORS, st.lists(_NAMES, unique=True))
-def test_whatever_is_there_peili_is_asked_first_and_then_who_was(
+def test_peili_is_first_and_the_other_mirrors_follow_in_any_configuration(
     old: dict[str, tuple[list[MirrorEndpoint], bool]],
     new: dict[str, tuple[list[MirrorEndpoint], bool]],
     registries: list[str],
