@@ -1,7 +1,7 @@
 """Tests the editors of hosts.toml, registries.yaml and Talos's documents with random files. Nothing is measured.
 
-Each input is a file of tests/judge with some random changes. tests/judge/editing.py checks the rules of the editors.
-The printed seed creates the same inputs again.
+Each input is a file of tests/differential with some random changes. tests/differential/invariants.py checks the rules
+of the editors. The printed seed creates the same inputs again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.judge.corpus import CORPUS
-from tests.judge.editing import VERSIONS, faults_of_hosts, faults_of_registries, faults_of_talos
-from tests.judge.odd_yaml import REGISTRIES, TALOS
+from tests.differential.corpus import CORPUS
+from tests.differential.invariants import VERSIONS, check_hosts_toml, check_registries_yaml, check_talos
+from tests.differential.yaml_corpus import REGISTRIES, TALOS
 
 _HOSTS = [
     content
@@ -81,17 +81,17 @@ EDITORS: Mapping[str, Editor] = {
     "hosts.toml": Editor(
         _HOSTS,
         _pieces(*_TOML, *_TOML_TOO),
-        lambda data, folder, rng: faults_of_hosts(data, folder, rng.choice(VERSIONS), rng.choice(_CHOICES[:3])),
+        lambda data, folder, rng: check_hosts_toml(data, folder, rng.choice(VERSIONS), rng.choice(_CHOICES[:3])),
     ),
     "registries.yaml": Editor(
         [*REGISTRIES.values()],
         _pieces(*_YAML),
-        lambda data, folder, rng: faults_of_registries(data, folder, rng.choice(_CHOICES)),
+        lambda data, folder, rng: check_registries_yaml(data, folder, rng.choice(_CHOICES)),
     ),
     "Talos": Editor(
         [*TALOS.values()],
         _pieces(*_YAML, *_MACHINE),
-        lambda data, folder, rng: faults_of_talos(data, rng.choice(_CHOICES)),
+        lambda data, folder, rng: check_talos(data, rng.choice(_CHOICES)),
     ),
 }
 

@@ -1,7 +1,7 @@
 """Which hosts containerd sends requests to, in which order and with which settings, according to a hosts.toml.
 
 The rules are those of containerd's documentation (docs/hosts.md), and of what its versions 1.6 to 2.4 did with the
-files in tests/judge.
+files in tests/differential.
 """
 
 from __future__ import annotations

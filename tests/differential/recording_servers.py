@@ -1,5 +1,6 @@
-"""Who is asked: listeners on loopback that write down each request, as the registries and mirrors of a test and as the
-proxy on the way to those that have a name only. Nobody has anything: each request gets 404.
+"""HTTP servers on loopback that record requests. They play the registries and mirrors of a test.
+
+They are also the proxy for hosts that have only a name. They have no content: each response is 404.
 """
 
 from __future__ import annotations
@@ -18,42 +19,56 @@ from tests.support.ports import free_ports
 
 ADDRESSES = ("127.0.0.1", "127.0.0.2", "127.0.0.3", "::1")
 NAMES = ("*.example", "*.example.bak", "registry-1.docker.io", "localhost", "mirror", "b-example", "a", "httpd.example")
-"""Whom the listeners have a certificate for."""
+"""The names in the certificate of the servers."""
 
 _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 _CONNECTED = b"HTTP/1.1 200 Connection established\r\n\r\n"
-_PATIENCE = 60.0
-_HELLO = 0x16  # begins a TLS connection
+_TIMEOUT = 60.0
+_TLS_HANDSHAKE = 0x16  # the first byte of a TLS connection
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request: where it went to, as ``http://host:port``, without a scheme's own port; its path and query."""
+class RecordedRequest:
+    """A request.
+
+    Attributes:
+        host: The origin to which it was sent, such as ``http://host:port``, without a default port.
+        path: The path and query.
+        headers: The headers, with names in lower case.
+    """
 
     host: str
     path: str
     headers: Mapping[str, str]
 
 
-class Listeners:
-    """Threads that take every connection to `port` of `ADDRESSES`. `authority` is whom a client has to trust."""
+class RecordingServers:
+    """Threads that accept connections to `port` at each of `ADDRESSES`.
+
+    Args:
+        directory: The directory of the certificates.
+
+    Attributes:
+        authority: The certificate that a client must trust.
+        port: The port while `listening` is entered.
+    """
 
     def __init__(self, directory: Path) -> None:
         authority = Authority(directory / "authority")
-        issued = authority.issue(directory / "listeners", *ADDRESSES, *NAMES)
+        issued = authority.issue(directory / "servers", *ADDRESSES, *NAMES)
         self.authority = authority.cert
         self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._context.load_cert_chain(issued.cert, issued.key)
-        self._asked: list[Asked] = []
+        self._requests: list[RecordedRequest] = []
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self.port = 0
 
     @contextmanager
     def listening(self) -> Generator[None]:
-        """They listen for as long as this lasts. Raises OSError where no port is free."""
+        """Listen until the context is exited. Raises OSError if no port is free."""
         with ExitStack() as stack:
-            self.port, sockets = _bound(stack)
+            self.port, sockets = _bind(stack)
             for each in sockets:
                 threading.Thread(target=self._accept, args=(each,), daemon=True).start()
             yield
@@ -62,7 +77,7 @@ class Listeners:
                     each.shutdown(socket.SHUT_RDWR)
 
     def environment(self) -> dict[str, str]:
-        """What has a client written in Go come to them, for whatever name, and trust them."""
+        """Return the environment variables that make a Go program use these servers for every name, and trust them."""
         proxy = f"http://127.0.0.1:{self.port}"
         return {
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), proxy),
@@ -70,11 +85,11 @@ class Listeners:
             "SSL_CERT_DIR": "/nonexistent",
         }
 
-    def heard(self) -> list[Asked]:
-        """The requests since this was last called, in their order."""
+    def take_requests(self) -> list[RecordedRequest]:
+        """Return the requests since the last call, in order."""
         with self._lock:
-            heard, self._asked = self._asked, []
-        return heard
+            requests, self._requests = self._requests, []
+        return requests
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -82,44 +97,44 @@ class Listeners:
                 connection, _ = listener.accept()
             except OSError:  # closed
                 return
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _serve(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
-            connection.settimeout(_PATIENCE)
-            self._talk(connection, "http")
+            connection.settimeout(_TIMEOUT)
+            self._serve_request(connection, "http")
 
-    def _talk(self, connection: socket.socket, scheme: str, through: str | None = None) -> None:
-        """Hear one request. `through`: the proxy was asked for a tunnel to there."""
-        if connection.recv(1, socket.MSG_PEEK)[:1] == bytes([_HELLO]):
-            with self._context.wrap_socket(connection, server_side=True) as secured:
-                self._hear(secured, "https", through)
+    def _serve_request(self, connection: socket.socket, scheme: str, tunnel: str | None = None) -> None:
+        """Serve one request, with or without TLS. `tunnel` is the host of an earlier CONNECT request."""
+        if connection.recv(1, socket.MSG_PEEK)[:1] == bytes([_TLS_HANDSHAKE]):
+            with self._context.wrap_socket(connection, server_side=True) as tls_connection:
+                self._record(tls_connection, "https", tunnel)
         else:
-            self._hear(connection, scheme, through)
+            self._record(connection, scheme, tunnel)
 
-    def _hear(self, connection: socket.socket, scheme: str, through: str | None) -> None:
+    def _record(self, connection: socket.socket, scheme: str, tunnel: str | None) -> None:
         with connection.makefile("rb") as reader:
-            request, headers = _head(reader)
+            request, headers = _read_head(reader)
         if not request:
             return
         method, target, _ = request.split(" ", 2)
         if method == "CONNECT":
             connection.sendall(_CONNECTED)
-            self._talk(connection, scheme, target)
+            self._serve_request(connection, scheme, target)
             return
         if target.startswith("http://"):
             host, slash, path = target.removeprefix("http://").partition("/")
             target = slash + path
         else:
             host = headers.get("host", "")
-        asked = Asked(_origin(scheme, through or host), target, headers)
+        recorded = RecordedRequest(_origin(scheme, tunnel or host), target, headers)
         with self._lock:
-            self._asked.append(asked)
+            self._requests.append(recorded)
         connection.sendall(_NOT_FOUND)
 
 
-def _bound(stack: ExitStack) -> tuple[int, Sequence[socket.socket]]:
-    """A port that is free on every one of the addresses, and a listener on each."""
+def _bind(stack: ExitStack) -> tuple[int, Sequence[socket.socket]]:
+    """Return a port that is free on all addresses, and a listening socket on each of them."""
     for port in free_ports(50):
         with ExitStack() as attempt:
             try:
@@ -136,7 +151,7 @@ def _listener(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=family, backlog=128)
 
 
-def _head(reader: BufferedReader) -> tuple[str, dict[str, str]]:
+def _read_head(reader: BufferedReader) -> tuple[str, dict[str, str]]:
     request = reader.readline().decode("latin-1").strip()
     headers: dict[str, str] = {}
     while line := reader.readline().decode("latin-1").strip():
@@ -146,5 +161,5 @@ def _head(reader: BufferedReader) -> tuple[str, dict[str, str]]:
 
 
 def _origin(scheme: str, host: str) -> str:
-    usual = {"http": ":80", "https": ":443"}[scheme]
-    return f"{scheme}://{host.removesuffix(usual)}"
+    default_port = {"http": ":80", "https": ":443"}[scheme]
+    return f"{scheme}://{host.removesuffix(default_port)}"

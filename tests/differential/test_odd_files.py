@@ -1,5 +1,6 @@
-"""Odd files in the three formats: nothing ends in a traceback, all comes out again, and what is said of a YAML file is
-what the parsers of k3s and Talos read.
+"""Unusual files in the three formats that peili edits: no editor crashes, and `remove` restores every file.
+
+What peili reports about a YAML file is what the parsers of k3s and Talos read.
 """
 
 from __future__ import annotations
@@ -7,15 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.judge.corpus import CORPUS
-from tests.judge.editing import (
+from tests.differential.corpus import CORPUS
+from tests.differential.invariants import (
     MIRROR,
     VERSIONS,
-    faults_of_hosts,
-    faults_of_registries,
-    faults_of_talos,
+    check_hosts_toml,
+    check_registries_yaml,
+    check_talos,
 )
-from tests.judge.odd_yaml import K3S_READS, REGISTRIES, TALOS, TALOS_READS
+from tests.differential.yaml_corpus import K3S_READS, REGISTRIES, TALOS, TALOS_READS
 
 from peili.adapters.files.editor import CannotEdit
 from peili.adapters.k3s import RegistriesFile
@@ -30,19 +31,19 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_a_hosts_toml_is_changed_and_comes_back_or_is_left_alone(name: str, tmp_path: Path) -> None:
-    version = VERSIONS[list(HOSTS).index(name) % len(VERSIONS)]  # containerd's own verdict is in test_judged.py
-    assert [*faults_of_hosts(HOSTS[name], tmp_path, version)] == []
+def test_a_hosts_toml_is_restored_after_apply_or_stays_unchanged(name: str, tmp_path: Path) -> None:
+    version = VERSIONS[list(HOSTS).index(name) % len(VERSIONS)]  # test_against_containerd.py uses each real version
+    assert [*check_hosts_toml(HOSTS[name], tmp_path, version)] == []
 
 
 @pytest.mark.parametrize("content", REGISTRIES.values(), ids=REGISTRIES)
-def test_a_registries_yaml_is_changed_and_comes_back_or_is_left_alone(content: bytes, tmp_path: Path) -> None:
+def test_a_registries_yaml_is_restored_after_apply_or_stays_unchanged(content: bytes, tmp_path: Path) -> None:
     for registries in ((), ("docker.io",)):
-        assert [*faults_of_registries(content, tmp_path, registries)] == []
+        assert [*check_registries_yaml(content, tmp_path, registries)] == []
 
 
 @pytest.mark.parametrize("name", REGISTRIES)
-def test_what_is_shown_of_a_registries_yaml_is_what_k3s_reads(name: str, tmp_path: Path) -> None:
+def test_show_reports_what_k3s_reads_from_a_registries_yaml(name: str, tmp_path: Path) -> None:
     file = tmp_path / "registries.yaml"
     file.write_bytes(REGISTRIES[name])
     reads = K3S_READS[name]
@@ -50,18 +51,18 @@ def test_what_is_shown_of_a_registries_yaml_is_what_k3s_reads(name: str, tmp_pat
         shown = RegistriesFile(MIRROR, file=file).show(data_dir=tmp_path)
     except CannotEdit:
         return
-    assert reads is not None, "k3s can't read it, and peili says what it means"
+    assert reads is not None, "k3s can't read the file, but peili reports what it means"
     assert {each.registry: list(each.endpoints) for each in shown if each.endpoints or each.registry in reads} == reads
 
 
 @pytest.mark.parametrize("content", TALOS.values(), ids=TALOS)
-def test_a_patch_for_talos_says_what_it_should(content: bytes) -> None:
+def test_a_patch_for_talos_sets_the_mirrors_that_it_reports(content: bytes) -> None:
     for registries in ((), ("docker.io",), ("*",)):
-        assert [*faults_of_talos(content, registries)] == []
+        assert [*check_talos(content, registries)] == []
 
 
 @pytest.mark.parametrize("name", [name for name, reads in TALOS_READS.items() if reads is not None])
-def test_what_is_read_of_a_machine_configuration_is_what_talos_reads(name: str) -> None:
+def test_peili_reads_from_a_machine_configuration_what_talos_reads(name: str) -> None:
     try:
         config = parse_config(TALOS[name].decode())
     except (InvalidMachineConfig, UnicodeDecodeError):

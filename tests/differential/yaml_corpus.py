@@ -1,4 +1,4 @@
-"""Odd registries.yaml files and Talos documents, as people write them or as files get damaged."""
+"""Unusual registries.yaml files and Talos documents, as people write them or as files get damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def as_bytes(text: object) -> bytes:
-    """As it is in a file."""
+    """Return the content of a file. Text is encoded as UTF-8."""
     return text if isinstance(text, bytes) else str(text).encode()
 
 
@@ -173,7 +173,7 @@ TALOS: Mapping[str, bytes] = {
         "an alias to itself": "machine: &a\n  registries: *a\n",
     }.items()
 }  # fmt: skip
-# What k3s and Talos read, as their own parsers said (rancher/wharfie of 2025, Talos 1.12.0); None: they refuse it.
+# What the parsers of k3s and Talos read (rancher/wharfie of 2025, Talos 1.12.0). None: they refuse the file.
 
 K3S_READS: Mapping[str, Mapping[str, list[str]] | None] = {
     "plain": {"docker.io": ["https://a.example"]},

@@ -1,6 +1,6 @@
-"""Odd hosts folders, as people have them: what containerd makes of each is not said here, since containerd says it.
+"""Unusual hosts directories, as people may have them. They have no expected results, because containerd is the oracle.
 
-In names and contents ``%P%`` stands for the port at which the listeners of `tests.judge.asked` are.
+In names and contents, ``%P%`` stands for the port of the recording servers.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A hosts folder; the registry that is pulled from; the door and the registries that `hosts apply` is given.
+    """A hosts directory.
 
-    `marked`: something in it has peili's marks already, which `remove` takes away.
+    Attributes:
+        tree: Its files.
+        registry: The registry from which containerd pulls.
+        door: The URL of the local door for `hosts apply`.
+        apply: The registries for `hosts apply`; all if empty.
+        marked: Whether a file already contains a section with peili's comment lines, which `remove` removes.
     """
 
     tree: Tree
@@ -29,7 +34,7 @@ class Case:
     marked: bool = False
 
     def at(self, port: int) -> Case:
-        """The same with `port` in it."""
+        """Return the case with `port` in place of ``%P%``."""
 
         def put(text: str) -> str:
             return text.replace("%P%", str(port))
@@ -44,10 +49,10 @@ class Case:
 
 
 def _file(content: bytes | str, door: str = DOOR, **others: bytes) -> Case:
-    """A hosts.toml of `REGISTRY`, and what else is in its folder."""
+    """Return a case with the hosts.toml of `REGISTRY`, and with `others`, which are further files next to it."""
     data = content.encode() if isinstance(content, str) else content
-    beside = {f"{REGISTRY}/{name.replace('_', '.')}": each for name, each in others.items()}
-    return Case({f"{REGISTRY}/hosts.toml": data, **beside}, door=door)
+    other_files = {f"{REGISTRY}/{name.replace('_', '.')}": each for name, each in others.items()}
+    return Case({f"{REGISTRY}/hosts.toml": data, **other_files}, door=door)
 
 
 A = '[host."http://a.example"]\n  capabilities = ["pull", "resolve"]\n'
