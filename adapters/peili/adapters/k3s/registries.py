@@ -5,7 +5,8 @@ all registries without an entry, to ``endpoint`` and ``rewrite``. ``configs`` ho
 peili never changes.
 
 A changed text is parsed again. If it does not mean exactly what was intended, the change is refused. So is a text that
-k3s may read differently: k3s has a parser for YAML 1.1, and this process one for YAML 1.2. tests/differential compares them.
+k3s may read differently: k3s has a parser for YAML 1.1, and this process one for YAML 1.2. tests/differential compares
+them.
 """
 
 from __future__ import annotations
