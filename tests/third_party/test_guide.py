@@ -18,13 +18,13 @@ SHOWN = dict(re.findall(r"<!-- (\S+) -->\n```\w+\n(.*?)```\n", GUIDE, re.DOTALL)
 HARBOUR = ROOT / "tests" / "third_party" / "harbour"
 
 
-def test_it_shows_every_file_of_the_distribution_that_says_something() -> None:
+def test_the_guide_shows_every_file_of_the_distribution() -> None:
     files = {str(each.relative_to(ROOT)) for each in HARBOUR.rglob("*.*") if each.suffix in {".py", ".toml"}}
     assert set(SHOWN) == {each for each in files if not each.endswith("__init__.py")}
 
 
 @pytest.mark.parametrize("file", SHOWN)
-def test_it_shows_the_files_as_they_are(file: str) -> None:
+def test_the_guide_shows_the_files_as_they_are(file: str) -> None:
     assert SHOWN[file] == (ROOT / file).read_text()
 
 
@@ -33,7 +33,7 @@ def test_a_router_takes_about_thirty_lines() -> None:
     assert len([line for line in lines if line.strip()]) <= 30
 
 
-def test_the_configuration_that_it_shows_is_taken(site: Path, tmp_path: Path) -> None:
+def test_the_configuration_in_the_guide_is_valid(site: Path, tmp_path: Path) -> None:
     configuration = re.findall(r"## Chosen by name\n\n```toml\n(.*?)```", GUIDE, re.DOTALL)[0]
     file = tmp_path / "peili.toml"
     for wrong, code, output in (
@@ -52,7 +52,7 @@ def test_the_configuration_that_it_shows_is_taken(site: Path, tmp_path: Path) ->
         assert (done.returncode, (done.stdout + done.stderr).removeprefix(f"peili: {file}")) == (code, output)
 
 
-def test_plug_ins_are_registered_as_it_shows(site: Path, tmp_path: Path) -> None:
+def test_the_example_for_register_works(site: Path, tmp_path: Path) -> None:
     example = re.findall(r"## Without entry points\n.*?```python\n(.*?)```", GUIDE, re.DOTALL)[0]
     archive = pack_tar(make_layout(tmp_path / "layout", layers=[10]).path, tmp_path / "images.tar")
     program = (

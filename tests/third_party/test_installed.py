@@ -56,8 +56,8 @@ class Serving:
         connection = http.client.HTTPConnection(self.door(door), timeout=20)
         try:
             connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
@@ -90,24 +90,24 @@ def test_a_third_party_router_and_store_serve_and_find_content(
 ) -> None:
     here, ours = host
     there, theirs = neighbour
-    wait_for(lambda: here.ask("runtime", "/readyz")[0] == 200, "the third-party store and router are ready")
+    wait_for(lambda: here.ask("local", "/readyz")[0] == 200, "the third-party store and router are ready")
     assert "store archive, router members-file" in here.process.output()
 
-    status, manifest = here.ask("runtime", "/v2/ours/manifests/v1?ns=registry.example")
+    status, manifest = here.ask("local", "/v2/ours/manifests/v1?ns=registry.example")
     assert (status, f"sha256:{hashlib.sha256(manifest).hexdigest()}") == (200, ours.target.digest)
     status, layer = here.ask("peer", f"/v2/ours/blobs/{ours.layers[0].digest}?ns=registry.example")
     assert (status, layer) == (200, ours.blob_path(ours.layers[0].digest).read_bytes())
 
     blob = f"/v2/theirs/blobs/{theirs.layers[0].digest}?ns=registry.example"
-    assert here.ask("runtime", blob)[0] == 404
+    assert here.ask("local", blob)[0] == 404
     (tmp_path / "members").write_text(f"neighbour http://{there.door('peer')}\n")
-    wait_for(lambda: here.ask("runtime", blob)[0] == 200, "the neighbour is asked")
-    assert here.ask("runtime", blob) == (200, theirs.blob_path(theirs.layers[0].digest).read_bytes())
+    wait_for(lambda: here.ask("local", blob)[0] == 200, "the neighbour has the blob")
+    assert here.ask("local", blob) == (200, theirs.blob_path(theirs.layers[0].digest).read_bytes())
     (tmp_path / "members").write_text("")
-    wait_for(lambda: here.ask("runtime", blob)[0] == 404, "the neighbour is no longer asked")
+    wait_for(lambda: here.ask("local", blob)[0] == 404, "the neighbour is no longer asked")
 
 
-def test_they_are_listed_with_the_built_in_ones(site: Path) -> None:
+def test_third_party_plug_ins_are_listed_with_the_built_in_ones(site: Path) -> None:
     groups = json.loads(peili(site, "plugins", "--json").stdout)
     assert groups["routers"]["members-file"] == "peili_harbour.router:FileRouter"
     assert groups["stores"]["archive"] == "peili_harbour.store:ArchiveStore"
@@ -139,7 +139,7 @@ MEMORY = '[store]\nkind = "memory"\n'
         ),
     ],
 )
-def test_what_is_wrong_in_the_configuration_is_one_line(
+def test_the_error_for_a_wrong_configuration_is_one_line(
     site: Path, configuration: str, line: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "peili.toml"
@@ -148,7 +148,7 @@ def test_what_is_wrong_in_the_configuration_is_one_line(
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"peili: {file}: {line}\n")
 
 
-def test_they_keep_their_promises_as_their_own_tests_check(site: Path) -> None:
+def test_the_tests_of_the_distribution_pass(site: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, "-c", str(HARBOUR / "pyproject.toml"), str(HARBOUR / "tests")],
