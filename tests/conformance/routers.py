@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.routers.members import member, printed
+from tests.routers.talos_output import member, printed
 from typing_extensions import override
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 

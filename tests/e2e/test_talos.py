@@ -10,7 +10,7 @@ from tests.lab.containerd import NAMESPACE
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
-from tests.routers.members import member, printed
+from tests.routers.talos_output import member, printed
 
 
 @pytest.fixture(params=["file", "command"])

@@ -18,7 +18,7 @@ import ifaddr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.routers.neighbours import Neighbour, entered, holder_ids, neighbours, until
+from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, until
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import ConfigError, Digest, Peer, Plugins

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.routers.neighbours import entered, holders, until
+from tests.support.neighbours import entered, holders, until
 
 from peili.mirror import ConfigError, Digest, Have, Holder, Peer, Plugins, Reference, RouterUnavailable
 from peili.routers.memory import MemoryNetwork, MemoryRouter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.routers.neighbours import entered
+from tests.support.neighbours import entered
 
 from peili.mirror import ConfigError, Peer, Plugins
 from peili.routers.static import StaticRouter

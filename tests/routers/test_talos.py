@@ -17,8 +17,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from tests.lab.processes import wait_for
-from tests.routers.members import member, printed
-from tests.routers.neighbours import entered, peer_ids
+from tests.routers.talos_output import member, printed
+from tests.support.neighbours import entered, peer_ids
 from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins

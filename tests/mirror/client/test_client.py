@@ -22,7 +22,7 @@ from tests.mirror.relay.peers import (
     silent,
 )
 from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling, until
-from tests.routers.neighbours import black_hole_url
+from tests.support.neighbours import black_hole_url
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient, map_exceptions

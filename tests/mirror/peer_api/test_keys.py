@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.routers.neighbours import entered, holders, served
+from tests.support.neighbours import entered, holders, served
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Reference, Selection, StoreUnavailable

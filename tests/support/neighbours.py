@@ -1,4 +1,4 @@
-"""Real peers for the tests of routers: small Starlette apps behind uvicorn, and sockets that do not answer."""
+"""Real peers for tests of routers: small Starlette apps in uvicorn, and sockets that do not answer."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from peili.mirror.testing import context_for
 LOG = logging.getLogger("peili.test")
 IDENTITY = "this-host"
 PATIENT = Limits(lookup_timeout=20)
-"""By default nobody's answer comes too late, on however busy a machine."""
+"""The default limits of `entered`: no answer comes too late, even on a busy machine."""
 
 
 class Neighbour:
-    """A peer that answers as it is told to. `url` is known while it is served."""
+    """A peer whose answers a test controls. It has its `url` while it is served."""
 
     def __init__(self, identity: str | None, *keys: Key, status: int = 404) -> None:
         self.identity = identity
         self.keys = set(keys)
-        self.status = status  # for the keys that it does not have
-        self.extra: dict[str, str] = {}  # headers over and above, or instead of, the usual ones
+        self.status = status  # of the answer for a key that it does not have
+        self.extra: dict[str, str] = {}  # headers that are added or replaced
         self.asked: list[str] = []
-        self.probed = 0  # how often it was asked whether it lives
-        self.at_once = 0  # requests being answered now …
-        self.most_at_once = 0  # … and at the worst of times
-        self.open = asyncio.Event()  # nothing is answered while it is not set
+        self.probed = 0  # the number of probes
+        self.at_once = 0  # running requests
+        self.most_at_once = 0  # the maximum of `at_once`
+        self.open = asyncio.Event()  # while it is not set, requests wait
         self.open.set()
         self.url = ""
 
@@ -80,12 +80,12 @@ class Neighbour:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        yield  # they are pytest's
+        yield  # pytest handles signals
 
 
 @asynccontextmanager
 async def served(app: ASGIApp, address: str = "127.0.0.1", port: int = 0) -> AsyncGenerator[str, None]:
-    """`app` behind uvicorn; its base URL."""
+    """Serve `app` with uvicorn. Yields its base URL."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listener = socket.create_server((address, port), family=family)
     host = f"[{address}]" if ":" in address else address
@@ -102,39 +102,39 @@ async def served(app: ASGIApp, address: str = "127.0.0.1", port: int = 0) -> Asy
 
 
 @asynccontextmanager
-async def neighbours(*those: Neighbour) -> AsyncGenerator[list[Peer], None]:
-    """All of them served; as peers."""
+async def neighbours(*them: Neighbour) -> AsyncGenerator[list[Peer], None]:
+    """Serve all neighbours. Yields them as peers."""
     async with asyncio.TaskGroup() as tasks:
-        ends = asyncio.Event()
-        up = [asyncio.Event() for _ in those]
-        for each, started in zip(those, up, strict=True):
-            tasks.create_task(_serve_until(ends, started, each))
+        stop = asyncio.Event()
+        up = [asyncio.Event() for _ in them]
+        for each, started in zip(them, up, strict=True):
+            tasks.create_task(_serve_until(stop, started, each))
         for started in up:
             await started.wait()
         try:
-            yield [each.peer for each in those]
+            yield [each.peer for each in them]
         finally:
-            for each in those:
+            for each in them:
                 each.open.set()
-            ends.set()
+            stop.set()
 
 
-async def _serve_until(ends: asyncio.Event, started: asyncio.Event, neighbour: Neighbour) -> None:
+async def _serve_until(stop: asyncio.Event, started: asyncio.Event, neighbour: Neighbour) -> None:
     async with served(neighbour.app()) as neighbour.url:
         started.set()
-        await ends.wait()
+        await stop.wait()
 
 
 @contextmanager
 def silent_url() -> Generator[str]:
-    """The URL of something that takes connections and never says a word."""
+    """Yield the URL of a server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @contextmanager
 def black_hole_url() -> Generator[str]:
-    """The URL of something that does not even take connections: its queue is full, so the kernel drops them."""
+    """Yield the URL of a server that accepts no connection: its queue is full, so the kernel drops the packets."""
     with ExitStack() as sockets:
         listener = sockets.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(4):
@@ -146,7 +146,7 @@ def black_hole_url() -> Generator[str]:
 
 
 def refusing_url() -> str:
-    """A URL where nobody listens."""
+    """Return a URL where nothing listens."""
     return f"http://127.0.0.1:{free_port()}"
 
 
@@ -160,31 +160,31 @@ async def entered(
     selection: Selection | None = None,
     peer: Peer | None = None,
 ) -> AsyncGenerator[Context, None]:
-    """`router` running, as the mirror of the host `identity` would run it; `peer` is what its peer door makes it."""
-    about = context_for(
+    """Enter `router` like the mirror of the host `identity`. `peer` is this host, if it has a peer door."""
+    creating = context_for(
         router, identity=identity, store=store, selection=selection, limits=limits or PATIENT, peer=peer, log=LOG
     )
-    async with about as context, router.run(context):
+    async with creating as context, router.run(context):
         yield context
 
 
 async def holders(router: Router, key: Key) -> list[Holder]:
-    """All that a lookup finds."""
+    """Return all holders that a lookup finds."""
     return [holder async for holder in router.lookup(key)]
 
 
 async def holder_ids(router: Router, key: Key) -> list[str]:
-    """The ids of all that a lookup finds, sorted."""
+    """Return the ids of all holders that a lookup finds, sorted."""
     return sorted(holder.peer.id for holder in await holders(router, key))
 
 
 def peer_ids(router: MembershipRouter) -> list[str]:
-    """The ids of a router's peers, sorted."""
+    """Return the ids of a router's peers, sorted."""
     return sorted(peer.id for peer in router.peers())
 
 
 async def until(condition: Callable[[], object], *, within: float = 60) -> None:
-    """Wait for `condition` to hold, with a deadline."""
+    """Wait until `condition` is true. Raises TimeoutError after `within` seconds."""
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - conditions of all kinds, few of which have an event
+        while not condition():  # noqa: ASYNC110 - few conditions have an event
             await asyncio.sleep(0.005)
