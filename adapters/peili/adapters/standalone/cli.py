@@ -172,8 +172,8 @@ def doctor_command(
         from peili.adapters.standalone import doctor  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
         raise PeiliError(f"{error}: `peili doctor` needs what pip install 'peili[command]' brings") from error
-    patient = doctor.patient(_load(config, assignments), containerd_config)
-    return doctor.run(patient, sys.stdout.write, as_json=as_json)
+    target = doctor.doctor_target(_load(config, assignments), containerd_config)
+    return doctor.run(target, sys.stdout.write, as_json=as_json)
 
 
 @peili.group("hosts", no_args_is_help=False)

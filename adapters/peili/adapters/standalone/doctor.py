@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from peili.adapters.containerd.doctor.diagnosis import DoctorTarget, diagnose
 from peili.adapters.containerd.doctor.result import CheckResult, Level, summary
@@ -16,8 +15,8 @@ from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions
 
 
-def patient(config: Config, containerd_config: Path | None) -> DoctorTarget:
-    """What the doctor examines: the containerd and the mirror that `config` describes.
+def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarget:
+    """Return what the doctor examines: the containerd and the mirror that `config` describes.
 
     Args:
         config: the configuration of `peili serve`.
@@ -27,8 +26,10 @@ def patient(config: Config, containerd_config: Path | None) -> DoctorTarget:
         ConfigError: the store's options are wrong, or the local door has no fixed port.
     """
     kind = config.store.kind
-    build = config.store.build
-    options = build(_parse_options) if kind == "containerd" else ContainerdOptions.from_config({})
+    if kind == "containerd":
+        options = config.store.build(lambda _, options: ContainerdOptions.from_config(options))
+    else:
+        options = ContainerdOptions.from_config({})
     return DoctorTarget(
         mirror=mirror_url(config.local),
         address=options.socket,
@@ -44,28 +45,24 @@ def patient(config: Config, containerd_config: Path | None) -> DoctorTarget:
     )
 
 
-def _parse_options(_: str, options: Mapping[str, Any]) -> ContainerdOptions:
-    return ContainerdOptions.from_config(options)
-
-
-def run(subject: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
+def run(target: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
     """Write a diagnosis, as lines or as one JSON object.
 
     Returns:
-        The exit code: 1 if a finding failed, else 0.
+        The exit code: 1 if a check failed, else 0.
     """
-    return asyncio.run(_run(subject, write, as_json=as_json))
+    return asyncio.run(_run(target, write, as_json=as_json))
 
 
-async def _run(subject: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
-    findings: list[CheckResult] = []
-    async for finding in diagnose(subject):
-        findings.append(finding)
+async def _run(target: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
+    results: list[CheckResult] = []
+    async for result in diagnose(target):
+        results.append(result)
         if not as_json:
-            write(f"{finding}\n")
-    healthy = all(each.level is not Level.FAIL for each in findings)
+            write(f"{result}\n")
+    healthy = all(each.level is not Level.FAIL for each in results)
     if as_json:
-        write(json.dumps({"healthy": healthy, "findings": [each.json() for each in findings]}, indent=2) + "\n")
+        write(json.dumps({"healthy": healthy, "findings": [each.json() for each in results]}, indent=2) + "\n")
     else:
-        write(f"{summary(findings)}\n")
+        write(f"{summary(results)}\n")
     return 0 if healthy else 1

@@ -89,14 +89,18 @@ def run(
         capabilities=_capabilities(config),
         version=version,
     )
+    code = _run_action(action, files, dry_run=dry_run, as_json=as_json)
+    if action == "apply" and (warning := kubernetes_warning(version, _socket(config))):
+        _warn(warning)
+    return code
+
+
+def _run_action(action: str, files: HostsFiles, *, dry_run: bool, as_json: bool) -> int:
     if action == "show":
         return _show(files, as_json=as_json)
-    if action == "remove":
-        return _report(files.remove(dry_run=dry_run), "there is nothing of peili's", dry_run=dry_run)
-    code = _report(files.apply(dry_run=dry_run), "peili is in front already", dry_run=dry_run)
-    if why := kubernetes_warning(version, _socket(config)):
-        _warn(why)
-    return code
+    if action == "apply":
+        return _report(files.apply(dry_run=dry_run), "peili is in front already", dry_run=dry_run)
+    return _report(files.remove(dry_run=dry_run), "there is nothing of peili's", dry_run=dry_run)
 
 
 def mirror_url(local: Sequence[str]) -> str:
