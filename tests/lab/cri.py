@@ -8,7 +8,7 @@ from pathlib import Path
 from google.protobuf.wrappers_pb2 import BytesValue, StringValue
 from tests.lab.processes import DEADLINE, CommandFailed
 
-from peili.stores.containerd._grpc import aio
+from peili.stores.containerd.guarded_grpc import aio
 
 _OPTIONS = (
     ("grpc.default_authority", "localhost"),  # older grpcio sends the socket's path, which Go's servers refuse

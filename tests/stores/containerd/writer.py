@@ -12,8 +12,8 @@ from pathlib import Path
 from peili.mirror import Digest
 from peili.mirror.oci.media_types import OCI_MANIFEST
 from peili.mirror.testing import Arrival
-from peili.stores.containerd._grpc import aio
 from peili.stores.containerd.api import ContainerdApi
+from peili.stores.containerd.guarded_grpc import aio
 
 _STAT, _WRITE, _COMMIT = range(3)
 _GC_ROOT = {"containerd.io/gc.root": "yes"}  # garbage collection skips the blob

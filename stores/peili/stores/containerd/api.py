@@ -18,7 +18,7 @@ from urllib.parse import quote
 from google.protobuf.wrappers_pb2 import StringValue
 
 from peili.mirror import NotFound, PeiliError, StoreUnavailable
-from peili.stores.containerd._grpc import StatusCode, aio
+from peili.stores.containerd.guarded_grpc import StatusCode, aio
 from peili.stores.containerd.protos import api_pb2 as pb
 
 _Request = TypeVar("_Request")
