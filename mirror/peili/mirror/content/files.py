@@ -99,7 +99,7 @@ class FileContent(Content):
     async def readinto(self, offset: int, buffer: memoryview) -> int:
         if self._closed:
             raise ValueError("the content is closed")
-        wanted = min(len(buffer), self._size - offset)
+        wanted = min(len(buffer), self.available - offset)
         if wanted <= 0:
             return 0
         self._pending_reads += 1

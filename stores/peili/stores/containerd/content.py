@@ -171,6 +171,7 @@ class IngestContent(FileContent):
 
     def __init__(self, fd: int, blob: Path, total: int | None) -> None:
         super().__init__(fd)
+        self._ingest_fd = fd
         self.size = total
         self.complete = False
         self._blob = blob
@@ -186,24 +187,24 @@ class IngestContent(FileContent):
 
     @override
     def check_unchanged(self, read_count: int) -> None:
-        if not read_count or os.fstat(self._fd).st_size < self.available:
+        if not read_count or os.fstat(self._ingest_fd).st_size < self.available:
             raise Aborted("containerd discarded the ingest")
 
     def _refresh(self) -> None:
-        if self._closed:
+        if self.fileno() is None:
             raise ValueError("the content is closed")
         is_committed = self._is_committed()  # before the size is read: a committed file does not grow
-        status = os.fstat(self._fd)
+        status = os.fstat(self._ingest_fd)
         if status.st_size < self.available:
             raise Aborted("containerd discarded the ingest, and fetches the blob again")
         if not is_committed and not status.st_nlink:
             raise Aborted("containerd removed the ingest")
-        self.available = self._size = status.st_size
+        self.available = status.st_size
         if is_committed:
             self.size, self.complete = status.st_size, True
 
     def _is_committed(self) -> bool:
         try:
-            return os.path.samestat(self._blob.stat(), os.fstat(self._fd))
+            return os.path.samestat(self._blob.stat(), os.fstat(self._ingest_fd))
         except OSError:
             return False
