@@ -32,7 +32,7 @@ class Agent:
 
     async def run(self, local: socket.socket, peer: socket.socket) -> None:
         async with self.mirror, serve(self.mirror, local=local, peer=peer) as doors:
-            print("runtime door", *doors.local_addresses, "peer door", *doors.peer_addresses, flush=True)
+            print("local door", *doors.local_addresses, "peer door", *doors.peer_addresses, flush=True)
             await self.stopping.wait()  # an agent does its work here
 
 

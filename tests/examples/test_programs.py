@@ -43,7 +43,7 @@ async def client(url: str, verify: ssl.SSLContext | bool = True) -> AsyncGenerat
 
 
 async def test_an_agent_without_a_web_server(image: Image, empty: Path, tmp_path: Path) -> None:
-    doors = r"runtime door (\S+) peer door (\S+)"
+    doors = r"local door (\S+) peer door (\S+)"
     with running("asyncio_agent", tmp_path, "--layout", image.path) as other:
         url = f"http://{other.wait_for(doors)[2]}"
         with running("asyncio_agent", tmp_path, "--layout", empty, url) as agent:
