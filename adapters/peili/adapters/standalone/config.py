@@ -130,11 +130,11 @@ class Config:
         _check_names(sections)
         with _section("local", sections, "listen") as local:
             local_addresses = _addresses(local, "listen", "127.0.0.1:5050")
-        with _section("log", sections, *_names(LogOptions)) as log:
+        with _section("log", sections, *_field_names(LogOptions)) as log:
             log_options = LogOptions(log.choice("format", FORMATS, "text"), log.choice("level", LEVELS, "info"))
         with _section("watchdog", sections, "timeout") as watchdog:
             timeout = watchdog.number("timeout", 30.0, expected="a number of seconds, 0 for off")
-        with _section("limits", sections, *_names(Limits)):
+        with _section("limits", sections, *_field_names(Limits)):
             limits = Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
         return cls(
             local=local_addresses,
@@ -155,7 +155,7 @@ _STRINGS = ("kind", "advertise", "default_registry", "identity", "format", "leve
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
 
-def _names(options: type[Any]) -> tuple[str, ...]:
+def _field_names(options: type[Any]) -> tuple[str, ...]:
     return tuple(each.name for each in fields(options))
 
 
@@ -205,7 +205,7 @@ def _is_address(text: str) -> bool:
 
 def _load_peer(sections: Sections) -> PeerOptions:
     unsupported = ("shared_key_file", "tls")
-    with _section("peer", sections, *_names(PeerOptions), *unsupported) as section:
+    with _section("peer", sections, *_field_names(PeerOptions), *unsupported) as section:
         for key in unsupported:
             if key in section:
                 raise ConfigError(key, f"not supported yet; {PEER_DOOR_ADVICE}")
@@ -231,7 +231,7 @@ def _load_plugin(name: str, default: str, sections: Sections) -> PluginSection:
 
 
 def _load_mirror(sections: Sections) -> MirrorOptions:
-    with _section("mirror", sections, *_names(MirrorOptions)) as section:
+    with _section("mirror", sections, *_field_names(MirrorOptions)) as section:
         options = MirrorOptions(
             registries=section.texts("registries", (), empty=True),
             exclude=section.texts("exclude", (), empty=True),
@@ -251,7 +251,7 @@ def _load_mirror(sections: Sections) -> MirrorOptions:
 
 
 def _load_hosts(sections: Sections) -> HostsOptions:
-    with _section("hosts", sections, *_names(HostsOptions)) as section:
+    with _section("hosts", sections, *_field_names(HostsOptions)) as section:
         options = HostsOptions(
             apply=section.boolean("apply", False),
             config_path=section.texts("config_path", (), empty=True),
