@@ -1,4 +1,4 @@
-"""Configurations of containerd for the doctor's matrix: what may be written in which way, and the files of a choice."""
+"""Configurations of containerd for test_matrix.py: what can be written in which form, and the files for a choice."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ CRI = "io.containerd.grpc.v1.cri"
 IMAGES = "io.containerd.cri.v1.images"
 
 LAYOUTS = ("0 cri", "0 new", "2 old", "2 new", "3 old", "3 new", "4 new")
-"""Which version the files have, none for 0, and by which name they call the CRI plug-in."""
+"""The version of the files, 0 for none, and the name that they use for the CRI plug-in."""
 
 STRUCTURE: Mapping[str, Sequence[str]] = {
     "layout": LAYOUTS,
-    # Whether the settings are in a drop-in, or one of another kind stands beside them.
+    # Whether an imported file has the settings, or other content next to them.
     "drop-in": ("none", "settings", "relative", "beside", "over", "2", "3"),
     "folders": ("one", "two", "first missing", "colon"),
     "pull": ("default", "local", "downloads", "annotations", "sync_fs"),
     "runtimes": ("no", "yes"),
 }
-"""What may be written in which way, and still lead to peili. The first of each is what is usual."""
+"""What can be written in several forms that all lead to peili. The first form of each is the usual one."""
 
 USUAL = {
     **{name: values[0] for name, values in STRUCTURE.items()},
@@ -63,7 +63,7 @@ DEVIATIONS: Sequence[Mapping[str, str]] = (
     {"disabled": "cri"},
     {"disabled": "cri", "layout": "0 cri"},
 )
-"""What else may be in the way, each alone."""
+"""What else may keep containerd from using peili, one deviation at a time."""
 
 NAMESPACES = ("all", "k8s.io", "default")
 
@@ -71,8 +71,11 @@ _UNRELATED = '[plugins."io.containerd.gc.v1.scheduler"]\npause_threshold = 0.03\
 
 
 def files(choice: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The files of a choice, by their names beside config.toml, which is one of them if there are any. `folder` is
-    where the good hosts.toml is.
+    """Return the files for a choice, by their paths relative to the directory of config.toml.
+
+    Args:
+        choice: one value for each key of `STRUCTURE`, and possibly a deviation.
+        folder: the directory with the right hosts.toml.
     """
     number, _, name = choice["layout"].partition(" ")
     if number == "no":

@@ -1,5 +1,7 @@
-"""A machine for the doctor: a containerd with whatever configuration, in a mount namespace that has an /etc of its own,
-so that what containerd does by default can be tried. The truth is told by pulls through Kubernetes' CRI API."""
+"""A containerd with any configuration, in a mount namespace with its own /etc.
+
+This allows tests of what containerd does by default. Pulls through Kubernetes' CRI API show what it really does.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from tests.containerd_releases import Release
 from tests.lab import cri
 from tests.lab.processes import ENVIRONMENT, CommandFailed, Process, run, wait_for
 
-# /opt and /run are where containerd and its NRI plug-in would leave things of theirs.
+# containerd and its NRI plug-in would leave files in /opt and /run.
 _ENTER = """\
 mount --make-rprivate / && mount --bind "$0/etc" /etc && mount --bind "$0/opt" /opt && mount --bind "$0/run" /run \
 && exec "$@"
@@ -28,15 +30,21 @@ PULLED = "pulled"
 
 @cache
 def mounts_work() -> bool:
-    """Whether this process may make mount namespaces."""
+    """Whether this process may create mount namespaces."""
     command = ["unshare", "--mount", "mount", "--make-rprivate", "/"]
     return os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 class Machine:
-    """One with the containerd `release`, kept below `directory`, which has to be short, and ended with it.
+    """A machine with one release of containerd; a context manager that stops containerd at the end.
 
-    Its /etc is `etc`; with nothing but files in it, and with folders only for containerd and Docker.
+    Args:
+        release: the release.
+        directory: where the machine keeps its files; its path must be short. The end removes it.
+
+    Attributes:
+        etc: the machine's /etc. It has the host's files, and directories only for containerd and Docker.
+        socket: containerd's socket.
     """
 
     def __init__(self, release: Release, directory: Path) -> None:
@@ -63,37 +71,37 @@ class Machine:
 
     @property
     def log(self) -> str:
-        """What containerd has logged."""
+        """The log of containerd."""
         return (self._directory / "log").read_text(errors="replace")
 
-    def complaints(self) -> str:
-        """The lines of the log that are more than information."""
+    def warnings(self) -> str:
+        """Return the lines of the log above the level of information."""
         return "\n".join(line for line in self.log.splitlines() if "level=info" not in line)
 
     def start(self, *arguments: str) -> None:
-        """Start containerd with these flags. Raises CommandFailed where it does not start."""
-        nodes = ["--root", f"{self._directory}/root", "--state", f"{self._directory}/state"]
+        """Start containerd with these flags. Raises CommandFailed if it does not start."""
+        directories = ["--root", f"{self._directory}/root", "--state", f"{self._directory}/state"]
         command = ["unshare", "--mount", "sh", "-c", _ENTER, str(self._directory)]
-        command += [self._release.program("containerd"), *nodes, "--address", str(self.socket), *arguments]
+        command += [self._release.program("containerd"), *directories, "--address", str(self.socket), *arguments]
         self._process = Process(command, self._directory / "log")
         wait_for(self._booted, "containerd has started", pause=0.005)
 
     def pull(self, name: str) -> str:
-        """Pull by the CRI API: `PULLED`, or why not."""
+        """Pull through the CRI API. Return `PULLED`, or the error."""
         return wait_for(partial(self._pulled, name), "the CRI plug-in has started") or ""
 
     def run(self, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
-        """`command` as it runs on this machine."""
+        """Run `command` in the machine's mount namespace."""
         assert self._process is not None
         inside = ["nsenter", "--target", str(self._process.pid), "--mount", *command]
         return subprocess.run(inside, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
 
     def digests(self) -> set[str]:
-        """All that is in the content store for Kubernetes, whole."""
+        """Return the digests of all complete content that Kubernetes sees."""
         return set(self._ctr("content", "ls", "-q").split())
 
     def collect_garbage(self) -> None:
-        """Have containerd drop what nothing refers to; returns when it has."""
+        """Make containerd drop content that nothing refers to, and wait until it has."""
         self._ctr("leases", "delete", "--sync", self._ctr("leases", "create").strip())
 
     def _ctr(self, *arguments: str) -> str:

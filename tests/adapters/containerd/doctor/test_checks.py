@@ -42,30 +42,30 @@ IMAGES = 'plugins."io.containerd.cri.v1.images"'
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
 ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n'
 PROXY = '[proxy_plugins.lazy]\ntype = "snapshot"\naddress = "/run/containerd-stargz-grpc/c.sock"\n'
-NOTHING = set[tuple[str, str]]()
+NO_PROBLEMS = set[tuple[str, str]]()
 TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n'
 
 
-def judged(configuration: Configuration, version: ContainerdVersion) -> list[CheckResult]:
+def check(configuration: Configuration, version: ContainerdVersion) -> list[CheckResult]:
     return list(check_configuration(configuration, registry_settings(configuration, version)))
 
 
-def wrong(findings: list[CheckResult]) -> set[tuple[str, str]]:
+def problems(findings: list[CheckResult]) -> set[tuple[str, str]]:
     return {(each.level.value, each.about) for each in findings if each.level is not Level.OK}
 
 
 @pytest.mark.parametrize(
     ("text", "version", "expected"),
     [
-        (f"version = 3\n{ONE}", (2, 0), NOTHING),
-        (f"version = 3\n{ONE}", (2, 2), NOTHING),
+        (f"version = 3\n{ONE}", (2, 0), NO_PROBLEMS),
+        (f"version = 3\n{ONE}", (2, 2), NO_PROBLEMS),
         ("version = 3\n", (2, 1), {("fail", "config_path")}),
-        (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), NOTHING),
+        (f'version = 2\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), NO_PROBLEMS),
         (f'version = 3\n[{CRI}.registry]\nconfig_path = "DIR"\n', (2, 1), {("fail", "config_path")}),
-        # Several folders: the CRI plug-in knows how, the transfer service does not.
-        (f"version = 3\n{TWO}", (2, 0), NOTHING),
+        # Several directories: the CRI plug-in supports them, the transfer service does not.
+        (f"version = 3\n{TWO}", (2, 0), NO_PROBLEMS),
         (f"version = 3\n{TWO}", (2, 1), {("fail", "transfer service")}),
-        (f"version = 3\n{TWO}[{IMAGES}]\nuse_local_image_pull = true\n", (2, 1), NOTHING),
+        (f"version = 3\n{TWO}[{IMAGES}]\nuse_local_image_pull = true\n", (2, 1), NO_PROBLEMS),
         (
             f"version = 3\n{ONE}[{IMAGES}]\ndiscard_unpacked_layers = true\n",
             (2, 2),
@@ -79,12 +79,12 @@ def wrong(findings: list[CheckResult]) -> set[tuple[str, str]]:
         (
             f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".tls]\nca_file = "/ca"\n',
             (2, 0),
-            NOTHING,  # 2.x knows no such setting any more
+            NO_PROBLEMS,  # 2.x has no such setting any more
         ),
-        (f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".auth]\nusername = "me"\n', (2, 0), NOTHING),
+        (f'version = 3\n{ONE}[{IMAGES}.registry.configs."docker.io".auth]\nusername = "me"\n', (2, 0), NO_PROBLEMS),
         (f'version = 3\nimports = ["gone/*.toml"]\n{ONE}', (2, 0), {("warn", "imports")}),
-        (f'version = 4\nimports = ["/etc/containerd/conf.d/*.toml"]\n{ONE}', (2, 4), NOTHING),
-        (f'version = 3\n[{IMAGES}]\nsnapshotter = "native"\n{ONE}', (2, 1), NOTHING),
+        (f'version = 4\nimports = ["/etc/containerd/conf.d/*.toml"]\n{ONE}', (2, 4), NO_PROBLEMS),
+        (f'version = 3\n[{IMAGES}]\nsnapshotter = "native"\n{ONE}', (2, 1), NO_PROBLEMS),
         (f'version = 3\n[{IMAGES}]\nsnapshotter = "nydus"\n{ONE}', (2, 1), {("fail", "snapshotter")}),
         (f'version = 3\n[{IMAGES}]\nsnapshotter = "lazy"\n{ONE}{PROXY}', (2, 1), {("fail", "snapshotter")}),
         (f'version = 3\n[{IMAGES}]\nsnapshotter = "own"\n{ONE}', (2, 1), {("warn", "snapshotter")}),
@@ -100,55 +100,52 @@ async def test_configurations_of_2_x(
     text: str, version: tuple[int, int], expected: set[tuple[str, str]], tmp_path: Path
 ) -> None:
     file = tmp_path / "config.toml"
-    # A table may stand once: what belongs to the plug-in itself goes above its other tables.
     file.write_text(text.replace("DIR", str(tmp_path)))
-    found = judged(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
-    assert wrong(found) == expected
+    found = check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+    assert problems(found) == expected
     assert all(bool(each.fix) is (each.level is not Level.OK) for each in found)
 
 
-async def test_the_default_of_2_2_is_a_configuration_that_asks_no_mirror() -> None:
-    """Two folders, in the hands of the transfer service (containerd issue 12636)."""
+async def test_the_default_configuration_of_2_2_uses_no_mirror() -> None:
+    """The transfer service takes its two directories for one (containerd issue 12636)."""
     version = ContainerdVersion(2, 2)
-    found = judged(Configuration(), version)
-    assert ("fail", "transfer service") in wrong(found)
-    mend = next(each.fix for each in found if each.level is Level.FAIL and each.about == "transfer service")
-    assert mend.startswith('set config_path = "/etc/containerd/certs.d" in ')
+    found = check(Configuration(), version)
+    assert ("fail", "transfer service") in problems(found)
+    fix = next(each.fix for each in found if each.level is Level.FAIL and each.about == "transfer service")
+    assert fix.startswith('set config_path = "/etc/containerd/certs.d" in ')
 
 
-async def test_an_import_that_hides_the_setting_is_named_with_both_files(tmp_path: Path) -> None:
+async def test_an_import_that_replaces_the_setting_is_reported_with_both_files(tmp_path: Path) -> None:
     (tmp_path / "more.toml").write_text(f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n")
     file = tmp_path / "config.toml"
     file.write_text(f'imports = ["more.toml"]\nversion = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
-    found = judged(read_configuration(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
-    assert wrong(found) == {("fail", "config_path"), ("warn", "imports")}
+    found = check(read_configuration(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
+    assert problems(found) == {("fail", "config_path"), ("warn", "imports")}
     what = next(each.what for each in found if each.about == "imports")
     assert str(tmp_path / "more.toml") in what
     assert f"in {file}" in what
 
 
-FINE, LOOK, BAD = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
+OK, WARN, FAIL = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
 
 
 @pytest.mark.parametrize(
     ("findings", "line"),
     [
-        ([FINE, FINE], "all is well: containerd uses the mirror"),
-        ([FINE, LOOK], "nothing failed; 1 warning"),
-        ([LOOK, FINE, LOOK], "nothing failed; 2 warnings"),
-        ([FINE, BAD], "1 failed, 0 warnings: fix what failed, starting with the first"),
-        ([BAD, LOOK, BAD], "2 failed, 1 warning: fix what failed, starting with the first"),
+        ([OK, OK], "all is well: containerd uses the mirror"),
+        ([OK, WARN], "nothing failed; 1 warning"),
+        ([WARN, OK, WARN], "nothing failed; 2 warnings"),
+        ([OK, FAIL], "1 failed, 0 warnings: fix what failed, starting with the first"),
+        ([FAIL, WARN, FAIL], "2 failed, 1 warning: fix what failed, starting with the first"),
     ],
 )
-async def test_the_verdict_says_no_more_than_what_was_found(findings: list[CheckResult], line: str) -> None:
+async def test_the_summary(findings: list[CheckResult], line: str) -> None:
     assert summary(findings) == line
 
 
 @pytest.mark.parametrize("product", ["k3s", "rke2"])
-async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generated_from(
-    product: str, tmp_path: Path
-) -> None:
-    """k3s would undo what is written there when it next starts."""
+async def test_for_a_directory_that_k3s_generates_the_fix_names_the_k3s_format(product: str, tmp_path: Path) -> None:
+    """k3s would undo any other change at its next start."""
     folder = tmp_path / product / "agent/etc/containerd/certs.d"
     file = folder.parent / "config.toml"
     file.parent.mkdir(parents=True)
@@ -157,7 +154,7 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
         file.write_text(f"version = 3\n{settings}")
         missing += [
             each
-            for each in judged(read_configuration(file, ContainerdVersion(2, 0)), ContainerdVersion(2, 0))
+            for each in check(read_configuration(file, ContainerdVersion(2, 0)), ContainerdVersion(2, 0))
             if each.level is Level.FAIL
         ]
     folder.mkdir()
@@ -171,29 +168,29 @@ async def test_where_k3s_generates_the_folder_the_mend_is_in_what_it_is_generate
             other_directories=[folder],
         )
     )
-    mend = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
+    fix = "run: peili hosts apply --format k3s, then restart k3s or RKE2"
     assert [(each.what, each.fix) for each in (*missing, *nobody)] == [
-        ("not set, so containerd reads no hosts.toml and uses no mirror", mend),
-        (f"the directory {folder} does not exist", mend),
-        (f"none in {folder} leads to {MIRROR}", mend),
+        ("not set, so containerd reads no hosts.toml and uses no mirror", fix),
+        (f"the directory {folder} does not exist", fix),
+        (f"none in {folder} leads to {MIRROR}", fix),
     ]
 
 
-async def test_a_registry_that_the_mirror_is_for_and_that_no_hosts_toml_is_for(tmp_path: Path) -> None:
+async def test_a_registry_of_the_mirror_without_a_hosts_toml(tmp_path: Path) -> None:
     HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
     found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
     wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
-    judged = list(
+    results = list(
         check_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=wanted, other_directories=())
     )
-    assert [(each.level, each.what) for each in judged] == [
+    assert [(each.level, each.what) for each in results] == [
         (Level.OK, f"containerd uses {MIRROR} for docker.io"),
         (Level.FAIL, f"there is none for ghcr.io in {tmp_path}, so containerd does not use {MIRROR} for it"),
     ]
 
 
-async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path: Path) -> None:
-    """test_doctor.py has a containerd that does not."""
+async def test_containerd_1_x_cannot_read_a_mirror_at_an_ipv6_address(tmp_path: Path) -> None:
+    """test_diagnosis.py has the same with a real containerd."""
     mirror = "http://[::1]:5050"
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host."{mirror}"]\ncapabilities = ["pull"]\n')
@@ -214,7 +211,7 @@ async def test_containerd_1_x_can_not_read_a_mirror_at_an_ipv6_address(tmp_path:
     assert levels == {ContainerdVersion(1, 7): [Level.FAIL], ContainerdVersion(2, 0): [Level.OK]}
 
 
-async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
+async def test_the_mirror_is_recognised_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
     found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
@@ -223,7 +220,7 @@ async def test_a_mirror_is_known_by_its_url_as_k3s_writes_it(tmp_path: Path) -> 
     )
     assert (finding.level, finding.what) == (Level.OK, f"containerd uses {MIRROR} for every other registry")
     assert [each.is_first for each in found] == [True]
-    proof = await asked(found, 200, **{"Docker-Content-Digest": DIGEST})
+    proof = await request(found, 200, **{"Docker-Content-Digest": DIGEST})
     assert proof.what == f"{MIRROR} answers correctly for docker.io/library/demo:v1 ({DIGEST})"
 
 
@@ -254,8 +251,8 @@ def hosts(tmp_path: Path) -> list[RegistryStatus]:
     return files.show()
 
 
-async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) -> CheckResult:
-    """What is made of a mirror that answers so."""
+async def request(found: Sequence[RegistryStatus], status: int, **headers: str) -> CheckResult:
+    """Return the result for a mirror that answers with this status and these headers."""
 
     async def answer(request: Request) -> Response:
         assert request.url.path == f"/v2/library/demo/manifests/{DIGEST}"
@@ -267,12 +264,12 @@ async def asked(found: Sequence[RegistryStatus], status: int, **headers: str) ->
         return await check_request(http, MIRROR, found, HERE)
 
 
-async def test_the_request_is_containerd_s_and_only_the_right_digest_will_do(hosts: Sequence[RegistryStatus]) -> None:
+async def test_the_request_is_like_containerds_and_the_digest_must_be_right(hosts: Sequence[RegistryStatus]) -> None:
     header = "Docker-Content-Digest"
-    assert (await asked(hosts, 200, **{header: DIGEST})).level is Level.OK
-    assert "answers with digest sha256:0 for" in (await asked(hosts, 200, **{header: "sha256:0"})).what
-    assert "answers with digest None" in (await asked(hosts, 200)).what
-    assert "answers 503" in (await asked(hosts, 503)).what
+    assert (await request(hosts, 200, **{header: DIGEST})).level is Level.OK
+    assert "answers with digest sha256:0 for" in (await request(hosts, 200, **{header: "sha256:0"})).what
+    assert "answers with digest None" in (await request(hosts, 200)).what
+    assert "answers 503" in (await request(hosts, 503)).what
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -287,7 +284,7 @@ async def hung() -> AsyncGenerator[str]:
         yield "http://{}:{}".format(*server.sockets[0].getsockname())
 
 
-async def test_a_hung_peili_is_told_from_one_that_is_not_there(hung: str) -> None:
+async def test_a_hung_peili_is_distinguished_from_a_missing_one(hung: str) -> None:
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
         status, finding = await check_local_door(http, hung)
     assert status is None
@@ -295,10 +292,10 @@ async def test_a_hung_peili_is_told_from_one_that_is_not_there(hung: str) -> Non
     assert "accepts connections, but does not answer" in finding.what
 
 
-@pytest.mark.parametrize("told", [[], {"name": "x"}, None])
-async def test_what_is_no_status_is_no_peili(told: object) -> None:
+@pytest.mark.parametrize("document", [[], {"name": "x"}, None])
+async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
     async def answer(request: Request) -> Response:
-        return JSONResponse(told)
+        return JSONResponse(document)
 
     app = Starlette(routes=[Route("/status", answer)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
@@ -311,7 +308,7 @@ async def test_parts_that_are_not_ready_are_named() -> None:
     assert (finding.level, finding.what) == (Level.FAIL, "not ready: store")
 
 
-async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung: str) -> None:
+async def test_a_peer_door_of_another_server_and_a_missing_one(hung: str) -> None:
     async def answer(request: Request) -> Response:
         return Response(headers={"Peili-Id": "another"})
 
@@ -326,12 +323,12 @@ async def test_a_peer_door_that_somebody_else_has_and_one_that_is_not_there(hung
         assert found[0].level is Level.WARN
 
 
-async def test_a_peer_door_is_believed_whom_the_system_s_authorities_vouch_for(
+async def test_a_peer_door_is_trusted_by_the_systems_certificate_authorities(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As peers do. By whom httpx has in its own bundle, such a door would only be seen to take connections."""
+    """Peers do the same. With the authorities of httpx, the doctor could only see that the door accepts connections."""
     node = make_certificate(tmp_path)
-    monkeypatch.setenv("SSL_CERT_FILE", str(node.ca))  # the system's, as OpenSSL is told where they are
+    monkeypatch.setenv("SSL_CERT_FILE", str(node.ca))  # where OpenSSL finds the system's authorities
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(node.cert, node.key)
     mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("https://127.0.0.1:1",)))
@@ -345,6 +342,6 @@ async def test_a_peer_door_is_believed_whom_the_system_s_authorities_vouch_for(
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3, "3 seconds"), (300, "5 minutes"), (9000, "2 hours"), (9e5, "10 days")]
 )
-async def test_the_time_since_containerd_asked_is_told_in_words(seconds: float, words: str) -> None:
+async def test_the_time_since_the_last_request_is_written_in_words(seconds: float, words: str) -> None:
     status = MirrorStatus("me", runtime={"containerd": {"requests": 4, "last": 1e9 - seconds}})
     assert check_containerd_requests(status, 1e9).what == f"containerd has sent 4 requests, the last {words} ago"

@@ -1,4 +1,4 @@
-"""containerd's configuration as it is in force: the judge is containerd itself, each release of it."""
+"""peili reads containerd's configuration like each release of containerd itself."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ needs_containerd = pytest.mark.skipif(
 PLAIN = f'version = 2\n[{CRI}.registry]\nconfig_path = "/a:/b"\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n'
 CASES: dict[str, dict[str, str]] = {
     "plain": {"c.toml": PLAIN},
-    "nothing": {"c.toml": "version = 2\n"},
-    "the first version": {"c.toml": '[plugins.cri.registry]\nconfig_path = "/a"\n'},
+    "no settings": {"c.toml": "version = 2\n"},
+    "version 1": {"c.toml": '[plugins.cri.registry]\nconfig_path = "/a"\n'},
     "an import adds a plug-in": {
         "c.toml": 'imports = ["cri.toml"]\nversion = 2\n',
         "cri.toml": PLAIN,
@@ -72,11 +72,11 @@ CASES: dict[str, dict[str, str]] = {
         "d/a.toml": 'imports = ["b.toml", "../c.toml"]\nversion = 2\n',
         "d/b.toml": PLAIN,
     },
-    "a relative pattern leads nowhere": {
+    "a relative pattern": {
         "c.toml": 'imports = ["d/*.toml"]\nversion = 2\n',
         "d/a.toml": PLAIN,
     },
-    "mirrors of old": {
+    "mirrors in the old form": {
         "c.toml": f'version = 2\n[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n',
     },
     "a version that is too new, between others": {
@@ -84,16 +84,16 @@ CASES: dict[str, dict[str, str]] = {
         "none.toml": 'imports = ["2.toml"]\n',
         "2.toml": "version = 2\n",
     },
-    "a plug-in switched off by the first version's name": {"c.toml": 'version = 2\ndisabled_plugins = ["cri"]\n'},
-    "what is for 2.x is not read": {
+    "a plug-in switched off by its name of version 1": {"c.toml": 'version = 2\ndisabled_plugins = ["cri"]\n'},
+    "settings for 2.x are ignored": {
         "c.toml": f'version = 2\n[{IMAGES}.registry]\nconfig_path = "/a"\n',
     },
 }
 
 
 @dataclass(frozen=True)
-class Said:
-    """What is in force, by whoever says so."""
+class InForce:
+    """The settings in force, according to peili or to containerd."""
 
     config_path: str
     discard: bool
@@ -103,32 +103,32 @@ class Said:
 
 @pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 @pytest.mark.parametrize("files", CASES.values(), ids=CASES.keys())
-def test_it_is_understood_as_containerd_does(files: dict[str, str], name: str, tmp_path: Path) -> None:
+def test_peili_and_containerd_agree(files: dict[str, str], name: str, tmp_path: Path) -> None:
     file = write(tmp_path, {each: text.replace("DIR", str(tmp_path)) for each, text in files.items()})
-    assert said(file, name) == as_dumped(file, name)
+    assert by_peili(file, name) == by_containerd(file, name)
 
 
 @cache
 def version_of(name: str) -> ContainerdVersion:
-    """The version of the release called `name`."""
+    """Return the version of the release `name`."""
     return ContainerdVersion.parse(run([release(name).program("containerd"), "--version"]).decode().split()[2])
 
 
-def said(file: Path, name: str) -> Said | None:
-    """What we say of it; None: containerd does not start with it."""
+def by_peili(file: Path, name: str) -> InForce | None:
+    """Return the settings that peili reads; None if containerd would not start with the file."""
     version = version_of(name)
     try:
         ours = settings_in_force(file, version)
     except InvalidConfiguration:
         return None
-    # From 2.3 on the default is put in when containerd starts, which dumping does not.
+    # Since 2.3, containerd sets the default when it starts, but not for a dump.
     path = "" if (version.major, version.minor) >= (2, 3) and ours.is_default else ours.config_path
     local = version.major >= 2 and (version.minor == 0 or not ours.uses_transfer_service)
-    return Said(path, ours.discards_layers, ours.has_mirrors, local)
+    return InForce(path, ours.discards_layers, ours.has_mirrors, local)
 
 
-def as_dumped(file: Path, name: str) -> Said | None:
-    """What ``containerd config dump`` says of it; None: it refuses to."""
+def by_containerd(file: Path, name: str) -> InForce | None:
+    """Return the settings that ``containerd config dump`` prints; None if it refuses the file."""
     command = [release(name).program("containerd"), "--config", str(file), "config", "dump"]
     try:
         plugins = tomllib.loads(run(command).decode())["plugins"]
@@ -137,7 +137,7 @@ def as_dumped(file: Path, name: str) -> Said | None:
     if version_of(name).major < 2:
         cri = plugins[CRI_2]
         registry, discard = cri["registry"], cri["containerd"]["discard_unpacked_layers"]
-        return Said(registry["config_path"], discard, bool(registry["mirrors"]), local=False)
+        return InForce(registry["config_path"], discard, bool(registry["mirrors"]), local=False)
     images = plugins[IMAGES_3]
     local = (
         images["use_local_image_pull"]
@@ -146,7 +146,7 @@ def as_dumped(file: Path, name: str) -> Said | None:
         or bool(images["registry"].get("mirrors"))
     )
     registry, discard = images["registry"], images["discard_unpacked_layers"]
-    return Said(registry["config_path"], discard, bool(registry.get("mirrors")), local)
+    return InForce(registry["config_path"], discard, bool(registry.get("mirrors")), local)
 
 
 NAMES_OF_CRI = ("cri", CRI_2, IMAGES_3)
@@ -154,7 +154,7 @@ NAMES_OF_CRI = ("cri", CRI_2, IMAGES_3)
 
 @st.composite
 def files_of_any_version(draw: st.DrawFn) -> str:
-    """A file of some version, with some of the CRI plug-in's tables, perhaps none, by one of its names."""
+    """Draw a file of some version with some of the CRI plug-in's tables under one of its names."""
     version = draw(st.sampled_from([0, 1, 2, 2, 2, 3, 3, 4]))
     plugin = draw(st.sampled_from(NAMES_OF_CRI))
     header, below = f'plugins."{plugin}"', "" if plugin == IMAGES_3 else ".containerd"
@@ -174,7 +174,7 @@ def files_of_any_version(draw: st.DrawFn) -> str:
 @pytest.mark.parametrize("name", each_release(*RELEASE_NAMES))
 @settings(max_examples=25, deadline=None)
 @given(texts=st.lists(files_of_any_version(), min_size=1, max_size=3))
-def test_any_chain_of_files_is_understood_as_containerd_does(
+def test_peili_and_containerd_agree_on_any_chain_of_files(
     name: str, texts: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("chain")
@@ -183,7 +183,7 @@ def test_any_chain_of_files_is_understood_as_containerd_does(
         imports = f"imports = {json.dumps(names[number + 1 : number + 2])}\n"
         (directory / names[number]).write_text(f"{imports}{text}\n")
     file = directory / names[0]
-    assert said(file, name) == as_dumped(file, name)
+    assert by_peili(file, name) == by_containerd(file, name)
 
 
 @needs_containerd
@@ -195,9 +195,7 @@ def test_any_chain_of_files_is_understood_as_containerd_does(
         ('imports = ["DIR"]\nversion = 2\n', "cannot be read: is a directory"),
     ],
 )
-def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
-    text: str, reason: str, tmp_path: Path
-) -> None:
+def test_an_invalid_file_is_an_error_as_it_is_for_containerd(text: str, reason: str, tmp_path: Path) -> None:
     file = write(tmp_path, {"c.toml": text.replace("DIR", str(tmp_path))})
     with pytest.raises(InvalidConfiguration) as error:
         read_configuration(file, V16)
@@ -207,7 +205,7 @@ def test_what_cannot_be_read_is_said_where_containerd_would_not_start_either(
         run(["containerd", "--config", str(file), "config", "dump"])
 
 
-def test_1_x_hides_what_an_import_replaces_and_2_x_merges_it(tmp_path: Path) -> None:
+def test_imported_tables_replace_those_of_1_x_and_are_merged_in_2_x(tmp_path: Path) -> None:
     file = write(tmp_path, CASES["an import replaces the plug-in's whole table"])
     assert read_configuration(file, V16).replaced == ((CRI_2, file, tmp_path / "more.toml"),)
     assert settings_in_force(file, V16).directories == ()
@@ -215,14 +213,14 @@ def test_1_x_hides_what_an_import_replaces_and_2_x_merges_it(tmp_path: Path) -> 
     assert settings_in_force(file, V20).directories == ("/a", "/b")
 
 
-def test_a_relative_pattern_is_looked_for_where_1_x_was_started_and_beside_the_file_by_2_x(tmp_path: Path) -> None:
-    file = write(tmp_path, CASES["a relative pattern leads nowhere"])
+def test_a_relative_pattern_is_relative_to_the_working_directory_in_1_x_and_to_the_file_in_2_x(tmp_path: Path) -> None:
+    file = write(tmp_path, CASES["a relative pattern"])
     assert read_configuration(file, V16).unmatched_imports == ("d/*.toml",)
     assert read_configuration(file, V16, tmp_path).files == (file, tmp_path / "d/a.toml")
     assert read_configuration(file, V20).files == (file, tmp_path / "d/a.toml")
 
 
-def in_2(text: str, version: ContainerdVersion, tmp_path: Path) -> RegistrySettings:
+def settings_2(text: str, version: ContainerdVersion, tmp_path: Path) -> RegistrySettings:
     return settings_in_force(write(tmp_path, {"c.toml": text}), version)
 
 
@@ -250,7 +248,7 @@ BOTH = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
     ],
 )
 def test_config_path_in_2_x(text: str, version: ContainerdVersion, folders: tuple[str, ...], tmp_path: Path) -> None:
-    assert in_2(text, version, tmp_path).directories == folders
+    assert settings_2(text, version, tmp_path).directories == folders
 
 
 RUNTIMES = f'[{CRI}.containerd.runtimes.runc]\nruntime_type = "io.containerd.runc.v2"\n'
@@ -260,14 +258,16 @@ RUNTIMES = f'[{CRI}.containerd.runtimes.runc]\nruntime_type = "io.containerd.run
     ("header", "more"), [(f"version = 3\n[{IMAGES}]", ""), (f"version = 2\n[{CRI}.containerd]", RUNTIMES)]
 )
 def test_discarded_layers_in_2_x(header: str, more: str, tmp_path: Path) -> None:
-    found = in_2(f"{header}\ndiscard_unpacked_layers = true\n{more}", V21, tmp_path)
+    found = settings_2(f"{header}\ndiscard_unpacked_layers = true\n{more}", V21, tmp_path)
     assert found.discards_layers
-    assert not found.uses_transfer_service  # the transfer service can't, so pulls stay with the CRI plug-in
+    assert not found.uses_transfer_service  # the transfer service cannot do that, so the CRI plug-in pulls
     assert found.images_header == header.splitlines()[1]
 
 
-def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it(tmp_path: Path) -> None:
-    assert not in_2(f"version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n", V21, tmp_path).discards_layers
+def test_2_x_ignores_discard_unpacked_layers_of_a_1_x_file_without_runtimes(tmp_path: Path) -> None:
+    assert not settings_2(
+        f"version = 2\n[{CRI}.containerd]\ndiscard_unpacked_layers = true\n", V21, tmp_path
+    ).discards_layers
 
 
 @pytest.mark.parametrize(
@@ -283,26 +283,29 @@ def test_2_x_leaves_behind_what_1_x_says_of_layers_where_no_runtime_is_beside_it
         ("max_concurrent_downloads = 3", V21, True),
     ],
 )
-def test_pulls_go_through_the_transfer_service(
+def test_which_pulls_go_through_the_transfer_service(
     settings: str, version: ContainerdVersion, transfer: bool, tmp_path: Path
 ) -> None:
-    assert in_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).uses_transfer_service is transfer
+    assert settings_2(f"version = 3\n[{IMAGES}]\n{settings}\n", version, tmp_path).uses_transfer_service is transfer
 
 
-def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
-    assert in_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
-    assert in_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+def test_the_header_under_which_a_setting_belongs(tmp_path: Path) -> None:
+    assert settings_2("version = 3\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+    assert settings_2("version = 2\n", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
     old = f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 2\n"
-    assert in_2(old, V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
-    assert in_2("[plugins.cri]\nstats_collect_period = 5\n", V24, tmp_path).registry_header == "[plugins.cri.registry]"
-    assert in_2("", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
-    assert in_2("", V16, tmp_path).registry_header == "[plugins.cri.registry]"
+    assert settings_2(old, V20, tmp_path).registry_header == f'[plugins."{CRI_2}".registry]'
+    assert (
+        settings_2("[plugins.cri]\nstats_collect_period = 5\n", V24, tmp_path).registry_header
+        == "[plugins.cri.registry]"
+    )
+    assert settings_2("", V20, tmp_path).registry_header == f'[plugins."{IMAGES_3}".registry]'
+    assert settings_2("", V16, tmp_path).registry_header == "[plugins.cri.registry]"
 
 
 @needs_containerd
 @pytest.mark.skipif(os.geteuid() != 0, reason="containerd's CRI plug-in needs root")
 @pytest.mark.parametrize(
-    ("settings", "inline"),
+    ("settings", "conflicting"),
     [
         ("", ()),
         (f'[{CRI}.registry.mirrors."a.b"]\nendpoint = ["http://c"]\n', ("mirrors",)),
@@ -310,23 +313,23 @@ def test_its_name_tells_where_a_setting_belongs(tmp_path: Path) -> None:
         (f'[{CRI}.registry.configs."a.b".auth]\nusername = "me"\n', ()),
     ],
 )
-def test_what_is_told_as_wrong_beside_config_path_keeps_the_cri_plug_in_from_loading(
-    settings: str, inline: tuple[str, ...]
+def test_settings_that_conflict_with_config_path_keep_the_cri_plug_in_from_loading(
+    settings: str, conflicting: tuple[str, ...]
 ) -> None:
     with short_directory() as directory:
-        nodes = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
+        header = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
         file = write(
-            directory, {"c.toml": f'version = 2\n{_ELSEWHERE}{nodes}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
+            directory, {"c.toml": f'version = 2\n{_WITHOUT_OPT}{header}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
         )
-        assert settings_in_force(file, V16).conflicting == inline
+        assert settings_in_force(file, V16).conflicting == conflicting
         containerd = Process(["containerd", "--config", str(file)], directory / "log")
         try:
-            told = wait_for(lambda: _FATE.search(containerd.output()), "the CRI plug-in has loaded, or failed to")
+            line = wait_for(lambda: _LOADED.search(containerd.output()), "the CRI plug-in has loaded, or failed to")
         finally:
             containerd.stop()
-        assert told is not None
-        assert told[0].startswith("failed") is bool(inline)
+        assert line is not None
+        assert line[0].startswith("failed") is bool(conflicting)
 
 
-_ELSEWHERE = 'disabled_plugins = ["io.containerd.internal.v1.opt"]\n'  # it writes to /opt
-_FATE = re.compile("failed to load plugin io.containerd.grpc.v1.cri|Start cri plugin")
+_WITHOUT_OPT = 'disabled_plugins = ["io.containerd.internal.v1.opt"]\n'  # that plug-in writes to /opt
+_LOADED = re.compile("failed to load plugin io.containerd.grpc.v1.cri|Start cri plugin")

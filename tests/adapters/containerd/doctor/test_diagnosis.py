@@ -1,4 +1,4 @@
-"""`peili doctor` beside a real containerd and a real peili: when all is well, and when one thing is not."""
+"""`peili doctor` with a real containerd and a real peili: when all is well, and with one problem at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CRI = 'plugins."io.containerd.grpc.v1.cri"'
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended, and what it wrote."""
+    """The exit code and the output of a command."""
 
     returncode: int
     stdout: str
@@ -56,11 +56,11 @@ class House:
     directory: Path
 
     def arguments(self, *arguments: str | Path) -> list[str]:
-        """Of `peili`, with the configuration of the one that runs."""
+        """Return arguments for `peili`, with the configuration of the running one."""
         return [*map(str, arguments), "--config", str(self.peili.configuration)]
 
     def command(self, *arguments: str | Path) -> Done:
-        """`peili` in this process: starting one takes longer than all that it does."""
+        """Run `peili` in this process, because starting a process takes longer than the command itself."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             code = main(self.arguments(*arguments))
@@ -70,31 +70,31 @@ class House:
         done = self.command("hosts", "apply", "--config-path", self.containerd.hosts)
         assert done.returncode == 0, done.stderr
 
-    def asked(self) -> int:
-        """How often containerd has asked this host's peili."""
-        told = json.loads(self.peili.request("GET", "/status").body)
-        return int(told["runtime"].get("containerd", {}).get("requests", 0))
+    def request_count(self) -> int:
+        """Return how many requests containerd has sent to this host's peili."""
+        report = json.loads(self.peili.request("GET", "/status").body)
+        return int(report["runtime"].get("containerd", {}).get("requests", 0))
 
     def doctor(self, *flags: str | Path) -> Diagnosis:
         done = self.command("doctor", "--json", *flags)
         assert done.stderr == ""
-        told = json.loads(done.stdout)
-        assert told["healthy"] is (done.returncode == 0)
-        return Diagnosis(done.returncode, told["findings"])
+        report = json.loads(done.stdout)
+        assert report["healthy"] is (done.returncode == 0)
+        return Diagnosis(done.returncode, report["findings"])
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The exit code, and what was found."""
+    """The exit code, and the results."""
 
     code: int
     findings: Sequence[dict[str, Any]]
 
     def of(self, level: str) -> dict[str, str]:
-        """What was found of one level, by what it is about."""
+        """Return what was found with one level, by what was checked."""
         return {each["about"]: each["what"] for each in self.findings if each["level"] == level}
 
-    def mend(self, about: str) -> str:
+    def fix(self, about: str) -> str:
         return str(next(each["fix"] for each in self.findings if each["about"] == about and each["fix"]))
 
 
@@ -109,7 +109,7 @@ def _house(directory: Path) -> Generator[House]:
     node = network.add_node("here")
     hosts = directory / "c/hosts"
     settings = f'[{CRI}.registry]\nconfig_path = "{hosts}"\n'
-    # These tests state what 1.x does; test_doctor_matrix.py has the other versions.
+    # These tests are about 1.x; test_matrix.py has the other versions.
     containerd = Containerd(node, directory / "c", unpack=False, settings=settings, release=release(INSTALLED))
     peili = PeiliProcess(node, "here", directory / "peili")
     neighbour = PeiliProcess(network.add_node("there"), "there", directory / "neighbour")
@@ -131,14 +131,14 @@ def _house(directory: Path) -> Generator[House]:
 
 @pytest.fixture
 def applied(house: House) -> House:
-    """The same, with peili in hosts.toml."""
+    """The same house with peili in hosts.toml."""
     shutil.rmtree(house.containerd.hosts)
     house.containerd.hosts.mkdir()
     house.apply()
     return house
 
 
-def test_where_all_is_well_it_proves_the_way_with_an_image_that_is_here(applied: House) -> None:
+def test_if_all_is_well_it_requests_an_image_that_containerd_has(applied: House) -> None:
     diagnosis = applied.doctor()
     assert (diagnosis.code, diagnosis.of("fail")) == (0, {})
     fine = diagnosis.of("ok")
@@ -147,15 +147,15 @@ def test_where_all_is_well_it_proves_the_way_with_an_image_that_is_here(applied:
     assert fine["local door"] == f"peili here answers at {mirror}"
     assert fine["peer door"] == f"this peili answers at http://{applied.peili.peer}"
     assert fine["hosts.toml"] == f"containerd uses {mirror} for every other registry"
-    assert fine["configuration"] == str(applied.containerd.configuration)  # as the running one was started
+    assert fine["configuration"] == str(applied.containerd.configuration)  # the file that containerd was started with
     assert fine["config_path"] == str(applied.containerd.hosts)
     assert fine["containerd"].endswith(f"answers on {applied.containerd.socket}")
     assert fine["content"].endswith("io.containerd.content.v1.content")
     assert "1 known, all answer" in fine["peers"] or "2 known, all answer" in fine["peers"]
-    assert set(diagnosis.of("warn")) <= {"asked", "CRI plug-in"}  # the laboratory's containerd has no pods
+    assert set(diagnosis.of("warn")) <= {"asked", "CRI plug-in"}  # the lab's containerd does not run pods
 
 
-def test_in_text_each_finding_is_a_line_and_each_that_is_not_well_says_how_to_mend_it(applied: House) -> None:
+def test_text_has_a_line_for_each_result_and_a_fix_for_each_problem(applied: House) -> None:
     diagnosis = applied.doctor()
     command = [sys.executable, "-m", "peili.adapters.standalone", *applied.arguments("doctor")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
@@ -164,34 +164,34 @@ def test_in_text_each_finding_is_a_line_and_each_that_is_not_well_says_how_to_me
     expected = [f"{each['level']:4}  {each['about']}: {each['what']}" for each in diagnosis.findings]
     assert [line for line in lines[:-1] if not line.startswith("      fix: ")] == expected
     warnings = len([each for each in diagnosis.findings if each["level"] == "warn"])
-    assert lines[-1].startswith(f"nothing failed; {warnings} warning"), "the laboratory's containerd has no pods"
+    assert lines[-1].startswith(f"nothing failed; {warnings} warning"), "the lab's containerd does not run pods"
     for each in diagnosis.findings:
         assert (each["level"] == "ok") is (each["fix"] == "")
 
 
-def test_it_knows_whether_containerd_has_ever_asked(applied: House) -> None:
-    """The request of the doctor's own does not count."""
+def test_it_knows_whether_containerd_has_sent_requests(applied: House) -> None:
+    """The doctor's own requests do not count."""
     if "asked" in applied.doctor().of("warn"):
         assert "containerd has sent no request since peili started" in applied.doctor().of("warn")["asked"]
-    with pytest.raises(CommandFailed):  # nobody has it, and upstream does not exist
+    with pytest.raises(CommandFailed):  # no host has it, and upstream does not exist
         applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
     assert applied.doctor().of("ok")["asked"].startswith("containerd has sent ")
 
 
-def test_without_hosts_toml_it_names_the_command_that_mends_it(house: House) -> None:
+def test_without_hosts_toml_it_names_the_command_that_fixes_it(house: House) -> None:
     shutil.rmtree(house.containerd.hosts)
     house.containerd.hosts.mkdir()
     before = house.doctor()
     assert before.code == 1
     assert before.of("fail") == {"hosts.toml": f"none in {house.containerd.hosts} leads to http://{house.peili.local}"}
-    assert "only" in before.of("ok")["request"]  # no registry leads here, so only /v2/ was asked
-    program, *command = before.mend("hosts.toml").removeprefix("run: ").split()
+    assert "only" in before.of("ok")["request"]  # no registry leads to peili, so the doctor requested only /v2/
+    program, *command = before.fix("hosts.toml").removeprefix("run: ").split()
     assert program == "peili"
     assert house.command(*command).returncode == 0
     assert house.doctor().code == 0
 
 
-def test_a_registry_that_leads_elsewhere_and_a_mirror_that_is_not_first_are_named(applied: House) -> None:
+def test_it_names_registries_without_the_mirror_and_those_where_it_is_not_first(applied: House) -> None:
     mirror = f"http://{applied.peili.local}"
     for registry, first in (("other.example", "http://10.0.0.9"), (REGISTRY, "http://10.0.0.9")):
         directory = applied.containerd.hosts / registry
@@ -201,12 +201,12 @@ def test_a_registry_that_leads_elsewhere_and_a_mirror_that_is_not_first_are_name
     found = [each["what"] for each in applied.doctor().findings if each["about"] == "hosts.toml"]
     assert f"{applied.containerd.hosts / REGISTRY}: {mirror} is not the first host" in found
     assert f"{applied.containerd.hosts / 'other.example'} does not lead to {mirror}" in found
-    chosen = applied.doctor(f'--set=mirror.registries=["{REGISTRY}"]')  # others are none of its business
+    chosen = applied.doctor(f'--set=mirror.registries=["{REGISTRY}"]')  # the mirror is not for other registries
     assert not any("other.example" in each["what"] for each in chosen.findings)
 
 
-def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: House) -> None:
-    """It asks nobody of the file's, also not those that it could read."""
+def test_with_an_ipv6_door_containerd_1_x_ignores_the_whole_file(applied: House) -> None:
+    """It uses no host of the file, not even those that it could read."""
     directory = applied.containerd.hosts / REGISTRY
     directory.mkdir()
     second = f'[host."http://{applied.peili.local}"]\ncapabilities = ["pull"]\n'
@@ -214,15 +214,15 @@ def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: 
     diagnosis = applied.doctor("--set=local.listen=[::1]:5050")
     assert diagnosis.code == 1
     assert diagnosis.of("fail")["hosts.toml"].startswith("containerd 1.x cannot read '[host.\"http://[::1]:5050\"]'")
-    assert "local.listen" in diagnosis.mend("hosts.toml")
-    asked = applied.asked()
+    assert "local.listen" in diagnosis.fix("hosts.toml")
+    requests = applied.request_count()
     with pytest.raises(CommandFailed):
         applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
-    assert applied.asked() == asked
+    assert applied.request_count() == requests
     (directory / "hosts.toml").write_text(second)
     with pytest.raises(CommandFailed):
         applied.containerd.pull(f"{REGISTRY}/nothing@sha256:{'0' * 64}")
-    assert applied.asked() > asked
+    assert applied.request_count() > requests
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_an_ipv6_door_keeps_containerd_1_x_from_reading_the_whole_file(applied: 
         ("version = 2\n[plugins", "configuration", "is not TOML"),
     ],
 )
-def test_a_configuration_that_keeps_containerd_from_asking(
+def test_a_configuration_that_keeps_containerd_from_using_the_mirror(
     text: str, about: str, what: str, applied: House, tmp_path: Path
 ) -> None:
     file = tmp_path / "containerd.toml"
@@ -266,7 +266,7 @@ def test_a_configuration_that_keeps_containerd_from_asking(
     )
 
 
-def test_hosts_toml_in_a_folder_where_containerd_does_not_look(applied: House, tmp_path: Path) -> None:
+def test_hosts_toml_in_a_directory_that_containerd_does_not_use(applied: House, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "containerd.toml"
     file.write_text(f'version = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}/elsewhere"\n')
@@ -276,10 +276,10 @@ def test_hosts_toml_in_a_folder_where_containerd_does_not_look(applied: House, t
         f"none in {tmp_path}/elsewhere leads to http://{applied.peili.local}; there is one in {folder}, "
         "where containerd does not look"
     )
-    assert diagnosis.mend("hosts.toml") == f"run: peili hosts apply --config-path {tmp_path}/elsewhere"
+    assert diagnosis.fix("hosts.toml") == f"run: peili hosts apply --config-path {tmp_path}/elsewhere"
 
 
-def test_a_socket_that_is_not_there_and_one_that_is_none(applied: House) -> None:
+def test_a_missing_socket_and_a_file_that_is_not_a_socket(applied: House) -> None:
     gone = applied.directory / "gone.sock"
     diagnosis = applied.doctor(f"--set=store.address={gone}")
     assert diagnosis.code == 1
@@ -290,7 +290,7 @@ def test_a_socket_that_is_not_there_and_one_that_is_none(applied: House) -> None
 
 @contextmanager
 def without_rights(directory: Path) -> Generator[None]:
-    """This process can't enter `directory`; root does so as another user, since nothing is closed to root."""
+    """Take away the permission to enter `directory`. Root becomes another user, because root may enter any."""
     mode, user = directory.stat().st_mode, os.geteuid()
     directory.chmod(0)
     if user == 0:
@@ -302,8 +302,8 @@ def without_rights(directory: Path) -> Generator[None]:
         directory.chmod(mode)
 
 
-def test_a_socket_that_this_user_may_not_reach(applied: House) -> None:
-    """peili's own configuration is in the same directory, so that it is not given here."""
+def test_a_socket_that_this_user_has_no_permission_to_reach(applied: House) -> None:
+    """peili's own configuration is in the same directory, so this test does not use it."""
     out = io.StringIO()
     with without_rights(applied.directory), redirect_stdout(out):
         flags = [f"--set=store.address={applied.containerd.socket}", f"--set=local.listen={applied.peili.local}"]
@@ -322,14 +322,14 @@ def test_a_containerd_that_hangs(applied: House) -> None:
         applied.containerd.process.resume()
     assert diagnosis.code == 1
     assert re.search("does not answer|did not answer in time", diagnosis.of("fail")["containerd"])
-    assert diagnosis.of("ok")["configuration"] == str(applied.containerd.configuration)  # the rest is told all the same
+    assert diagnosis.of("ok")["configuration"] == str(applied.containerd.configuration)  # the other checks run
 
 
-def test_a_content_directory_that_containerd_has_yet_to_make(applied: House) -> None:
+def test_a_content_directory_that_containerd_has_not_created_yet(applied: House) -> None:
     root = applied.containerd.blob_path("sha256:0").parents[2]
     away = root.rename(root.with_name("away"))
     try:
-        assert "no such file" in applied.doctor().of("warn")["content"]  # there is content, so it is elsewhere
+        assert "no such file" in applied.doctor().of("warn")["content"]  # there is content, so it must be elsewhere
         applied.containerd.ctr("content", "rm", *applied.containerd.digests())
         assert "does not exist yet" in applied.doctor().of("ok")["content"]
     finally:
@@ -340,20 +340,20 @@ def test_a_content_directory_that_containerd_has_yet_to_make(applied: House) -> 
 def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path) -> None:
     diagnosis = applied.doctor(f"--set=store.content_path={tmp_path}/gone")
     assert "no such file or directory, so peili reads it through containerd's API" in diagnosis.of("warn")["content"]
-    assert diagnosis.code == 0  # slower, but used
+    assert diagnosis.code == 0  # peili works, but more slowly
 
 
-def test_a_local_door_where_nobody_is_and_one_that_is_somebody_else_s(applied: House) -> None:
+def test_a_local_door_where_nothing_listens_and_one_of_another_program(applied: House) -> None:
     address = f"127.0.0.1:{free_port()}"
     diagnosis = applied.doctor(f"--set=local.listen={address}")
     assert diagnosis.code == 1
     assert diagnosis.of("fail")["local door"].startswith(f"nothing answers at http://{address} (")
-    diagnosis = applied.doctor(f"--set=local.listen={applied.peili.peer}")  # a peer door tells nobody who asks it
+    diagnosis = applied.doctor(f"--set=local.listen={applied.peili.peer}")  # a peer door has no /status
     assert "is not peili (status 404 for /status)" in diagnosis.of("fail")["local door"]
 
 
 def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> None:
-    """The neighbour is a peili, too, but not this containerd's."""
+    """The neighbour is a peili, too, but it does not serve this containerd."""
     mirror = f"http://{applied.neighbour.local}"
     done = applied.command("hosts", "apply", "--config-path", applied.containerd.hosts, "--mirror", mirror)
     assert done.returncode == 0, done.stderr
@@ -362,20 +362,20 @@ def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> 
     assert diagnosis.of("fail")["request"].startswith(f"{REGISTRY}/demo:v1 is in containerd, but {mirror} answers 404")
 
 
-def test_a_closed_peer_door_and_peers_that_are_gone(applied: House) -> None:
+def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: House) -> None:
     diagnosis = applied.doctor("--set=peer.insecure=false")
     assert diagnosis.of("fail") == {"peer door": "it refuses every other host"}
-    assert diagnosis.mend("peer door") == "set peer.insecure = true, and let only the peers reach the port"
+    assert diagnosis.fix("peer door") == "set peer.insecure = true, and let only the peers reach the port"
     applied.neighbour.process.freeze()
     try:
-        what = wait_for(lambda: applied.doctor().of("warn").get("peers"), "the neighbour is missed")
+        what = wait_for(lambda: applied.doctor().of("warn").get("peers"), "the doctor misses the neighbour")
     finally:
         applied.neighbour.process.resume()
     assert what is not None
     assert "do not answer" in what or "none is known" in what
 
 
-def test_a_containerd_that_has_no_image_is_asked_for_the_api(applied: House) -> None:
+def test_without_a_suitable_image_it_requests_only_the_api_root(applied: House) -> None:
     diagnosis = applied.doctor('--set=mirror.registries=["docker.io"]')
     assert diagnosis.of("ok")["request"] == (
         f"containerd has no image that this mirror is for, so the doctor requested only "

@@ -1,8 +1,7 @@
-"""The doctor judged by real containerds: it says that all is well where a pull of Kubernetes asks peili and what has
-been pulled can be shared, and only there.
+"""The doctor reports that all is well exactly if a real containerd uses peili and what it pulls can be shared.
 
-Each two choices meet in some configuration. With PEILI_DOCTOR_MATRIX=3, or on a single release (PEILI_CONTAINERD), each
-three do, and so on up to 6, which is everything.
+Every pair of choices occurs in some configuration. With PEILI_DOCTOR_MATRIX=3, or with a single release
+(PEILI_CONTAINERD), every triple does, and so on up to 6, which is every combination.
 """
 
 from __future__ import annotations
@@ -43,13 +42,13 @@ pytestmark = [
 ]
 
 REGISTRY = "127.0.0.1:1"
-"""Where nobody listens: what is pulled from it is peili's."""
+"""Nothing listens there, so all that is pulled from it comes from peili."""
 
-_ANSWERED = re.compile(
+_MANIFESTS_SERVED = re.compile(
     r'^peili_requests_total\{(?=.*door="local")(?=.*endpoint="manifests")(?=.*status="200").*\} (\S+)$', re.MULTILINE
 )
 
-JUDGED = {
+CHECKS = {
     "containerd",
     "configuration",
     "CRI plug-in",
@@ -62,15 +61,15 @@ JUDGED = {
     "namespaces",
     "restart",
 }
-"""What the doctor says of the configuration; how peili does is another matter."""
+"""The checks of the configuration, without those of peili itself."""
 
 SHARING = {"discard_unpacked_layers", "snapshotter", "namespaces"}
-"""What is not about whether containerd asks, but about what comes of it."""
+"""The checks of whether content can be shared. The others are about whether containerd uses peili."""
 
 
 @dataclass(frozen=True)
 class House:
-    """A peili for each choice of namespaces, all of the containerd at one socket. A neighbour has the image."""
+    """One peili for each choice of namespaces, all with the same containerd, and a neighbour that has the image."""
 
     directory: Path
     image: Image
@@ -80,13 +79,13 @@ class House:
     def url(self, namespaces: str) -> str:
         return f"http://{self.peilis[namespaces].local}"
 
-    def answered(self, namespaces: str) -> float:
-        """How many manifests have been given to whoever asked for one."""
-        told = self.peilis[namespaces].request("GET", "/metrics").body.decode()
-        return sum(float(each[1]) for each in _ANSWERED.finditer(told))
+    def manifests_served(self, namespaces: str) -> float:
+        """Return how many manifests peili has served."""
+        metrics = self.peilis[namespaces].request("GET", "/metrics").body.decode()
+        return sum(float(each[1]) for each in _MANIFESTS_SERVED.finditer(metrics))
 
     def shares(self, namespaces: str) -> bool:
-        """Whether others get the image's layer from here."""
+        """Whether other hosts get the image's layer from this peili."""
         node = self.nodes[namespaces]
         path = f"/v2/demo/blobs/{self.image.layers[0].digest}?ns={REGISTRY}"
         return node.request("HEAD", node.address, node.port(PEER_PORT), path).status == 200
@@ -104,7 +103,7 @@ def house() -> Generator[House]:
         neighbour.start({"store": store, "router": {"kind": "static", "peers": []}})
         nodes = {each: network.add_node(each) for each in NAMESPACES}
         peilis = {each: PeiliProcess(node, each, directory / each) for each, node in nodes.items()}
-        with Machine(release(), directory / "m") as machine:  # none says that it is ready before it has seen one
+        with Machine(release(), directory / "m") as machine:  # peili is not ready before it has seen a containerd
             machine.start()
             for each, peili in peilis.items():
                 stack.callback(peili.stop)
@@ -121,27 +120,29 @@ def house() -> Generator[House]:
 ONLY = os.environ.get("PEILI_CONTAINERD")
 STRENGTH = int(os.environ.get("PEILI_DOCTOR_MATRIX", "3" if ONLY else "2"))
 WORKS = {"installed": ("2 old",), "trixie": ("2 old",)}
-"""The layouts with which a usual configuration leads to peili, where they are not all."""
+"""The layouts with which a usual configuration leads to peili, for releases where not all do."""
 
 
 def choices() -> Iterator[dict[str, str]]:
-    """The choices to be tried: ways to write it, and each thing that is in the way, on two releases or on all."""
+    """Yield the choices to test: all forms, and each deviation with one, two or all releases."""
     names = (ONLY,) if ONLY else RELEASE_NAMES
     yield from ({**USUAL, **each} for each in combinations({"release": names, **STRUCTURE}, STRENGTH))
-    for place, deviation in enumerate(DEVIATIONS):
+    for position, deviation in enumerate(DEVIATIONS):
         for turn, name in enumerate(names):
             layouts = WORKS.get(name, ("2 old", "3 new", "2 new"))
-            # What peili's own configuration and hosts.toml say is much the same to each; test_show.py has more.
+            # peili's own configuration and hosts.toml mean the same to all releases; test_status.py has more.
             releases_each = 1 if {"hosts", "namespaces"} & {*deviation} else 2
-            if STRENGTH > 2 or (place + turn) % len(names) < releases_each:
-                layout = layouts[place % len(layouts)]
+            if STRENGTH > 2 or (position + turn) % len(names) < releases_each:
+                layout = layouts[position % len(layouts)]
                 yield {**USUAL, "release": name, "layout": layout, **deviation}
 
 
 def case(name: str, *values: object) -> ParameterSet:
-    """A case for the release called `name`, whatever the environment asks for; skipped where it is not there."""
-    there = name in {each.name for each in available_releases()}
-    return pytest.param(*values, marks=[] if there else [pytest.mark.skip(reason=f"not there: containerd {name}")])
+    """Return parameters for the release `name`, whatever the environment selects; skipped if it is not available."""
+    is_available = name in {each.name for each in available_releases()}
+    return pytest.param(
+        *values, marks=[] if is_available else [pytest.mark.skip(reason=f"not available: containerd {name}")]
+    )
 
 
 CHOICES = list(choices())
@@ -152,7 +153,7 @@ CHOICES = list(choices())
     [case(each["release"], each) for each in CHOICES],
     ids=[", ".join(f"{key}={value}" for key, value in each.items() if value != USUAL.get(key)) for each in CHOICES],
 )
-def test_it_says_what_containerd_does(house: House, choice: Mapping[str, str]) -> None:
+def test_the_doctor_agrees_with_containerd(house: House, choice: Mapping[str, str]) -> None:
     with Machine(release(choice["release"]), house.directory / "m") as machine:
         folder = machine.etc / "containerd/certs.d"
         for name, text in files(choice, folder).items():
@@ -160,22 +161,22 @@ def test_it_says_what_containerd_does(house: House, choice: Mapping[str, str]) -
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
         write_hosts(choice["hosts"], house.url(choice["namespaces"]), folder)
-        began = starts(machine, *flags(choice, machine))
-        asked, told = truth(house, machine, choice["namespaces"]) if began else (False, "")
-        found = examine(house, machine, choice, began=began)
-        wrong = {each["about"]: each["what"] for each in found if each["level"] == "fail"}
-        doubts = {each["about"]: each["what"] for each in found if each["level"] == "warn"}
-        about = f"{asked=} {told=}\nfail: {wrong}\nwarn: {doubts}\n{machine.complaints()}"
-        if "CRI plug-in" in doubts:  # switched off: then the doctor can't know who pulls, and how
-            assert not asked, about
-        elif asked and told == PULLED:
-            assert (not wrong) is shared(house, machine, choice), about
+        has_started = starts(machine, *flags(choice, machine))
+        is_used, outcome = pull(house, machine, choice["namespaces"]) if has_started else (False, "")
+        results = examine(house, machine, choice, has_started=has_started)
+        failures = {each["about"]: each["what"] for each in results if each["level"] == "fail"}
+        warnings = {each["about"]: each["what"] for each in results if each["level"] == "warn"}
+        details = f"{is_used=} {outcome=}\nfail: {failures}\nwarn: {warnings}\n{machine.warnings()}"
+        if "CRI plug-in" in warnings:  # it is switched off, so the doctor cannot know which client pulls, and how
+            assert not is_used, details
+        elif is_used and outcome == PULLED:
+            assert (not failures) is is_shared(house, machine, choice), details
         else:
-            assert ({*wrong} <= SHARING) is asked, about
+            assert ({*failures} <= SHARING) is is_used, details
 
 
 def write_hosts(kind: str, url: str, folder: Path) -> None:
-    """A hosts.toml in `folder` that leads to `url`, or nearly so."""
+    """Write a hosts.toml in `folder` that leads to `url`, or has the mistake `kind`."""
     (folder / "_default").mkdir(parents=True)
     first = '[host."http://127.0.0.1:2"]\n' if kind == "second" else ""
     path = "/v2" if kind == "override v2" else ""
@@ -191,17 +192,17 @@ def write_hosts(kind: str, url: str, folder: Path) -> None:
 
 
 def flags(choice: Mapping[str, str], machine: Machine) -> list[str]:
-    """Where the configuration is, if it can be seen from outside."""
-    return [] if by_default(choice) else ["--config", str(machine.etc / "containerd/config.toml")]
+    """Return the flag for the configuration file, if a process outside the machine can see the file."""
+    return [] if uses_default_paths(choice) else ["--config", str(machine.etc / "containerd/config.toml")]
 
 
-def by_default(choice: Mapping[str, str]) -> bool:
-    """Whether containerd looks where it does by default, which only a process on the machine can see."""
+def uses_default_paths(choice: Mapping[str, str]) -> bool:
+    """Whether containerd uses its default paths, which only a process on the machine can see."""
     return choice["layout"] == "no file" or choice["folders"] in {"unset", "empty"}
 
 
 def starts(machine: Machine, *arguments: str) -> bool:
-    """Start containerd; False where it refuses to."""
+    """Start containerd. Return False if it refuses to start."""
     try:
         machine.start(*arguments)
     except CommandFailed:
@@ -209,38 +210,38 @@ def starts(machine: Machine, *arguments: str) -> bool:
     return True
 
 
-def truth(house: House, machine: Machine, namespaces: str) -> tuple[bool, str]:
-    """Whether a pull asks peili, so that it is answered, and how it ends."""
-    before = house.answered(namespaces)
-    told = machine.pull(f"{REGISTRY}/demo@{house.image.target.digest}")
-    return house.answered(namespaces) > before, told
+def pull(house: House, machine: Machine, namespaces: str) -> tuple[bool, str]:
+    """Pull the image. Return whether peili served a manifest, and `PULLED` or the error."""
+    before = house.manifests_served(namespaces)
+    outcome = machine.pull(f"{REGISTRY}/demo@{house.image.target.digest}")
+    return house.manifests_served(namespaces) > before, outcome
 
 
-def shared(house: House, machine: Machine, choice: Mapping[str, str]) -> bool:
-    """Whether others get what has been pulled, once containerd has dropped what it does not keep."""
+def is_shared(house: House, machine: Machine, choice: Mapping[str, str]) -> bool:
+    """Whether other hosts get what was pulled, after containerd has dropped what it does not keep."""
     machine.collect_garbage()
-    kept = house.image.layers[0].digest in machine.digests()
+    is_kept = house.image.layers[0].digest in machine.digests()
     served = choice["namespaces"]
     if served == "default":
         return house.shares(served)
-    wait_for(lambda: house.shares(served) is kept, "peili follows containerd")
-    return kept
+    wait_for(lambda: house.shares(served) is is_kept, "peili follows containerd")
+    return is_kept
 
 
-def examine(house: House, machine: Machine, choice: Mapping[str, str], *, began: bool) -> list[dict[str, str]]:
-    """What the doctor finds about the configuration."""
+def examine(house: House, machine: Machine, choice: Mapping[str, str], *, has_started: bool) -> list[dict[str, str]]:
+    """Return the doctor's results for the configuration."""
     arguments = ["doctor", "--json", "--config", str(house.peilis[choice["namespaces"]].configuration)]
-    if began and by_default(choice):
+    if has_started and uses_default_paths(choice):
         output = machine.run([sys.executable, "-m", "peili.adapters.standalone", *arguments]).stdout
     else:
         out = io.StringIO()
         with redirect_stdout(out):
             main([*arguments, "--containerd-config", str(machine.etc / "containerd/config.toml")])
         output = out.getvalue()
-    return [each for each in json.loads(output)["findings"] if each["about"] in JUDGED]
+    return [each for each in json.loads(output)["findings"] if each["about"] in CHECKS]
 
 
-MENDED = [
+FIXED = [
     ("2.4.2", "no file", "unset"),
     ("2.4.2", "0 cri", "two"),
     ("2.1.4", "2 old", "two"),
@@ -266,12 +267,12 @@ MENDED = [
 
 @pytest.mark.parametrize(
     ("name", "layout", "folders"),
-    [case(each[0], *each) for each in MENDED],
+    [case(each[0], *each) for each in FIXED],
 )
-def test_what_it_says_would_mend_config_path_does(house: House, name: str, layout: str, folders: str) -> None:
+def test_the_doctors_fix_for_config_path_works(house: House, name: str, layout: str, folders: str) -> None:
     choice = {**USUAL, "layout": layout, "folders": folders}
     text = ""
-    asked: list[bool] = []
+    is_used: list[bool] = []
     for _ in range(2):
         with Machine(release(name), house.directory / "m") as machine:
             folder = machine.etc / "containerd/certs.d"
@@ -280,17 +281,17 @@ def test_what_it_says_would_mend_config_path_does(house: House, name: str, layou
                 (machine.etc / "containerd/config.toml").write_text(text)
             write_hosts("ours", house.url("all"), folder)
             machine.start()
-            asked.append(truth(house, machine, "all")[0])
-            # What is meant is the usual folder, which has to be there.
-            found = [] if asked[1:] else examine(house, machine, {**choice, "folders": "unset"}, began=True)
-        mends = [re.findall(r'^set config_path = "(.*)" in (\[.*\]),', each["fix"]) for each in found]
-        for [(path, header)] in filter(None, mends):
+            is_used.append(pull(house, machine, "all")[0])
+            # The doctor means the usual directory, which must exist.
+            results = [] if is_used[1:] else examine(house, machine, {**choice, "folders": "unset"}, has_started=True)
+        fixes = [re.findall(r'^set config_path = "(.*)" in (\[.*\]),', each["fix"]) for each in results]
+        for [(path, header)] in filter(None, fixes):
             text = with_path(text, header, path)
-    assert asked == [False, True], text
+    assert is_used == [False, True], text
 
 
 def with_path(text: str, header: str, path: str) -> str:
-    """`text` with `path` as `config_path` under `header`."""
+    """Return `text` with `path` as `config_path` under `header`."""
     line = f'{header}\nconfig_path = "{path}"\n'
     written = re.compile(re.escape(header.replace("[plugins.cri.", '[plugins."cri".')) + r"\nconfig_path = .*\n")
     return written.sub(line, text) if written.search(text) else text + line
@@ -309,7 +310,7 @@ NOT_READ = "its transfer service takes several directories for one; set config_p
         (f'version = 4\n[plugins."{IMAGES}".registry]\nconfig_path = "/etc/containerd/certs.d"\n', True),
     ],
 )
-def test_applying_says_that_2_4_reads_none_of_it_by_default_and_how_to_mend_it(
+def test_apply_warns_that_2_4_ignores_hosts_toml_by_default_and_says_how_to_fix_it(
     house: House, name: str, text: str | None, *, read: bool
 ) -> None:
     configuration = str(house.peilis["all"].configuration)
@@ -323,7 +324,7 @@ def test_applying_says_that_2_4_reads_none_of_it_by_default_and_how_to_mend_it(
         assert done.returncode == 0
         assert (NOT_READ in done.stderr) is not read
         assert (done.stderr == "") is read
-        assert truth(house, machine, "all")[0] is read
+        assert pull(house, machine, "all")[0] is read
     if read:
         return
     folder, header = re.findall(r'set config_path = "(.*)" in (\[.*\]),', done.stderr)[0]
@@ -331,14 +332,12 @@ def test_applying_says_that_2_4_reads_none_of_it_by_default_and_how_to_mend_it(
         (machine.etc / "containerd/config.toml").write_text(f'{text or ""}{header}\nconfig_path = "{folder}"\n')
         write_hosts("ours", house.url("all"), machine.etc / "containerd/certs.d")
         machine.start()
-        assert truth(house, machine, "all")[0]
+        assert pull(house, machine, "all")[0]
 
 
 @pytest.mark.parametrize(("name", "level"), [case("2.4.2", "2.4.2", "fail"), case("trixie", "trixie", "warn")])
-def test_a_file_that_has_changed_since_containerd_started_does_not_count_yet(
-    house: House, name: str, level: str
-) -> None:
-    """2.4 tells what it runs with; of others only the time of the file is known."""
+def test_a_file_that_changed_after_containerd_started_is_not_in_force(house: House, name: str, level: str) -> None:
+    """containerd 2.4 reports its settings; for others, only the modification time of the file is known."""
     with Machine(release(name), house.directory / "m") as machine:
         folder = machine.etc / "containerd/certs.d"
         write_hosts("ours", house.url("all"), folder)
@@ -348,7 +347,7 @@ def test_a_file_that_has_changed_since_containerd_started_does_not_count_yet(
         file.write_text(files({**USUAL, "layout": "2 old"}, folder)["config.toml"])
         later = time.time() + 60
         os.utime(file, (later, later))
-        found = examine(house, machine, {**USUAL, "layout": "2 old"}, began=True)
-        wrong = [(each["level"], each["about"]) for each in found if each["level"] != "ok"]
-        assert wrong == [(level, "restart")]
-        assert not truth(house, machine, "all")[0]
+        results = examine(house, machine, {**USUAL, "layout": "2 old"}, has_started=True)
+        problems = [(each["level"], each["about"]) for each in results if each["level"] != "ok"]
+        assert problems == [(level, "restart")]
+        assert not pull(house, machine, "all")[0]
