@@ -14,7 +14,7 @@ LAYOUTS = ("0 cri", "0 new", "2 old", "2 new", "3 old", "3 new", "4 new")
 STRUCTURE: Mapping[str, Sequence[str]] = {
     "layout": LAYOUTS,
     # Whether an imported file has the settings, or other content next to them.
-    "drop-in": ("none", "settings", "relative", "beside", "over", "2", "3"),
+    "drop-in": ("none", "settings", "relative", "next to", "over", "2", "3"),
     "folders": ("one", "two", "first missing", "colon"),
     "pull": ("default", "local", "downloads", "annotations", "sync_fs"),
     "runtimes": ("no", "yes"),
@@ -93,7 +93,7 @@ def files(choice: Mapping[str, str], folder: Path) -> dict[str, str]:
     match choice["drop-in"]:
         case "settings" | "relative":
             main, drop_in = "", version + settings
-        case "beside":
+        case "next to":
             drop_in = f'{version}[plugins."{plugin}"]\nstats_collect_period = 11\n'
         case "over":
             main, drop_in = f'[plugins."{plugin}".registry]\nconfig_path = "/nowhere"\n', version + settings

@@ -1,4 +1,4 @@
-"""The doctor's judgements where no real program can be had: containerd 2.x, and answers that peili never gives."""
+"""The checks of the doctor with made-up input: configurations of containerd 2.x, and answers that peili never sends."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def check(configuration: Configuration, version: ContainerdVersion) -> list[Chec
     return list(check_configuration(configuration, registry_settings(configuration, version)))
 
 
-def problems(findings: list[CheckResult]) -> set[tuple[str, str]]:
-    return {(each.level.value, each.about) for each in findings if each.level is not Level.OK}
+def problems(results: list[CheckResult]) -> set[tuple[str, str]]:
+    return {(each.level.value, each.about) for each in results if each.level is not Level.OK}
 
 
 @pytest.mark.parametrize(
@@ -101,17 +101,17 @@ async def test_configurations_of_2_x(
 ) -> None:
     file = tmp_path / "config.toml"
     file.write_text(text.replace("DIR", str(tmp_path)))
-    found = check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
-    assert problems(found) == expected
-    assert all(bool(each.fix) is (each.level is not Level.OK) for each in found)
+    results = check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+    assert problems(results) == expected
+    assert all(bool(each.fix) is (each.level is not Level.OK) for each in results)
 
 
 async def test_the_default_configuration_of_2_2_uses_no_mirror() -> None:
     """The transfer service takes its two directories for one (containerd issue 12636)."""
     version = ContainerdVersion(2, 2)
-    found = check(Configuration(), version)
-    assert ("fail", "transfer service") in problems(found)
-    fix = next(each.fix for each in found if each.level is Level.FAIL and each.about == "transfer service")
+    results = check(Configuration(), version)
+    assert ("fail", "transfer service") in problems(results)
+    fix = next(each.fix for each in results if each.level is Level.FAIL and each.about == "transfer service")
     assert fix.startswith('set config_path = "/etc/containerd/certs.d" in ')
 
 
@@ -119,9 +119,9 @@ async def test_an_import_that_replaces_the_setting_is_reported_with_both_files(t
     (tmp_path / "more.toml").write_text(f"version = 2\n[{CRI}]\nmax_concurrent_downloads = 7\n")
     file = tmp_path / "config.toml"
     file.write_text(f'imports = ["more.toml"]\nversion = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
-    found = check(read_configuration(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
-    assert problems(found) == {("fail", "config_path"), ("warn", "imports")}
-    what = next(each.what for each in found if each.about == "imports")
+    results = check(read_configuration(file, ContainerdVersion(1, 6)), ContainerdVersion(1, 6))
+    assert problems(results) == {("fail", "config_path"), ("warn", "imports")}
+    what = next(each.what for each in results if each.about == "imports")
     assert str(tmp_path / "more.toml") in what
     assert f"in {file}" in what
 
@@ -130,7 +130,7 @@ OK, WARN, FAIL = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
 
 
 @pytest.mark.parametrize(
-    ("findings", "line"),
+    ("results", "line"),
     [
         ([OK, OK], "all is well: containerd uses the mirror"),
         ([OK, WARN], "nothing failed; 1 warning"),
@@ -139,8 +139,8 @@ OK, WARN, FAIL = ok("a", "b"), warn("a", "b", "c"), fail("a", "b", "c")
         ([FAIL, WARN, FAIL], "2 failed, 1 warning: fix what failed, starting with the first"),
     ],
 )
-async def test_the_summary(findings: list[CheckResult], line: str) -> None:
-    assert summary(findings) == line
+async def test_the_summary(results: list[CheckResult], line: str) -> None:
+    assert summary(results) == line
 
 
 @pytest.mark.parametrize("product", ["k3s", "rke2"])
@@ -178,10 +178,12 @@ async def test_for_a_directory_that_k3s_generates_the_fix_names_the_k3s_format(p
 
 async def test_a_registry_of_the_mirror_without_a_hosts_toml(tmp_path: Path) -> None:
     HostsFiles(MIRROR, config_path=[tmp_path], registries=["docker.io"]).apply()
-    found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
+    statuses = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
     wanted = Selection(["docker.io", "ghcr.io", "*.example.com"])
     results = list(
-        check_hosts(found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=wanted, other_directories=())
+        check_hosts(
+            statuses, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=wanted, other_directories=()
+        )
     )
     assert [(each.level, each.what) for each in results] == [
         (Level.OK, f"containerd uses {MIRROR} for docker.io"),
@@ -214,13 +216,13 @@ async def test_containerd_1_x_cannot_read_a_mirror_at_an_ipv6_address(tmp_path: 
 async def test_the_mirror_is_recognised_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:
     (tmp_path / "_default").mkdir()
     (tmp_path / "_default/hosts.toml").write_text(f'[host]\n[host."{MIRROR}/v2"]\n  capabilities = ["pull"]\n')
-    found = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
-    [finding] = check_hosts(
-        found, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=Selection(), other_directories=()
+    statuses = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
+    [result] = check_hosts(
+        statuses, MIRROR, [tmp_path], version=ContainerdVersion(2, 0), selection=Selection(), other_directories=()
     )
-    assert (finding.level, finding.what) == (Level.OK, f"containerd uses {MIRROR} for every other registry")
-    assert [each.is_first for each in found] == [True]
-    proof = await request(found, 200, **{"Docker-Content-Digest": DIGEST})
+    assert (result.level, result.what) == (Level.OK, f"containerd uses {MIRROR} for every other registry")
+    assert [each.is_first for each in statuses] == [True]
+    proof = await request(statuses, 200, **{"Docker-Content-Digest": DIGEST})
     assert proof.what == f"{MIRROR} answers correctly for docker.io/library/demo:v1 ({DIGEST})"
 
 
@@ -251,7 +253,7 @@ def hosts(tmp_path: Path) -> list[RegistryStatus]:
     return files.show()
 
 
-async def request(found: Sequence[RegistryStatus], status: int, **headers: str) -> CheckResult:
+async def request(statuses: Sequence[RegistryStatus], status: int, **headers: str) -> CheckResult:
     """Return the result for a mirror that answers with this status and these headers."""
 
     async def answer(request: Request) -> Response:
@@ -261,7 +263,7 @@ async def request(found: Sequence[RegistryStatus], status: int, **headers: str) 
 
     app = Starlette(routes=[Route("/{path:path}", answer, methods=["HEAD"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        return await check_request(http, MIRROR, found, HERE)
+        return await check_request(http, MIRROR, statuses, HERE)
 
 
 async def test_the_request_is_like_containerds_and_the_digest_must_be_right(hosts: Sequence[RegistryStatus]) -> None:
@@ -286,10 +288,10 @@ async def hung() -> AsyncGenerator[str]:
 
 async def test_a_hung_peili_is_distinguished_from_a_missing_one(hung: str) -> None:
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
-        status, finding = await check_local_door(http, hung)
+        status, result = await check_local_door(http, hung)
     assert status is None
-    assert finding.level is Level.FAIL
-    assert "accepts connections, but does not answer" in finding.what
+    assert result.level is Level.FAIL
+    assert "accepts connections, but does not answer" in result.what
 
 
 @pytest.mark.parametrize("document", [[], {"name": "x"}, None])
@@ -299,13 +301,13 @@ async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
 
     app = Starlette(routes=[Route("/status", answer)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        status, finding = await check_local_door(http, "http://host")
-    assert (status, finding.level) == (None, Level.FAIL)
+        status, result = await check_local_door(http, "http://host")
+    assert (status, result.level) == (None, Level.FAIL)
 
 
 async def test_parts_that_are_not_ready_are_named() -> None:
-    finding = check_readiness(MirrorStatus("me", ready={"store": False, "router": True}))
-    assert (finding.level, finding.what) == (Level.FAIL, "not ready: store")
+    result = check_readiness(MirrorStatus("me", ready={"store": False, "router": True}))
+    assert (result.level, result.what) == (Level.FAIL, "not ready: store")
 
 
 async def test_a_peer_door_of_another_server_and_a_missing_one(hung: str) -> None:
@@ -314,13 +316,13 @@ async def test_a_peer_door_of_another_server_and_a_missing_one(hung: str) -> Non
 
     app = Starlette(routes=[Route("/v2/", answer, methods=["HEAD"])])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
-        found = [each async for each in check_peer_door(http, MirrorStatus("me", ["http://host"]), is_closed=False)]
-    assert [(each.level, each.what) for each in found] == [(Level.FAIL, "another answers at http://host")]
+        results = [each async for each in check_peer_door(http, MirrorStatus("me", ["http://host"]), is_closed=False)]
+    assert [(each.level, each.what) for each in results] == [(Level.FAIL, "another answers at http://host")]
     async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
-        found = [each async for each in check_peer_door(http, MirrorStatus("me", [hung]), is_closed=False)]
-        assert found[0].what == f"nothing answers at {hung}, the URL that peers use"
-        found = [each async for each in check_peer_door(http, MirrorStatus("me"), is_closed=False)]
-        assert found[0].level is Level.WARN
+        results = [each async for each in check_peer_door(http, MirrorStatus("me", [hung]), is_closed=False)]
+        assert results[0].what == f"nothing answers at {hung}, the URL that peers use"
+        results = [each async for each in check_peer_door(http, MirrorStatus("me"), is_closed=False)]
+        assert results[0].level is Level.WARN
 
 
 async def test_a_peer_door_is_trusted_by_the_systems_certificate_authorities(
@@ -335,8 +337,8 @@ async def test_a_peer_door_is_trusted_by_the_systems_certificate_authorities(
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0", peer_ssl=tls) as serving:
         status = MirrorStatus("me", [f"https://{serving.peer_addresses[0]}"])
         async with make_client() as http:
-            [found] = [each async for each in check_peer_door(http, status, is_closed=False)]
-    assert found == ok("peer door", f"this peili answers at {status.urls[0]}")
+            [results] = [each async for each in check_peer_door(http, status, is_closed=False)]
+    assert results == ok("peer door", f"this peili answers at {status.urls[0]}")
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,8 @@ def test_settings_that_conflict_with_config_path_keep_the_cri_plug_in_from_loadi
     with short_directory() as directory:
         header = f'root = "{directory}/root"\nstate = "{directory}/state"\n[grpc]\naddress = "{directory}/c.sock"\n'
         file = write(
-            directory, {"c.toml": f'version = 2\n{_WITHOUT_OPT}{header}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'}
+            directory,
+            {"c.toml": f'version = 2\n{_WITHOUT_OPT}{header}[{CRI}.registry]\nconfig_path = "/a"\n{settings}'},
         )
         assert settings_in_force(file, V16).conflicting == conflicting
         containerd = Process(["containerd", "--config", str(file)], directory / "log")

@@ -18,7 +18,7 @@ _KEYS = st.sampled_from(
     ["server = 'https://s.example'", 'ca = ["a.pem"] # [host."x"]', "x = '''\n[host.y]\n# '''", "later = [\n[1],\n[]]"]
 )
 _DOTTED = st.sampled_from(["host.'https://d.example'.skip_verify = true", "host.'https://e.example' = { ca = 'x' }"])
-_BLANKS_AND_COMMENTS = st.sampled_from(["", "  ", "# said", "\t# [host.'https://no.example']", "#"])
+_BLANKS_AND_COMMENTS = st.sampled_from(["", "  ", "# comment", "\t# [host.'https://no.example']", "#"])
 _TABLES = st.sampled_from(
     [
         "[host]",

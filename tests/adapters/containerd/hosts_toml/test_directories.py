@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from peili.adapters.containerd.hosts_toml.directories import insert_section, split_section
 from peili.adapters.files.editor import CannotEdit
 
-BEGIN, END = b"# >>> peili hosts >>> said", b"# <<< peili hosts <<<"
+BEGIN, END = b"# >>> peili hosts >>> hint", b"# <<< peili hosts <<<"
 
 _LINES = st.lists(st.binary(max_size=8).filter(lambda line: not {*b"\r\n"} & {*line}), max_size=6)
 _NEWLINES = st.sampled_from(["\n", "\r\n"])

@@ -17,14 +17,14 @@ TEXTS: dict[str, tuple[str, list[str]]] = {
     "comments that do not": ("# top\n\n|[host.b]\n", ["b"]),
     "a subtable first": ("|[host.'b'.header]\nx = '1'\n[host.'b']\n[host.'c']\n", ["b", "c"]),
     "the parent": ("|[host]\n'b' = {}\n[host.'c']\n", ["c"]),
-    "others": ("|[header]\nx = '1'\n[[list]]\n[host.b] # said\n", ["b"]),
+    "others": ("|[header]\nx = '1'\n[[list]]\n[host.b] # comment\n", ["b"]),
     "dotted": ("host.'b'.x = 1\nhost.'c' = {}\n|[host.'d']\n", ["d"]),
     "a bracket in a list": ("x = [\n[1],\n  [2]]\n|[host.b]\n", ["b"]),
     "a header in a string": ("x = '''\n[host.x]\n'''\n|[host.b]\n", ["b"]),
     "a string's end as a comment": ("x = '''\n# '''\n|[host.b]\n", ["b"]),
     "a header in a table's string": ("|[host.b]\nx = '''\n[host.c]'''\n[host.d]", ["b", "d"]),
     "a header in a comment": ("# [host.x]\n\nx = 1\n|#[host.y]\n[host.b]\n", ["b"]),
-    "CRLF": ("x = 1\r\n|# said\r\n[host.b]\r\n", ["b"]),
+    "CRLF": ("x = 1\r\n|# comment\r\n[host.b]\r\n", ["b"]),
 }
 
 
