@@ -1,6 +1,6 @@
 """Holders as a process: `python -m bench.holders JOB`. Many are faulty in the same way, and one is honest.
 
-They are the scripted peers of the tests (tests/mirror/relay/sicknesses.py). bench/rows/health.py starts the process.
+They are the scripted peers of the tests (tests/mirror/relay/faults.py). bench/rows/health.py starts the process.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+from tests.mirror.relay.faults import FAULTS
 from tests.mirror.relay.peers import ScriptedPeer, honest, listening, member
 from tests.mirror.relay.pulling import content
-from tests.mirror.relay.sicknesses import SICK
 
 from peili.mirror import Digest
 
@@ -36,7 +36,7 @@ async def run_holders(job: dict[str, Any]) -> None:
         urls: list[str] = []
         for name in names:
             is_honest = name == "honest"
-            script = honest if is_honest else SICK[job["fault"]]
+            script = honest if is_honest else FAULTS[job["fault"]]
             answering = member(name, content_by_digest, script, late=job["late"] if is_honest else 0)
             peer = await stack.enter_async_context(listening(ScriptedPeer(name, b"", answering)))
             urls += peer.urls

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from tests.lab.processes import CommandFailed, wait_for
-from tests.mirror.relay.sicknesses import SICK
+from tests.mirror.relay.faults import FAULTS
 
 from bench import budgets
 from bench.holders import blobs
@@ -36,7 +36,7 @@ def rows(setting: Setting) -> Iterator[Row]:
     """One row for each kind of fault."""
     faulty = setting.pick(8, 3)
     digests = [*blobs(_SIZE, _COUNT)]
-    for fault in SICK if not setting.quick else [*SICK][:2]:
+    for fault in FAULTS if not setting.quick else [*FAULTS][:2]:
         with _holders(setting, fault, faulty) as urls:
             sides = [partial(_pull, setting, digests, urls), partial(_pull, setting, digests, urls[-1:])]
             ours, alone = take_turns(sides, rounds=setting.few_rounds, warm_up=False)

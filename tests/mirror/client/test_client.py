@@ -56,7 +56,7 @@ async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
 async def test_a_dead_first_url_is_passed_over() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls))) == DATA
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_a_first_url_that_is_a_black_hole_is_passed_over_in_time() -> None:
@@ -89,7 +89,7 @@ async def test_all_urls_share_one_timeout() -> None:
         async with peers(DATA, late(2.4)) as [a], client() as speaking:
             with pytest.raises(PeerUnavailable) as caught:
                 await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=3)
-            assert (caught.value.reason, len(a.asked)) == ("silent", 1)
+            assert (caught.value.reason, len(a.requests)) == ("silent", 1)
 
 
 async def test_what_a_url_leaves_of_the_time_is_for_the_next() -> None:
@@ -102,7 +102,7 @@ async def test_a_connection_that_is_dropped_begins_no_new_timeout() -> None:
         assert await fetch(speaking, a.peer) == DATA
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, a.peer, timeout=3)
-        assert (caught.value.reason, len(a.asked), a.connections) == ("silent", 3, 2)
+        assert (caught.value.reason, len(a.requests), a.connections) == ("silent", 3, 2)
 
 
 async def test_urls_none_of_which_can_be_reached_are_unreachable_in_time() -> None:
@@ -134,9 +134,9 @@ async def test_a_url_that_died_is_left_for_the_other() -> None:
         async with listening(first):
             peer = Peer("a", (*first.urls, *second.urls))
             assert await fetch(speaking, peer) == DATA
-            assert second.asked == []
+            assert second.requests == []
         assert await fetch(speaking, peer) == DATA
-        assert len(second.asked) == 1
+        assert len(second.requests) == 1
 
 
 async def test_ipv6() -> None:
@@ -156,7 +156,7 @@ async def test_a_relay_goes_by_the_url_that_works() -> None:
 async def test_a_base_url_may_have_a_path() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
-        assert a.asked[0].path == "/peili/x"
+        assert a.requests[0].path == "/peili/x"
 
 
 async def test_a_kept_connection_that_the_peer_closed_is_replaced() -> None:
@@ -170,7 +170,7 @@ async def test_a_kept_connection_that_the_peer_closed_is_replaced() -> None:
     async with peers(DATA, once) as [a], client() as speaking:
         assert await fetch(speaking, a.peer) == DATA
         assert await fetch(speaking, a.peer) == DATA
-        assert (len(a.asked), a.connections) == (3, 2)
+        assert (len(a.requests), a.connections) == (3, 2)
 
 
 async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.Monkey
 async def test_a_redirect_is_an_answer() -> None:
     async with peers(DATA, answers(307, location="/elsewhere")) as [a], client() as speaking:
         assert (await speaking.head(a.peer, "/x", timeout=20)).status == 307
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replac
     async with peers(DATA, once) as [a], client() as speaking:
         assert await fetch(speaking, a.peer) == DATA
         assert await fetch(speaking, a.peer) == DATA
-        assert (len(a.asked), a.connections) == (3, 2)
+        assert (len(a.requests), a.connections) == (3, 2)
 
 
 async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None:
@@ -170,7 +170,7 @@ async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None
         for _ in range(3):
             assert await fetch(speaking, a.peer) == DATA
             await until(lambda: a.open == 0)
-        assert (len(a.asked), a.connections) == (3, 3)
+        assert (len(a.requests), a.connections) == (3, 3)
 
 
 async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
@@ -208,7 +208,7 @@ async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_ans
 
     async def late(exchange: Exchange) -> None:
         await honest(exchange)
-        if exchange.asked.method == "HEAD":
+        if exchange.request.method == "HEAD":
             await go_on.wait()
             await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
             sent.set()
@@ -266,7 +266,7 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.Mon
 async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
     async with peers(DATA, silent) as [a], client() as speaking:
         waiting = asyncio.create_task(speaking.open("GET", a.peer, "/x", timeout=10))
-        await until(lambda: a.asked)
+        await until(lambda: a.requests)
         await speaking.aclose()
         with pytest.raises(PeerUnavailable):
             await waiting
@@ -278,17 +278,17 @@ async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
 async def test_a_request_can_not_be_split() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         await speaking.head(a.peer, "/x y\r\nHost: z", timeout=20)
-        assert a.asked[0].path == "/x%20y%0D%0AHost:%20z"
+        assert a.requests[0].path == "/x%20y%0D%0AHost:%20z"
         with pytest.raises(ValueError, match="more than one line"):
             await speaking.head(a.peer, "/x", timeout=0.5, headers={"A": "b\r\nC: d"})
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_ipv6_and_a_path_in_the_url() -> None:
     async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, client() as speaking:
         assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
-        assert a.asked[0].path == "/peili/x"
-        assert a.asked[0].headers["host"] == a.urls[0].removeprefix("http://")
+        assert a.requests[0].path == "/peili/x"
+        assert a.requests[0].headers["host"] == a.urls[0].removeprefix("http://")
 
 
 async def test_headers_of_the_client_go_with_every_request() -> None:
@@ -297,4 +297,4 @@ async def test_headers_of_the_client_go_with_every_request() -> None:
         await fetch(speaking, a.peer)
         await speaking.head(a.peer, "/x", timeout=20)
         await speaking.aclose()
-    assert [each.headers["authorization"] for each in a.asked] == ["Bearer of-the-cluster"] * 2
+    assert [each.headers["authorization"] for each in a.requests] == ["Bearer of-the-cluster"] * 2

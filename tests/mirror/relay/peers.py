@@ -19,7 +19,7 @@ PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Asked:
+class RecordedRequest:
     """One request as it came."""
 
     method: str
@@ -35,7 +35,7 @@ class Asked:
 class Exchange:
     """One request that a script answers."""
 
-    asked: Asked
+    request: RecordedRequest
     content: bytes
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -46,9 +46,9 @@ class Exchange:
     @property
     def part(self) -> tuple[int, int]:
         """First byte, and the one behind the last, of what was asked for."""
-        if self.asked.range is None:
+        if self.request.range is None:
             return 0, len(self.content)
-        first, last = self.asked.range.removeprefix("bytes=").split("-")
+        first, last = self.request.range.removeprefix("bytes=").split("-")
         if not first:
             return max(0, len(self.content) - int(last)), len(self.content)
         return int(first), min(int(last) + 1, len(self.content)) if last else len(self.content)
@@ -66,11 +66,11 @@ class Exchange:
             "docker-content-digest": self.digest or Digest.of(self.content),
             "content-type": detect_media_type(self.content),
         }
-        if self.asked.range is not None:
+        if self.request.range is not None:
             fields["content-range"] = f"bytes {start}-{stop - 1}/{len(self.content)}"
         fields |= {name.replace("_", "-"): value for name, value in headers.items()}
         lines = [f"{name}: {value}\r\n" for name, value in fields.items() if value]
-        code = status or (200 if self.asked.range is None else 206)
+        code = status or (200 if self.request.range is None else 206)
         await self.send(f"HTTP/1.1 {code} x\r\n{''.join(lines)}\r\n".encode())
 
     async def send(self, data: bytes) -> None:
@@ -104,7 +104,7 @@ class ScriptedPeer:
         self.name = name
         self.content = content
         self.script = script
-        self.asked: list[Asked] = []
+        self.requests: list[RecordedRequest] = []
         self.exchanges: list[Exchange] = []
         self.connections = 0
         self.open = 0
@@ -112,7 +112,7 @@ class ScriptedPeer:
 
     @property
     def ranges(self) -> list[str | None]:
-        return [each.range for each in self.asked]
+        return [request.range for request in self.requests]
 
     @property
     def peer(self) -> Peer:
@@ -138,9 +138,9 @@ class ScriptedPeer:
         request, *lines = head.strip().split("\r\n")
         method, path, _ = request.split(" ")
         pairs = (line.split(":", 1) for line in lines)
-        asked = Asked(method, path, {name.lower(): value.strip() for name, value in pairs})
+        asked = RecordedRequest(method, path, {name.lower(): value.strip() for name, value in pairs})
         exchange = Exchange(asked, self.content, reader, writer)
-        self.asked.append(asked)
+        self.requests.append(asked)
         self.exchanges.append(exchange)
         await self.script(exchange)
 
@@ -188,12 +188,12 @@ def refusing_url() -> str:
 
 async def honest(exchange: Exchange) -> None:
     start, stop = exchange.part
-    if start >= stop and exchange.asked.range:
+    if start >= stop and exchange.request.range:
         size = len(exchange.content)
         await exchange.head(416, content_length="0", content_range=f"bytes */{size}", content_type="application/json")
         return
     await exchange.head()
-    if exchange.asked.method == "GET":
+    if exchange.request.method == "GET":
         await exchange.send(exchange.body)
 
 
@@ -291,7 +291,7 @@ async def too_large(exchange: Exchange) -> None:
     """Says to have more than there is, and sends it."""
     size = len(exchange.content) + 10
     start, _ = exchange.part
-    content_range = f"bytes {start}-{size - 1}/{size}" if exchange.asked.range else ""
+    content_range = f"bytes {start}-{size - 1}/{size}" if exchange.request.range else ""
     await exchange.head(content_length=str(size - start), content_range=content_range)
     await exchange.send(exchange.body + b"x" * 10)
 
@@ -369,7 +369,7 @@ def endless(size: int) -> Script:
 
     async def script(exchange: Exchange) -> None:
         start, _ = exchange.part
-        content_range = f"bytes {start}-{size - 1}/{size}" if exchange.asked.range else ""
+        content_range = f"bytes {start}-{size - 1}/{size}" if exchange.request.range else ""
         await exchange.head(content_length=str(size - start), content_range=content_range)
         while True:
             await exchange.send(b"x" * PIECE)
@@ -385,9 +385,9 @@ def member(name: str, contents: Mapping[Digest, bytes], script: Script, *, late:
     async def answer(exchange: Exchange) -> None:
         await asyncio.sleep(late)
         for digest, content in contents.items():
-            if digest in exchange.asked.path:
+            if digest in exchange.request.path:
                 exchange.content, exchange.digest = content, digest
-        if exchange.asked.method == "GET":
+        if exchange.request.method == "GET":
             await script(exchange)
             return
         size = str(len(exchange.content))

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
-from peili.mirror import Digest, Feed, Holder, Key, Limits, Mirror, Peer, Router, Store, Upstream, Wait, Want, serve
+from peili.mirror import (
+    Digest,
+    Feed,
+    Holder,
+    Key,
+    Lease,
+    Limits,
+    Mirror,
+    Peer,
+    Router,
+    Store,
+    Upstream,
+    Wait,
+    Want,
+    serve,
+)
 from peili.stores.memory import MemoryStore
 
 KIB, MIB = 1024, 1024 * 1024
@@ -36,11 +52,11 @@ SMALL = 20 * KIB
 """Below it: collected ahead."""
 NEVER = 600.0
 """Seconds of a bound that a test would not live to see: what ends all the same, did not wait for it."""
-WAYS: dict[str, dict[str, Any]] = {
+DATA_PATHS: dict[str, dict[str, Any]] = {
     "hashed": {"verify": True},
     "spliced": {"verify": False},
-    "hashed, messages": {"verify": True, "outlets": False},
-    "untouched, messages": {"verify": False, "outlets": False},
+    "hashed, messages": {"verify": True, "direct": False},
+    "untouched, messages": {"verify": False, "direct": False},
 }
 """How large content goes to the runtime: for `pulling`."""
 
@@ -49,7 +65,7 @@ def content(size: int, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
-class Told(Router):
+class FixedRouter(Router):
     """Gives the holders that it was told, always in that order."""
 
     def __init__(self, *holders: Holder) -> None:
@@ -71,8 +87,56 @@ class Told(Router):
         return [holder.peer for holder in self.holders]
 
 
+class RecordingLease(Lease):
+    """Records what it is told."""
+
+    def __init__(self) -> None:
+        self.offsets: list[int] = []
+        self.reasons: list[str] = []
+
+    @override
+    def progress(self, offset: int) -> None:
+        assert not self.reasons, "progress after the release"
+        self.offsets.append(offset)
+
+    @override
+    async def release(self, reason: str) -> None:
+        self.reasons.append(reason)
+        await asyncio.sleep(0.01)  # as one that tells somebody else
+
+
+Advice: TypeAlias = Feed | Wait | Upstream | Exception
+
+
+class AdvisingRouter(Router):
+    """Gives the advice that it was told, in turn, and then the last one for ever."""
+
+    def __init__(self, *advice: Advice | Callable[[], Advice]) -> None:
+        self._advice = list(advice)
+        self.wants: list[Want] = []
+
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        self.wants.append(want)
+        advice = self._advice.pop(0) if len(self._advice) > 1 else self._advice[0]
+        if callable(advice):
+            advice = advice()
+        if isinstance(advice, Exception):
+            raise advice
+        return advice
+
+    @override
+    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
+        return
+        yield
+
+    @override
+    def peers(self) -> Sequence[Peer]:
+        return ()
+
+
 @dataclass
-class Pulled:
+class PullResult:
     """What the runtime got. `whole`: the body ended where it had to."""
 
     status: int
@@ -92,7 +156,7 @@ class Host:
 
     async def get(
         self, digest: Digest, byte_range: str | None = None, *, kind: str = "blobs", method: str = "GET"
-    ) -> Pulled:
+    ) -> PullResult:
         """Ask for content and take what comes."""
         headers = {"Range": byte_range} if byte_range else {}
         body, whole = bytearray(), True
@@ -102,7 +166,7 @@ class Host:
                     body += piece
             except (httpx.RemoteProtocolError, httpx.ReadError):
                 whole = False
-        return Pulled(response.status_code, response.headers, bytes(body), whole)
+        return PullResult(response.status_code, response.headers, bytes(body), whole)
 
     async def ask(self, digest: Digest) -> socket.socket:
         """Ask for a blob on a raw socket that takes as little as may be, and don't read."""
@@ -114,6 +178,12 @@ class Host:
         await loop.sock_connect(connection, self.address)
         await loop.sock_sendall(connection, f"GET {path_of(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         return connection
+
+
+def manifest_with(digest: str, size: object) -> bytes:
+    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest.of(b"{}"), "size": 2}
+    return json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
 
 
 def path_of(digest: Digest, kind: str = "blobs") -> str:
@@ -138,18 +208,18 @@ async def pulling(
     *,
     store: Store | None = None,
     verify: bool = True,
-    outlets: bool = True,
+    direct: bool = True,
     client_ssl: ssl.SSLContext | None = None,
     **limits: Any,
 ) -> AsyncGenerator[Host]:
     """A host whose mirror has nothing (or `store`) and hears of holders from `router`.
 
-    Without `outlets`, bodies go to the runtime as ASGI messages.
+    Unless `direct`, bodies go to the runtime as ASGI messages.
     """
-    asked = router if isinstance(router, Router) else Told(*router)
+    asked = router if isinstance(router, Router) else FixedRouter(*router)
     bounds = Limits(**{**SHORT, **limits})
     mirror = Mirror(store or MemoryStore(), asked, verify=verify, client_ssl=client_ssl, limits=bounds)
-    if not outlets:
+    if not direct:
         mirror.local = _wrapped(mirror.local)
     async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
         name, port = serving.local_addresses[0].rsplit(":", 1)

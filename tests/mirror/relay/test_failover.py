@@ -24,7 +24,7 @@ from tests.mirror.relay.peers import (
     silent_after,
     too_large,
 )
-from tests.mirror.relay.pulling import LARGE, SMALL, WAYS, Told, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, SMALL, FixedRouter, content, pulling, until
 
 from peili.mirror import Digest
 from peili.mirror.relay import source
@@ -41,11 +41,11 @@ STOPPING = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", DATA_PATHS)
 @pytest.mark.parametrize("how", STOPPING)
-async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(how: str, way: str) -> None:
+async def test_the_next_holder_continues_at_the_byte_where_the_last_one_stopped(how: str, path: str) -> None:
     data = content(LARGE)
-    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder], **WAYS[way]) as host:
+    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder], **DATA_PATHS[path]) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole) == (200, True)
         assert pulled.body == data
@@ -73,21 +73,24 @@ class Jumping:
         return time.monotonic() + (self._jump if self._looks > 1 else 0)
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_peer_is_not_slow_because_this_host_stood_still(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_peer_is_not_slow_because_this_host_stood_still(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = content(LARGE)
     monkeypatch.setattr(source, "time", Jumping(15))
-    long: dict[str, Any] = {**WAYS[way], "stall_timeout": 20, "rate_window": 10, "min_rate": 100 * LARGE}
+    long: dict[str, Any] = {**DATA_PATHS[path], "stall_timeout": 20, "rate_window": 10, "min_rate": 100 * LARGE}
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], **long) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert (a.ranges, b.ranges) == ([None], [])
 
 
 @pytest.mark.parametrize("how", STOPPING)
-@pytest.mark.parametrize("outlets", [True, False])
-async def test_a_range_is_continued_too(how: str, outlets: bool) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+async def test_a_range_is_continued_too(how: str, direct: bool) -> None:
     data = content(2 * LARGE)
-    async with peers(data, STOPPING[how], honest) as [a, b], pulling([a.holder, b.holder], outlets=outlets) as host:
+    async with (
+        peers(data, STOPPING[how], honest) as [a, b],
+        pulling([a.holder, b.holder], direct=direct) as host,
+    ):
         pulled = await host.get(Digest.of(data), "bytes=1000-999999")
         assert (pulled.status, pulled.whole) == (206, True)
         assert pulled.headers["content-range"] == f"bytes 1000-999999/{2 * LARGE}"
@@ -112,7 +115,7 @@ async def test_ranges_are_relayed(asked: str, size: int) -> None:
 
 async def _ranges(exchange: Exchange) -> None:
     """Honest, for `bytes=-n` too."""
-    asked, size = exchange.asked, len(exchange.content)
+    asked, size = exchange.request, len(exchange.content)
     if asked.range and asked.range.startswith("bytes=-"):
         start = size - int(asked.range.removeprefix("bytes=-"))
         asked.headers["range"] = f"bytes={start}-{size - 1}"
@@ -138,11 +141,11 @@ async def test_a_second_holder_that_will_not_do_is_passed_over(bad: Script) -> N
         assert set(second.ranges) == set(third.ranges) == {f"bytes={STOP}-{LARGE - 1}"}
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_one_holder_after_the_other_gives_its_part(way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_one_holder_after_the_other_gives_its_part(path: str) -> None:
     data = content(LARGE)
     scripts = [short_after(100_000)] * 4 + [honest]
-    async with peers(data, *scripts) as those, pulling([each.holder for each in those], **WAYS[way]) as host:
+    async with peers(data, *scripts) as those, pulling([each.holder for each in those], **DATA_PATHS[path]) as host:
         pulled = await host.get(Digest.of(data))
         assert pulled.body == data
         assert [each.ranges for each in those[1:]] == [[f"bytes={n}00000-{LARGE - 1}"] for n in (1, 2, 3, 4)]
@@ -155,7 +158,7 @@ async def test_restarts_are_bounded() -> None:
         pulled = await host.get(Digest.of(data))
         assert pulled.status == 200
         assert not pulled.whole
-        assert sum(len(each.asked) for each in those) == 3
+        assert sum(len(each.requests) for each in those) == 3
 
 
 async def test_a_200_for_all_from_byte_0_on_is_taken() -> None:
@@ -172,12 +175,12 @@ async def test_a_holder_that_ignores_ranges_is_still_good_for_the_whole() -> Non
         assert (await host.get(Digest.of(data))).body == data
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and_is_told_404(way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and_is_told_404(path: str) -> None:
     data = content(LARGE)
     async with (
         peers(data, silent_after(STOP), short_after(STOP)) as those,
-        pulling([each.holder for each in those], **WAYS[way]) as host,
+        pulling([each.holder for each in those], **DATA_PATHS[path]) as host,
     ):
         digest = Digest.of(data)
         pulled = await host.get(digest)
@@ -186,13 +189,13 @@ async def test_when_no_holder_is_left_the_runtime_comes_back_at_a_later_byte_and
         assert pulled.body == data[: 2 * STOP]  # what was withheld is passed on
         again = await host.get(digest, f"bytes={2 * STOP}-")
         assert again.status == 404
-        assert sum(len(each.asked) for each in those) == 2
+        assert sum(len(each.requests) for each in those) == 2
 
 
 async def test_the_router_is_told_who_failed_and_where() -> None:
     data = content(LARGE)
     async with peers(data, short_after(STOP), honest) as [a, b]:
-        router = Told(a.holder, b.holder)
+        router = FixedRouter(a.holder, b.holder)
         async with pulling(router) as host:
             await host.get(Digest.of(data))
         first, second = router.wants

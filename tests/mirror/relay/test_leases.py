@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from typing import TypeAlias, cast
+from typing import cast
 
 import pytest
 from tests.mirror.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
-from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, content, pulling, until
+from tests.mirror.relay.pulling import (
+    LARGE,
+    NEVER,
+    SMALL,
+    Advice,
+    AdvisingRouter,
+    RecordingLease,
+    content,
+    pulling,
+    until,
+)
 from typing_extensions import override
 
 from peili.mirror import (
@@ -18,37 +28,14 @@ from peili.mirror import (
     Context,
     Digest,
     Feed,
-    Holder,
-    Key,
     Lease,
-    Peer,
-    Router,
     RouterUnavailable,
     Upstream,
     Wait,
-    Want,
 )
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
-
-
-class Noted(Lease):
-    """Records what it is told."""
-
-    def __init__(self) -> None:
-        self.offsets: list[int] = []
-        self.reasons: list[str] = []
-
-    @override
-    def progress(self, offset: int) -> None:
-        assert not self.reasons, "progress after the release"
-        self.offsets.append(offset)
-
-    @override
-    async def release(self, reason: str) -> None:
-        self.reasons.append(reason)
-        await asyncio.sleep(0.01)  # as one that tells somebody else
 
 
 class Failing(Lease):
@@ -96,40 +83,10 @@ class Stubborn(Slow):
                 await super().release(reason)
 
 
-Advice: TypeAlias = Feed | Wait | Upstream | Exception
-
-
-class Advising(Router):
-    """Gives the advice that it was told, in turn, and then the last one for ever."""
-
-    def __init__(self, *advice: Advice | Callable[[], Advice]) -> None:
-        self._advice = list(advice)
-        self.wants: list[Want] = []
-
-    @override
-    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
-        self.wants.append(want)
-        advice = self._advice.pop(0) if len(self._advice) > 1 else self._advice[0]
-        if callable(advice):
-            advice = advice()
-        if isinstance(advice, Exception):
-            raise advice
-        return advice
-
-    @override
-    async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
-        return
-        yield
-
-    @override
-    def peers(self) -> Sequence[Peer]:
-        return ()
-
-
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> None:
-    data, lease = content(size), Noted()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+    data, lease = content(size), RecordingLease()
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         await host.get(Digest.of(data))
         await until(lambda: lease.reasons)
     assert lease.offsets == sorted(lease.offsets)
@@ -138,10 +95,10 @@ async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> Non
 
 
 async def test_progress_is_what_the_runtime_was_given() -> None:
-    data, lease = content(LARGE), Noted()
+    data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease), Upstream())) as host,
     ):
         await host.get(Digest.of(data))
     assert 0 < lease.offsets[-1] < 200_000  # the last piece was withheld
@@ -149,10 +106,10 @@ async def test_progress_is_what_the_runtime_was_given() -> None:
 
 @pytest.mark.parametrize("same", [True, False])
 async def test_each_lease_is_released_once_though_the_holder_changes(same: bool) -> None:
-    data, first = content(LARGE), Noted()
-    second = first if same else Noted()
+    data, first = content(LARGE), RecordingLease()
+    second = first if same else RecordingLease()
     async with peers(data, short_after(200_000), honest) as [a, b]:
-        router = Advising(Feed((a.holder,), first), Feed((b.holder,), second))
+        router = AdvisingRouter(Feed((a.holder,), first), Feed((b.holder,), second))
         async with pulling(router) as host:
             assert (await host.get(Digest.of(data))).body == data
             await until(lambda: second.reasons)
@@ -164,10 +121,10 @@ async def test_each_lease_is_released_once_though_the_holder_changes(same: bool)
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000), silent_after(LARGE - 1)])
 async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None:
-    data, lease = content(LARGE), Noted()
+    data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, script) as [a],
-        pulling(Advising(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease)), stall_timeout=20, first_byte_timeout=20) as host,
     ):
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
@@ -187,10 +144,10 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
     ],
 )
 async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: int, reason: str) -> None:
-    data, lease = content(size), Noted()
+    data, lease = content(size), RecordingLease()
     async with (
         peers(data, script) as [a],
-        pulling(Advising(Feed((a.holder,), lease), Upstream())) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease), Upstream())) as host,
     ):
         await host.get(Digest.of(data))
         await until(lambda: lease.reasons)
@@ -198,18 +155,18 @@ async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: i
 
 
 async def test_upstream_is_404_and_its_lease_released() -> None:
-    lease = Noted()
-    async with pulling(Advising(Upstream(lease))) as host:
+    lease = RecordingLease()
+    async with pulling(AdvisingRouter(Upstream(lease))) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.reasons)
     assert lease.reasons == ["done"]
 
 
 async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -> None:
-    data, feed, upstream = content(LARGE), Noted(), Noted()
+    data, feed, upstream = content(LARGE), RecordingLease(), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],
-        pulling(Advising(Feed((a.holder,), feed), Upstream(upstream))) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), feed), Upstream(upstream))) as host,
     ):
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)
@@ -221,7 +178,7 @@ async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: pytest.LogCaptureFixture) -> None:
     data, lease = content(size), Failing()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
         await until(lambda: "failed to be released" in caplog.text)
@@ -232,10 +189,10 @@ async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: p
 
 
 async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
-    data, first, second = content(LARGE), Failing(), Noted()
+    data, first, second = content(LARGE), Failing(), RecordingLease()
     async with (
         peers(data, short_after(200_000), honest) as [a, b],
-        pulling(Advising(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
     ):
         assert (await host.get(Digest.of(data))).body == data
         await until(lambda: second.reasons)
@@ -245,7 +202,7 @@ async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used(
 
 async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     lease = Slow()
-    async with pulling(Advising(Upstream(lease)), lookup_timeout=0.2) as host:
+    async with pulling(AdvisingRouter(Upstream(lease)), lookup_timeout=0.2) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.outcomes)
         await until(lambda: host.mirror.metrics.limited.value("lookup_timeout") == 1)
@@ -258,7 +215,7 @@ async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
     data, lease = content(LARGE), Slow()
     async with peers(data, short_after(200_000) if advice == "another feed" else honest, honest) as [a, b]:
         first = Upstream(lease) if advice == "upstream" else Feed((a.holder,), lease)
-        async with pulling(Advising(first, Feed((b.holder,))), lookup_timeout=NEVER) as host:
+        async with pulling(AdvisingRouter(first, Feed((b.holder,))), lookup_timeout=NEVER) as host:
             async with asyncio.timeout(60):
                 pulled = await host.get(Digest.of(data))
             assert (pulled.status, pulled.whole) == ((404 if advice == "upstream" else 200), True)
@@ -272,7 +229,10 @@ async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_release_outlives_its_request(size: int) -> None:
     data, lease = content(size), Slow()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER) as host:
+    async with (
+        peers(data, honest) as [a],
+        pulling(AdvisingRouter(Feed((a.holder,), lease)), lookup_timeout=NEVER) as host,
+    ):
         assert (await host.get(Digest.of(data))).body == data
         await until(lambda: lease.reasons)
         await until(lambda: host.mirror.metrics.requests.family().samples)  # it has ended, by itself or cancelled
@@ -285,7 +245,7 @@ async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -
     data, lease = content(LARGE), Slow()
     async with (
         peers(data, silent_after(100_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease)), lookup_timeout=NEVER, stall_timeout=NEVER) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease)), lookup_timeout=NEVER, stall_timeout=NEVER) as host,
     ):
         connection = await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
@@ -300,7 +260,7 @@ async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -
 
 async def test_draining_waits_for_releases() -> None:
     lease = Slow()
-    async with pulling(Advising(Upstream(lease)), lookup_timeout=NEVER) as host:
+    async with pulling(AdvisingRouter(Upstream(lease)), lookup_timeout=NEVER) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
         draining = asyncio.create_task(host.mirror.drain(NEVER))
@@ -312,7 +272,7 @@ async def test_draining_waits_for_releases() -> None:
         assert lease.outcomes == ["released"]
 
 
-class Left(Advising):
+class Left(AdvisingRouter):
     """Notes how the releases stood when it was left."""
 
     def __init__(self, lease: Slow, *advice: Advice) -> None:
@@ -353,7 +313,7 @@ async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogC
 async def test_a_release_that_can_not_be_cancelled_does_not_hold_up_leaving() -> None:
     lease = Stubborn()
     async with asyncio.timeout(60):
-        async with pulling(Advising(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
+        async with pulling(AdvisingRouter(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
             await host.get(Digest.of(b"x"))
             await until(lambda: lease.reasons)
     lease.told.set()
@@ -364,7 +324,9 @@ async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_no
     data, lease = content(LARGE), Slow()
     async with (
         peers(data, silent_after(100_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease), Upstream()), stall_timeout=NEVER, lookup_timeout=NEVER) as host,
+        pulling(
+            AdvisingRouter(Feed((a.holder,), lease), Upstream()), stall_timeout=NEVER, lookup_timeout=NEVER
+        ) as host,
     ):
         await host.ask(Digest.of(data))
         await until(lambda: a.exchanges and a.exchanges[0].is_silent)
@@ -381,7 +343,7 @@ async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_no
 
 async def test_releases_that_pile_up_let_no_transfer_begin() -> None:
     lease = Slow()
-    router = Advising(lambda: Upstream(lease), lambda: Upstream(Lease()))
+    router = AdvisingRouter(lambda: Upstream(lease), lambda: Upstream(Lease()))
     async with pulling(router, lookup_timeout=NEVER, transfers=1) as host:
         for asked in (1, 1, 1):
             assert (await host.get(Digest.of(b"x"))).status == 404
@@ -399,15 +361,15 @@ async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog:
         async def open(self, digest: Digest, *, partial: bool = False) -> Content:
             return await asyncio.Future[Content]()
 
-    data, lease, at = content(LARGE), Noted(), 300_000
+    data, lease, at = content(LARGE), RecordingLease(), 300_000
     async with (
         peers(data, honest) as [a],
-        pulling(Advising(Feed((a.holder,), lease)), store=SlowStore(), wait_timeout=1) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease)), store=SlowStore(), wait_timeout=1) as host,
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
         await until(lambda: lease.reasons)
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
         assert host.mirror.metrics.limited.value("wait_timeout") == 1
     assert lease.reasons == ["done"]
     assert "passed on unverified: the bytes that the runtime has can't be read back in time" in caplog.text
@@ -439,7 +401,7 @@ async def test_a_wait_is_waited() -> None:
         return Wait(asyncio.get_running_loop().time() + 0.2)
 
     async with peers(data, honest) as [a]:
-        router = Advising(wait, wait, Feed((a.holder,)))
+        router = AdvisingRouter(wait, wait, Feed((a.holder,)))
         async with pulling(router) as host:
             pulled = await host.get(Digest.of(data))
             assert pulled.body == data
@@ -448,7 +410,7 @@ async def test_a_wait_is_waited() -> None:
 
 @pytest.mark.parametrize(("until_", "asked"), [(-1.0, 41), (0.0, 41), (float("inf"), 1)])
 async def test_waiting_ends_and_does_not_spin(until_: float, asked: int) -> None:
-    router = Advising(Wait(until_))
+    router = AdvisingRouter(Wait(until_))
     async with pulling(router, wait_timeout=0.4) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         assert host.mirror.metrics.limited.value("wait_timeout") == 1
@@ -457,14 +419,14 @@ async def test_waiting_ends_and_does_not_spin(until_: float, asked: int) -> None
 
 async def test_the_same_failed_holder_again_and_again_is_404() -> None:
     data = content(SMALL)
-    async with peers(data, silent_after(0)) as [a], pulling(Advising(Feed((a.holder,)))) as host:
+    async with peers(data, silent_after(0)) as [a], pulling(AdvisingRouter(Feed((a.holder,)))) as host:
         assert (await host.get(Digest.of(data))).status == 404
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_no_holders_at_all_is_404() -> None:
-    lease = Noted()
-    async with pulling(Advising(Feed((), lease))) as host:
+    lease = RecordingLease()
+    async with pulling(AdvisingRouter(Feed((), lease))) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.reasons)
     assert len(lease.reasons) == 1
@@ -476,26 +438,26 @@ async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.
         assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
         return cast("Advice", given)
 
-    router = Advising(advise)
+    router = AdvisingRouter(advise)
     async with pulling(router) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
     assert len(router.wants) == 1
     [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
-    assert f"Advising.acquire returned {given!r}" in error
+    assert f"AdvisingRouter.acquire returned {given!r}" in error
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
 async def test_a_router_that_fails_is_404(error: Exception) -> None:
-    async with pulling(Advising(error)) as host:
+    async with pulling(AdvisingRouter(error)) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
 async def test_a_router_that_fails_in_the_middle_cuts_later_than_it_began(error: Exception) -> None:
-    data, lease = content(LARGE), Noted()
+    data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],
-        pulling(Advising(Feed((a.holder,), lease), error)) as host,
+        pulling(AdvisingRouter(Feed((a.holder,), lease), error)) as host,
     ):
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole, len(pulled.body)) == (200, False, 200_000)

@@ -41,7 +41,7 @@ THING = json.dumps({"mediaType": UNKNOWN, "blobs": [], "x": "y" * 300}).encode()
 @pytest.mark.parametrize("said", [UNKNOWN, OCI_MANIFEST, OCTET_STREAM, "text/html", ""])
 async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(said: str) -> None:
     async def script(exchange: Exchange) -> None:
-        if exchange.asked.method == "GET":
+        if exchange.request.method == "GET":
             await exchange.head(content_type=said)
             await exchange.send(exchange.body)
         else:
@@ -83,7 +83,7 @@ async def test_what_states_no_media_type_is_no_manifest(stated: object, method: 
 
     async def script(exchange: Exchange) -> None:
         await exchange.head(content_type=UNKNOWN)
-        if exchange.asked.method == "GET":
+        if exchange.request.method == "GET":
             await exchange.send(exchange.body)
 
     async with peers(data, script) as [a], pulling([a.holder]) as host:

@@ -59,7 +59,7 @@ async def test_no_part_is_refused_because_the_holder_was_asked_for_too_much(most
         host.client.timeout = httpx.Timeout(90)
         parts = [asyncio.create_task(_part(host, Digest.of(data), n * MIB, MIB // 2, go)) for n in range(1, 21)]
         await asyncio.sleep(0)
-        await until(lambda: bound.refused or len(a.asked) >= 20)
+        await until(lambda: bound.refused or len(a.requests) >= 20)
         go.set()
         for n, each in enumerate(parts, 1):
             assert await each == (206, data[n * MIB : n * MIB + MIB // 2])
@@ -70,7 +70,7 @@ async def test_a_first_request_is_refused_at_once_where_the_holder_is_busy() -> 
     async with peers(data, _Bounded(0)) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data))).status == 404
         assert (await host.get(Digest.of(data), "bytes=0-")).status == 404
-        assert len(a.asked) == 2
+        assert len(a.requests) == 2
 
 
 async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:

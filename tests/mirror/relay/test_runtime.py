@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, peers, silent, silent_after
-from tests.mirror.relay.pulling import LARGE, MIB, NEVER, SMALL, WAYS, Host, Told, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, NEVER, SMALL, FixedRouter, Host, content, pulling, until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Key, Peer, Router, Upstream, Wait, Want
@@ -47,26 +47,26 @@ async def _stands_still(a: ScriptedPeer) -> int:
                 return before
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody(way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody(path: str) -> None:
     data = content(BIG)
     async with (
         peers(data, honest, honest) as [a, b],
-        pulling([a.holder, b.holder], stall_timeout=0.4, relay_memory=4 * MIB, **WAYS[way]) as host,
+        pulling([a.holder, b.holder], stall_timeout=0.4, relay_memory=4 * MIB, **DATA_PATHS[path]) as host,
     ):
         connection = await host.ask(Digest.of(data))
         assert await _stands_still(a) < BIG - 8 * MIB
         await asyncio.sleep(1.2)  # three times what a peer may be silent, more than the window of its rate
         assert await _read_all(connection, BIG) == data
-        assert (len(a.asked), len(b.asked)) == (1, 0)
+        assert (len(a.requests), len(b.requests)) == (1, 0)
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_runtime_that_takes_nothing_for_too_long_is_left(way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_runtime_that_takes_nothing_for_too_long_is_left(path: str) -> None:
     data = content(BIG)
-    async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **WAYS[way]) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **DATA_PATHS[path]) as host:
         await host.ask(Digest.of(data))
-        await until(lambda: a.asked)
+        await until(lambda: a.requests)
         await until(lambda: a.open == 0)
 
 
@@ -86,31 +86,33 @@ async def _leave(host: Host, data: bytes, a: ScriptedPeer) -> None:
     [(silent, SMALL), (silent_after(100_000), LARGE), (drips_after(1000), SMALL), (honest, BIG)],
     ids=["silent", "silent in the middle", "collecting", "sending"],
 )
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, size: int, way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, size: int, path: str) -> None:
     data = content(size)
     async with (
         peers(data, script) as [a],
-        pulling([a.holder], first_byte_timeout=NEVER, stall_timeout=NEVER, rate_window=NEVER, **WAYS[way]) as host,
+        pulling(
+            [a.holder], first_byte_timeout=NEVER, stall_timeout=NEVER, rate_window=NEVER, **DATA_PATHS[path]
+        ) as host,
     ):
         await _leave(host, data, a)
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000)])
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, path: str) -> None:
     data = content(LARGE)
     waits: dict[str, Any] = dict.fromkeys(("first_byte_timeout", "stall_timeout", "wait_timeout"), NEVER)
     async with peers(data, script) as [a], asyncio.timeout(90):
-        async with pulling([a.holder], **waits, **WAYS[way]) as host:
+        async with pulling([a.holder], **waits, **DATA_PATHS[path]) as host:
             connection = await host.ask(Digest.of(data))
             host.connections.remove(connection)  # the runtime stays
-            await until(lambda: a.asked)
+            await until(lambda: a.requests)
         await until(lambda: a.open == 0)
         connection.close()
 
 
-class _Hanging(Told):
+class _Hanging(FixedRouter):
     """Never answers; notes that it was let go."""
 
     def __init__(self, *, by_lookup: bool) -> None:
@@ -173,7 +175,7 @@ async def test_connections_are_kept_for_reuse() -> None:
         for data in contents:
             a.content = data
             assert (await host.get(Digest.of(data))).body == data
-        assert len(a.asked) == 20
+        assert len(a.requests) == 20
         assert a.connections <= 2
 
 
@@ -181,7 +183,7 @@ async def test_many_small_blobs_at_once_need_no_more_connections_than_are_under_
     contents = {Digest.of(data): data for data in (content(4096, seed) for seed in range(100))}
 
     async def all_of_them(exchange: Exchange) -> None:
-        digest = exchange.asked.path.split("/")[-1].split("?")[0]
+        digest = exchange.request.path.split("/")[-1].split("?")[0]
         await honest(replace(exchange, content=contents[Digest(digest)]))
 
     async with peers(b"", all_of_them) as [a], pulling([a.holder]) as host:
@@ -193,14 +195,14 @@ async def test_many_small_blobs_at_once_need_no_more_connections_than_are_under_
                 assert (await host.get(digest)).body == contents[digest]
 
         await asyncio.gather(*(pull() for _ in range(4)))
-        assert len(a.asked) == 100
+        assert len(a.requests) == 100
         assert a.connections <= 4
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_large_transfer_gives_its_connection_back(way: str) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_large_transfer_gives_its_connection_back(path: str) -> None:
     data = content(LARGE)
-    async with peers(data, honest) as [a], pulling([a.holder], **WAYS[way]) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], **DATA_PATHS[path]) as host:
         for _ in range(5):
             assert (await host.get(Digest.of(data))).body == data
             assert (await host.get(Digest.of(data), "bytes=100-500000")).body == data[100:500001]

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from tests.mirror.relay.peers import Script, endless, honest, in_turn, only_chunked, peers, unknown_length
-from tests.mirror.relay.pulling import LARGE, SMALL, Told, content, pulling
+from tests.mirror.relay.pulling import LARGE, SMALL, FixedRouter, content, manifest_with, pulling
 
 from peili.mirror import Digest
 from peili.mirror.relay.verify import KnownSizes
@@ -16,18 +16,12 @@ pytestmark = pytest.mark.anyio
 EVER = 2**62
 
 
-def manifest_with(digest: str, size: object) -> bytes:
-    layer = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest, "size": size}
-    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": Digest.of(b"{}"), "size": 2}
-    return json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
-
-
 @pytest.mark.parametrize("size", [EVER, LARGE + 1, LARGE - 1])
 async def test_the_size_in_a_verified_manifest_counts(size: int) -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
     async with peers(manifest, honest) as [m], peers(data, endless(size), honest) as [a, b]:
-        router = Told(m.holder)
+        router = FixedRouter(m.holder)
         async with pulling(router) as host:
             assert (await host.get(Digest.of(manifest), kind="manifests")).status == 200
             router.holders = (a.holder, b.holder)
@@ -43,7 +37,7 @@ async def test_a_manifest_with_a_wrong_size_spoils_no_other_image(size: int) -> 
     data = content(LARGE)
     wrong, right = (manifest_with(Digest.of(data), each) for each in (size, LARGE))
     async with peers(wrong, honest) as [w], peers(right, honest) as [r], peers(data, honest) as [a]:
-        router = Told(w.holder)
+        router = FixedRouter(w.holder)
         async with pulling(router) as host:
             assert (await host.get(Digest.of(wrong), kind="manifests")).status == 200
             router.holders = (a.holder,)
@@ -61,7 +55,7 @@ async def test_the_runtime_knows_better_than_another_image_s_manifest(at: int) -
     data, store = content(LARGE), MemoryStore()
     wrong = manifest_with(Digest.of(data), LARGE - 1)
     async with peers(wrong, honest) as [w], peers(data, endless(LARGE + 1), honest) as [a, b]:
-        router = Told(w.holder)
+        router = FixedRouter(w.holder)
         async with pulling(router, store=store) as host:
             assert (await host.get(Digest.of(wrong), kind="manifests")).status == 200
             store.begin(Digest.of(data), LARGE).write(data[:at])
@@ -96,7 +90,7 @@ async def test_the_bound_is_for_unknown_sizes_only(known: bool) -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
     async with peers(manifest, honest) as [m], peers(data, honest) as [a]:
-        router = Told(m.holder)
+        router = FixedRouter(m.holder)
         async with pulling(router, blob_size=LARGE - 1) as host:
             if known:
                 assert (await host.get(Digest.of(manifest), kind="manifests")).status == 200

@@ -21,7 +21,7 @@ from tests.mirror.relay.peers import (
     unknown_length,
     wrong_digest,
 )
-from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, Told, content, path_of, pulling, until
+from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, FixedRouter, content, path_of, pulling, until
 
 from peili.mirror import Digest, Holder, Peer
 
@@ -35,7 +35,7 @@ async def test_an_honest_holder_is_relayed(size: int) -> None:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
         assert pulled.headers["docker-content-digest"] == Digest.of(data)
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> None:
@@ -46,7 +46,7 @@ async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> No
     ):
         pulled = await host.get(Digest.of(data))
         assert pulled.body == data
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
         await until(lambda: a.open == 0)
 
 
@@ -54,7 +54,7 @@ async def test_a_holder_that_answers_in_time_is_the_only_one_asked() -> None:
     data = content(SMALL)
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
-        assert (len(a.asked), len(b.asked)) == (1, 0)
+        assert (len(a.requests), len(b.requests)) == (1, 0)
 
 
 async def test_a_bug_with_one_holder_does_not_spoil_what_another_has(caplog: pytest.LogCaptureFixture) -> None:
@@ -81,7 +81,7 @@ async def test_what_nobody_has_is_a_404_without_any_wait() -> None:
     """In milliseconds, which the bench measures."""
     names = ("wait_timeout", "lookup_timeout", "first_byte_timeout", "hedge_delay")
     waits: dict[str, Any] = dict.fromkeys(names, NEVER)
-    async with pulling(Told(), **waits) as host:
+    async with pulling(FixedRouter(), **waits) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
 
 
@@ -116,7 +116,7 @@ async def test_a_holder_that_does_not_give_the_content_is_passed_over(bad: Scrip
     async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], hedge_delay=NEVER) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.body) == (200, data)
-        assert a.asked
+        assert a.requests
         assert b.ranges == [None]
 
 
@@ -126,7 +126,7 @@ async def test_a_redirect_is_not_followed() -> None:
         to = answers(307, location=f"{elsewhere.urls[0]}/v2/x")
         async with peers(data, to) as [a], pulling([a.holder]) as host:
             assert (await host.get(Digest.of(data))).status == 404
-            assert not elsewhere.asked
+            assert not elsewhere.requests
 
 
 async def test_waiting_for_a_first_byte_is_bounded_in_all() -> None:
@@ -148,7 +148,7 @@ async def test_a_head_says_what_a_get_would() -> None:
         pulled = await host.get(Digest.of(data), method="HEAD")
         assert (pulled.status, pulled.body) == (200, b"")
         assert pulled.headers["content-length"] == str(LARGE)
-        assert [each.method for each in a.asked] == ["HEAD"]
+        assert [each.method for each in a.requests] == ["HEAD"]
         assert (await host.get(Digest.of(b"?"), method="HEAD")).status == 404
 
 
@@ -156,9 +156,9 @@ async def test_more_transfers_than_may_be_are_404() -> None:
     data = content(SMALL)
     async with peers(data, silent) as [a], pulling([a.holder], transfers=1, first_byte_timeout=NEVER) as host:
         waiting = await host.ask(Digest.of(data))
-        await until(lambda: a.asked)
+        await until(lambda: a.requests)
         assert (await host.get(Digest.of(data))).status == 404
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
         waiting.close()
         await until(lambda: a.open == 0)
         a.script = honest

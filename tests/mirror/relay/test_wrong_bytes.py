@@ -23,11 +23,11 @@ from tests.mirror.relay.peers import (
     wrong_in_the_middle,
 )
 from tests.mirror.relay.peers import wrong_from_the_start as wrong_start
-from tests.mirror.relay.pulling import KIB, LARGE, NEVER, SMALL, Told, content, pulling
+from tests.mirror.relay.pulling import KIB, LARGE, NEVER, SMALL, FixedRouter, content, pulling
 from typing_extensions import override
 
 from peili.mirror import Digest, StoreUnavailable
-from peili.mirror.relay.buffers import RING_LENGTH
+from peili.mirror.relay.pipeline import RING_LENGTH
 from peili.mirror.relay.reputation import Blame
 from peili.stores.memory import MemoryStore
 
@@ -67,7 +67,7 @@ async def test_of_small_content_the_runtime_sees_no_wrong_byte(bad: Script, veri
         assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
         again = await host.get(Digest.of(data))
         assert again.body == data
-        assert (len(a.asked), len(b.asked)) == (1, 2)
+        assert (len(a.requests), len(b.requests)) == (1, 2)
 
 
 async def test_a_part_of_small_content_is_verified_with_the_whole() -> None:
@@ -75,7 +75,7 @@ async def test_a_part_of_small_content_is_verified_with_the_whole() -> None:
     async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         pulled = await host.get(Digest.of(data), "bytes=0-99")
         assert (pulled.status, pulled.body) == (206, data[:100])
-        assert len(b.asked) >= 1
+        assert len(b.requests) >= 1
 
 
 async def test_what_a_peer_sends_beyond_its_answer_is_not_passed_on() -> None:
@@ -94,19 +94,24 @@ async def test_small_wrong_content_of_the_only_holder_is_404(caplog: pytest.LogC
         assert "peer a sent wrong bytes" in warnings(caplog)
         assert store.discarded == []  # nothing was passed on
         assert (await host.get(Digest.of(data))).status == 404
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
-@pytest.mark.parametrize("outlets", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("bad", [wrong_start, wrong_in_the_middle, other_content])
 async def test_of_large_wrong_content_the_end_is_withheld(
-    bad: Script, outlets: bool, caplog: pytest.LogCaptureFixture
+    bad: Script, direct: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, store = content(LARGE), Noting()
     digest = Digest.of(data)
     async with (
         peers(data, bad, honest) as [a, b],
-        pulling([a.holder, b.holder], store=store, outlets=outlets, relay_memory=RING_LENGTH * 32 * KIB) as host,
+        pulling(
+            [a.holder, b.holder],
+            store=store,
+            direct=direct,
+            relay_memory=RING_LENGTH * 32 * KIB,
+        ) as host,
     ):
         pulled = await host.get(digest)
         assert pulled.status == 200
@@ -119,10 +124,10 @@ async def test_of_large_wrong_content_the_end_is_withheld(
         assert rest.status == 404  # it would continue a wrong beginning
         assert "peer b" not in warnings(caplog)
 
-        asked = len(b.asked)
+        asked = len(b.requests)
         anew = await host.get(digest)
         assert (anew.status, anew.body, anew.whole) == (200, data, True)
-        assert (len(a.asked), len(b.asked)) == (1, asked + 1)
+        assert (len(a.requests), len(b.requests)) == (1, asked + 1)
         assert (await host.get(digest, "bytes=9-")).body == data[9:]  # and what was begun anew can be continued
 
 
@@ -144,7 +149,7 @@ async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await host.get(Digest.of(data))).status == 404
         now[0] = 601.0
         assert (await host.get(Digest.of(data))).body == data
-        assert len(a.asked) == 2
+        assert len(a.requests) == 2
 
 
 async def test_a_manifest_is_verified_whatever_its_size_and_whatever_was_chosen() -> None:
@@ -153,7 +158,7 @@ async def test_a_manifest_is_verified_whatever_its_size_and_whatever_was_chosen(
         pulled = await host.get(Digest.of(data), kind="manifests")
         assert (pulled.status, pulled.body) == (200, data)
         assert pulled.headers["content-type"] == MANIFEST
-        assert len(a.asked) == len(b.asked) == 1
+        assert len(a.requests) == len(b.requests) == 1
 
 
 async def test_a_manifest_above_the_bound_is_not_relayed() -> None:
@@ -169,33 +174,36 @@ async def test_what_is_not_a_manifest_is_not_served_as_one() -> None:
         assert (await host.get(Digest.of(data), kind="manifests")).status == 404
 
 
-@pytest.mark.parametrize("outlets", [True, False])
-async def test_unverified_large_content_is_the_runtimes_to_check(outlets: bool) -> None:
+@pytest.mark.parametrize("direct", [True, False])
+async def test_unverified_large_content_is_the_runtimes_to_check(direct: bool) -> None:
     data = content(LARGE)
-    async with peers(data, wrong_bytes) as [a], pulling([a.holder], verify=False, outlets=outlets) as host:
+    async with (
+        peers(data, wrong_bytes) as [a],
+        pulling([a.holder], verify=False, direct=direct) as host,
+    ):
         pulled = await host.get(Digest.of(data))
         assert pulled.whole
         assert pulled.body[:-1] == data[:-1]
         assert pulled.body != data
 
 
-@pytest.mark.parametrize("outlets", [True, False])
+@pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("others", [(honest,), (wrong_bytes_2, honest)])
 async def test_a_wrong_end_is_taken_from_an_honest_holder(
-    others: tuple[Script, ...], outlets: bool, caplog: pytest.LogCaptureFixture
+    others: tuple[Script, ...], direct: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, store = content(LARGE), Noting()
     digest = Digest.of(data)
     async with (
         peers(data, wrong_bytes, *others) as [a, *rest],
-        pulling([a.holder, *(each.holder for each in rest)], store=store, outlets=outlets) as host,
+        pulling([a.holder, *(each.holder for each in rest)], store=store, direct=direct) as host,
     ):
         pulled = await host.get(digest)
         assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)
         assert "peer a sent wrong bytes" in warnings(caplog)
         assert store.discarded == []
         assert (await host.get(digest)).body == data
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest.LogCaptureFixture) -> None:
@@ -208,7 +216,7 @@ async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest
         assert "peer a" not in warnings(caplog)
         assert "peer b sent" in warnings(caplog)
         assert (await host.get(Digest.of(data))).body == data
-        assert (len(a.asked), len(b.asked)) == (1, 1)
+        assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
 async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
@@ -231,7 +239,7 @@ async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
         assert "peer b may have sent wrong bytes" in warnings(caplog)
         assert "peer c" not in warnings(caplog)
         assert (await host.get(digest)).body == data
-        assert (len(a.asked), len(b.asked)) == (1, 1)
+        assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
 async def test_who_may_have_lied_is_asked_after_the_others() -> None:
@@ -244,12 +252,12 @@ async def test_who_may_have_lied_is_asked_after_the_others() -> None:
         exchange.close()
 
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
-        router = Told(a.holder, b.holder)
+        router = FixedRouter(a.holder, b.holder)
         async with pulling(router, failure_ttl=0.001) as host:
             assert not (await host.get(digest)).whole
             router.holders = (a.holder, b.holder, c.holder)
             assert (await host.get(digest)).body == data
-            assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+            assert (len(a.requests), len(b.requests), len(c.requests)) == (1, 1, 1)
 
 
 async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
@@ -257,7 +265,7 @@ async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
     data = content(SMALL)
     async with peers(data, larger_and_short, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 async def test_only_who_sent_what_was_kept_is_blamed() -> None:
@@ -286,7 +294,7 @@ async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:
         assert pulled.status == 206
         assert not pulled.whole
         assert store.discarded == [digest]
-        assert len(a.asked) == 1
+        assert len(a.requests) == 1
 
 
 @pytest.mark.parametrize("at", [300_000, LARGE - 5000])
@@ -362,7 +370,7 @@ async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
         exchange.close()
 
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
-        router = Told(a.holder)
+        router = FixedRouter(a.holder)
         async with pulling(router, store=store) as host:
             first = await host.get(digest)
             store.begin(digest, LARGE).write(first.body)
@@ -372,7 +380,7 @@ async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
             assert not (await host.get(digest, f"bytes={len(first.body)}-")).whole
             router.holders = (a.holder, c.holder)
             assert (await host.get(digest)).body == data
-            assert len(a.asked) == 1
+            assert len(a.requests) == 1
 
 
 class Undiscarding(MemoryStore):
@@ -403,7 +411,7 @@ async def test_a_store_that_can_not_discard_is_named(
 ) -> None:
     data, store = content(LARGE), Undiscarding(error)
     store.begin(Digest.of(data), LARGE).write(data[:at])
-    async with peers(data, wrong_bytes) as [a], pulling(Told(a.holder), store=store) as host:
+    async with peers(data, wrong_bytes) as [a], pulling(FixedRouter(a.holder), store=store) as host:
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
         assert f"could not be removed: {why}" in warnings(caplog)
@@ -418,7 +426,7 @@ async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
     store.begin(Digest.of(data), LARGE).write(data[:at])
     async with (
         peers(data, wrong_bytes) as [a],
-        pulling(Told(a.holder), store=store, first_byte_timeout=0.4, wait_timeout=NEVER) as host,
+        pulling(FixedRouter(a.holder), store=store, first_byte_timeout=0.4, wait_timeout=NEVER) as host,
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
@@ -437,7 +445,7 @@ async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows
         exchange.close()
 
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
-        router = Told(a.holder)
+        router = FixedRouter(a.holder)
         async with pulling(router, store=store) as host:
             first = await host.get(digest)
             assert not first.whole
@@ -447,14 +455,14 @@ async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows
             assert store.discarded == [digest]
             router.holders = (a.holder, b.holder, c.holder)
             assert (await host.get(digest)).body == data
-            assert (len(a.asked), len(b.asked), len(c.asked)) == (1, 1, 1)
+            assert (len(a.requests), len(b.requests), len(c.requests)) == (1, 1, 1)
 
 
 async def test_who_sent_what_was_right_is_not_blamed_for_what_comes_later() -> None:
     data, store, at = content(LARGE), Noting(), 300_000
     digest = Digest.of(data)
     async with peers(data, honest, wrong_bytes) as [a, b]:
-        router = Told(a.holder)
+        router = FixedRouter(a.holder)
         async with pulling(router, store=store) as host:
             assert (await host.get(digest)).whole
             store.begin(digest, LARGE).write(data[:at])
@@ -462,4 +470,4 @@ async def test_who_sent_what_was_right_is_not_blamed_for_what_comes_later() -> N
             assert not (await host.get(digest, f"bytes={at}-")).whole
             router.holders = (a.holder, b.holder)
             assert (await host.get(digest)).body == data
-            assert len(b.asked) == 1
+            assert len(b.requests) == 1

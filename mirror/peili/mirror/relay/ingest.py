@@ -7,13 +7,15 @@ of the store as an unknown.
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.limits import MIB
+from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Store
-from peili.mirror.relay.relay import RelayState
-from peili.mirror.relay.verify import Verifier
+from peili.mirror.relay.relay import RelayState, TransferRequest
+from peili.mirror.relay.verify import Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
 _NOT_READ_BACK = "%s: passed on unverified: the bytes that the runtime has can't be read back%s"
@@ -66,33 +68,54 @@ async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
         return True
 
 
-async def create_resumed_verifier(state: RelayState, digest: Digest, offset: int, deadline: float) -> Verifier | None:
-    """Create a verifier for content from byte `offset` on. What the runtime has before that is read back and hashed.
+async def create_verifier(
+    state: RelayState, request: TransferRequest, span: Span, deadline: float, *, is_parallel: bool
+) -> Verifier:
+    """Create the verifier for `span`. What the runtime has before the span is read back and hashed.
 
     Args:
         state: the relay's state.
-        digest: the content.
-        offset: the first byte that comes from a peer.
-        deadline: when, by the loop's clock, the whole wait ends of which this is a part.
+        request: what the transfer fetches.
+        span: what comes from peers.
+        deadline: when, by the loop's clock, the whole wait ends of which this is a part. This takes at most half of the
+            time that is left: meanwhile, a peer waits that is not to blame.
+        is_parallel: the runtime fetches parallel parts, of which this is one.
 
     Returns:
-        None if the bytes before `offset` cannot be read back in half of the time that is left: meanwhile, a peer waits
-        that is not to blame.
+        An `Unverified` one if the relay must not verify the span, or if it cannot.
     """
+    digest = request.digest
+    if not state.verify and span.length > request.collect_limit:
+        return Unverified(digest)
+    if span.stop < span.size:
+        state.metrics.unverified.add("part")
+        _log_part(state, digest, f"bytes {span.start} to {span.stop - 1} are not its end")
+        return Unverified(digest)
+    if is_parallel and span.start > 0:
+        state.metrics.unverified.add("beginning")
+        _log_part(state, digest, f"the runtime fetches it in parallel parts, this one from byte {span.start} on")
+        return Unverified(digest)
     verifier = Verifier(digest)
     bound = asyncio.timeout((deadline - asyncio.get_running_loop().time()) / 2)
     try:
         async with bound:
-            if await read_back(verifier, digest, offset, state.store):
+            if await read_back(verifier, digest, span.start, state.store):
                 return verifier
-        state.log.info(_NOT_READ_BACK, digest, f", from byte {offset} on")
+        state.log.info(_NOT_READ_BACK, digest, f", from byte {span.start} on")
     except Exception:  # a plug-in may raise anything
         if bound.expired():
             state.metrics.limited.add("wait_timeout")
             state.log.warning(_NOT_READ_BACK, digest, " in time")
         else:
             state.log.exception(_NOT_READ_BACK, digest, "")
-    return None
+    state.metrics.unverified.add("beginning")
+    return Unverified(digest)
+
+
+def _log_part(state: RelayState, digest: Digest, reason: str) -> None:
+    """Log the first of many parts for the operator, and the others for debugging."""
+    level = logging.INFO if state.parallel.should_log(digest) else logging.DEBUG
+    state.log.log(level, "%s: passed on unverified: %s", digest, reason)
 
 
 async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store) -> bool:

@@ -8,7 +8,6 @@ transfer is cut, and the runtime asks again for the rest.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
@@ -19,15 +18,12 @@ from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.plugins.advice import LeaseEnd
 from peili.mirror.relay.holders import Holders
-from peili.mirror.relay.ingest import create_resumed_verifier, discard_ingest, ingest_size, may_resume
+from peili.mirror.relay.ingest import create_verifier, discard_ingest, ingest_size, may_resume
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
-
-_PART = "%s: passed on unverified: bytes %d to %d are not its end"
-_IN_PARALLEL = "%s: passed on unverified: the runtime fetches it in parallel parts, this one from byte %d on"
 
 
 @asynccontextmanager
@@ -86,7 +82,6 @@ class Transfer:
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
-        self._is_resumed = False
 
     async def begin(self) -> Span:
         """Find a holder, and wait for its first bytes.
@@ -136,7 +131,8 @@ class Transfer:
         """
         wanted = self._request.wanted
         is_open_ended = wanted is not None and wanted.first is not None and wanted.last is None
-        return is_open_ended and self.data is None and (self._span.start == 0 or self._is_resumed)
+        is_one_stream = self._span.start == 0 or not isinstance(self._verifier, Unverified)
+        return is_open_ended and self.data is None and is_one_stream
 
     async def send_to(self, sink: Sink) -> None:
         """Send what `begin` returned to `sink`.
@@ -179,7 +175,9 @@ class Transfer:
                 # A part of small content: collect the whole, because only the whole can be verified.
                 data = await self._collect_from_part(source)
             else:
-                self._verifier = await self._create_verifier(deadline)
+                self._verifier = await create_verifier(
+                    self._state, self._request, source.span, deadline, is_parallel=holders.uses_windows
+                )
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
                     return self._span  # `send_to` streams it
                 data = await self._collect(source)
@@ -245,31 +243,6 @@ class Transfer:
         """Complete the transfer, and return the error if no byte of the content is in the requested range."""
         self.complete()
         return Unsatisfiable(self._request.wanted, size)
-
-    async def _create_verifier(self, deadline: float) -> Verifier:
-        state, span, digest = self._state, self._span, self._request.digest
-        if not state.verify and span.length > self._request.collect_limit:
-            return Unverified(digest)
-        if span.stop < span.size:
-            state.metrics.unverified.add("part")
-            self._log_once(_PART, span.start, span.stop - 1)
-            return Unverified(digest)
-        if self._holders.uses_windows and span.start > 0:
-            state.metrics.unverified.add("beginning")
-            self._log_once(_IN_PARALLEL, span.start)
-            return Unverified(digest)
-        verifier = await create_resumed_verifier(state, digest, span.start, deadline)
-        if verifier is None:
-            state.metrics.unverified.add("beginning")
-            return Unverified(digest)
-        self._is_resumed = span.start > 0
-        return verifier
-
-    def _log_once(self, message: str, *numbers: int) -> None:
-        """Log the first of many parts for the operator, and the others for debugging."""
-        digest = self._request.digest
-        level = logging.INFO if self._state.parallel.should_log(digest) else logging.DEBUG
-        self._state.log.log(level, message, digest, *numbers)
 
     async def _collect(self, source: Source) -> bytes | None:
         """Collect and verify all of the span; None if it was wrong and another holder should be tried."""

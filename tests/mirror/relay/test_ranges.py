@@ -6,9 +6,17 @@ import json
 
 import pytest
 from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, answers, honest, peers, resets_after, wrong_bytes
-from tests.mirror.relay.pulling import LARGE, SMALL, content, path_of, pulling, until
-from tests.mirror.relay.test_leases import Advising, Noted
-from tests.mirror.relay.test_sizes import manifest_with
+from tests.mirror.relay.pulling import (
+    LARGE,
+    SMALL,
+    AdvisingRouter,
+    RecordingLease,
+    content,
+    manifest_with,
+    path_of,
+    pulling,
+    until,
+)
 
 from peili.mirror import Digest, Feed, Holder
 from peili.mirror.oci.media_types import OCI_INDEX
@@ -47,14 +55,14 @@ def _with_size(peer: ScriptedPeer, size: int | None) -> Holder:
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("asked", PARTS)
 async def test_a_part_of_small_content_is_fetched_once(asked: str, known: bool) -> None:
-    data, lease = content(SMALL), Noted()
+    data, lease = content(SMALL), RecordingLease()
     async with peers(data, honest) as [a]:
         holder = _with_size(a, SMALL if known else None)
-        async with pulling(Advising(Feed((holder,), lease))) as host:
+        async with pulling(AdvisingRouter(Feed((holder,), lease))) as host:
             pulled = await host.get(Digest.of(data), asked)
             await until(lambda: lease.reasons)
         assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
-        assert _bodies(a) <= SMALL + HEADS * len(a.asked)
+        assert _bodies(a) <= SMALL + HEADS * len(a.requests)
         assert a.connections == 1
         if known:
             assert a.ranges == [None]
@@ -64,14 +72,14 @@ async def test_a_part_of_small_content_is_fetched_once(asked: str, known: bool) 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("asked", PARTS)
 async def test_a_part_of_large_content_is_fetched_alone(asked: str, known: bool) -> None:
-    data, lease = content(LARGE), Noted()
+    data, lease = content(LARGE), RecordingLease()
     async with peers(data, honest) as [a]:
         holder = _with_size(a, LARGE if known else None)
-        async with pulling(Advising(Feed((holder,), lease))) as host:
+        async with pulling(AdvisingRouter(Feed((holder,), lease))) as host:
             pulled = await host.get(Digest.of(data), asked)
             await until(lambda: lease.reasons)
         assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
-        assert _bodies(a) <= len(pulled.body) + HEADS * len(a.asked)
+        assert _bodies(a) <= len(pulled.body) + HEADS * len(a.requests)
     assert lease.reasons == ["done"]
 
 
@@ -95,9 +103,9 @@ async def test_once_its_size_is_known_a_part_is_one_request() -> None:
     data = content(SMALL)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         await host.get(Digest.of(data), "bytes=10-19")
-        before = len(a.asked)
+        before = len(a.requests)
         assert (await host.get(Digest.of(data), "bytes=20-29")).body == data[20:30]
-        assert len(a.asked) == before + 1
+        assert len(a.requests) == before + 1
 
 
 @pytest.mark.parametrize("said", [1, SMALL, 10 * LARGE])
@@ -105,7 +113,7 @@ async def test_once_its_size_is_known_a_part_is_one_request() -> None:
 @pytest.mark.parametrize("asked", PARTS)
 async def test_a_router_that_is_wrong_about_the_size_does_no_harm(asked: str, size: int, said: int) -> None:
     data = content(size)
-    async with peers(data, honest) as [a], pulling(Advising(Feed((_with_size(a, said),)))) as host:
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((_with_size(a, said),)))) as host:
         pulled = await host.get(Digest.of(data), asked)
         assert pulled.body == _part(data, asked)
 
@@ -127,8 +135,8 @@ INDEX = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [],
 @pytest.mark.parametrize("asked", ["bytes=5-9", "bytes=-7", "bytes=7-", "bytes=0-"])
 @pytest.mark.parametrize("repeat", [200, LARGE])
 async def test_a_part_of_a_manifest_is_one_too(asked: str, repeat: int) -> None:
-    data, lease = INDEX.replace("b" * 200, "b" * repeat).encode(), Noted()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+    data, lease = INDEX.replace("b" * 200, "b" * repeat).encode(), RecordingLease()
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         pulled = await host.get(Digest.of(data), asked, kind="manifests")
         assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
         assert pulled.headers["content-type"] == OCI_INDEX
@@ -138,7 +146,7 @@ async def test_a_part_of_a_manifest_is_one_too(asked: str, repeat: int) -> None:
 
 
 async def _ignores_ranges(exchange: Exchange) -> None:
-    exchange.asked.headers.pop("range", None)
+    exchange.request.headers.pop("range", None)
     await exchange.head(200)
     await exchange.send(exchange.content)
 
@@ -152,13 +160,13 @@ async def _ignores_ranges(exchange: Exchange) -> None:
 async def test_where_there_is_no_such_byte_the_size_is_told(
     kind: str, data: bytes, behind: str, how: str, first: Script
 ) -> None:
-    digest, size, lease, store = Digest.of(data), len(data), Noted(), MemoryStore()
+    digest, size, lease, store = Digest.of(data), len(data), RecordingLease(), MemoryStore()
     if how == "by the runtime":
         store.begin(digest, size)
     manifest = manifest_with(digest, size)
     async with peers(manifest, honest) as [m], peers(data, first, honest) as [a, b]:
         holders = tuple(_with_size(each, size if how == "said" else None) for each in (a, b))
-        router = Advising(*[Feed((m.holder,))] * (how == "in a manifest"), Feed(holders, lease))
+        router = AdvisingRouter(*[Feed((m.holder,))] * (how == "in a manifest"), Feed(holders, lease))
         async with pulling(router, store=store) as host:
             if how == "in a manifest":
                 await host.get(Digest.of(manifest), kind="manifests")
@@ -172,7 +180,7 @@ async def test_where_there_is_no_such_byte_the_size_is_told(
 
 def says_416(size: object) -> Script:
     async def script(exchange: Exchange) -> None:
-        if exchange.asked.range is None or exchange.asked.method == "HEAD":
+        if exchange.request.range is None or exchange.request.method == "HEAD":
             await honest(exchange)
         else:
             await exchange.head(416, content_length="0", content_range=f"bytes */{size}")
@@ -211,7 +219,7 @@ async def test_what_nobody_has_has_no_size() -> None:
     async with (
         peers(manifest, honest) as [m],
         peers(data, answers(404)) as [a],
-        pulling(Advising(Feed((m.holder,)), Feed((a.holder,)))) as host,
+        pulling(AdvisingRouter(Feed((m.holder,)), Feed((a.holder,)))) as host,
     ):
         await host.get(Digest.of(manifest), kind="manifests")
         assert (await host.get(Digest.of(data), f"bytes={LARGE}-")).status == 404

@@ -16,9 +16,18 @@ from tests.mirror.relay.peers import (
     peers,
     wrong_digest,
 )
-from tests.mirror.relay.pulling import LARGE, SMALL, Host, content, path_of, pulling, until
-from tests.mirror.relay.test_leases import Advising, Noted
-from tests.mirror.relay.test_sizes import manifest_with
+from tests.mirror.relay.pulling import (
+    LARGE,
+    SMALL,
+    AdvisingRouter,
+    Host,
+    RecordingLease,
+    content,
+    manifest_with,
+    path_of,
+    pulling,
+    until,
+)
 
 from peili.mirror import Digest, Feed, Holder
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
@@ -40,20 +49,20 @@ async def _ask(host: Host, method: str, digest: Digest, kind: str, **headers: st
 
 def _bodies(*those: ScriptedPeer) -> int:
     """Bytes of bodies that were sent: all but the heads, which are short."""
-    return sum(each.sent for peer in those for each in peer.exchanges if each.asked.method == "GET")
+    return sum(each.sent for peer in those for each in peer.exchanges if each.request.method == "GET")
 
 
 @pytest.mark.parametrize("first", [None, answers(404), answers(503), breaks_connections, wrong_digest])
 @pytest.mark.parametrize(("kind", "data"), BOTH, ids=IDS)
 async def test_a_head_is_asked_by_head(kind: str, data: bytes, first: Script | None) -> None:
-    digest, lease = Digest.of(data), Noted()
+    digest, lease = Digest.of(data), RecordingLease()
     scripts = [honest] if first is None else [first, honest]
     async with peers(data, *scripts) as those:
-        router = Advising(Feed(tuple(each.holder for each in those), lease))
+        router = AdvisingRouter(Feed(tuple(each.holder for each in those), lease))
         async with pulling(router) as host:
             status, headers, body = await _ask(host, "HEAD", digest, kind)
             assert (status, body) == (200, b"")
-            assert [each.method for each in those[-1].asked] == ["HEAD"]
+            assert [each.method for each in those[-1].requests] == ["HEAD"]
             assert _bodies(*those) == 0
             await until(lambda: lease.reasons)
             get_status, get_headers, got = await _ask(host, "GET", digest, kind)
@@ -67,16 +76,16 @@ async def test_a_head_is_asked_by_head(kind: str, data: bytes, first: Script | N
 @pytest.mark.parametrize("tag", ['"{}"', "*", 'W/"{}"', '"other", "{}"'])
 @pytest.mark.parametrize(("kind", "data"), BOTH, ids=IDS)
 async def test_who_has_it_already_is_told_so(kind: str, data: bytes, tag: str, method: str) -> None:
-    digest, lease = Digest.of(data), Noted()
+    digest, lease = Digest.of(data), RecordingLease()
     async with peers(data, answers(404), honest) as [a, b]:
-        async with pulling(Advising(Feed((a.holder, b.holder), lease))) as host:
+        async with pulling(AdvisingRouter(Feed((a.holder, b.holder), lease))) as host:
             status, headers, body = await _ask(
                 host, method, digest, kind, If_None_Match=tag.format(digest), Range="bytes=5-6"
             )
             assert (status, body) == (304, b"")
             assert headers["etag"] == f'"{digest}"'
             await until(lambda: lease.reasons)
-        assert [each.method for each in b.asked] == ["HEAD"]
+        assert [each.method for each in b.requests] == ["HEAD"]
         assert _bodies(a, b) == 0
     assert lease.reasons == ["done"]
 
@@ -88,7 +97,7 @@ async def test_a_condition_makes_nothing_of_what_nobody_has(method: str, kind: s
     async with peers(b"?", answers(404)) as [a], pulling([a.holder]) as host:
         status, _, _ = await _ask(host, method, digest, kind, If_None_Match=f'"{digest}"')
         assert status == 404
-        assert [each.method for each in a.asked] == ["HEAD"]
+        assert [each.method for each in a.requests] == ["HEAD"]
 
 
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
@@ -103,7 +112,7 @@ def says(**fields: Any) -> Script:
     """Lies in the answer to HEAD; is honest otherwise."""
 
     async def script(exchange: Exchange) -> None:
-        if exchange.asked.method == "HEAD":
+        if exchange.request.method == "HEAD":
             await exchange.head(**fields)
         else:
             await honest(exchange)
@@ -117,7 +126,7 @@ async def test_a_size_that_contradicts_a_verified_manifest_is_not_passed_on(size
     manifest = manifest_with(Digest.of(data), LARGE)
     liar = says(content_length=str(size))
     async with peers(manifest, honest) as [m], peers(data, liar, honest) as [a, b]:
-        router = Advising(Feed((m.holder,)), Feed((a.holder, b.holder)))
+        router = AdvisingRouter(Feed((m.holder,)), Feed((a.holder, b.holder)))
         async with pulling(router) as host:
             await _ask(host, "GET", Digest.of(manifest), "manifests")
             status, headers, _ = await _ask(host, "HEAD", Digest.of(data), "blobs")
@@ -149,7 +158,7 @@ async def test_where_holders_contradict_each_other_the_content_is_verified(kind:
     data = SMALL_ONES[kind]
     async with peers(data, says(content_length="77"), honest) as [a, b]:
         holders = Holder(a.peer, True, size=77), Holder(b.peer, True, size=len(data))
-        async with pulling(Advising(Feed(holders))) as host:
+        async with pulling(AdvisingRouter(Feed(holders))) as host:
             status, headers, body = await _ask(host, "HEAD", Digest.of(data), kind)
             assert (status, headers["content-length"], body) == (200, str(len(data)), b"")
 
@@ -190,8 +199,8 @@ async def test_a_blob_is_no_manifest_because_a_peer_says_so(size: int) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 async def test_what_is_no_manifest_is_not_found_as_one_and_the_transfer_is_done(method: str) -> None:
-    data, lease = content(SMALL), Noted()
-    async with peers(data, honest) as [a], pulling(Advising(Feed((a.holder,), lease))) as host:
+    data, lease = content(SMALL), RecordingLease()
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         assert (await _ask(host, method, Digest.of(data), "manifests"))[0] == 404
         await until(lambda: lease.reasons)
     assert lease.reasons == ["done"]

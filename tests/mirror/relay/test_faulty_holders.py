@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.mirror.relay.faults import FAULTS
 from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, listening, member
-from tests.mirror.relay.pulling import KIB, WAYS, Host, content, pulling, until
-from tests.mirror.relay.sicknesses import SICK
+from tests.mirror.relay.pulling import DATA_PATHS, KIB, Host, content, pulling, until
 
 from peili.mirror import Digest, PushRouter
 
@@ -50,12 +50,12 @@ async def cluster(
 
 def gets(scripted: ScriptedPeer) -> int:
     """How often it was asked for content."""
-    return sum(each.method == "GET" for each in scripted.asked)
+    return sum(each.method == "GET" for each in scripted.requests)
 
 
-@pytest.mark.parametrize("sickness", SICK)
+@pytest.mark.parametrize("sickness", FAULTS)
 async def test_the_sick_are_asked_about_once_for_all_blobs(sickness: str) -> None:
-    async with cluster([*[SICK[sickness]] * 3, honest]) as (host, members):
+    async with cluster([*[FAULTS[sickness]] * 3, honest]) as (host, members):
         for digest, data in BLOBS.items():
             assert (await host.get(digest)).body == data
         asked = [gets(each) for each in members]
@@ -66,7 +66,7 @@ async def test_the_sick_are_asked_about_once_for_all_blobs(sickness: str) -> Non
 
 @pytest.mark.parametrize("sickness", ["hangs after its first byte", "hangs in the middle", "90 kB/s", "503"])
 async def test_so_it_is_where_all_blobs_are_asked_for_at_once(sickness: str) -> None:
-    async with cluster([*[SICK[sickness]] * 3, honest]) as (host, members):
+    async with cluster([*[FAULTS[sickness]] * 3, honest]) as (host, members):
         pulled = await asyncio.gather(*map(host.get, BLOBS))
         assert [each.body for each in pulled] == [*BLOBS.values()]
         asked = [gets(each) for each in members]
@@ -107,11 +107,11 @@ def erratic(seed: int) -> Script:
     return script
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", DATA_PATHS)
 @pytest.mark.parametrize("asked", [None, "bytes=5-", "bytes=1000-500000"])
-async def test_holders_that_take_over_from_each_other_all_the_time_lose_no_byte(way: str, asked: str | None) -> None:
+async def test_holders_that_take_over_from_each_other_all_the_time_lose_no_byte(path: str, asked: str | None) -> None:
     often: dict[str, Any] = {"hedge_delay": 0.03, "slow_rate": 2**40, "restarts": 10_000, "failure_ttl": 0.01}
-    async with cluster([erratic(seed) for seed in range(4)], **WAYS[way], **often) as (host, _):
+    async with cluster([erratic(seed) for seed in range(4)], **DATA_PATHS[path], **often) as (host, _):
         for digest, data in BLOBS.items():
             pulled = await host.get(digest, asked)
             assert pulled.whole

@@ -16,7 +16,7 @@ def known_as(identity: str, script: Script) -> Script:
     """Has the content, as far as it says, and is `identity`, as far as it says; what it sends is up to `script`."""
 
     async def answer(exchange: Exchange) -> None:
-        if exchange.asked.path.startswith("/_router/keys/"):
+        if exchange.request.path.startswith("/_router/keys/"):
             size = str(len(exchange.content))
             await exchange.head(content_length="0", peili_id=identity, peili_complete="true", peili_size=size)
         else:

@@ -18,7 +18,7 @@ from tests.mirror.relay.peers import (
 
 KIB = 1024
 
-SICK: Mapping[str, Script] = {
+FAULTS: Mapping[str, Script] = {
     "never answers": silent,
     "hangs after the head": silent_after_head,
     "hangs after its first byte": silent_after(1),

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from tests.mirror.relay.peers import ScriptedPeer, honest, listening, peers, resets_after, wrong_bytes
-from tests.mirror.relay.pulling import LARGE, MIB, SMALL, WAYS, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, SMALL, content, pulling, until
 from tests.support.certificates import make_certificate
 
 from peili.mirror import Digest
@@ -107,10 +107,10 @@ async def test_a_part_that_can_not_be_verified_goes_by_the_kernel_too(monkeypatc
     assert spliced.moved > 2 * MIB
 
 
-@pytest.mark.parametrize("way", ["hashed", "hashed, messages", "untouched, messages"])
-async def test_the_kernel_is_not_used_where_it_can_not_be(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["hashed", "hashed, messages", "untouched, messages"])
+async def test_the_kernel_is_not_used_where_it_can_not_be(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, spliced = content(LARGE), Spliced(monkeypatch)
-    async with peers(data, honest) as [a], pulling([a.holder], **WAYS[way]) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], **DATA_PATHS[path]) as host:
         assert (await host.get(Digest.of(data))).body == data
     assert spliced.moves == {}
 
@@ -139,15 +139,15 @@ async def _secure(peer: ScriptedPeer, server: ssl.SSLContext) -> asyncio.Server:
     return listener
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("path", DATA_PATHS)
 @pytest.mark.parametrize("size", [SMALL, LARGE, 4 * MIB])
-async def test_a_peer_is_read_by_tls(way: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_is_read_by_tls(path: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spliced = Spliced(monkeypatch)
     node = make_certificate(tmp_path)
     server, client = node.server_context(), node.client_context()
     data = content(size)
     peer = ScriptedPeer("a", data, honest)
-    async with await _secure(peer, server), pulling([peer.holder], client_ssl=client, **WAYS[way]) as host:
+    async with await _secure(peer, server), pulling([peer.holder], client_ssl=client, **DATA_PATHS[path]) as host:
         for _ in range(3):
             assert (await host.get(Digest.of(data))).body == data
         assert peer.connections == 1
@@ -166,11 +166,11 @@ async def test_a_wrong_end_by_tls_is_withheld_and_taken_from_a_plain_peer(tmp_pa
     ):
         assert (await host.get(Digest.of(data))).body == data
         assert (await host.get(Digest.of(data))).body == data
-        assert len(wrong.asked) == 1
+        assert len(wrong.requests) == 1
 
 
-@pytest.mark.parametrize("way", WAYS)
-async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", DATA_PATHS)
+async def test_a_plain_peer_continues_what_one_by_tls_began(path: str, tmp_path: Path) -> None:
     node = make_certificate(tmp_path)
     server, client = node.server_context(), node.client_context()
     data = content(LARGE)
@@ -178,7 +178,7 @@ async def test_a_plain_peer_continues_what_one_by_tls_began(way: str, tmp_path: 
     async with (
         await _secure(breaking, server),
         listening(right),
-        pulling([breaking.holder, right.holder], client_ssl=client, **WAYS[way]) as host,
+        pulling([breaking.holder, right.holder], client_ssl=client, **DATA_PATHS[path]) as host,
     ):
         assert (await host.get(Digest.of(data))).body == data
-        assert len(right.asked) == 1
+        assert len(right.requests) == 1

@@ -1,0 +1,240 @@
+"""Which peers are excluded for which blob, and how failures, successes and rates decide when a peer is asked next."""
+
+from __future__ import annotations
+
+import pytest
+
+from peili.mirror import Digest, Limits
+from peili.mirror.errors import FailureReason
+from peili.mirror.limits import MIB
+from peili.mirror.relay.reputation import HEALTHY, RESTING, UNPROVEN, Blame, HolderScores
+
+ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def scores(clock: Clock) -> HolderScores:
+    return HolderScores(Limits(failure_ttl=10, rest_max=30, hedge_delay=0.25, slow_rate=8 * MIB), clock)
+
+
+@pytest.fixture
+def blame(clock: Clock) -> Blame:
+    return Blame(Limits(quarantine_ttl=600, failure_ttl=30, quarantine_entries=3), clock)
+
+
+@pytest.mark.parametrize(
+    ("reason", "ttl"),
+    [
+        (FailureReason.WRONG, 600),
+        (FailureReason.BROKEN, 30),
+        (FailureReason.SILENT, 30),
+        (FailureReason.SLOW, 30),
+        (FailureReason.UNREACHABLE, 0),
+        (FailureReason.BUSY, 0),
+        (FailureReason.REFUSED, 0),
+    ],
+)
+def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
+    blame: Blame, clock: Clock, reason: str, ttl: float
+) -> None:
+    blame.record(ONE, "a", reason)
+    assert blame.excluded(ONE) == ({"a": reason} if ttl else {})
+    assert blame.excluded(OTHER) == {}
+    clock.now += ttl - 1
+    assert bool(blame.excluded(ONE)) is bool(ttl)
+    clock.now += 1
+    assert blame.excluded(ONE) == {}
+
+
+def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FailureReason.WRONG)
+    clock.now += 10
+    blame.record(ONE, "a", FailureReason.BROKEN)
+    clock.now += 100
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
+
+
+def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FailureReason.BROKEN)
+    clock.now += 20
+    blame.record(ONE, "a", FailureReason.SILENT)
+    clock.now += 20
+    assert blame.excluded(ONE) == {"a": FailureReason.SILENT}
+
+
+def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -> None:
+    for name in "abcd":
+        blame.record(ONE, name, FailureReason.WRONG)
+    assert list(blame.excluded(ONE)) == ["b", "c", "d"]
+    digests = [Digest.of(name.encode()) for name in "abcd"]
+    for digest in digests:
+        blame.poison(digest)
+    assert [blame.is_poisoned(digest) for digest in digests] == [False, True, True, True]
+
+
+def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: Blame, clock: Clock) -> None:
+    assert not blame.is_poisoned(ONE)
+    blame.poison(ONE)
+    assert blame.is_poisoned(ONE)
+    assert not blame.is_poisoned(OTHER)
+    blame.clear(ONE)
+    blame.clear(OTHER)
+    assert not blame.is_poisoned(ONE)
+    blame.poison(ONE)
+    clock.now += 600
+    assert not blame.is_poisoned(ONE)
+
+
+def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_long_ago(
+    blame: Blame, clock: Clock
+) -> None:
+    blame.suspect(ONE, {"a"})
+    blame.suspect(ONE, {"b"})
+    blame.suspect(ONE, ())
+    assert blame.suspects(ONE) == {"a", "b"}
+    assert blame.suspects(OTHER) == set()
+    blame.clear(ONE)
+    assert blame.suspects(ONE) == set()
+    blame.suspect(ONE, {"a"})
+    clock.now += 300
+    blame.suspect(ONE, {"b"})
+    clock.now += 300
+    assert blame.suspects(ONE) == {"b"}
+    digests = [Digest.of(name.encode()) for name in "abcd"]
+    for digest in digests:
+        blame.suspect(digest, {"a"})
+    assert [bool(blame.suspects(digest)) for digest in digests] == [False, True, True, True]
+
+
+def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
+    blame.doubt(ONE, "a")
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
+    assert not blame.is_doubted(OTHER, "a")
+    clock.now += 30
+    assert blame.excluded(ONE) == {}
+    assert blame.is_doubted(ONE, "a")
+    clock.now += 570
+    assert not blame.is_doubted(ONE, "a")
+
+
+def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, clock: Clock) -> None:
+    blame.record(ONE, "a", FailureReason.WRONG)
+    blame.doubt(ONE, "a")
+    clock.now += 100
+    assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
+    for name in "bcde":
+        blame.doubt(ONE, name)
+    assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]
+
+
+def test_who_keeps_failing_rests_for_longer_and_longer(scores: HolderScores, clock: Clock) -> None:
+    for pause in (10, 20, 30, 30):
+        scores.record_failure("a", FailureReason.SILENT)
+        scores.record_failure("a", FailureReason.BROKEN)  # of the same moment
+        clock.now += pause - 0.1
+        assert scores.rank("a") == RESTING
+        clock.now += 0.2
+        assert scores.rank("a") == HEALTHY
+
+
+@pytest.mark.parametrize("reason", [FailureReason.REFUSED, FailureReason.BUSY])
+def test_who_refuses_or_is_busy_rests_for_a_moment_and_nobody_else_is_doubted(
+    scores: HolderScores, clock: Clock, reason: str
+) -> None:
+    scores.record_success("good", clock.now)
+    scores.record_failure("a", reason)
+    assert (scores.rank("a"), scores.rank("b")) == (RESTING, HEALTHY)
+    clock.now += 2.1
+    assert scores.rank("a") == HEALTHY
+
+
+def test_who_hesitated_rests_for_a_moment(scores: HolderScores, clock: Clock) -> None:
+    scores.record_hesitation("a")
+    assert scores.rank("a") == RESTING
+    clock.now += 2.1
+    assert scores.rank("a") == HEALTHY
+
+
+def test_a_success_ends_the_rest_unless_it_began_before_the_failure(scores: HolderScores, clock: Clock) -> None:
+    began = clock.now
+    clock.now += 1
+    scores.record_failure("a", FailureReason.SILENT)
+    clock.now += 1
+    scores.record_success("a", began)
+    assert scores.rank("a") == RESTING
+    scores.record_success("a", clock.now)
+    assert scores.rank("a") == HEALTHY
+    scores.record_failure("a", FailureReason.SILENT)
+    clock.now += 10.1  # as after the first failure
+    assert scores.rank("a") == HEALTHY
+
+
+def test_soon_after_a_failure_those_come_first_that_have_succeeded(scores: HolderScores, clock: Clock) -> None:
+    scores.record_failure("a", FailureReason.SILENT)
+    assert scores.rank("b") == HEALTHY  # nobody has succeeded
+    scores.record_success("c", clock.now)
+    assert (scores.rank("a"), scores.rank("b"), scores.rank("c")) == (RESTING, UNPROVEN, HEALTHY)
+    clock.now += 10.1
+    assert [scores.rank(name) for name in "abc"] == [HEALTHY] * 3
+
+
+def test_who_is_slow_is_not_proven_by_succeeding(scores: HolderScores, clock: Clock) -> None:
+    scores.record_rate("slow", MIB, 10)
+    scores.record_success("slow", clock.now)
+    scores.record_failure("a", FailureReason.SLOW)
+    assert not scores.is_slow("slow")  # for all that is known
+    scores.record_rate("fast", MIB, 0.1)
+    scores.record_success("fast", clock.now)
+    scores.record_success("slow again", clock.now)
+    assert scores.is_slow("slow")
+    scores.record_failure("slow", FailureReason.SLOW)
+    clock.now += 10.1
+    scores.record_failure("a", FailureReason.SILENT)
+    scores.record_success("slow", clock.now)
+    assert (scores.rank("slow"), scores.rank("fast")) == (UNPROVEN, HEALTHY)
+
+
+def test_patience_shrinks_with_failures_but_not_with_proven_ones(scores: HolderScores, clock: Clock) -> None:
+    scores.record_success("good", clock.now)
+    assert scores.hedge_delay() == 0.25
+    for number in range(9):
+        scores.record_failure(f"a{number}", FailureReason.SILENT)
+    assert scores.hedge_delay("b") == 0.25 / 4
+    assert scores.hedge_delay("good") == 0.25
+    clock.now += 10.1
+    assert scores.hedge_delay("b") == 0.25
+
+
+def test_a_rate_follows_what_is_measured_and_ignores_what_is_too_little(scores: HolderScores) -> None:
+    scores.record_rate("a", 500, 0.02)
+    assert scores.rate("a") is None
+    scores.record_rate("a", 90_000, 1)
+    assert scores.rate("a") == 90_000
+    scores.record_rate("a", 10 * MIB, 1)
+    assert 90_000 < (scores.rate("a") or 0) < 10 * MIB
+    scores.record_rate("b", 1, 1)
+    assert scores.rate("b") == 1
+
+
+def test_records_are_bounded_and_those_of_peers_that_left_are_dropped(scores: HolderScores, clock: Clock) -> None:
+    for number in range(5000):
+        scores.record_failure(f"a{number}", FailureReason.SILENT)
+    assert len(scores) == 4096
+    assert scores.rank("a0") == HEALTHY
+    assert scores.rank("a4999") == RESTING
+    clock.now += 601
+    scores.record_success("b", clock.now)
+    assert len(scores) == 1
