@@ -4,7 +4,7 @@ The names that are exported here are the public interface. All others may change
 """
 
 from peili.mirror.client.client import PeerClient
-from peili.mirror.content.files import FileContent, open_regular
+from peili.mirror.content.files import FileContent, open_in_thread, open_regular
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.doors.middleware import Auth, loopback_only
 from peili.mirror.errors import (
@@ -111,6 +111,7 @@ __all__ = [
     "is_registry",
     "looks_like_registry",
     "loopback_only",
+    "open_in_thread",
     "open_regular",
     "parse_key",
     "running_already",

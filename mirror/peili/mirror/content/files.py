@@ -7,7 +7,9 @@ import errno
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from typing_extensions import override
 
@@ -15,6 +17,7 @@ from peili.mirror.errors import Aborted, NotFound, StoreUnavailable
 from peili.mirror.limits import MIB
 from peili.mirror.plugins.content import Content
 
+_T = TypeVar("_T")
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in the page cache
 _NEEDS_THREAD = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
@@ -51,6 +54,28 @@ def is_cached(fd: int, offset: int) -> bool:
         return False
 
 
+async def open_in_thread(opener: Callable[[], _T], close: Callable[[_T], None]) -> _T:
+    """Call `opener` in a thread, and return its result. Its errors are passed on.
+
+    If the caller is cancelled, the thread goes on. Its result is then closed, because nothing else owns it.
+
+    Args:
+        opener: Opens something, such as a file.
+        close: Closes the result of `opener`. Called on the loop.
+    """
+    opening = asyncio.get_running_loop().run_in_executor(None, opener)
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(partial(_close_result, close))
+        raise
+
+
+def _close_result(close: Callable[[_T], None], opening: asyncio.Future[_T]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        close(opening.result())
+
+
 class FileContent(Content):
     """A whole regular file. It is read by its descriptor, so the file may be removed or renamed meanwhile.
 
@@ -84,12 +109,7 @@ class FileContent(Content):
             frozen: See the class.
             opener: Opens the file, in a thread, and returns its descriptor. Its errors are passed on.
         """
-        opening = asyncio.get_running_loop().run_in_executor(None, opener, path)
-        try:
-            return cls(await asyncio.shield(opening), frozen=frozen)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_result)
-            raise
+        return cls(await open_in_thread(partial(opener, path), os.close), frozen=frozen)
 
     @override
     def fileno(self) -> int | None:
@@ -169,8 +189,3 @@ class FileContent(Content):
         if self._closed and not self._pending_reads and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-
-def _close_result(opening: asyncio.Future[int]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result())

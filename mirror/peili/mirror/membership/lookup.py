@@ -29,7 +29,8 @@ class KeyQuery:
     """One round of questions about one key, shared by all its lookups. It goes on if one of them is cancelled.
 
     Attributes:
-        revision: `PeerHealth.revision` at the start of the query.
+        revision: `PeerHealth.revision` at the start of the query. A miss is only reused while it is unchanged, because a
+            peer that becomes available may have the key.
         deadline: The time on the loop's clock after which no further member is asked.
         holders: The holders found so far.
         is_incomplete: Whether some members were not asked.
@@ -47,7 +48,7 @@ class KeyQuery:
         self._changes = Broadcast()
 
     def add(self, holder: Holder) -> None:
-        """Add a holder. Two members with the same URLs are one host; an id in an answer proves nothing."""
+        """Add a holder. Members with the same URLs are one host and count once, whatever id the host claims."""
         if holder.peer.urls not in self._urls:
             self._urls.add(holder.peer.urls)
             self.holders.append(holder)
@@ -62,7 +63,7 @@ class KeyQuery:
         """Yield the holders found so far, then the new ones. Skips a holder that is not usable at its turn."""
         position = 0
         while True:
-            changed = self._changes.next_change
+            changed = self._changes.next_change  # before the list is read, so that no change is missed
             while position < len(self.holders):
                 holder = self.holders[position]
                 position += 1
@@ -97,7 +98,10 @@ class KeyLookup:
         return query.results(self._health.is_usable)
 
     def forget_failed(self, key: Key, failed: Collection[str]) -> None:
-        """Forget the holders of `key` if all their ids are in `failed`, so that the next lookup asks again."""
+        """Forget the holders of `key` if all their ids are in `failed`, so that the next lookup asks again.
+
+        If only some of them failed, the others can still be used.
+        """
         query = self._queries.get(key)
         if query is None or query.valid_until is None or not query.holders:
             return
@@ -134,13 +138,14 @@ class KeyLookup:
         limits = self._context.limits
         seconds = limits.lookup_ttl if query.holders else limits.miss_ttl
         if query.is_incomplete and not query.holders:
-            seconds = 0
+            seconds = 0  # the members that were not asked may have the key
         query.finish(asyncio.get_running_loop().time() + seconds)
 
     async def _ask_from_queue(self, query: KeyQuery, queue: Iterator[Peer]) -> None:
         """Ask one member after another until the deadline.
 
-        The first one is asked even after the deadline: then this host's loop was blocked, and no member was slow.
+        The first member is always asked. If the deadline has passed before the first question, then the event loop of
+        this host was blocked, and the members are not to blame.
         """
         loop, is_first = asyncio.get_running_loop(), True
         for peer in queue:
@@ -151,7 +156,7 @@ class KeyLookup:
             is_first = False
 
     async def _ask(self, query: KeyQuery, peer: Peer) -> None:
-        """Ask `peer` for the key. Raises nothing: an error would cancel the other questions of the task group."""
+        """Ask `peer` for the key. Raises no Exception, which would cancel the other questions of the task group."""
         timeout = self._context.limits.lookup_timeout
         try:
             async with Deadline(timeout):
@@ -168,9 +173,9 @@ class KeyLookup:
 
     def _read_answer(self, query: KeyQuery, peer: Peer, answer: ResponseHead) -> None:
         identity = answer.header(IDENTITY_HEADER)
-        if self._health.is_this_host(peer, identity):
+        if self._health.detect_this_host(peer, identity):
             return
-        self._health.check_identity(peer, identity)
+        self._health.report_impostor(peer, identity)
         if answer.status == 403:
             self._health.report_refusal(peer)
         holder = parse_holder(peer, query.key, answer.status, answer.headers)

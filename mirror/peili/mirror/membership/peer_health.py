@@ -30,8 +30,9 @@ class PeerHealth:
     dead peer, with growing delays, until the peer answers. A member that is new, or that has new URLs, counts as alive.
 
     A host chooses its id itself, so an id proves nothing. If two members have the same id, both are kept, and the
-    second gets another name. If a member answers with the id of another member, a warning is logged, and the member
-    stays. Only a member that answers with this host's id is taken for this host.
+    second gets another name. The peers that this class returns have their name as `id`. If a member answers with the id
+    of another member, a warning is logged, and the member stays. Only a member that answers with this host's id is
+    taken for this host.
 
     For use on one loop.
 
@@ -55,7 +56,7 @@ class PeerHealth:
         self._refusing: set[str] = set()  # members whose 403 was logged
         self._impostors: set[str] = set()  # members whose use of another member's id was logged
         self._dead: dict[str, asyncio.Task[None]] = {}  # by name, with the task that probes the peer
-        self._suspected: OrderedDict[tuple[Key, str], float] = OrderedDict()  # expiry times, earliest first
+        self._handled_failures: OrderedDict[tuple[Key, str], float] = OrderedDict()  # expiry times, earliest first
         self._probes = asyncio.Semaphore(_MAX_PROBES)
 
     def update(self, peers: Iterable[Peer]) -> None:
@@ -100,8 +101,8 @@ class PeerHealth:
         is_member = _is_same_endpoint(self._members.get(peer.id), peer)
         return is_member and peer.id not in self._dead and peer.id not in self._own_names
 
-    def is_this_host(self, peer: Peer, identity: str | None) -> bool:
-        """Whether `identity`, with which `peer` answered, is this host's own id. Such a member is never asked again."""
+    def detect_this_host(self, peer: Peer, identity: str | None) -> bool:
+        """Return whether `identity`, with which `peer` answered, is this host's id. If so, it is not asked again."""
         if identity != self._context.identity:
             return False
         if peer.id not in self._own_names:
@@ -109,7 +110,7 @@ class PeerHealth:
             self._own_names.add(peer.id)
         return True
 
-    def check_identity(self, peer: Peer, identity: str | None) -> None:
+    def report_impostor(self, peer: Peer, identity: str | None) -> None:
         """Log a warning, once, if `identity`, with which `peer` answered, is another member's."""
         if identity is None or identity == peer.id or identity not in self._members or peer.id in self._impostors:
             return
@@ -125,27 +126,27 @@ class PeerHealth:
             )
 
     def mark_dead(self, peer: Peer, reason: str) -> None:
-        """Leave `peer` out until it answers again. `reason` is the log line without its end."""
+        """Leave `peer` out until it answers again. `reason` becomes the beginning of the log line."""
         if self.is_usable(peer):
             self._context.log.info("%s; it is left out until it answers again", reason)
             self._exclude(peer, probe_now=False)
 
-    def suspect(self, key: Key, names: Collection[str]) -> None:
+    def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
         """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.
 
         A caller repeats the same names with each `Want` for `key`. So each pair of key and name counts only once in
         ``limits.failure_ttl`` seconds.
         """
         now = asyncio.get_running_loop().time()
-        while self._suspected and next(iter(self._suspected.values())) <= now:
-            self._suspected.popitem(last=False)
+        while self._handled_failures and next(iter(self._handled_failures.values())) <= now:
+            self._handled_failures.popitem(last=False)
         for name in names:
             peer = self._members.get(name)
-            if peer is None or (key, name) in self._suspected:
+            if peer is None or (key, name) in self._handled_failures:
                 continue
-            self._suspected[key, name] = now + self._context.limits.failure_ttl
-            if len(self._suspected) > self._context.limits.quarantine_entries:
-                self._suspected.popitem(last=False)
+            self._handled_failures[key, name] = now + self._context.limits.failure_ttl
+            if len(self._handled_failures) > self._context.limits.quarantine_entries:
+                self._handled_failures.popitem(last=False)
             if self.is_usable(peer):
                 self._exclude(peer, probe_now=True)
 
@@ -153,6 +154,7 @@ class PeerHealth:
         self._dead[peer.id] = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
 
     async def _probe_until_alive(self, peer: Peer, *, probe_now: bool) -> None:
+        # With jitter, so that not all hosts probe a restarted peer at the same time.
         backoff = Backoff(self._context.limits.backoff_min, self._context.limits.backoff_max, jitter=0.25)
         if not probe_now:
             await backoff.sleep()
@@ -181,7 +183,7 @@ class PeerHealth:
             self._context.log.debug("probing peer %s failed, which is a bug", peer.id, exc_info=True)
             return False
         identity = answer.header(IDENTITY_HEADER)
-        self.is_this_host(peer, identity)
+        self.detect_this_host(peer, identity)
         return identity is not None
 
 

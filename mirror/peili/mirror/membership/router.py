@@ -1,6 +1,7 @@
 """Routers that know the members and find content by asking them.
 
-`MembershipRouter` is the base class, for plug-ins too. `PushRouter` has a membership that a host agent sets.
+`MembershipRouter` is the base class, for plug-ins too. Its `lookup` asks other hosts, and its `routes` answer them (see
+peer_api/keys.py). `PushRouter` has a membership that a host agent sets.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ class Membership:
                     async for peers in sets:
                         self.health.update(peers)
             except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
-                if is_cancelled(error):
+                if is_cancelled(error):  # this task was cancelled; `members` may also raise CancelledError itself
                     raise
                 if not is_logged:
                     self.context.log.warning("the members can't be read, the last known ones stay: %r", error)
                 is_logged = True
-            if loop.time() - started > limits.backoff_max:
+            if loop.time() - started > limits.backoff_max:  # `members` worked for a while
                 backoff.reset()
                 is_logged = False
             await backoff.sleep()
@@ -120,16 +121,16 @@ class MembershipRouter(Router):
         Raises:
             RouterUnavailable: `run` is not entered.
         """
-        async with aclosing(_running(self._peili_membership, self).key_lookup.holders(key)) as found:
+        async with aclosing(_require_running(self._peili_membership, self).key_lookup.holders(key)) as found:
             async for holder in found:
                 yield holder
 
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         """As `Router.acquire`. A peer that failed without an answer is left out until it answers again."""
-        membership = _running(self._peili_membership, self)
+        membership = _require_running(self._peili_membership, self)
         silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
-        membership.health.suspect(want.key, silent)
+        membership.health.exclude_until_alive(want.key, silent)
         membership.key_lookup.forget_failed(want.key, want.failed)
         return await super().acquire(want)
 
@@ -149,7 +150,7 @@ class MembershipRouter(Router):
         return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]),)
 
 
-def _running(membership: Membership | None, router: MembershipRouter) -> Membership:
+def _require_running(membership: Membership | None, router: MembershipRouter) -> Membership:
     if membership is None:
         raise RouterUnavailable(f"{type(router).__name__} is not running")
     return membership
@@ -168,7 +169,7 @@ async def answer_key(context: Context, text: str) -> Response:
     """
     try:
         async with Deadline(context.limits.lookup_timeout):
-            found = await _describe(context, parse_key(text))
+            found = await _describe_key(context, parse_key(text))
     except ValueError:
         return Response(status_code=400)
     except (NotFound, Aborted):
@@ -181,7 +182,7 @@ async def answer_key(context: Context, text: str) -> Response:
     return Response(headers=holder_headers(found))
 
 
-async def _describe(context: Context, key: Key) -> Descriptor:
+async def _describe_key(context: Context, key: Key) -> Descriptor:
     if isinstance(key, Digest):
         return await context.store.describe(key)
     if not context.selection.allows(key.registry, key.repository, key.tag):

@@ -125,7 +125,7 @@ def fresh_bytes(size: int) -> bytes:
     return os.urandom(size)
 
 
-async def check_ready(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+async def _check_ready(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
     """Check `READY` before the entry, inside and afterwards."""
 
     def call() -> None:
@@ -137,7 +137,7 @@ async def check_ready(plugin: Plugin, enter: Callable[[], AbstractAsyncContextMa
     await expect_cheap(call)
 
 
-async def check_cancellation(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+async def _check_cancellation(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
     """Check `CAN_BE_CANCELLED`."""
 
     async def enter_and_exit() -> None:
@@ -149,7 +149,7 @@ async def check_cancellation(plugin: Plugin, enter: Callable[[], AbstractAsyncCo
         await eventually(plugin.ready)
 
 
-async def check_second_entry(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
+async def _check_second_entry(plugin: Plugin, enter: Callable[[], AbstractAsyncContextManager[object]]) -> None:
     """Check `SECOND_ENTRY`, as far as `ready` shows it."""
     async with enter():
         await eventually(plugin.ready)
@@ -157,6 +157,28 @@ async def check_second_entry(plugin: Plugin, enter: Callable[[], AbstractAsyncCo
             async with enter():
                 pass
         expect(plugin.ready(), "after the second exit, it was no longer ready for the first user")
+
+
+def plugin_promises(
+    plugin_of: Callable[[Any], Plugin], enter: Callable[[Any], AbstractAsyncContextManager[object]]
+) -> Promises:
+    """Return the promises of every plug-in, for the kit of one interface.
+
+    Args:
+        plugin_of: Returns the plug-in of a subject.
+        enter: Enters the plug-in of a subject.
+    """
+
+    async def ready(subject: Any) -> None:
+        await _check_ready(plugin_of(subject), lambda: enter(subject))
+
+    async def cancellation(subject: Any) -> None:
+        await _check_cancellation(plugin_of(subject), lambda: enter(subject))
+
+    async def second_entry(subject: Any) -> None:
+        await _check_second_entry(plugin_of(subject), lambda: enter(subject))
+
+    return ((READY, ready), (CAN_BE_CANCELLED, cancellation), (SECOND_ENTRY, second_entry))
 
 
 def check_options(plugin: type[Plugin], options: Mapping[str, Any]) -> None:

@@ -6,12 +6,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from operator import attrgetter
 
 from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.plugins.interfaces import Resolver, Router, Store
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.testing import conformance
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
@@ -21,6 +21,7 @@ from peili.mirror.testing.conformance import (
     expect_cancellable,
     expect_type,
     fresh_bytes,
+    plugin_promises,
 )
 from peili.mirror.testing.contexts import context_for
 
@@ -80,18 +81,6 @@ async def _running(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
     async with _entered(subject) as resolver:
         await eventually(resolver.ready)
         yield resolver
-
-
-async def _ready(subject: ResolverSubject) -> None:
-    await conformance.check_ready(subject.resolver, lambda: _entered(subject))
-
-
-async def _cancellation(subject: ResolverSubject) -> None:
-    await conformance.check_cancellation(subject.resolver, lambda: _entered(subject))
-
-
-async def _second_entry(subject: ResolverSubject) -> None:
-    await conformance.check_second_entry(subject.resolver, lambda: _entered(subject))
 
 
 def _fresh_reference() -> Reference:
@@ -163,9 +152,7 @@ async def _cancel(subject: ResolverSubject) -> None:
 
 PROMISES: Promises = (
     ("a resolver can be entered, exited and entered again, and is ready then", _enter),
-    (conformance.READY, _ready),
-    (conformance.CAN_BE_CANCELLED, _cancellation),
-    (conformance.SECOND_ENTRY, _second_entry),
+    *plugin_promises(attrgetter("resolver"), _entered),
     ("an unknown reference returns None, or raises Unavailable", _unknown),
     ("a known reference returns its descriptor", _known),
     ("resolve may be called concurrently", _concurrent),

@@ -6,6 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, suppress
+from operator import attrgetter
 
 from starlette.routing import BaseRoute
 
@@ -16,7 +17,6 @@ from peili.mirror.plugins.advice import Feed, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Gone, Have, Synced
 from peili.mirror.plugins.interfaces import Router
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.testing import conformance
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
@@ -27,6 +27,7 @@ from peili.mirror.testing.conformance import (
     expect_cheap,
     expect_type,
     fresh_bytes,
+    plugin_promises,
 )
 from peili.mirror.testing.contexts import context_for
 
@@ -242,18 +243,6 @@ async def _until_seen(subject: RouterSubject, key: Key, right: bool) -> None:
         await asyncio.sleep(0.02)
 
 
-async def _ready(subject: RouterSubject) -> None:
-    await conformance.check_ready(subject.router, lambda: _entered(subject.router))
-
-
-async def _cancellation(subject: RouterSubject) -> None:
-    await conformance.check_cancellation(subject.router, lambda: _entered(subject.router))
-
-
-async def _second_entry(subject: RouterSubject) -> None:
-    await conformance.check_second_entry(subject.router, lambda: _entered(subject.router))
-
-
 async def _peers(subject: RouterSubject) -> None:
     async with running(subject.router):
         key = fresh_key()
@@ -297,9 +286,7 @@ async def _routes(subject: RouterSubject) -> None:
 
 PROMISES: Promises = (
     ("a router can be entered, exited and entered again, and is ready then", _enter),
-    (conformance.READY, _ready),
-    (conformance.CAN_BE_CANCELLED, _cancellation),
-    (conformance.SECOND_ENTRY, _second_entry),
+    *plugin_promises(attrgetter("router"), lambda subject: _entered(subject.router)),
     ("a router that is not entered raises RouterUnavailable or finds nothing; peers does not raise", _not_entered),
     ("lookup finds the holders of a digest and of a reference", _lookup),
     ("lookup of a key that no host has ends without a holder", _lookup_unknown),

@@ -6,13 +6,13 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 from peili.mirror.errors import Aborted, NotFound
 from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.plugins.interfaces import Store
-from peili.mirror.testing import conformance
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
@@ -22,6 +22,7 @@ from peili.mirror.testing.conformance import (
     expect_cancellable,
     expect_raises,
     fresh_bytes,
+    plugin_promises,
 )
 from peili.mirror.testing.content_kit import ContentSubject, check_content, read_range
 from peili.mirror.testing.contexts import entered
@@ -234,18 +235,6 @@ def _open_descriptors() -> int:
     return len(os.listdir(_DESCRIPTORS)) if os.path.isdir(_DESCRIPTORS) else 0  # noqa: PTH208, PTH112 - quick
 
 
-async def _ready(subject: StoreSubject) -> None:
-    await conformance.check_ready(subject.store, lambda: entered(subject.store))
-
-
-async def _cancellation(subject: StoreSubject) -> None:
-    await conformance.check_cancellation(subject.store, lambda: entered(subject.store))
-
-
-async def _second_entry(subject: StoreSubject) -> None:
-    await conformance.check_second_entry(subject.store, lambda: entered(subject.store))
-
-
 async def _discard(subject: StoreSubject) -> None:
     store, whole, data = subject.store, fresh_bytes(100), fresh_bytes(2000)
     await subject.add(whole)
@@ -265,9 +254,7 @@ async def _discard(subject: StoreSubject) -> None:
 
 PROMISES: Promises = (
     ("a store can be entered, exited and entered again, and is ready then", _enter),
-    (conformance.READY, _ready),
-    (conformance.CAN_BE_CANCELLED, _cancellation),
-    (conformance.SECOND_ENTRY, _second_entry),
+    *plugin_promises(attrgetter("store"), lambda subject: entered(subject.store)),
     ("unknown content raises NotFound", _unknown),
     (
         "describe returns digest and size, and the media type: a manifest's own, or else application/octet-stream",

@@ -1,4 +1,7 @@
-"""Opens the content of blobs: complete ones and ingests, from containerd's files or through its API."""
+"""Opens the content of complete blobs, from containerd's files or through its API, and of ingests from their files.
+
+An *ingest* is containerd's word for a blob that a client is still writing.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 from typing_extensions import override
 
-from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable, open_regular
+from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable, open_in_thread, open_regular
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
 
@@ -29,9 +33,11 @@ class Access(Enum):
     """Whether this process can read the directory of a content store."""
 
     READABLE = "readable"
+    """It can be read, or has no blob yet."""
     ABSENT = "absent"
     """The path does not exist: containerd ≥ 1.7 creates it with the first blob, or it is not mounted here."""
     REFUSED = "refused"
+    """The path exists, but this process can't read it."""
 
 
 def access_to(root: Path) -> Access:
@@ -107,17 +113,16 @@ async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -
     Raises:
         NotFound: There is no such ingest in the content store at `root`.
     """
-    opening = asyncio.get_running_loop().run_in_executor(None, _open_ingest_file, root, namespaces, digest)
-    try:
-        fd, total = await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        opening.add_done_callback(_close_opened)  # the thread goes on, and its descriptor would have no owner
-        raise
+    opener = partial(_open_ingest_file, root, namespaces, digest)
+    fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))
     return IngestContent(fd, blob_path(root, digest), total)
 
 
 def is_ref_of(ref: str, digest: Digest) -> bool:
-    """Whether `ref`, without namespace and sequence number, is one that a pull uses for `digest`."""
+    """Whether `ref` is one that a pull uses for `digest`, such as ``layer-sha256:…`` or ``manifest-sha256:…``.
+
+    The files of an ingest prefix it with the namespace and a sequence number, which the caller removes.
+    """
     return ref.endswith(digest)
 
 
@@ -127,11 +132,6 @@ def _open_ingest_file(root: Path, namespaces: Collection[str], digest: Digest) -
         with suppress(NotFound, StoreUnavailable):
             return open_regular(path / "data"), _read_total(path)
     raise NotFound(f"there is no ingest of {digest}")
-
-
-def _close_opened(opening: asyncio.Future[tuple[int, int | None]]) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result()[0])
 
 
 def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Path]:

@@ -149,6 +149,7 @@ class ContainerdFollower:
 
     def _publish(self, event: ContainerdEvent) -> None:
         match event:
+            # Another namespace may still have the image.
             case ImageDeleted(reference=reference) if reference not in self.listing.images:
                 self._inventory.update([Gone(reference)])
             case BlobCreated(digest=digest) if digest in self.listing.blobs:
@@ -159,7 +160,7 @@ class ContainerdFollower:
     def _check_access(self) -> bool:
         """Check whether the directory can be read. Returns whether that has changed.
 
-        Blocks for a few calls of ``stat``: the content store is on a local disk, and a thread would cost more.
+        Blocks for a few calls of ``stat``, because the content store is on a local disk, and a thread would cost more.
         """
         previous = self._access, self.content_root
         self._access = Access.ABSENT if self._expected_root is None else access_to(self._expected_root)

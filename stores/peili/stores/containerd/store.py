@@ -1,4 +1,7 @@
-"""The containerd store: serves what this host's containerd has, from containerd's own files."""
+"""The containerd store: serves what this host's containerd has, from containerd's own files.
+
+An *ingest* is containerd's word for a blob that a client is still writing.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +41,12 @@ from peili.stores.containerd.options import DEFAULT_ADDRESS, ContainerdOptions
 
 MAX_MANIFEST = 4 << 20
 """A larger blob is not a manifest: registries need not take one (OCI distribution spec, "Pushing Manifests")."""
-_MAX_MEDIA_TYPES = 8192  # blobs whose media type is remembered
+_MAX_MEDIA_TYPES = 8192
+"""Blobs whose media type is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
-class _ContainerdConnection:
+class _RunningState:
     """What the store uses while its `run` is entered."""
 
     api: ContainerdApi
@@ -76,7 +80,7 @@ class ContainerdStore(Store):
         self._options = ContainerdOptions.from_config(config)
         self._inventory = Inventory()
         self._media_types: OrderedDict[Digest, str] = OrderedDict()
-        self._active: _ContainerdConnection | None = None
+        self._active: _RunningState | None = None
 
     @override
     @classmethod
@@ -92,7 +96,7 @@ class ContainerdStore(Store):
         async with ContainerdApi(self._options.socket) as api, asyncio.TaskGroup() as tasks:
             follower = ContainerdFollower(api, self._options, self._inventory, context.log)
             following = tasks.create_task(follower.run())  # if it fails, `run` fails too, and the mirror enters it anew
-            self._active = _ContainerdConnection(api, follower, context.log)
+            self._active = _RunningState(api, follower, context.log)
             try:
                 yield
             finally:
@@ -110,7 +114,7 @@ class ContainerdStore(Store):
             try:
                 target = parse_target(await self._connection.api.image(namespace, str(reference)))
                 if target is not None:
-                    await self._find_blob(target.digest)
+                    await self._find_blob(target.digest)  # a tag without its manifest does not count
                     return target
             except NotFound:
                 continue
@@ -179,7 +183,7 @@ class ContainerdStore(Store):
         return True
 
     @property
-    def _connection(self) -> _ContainerdConnection:
+    def _connection(self) -> _RunningState:
         if self._active is None:
             raise StoreUnavailable("the containerd store is not running")
         return self._active
@@ -188,7 +192,7 @@ class ContainerdStore(Store):
         return self._connection.follower.namespaces or await self._connection.api.namespaces()
 
     async def _find_blob(self, digest: Digest) -> Blob:
-        """Return a blob from the last list. Asks containerd about any other blob, unless it certainly has no file."""
+        """Return a blob from the last list. If it is not there, ask containerd, unless there is certainly no file."""
         follower = self._connection.follower
         blob = follower.listing.blobs.get(digest)
         if blob is None and follower.is_connected and is_absent(follower.content_root, digest):
@@ -223,7 +227,7 @@ class ContainerdStore(Store):
         data, read = bytearray(blob.size), 0
         try:
             async with await self._open_blob(digest) as content:
-                while read < blob.size:
+                while read < blob.size:  # a read of available bytes returns at least one, or raises
                     read += await content.readinto(read, memoryview(data)[read:])
         except Aborted as error:
             raise NotFound(f"{digest} was removed just now") from error
