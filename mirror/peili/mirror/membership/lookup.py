@@ -29,8 +29,8 @@ class KeyQuery:
     """One round of questions about one key, shared by all its lookups. It goes on if one of them is cancelled.
 
     Attributes:
-        revision: `PeerHealth.revision` at the start of the query. A miss is only reused while it is unchanged, because a
-            peer that becomes available may have the key.
+        revision: `PeerHealth.revision` at the start of the query. A miss is only reused while it is unchanged, because
+            a peer that becomes available may have the key.
         deadline: The time on the loop's clock after which no further member is asked.
         holders: The holders found so far.
         is_incomplete: Whether some members were not asked.
