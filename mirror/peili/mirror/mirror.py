@@ -147,15 +147,20 @@ class Mirror:
         self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
-        context, limits, limited = self._context, self.limits, self.metrics.limited.add
+        """Wrap the doors.
+
+        A request at the local door passes `RequestMetrics`, `AccessCheck` and `LocalDoor`. A request at the peer door
+        passes `RequestMetrics` and `AccessCheck`, then `RouterRoutes` and a route of the router if its path begins with
+        `ROUTER_PATH`, else `PeerDoor`.
+        """
         # Not a Starlette application: its middleware would answer for an exception of the router's route.
-        routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), context)
-        between_routers = routing.Mount(ROUTER_PATH, routes)
-        peer = routing.Router([between_routers], redirect_slashes=False, default=self._peer_door)
-        local_guarded = AccessCheck(self._local_door, local_auth, limits, limited, self.log)
-        peer_guarded = AccessCheck(peer, auth, limits, limited, self.log, identity=self.identity.id)
-        self.local = RequestMetrics(local_guarded, LOCAL, self.metrics)
-        self.peer = RequestMetrics(peer_guarded, PEER, self.metrics)
+        router_routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), self._context)
+        mount = routing.Mount(ROUTER_PATH, router_routes)
+        peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
+        local_checked = AccessCheck(self._local_door, local_auth, self._context)
+        peer_checked = AccessCheck(peer, auth, self._context, identity=self.identity.id)
+        self.local = RequestMetrics(local_checked, LOCAL, self.metrics)
+        self.peer = RequestMetrics(peer_checked, PEER, self.metrics)
         self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:

@@ -99,7 +99,7 @@ async def test_an_auth_that_fails_lets_nobody_in_and_says_so(door: str, caplog: 
 
     async with house(auth=broken, local_auth=broken) as host, visitor(host.door(door)) as client:
         assert (await client.get(host.blob_path)).status_code == 403
-    assert "access is denied" in caplog.text
+    assert "the access check failed" in caplog.text
     assert "no such key" in caplog.text
 
 
@@ -114,8 +114,7 @@ async def test_an_auth_that_hangs_lets_nobody_in_and_says_so(door: str, caplog: 
         async with asyncio.timeout(20):
             assert (await client.get(host.blob_path)).status_code == 403
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
-    assert "access is denied" in caplog.text
-    assert "no decision within 0.1 s" in caplog.text
+    assert "the access check did not return in time" in caplog.text
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
@@ -129,7 +128,7 @@ async def test_an_auth_that_runs_into_a_timeout_of_its_own_is_not_counted(
         assert (await client.get(host.blob_path)).status_code == 403
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 0
     assert "the key server does not answer" in caplog.text
-    assert "no decision within" not in caplog.text
+    assert "did not return in time" not in caplog.text
 
 
 async def test_every_answer_of_the_peer_door_says_who_answers_and_none_of_the_local_door() -> None:

@@ -430,7 +430,7 @@ async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
     ):
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole) == ((404, True) if at else (200, False))
-        assert "could not be removed: not in time" in warnings(caplog)
+        assert "could not be removed: the store did not return in time" in warnings(caplog)
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from types import TracebackType
 from typing import TypeVar
@@ -18,7 +18,7 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import ContentOpener
 from peili.mirror.doors.tags import parse_query, send_tags
-from peili.mirror.errors import Aborted, NotFound, StoreUnavailable, Unavailable
+from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.http_errors import (
     BLOB_UNKNOWN,
@@ -31,9 +31,9 @@ from peili.mirror.oci.http_errors import (
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_target
+from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import is_client_gone
-from peili.mirror.support.deadlines import Deadline
 
 _T = TypeVar("_T")
 _NO_NAMESPACE = frozenset({None, "", "*"})
@@ -52,6 +52,7 @@ class Door(ABC):
     """
 
     def __init__(self, context: Context, metrics: Metrics, default_registry: str | None) -> None:
+        self.context = context
         self.store = context.store
         self.selection = context.selection
         self.limits = context.limits
@@ -118,9 +119,7 @@ class Door(ABC):
                 case Endpoint.BASE:
                     await response.json({})
                 case Endpoint.TAGS:
-                    await send_tags(
-                        target, response, scope, store=self.store, selection=self.selection, call_store=self.call_store
-                    )
+                    await send_tags(target, response, scope, self.context)
                 case Endpoint.MANIFEST | Endpoint.BLOB:
                     await self.send_content(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
@@ -136,10 +135,6 @@ class Door(ABC):
             if not response.has_started:
                 raise _http_error(target, NotFound()) from error
 
-    async def _send_tags(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
-        store, selection = self.store, self.selection
-        await send_tags(target, response, scope, store=store, selection=selection, call_store=self.call_store)
-
     @abstractmethod
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send a manifest or a blob.
@@ -151,21 +146,13 @@ class Door(ABC):
             Unavailable: A plug-in or a peer does not answer.
         """
 
-    async def call_store(self, call: Awaitable[_T], /) -> _T:
-        """Await a call of the store for up to ``limits.first_byte_timeout`` seconds.
+    async def call_store(self, function: Callable[[], Awaitable[_T]], /) -> _T:
+        """Call the store, for up to ``limits.first_byte_timeout`` seconds.
 
         Raises:
-            StoreUnavailable: The store did not answer in time. Errors of the call itself are passed on.
+            CallFailed: The store did not return in time. Errors of the call itself are passed on.
         """
-        deadline = Deadline(self.limits.first_byte_timeout)
-        try:
-            async with deadline:
-                return await call
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise  # the store raised it
-            self.metrics.limited.add("first_byte_timeout")
-            raise StoreUnavailable("the store did not answer in time") from error
+        return await call(function, self.context, "the store", allowed=(Exception,))
 
     def reference(self, target: Target) -> Reference:
         """Returns the full reference of a target with a tag.

@@ -19,10 +19,10 @@ from peili.mirror.oci.http_errors import HTTPError
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.requests import Endpoint, Target
+from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import Relay
 from peili.mirror.relay.transfer import open_transfer
-from peili.mirror.support.deadlines import Deadline
 
 
 class LocalDoor(Door):
@@ -45,20 +45,17 @@ class LocalDoor(Door):
             await self._send_from_peers(target, digest, response)
 
     async def _resolve(self, target: Target) -> Digest:
-        deadline = Deadline(self.limits.first_byte_timeout)
+        reference = self.reference(target)
         try:
-            async with deadline:
-                descriptor = await self._resolver.resolve(self.reference(target))
+            descriptor = await call(
+                lambda: self._resolver.resolve(reference),
+                self.context,
+                "the resolver",
+                about=target.name,
+                allowed=(NotFound, Unavailable),
+            )
         except Unavailable as error:
             raise NotFound(f"{target.name} cannot be resolved: {error}") from error
-        except NotFound:
-            raise
-        except Exception as error:  # a resolver may raise anything; that must not make a pull worse
-            if deadline.expired():
-                self.metrics.limited.add("first_byte_timeout")
-                raise NotFound(f"{target.name} cannot be resolved in time") from error
-            self.log.exception("%s: the resolver failed", target.name)
-            raise NotFound(f"{target.name} cannot be resolved") from error
         if descriptor is None:
             raise NotFound(f"{target.name} is left to upstream to resolve")
         return descriptor.digest
@@ -86,7 +83,7 @@ class LocalDoor(Door):
     async def _describe(self, digest: Digest) -> Descriptor | None:
         """Returns what the store has of `digest`; None if it has nothing, fails or does not answer in time."""
         try:
-            return await self.call_store(self.store.describe(digest))
+            return await self.call_store(lambda: self.store.describe(digest))
         except (NotFound, Unavailable):
             return None
         except Exception:

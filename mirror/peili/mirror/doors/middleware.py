@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,14 +15,13 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.doors.response import ResponseWriter
-from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, Metrics
 from peili.mirror.oci.http_errors import DENIED, LIMIT_OF_STATUS, HTTPError
 from peili.mirror.oci.requests import check_head
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
+from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer, wrap_send
-from peili.mirror.support.deadlines import Deadline
 
 ROUTER_PATH = "/_router"
 """The peer door leaves the paths below this one to the router. No name of a repository begins with an underscore."""
@@ -66,27 +64,14 @@ class AccessCheck:
     Args:
         app: The door.
         auth: See `Auth`.
-        limits: ``first_byte_timeout`` bounds `auth`.
-        limited: Called with the name of the limit each time that `auth` takes too long.
-        log: Receives the errors of `auth`.
+        context: Its ``limits.first_byte_timeout`` bounds `auth`, its log receives the errors of `auth`.
         identity: The id of this host. Each response carries it in a header.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        auth: Auth,
-        limits: Limits,
-        limited: Callable[[str], None],
-        log: logging.Logger,
-        *,
-        identity: str | None = None,
-    ) -> None:
+    def __init__(self, app: ASGIApp, auth: Auth, context: Context, *, identity: str | None = None) -> None:
         self._app = app
         self._auth = auth
-        self._limits = limits
-        self._limited = limited
-        self._log = log
+        self._context = context
         self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
         self._lifespan = Router()
 
@@ -102,27 +87,20 @@ class AccessCheck:
             await send({"type": "websocket.close", "code": 1008})
         else:
             error = HTTPError(403, DENIED, "access denied")
-            await ResponseWriter(scope, send, self._limits.reader_timeout).error(error)
+            await ResponseWriter(scope, send, self._context.limits.reader_timeout).error(error)
 
     async def _allows(self, connection: HTTPConnection) -> bool:
         try:
-            allowed = self._auth(connection)
-            return bool(await self._in_time(allowed) if inspect.isawaitable(allowed) else allowed)
-        except Exception:  # noqa: BLE001 - `auth` is third-party code; if it fails, access is denied
-            self._log.exception("the access check failed; access is denied")
+            decision = self._auth(connection)
+            if not inspect.isawaitable(decision):
+                return bool(decision)
+        except Exception:  # `auth` is third-party code; if it fails, access is denied
+            self._context.log.exception("the access check failed")
             return False
-
-    async def _in_time(self, decision: Awaitable[bool]) -> bool:
-        timeout = self._limits.first_byte_timeout
-        deadline = Deadline(timeout)
         try:
-            async with deadline:
-                return await decision
-        except Exception as error:
-            if not deadline.expired():
-                raise
-            self._limited("first_byte_timeout")
-            raise TimeoutError(f"no decision within {timeout:g} s") from error
+            return bool(await call(lambda: decision, self._context, "the access check"))
+        except CallFailed:
+            return False
 
 
 def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:

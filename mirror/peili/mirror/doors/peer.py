@@ -80,9 +80,10 @@ class PeerDoor(Door):
         request_record(scope).source = FROM_STORE
         digest = target.digest
         if digest is None:
-            digest = (await self.call_store(self.store.resolve(self.reference(target)))).digest
+            reference = self.reference(target)
+            digest = (await self.call_store(lambda: self.store.resolve(reference))).digest
         # Also for a tag: the store's record of a tag may differ from what the manifest itself says.
-        descriptor = requested_descriptor(target, await self.call_store(self.store.describe(digest)))
+        descriptor = requested_descriptor(target, await self.call_store(lambda: self.store.describe(digest)))
         if response.is_head:
             await response.send_head(descriptor)
             return

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Protocol, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 from starlette.types import Scope
@@ -15,20 +14,11 @@ from peili.mirror.oci.http_errors import NAME_UNKNOWN, UNSUPPORTED, HTTPError
 from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.mirror.oci.references import Digest
 from peili.mirror.oci.requests import Target, api_path
-from peili.mirror.oci.selection import Selection
-from peili.mirror.plugins.interfaces import Store
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context, Store
 
-_T = TypeVar("_T")
 _MAX_DIGITS = 9
 """A number with more digits is larger than any number of tags."""
-
-
-class CallStore(Protocol):
-    """Awaits a call of the store in bounded time, see `Door.call_store`."""
-
-    async def __call__(self, call: Awaitable[_T], /) -> _T:
-        """Await `call`."""
-        ...
 
 
 def parse_query(scope: Scope) -> dict[str, str]:
@@ -36,23 +26,24 @@ def parse_query(scope: Scope) -> dict[str, str]:
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
-async def send_tags(
-    target: Target, response: ResponseWriter, scope: Scope, *, store: Store, selection: Selection, call_store: CallStore
-) -> None:
+async def send_tags(target: Target, response: ResponseWriter, scope: Scope, context: Context) -> None:
     """Send the tags of a repository in lexical order: those after ``last``, at most ``n`` (distribution spec, "Listing
     Tags").
 
     Raises:
         HTTPError: 404, the store has no tag of the repository; 400, ``n`` is not a number.
-        StoreUnavailable: The store does not answer in time.
+        CallFailed: The store does not return in time.
     """
+    store, selection = context.store, context.selection
     digests = {
         reference.tag: descriptor.digest
-        for reference, descriptor in await call_store(store.images())
+        for reference, descriptor in await call(store.images, context, "the store", allowed=(Exception,))
         if (reference.registry, reference.repository) == (target.registry, target.repository)
         and selection.allows(reference.registry, reference.repository, reference.tag)
     }
-    available = await call_store(_available_manifests(store, set(digests.values())))
+    available = await call(
+        lambda: _available_manifests(store, set(digests.values())), context, "the store", allowed=(Exception,)
+    )
     tags = sorted(tag for tag, digest in digests.items() if digest in available)
     if not tags:
         raise HTTPError(404, NAME_UNKNOWN, f"this host has no tag of {target.name}")

@@ -47,9 +47,7 @@ class Holders:
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
-        self.lease = TransferLease(
-            request.digest, state.router, state.releases, limits=state.limits, metrics=state.metrics, log=state.log
-        )
+        self.lease = TransferLease(request.digest, state.context, state.metrics, state.releases)
         self.size = state.sizes.get(request.digest)
         self.claimed_sizes: set[int] = set()
         self.trusts_claims = True

@@ -13,13 +13,13 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.limits import MIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
+from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.verify import Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
 _NOT_READ_BACK = "%s: passed on unverified: the bytes that the runtime has can't be read back%s"
-_NOT_REMOVED = "%s: the runtime's unfinished copy is wrong and could not be removed: %s"
 
 
 async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int | None:
@@ -145,16 +145,16 @@ async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store)
 
 async def discard_ingest(state: RelayState, digest: Digest) -> None:
     """Remove what the runtime has of `digest`, because it is wrong. Logs a failure and raises nothing."""
-    bound = Deadline(state.limits.first_byte_timeout)
     try:
-        async with bound:
-            if await state.store.discard(digest):
-                state.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+        is_removed = await call(
+            lambda: state.store.discard(digest),
+            state.context,
+            "the store",
+            about=digest,
+            allowed=(Unavailable,),
+        )
     except Unavailable as error:
-        state.log.warning(_NOT_REMOVED, digest, error)
-    except Exception:  # a plug-in may raise anything
-        if bound.expired():
-            state.metrics.limited.add("first_byte_timeout")
-            state.log.warning(_NOT_REMOVED, digest, "not in time")
-        else:
-            state.log.exception(_NOT_REMOVED, digest, "the store failed")
+        state.log.warning("%s: the runtime's unfinished copy is wrong and could not be removed: %s", digest, error)
+    else:
+        if is_removed:
+            state.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)

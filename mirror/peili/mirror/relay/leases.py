@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Mapping
-from typing import cast
+from contextlib import suppress
 
-from peili.mirror.errors import NotFound, RouterUnavailable
-from peili.mirror.limits import Limits
+from peili.mirror.errors import NotFound, RouterUnavailable, Unavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT, Metrics
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Holder
 from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
-from peili.mirror.plugins.interfaces import Router
-from peili.mirror.support.deadlines import Deadline
+from peili.mirror.plugins.calls import CallFailed, call
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.tasks import Tasks
 
 _MIN_WAIT = 0.01
@@ -30,16 +28,12 @@ class LeaseReleases:
     So a release goes on when the request ends or the runtime disconnects, and every lease is released.
 
     Args:
-        limits: ``lookup_timeout`` for each release, and ``stop_timeout`` for `aclose`.
-        metrics: counts releases that take too long.
-        log: for releases that fail.
+        context: of the mirror, with the relay's log.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics, log: logging.Logger) -> None:
-        self._limits = limits
-        self._metrics = metrics
-        self._log = log
-        self._tasks = Tasks(log)
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._tasks = Tasks(context.log)
         self._closed = False
 
     @property
@@ -68,25 +62,23 @@ class LeaseReleases:
         """Wait ``limits.stop_timeout`` seconds for the current releases, and cancel those that take longer."""
         self._closed = True
         try:
-            await self.drain(self._limits.stop_timeout)
+            await self.drain(self._context.limits.stop_timeout)
         finally:  # also if this is cancelled
             if self.under_way:
-                self._metrics.limited.add("stop_timeout")
-                self._log.warning("%d of the router's leases were not released before the end", self.under_way)
+                self._context.limited("stop_timeout")
+                self._context.log.warning("%d of the router's leases were not released before the end", self.under_way)
                 self._tasks.cancel()
-                await self.drain(self._limits.stop_timeout)
+                await self.drain(self._context.limits.stop_timeout)
 
     async def _release(self, lease: Lease, reason: str, digest: Digest) -> None:
-        bound = Deadline(self._limits.lookup_timeout)
-        try:
-            async with bound:
-                await lease.release(reason)
-        except Exception:  # noqa: BLE001 - a plug-in may raise anything
-            if not bound.expired():
-                self._log.exception("%s: the router's lease failed to be released", digest)
-                return
-            self._metrics.limited.add("lookup_timeout")
-            self._log.warning("%s: the router's lease was not released in time", digest)
+        with suppress(CallFailed):
+            await call(
+                lambda: lease.release(reason),
+                self._context,
+                "the release of the router's lease",
+                about=digest,
+                limit="lookup_timeout",
+            )
 
 
 class TransferLease:
@@ -94,33 +86,20 @@ class TransferLease:
 
     Args:
         digest: the content of the transfer.
-        router: the router.
-        releases: releases the leases.
-        limits: ``lookup_timeout``.
+        context: of the mirror, with the relay's log.
         metrics: counts the advice.
-        log: for a router that fails.
+        releases: releases the leases.
 
     Attributes:
         end_reason: the reason with which the lease would be released now; a `LeaseEnd` or a `FailureReason`.
     """
 
-    def __init__(
-        self,
-        digest: Digest,
-        router: Router,
-        releases: LeaseReleases,
-        *,
-        limits: Limits,
-        metrics: Metrics,
-        log: logging.Logger,
-    ) -> None:
+    def __init__(self, digest: Digest, context: Context, metrics: Metrics, releases: LeaseReleases) -> None:
         self.end_reason: str = LeaseEnd.GONE
         self._digest = digest
-        self._router = router
-        self._releases = releases
-        self._limits = limits
+        self._context = context
         self._metrics = metrics
-        self._log = log
+        self._releases = releases
         self._lease = Lease()
         self._reports_progress = True
 
@@ -158,9 +137,9 @@ class TransferLease:
             return
         try:
             self._lease.progress(offset)
-        except Exception:  # noqa: BLE001 - a plug-in may raise anything, which must not cut a correct transfer
+        except Exception:
             self._reports_progress = False
-            self._log.exception("%s: the router's lease failed to take progress", self._digest)
+            self._context.log.exception("%s: the router's lease failed to take progress", self._digest)
 
     async def aclose(self) -> None:
         """Release the lease."""
@@ -172,27 +151,27 @@ class TransferLease:
         A router that needs more time can answer `Wait`.
         """
         started = time.monotonic()
-        advice: object = None
-        bound = Deadline(LOOKUP_FACTOR * self._limits.lookup_timeout + self._router.gather_time)
+        router = self._context.router
+        name = f"{type(router).__name__}.acquire"
+        advice: object = None  # a plug-in may return anything
         try:
-            async with bound:
-                advice = cast("object", await self._router.acquire(want))  # a plug-in may return anything
-        except RouterUnavailable as error:
+            advice = await call(
+                lambda: router.acquire(want),
+                self._context,
+                name,
+                about=want.key,
+                limit="lookup_timeout",
+                seconds=LOOKUP_FACTOR * self._context.limits.lookup_timeout + router.gather_time,
+                allowed=(RouterUnavailable,),
+            )
+        except Unavailable as error:
             raise NotFound(str(error)) from error
-        except Exception as error:  # a plug-in may raise anything, which must not make a pull worse
-            if not bound.expired():
-                self._log.exception("%s: the router failed", want.key)
-                raise NotFound("the router failed") from error
-            self._metrics.limited.add("lookup_timeout")
-            self._log.warning("%s: %s.acquire gave no advice in time", want.key, type(self._router).__name__)
-            raise NotFound("the router gave no advice in time") from error
         finally:
             self._metrics.lookups.add(_result(advice))
             self._metrics.lookup_seconds.add(time.monotonic() - started)
         if isinstance(advice, Feed | Wait | Upstream):
             return advice
-        router = type(self._router).__name__
-        self._log.error("%s: %s.acquire returned %r, not Feed, Wait or Upstream", want.key, router, advice)
+        self._context.log.error("%s: %s returned %r, not Feed, Wait or Upstream", want.key, name, advice)
         raise NotFound("the router gave no advice")
 
     async def _replace(self, lease: Lease) -> None:

@@ -57,6 +57,7 @@ class RelayState:
         verify: whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
+        context: of the mirror, with the relay's log. Its router, store, client, limits and log are attributes, too.
         blame: which peers failed for which blob.
         scores: the speed and the failures of each peer.
         sizes: the sizes that are known from verified content.
@@ -67,6 +68,7 @@ class RelayState:
     """
 
     def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
+        self.context = context
         self.router, self.store, self.client = context.router, context.store, context.client
         self.limits, self.log, self.metrics = context.limits, context.log, metrics
         self.verify = verify
@@ -75,7 +77,7 @@ class RelayState:
         self.sizes = KnownSizes()
         self.hash_threads = HashThreadPool()
         self.buffers = BufferPool(self.limits.relay_memory)
-        self.releases = LeaseReleases(self.limits, metrics, self.log)
+        self.releases = LeaseReleases(context)
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)
 
 
