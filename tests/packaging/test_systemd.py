@@ -115,7 +115,7 @@ def up(systemd: Systemd, node: Node) -> Systemd:
 def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, node: Node) -> None:
     assert systemd.show("peili.service", "ActiveState") == "inactive"
     assert ask(node, "/livez").status == 200
-    wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "the service has said READY=1")
+    wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "the service has sent READY=1")
 
 
 def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node) -> None:

@@ -113,9 +113,9 @@ def test_registries_are_added_and_removed_one_by_one() -> None:
         "*": "https://registry.example.com:5000",
         "registry.example.com": "http://one.example:5000",
     }
-    for registries, left in ((["quay.io"], {"docker.io"}), (["docker.io", "ghcr.io"], {"quay.io"})):
+    for registries, others in ((["quay.io"], {"docker.io"}), (["docker.io", "ghcr.io"], {"quay.io"})):
         assert {entry.registry for entry in read_entries(without_mirror(both, registries))} == {
-            *left,
+            *others,
             "*",
             "registry.example.com",
         }
@@ -141,17 +141,17 @@ def test_the_list_of_an_anchor_is_changed_once() -> None:
 
 
 EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
-    "a registry beside": (
+    "another registry": (
         "",
         lambda text: text + "  quay.io: {}\n",
         "mirrors:\n  quay.io: {}\n",
     ),
-    "an endpoint below": (
+    "another endpoint": (
         "",
         lambda text: text + "      - https://a.example\n",
         'mirrors:\n  "*":\n    endpoint:\n      - https://a.example\n',
     ),
-    "a rewrite below": (
+    "a rewrite": (
         "",
         lambda text: text + "    rewrite: {a: b}\n",
         'mirrors:\n  "*":\n    rewrite: {a: b}\n',
@@ -161,12 +161,12 @@ EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
         lambda text: "configs: {}\n" + text,
         "configs: {}\n" + EMBEDDED,
     ),
-    "our URL": (
+    "the URL of the mirror": (
         PRIVATE,
         lambda text: text.replace(PEILI, OTHER),
         PRIVATE,
     ),
-    "everything but ours gone": (
+    "the other endpoints are gone": (
         '{"mirrors": {"docker.io": {"endpoint": ["https://a.example"]}}}',
         lambda text: text.replace('"https://a.example"', ""),
         '{"mirrors": {"docker.io": {"endpoint": []}}}',
@@ -176,8 +176,8 @@ EDITS: dict[str, tuple[str, Callable[[str], str], str]] = {
 
 @pytest.mark.parametrize("name", EDITS)
 def test_edits_by_others_stay(name: str) -> None:
-    before, edit, left = EDITS[name]
-    assert without_mirror(edit(applied(before, PEILI, ()))) == left
+    before, edit, remaining_text = EDITS[name]
+    assert without_mirror(edit(applied(before, PEILI, ()))) == remaining_text
 
 
 @pytest.mark.parametrize(

@@ -135,12 +135,12 @@ def _block(value: Any, style: Style, depth: int) -> list[str]:
         return [f"- {_scalar(each, style)}{_comment(style)}" for each in value]
     lines: list[str] = []
     for key, each in value.items():
-        said = _block(each, style, depth + 1)
+        nested = _block(each, style, depth + 1)
         if _is_flow(each, style, depth + 1):
-            lines.append(f"{_scalar(key, style)}:{' ' + said[0] if said[0] else ''}{_comment(style)}")
+            lines.append(f"{_scalar(key, style)}:{' ' + nested[0] if nested[0] else ''}{_comment(style)}")
         else:
             under = "" if style.compact and isinstance(each, list) else pad
-            lines += [f"{_scalar(key, style)}:{_comment(style)}", *(under + line for line in said)]
+            lines += [f"{_scalar(key, style)}:{_comment(style)}", *(under + line for line in nested)]
             lines += [""] if style.comments else []
     return lines
 

@@ -194,7 +194,7 @@ def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
                 {
                     "PEILI_PEER__INSECURE": "true",
                     "PEILI_MIRROR__REGISTRIES": '["docker.io", "ghcr.io"]',
-                    "PEILI_MIRROR__IDENTITY": "2024-01-01",  # a date to TOML, but a string is wanted
+                    "PEILI_MIRROR__IDENTITY": "2024-01-01",  # a date to TOML, but the key is a string
                     "PEILI_LIMITS__UPLOADS": "7",
                     "PEILI_LOCAL__LISTEN": "127.0.0.1:1",
                     "PEILI_ROUTER__PEERS": '["http://a:1"]',
@@ -285,11 +285,11 @@ def test_the_name_of_a_variable_is_the_path_of_a_key(path: list[str], value: int
 def test_the_last_assignment_of_a_key_applies(assignments: list[tuple[list[str], int]]) -> None:
     sections = settings.merge(settings.Assignment(tuple(path), settings.Setting(n, "test")) for path, n in assignments)
     if assignments:
-        (section, key, *deeper), wanted = assignments[-1]
+        (section, key, *deeper), expected = assignments[-1]
         value = sections[section][key].value
         for name in deeper:
             value = value[name]
-        assert value == wanted
+        assert value == expected
 
 
 def test_an_error_of_a_plug_in_names_where_its_option_was_set(file: Path) -> None:

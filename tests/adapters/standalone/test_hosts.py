@@ -63,10 +63,10 @@ def test_a_dry_run_is_a_diff_that_patch_understands(root: Path, capsys: pytest.C
 def test_an_unreadable_file_is_named_and_the_code_is_1(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "docker.io/hosts.toml").write_bytes(b"server = ")
     assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 1
-    said = capsys.readouterr()
-    assert said.out == f"created {root}/_default/hosts.toml\n"
-    why = "peili cannot tell how containerd reads it: not TOML: Invalid value (at end of document)"
-    assert said.err == f"peili: {root}/docker.io/hosts.toml: not changed: {why}\n"
+    output = capsys.readouterr()
+    assert output.out == f"created {root}/_default/hosts.toml\n"
+    reason = "peili cannot tell how containerd reads it: not TOML: Invalid value (at end of document)"
+    assert output.err == f"peili: {root}/docker.io/hosts.toml: not changed: {reason}\n"
 
 
 def test_show_says_if_nothing_is_configured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,15 +154,15 @@ def test_wrong_usage_is_one_line_and_the_code_is_2(
     assert capsys.readouterr().err.startswith(f"peili: {line}")
 
 
-@pytest.mark.parametrize(("action", "why"), [("show", ""), ("apply", "not changed: "), ("remove", "not changed: ")])
-def test_an_unreadable_directory_is_one_line_and_the_code_is_1(action: str, why: str, root: Path) -> None:
+@pytest.mark.parametrize(("action", "prefix"), [("show", ""), ("apply", "not changed: "), ("remove", "not changed: ")])
+def test_an_unreadable_directory_is_one_line_and_the_code_is_1(action: str, prefix: str, root: Path) -> None:
     root.chmod(0)
     # Two capabilities let root ignore the mode. The child does not inherit them.
     subject = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
     command = [*subject, sys.executable, "-m", "peili.adapters.standalone", "hosts", action, "--config-path", str(root)]
     done = subprocess.run([*command, *OLD], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"peili: {root}: {why}Permission denied\n"
+    assert done.stderr == f"peili: {root}: {prefix}Permission denied\n"
 
 
 def test_an_action_is_required() -> None:

@@ -76,10 +76,10 @@ def test_k3s_names_a_file_that_it_cannot_edit(registries: Path, capsys: pytest.C
     registries.write_text("mirrors: 7\n")
     for action in ("apply", "remove", "show"):
         assert main(["hosts", action, "--format", "k3s", "--file", str(registries)]) == 1
-        said = capsys.readouterr()
-        assert said.out == ""
-        why = "" if action == "show" else "not changed: "
-        assert said.err == f"peili: {registries}: {why}mirrors: must be a mapping of registries\n"
+        output = capsys.readouterr()
+        assert output.out == ""
+        reason = "" if action == "show" else "not changed: "
+        assert output.err == f"peili: {registries}: {reason}mirrors: must be a mapping of registries\n"
 
 
 def talos(action: str, configuration: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -63,6 +63,6 @@ def test_other_libraries_log_from_warning_on_or_from_info_on_with_debug(level: s
     for name in ("peili.mirror", "httpx"):
         for each in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):
             logging.getLogger(name).log(each, "x")
-    heard = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert "".join(each["level"][0].upper() for each in heard if each["logger"] == "peili.mirror") == ours
-    assert "".join(each["level"][0].upper() for each in heard if each["logger"] == "httpx") == theirs
+    entries = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert "".join(each["level"][0].upper() for each in entries if each["logger"] == "peili.mirror") == ours
+    assert "".join(each["level"][0].upper() for each in entries if each["logger"] == "httpx") == theirs

@@ -167,9 +167,9 @@ def test_requests_and_unreachable_peers_do_not_fill_the_log(start: Start) -> Non
     address, _, port = serving.url.removeprefix("http://").rpartition(":")
     for _ in range(3):
         assert httpx.get(f"{serving.url}/v2/registry.example/demo/manifests/v1").status_code == 404
-        with socket.create_connection((address, int(port))) as stranger:
-            stranger.sendall(b"no request\r\n\r\n")
-            stranger.recv(1000)
+        with socket.create_connection((address, int(port))) as client:
+            client.sendall(b"no request\r\n\r\n")
+            client.recv(1000)
     lines = len(serving.log.splitlines())
     assert lines == 2, serving.log
 
@@ -203,14 +203,14 @@ def test_systemd_receives_the_states_ready_alive_and_stopping(start: Start) -> N
         systemd.settimeout(30)
         environ = {"NOTIFY_SOCKET": str(directory / "notify"), "WATCHDOG_USEC": "3000000"}
         serving = start("--set=watchdog.timeout=0", environ=environ)
-        heard = set(systemd.recv(100).split())
-        while heard < {b"READY=1", b"WATCHDOG=1"}:
-            heard.update(systemd.recv(100).split())
+        received = set(systemd.recv(100).split())
+        while received < {b"READY=1", b"WATCHDOG=1"}:
+            received.update(systemd.recv(100).split())
         assert httpx.get(f"{serving.url}/livez").status_code == 200
         assert serving.end() == 0
-        while b"STOPPING=1" not in heard:
-            heard.update(systemd.recv(100).split())
-    assert heard == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
+        while b"STOPPING=1" not in received:
+            received.update(systemd.recv(100).split())
+    assert received == {b"READY=1", b"WATCHDOG=1", b"STOPPING=1"}
 
 
 SLOW = """

@@ -105,7 +105,7 @@ def with_mirror(text: str, url: str, registries: Sequence[str]) -> str:
     """Return `text` with `url` as the first endpoint of each of `registries`.
 
     Other registries keep their endpoints, also those that peili added. An endpoint that is first already is not added
-    again, whoever added it.
+    again, even if a user added it.
 
     Raises:
         CannotEdit: the text cannot be changed safely.
@@ -129,8 +129,8 @@ def without_mirror(text: str, registries: Sequence[str] = ()) -> str:
     """
     base, ours = _split(text)
     # `chosen_registries` may have replaced the one name with the other.
-    wanted = {*registries, WILDCARD_DIRECTORY} if WILDCARD in registries else {*registries}
-    kept = {registry: url for registry, url in ours.items() if wanted and registry not in wanted}
+    selected = {*registries, WILDCARD_DIRECTORY} if WILDCARD in registries else {*registries}
+    kept = {registry: url for registry, url in ours.items() if selected and registry not in selected}
     return text if kept == ours else _add_all(base, kept)
 
 

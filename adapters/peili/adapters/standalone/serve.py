@@ -106,15 +106,15 @@ def raise_descriptor_limit(log: logging.Logger) -> None:
     import resource  # noqa: PLC0415 - does not exist on Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
+    target = _MAX_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY or soft >= target:
         return
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
     except (OSError, ValueError) as error:
-        log.warning("this process may open %d files; raising the limit to %d failed: %s", soft, wanted, error)
+        log.warning("this process may open %d files; raising the limit to %d failed: %s", soft, target, error)
     else:
-        log.info("this process may open %d files; the limit was %d at the start", wanted, soft)
+        log.info("this process may open %d files; the limit was %d at the start", target, soft)
 
 
 @dataclass(frozen=True, slots=True)
