@@ -142,8 +142,8 @@ class Mirror:
         self._lifecycle: Lifecycle | None = None
         self._is_exiting = False
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
-        self._local_door = LocalDoor(local, self.metrics, default_registry, resolver, self._relay)
-        self._peer_door = PeerDoor(peer, self.metrics, default_registry)
+        self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
+        self._peer_door = PeerDoor(peer, default_registry)
         self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:

@@ -128,10 +128,10 @@ async def test_an_error_of_the_store_is_not_taken_for_a_client_that_left(
     mirror = Mirror(BreakingStore(content), MemoryRouter())
     async with mirror, way.serve(mirror) as (address, _):
         arrived = await cut(address, PATH)
-        await until(lambda: "cut off: the store failed" in caplog.text)
+        await until(lambda: "cut off: the store's read at byte" in caplog.text)
         assert arrived == DATA[: len(arrived)]
         assert len(arrived) <= GOOD
-        assert f"{Digest.of(DATA)}: the store failed" in caplog.text
+        assert f"{Digest.of(DATA)}: the store's read at byte" in caplog.text
         assert "of the store's" in caplog.text  # its traceback
         assert "client disconnected" not in caplog.text
         assert limited(mirror) == {}
@@ -160,7 +160,7 @@ async def test_a_read_that_hangs_is_cut_and_counted(way: Way, caplog: pytest.Log
     async with mirror, way.serve(mirror) as (address, _):
         async with asyncio.timeout(60):
             arrived = await cut(address, PATH)
-        await until(lambda: f"cut off: the store did not read on at byte {GOOD} in time" in caplog.text)
+        await until(lambda: f"cut off: the store's read at byte {GOOD} did not return in time" in caplog.text)
         assert arrived == DATA[: len(arrived)]
         assert "client disconnected" not in caplog.text
         assert limited(mirror) == {"stall_timeout": 1}
@@ -217,7 +217,7 @@ async def test_an_error_in_closing_does_not_take_anything_from_an_answer_that_is
     async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False) as client:
         for _ in range(2):
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
-        await until(lambda: caplog.text.count("the store failed") == 2)
+        await until(lambda: caplog.text.count("the store's aclose failed") == 2)
         assert "client disconnected" not in caplog.text
 
 

@@ -7,19 +7,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from types import TracebackType
-from typing import TypeVar
 
 from starlette.types import Receive, Scope, Send
 
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import ContentOpener
-from peili.mirror.doors.tags import parse_query, send_tags
+from peili.mirror.doors.tags import send_tags
 from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.http_errors import (
     BLOB_UNKNOWN,
     LIMIT_OF_STATUS,
@@ -30,12 +28,10 @@ from peili.mirror.oci.http_errors import (
 )
 from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_target
-from peili.mirror.plugins.calls import call
+from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_query, parse_target
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import is_client_gone
 
-_T = TypeVar("_T")
 _NO_NAMESPACE = frozenset({None, "", "*"})
 """Values that clients send as the registry if they name none."""
 _WATCH_DELAY = 0.05
@@ -45,20 +41,17 @@ _WATCH_DELAY = 0.05
 class Door(ABC):
     """An ASGI app for the pull part of the OCI distribution spec. A subclass says where content comes from.
 
+    If an error occurs after the status was sent, the response is left unfinished. The server then closes the
+    connection, and the client sees that the response is cut off.
+
     Args:
         context: The context of the mirror, with the log of this door.
-        metrics: The metrics of the mirror.
         default_registry: The registry of requests that name none.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, default_registry: str | None) -> None:
+    def __init__(self, context: Context, default_registry: str | None) -> None:
         self.context = context
-        self.store = context.store
-        self.selection = context.selection
-        self.limits = context.limits
-        self.log = context.log
-        self.metrics = metrics
-        self.opener = ContentOpener(context.store, context.limits, context.limited, context.log)
+        self.opener = ContentOpener(context)
         self._default_registry = default_registry
         self._scopes: set[RequestScope] = set()
 
@@ -66,7 +59,7 @@ class Door(ABC):
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1003})
             return
-        response = ResponseWriter(scope, send, self.limits.reader_timeout)
+        response = ResponseWriter(scope, send, self.context.limits.reader_timeout)
         try:
             try:
                 target = self._parse(scope, response)
@@ -75,17 +68,17 @@ class Door(ABC):
                     await self._respond(target, response, scope)
             except HTTPError as error:
                 if error.status in LIMIT_OF_STATUS:
-                    self.metrics.limited.add(LIMIT_OF_STATUS[error.status])
+                    self.context.limited(LIMIT_OF_STATUS[error.status])
                 await response.error(error)
         except OSError as error:
-            # The client has disconnected or reads nothing, or this host cannot send. An unfinished response makes the
-            # server close the connection.
+            # From any send, also that of an error response: the client has disconnected or reads nothing, or this host
+            # cannot send.
             if not is_client_gone(error):
-                self.log.exception("%s: response cut off", scope["path"])
+                self.context.log.exception("%s: response cut off", scope["path"])
                 return
             if isinstance(error, TimeoutError):
-                self.metrics.limited.add("reader_timeout")
-            self.log.debug("client disconnected: %s", scope["path"])
+                self.context.limited("reader_timeout")
+            self.context.log.debug("client disconnected: %s", scope["path"])
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the responses in progress to end, then cut them off.
@@ -94,19 +87,19 @@ class Door(ABC):
         """
         await _wait_closed(self._scopes, timeout)
         if late := set(self._scopes):
-            self.metrics.limited.add("drain_timeout")
+            self.context.limited("drain_timeout")
             for each in late:
                 each.cancel()
             await _wait_closed(late, timeout)
         await self.opener.drain(timeout)
 
     def _parse(self, scope: Scope, response: ResponseWriter) -> Target:
-        check_request(scope, self.limits)
+        check_request(scope, self.context.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
         namespaces = (parse_query(scope).get("ns"), response.header(b"oci-namespace"))
         ns = next((each for each in namespaces if each not in _NO_NAMESPACE), None)
         target = parse_target(path, ns=ns, default_registry=self._default_registry)
-        is_selected = target.endpoint is Endpoint.BASE or self.selection.allows(
+        is_selected = target.endpoint is Endpoint.BASE or self.context.selection.allows(
             target.registry, target.repository, target.tag
         )
         if not is_selected:
@@ -125,13 +118,13 @@ class Door(ABC):
         except (NotFound, Aborted, Unavailable) as error:
             if not response.has_started:
                 raise _http_error(target, error) from error
-            self.log.warning("%s: response cut off: %s", target.name, error)
+            self.context.log.warning("%s: response cut off: %s", target.name, error)
         except HTTPError:
-            raise
+            raise  # a decision of the door, not an error of a plug-in
         except Exception as error:  # a plug-in may raise anything; that must not make a pull worse
             if response.has_started and isinstance(error, OSError):
                 raise  # usually from sending: the client has disconnected
-            self.log.exception("%s: a plug-in failed", target.name)
+            self.context.log.exception("%s: a plug-in failed", target.name)
             if not response.has_started:
                 raise _http_error(target, NotFound()) from error
 
@@ -145,14 +138,6 @@ class Door(ABC):
             Aborted: The content ended too early. The response is cut off.
             Unavailable: A plug-in or a peer does not answer.
         """
-
-    async def call_store(self, function: Callable[[], Awaitable[_T]], /) -> _T:
-        """Call the store, for up to ``limits.first_byte_timeout`` seconds.
-
-        Raises:
-            CallFailed: The store did not return in time. Errors of the call itself are passed on.
-        """
-        return await call(function, self.context, "the store", allowed=(Exception,))
 
     def reference(self, target: Target) -> Reference:
         """Returns the full reference of a target with a tag.

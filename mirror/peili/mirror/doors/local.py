@@ -1,10 +1,12 @@
-"""The local door answers this host's runtime: from the store, else from peers, else with 404, so that the runtime goes
-upstream.
+"""The local door answers requests of this host's runtime. It sends content from the store or relays it from peers.
+
+Otherwise it answers 404, and the runtime goes upstream.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -14,7 +16,7 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.errors import NotFound, Unavailable
-from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE, Metrics
+from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.oci.http_errors import HTTPError
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
@@ -22,16 +24,21 @@ from peili.mirror.oci.requests import Endpoint, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import Relay
-from peili.mirror.relay.transfer import open_transfer
+from peili.mirror.relay.transfer import Transfer, open_transfer
 
 
 class LocalDoor(Door):
-    """The door for this host's runtime."""
+    """The door for this host's runtime.
 
-    def __init__(
-        self, context: Context, metrics: Metrics, default_registry: str | None, resolver: Resolver, relay: Relay
-    ) -> None:
-        super().__init__(context, metrics, default_registry)
+    Args:
+        context: See `Door`.
+        default_registry: See `Door`.
+        resolver: Resolves tags.
+        relay: Where content comes from that the store does not have.
+    """
+
+    def __init__(self, context: Context, default_registry: str | None, resolver: Resolver, relay: Relay) -> None:
+        super().__init__(context, default_registry)
         self._resolver = resolver
         self._relay = relay
 
@@ -39,36 +46,32 @@ class LocalDoor(Door):
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         digest = target.digest or await self._resolve(target)
         target = replace(target, digest=digest, tag=None)  # from here on there is only a digest
-        request_record(scope).source = FROM_STORE
+        record = request_record(scope)
+        record.source = FROM_STORE
         if not await self._send_from_store(target, digest, response):
-            request_record(scope).source = FROM_PEER
+            record.source = FROM_PEER
             await self._send_from_peers(target, digest, response)
 
     async def _resolve(self, target: Target) -> Digest:
-        reference = self.reference(target)
+        resolve = partial(self._resolver.resolve, self.reference(target))
         try:
             descriptor = await call(
-                lambda: self._resolver.resolve(reference),
-                self.context,
-                "the resolver",
-                about=target.name,
-                allowed=(NotFound, Unavailable),
+                resolve, self.context, "the resolver", about=target.name, allowed=(NotFound, Unavailable)
             )
         except Unavailable as error:
             raise NotFound(f"{target.name} cannot be resolved: {error}") from error
         if descriptor is None:
-            raise NotFound(f"{target.name} is left to upstream to resolve")
+            raise NotFound(f"upstream resolves {target.name}")
         return descriptor.digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
-        """Send the content if the store has it whole. Returns whether it has.
+        """Send the content if the store has it whole. Return whether it has. A store that fails has nothing.
 
         Content in flight is not sent: the runtime itself fills that ingest, so this request would wait for itself.
         """
-        descriptor = await self._describe(digest)
-        if descriptor is None:
-            return False
+        describe = partial(self.context.store.describe, digest)
         try:
+            descriptor = await call(describe, self.context, "the store", about=digest, allowed=(NotFound, Unavailable))
             descriptor = requested_descriptor(target, descriptor)
             if response.is_head:
                 await response.send_head(descriptor)
@@ -80,40 +83,40 @@ class LocalDoor(Door):
             return False
         return True
 
-    async def _describe(self, digest: Digest) -> Descriptor | None:
-        """Returns what the store has of `digest`; None if it has nothing, fails or does not answer in time."""
-        try:
-            return await self.call_store(lambda: self.store.describe(digest))
-        except (NotFound, Unavailable):
-            return None
-        except Exception:
-            self.log.exception("%s: the store failed", digest)
-            return None
-
     async def _send_from_peers(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
-        manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
-        wanted = None if manifest or is_bodiless else response.range(digest)
-        async with open_transfer(self._relay, digest, target.path, wanted=wanted, is_manifest=manifest) as transfer:
+        """Relay the content from peers.
+
+        A manifest is relayed whole and verified in memory, so its range is cut out here. Of a blob, only the range is
+        relayed. A request without a body needs only the size and the media type.
+        """
+        is_manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
+        wanted = None if is_manifest or is_bodiless else response.range(digest)
+        async with open_transfer(self._relay, digest, target.path, wanted=wanted, is_manifest=is_manifest) as transfer:
             if is_bodiless:
                 # If-None-Match counts only if there is content (RFC 9110, 13.2.1), so a peer is asked all the same.
                 await response.send_head(requested_descriptor(target, await transfer.describe()))
-                return
-            try:
-                span = await transfer.begin()
-            except Unsatisfiable as error:
-                raise range_error(error) from error
-            try:
-                descriptor = requested_descriptor(target, Descriptor(transfer.media_type, digest, span.size))
-                if manifest:  # it is complete in memory
-                    span = response.span(digest, span.size)
-                    transfer.narrow(span)
-            except (NotFound, HTTPError):
-                transfer.complete()
-                raise
-            # The status is 200 for the whole content, even if the request is for "bytes=0-": otherwise some runtimes
-            # fetch parallel parts, which cannot be verified. They then read one stream, which can. For some of them,
-            # the response must also have no length.
-            has_length = not transfer.takes_one_stream
-            await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
-            await transfer.send_to(response)
-            await response.end()
+            else:
+                await self._send_transfer(target, digest, response, transfer)
+
+    async def _send_transfer(
+        self, target: Target, digest: Digest, response: ResponseWriter, transfer: Transfer
+    ) -> None:
+        try:
+            span = await transfer.begin()
+        except Unsatisfiable as error:
+            raise range_error(error) from error
+        try:
+            descriptor = requested_descriptor(target, Descriptor(transfer.media_type, digest, span.size))
+            if target.endpoint is Endpoint.MANIFEST:
+                span = response.span(digest, span.size)
+                transfer.narrow(span)
+        except (NotFound, HTTPError):
+            transfer.complete()
+            raise
+        # The status is 200 for the whole content, even if the request is for "bytes=0-". After 206, some runtimes fetch
+        # parallel parts, which cannot be verified; after 200 they read one stream, which can. For some of them, the
+        # response must also have no length.
+        has_length = not transfer.takes_one_stream
+        await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
+        await transfer.send_to(response)
+        await response.end()

@@ -5,8 +5,9 @@ that a request cannot loop.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import partial
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -16,9 +17,10 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.limits import Limits
-from peili.mirror.metrics.counters import FROM_STORE, Metrics
+from peili.mirror.metrics.counters import FROM_STORE
 from peili.mirror.oci.http_errors import TOOMANYREQUESTS, HTTPError
 from peili.mirror.oci.requests import Target
+from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 
 
@@ -27,12 +29,12 @@ class UploadSlots:
 
     Args:
         limits: See above.
-        metrics: Count each refused upload.
+        limited: Called with the name of the limit for each upload that is refused.
     """
 
-    def __init__(self, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, limits: Limits, limited: Callable[[str], None]) -> None:
         self._limits = limits
-        self._metrics = metrics
+        self._limited = limited
         self._uploads_to: Counter[str] = Counter()
 
     @contextmanager
@@ -44,7 +46,7 @@ class UploadSlots:
         """
         limit = self._exhausted_limit(host)
         if limit is not None:
-            self._metrics.limited.add(limit)
+            self._limited(limit)
             raise HTTPError(429, TOOMANYREQUESTS, "too many uploads at the same time", {"Retry-After": "1"})
         self._uploads_to[host] += 1
         try:
@@ -71,19 +73,20 @@ class PeerDoor(Door):
         upload_slots: The uploads that run.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, default_registry: str | None) -> None:
-        super().__init__(context, metrics, default_registry)
-        self.upload_slots = UploadSlots(context.limits, metrics)
+    def __init__(self, context: Context, default_registry: str | None) -> None:
+        super().__init__(context, default_registry)
+        self.upload_slots = UploadSlots(context.limits, context.limited)
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         request_record(scope).source = FROM_STORE
-        digest = target.digest
+        store, digest = self.context.store, target.digest
         if digest is None:
-            reference = self.reference(target)
-            digest = (await self.call_store(lambda: self.store.resolve(reference))).digest
+            resolve = partial(store.resolve, self.reference(target))
+            digest = (await call(resolve, self.context, "the store", allowed=(Exception,))).digest
         # Also for a tag: the store's record of a tag may differ from what the manifest itself says.
-        descriptor = requested_descriptor(target, await self.call_store(lambda: self.store.describe(digest)))
+        stored = await call(partial(store.describe, digest), self.context, "the store", allowed=(Exception,))
+        descriptor = requested_descriptor(target, stored)
         if response.is_head:
             await response.send_head(descriptor)
             return

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
-from typing import Self, TypeAlias
+from functools import partial
+from typing import Self, TypeAlias, TypeVar
 
 from peili.mirror.content.files import is_cached
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
-from peili.mirror.limits import KIB, MIB, Limits
+from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import MultipartByteranges, Span
 from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
-from peili.mirror.plugins.interfaces import Store
+from peili.mirror.plugins.interfaces import Context, Store
 from peili.mirror.server.socket_writer import SocketWriter
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
@@ -32,6 +33,7 @@ TAIL = 64 * KIB
 """Bytes at the end that are read, checked and then sent. Sendfile is not worth it for so few."""
 _SHORT = 64 * KIB
 """Up to this number of bytes, all are read before the response starts. If that fails, another response is possible."""
+_T = TypeVar("_T")
 _Opened: TypeAlias = tuple[Content, bytes]
 """Content, and the bytes that were read from it."""
 
@@ -39,34 +41,21 @@ _Opened: TypeAlias = tuple[Content, bytes]
 class OpenContent:
     """Content of a store that is open for one response. The owner closes it.
 
-    Every read is bounded in time. An error of the store is never an OSError, so that the door can tell it from an error
-    of the client's connection.
+    Every call of the store is bounded by ``limits.stall_timeout`` seconds. An error of the store is never an OSError,
+    so that the door can tell it from an error of the client's connection.
 
     Args:
         content: The content.
-        name: Its name in the log.
+        digest: The digest of the content, for the log.
         first: The bytes that were read already.
-        limits: ``stall_timeout`` bounds each call of the store.
-        limited: Called with the name of the limit each time that a read takes too long.
-        log: Receives unexpected errors of the store.
+        context: The context of the door.
     """
 
-    def __init__(
-        self,
-        content: Content,
-        name: str,
-        *,
-        first: bytes,
-        limits: Limits,
-        limited: Callable[[str], None],
-        log: logging.Logger,
-    ) -> None:
+    def __init__(self, content: Content, digest: Digest, first: bytes, context: Context) -> None:
         self.first = first
         self._content = content
-        self._name = name
-        self._timeout = limits.stall_timeout
-        self._limited = limited
-        self._log = log
+        self._digest = digest
+        self._context = context
 
     def fileno(self) -> int | None:
         """Returns the file descriptor of the content, if it has one."""
@@ -77,28 +66,19 @@ class OpenContent:
 
         Raises:
             Aborted: The content will never be whole.
-            StoreUnavailable: The read took longer than ``limits.stall_timeout`` seconds, or the store raised an
-                unexpected error.
+            Unavailable: The read took too long, or the store raised an unexpected error.
         """
-        deadline = Deadline(self._timeout)  # costs about 6 µs of the 190 µs that a piece takes over TLS
-        try:
-            async with deadline:
-                return await self._content.readinto(offset, buffer)
-        except PeiliError:
-            raise
-        except Exception as error:
-            if deadline.expired():
-                self._limited("stall_timeout")
-                raise StoreUnavailable(f"the store did not read on at byte {offset} in time") from error
-            raise _store_failed(self._log, self._name, error) from error
+        read = partial(self._content.readinto, offset, buffer)
+        return await self._call(read, f"the store's read at byte {offset}")
 
     async def aclose(self) -> None:
         """Close the content. Does not raise: the response was sent."""
-        try:
-            async with Deadline(self._timeout):
-                await self._content.aclose()
-        except Exception as error:  # noqa: BLE001 - a store may raise anything
-            _store_failed(self._log, self._name, error)
+        with suppress(PeiliError):
+            await self._call(self._content.aclose, "the store's aclose")
+
+    async def _call(self, function: Callable[[], Awaitable[_T]], name: str) -> _T:
+        allowed = (PeiliError,)
+        return await call(function, self._context, name, about=self._digest, limit="stall_timeout", allowed=allowed)
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,23 +88,17 @@ class OpenContent:
 
 
 class ContentOpener:
-    """Opens content of a store in bounded time.
+    """Opens content of the store within ``limits.first_byte_timeout`` seconds.
 
     If the store does not react in time, its call is cancelled but not awaited, because a store may ignore the
     cancellation. When the call ends, what it opened is closed.
 
     Args:
-        store: The store.
-        limits: ``first_byte_timeout`` bounds the opening, ``stall_timeout`` each later call.
-        limited: Called with the name of the limit each time that the store takes too long.
-        log: Receives unexpected errors of the store.
+        context: The context of the door.
     """
 
-    def __init__(self, store: Store, limits: Limits, limited: Callable[[str], None], log: logging.Logger) -> None:
-        self._store = store
-        self._limits = limits
-        self._limited = limited
-        self._log = log
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._openings = Tasks()  # without a log: `open` raises the errors, and nobody needs those of abandoned calls
 
     async def open(self, digest: Digest, span: Span) -> OpenContent:
@@ -132,35 +106,32 @@ class ContentOpener:
 
         Raises:
             NotFound: The store does not have the content.
-            StoreUnavailable: The store took longer than ``limits.first_byte_timeout`` seconds, or raised an unexpected
-                error.
+            Unavailable: The store did not react in time, or raised an unexpected error.
         """
         content, first = await self._open_in_time(digest, span)
-        return self._wrap(content, digest, first)
-
-    def _wrap(self, content: Content, digest: Digest, first: bytes) -> OpenContent:
-        return OpenContent(content, digest, first=first, limits=self._limits, limited=self._limited, log=self._log)
+        return OpenContent(content, digest, first, self._context)
 
     async def _open_in_time(self, digest: Digest, span: Span) -> _Opened:
-        opening = self._openings.start(_open(self._store, digest, span))
+        opening = self._openings.start(_open(self._context.store, digest, span))
         try:
             with suppress(TimeoutError):
-                async with Deadline(self._limits.first_byte_timeout):
+                async with Deadline(self._context.limits.first_byte_timeout):
                     await asyncio.wait([opening])
         except asyncio.CancelledError:
             if not opening.cancel() and not opening.cancelled() and opening.exception() is None:
                 content, first = opening.result()
-                await self._wrap(content, digest, first).aclose()
+                await OpenContent(content, digest, first, self._context).aclose()
             raise
         if opening.cancel():
-            self._limited("first_byte_timeout")
+            self._context.limited("first_byte_timeout")
             raise StoreUnavailable("the store did not deliver a first byte in time")
         try:
             return opening.result()
         except PeiliError:
             raise
         except (Exception, asyncio.CancelledError) as error:  # the store may cancel its own task
-            raise _store_failed(self._log, digest, error) from error
+            self._context.log.exception("%s: the store failed", digest)
+            raise StoreUnavailable("the store failed") from error
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the calls that nobody awaits any more."""
@@ -191,18 +162,12 @@ async def _read_first(content: Content, span: Span) -> bytes:
     return bytes(first)
 
 
-def _store_failed(log: logging.Logger, name: str, error: BaseException) -> StoreUnavailable:
-    """Logs an error that a store must not raise. Returns the error to raise instead."""
-    log.error("%s: the store failed", name, exc_info=error)
-    return StoreUnavailable("the store failed")
-
-
 async def send_stored(response: ResponseWriter, opener: ContentOpener, descriptor: Descriptor) -> None:
     """Answer a GET request with content that the store has whole.
 
     Raises:
         NotFound: The store does not have the content. Nothing was sent.
-        StoreUnavailable: The store failed. If the response has started, it is cut off.
+        Unavailable: The store failed. If the response has started, it is cut off.
         Aborted: The content is shorter than the store said. The response is cut off.
     """
     if await response.send_not_modified(descriptor.digest):
@@ -280,7 +245,7 @@ async def read_pieces(content: OpenContent, span: Span, size: int = PIECE) -> As
 
     Raises:
         Aborted: The content is shorter than the store said.
-        StoreUnavailable: The store failed.
+        Unavailable: The store failed.
     """
     buffer = memoryview(bytearray(min(size, span.length)))
     offset = span.start

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from urllib.parse import parse_qsl, quote, urlencode
+from functools import partial
+from urllib.parse import quote, urlencode
 
 from starlette.types import Scope
 
@@ -13,17 +14,12 @@ from peili.mirror.errors import NotFound
 from peili.mirror.oci.http_errors import NAME_UNKNOWN, UNSUPPORTED, HTTPError
 from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.mirror.oci.references import Digest
-from peili.mirror.oci.requests import Target, api_path
+from peili.mirror.oci.requests import Target, api_path, parse_query
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Store
 
 _MAX_DIGITS = 9
 """A number with more digits is larger than any number of tags."""
-
-
-def parse_query(scope: Scope) -> dict[str, str]:
-    """Returns the parameters of the query. Of equal names the last one wins."""
-    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 async def send_tags(target: Target, response: ResponseWriter, scope: Scope, context: Context) -> None:
@@ -32,18 +28,17 @@ async def send_tags(target: Target, response: ResponseWriter, scope: Scope, cont
 
     Raises:
         HTTPError: 404, the store has no tag of the repository; 400, ``n`` is not a number.
-        CallFailed: The store does not return in time.
+        Unavailable: The store does not answer in time.
     """
-    store, selection = context.store, context.selection
+    store = context.store
     digests = {
         reference.tag: descriptor.digest
         for reference, descriptor in await call(store.images, context, "the store", allowed=(Exception,))
         if (reference.registry, reference.repository) == (target.registry, target.repository)
-        and selection.allows(reference.registry, reference.repository, reference.tag)
+        and context.selection.allows(reference.registry, reference.repository, reference.tag)
     }
-    available = await call(
-        lambda: _available_manifests(store, set(digests.values())), context, "the store", allowed=(Exception,)
-    )
+    find_available = partial(_available_manifests, store, set(digests.values()))
+    available = await call(find_available, context, "the store", allowed=(Exception,))
     tags = sorted(tag for tag, digest in digests.items() if digest in available)
     if not tags:
         raise HTTPError(404, NAME_UNKNOWN, f"this host has no tag of {target.name}")

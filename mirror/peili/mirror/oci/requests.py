@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import Enum
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
 from starlette.types import Scope
 
@@ -87,6 +87,11 @@ def api_path(path: str, root_path: str) -> str:
     if inner == "/v2" or inner.startswith("/v2/"):
         return inner[len("/v2") :]
     raise HTTPError(404, UNSUPPORTED, "not part of the API; paths begin with /v2/")
+
+
+def parse_query(scope: Scope) -> dict[str, str]:
+    """Return the parameters of the query. Of equal names, the last one wins."""
+    return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
 def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> Target:
