@@ -53,7 +53,7 @@ def run(
     dry_run: bool,
     as_json: bool,
 ) -> int:
-    """Run `peili hosts`.
+    """Run `peili hosts`, and return the exit code.
 
     Args:
         action: ``apply``, ``show`` or ``remove``.
@@ -66,9 +66,6 @@ def run(
         version: containerd's version; by default that of the running or the installed one.
         dry_run: print the changes as a diff; write nothing.
         as_json: make `show` print JSON.
-
-    Returns:
-        The exit code.
 
     Raises:
         ConfigError: an option or the configuration is wrong.
