@@ -164,7 +164,7 @@ async def test_a_bug_in_the_request_to_a_member_does_not_affect_the_others(
     async def odd_at_first(client: PeerClient, peer: Peer, path: str, **options: Any) -> ResponseHead:
         if peer.id == "odd" and len(failed) < 3:
             failed.append(path)
-            raise TypeError("what nobody thought of")
+            raise TypeError("unexpected")
         return await head(client, peer, path, **options)
 
     monkeypatch.setattr(PeerClient, "head", odd_at_first)

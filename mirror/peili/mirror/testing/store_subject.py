@@ -1,4 +1,4 @@
-"""What the author of a store gives to the conformance kit, and how a test follows `Store.watch`."""
+"""What the author of a store provides to the conformance kit, and how a test follows `Store.watch`."""
 
 from __future__ import annotations
 

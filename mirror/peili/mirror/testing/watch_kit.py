@@ -8,7 +8,6 @@ from contextlib import aclosing
 from peili.mirror.errors import NotFound, StoreUnavailable
 from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.plugins.content import Have, Synced
-from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.conformance import (
     Promises,
@@ -117,8 +116,8 @@ async def _away_before(subject: StoreSubject) -> None:
     await subject.add(data)
     if not await subject.lose():
         return
-    async with Deadline(_ENTRY_TIMEOUT):
-        await _enter_and_exit(store)
+    async with Deadline(_ENTRY_TIMEOUT), entered(store):
+        pass
     async with entered(store), watching(store) as watched:
         await expect_raises(StoreUnavailable, store.describe(Digest.of(data)))
         expect(not store.ready(), "it is ready while its backend is away")
@@ -130,11 +129,6 @@ async def _away_before(subject: StoreSubject) -> None:
 
 
 _ENTRY_TIMEOUT = 3.0  # seconds; even on a busy machine, an entry that waits for no backend takes less
-
-
-async def _enter_and_exit(store: Store) -> None:
-    async with entered(store):
-        pass
 
 
 WATCH_PROMISES: Promises = (

@@ -42,7 +42,11 @@ def find_attachment(wanted: Collection[str], versions: Collection[int]) -> Netwo
             for name, index, found in adapters
         ]
     else:
-        chosen = [(index, found) for _, index, found in adapters if any(map(_is_routable, found))]
+        chosen = [
+            (index, found)
+            for _, index, found in adapters
+            if any(each.version == 4 or not each.is_link_local for each in found)
+        ]
         chosen = [each for each in chosen if not any(address.is_loopback for address in each[1])] or chosen
     interfaces: list[str | int] = []
     addresses: set[IPAddress] = set()
@@ -59,7 +63,3 @@ def _addresses_of(adapter: ifaddr.Adapter) -> Iterator[IPv4Address | IPv6Address
         address = parse_address(each.ip[0].partition("%")[0] if isinstance(each.ip, tuple) else each.ip)
         if address is not None:
             yield address
-
-
-def _is_routable(address: IPAddress) -> bool:
-    return address.version == 4 or not address.is_link_local

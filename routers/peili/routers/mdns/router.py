@@ -60,8 +60,9 @@ class MdnsRouter(MembershipRouter):
         ``"all"``; and ``labels``, a table.
         """
         options = Options(config, "interfaces", "ip_version", "labels")
+        names = options.sequence("interfaces", 'a list of names or addresses of interfaces, as in ["eth0"]', ())
         return cls(
-            interfaces=_read_interfaces(options),
+            interfaces=[_read_interface(options, f"interfaces[{index}]", each) for index, each in enumerate(names)],
             versions=_VERSIONS[options.choice("ip_version", _VERSIONS, "all")],
             labels=_read_labels(options),
         )
@@ -137,11 +138,6 @@ async def _open_zeroconf(attachment: NetworkAttachment) -> AsyncGenerator[Zeroco
     finally:
         with suppress(*_NETWORK_ERRORS):
             await zeroconf.async_close()
-
-
-def _read_interfaces(options: Options) -> tuple[str, ...]:
-    names = options.sequence("interfaces", 'a list of names or addresses of interfaces, as in ["eth0"]', ())
-    return tuple(_read_interface(options, f"interfaces[{index}]", each) for index, each in enumerate(names))
 
 
 def _read_interface(options: Options, place: str, value: Any) -> str:

@@ -94,7 +94,10 @@ class TalosRouter(MembershipRouter):
         while True:
             try:
                 text = await source.read()
-                peers = last if text is None else await self._parse(text)
+                if text is None:
+                    peers = last
+                else:  # in a thread, because the text may be long
+                    peers = await asyncio.to_thread(parse_members, text, self._options.scheme, self._options.port)
                 last_error = ""
             except (SourceError, InvalidMembers) as error:
                 peers, source = last, self._create_source()  # a new source reads a file even if it has not changed
@@ -105,10 +108,6 @@ class TalosRouter(MembershipRouter):
                 last = peers
                 yield peers
             await asyncio.sleep(self._options.interval)
-
-    async def _parse(self, text: str) -> list[Peer]:
-        # In a thread, because the text may be long.
-        return await asyncio.to_thread(parse_members, text, self._options.scheme, self._options.port)
 
     def _create_source(self) -> MemberSource:
         options = self._options

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -137,17 +137,16 @@ def _open_ingest_file(root: Path, namespaces: Collection[str], digest: Digest) -
 def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Path]:
     """Return the directories of the ingests of `digest`, the most recently written first. Blocks."""
     found: list[tuple[float, Path]] = []
-    for path in _subdirectories(root / "ingest"):
+    try:
+        ingests = list((root / "ingest").iterdir())
+    except OSError:
+        return []
+    for path in ingests:
         with suppress(OSError, ValueError):  # it has ended meanwhile, or is not an ingest
             namespace, _, ref = (path / "ref").read_text(encoding="utf-8").split("/", 2)
             if namespace in namespaces and is_ref_of(ref, digest):
                 found.append(((path / "data").stat().st_mtime, path))
     return [path for _, path in sorted(found, key=lambda each: each[0], reverse=True)]
-
-
-def _subdirectories(path: Path) -> Iterator[Path]:
-    with suppress(OSError):
-        yield from path.iterdir()
 
 
 def _read_total(ingest: Path) -> int | None:

@@ -77,7 +77,9 @@ class Listing:
         listing = cls(images=await list_images(api, namespaces))
         for namespace in namespaces:
             async for info in api.blobs(namespace):
-                blob = previous._find_same(info, namespace) or _parse_blob(info, namespace)
+                blob = previous._find_same(info, namespace)
+                if blob is None and (digest := _parse_digest(info.digest)):
+                    blob = Blob(digest, info.size, namespace)
                 if blob is not None:
                     listing.blobs.setdefault(blob.digest, blob)
         return listing
@@ -146,11 +148,6 @@ def parse_event(envelope: pb.Envelope) -> ContainerdEvent:
     except DecodeError:
         pass
     return NamespaceChanged(envelope.namespace)
-
-
-def _parse_blob(info: pb.Info, namespace: str) -> Blob | None:
-    digest = _parse_digest(info.digest)
-    return Blob(digest, info.size, namespace) if digest else None
 
 
 def _parse_digest(text: str) -> Digest | None:

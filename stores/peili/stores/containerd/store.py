@@ -85,7 +85,7 @@ class ContainerdStore(Store):
     @override
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        options = ContainerdOptions.from_config(config)
+        options = ContainerdOptions.from_config(config)  # the constructor checks its arguments in the same way
         return cls(str(options.socket), namespaces=options.namespaces, content_path=options.content_path)
 
     @override
