@@ -28,7 +28,7 @@ from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
 from peili.mirror.oci.media_types import detect as detect_media_type
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, is_registry, looks_like_registry, parse_key
 from peili.mirror.oci.selection import Selection, check_registries
-from peili.mirror.peer_api.peers import Holder, Peer, base_url, is_identity
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, base_url, is_identity
 from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, ResolverLoader, Router, Store, running_already
@@ -43,6 +43,7 @@ from peili.mirror.support.tasks import Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 
 __all__ = [
+    "IDENTITY_HEADER",
     "OCTET_STREAM",
     "RESOLVERS",
     "ROUTERS",

@@ -76,7 +76,7 @@ _KINDS = (ContainerdVersion(1, 6), ContainerdVersion(2, 0), ContainerdVersion(2,
 
 
 def checked_version(text: str | None, warn: Callable[[str], object]) -> str | None:
-    """Return `text` if it is a version. Otherwise return None, and if there is a text, pass a warning to `warn`."""
+    """Return `text` if it is a version, otherwise None. If it is not a version, pass a message to `warn`."""
     if text is not None:
         try:
             ContainerdVersion.parse(text)

@@ -21,7 +21,7 @@ LOCK_TIMEOUT = 10.0
 _LOCK_INTERVAL = 0.05
 
 
-def resolved(path: Path) -> Path:
+def resolve_links(path: Path) -> Path:
     """Follow the symbolic links of `path`. A loop of links stays as it is."""
     return Path(os.path.realpath(path))
 
@@ -35,7 +35,7 @@ def replace(file: Path, content: bytes) -> None:
 
     An existing file keeps its mode, owner and extended attributes. Raises OSError; then nothing has changed.
     """
-    file = resolved(file)
+    file = resolve_links(file)
     top = file  # the topmost path that does not exist yet, or the file itself
     while not top.parent.exists():
         top = top.parent
@@ -56,11 +56,11 @@ def replace(file: Path, content: bytes) -> None:
     _sync(top.parent)
 
 
-def remove(file: Path, *, created: int) -> None:
-    """Remove `file`, and up to ``created - 1`` directories above it that hold nothing else. Raises OSError."""
-    file = resolved(file)
+def remove(file: Path, *, created_levels: int) -> None:
+    """Remove `file`, and up to ``created_levels - 1`` directories above it that hold nothing else. Raises OSError."""
+    file = resolve_links(file)
     top = file
-    for _ in range(created - 1):
+    for _ in range(created_levels - 1):
         if [each.name for each in top.parent.iterdir()] != [top.name]:
             break
         top = top.parent
@@ -84,11 +84,11 @@ def _possible_leftovers(root: Path) -> Iterator[Path]:
     yield from (_temporary(each) for each in (root, *root.parents[:-1]))
     yield from root.glob(f".*{_SUFFIX}")
     yield from root.glob(f"*/.*{_SUFFIX}")
-    yield from (_temporary(resolved(file)) for file in root.glob("*/*") if file.is_symlink())
+    yield from (_temporary(resolve_links(file)) for file in root.glob("*/*") if file.is_symlink())
 
 
 @contextmanager
-def locked(roots: Sequence[Path]) -> Generator[None]:
+def lock(roots: Sequence[Path]) -> Generator[None]:
     """Keep other runs away from these paths.
 
     Raises:
@@ -107,8 +107,11 @@ def locked(roots: Sequence[Path]) -> Generator[None]:
 
 
 def _existing_parents(roots: Sequence[Path]) -> list[Path]:
-    """The nearest existing directory above each root, sorted so that two runs cannot block each other."""
-    return sorted({resolved(next(each for each in root.parents if each.is_dir())) for root in roots})
+    """Return the nearest existing directory above each root, because a root itself may not exist.
+
+    They are sorted, so that two runs cannot block each other.
+    """
+    return sorted({resolve_links(next(each for each in root.parents if each.is_dir())) for root in roots})
 
 
 def _lock(directory: Path, stack: ExitStack, deadline: float) -> None:

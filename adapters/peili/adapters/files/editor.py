@@ -93,14 +93,14 @@ class Edit:
         file: the file.
         before: its present content; None if there is no file.
         after: its new content; None if the file must be removed.
-        created: how much of the path peili created, and removes together with the file: 1 is the file only, 2 the
-            directory too, 3 that directory's parent too, and so on. Directories that hold anything else stay.
+        created_levels: how much of the path peili created, and removes together with the file: 1 is the file only, 2
+            the directory too, 3 that directory's parent too, and so on. Directories that hold anything else stay.
     """
 
     file: Path
     before: bytes | None
     after: bytes | None
-    created: int = 1
+    created_levels: int = 1
 
 
 class RegistryView(Protocol):
@@ -121,10 +121,10 @@ class RegistryView(Protocol):
         ...
 
 
-View = TypeVar("View", bound=RegistryView)
+ViewT = TypeVar("ViewT", bound=RegistryView)
 
 
-class ConfigEditor(ABC, Generic[View]):
+class ConfigEditor(ABC, Generic[ViewT]):
     """Puts peili's local door in front of the registries of one container runtime, and takes it out again.
 
     The methods block: in asyncio, call them in a thread. Two runs that edit the same files, in one process or in
@@ -154,7 +154,7 @@ class ConfigEditor(ABC, Generic[View]):
         return self._run(self._edits_to_remove, dry_run=dry_run)
 
     @abstractmethod
-    def show(self) -> list[View]:
+    def show(self) -> list[ViewT]:
         """Return what is in force for each registry, whoever wrote it. Raises OSError if a file cannot be read."""
 
     @abstractmethod
@@ -173,37 +173,40 @@ class ConfigEditor(ABC, Generic[View]):
         """The same as `_edits_to_apply`, for `remove`."""
 
     def _run(self, plan: Callable[[], Iterable[Callable[[], Edit]]], *, dry_run: bool) -> Outcome:
-        changes: list[Change] = []
-        problems: list[Problem] = []
+        done: list[Change | Problem | None] = []
         paths = self._locked_paths()
         try:
-            with nullcontext() if dry_run else atomic.locked(paths):
+            with nullcontext() if dry_run else atomic.lock(paths):
                 if not dry_run:
                     atomic.remove_leftovers(paths)
                 for make_edit in plan():
-                    _run_one(make_edit, changes, problems, dry_run=dry_run)
+                    done.append(_run_edit(make_edit, dry_run=dry_run))  # noqa: PERF401 - kept if a later one raises
         except (CannotEdit, OSError) as error:
-            problems.append(_problem(error, paths[0]))
-        return Outcome(tuple(changes), tuple(problems))
+            done.append(_problem(error, paths[0]))
+        changes = tuple(each for each in done if isinstance(each, Change))
+        return Outcome(changes, tuple(each for each in done if isinstance(each, Problem)))
 
 
-def _run_one(make_edit: Callable[[], Edit], changes: list[Change], problems: list[Problem], *, dry_run: bool) -> None:
+def _run_edit(make_edit: Callable[[], Edit], *, dry_run: bool) -> Change | Problem | None:
+    """Make one edit and write it. Return None if the file has the right content already."""
     file: Path | None = None
     try:
         edit = make_edit()
         file = edit.file
         if edit.before == edit.after:
-            return
-        if dry_run:
-            pass
-        elif edit.after is None:
-            atomic.remove(file, created=edit.created)
-        else:
-            atomic.replace(file, edit.after)
+            return None
+        if not dry_run:
+            _write(edit)
     except (CannotEdit, OSError) as error:
-        problems.append(_problem(error, file))
+        return _problem(error, file)
+    return Change(file, edit.before, edit.after)
+
+
+def _write(edit: Edit) -> None:
+    if edit.after is None:
+        atomic.remove(edit.file, created_levels=edit.created_levels)
     else:
-        changes.append(Change(file, edit.before, edit.after))
+        atomic.replace(edit.file, edit.after)
 
 
 def _problem(error: CannotEdit | OSError, file: Path | None) -> Problem:

@@ -137,7 +137,7 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
 
     @override
     def _locked_paths(self) -> tuple[Path, ...]:
-        return (self.file, atomic.resolved(self.file))  # if it is a link, its target is changed
+        return (self.file, atomic.resolve_links(self.file))  # if it is a link, its target is changed
 
     @override
     def _edits_to_apply(self) -> Iterator[Callable[[], Edit]]:

@@ -22,9 +22,9 @@ def test_split_is_the_inverse_of_insert(lines: list[bytes], newline: str, ended:
     before += end if lines[index:] and lines[:index] else b""
     base = before + after + (end if ended and lines else b"")
     at = len(before) if lines[index:] else len(base)
-    content = insert_section(base, at, "a\nb", created=made, newline=newline)
+    content = insert_section(base, at, "a\nb", created_levels=made, newline=newline)
     parts = split_section(content)
-    assert (parts.rest, parts.has_section, parts.created) == (base, True, made)
+    assert (parts.rest, parts.has_section, parts.created_levels) == (base, True, made)
     assert not split_section(base).has_section
 
 

@@ -131,7 +131,7 @@ def test_after_a_failed_write_the_old_file_remains(tmp_path: Path, monkeypatch: 
 def test_two_runs_wait_for_each_other_for_a_limited_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atomic, "LOCK_TIMEOUT", 0.1)
     hosts = HostsFiles(MIRROR, config_path=[tmp_path / "certs.d"])
-    with atomic.locked([tmp_path / "certs.d"]):
+    with atomic.lock([tmp_path / "certs.d"]):
         (problem,) = hosts.apply().problems
         assert f"another process holds the lock on {tmp_path}" in problem.reason
         assert hosts.apply(dry_run=True).problems == ()

@@ -13,9 +13,7 @@ import httpx
 from peili.adapters.containerd.doctor.result import CheckResult, fail, ok, warn
 from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus
-from peili.mirror import Descriptor, NotFound, Reference, Selection
-from peili.mirror.oci.media_types import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
-from peili.mirror.peer_api.peers import IDENTITY_HEADER
+from peili.mirror import IDENTITY_HEADER, Descriptor, NotFound, Reference, Selection
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import list_images
 
@@ -23,7 +21,15 @@ _TIMEOUT = 5.0
 """Seconds within which a door has to answer."""
 _MAX_NAMED_PEERS = 5
 _DAY, _HOUR, _MINUTE = 86400, 3600, 60
-_ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
+_ACCEPT = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+"""The media types of a request by containerd for a manifest."""
 
 
 @dataclass(frozen=True, slots=True)

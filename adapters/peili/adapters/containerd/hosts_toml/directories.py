@@ -1,8 +1,17 @@
 """The directory of a registry below `config_path`, and its hosts.toml with and without peili's section.
 
 A `config_path` may name several directories: containerd uses the first one that has a directory for the registry, or a
-``_default``. peili's section stands between two comment lines. The rest of the file is kept byte for byte, so that
-`split_section` returns exactly what was there before `insert_section`.
+``_default`` for all other registries. With peili's section, the file ``docker.io/hosts.toml`` may be::
+
+    server = "https://registry-1.docker.io"
+
+    # >>> peili hosts >>> added by "peili hosts apply", removed by "peili hosts remove"
+    [host."http://127.0.0.1:5050"]
+    capabilities = ["pull"]
+    # <<< peili hosts <<<
+
+containerd tries each ``host`` in order, and then the ``server``. The section stands between its two comment lines. The
+rest of the file is kept byte for byte, so that `split_section` returns exactly what was there before `insert_section`.
 """
 
 from __future__ import annotations
@@ -15,13 +24,13 @@ from pathlib import Path
 
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.files.editor import CannotEdit
-from peili.mirror.oci.references import is_registry, looks_like_registry
+from peili.mirror import is_registry, looks_like_registry
 
 HOSTS_TOML = "hosts.toml"
 _WITH_PORT = re.compile(r"(?P<host>.+)_(?P<port>[0-9]+)_")
 _BEGIN = re.compile(rb"(?:^|(?<=\A\xef\xbb\xbf))[ \t]*# >>> peili hosts(?: \(made=(\d{1,2})\))?[^\r\n]*", re.MULTILINE)
 _END = re.compile(rb"^[ \t]*# <<< peili hosts[^\r\n]*", re.MULTILINE)
-_HINT = 'put here by "peili hosts apply", taken out by "peili hosts remove"'
+_HINT = 'added by "peili hosts apply", removed by "peili hosts remove"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,17 +40,18 @@ class HostsContent:
     Attributes:
         rest: everything outside the section, byte for byte.
         has_section: whether there is a section.
-        created: how much of the file's path peili created, as in `Edit.created`; 0 is nothing.
+        created_levels: how much of the file's path peili created, as in `Edit.created_levels`; 0 is nothing. The
+            comment line calls it ``made``.
     """
 
     rest: bytes
     has_section: bool = False
-    created: int = 0
+    created_levels: int = 0
 
     @property
-    def is_created(self) -> bool:
+    def is_created_by_peili(self) -> bool:
         """Whether the file exists only because of peili. Blank lines that an editor left do not count."""
-        return self.created > 0 and not self.rest.strip()
+        return self.created_levels > 0 and not self.rest.strip()
 
 
 def split_section(data: bytes) -> HostsContent:
@@ -60,20 +70,20 @@ def split_section(data: bytes) -> HostsContent:
         end = line_end.end()
     elif before := re.search(rb"\r?\n\Z", data[:start]):
         start = before.start()  # the last line of the file had no end, so the section brought one
-    return HostsContent(data[:start] + data[end:], has_section=True, created=int(begins[0][1] or 0))
+    return HostsContent(data[:start] + data[end:], has_section=True, created_levels=int(begins[0][1] or 0))
 
 
-def insert_section(rest: bytes, offset: int, text: str, *, created: int, newline: str) -> bytes:
+def insert_section(rest: bytes, offset: int, text: str, *, created_levels: int, newline: str) -> bytes:
     """Insert `text` as peili's section.
 
     Args:
         rest: the content without a section.
         offset: where to insert: the beginning of a line, or the end of `rest`.
         text: the lines of the section.
-        created: how much of the file's path peili created.
+        created_levels: how much of the file's path peili created.
         newline: the line end that the file uses.
     """
-    begin = f"# >>> peili hosts (made={created}) >>> " if created else "# >>> peili hosts >>> "
+    begin = f"# >>> peili hosts (made={created_levels}) >>> " if created_levels else "# >>> peili hosts >>> "
     section = newline.join([begin + _HINT, *text.splitlines(), "# <<< peili hosts <<<"]).encode()
     line_end = newline.encode()
     if offset == len(rest) and rest and not rest.endswith(b"\n"):
@@ -133,7 +143,7 @@ class RegistryDirectory:
     @property
     def original(self) -> bytes | None:
         """The content without peili's section; None if there would be no file. Raises CannotEdit, OSError."""
-        return None if self.data is None or self.content.is_created else self.content.rest
+        return None if self.data is None or self.content.is_created_by_peili else self.content.rest
 
     @cached_property
     def exists_without_peili(self) -> bool:
@@ -141,7 +151,7 @@ class RegistryDirectory:
         if not self.path.exists():
             return False
         try:
-            is_created = self.content.is_created and self.content.created > 1
+            is_created = self.content.is_created_by_peili and self.content.created_levels > 1
         except CannotEdit:
             return True
         return not is_created or any(each.name != HOSTS_TOML for each in self.path.iterdir())
@@ -155,12 +165,12 @@ class SearchResult:
         root: the directory of `config_path` in which a new directory for the registry would belong.
         directory: the directory that containerd would use if peili had created none. It may be that of ``_default``;
             None if there is none.
-        created: a directory for the registry that exists only because of peili.
+        created_by_peili: a directory for the registry that exists only because of peili.
     """
 
     root: Path
     directory: RegistryDirectory | None = None
-    created: RegistryDirectory | None = None
+    created_by_peili: RegistryDirectory | None = None
 
 
 def find_directory(roots: Sequence[Path], registry: str) -> SearchResult:
@@ -203,6 +213,7 @@ def misplaced_files(root: Path) -> list[Path]:
 
 
 def _is_registry_like(name: str) -> bool:
+    # A file whose name has neither a dot nor a port is hardly meant as a registry.
     return name != HOSTS_TOML and looks_like_registry(registry_of(name))
 
 

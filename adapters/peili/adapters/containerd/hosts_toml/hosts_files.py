@@ -23,9 +23,7 @@ from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
-from peili.mirror import ConfigError
-from peili.mirror.oci.selection import check_registries
-from peili.mirror.peer_api.peers import base_url
+from peili.mirror import ConfigError, base_url, check_registries
 
 _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
@@ -33,6 +31,10 @@ _DOCKER = Path("/etc/docker/certs.d")
 
 class HostsFiles(ConfigEditor[RegistryStatus]):
     """Edits the hosts.toml files below the `config_path` of one containerd.
+
+    `apply`, `remove` and `show` block: in asyncio, call them in a thread. A file that cannot be edited safely stays
+    unchanged, and the outcome says why. If a run is interrupted, the next `apply` finishes its work, and the next
+    `remove` undoes it.
 
     Args:
         mirror: the URL of the local door, as this host's containerd reaches it.
@@ -88,6 +90,7 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
 
     @override
     def show(self) -> list[RegistryStatus]:
+        """Return the status of every registry's directory. Raises OSError if one of `roots` cannot be read."""
         return registry_statuses(self.roots, self._host.url, self._host.version)
 
     @override
@@ -123,7 +126,7 @@ def _is_edited(directory: RegistryDirectory) -> bool:
 
 def _removal_edit(directory: RegistryDirectory) -> Edit:
     try:
-        return Edit(directory.file, directory.data, directory.original, created=directory.content.created)
+        return Edit(directory.file, directory.data, directory.original, created_levels=directory.content.created_levels)
     except CannotEdit as error:
         raise CannotEdit(str(error), directory.file) from error
 

@@ -58,11 +58,11 @@ class MirrorHost:
             settings["dial_timeout"] = self.dial_timeout
         return settings
 
-    def in_front_of(self, document: Document) -> Document:
-        """Return `document` with this host in front of all others."""
+    def add_to(self, document: Document) -> Document:
+        """Return a copy of `document` with this host in front of all others."""
         return {**document, "host": {self.url: self.settings, **hosts_of(document)}}
 
-    def as_dotted_keys(self) -> str:
+    def to_dotted_keys(self) -> str:
         """Return the host as top-level keys, ``host."…".capabilities = […]``."""
         name = tomlkit.string(self.url).as_string()
         lines = tomlkit.dumps(self.settings).splitlines()  # no value is a table, so each has one line
@@ -82,7 +82,8 @@ def insertion_edit(roots: Sequence[Path], registry: str, host: MirrorHost) -> Ed
         OSError: a file or directory cannot be read.
     """
     found = find_directory(roots, registry)
-    target = found.created
+    # `target` is where peili writes; `found.directory` is what containerd would use without peili.
+    target = found.created_by_peili
     if target is None:
         own = found.directory if found.directory is not None and found.directory.registry == registry else None
         target = own or RegistryDirectory(found.root / directory_names(registry)[0])
@@ -96,19 +97,25 @@ def insertion_edit(roots: Sequence[Path], registry: str, host: MirrorHost) -> Ed
 
 
 def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, host: MirrorHost) -> bytes:
-    """Return the new content of the file in `target`; without peili, containerd would use `origin`."""
+    """Return the new content of a hosts.toml.
+
+    Args:
+        target: the directory of that file.
+        origin: the directory that containerd would use without peili: the same, that of ``_default``, or None.
+        host: peili's door.
+    """
     if "[" in host.url and not all(each.reads_brackets_in_headers for each in host.version.candidates):
         raise CannotEdit(bracket_message(f'[host."{host.url}"]'))
-    if target.original:
+    if target.original:  # the registry has a file of its own
         return _edited(target, target.original, host)
     document: Document = {}
-    if origin is not None:
+    if origin is not None:  # the new file must contain what containerd uses now
         _check_is_read(origin, host.version)
         document = _effective_document(origin, host.version)
         if origin is not target:
             document = with_absolute_paths(document, origin.path)
     content = insert_section(
-        b"", 0, _as_tables(host.in_front_of(document)), created=_created_levels(target), newline="\n"
+        b"", 0, _to_tables(host.add_to(document)), created_levels=_created_levels(target), newline="\n"
     )
     if not _is_correct(content, target, origin, host):
         where = "" if origin is None else f" in front of the hosts in {origin.file}"
@@ -135,7 +142,7 @@ def _has_no_host(directory: RegistryDirectory, version: ContainerdVersion) -> bo
     return any(interpret(directory.original, directory.path, each).has_no_host for each in version.candidates)
 
 
-def _as_tables(document: Mapping[str, Any]) -> str:
+def _to_tables(document: Mapping[str, Any]) -> str:
     return tomlkit.dumps(document).rstrip("\n")
 
 
@@ -150,14 +157,14 @@ def _edited(target: RegistryDirectory, original: bytes, host: MirrorHost) -> byt
     hidden = certificate_settings(target.path) if has_no_host else {}
     hidden = {key: value for key, value in hidden.items() if key not in document}
     newline = "\r\n" if "\r\n" in text else "\n"
-    created = _created_levels(target)
+    created_levels = _created_levels(target)
     for offset, section in (
-        (first_table_offset(text), _as_tables({**hidden, **host.in_front_of({})})),
-        (0, host.as_dotted_keys()),  # for files that write hosts as dotted keys
+        (first_table_offset(text), _to_tables({**hidden, **host.add_to({})})),
+        (0, host.to_dotted_keys()),  # for files that write hosts as dotted keys
     ):
         position = len((byte_order_mark + text[:offset]).encode())
-        content = insert_section(original, position, section, created=created, newline=newline)
-        expected = host.in_front_of({**document, **hidden})
+        content = insert_section(original, position, section, created_levels=created_levels, newline=newline)
+        expected = host.add_to({**document, **hidden})
         if _parses_to(content, expected) and _is_correct(content, target, target, host):
             return content
     if has_no_host:
@@ -222,7 +229,7 @@ def _identity(host: RegistryHost, registry: str) -> tuple[str | None, set[str], 
 def _created_levels(target: RegistryDirectory) -> int:
     """Return how much of the path of the target's file peili creates, and `remove` has to remove again."""
     if target.data is not None:
-        return target.content.created
+        return target.content.created_levels
     missing = [each for each in (target.path, *target.path.parents) if not each.exists()]
     if len(missing) != 1:
         return 1 + len(missing)
@@ -234,7 +241,7 @@ def _created_levels_in(root: Path) -> list[int]:
     found: list[int] = []
     for directory in registry_directories(root):
         try:
-            found.append(directory.content.created)
+            found.append(directory.content.created_levels)
         except (CannotEdit, OSError):
             continue  # reported for that directory
     return found

@@ -129,7 +129,7 @@ def _host(url: str, table: Mapping[str, Any], version: ContainerdVersion) -> Reg
 
 
 def _last_host(document: Document, version: ContainerdVersion) -> RegistryHost:
-    """Return `server`, or the registry itself, for which containerd ignores two of the settings."""
+    """Return `server`, or else the registry itself, for which `capabilities` and `override_path` have no effect."""
     table = {key: value for key, value in document.items() if key not in {"server", "host"}}
     if server := document.get("server"):
         return _host(server, table, version)
@@ -143,7 +143,9 @@ def _settings(table: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _values(table: Mapping[str, Any], version: ContainerdVersion) -> dict[str, Any]:
-    known = {"ca", "client", "skip_verify", "header", "override_path", *(["dial_timeout"] * version.has_dial_timeout)}
+    known = {"ca", "client", "skip_verify", "header", "override_path"}
+    if version.has_dial_timeout:
+        known.add("dial_timeout")
     return {key: value for key, value in table.items() if key in known and value not in (False, {})}
 
 

@@ -108,6 +108,7 @@ def check_document(document: Document, version: ContainerdVersion) -> None:
     not_tables = [url for url, table in tables.items() if not isinstance(table, dict)]
     if not_tables and len(tables) > 1 and not version.ignores_hosts_without_header:  # it crashes when it sorts them
         raise Ambiguous(f"host.{not_tables[0]!a} is not a table")
+    # The names come first: a parser may read a key that is written differently as one of those that are checked below.
     _check_names("", document, {*_SETTINGS, *_TOP})
     for url, table in tables.items():
         _check_names(f"host.{url!a}.", table, {*_SETTINGS})

@@ -92,7 +92,7 @@ class RegistryStatus:
         return f"{name} (peili)" if host.leads_to(self.mirror) else name
 
     def _url(self, host: RegistryHost) -> str | None:
-        """Return None for a registry whose URL containerd derives from its name, except Docker Hub."""
+        """Return the URL of the host. It is None for a registry itself, except for Docker Hub."""
         return _DOCKER_HUB if host.url is None and self.registry == "docker.io" else host.url
 
 
@@ -112,6 +112,7 @@ def registry_statuses(roots: Sequence[Path], mirror: str, version: ContainerdVer
     default: Path | None = None
     for root in roots:
         for directory in registry_directories(root):
+            # The first root that has a directory for the registry, or a _default, wins.
             used = in_force.setdefault(directory.registry, default or _preferred(directory))
             if used == directory.path:
                 found.append(_status(directory, mirror, version))
@@ -125,7 +126,7 @@ def registry_statuses(roots: Sequence[Path], mirror: str, version: ContainerdVer
 
 
 def _preferred(directory: RegistryDirectory) -> Path:
-    """Return the directory that containerd uses: the name of one for a registry with a port has two forms."""
+    """Return the directory that containerd uses; a registry with a port can have two directory names."""
     first = directory.path.with_name(directory_names(directory.registry)[0])
     return first if first.exists() else directory.path
 
