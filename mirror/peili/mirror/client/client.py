@@ -120,32 +120,32 @@ class PeerClient:
             deadline = Deadline(timeout)
             try:
                 async with deadline:
-                    return await self._send(peer, request, deadline)
+                    return await self._try_urls(peer, request, deadline)
             except TimeoutError as error:
                 if deadline.expired() and request.is_connecting:
                     raise ConnectError(_CONNECT_TIMEOUT) from error
                 raise
 
-    async def _send(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
+    async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
         urls = peer.urls
         if (preferred := self._preferred.get(peer.id)) in urls:
             urls = (preferred, *(url for url in urls if url != preferred))
-        problem: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
+        last_error: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
         for index, url in enumerate(urls):
             connect_timeout = min(deadline.left / (len(urls) - index), self._limits.connect_timeout)
             try:
                 response = await self._send_to(Origin.of(url, peer.tls_name), url, request, connect_timeout)
             except (ConnectError, UnicodeError) as error:
                 self._preferred.pop(peer.id, None)
-                problem = error
+                last_error = error
             else:
                 if len(urls) > 1:
                     if len(self._preferred) >= _MAX_PREFERENCES:
-                        self._preferred.clear()
+                        self._preferred.clear()  # simple, and it costs each peer one attempt at most
                     self._preferred[peer.id] = url
                 return response
-        raise problem
+        raise last_error
 
     async def _send_to(self, origin: Origin, url: str, request: _Request, connect_timeout: float) -> Response:
         """Send the request to `url`, on an idle connection if there is one."""
@@ -183,7 +183,7 @@ class _Request:
 
 @contextmanager
 def map_exceptions(peer: Peer) -> Generator[None]:
-    """Turns the errors of a request to `peer`, or of reading its response, into `PeerUnavailable`."""
+    """Turn the errors of a request to `peer`, or of reading its response, into `PeerUnavailable`."""
     try:
         yield
     except (TimeoutError, OSError, RemoteProtocolError, ConnectError, UnicodeError) as error:

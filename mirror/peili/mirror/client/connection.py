@@ -42,12 +42,12 @@ class ResponseHead:
     keep_alive: bool
 
     def header(self, name: str) -> str | None:
-        """Returns the value of the header `name`, in any case; None if there is none."""
+        """Return the value of the header `name`, in any case; None if there is none."""
         return self.headers.get(name.lower())
 
 
 def parse_head(data: bytes | memoryview) -> ResponseHead:
-    """Parses the head of a response, up to and including its empty line.
+    """Parse the head of a response, up to and including its empty line.
 
     Raises:
         RemoteProtocolError: `data` is not the head of a response in HTTP/1.1.
@@ -119,7 +119,7 @@ class Connection:
         self._on_release(self, is_reusable and self.transport.is_quiet())
 
     async def _exchange(self, data: bytes) -> tuple[ResponseHead, memoryview]:
-        """Returns the head of the response, and the bytes that came with it."""
+        """Return the head of the response, and the bytes that came with it."""
         try:
             await self.transport.send(data)
         except ConnectionError as error:
@@ -150,7 +150,7 @@ class Connection:
 
 
 def _body_length(method: str, head: ResponseHead) -> int | None:
-    """Returns the length of the body in bytes (RFC 9112, section 6.3); None if it is not known in advance."""
+    """Return the length of the body in bytes (RFC 9112, section 6.3); None if it is not known in advance."""
     if method == "HEAD" or head.status in _BODILESS:
         return 0
     length = head.headers.get("content-length")
@@ -164,7 +164,8 @@ class Response:
 
     Attributes:
         head: The status and headers.
-        length: The length of the body in bytes. If it is None, the body cannot be read.
+        length: The length of the body in bytes. None if the peer does not send it: such a body (for example a
+            chunked one) cannot be read.
         left: How many bytes of the body were not read yet.
         on_close: Called once, when the response is closed.
     """
@@ -203,7 +204,8 @@ class Response:
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes of the body, and read those that have arrived.
 
-        Buffered bytes are returned alone, so that the caller has something soon.
+        Buffered bytes are returned alone, so that the caller has something soon. Otherwise, the buffer is filled with
+        everything that has arrived: that saves turns of the event loop.
 
         Returns:
             The number of bytes; 0 at the end of the body.

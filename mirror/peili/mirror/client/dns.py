@@ -32,7 +32,7 @@ class AddressResolver:
         self._is_closed = False
 
     async def addresses(self, host: str, port: int) -> Addresses:
-        """Returns the addresses of `host`. An IP address is returned as it is.
+        """Return the addresses of `host`. An IP address is returned as it is.
 
         Raises:
             OSError: The lookup failed, or the resolver is closed.

@@ -37,7 +37,7 @@ class Origin:
 
     @classmethod
     def of(cls, url: str, tls_name: str | None) -> Origin:
-        """Returns the origin of a URL of a peer.
+        """Return the origin of a URL of a peer.
 
         Raises:
             UnicodeError: The host of the URL is not a host name.
@@ -110,7 +110,7 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, re
 
 
 async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:
-    """Returns a socket that is connected to the first of `addresses` that accepts in its share of `timeout`."""
+    """Return a socket that is connected to the first of `addresses` that accepts in its share of `timeout`."""
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:

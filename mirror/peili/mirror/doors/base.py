@@ -140,7 +140,7 @@ class Door(ABC):
         """
 
     def reference(self, target: Target) -> Reference:
-        """Returns the full reference of a target with a tag.
+        """Return the full reference of a target with a tag.
 
         Raises:
             NotFound: The registry is unknown, or the reference is malformed.
@@ -154,7 +154,7 @@ class Door(ABC):
 
 
 def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
-    """Returns `descriptor` with the media type of the response to a request for `target`.
+    """Return `descriptor` with the media type of the response to a request for `target`.
 
     An unknown media type counts only if the request is for a manifest: other JSON documents name a type, too.
 

@@ -142,7 +142,7 @@ class RequestRecord:
 
 
 def request_record(scope: Scope) -> RequestRecord:
-    """Returns the record of the request of `scope`. Without `RequestMetrics`, nobody reads it."""
+    """Return the record of the request of `scope`. Without `RequestMetrics`, nobody reads it."""
     return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord(_NO_ENDPOINT)))
 
 

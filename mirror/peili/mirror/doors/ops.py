@@ -21,7 +21,7 @@ def ops_app(
     figures: Callable[[], Iterable[Family]],
     status: Callable[[], Mapping[str, Any]],
 ) -> ASGIApp:
-    """Returns the ops app.
+    """Return the ops app.
 
     Args:
         readiness: Whether each part of the mirror is ready, by its name. The document of ``/readyz``.

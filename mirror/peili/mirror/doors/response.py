@@ -67,7 +67,7 @@ class ResponseWriter:
         self._reader_timeout = reader_timeout
 
     def header(self, name: bytes) -> str | None:
-        """Returns the value of a request header. `name` is in lower case."""
+        """Return the value of a request header. `name` is in lower case."""
         value = self._headers.get(name)
         return None if value is None else value.decode("latin-1")
 
@@ -80,12 +80,12 @@ class ResponseWriter:
         await self._send_json(error.status, error.body(), error.headers)
 
     def range(self, digest: Digest) -> ByteRange | None:
-        """Returns the range that the client asks for; None for the whole content, or for several ranges."""
+        """Return the range that the client asks for; None for the whole content, or for several ranges."""
         ranges = self._ranges(digest)
         return ranges[0] if len(ranges) == 1 else None
 
     def span(self, digest: Digest, size: int) -> Span:
-        """Returns the bytes to send of content of `size` bytes, in one piece.
+        """Return the bytes to send of content of `size` bytes, in one piece.
 
         Raises:
             HTTPError: 416, the content has no byte of the range.
@@ -94,7 +94,7 @@ class ResponseWriter:
         return spans[0] if len(spans) == 1 else Span.whole(size)
 
     def spans(self, digest: Digest, size: int) -> tuple[Span, ...]:
-        """Returns the parts to send of content of `size` bytes, in the order of the request.
+        """Return the parts to send of content of `size` bytes, in the order of the request.
 
         The tuple is empty if the whole content is to be sent. That is also the case if the parts together are larger
         than the content: then one piece is cheaper for both sides.
@@ -202,7 +202,7 @@ class ResponseWriter:
 
 
 def range_error(error: Unsatisfiable) -> HTTPError:
-    """Returns the response to a range that the content does not have."""
+    """Return the response to a range that the content does not have."""
     return HTTPError(416, SIZE_INVALID, str(error), {"Content-Range": f"bytes */{error.size}"})
 
 

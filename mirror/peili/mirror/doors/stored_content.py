@@ -24,13 +24,13 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
 PIECE = 256 * KIB
-"""Bytes that are read and sent at once. At this size the way to a thread and back does not count. Measured over TLS:
-larger pieces cost two to three times the system time.
+"""Bytes that are read and sent at once, if they are not sent by sendfile. At this size, the cost of the thread that
+reads is negligible. Measured over TLS: larger pieces cost two to three times the system time.
 """
 WINDOW = 8 * MIB
 """Bytes that one sendfile sends. Before, they are known to be in memory, and the file to be unchanged."""
 TAIL = 64 * KIB
-"""Bytes at the end that are read, checked and then sent. Sendfile is not worth it for so few."""
+"""Bytes at the end of a sendfile transfer that are read, checked and then sent as a piece."""
 _SHORT = 64 * KIB
 """Up to this number of bytes, all are read before the response starts. If that fails, another response is possible."""
 _T = TypeVar("_T")
@@ -58,7 +58,7 @@ class OpenContent:
         self._context = context
 
     def fileno(self) -> int | None:
-        """Returns the file descriptor of the content, if it has one."""
+        """Return the file descriptor of the content, if it has one."""
         return self._content.fileno()
 
     async def readinto(self, offset: int, buffer: memoryview) -> int:
@@ -219,7 +219,7 @@ async def _send_span(response: ResponseWriter, content: OpenContent, span: Span)
 
 
 async def _send_file(socket_writer: SocketWriter, content: OpenContent, fd: int, span: Span) -> int:
-    """Let the kernel send all bytes of `span` except its tail. Returns the offset of the tail.
+    """Let the kernel send all bytes of `span` except its tail. Return the offset of the tail.
 
     Content checks itself only when it is read. So the last byte of each window is read first. If it is not in memory,
     a thread reads it, because sendfile would block the whole event loop while it waits for the disk. If the file

@@ -54,7 +54,7 @@ async def send_tags(target: Target, response: ResponseWriter, scope: Scope, cont
 
 
 async def _available_manifests(store: Store, digests: Iterable[Digest]) -> set[Digest]:
-    """Returns those of `digests` that the store can serve as manifests."""
+    """Return those of `digests` that the store can serve as manifests."""
     available: set[Digest] = set()
     for digest in digests:
         with suppress(NotFound):

@@ -37,5 +37,5 @@ class HTTPError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """Returns the JSON document of the response."""
+        """Return the JSON document of the response."""
         return json.dumps({"errors": [{"code": self.code, "message": str(self)}]}).encode()

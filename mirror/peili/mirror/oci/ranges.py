@@ -47,7 +47,7 @@ class ByteRange:
     last: int | None
 
     def within(self, size: int) -> Span:
-        """Returns the bytes of this range in content of `size` bytes.
+        """Return the bytes of this range in content of `size` bytes.
 
         Raises:
             Unsatisfiable: The content has none of them.
@@ -86,7 +86,7 @@ class Span:
 
     @classmethod
     def whole(cls, size: int) -> Span:
-        """Returns the span of all bytes of content of `size` bytes."""
+        """Return the span of all bytes of content of `size` bytes."""
         return cls(0, size, size)
 
     @property
@@ -106,7 +106,7 @@ class Span:
 
 
 def parse_ranges(header: str | None) -> tuple[ByteRange, ...]:
-    """Parses the value of a Range header.
+    """Parse the value of a Range header.
 
     Returns:
         The ranges in the order of the header. The tuple is empty if the header is absent or must be ignored: it has
@@ -133,7 +133,7 @@ def _parse_range(text: str) -> ByteRange | None:
 
 
 def parse_content_range(header: str) -> Span:
-    """Parses the Content-Range header of a 206 response.
+    """Parse the Content-Range header of a 206 response.
 
     Raises:
         ValueError: The header is malformed.
@@ -148,7 +148,7 @@ def parse_content_range(header: str) -> Span:
 
 
 def parse_unsatisfied_range(header: str) -> int:
-    """Parses the Content-Range header of a 416 response. Returns the size of the content in bytes.
+    """Parse the Content-Range header of a 416 response. Return the size of the content in bytes.
 
     Raises:
         ValueError: The header is malformed.
@@ -160,7 +160,7 @@ def parse_unsatisfied_range(header: str) -> int:
 
 
 def entity_tag(digest: Digest) -> str:
-    """Returns the value of the ETag header for the content of `digest`."""
+    """Return the value of the ETag header for the content of `digest`."""
     return f'"{digest}"'
 
 
@@ -177,7 +177,7 @@ def if_range_matches(if_range: str | None, digest: Digest) -> bool:
 
 
 def _new_boundary() -> str:
-    """Returns a boundary that the author of the content cannot know."""
+    """Return a boundary that the author of the content cannot know."""
     return secrets.token_hex(16)
 
 

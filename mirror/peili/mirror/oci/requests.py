@@ -74,7 +74,7 @@ class Target:
 
 
 def api_path(path: str, root_path: str) -> str:
-    """Returns the part of `path` after ``/v2``, for a door that is mounted at `root_path`.
+    """Return the part of `path` after ``/v2``, for a door that is mounted at `root_path`.
 
     If the mount itself ends in ``/v2``, only that one is removed: a second ``v2`` belongs to the repository.
 
@@ -95,7 +95,7 @@ def parse_query(scope: Scope) -> dict[str, str]:
 
 
 def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> Target:
-    """Parses a path.
+    """Parse a path.
 
     Args:
         path: The path after ``/v2``, see `api_path`.
@@ -148,7 +148,7 @@ def _digest(text: str) -> Digest:
 
 
 def check_request(scope: Scope, limits: Limits) -> None:
-    """Refuses requests that no client of a read-only mirror sends.
+    """Refuse requests that no client of a read-only mirror sends.
 
     Args:
         scope: The ASGI scope of the request.
@@ -170,7 +170,7 @@ def check_request(scope: Scope, limits: Limits) -> None:
 
 
 def check_head(scope: Scope, limits: Limits) -> None:
-    """Refuses requests with a malformed or too large head, whatever they ask for.
+    """Refuse requests with a malformed or too large head, whatever they ask for.
 
     Args:
         scope: The ASGI scope of the request.
@@ -192,7 +192,7 @@ def check_head(scope: Scope, limits: Limits) -> None:
 
 
 def host_error(scope: Scope) -> str | None:
-    """Returns why the Host header is wrong (RFC 9112, section 3.2), None if it is right.
+    """Return why the Host header is wrong (RFC 9112, section 3.2), None if it is right.
 
     A request over HTTP/2 may have two equal Host headers: the server may have added one.
     """

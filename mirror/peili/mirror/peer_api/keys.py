@@ -24,17 +24,17 @@ _MAX_SIZE_DIGITS = 18
 
 
 def key_path(key: Key) -> str:
-    """Returns the path of the request for `key`, relative to the base URL of the peer."""
+    """Return the path of the request for `key`, relative to the base URL of the peer."""
     return f"/_router/keys/{quote(str(key), safe='/:')}"
 
 
 def holder_headers(descriptor: Descriptor) -> dict[str, str]:
-    """Returns the headers of a response that says: this host has the whole content of `descriptor`."""
+    """Return the headers of a response that says: this host has the whole content of `descriptor`."""
     return {DIGEST_HEADER: descriptor.digest, COMPLETE_HEADER: "true", SIZE_HEADER: str(descriptor.size)}
 
 
 def parse_holder(peer: Peer, key: Key, status: int, headers: Mapping[str, str]) -> Holder | None:
-    """Reads the response of `peer` to the request for `key`.
+    """Read the response of `peer` to the request for `key`.
 
     Args:
         peer: The peer that was asked.

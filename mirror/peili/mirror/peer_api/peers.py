@@ -82,7 +82,7 @@ def is_identity(text: str) -> bool:
 
 
 def base_url(url: str) -> str:
-    """Returns `url`, the base URL of a peer door, without a slash at its end.
+    """Return `url`, the base URL of a peer door, without a slash at its end.
 
     Raises:
         ValueError: `url` is not an absolute HTTP or HTTPS URL, or has a query, a fragment or credentials.

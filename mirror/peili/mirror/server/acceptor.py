@@ -21,8 +21,8 @@ from peili.mirror.limits import Limits
 
 _MAX_ACCEPTS = 16
 """Connections that are accepted in one turn of the event loop."""
-_MAX_OPENED = 1
-"""Of those, the ones that are not closed at once. They cost ten times as much. Closing an idle connection does, too."""
+_MAX_KEPT = 1
+"""The most of them that are kept open. Those cost ten times as much as refused ones. So does closing an idle one."""
 _DESCRIPTOR_SHARE = 3
 """A door may use one third of the process's descriptors. Two doors then leave one third for everything else: files, the
 runtime, peers, and the rest of the process."""
@@ -139,7 +139,7 @@ class _ConnectionSlots:
                 self._loop.call_soon(self._close_some)
 
     def _close_some(self) -> None:
-        for _ in range(min(len(self._closing), _MAX_OPENED)):
+        for _ in range(min(len(self._closing), _MAX_KEPT)):
             slot = self._closing.popleft()
             if slot in self._idle:  # no request has arrived in the meantime
                 slot.close()
@@ -147,7 +147,7 @@ class _ConnectionSlots:
             self._loop.call_soon(self._close_some)
 
     def _oldest_idle(self, before: float) -> ConnectionSlot | None:
-        """Returns the connection that is idle for longest, since a time before `before`."""
+        """Return the connection that is idle for longest, since a time before `before`."""
         for slot, since in self._idle.items():
             if since > before:
                 break
@@ -209,7 +209,7 @@ class Acceptor:
             self._loop.add_reader(each, self._accept, each)
 
     def close(self) -> None:
-        """Stop to accept. Open connections stay. Call it before the sockets are closed. Idempotent."""
+        """Stop accepting. Open connections stay. Call it before the sockets are closed. Idempotent."""
         for each in self._sockets:
             self._loop.remove_reader(each)
         for timer in self._paused.values():
@@ -243,7 +243,7 @@ class Acceptor:
                 continue
             self._start_opening(connection, slot)
             opened += 1
-            if opened == _MAX_OPENED:
+            if opened == _MAX_KEPT:
                 return
 
     def _start_opening(self, connection: socket.socket, slot: ConnectionSlot) -> None:
@@ -326,7 +326,7 @@ def max_connections(limits: Limits) -> int:
 
 
 def _reserve_descriptor() -> socket.socket | None:
-    """Returns an object that holds one descriptor, for the time when there are no others."""
+    """Return an object that holds one descriptor, for the time when there are no others."""
     try:
         return socket.socket()
     except OSError:

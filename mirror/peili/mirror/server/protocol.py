@@ -231,7 +231,7 @@ class _RequestLimits(_UvicornHttpTools):
             self._abort("pipeline")
 
     def _parsed_head_size(self) -> int:
-        """Returns about how many bytes of the current head were parsed."""
+        """Return about how many bytes of the current head were parsed."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _abort(self, limit: str) -> None:
@@ -240,7 +240,7 @@ class _RequestLimits(_UvicornHttpTools):
         self.transport.abort()
 
     def _exceeded_limit(self) -> str | None:
-        """Returns the limit that the unparsed requests exceed. Their number is estimated with a regular expression."""
+        """Return the limit that the unparsed requests exceed. Their number is estimated with a regular expression."""
         if not self._unparsed:
             return None
         if len(self.pipeline) + len(_NEXT_REQUEST.findall(self._unparsed)) >= self.limits.pipeline:

@@ -242,7 +242,7 @@ class DirectSocketWriter(SocketWriter):
             await self._write(step)
 
     async def _write(self, step: Callable[[socket.socket], bool]) -> None:
-        """Call `step` each time that the socket is writable, until it returns True. Other tasks run in between."""
+        """Call `step` until it returns True: now, and then each time that the event loop finds the socket writable."""
         out = self._duplicate()
         done: asyncio.Future[None] = self._loop.create_future()
 
