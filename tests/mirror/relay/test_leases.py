@@ -181,7 +181,7 @@ async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: p
     async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
-        await until(lambda: "failed to be released" in caplog.text)
+        await until(lambda: "the release of the router's lease failed" in caplog.text)
     assert lease.told == 1  # and one line in the log, not one for each piece
     assert caplog.text.count("failed to take progress") == 1
     assert caplog.text.count("the release of the router's lease failed") == 1
