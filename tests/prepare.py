@@ -29,6 +29,7 @@ PACKAGES = {
     "openssl": ("openssl",),
     "curl": ("curl",),
     "nginx-light": ("nginx",),
+    "zsh": ("zsh",),
 }
 """Names of Debian packages, each with the commands that it provides."""
 
