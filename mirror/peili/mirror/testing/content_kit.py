@@ -67,7 +67,7 @@ async def check_content(factory: ContentFactory, *, within: float = DEFAULT_TIME
 
     Args:
         factory: Creates the content.
-        within: Seconds in which each promise must be kept.
+        within: Seconds in which each promise must be kept, by default 30.
 
     Raises:
         ConformanceError: A promise is broken; the first one that was found.

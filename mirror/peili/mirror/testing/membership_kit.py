@@ -52,8 +52,8 @@ async def check_membership_router(factory: MembershipFactory, *, within: float =
 
     Args:
         factory: Creates the router.
-        within: Seconds in which each promise must be kept. It includes the time that the router needs to notice a
-            change.
+        within: Seconds in which each promise must be kept, by default 30. It includes the time that the router
+            needs to notice a change.
 
     Raises:
         ConformanceError: A promise is broken; the first one that was found.

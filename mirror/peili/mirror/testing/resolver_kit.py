@@ -59,7 +59,7 @@ async def check_resolver(factory: ResolverFactory, *, within: float = DEFAULT_TI
 
     Args:
         factory: Creates the resolver.
-        within: Seconds in which each promise must be kept.
+        within: Seconds in which each promise must be kept, by default 30.
 
     Raises:
         ConformanceError: A promise is broken; the first one that was found.

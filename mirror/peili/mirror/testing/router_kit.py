@@ -72,8 +72,8 @@ async def check_router(factory: RouterFactory, *, within: float = DEFAULT_TIMEOU
 
     Args:
         factory: Creates the router.
-        within: Seconds in which each promise must be kept. It includes the time that the router needs to notice a
-            change.
+        within: Seconds in which each promise must be kept, by default 30. It includes the time that the router
+            needs to notice a change.
 
     Raises:
         ConformanceError: A promise is broken; the first one that was found.

@@ -44,8 +44,8 @@ async def check_store(factory: StoreFactory, *, within: float = DEFAULT_TIMEOUT)
 
     Args:
         factory: Creates the store.
-        within: Seconds in which each promise must be kept. It includes the time that the store needs to notice a
-            change.
+        within: Seconds in which each promise must be kept, by default 30. It includes the time that the store
+            needs to notice a change.
 
     Raises:
         ConformanceError: A promise is broken; the first one that was found.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import shutil
 import time
@@ -14,8 +13,6 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.mirror.doors.house import visitor
 from tests.support.waiting import until
 
@@ -25,8 +22,6 @@ from peili.mirror.testing import Watched, entered, watching
 from peili.mirror.testing.images import Image, make_layout
 from peili.routers.memory import MemoryRouter
 from peili.stores.oci_layout import OciLayoutStore
-from peili.stores.oci_layout import scanner as scanner_module
-from peili.stores.oci_layout.scanner import LayoutScanner, parse_index, parse_manifest, parse_tag
 
 pytestmark = pytest.mark.anyio
 DEMO = "docker.io/library/demo:v1"
@@ -105,10 +100,6 @@ async def test_tags_become_references(tmp_path: Path, tag: str, repository: str 
         assert [str(each) for each, _ in await store.images()] == ([reference] if reference else [])
 
 
-def test_a_full_reference_may_be_the_ref_name() -> None:
-    assert parse_tag({"org.opencontainers.image.ref.name": DEMO}, None) == Reference.parse(DEMO)
-
-
 async def test_names_in_nested_indexes_are_ignored(image: Image) -> None:
     foreign = {"io.containerd.image.name": "docker.io/library/redis:7"}
     entry = {"mediaType": image.manifest.media_type, "digest": image.manifest.digest, "size": image.manifest.size}
@@ -180,12 +171,6 @@ async def test_after_a_layout_was_away_watchers_only_receive_differences(image: 
         away.rename(image.path)
         await watched.until(lambda: added.target.digest in watched.have)
         assert {event.key for event in watched.events[before:]} == {blob.digest for blob in added.blobs}  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"manifests": 1}', "[" * 100_000], ids=lambda text: text[:9])
-def test_a_malformed_index_has_no_entries(text: str) -> None:
-    with pytest.raises(ValueError, match=r"JSON|nested|manifests|property name"):
-        parse_index(text.encode())
 
 
 async def test_a_malformed_index_is_logged_once_and_the_last_good_one_stays(
@@ -267,32 +252,6 @@ async def test_a_blob_that_is_being_copied_is_not_announced(image: Image) -> Non
         await watched.until(lambda: layer.digest in watched.have, within=NOTICED_WITHIN)
 
 
-class Clock:
-    """A clock that the test sets."""
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-
-    def time_ns(self) -> int:
-        return self.now
-
-
-def test_an_unreferenced_blob_is_complete_one_second_after_the_last_write(
-    image: Image, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loose = Digest.of(b"loose")
-    path = image.blob_path(loose)
-    path.write_bytes(b"loose")
-    written = path.stat().st_mtime_ns
-    monkeypatch.setattr(scanner_module, "time", clock := Clock(written))
-    scanner = LayoutScanner(image.path, None, logging.getLogger(__name__))
-    for age, is_complete in ((0, False), (999_999_999, False), (1_000_000_000, True)):
-        clock.now = written + age
-        snapshot = scanner.scan()
-        assert snapshot is not None
-        assert (loose in snapshot.blobs) is is_complete
-
-
 async def test_an_unreferenced_blob_is_announced_later(image: Image) -> None:
     loose = Digest.of(b"loose")
     store = OciLayoutStore(image.path)
@@ -356,29 +315,6 @@ async def test_one_store_can_be_entered_again(image: Image) -> None:
 def test_the_error_for_a_wrong_option_names_it(config: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         OciLayoutStore.from_config(config)
-
-
-@given(
-    st.binary()
-    | st.recursive(
-        st.none() | st.integers() | st.text(),
-        lambda deeper: (
-            st.lists(deeper)
-            | st.dictionaries(
-                st.sampled_from(["manifests", "layers", "config", "digest", "size", "mediaType", "annotations"]),
-                deeper,
-            )
-        ),
-    ).map(lambda document: json.dumps(document).encode())
-)
-def test_any_json_is_parsed_or_a_value_error(data: bytes) -> None:
-    for parse in (parse_index, parse_manifest):
-        try:
-            for descriptor in parse(data):
-                assert isinstance(descriptor.size, int)
-                parse_tag(descriptor.annotations, "docker.io/library/redis")
-        except ValueError:
-            pass
 
 
 async def test_the_store_serves_one_mirror_at_a_time(image: Image) -> None:
