@@ -333,9 +333,9 @@ def test_interfaces_are_chosen_by_name_or_address(monkeypatch: pytest.MonkeyPatc
             "interfaces[1]: the name or the address of an interface, such as eth0 or 10.0.0.2, not 'a/b'",
         ),
         ({"ip_version": 4}, "ip_version: one of all, v4, v6, not 4"),
-        ({"labels": ["z"]}, "labels: a table of texts, as in {zone = \"a\"}, not ['z']"),
+        ({"labels": ["z"]}, "labels: a table of strings, as in {zone = \"a\"}, not ['z']"),
         ({"labels": {"zone=": "z"}}, "labels: names of letters, digits and . _ / -, not 'zone='"),
-        ({"labels": {"zone": 1}}, "labels.zone: a text that is not empty, not 1"),
+        ({"labels": {"zone": 1}}, "labels.zone: a string that is not empty, not 1"),
     ],
 )
 def test_the_error_for_a_wrong_option_is_one_line(config: dict[str, Any], line: str) -> None:

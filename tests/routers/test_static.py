@@ -56,14 +56,14 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         {"peers": [{"url": A, "name": "a"}]},
         "peers[0].name: unknown option; did you mean tls_name? there are: id, labels, tls_name, url, urls",
     ),
-    ({"peers": [{"url": A, "id": ""}]}, "peers[0].id: a text that is not empty, not ''"),
-    ({"peers": [{"url": A, "tls_name": 1}]}, "peers[0].tls_name: a text that is not empty, not 1"),
+    ({"peers": [{"url": A, "id": ""}]}, "peers[0].id: a string that is not empty, not ''"),
+    ({"peers": [{"url": A, "tls_name": 1}]}, "peers[0].tls_name: a string that is not empty, not 1"),
     (
         {"peers": [{"url": A, "tls_name": "*.example"}]},
         "peers[0].tls_name: not a name for a certificate: '*.example'; expected a host name or an IP address",
     ),
-    ({"peers": [{"url": A, "labels": "z"}]}, "peers[0].labels: a table of texts, as in {zone = \"a\"}, not 'z'"),
-    ({"peers": [{"url": A, "labels": {"zone": 1}}]}, "peers[0].labels.zone: a text that is not empty, not 1"),
+    ({"peers": [{"url": A, "labels": "z"}]}, "peers[0].labels: a table of strings, as in {zone = \"a\"}, not 'z'"),
+    ({"peers": [{"url": A, "labels": {"zone": 1}}]}, "peers[0].labels.zone: a string that is not empty, not 1"),
     ({"peers": [A, B, A + "/"]}, f"peers[2]: a peer with another id; {A!r} is the id of peers[0]"),
 ]
 

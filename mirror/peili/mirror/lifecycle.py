@@ -34,10 +34,10 @@ class Lifecycle:
     `start` and `stop` are called once each; the other methods are called in between.
 
     Args:
-        context: what the plug-ins get; each gets a logger of its own.
-        plugins: the plug-ins that the doors need.
-        extensions: other plug-ins. They are entered after `plugins`.
-        relay: started and stopped with the mirror.
+        context: What the plug-ins get, each with its own logger.
+        plugins: The plug-ins that the doors need.
+        extensions: Other plug-ins. They are entered after `plugins`.
+        relay: Started and stopped with the mirror.
     """
 
     def __init__(
@@ -53,10 +53,10 @@ class Lifecycle:
         self._relay = relay
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a plug-in may not be hashable
         self._announcer: Announcer | None = None
-        self._complained: set[int] = set()  # plug-ins whose failure to report their state was logged
-        self._turn = asyncio.Lock()  # held by `withdraw` and by `resume`
-        self._withdrawn = False
-        self._stopped = False
+        self._logged: set[int] = set()  # plug-ins whose failure to report their state was logged
+        self._drain_lock = asyncio.Lock()  # held by `withdraw` and `resume`
+        self._is_withdrawn = False
+        self._is_stopped = False
         self._stack = AsyncExitStack()
         self.loop = asyncio.get_running_loop()
 
@@ -66,7 +66,7 @@ class Lifecycle:
         try:
             return supervisor is not None and supervisor.is_entered and plugin.ready()
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
-            self._complain(plugin, "whether it is ready", error)
+            self._log_once(plugin, "whether it is ready", error)
             return False
 
     def peers(self) -> Collection[Peer]:
@@ -75,7 +75,7 @@ class Lifecycle:
         try:
             return tuple(router.peers())
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
-            self._complain(router, "its peers", error)
+            self._log_once(router, "its peers", error)
             return ()
 
     @property
@@ -83,10 +83,10 @@ class Lifecycle:
         """How many keys are advertised to the router."""
         return self._announcer.advertised if self._announcer is not None else 0
 
-    def _complain(self, plugin: Plugin, what: str, error: Exception) -> None:
+    def _log_once(self, plugin: Plugin, what: str, error: Exception) -> None:
         """Log, once for each plug-in, that it failed to report its state."""
-        if id(plugin) not in self._complained:
-            self._complained.add(id(plugin))
+        if id(plugin) not in self._logged:
+            self._logged.add(id(plugin))
             self._context.log.error("%s failed to report %s", type(plugin).__name__, what, exc_info=error)
 
     async def start(self) -> None:
@@ -100,10 +100,10 @@ class Lifecycle:
         deadline = time.monotonic() + self._context.limits.start_timeout
         supervisors = self._supervise(self._plugins)
         self._announcer = Announcer(self._context)
-        in_time = await _tried(supervisors, deadline)
-        if self._stopped or self._withdrawn:
+        in_time = await _wait_tried(supervisors, deadline)
+        if self._is_stopped or self._is_withdrawn:
             return
-        in_time &= await _tried(self._supervise(self._extensions), deadline)
+        in_time &= await _wait_tried(self._supervise(self._extensions), deadline)
         if not in_time:
             self._context.limited("start_timeout")
 
@@ -113,7 +113,7 @@ class Lifecycle:
         for plugin in plugins:
             if id(plugin) not in self._supervisors:
                 own = replace(self._context, log=self._context.log.getChild(type(plugin).__name__))
-                on_reentry = self._advertise_again if plugin is self._context.router else _nothing
+                on_reentry = self._advertise_again if plugin is self._context.router else None
                 self._supervisors[id(plugin)] = supervisor = Supervisor(plugin, own, on_reentry)
                 new.append(supervisor)
         return new
@@ -131,11 +131,11 @@ class Lifecycle:
 
     async def withdraw(self) -> None:
         """Exit the extensions and withdraw what was advertised, until `resume`. Idempotent."""
-        async with self._turn:
+        async with self._drain_lock:
             await self._withdraw()
 
     async def _withdraw(self) -> None:
-        self._withdrawn = True
+        self._is_withdrawn = True
         try:
             for extension in reversed(self._extensions):
                 await self._exit(extension)
@@ -149,29 +149,30 @@ class Lifecycle:
 
         The router is exited and entered again, because it may have told peers where our door was before.
         """
-        async with self._turn:
-            if not self._withdrawn:
+        async with self._drain_lock:
+            if not self._is_withdrawn:
                 return
             await self._withdraw()  # the rest of it, if it was cancelled before
             await self._exit(self._context.router)
-            if self._stopped:
+            if self._is_stopped:
                 return
-            self._withdrawn = False
+            self._is_withdrawn = False
             try:
                 await self._enter()
             except BaseException:
-                self._withdrawn = True
+                self._is_withdrawn = True
                 raise
 
     async def stop(self) -> None:
-        """Exit everything in reverse order. If this task is cancelled meanwhile, the rest is exited all the same."""
-        self._stopped = True
+        """Exit everything. If this task is cancelled meanwhile, the rest is exited all the same."""
+        self._is_stopped = True
         self._relay.stop()
+        # In this order: withdraw, relay, plug-ins (last entered first), client. The router gets its leases back.
         async with self._stack as stack:
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
-            stack.push_async_callback(self._relay.aclose)  # before the router, which gets the leases back
-            await self._withdraw()  # without `_turn`: a `withdraw` or `resume` under way is not waited for
+            stack.push_async_callback(self._relay.aclose)
+            await self._withdraw()  # without `_drain_lock`: a `withdraw` or `resume` under way is not waited for
 
 
 class Supervisor:
@@ -180,16 +181,16 @@ class Supervisor:
     A plug-in that fails is entered again after a growing delay.
 
     Args:
-        plugin: the plug-in.
-        context: what it is entered with.
-        on_reentry: called each time after the plug-in was entered again.
+        plugin: The plug-in.
+        context: What it is entered with.
+        on_reentry: Called each time that the plug-in was entered again.
 
     Attributes:
-        is_entered: whether the plug-in is entered now.
-        tried: set once the plug-in was entered, or failed to be, for the first time.
+        is_entered: Whether the plug-in is entered now.
+        tried: Set once the plug-in was entered, or failed to be, for the first time.
     """
 
-    def __init__(self, plugin: Plugin, context: Context, on_reentry: Callable[[], None]) -> None:
+    def __init__(self, plugin: Plugin, context: Context, on_reentry: Callable[[], None] | None) -> None:
         self._plugin = plugin
         self._context = context
         self._on_reentry = on_reentry
@@ -229,14 +230,14 @@ class Supervisor:
             finally:
                 self.is_entered = False
                 self.tried.set()
-            await self._sleep(backoff.take())
+            await self._sleep(backoff.next_delay())
             if time.monotonic() - began > 2 * limits.backoff_max:
                 backoff.reset()
 
     async def _enter(self) -> None:
         async with self._plugin.run(self._context):
             self.is_entered = True
-            if self.tried.is_set():
+            if self.tried.is_set() and self._on_reentry is not None:
                 self._on_reentry()
             self.tried.set()
             await self._stopping.wait()
@@ -252,7 +253,7 @@ class Supervisor:
             pass
 
 
-async def _tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
+async def _wait_tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
     """Wait until each has tried to enter its plug-in once; return whether all did before the deadline."""
     tried = [asyncio.create_task(each.tried.wait()) for each in supervisors]
     if not tried:
@@ -272,10 +273,10 @@ async def wait_until_listening(
     """Wait until this host's own peer door answers at one of its URLs. Never returns if there is no peer door.
 
     Args:
-        identity: returns this host as a peer, with URLs as soon as they are known.
-        client: asks the peer door.
-        limits: how long a try and the delay between two tries may take.
-        log: gets a warning if the door does not answer after several tries.
+        identity: Returns this host as a peer, with URLs as soon as they are known.
+        client: Asks the peer door.
+        limits: How long a try and the delay between two tries may take.
+        log: Gets a warning if the door does not answer after several tries.
 
     Returns:
         This host as a peer.
@@ -285,7 +286,7 @@ async def wait_until_listening(
     while True:
         peer = identity()
         if peer.urls:
-            problem = await _problem(peer, client, limits.lookup_timeout)
+            problem = await _find_problem(peer, client, limits.lookup_timeout)
             if problem is None:
                 return peer
             if backoff.delay > _WARN_DELAY and not has_warned:
@@ -295,7 +296,7 @@ async def wait_until_listening(
         await backoff.sleep()
 
 
-async def _problem(peer: Peer, client: PeerClient, timeout: float) -> str | None:
+async def _find_problem(peer: Peer, client: PeerClient, timeout: float) -> str | None:
     """Return why other hosts would not reach this host as `peer`; None if they would."""
     try:
         answer = await client.head(peer, "/v2/", timeout=timeout)
@@ -303,7 +304,3 @@ async def _problem(peer: Peer, client: PeerClient, timeout: float) -> str | None
         return str(error)
     identity = answer.header(IDENTITY_HEADER)
     return None if identity == peer.id else f"another host answers there, with the id {identity or '(none)'}"
-
-
-def _nothing() -> None:
-    pass

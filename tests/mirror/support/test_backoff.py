@@ -12,22 +12,22 @@ from peili.mirror import Backoff
 
 def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
     backoff = Backoff(0.5, 3.0)
-    assert [backoff.take() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert [backoff.next_delay() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
 def test_after_a_success_it_begins_anew() -> None:
     backoff = Backoff(0.5, 3.0)
-    backoff.take()
+    backoff.next_delay()
     assert backoff.delay == 1.0
     backoff.reset()
-    assert backoff.take() == 0.5
+    assert backoff.next_delay() == 0.5
 
 
 def test_jitter_shortens_a_delay_and_never_lengthens_it() -> None:
     taken: list[float] = []
     for _ in range(50):
         backoff = Backoff(1.0, 8.0, jitter=0.25)
-        taken.append(backoff.take())
+        taken.append(backoff.next_delay())
         assert backoff.delay == 2.0
     assert all(0.75 <= each <= 1.0 for each in taken)
     assert len(set(taken)) > 1

@@ -36,8 +36,8 @@ def test_a_right_value_is_returned_with_its_type(value: Any, read: Read, result:
 
 
 WRONG: list[tuple[Any, Read, str]] = [
-    (7, lambda options: options.text("key"), "a text that is not empty, not 7"),
-    ("", lambda options: options.text("key"), "a text that is not empty, not ''"),
+    (7, lambda options: options.text("key"), "a string that is not empty, not 7"),
+    ("", lambda options: options.text("key"), "a string that is not empty, not ''"),
     ("", lambda options: options.text("key", expected="a name"), "a name, not ''"),
     ("no", lambda options: options.boolean("key"), "true or false, not 'no'"),
     (1, lambda options: options.boolean("key"), "true or false, not 1"),
@@ -58,9 +58,9 @@ WRONG: list[tuple[Any, Read, str]] = [
     ("a", lambda options: options.path("key", absolute=True), "an absolute path, not 'a'"),
     ("a", lambda options: options.sequence("key", "a list"), "a list, not 'a'"),
     ([], lambda options: options.sequence("key", "a list"), "a list, not []"),
-    ([1], lambda options: options.texts("key"), "a list of texts, not [1]"),
-    ([], lambda options: options.texts("key"), "a list of texts, not []"),
-    (["a"], lambda options: options.mapping("key"), "a table of texts, as in {zone = \"a\"}, not ['a']"),
+    ([1], lambda options: options.texts("key"), "a list of strings, not [1]"),
+    ([], lambda options: options.texts("key"), "a list of strings, not []"),
+    (["a"], lambda options: options.mapping("key"), "a table of strings, as in {zone = \"a\"}, not ['a']"),
     ("x" * 200, lambda options: options.choice("key", ("a",)), f"one of a, not '{'x' * 78}…"),
 ]
 
@@ -113,9 +113,9 @@ def test_keys_of_a_nested_table_are_named_in_full() -> None:
     options = Options({"rules": [{"use": 1}]}, "rules")
     (value,) = options.sequence("rules", "a list")
     rule = options.table("rules[0]", value, "use", expected="a table")
-    with pytest.raises(ConfigError, match=r"^rules\[0\]\.use: a text that is not empty, not 1$"):
+    with pytest.raises(ConfigError, match=r"^rules\[0\]\.use: a string that is not empty, not 1$"):
         rule.text("use")
-    with pytest.raises(ConfigError, match=r"^rules\[0\]\.labels\.zone: a text that is not empty, not 1$"):
+    with pytest.raises(ConfigError, match=r"^rules\[0\]\.labels\.zone: a string that is not empty, not 1$"):
         options.table("rules[0]", {"labels": {"zone": 1}}, "labels", expected="a table").mapping("labels")
     with pytest.raises(ConfigError, match=r"^rules\[0\]: a table, not 7$"):
         options.table("rules[0]", 7, "use", expected="a table")

@@ -175,7 +175,7 @@ class RequestMetrics:
     def _count_bytes(self, send: Send, record: RequestRecord) -> Send:
         def count(size: int) -> None:
             if record.has_content and size:
-                self._metrics.sent.add(self._door, record.source, by=size)
+                self._metrics.sent.add(self._door, record.source, amount=size)
 
         async def counting_send(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -94,18 +94,18 @@ class Counts:
         name: The name of the metric.
         text: What it measures.
         labels: The names of its labels.
-        known: Label values that start at 0, so that their first increment is visible.
+        initial: Label values that start at 0, so that their first increment is visible.
     """
 
-    def __init__(self, name: str, text: str, *labels: str, known: Sequence[Labels] = ()) -> None:
+    def __init__(self, name: str, text: str, *labels: str, initial: Sequence[Labels] = ()) -> None:
         self._name = name
         self._text = text
         self._labels = labels
-        self._values: dict[Labels, float] = dict.fromkeys(known, 0)
+        self._values: dict[Labels, float] = dict.fromkeys(initial, 0)
 
-    def add(self, *labels: str, by: float = 1) -> None:
-        """Add `by` to the series with the label values `labels`."""
-        self._values[labels] = self._values.get(labels, 0) + by
+    def add(self, *labels: str, amount: float = 1) -> None:
+        """Add `amount` to the series with the label values `labels`."""
+        self._values[labels] = self._values.get(labels, 0) + amount
 
     def value(self, *labels: str) -> float:
         """Return the value of the series with the label values `labels`."""
@@ -154,50 +154,50 @@ class Metrics:
             "peili_cut_answers_total",
             "Responses that were started and not finished.",
             "door",
-            known=[(LOCAL,), (PEER,)],
+            initial=[(LOCAL,), (PEER,)],
         )
         self.sent = Counts(
             "peili_sent_bytes_total",
             "Bytes of content that were sent, by door and source.",
             *("door", "source"),
-            known=[(LOCAL, FROM_STORE), (LOCAL, FROM_PEER), (PEER, FROM_STORE)],
+            initial=[(LOCAL, FROM_STORE), (LOCAL, FROM_PEER), (PEER, FROM_STORE)],
         )
         self.failures = Counts(
             "peili_peer_failures_total",
             "Peers that could not be used while content was fetched, by reason.",
             "reason",
-            known=[(each,) for each in sorted(FailureReason)],
+            initial=[(each,) for each in sorted(FailureReason)],
         )
         self.quarantines = Counts(
             "peili_quarantines_total",
             "Peers that are not used for a blob because they sent wrong bytes of it.",
-            known=[()],
+            initial=[()],
         )
         self.unverified = Counts(
             "peili_unverified_relays_total",
             "Responses that were relayed unverified although `verify` is on: a `part` without the end of the content, "
             "or one whose `beginning` could not be read back.",
             "reason",
-            known=[("part",), ("beginning",)],
+            initial=[("part",), ("beginning",)],
         )
         self.lookups = Counts(
             "peili_lookups_total",
             "Requests to the router for content that is not here, by its answer.",
             "result",
-            known=[(each,) for each in (HIT, MISS, WAIT, FAILED)],
+            initial=[(each,) for each in (HIT, MISS, WAIT, FAILED)],
         )
         self.lookup_seconds = Durations("peili_lookup_seconds", "How long the router took to answer.", _LOOKUP_SECONDS)
         self.limited = Counts(
             "peili_limited_total",
             "How often a limit of `Limits` was reached.",
             "limit",
-            known=[(each,) for each in _LIMITS],
+            initial=[(each,) for each in _LIMITS],
         )
         self._runtime = Counts(
             "peili_runtime_requests_total",
             "Requests at the local door, by the name in the client's User-Agent.",
             "client",
-            known=[("containerd",)],
+            initial=[("containerd",)],
         )
         self._runtime_last: dict[Labels, float] = {}
 

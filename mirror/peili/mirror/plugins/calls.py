@@ -1,4 +1,7 @@
-"""Calls a plug-in so that nothing it does harms the mirror: bounded in time, with known errors only."""
+"""Calls a plug-in so that nothing it does harms the mirror: bounded in time, with known errors only.
+
+A cancellation is passed on, even if the plug-in raised it itself; see `is_cancelled`.
+"""
 
 from __future__ import annotations
 

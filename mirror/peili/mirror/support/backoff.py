@@ -27,9 +27,9 @@ class Backoff:
 
     async def sleep(self) -> None:
         """Wait for the current delay. The next delay is twice as long."""
-        await asyncio.sleep(self.take())
+        await asyncio.sleep(self.next_delay())
 
-    def take(self) -> float:
+    def next_delay(self) -> float:
         """Return the current delay in seconds. The next delay is twice as long."""
         delay, self.delay = self.delay, min(2 * self.delay, self._longest)
         return delay * random.uniform(1 - self._jitter, 1)  # noqa: S311 - spreads hosts in time, not a secret

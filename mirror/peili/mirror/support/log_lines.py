@@ -1,4 +1,6 @@
-"""Log lines that nobody can stretch or forge, although much of what is logged comes from other hosts."""
+"""Makes log messages safe: one line, of bounded length, without control characters.
+
+Many messages contain text from peers and clients."""
 
 from __future__ import annotations
 

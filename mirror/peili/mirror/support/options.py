@@ -15,8 +15,8 @@ _T = TypeVar("_T")
 
 _LONGEST_VALUE = 80
 """Characters of a wrong value that an error repeats."""
-REQUIRED: Final[Any] = object()
-"""The default of an option that has none: the option must be given."""
+MISSING: Final[Any] = object()
+"""Stands for a default or a value that is not given."""
 
 
 class Options:
@@ -47,7 +47,7 @@ class Options:
         """Whether the option `key` is given."""
         return key in self._config
 
-    def wrong(self, key: str, expected: str, value: object = REQUIRED) -> ConfigError:
+    def wrong(self, key: str, expected: str, value: object = MISSING) -> ConfigError:
         """Return the error for a wrong option, for checks that no method here does.
 
         Args:
@@ -55,12 +55,12 @@ class Options:
             expected: what would be right.
             value: the wrong value; by default the value of the option `key`, if that is given.
         """
-        if value is REQUIRED:
-            value = self._config.get(key, REQUIRED)
-        instead = "" if value is REQUIRED else f", not {_shown(value)}"
+        if value is MISSING:
+            value = self._config.get(key, MISSING)
+        instead = "" if value is MISSING else f", not {_shown(value)}"
         return ConfigError(self._prefix + key, expected + instead)
 
-    def value(self, key: str, kind: type[_T] | tuple[type[_T], ...], expected: str, default: Any = REQUIRED) -> Any:
+    def value(self, key: str, kind: type[_T] | tuple[type[_T], ...], expected: str, default: Any = MISSING) -> Any:
         """Return the value of an option, which must be an instance of `kind`."""
         value = self._config.get(key, default)
         if key in self._config:
@@ -68,18 +68,18 @@ class Options:
             fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not fits:
                 raise self.wrong(key, expected)
-        elif value is REQUIRED:
+        elif value is MISSING:
             raise self.wrong(key, expected)
         return value
 
-    def text(self, key: str, default: str | _T = REQUIRED, *, expected: str = "a text that is not empty") -> str | _T:
+    def text(self, key: str, default: str | _T = MISSING, *, expected: str = "a string that is not empty") -> str | _T:
         """Return a text. Raises ConfigError for an empty one."""
         value: str | _T = self.value(key, str, expected, default)
         if key in self and not value:
             raise self.wrong(key, expected)
         return value
 
-    def boolean(self, key: str, default: bool | _T = REQUIRED, *, expected: str = "true or false") -> bool | _T:
+    def boolean(self, key: str, default: bool | _T = MISSING, *, expected: str = "true or false") -> bool | _T:
         """Return true or false."""
         value: bool | _T = self.value(key, bool, expected, default)
         return value
@@ -87,7 +87,7 @@ class Options:
     def integer(
         self,
         key: str,
-        default: int | _T = REQUIRED,
+        default: int | _T = MISSING,
         *,
         minimum: int = 0,
         maximum: int = 2**53,
@@ -101,7 +101,7 @@ class Options:
         return cast("int | _T", value)
 
     def number(
-        self, key: str, default: float | _T = REQUIRED, *, minimum: float = 0.0, expected: str | None = None
+        self, key: str, default: float | _T = MISSING, *, minimum: float = 0.0, expected: str | None = None
     ) -> float | _T:
         """Return a finite number that is at least `minimum`, such as a duration in seconds."""
         expected = expected or f"a number, {minimum:g} or more"
@@ -112,7 +112,7 @@ class Options:
             raise self.wrong(key, expected)
         return float(value)
 
-    def choice(self, key: str, allowed: Collection[str], default: str | _T = REQUIRED) -> str | _T:
+    def choice(self, key: str, allowed: Collection[str], default: str | _T = MISSING) -> str | _T:
         """Return one of the `allowed` texts."""
         expected = f"one of {', '.join(allowed)}"
         value: str | _T = self.value(key, str, expected, default)
@@ -121,7 +121,7 @@ class Options:
         return value
 
     def path(
-        self, key: str, default: Path | _T = REQUIRED, *, absolute: bool = False, expected: str | None = None
+        self, key: str, default: Path | _T = MISSING, *, absolute: bool = False, expected: str | None = None
     ) -> Path | _T:
         """Return a path, with `absolute` only an absolute one. Whether a file exists there is not checked."""
         expected = expected or ("an absolute path" if absolute else "a path")
@@ -133,7 +133,7 @@ class Options:
             raise self.wrong(key, expected)
         return path
 
-    def sequence(self, key: str, expected: str, default: Any = REQUIRED, *, empty: bool = False) -> tuple[Any, ...]:
+    def sequence(self, key: str, expected: str, default: Any = MISSING, *, empty: bool = False) -> tuple[Any, ...]:
         """Return the items of a list, of any type. Raises ConfigError for an empty list unless `empty` is true."""
         value: Any = self.value(key, (list, tuple), expected, default)
         if key in self and not value and not empty:
@@ -141,22 +141,22 @@ class Options:
         return tuple(value)
 
     def texts(
-        self, key: str, default: Any = REQUIRED, *, empty: bool = False, expected: str = "a list of texts"
+        self, key: str, default: Any = MISSING, *, empty: bool = False, expected: str = "a list of strings"
     ) -> tuple[str, ...]:
-        """Return a list of texts. Raises ConfigError for an empty list unless `empty` is true."""
+        """Return a list of strings. Raises ConfigError for an empty list unless `empty` is true."""
         values = self.sequence(key, expected, default, empty=empty)
         if not all(isinstance(each, str) for each in values):
             raise self.wrong(key, expected)
         return values
 
     def mapping(
-        self, key: str, default: Any = REQUIRED, *, expected: str = 'a table of texts, as in {zone = "a"}'
+        self, key: str, default: Any = MISSING, *, expected: str = 'a table of strings, as in {zone = "a"}'
     ) -> dict[str, str]:
-        """Return a table of texts. Raises ConfigError for an empty text."""
+        """Return a table of strings. Raises ConfigError for an empty text."""
         table: dict[str, Any] = self.value(key, dict, expected, default)
         for name, text in table.items():
             if not isinstance(text, str) or not text:
-                raise self.wrong(f"{key}.{name}", "a text that is not empty", text)
+                raise self.wrong(f"{key}.{name}", "a string that is not empty", text)
         return dict(table)
 
     def table(self, place: str, value: object, *known: str, expected: str) -> Options:
