@@ -6,6 +6,8 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,71 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE_ROOTS = ("mirror", "routers", "stores", "adapters")
+GENERATED = "peili.stores.containerd.protos"
+
+
+def product_modules() -> dict[str, ast.Module]:
+    """All modules of the product by name, except generated ones."""
+    modules: dict[str, ast.Module] = {}
+    for root in SOURCE_ROOTS:
+        for path in sorted((ROOT / root).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT / root).with_suffix("").parts).removesuffix(".__init__")
+            if not name.startswith(GENERATED):
+                modules[name] = ast.parse(path.read_text(encoding="utf-8"))
+    return modules
+
+
+MODULES = product_modules()
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """Every ``from module import name`` of product modules, wherever it stands: also under TYPE_CHECKING."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("peili."):
+            for alias in node.names:
+                yield node.module, alias.name
+
+
+def imported_modules(name: str) -> set[str]:
+    """The product modules that the module `name` imports."""
+    found = {f"{module}.{each}" if f"{module}.{each}" in MODULES else module for module, each in imports(MODULES[name])}
+    return found & set(MODULES)
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: imported_modules(name) for name in MODULES}
+    try:
+        order = list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"an import cycle: {error.args[1]}")
+    assert set(order) == set(MODULES)
+
+
+def test_the_names_of_classes_are_unique() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, tree in MODULES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_no_private_name_is_imported_from_another_folder() -> None:
+    wrong = [
+        f"{name} imports {each} from {module}"
+        for name, tree in MODULES.items()
+        for module, each in imports(tree)
+        if any(part.startswith("_") for part in (*module.split("."), each)) and folder_of(module) != folder_of(name)
+    ]
+    assert wrong == []
+
+
+def folder_of(module: str) -> str:
+    return module if is_package(module) else module.rpartition(".")[0]
+
+
+def is_package(module: str) -> bool:
+    return any((ROOT / root / Path(*module.split(".")) / "__init__.py").exists() for root in SOURCE_ROOTS)
 
 
 def test_nobody_imports_what_they_may_not(tmp_path: Path) -> None:

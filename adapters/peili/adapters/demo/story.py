@@ -18,7 +18,6 @@ from typing_extensions import override
 
 from peili.adapters.demo.client import require_oras
 from peili.adapters.demo.hosts import DemoHost
-from peili.adapters.standalone.about import version
 from peili.mirror import Digest, PeiliError
 from peili.mirror.testing.images import Image, make_layout
 
@@ -61,7 +60,7 @@ class Demo:
     async def run(self, *, corrupt: bool) -> bool:
         """Run it. Returns whether every pull had the right digests. Raises TimeoutError."""
         a, b, c = self._hosts
-        _print(f"peili {version('peili')}: three hosts on this machine, and no registry")
+        _print("Three hosts on this machine, and no registry")
         for host in self._hosts:
             _print(f"   {host.name}  for its runtime {host.registry}, for its peers {host.peer.urls[0]}")
         image = await self._make_image(a, corrupt=corrupt)
