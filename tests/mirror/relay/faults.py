@@ -1,4 +1,4 @@
-"""The ways in which a holder can be sick without lying: it says that it has the content, and then does this."""
+"""The faults that an honest holder can have: it claims to have the content, and then behaves like this."""
 
 from __future__ import annotations
 

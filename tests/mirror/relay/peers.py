@@ -1,4 +1,4 @@
-"""Peers for the tests of the relay: raw HTTP servers on loopback that are honest, or misbehave by a script."""
+"""Peers for the tests of the relay: raw HTTP servers on loopback. A script decides whether they are honest."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PIECE = 64 * 1024
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One request as it came."""
+    """One request that a peer received."""
 
     method: str
     path: str
@@ -41,11 +41,11 @@ class Exchange:
     writer: asyncio.StreamWriter
     sent: int = field(default=0)
     is_silent: bool = field(default=False)
-    digest: Digest | None = None  # of `content`, where it is known: a large one takes long
+    digest: Digest | None = None  # of `content`, if it is known: hashing large content takes long
 
     @property
     def part(self) -> tuple[int, int]:
-        """First byte, and the one behind the last, of what was asked for."""
+        """The start and the stop of the requested bytes."""
         if self.request.range is None:
             return 0, len(self.content)
         first, last = self.request.range.removeprefix("bytes=").split("-")
@@ -59,7 +59,7 @@ class Exchange:
         return self.content[start:stop]
 
     async def head(self, status: int | None = None, **headers: str) -> None:
-        """Status line and headers: the honest ones, but for those given (empty: left out)."""
+        """Send the status line and the headers. `headers` replace the honest ones; an empty one is not sent."""
         start, stop = self.part
         fields = {
             "content-length": str(stop - start),
@@ -81,7 +81,7 @@ class Exchange:
             self.sent += len(piece)
 
     async def silence(self) -> None:
-        """Say nothing more until the other side closes."""
+        """Send nothing more until the other side closes."""
         self.is_silent = True
         await self.reader.read()
 
@@ -98,7 +98,7 @@ Script: TypeAlias = Callable[[Exchange], Awaitable[None]]
 
 
 class ScriptedPeer:
-    """Has `content`, and answers each request for it as `script` says. Records what it is asked."""
+    """Has `content`, and lets `script` answer each request for it. Records the requests."""
 
     def __init__(self, name: str, content: bytes, script: Script) -> None:
         self.name = name
@@ -138,9 +138,9 @@ class ScriptedPeer:
         request, *lines = head.strip().split("\r\n")
         method, path, _ = request.split(" ")
         pairs = (line.split(":", 1) for line in lines)
-        asked = RecordedRequest(method, path, {name.lower(): value.strip() for name, value in pairs})
-        exchange = Exchange(asked, self.content, reader, writer)
-        self.requests.append(asked)
+        recorded = RecordedRequest(method, path, {name.lower(): value.strip() for name, value in pairs})
+        exchange = Exchange(recorded, self.content, reader, writer)
+        self.requests.append(recorded)
         self.exchanges.append(exchange)
         await self.script(exchange)
 
@@ -149,7 +149,7 @@ class ScriptedPeer:
 async def listening(
     scripted: ScriptedPeer, address: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
 ) -> AsyncGenerator[ScriptedPeer]:
-    """`scripted` on a port of its own."""
+    """Serve `scripted` on a free port."""
     running: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -173,7 +173,7 @@ async def listening(
 
 @asynccontextmanager
 async def peers(content: bytes, *scripts: Script) -> AsyncGenerator[list[ScriptedPeer]]:
-    """One peer for each script, named a, b, …"""
+    """Serve one peer for each script. Their ids are a, b, …"""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(listening(ScriptedPeer("abcdefgh"[place], content, script)))
@@ -182,7 +182,7 @@ async def peers(content: bytes, *scripts: Script) -> AsyncGenerator[list[Scripte
 
 
 def refusing_url() -> str:
-    """A URL where nobody listens."""
+    """Return a URL that refuses connections."""
     return f"http://127.0.0.1:{free_port()}"
 
 
@@ -214,7 +214,7 @@ def resets_after(count: int) -> Script:
     async def script(exchange: Exchange) -> None:
         await exchange.head()
         await exchange.send(exchange.body[:count])
-        await asyncio.sleep(0.05)  # a reset takes away what was sent but not yet read
+        await asyncio.sleep(0.05)  # a reset discards bytes that were sent but not read yet
         exchange.reset()
 
     return script
@@ -250,7 +250,7 @@ def drips_after(count: int, piece: int = 512, pause: float = 0.05) -> Script:
 
 
 async def wrong_bytes(exchange: Exchange) -> None:
-    """The right number of bytes; the last one of the content is wrong."""
+    """Send the right number of bytes, of which the last byte of the content is wrong."""
     body = exchange.body
     if exchange.part[1] < len(exchange.content):
         await honest(exchange)
@@ -260,7 +260,7 @@ async def wrong_bytes(exchange: Exchange) -> None:
 
 
 async def wrong_bytes_2(exchange: Exchange) -> None:
-    """As `wrong_bytes`, with another wrong byte."""
+    """Like `wrong_bytes`, with another wrong byte."""
     await exchange.head()
     await exchange.send(exchange.body[:-1] + bytes([exchange.body[-1] ^ 0x0F]))
 
@@ -272,7 +272,7 @@ async def wrong_in_the_middle(exchange: Exchange) -> None:
 
 
 async def other_content(exchange: Exchange) -> None:
-    """As many bytes of something else."""
+    """Send as many bytes of something else."""
     await exchange.head()
     await exchange.send(bytes(len(exchange.body)))
 
@@ -288,7 +288,7 @@ async def wrong_digest(exchange: Exchange) -> None:
 
 
 async def too_large(exchange: Exchange) -> None:
-    """Says to have more than there is, and sends it."""
+    """State more bytes than there are, and send them."""
     size = len(exchange.content) + 10
     start, _ = exchange.part
     content_range = f"bytes {start}-{size - 1}/{size}" if exchange.request.range else ""
@@ -313,7 +313,7 @@ async def other_range(exchange: Exchange) -> None:
 
 
 async def other_size(exchange: Exchange) -> None:
-    """The part that was asked for, of something larger."""
+    """Send the requested range of something larger."""
     start, stop = exchange.part
     await exchange.head(content_range=f"bytes {start}-{stop - 1}/{len(exchange.content) + 1}")
     await exchange.send(exchange.body)
@@ -331,13 +331,13 @@ async def gzipped(exchange: Exchange) -> None:
 
 
 async def chunked(exchange: Exchange) -> None:
-    """Has both lengths; by RFC 9112, 6.3, the one of the chunks counts."""
+    """Send both lengths. By RFC 9112, 6.3, the chunks decide."""
     await exchange.head(transfer_encoding="chunked")
     await exchange.send(f"{len(exchange.body):x}\r\n".encode() + exchange.body + b"\r\n0\r\n\r\n")
 
 
 async def only_chunked(exchange: Exchange) -> None:
-    """As behind a proxy that does not keep the length."""
+    """Send chunks without a length, like a proxy."""
     await exchange.head(content_length="", transfer_encoding="chunked")
     await exchange.send(f"{len(exchange.body):x}\r\n".encode() + exchange.body + b"\r\n0\r\n\r\n")
 
@@ -355,7 +355,7 @@ def answers(status: int, **headers: str) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """Each request by the next script, then all by the last."""
+    """Answer each request by the next script, and all further ones by the last script."""
     left = list(scripts)
 
     async def script(exchange: Exchange) -> None:
@@ -365,7 +365,7 @@ def in_turn(*scripts: Script) -> Script:
 
 
 def endless(size: int) -> Script:
-    """Says to have `size` bytes, and sends without an end."""
+    """State `size` bytes, and send without an end."""
 
     async def script(exchange: Exchange) -> None:
         start, _ = exchange.part
@@ -378,8 +378,9 @@ def endless(size: int) -> Script:
 
 
 def member(name: str, contents: Mapping[Digest, bytes], script: Script, *, late: float = 0) -> Script:
-    """Of a peili called `name` that says of all `contents` that it has them, and sends them as `script` does. Whatever
-    it is asked, it answers `late` seconds later.
+    """Act as a peili host called `name` that claims to have all `contents`; `script` sends them.
+
+    Each answer comes `late` seconds later.
     """
 
     async def answer(exchange: Exchange) -> None:

@@ -1,4 +1,4 @@
-"""The mirror under test, served on a real socket, with the router and the runtime that the tests give it."""
+"""The mirror under test on a real socket, with routers and a runtime for the tests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ KIB, MIB = 1024, 1024 * 1024
 SHORT: dict[str, Any] = {
     "connect_timeout": 5.0,
     "first_byte_timeout": 1.5,
-    "hedge_delay": 5.0,  # tests that are not about it shall not ask a second holder on a busy machine
+    "hedge_delay": 5.0,  # so that other tests do not ask a second holder on a busy machine
     "stall_timeout": 1.2,
     "min_rate": 16 * KIB,
     "rate_window": 0.5,
@@ -47,18 +47,18 @@ SHORT: dict[str, Any] = {
     "drain_timeout": 0.5,
 }
 LARGE = 600 * KIB
-"""Above `verify_ahead`: streamed."""
+"""More than `verify_ahead`: streamed."""
 SMALL = 20 * KIB
-"""Below it: collected ahead."""
+"""Less than `verify_ahead`: collected."""
 NEVER = 600.0
-"""Seconds of a bound that a test would not live to see: what ends all the same, did not wait for it."""
+"""Seconds of a limit that is longer than any test: if something ends, it did not wait for this limit."""
 DATA_PATHS: dict[str, dict[str, Any]] = {
     "hashed": {"verify": True},
     "spliced": {"verify": False},
     "hashed, messages": {"verify": True, "direct": False},
     "untouched, messages": {"verify": False, "direct": False},
 }
-"""How large content goes to the runtime: for `pulling`."""
+"""The ways in which large content goes to the runtime, as arguments of `pulling`."""
 
 
 def content(size: int, seed: int = 1) -> bytes:
@@ -66,7 +66,7 @@ def content(size: int, seed: int = 1) -> bytes:
 
 
 class FixedRouter(Router):
-    """Gives the holders that it was told, always in that order."""
+    """Returns the given holders, always in that order."""
 
     def __init__(self, *holders: Holder) -> None:
         self.holders = holders
@@ -88,7 +88,7 @@ class FixedRouter(Router):
 
 
 class RecordingLease(Lease):
-    """Records what it is told."""
+    """Records its calls."""
 
     def __init__(self) -> None:
         self.offsets: list[int] = []
@@ -102,14 +102,14 @@ class RecordingLease(Lease):
     @override
     async def release(self, reason: str) -> None:
         self.reasons.append(reason)
-        await asyncio.sleep(0.01)  # as one that tells somebody else
+        await asyncio.sleep(0.01)  # like a lease that sends a message
 
 
 Advice: TypeAlias = Feed | Wait | Upstream | Exception
 
 
 class AdvisingRouter(Router):
-    """Gives the advice that it was told, in turn, and then the last one for ever."""
+    """Returns the given advice in turn, and then the last one for ever."""
 
     def __init__(self, *advice: Advice | Callable[[], Advice]) -> None:
         self._advice = list(advice)
@@ -137,7 +137,7 @@ class AdvisingRouter(Router):
 
 @dataclass
 class PullResult:
-    """What the runtime got. `whole`: the body ended where it had to."""
+    """What the runtime received. `whole`: the body ended where it had to."""
 
     status: int
     headers: httpx.Headers
@@ -147,7 +147,7 @@ class PullResult:
 
 @dataclass
 class Host:
-    """A host that pulls: its mirror is served at `address`."""
+    """A host whose runtime pulls. Its mirror is served at `address`."""
 
     mirror: Mirror
     address: tuple[str, int]
@@ -157,7 +157,7 @@ class Host:
     async def get(
         self, digest: Digest, byte_range: str | None = None, *, kind: str = "blobs", method: str = "GET"
     ) -> PullResult:
-        """Ask for content and take what comes."""
+        """Request content, and read the response."""
         headers = {"Range": byte_range} if byte_range else {}
         body, whole = bytearray(), True
         async with self.client.stream(method, path_of(digest, kind), headers=headers) as response:
@@ -169,7 +169,7 @@ class Host:
         return PullResult(response.status_code, response.headers, bytes(body), whole)
 
     async def ask(self, digest: Digest) -> socket.socket:
-        """Ask for a blob on a raw socket that takes as little as may be, and don't read."""
+        """Request a blob on a raw socket with small buffers, and do not read the response."""
         connection = socket.socket()
         self.connections.append(connection)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -191,7 +191,7 @@ def path_of(digest: Digest, kind: str = "blobs") -> str:
 
 
 def _wrapped(app: ASGIApp) -> ASGIApp:
-    """As behind a middleware: `send` is no longer the server's own."""
+    """Add a middleware, so that `send` is not the server's own."""
 
     async def wrapper(scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
@@ -212,13 +212,20 @@ async def pulling(
     client_ssl: ssl.SSLContext | None = None,
     **limits: Any,
 ) -> AsyncGenerator[Host]:
-    """A host whose mirror has nothing (or `store`) and hears of holders from `router`.
+    """Serve a host whose store is empty, or `store`.
 
-    Unless `direct`, bodies go to the runtime as ASGI messages.
+    Args:
+        router: a router, or the holders of a `FixedRouter`.
+        store: the host's store.
+        verify: as for `Mirror`.
+        direct: whether bodies may go to the runtime's socket directly. Otherwise they are ASGI messages.
+        client_ssl: as for `Mirror`.
+        limits: replace those of `SHORT`.
     """
-    asked = router if isinstance(router, Router) else FixedRouter(*router)
-    bounds = Limits(**{**SHORT, **limits})
-    mirror = Mirror(store or MemoryStore(), asked, verify=verify, client_ssl=client_ssl, limits=bounds)
+    if not isinstance(router, Router):
+        router = FixedRouter(*router)
+    all_limits = Limits(**{**SHORT, **limits})
+    mirror = Mirror(store or MemoryStore(), router, verify=verify, client_ssl=client_ssl, limits=all_limits)
     if not direct:
         mirror.local = _wrapped(mirror.local)
     async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
@@ -233,7 +240,7 @@ async def pulling(
 
 
 async def until(condition: Callable[[], object], *, within: float = 60) -> None:
-    """Wait for `condition` to hold, with a deadline far beyond what a slow machine takes."""
+    """Wait until `condition` is true. The deadline is much longer than a slow machine needs."""
     async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - conditions of all kinds, few of which have an event
+        while not condition():  # noqa: ASYNC110 - most conditions have no event
             await asyncio.sleep(0.005)

@@ -1,4 +1,4 @@
-"""The paths that bytes take through a relay: hashed in other threads, by the kernel alone, or from a peer by TLS."""
+"""The paths of bytes through a relay: hashed in other threads, spliced by the kernel, or read over TLS."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from peili.mirror.relay.verify import Piece, Verifier
 pytestmark = pytest.mark.anyio
 
 
-class Hashed:
-    """Notes where pieces were hashed, and how large they were."""
+class HashRecorder:
+    """Records in which thread pieces were hashed, and how large they were."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.here: list[int] = []
@@ -29,35 +29,35 @@ class Hashed:
         feed = Verifier.feed
         loop = threading.get_ident()
 
-        def noting(verifier: Verifier, piece: Piece) -> Piece:
+        def recording_feed(verifier: Verifier, piece: Piece) -> Piece:
             (self.here if threading.get_ident() == loop else self.elsewhere).append(len(piece))
             return feed(verifier, piece)
 
-        monkeypatch.setattr(Verifier, "feed", noting)
+        monkeypatch.setattr(Verifier, "feed", recording_feed)
 
 
-class Spliced:
+class SpliceRecorder:
     """Counts the bytes that the kernel moved into a pipe."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.moves: dict[int, int] = {}
         splice = os.splice
 
-        def counting(source: int, target: int, *args: Any, **named: Any) -> int:
+        def counting_splice(source: int, target: int, *args: Any, **named: Any) -> int:
             moved = splice(source, target, *args, **named)
             self.moves[target] = self.moves.get(target, 0) + moved
             return moved
 
-        monkeypatch.setattr(os, "splice", counting)
+        monkeypatch.setattr(os, "splice", counting_splice)
 
     @property
     def moved(self) -> int:
-        """The bytes of which it can be said that they went in and out again."""
+        """The bytes that certainly went into a pipe and out again."""
         return sum(self.moves.values()) // 2
 
 
-async def test_hashing_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, hashed = content(8 * MIB), Hashed(monkeypatch)
+async def test_hashing_runs_in_other_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, hashed = content(8 * MIB), HashRecorder(monkeypatch)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
     assert sum(hashed.here + hashed.elsewhere) == len(data)
@@ -65,8 +65,8 @@ async def test_hashing_is_left_to_other_threads(monkeypatch: pytest.MonkeyPatch)
     assert sum(hashed.elsewhere) > 7 * MIB
 
 
-async def test_ten_transfers_that_hash_do_not_slow_a_head(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HashPipeline takes as long as HEADs need to be answered here: on the loop that would be for ever."""
+async def test_hashing_in_ten_transfers_does_not_slow_a_head_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, hashing goes on until HEAD requests are answered. On the event loop, that would be for ever."""
     data, feed = content(2 * MIB), Verifier.feed
     answered, hashing, in_vain = threading.Event(), threading.Event(), threading.Event()
 
@@ -89,27 +89,25 @@ async def test_ten_transfers_that_hash_do_not_slow_a_head(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("byte_range", [None, "bytes=1000-4194303"])
-async def test_unverified_content_goes_by_the_kernel_alone(
-    byte_range: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, spliced, hashed = content(4 * MIB), Spliced(monkeypatch), Hashed(monkeypatch)
+async def test_unverified_content_is_spliced(byte_range: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spliced, hashed = content(4 * MIB), SpliceRecorder(monkeypatch), HashRecorder(monkeypatch)
     async with peers(data, honest) as [a], pulling([a.holder], verify=False) as host:
         pulled = await host.get(Digest.of(data), byte_range)
         assert pulled.body == (data[1000:] if byte_range else data)
     assert hashed.here + hashed.elsewhere == []
-    assert spliced.moved > len(data) - 64 * 1024  # all but what came with the head of the answer
+    assert spliced.moved > len(data) - 64 * 1024  # all but the bytes that came with the head of the response
 
 
-async def test_a_part_that_can_not_be_verified_goes_by_the_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    data, spliced = content(4 * MIB), Spliced(monkeypatch)
+async def test_a_part_that_cannot_be_verified_is_spliced(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spliced = content(4 * MIB), SpliceRecorder(monkeypatch)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data), f"bytes=0-{3 * MIB}")).body == data[: 3 * MIB + 1]
     assert spliced.moved > 2 * MIB
 
 
 @pytest.mark.parametrize("path", ["hashed", "hashed, messages", "untouched, messages"])
-async def test_the_kernel_is_not_used_where_it_can_not_be(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data, spliced = content(LARGE), Spliced(monkeypatch)
+async def test_other_paths_do_not_splice(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, spliced = content(LARGE), SpliceRecorder(monkeypatch)
     async with peers(data, honest) as [a], pulling([a.holder], **DATA_PATHS[path]) as host:
         assert (await host.get(Digest.of(data))).body == data
     assert spliced.moves == {}
@@ -141,8 +139,8 @@ async def _secure(peer: ScriptedPeer, server: ssl.SSLContext) -> asyncio.Server:
 
 @pytest.mark.parametrize("path", DATA_PATHS)
 @pytest.mark.parametrize("size", [SMALL, LARGE, 4 * MIB])
-async def test_a_peer_is_read_by_tls(path: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spliced = Spliced(monkeypatch)
+async def test_a_peer_is_read_over_tls(path: str, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spliced = SpliceRecorder(monkeypatch)
     node = make_certificate(tmp_path)
     server, client = node.server_context(), node.client_context()
     data = content(size)
@@ -154,7 +152,7 @@ async def test_a_peer_is_read_by_tls(path: str, size: int, tmp_path: Path, monke
     assert spliced.moves == {}
 
 
-async def test_a_wrong_end_by_tls_is_withheld_and_taken_from_a_plain_peer(tmp_path: Path) -> None:
+async def test_a_wrong_end_over_tls_is_withheld_and_fetched_from_a_plain_peer(tmp_path: Path) -> None:
     node = make_certificate(tmp_path)
     server, client = node.server_context(), node.client_context()
     data = content(LARGE)
@@ -170,7 +168,7 @@ async def test_a_wrong_end_by_tls_is_withheld_and_taken_from_a_plain_peer(tmp_pa
 
 
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_plain_peer_continues_what_one_by_tls_began(path: str, tmp_path: Path) -> None:
+async def test_a_plain_peer_continues_a_transfer_that_began_over_tls(path: str, tmp_path: Path) -> None:
     node = make_certificate(tmp_path)
     server, client = node.server_context(), node.client_context()
     data = content(LARGE)

@@ -1,4 +1,4 @@
-"""A peer that says that it is another one keeps nobody from that one's content."""
+"""A peer that claims the identity of another one does not hide that one's content."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 
 def known_as(identity: str, script: Script) -> Script:
-    """Has the content, as far as it says, and is `identity`, as far as it says; what it sends is up to `script`."""
+    """Claim to have the content and to be `identity`; `script` decides what is sent."""
 
     async def answer(exchange: Exchange) -> None:
         if exchange.request.path.startswith("/_router/keys/"):
@@ -27,12 +27,12 @@ def known_as(identity: str, script: Script) -> Script:
 
 @pytest.mark.parametrize(("bad", "number"), [(wrong_bytes, 1), (silent, 1), (silent, 5), (answers(404), 5)])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_each_pull_succeeds_with_the_one_who_has_it(size: int, number: int, bad: Script) -> None:
+async def test_each_pull_succeeds_with_the_real_holder(size: int, number: int, bad: Script) -> None:
     scripts = [known_as("node-b", bad)] * number + [known_as("node-b", honest)]
     for seed in range(3):
         data = content(size, seed)
-        async with peers(data, *scripts) as those:
-            router = StaticRouter([Peer(url, (url,)) for each in those for url in each.urls])
+        async with peers(data, *scripts) as scripted:
+            router = StaticRouter([Peer(url, (url,)) for each in scripted for url in each.urls])
             async with pulling(router, hedge_delay=0.05, first_byte_timeout=1.0) as host:
                 pulled = await host.get(Digest.of(data))
                 assert (pulled.status, pulled.body, pulled.whole) == (200, data, True)

@@ -1,4 +1,4 @@
-"""Of what type relayed content is said to be."""
+"""The media type of relayed content."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ INDEX = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
-async def test_a_manifest_is_of_its_own_type_wherever_it_is_asked_for(method: str, kind: str) -> None:
-    # containerd resolves a digest at /blobs/ when nobody has it at /manifests/ (a peer may come up in between). Of an
-    # image that is application/octet-stream it would pull nothing else, and call that a success.
+async def test_a_manifest_has_its_own_type_at_every_path(method: str, kind: str) -> None:
+    # containerd resolves a digest at /blobs/ if no peer has it at /manifests/ (a peer may come up in between). If that
+    # were application/octet-stream, containerd would pull nothing else of the image, and report success.
     async with peers(INDEX, honest) as [a], pulling([a.holder]) as host:
         pulled = await host.get(Digest.of(INDEX), kind=kind, method=method)
         assert pulled.status == 200
@@ -28,7 +28,7 @@ async def test_a_manifest_is_of_its_own_type_wherever_it_is_asked_for(method: st
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_any_other_blob_is_octets(size: int) -> None:
+async def test_any_other_blob_is_octet_stream(size: int) -> None:
     data = content(size)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data))).headers["content-type"] == "application/octet-stream"
@@ -38,11 +38,11 @@ UNKNOWN = "application/vnd.example.thing.v1+json"
 THING = json.dumps({"mediaType": UNKNOWN, "blobs": [], "x": "y" * 300}).encode()
 
 
-@pytest.mark.parametrize("said", [UNKNOWN, OCI_MANIFEST, OCTET_STREAM, "text/html", ""])
-async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(said: str) -> None:
+@pytest.mark.parametrize("claimed", [UNKNOWN, OCI_MANIFEST, OCTET_STREAM, "text/html", ""])
+async def test_a_manifest_of_an_unknown_type_has_the_type_that_it_states(claimed: str) -> None:
     async def script(exchange: Exchange) -> None:
         if exchange.request.method == "GET":
-            await exchange.head(content_type=said)
+            await exchange.head(content_type=claimed)
             await exchange.send(exchange.body)
         else:
             await honest(exchange)
@@ -58,27 +58,27 @@ async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(said:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-async def test_json_that_states_a_type_is_octets_where_a_blob_is_asked_for(method: str) -> None:
+async def test_json_that_states_a_type_is_octet_stream_as_a_blob(method: str) -> None:
     async with peers(THING, honest) as [a], pulling([a.holder]) as host:
         pulled = await host.get(Digest.of(THING), method=method)
         assert (pulled.status, pulled.headers["content-type"]) == (200, OCTET_STREAM)
 
 
-async def test_wrong_bytes_are_no_manifest_of_any_type() -> None:
+async def test_wrong_bytes_get_no_media_type() -> None:
     other = THING.replace(b"vnd.example", b"vnd.exampl3")
 
-    async def liar(exchange: Exchange) -> None:
+    async def script(exchange: Exchange) -> None:
         await exchange.head()
         await exchange.send(other)
 
-    async with peers(THING, liar, honest) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(THING, script, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         pulled = await host.get(Digest.of(THING), kind="manifests")
         assert (pulled.body, pulled.headers["content-type"]) == (THING, UNKNOWN)
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("stated", ["text", "a/b; c=d", "a/b\r\nX: y", "a/" + "b" * 200, 7, None])
-async def test_what_states_no_media_type_is_no_manifest(stated: object, method: str) -> None:
+async def test_json_without_a_valid_media_type_is_not_a_manifest(stated: object, method: str) -> None:
     data = json.dumps({"schemaVersion": 2, "mediaType": stated}).encode()
 
     async def script(exchange: Exchange) -> None:

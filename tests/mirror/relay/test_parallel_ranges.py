@@ -1,4 +1,4 @@
-"""A runtime that fetches one blob as parallel, open-ended ranges, and closes each after a part of it."""
+"""A runtime that fetches one blob as parallel open-ended ranges, and closes each response after a part of it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 
-async def _part(host: Host, digest: Digest, first: int, count: int, go: asyncio.Event) -> tuple[int, bytes]:
-    """The status, and `count` bytes from `first` on; the answer is held until `go`, then closed."""
+async def _part(host: Host, digest: Digest, first: int, count: int, close_now: asyncio.Event) -> tuple[int, bytes]:
+    """Return the status, and `count` bytes from `first` on. The response is closed at `close_now`."""
     body = bytearray()
     headers = {"Range": f"bytes={first}-"}
     async with (
@@ -27,20 +27,20 @@ async def _part(host: Host, digest: Digest, first: int, count: int, go: asyncio.
             body += piece
             if len(body) >= count:
                 break
-        await go.wait()
+        await close_now.wait()
     return response.status_code, bytes(body[:count])
 
 
-class _Bounded:
-    """A peer that answers `most` requests at a time, as a holder does, and others with 429."""
+class _LimitedPeer:
+    """A peer that serves `max_requests` at a time, like a real holder, and answers others with 429."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_requests: int) -> None:
+        self.max_requests = max_requests
         self.under_way = 0
         self.refused = 0
 
     async def __call__(self, exchange: Exchange) -> None:
-        if self.under_way >= self.most:
+        if self.under_way >= self.max_requests:
             self.refused += 1
             await exchange.head(429, content_length="0", content_range="")
             return
@@ -51,30 +51,30 @@ class _Bounded:
             self.under_way -= 1
 
 
-@pytest.mark.parametrize("most", [16, 2])
-async def test_no_part_is_refused_because_the_holder_was_asked_for_too_much(most: int) -> None:
-    """With 2, the holder has fewer places than this host believes: parts wait for each other then."""
-    data, go, bound = content(24 * MIB), asyncio.Event(), _Bounded(most)
+@pytest.mark.parametrize("max_requests", [16, 2])
+async def test_parts_wait_for_each_other_instead_of_failing(max_requests: int) -> None:
+    """With 2, the holder serves fewer requests than this host expects."""
+    data, close_now, bound = content(24 * MIB), asyncio.Event(), _LimitedPeer(max_requests)
     async with peers(data, bound) as [a], pulling([a.holder]) as host:
         host.client.timeout = httpx.Timeout(90)
-        parts = [asyncio.create_task(_part(host, Digest.of(data), n * MIB, MIB // 2, go)) for n in range(1, 21)]
+        parts = [asyncio.create_task(_part(host, Digest.of(data), n * MIB, MIB // 2, close_now)) for n in range(1, 21)]
         await asyncio.sleep(0)
         await until(lambda: bound.refused or len(a.requests) >= 20)
-        go.set()
+        close_now.set()
         for n, each in enumerate(parts, 1):
             assert await each == (206, data[n * MIB : n * MIB + MIB // 2])
 
 
-async def test_a_first_request_is_refused_at_once_where_the_holder_is_busy() -> None:
+async def test_the_first_request_fails_at_once_if_the_holder_is_busy() -> None:
     data = content(LARGE)
-    async with peers(data, _Bounded(0)) as [a], pulling([a.holder]) as host:
+    async with peers(data, _LimitedPeer(0)) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data))).status == 404
         assert (await host.get(Digest.of(data), "bytes=0-")).status == 404
         assert len(a.requests) == 2
 
 
-async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:
-    """One real holder, whose door counts what it sends."""
+async def test_a_holder_sends_little_more_than_the_runtime_reads() -> None:
+    """The holder is a real mirror, whose door counts what it sends."""
     data, store = content(32 * MIB), MemoryStore()
     store.add(data)
     holder = Mirror(store, MemoryRouter())
@@ -82,10 +82,10 @@ async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:
         a.urls = (f"http://{serving.peer_addresses[0]}",)
         async with pulling([a.holder]) as host:
             read = 0
-            go = asyncio.Event()
-            go.set()
+            close_now = asyncio.Event()
+            close_now.set()
             for n in range(1, 17):
-                status, body = await _part(host, Digest.of(data), n * MIB, MIB, go)
+                status, body = await _part(host, Digest.of(data), n * MIB, MIB, close_now)
                 assert (status, body) == (206, data[n * MIB : (n + 1) * MIB])
                 read += len(body)
         sent = holder.metrics.sent.value("peer", "store")
@@ -93,8 +93,8 @@ async def test_a_holder_sends_little_beyond_what_the_runtime_reads() -> None:
 
 
 @pytest.mark.parametrize("verify", [True, False])
-async def test_from_the_first_byte_on_is_one_stream_without_a_length(verify: bool) -> None:
-    """containerd 2.1.0 to 2.1.4 fetch in parallel after any answer with a length; no part could be verified."""
+async def test_a_range_from_byte_0_on_is_one_stream_without_a_length(verify: bool) -> None:
+    """containerd 2.1.0 to 2.1.4 fetch in parallel after any response with a length; no part could be verified."""
     data = content(4 * MIB)
     async with peers(data, honest) as [a], pulling([a.holder], verify=verify) as host:
         pulled = await host.get(Digest.of(data), "bytes=0-")
@@ -104,25 +104,25 @@ async def test_from_the_first_byte_on_is_one_stream_without_a_length(verify: boo
         assert (await host.get(Digest.of(data))).headers["content-length"] == str(len(data))
 
 
-async def test_parts_of_a_runtime_that_has_their_beginning_are_known_by_each_other() -> None:
-    """Its ingest keeps up with the parts, so that each of them looks like a resumed pull."""
-    data, store, go = content(8 * MIB), MemoryStore(), asyncio.Event()
+async def test_parallel_parts_are_recognised_even_if_the_ingest_keeps_up() -> None:
+    """Each part then looks like a resumed pull."""
+    data, store, close_now = content(8 * MIB), MemoryStore(), asyncio.Event()
     digest = Digest.of(data)
     store.begin(digest, len(data)).write(data[: 6 * MIB])
     async with peers(data, honest) as [a], pulling([a.holder], store=store) as host:
-        held = asyncio.create_task(_part(host, digest, MIB, MIB // 2, go))
+        held = asyncio.create_task(_part(host, digest, MIB, MIB // 2, close_now))
         await until(lambda: a.ranges)
-        asked = len(a.ranges)
-        second = asyncio.create_task(_part(host, digest, 2 * MIB, MIB // 2, go))
-        await until(lambda: len(a.ranges) > asked)
-        assert all(each and not each.endswith("-") for each in a.ranges[asked:]), "asked for in windows"
-        go.set()
+        count = len(a.ranges)
+        second = asyncio.create_task(_part(host, digest, 2 * MIB, MIB // 2, close_now))
+        await until(lambda: len(a.ranges) > count)
+        assert all(each and not each.endswith("-") for each in a.ranges[count:]), "asked for in windows"
+        close_now.set()
         assert await held == (206, data[MIB : MIB + MIB // 2])
         assert await second == (206, data[2 * MIB : 2 * MIB + MIB // 2])
         assert _unverified(host) > 0
 
 
-async def test_a_resumed_range_comes_without_a_length_and_is_verified() -> None:
+async def test_a_resumed_range_has_no_length_and_is_verified() -> None:
     data, at = content(4 * MIB), 2 * MIB
     digest, store = Digest.of(data), MemoryStore()
     ingest = store.begin(digest, len(data))
@@ -143,8 +143,8 @@ async def test_a_resumed_range_comes_without_a_length_and_is_verified() -> None:
         assert "content-length" not in pulled.headers
 
 
-async def test_what_can_not_be_verified_is_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """Each is, and the first of those that follow each other for an operator to see."""
+async def test_unverified_parts_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """All are counted. Of parts that follow each other, only the first is logged for the operator."""
     caplog.set_level("DEBUG")
     data = content(4 * MIB)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:

@@ -1,4 +1,4 @@
-"""The start of a transfer as a function: nothing stays open, whatever the timing."""
+"""Races of holders: the first one wins, and no other source stays open, whatever the timing."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from peili.mirror.relay.source import Source
 pytestmark = pytest.mark.anyio
 
 
-class Openings:
-    """Opens sources that do nothing, and counts those that are open or being opened."""
+class FakeHolders:
+    """Open sources that do nothing, and count them. The name of a peer decides how it behaves."""
 
     def __init__(self) -> None:
         self.opening: list[str] = []
-        self.told_to_stop: list[str] = []
+        self.cancelled: list[str] = []
         self.opened: list[str] = []
         self.closed: list[str] = []
         self.failed: list[str] = []
@@ -47,10 +47,10 @@ class Openings:
         try:
             await self._answer(name)
         except asyncio.CancelledError:
-            self.told_to_stop.append(name)
-            if name.startswith("stubborn"):  # opens all the same, and takes its time
+            self.cancelled.append(name)
+            if name.startswith("stubborn"):  # opens all the same, later
                 await self.stubborn.wait()
-            elif not name.startswith("late"):  # which had just opened
+            elif not name.startswith("late"):  # a late one had just opened
                 raise
         finally:
             self.opening.remove(name)
@@ -118,7 +118,7 @@ async def _lookup(names: Iterable[str]) -> AsyncGenerator[Holder]:
 
 
 class _Closing(Source):
-    """Has nothing to read; notes that it was closed."""
+    """Has nothing to read; records that it was closed."""
 
     def __init__(self, peer: Peer, closed: list[str]) -> None:
         self.peer = peer
@@ -129,196 +129,196 @@ class _Closing(Source):
         self._closed.append(self.peer.id)
 
 
-async def test_nobody_wins_where_there_is_nobody() -> None:
-    assert await Openings().race() is None
+async def test_a_race_without_holders_has_no_winner() -> None:
+    assert await FakeHolders().race() is None
 
 
-async def test_all_that_fail_are_named() -> None:
-    openings = Openings()
-    assert await openings.race("refuses-1", "refuses-2") is None
-    assert openings.failed == ["refuses-1", "refuses-2"]
+async def test_all_failures_are_reported() -> None:
+    holders = FakeHolders()
+    assert await holders.race("refuses-1", "refuses-2") is None
+    assert holders.failed == ["refuses-1", "refuses-2"]
 
 
-async def test_a_refusal_is_not_waited_out() -> None:
-    openings = Openings()
+async def test_a_refusal_starts_the_next_attempt_at_once() -> None:
+    holders = FakeHolders()
     async with asyncio.timeout(20):
-        winner = await openings.race("refuses", "good", delay=60)
+        winner = await holders.race("refuses", "good", delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
 
 
 @pytest.mark.parametrize("names", [("breaks", "good"), ("silent", "breaks", "good")])
-async def test_one_that_fails_unexpectedly_does_not_keep_another_from_winning(
+async def test_an_unexpected_error_does_not_keep_another_holder_from_winning(
     names: tuple[str, ...], caplog: pytest.LogCaptureFixture
 ) -> None:
-    openings = Openings()
-    winner = await openings.race(*names)
+    holders = FakeHolders()
+    winner = await holders.race(*names)
     assert winner is not None
     assert winner.peer.id == "good"
-    assert openings.failed == ["breaks"]
-    [said] = caplog.records
-    assert said.getMessage() == "fetching from peer breaks failed, which is a bug"
-    assert said.exc_info is not None
-    assert isinstance(said.exc_info[1], LookupError)
+    assert holders.failed == ["breaks"]
+    [record] = caplog.records
+    assert record.getMessage() == "fetching from peer breaks failed, which is a bug"
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
     await winner.aclose()
-    assert openings.left == 0
+    assert holders.left == 0
 
 
-async def test_all_that_fail_unexpectedly_are_named_too() -> None:
-    openings = Openings()
-    assert await openings.race("breaks-1", "refuses", "breaks-2") is None
-    assert openings.failed == ["breaks-1", "refuses", "breaks-2"]
+async def test_all_unexpected_errors_are_reported() -> None:
+    holders = FakeHolders()
+    assert await holders.race("breaks-1", "refuses", "breaks-2") is None
+    assert holders.failed == ["breaks-1", "refuses", "breaks-2"]
 
 
-async def test_a_cancellation_ends_the_race() -> None:
-    openings = Openings()
+async def test_a_cancelled_attempt_ends_the_race() -> None:
+    holders = FakeHolders()
     with pytest.raises(asyncio.CancelledError):
-        await openings.race("cancelled", "good", delay=60)
-    assert not openings.failed
+        await holders.race("cancelled", "good", delay=60)
+    assert not holders.failed
 
 
 async def test_only_the_winner_stays_open() -> None:
-    openings = Openings()
-    openings.stubborn.set()
-    winner = await openings.race("silent", "stubborn", "slow", "good")
+    holders = FakeHolders()
+    holders.stubborn.set()
+    winner = await holders.race("silent", "stubborn", "slow", "good")
     assert winner is not None
     assert winner.peer.id in {"slow", "good"}
-    assert openings.left == 1
+    assert holders.left == 1
     await winner.aclose()
-    assert openings.left == 0
+    assert holders.left == 0
 
 
-async def test_nothing_stays_open_when_it_is_cancelled_while_waiting() -> None:
-    openings = Openings()
-    racing = asyncio.create_task(openings.race("silent", "late"))
-    await until(lambda: len(openings.opening) == 2)
+async def test_nothing_stays_open_if_the_race_is_cancelled_while_it_waits() -> None:
+    holders = FakeHolders()
+    racing = asyncio.create_task(holders.race("silent", "late"))
+    await until(lambda: len(holders.opening) == 2)
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
-    assert openings.closed == openings.opened == ["late"]
-    assert openings.left == 0
+    assert holders.closed == holders.opened == ["late"]
+    assert holders.left == 0
 
 
-async def test_nothing_stays_open_when_it_is_cancelled_while_the_late_ones_are_closed() -> None:
-    openings = Openings()
-    racing = asyncio.create_task(openings.race("stubborn", "late", "good"))
-    await until(lambda: len(openings.told_to_stop) == 2)
-    assert openings.opening == ["stubborn"]
+async def test_nothing_stays_open_if_the_race_is_cancelled_while_it_closes_late_sources() -> None:
+    holders = FakeHolders()
+    racing = asyncio.create_task(holders.race("stubborn", "late", "good"))
+    await until(lambda: len(holders.cancelled) == 2)
+    assert holders.opening == ["stubborn"]
     assert not racing.done()  # it has a winner, and waits for the stubborn one
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
-    assert set(openings.closed) == set(openings.opened) == {"late", "good"}
-    assert openings.left == 0
+    assert set(holders.closed) == set(holders.opened) == {"late", "good"}
+    assert holders.left == 0
 
 
-async def test_one_that_opens_after_it_was_told_to_stop_is_closed() -> None:
-    openings = Openings()
-    racing = asyncio.create_task(openings.race("stubborn", "late", "good"))
-    await until(lambda: len(openings.told_to_stop) == 2)
-    openings.stubborn.set()
+async def test_a_source_that_opens_after_its_cancellation_is_closed() -> None:
+    holders = FakeHolders()
+    racing = asyncio.create_task(holders.race("stubborn", "late", "good"))
+    await until(lambda: len(holders.cancelled) == 2)
+    holders.stubborn.set()
     winner = await racing
     assert winner is not None
-    assert set(openings.closed) == {"stubborn", "late"}
+    assert set(holders.closed) == {"stubborn", "late"}
     await winner.aclose()
-    assert openings.left == 0
+    assert holders.left == 0
 
 
-async def test_while_the_first_one_hesitates_others_are_looked_for() -> None:
-    openings = Openings()
-    winner = await openings.race("silent", later=["silent-2", "good"])
+async def test_more_holders_are_looked_for_while_the_first_one_hesitates() -> None:
+    holders = FakeHolders()
+    winner = await holders.race("silent", later=["silent-2", "good"])
     assert winner is not None
     assert winner.peer.id == "good"
-    assert openings.opened == ["good"]
+    assert holders.opened == ["good"]
 
 
-async def test_where_all_have_failed_the_router_is_asked_and_not_its_lookup() -> None:
-    openings = Openings()
-    assert await openings.race("refuses", later=["good"], delay=60) is None
-    assert openings.opened == []
+async def test_the_lookup_is_not_used_if_all_named_holders_failed() -> None:
+    holders = FakeHolders()
+    assert await holders.race("refuses", later=["good"], delay=60) is None
+    assert holders.opened == []
 
 
-async def test_one_that_rests_is_asked_only_where_there_is_nobody_else() -> None:
-    openings = Openings()
-    openings.health.record_failure("rests", FailureReason.SILENT)
-    winner = await openings.race("rests", later=["good"], delay=60)
+async def test_a_resting_holder_is_asked_only_if_there_is_no_other() -> None:
+    holders = FakeHolders()
+    holders.health.record_failure("rests", FailureReason.SILENT)
+    winner = await holders.race("rests", later=["good"], delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
-    assert openings.opened == ["good"]
-    winner = await openings.race("rests", delay=60)
+    assert holders.opened == ["good"]
+    winner = await holders.race("rests", delay=60)
     assert winner is not None
     assert winner.peer.id == "rests"
 
 
-async def test_of_those_that_rest_the_one_that_has_succeeded_most_comes_first() -> None:
-    openings = Openings()
+async def test_the_most_successful_resting_holder_comes_first() -> None:
+    holders = FakeHolders()
     for name in ("one", "two"):
-        openings.health.record_failure(name, FailureReason.SILENT)
-    openings.health.record_success("two", time.monotonic())
-    openings.health.record_failure("two", FailureReason.SILENT)
-    winner = await openings.race("one", "two", delay=60)
+        holders.health.record_failure(name, FailureReason.SILENT)
+    holders.health.record_success("two", time.monotonic())
+    holders.health.record_failure("two", FailureReason.SILENT)
+    winner = await holders.race("one", "two", delay=60)
     assert winner is not None
     assert winner.peer.id == "two"
 
 
-async def test_soon_after_a_failure_one_that_is_proven_is_waited_for() -> None:
-    openings = Openings()
-    openings.health.record_success("proven", time.monotonic())
-    openings.health.record_failure("somebody", FailureReason.SILENT)
-    winner = await openings.race("new", later=["new-2", "proven"], delay=60)
+async def test_a_proven_holder_is_preferred_soon_after_a_failure() -> None:
+    holders = FakeHolders()
+    holders.health.record_success("proven", time.monotonic())
+    holders.health.record_failure("somebody", FailureReason.SILENT)
+    winner = await holders.race("new", later=["new-2", "proven"], delay=60)
     assert winner is not None
     assert winner.peer.id == "proven"
-    winner = await openings.race("new", later=["new-2"], delay=60)
+    winner = await holders.race("new", later=["new-2"], delay=60)
     assert winner is not None
     assert winner.peer.id == "new"
 
 
-async def test_one_that_is_doubted_comes_with_those_that_rest() -> None:
-    openings = Openings()
-    openings.doubted.add("liar")
-    winner = await openings.race("liar", later=["good"], delay=60)
+async def test_a_doubted_holder_ranks_with_the_resting_ones() -> None:
+    holders = FakeHolders()
+    holders.doubted.add("liar")
+    winner = await holders.race("liar", later=["good"], delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
 
 
-async def test_losing_a_race_is_no_failure() -> None:
-    openings = Openings()
-    winner = await openings.race("silent", "good", hedge_delay=60)
+async def test_losing_a_race_is_not_a_failure() -> None:
+    holders = FakeHolders()
+    winner = await holders.race("silent", "good", hedge_delay=60)
     assert winner is not None
-    assert (openings.failed, openings.hesitated) == ([], [])
+    assert (holders.failed, holders.hesitated) == ([], [])
 
 
-async def test_one_that_was_waited_for_for_long_while_another_was_quick_has_hesitated() -> None:
-    openings = Openings()
-    winner = await openings.race("silent", "good")
+async def test_a_holder_that_is_silent_much_longer_than_the_winner_took_has_hesitated() -> None:
+    holders = FakeHolders()
+    winner = await holders.race("silent", "good")
     assert winner is not None
-    assert openings.failed == []
-    assert openings.hesitated == ["silent"]
+    assert holders.failed == []
+    assert holders.hesitated == ["silent"]
 
 
-async def test_beside_one_that_sends_nobody_is_asked_who_rests() -> None:
-    openings = Openings()
-    openings.health.record_failure("rests", FailureReason.SILENT)
-    assert await openings.race("rests", "refuses", is_trial=True) is None
-    assert openings.failed == ["refuses"]
+async def test_a_trial_asks_no_resting_holder() -> None:
+    holders = FakeHolders()
+    holders.health.record_failure("rests", FailureReason.SILENT)
+    assert await holders.race("rests", "refuses", is_trial=True) is None
+    assert holders.failed == ["refuses"]
 
 
-async def test_one_that_is_no_better_is_not_blamed() -> None:
-    openings = Openings()
-    assert await openings.race("equal", is_trial=True) is None
-    assert (openings.failed, openings.hesitated) == ([], [])
+async def test_a_holder_that_is_not_faster_is_not_blamed() -> None:
+    holders = FakeHolders()
+    assert await holders.race("equal", is_trial=True) is None
+    assert (holders.failed, holders.hesitated) == ([], [])
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs"])
-async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
-    """Else it would cost the prize that was won meanwhile, and whoever gave it would be left open."""
+async def test_a_lookup_that_does_not_close_is_abandoned(how: str) -> None:
+    """Otherwise the winner would be lost, and would stay open."""
 
     async def lookup() -> AsyncGenerator[Holder]:
         try:
             yield Holder(Peer("a", ()), complete=True)
         finally:
             if how == "raises":
-                raise LookupError("a stranger's bug")
+                raise LookupError("a bug of a plug-in")
             await asyncio.get_running_loop().create_future()
 
     candidates = Candidates((), lookup, HolderScores(Limits()), logging.getLogger(__name__), timeout=0.2)
@@ -328,8 +328,8 @@ async def test_a_lookup_that_does_not_end_well_is_left(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["raises", "raises a stray cancellation", "raises as it is closed"])
-async def test_a_lookup_that_raises_leaves_those_in_hand(how: str) -> None:
-    openings = Openings()
-    winner = await openings.race("slow", later=[how], delay=0.01)
+async def test_a_lookup_that_raises_does_not_harm_the_named_holders(how: str) -> None:
+    holders = FakeHolders()
+    winner = await holders.race("slow", later=[how], delay=0.01)
     assert winner is not None
     assert winner.peer.id == "slow"

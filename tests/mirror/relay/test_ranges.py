@@ -1,4 +1,4 @@
-"""Ranges of what only peers have: each byte travels once, and where there is no such byte the answer is 416."""
+"""Ranges of content that only peers have: each byte travels once. If there is no such byte, the status is 416."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from peili.mirror.oci.media_types import OCI_INDEX
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
-PARTS = [
+RANGES = [
     "bytes=5000-9000",
     "bytes=0-4",
     "bytes=-3000",
@@ -33,19 +33,19 @@ PARTS = [
     "bytes=100-999999999",
 ]
 HEADS = 400
-"""Bytes of an answer's head at most."""
+"""The largest size of a response head."""
 
 
-def _part(data: bytes, asked: str) -> bytes:
-    first, last = asked.removeprefix("bytes=").split("-")
+def _part(data: bytes, byte_range: str) -> bytes:
+    first, last = byte_range.removeprefix("bytes=").split("-")
     if not first:
         return data[-int(last) :]
     return data[int(first) : int(last) + 1 if last else None]
 
 
-def _bodies(*those: ScriptedPeer) -> int:
-    """Bytes of bodies that were sent, and of heads a few."""
-    return sum(each.sent for peer in those for each in peer.exchanges)
+def _bytes_sent(*scripted: ScriptedPeer) -> int:
+    """Bytes of the bodies that these peers sent, and of their short heads."""
+    return sum(each.sent for peer in scripted for each in peer.exchanges)
 
 
 def _with_size(peer: ScriptedPeer, size: int | None) -> Holder:
@@ -53,16 +53,16 @@ def _with_size(peer: ScriptedPeer, size: int | None) -> Holder:
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("asked", PARTS)
-async def test_a_part_of_small_content_is_fetched_once(asked: str, known: bool) -> None:
+@pytest.mark.parametrize("byte_range", RANGES)
+async def test_small_content_is_fetched_once_for_a_range(byte_range: str, known: bool) -> None:
     data, lease = content(SMALL), RecordingLease()
     async with peers(data, honest) as [a]:
         holder = _with_size(a, SMALL if known else None)
         async with pulling(AdvisingRouter(Feed((holder,), lease))) as host:
-            pulled = await host.get(Digest.of(data), asked)
+            pulled = await host.get(Digest.of(data), byte_range)
             await until(lambda: lease.reasons)
-        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
-        assert _bodies(a) <= SMALL + HEADS * len(a.requests)
+        assert (pulled.status, pulled.body) == (200 if byte_range == "bytes=0-" else 206, _part(data, byte_range))
+        assert _bytes_sent(a) <= SMALL + HEADS * len(a.requests)
         assert a.connections == 1
         if known:
             assert a.ranges == [None]
@@ -70,36 +70,36 @@ async def test_a_part_of_small_content_is_fetched_once(asked: str, known: bool) 
 
 
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("asked", PARTS)
-async def test_a_part_of_large_content_is_fetched_alone(asked: str, known: bool) -> None:
+@pytest.mark.parametrize("byte_range", RANGES)
+async def test_only_the_range_of_large_content_is_fetched(byte_range: str, known: bool) -> None:
     data, lease = content(LARGE), RecordingLease()
     async with peers(data, honest) as [a]:
         holder = _with_size(a, LARGE if known else None)
         async with pulling(AdvisingRouter(Feed((holder,), lease))) as host:
-            pulled = await host.get(Digest.of(data), asked)
+            pulled = await host.get(Digest.of(data), byte_range)
             await until(lambda: lease.reasons)
-        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
-        assert _bodies(a) <= len(pulled.body) + HEADS * len(a.requests)
+        assert (pulled.status, pulled.body) == (200 if byte_range == "bytes=0-" else 206, _part(data, byte_range))
+        assert _bytes_sent(a) <= len(pulled.body) + HEADS * len(a.requests)
     assert lease.reasons == ["done"]
 
 
 @pytest.mark.parametrize("first", [answers(404), resets_after(1000), wrong_bytes])
-@pytest.mark.parametrize("asked", PARTS)
-async def test_a_part_of_small_content_is_right_though_the_first_holder_fails(asked: str, first: Script) -> None:
+@pytest.mark.parametrize("byte_range", RANGES)
+async def test_a_range_of_small_content_is_right_even_if_the_first_holder_fails(byte_range: str, first: Script) -> None:
     data = content(SMALL)
     async with peers(data, first, honest) as [a, b], pulling([a.holder, b.holder]) as host:
-        pulled = await host.get(Digest.of(data), asked)
-        assert pulled.body == _part(data, asked)
+        pulled = await host.get(Digest.of(data), byte_range)
+        assert pulled.body == _part(data, byte_range)
 
 
-async def test_a_wrong_byte_outside_of_the_part_is_found_too() -> None:
+async def test_a_wrong_byte_outside_of_the_range_is_noticed() -> None:
     data = content(SMALL)
     async with peers(data, wrong_bytes) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data), "bytes=0-9")).status == 404
         assert host.mirror.metrics.quarantines.value() == 1
 
 
-async def test_once_its_size_is_known_a_part_is_one_request() -> None:
+async def test_a_range_takes_one_request_if_the_size_is_known() -> None:
     data = content(SMALL)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         await host.get(Digest.of(data), "bytes=10-19")
@@ -108,19 +108,19 @@ async def test_once_its_size_is_known_a_part_is_one_request() -> None:
         assert len(a.requests) == before + 1
 
 
-@pytest.mark.parametrize("said", [1, SMALL, 10 * LARGE])
+@pytest.mark.parametrize("claimed", [1, SMALL, 10 * LARGE])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-@pytest.mark.parametrize("asked", PARTS)
-async def test_a_router_that_is_wrong_about_the_size_does_no_harm(asked: str, size: int, said: int) -> None:
+@pytest.mark.parametrize("byte_range", RANGES)
+async def test_a_wrong_size_from_the_router_does_no_harm(byte_range: str, size: int, claimed: int) -> None:
     data = content(size)
-    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((_with_size(a, said),)))) as host:
-        pulled = await host.get(Digest.of(data), asked)
-        assert pulled.body == _part(data, asked)
+    async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((_with_size(a, claimed),)))) as host:
+        pulled = await host.get(Digest.of(data), byte_range)
+        assert pulled.body == _part(data, byte_range)
 
 
 @pytest.mark.parametrize(("condition", "status"), [('"{}"', 206), ('W/"{}"', 200), ('"other"', 200)])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_a_part_on_condition(size: int, condition: str, status: int) -> None:
+async def test_if_range_decides_between_the_range_and_the_whole(size: int, condition: str, status: int) -> None:
     data = content(size)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         headers = {"Range": "bytes=5-9", "If-Range": condition.format(Digest.of(data))}
@@ -132,13 +132,13 @@ async def test_a_part_on_condition(size: int, condition: str, status: int) -> No
 INDEX = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [], "annotations": {"a": "b" * 200}})
 
 
-@pytest.mark.parametrize("asked", ["bytes=5-9", "bytes=-7", "bytes=7-", "bytes=0-"])
+@pytest.mark.parametrize("byte_range", ["bytes=5-9", "bytes=-7", "bytes=7-", "bytes=0-"])
 @pytest.mark.parametrize("repeat", [200, LARGE])
-async def test_a_part_of_a_manifest_is_one_too(asked: str, repeat: int) -> None:
+async def test_a_range_of_a_manifest_is_served(byte_range: str, repeat: int) -> None:
     data, lease = INDEX.replace("b" * 200, "b" * repeat).encode(), RecordingLease()
     async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
-        pulled = await host.get(Digest.of(data), asked, kind="manifests")
-        assert (pulled.status, pulled.body) == (200 if asked == "bytes=0-" else 206, _part(data, asked))
+        pulled = await host.get(Digest.of(data), byte_range, kind="manifests")
+        assert (pulled.status, pulled.body) == (200 if byte_range == "bytes=0-" else 206, _part(data, byte_range))
         assert pulled.headers["content-type"] == OCI_INDEX
         assert a.ranges == [None]
         await until(lambda: lease.reasons)
@@ -152,25 +152,25 @@ async def _ignores_ranges(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("first", [honest, answers(404), _ignores_ranges])
-@pytest.mark.parametrize("how", ["unknown", "said", "in a manifest", "by the runtime"])
+@pytest.mark.parametrize("how", ["unknown", "claimed", "in a manifest", "by the runtime"])
 @pytest.mark.parametrize(
     ("kind", "data"), [("blobs", content(SMALL)), ("blobs", content(LARGE)), ("manifests", INDEX.encode())]
 )
-@pytest.mark.parametrize("behind", ["bytes={}-", "bytes={}-999999999", "bytes=-0"])
-async def test_where_there_is_no_such_byte_the_size_is_told(
-    kind: str, data: bytes, behind: str, how: str, first: Script
+@pytest.mark.parametrize("beyond", ["bytes={}-", "bytes={}-999999999", "bytes=-0"])
+async def test_a_range_after_the_end_gets_416_with_the_size(
+    kind: str, data: bytes, beyond: str, how: str, first: Script
 ) -> None:
     digest, size, lease, store = Digest.of(data), len(data), RecordingLease(), MemoryStore()
     if how == "by the runtime":
         store.begin(digest, size)
     manifest = manifest_with(digest, size)
     async with peers(manifest, honest) as [m], peers(data, first, honest) as [a, b]:
-        holders = tuple(_with_size(each, size if how == "said" else None) for each in (a, b))
+        holders = tuple(_with_size(each, size if how == "claimed" else None) for each in (a, b))
         router = AdvisingRouter(*[Feed((m.holder,))] * (how == "in a manifest"), Feed(holders, lease))
         async with pulling(router, store=store) as host:
             if how == "in a manifest":
                 await host.get(Digest.of(manifest), kind="manifests")
-            response = await host.client.get(path_of(digest, kind), headers={"Range": behind.format(size)})
+            response = await host.client.get(path_of(digest, kind), headers={"Range": beyond.format(size)})
             assert response.status_code == 416
             assert response.headers["content-range"] == f"bytes */{size}"
             assert host.mirror.metrics.quarantines.value() == 0
@@ -178,7 +178,7 @@ async def test_where_there_is_no_such_byte_the_size_is_told(
     assert lease.reasons == ["done"]
 
 
-def says_416(size: object) -> Script:
+def answers_416(size: object) -> Script:
     async def script(exchange: Exchange) -> None:
         if exchange.request.range is None or exchange.request.method == "HEAD":
             await honest(exchange)
@@ -189,31 +189,31 @@ def says_416(size: object) -> Script:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-@pytest.mark.parametrize("said", [0, 5, 100_000, "x", 10**18])
-async def test_a_holder_that_denies_a_part_hides_no_other(size: int, said: object) -> None:
+@pytest.mark.parametrize("claimed", [0, 5, 100_000, "x", 10**18])
+async def test_a_wrong_416_does_not_hide_another_holder(size: int, claimed: object) -> None:
     data = content(size)
-    async with peers(data, says_416(said), honest) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(data, answers_416(claimed), honest) as [a, b], pulling([a.holder, b.holder]) as host:
         pulled = await host.get(Digest.of(data), f"bytes={size - 10}-{size - 5}")
         assert (pulled.status, pulled.body) == (206, data[-10:-4])
 
 
-@pytest.mark.parametrize("said", [0, 5, 100_000, "x", 10**18])
-async def test_a_size_that_the_runtime_knows_better_is_not_told(said: object) -> None:
+@pytest.mark.parametrize("claimed", [0, 5, 100_000, "x", 10**18])
+async def test_416_does_not_state_a_size_that_contradicts_the_runtime(claimed: object) -> None:
     data, store = content(LARGE), MemoryStore()
     store.begin(Digest.of(data), LARGE)
-    async with peers(data, says_416(said)) as [a], pulling([a.holder], store=store) as host:
+    async with peers(data, answers_416(claimed)) as [a], pulling([a.holder], store=store) as host:
         response = await host.client.get(path_of(Digest.of(data)), headers={"Range": f"bytes={LARGE - 10}-"})
         assert response.status_code in {206, 404}
 
 
-async def test_where_holders_contradict_each_other_no_size_is_told() -> None:
+async def test_416_needs_holders_that_agree_about_the_size() -> None:
     data = content(LARGE)
-    async with peers(data, says_416(100_000), says_416(200_000)) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(data, answers_416(100_000), answers_416(200_000)) as [a, b], pulling([a.holder, b.holder]) as host:
         response = await host.client.get(path_of(Digest.of(data)), headers={"Range": "bytes=300000-"})
         assert response.status_code == 404
 
 
-async def test_what_nobody_has_has_no_size() -> None:
+async def test_content_that_no_peer_has_gets_404_for_any_range() -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
     async with (

@@ -1,4 +1,4 @@
-"""A source that is left for a better one: no byte is lost or taken twice, at whatever moment that is."""
+"""A faster source replaces a slow one: at whatever moment that is, no byte is lost or read twice."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ async def in_pieces(exchange: Exchange) -> None:
 
 
 def any_size(_: Peer, __: Span) -> None:
-    """Whatever a peer says is right."""
+    """Accepts every size."""
 
 
 @asynccontextmanager
 async def source_of(
     peer: ScriptedPeer, client: PeerClient, start: int, parallel: ParallelRequests | None
 ) -> AsyncGenerator[Source]:
-    """A source for all from byte `start` on."""
+    """Open a source for all bytes from `start` on."""
     source = await Source.open(
         client,
         peer.peer,
@@ -73,7 +73,7 @@ def pipe() -> Generator[Pipe]:
 
 
 async def read(source: Source, got: bytearray, ends: Pipe, *, splice: bool) -> None:
-    """All of `source`, into `got`."""
+    """Read all of `source` into `got`."""
     buffer = memoryview(bytearray(5000))
     while source.left:
         if splice and source.can_splice:
@@ -84,7 +84,7 @@ async def read(source: Source, got: bytearray, ends: Pipe, *, splice: bool) -> N
 
 
 @pytest.mark.parametrize("how", ["read", "spliced", "in windows"])
-async def test_whoever_goes_on_does_so_at_the_byte_where_the_source_was_left(how: str) -> None:
+async def test_the_replacement_continues_at_the_next_byte(how: str) -> None:
     parallel = ParallelRequests(LIMITS, lambda _: None) if how == "in windows" else None
     client = PeerClient(LIMITS)
     left_early = 0

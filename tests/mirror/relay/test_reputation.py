@@ -47,9 +47,7 @@ def blame(clock: Clock) -> Blame:
         (FailureReason.REFUSED, 0),
     ],
 )
-def test_a_peer_is_passed_over_for_as_long_as_its_fault_deserves(
-    blame: Blame, clock: Clock, reason: str, ttl: float
-) -> None:
+def test_the_fault_decides_how_long_a_peer_is_excluded(blame: Blame, clock: Clock, reason: str, ttl: float) -> None:
     blame.record(ONE, "a", reason)
     assert blame.excluded(ONE) == ({"a": reason} if ttl else {})
     assert blame.excluded(OTHER) == {}
@@ -67,7 +65,7 @@ def test_a_smaller_fault_does_not_end_a_quarantine(blame: Blame, clock: Clock) -
     assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
 
 
-def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
+def test_a_repeated_fault_excludes_for_longer(blame: Blame, clock: Clock) -> None:
     blame.record(ONE, "a", FailureReason.BROKEN)
     clock.now += 20
     blame.record(ONE, "a", FailureReason.SILENT)
@@ -75,7 +73,7 @@ def test_a_fault_repeated_lasts_longer(blame: Blame, clock: Clock) -> None:
     assert blame.excluded(ONE) == {"a": FailureReason.SILENT}
 
 
-def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -> None:
+def test_tables_are_bounded_and_the_oldest_entry_is_dropped(blame: Blame) -> None:
     for name in "abcd":
         blame.record(ONE, name, FailureReason.WRONG)
     assert list(blame.excluded(ONE)) == ["b", "c", "d"]
@@ -85,7 +83,7 @@ def test_what_is_remembered_is_bounded_and_the_oldest_goes_first(blame: Blame) -
     assert [blame.is_poisoned(digest) for digest in digests] == [False, True, True, True]
 
 
-def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: Blame, clock: Clock) -> None:
+def test_a_blob_is_poisoned_until_the_runtime_starts_again_or_the_time_is_up(blame: Blame, clock: Clock) -> None:
     assert not blame.is_poisoned(ONE)
     blame.poison(ONE)
     assert blame.is_poisoned(ONE)
@@ -98,9 +96,7 @@ def test_a_poisoned_beginning_is_one_until_it_is_begun_anew_or_long_ago(blame: B
     assert not blame.is_poisoned(ONE)
 
 
-def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_long_ago(
-    blame: Blame, clock: Clock
-) -> None:
+def test_senders_are_suspects_until_the_runtime_starts_again_or_the_time_is_up(blame: Blame, clock: Clock) -> None:
     blame.suspect(ONE, {"a"})
     blame.suspect(ONE, {"b"})
     blame.suspect(ONE, ())
@@ -119,7 +115,7 @@ def test_those_who_sent_the_beginning_are_suspects_until_it_is_begun_anew_or_lon
     assert [bool(blame.suspects(digest)) for digest in digests] == [False, True, True, True]
 
 
-def test_who_may_have_lied_is_passed_over_for_a_while_and_then_asked_last(blame: Blame, clock: Clock) -> None:
+def test_a_doubted_peer_is_excluded_and_then_asked_last(blame: Blame, clock: Clock) -> None:
     blame.doubt(ONE, "a")
     assert blame.excluded(ONE) == {"a": FailureReason.WRONG}
     assert not blame.is_doubted(OTHER, "a")
@@ -140,10 +136,10 @@ def test_a_doubt_does_not_end_a_quarantine_and_doubts_are_bounded(blame: Blame, 
     assert [blame.is_doubted(ONE, name) for name in "abcde"] == [False, False, True, True, True]
 
 
-def test_who_keeps_failing_rests_for_longer_and_longer(scores: HolderScores, clock: Clock) -> None:
+def test_the_rest_grows_with_each_failure(scores: HolderScores, clock: Clock) -> None:
     for pause in (10, 20, 30, 30):
         scores.record_failure("a", FailureReason.SILENT)
-        scores.record_failure("a", FailureReason.BROKEN)  # of the same moment
+        scores.record_failure("a", FailureReason.BROKEN)  # the same incident
         clock.now += pause - 0.1
         assert scores.rank("a") == RESTING
         clock.now += 0.2
@@ -151,7 +147,7 @@ def test_who_keeps_failing_rests_for_longer_and_longer(scores: HolderScores, clo
 
 
 @pytest.mark.parametrize("reason", [FailureReason.REFUSED, FailureReason.BUSY])
-def test_who_refuses_or_is_busy_rests_for_a_moment_and_nobody_else_is_doubted(
+def test_a_peer_that_refuses_or_is_busy_rests_briefly_and_others_stay_healthy(
     scores: HolderScores, clock: Clock, reason: str
 ) -> None:
     scores.record_success("good", clock.now)
@@ -161,14 +157,14 @@ def test_who_refuses_or_is_busy_rests_for_a_moment_and_nobody_else_is_doubted(
     assert scores.rank("a") == HEALTHY
 
 
-def test_who_hesitated_rests_for_a_moment(scores: HolderScores, clock: Clock) -> None:
+def test_a_peer_that_hesitated_rests_briefly(scores: HolderScores, clock: Clock) -> None:
     scores.record_hesitation("a")
     assert scores.rank("a") == RESTING
     clock.now += 2.1
     assert scores.rank("a") == HEALTHY
 
 
-def test_a_success_ends_the_rest_unless_it_began_before_the_failure(scores: HolderScores, clock: Clock) -> None:
+def test_a_success_ends_the_rest_unless_it_started_before_the_failure(scores: HolderScores, clock: Clock) -> None:
     began = clock.now
     clock.now += 1
     scores.record_failure("a", FailureReason.SILENT)
@@ -182,20 +178,20 @@ def test_a_success_ends_the_rest_unless_it_began_before_the_failure(scores: Hold
     assert scores.rank("a") == HEALTHY
 
 
-def test_soon_after_a_failure_those_come_first_that_have_succeeded(scores: HolderScores, clock: Clock) -> None:
+def test_proven_peers_come_first_after_a_failure(scores: HolderScores, clock: Clock) -> None:
     scores.record_failure("a", FailureReason.SILENT)
-    assert scores.rank("b") == HEALTHY  # nobody has succeeded
+    assert scores.rank("b") == HEALTHY  # no peer is proven
     scores.record_success("c", clock.now)
     assert (scores.rank("a"), scores.rank("b"), scores.rank("c")) == (RESTING, UNPROVEN, HEALTHY)
     clock.now += 10.1
     assert [scores.rank(name) for name in "abc"] == [HEALTHY] * 3
 
 
-def test_who_is_slow_is_not_proven_by_succeeding(scores: HolderScores, clock: Clock) -> None:
+def test_a_success_does_not_prove_a_slow_peer(scores: HolderScores, clock: Clock) -> None:
     scores.record_rate("slow", MIB, 10)
     scores.record_success("slow", clock.now)
     scores.record_failure("a", FailureReason.SLOW)
-    assert not scores.is_slow("slow")  # for all that is known
+    assert not scores.is_slow("slow")  # no other rate is known
     scores.record_rate("fast", MIB, 0.1)
     scores.record_success("fast", clock.now)
     scores.record_success("slow again", clock.now)
@@ -207,7 +203,7 @@ def test_who_is_slow_is_not_proven_by_succeeding(scores: HolderScores, clock: Cl
     assert (scores.rank("slow"), scores.rank("fast")) == (UNPROVEN, HEALTHY)
 
 
-def test_patience_shrinks_with_failures_but_not_with_proven_ones(scores: HolderScores, clock: Clock) -> None:
+def test_the_hedge_delay_shrinks_with_failures_except_for_proven_peers(scores: HolderScores, clock: Clock) -> None:
     scores.record_success("good", clock.now)
     assert scores.hedge_delay() == 0.25
     for number in range(9):
@@ -218,7 +214,7 @@ def test_patience_shrinks_with_failures_but_not_with_proven_ones(scores: HolderS
     assert scores.hedge_delay("b") == 0.25
 
 
-def test_a_rate_follows_what_is_measured_and_ignores_what_is_too_little(scores: HolderScores) -> None:
+def test_a_rate_follows_the_samples_and_ignores_small_ones(scores: HolderScores) -> None:
     scores.record_rate("a", 500, 0.02)
     assert scores.rate("a") is None
     scores.record_rate("a", 90_000, 1)
@@ -229,7 +225,7 @@ def test_a_rate_follows_what_is_measured_and_ignores_what_is_too_little(scores: 
     assert scores.rate("b") == 1
 
 
-def test_records_are_bounded_and_those_of_peers_that_left_are_dropped(scores: HolderScores, clock: Clock) -> None:
+def test_scores_are_bounded_and_peers_without_news_are_forgotten(scores: HolderScores, clock: Clock) -> None:
     for number in range(5000):
         scores.record_failure(f"a{number}", FailureReason.SILENT)
     assert len(scores) == 4096

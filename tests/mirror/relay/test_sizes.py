@@ -1,4 +1,4 @@
-"""No more is taken from a peer than the content has, or may have."""
+"""The relay accepts no more bytes from a peer than the content has, or may have."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from peili.mirror.relay.verify import KnownSizes
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
-EVER = 2**62
+HUGE = 2**62
 
 
-@pytest.mark.parametrize("size", [EVER, LARGE + 1, LARGE - 1])
-async def test_the_size_in_a_verified_manifest_counts(size: int) -> None:
+@pytest.mark.parametrize("size", [HUGE, LARGE + 1, LARGE - 1])
+async def test_the_size_in_a_verified_manifest_is_used(size: int) -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
     async with peers(manifest, honest) as [m], peers(data, endless(size), honest) as [a, b]:
@@ -32,8 +32,8 @@ async def test_the_size_in_a_verified_manifest_counts(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [LARGE - 1, LARGE + 1])
-async def test_a_manifest_with_a_wrong_size_spoils_no_other_image(size: int) -> None:
-    """Its author wrote it; who has the layer as it is, is no liar."""
+async def test_a_wrong_size_in_a_manifest_harms_no_other_image(size: int) -> None:
+    """The author of the image wrote the wrong size. A holder of the real layer is not to blame."""
     data = content(LARGE)
     wrong, right = (manifest_with(Digest.of(data), each) for each in (size, LARGE))
     async with peers(wrong, honest) as [w], peers(right, honest) as [r], peers(data, honest) as [a]:
@@ -50,8 +50,8 @@ async def test_a_manifest_with_a_wrong_size_spoils_no_other_image(size: int) -> 
 
 
 @pytest.mark.parametrize("at", [0, 300_000])
-async def test_the_runtime_knows_better_than_another_image_s_manifest(at: int) -> None:
-    """The right one came from upstream, or was here; what it says is what the runtime expects."""
+async def test_the_runtime_overrules_the_manifest_of_another_image(at: int) -> None:
+    """The right manifest came from upstream, or was here already; the runtime expects the size that it states."""
     data, store = content(LARGE), MemoryStore()
     wrong = manifest_with(Digest.of(data), LARGE - 1)
     async with peers(wrong, honest) as [w], peers(data, endless(LARGE + 1), honest) as [a, b]:
@@ -65,20 +65,20 @@ async def test_the_runtime_knows_better_than_another_image_s_manifest(at: int) -
 
 
 @pytest.mark.parametrize("at", [0, 300_000])
-@pytest.mark.parametrize(("size", "lies"), [(EVER, 1), (LARGE + 1, 0)])
-async def test_the_size_that_the_runtime_expects_counts(at: int, size: int, lies: int) -> None:
-    """It has it from a manifest, which might be wrong; what is larger than anything may be is no honest word."""
+@pytest.mark.parametrize(("size", "quarantines"), [(HUGE, 1), (LARGE + 1, 0)])
+async def test_the_size_that_the_runtime_expects_is_used(at: int, size: int, quarantines: int) -> None:
+    """It comes from a manifest, which may be wrong. Only a size above all limits puts the peer into quarantine."""
     data, store = content(LARGE), MemoryStore()
     store.begin(Digest.of(data), LARGE).write(data[:at])
     async with peers(data, endless(size), honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
         pulled = await host.get(Digest.of(data), f"bytes={at}-" if at else None)
         assert (pulled.body, pulled.whole) == (data[at:], True)
-        assert host.mirror.metrics.quarantines.value() == lies
+        assert host.mirror.metrics.quarantines.value() == quarantines
 
 
-async def test_of_content_of_unknown_size_no_more_than_the_bound_is_taken() -> None:
+async def test_content_of_unknown_size_is_limited() -> None:
     data = content(LARGE)
-    async with peers(data, endless(EVER), honest) as [a, b], pulling([a.holder, b.holder]) as host:
+    async with peers(data, endless(HUGE), honest) as [a, b], pulling([a.holder, b.holder]) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.body, pulled.whole) == (data, True)
         assert host.mirror.metrics.limited.value("blob_size") == 1
@@ -86,7 +86,7 @@ async def test_of_content_of_unknown_size_no_more_than_the_bound_is_taken() -> N
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_the_bound_is_for_unknown_sizes_only(known: bool) -> None:
+async def test_the_limit_is_for_unknown_sizes_only(known: bool) -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
     async with peers(manifest, honest) as [m], peers(data, honest) as [a]:
@@ -99,7 +99,7 @@ async def test_the_bound_is_for_unknown_sizes_only(known: bool) -> None:
 
 
 @pytest.mark.parametrize("proxied", [only_chunked, unknown_length])
-async def test_a_peer_that_does_not_say_a_length_is_no_liar(proxied: Script) -> None:
+async def test_a_peer_that_states_no_length_is_not_quarantined(proxied: Script) -> None:
     data = content(SMALL)
     script = in_turn(proxied, honest)
     async with peers(data, script) as [a], pulling([a.holder]) as host:
@@ -108,7 +108,7 @@ async def test_a_peer_that_does_not_say_a_length_is_no_liar(proxied: Script) -> 
         assert (await host.get(Digest.of(data))).body == data
 
 
-def test_sizes_are_learned_from_what_a_manifest_names() -> None:
+def test_sizes_are_known_from_a_manifest() -> None:
     sizes, one, two = KnownSizes(2), Digest.of(b"one"), Digest.of(b"two")
     sizes.add_manifest(
         json.dumps({"manifests": [{"digest": one, "size": 3}], "config": {"digest": two, "size": 4}}).encode()
@@ -119,7 +119,7 @@ def test_sizes_are_learned_from_what_a_manifest_names() -> None:
 
 
 @pytest.mark.parametrize("size", [-1, True, None, "3", 1.5, [], {}])
-def test_what_is_no_size_is_not_learned(size: object) -> None:
+def test_an_invalid_size_is_ignored(size: object) -> None:
     sizes = KnownSizes()
     sizes.add_manifest(manifest_with(Digest.of(b"one"), size))
     assert sizes.get(Digest.of(b"one")) is None
@@ -128,11 +128,11 @@ def test_what_is_no_size_is_not_learned(size: object) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"[]", b"{", b"[" * 100_000, b'{"layers": 1}', b'{"layers": [1, {"digest": "x", "size": 1}]}']
 )
-def test_what_is_no_manifest_teaches_nothing_and_breaks_nothing(data: bytes) -> None:
+def test_invalid_manifests_are_ignored(data: bytes) -> None:
     KnownSizes().add_manifest(data)
 
 
-def test_of_two_manifests_that_contradict_each_other_none_is_believed() -> None:
+def test_manifests_that_contradict_each_other_are_not_believed() -> None:
     sizes, one = KnownSizes(), Digest.of(b"one")
     for size in (3, 4, 3):
         sizes.add_manifest(manifest_with(one, size))

@@ -1,4 +1,4 @@
-"""The running hash: whatever the pieces, what is passed on is the content, and its end only when it is right."""
+"""The running hash: for any pieces, it passes on the content, and the last piece only if the digest is right."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIECES = st.lists(st.binary(max_size=50), max_size=20)
 
 
 @given(PIECES, st.sampled_from(["sha256", "sha512"]))
-def test_all_is_passed_on_and_the_last_piece_last(pieces: list[bytes], algorithm: str) -> None:
+def test_each_piece_is_passed_on_after_the_next_one(pieces: list[bytes], algorithm: str) -> None:
     data = b"".join(pieces)
     verifier = Verifier(Digest.of(data, algorithm))
     passed = b""
@@ -26,7 +26,7 @@ def test_all_is_passed_on_and_the_last_piece_last(pieces: list[bytes], algorithm
 
 
 @given(PIECES.filter(any), st.data())
-def test_one_wrong_bit_is_noticed_and_the_end_withheld(pieces: list[bytes], chosen: st.DataObject) -> None:
+def test_a_wrong_bit_is_noticed_and_the_end_is_withheld(pieces: list[bytes], chosen: st.DataObject) -> None:
     data = b"".join(pieces)
     place = chosen.draw(st.integers(0, 8 * len(data) - 1))
     wrong = bytearray(data)
@@ -39,7 +39,7 @@ def test_one_wrong_bit_is_noticed_and_the_end_withheld(pieces: list[bytes], chos
 
 
 @given(PIECES)
-def test_a_cut_passes_on_what_was_withheld(pieces: list[bytes]) -> None:
+def test_release_passes_on_the_withheld_piece(pieces: list[bytes]) -> None:
     verifier = Verifier(Digest.of(b"anything"))
     passed = b"".join(verifier.feed(piece) for piece in pieces)
     assert passed + verifier.release() == b"".join(pieces)
@@ -47,7 +47,7 @@ def test_a_cut_passes_on_what_was_withheld(pieces: list[bytes]) -> None:
 
 
 @given(PIECES)
-def test_what_is_not_verified_is_passed_on_at_once(pieces: list[bytes]) -> None:
+def test_unverified_pieces_are_passed_on_at_once(pieces: list[bytes]) -> None:
     verifier = Unverified(Digest.of(b"anything"))
     assert [verifier.feed(piece) for piece in pieces] == pieces
     assert (verifier.release(), verifier.finish()) == (b"", b"")
@@ -60,7 +60,7 @@ async def _seeded(digest: Digest, at: int, store: MemoryStore) -> Verifier | Non
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("at", [0, 1, 999, 1000])
-async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
+async def test_a_seeded_verifier_verifies_the_rest(at: int) -> None:
     data, store = bytes(range(250)) * 4, MemoryStore()
     digest = Digest.of(data)
     store.begin(digest).write(data[:at])
@@ -76,7 +76,7 @@ async def test_a_seeded_one_verifies_the_rest(at: int) -> None:
 
 
 @pytest.mark.anyio
-async def test_there_is_no_seed_where_the_store_has_too_little() -> None:
+async def test_there_is_no_seed_if_the_store_has_too_few_bytes() -> None:
     store, digest = MemoryStore(), Digest.of(b"whole")
     assert await _seeded(digest, 2, store) is None
     store.begin(digest).write(b"w")
