@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from peili.mirror.announcer import Announcer
+from peili.mirror.advertiser import Advertiser
 from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
@@ -52,7 +52,7 @@ class Lifecycle:
         self._extensions = tuple(extensions)
         self._relay = relay
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a plug-in may not be hashable
-        self._announcer: Announcer | None = None
+        self._advertiser: Advertiser | None = None
         self._logged: set[int] = set()  # plug-ins whose failure to report their state was logged
         self._drain_lock = asyncio.Lock()  # held by `withdraw` and `resume`
         self._is_withdrawn = False
@@ -81,7 +81,7 @@ class Lifecycle:
     @property
     def advertised(self) -> int:
         """How many keys are advertised to the router."""
-        return self._announcer.advertised if self._announcer is not None else 0
+        return self._advertiser.advertised if self._advertiser is not None else 0
 
     def _log_once(self, plugin: Plugin, what: str, error: Exception) -> None:
         """Log, once for each plug-in, that it failed to report its state."""
@@ -99,7 +99,7 @@ class Lifecycle:
         """Enter the plug-ins that are not entered, and announce what the store has."""
         deadline = time.monotonic() + self._context.limits.start_timeout
         supervisors = self._supervise(self._plugins)
-        self._announcer = Announcer(self._context)
+        self._advertiser = Advertiser(self._context)
         in_time = await _wait_tried(supervisors, deadline)
         if self._is_stopped or self._is_withdrawn:
             return
@@ -119,8 +119,8 @@ class Lifecycle:
         return new
 
     def _advertise_again(self) -> None:
-        if self._announcer is not None:
-            self._announcer.restart()
+        if self._advertiser is not None:
+            self._advertiser.restart()
 
     async def _exit(self, plugin: Plugin) -> None:
         if supervisor := self._supervisors.get(id(plugin)):
@@ -140,9 +140,9 @@ class Lifecycle:
             for extension in reversed(self._extensions):
                 await self._exit(extension)
         finally:  # also if this is cancelled
-            if (announcer := self._announcer) is not None:
-                await announcer.stop()
-                self._announcer = None
+            if (advertiser := self._advertiser) is not None:
+                await advertiser.stop()
+                self._advertiser = None
 
     async def resume(self) -> None:
         """Undo `withdraw`. Takes as long as exiting the router and `start` take; does nothing without a `withdraw`.

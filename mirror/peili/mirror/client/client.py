@@ -133,7 +133,7 @@ class PeerClient:
             urls = (preferred, *(url for url in urls if url != preferred))
         last_error: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
         for index, url in enumerate(urls):
-            connect_timeout = min(deadline.left / (len(urls) - index), self._limits.connect_timeout)
+            connect_timeout = min(deadline.remaining / (len(urls) - index), self._limits.connect_timeout)
             try:
                 response = await self._send_to(Origin.of(url, peer.tls_name), url, request, connect_timeout)
             except (ConnectError, UnicodeError) as error:

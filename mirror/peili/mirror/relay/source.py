@@ -166,7 +166,7 @@ class Source:
         """Make the current read, or else the next one, raise `error`: another peer replaces this one."""
         self._replaced = error
         if self._current_read is not None:
-            self._current_read[1].end()
+            self._current_read[1].expire()
 
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes, and read as many as have come.

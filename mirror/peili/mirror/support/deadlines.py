@@ -18,7 +18,7 @@ class Countdown:
     """Calls a function after some seconds on the running loop.
 
     The countdown has ten ticks, and a late tick counts as one tick. So after the process was stopped, its machine slept
-    or its loop was blocked, there is time left to read what has arrived meanwhile. It ends after twenty ticks in any
+    or its loop was blocked, there is time to read what has arrived meanwhile. It ends after twenty ticks in any
     case.
 
     Args:
@@ -29,7 +29,7 @@ class Countdown:
     def __init__(self, seconds: float, on_end: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._tick = seconds / _TICKS
-        self._left = _TICKS
+        self._ticks_left = _TICKS
         self._on_end = on_end
         self._schedule()
 
@@ -39,22 +39,22 @@ class Countdown:
         self._on_end = _nothing  # the old one may refer to this object: a cycle for the garbage collector
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the end, to the precision of a tick; at least one tick."""
-        return max(self._left, 1) * self._tick
+        return max(self._ticks_left, 1) * self._tick
 
     def restart(self) -> None:
         """Count from the start again, to the precision of a tick. Not after `cancel`."""
-        self._left = _TICKS
+        self._ticks_left = _TICKS
 
     def _schedule(self) -> None:
         self._due = self._loop.time() + self._tick
         self._next = self._loop.call_at(self._due, self._on_tick)
 
     def _on_tick(self) -> None:
-        self._left -= 1
+        self._ticks_left -= 1
         was_late = self._loop.time() - self._due > self._tick
-        if self._left > 0 or (was_late and self._left > -_TICKS):
+        if self._ticks_left > 0 or (was_late and self._ticks_left > -_TICKS):
             self._schedule()
         else:
             self._on_end()
@@ -73,7 +73,7 @@ class Deadline:
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._countdown = Countdown(self._seconds, self.end)
+        self._countdown = Countdown(self._seconds, self.expire)
         return self
 
     async def __aexit__(
@@ -83,16 +83,16 @@ class Deadline:
         await self._timeout.__aexit__(kind, error, trace)
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until the end, to the precision of a tenth of the whole time; always above zero. Only while it is
         entered.
         """
-        return self._countdown.left
+        return self._countdown.remaining
 
     def expired(self) -> bool:
         """Whether the time was up."""
         return self._timeout.expired()
 
-    def end(self) -> None:
+    def expire(self) -> None:
         """End the time now. Only while it is entered."""
         self._timeout.reschedule(asyncio.get_running_loop().time())

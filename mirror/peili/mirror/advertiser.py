@@ -15,7 +15,7 @@ from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.tasks import is_cancelled
 
 
-class Announcer:
+class Advertiser:
     """Advertises and withdraws keys, from its construction on a running loop until `stop`."""
 
     def __init__(self, context: Context) -> None:
@@ -65,7 +65,7 @@ class Announcer:
         self._unsure.clear()
 
     def _start(self, previous: asyncio.Task[None] | None) -> asyncio.Task[None]:
-        return asyncio.create_task(self._run(previous), name="peili announcer")
+        return asyncio.create_task(self._run(previous), name="peili advertiser")
 
     async def _run(self, previous: asyncio.Task[None] | None) -> None:
         """Follow the store forever; begin again, after a growing delay, if the store or the router fails."""
