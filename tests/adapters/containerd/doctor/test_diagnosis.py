@@ -37,7 +37,7 @@ CRI = 'plugins."io.containerd.grpc.v1.cri"'
 
 
 @dataclass(frozen=True)
-class Done:
+class CommandResult:
     """The exit code and the output of a command."""
 
     returncode: int
@@ -46,7 +46,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class House:
+class Setup:
     """A host with containerd, its peili, and a neighbour."""
 
     containerd: Containerd
@@ -59,12 +59,12 @@ class House:
         """Return arguments for `peili`, with the configuration of the running one."""
         return [*map(str, arguments), "--config", str(self.peili.configuration)]
 
-    def command(self, *arguments: str | Path) -> Done:
+    def command(self, *arguments: str | Path) -> CommandResult:
         """Run `peili` in this process, because starting a process takes longer than the command itself."""
         out, err = io.StringIO(), io.StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             code = main(self.arguments(*arguments))
-        return Done(code, out.getvalue(), err.getvalue())
+        return CommandResult(code, out.getvalue(), err.getvalue())
 
     def apply(self) -> None:
         done = self.command("hosts", "apply", "--config-path", self.containerd.hosts)
@@ -99,12 +99,12 @@ class Diagnosis:
 
 
 @pytest.fixture(scope="module")
-def house() -> Generator[House]:
+def setup() -> Generator[Setup]:
     with short_directory() as directory:
-        yield from _house(directory)
+        yield from _set_up(directory)
 
 
-def _house(directory: Path) -> Generator[House]:
+def _set_up(directory: Path) -> Generator[Setup]:
     network = LoopbackNetwork()
     node = network.add_node("here")
     hosts = directory / "c/hosts"
@@ -122,7 +122,7 @@ def _house(directory: Path) -> Generator[House]:
         neighbour.start({"store": {"kind": "memory"}, "router": {"kind": "static", "peers": []}})
         peers = [f"http://{neighbour.peer}", f"http://{peili.peer}"]
         peili.start({"store": store, "router": {"kind": "static", "peers": peers}})
-        yield House(containerd, peili, neighbour, image, directory)
+        yield Setup(containerd, peili, neighbour, image, directory)
     finally:
         peili.stop()
         neighbour.stop()
@@ -130,15 +130,15 @@ def _house(directory: Path) -> Generator[House]:
 
 
 @pytest.fixture
-def applied(house: House) -> House:
-    """The same house with peili in hosts.toml."""
-    shutil.rmtree(house.containerd.hosts)
-    house.containerd.hosts.mkdir()
-    house.apply()
-    return house
+def applied(setup: Setup) -> Setup:
+    """The same setup with peili in hosts.toml."""
+    shutil.rmtree(setup.containerd.hosts)
+    setup.containerd.hosts.mkdir()
+    setup.apply()
+    return setup
 
 
-def test_if_all_is_well_it_requests_an_image_that_containerd_has(applied: House) -> None:
+def test_if_all_is_well_it_requests_an_image_that_containerd_has(applied: Setup) -> None:
     diagnosis = applied.doctor()
     assert (diagnosis.code, diagnosis.of("fail")) == (0, {})
     fine = diagnosis.of("ok")
@@ -155,7 +155,7 @@ def test_if_all_is_well_it_requests_an_image_that_containerd_has(applied: House)
     assert set(diagnosis.of("warn")) <= {"asked", "CRI plug-in"}  # the lab's containerd does not run pods
 
 
-def test_text_has_a_line_for_each_result_and_a_fix_for_each_problem(applied: House) -> None:
+def test_text_has_a_line_for_each_result_and_a_fix_for_each_problem(applied: Setup) -> None:
     diagnosis = applied.doctor()
     command = [sys.executable, "-m", "peili.adapters.standalone", *applied.arguments("doctor")]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
@@ -169,7 +169,7 @@ def test_text_has_a_line_for_each_result_and_a_fix_for_each_problem(applied: Hou
         assert (each["level"] == "ok") is (each["fix"] == "")
 
 
-def test_it_knows_whether_containerd_has_sent_requests(applied: House) -> None:
+def test_it_knows_whether_containerd_has_sent_requests(applied: Setup) -> None:
     """The doctor's own requests do not count."""
     if "asked" in applied.doctor().of("warn"):
         assert "containerd has sent no request since peili started" in applied.doctor().of("warn")["asked"]
@@ -178,20 +178,20 @@ def test_it_knows_whether_containerd_has_sent_requests(applied: House) -> None:
     assert applied.doctor().of("ok")["asked"].startswith("containerd has sent ")
 
 
-def test_without_hosts_toml_it_names_the_command_that_fixes_it(house: House) -> None:
-    shutil.rmtree(house.containerd.hosts)
-    house.containerd.hosts.mkdir()
-    before = house.doctor()
+def test_without_hosts_toml_it_names_the_command_that_fixes_it(setup: Setup) -> None:
+    shutil.rmtree(setup.containerd.hosts)
+    setup.containerd.hosts.mkdir()
+    before = setup.doctor()
     assert before.code == 1
-    assert before.of("fail") == {"hosts.toml": f"none in {house.containerd.hosts} leads to http://{house.peili.local}"}
+    assert before.of("fail") == {"hosts.toml": f"none in {setup.containerd.hosts} leads to http://{setup.peili.local}"}
     assert "only" in before.of("ok")["request"]  # no registry leads to peili, so the doctor requested only /v2/
     program, *command = before.fix("hosts.toml").removeprefix("run: ").split()
     assert program == "peili"
-    assert house.command(*command).returncode == 0
-    assert house.doctor().code == 0
+    assert setup.command(*command).returncode == 0
+    assert setup.doctor().code == 0
 
 
-def test_it_names_registries_without_the_mirror_and_those_where_it_is_not_first(applied: House) -> None:
+def test_it_names_registries_without_the_mirror_and_those_where_it_is_not_first(applied: Setup) -> None:
     mirror = f"http://{applied.peili.local}"
     for registry, first in (("other.example", "http://10.0.0.9"), (REGISTRY, "http://10.0.0.9")):
         directory = applied.containerd.hosts / registry
@@ -205,7 +205,7 @@ def test_it_names_registries_without_the_mirror_and_those_where_it_is_not_first(
     assert not any("other.example" in each["what"] for each in chosen.findings)
 
 
-def test_with_an_ipv6_door_containerd_1_x_ignores_the_whole_file(applied: House) -> None:
+def test_with_an_ipv6_door_containerd_1_x_ignores_the_whole_file(applied: Setup) -> None:
     """It uses no host of the file, not even those that it could read."""
     directory = applied.containerd.hosts / REGISTRY
     directory.mkdir()
@@ -253,7 +253,7 @@ def test_with_an_ipv6_door_containerd_1_x_ignores_the_whole_file(applied: House)
     ],
 )
 def test_a_configuration_that_keeps_containerd_from_using_the_mirror(
-    text: str, about: str, what: str, applied: House, tmp_path: Path
+    text: str, about: str, what: str, applied: Setup, tmp_path: Path
 ) -> None:
     file = tmp_path / "containerd.toml"
     file.write_text(text.replace("DIR", str(applied.containerd.hosts)))
@@ -266,7 +266,7 @@ def test_a_configuration_that_keeps_containerd_from_using_the_mirror(
     )
 
 
-def test_hosts_toml_in_a_directory_that_containerd_does_not_use(applied: House, tmp_path: Path) -> None:
+def test_hosts_toml_in_a_directory_that_containerd_does_not_use(applied: Setup, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     file = tmp_path / "containerd.toml"
     file.write_text(f'version = 2\n[{CRI}.registry]\nconfig_path = "{tmp_path}/elsewhere"\n')
@@ -279,7 +279,7 @@ def test_hosts_toml_in_a_directory_that_containerd_does_not_use(applied: House, 
     assert diagnosis.fix("hosts.toml") == f"run: peili hosts apply --config-path {tmp_path}/elsewhere"
 
 
-def test_a_missing_socket_and_a_file_that_is_not_a_socket(applied: House) -> None:
+def test_a_missing_socket_and_a_file_that_is_not_a_socket(applied: Setup) -> None:
     gone = applied.directory / "gone.sock"
     diagnosis = applied.doctor(f"--set=store.address={gone}")
     assert diagnosis.code == 1
@@ -302,7 +302,7 @@ def without_rights(directory: Path) -> Generator[None]:
         directory.chmod(mode)
 
 
-def test_a_socket_that_this_user_has_no_permission_to_reach(applied: House) -> None:
+def test_a_socket_that_this_user_has_no_permission_to_reach(applied: Setup) -> None:
     """peili's own configuration is in the same directory, so this test does not use it."""
     out = io.StringIO()
     with without_rights(applied.directory), redirect_stdout(out):
@@ -314,7 +314,7 @@ def test_a_socket_that_this_user_has_no_permission_to_reach(applied: House) -> N
     assert failed["configuration"] == f"{applied.containerd.configuration} cannot be read: permission denied"
 
 
-def test_a_containerd_that_hangs(applied: House) -> None:
+def test_a_containerd_that_hangs(applied: Setup) -> None:
     applied.containerd.process.freeze()
     try:
         diagnosis = applied.doctor()
@@ -325,7 +325,7 @@ def test_a_containerd_that_hangs(applied: House) -> None:
     assert diagnosis.of("ok")["configuration"] == str(applied.containerd.configuration)  # the other checks run
 
 
-def test_a_content_directory_that_containerd_has_not_created_yet(applied: House) -> None:
+def test_a_content_directory_that_containerd_has_not_created_yet(applied: Setup) -> None:
     root = applied.containerd.blob_path("sha256:0").parents[2]
     away = root.rename(root.with_name("away"))
     try:
@@ -337,13 +337,13 @@ def test_a_content_directory_that_containerd_has_not_created_yet(applied: House)
         applied.containerd.import_archive(applied.directory / "image.tar")
 
 
-def test_a_content_directory_that_cannot_be_read(applied: House, tmp_path: Path) -> None:
+def test_a_content_directory_that_cannot_be_read(applied: Setup, tmp_path: Path) -> None:
     diagnosis = applied.doctor(f"--set=store.content_path={tmp_path}/gone")
     assert "no such file or directory, so peili reads it through containerd's API" in diagnosis.of("warn")["content"]
     assert diagnosis.code == 0  # peili works, but more slowly
 
 
-def test_a_local_door_where_nothing_listens_and_one_of_another_program(applied: House) -> None:
+def test_a_local_door_where_nothing_listens_and_one_of_another_program(applied: Setup) -> None:
     address = f"127.0.0.1:{free_port()}"
     diagnosis = applied.doctor(f"--set=local.listen={address}")
     assert diagnosis.code == 1
@@ -352,7 +352,7 @@ def test_a_local_door_where_nothing_listens_and_one_of_another_program(applied: 
     assert "is not peili (status 404 for /status)" in diagnosis.of("fail")["local door"]
 
 
-def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> None:
+def test_a_peili_that_serves_another_store_fails_the_request(applied: Setup) -> None:
     """The neighbour is a peili, too, but it does not serve this containerd."""
     mirror = f"http://{applied.neighbour.local}"
     done = applied.command("hosts", "apply", "--config-path", applied.containerd.hosts, "--mirror", mirror)
@@ -362,7 +362,7 @@ def test_a_peili_that_serves_another_store_fails_the_request(applied: House) -> 
     assert diagnosis.of("fail")["request"].startswith(f"{REGISTRY}/demo:v1 is in containerd, but {mirror} answers 404")
 
 
-def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: House) -> None:
+def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: Setup) -> None:
     diagnosis = applied.doctor("--set=peer.insecure=false")
     assert diagnosis.of("fail") == {"peer door": "it refuses every other host"}
     assert diagnosis.fix("peer door") == "set peer.insecure = true, and let only the peers reach the port"
@@ -375,7 +375,7 @@ def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: House) -> None
     assert "do not answer" in what or "none is known" in what
 
 
-def test_without_a_suitable_image_it_requests_only_the_api_root(applied: House) -> None:
+def test_without_a_suitable_image_it_requests_only_the_api_root(applied: Setup) -> None:
     diagnosis = applied.doctor('--set=mirror.registries=["docker.io"]')
     assert diagnosis.of("ok")["request"] == (
         f"containerd has no image that this mirror is for, so the doctor requested only "
@@ -383,7 +383,7 @@ def test_without_a_suitable_image_it_requests_only_the_api_root(applied: House) 
     )
 
 
-def test_a_wrong_configuration_of_peili_is_exit_code_2(applied: House) -> None:
+def test_a_wrong_configuration_of_peili_is_exit_code_2(applied: Setup) -> None:
     done = applied.command("doctor", "--set=store.namespaces=3")
     assert done.returncode == 2
     assert done.stderr.startswith("peili: --set: store.namespaces: ")

@@ -68,7 +68,7 @@ SHARING = {"discard_unpacked_layers", "snapshotter", "namespaces"}
 
 
 @dataclass(frozen=True)
-class House:
+class Setup:
     """One peili for each choice of namespaces, all with the same containerd, and a neighbour that has the image."""
 
     directory: Path
@@ -92,7 +92,7 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house() -> Generator[House]:
+def setup() -> Generator[Setup]:
     with ExitStack() as stack:
         directory = stack.enter_context(short_directory())
         network = stack.enter_context(LoopbackNetwork())
@@ -114,7 +114,7 @@ def house() -> Generator[House]:
                         "router": {"kind": "static", "peers": [f"http://{neighbour.peer}"]},
                     }
                 )
-        yield House(directory, image, peilis, nodes)
+        yield Setup(directory, image, peilis, nodes)
 
 
 ONLY = os.environ.get("PEILI_CONTAINERD")
@@ -153,24 +153,24 @@ CHOICES = list(choices())
     [case(each["release"], each) for each in CHOICES],
     ids=[", ".join(f"{key}={value}" for key, value in each.items() if value != USUAL.get(key)) for each in CHOICES],
 )
-def test_the_doctor_agrees_with_containerd(house: House, choice: Mapping[str, str]) -> None:
-    with Machine(release(choice["release"]), house.directory / "m") as machine:
+def test_the_doctor_agrees_with_containerd(setup: Setup, choice: Mapping[str, str]) -> None:
+    with Machine(release(choice["release"]), setup.directory / "m") as machine:
         folder = machine.etc / "containerd/certs.d"
         for name, text in files(choice, folder).items():
             file = machine.etc / "containerd" / name
             file.parent.mkdir(exist_ok=True)
             file.write_text(text)
-        write_hosts(choice["hosts"], house.url(choice["namespaces"]), folder)
+        write_hosts(choice["hosts"], setup.url(choice["namespaces"]), folder)
         has_started = starts(machine, *flags(choice, machine))
-        is_used, outcome = pull(house, machine, choice["namespaces"]) if has_started else (False, "")
-        results = examine(house, machine, choice, has_started=has_started)
+        is_used, outcome = pull(setup, machine, choice["namespaces"]) if has_started else (False, "")
+        results = examine(setup, machine, choice, has_started=has_started)
         failures = {each["about"]: each["what"] for each in results if each["level"] == "fail"}
         warnings = {each["about"]: each["what"] for each in results if each["level"] == "warn"}
         details = f"{is_used=} {outcome=}\nfail: {failures}\nwarn: {warnings}\n{machine.warnings()}"
         if "CRI plug-in" in warnings:  # it is switched off, so the doctor cannot know which client pulls, and how
             assert not is_used, details
         elif is_used and outcome == PULLED:
-            assert (not failures) is is_shared(house, machine, choice), details
+            assert (not failures) is is_shared(setup, machine, choice), details
         else:
             assert ({*failures} <= SHARING) is is_used, details
 
@@ -210,27 +210,27 @@ def starts(machine: Machine, *arguments: str) -> bool:
     return True
 
 
-def pull(house: House, machine: Machine, namespaces: str) -> tuple[bool, str]:
+def pull(setup: Setup, machine: Machine, namespaces: str) -> tuple[bool, str]:
     """Pull the image. Return whether peili served a manifest, and `PULLED` or the error."""
-    before = house.manifests_served(namespaces)
-    outcome = machine.pull(f"{REGISTRY}/demo@{house.image.target.digest}")
-    return house.manifests_served(namespaces) > before, outcome
+    before = setup.manifests_served(namespaces)
+    outcome = machine.pull(f"{REGISTRY}/demo@{setup.image.target.digest}")
+    return setup.manifests_served(namespaces) > before, outcome
 
 
-def is_shared(house: House, machine: Machine, choice: Mapping[str, str]) -> bool:
+def is_shared(setup: Setup, machine: Machine, choice: Mapping[str, str]) -> bool:
     """Whether other hosts get what was pulled, after containerd has dropped what it does not keep."""
     machine.collect_garbage()
-    is_kept = house.image.layers[0].digest in machine.digests()
+    is_kept = setup.image.layers[0].digest in machine.digests()
     served = choice["namespaces"]
     if served == "default":
-        return house.shares(served)
-    wait_for(lambda: house.shares(served) is is_kept, "peili follows containerd")
+        return setup.shares(served)
+    wait_for(lambda: setup.shares(served) is is_kept, "peili follows containerd")
     return is_kept
 
 
-def examine(house: House, machine: Machine, choice: Mapping[str, str], *, has_started: bool) -> list[dict[str, str]]:
+def examine(setup: Setup, machine: Machine, choice: Mapping[str, str], *, has_started: bool) -> list[dict[str, str]]:
     """Return the doctor's results for the configuration."""
-    arguments = ["doctor", "--json", "--config", str(house.peilis[choice["namespaces"]].configuration)]
+    arguments = ["doctor", "--json", "--config", str(setup.peilis[choice["namespaces"]].configuration)]
     if has_started and uses_default_paths(choice):
         output = machine.run([sys.executable, "-m", "peili.adapters.standalone", *arguments]).stdout
     else:
@@ -269,21 +269,21 @@ FIXED = [
     ("name", "layout", "folders"),
     [case(each[0], *each) for each in FIXED],
 )
-def test_the_doctors_fix_for_config_path_works(house: House, name: str, layout: str, folders: str) -> None:
+def test_the_doctors_fix_for_config_path_works(setup: Setup, name: str, layout: str, folders: str) -> None:
     choice = {**USUAL, "layout": layout, "folders": folders}
     text = ""
     is_used: list[bool] = []
     for _ in range(2):
-        with Machine(release(name), house.directory / "m") as machine:
+        with Machine(release(name), setup.directory / "m") as machine:
             folder = machine.etc / "containerd/certs.d"
             text = text or files(choice, folder).get("config.toml", "")
             if text:
                 (machine.etc / "containerd/config.toml").write_text(text)
-            write_hosts("ours", house.url("all"), folder)
+            write_hosts("ours", setup.url("all"), folder)
             machine.start()
-            is_used.append(pull(house, machine, "all")[0])
+            is_used.append(pull(setup, machine, "all")[0])
             # The doctor means the usual directory, which must exist.
-            results = [] if is_used[1:] else examine(house, machine, {**choice, "folders": "unset"}, has_started=True)
+            results = [] if is_used[1:] else examine(setup, machine, {**choice, "folders": "unset"}, has_started=True)
         fixes = [re.findall(r'^set config_path = "(.*)" in (\[.*\]),', each["fix"]) for each in results]
         for [(path, header)] in filter(None, fixes):
             text = with_path(text, header, path)
@@ -311,10 +311,10 @@ NOT_READ = "its transfer service takes several directories for one; set config_p
     ],
 )
 def test_apply_warns_that_2_4_ignores_hosts_toml_by_default_and_says_how_to_fix_it(
-    house: House, name: str, text: str | None, *, read: bool
+    setup: Setup, name: str, text: str | None, *, read: bool
 ) -> None:
-    configuration = str(house.peilis["all"].configuration)
-    with Machine(release(name), house.directory / "m") as machine:
+    configuration = str(setup.peilis["all"].configuration)
+    with Machine(release(name), setup.directory / "m") as machine:
         if text is not None:
             (machine.etc / "containerd/config.toml").write_text(text)
         machine.start()
@@ -324,30 +324,30 @@ def test_apply_warns_that_2_4_ignores_hosts_toml_by_default_and_says_how_to_fix_
         assert done.returncode == 0
         assert (NOT_READ in done.stderr) is not read
         assert (done.stderr == "") is read
-        assert pull(house, machine, "all")[0] is read
+        assert pull(setup, machine, "all")[0] is read
     if read:
         return
     folder, header = re.findall(r'set config_path = "(.*)" in (\[.*\]),', done.stderr)[0]
-    with Machine(release(name), house.directory / "m") as machine:
+    with Machine(release(name), setup.directory / "m") as machine:
         (machine.etc / "containerd/config.toml").write_text(f'{text or ""}{header}\nconfig_path = "{folder}"\n')
-        write_hosts("ours", house.url("all"), machine.etc / "containerd/certs.d")
+        write_hosts("ours", setup.url("all"), machine.etc / "containerd/certs.d")
         machine.start()
-        assert pull(house, machine, "all")[0]
+        assert pull(setup, machine, "all")[0]
 
 
 @pytest.mark.parametrize(("name", "level"), [case("2.4.2", "2.4.2", "fail"), case("trixie", "trixie", "warn")])
-def test_a_file_that_changed_after_containerd_started_is_not_in_force(house: House, name: str, level: str) -> None:
+def test_a_file_that_changed_after_containerd_started_is_not_in_force(setup: Setup, name: str, level: str) -> None:
     """containerd 2.4 reports its settings; for others, only the modification time of the file is known."""
-    with Machine(release(name), house.directory / "m") as machine:
+    with Machine(release(name), setup.directory / "m") as machine:
         folder = machine.etc / "containerd/certs.d"
-        write_hosts("ours", house.url("all"), folder)
+        write_hosts("ours", setup.url("all"), folder)
         file = machine.etc / "containerd/config.toml"
         file.write_text("version = 2\n")
         machine.start("--config", str(file))
         file.write_text(files({**USUAL, "layout": "2 old"}, folder)["config.toml"])
         later = time.time() + 60
         os.utime(file, (later, later))
-        results = examine(house, machine, {**USUAL, "layout": "2 old"}, has_started=True)
+        results = examine(setup, machine, {**USUAL, "layout": "2 old"}, has_started=True)
         problems = [(each["level"], each["about"]) for each in results if each["level"] != "ok"]
         assert problems == [(level, "restart")]
-        assert not pull(house, machine, "all")[0]
+        assert not pull(setup, machine, "all")[0]

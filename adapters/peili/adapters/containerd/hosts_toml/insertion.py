@@ -107,7 +107,7 @@ def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, ho
     if "[" in host.url and not all(each.reads_brackets_in_headers for each in host.version.candidates):
         raise CannotEdit(bracket_message(f'[host."{host.url}"]'))
     if target.original:  # the registry has a file of its own
-        return _edited(target, target.original, host)
+        return _insert_into(target, target.original, host)
     document: Document = {}
     if origin is not None:  # the new file must contain what containerd uses now
         _check_is_read(origin, host.version)
@@ -146,7 +146,7 @@ def _to_tables(document: Mapping[str, Any]) -> str:
     return tomlkit.dumps(document).rstrip("\n")
 
 
-def _edited(target: RegistryDirectory, original: bytes, host: MirrorHost) -> bytes:
+def _insert_into(target: RegistryDirectory, original: bytes, host: MirrorHost) -> bytes:
     """Return `original` with a section that makes `host` the first one and changes nothing else."""
     _check_is_read(target, host.version)
     if _is_present(target, host):
