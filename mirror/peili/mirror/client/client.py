@@ -116,15 +116,49 @@ class PeerClient:
             PeerUnavailable: No URL could be connected to, or the peer did not answer in HTTP/1.1 in time.
         """
         request = _Request(method, path, headers or {})
-        with map_exceptions(peer):
-            deadline = Deadline(timeout)
-            try:
-                async with deadline:
-                    return await self._try_urls(peer, request, deadline)
-            except TimeoutError as error:
-                if deadline.expired() and request.is_connecting:
-                    raise ConnectError(_CONNECT_TIMEOUT) from error
-                raise
+        with map_exceptions(peer, request):
+            async with Deadline(timeout) as deadline:
+                return await self._try_urls(peer, request, deadline)
+
+    async def request(
+        self,
+        method: str,
+        peer: Peer,
+        path: str,
+        body: bytes,
+        *,
+        timeout: float,
+        max_response: int,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[ResponseHead, bytes]:
+        """Send a request with a body, and read the whole response.
+
+        The URLs are tried as by `open`. The request is sent at most once: if the connection ends after the client began
+        to send, the peer may have acted on it, so the caller decides whether to repeat it.
+
+        Args:
+            method: The method, for example POST.
+            peer: The peer.
+            path: The path below the base URL of the peer, with a slash at its start.
+            body: The body of the request.
+            timeout: Seconds for everything, up to the end of the response.
+            max_response: The largest body of a response that is read, in bytes.
+            headers: More headers of the request. With ``Connection: close``, the connection is not kept.
+
+        Returns:
+            The head and the body of the response, whatever its status.
+
+        Raises:
+            PeerUnavailable: As for `open`; or the body of the response is too large, or its length is not stated.
+        """
+        request = _Request(method, path, headers or {}, body)
+        with map_exceptions(peer, request):
+            async with Deadline(timeout) as deadline:
+                response = await self._try_urls(peer, request, deadline)
+                try:
+                    return response.head, await response.read(max_response)
+                finally:
+                    response.close()
 
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
@@ -155,7 +189,9 @@ class PeerClient:
             try:
                 return await idle.request(request.method, data)
             except ServerDisconnected:
-                pass  # it was closed just now; a new connection shows whether the peer is there
+                if request.body is not None:
+                    raise  # the peer may have read it
+                # It was closed just now; a new connection shows whether the peer is there.
         request.is_connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
         request.is_connecting = False
@@ -165,28 +201,39 @@ class PeerClient:
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         target = quote(urlsplit(url).path + request.path, safe=_SAFE_IN_TARGET)
         headers = {"Host": f"{host}:{origin.port}", **self._headers, **request.headers}
+        if request.body is not None:
+            headers["Content-Length"] = str(len(request.body))
         lines = [f"{name}: {value}" for name, value in headers.items()]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a header has more than one line")
-        return "\r\n".join([f"{request.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+        head = "\r\n".join([f"{request.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+        return head + request.body if request.body else head
 
 
 @dataclass(slots=True)
 class _Request:
-    """A request, without the URL of the peer. `is_connecting`: it waits for a connection."""
+    """A request, without the URL of the peer.
+
+    Attributes:
+        body: The body. A request without one may be sent again if the connection ends before the response begins.
+        is_connecting: Whether the request waits for a connection.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes | None = None
     is_connecting: bool = False
 
 
 @contextmanager
-def map_exceptions(peer: Peer) -> Generator[None]:
+def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[None]:
     """Turn the errors of a request to `peer`, or of reading its response, into `PeerUnavailable`."""
     try:
         yield
     except (TimeoutError, OSError, RemoteProtocolError, ConnectError, UnicodeError) as error:
+        if isinstance(error, TimeoutError) and request is not None and request.is_connecting:
+            raise PeerUnavailable(f"peer {peer.id}: {_CONNECT_TIMEOUT}", FailureReason.UNREACHABLE) from error
         match error:  # errors of TLS are OSErrors, and UnicodeError means a malformed host name
             case TimeoutError():
                 reason = FailureReason.SILENT

@@ -230,6 +230,26 @@ class Response:
         self.left -= filled
         return filled
 
+    async def read(self, limit: int) -> bytes:
+        """Read the whole body.
+
+        Args:
+            limit: The largest size in bytes.
+
+        Raises:
+            RemoteProtocolError: The body is larger, or its size is not known in advance.
+            OSError: The connection ended.
+        """
+        if self.length is None:
+            raise RemoteProtocolError("the size of the response is not stated")
+        if self.length > limit:
+            raise RemoteProtocolError(f"the response has {self.length} bytes; at most {limit} are read")
+        body = bytearray(self.length)
+        view, filled = memoryview(body), 0
+        while self.left:
+            filled += await self.readinto(view[filled:])
+        return bytes(body)
+
     async def splice(self, pipe: int, count: int) -> int:
         """Wait for bytes of the body, and move up to `count` of them into a pipe, which must have room.
 
