@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.mirror.doors.served import ZEROS_PATH, asking, served
+from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.support.certificates import make_certificate
 from tests.support.waiting import until
 
@@ -159,10 +159,10 @@ async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pyte
     caplog.set_level(logging.INFO)
     async with contextlib.AsyncExitStack() as stack:
         limits = Limits(drain_timeout=0.2, reader_timeout=600)  # nobody waits for a reader that stalls
-        host = await stack.enter_async_context(served(limits=limits))
+        host = await stack.enter_async_context(served_host(limits=limits))
         async with httpx.AsyncClient() as idle:
             assert (await idle.get(f"{host.url(door)}/v2/")).status_code == 200
-            with asking(host.address(door), ZEROS_PATH), asking(host.address(door), "/v2/"):
+            with open_request(host.address(door), ZEROS_PATH), open_request(host.address(door), "/v2/"):
                 await until(lambda: len(host.store.opened) == 1)
                 async with asyncio.timeout(60):
                     await stack.aclose()
@@ -171,7 +171,7 @@ async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pyte
 
 
 async def test_an_answer_under_way_is_given_time_to_end() -> None:
-    async with served(limits=Limits(drain_timeout=60)) as host:
+    async with served_host(limits=Limits(drain_timeout=60)) as host:
         added = host.store.add(bytes(8 << 20))
         url = f"{host.url('peer')}/v2/registry.example/demo/blobs/{added.digest}"
         async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
@@ -183,7 +183,7 @@ async def test_an_answer_under_way_is_given_time_to_end() -> None:
 async def test_the_peer_door_may_ask_for_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     certificate = make_certificate(tmp_path)
     client_ssl = certificate.client_context()
-    async with served(
+    async with served_host(
         client_ssl=client_ssl, peer_ssl=certificate.server_context(), limits=Limits(drain_timeout=0.2)
     ) as host:
         url = host.url("peer").replace("http:", "https:")

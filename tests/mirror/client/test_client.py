@@ -1,4 +1,4 @@
-"""The client for peers, against real sockets."""
+"""`PeerClient` against real sockets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def client(**limits: Any) -> AsyncGenerator[PeerClient]:
 
 
 async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
-    """The body of ``/x``."""
+    """Return the body of ``/x``."""
     answer = await client.open("GET", peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
@@ -53,30 +53,31 @@ async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
         answer.close()
 
 
-async def test_a_dead_first_url_is_passed_over() -> None:
+async def test_an_unreachable_first_url_is_skipped() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls))) == DATA
         assert len(a.requests) == 1
 
 
-async def test_a_first_url_that_is_a_black_hole_is_passed_over_in_time() -> None:
+async def test_a_first_url_that_never_answers_is_skipped_in_time() -> None:
     with black_hole_url() as nothing:
         async with peers(DATA, honest) as [a], client(connect_timeout=0.5) as speaking:
             assert await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=60) == DATA
 
 
-def late(*delays: float, drops: int | None = None) -> Script:
-    """Answers each request after the next of `delays`; instead of that with the number `drops`, closes the connection.
-    It counts as a client does: a machine that stands still makes nobody late.
+def answer_with_delays(*delays: float, drops: int | None = None) -> Script:
+    """Answer each request after the next one of `delays`. Close the connection instead at the request number `drops`.
+
+    Delays are measured as the client measures its timeouts, so that a machine that stands still delays neither side.
     """
     waits = iter(enumerate(delays))
 
     async def script(exchange: Exchange) -> None:
-        place, delay = next(waits)
+        index, delay = next(waits)
         with suppress(TimeoutError):
             async with Deadline(delay):
                 await asyncio.Event().wait()
-        if place == drops:
+        if index == drops:
             exchange.close()
         else:
             await honest(exchange)
@@ -86,26 +87,26 @@ def late(*delays: float, drops: int | None = None) -> Script:
 
 async def test_all_urls_share_one_timeout() -> None:
     with black_hole_url() as nothing:
-        async with peers(DATA, late(2.4)) as [a], client() as speaking:
+        async with peers(DATA, answer_with_delays(2.4)) as [a], client() as speaking:
             with pytest.raises(PeerUnavailable) as caught:
                 await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=3)
             assert (caught.value.reason, len(a.requests)) == ("silent", 1)
 
 
-async def test_what_a_url_leaves_of_the_time_is_for_the_next() -> None:
-    async with peers(DATA, late(2.1)) as [a], client() as speaking:
+async def test_the_remaining_time_is_for_the_next_url() -> None:
+    async with peers(DATA, answer_with_delays(2.1)) as [a], client() as speaking:
         assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls)), timeout=3) == DATA
 
 
-async def test_a_connection_that_is_dropped_begins_no_new_timeout() -> None:
-    async with peers(DATA, late(0, 2.4, 2.4, drops=1)) as [a], client() as speaking:
+async def test_a_dropped_connection_does_not_restart_the_timeout() -> None:
+    async with peers(DATA, answer_with_delays(0, 2.4, 2.4, drops=1)) as [a], client() as speaking:
         assert await fetch(speaking, a.peer) == DATA
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, a.peer, timeout=3)
         assert (caught.value.reason, len(a.requests), a.connections) == ("silent", 3, 2)
 
 
-async def test_urls_none_of_which_can_be_reached_are_unreachable_in_time() -> None:
+async def test_unreachable_urls_fail_in_time() -> None:
     with black_hole_url() as one, black_hole_url() as other:
         async with client() as speaking:
             with pytest.raises(PeerUnavailable) as caught:
@@ -113,7 +114,7 @@ async def test_urls_none_of_which_can_be_reached_are_unreachable_in_time() -> No
             assert caught.value.reason == "unreachable"
 
 
-async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:
+async def test_the_url_that_worked_is_tried_first() -> None:
     turned_away = list[asyncio.StreamReader]()
 
     def turn_away(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +129,7 @@ async def test_the_url_that_worked_is_tried_first_from_then_on() -> None:
         assert len(turned_away) == 1
 
 
-async def test_a_url_that_died_is_left_for_the_other() -> None:
+async def test_after_a_failure_the_other_url_is_used() -> None:
     first = ScriptedPeer("a", DATA, honest)
     async with peers(DATA, honest) as [second], client() as speaking:
         async with listening(first):
@@ -145,7 +146,7 @@ async def test_ipv6() -> None:
         assert await fetch(speaking, a.peer) == DATA
 
 
-async def test_a_relay_goes_by_the_url_that_works() -> None:
+async def test_a_relay_uses_the_url_that_works() -> None:
     data = content(SMALL)
     async with listening(ScriptedPeer("a", data, honest), "::1") as a:
         peer = Peer("a", (refusing_url(), *a.urls))
@@ -159,9 +160,9 @@ async def test_a_base_url_may_have_a_path() -> None:
         assert a.requests[0].path == "/peili/x"
 
 
-async def test_a_kept_connection_that_the_peer_closed_is_replaced() -> None:
+async def test_an_idle_connection_closed_by_the_peer_is_replaced() -> None:
     async def once(exchange: Exchange) -> None:
-        """Drops the second request on a connection, as a peer does that closes it just then."""
+        """Close the connection at its second request, like a peer whose keep-alive time is over just then."""
         if a.exchanges[0].writer is exchange.writer and len(a.exchanges) > 1:
             exchange.close()
         else:
@@ -173,14 +174,14 @@ async def test_a_kept_connection_that_the_peer_closed_is_replaced() -> None:
         assert (len(a.requests), a.connections) == (3, 2)
 
 
-async def test_proxies_of_the_environment_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, refusing_url())
     async with peers(DATA, honest) as [a], client() as speaking:
         assert await fetch(speaking, a.peer) == DATA
 
 
-async def test_a_redirect_is_an_answer() -> None:
+async def test_a_redirect_is_returned_and_not_followed() -> None:
     async with peers(DATA, answers(307, location="/elsewhere")) as [a], client() as speaking:
         assert (await speaking.head(a.peer, "/x", timeout=20)).status == 307
         assert len(a.requests) == 1
@@ -190,7 +191,7 @@ async def test_a_redirect_is_an_answer() -> None:
     ("script", "reason", "timeout"),
     [(silent, "silent", 0.3), (breaks_connections, "broken", 60), (no_http, "broken", 60)],
 )
-async def test_failures_are_translated(script: Script, reason: str, timeout: float) -> None:
+async def test_network_errors_become_peer_unavailable(script: Script, reason: str, timeout: float) -> None:
     async with peers(DATA, script) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, a.peer, timeout=timeout)
@@ -210,14 +211,14 @@ async def test_failures_are_translated(script: Script, reason: str, timeout: flo
         f"http://{'a' * 70}.example:80",
     ],
 )
-async def test_urls_that_lead_nowhere_are_unreachable(url: str) -> None:
+async def test_malformed_hosts_are_unreachable(url: str) -> None:
     async with client() as speaking:
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, Peer("a", (url,)))
         assert caught.value.reason == "unreachable"
 
 
-async def test_no_tls_where_tls_was_expected_is_unreachable() -> None:
+async def test_a_peer_without_tls_is_unreachable_by_https() -> None:
     async with peers(DATA, no_http) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable):
             await fetch(speaking, Peer("a", (a.urls[0].replace("http:", "https:"),)))
@@ -229,14 +230,14 @@ async def test_a_peer_without_a_url_is_unreachable() -> None:
             await fetch(speaking, Peer("a", ()))
 
 
-async def test_a_closed_client_says_so() -> None:
+async def test_a_closed_client_raises() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         await speaking.aclose()
         with pytest.raises(PeerUnavailable, match="closed"):
             await fetch(speaking, a.peer)
 
 
-async def test_a_cancelled_request_leaves_no_connection() -> None:
+async def test_a_cancelled_request_leaves_no_connection_open() -> None:
     async with peers(DATA, silent) as [a], client() as speaking:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):

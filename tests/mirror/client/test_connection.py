@@ -1,4 +1,4 @@
-"""Our own HTTP to peers: what is taken for an answer, and which connections are used again."""
+"""HTTP/1.1 to peers: which responses are accepted, and which connections are reused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size
 
 
 async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeout: float = 20) -> bytes:
-    """The whole body."""
+    """Return the whole body."""
     answer = await speaking.open(method, peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
@@ -50,7 +50,7 @@ async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeou
 
 
 @given(st.integers(200, 599), st.dictionaries(TOKENS, VALUES, max_size=10))
-def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None:
+def test_parse_head_returns_status_and_headers(status: int, fields: dict[str, str]) -> None:
     lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     head = parse_head(f"HTTP/1.1 {status} some words\r\n{lines}\r\n".encode())
     assert head.status == status
@@ -63,7 +63,7 @@ def test_what_is_in_a_head_is_found(status: int, fields: dict[str, str]) -> None
 
 
 @given(st.binary(max_size=200))
-def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
+def test_parse_head_raises_only_remote_protocol_error(data: bytes) -> None:
     try:
         head = parse_head(b"HTTP/1.1 200 x\r\n" + data + b"\r\n\r\n")
     except RemoteProtocolError:
@@ -85,7 +85,7 @@ def test_anything_else_is_malformed_and_nothing_worse(data: bytes) -> None:
         b"",
     ],
 )
-def test_a_head_that_two_readers_could_read_differently_is_refused(head: bytes) -> None:
+def test_an_ambiguous_head_is_refused(head: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_head(head)
 
@@ -99,7 +99,7 @@ def test_a_head_that_two_readers_could_read_differently_is_refused(head: bytes) 
         ("", "1.0", False),
     ],
 )
-async def test_a_connection_is_kept_where_the_peer_keeps_it(line: str, version: str, kept: bool) -> None:
+async def test_a_connection_is_reused_if_the_peer_keeps_it_open(line: str, version: str, kept: bool) -> None:
     async def script(exchange: Exchange) -> None:
         await exchange.send(f"HTTP/{version} 200 x\r\n{line}Content-Length: 3\r\n\r\nabc".encode())
 
@@ -109,7 +109,7 @@ async def test_a_connection_is_kept_where_the_peer_keeps_it(line: str, version: 
         assert a.connections == (1 if kept else 3)
 
 
-async def test_an_answer_may_come_in_any_pieces() -> None:
+async def test_a_response_may_arrive_in_any_pieces() -> None:
     whole = b"HTTP/1.1 103 x\r\nLink: </y>\r\n\r\nHTTP/1.1 200 x\r\nContent-Length: 17\r\n\r\n" + DATA
 
     async def script(exchange: Exchange) -> None:
@@ -123,7 +123,7 @@ async def test_an_answer_may_come_in_any_pieces() -> None:
         assert a.connections == 1
 
 
-async def test_a_head_is_read_to_a_bound_only() -> None:
+async def test_the_size_of_a_head_is_limited() -> None:
     async def endless(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 200 x\r\n")
         while True:
@@ -140,7 +140,7 @@ async def test_a_head_is_read_to_a_bound_only() -> None:
     ("script", "reason"),
     [(silent, "silent"), (short_after(5), "broken"), (no_http, "broken")],
 )
-async def test_what_goes_wrong_has_its_reason(script: Script, reason: str) -> None:
+async def test_each_failure_has_its_reason(script: Script, reason: str) -> None:
     async with peers(DATA, script) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable) as caught:
             await fetch(speaking, a.peer, timeout=1)
@@ -148,7 +148,7 @@ async def test_what_goes_wrong_has_its_reason(script: Script, reason: str) -> No
         await until(lambda: a.open == 0)
 
 
-async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replaced_once() -> None:
+async def test_an_idle_connection_that_closes_on_a_request_is_replaced_once() -> None:
     async def once(exchange: Exchange) -> None:
         if len(a.exchanges) > 1 and a.exchanges[0].writer is exchange.writer:
             exchange.close()
@@ -161,7 +161,7 @@ async def test_a_kept_connection_that_the_peer_closes_when_it_is_asked_is_replac
         assert (len(a.requests), a.connections) == (3, 2)
 
 
-async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None:
+async def test_an_idle_connection_that_the_peer_closed_is_not_used() -> None:
     async def closing(exchange: Exchange) -> None:
         await honest(exchange)
         exchange.close()
@@ -173,7 +173,7 @@ async def test_a_kept_connection_that_the_peer_has_closed_is_not_asked() -> None
         assert (len(a.requests), a.connections) == (3, 3)
 
 
-async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
+async def test_after_an_unread_body_the_connection_is_not_reused() -> None:
     data = content(100_000)
     async with peers(data, honest) as [a], client() as speaking:
         answer = await speaking.open("GET", a.peer, "/x", timeout=20)
@@ -184,7 +184,7 @@ async def test_what_was_not_read_to_its_end_is_not_used_again() -> None:
         assert a.connections == 2
 
 
-async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
+async def test_bytes_after_a_response_are_not_the_next_response() -> None:
     async def chatty(exchange: Exchange) -> None:
         await honest(exchange)
         await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
@@ -201,9 +201,7 @@ async def test_what_comes_behind_an_answer_is_not_taken_for_the_next() -> None:
 
 @pytest.mark.parametrize("turns", [0, 10], ids=["in the kernel", "in the reader"])
 @pytest.mark.parametrize("by", ["tcp", "tls"])
-async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_answer(
-    by: str, turns: int, tmp_path: Path
-) -> None:
+async def test_a_late_body_is_not_the_next_response(by: str, turns: int, tmp_path: Path) -> None:
     go_on, sent = asyncio.Event(), asyncio.Event()
 
     async def late(exchange: Exchange) -> None:
@@ -229,7 +227,7 @@ async def test_a_body_that_comes_late_after_a_head_is_not_taken_for_the_next_ans
 @pytest.mark.parametrize("by", ["tcp", "tls"])
 @pytest.mark.parametrize("when", ["before it is asked", "as it is asked"])
 @pytest.mark.parametrize("how", ["closes", "resets"])
-async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when: str, how: str, tmp_path: Path) -> None:
+async def test_an_idle_connection_that_ends_is_replaced(by: str, when: str, how: str, tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         first = exchange.writer is a.exchanges[0].writer
         if not first or len(a.exchanges) == 1:
@@ -247,7 +245,7 @@ async def test_a_kept_connection_that_ends_in_any_way_is_replaced(by: str, when:
         await speaking.aclose()
 
 
-async def test_a_head_has_no_body_whatever_its_length_says() -> None:
+async def test_the_response_to_head_has_no_body() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         for _ in range(3):
             assert (await speaking.head(a.peer, "/x", timeout=20)).header("Content-Length") == str(len(DATA))
@@ -263,7 +261,7 @@ async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.Mon
         await until(lambda: a.open == 0)
 
 
-async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
+async def test_closing_the_client_ends_reads_with_an_error() -> None:
     async with peers(DATA, silent) as [a], client() as speaking:
         waiting = asyncio.create_task(speaking.open("GET", a.peer, "/x", timeout=10))
         await until(lambda: a.requests)
@@ -275,7 +273,7 @@ async def test_a_client_that_is_closed_lets_its_readers_know() -> None:
             await speaking.open("GET", a.peer, "/x", timeout=20)
 
 
-async def test_a_request_can_not_be_split() -> None:
+async def test_line_breaks_cannot_split_a_request() -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         await speaking.head(a.peer, "/x y\r\nHost: z", timeout=20)
         assert a.requests[0].path == "/x%20y%0D%0AHost:%20z"
@@ -291,7 +289,7 @@ async def test_ipv6_and_a_path_in_the_url() -> None:
         assert a.requests[0].headers["host"] == a.urls[0].removeprefix("http://")
 
 
-async def test_headers_of_the_client_go_with_every_request() -> None:
+async def test_every_request_has_the_headers_of_the_client() -> None:
     speaking = PeerClient(Limits(**SHORT), headers={"Authorization": "Bearer of-the-cluster"})
     async with peers(DATA, honest) as [a]:
         await fetch(speaking, a.peer)

@@ -1,4 +1,4 @@
-"""Peers whose URLs have names, while the look-up of names hangs."""
+"""Peers whose URLs have host names, while the lookup of names hangs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 class NameServer:
-    """Knows that every name of ``.example`` is this host, and says so once it is told to."""
+    """Resolves every name of ``.example`` to this host, as soon as `answers` is set."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -72,24 +72,24 @@ def threads() -> list[threading.Thread]:
     return [each for each in threading.enumerate() if each.name.startswith("peili name")]
 
 
-def named(peer: Peer, name: str) -> Peer:
-    """`peer` by a name, instead of its address."""
+def with_name(peer: Peer, name: str) -> Peer:
+    """Return `peer` with a host name instead of its address."""
     return Peer(name, tuple(url.replace("127.0.0.1", f"{name}.example") for url in peer.urls))
 
 
-async def test_look_ups_that_hang_leave_threads_to_others(server: NameServer) -> None:
+async def test_hanging_lookups_do_not_block_other_work(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
-        hanging = [fetch(speaking, named(a.peer, f"n{number}"), timeout=0.3) for number in range(40)]
+        hanging = [fetch(speaking, with_name(a.peer, f"n{number}"), timeout=0.3) for number in range(40)]
         failed = await asyncio.gather(*hanging, return_exceptions=True)
         assert {type(each) for each in failed} == {PeerUnavailable}
         async with asyncio.timeout(60):
-            assert await asyncio.to_thread(lambda: "the host's own work") == "the host's own work"
+            assert await asyncio.to_thread(lambda: "other work") == "other work"
             assert await fetch(speaking, a.peer) == DATA
 
 
-async def test_a_name_is_looked_up_once_for_all_who_wait(server: NameServer) -> None:
+async def test_concurrent_requests_share_one_lookup(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
-        waiting = [asyncio.create_task(fetch(speaking, named(a.peer, "n"))) for _ in range(3)]
+        waiting = [asyncio.create_task(fetch(speaking, with_name(a.peer, "n"))) for _ in range(3)]
         await until(lambda: server.asked)
         waiting[0].cancel()
         server.answers.set()
@@ -97,46 +97,46 @@ async def test_a_name_is_looked_up_once_for_all_who_wait(server: NameServer) -> 
         assert server.asked == ["n.example"]
 
 
-async def test_a_look_up_that_was_given_up_serves_who_asks_next(server: NameServer) -> None:
+async def test_an_abandoned_lookup_serves_the_next_request(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
         with pytest.raises(PeerUnavailable):
-            await fetch(speaking, named(a.peer, "n"), timeout=0.3)
-        again = asyncio.create_task(fetch(speaking, named(a.peer, "n")))
+            await fetch(speaking, with_name(a.peer, "n"), timeout=0.3)
+        again = asyncio.create_task(fetch(speaking, with_name(a.peer, "n")))
         await asyncio.sleep(0)
         server.answers.set()
         assert await again == DATA
         assert server.asked == ["n.example"]
 
 
-async def test_closing_waits_for_no_look_up(server: NameServer) -> None:
+async def test_closing_does_not_wait_for_lookups(server: NameServer) -> None:
     speaking = PeerClient(Limits(connect_timeout=600))
     async with peers(DATA, honest) as [a]:
-        asking = [speaking.head(named(a.peer, f"n{number}"), "/x", timeout=600) for number in range(20)]
+        asking = [speaking.head(with_name(a.peer, f"n{number}"), "/x", timeout=600) for number in range(20)]
         waiting = asyncio.gather(*asking, return_exceptions=True)
         await until(lambda: len(server.asked) > 1)
         async with asyncio.timeout(60):  # less than the name server takes
             await speaking.aclose()
             assert {type(each) for each in await waiting} == {PeerUnavailable}
         with pytest.raises(PeerUnavailable, match="closed"):
-            await speaking.head(named(a.peer, "m"), "/x", timeout=1)
+            await speaking.head(with_name(a.peer, "m"), "/x", timeout=1)
     server.answers.set()
     await until(lambda: not threads())
 
 
-async def test_a_look_up_leaves_no_thread(server: NameServer) -> None:
+async def test_a_lookup_leaves_no_thread(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], client() as speaking:
-        waiting = asyncio.create_task(fetch(speaking, named(a.peer, "n")))
+        waiting = asyncio.create_task(fetch(speaking, with_name(a.peer, "n")))
         await until(threads)
         server.answers.set()
         assert await waiting == DATA
         await until(lambda: not threads())
 
 
-def test_a_process_does_not_wait_for_a_look_up_that_hangs_when_it_ends() -> None:
+def test_a_process_exits_during_a_hanging_lookup() -> None:
     subprocess.run([sys.executable, "-c", _ENDS_WHILE_LOOKING_UP], check=True, timeout=60)  # it hangs for longer
 
 
-async def test_a_name_that_nobody_has_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

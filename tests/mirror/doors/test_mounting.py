@@ -1,4 +1,4 @@
-"""The doors in a host's own app: under a prefix, under /v2, behind its middleware."""
+"""The doors in the app of a host agent: below a prefix, below /v2, behind middleware."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message
-from tests.mirror.doors.house import DOORS, TAGS, House, house, visitor
+from tests.mirror.doors.in_memory_host import DOORS, TAGS, InMemoryHost, client_for, in_memory_host
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ MOUNTS: dict[str, tuple[str, Callable[[ASGIApp], ASGIApp]]] = {
 }
 
 
-async def check(client: httpx.AsyncClient, host: House, prefix: str) -> None:
+async def check(client: httpx.AsyncClient, host: InMemoryHost, prefix: str) -> None:
     assert (await client.get(f"{prefix}/v2/")).json() == {}
     blob = await client.get(prefix + host.blob_path)
     assert (blob.status_code, blob.content) == (200, host.data)
@@ -48,29 +48,29 @@ async def check(client: httpx.AsyncClient, host: House, prefix: str) -> None:
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("where", MOUNTS)
-async def test_a_door_works_wherever_it_is_mounted(door: str, where: str) -> None:
+async def test_a_door_works_at_every_mount_point(door: str, where: str) -> None:
     prefix, mount = MOUNTS[where]
-    async with house() as host, visitor(mount(host.door(door))) as client:
+    async with in_memory_host() as host, client_for(mount(host.door(door))) as client:
         await check(client, host, prefix)
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_hosts_gzip_middleware_leaves_blobs_alone(door: str) -> None:
-    async with house() as host:
+async def test_gzip_middleware_does_not_change_blobs(door: str) -> None:
+    async with in_memory_host() as host:
         app = Starlette(routes=[Mount("/", host.door(door))], middleware=[Middleware(GZipMiddleware)])
-        async with visitor(app) as client:
+        async with client_for(app) as client:
             response = await client.get(host.blob_path, headers={"Accept-Encoding": "gzip"})
             assert response.headers["Content-Encoding"] == "identity"
             assert response.headers["Content-Length"] == str(len(host.data))
             assert response.content == host.data
 
 
-async def test_one_app_can_have_all_three_and_their_lifespan() -> None:
-    host = House()
+async def test_one_app_can_have_all_doors_and_the_lifespan() -> None:
+    host = InMemoryHost()
     mirror = host.mirror
     routes = [Mount("/v2", mirror.local), Mount("/peili", mirror.peer), Mount("/ops", mirror.ops)]
     app = Starlette(routes=routes, lifespan=mirror.lifespan)
-    async with visitor(app) as client:
+    async with client_for(app) as client:
         assert (await client.get("/ops/readyz")).status_code == 503
         async with app.router.lifespan_context(app):
             await mirror.wait_ready(30)
@@ -81,16 +81,16 @@ async def test_one_app_can_have_all_three_and_their_lifespan() -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_door_is_there_before_its_mirror_is_entered(door: str) -> None:
-    host = House()
-    async with visitor(host.door(door)) as client:
+async def test_a_door_can_be_mounted_before_the_mirror_is_entered(door: str) -> None:
+    host = InMemoryHost()
+    async with client_for(host.door(door)) as client:
         assert (await client.get("/v2/")).status_code == 200
         response = await client.get("/v2/registry.example/demo/blobs/sha256:" + "0" * 64)
         assert response.status_code == 404
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_door_alone_is_an_app_that_a_server_can_start_and_stop(door: str) -> None:
+async def test_a_door_alone_supports_the_lifespan_protocol(door: str) -> None:
     told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     answers: list[str] = []
 
@@ -100,5 +100,5 @@ async def test_a_door_alone_is_an_app_that_a_server_can_start_and_stop(door: str
     async def send(message: Message) -> None:
         answers.append(message["type"])
 
-    await House().door(door)({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
+    await InMemoryHost().door(door)({"type": "lifespan", "asgi": {}, "state": {}}, receive, send)
     assert answers == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

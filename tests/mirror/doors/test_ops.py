@@ -1,11 +1,11 @@
-"""`/livez` and `/readyz`."""
+"""``/livez``, ``/readyz`` and ``/status``."""
 
 from __future__ import annotations
 
 import time
 
 import pytest
-from tests.mirror.doors.house import visitor
+from tests.mirror.doors.in_memory_host import client_for
 from typing_extensions import override
 
 from peili.mirror import Mirror, Peer, PushRouter, Unavailable
@@ -16,19 +16,19 @@ pytestmark = pytest.mark.anyio
 
 
 class SlowStore(MemoryStore):
-    """Says itself when its backend is there."""
+    """A store that is ready when `is_available` is set."""
 
-    there = False
+    is_available = False
 
     @override
     def ready(self) -> bool:
-        return self.there
+        return self.is_available
 
 
-async def test_alive_always_and_ready_once_every_part_is() -> None:
+async def test_livez_is_always_200_and_readyz_needs_every_part() -> None:
     store = SlowStore()
     mirror = Mirror(store, MemoryRouter())
-    async with visitor(mirror.ops) as client:
+    async with client_for(mirror.ops) as client:
         assert (await client.get("/livez")).status_code == 200
         response = await client.get("/readyz")
         assert (response.status_code, response.json()) == (503, {"store": False, "router": False, "resolver": False})
@@ -38,7 +38,7 @@ async def test_alive_always_and_ready_once_every_part_is() -> None:
             assert (response.status_code, response.json()) == (503, {"store": False, "router": True, "resolver": True})
             with pytest.raises(Unavailable, match=r"^not ready after 0\.05 s: store$"):
                 await mirror.wait_ready(0.05)
-            store.there = True
+            store.is_available = True
             await mirror.wait_ready(30)
             response = await client.get("/readyz")
             assert (response.status_code, response.json()) == (200, {"store": True, "router": True, "resolver": True})
@@ -53,10 +53,10 @@ async def test_a_mirror_that_is_not_entered_is_not_ready() -> None:
         await mirror.wait_ready(0.01)
 
 
-async def test_status_tells_who_this_is_whom_it_knows_and_who_has_asked() -> None:
+async def test_status_shows_identity_peers_and_runtime_requests() -> None:
     router = PushRouter()
     mirror = Mirror(MemoryStore(), router, identity=Peer("me", ("http://10.0.0.2:5051",)))
-    async with visitor(mirror.ops) as client, visitor(mirror.local) as runtime:
+    async with client_for(mirror.ops) as client, client_for(mirror.local) as runtime:
         assert (await client.get("/status")).json() == {
             "identity": "me",
             "urls": ["http://10.0.0.2:5051"],
@@ -70,11 +70,11 @@ async def test_status_tells_who_this_is_whom_it_knows_and_who_has_asked() -> Non
             before = time.time()
             for agent in ("containerd/v2.1.4", "containerd/1.6.20", "curl/8"):
                 await runtime.get("/v2/", headers={"User-Agent": agent})
-            told = (await client.get("/status")).json()
-            assert all(told["ready"].values())
-            assert told["peers"] == [{"id": "other", "urls": ["http://10.0.0.3:5051"]}]
-            assert {name: counts["requests"] for name, counts in told["runtime"].items()} == {
+            document = (await client.get("/status")).json()
+            assert all(document["ready"].values())
+            assert document["peers"] == [{"id": "other", "urls": ["http://10.0.0.3:5051"]}]
+            assert {name: counts["requests"] for name, counts in document["runtime"].items()} == {
                 "containerd": 2,
                 "other": 1,
             }
-            assert before <= told["runtime"]["containerd"]["last"] <= time.time()
+            assert before <= document["runtime"]["containerd"]["last"] <= time.time()

@@ -1,4 +1,4 @@
-"""Files are left to servers that offer ASGI's ``http.response.pathsend``."""
+"""Servers that offer ``http.response.pathsend`` of ASGI send the files themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.mirror.doors.ways import FIRST, Host, Way, on_uvicorn
+from tests.mirror.doors.server_kinds import FIRST, Host, ServerKind, on_uvicorn
 from tests.support.waiting import until
 
 from peili.mirror import Mirror
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.anyio
 DATA = random.Random(5).randbytes((3 << 20) + 1)
 
 
-def offering_pathsend(app: ASGIApp) -> ASGIApp:
-    """A server that takes paths, and opens them some time after it was told: the earliest moment is not promised."""
+def add_pathsend(app: ASGIApp) -> ASGIApp:
+    """A server that accepts paths, and opens the files some time later: ASGI does not say when it must."""
 
     async def offering(scope: Scope, receive: Receive, send: Send) -> None:
         sending: list[asyncio.Task[None]] = []
@@ -47,28 +47,28 @@ async def send_file(path: str, send: Send) -> None:
     await send({"type": "http.response.body", "body": data})
 
 
-def behind_it(mirror: Mirror) -> ASGIApp:
-    return offering_pathsend(mirror.local)
+def with_pathsend(mirror: Mirror) -> ASGIApp:
+    return add_pathsend(mirror.local)
 
 
 @asynccontextmanager
 async def host_and_client() -> AsyncGenerator[tuple[Host, httpx.AsyncClient]]:
-    way = Way("a server that offers pathsend", on_uvicorn(behind_it, http="httptools"))
+    server_kind = ServerKind("a server that offers pathsend", on_uvicorn(with_pathsend, http="httptools"))
     async with (
-        way.host() as host,
+        server_kind.host() as host,
         httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False) as client,
     ):
         yield host, client
 
 
-async def test_a_whole_file_is_left_to_the_server_and_stays_open_until_it_is_done(tmp_path: Path) -> None:
+async def test_the_server_sends_a_whole_file_which_stays_open_meanwhile(tmp_path: Path) -> None:
     file = tmp_path / "blob"
     file.write_bytes(DATA)
     async with host_and_client() as (host, client):
         path = host.store.add_file(file)
         getting = asyncio.create_task(client.get(path))
         await until(lambda: len(host.store.opened) == 1)
-        file.unlink()  # what was opened once is what is sent
+        file.unlink()  # the open file is sent
         answer = await getting
         assert (answer.status_code, answer.content) == (200, DATA)
         assert host.store.opened[0].read == FIRST
@@ -76,7 +76,7 @@ async def test_a_whole_file_is_left_to_the_server_and_stays_open_until_it_is_don
             await host.store.opened[0].closed.wait()
 
 
-async def test_parts_and_small_files_are_sent_by_us(tmp_path: Path) -> None:
+async def test_parts_and_small_files_are_sent_as_messages(tmp_path: Path) -> None:
     file, small = tmp_path / "blob", tmp_path / "small"
     file.write_bytes(DATA)
     small.write_bytes(DATA[:TAIL])
@@ -87,7 +87,7 @@ async def test_parts_and_small_files_are_sent_by_us(tmp_path: Path) -> None:
         assert [each.read for each in host.store.opened] == [FIRST + 2_000_000, TAIL]
 
 
-async def test_head_says_what_get_would(tmp_path: Path) -> None:
+async def test_head_has_the_headers_of_get(tmp_path: Path) -> None:
     file = tmp_path / "blob"
     file.write_bytes(DATA)
     async with host_and_client() as (host, client):

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
-from tests.mirror.doors.house import house, visitor
-from tests.mirror.doors.served import ZEROS_PATH, asking, served
+from tests.mirror.doors.in_memory_host import client_for, in_memory_host
+from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import LARGE, content, pulling
 from tests.support.waiting import until
@@ -97,7 +97,7 @@ async def test_bytes_are_counted_by_door_and_source_and_requests_by_what_became_
 
 
 async def test_what_the_store_has_is_counted_as_its_own_and_errors_and_lists_as_no_content() -> None:
-    async with house() as host, visitor(host.door("local")) as runtime:
+    async with in_memory_host() as host, client_for(host.door("local")) as runtime:
         await runtime.get(host.blob_path)
         await runtime.head(host.blob_path)
         await runtime.get(host.blob_path, headers={"Range": "bytes=0-9"})
@@ -129,9 +129,9 @@ async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_count
     store = MemoryStore()
     digest = store.add(b"content").digest
     async with Mirror(store, PushRouter()) as mirror:
-        async with visitor(mirror.peer, "192.0.2.1") as stranger:
+        async with client_for(mirror.peer, "192.0.2.1") as stranger:
             assert (await stranger.get(blob(digest))).status_code == 403
-        async with visitor(mirror.peer) as peer:
+        async with client_for(mirror.peer) as peer:
             assert (await peer.head(f"/_router/keys/{digest}")).status_code == 200
         seen = scrape(mirror)
     named = {"door": "peer", "source": ""}
@@ -141,7 +141,7 @@ async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_count
 
 async def test_who_asked_last_is_known_and_strangers_names_do_not_make_series() -> None:
     before = time.time()
-    async with house() as host, visitor(host.door("local")) as runtime:
+    async with in_memory_host() as host, client_for(host.door("local")) as runtime:
         assert scrape(host.mirror)("peili_runtime_requests_total", client="containerd") == 0
         for agent in ("containerd/v2.1.0", "curl/8", "x" * 1000, "", "Docker/27.0 go/1.22"):
             await runtime.get("/v2/", headers={"User-Agent": agent})
@@ -176,7 +176,7 @@ LIMITED: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("limit", LIMITED)
 async def test_a_request_that_reaches_a_limit_is_counted(limit: str) -> None:
     door, limits, request = LIMITED[limit]
-    async with house(limits=Limits(**limits)) as host, visitor(host.door(door)) as client:
+    async with in_memory_host(limits=Limits(**limits)) as host, client_for(host.door(door)) as client:
         await client.get("/v2/")
         assert scrape(host.mirror)("peili_limited_total", limit=limit) == 0
         await client.get(**request)
@@ -186,8 +186,8 @@ async def test_a_request_that_reaches_a_limit_is_counted(limit: str) -> None:
 @pytest.mark.parametrize("limit", ["uploads", "uploads_per_peer"])
 async def test_a_peer_that_is_refused_for_too_many_uploads_is_counted(limit: str) -> None:
     limits: dict[str, Any] = {limit: 1, "drain_timeout": 0.1}
-    async with served(limits=Limits(**limits)) as host, httpx.AsyncClient() as client:
-        with asking(host.address("peer"), ZEROS_PATH):
+    async with served_host(limits=Limits(**limits)) as host, httpx.AsyncClient() as client:
+        with open_request(host.address("peer"), ZEROS_PATH):
             await until(lambda: scrape(host.mirror)("peili_uploads") == 1)
             assert (await client.get(host.url("peer") + ZEROS_PATH)).status_code == 429
         await until(lambda: scrape(host.mirror)("peili_uploads") == 0)
@@ -195,12 +195,12 @@ async def test_a_peer_that_is_refused_for_too_many_uploads_is_counted(limit: str
 
 
 async def test_readers_and_requests_that_take_too_long_are_counted() -> None:
-    async with served(limits=Limits(reader_timeout=0.2, header_timeout=0.2)) as host, AsyncExitStack() as stack:
+    async with served_host(limits=Limits(reader_timeout=0.2, header_timeout=0.2)) as host, AsyncExitStack() as stack:
 
         def limited(limit: str) -> float:
             return scrape(host.mirror)("peili_limited_total", limit=limit)
 
-        stack.enter_context(asking(host.address("local"), ZEROS_PATH))
+        stack.enter_context(open_request(host.address("local"), ZEROS_PATH))
         await until(lambda: limited("reader_timeout") == 1)
         _, half = await asyncio.open_connection(*host.address("local").split(":"))
         stack.callback(half.close)
@@ -210,8 +210,8 @@ async def test_readers_and_requests_that_take_too_long_are_counted() -> None:
 
 
 async def test_a_drain_that_takes_too_long_is_counted() -> None:
-    async with served() as host:
-        with asking(host.address("peer"), ZEROS_PATH):
+    async with served_host() as host:
+        with open_request(host.address("peer"), ZEROS_PATH):
             await until(lambda: scrape(host.mirror)("peili_uploads") == 1)
             await host.mirror.drain(0.01)
         assert scrape(host.mirror)("peili_limited_total", limit="drain_timeout") == 1
@@ -227,7 +227,7 @@ async def test_a_member_that_does_not_answer_in_time_is_counted() -> None:
     router = PushRouter()
     router.set([Peer("silent", (f"http://127.0.0.1:{port}",))])
     mirror = Mirror(MemoryStore(), router, limits=Limits(lookup_timeout=0.1))
-    async with server, mirror, visitor(mirror.local) as runtime:
+    async with server, mirror, client_for(mirror.local) as runtime:
         await until(lambda: scrape(mirror)("peili_peers") == 1)
         assert (await runtime.get(blob(Digest.of(b"x")))).status_code == 404
         seen = scrape(mirror)
@@ -239,7 +239,7 @@ async def test_gauges_are_of_now_and_counters_outlive_leaving() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     for _ in range(2):
         assert [scrape(mirror)("peili_ready", part=part) for part in ("store", "router", "resolver")] == [0, 0, 0]
-        async with mirror, visitor(mirror.local) as runtime:
+        async with mirror, client_for(mirror.local) as runtime:
             assert [scrape(mirror)("peili_ready", part=part) for part in ("store", "router", "resolver")] == [1, 1, 1]
             await runtime.get("/v2/")
     assert scrape(mirror)("peili_runtime_requests_total", client="other") == 2
@@ -285,7 +285,7 @@ async def test_without_prometheus_client_one_line_names_the_extra(monkeypatch: p
     monkeypatch.delattr(metrics, "prometheus", raising=False)
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     mirror = Mirror(MemoryStore(), MemoryRouter())
-    async with visitor(mirror.ops) as client:
+    async with client_for(mirror.ops) as client:
         answer = await client.get("/metrics")
     assert (answer.status_code, answer.text) == (501, "metrics need prometheus-client: pip install 'peili[command]'\n")
     with pytest.raises(ImportError, match=r"peili\[command\]"):
@@ -299,7 +299,7 @@ async def test_two_mirrors_share_a_registry_by_name_and_each_may_have_its_own() 
     registry = CollectorRegistry()
     registry.register(collector)
     mirrors["green"] = Mirror(MemoryStore(), MemoryRouter())
-    async with mirrors["green"], visitor(mirrors["green"].local) as runtime:
+    async with mirrors["green"], client_for(mirrors["green"].local) as runtime:
         await runtime.get("/v2/")
         text = generate_latest(registry).decode()
     check_names(text)
@@ -361,7 +361,7 @@ async def test_a_plug_in_that_can_t_say_how_it_is_does_not_hide_the_rest(caplog:
     store = MemoryStore()
     store.tag(Reference("registry.example", "demo", "v1"), store.add(b"x"))
     mirror = Mirror(store, Confused())
-    async with mirror, visitor(mirror.ops) as client:
+    async with mirror, client_for(mirror.ops) as client:
         for _ in range(3):
             seen = Scrape((await client.get("/metrics")).text)
             assert [seen("peili_ready", part=part) for part in ("store", "router")] == [1, 0]

@@ -1,4 +1,4 @@
-"""What paths mean."""
+"""Parsing the paths of requests."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def target(path: str, root_path: str = "", ns: str | None = None, default: str |
     return parse_target(api_path(path, root_path), ns=ns, default_registry=default)
 
 
-def target_or_refusal(path: str, root_path: str, ns: str | None) -> Target | HTTPError:
+def target_or_error(path: str, root_path: str, ns: str | None) -> Target | HTTPError:
     try:
         return target(path, root_path, ns)
-    except HTTPError as refusal:
-        return refusal
+    except HTTPError as error:
+        return error
 
 
 @given(PATHS, st.sampled_from(["", "/v2", "/peili", "/a/v2"]), st.none() | st.text(max_size=30))
-def test_any_path_is_a_target_or_refused_with_a_4xx(path: str, root_path: str, ns: str | None) -> None:
+def test_any_path_is_a_target_or_a_4xx(path: str, root_path: str, ns: str | None) -> None:
     for each in (path, root_path + path):
-        found = target_or_refusal(each, root_path, ns)
+        found = target_or_error(each, root_path, ns)
         if isinstance(found, HTTPError):
             assert 400 <= found.status < 500
             assert found.body().isascii()
@@ -45,7 +45,7 @@ def test_any_path_is_a_target_or_refused_with_a_4xx(path: str, root_path: str, n
 
 
 @given(REFERENCES)
-def test_a_tag_can_be_asked_for_in_each_way(reference: Reference) -> None:
+def test_a_tag_is_parsed_in_each_form(reference: Reference) -> None:
     assume(not reference.repository.startswith(f"{reference.registry}/".lower()))  # taken for said twice
     expected = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
     path = f"/v2/{reference.repository}/manifests/{reference.tag}"
@@ -58,7 +58,7 @@ def test_a_tag_can_be_asked_for_in_each_way(reference: Reference) -> None:
 
 
 @given(REGISTRIES, REPOSITORIES, DIGESTS, st.sampled_from([Endpoint.MANIFEST, Endpoint.BLOB]))
-def test_a_digest_can_be_asked_for(registry: str, repository: str, digest: str, endpoint: Endpoint) -> None:
+def test_a_digest_is_parsed_in_each_form(registry: str, repository: str, digest: str, endpoint: Endpoint) -> None:
     assume(not repository.startswith(f"{registry}/".lower()))  # taken for said twice
     expected = Target(endpoint, registry, repository, digest=Digest(digest))
     path = f"/v2/{repository}/{endpoint.value}/{digest}"
@@ -80,7 +80,7 @@ def test_a_digest_can_be_asked_for(registry: str, repository: str, digest: str, 
         ("/v2/blobs/tags/list/manifests/v1", "", "blobs/tags/list"),
     ],
 )
-def test_no_second_v2_is_taken_off(path: str, root_path: str, repository: str) -> None:
+def test_a_second_v2_belongs_to_the_repository(path: str, root_path: str, repository: str) -> None:
     assert target(path, root_path) == Target(Endpoint.MANIFEST, None, repository, tag="v1")
 
 
@@ -123,23 +123,23 @@ def test_the_registry_comes_from_ns_else_the_path_else_the_default(
         ("/v2/x/blobs/md5:" + "0" * 32, 400, "DIGEST_INVALID"),
     ],
 )
-def test_what_is_not_part_of_the_api_or_malformed_is_refused(path: str, status: int, code: str) -> None:
-    with pytest.raises(HTTPError) as refused:
+def test_other_and_malformed_paths_are_refused(path: str, status: int, code: str) -> None:
+    with pytest.raises(HTTPError) as caught:
         target(path)
-    assert (refused.value.status, refused.value.code) == (status, code)
+    assert (caught.value.status, caught.value.code) == (status, code)
 
 
-def test_an_ns_that_is_no_host_name_is_refused() -> None:
+def test_an_ns_that_is_not_a_host_name_is_refused() -> None:
     with pytest.raises(HTTPError, match="ns is not the host name of a registry"):
         target("/v2/x/manifests/v1", ns="a/b")
 
 
-def test_a_repository_that_begins_like_its_registry_keeps_its_name() -> None:
+def test_a_repository_that_begins_like_its_registry_round_trips() -> None:
     target = Target(Endpoint.MANIFEST, "registry.example", "registry.example/demo", tag="v1")
     path = urlsplit(target.path).path.removeprefix("/v2")
     assert parse_target(path, ns="registry.example", default_registry=None) == target
 
 
-def test_a_plain_word_that_is_the_registrys_name_too_belongs_to_the_repository() -> None:
+def test_a_plain_word_equal_to_the_registry_belongs_to_the_repository() -> None:
     found = target("/v2/registry/demo/manifests/v1", ns="registry")
     assert (found.registry, found.repository) == ("registry", "registry/demo")

@@ -1,4 +1,4 @@
-"""The way to a client's socket past ASGI."""
+"""Socket writers on real sockets, with asyncio and uvloop."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 
 
 class Connection(asyncio.Protocol):
-    """A server's end of a connection."""
+    """The server side of a connection."""
 
     transport: asyncio.Transport
     socket_writer: DirectSocketWriter
@@ -58,7 +58,7 @@ class Connection(asyncio.Protocol):
 
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
-    """A server's end with an socket_writer, and the client's socket, whose buffer is small."""
+    """Yield the server side with a socket writer, and the client's socket, whose buffer is small."""
     it = Connection()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: it, "127.0.0.1", 0)
@@ -92,7 +92,7 @@ def fd(tmp_path: Path) -> Any:
         yield file.fileno()
 
 
-async def test_what_was_written_before_goes_first_and_what_is_written_after_last(fd: int) -> None:
+async def test_writes_keep_their_order_with_the_transport(fd: int) -> None:
     async with connected() as (server, client):
         head = os.urandom(3 << 20)  # more than the sockets hold: the transport keeps some of it
         receiving = asyncio.create_task(receive(client, len(head) + len(DATA) + 8))
@@ -105,7 +105,7 @@ async def test_what_was_written_before_goes_first_and_what_is_written_after_last
         assert await receiving == head + DATA[5:] + DATA[:5] + b"the last"
 
 
-async def test_a_buffer_may_be_used_again_once_it_was_sent() -> None:
+async def test_a_buffer_may_be_reused_after_send() -> None:
     async with connected() as (server, client):
         receiving = asyncio.create_task(receive(client, len(DATA)))
         buffer = bytearray(1 << 20)
@@ -116,7 +116,7 @@ async def test_a_buffer_may_be_used_again_once_it_was_sent() -> None:
         assert await receiving == DATA
 
 
-async def test_a_file_that_is_shorter_than_asked_for_ends(fd: int) -> None:
+async def test_sendfile_stops_at_the_end_of_the_file(fd: int) -> None:
     async with connected() as (server, client):
         receiving = asyncio.create_task(receive(client, 100))
         assert await server.socket_writer.sendfile(fd, len(DATA) - 100, 5000) == 100
@@ -125,7 +125,7 @@ async def test_a_file_that_is_shorter_than_asked_for_ends(fd: int) -> None:
         assert await server.socket_writer.sendfile(fd, 0, 0) == 0
 
 
-async def test_what_is_in_a_pipe_can_be_sent() -> None:
+async def test_splice_sends_the_bytes_of_a_pipe() -> None:
     async with connected() as (server, client):
         receiving = asyncio.create_task(receive(client, len(DATA)))
         out, into = os.pipe()
@@ -141,14 +141,14 @@ async def test_what_is_in_a_pipe_can_be_sent() -> None:
         assert server.socket_writer.take_sent_count() == len(DATA)
 
 
-async def test_a_client_that_takes_nothing_is_not_waited_for(fd: int) -> None:
+async def test_a_client_that_reads_nothing_times_out(fd: int) -> None:
     async with connected() as (server, _):
         server.socket_writer.set_timeout(0.2)
         with pytest.raises(TimeoutError):
             await server.socket_writer.sendfile(fd, 0, len(DATA))
 
 
-async def test_a_client_that_leaves_is_noticed(fd: int) -> None:
+async def test_a_disconnect_raises(fd: int) -> None:
     async with connected() as (server, client):
         sending = asyncio.create_task(server.socket_writer.sendfile(fd, 0, len(DATA)))
         assert await receive(client, 1)
@@ -163,7 +163,7 @@ def descriptors() -> set[Path]:
     return set(Path("/proc/self/fd").iterdir())
 
 
-async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> None:
+async def test_a_cancellation_leaks_nothing(fd: int) -> None:
     async with connected() as (server, client):
         before = descriptors()
         sending = asyncio.create_task(server.socket_writer.sendfile(fd, 0, len(DATA)))
@@ -178,7 +178,7 @@ async def test_nothing_stays_open_or_is_called_after_a_cancellation(fd: int) -> 
         assert len(await receive(client, len(DATA))) < len(DATA)
 
 
-async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
+async def test_prepare_reports_whether_a_descriptor_is_available() -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     async with connected() as (server, client):
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, limit[1]))
@@ -194,7 +194,7 @@ async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "clients"),
+    ("error", "is_gone"),
     [
         (BrokenPipeError(errno.EPIPE, ""), True),
         (ConnectionResetError("the client is gone"), True),
@@ -208,11 +208,11 @@ async def test_whether_there_is_a_way_is_known_before_it_is_used() -> None:
     ],
     ids=repr,
 )
-def test_whose_an_error_is(error: OSError, clients: bool) -> None:
-    assert is_client_gone(error) == clients
+def test_is_client_gone(error: OSError, is_gone: bool) -> None:
+    assert is_client_gone(error) == is_gone
 
 
-async def test_whoever_wraps_send_has_no_outlet_unless_it_is_passed_on() -> None:
+async def test_wrapped_send_has_no_socket_writer_without_wrap_send() -> None:
     async def send(message: Message) -> None:
         pass
 

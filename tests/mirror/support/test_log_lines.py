@@ -7,7 +7,7 @@ import logging
 from collections.abc import Generator
 
 import pytest
-from tests.mirror.doors.house import DOORS, house, visitor
+from tests.mirror.doors.in_memory_host import DOORS, client_for, in_memory_host
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Resolver
@@ -142,7 +142,7 @@ async def test_no_request_writes_a_long_line(host: Host, door: str) -> None:
     it = Failing()
     mirror = Mirror(it, MemoryRouter(), it, identity=Peer("me", ()), log=host.log)
     named = "/".join(["n" * 100] * 2)
-    async with mirror, visitor(getattr(mirror, door)) as client:
+    async with mirror, client_for(getattr(mirror, door)) as client:
         for path in (
             f"/v2/{named}/manifests/{'t' * 128}?ns=registry.example",
             f"/v2/{named}/blobs/sha256:{'0' * 64}?ns={'a.' * 100}example",
@@ -156,6 +156,6 @@ async def test_no_request_writes_a_long_line(host: Host, door: str) -> None:
 
 @pytest.mark.anyio
 async def test_a_mirror_logs_to_the_logger_it_was_given(host: Host) -> None:
-    async with house(log=host.log) as it:
+    async with in_memory_host(log=host.log) as it:
         it.mirror.log.getChild("part").info("is here")
     assert host.lines[-1].startswith("INFO agent.of.test_loglines.part ")

@@ -13,7 +13,7 @@ from pathlib import Path
 from unittest.mock import ANY
 
 import pytest
-from tests.mirror.doors.house import visitor
+from tests.mirror.doors.in_memory_host import client_for
 from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Digest, Mirror, NotFound, Reference, Store, StoreUnavailable
@@ -348,7 +348,7 @@ async def test_no_door_serves_a_corrupt_file(image: Image, door: str) -> None:
     async with Mirror(store, MemoryRouter()) as mirror:
         await until(store.ready)
         app = mirror.local if door == "local" else mirror.peer
-        async with visitor(app) as client:
+        async with client_for(app) as client:
             assert (await client.get(url)).status_code == 404
             path.write_bytes(right)
             deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""A stranger's store or resolver that fails or hangs does not make a pull worse: the runtime is sent upstream."""
+"""A plug-in that fails or hangs does not make a pull worse: the runtime goes upstream."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.routing import Mount
-from tests.mirror.doors.house import House, visitor
+from tests.mirror.doors.in_memory_host import InMemoryHost, client_for
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -56,8 +56,8 @@ class HangingOnOpening(MemoryStore):
         raise AssertionError
 
 
-class DeafStore(HangingOnOpening):
-    """Takes no notice of a cancellation, and opens the file at `path` all the same, when `go_on` is set."""
+class UncancellableStore(HangingOnOpening):
+    """A store that ignores a cancellation, and opens the file at `path` when `go_on` is set."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class DeafStore(HangingOnOpening):
 
 
 class StuckStore(HangingOnOpening):
-    """Has a file whose disk does not answer."""
+    """A store with a file whose disk does not answer."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -99,8 +99,8 @@ class FailingResolver(Resolver):
         raise RuntimeError("a bug")
 
 
-def opened(path: Path) -> int:
-    """How often the file at `path` is open in this process."""
+def count_open(path: Path) -> int:
+    """Return how often the file at `path` is open in this process."""
 
     def is_it(link: Path) -> bool:
         with contextlib.suppress(OSError):
@@ -111,7 +111,7 @@ def opened(path: Path) -> int:
 
 
 async def metrics_of(mirror: Mirror) -> str:
-    async with visitor(mirror.ops) as client:
+    async with client_for(mirror.ops) as client:
         return (await client.get("/metrics")).text
 
 
@@ -121,7 +121,7 @@ async def status_of(mirror: Mirror, path: str) -> int:
 
 
 @pytest.mark.parametrize("store", [FailingStore, HangingStore, HangingOnOpening])
-async def test_a_store_that_fails_or_hangs_is_404(store: type[MemoryStore]) -> None:
+async def test_a_failing_or_hanging_store_is_404(store: type[MemoryStore]) -> None:
     mirror = Mirror(store(), MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
     async with asyncio.timeout(60):
         assert await status_of(mirror, BLOB) == 404
@@ -135,9 +135,9 @@ async def test_a_store_that_fails_or_hangs_is_404(store: type[MemoryStore]) -> N
         (HangingOnImages, "/v2/registry.example/demo/tags/list"),
     ],
 )
-async def test_a_peer_is_told_to_ask_again_where_the_store_hangs(store: type[MemoryStore], path: str) -> None:
+async def test_a_hanging_store_is_503_at_the_peer_door(store: type[MemoryStore], path: str) -> None:
     mirror = Mirror(store(), MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
-    async with asyncio.timeout(60), mirror, visitor(mirror.peer) as client:
+    async with asyncio.timeout(60), mirror, client_for(mirror.peer) as client:
         assert (await client.get(path)).status_code == 503
         assert 'peili_limited_total{limit="first_byte_timeout"} 1.0' in (await metrics_of(mirror))
 
@@ -149,7 +149,7 @@ def blob(tmp_path: Path) -> Path:
     return path
 
 
-async def test_a_store_is_not_late_because_the_loop_stood_still(blob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_blocked_event_loop_is_not_a_late_store(blob: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, real = asyncio.get_running_loop(), os.open
 
     def meanwhile(path: str | Path, flags: int, **others: Any) -> int:
@@ -160,11 +160,11 @@ async def test_a_store_is_not_late_because_the_loop_stood_still(blob: Path, monk
     monkeypatch.setattr(filecontent, "_NOWAIT", 0)  # nothing is in the page cache: its bytes take a thread, too
     monkeypatch.setattr(os, "open", meanwhile)
     mirror = Mirror(StuckStore(blob), MemoryRouter(), limits=Limits(first_byte_timeout=0.4))
-    async with mirror, visitor(mirror.local) as client:
+    async with mirror, client_for(mirror.local) as client:
         assert (await client.get(BLOB)).status_code == 200
 
 
-async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_nothing(
+async def test_a_thread_stuck_in_a_read_is_abandoned_and_leaks_nothing(
     blob: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started, go_on = threading.Event(), threading.Event()
@@ -175,7 +175,7 @@ async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_not
         return b"1"
 
     mirror = Mirror(StuckStore(blob), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
-    async with mirror, visitor(mirror.local) as client:
+    async with mirror, client_for(mirror.local) as client:
         with monkeypatch.context() as patched:
             patched.setattr(filecontent, "_NOWAIT", 0)  # nothing is in the page cache
             patched.setattr(os, "pread", stuck)
@@ -183,16 +183,16 @@ async def test_a_thread_that_is_stuck_in_reading_is_not_waited_for_and_leaks_not
                 async with asyncio.timeout(60):
                     assert (await client.get(BLOB)).status_code == 404
                 await until(started.is_set)
-                assert opened(blob) == 1  # the thread still has it
+                assert count_open(blob) == 1  # the thread still has it
             finally:
                 go_on.set()
-        await until(lambda: opened(blob) == 0)
+        await until(lambda: count_open(blob) == 0)
 
 
-async def test_a_reader_that_leaves_a_stuck_store_leaks_nothing(blob: Path) -> None:
-    store = DeafStore(blob)
+async def test_a_disconnect_during_a_stuck_open_leaks_nothing(blob: Path) -> None:
+    store = UncancellableStore(blob)
     mirror = Mirror(store, MemoryRouter())
-    async with mirror, visitor(mirror.local) as client:
+    async with mirror, client_for(mirror.local) as client:
         asking = asyncio.create_task(client.get(BLOB))
         await store.asked.wait()
         asking.cancel()
@@ -200,21 +200,21 @@ async def test_a_reader_that_leaves_a_stuck_store_leaks_nothing(blob: Path) -> N
             await asyncio.wait([asking])
         store.go_on.set()
         await mirror.drain(30)
-        assert opened(blob) == 0
+        assert count_open(blob) == 0
 
 
-async def test_what_a_deaf_store_opens_too_late_is_closed(blob: Path) -> None:
-    store = DeafStore(blob)
+async def test_content_opened_too_late_is_closed(blob: Path) -> None:
+    store = UncancellableStore(blob)
     mirror = Mirror(store, MemoryRouter(), limits=Limits(first_byte_timeout=0.1))
-    async with asyncio.timeout(60), mirror, visitor(mirror.local) as client:
+    async with asyncio.timeout(60), mirror, client_for(mirror.local) as client:
         assert (await client.get(BLOB)).status_code == 404
         store.go_on.set()
         await mirror.drain(30)
-        assert opened(blob) == 0
+        assert count_open(blob) == 0
 
 
-class TimedOut(MemoryStore, Resolver):
-    """Has waited for something of its own."""
+class TimingOutStore(MemoryStore, Resolver):
+    """A store that raises its own TimeoutError."""
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
@@ -227,25 +227,25 @@ class TimedOut(MemoryStore, Resolver):
 
 @pytest.mark.parametrize("path", [BLOB, "/v2/registry.example/demo/manifests/v1"])
 @pytest.mark.parametrize("door", ["local", "peer"])
-async def test_a_timeout_of_its_own_is_a_failure_like_others(
+async def test_a_timeout_error_of_the_plugin_itself_is_a_failure(
     door: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    it = TimedOut()
+    it = TimingOutStore()
     mirror = Mirror(it, MemoryRouter(), it)
-    async with mirror, visitor(getattr(mirror, door)) as client:
+    async with mirror, client_for(getattr(mirror, door)) as client:
         assert (await client.get(path)).status_code == 404
         assert 'peili_limited_total{limit="first_byte_timeout"} 0.0' in (await metrics_of(mirror))
     assert "TimeoutError: a bug" in caplog.text
 
 
-async def test_a_resolver_that_fails_is_404_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_failing_resolver_is_404_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), FailingResolver())
     assert await status_of(mirror, "/v2/registry.example/demo/manifests/v1") == 404
     assert "the resolver failed" in caplog.text
 
 
-async def test_a_repository_may_begin_with_the_word_router() -> None:
-    host = House()
+async def test_a_repository_name_may_begin_with_router() -> None:
+    host = InMemoryHost()
     host.store.tag(Reference("registry.example", "router/x", "v1"), host.manifest)
     app = Starlette(routes=[Mount("/v2", host.mirror.peer)])
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
@@ -254,7 +254,7 @@ async def test_a_repository_may_begin_with_the_word_router() -> None:
         assert answer.json() == {"name": "router/x", "tags": ["v1"]}
 
 
-async def test_a_host_that_can_t_reach_itself_says_why_it_is_not_announced(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unreachable_own_peer_door_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("http://127.0.0.1:1",)))
     with caplog.at_level(logging.WARNING):
         async with mirror:

@@ -1,9 +1,9 @@
-"""Content that turns out not to be there after all: no status line leaves before its first byte is in hand."""
+"""Content that is missing when it is read: no status is sent before its first byte is available."""
 
 from __future__ import annotations
 
 import pytest
-from tests.mirror.doors.house import DOORS, codes, visitor
+from tests.mirror.doors.in_memory_host import DOORS, client_for, error_codes
 from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Descriptor, Digest, Mirror, StoreUnavailable
@@ -18,7 +18,7 @@ PATH = f"/v2/registry.example/demo/blobs/{LOST}"
 
 
 class Vanished(Content):
-    """Says that it is there, and is not when it is read."""
+    """Content that fails at the first read."""
 
     def __init__(self, outcome: Exception | int) -> None:
         self.size = self.available = 1000
@@ -41,7 +41,7 @@ class Vanished(Content):
 
 
 class LosingStore(MemoryStore):
-    """Has lost `LOST`, and does not know."""
+    """A store that describes content which it no longer has."""
 
     def __init__(self, outcome: Exception | int) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class LosingStore(MemoryStore):
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("outcome", [Aborted("removed"), 0], ids=["aborted", "empty"])
-async def test_what_was_removed_meanwhile_is_not_here(door: str, outcome: Exception | int) -> None:
+async def test_content_removed_in_the_meantime_is_404(door: str, outcome: Exception | int) -> None:
     mirror = Mirror(LosingStore(outcome), MemoryRouter())
-    async with mirror, visitor(getattr(mirror, door)) as client:
+    async with mirror, client_for(getattr(mirror, door)) as client:
         response = await client.get(PATH)
-        assert (response.status_code, codes(response)) == (404, ["BLOB_UNKNOWN"])
+        assert (response.status_code, error_codes(response)) == (404, ["BLOB_UNKNOWN"])
 
 
-async def test_a_backend_that_goes_away_meanwhile_is_asked_again_later() -> None:
+async def test_a_backend_lost_in_the_meantime_is_503() -> None:
     mirror = Mirror(LosingStore(StoreUnavailable("away")), MemoryRouter())
-    async with mirror, visitor(mirror.peer) as client:
+    async with mirror, client_for(mirror.peer) as client:
         assert (await client.get(PATH)).status_code == 503

@@ -1,4 +1,4 @@
-"""Several ranges of what the store has whole: multipart/byteranges, or the whole where that is not worth it."""
+"""Several ranges of whole content in the store: multipart/byteranges, or the whole content if that is cheaper."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.mirror.doors.house import DOORS, House, codes, house, visitor
-from tests.mirror.doors.parts import parse, parts_of
+from tests.mirror.doors.in_memory_host import DOORS, InMemoryHost, client_for, error_codes, in_memory_host
+from tests.mirror.doors.multipart_parser import parse_parts, parts_of
 from tests.mirror.relay.peers import honest, peers
 from tests.mirror.relay.pulling import content, path_of, pulling
 
@@ -24,21 +24,21 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-async def host() -> AsyncGenerator[House]:
-    async with house() as it:
+async def host() -> AsyncGenerator[InMemoryHost]:
+    async with in_memory_host() as it:
         yield it
 
 
 @pytest.fixture(params=DOORS)
-async def client(request: pytest.FixtureRequest, host: House) -> AsyncGenerator[httpx.AsyncClient]:
-    async with visitor(host.door(request.param)) as it:
+async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
+    async with client_for(host.door(request.param)) as it:
         yield it
 
 
-def _spans(asked: str, size: int) -> list[tuple[int, int]]:
-    """By the rules of RFC 9110, 14.1.2, written down a second time."""
+def _expected_spans(range_header: str, size: int) -> list[tuple[int, int]]:
+    """A second implementation of RFC 9110, section 14.1.2."""
     spans: list[tuple[int, int]] = []
-    for each in asked.removeprefix("bytes=").split(","):
+    for each in range_header.removeprefix("bytes=").split(","):
         first, last = each.strip().split("-")
         start = int(first) if first else max(0, size - int(last))
         stop = min(int(last) + 1, size) if first and last else size
@@ -48,7 +48,7 @@ def _spans(asked: str, size: int) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "range_header",
     [
         "bytes=0-9,20-29",
         "bytes=20-29, 0-9",
@@ -61,13 +61,13 @@ def _spans(asked: str, size: int) -> list[tuple[int, int]]:
         "bytes=" + ",".join(f"{n}-{n}" for n in range(MAX_RANGES)),
     ],
 )
-async def test_several_ranges_are_parts(client: httpx.AsyncClient, host: House, asked: str) -> None:
+async def test_several_ranges_are_parts(client: httpx.AsyncClient, host: InMemoryHost, range_header: str) -> None:
     for path, data, media_type in (
         (host.blob_path, host.data, "application/octet-stream"),
         (host.manifest_path, host.manifest_data, host.manifest.media_type),
     ):
-        answer = await client.get(path, headers={"Range": asked})
-        expected = _spans(asked, len(data))
+        answer = await client.get(path, headers={"Range": range_header})
+        expected = _expected_spans(range_header, len(data))
         if sum(stop - start for start, stop in expected) > len(data):
             assert (answer.status_code, answer.content) == (200, data)
             continue
@@ -84,22 +84,26 @@ async def test_several_ranges_are_parts(client: httpx.AsyncClient, host: House, 
         ]
 
 
-@pytest.mark.parametrize("asked", ["bytes=5-9,99999-", "bytes=99999-,5-9", "bytes=-0,5-9,99999-100000"])
-async def test_where_one_range_is_left_it_is_sent_alone(client: httpx.AsyncClient, host: House, asked: str) -> None:
-    answer = await client.get(host.blob_path, headers={"Range": asked})
+@pytest.mark.parametrize("range_header", ["bytes=5-9,99999-", "bytes=99999-,5-9", "bytes=-0,5-9,99999-100000"])
+async def test_if_one_range_remains_it_is_sent_alone(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str
+) -> None:
+    answer = await client.get(host.blob_path, headers={"Range": range_header})
     assert (answer.status_code, answer.content) == (206, host.data[5:10])
     assert answer.headers["Content-Range"] == "bytes 5-9/10240"
 
 
-@pytest.mark.parametrize("asked", ["bytes=10240-,99999-", "bytes=-0,-0"])
-async def test_where_none_is_left_the_size_is_told(client: httpx.AsyncClient, host: House, asked: str) -> None:
-    answer = await client.get(host.blob_path, headers={"Range": asked})
-    assert (answer.status_code, codes(answer)) == (416, ["SIZE_INVALID"])
+@pytest.mark.parametrize("range_header", ["bytes=10240-,99999-", "bytes=-0,-0"])
+async def test_if_no_range_remains_it_is_416_with_the_size(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str
+) -> None:
+    answer = await client.get(host.blob_path, headers={"Range": range_header})
+    assert (answer.status_code, error_codes(answer)) == (416, ["SIZE_INVALID"])
     assert answer.headers["Content-Range"] == "bytes */10240"
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "range_header",
     [
         "bytes=0-,0-",
         "bytes=0-5120,5120-",
@@ -111,16 +115,18 @@ async def test_where_none_is_left_the_size_is_told(client: httpx.AsyncClient, ho
         "bytes=0-1,x",
     ],
 )
-async def test_what_asks_for_more_than_there_is_or_is_malformed_gets_the_whole(
-    client: httpx.AsyncClient, host: House, asked: str
+async def test_too_large_or_malformed_ranges_return_the_whole(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str
 ) -> None:
-    answer = await client.get(host.blob_path, headers={"Range": asked})
+    answer = await client.get(host.blob_path, headers={"Range": range_header})
     assert (answer.status_code, answer.content) == (200, host.data)
     assert answer.headers["Content-Length"] == "10240"
 
 
 @pytest.mark.parametrize(("condition", "status"), [('"{}"', 206), ('W/"{}"', 200), ('"other"', 200)])
-async def test_several_ranges_on_condition(client: httpx.AsyncClient, host: House, condition: str, status: int) -> None:
+async def test_if_range_decides_on_several_ranges(
+    client: httpx.AsyncClient, host: InMemoryHost, condition: str, status: int
+) -> None:
     headers = {"Range": "bytes=5-9,20-29", "If-Range": condition.format(host.layer.digest)}
     answer = await client.get(host.blob_path, headers=headers)
     assert answer.status_code == status
@@ -128,7 +134,7 @@ async def test_several_ranges_on_condition(client: httpx.AsyncClient, host: Hous
         assert [each.data for each in parts_of(answer)] == [host.data[5:10], host.data[20:30]]
 
 
-async def test_head_and_who_has_it_take_no_notice_of_ranges(client: httpx.AsyncClient, host: House) -> None:
+async def test_head_and_304_ignore_ranges(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     # RFC 9110, 14.2: ranges are defined for GET alone.
     head = await client.head(host.blob_path, headers={"Range": "bytes=0-9,20-29"})
     whole = await client.get(host.blob_path)
@@ -138,7 +144,7 @@ async def test_head_and_who_has_it_take_no_notice_of_ranges(client: httpx.AsyncC
     assert held.status_code == 304
 
 
-async def test_content_of_a_peer_is_sent_whole() -> None:
+async def test_content_from_a_peer_is_sent_whole() -> None:
     for size in (20_000, 600_000):
         data = content(size)
         async with peers(data, honest) as [a], pulling([a.holder]) as here:
@@ -160,14 +166,14 @@ RANGES = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 @given(ranges=RANGES, size=st.sampled_from([0, 1, 10, 65_536, 65_537, 262_145]), seed=st.integers(0, 3))
-async def test_whatever_is_asked_for_no_more_than_the_whole_is_sent(
-    client: httpx.AsyncClient, host: House, ranges: list[ByteRange], size: int, seed: int
+async def test_the_response_is_never_larger_than_the_content(
+    client: httpx.AsyncClient, host: InMemoryHost, ranges: list[ByteRange], size: int, seed: int
 ) -> None:
     data = random.Random(seed).randbytes(size)
     path = f"/v2/registry.example/demo/blobs/{host.store.add(data).digest}"
-    asked = "bytes=" + ",".join(str(each).removeprefix("bytes=") for each in ranges)
-    answer = await client.get(path, headers={"Range": asked})
-    expected = _spans(asked, size)
+    range_header = "bytes=" + ",".join(str(each).removeprefix("bytes=") for each in ranges)
+    answer = await client.get(path, headers={"Range": range_header})
+    expected = _expected_spans(range_header, size)
     assert answer.headers["Content-Length"] == str(len(answer.content))
     if len(ranges) > MAX_RANGES or sum(stop - start for start, stop in expected) > size:
         assert (answer.status_code, answer.content) == (200, data)
@@ -185,7 +191,7 @@ async def test_whatever_is_asked_for_no_more_than_the_whole_is_sent(
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 @pytest.mark.parametrize("version", ["--http1.1", "--http1.0"])
 @pytest.mark.parametrize("door", DOORS)
-async def test_curl_gets_its_ranges(host: House, door: str, version: str) -> None:
+async def test_curl_gets_its_ranges(host: InMemoryHost, door: str, version: str) -> None:
     async with serve(host.mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         addresses: list[str] = getattr(serving, f"{door}_addresses")
         url = f"http://{addresses[0]}{host.blob_path}"
@@ -193,7 +199,7 @@ async def test_curl_gets_its_ranges(host: House, door: str, version: str) -> Non
     assert head[0].split()[1] == "206"
     fields: dict[str, Any] = dict(line.split(": ", 1) for line in head[1:])
     assert fields["content-length"] == str(len(body))
-    parts = parse(fields["content-type"], body)
+    parts = parse_parts(fields["content-type"], body)
     assert [(each.content_range, each.data) for each in parts] == [
         ("bytes 0-9/10240", host.data[:10]),
         ("bytes 20-29/10240", host.data[20:30]),
@@ -201,7 +207,7 @@ async def test_curl_gets_its_ranges(host: House, door: str, version: str) -> Non
 
 
 async def _curl(*arguments: str) -> tuple[list[str], bytes]:
-    """The lines of the head, and the body, that curl gets."""
+    """Return the lines of the head and the body that curl receives."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-sS", "-i", "--noproxy", "*", "--max-time", "60", *arguments, stdout=asyncio.subprocess.PIPE
     )

@@ -1,4 +1,4 @@
-"""The ways in which a mirror's doors are served, and a store of files for them."""
+"""The kinds of servers that can serve the doors of a mirror, and a store of files for them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
 FIRST = 1
-"""Bytes that are read before an answer begins, to know that they are there."""
+"""Bytes that a door reads before a response starts, to be sure that the content is available."""
 
 
-class Watched(FileContent):
-    """A file that tells how much of it was read through Python, and when it was closed."""
+class TrackedFile(FileContent):
+    """A file that records how many bytes were read through Python, and when it was closed."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(open_regular(path), frozen=True)
@@ -51,15 +51,15 @@ class Watched(FileContent):
 
 
 class FileStore(MemoryStore):
-    """Has files, besides what it is given. `opened` is all that it opened of them."""
+    """A memory store that also has files. `opened` is every file that it opened."""
 
     def __init__(self) -> None:
         super().__init__()
         self._files: dict[Digest, Path] = {}
-        self.opened: list[Watched] = []
+        self.opened: list[TrackedFile] = []
 
     def add_file(self, path: Path) -> str:
-        """Where the file at `path` is to be had; under a digest that is not its own, which nobody checks here."""
+        """Add the file at `path`. Return its path at a door. Its digest is not the real one, which nothing checks."""
         digest = Digest.of(str(path).encode())
         self._files[digest] = path
         return f"/v2/registry.example/demo/blobs/{digest}"
@@ -74,13 +74,13 @@ class FileStore(MemoryStore):
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
         if (path := self._files.get(digest)) is None:
             return await super().open(digest, partial=partial)
-        self.opened.append(Watched(path))
+        self.opened.append(TrackedFile(path))
         return self.opened[-1]
 
 
 @dataclass
 class Host:
-    """A mirror that is served at `address`. `shut_down` ends that as its owner would, and waits for it."""
+    """A mirror that is served at `address`. `shut_down` ends the server as its owner would, and waits for the end."""
 
     mirror: Mirror
     store: FileStore
@@ -92,13 +92,18 @@ Served = AbstractAsyncContextManager[tuple[str, Callable[[], Any]]]
 
 
 @dataclass(frozen=True)
-class Way:
-    """One way. `passes_by`: the bytes of files go past Python; `ours`: by `serve`."""
+class ServerKind:
+    """One kind of server.
+
+    Attributes:
+        bypasses_python: Whether the kernel sends the bytes of files.
+        is_ours: Whether the server is `serve`.
+    """
 
     name: str
     serve: Callable[[Mirror], Served]
-    passes_by: bool = False
-    ours: bool = False
+    bypasses_python: bool = False
+    is_ours: bool = False
     uvloop: bool = False
 
     def __str__(self) -> str:
@@ -113,15 +118,15 @@ class Way:
 
 
 @asynccontextmanager
-async def _ours(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
+async def _by_serve(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
     serving = serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0")
     addresses = await serving.__aenter__()
-    left = False
+    is_shut_down = False
 
     async def shut_down() -> None:
-        nonlocal left
-        if not left:
-            left = True
+        nonlocal is_shut_down
+        if not is_shut_down:
+            is_shut_down = True
             await serving.__aexit__(None, None, None)
 
     try:
@@ -131,7 +136,7 @@ async def _ours(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]
 
 
 def on_uvicorn(app: Callable[[Mirror], ASGIApp] | None = None, **config: Any) -> Callable[[Mirror], Served]:
-    """A host's own uvicorn, with the local door as its app, or as a part of it."""
+    """Return a function that serves the local door, or `app` around it, by a uvicorn of the host agent."""
 
     @asynccontextmanager
     async def serving(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
@@ -159,11 +164,11 @@ def _behind_gzip(mirror: Mirror) -> Starlette:
     return Starlette(routes=[Mount("/v2", mirror.local)], middleware=[Middleware(GZipMiddleware, minimum_size=10)])
 
 
-WAYS = (
-    Way("serve on asyncio", _ours, passes_by=True, ours=True),
-    Way("serve on uvloop", _ours, passes_by=True, ours=True, uvloop=True),
-    Way("uvicorn with our protocol", on_uvicorn(http=http_protocol()), passes_by=True),
-    Way("uvicorn with our protocol, a middleware between", on_uvicorn(_behind_gzip, http=http_protocol())),
-    Way("uvicorn on httptools", on_uvicorn(http="httptools")),
-    Way("uvicorn on h11", on_uvicorn(http="h11")),
+SERVER_KINDS = (
+    ServerKind("serve on asyncio", _by_serve, bypasses_python=True, is_ours=True),
+    ServerKind("serve on uvloop", _by_serve, bypasses_python=True, is_ours=True, uvloop=True),
+    ServerKind("uvicorn with our protocol", on_uvicorn(http=http_protocol()), bypasses_python=True),
+    ServerKind("uvicorn with our protocol behind middleware", on_uvicorn(_behind_gzip, http=http_protocol())),
+    ServerKind("uvicorn on httptools", on_uvicorn(http="httptools")),
+    ServerKind("uvicorn on h11", on_uvicorn(http="h11")),
 )

@@ -1,4 +1,4 @@
-"""Requests that come at once on one connection: each is answered as if it had come alone."""
+"""Pipelined requests on one connection: each is answered as if it had arrived alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
-from tests.mirror.doors.ways import on_uvicorn
+from tests.mirror.doors.server_kinds import on_uvicorn
 
 from peili.mirror import Mirror, http_protocol
 from peili.routers.memory import MemoryRouter
@@ -24,14 +24,14 @@ def post(body: bytes, *, chunks: Sequence[int] = ()) -> bytes:
     head = b"POST / HTTP/1.1\r\nHost: a.example\r\n"
     if not chunks:
         return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    said = b""
+    chunked = b""
     for size in chunks:
-        said, body = said + b"%x\r\n%s\r\n" % (size, body[:size]), body[size:]
-    return head + b"Transfer-Encoding: chunked\r\n\r\n" + said + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        chunked, body = chunked + b"%x\r\n%s\r\n" % (size, body[:size]), body[size:]
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + chunked + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
 
 
-def counting(mirror: Mirror) -> ASGIApp:
-    """A host's app that says how long a body was."""
+def body_length_app(mirror: Mirror) -> ASGIApp:
+    """Return an app that answers with the length of the request's body."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         size, more = 0, True
@@ -64,12 +64,12 @@ TRAINS = {
         *((train, "byte by byte") for train, (requests, _) in TRAINS.items() if sum(map(len, requests)) < 10_000),
     ],
 )
-async def test_each_is_answered_in_its_turn(train: str, how: str) -> None:
+async def test_pipelined_requests_are_answered_in_order(train: str, how: str) -> None:
     requests, sizes = TRAINS[train]
     data = b"".join(requests)
     mirror = Mirror(MemoryStore(), MemoryRouter())
     chance = random.Random(train)
-    async with mirror, on_uvicorn(counting, http=http_protocol())(mirror) as (address, _), asyncio.timeout(60):
+    async with mirror, on_uvicorn(body_length_app, http=http_protocol())(mirror) as (address, _), asyncio.timeout(60):
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         while data:

@@ -1,4 +1,4 @@
-"""A host for the tests of its doors: a mirror on a store in memory, with an image in it."""
+"""A host for the tests of the doors: a mirror whose store in memory has one image."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ DOORS = ("local", "peer")
 TAGS = ("latest", "v1", "v2", "v3")
 
 
-class House:
-    """One host. `layer` is a blob, `manifest` is what all `TAGS` of ``registry.example/demo`` stand for.
+class InMemoryHost:
+    """One host.
 
-    The same image is ``registry.example/v2/x:v1``, ``quay.example/demo:v1`` as well.
+    All `TAGS` of ``registry.example/demo`` refer to `manifest`, whose one layer is `layer`. The image also has the
+    references ``registry.example/v2/x:v1`` and ``quay.example/demo:v1``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -43,8 +44,8 @@ class House:
             self.store.tag(Reference("registry.example", "demo", tag), self.manifest)
         self.store.tag(Reference("registry.example", "v2/x", "v1"), self.manifest)
         self.store.tag(Reference("quay.example", "demo", "v1"), self.manifest)
-        given: dict[str, Any] = {"identity": "this-host", **options}
-        self.mirror = Mirror(self.store, MemoryRouter(), LocalResolver(), **given)
+        all_options: dict[str, Any] = {"identity": "this-host", **options}
+        self.mirror = Mirror(self.store, MemoryRouter(), LocalResolver(), **all_options)
 
     def door(self, name: str) -> ASGIApp:
         app: ASGIApp = getattr(self.mirror, name)
@@ -60,23 +61,23 @@ class House:
 
 
 @asynccontextmanager
-async def house(**options: Any) -> AsyncGenerator[House]:
-    """A host whose mirror is entered."""
-    it = House(**options)
+async def in_memory_host(**options: Any) -> AsyncGenerator[InMemoryHost]:
+    """Yield a host whose mirror is running."""
+    it = InMemoryHost(**options)
     async with it.mirror:
         yield it
 
 
 @asynccontextmanager
-async def visitor(app: ASGIApp, client: str = "127.0.0.1") -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of `app` that comes from the address `client`."""
+async def client_for(app: ASGIApp, client: str = "127.0.0.1") -> AsyncGenerator[httpx.AsyncClient]:
+    """Yield a client of `app` that has the address `client`."""
     transport = httpx.ASGITransport(app, client=(client, 40000))
     async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as it:
         yield it
 
 
-def codes(response: httpx.Response) -> Sequence[str]:
-    """The codes of an error in the spec's JSON."""
+def error_codes(response: httpx.Response) -> Sequence[str]:
+    """Return the error codes of a response."""
     assert response.headers["Content-Type"] == "application/json"
     errors: list[dict[str, str]] = response.json()["errors"]
     assert all(isinstance(each["message"], str) and each["message"] for each in errors)

@@ -1,4 +1,4 @@
-"""Readers that stall, leave, or are too many: what they hold is freed."""
+"""Clients that stall, disconnect or are too many: what they use is freed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import httpx
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.mirror.doors.house import DOORS
-from tests.mirror.doors.served import SIZE, ZEROS_PATH, ZerosStore, asking, served
+from tests.mirror.doors.in_memory_host import DOORS
+from tests.mirror.doors.served_host import SIZE, ZEROS_PATH, ZerosStore, open_request, served_host
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror
@@ -23,8 +23,8 @@ from peili.routers.memory import MemoryRouter
 pytestmark = pytest.mark.anyio
 
 
-async def rest_of(sock: object) -> int:
-    """How many bytes can still be had of an answer; it must end."""
+async def count_remaining(sock: object) -> int:
+    """Return how many bytes of a response remain to be read. The response must end."""
     loop = asyncio.get_running_loop()
     count = 0
     async with asyncio.timeout(30):
@@ -36,45 +36,45 @@ async def rest_of(sock: object) -> int:
     return count
 
 
-def is_held(sock: socket.socket) -> bool:
-    """Whether the other side, a server on this machine, still has the connection; `sock` is not told of its end."""
+def is_open_on_the_server(sock: socket.socket) -> bool:
+    """Whether the server, on this machine, still has the connection. `sock` itself does not show that."""
     ours, theirs = sock.getsockname()[1], sock.getpeername()[1]
     return re.search(f":{theirs:04X} [0-9A-F]+:{ours:04X} ", Path("/proc/net/tcp").read_text()) is not None
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_reader_that_stalls_is_cut_off(door: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with served(limits=Limits(reader_timeout=0.3)) as host:
-        with asking(host.address(door), ZEROS_PATH) as sock:
+async def test_a_stalled_client_is_cut_off(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served_host(limits=Limits(reader_timeout=0.3)) as host:
+        with open_request(host.address(door), ZEROS_PATH) as sock:
             await until(lambda: len(host.store.opened) == 1)
             async with asyncio.timeout(30):
                 await host.store.opened[0].closed.wait()
             await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
-            assert await rest_of(sock) < SIZE
+            assert await count_remaining(sock) < SIZE
         async with httpx.AsyncClient(base_url=host.url(door)) as client:
             assert (await client.get("/v2/")).status_code == 200
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_reader_that_stalls_at_the_end_of_an_answer_is_dropped_too(door: str) -> None:
-    async with served(limits=Limits(reader_timeout=0.3)) as host:
+async def test_a_client_that_stalls_at_the_end_is_dropped(door: str) -> None:
+    async with served_host(limits=Limits(reader_timeout=0.3)) as host:
         added = host.store.add(bytes(512 << 10))
-        with asking(host.address(door), f"/v2/registry.example/demo/blobs/{added.digest}") as sock:
-            assert is_held(sock)
-            await until(lambda: not is_held(sock))
-            assert await rest_of(sock) < added.size
+        with open_request(host.address(door), f"/v2/registry.example/demo/blobs/{added.digest}") as sock:
+            assert is_open_on_the_server(sock)
+            await until(lambda: not is_open_on_the_server(sock))
+            assert await count_remaining(sock) < added.size
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
-    """For longer than others, which came later, were waited for."""
-    async with served(limits=Limits(reader_timeout=1)) as host:
+async def test_a_slow_client_is_served(door: str) -> None:
+    """It is served for longer than later clients that read nothing."""
+    async with served_host(limits=Limits(reader_timeout=1)) as host:
         loop, opened = asyncio.get_running_loop(), host.store.opened
-        with asking(host.address(door), ZEROS_PATH, buffer=1 << 20) as sock:
+        with open_request(host.address(door), ZEROS_PATH, buffer=1 << 20) as sock:
             await until(lambda: len(opened) == 1)
             for others in (1, 2):
-                with asking(host.address(door), ZEROS_PATH):
+                with open_request(host.address(door), ZEROS_PATH):
                     while len(opened) <= others or not opened[others].closed.is_set():
                         async with asyncio.timeout(30):
                             assert await loop.sock_recv(sock, 256 << 10)
@@ -83,8 +83,8 @@ async def test_a_reader_that_is_slow_but_reads_is_served(door: str) -> None:
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_reader_that_left_is_noticed_where_the_server_takes_all_at_once(door: str) -> None:
-    """As uvicorn does once the connection is lost, and where a reader is as fast as this host."""
+async def test_a_disconnect_is_noticed_if_send_never_blocks(door: str) -> None:
+    """`send` of uvicorn never blocks if the connection is lost, or if the client is as fast as this host."""
     sent = 0
 
     async def receive() -> Message:
@@ -105,22 +105,22 @@ async def test_a_reader_that_left_is_noticed_where_the_server_takes_all_at_once(
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_what_a_reader_that_leaves_had_is_freed_at_once(door: str, caplog: pytest.LogCaptureFixture) -> None:
-    async with served() as host:
-        with asking(host.address(door), ZEROS_PATH):
+async def test_a_disconnect_closes_the_content_at_once(door: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with served_host() as host:
+        with open_request(host.address(door), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
         async with asyncio.timeout(15):
             await host.store.opened[0].closed.wait()
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-async def test_more_uploads_than_one_peer_may_have_are_refused_until_one_ends() -> None:
+async def test_uploads_above_the_limit_of_a_peer_are_refused() -> None:
     async with (
-        served(limits=Limits(uploads_per_peer=2)) as host,
+        served_host(limits=Limits(uploads_per_peer=2)) as host,
         httpx.AsyncClient(base_url=host.url("peer")) as client,
     ):
-        with asking(host.address("peer"), ZEROS_PATH):
-            with asking(host.address("peer"), ZEROS_PATH):
+        with open_request(host.address("peer"), ZEROS_PATH):
+            with open_request(host.address("peer"), ZEROS_PATH):
                 await until(lambda: len(host.store.opened) == 2)
                 response = await client.get(ZEROS_PATH)
                 assert response.status_code == 429
@@ -131,9 +131,9 @@ async def test_more_uploads_than_one_peer_may_have_are_refused_until_one_ends() 
             assert (await client.get(ZEROS_PATH, headers={"Range": "bytes=0-9"})).content == bytes(10)
 
 
-async def test_there_is_a_bound_for_all_uploads_and_none_for_the_local_door() -> None:
-    async with served(limits=Limits(uploads=1)) as host:
-        with asking(host.address("peer"), ZEROS_PATH):
+async def test_the_limit_of_uploads_is_for_the_peer_door_only() -> None:
+    async with served_host(limits=Limits(uploads=1)) as host:
+        with open_request(host.address("peer"), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
             async with httpx.AsyncClient() as client:
                 part = {"Range": "bytes=0-9"}
@@ -143,8 +143,8 @@ async def test_there_is_a_bound_for_all_uploads_and_none_for_the_local_door() ->
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("beginning", [b"", b"G", b"GET /v2/ HTTP/1.1\r\nHost: door.exam"])
-async def test_a_request_that_never_becomes_whole_is_not_waited_for(door: str, beginning: bytes) -> None:
-    async with served(limits=Limits(header_timeout=0.2)) as host:
+async def test_an_incomplete_request_times_out(door: str, beginning: bytes) -> None:
+    async with served_host(limits=Limits(header_timeout=0.2)) as host:
         name, _, port = host.address(door).rpartition(":")
         reader, writer = await asyncio.open_connection(name, int(port))
         try:
@@ -157,15 +157,15 @@ async def test_a_request_that_never_becomes_whole_is_not_waited_for(door: str, b
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_long_answer_is_not_a_late_request(door: str) -> None:
-    async with served(limits=Limits(header_timeout=0.2)) as host:
-        with asking(host.address(door), ZEROS_PATH):
+async def test_a_long_response_does_not_time_out(door: str) -> None:
+    async with served_host(limits=Limits(header_timeout=0.2)) as host:
+        with open_request(host.address(door), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
             await asyncio.sleep(0.6)
             assert not host.store.opened[0].closed.is_set()
 
 
-async def test_nobody_is_waited_for_on_a_connection_that_was_lost_while_it_was_answered() -> None:
+async def test_a_lost_connection_starts_no_timer() -> None:
     called, left, limited = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

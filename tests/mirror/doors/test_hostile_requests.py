@@ -1,4 +1,4 @@
-"""What no client of a mirror sends, on both doors: refused quickly, and the server lives on."""
+"""Both doors refuse malformed and hostile requests quickly, and continue to work."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
-from tests.mirror.doors.house import DOORS, codes, house, visitor
-from tests.mirror.doors.served import Served, served
+from tests.mirror.doors.in_memory_host import DOORS, client_for, error_codes, in_memory_host
+from tests.mirror.doors.served_host import ServedHost, served_host
 
 from peili.mirror import Limits, Mirror, PushRouter
 from peili.stores.memory import MemoryStore
@@ -49,28 +49,28 @@ HOST = b"Host: door.example\r\n"
         ("//v2/x/manifests/v1", 404),
     ],
 )
-async def test_strange_paths_are_refused(door: str, path: str, status: int) -> None:
-    async with house() as host, visitor(host.door(door)) as client:
+async def test_malformed_paths_are_refused(door: str, path: str, status: int) -> None:
+    async with in_memory_host() as host, client_for(host.door(door)) as client:
         response = await client.get(path)
         assert response.status_code == status
 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_too_many_headers_and_bodies_are_refused(door: str) -> None:
-    async with house() as host, visitor(host.door(door)) as client:
+    async with in_memory_host() as host, client_for(host.door(door)) as client:
         response = await client.get("/v2/", headers=[(f"X-{n}", "") for n in range(120)])
-        assert (response.status_code, codes(response)) == (431, ["UNSUPPORTED"])
+        assert (response.status_code, error_codes(response)) == (431, ["UNSUPPORTED"])
         response = await client.request("GET", "/v2/", content=b"body")
-        assert (response.status_code, codes(response)) == (413, ["SIZE_INVALID"])
+        assert (response.status_code, error_codes(response)) == (413, ["SIZE_INVALID"])
         assert response.headers["Connection"] == "close"
         response = await client.request("GET", "/v2/", content=b"")
         assert response.status_code == 200
 
 
-async def test_what_is_between_routers_has_the_same_bounds() -> None:
+async def test_the_routes_of_a_router_have_the_same_limits() -> None:
     key = "/_router/keys/registry.example/demo:v1"
     mirror = Mirror(MemoryStore(), PushRouter())
-    async with mirror, visitor(mirror.peer) as client:
+    async with mirror, client_for(mirror.peer) as client:
         assert (await client.head(f"/_router/keys/{'x' * 5000}")).status_code == 414
         assert (await client.head(key, headers=[(f"X-{n}", "") for n in range(120)])).status_code == 431
         assert (await client.post(key, content=b"body")).status_code == 405
@@ -115,8 +115,8 @@ HOSTILE = {
 }
 
 
-async def answer(address: str, request: bytes) -> bytes:
-    """The beginning of what is answered; nothing where the connection was closed."""
+async def first_bytes(address: str, request: bytes) -> bytes:
+    """Return the first bytes of the response; nothing if the connection was closed."""
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(QUICK):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -131,19 +131,19 @@ async def answer(address: str, request: bytes) -> bytes:
 
 
 @pytest.fixture
-async def host() -> AsyncGenerator[Served]:
-    async with served(limits=Limits(header_timeout=1)) as it:
+async def host() -> AsyncGenerator[ServedHost]:
+    async with served_host(limits=Limits(header_timeout=1)) as it:
         yield it
 
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())
-async def test_hostile_bytes_are_a_4xx_or_a_closed_connection(
-    host: Served, request_: bytes, caplog: pytest.LogCaptureFixture
+async def test_hostile_bytes_lead_to_4xx_or_a_closed_connection(
+    host: ServedHost, request_: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     for door in DOORS:
-        answered = await answer(host.address(door), request_)
+        answered = await first_bytes(host.address(door), request_)
         assert answered == b"" or answered.startswith(b"HTTP/1.1 4"), answered
-        assert (await answer(host.address(door), b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n")).endswith(b" 200")
+        assert (await first_bytes(host.address(door), b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n")).endswith(b" 200")
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
 
@@ -152,10 +152,10 @@ def resident() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory by /proc")
-async def test_hostile_bytes_do_not_fill_the_memory(host: Served) -> None:
+async def test_hostile_bytes_do_not_grow_the_memory(host: ServedHost) -> None:
     async def round_() -> None:
         for door in DOORS:
-            await asyncio.gather(*(answer(host.address(door), each) for each in HOSTILE.values()))
+            await asyncio.gather(*(first_bytes(host.address(door), each) for each in HOSTILE.values()))
         gc.collect()
 
     for _ in range(3):
@@ -166,7 +166,7 @@ async def test_hostile_bytes_do_not_fill_the_memory(host: Served) -> None:
     assert resident() - before < 16 << 20
 
 
-async def test_pipelined_requests_are_answered_in_order(host: Served) -> None:
+async def test_pipelined_requests_are_answered_in_order(host: ServedHost) -> None:
     one = b"HEAD /v2/ HTTP/1.1\r\n" + HOST + b"\r\n"
     last = b"HEAD /v1/ HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n"
     address, _, port = host.address("local").rpartition(":")
@@ -180,8 +180,8 @@ async def test_pipelined_requests_are_answered_in_order(host: Served) -> None:
     assert answers.rpartition(b"HTTP/1.1 ")[2].startswith(b"404")
 
 
-async def ends(address: str, request: bytes) -> bool:
-    """Whether a connection on which `request` is sent is closed without its answers being read."""
+async def is_closed(address: str, request: bytes) -> bool:
+    """Whether the server closes a connection on which `request` was sent and no response was read."""
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(QUICK):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -196,20 +196,20 @@ async def ends(address: str, request: bytes) -> bool:
     return True
 
 
-async def test_a_connection_on_which_many_requests_wait_is_closed(host: Served) -> None:
+async def test_a_connection_with_many_waiting_requests_is_closed(host: ServedHost) -> None:
     flood = b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
     for door in DOORS:
-        assert await ends(host.address(door), flood)
+        assert await is_closed(host.address(door), flood)
     assert host.mirror.metrics.limited.family().samples["pipeline",] == 2
 
 
-async def test_a_body_does_not_count_into_the_size_of_a_head(host: Served) -> None:
+async def test_the_body_does_not_count_as_head(host: ServedHost) -> None:
     post = b"POST /v2/ HTTP/1.1\r\n" + HOST + b"Content-Length: 131072\r\n\r\n" + b"x" * 131072
     for door in DOORS:
-        assert (await answer(host.address(door), post)).endswith(b" 405")
+        assert (await first_bytes(host.address(door), post)).endswith(b" 405")
     assert host.mirror.metrics.limited.family().samples["header_size",] == 0
 
 
-async def test_several_heads_at_once_count_separately(host: Served) -> None:
+async def test_the_sizes_of_several_heads_are_not_added(host: ServedHost) -> None:
     one = b"HEAD /v2/ HTTP/1.1\r\n" + HOST + b"X: " + b"y" * 3000 + b"\r\n\r\n"
-    assert (await answer(host.address("local"), one * 15)).endswith(b" 200")
+    assert (await first_bytes(host.address("local"), one * 15)).endswith(b" 200")

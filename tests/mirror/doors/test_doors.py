@@ -1,4 +1,4 @@
-"""What both doors answer from what the store has: the pull part of the OCI distribution spec."""
+"""The pull part of the OCI distribution spec, at both doors, for content of the store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import httpx
 import pytest
-from tests.mirror.doors.house import DOORS, TAGS, House, codes, house, visitor
+from tests.mirror.doors.in_memory_host import DOORS, TAGS, InMemoryHost, client_for, error_codes, in_memory_host
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Mirror, Reference
@@ -22,20 +22,20 @@ ABSENT = "sha256:" + "0" * 64
 
 
 @pytest.fixture
-async def host() -> AsyncGenerator[House]:
-    async with house() as it:
+async def host() -> AsyncGenerator[InMemoryHost]:
+    async with in_memory_host() as it:
         yield it
 
 
 @pytest.fixture(params=DOORS)
-async def client(request: pytest.FixtureRequest, host: House) -> AsyncGenerator[httpx.AsyncClient]:
-    async with visitor(host.door(request.param)) as it:
+async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
+    async with client_for(host.door(request.param)) as it:
         yield it
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
-async def test_the_base_says_that_this_is_a_registry(client: httpx.AsyncClient, method: str, path: str) -> None:
+async def test_the_base_endpoint_identifies_a_registry(client: httpx.AsyncClient, method: str, path: str) -> None:
     response = await client.request(method, path)
     assert response.status_code == 200
     assert response.headers["Docker-Distribution-API-Version"] == "registry/2.0"
@@ -44,7 +44,7 @@ async def test_the_base_says_that_this_is_a_registry(client: httpx.AsyncClient, 
 
 
 @pytest.mark.parametrize("by", ["digest", "tag"])
-async def test_a_manifest_can_be_had_by_digest_and_by_tag(client: httpx.AsyncClient, host: House, by: str) -> None:
+async def test_a_manifest_is_served_by_digest_and_tag(client: httpx.AsyncClient, host: InMemoryHost, by: str) -> None:
     path = host.manifest_path if by == "digest" else "/v2/registry.example/demo/manifests/v1"
     response = await client.get(path)
     head = await client.head(path)
@@ -60,7 +60,7 @@ async def test_a_manifest_can_be_had_by_digest_and_by_tag(client: httpx.AsyncCli
     assert "Content-Encoding" not in response.headers
 
 
-async def test_a_blob_can_be_had(client: httpx.AsyncClient, host: House) -> None:
+async def test_a_blob_is_served(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     response = await client.get(host.blob_path)
     head = await client.head(host.blob_path)
     assert response.status_code == head.status_code == 200
@@ -76,7 +76,7 @@ async def test_a_blob_can_be_had(client: httpx.AsyncClient, host: House) -> None
     assert "Content-Range" not in response.headers
 
 
-async def test_an_empty_blob_and_one_by_sha512_can_be_had(client: httpx.AsyncClient, host: House) -> None:
+async def test_an_empty_blob_and_a_sha512_blob_are_served(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     for data, algorithm in ((b"", "sha256"), (b"peili", "sha512")):
         added = host.store.add(data, algorithm=algorithm)
         response = await client.get(f"/v2/registry.example/demo/blobs/{added.digest}")
@@ -85,7 +85,7 @@ async def test_an_empty_blob_and_one_by_sha512_can_be_had(client: httpx.AsyncCli
 
 
 @pytest.mark.parametrize(
-    ("asked", "start", "stop"),
+    ("range_header", "start", "stop"),
     [
         ("bytes=0-0", 0, 1),
         ("bytes=100-199", 100, 200),
@@ -97,8 +97,10 @@ async def test_an_empty_blob_and_one_by_sha512_can_be_had(client: httpx.AsyncCli
         ("bytes=-10240", 0, 10240),
     ],
 )
-async def test_a_range_is_a_part(client: httpx.AsyncClient, host: House, asked: str, start: int, stop: int) -> None:
-    response = await client.get(host.blob_path, headers={"Range": asked})
+async def test_a_range_request_returns_the_part(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str, start: int, stop: int
+) -> None:
+    response = await client.get(host.blob_path, headers={"Range": range_header})
     assert response.status_code == 206
     assert response.content == host.data[start:stop]
     assert response.headers["Content-Length"] == str(stop - start)
@@ -106,31 +108,33 @@ async def test_a_range_is_a_part(client: httpx.AsyncClient, host: House, asked: 
     assert response.headers["Docker-Content-Digest"] == host.layer.digest
 
 
-@pytest.mark.parametrize("asked", ["bytes=0-1,5-4", "bytes=5-4", "items=0-1", "bytes=x"])
-async def test_what_is_no_range_is_answered_with_the_whole(client: httpx.AsyncClient, host: House, asked: str) -> None:
-    response = await client.get(host.blob_path, headers={"Range": asked})
+@pytest.mark.parametrize("range_header", ["bytes=0-1,5-4", "bytes=5-4", "items=0-1", "bytes=x"])
+async def test_an_invalid_range_returns_the_whole(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str
+) -> None:
+    response = await client.get(host.blob_path, headers={"Range": range_header})
     assert (response.status_code, response.content) == (200, host.data)
 
 
-@pytest.mark.parametrize("asked", ["bytes=10240-", "bytes=10240-10250", "bytes=-0", f"bytes={10**18}-"])
-async def test_a_range_behind_the_end_is_416_and_says_the_size(
-    client: httpx.AsyncClient, host: House, asked: str
+@pytest.mark.parametrize("range_header", ["bytes=10240-", "bytes=10240-10250", "bytes=-0", f"bytes={10**18}-"])
+async def test_a_range_after_the_end_is_416_with_the_size(
+    client: httpx.AsyncClient, host: InMemoryHost, range_header: str
 ) -> None:
-    response = await client.get(host.blob_path, headers={"Range": asked})
-    assert (response.status_code, codes(response)) == (416, ["SIZE_INVALID"])
+    response = await client.get(host.blob_path, headers={"Range": range_header})
+    assert (response.status_code, error_codes(response)) == (416, ["SIZE_INVALID"])
     assert response.headers["Content-Range"] == "bytes */10240"
 
 
-async def test_head_ignores_a_range(client: httpx.AsyncClient, host: House) -> None:
-    for asked in ("bytes=0-1", "bytes=99999-"):
-        response = await client.head(host.blob_path, headers={"Range": asked})
+async def test_head_ignores_a_range(client: httpx.AsyncClient, host: InMemoryHost) -> None:
+    for range_header in ("bytes=0-1", "bytes=99999-"):
+        response = await client.head(host.blob_path, headers={"Range": range_header})
         assert response.status_code == 200
         assert response.headers["Content-Length"] == "10240"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 @pytest.mark.parametrize("tag", ['"{}"', "*", 'W/"{}"', '"other", "{}"', 'W/"other",W/"{}" , "third"'])
-async def test_who_has_it_already_is_told_so(client: httpx.AsyncClient, host: House, method: str, tag: str) -> None:
+async def test_if_none_match_returns_304(client: httpx.AsyncClient, host: InMemoryHost, method: str, tag: str) -> None:
     for path, digest in ((host.blob_path, host.layer.digest), (host.manifest_path, host.manifest.digest)):
         response = await client.request(method, path, headers={"If-None-Match": tag.format(digest)})
         assert (response.status_code, response.content) == (304, b"")
@@ -138,13 +142,13 @@ async def test_who_has_it_already_is_told_so(client: httpx.AsyncClient, host: Ho
 
 
 @pytest.mark.parametrize("tag", [f'"{ABSENT}"', "*"])
-async def test_a_condition_does_not_make_something_of_nothing(client: httpx.AsyncClient, tag: str) -> None:
+async def test_a_condition_on_missing_content_is_404(client: httpx.AsyncClient, tag: str) -> None:
     response = await client.get(f"/v2/registry.example/demo/blobs/{ABSENT}", headers={"If-None-Match": tag})
-    assert (response.status_code, codes(response)) == (404, ["BLOB_UNKNOWN"])
+    assert (response.status_code, error_codes(response)) == (404, ["BLOB_UNKNOWN"])
 
 
 @pytest.mark.parametrize("tag", ["{}", '"other"', "", f'"{ABSENT}"', "garbage"])
-async def test_who_has_something_else_gets_it(client: httpx.AsyncClient, host: House, tag: str) -> None:
+async def test_another_entity_tag_returns_the_content(client: httpx.AsyncClient, host: InMemoryHost, tag: str) -> None:
     response = await client.get(host.blob_path, headers={"If-None-Match": tag.format(host.layer.digest)})
     assert (response.status_code, response.content) == (200, host.data)
 
@@ -153,7 +157,9 @@ async def test_who_has_something_else_gets_it(client: httpx.AsyncClient, host: H
     ("condition", "status"),
     [('"{}"', 206), ('W/"{}"', 200), ('"other"', 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200)],
 )
-async def test_a_range_on_condition(client: httpx.AsyncClient, host: House, condition: str, status: int) -> None:
+async def test_if_range_decides_on_the_range(
+    client: httpx.AsyncClient, host: InMemoryHost, condition: str, status: int
+) -> None:
     headers = {"Range": "bytes=5-9", "If-Range": condition.format(host.layer.digest)}
     response = await client.get(host.blob_path, headers=headers)
     assert response.status_code == status
@@ -165,7 +171,7 @@ async def test_a_range_on_condition(client: httpx.AsyncClient, host: House, cond
     [
         (f"/v2/registry.example/demo/manifests/{ABSENT}", 404, "MANIFEST_UNKNOWN"),
         ("/v2/registry.example/demo/manifests/absent", 404, "MANIFEST_UNKNOWN"),
-        ("/v2/demo/manifests/v1", 404, "MANIFEST_UNKNOWN"),  # of which registry?
+        ("/v2/demo/manifests/v1", 404, "MANIFEST_UNKNOWN"),  # the registry is unknown
         ("/v2/demo/manifests/v1?ns=dotless", 404, "MANIFEST_UNKNOWN"),
         (f"/v2/registry.example/demo/blobs/{ABSENT}", 404, "BLOB_UNKNOWN"),
         ("/v2/registry.example/absent/tags/list", 404, "NAME_UNKNOWN"),
@@ -178,17 +184,15 @@ async def test_a_range_on_condition(client: httpx.AsyncClient, host: House, cond
         ("/", 404, "UNSUPPORTED"),
     ],
 )
-async def test_errors_are_the_specs(client: httpx.AsyncClient, path: str, status: int, code: str) -> None:
+async def test_errors_have_the_codes_of_the_spec(client: httpx.AsyncClient, path: str, status: int, code: str) -> None:
     response = await client.get(path)
-    assert (response.status_code, codes(response)) == (status, [code])
+    assert (response.status_code, error_codes(response)) == (status, [code])
     head = await client.head(path)
     assert (head.status_code, head.content) == (status, b"")
     assert head.headers == response.headers
 
 
-async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(
-    client: httpx.AsyncClient, host: House
-) -> None:
+async def test_a_manifest_of_an_unknown_type_keeps_its_own_type(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     data = b'{"mediaType": "application/vnd.example.thing.v1+json", "blobs": []}'
     thing = host.store.add(data)
     host.store.tag(Reference("registry.example", "demo", "thing"), thing)
@@ -201,21 +205,21 @@ async def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(
     assert (blob.content, blob.headers["Content-Type"]) == (data, "application/octet-stream")
 
 
-async def test_a_tag_does_not_make_a_manifest_of_a_blob(client: httpx.AsyncClient, host: House) -> None:
+async def test_a_tagged_blob_is_not_a_manifest(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     said = Descriptor("application/vnd.example.thing.v1+json", host.layer.digest, host.layer.size)
     host.store.tag(Reference("registry.example", "demo", "layer"), said)
     response = await client.get("/v2/registry.example/demo/manifests/layer")
-    assert (response.status_code, codes(response)) == (404, ["MANIFEST_UNKNOWN"])
+    assert (response.status_code, error_codes(response)) == (404, ["MANIFEST_UNKNOWN"])
 
 
-async def test_a_blob_is_no_manifest_but_a_manifest_is_a_blob(client: httpx.AsyncClient, host: House) -> None:
+async def test_a_blob_is_not_a_manifest_but_a_manifest_is_a_blob(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     response = await client.get(f"/v2/registry.example/demo/manifests/{host.layer.digest}")
-    assert (response.status_code, codes(response)) == (404, ["MANIFEST_UNKNOWN"])
+    assert (response.status_code, error_codes(response)) == (404, ["MANIFEST_UNKNOWN"])
     response = await client.get(f"/v2/registry.example/demo/blobs/{host.manifest.digest}")
     assert (response.status_code, response.content) == (200, host.manifest_data)
 
 
-async def test_content_that_is_still_arriving_is_not_here(client: httpx.AsyncClient, host: House) -> None:
+async def test_content_in_flight_is_404(client: httpx.AsyncClient, host: InMemoryHost) -> None:
     ingest = host.store.begin(host.layer.digest.of(b"whole"), 5)
     ingest.write(b"who")
     path = f"/v2/registry.example/demo/blobs/{ingest.digest}"
@@ -242,7 +246,7 @@ async def test_content_that_is_still_arriving_is_not_here(client: httpx.AsyncCli
         ("?n=000000000000", [], None),
     ],
 )
-async def test_tags_come_sorted_and_in_pages(
+async def test_tags_are_sorted_and_paginated(
     client: httpx.AsyncClient, query: str, tags: list[str], more: str | None
 ) -> None:
     path = "/v2/registry.example/demo/tags/list"
@@ -252,7 +256,7 @@ async def test_tags_come_sorted_and_in_pages(
     assert response.headers.get("Link") == (None if more is None else f'<{path}{more}>; rel="next"')
 
 
-async def test_the_links_lead_through_all_tags(client: httpx.AsyncClient) -> None:
+async def test_the_links_lead_to_all_tags(client: httpx.AsyncClient) -> None:
     page = await client.get("/v2/demo/tags/list?ns=registry.example&n=1")
     tags: list[str] = page.json()["tags"]
     while (more := page.links.get("next")) is not None:
@@ -277,49 +281,49 @@ async def test_the_links_lead_through_all_tags(client: httpx.AsyncClient) -> Non
         ("/v2/demo/tags/list?ns=*", {"OCI-Namespace": "quay.example"}, ["v1"]),
     ],
 )
-async def test_the_registry_is_named_in_one_of_three_ways(
+async def test_the_registry_comes_from_query_header_or_path(
     client: httpx.AsyncClient, path: str, headers: dict[str, str], tags: list[str]
 ) -> None:
     response = await client.get(path, headers=headers)
     assert (response.status_code, response.json()["tags"]) == (200, tags)
 
 
-class Slow(MemoryStore):
-    """Describes in time, but not many."""
+class SlowStore(MemoryStore):
+    """A store whose `describe` is fast enough for one digest, but not for many."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = 0
+        self.calls = 0
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:
-        self.asked += 1
+        self.calls += 1
         await asyncio.sleep(0.1)
         return await super().describe(digest)
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_the_store_has_its_time_once_for_all_tags(door: str) -> None:
-    store = Slow()
+async def test_all_tags_share_one_timeout_of_the_store(door: str) -> None:
+    store = SlowStore()
     for number in range(100):
         store.tag(Reference("registry.example", "demo", f"v{number}"), store.add(b"%d" % number))
     mirror = Mirror(store, MemoryRouter(), limits=Limits(first_byte_timeout=0.3))
-    async with mirror, visitor(getattr(mirror, door)) as client:
+    async with mirror, client_for(getattr(mirror, door)) as client:
         assert (await client.get("/v2/registry.example/demo/tags/list")).status_code == 503
-        assert store.asked < 20
+        assert store.calls < 20
         assert mirror.metrics.limited.value("first_byte_timeout") == 1
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-async def test_a_mirror_is_read_only(client: httpx.AsyncClient, host: House, method: str) -> None:
+async def test_a_mirror_is_read_only(client: httpx.AsyncClient, host: InMemoryHost, method: str) -> None:
     response = await client.request(method, host.blob_path)
-    assert (response.status_code, codes(response)) == (405, ["UNSUPPORTED"])
+    assert (response.status_code, error_codes(response)) == (405, ["UNSUPPORTED"])
     assert response.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_the_default_registry_is_for_those_who_name_none(door: str) -> None:
-    async with house(default_registry="quay.example") as host, visitor(host.door(door)) as client:
+async def test_requests_without_a_registry_use_the_default(door: str) -> None:
+    async with in_memory_host(default_registry="quay.example") as host, client_for(host.door(door)) as client:
         assert (await client.get("/v2/demo/tags/list")).json()["tags"] == ["v1"]
         assert (await client.get("/v2/demo/manifests/v1")).content == host.manifest_data
         assert (await client.get("/v2/demo/tags/list?ns=registry.example")).json()["tags"] == list(TAGS)
@@ -346,32 +350,32 @@ async def test_the_default_registry_is_for_those_who_name_none(door: str) -> Non
         ({"registries": ["quay.example"]}, "", 200),
     ],
 )
-async def test_a_mirror_may_be_for_some_registries_and_names_only(
+async def test_only_selected_registries_and_names_are_served(
     door: str, options: dict[str, list[str]], path: str, status: int
 ) -> None:
-    async with house(**options) as host, visitor(host.door(door)) as client:
+    async with in_memory_host(**options) as host, client_for(host.door(door)) as client:
         response = await client.get("/v2/" + path.format(manifest=host.manifest.digest, layer=host.layer.digest))
         assert response.status_code == status
         if status == 404:
-            assert codes(response) == ["NAME_UNKNOWN"]
+            assert error_codes(response) == ["NAME_UNKNOWN"]
 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_excluded_tags_are_not_listed(door: str) -> None:
-    async with house(exclude=[":latest$"]) as host, visitor(host.door(door)) as client:
+    async with in_memory_host(exclude=[":latest$"]) as host, client_for(host.door(door)) as client:
         assert (await client.get("/v2/registry.example/demo/tags/list")).json()["tags"] == ["v1", "v2", "v3"]
 
 
-async def test_by_default_the_local_door_leaves_tags_to_upstream_and_nothing_else(host: House) -> None:
+async def test_by_default_the_local_door_leaves_only_tags_to_upstream(host: InMemoryHost) -> None:
     mirror = Mirror(host.store, MemoryRouter())
-    async with mirror, visitor(mirror.local) as client:
+    async with mirror, client_for(mirror.local) as client:
         response = await client.head("/v2/registry.example/demo/manifests/v1")
         assert response.status_code == 404
         assert (await client.get(host.manifest_path)).content == host.manifest_data
 
 
-class Forgetful(MemoryStore):
-    """Knows a tag whose manifest it does not have, as after a garbage collection."""
+class ForgetfulStore(MemoryStore):
+    """A store with a tag whose manifest was removed, as after a garbage collection."""
 
     @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
@@ -380,12 +384,12 @@ class Forgetful(MemoryStore):
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-async def test_a_tag_whose_manifest_is_not_here_is_not_listed(door: str) -> None:
-    """Nor is one of something that is no manifest: a GET of it is answered with 404."""
-    store, manifest = Forgetful(), json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST}).encode()
+async def test_a_tag_without_its_manifest_is_not_listed(door: str) -> None:
+    """A tag of something else than a manifest is not listed either: a GET of it is answered with 404."""
+    store, manifest = ForgetfulStore(), json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST}).encode()
     store.tag(Reference("registry.example", "demo", "v1"), store.add(manifest))
     store.tag(Reference("registry.example", "demo", "layer"), store.add(b"a layer"))
-    async with Mirror(store, MemoryRouter()) as mirror, visitor(getattr(mirror, door)) as client:
+    async with Mirror(store, MemoryRouter()) as mirror, client_for(getattr(mirror, door)) as client:
         answer = await client.get("/v2/registry.example/demo/tags/list")
         assert answer.json() == {"name": "registry.example/demo", "tags": ["v1"]}
         assert (await client.get("/v2/demo/tags/list?ns=registry.example")).json()["name"] == "demo"

@@ -1,4 +1,4 @@
-"""A request says for which host it is, once (RFC 9112, 3.2); whoever serves the doors."""
+"""A request has exactly one valid Host header (RFC 9112, section 3.2), with each kind of server."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import httpx
 import pytest
 from starlette.requests import HTTPConnection
 from starlette.types import Message
-from tests.mirror.doors.house import House, house
-from tests.mirror.doors.served import served
-from tests.mirror.doors.ways import WAYS, Way
+from tests.mirror.doors.in_memory_host import InMemoryHost, in_memory_host
+from tests.mirror.doors.served_host import served_host
+from tests.mirror.doors.server_kinds import SERVER_KINDS, ServerKind
 
 pytestmark = pytest.mark.anyio
 
@@ -36,23 +36,23 @@ HEADS = {
 }
 
 
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    chosen: Way = request.param
+@pytest.fixture(params=SERVER_KINDS, ids=str)
+def server_kind(request: pytest.FixtureRequest) -> ServerKind:
+    chosen: ServerKind = request.param
     return chosen
 
 
 @pytest.fixture
-def anyio_backend(way: Way) -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": way.uvloop}
+def anyio_backend(server_kind: ServerKind) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": server_kind.uvloop}
 
 
-def nobody(connection: HTTPConnection) -> bool:
+def deny(connection: HTTPConnection) -> bool:
     return False
 
 
 async def statuses(address: str, request: bytes) -> list[int]:
-    """Of all answers, until the connection is closed."""
+    """Return the status codes of all responses until the connection is closed."""
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(60):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -63,35 +63,35 @@ async def statuses(address: str, request: bytes) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", HEADS)
-async def test_a_request_without_a_proper_host_is_answered_with_400(way: Way, kind: str) -> None:
+async def test_a_request_without_a_valid_host_is_400(server_kind: ServerKind, kind: str) -> None:
     head, status = HEADS[kind]
-    async with way.host() as host:
+    async with server_kind.host() as host:
         assert await statuses(host.address, head + b"Connection: close\r\n\r\n") == [status]
 
 
-async def test_what_comes_behind_it_is_not_answered(way: Way) -> None:
+async def test_requests_after_the_refused_one_are_not_answered(server_kind: ServerKind) -> None:
     good = b"GET /v2/ HTTP/1.1\r\nHost: a.example\r\n\r\n"
-    async with way.host() as host:
+    async with server_kind.host() as host:
         assert await statuses(host.address, good + HEADS["none"][0] + b"\r\n" + good) == [200, 400]
 
 
-@pytest.mark.parametrize("way", [WAYS[0]], ids=str)
-async def test_the_ops_routes_and_whoever_is_not_let_in_are_no_exception(way: Way) -> None:
-    async with served(auth=nobody) as host:
+@pytest.mark.parametrize("server_kind", [SERVER_KINDS[0]], ids=str)
+async def test_the_check_also_covers_ops_routes_and_denied_clients(server_kind: ServerKind) -> None:
+    async with served_host(auth=deny) as host:
         for door, path in (("local", "/livez"), ("local", "/metrics"), ("peer", "/v2/"), ("peer", "/_router/keys/x")):
             request = f"GET {path} HTTP/1.1\r\nConnection: close\r\n\r\n".encode()
             assert await statuses(host.address(door), request) == [400]
 
 
 async def status(app: Any, version: str, *hosts: bytes) -> int:
-    """What `app` answers to a request with these headers, from a server that lets them pass."""
-    said: list[Message] = []
+    """Return the status of the response of `app` to a request with these Host headers, which no server has checked."""
+    messages: list[Message] = []
 
     async def receive() -> Message:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
-        said.append(message)
+        messages.append(message)
 
     scope = {
         "type": "http",
@@ -105,14 +105,14 @@ async def status(app: Any, version: str, *hosts: bytes) -> int:
         "client": ("127.0.0.1", 1),
     }
     await app(scope, receive, send)
-    found: int = said[0]["status"]
+    found: int = messages[0]["status"]
     return found
 
 
-@pytest.mark.parametrize("way", [WAYS[0]], ids=str)
+@pytest.mark.parametrize("server_kind", [SERVER_KINDS[0]], ids=str)
 @pytest.mark.parametrize("door", ["local", "peer", "ops"])
-async def test_a_door_looks_itself_where_a_hosts_server_does_not(way: Way, door: str) -> None:
-    async with house() as host:
+async def test_the_doors_check_if_the_server_does_not(server_kind: ServerKind, door: str) -> None:
+    async with in_memory_host() as host:
         app = getattr(host.mirror, door)
         good = 404 if door == "ops" else 200
         assert await status(app, "1.1") == 400
@@ -125,9 +125,9 @@ async def test_a_door_looks_itself_where_a_hosts_server_does_not(way: Way, door:
         assert await status(app, "2") == good
 
 
-@pytest.mark.parametrize("way", [WAYS[0]], ids=str)
-async def test_the_refusal_is_an_error_of_the_registry_api(way: Way) -> None:
-    host = House()
+@pytest.mark.parametrize("server_kind", [SERVER_KINDS[0]], ids=str)
+async def test_the_refusal_has_an_error_code_of_the_spec(server_kind: ServerKind) -> None:
+    host = InMemoryHost()
     transport = httpx.ASGITransport(host.mirror.local)
     async with host.mirror, httpx.AsyncClient(transport=transport, base_url="http://a.example") as client:
         answer = await client.get("/v2/", headers={"Host": "a/b"})

@@ -1,4 +1,4 @@
-"""A host whose doors are served on real sockets, and content that tells whether it was freed."""
+"""A host whose doors are served on real sockets, and content that records whether it was closed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
-ZEROS = Digest.of(b"zeros")  # not its real digest, which nobody checks here
+ZEROS = Digest.of(b"zeros")  # not its real digest; nothing checks that here
 SIZE = 1 << 30
 ZEROS_PATH = f"/v2/registry.example/demo/blobs/{ZEROS}"
 
@@ -44,7 +44,7 @@ class Zeros(Content):
 
 
 class ZerosStore(MemoryStore):
-    """Has `ZEROS` besides what it is given. `opened` is all that it opened of it."""
+    """A memory store that also has `ZEROS`. `opened` is every `Zeros` that it opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,8 +64,8 @@ class ZerosStore(MemoryStore):
         return self.opened[-1]
 
 
-class Served:
-    """A mirror with a store of zeros, and where its doors are."""
+class ServedHost:
+    """A mirror with a store of zeros, and the addresses of its doors."""
 
     def __init__(self, mirror: Mirror, store: ZerosStore, serving: Serving) -> None:
         self.mirror = mirror
@@ -73,28 +73,28 @@ class Served:
         self.serving = serving
 
     def address(self, door: str) -> str:
-        """``host:port`` of a door."""
+        """Return ``host:port`` of a door."""
         addresses: tuple[str, ...] = getattr(self.serving, f"{door}_addresses")
         return addresses[0]
 
     def url(self, door: str) -> str:
-        """Where a door is."""
+        """Return the URL of a door."""
         return f"http://{self.address(door)}"
 
 
 @asynccontextmanager
-async def served(*, peer_ssl: ssl.SSLContext | None = None, **options: Any) -> AsyncGenerator[Served]:
-    """A mirror that is entered and served."""
+async def served_host(*, peer_ssl: ssl.SSLContext | None = None, **options: Any) -> AsyncGenerator[ServedHost]:
+    """Yield a mirror that is running and served."""
     store = ZerosStore()
-    given: dict[str, Any] = {"identity": "this-host", **options}
-    mirror = Mirror(store, MemoryRouter(), LocalResolver(), **given)
+    all_options: dict[str, Any] = {"identity": "this-host", **options}
+    mirror = Mirror(store, MemoryRouter(), LocalResolver(), **all_options)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0", peer_ssl=peer_ssl) as serving:
-        yield Served(mirror, store, serving)
+        yield ServedHost(mirror, store, serving)
 
 
 @contextmanager
-def asking(address: str, path: str, *, buffer: int = 4096) -> Generator[socket.socket]:
-    """A connection that has asked for `path` and takes nothing by itself; it has room for `buffer` bytes."""
+def open_request(address: str, path: str, *, buffer: int = 4096) -> Generator[socket.socket]:
+    """Yield a connection on which `path` was requested. It reads nothing by itself, and buffers `buffer` bytes."""
     host, _, port = address.rpartition(":")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)

@@ -1,4 +1,4 @@
-"""Transfers behave alike whoever serves the doors, and whether their bytes pass through Python or by it."""
+"""Transfers of files behave alike with each kind of server, whether Python or the kernel sends the bytes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from tests.mirror.doors.parts import parts_of
-from tests.mirror.doors.served import asking
-from tests.mirror.doors.ways import FIRST, WAYS, Host, Way
+from tests.mirror.doors.multipart_parser import parts_of
+from tests.mirror.doors.served_host import open_request
+from tests.mirror.doors.server_kinds import FIRST, SERVER_KINDS, Host, ServerKind
 from tests.support.waiting import until
 
 from peili.mirror import Content, Digest
@@ -29,19 +29,19 @@ from peili.mirror.doors.stored_content import TAIL
 pytestmark = pytest.mark.anyio
 
 SIZE = (12 << 20) + 12345
-"""More than the sockets between two ends take up by themselves, in no round number."""
+"""More bytes than the sockets of both sides can buffer; not a round number."""
 LARGE = 200 << 20
 
 
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    chosen: Way = request.param
+@pytest.fixture(params=SERVER_KINDS, ids=str)
+def server_kind(request: pytest.FixtureRequest) -> ServerKind:
+    chosen: ServerKind = request.param
     return chosen
 
 
 @pytest.fixture
-def anyio_backend(way: Way) -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": way.uvloop}
+def anyio_backend(server_kind: ServerKind) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": server_kind.uvloop}
 
 
 @pytest.fixture(scope="module")
@@ -59,39 +59,41 @@ def file(tmp_path: Path, data: bytes) -> Path:
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    """A file that takes no room."""
+    """A sparse file."""
     path = tmp_path / "large"
     with path.open("wb") as file:
         file.truncate(LARGE)
     return path
 
 
-def client(host: Host) -> httpx.AsyncClient:
+def client_of(host: Host) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False, timeout=60)
 
 
 @contextmanager
-def no_complaints(caplog: pytest.LogCaptureFixture, *, but: str = "\n") -> Generator[None]:
+def no_warnings(caplog: pytest.LogCaptureFixture, *, but: str = "\n") -> Generator[None]:
     yield
     warnings = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert not [each for each in warnings if but not in each]
 
 
-async def test_a_file_arrives_as_it_is_and_past_python_where_that_can_be(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, client(host) as visitor:
-        answer = await visitor.get(host.store.add_file(file))
+async def test_a_file_arrives_unchanged_and_bypasses_python(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, client_of(host) as client:
+        answer = await client.get(host.store.add_file(file))
         assert (answer.status_code, answer.headers["Content-Length"]) == (200, str(SIZE))
         assert answer.content == data
         read = host.store.opened[0].read
-        assert (read <= TAIL + 100) if way.passes_by else (read == FIRST + SIZE)
+        assert (read <= TAIL + 100) if server_kind.bypasses_python else (read == FIRST + SIZE)
 
 
-async def test_a_file_that_is_not_in_memory_arrives_as_it_is(way: Way, file: Path, data: bytes) -> None:
+async def test_a_file_outside_the_page_cache_arrives_unchanged(
+    server_kind: ServerKind, file: Path, data: bytes
+) -> None:
     with file.open("rb") as reading:
         os.fsync(reading.fileno())
         os.posix_fadvise(reading.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    async with way.host() as host, client(host) as visitor:
-        assert (await visitor.get(host.store.add_file(file))).content == data
+    async with server_kind.host() as host, client_of(host) as client:
+        assert (await client.get(host.store.add_file(file))).content == data
 
 
 RANGES = {
@@ -107,7 +109,7 @@ RANGES = {
 
 @contextmanager
 def no_more_descriptors() -> Generator[Callable[[], None]]:
-    """Once what is given was called, this process may have none but those that it has."""
+    """Yield a function. After its call, this process can open no more descriptors."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         yield lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
@@ -115,10 +117,10 @@ def no_more_descriptors() -> Generator[Callable[[], None]]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_where_there_is_no_descriptor_for_the_way_past_python_a_file_arrives_all_the_same(
-    way: Way, file: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_without_free_descriptors_a_file_arrives_all_the_same(
+    server_kind: ServerKind, file: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with way.host() as host, client(host) as visitor:
+    async with server_kind.host() as host, client_of(host) as client:
         path, opening = host.store.add_file(file), host.store.open
         with no_more_descriptors() as from_now_on:
 
@@ -129,53 +131,53 @@ async def test_where_there_is_no_descriptor_for_the_way_past_python_a_file_arriv
 
             monkeypatch.setattr(host.store, "open", opened)
             # The mirror may be looking just then whether its peer door answers.
-            with no_complaints(caplog, but="the peer door can't accept connections"):
-                assert (await visitor.get(path)).content == data
+            with no_warnings(caplog, but="the peer door can't accept connections"):
+                assert (await client.get(path)).content == data
         assert host.store.opened[0].read == FIRST + SIZE
 
 
-@pytest.mark.parametrize("way", [each for each in WAYS if each.passes_by], ids=str)
-async def test_a_failure_of_this_host_is_not_taken_for_a_client_that_left(
-    way: Way, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("server_kind", [each for each in SERVER_KINDS if each.bypasses_python], ids=str)
+async def test_a_failure_of_this_host_is_not_a_client_disconnect(
+    server_kind: ServerKind, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object) -> int:
         raise OSError(errno.EIO, "the disk is broken")
 
-    async with way.host() as host, client(host) as visitor:
+    async with server_kind.host() as host, client_of(host) as client:
         monkeypatch.setattr(os, "sendfile", broken)
         with pytest.raises(httpx.RemoteProtocolError):
-            await visitor.get(host.store.add_file(file))
+            await client.get(host.store.add_file(file))
         await until(lambda: "the disk is broken" in caplog.text)
         assert next(each.getMessage() for each in caplog.records if each.levelno == logging.ERROR).endswith(
             ": response cut off"
         )
 
 
-async def test_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, client(host) as visitor:
+async def test_ranges_are_exact(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, client_of(host) as client:
         path = host.store.add_file(file)
-        for asked, wanted in RANGES.items():
-            answer = await visitor.get(path, headers={"Range": asked})
+        for range_header, wanted in RANGES.items():
+            answer = await client.get(path, headers={"Range": range_header})
             assert answer.status_code == 206
             assert answer.headers["Content-Range"] == f"bytes {wanted.start}-{wanted.stop - 1}/{SIZE}"
-            assert answer.content == data[wanted], asked
+            assert answer.content == data[wanted], range_header
 
 
-async def test_several_ranges_are_exact(way: Way, file: Path, data: bytes) -> None:
+async def test_several_ranges_are_exact(server_kind: ServerKind, file: Path, data: bytes) -> None:
     several = ["1000000-8000000", "3-5", "-70000", "9000000-9000000", "8000000-8065536"]
     wanted = [slice(1_000_000, 8_000_001), slice(3, 6), slice(SIZE - 70_000, SIZE), slice(9_000_000, 9_000_001)]
     wanted.append(slice(8_000_000, 8_065_537))
-    async with way.host() as host, client(host) as visitor:
+    async with server_kind.host() as host, client_of(host) as client:
         path = host.store.add_file(file)
-        answer = await visitor.get(path, headers={"Range": f"bytes={','.join(several)}"})
+        answer = await client.get(path, headers={"Range": f"bytes={','.join(several)}"})
         assert answer.status_code == 206
         assert answer.headers["Content-Length"] == str(len(answer.content))
         assert [(part.content_range, part.data) for part in parts_of(answer)] == [
             (f"bytes {each.start}-{each.stop - 1}/{SIZE}", data[each]) for each in wanted
         ]
-        if way.passes_by:
+        if server_kind.bypasses_python:
             assert host.store.opened[0].read < 1_000_000
-        whole = await visitor.get(path)  # on the same connection
+        whole = await client.get(path)  # on the same connection
         assert whole.content == data
 
 
@@ -194,8 +196,8 @@ def request(method: str, path: str, *headers: str) -> bytes:
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: door.example", *headers, "", ""]).encode()
 
 
-async def answer_to(method: str, reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """Status and body of the next answer on a connection."""
+async def read_response(method: str, reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return the status and body of the next response on a connection."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     length = re.search(r"(?im)^content-length: (\d+)\r$", head)
     assert length, head
@@ -203,55 +205,57 @@ async def answer_to(method: str, reader: asyncio.StreamReader) -> tuple[int, byt
     return int(head.split()[1]), body
 
 
-async def test_a_connection_goes_on_after_transfers(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, connection(host) as (reader, writer):
+async def test_a_connection_is_reused_after_transfers(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, connection(host) as (reader, writer):
         path = host.store.add_file(file)
         for method in ("GET", "HEAD", "GET", "HEAD", "GET"):
             writer.write(request(method, path))
-            assert await answer_to(method, reader) == (200, b"" if method == "HEAD" else data)
+            assert await read_response(method, reader) == (200, b"" if method == "HEAD" else data)
 
 
-async def test_pipelined_requests_are_answered_in_order(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, connection(host) as (reader, writer):
+async def test_pipelined_requests_are_answered_in_order(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, connection(host) as (reader, writer):
         path = host.store.add_file(file)
         whole, head, base = request("GET", path), request("HEAD", path), request("GET", "/v2/")
         writer.write(whole + head + request("GET", path, "Range: bytes=7-3000006") + base + whole)
-        assert await answer_to("GET", reader) == (200, data)
-        assert await answer_to("HEAD", reader) == (200, b"")
-        assert await answer_to("GET", reader) == (206, data[7:3000007])
-        assert await answer_to("GET", reader) == (200, b"{}")
-        assert await answer_to("GET", reader) == (200, data)
+        assert await read_response("GET", reader) == (200, data)
+        assert await read_response("HEAD", reader) == (200, b"")
+        assert await read_response("GET", reader) == (206, data[7:3000007])
+        assert await read_response("GET", reader) == (200, b"{}")
+        assert await read_response("GET", reader) == (200, data)
 
 
-async def test_an_old_client_is_told_the_end_by_closing(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, connection(host) as (reader, writer):
+async def test_an_http_1_0_client_sees_the_end_by_close(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, connection(host) as (reader, writer):
         writer.write(f"GET {host.store.add_file(file)} HTTP/1.0\r\n\r\n".encode())
         assert (await reader.read(-1)).partition(b"\r\n\r\n")[2] == data
 
 
-async def test_many_at_once_do_not_mix(way: Way, file: Path, data: bytes) -> None:
-    async with way.host() as host, client(host) as visitor:
+async def test_concurrent_transfers_do_not_mix(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host() as host, client_of(host) as client:
         path = host.store.add_file(file)
         spans = [(n * 1_000_003, SIZE - n * 70_001) for n in range(8)]
-        gets = (visitor.get(path, headers={"Range": f"bytes={start}-{stop - 1}"}) for start, stop in spans)
+        gets = (client.get(path, headers={"Range": f"bytes={start}-{stop - 1}"}) for start, stop in spans)
         for answer, (start, stop) in zip(await asyncio.gather(*gets), spans, strict=True):
             assert answer.content == data[start:stop]
 
 
-async def test_what_a_reader_that_leaves_had_is_freed(way: Way, file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with way.host() as host:
-        with no_complaints(caplog):
-            with asking(host.address, host.store.add_file(file)):
+async def test_a_disconnect_closes_the_file(
+    server_kind: ServerKind, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with server_kind.host() as host:
+        with no_warnings(caplog):
+            with open_request(host.address, host.store.add_file(file)):
                 await until(lambda: len(host.store.opened) == 1)
             async with asyncio.timeout(60):
                 await host.store.opened[0].closed.wait()
-        async with client(host) as visitor:
-            assert (await visitor.get("/v2/")).status_code == 200
+        async with client_of(host) as client:
+            assert (await client.get("/v2/")).status_code == 200
 
 
-async def test_a_reader_that_leaves_with_a_request_behind_is_noticed_too(way: Way, file: Path) -> None:
-    """uvicorn reads no further then, so that only writing can tell."""
-    async with way.host(reader_timeout=60) as host:
+async def test_a_disconnect_with_a_pipelined_request_closes_the_file(server_kind: ServerKind, file: Path) -> None:
+    """uvicorn reads no further in that case, so that only a write shows the disconnect."""
+    async with server_kind.host(reader_timeout=60) as host:
         path = host.store.add_file(file)
         async with connection(host) as (_, writer):
             writer.write(request("GET", path) + request("GET", path))
@@ -261,8 +265,8 @@ async def test_a_reader_that_leaves_with_a_request_behind_is_noticed_too(way: Wa
             await host.shut_down()
 
 
-async def left_of(sock: Any, received: int = 0) -> int:
-    """How many bytes of an answer can still be had, until it ends or all of `LARGE` has come."""
+async def count_remaining(sock: Any, received: int = 0) -> int:
+    """Return how many bytes of a response remain to be read, until it ends or all of `LARGE` has arrived."""
     count = 0
     async with asyncio.timeout(60):
         try:
@@ -273,37 +277,39 @@ async def left_of(sock: Any, received: int = 0) -> int:
     return count
 
 
-async def test_a_reader_that_stalls_is_cut_off(way: Way, file: Path) -> None:
-    async with way.host(reader_timeout=0.3) as host:
-        with asking(host.address, host.store.add_file(file)) as sock:
+async def test_a_stalled_client_is_cut_off(server_kind: ServerKind, file: Path) -> None:
+    async with server_kind.host(reader_timeout=0.3) as host:
+        with open_request(host.address, host.store.add_file(file)) as sock:
             await until(lambda: len(host.store.opened) == 1)
             async with asyncio.timeout(30):
                 await host.store.opened[0].closed.wait()
             await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
-            assert await left_of(sock) < SIZE
+            assert await count_remaining(sock) < SIZE
 
 
-async def test_a_reader_that_is_slow_but_reads_gets_all(way: Way, large: Path) -> None:
-    """Others, which come later and take nothing, are waited for in vain meanwhile."""
-    async with way.host(reader_timeout=1) as host:
+async def test_a_slow_client_receives_everything(server_kind: ServerKind, large: Path) -> None:
+    """Later clients that read nothing are cut off meanwhile."""
+    async with server_kind.host(reader_timeout=1) as host:
         loop, opened, path = asyncio.get_running_loop(), host.store.opened, host.store.add_file(large)
-        with asking(host.address, path, buffer=1 << 20) as sock:
+        with open_request(host.address, path, buffer=1 << 20) as sock:
             await until(lambda: len(opened) == 1)
             received = 0
             for others in (1, 2):
-                with asking(host.address, path):
+                with open_request(host.address, path):
                     while len(opened) <= others or not opened[others].closed.is_set():
                         received += len(await loop.sock_recv(sock, 64 << 10))
                         await asyncio.sleep(0.01)
             assert not opened[0].closed.is_set()
             head = 1000
-            assert LARGE < received + await left_of(sock, received) < LARGE + head
+            assert LARGE < received + await count_remaining(sock, received) < LARGE + head
 
 
 @pytest.mark.parametrize("change", ["shorter", "overwritten"])
-async def test_a_file_that_changes_while_it_is_sent_is_cut_off(way: Way, file: Path, change: str) -> None:
-    async with way.host() as host:
-        with asking(host.address, host.store.add_file(file)) as sock:
+async def test_a_file_that_changes_during_a_transfer_is_cut_off(
+    server_kind: ServerKind, file: Path, change: str
+) -> None:
+    async with server_kind.host() as host:
+        with open_request(host.address, host.store.add_file(file)) as sock:
             await until(lambda: len(host.store.opened) == 1)
             await asyncio.get_running_loop().sock_recv(sock, 100_000)
             if change == "shorter":
@@ -312,43 +318,47 @@ async def test_a_file_that_changes_while_it_is_sent_is_cut_off(way: Way, file: P
                 with file.open("r+b") as writing:
                     writing.seek(SIZE - 10)
                     writing.write(b"other")
-            assert await left_of(sock) < SIZE - TAIL
+            assert await count_remaining(sock) < SIZE - TAIL
 
 
-async def test_a_transfer_under_way_ends_before_the_server_does(way: Way, file: Path, data: bytes) -> None:
-    async with way.host(drain_timeout=20) as host, connection(host) as (reader, writer):
+async def test_a_transfer_ends_before_the_server(server_kind: ServerKind, file: Path, data: bytes) -> None:
+    async with server_kind.host(drain_timeout=20) as host, connection(host) as (reader, writer):
         writer.write(request("GET", host.store.add_file(file)))
         await until(lambda: len(host.store.opened) == 1)
         ending = asyncio.create_task(host.shut_down())
-        assert await answer_to("GET", reader) == (200, data)
+        assert await read_response("GET", reader) == (200, data)
         assert await reader.read() == b""
         async with asyncio.timeout(60):
             await ending
 
 
-async def test_what_lasts_longer_than_draining_may_is_cut(way: Way, file: Path) -> None:
-    async with way.host() as host:
-        with asking(host.address, host.store.add_file(file)) as sock:
+async def test_draining_cuts_transfers_that_take_too_long(server_kind: ServerKind, file: Path) -> None:
+    async with server_kind.host() as host:
+        with open_request(host.address, host.store.add_file(file)) as sock:
             await until(lambda: len(host.store.opened) == 1)
             await host.mirror.drain(0.1)
             assert host.store.opened[0].closed.is_set()
-            assert await left_of(sock) < SIZE
+            assert await count_remaining(sock) < SIZE
 
 
-@pytest.mark.parametrize("way", [each for each in WAYS if not each.ours], ids=str, indirect=True)  # serve() keeps none
-async def test_an_access_log_has_the_same_lines(way: Way, file: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "server_kind", [each for each in SERVER_KINDS if not each.is_ours], ids=str, indirect=True
+)  # serve() has no access log
+async def test_the_access_log_is_unchanged(
+    server_kind: ServerKind, file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "uvicorn.access")
-    async with way.host() as host, client(host) as visitor:
+    async with server_kind.host() as host, client_of(host) as client:
         path = host.store.add_file(file)
-        await visitor.get(path)
-        await visitor.get(path, headers={"Range": "bytes=0-9"})
+        await client.get(path)
+        await client.get(path, headers={"Range": "bytes=0-9"})
     lines = [each.getMessage().partition(" - ")[2] for each in caplog.records if each.name == "uvicorn.access"]
     assert lines == [f'"GET {quote(path)} HTTP/1.1" {status}' for status in (200, 206)]
 
 
-async def test_memory_does_not_grow_with_what_a_slow_reader_holds(way: Way, large: Path) -> None:
-    async with way.host() as host:
-        with asking(host.address, host.store.add_file(large), buffer=1 << 20) as sock:
+async def test_a_slow_client_does_not_grow_the_memory(server_kind: ServerKind, large: Path) -> None:
+    async with server_kind.host() as host:
+        with open_request(host.address, host.store.add_file(large), buffer=1 << 20) as sock:
             gc.collect()
             before, received = resident(), 0
             while received < 100 << 20:

@@ -1,4 +1,4 @@
-"""More connections than there is room for: they are closed at once, and the other door notices nothing."""
+"""Connections above the limit are closed at once, and do not affect the other door."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.mirror.doors.house import DOORS
-from tests.mirror.doors.served import ZEROS_PATH, asking, served
+from tests.mirror.doors.in_memory_host import DOORS
+from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.support.certificates import make_certificate
 from tests.support.waiting import until
 
@@ -31,39 +31,39 @@ REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: door.example\r\nConnection: close\r\n\r\n
 QUICK = 60.0
 
 
-class Crowd:
-    """Connections to one address that say nothing."""
+class IdleConnections:
+    """Idle connections to one address."""
 
     def __init__(self, address: str) -> None:
         self._host, _, self._port = address.rpartition(":")
         self._streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
-    async def come(self, count: int) -> None:
-        """`count` more of them. Those that are closed while they are made count, too."""
+    async def add(self, count: int) -> None:
+        """Make `count` more connections. Those that are closed meanwhile count, too."""
         for _ in range(count):
             self._streams.append(await asyncio.open_connection(self._host, int(self._port)))
 
     @property
     def open(self) -> int:
-        """How many were not closed by the other side."""
+        """The number of connections that the server has not closed."""
         return sum(1 for reader, _ in self._streams if not reader.at_eof() and reader.exception() is None)
 
-    def go(self) -> None:
+    def close(self) -> None:
         for _, writer in self._streams:
             writer.transport.abort()
 
 
 @contextmanager
-def crowd(address: str) -> Generator[Crowd]:
-    it = Crowd(address)
+def idle_connections(address: str) -> Generator[IdleConnections]:
+    it = IdleConnections(address)
     try:
         yield it
     finally:
-        it.go()
+        it.close()
 
 
 async def ask(address: str, request: bytes = REQUEST) -> bytes:
-    """The beginning of the answer; nothing where the connection was closed."""
+    """Return the first bytes of the response; nothing if the connection was closed."""
     host, _, port = address.rpartition(":")
     async with asyncio.timeout(QUICK):
         reader, writer = await asyncio.open_connection(host, int(port))
@@ -76,26 +76,26 @@ async def ask(address: str, request: bytes = REQUEST) -> bytes:
             writer.transport.abort()
 
 
-async def answers(address: str) -> None:
+async def wait_for_response(address: str) -> None:
     """Wait until a new connection is answered."""
     async with asyncio.timeout(QUICK):
         while await ask(address) != OK:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.05)
 
 
-class Agent:
-    """tests/mirror/doors/crowded.py as a process. Its log goes to `log`."""
+class FewDescriptorsProcess:
+    """few_descriptors.py as a process. Its log goes to `log`."""
 
     def __init__(self, process: asyncio.subprocess.Process, doors: dict[str, str], log: Path) -> None:
         self._process = process
         self._log = log
         self.doors = doors
 
-    async def tell(self, what: str) -> int:
-        """Let it do `what`; the descriptors that it may have open."""
+    async def command(self, name: str) -> int:
+        """Send a command. Return the limit of descriptors."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(f"{what}\n".encode())
+        self._process.stdin.write(f"{name}\n".encode())
         async with asyncio.timeout(QUICK):
             return int(await self._process.stdout.readline())
 
@@ -105,10 +105,10 @@ class Agent:
 
 
 @asynccontextmanager
-async def agent(log: Path, descriptors: int) -> AsyncGenerator[Agent]:
+async def few_descriptors_process(log: Path, descriptors: int) -> AsyncGenerator[FewDescriptorsProcess]:
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.mirror.doors.crowded", str(descriptors)),
+            *(sys.executable, "-m", "tests.mirror.server.few_descriptors", str(descriptors)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
@@ -118,7 +118,7 @@ async def agent(log: Path, descriptors: int) -> AsyncGenerator[Agent]:
     try:
         async with asyncio.timeout(QUICK):
             doors = json.loads(await process.stdout.readline())
-        yield Agent(process, doors, log)
+        yield FewDescriptorsProcess(process, doors, log)
         process.stdin.close()
         async with asyncio.timeout(QUICK):
             assert await process.wait() == 0
@@ -130,7 +130,7 @@ async def agent(log: Path, descriptors: int) -> AsyncGenerator[Agent]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _descriptors() -> Generator[None]:
-    """The crowds themselves need some."""
+    """The clients of these tests need many descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(hard, 4096)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
@@ -140,48 +140,48 @@ def _descriptors() -> Generator[None]:
 
 @pytest.mark.parametrize(("descriptors", "count"), [(1024, 1100), (60, 80)])
 @pytest.mark.parametrize("door", DOORS)
-async def test_an_idle_crowd_at_one_door_leaves_the_other_one_alone(
+async def test_many_idle_connections_do_not_affect_the_other_door(
     door: str, descriptors: int, count: int, tmp_path: Path
 ) -> None:
     [other] = set(DOORS) - {door}
-    async with agent(tmp_path / "log", descriptors) as it:
-        with crowd(it.doors[door]) as idle:
-            coming = asyncio.create_task(idle.come(count))
-            asked = 0
-            while not coming.done() or asked < 50:
+    async with few_descriptors_process(tmp_path / "log", descriptors) as it:
+        with idle_connections(it.doors[door]) as idle:
+            adding = asyncio.create_task(idle.add(count))
+            responses = 0
+            while not adding.done() or responses < 50:
                 assert await ask(it.doors[other]) == OK
-                asked += 1
-            await coming
+                responses += 1
+            await adding
             await until(lambda: idle.open <= descriptors // 3)
-            await answers(it.doors[door])  # while they stay
+            await wait_for_response(it.doors[door])  # while they stay
             assert idle.open > descriptors // 4
-        await answers(it.doors[door])
+        await wait_for_response(it.doors[door])
         assert await ask(it.doors[other]) == OK
-        assert await it.tell("free") == descriptors
-        told = f"the {door} door has {descriptors // 3} connections"
-        assert [told in each for each in it.log] in ([], [True], [True] * 2)  # a minute may have passed
+        assert await it.command("free") == descriptors
+        warning = f"the {door} door has {descriptors // 3} connections"
+        assert [warning in each for each in it.log] in ([], [True], [True] * 2)  # a minute may have passed
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_a_process_without_a_descriptor_left_turns_connections_away(door: str, tmp_path: Path) -> None:
-    async with agent(tmp_path / "log", 200) as it:
+async def test_without_free_descriptors_connections_are_closed(door: str, tmp_path: Path) -> None:
+    async with few_descriptors_process(tmp_path / "log", 200) as it:
         assert await ask(it.doors[door]) == OK
-        turned_away = 0
+        refused = 0
         async with asyncio.timeout(QUICK):
-            while turned_away < 50:
-                await it.tell("fill")  # each time: what was closed just then is free again
-                turned_away += await ask(it.doors[door]) == b""
-        with crowd(it.doors[door]) as idle:
-            await idle.come(100)
+            while refused < 50:
+                await it.command("fill")  # each time: what was closed just then is free again
+                refused += await ask(it.doors[door]) == b""
+        with idle_connections(it.doors[door]) as idle:
+            await idle.add(100)
             await until(lambda: idle.open == 0)
-        await it.tell("free")
-        await answers(it.doors[door])
-        told = f"the {door} door can't accept connections: Too many open files"
-        assert [told in each for each in it.log] in ([True], [True] * 2)  # a minute may have passed
+        await it.command("free")
+        await wait_for_response(it.doors[door])
+        warning = f"the {door} door can't accept connections: Too many open files"
+        assert [warning in each for each in it.log] in ([True], [True] * 2)  # a minute may have passed
 
 
-class Failing(socket.socket):
-    """Can't accept, for the reasons in `errors`, of which each counts once."""
+class FailingListener(socket.socket):
+    """A listener whose `accept` raises each of `errors` once."""
 
     errors: list[int]
     tries: int
@@ -193,50 +193,57 @@ class Failing(socket.socket):
         return super().accept()
 
 
-async def test_where_nothing_can_be_accepted_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_after_an_error_of_accept_it_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
-    with Failing(socket.AF_INET) as listening:
+    with FailingListener(socket.AF_INET) as listening:
         listening.bind(("127.0.0.1", 0))
         # The last ones are of a connection, not of this host: the next one is accepted at once.
-        Failing.tries, Failing.errors = 0, [errno.ECONNABORTED, errno.EPROTO, errno.ENOMEM, errno.ENOBUFS]
+        FailingListener.tries, FailingListener.errors = (
+            0,
+            [errno.ECONNABORTED, errno.EPROTO, errno.ENOMEM, errno.ENOBUFS],
+        )
         async with mirror, serve(mirror, local=listening) as serving:
             assert await ask(serving.local_addresses[0]) == OK
-            assert Failing.tries >= 5
+            assert FailingListener.tries >= 5
     assert caplog.messages == ["the local door can't accept connections: No buffer space available"]
 
 
 async def test_connections_above_the_limit_are_closed_at_once(caplog: pytest.LogCaptureFixture) -> None:
-    async with served(limits=Limits(connections=3)) as host:
+    async with served_host(limits=Limits(connections=3)) as host:
         address = host.address("local")
-        with asking(address, ZEROS_PATH), asking(address, ZEROS_PATH), asking(address, ZEROS_PATH):
+        with open_request(address, ZEROS_PATH), open_request(address, ZEROS_PATH), open_request(address, ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 3)
             for _ in range(3):
                 assert await ask(address) == b""
             assert host.mirror.metrics.limited.family().samples["connections",] == 3
             assert await ask(host.address("peer")) == OK
         assert "the local door has 3 connections, its maximum; others are closed" in caplog.text
-        await answers(address)
+        await wait_for_response(address)
 
 
-async def test_a_new_connection_takes_the_place_of_the_one_that_says_nothing_for_longest() -> None:
-    async with served(limits=Limits(connections=3)) as host:
+async def test_a_new_connection_replaces_the_longest_idle_one() -> None:
+    async with served_host(limits=Limits(connections=3)) as host:
         address = host.address("local")
-        with crowd(address) as first, crowd(address) as others, asking(address, ZEROS_PATH) as working:
-            await first.come(1)
-            await others.come(1)
+        with (
+            idle_connections(address) as first,
+            idle_connections(address) as others,
+            open_request(address, ZEROS_PATH) as working,
+        ):
+            await first.add(1)
+            await others.add(1)
             await until(lambda: len(host.store.opened) == 1)
-            await answers(address)
+            await wait_for_response(address)
             await until(lambda: first.open == 0)
             assert others.open == 1
             assert working.fileno() >= 0
             assert not host.store.opened[0].closed.is_set()
 
 
-async def test_who_never_finishes_a_handshake_makes_room_for_others(tmp_path: Path) -> None:
+async def test_an_unfinished_handshake_makes_room_for_new_connections(tmp_path: Path) -> None:
     certificate = make_certificate(tmp_path)
-    async with served(limits=Limits(connections=3), peer_ssl=certificate.server_context()) as host:
-        with crowd(host.address("peer")) as silent:
-            await silent.come(3)
+    async with served_host(limits=Limits(connections=3), peer_ssl=certificate.server_context()) as host:
+        with idle_connections(host.address("peer")) as silent:
+            await silent.add(3)
             name, _, port = host.address("peer").rpartition(":")
 
             async def connects() -> bool:
@@ -259,7 +266,7 @@ async def test_who_never_finishes_a_handshake_makes_room_for_others(tmp_path: Pa
 @pytest.mark.parametrize(
     ("soft", "most"), [(1024, 341), (90, 30), (2, 1), (1 << 20, 1024), (resource.RLIM_INFINITY, 1024)]
 )
-def test_a_door_takes_a_third_of_the_descriptors_at_most(soft: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_door_uses_at_most_a_third_of_the_descriptors(soft: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def limit(_: int) -> tuple[int, int]:
         return soft, soft
 

@@ -1,7 +1,7 @@
-"""A host agent with few descriptors that serves a mirror: `python -m tests.mirror.doors.crowded DESCRIPTORS`.
+"""A program with few file descriptors that serves a mirror: ``python -m tests.mirror.server.few_descriptors COUNT``.
 
-It says where its doors are, and then obeys lines on its standard input: ``fill`` takes every descriptor that is left,
-``free`` gives them back. Each is answered with the number that it may have open now. Ends with its input.
+It prints the addresses of its doors. Then it reads commands from its standard input: ``fill`` opens all remaining
+descriptors, ``free`` closes them. It answers each command with its limit of descriptors. It exits when the input ends.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
 
-class Hoard:
-    """Descriptors that an agent uses for something else."""
+class OtherDescriptors:
+    """Descriptors that the program uses for something else."""
 
     def __init__(self) -> None:
         self._held: list[int] = []
@@ -36,23 +36,23 @@ class Hoard:
             os.close(self._held.pop())
 
 
-def say(what: object) -> None:
-    sys.stdout.write(json.dumps(what) + "\n")
+def print_json(document: object) -> None:
+    sys.stdout.write(json.dumps(document) + "\n")
     sys.stdout.flush()
 
 
-async def run(most: int) -> None:
+async def run(limit: int) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), insecure=True)
     lines = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
-        say({"local": serving.local_addresses[0], "peer": serving.peer_addresses[0]})
-        hoard = Hoard()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        print_json({"local": serving.local_addresses[0], "peer": serving.peer_addresses[0]})
+        other = OtherDescriptors()
         while line := (await lines.readline()).decode().strip():
-            getattr(hoard, line)()
-            say(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+            getattr(other, line)()
+            print_json(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 if __name__ == "__main__":

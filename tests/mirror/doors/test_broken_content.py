@@ -1,5 +1,5 @@
-"""A store that hangs or fails in the middle of a body: the answer is cut where it was, and that is told as the store's,
-not as the client's leaving.
+"""A store that hangs or fails in the middle of a body: the response is cut there, and the log blames the store and not
+the client.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.mirror.doors.house import visitor
-from tests.mirror.doors.ways import WAYS, Way
+from tests.mirror.doors.in_memory_host import client_for
+from tests.mirror.doors.server_kinds import SERVER_KINDS, ServerKind
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -31,13 +31,13 @@ pytestmark = pytest.mark.anyio
 
 DATA = random.Random(7).randbytes(3 << 20)
 GOOD = 1 << 20
-"""Bytes that are read before anything goes wrong."""
+"""Bytes that are read before the failure."""
 PATH = f"/v2/registry.example/demo/blobs/{Digest.of(DATA)}"
 FOREIGN = (ConnectionResetError("of the store's"), TimeoutError("of the store's"), LookupError("of the store's"))
 
 
 class Breaking(Content):
-    """Hangs, or raises `outcome`, behind `GOOD`, and may when it is closed."""
+    """Content that hangs or raises `outcome` after `GOOD` bytes, or when it is closed."""
 
     def __init__(self, outcome: Exception | None, *, closing: bool = False) -> None:
         self.size = self.available = len(DATA)
@@ -69,7 +69,7 @@ class Breaking(Content):
 
 
 class BreakingStore(MemoryStore):
-    """Opens `content`, or raises it."""
+    """A store that opens `content`, or raises it if it is an exception."""
 
     def __init__(self, content: Breaking | Exception) -> None:
         super().__init__()
@@ -86,19 +86,19 @@ class BreakingStore(MemoryStore):
         return self._content
 
 
-@pytest.fixture(params=WAYS, ids=str)
-def way(request: pytest.FixtureRequest) -> Way:
-    chosen: Way = request.param
+@pytest.fixture(params=SERVER_KINDS, ids=str)
+def server_kind(request: pytest.FixtureRequest) -> ServerKind:
+    chosen: ServerKind = request.param
     return chosen
 
 
 @pytest.fixture
-def anyio_backend(way: Way) -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"use_uvloop": way.uvloop}
+def anyio_backend(server_kind: ServerKind) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": server_kind.uvloop}
 
 
 async def cut(address: str, path: str) -> bytes:
-    """What arrives of an answer until its connection is closed."""
+    """Return what arrives of a response until its connection is closed."""
     arrived = bytearray()
 
     async def take(answer: httpx.Response) -> None:
@@ -114,19 +114,19 @@ async def cut(address: str, path: str) -> bytes:
 
 
 def limited(mirror: Mirror) -> dict[str, float]:
-    """The limits that were reached."""
+    """Return the limits that took effect, with their counts."""
     (family,) = (each for each in mirror.figures() if each.name == "peili_limited_total")
     return {limit: count for (limit,), count in family.samples.items() if isinstance(count, float | int) and count}
 
 
 @pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
-async def test_an_error_of_the_store_is_not_taken_for_a_client_that_left(
-    way: Way, outcome: Exception, caplog: pytest.LogCaptureFixture
+async def test_an_error_of_the_store_is_not_a_client_disconnect(
+    server_kind: ServerKind, outcome: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "peili")
     content = Breaking(outcome)
     mirror = Mirror(BreakingStore(content), MemoryRouter())
-    async with mirror, way.serve(mirror) as (address, _):
+    async with mirror, server_kind.serve(mirror) as (address, _):
         arrived = await cut(address, PATH)
         await until(lambda: "cut off: the store's read at byte" in caplog.text)
         assert arrived == DATA[: len(arrived)]
@@ -139,11 +139,15 @@ async def test_an_error_of_the_store_is_not_taken_for_a_client_that_left(
 
 
 @pytest.mark.parametrize("outcome", [*FOREIGN, Aborted("it shrank"), None], ids=lambda each: type(each).__name__)
-async def test_what_is_short_is_read_before_the_answer_begins_so_that_nothing_is_cut(
-    way: Way, outcome: Exception | None
+async def test_short_content_is_read_before_the_response_starts(
+    server_kind: ServerKind, outcome: Exception | None
 ) -> None:
     mirror = Mirror(BreakingStore(Breaking(outcome)), MemoryRouter(), limits=Limits(first_byte_timeout=0.2))
-    async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with (
+        mirror,
+        server_kind.serve(mirror) as (address, _),
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+    ):
 
         async def ask(first: int, last: int) -> httpx.Response:
             return await client.get(f"http://{address}{PATH}", headers={"Range": f"bytes={first}-{last}"})
@@ -153,11 +157,13 @@ async def test_what_is_short_is_read_before_the_answer_begins_so_that_nothing_is
         assert (await ask(GOOD - 100, GOOD + 99)).status_code == 404  # no peer has it: the runtime goes upstream
 
 
-async def test_a_read_that_hangs_is_cut_and_counted(way: Way, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hanging_read_cuts_the_response_and_is_counted(
+    server_kind: ServerKind, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "peili")
     content = Breaking(None)
     mirror = Mirror(BreakingStore(content), MemoryRouter(), limits=Limits(stall_timeout=0.2))
-    async with mirror, way.serve(mirror) as (address, _):
+    async with mirror, server_kind.serve(mirror) as (address, _):
         async with asyncio.timeout(60):
             arrived = await cut(address, PATH)
         await until(lambda: f"cut off: the store's read at byte {GOOD} did not return in time" in caplog.text)
@@ -169,7 +175,10 @@ async def test_a_read_that_hangs_is_cut_and_counted(way: Way, caplog: pytest.Log
 
 @contextmanager
 def stuck_disk(monkeypatch: pytest.MonkeyPatch, behind: int) -> Generator[threading.Event]:
-    """Nothing is in the page cache, and what is `behind` does not come from the disk until it is set, or this ends."""
+    """Simulate an empty page cache and a disk that does not deliver bytes after offset `behind`.
+
+    The disk continues when the yielded event is set, or at the end of the context.
+    """
     go_on = threading.Event()
     real = os.pread
 
@@ -187,13 +196,13 @@ def stuck_disk(monkeypatch: pytest.MonkeyPatch, behind: int) -> Generator[thread
             go_on.set()
 
 
-async def test_a_disk_that_hangs_cuts_the_answer_and_the_runtime_comes_back_for_the_rest(
-    way: Way, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_after_a_hanging_disk_the_runtime_fetches_the_rest(
+    server_kind: ServerKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = random.Random(8).randbytes(12 << 20)
     file = tmp_path / "blob"
     file.write_bytes(data)
-    async with way.host(stall_timeout=0.2) as host:
+    async with server_kind.host(stall_timeout=0.2) as host:
         path = host.store.add_file(file)
         with stuck_disk(monkeypatch, behind=9 << 20) as go_on:
             async with asyncio.timeout(60):
@@ -208,35 +217,40 @@ async def test_a_disk_that_hangs_cuts_the_answer_and_the_runtime_comes_back_for_
         await until(lambda: all(each.closed.is_set() and each.fileno() is None for each in host.store.opened))
 
 
-@pytest.mark.parametrize("way", WAYS[:1], ids=str)
-async def test_an_error_in_closing_does_not_take_anything_from_an_answer_that_is_whole(
-    way: Way, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
+async def test_an_error_of_aclose_does_not_harm_the_response(
+    server_kind: ServerKind, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "peili")
     mirror = Mirror(BreakingStore(Breaking(ConnectionResetError("of the store's"), closing=True)), MemoryRouter())
-    async with mirror, way.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False) as client:
+    async with mirror, server_kind.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False) as client:
         for _ in range(2):
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
         await until(lambda: caplog.text.count("the store's aclose failed") == 2)
         assert "client disconnected" not in caplog.text
 
 
-@pytest.mark.parametrize("way", WAYS[:1], ids=str)
+@pytest.mark.parametrize("server_kind", SERVER_KINDS[:1], ids=str)
 @pytest.mark.parametrize("outcome", FOREIGN, ids=lambda each: type(each).__name__)
-async def test_where_opening_fails_peers_are_asked_and_told_to_come_again(
-    way: Way, outcome: Exception, caplog: pytest.LogCaptureFixture
+async def test_if_open_fails_the_content_comes_from_peers(
+    server_kind: ServerKind, outcome: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, store = MemoryNetwork(), MemoryStore()
     store.add(DATA)
     other = Mirror(store, MemoryRouter(network))
     mirror = Mirror(BreakingStore(outcome), MemoryRouter(network))
-    async with other, serve(other, local="127.0.0.1:0", peer="127.0.0.1:0"), mirror, way.serve(mirror) as (address, _):
+    async with (
+        other,
+        serve(other, local="127.0.0.1:0", peer="127.0.0.1:0"),
+        mirror,
+        server_kind.serve(mirror) as (address, _),
+    ):
         await until(
             lambda: Digest.of(DATA) in network.holdings[other.identity.id] and other.identity.id in network.hosts
         )
         async with httpx.AsyncClient(trust_env=False) as client:
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
-        async with visitor(mirror.peer) as peer:
+        async with client_for(mirror.peer) as peer:
             assert (await peer.get(PATH)).status_code == 503
         assert caplog.text.count(f"{Digest.of(DATA)}: the store failed") == 2
         assert limited(mirror) == {}

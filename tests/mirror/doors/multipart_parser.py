@@ -1,4 +1,4 @@
-"""Reads multipart/byteranges with the standard library's parser of MIME."""
+"""Parses multipart/byteranges with the MIME parser of the standard library."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import httpx
 
 @dataclass(frozen=True)
 class Part:
-    """One part as it came."""
+    """One part."""
 
     content_type: str
     content_range: str
     data: bytes
 
 
-def parts_of(answer: httpx.Response) -> Sequence[Part]:
-    """The parts of `answer`, which is multipart/byteranges."""
-    return parse(answer.headers["Content-Type"], answer.content)
+def parts_of(response: httpx.Response) -> Sequence[Part]:
+    """Return the parts of a multipart/byteranges response."""
+    return parse_parts(response.headers["Content-Type"], response.content)
 
 
-def parse(content_type: str, body: bytes) -> Sequence[Part]:
-    """The parts of `body`."""
+def parse_parts(content_type: str, body: bytes) -> Sequence[Part]:
+    """Return the parts of `body`."""
     head = f"MIME-Version: 1.0\r\nContent-Type: {content_type}\r\n\r\n".encode()
     message = BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
     assert message.get_content_type() == "multipart/byteranges"
@@ -34,7 +34,7 @@ def parse(content_type: str, body: bytes) -> Sequence[Part]:
     boundary = message.get_boundary()
     assert boundary is not None
     parts: list[Part] = []
-    # Where the parts are, the parser knows; their bytes it takes for text, whose line ends it may change.
+    # The parser finds the parts, but takes their bytes for text and may change line ends.
     for part, raw in zip(message.iter_parts(), _raw(body, boundary), strict=True):
         assert not part.defects
         parts.append(Part(str(part["Content-Type"]), str(part["Content-Range"]), raw))
