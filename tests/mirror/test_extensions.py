@@ -1,4 +1,4 @@
-"""Extensions live with a mirror: entered after its own plug-ins, left before them, and never its undoing."""
+"""Extensions are entered after the mirror's own plug-ins and exited before them. Their failures affect nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICK = Limits(backoff_min=0.01, backoff_max=0.02, start_timeout=0.2, stop_timeo
 
 
 class Noted:
-    """Writes down when it is entered and left."""
+    """Records when it is entered and exited."""
 
     def __init__(self, notes: list[str], name: str) -> None:
         self.notes = notes
@@ -45,7 +45,7 @@ class Extension(Noted, Plugin):
 
 
 class Lingering(Plugin):
-    """Takes its time to be left, as long as it `lingers`."""
+    """Does not exit while it `lingers`."""
 
     def __init__(self) -> None:
         self.lingers = True
@@ -61,7 +61,7 @@ class Lingering(Plugin):
 
 
 class Dawdling(Plugin):
-    """Is entered at once, or when it `may` be."""
+    """Is entered at once, or once it `may` be."""
 
     def __init__(self) -> None:
         self.may = asyncio.Event()
@@ -100,7 +100,7 @@ class Hesitant(Plugin):
         return False
 
 
-async def test_they_are_entered_last_and_left_first_the_last_one_before_all() -> None:
+async def test_extensions_are_entered_last_and_exited_first_in_reverse_order() -> None:
     notes: list[str] = []
     mirror = Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "one"), Extension(notes, "two")])
     for _ in range(2):
@@ -111,7 +111,7 @@ async def test_they_are_entered_last_and_left_first_the_last_one_before_all() ->
         notes.clear()
 
 
-async def test_draining_leaves_them_and_the_mirror_goes_on() -> None:
+async def test_drain_exits_extensions_and_the_mirror_continues() -> None:
     notes: list[str] = []
     async with Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "it")]) as mirror:
         await mirror.drain(0.1)
@@ -122,7 +122,7 @@ async def test_draining_leaves_them_and_the_mirror_goes_on() -> None:
     assert notes == ["store in", "it in", "it out", "store out"]
 
 
-async def test_they_are_entered_again_when_a_drained_mirror_is_served_again() -> None:
+async def test_extensions_are_entered_again_when_a_drained_mirror_is_served_again() -> None:
     notes: list[str] = []
     async with Mirror(NotedStore(notes), MemoryRouter(), extensions=[Extension(notes, "it")]) as mirror:
         for _ in range(2):
@@ -133,7 +133,7 @@ async def test_they_are_entered_again_when_a_drained_mirror_is_served_again() ->
     assert notes == ["store in", "it in", "it out", "it in", "it out", "store out"]
 
 
-async def test_a_drain_that_was_cut_short_is_undone_as_well() -> None:
+async def test_a_cancelled_drain_is_undone_by_resume() -> None:
     extension = Lingering()
     mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[extension])
     async with mirror:
@@ -147,7 +147,7 @@ async def test_a_drain_that_was_cut_short_is_undone_as_well() -> None:
         extension.lingers = False
 
 
-async def test_a_mirror_that_is_left_in_haste_while_one_lingers_leaves_nothing_behind() -> None:
+async def test_a_cancelled_exit_leaves_nothing_behind() -> None:
     before = asyncio.all_tasks()
     extension = Lingering()
     mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[extension], limits=Limits(stop_timeout=0.5))
@@ -159,7 +159,7 @@ async def test_a_mirror_that_is_left_in_haste_while_one_lingers_leaves_nothing_b
     assert asyncio.all_tasks() == before
 
 
-async def test_one_that_would_come_after_draining_does_not_come() -> None:
+async def test_an_extension_is_not_entered_after_drain() -> None:
     notes: list[str] = []
     router = DawdlingRouter()
     router.may.clear()
@@ -175,7 +175,7 @@ async def test_one_that_would_come_after_draining_does_not_come() -> None:
     await mirror.__aexit__(None, None, None)
 
 
-async def test_resuming_that_was_cut_short_can_be_tried_again() -> None:
+async def test_a_cancelled_resume_can_be_tried_again() -> None:
     notes: list[str] = []
     router = DawdlingRouter()
     async with Mirror(MemoryStore(), router, extensions=[Extension(notes, "it")]) as mirror:
@@ -191,7 +191,9 @@ async def test_resuming_that_was_cut_short_can_be_tried_again() -> None:
         assert notes == ["it in", "it out", "it in"]
 
 
-async def test_one_that_fails_or_is_not_ready_is_told_of_and_harms_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_extension_that_fails_or_is_not_ready_is_reported_and_affects_nothing_else(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter(), extensions=[Useless(), Hesitant()], limits=QUICK)
     async with mirror:
         await mirror.wait_ready(30)

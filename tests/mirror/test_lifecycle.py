@@ -1,4 +1,4 @@
-"""A mirror's life: entered and left, with plug-ins that fail, and nothing left behind."""
+"""A mirror is entered and exited, with plug-ins that fail, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def nothing_is_left_behind() -> AsyncGenerator[None]:
     assert not {thread for thread in set(threading.enumerate()) - threads if not thread.name.startswith("asyncio_")}
 
 
-async def test_it_can_be_entered_in_one_task_and_left_in_another() -> None:
+async def test_a_mirror_can_be_entered_in_one_task_and_exited_in_another() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     await asyncio.create_task(mirror.__aenter__())
     assert mirror.ready()
@@ -58,7 +58,7 @@ async def test_it_can_be_entered_in_one_task_and_left_in_another() -> None:
     assert not mirror.ready()
 
 
-async def test_it_can_be_entered_again_but_not_twice_at_once() -> None:
+async def test_a_mirror_can_be_entered_again_but_not_twice_at_once() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     for _ in range(3):
         async with mirror:
@@ -69,7 +69,7 @@ async def test_it_can_be_entered_again_but_not_twice_at_once() -> None:
         assert not mirror.ready()
 
 
-async def test_two_mirrors_live_side_by_side_and_find_each_other() -> None:
+async def test_two_mirrors_run_side_by_side_and_find_each_other() -> None:
     network = MemoryNetwork()
     stores = MemoryStore(), MemoryStore()
     one, two = (Mirror(store, MemoryRouter(network)) for store in stores)
@@ -88,7 +88,7 @@ async def test_two_mirrors_live_side_by_side_and_find_each_other() -> None:
 
 
 class Fragile(MemoryStore):
-    """Fails as often as it is told to, `when` it is told to."""
+    """Fails a given number of times, at a given moment."""
 
     def __init__(self, when: str, *, failures: int = 2) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class Fragile(MemoryStore):
 
 
 @pytest.mark.parametrize("when", ["entering", "entering, cancelled", "later"])
-async def test_a_plug_in_that_fails_is_entered_again_and_the_host_lives_on(
+async def test_a_plug_in_that_fails_is_entered_again_and_the_agent_continues(
     when: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Fragile(when)
@@ -134,7 +134,7 @@ async def test_a_plug_in_that_fails_is_entered_again_and_the_host_lives_on(
     assert said == [f"Fragile failed; entered again in {pause} s" for pause in ("0.01", "0.02")]
 
 
-async def test_a_plug_in_that_fails_on_leaving_does_not_hurt_the_host(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plug_in_that_fails_on_exit_does_not_affect_the_agent(caplog: pytest.LogCaptureFixture) -> None:
     store = Fragile("leaving")
     async with Mirror(store, MemoryRouter(), limits=QUICK):
         pass
@@ -142,7 +142,7 @@ async def test_a_plug_in_that_fails_on_leaving_does_not_hurt_the_host(caplog: py
 
 
 class Slow(MemoryStore):
-    """Takes its time to be entered, or to be left."""
+    """Takes long to be entered or exited."""
 
     def __init__(self, when: str) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class Slow(MemoryStore):
 
 
 @pytest.mark.parametrize("when", ["entering", "leaving"])
-async def test_a_plug_in_that_hangs_is_not_waited_for(when: str) -> None:
+async def test_a_plug_in_that_hangs_is_not_awaited(when: str) -> None:
     store = Slow(when)
     async with asyncio.timeout(30):
         async with Mirror(store, MemoryRouter(), limits=QUICK) as mirror:
@@ -171,7 +171,7 @@ async def test_a_plug_in_that_hangs_is_not_waited_for(when: str) -> None:
     assert store.ended
 
 
-async def test_a_host_that_is_cancelled_while_it_enters_or_leaves_leaves_nothing_behind() -> None:
+async def test_a_cancelled_entry_or_exit_leaves_nothing_behind() -> None:
     limits = Limits(start_timeout=60, stop_timeout=0.5)
     for when in ("entering", "leaving"):
         store = Slow(when)
@@ -183,7 +183,7 @@ async def test_a_host_that_is_cancelled_while_it_enters_or_leaves_leaves_nothing
 
 
 class Recording(MemoryRouter):
-    """Records what it is told; may fail then."""
+    """Records what is advertised and withdrawn; may fail then."""
 
     def __init__(self, error: Exception | None = None) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Recording(MemoryRouter):
             raise self.error
 
 
-async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_and_withdrawn_by_drain() -> None:
+async def test_content_is_advertised_once_our_peer_door_answers_and_withdrawn_by_drain() -> None:
     store, router = MemoryStore(), Recording()
     added = store.add(b"peili")
     async with Mirror(store, router, limits=QUICK) as mirror:
@@ -220,7 +220,7 @@ async def test_what_is_here_is_advertised_only_once_our_own_peer_door_answers_an
 
 
 class Hesitating(Recording):
-    """Withdraws only when it `may`."""
+    """Withdraws once it `may`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,7 +233,7 @@ class Hesitating(Recording):
         await super().withdraw(keys)
 
 
-async def test_a_drain_that_was_cut_short_is_made_good_by_the_next() -> None:
+async def test_a_second_drain_completes_a_cancelled_one() -> None:
     store, router = MemoryStore(), Hesitating()
     added = store.add(b"peili")
     async with Mirror(store, router) as mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
@@ -267,7 +267,7 @@ async def test_a_mirror_that_stays_entered_can_be_served_again_elsewhere() -> No
     assert len(ports) == 3
 
 
-async def test_what_is_mounted_in_a_hosts_own_server_is_announced_again_by_resume() -> None:
+async def test_resume_advertises_again_a_mirror_that_is_mounted_in_the_agents_server() -> None:
     store, router = MemoryStore(), Recording()
     added = store.add(b"peili")
     mirror = Mirror(store, router, limits=QUICK)
@@ -284,7 +284,7 @@ async def test_what_is_mounted_in_a_hosts_own_server_is_announced_again_by_resum
         assert router.advertised == {added.digest}
 
 
-async def test_a_drained_mirror_that_is_left_while_it_resumes_leaves_nothing_behind() -> None:
+async def test_a_mirror_that_is_exited_while_it_resumes_leaves_nothing_behind() -> None:
     class Hanging(MemoryRouter):
         hangs = False
         entering = asyncio.Event()
@@ -308,7 +308,7 @@ async def test_a_drained_mirror_that_is_left_while_it_resumes_leaves_nothing_beh
 
 
 class ForgetsWhenItFails(Recording):
-    """Knows nothing of what it was told before it failed."""
+    """Forgets what was advertised before it failed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ class ForgetsWhenItFails(Recording):
         raise LookupError("out of order")
 
 
-async def test_a_router_that_was_entered_again_is_told_everything_again() -> None:
+async def test_a_router_that_was_entered_again_receives_everything_again() -> None:
     store, router = MemoryStore(), ForgetsWhenItFails()
     added = store.add(b"peili")
     mirror = Mirror(store, router, limits=QUICK)
@@ -347,7 +347,7 @@ async def test_a_router_that_was_entered_again_is_told_everything_again() -> Non
 
 
 async def test_another_hosts_door_is_not_ours() -> None:
-    """Its URL answers, but with another id: a wrong `advertise`, or a port that somebody else has."""
+    """The URL answers, but with another id: `advertise` is wrong, or another process has the port."""
     store, router = MemoryStore(), Recording()
     store.add(b"peili")
     other = Mirror(MemoryStore(), MemoryRouter())
@@ -358,7 +358,7 @@ async def test_another_hosts_door_is_not_ours() -> None:
             assert not router.advertised
 
 
-async def test_what_this_mirror_is_not_for_is_not_advertised() -> None:
+async def test_references_outside_the_selection_are_not_advertised() -> None:
     store, router = MemoryStore(), Recording()
     added = store.add(b"peili")
     tags = [Reference("registry.example", "demo", tag) for tag in ("latest", "v1")]
@@ -377,7 +377,7 @@ async def test_what_this_mirror_is_not_for_is_not_advertised() -> None:
         (LookupError("a bug in a plug-in"), "the router's withdraw failed"),
     ],
 )
-async def test_a_router_that_can_not_withdraw_does_not_hurt_the_host(
+async def test_a_router_that_can_not_withdraw_does_not_affect_the_agent(
     error: Exception, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store, router = MemoryStore(), Recording(error)

@@ -32,7 +32,7 @@ async def alive(address: str) -> bool:
         return (await client.get(f"http://{address}/v2/")).status_code == 200
 
 
-async def test_it_listens_on_several_addresses_and_says_which() -> None:
+async def test_serve_listens_on_several_addresses_and_returns_them() -> None:
     where = ["127.0.0.1:0", "[::1]:0", ":0"]
     async with serve(mirror(), local=where, peer="[::]:0") as serving:
         assert len(serving.local_addresses) == 3
@@ -61,7 +61,7 @@ async def test_given_sockets_stay_the_callers() -> None:
             assert sock.getsockname()[1] == int(address.rpartition(":")[2])
 
 
-async def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
+async def test_a_port_in_use_is_named_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         for local, peer in ((address, None), ("127.0.0.1:0", address), (["127.0.0.1:0", address], None)):
@@ -71,7 +71,7 @@ async def test_a_port_that_is_taken_is_one_line_that_names_it() -> None:
             assert str(refused.value) == f"can't listen on {address}: address already in use"
 
 
-async def test_a_name_that_nobody_has_is_told_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unknown_host_name_is_reported_in_plain_words(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")  # without asking a network that may hang
 
@@ -96,7 +96,7 @@ async def test_a_name_that_nobody_has_is_told_in_plain_words(monkeypatch: pytest
         "[::1:80",
     ],
 )
-async def test_an_address_that_is_none_is_refused_with_what_would_be_right(address: str) -> None:
+async def test_a_malformed_address_is_answered_with_what_would_be_right(address: str) -> None:
     with pytest.raises(ConfigError) as refused:
         async with serve(mirror(), local=address):
             pass
@@ -107,14 +107,14 @@ async def test_an_address_that_is_none_is_refused_with_what_would_be_right(addre
     ("address", "error"),
     [("a" * 64 + ".example:80", ConfigError), ("198.51.100.7:0", ListenError), ("no-such-host.invalid:0", ListenError)],
 )
-async def test_a_host_that_is_not_this_one_is_refused_in_one_line(address: str, error: type[Exception]) -> None:
+async def test_an_address_of_another_host_is_refused_in_one_line(address: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^.*" + address.replace(".", r"\.")) as refused:
         async with serve(mirror(), local=address):
             pass
     assert "\n" not in str(refused.value)
 
 
-async def test_a_socket_that_is_not_tcps_is_refused() -> None:
+async def test_a_socket_that_is_not_tcp_is_refused() -> None:
     with socket.socket(socket.AF_UNIX) as unix, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         unix.bind("")  # a name that the kernel chooses
         wrong: list[Address] = [unix, udp]
@@ -124,13 +124,13 @@ async def test_a_socket_that_is_not_tcps_is_refused() -> None:
                     pass
 
 
-async def test_it_takes_no_signals() -> None:
+async def test_serve_handles_no_signals() -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     async with serve(mirror(), local="127.0.0.1:0"):
         assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-async def test_peers_are_told_the_address_that_is_bound_or_what_the_host_says() -> None:
+async def test_peers_get_the_bound_address_or_the_advertised_one() -> None:
     one, two, three = mirror(), mirror(), mirror()
     async with serve(one, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         assert one.identity.urls == (f"http://{serving.peer_addresses[0]}",)
@@ -141,7 +141,7 @@ async def test_peers_are_told_the_address_that_is_bound_or_what_the_host_says() 
         assert not any("[::]" in url or "0.0.0.0" in url for url in three.identity.urls)
 
 
-async def test_peers_are_told_where_it_is_served_now() -> None:
+async def test_peers_get_the_address_where_the_mirror_is_served_now() -> None:
     again, given = mirror(), Mirror(MemoryStore(), MemoryRouter(), identity=Peer("a", ("http://a.example:1",)))
     for _ in range(2):
         async with serve(again, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
@@ -155,7 +155,7 @@ async def test_peers_are_told_where_it_is_served_now() -> None:
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_serve_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with contextlib.AsyncExitStack() as stack:
         limits = Limits(drain_timeout=0.2, reader_timeout=600)  # nobody waits for a reader that stalls
@@ -170,7 +170,7 @@ async def test_it_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pyte
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
 
-async def test_an_answer_under_way_is_given_time_to_end() -> None:
+async def test_a_response_in_progress_gets_time_to_end() -> None:
     async with served_host(limits=Limits(drain_timeout=60)) as host:
         added = host.store.add(bytes(8 << 20))
         url = f"{host.url('peer')}/v2/registry.example/demo/blobs/{added.digest}"
@@ -180,7 +180,7 @@ async def test_an_answer_under_way_is_given_time_to_end() -> None:
             await draining
 
 
-async def test_the_peer_door_may_ask_for_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_peer_door_can_require_client_certificates(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     certificate = make_certificate(tmp_path)
     client_ssl = certificate.client_context()
     async with served_host(

@@ -1,4 +1,4 @@
-"""Content that is a whole file."""
+"""`FileContent`: content that is a whole file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is in the page cache."""
+    """Let nothing be in the page cache."""
     monkeypatch.setattr(module, "_NOWAIT", 0)
 
 
@@ -43,7 +43,7 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-async def test_it_reads_what_is_asked_for(path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_returns_the_requested_bytes(path: Path, cached: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if not cached:
         monkeypatch.setattr(module, "_NOWAIT", 0)
     async with await FileContent.open(path) as content:
@@ -115,9 +115,7 @@ async def test_a_cancelled_read_ends_at_once_and_leaves_the_buffer_alone(
 
 
 @pytest.mark.usefixtures("in_threads")
-async def test_a_disk_that_fails_when_nobody_waits_any_more_tells_nobody(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_disk_error_after_a_cancelled_read_is_ignored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
     started, go_on = threading.Event(), threading.Event()

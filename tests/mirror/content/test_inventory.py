@@ -1,4 +1,4 @@
-"""The bookkeeping behind `Store.watch`."""
+"""`Inventory`, the implementation of `Store.watch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ A, B, C = (Digest.of(each) for each in (b"a", b"b", b"c"))
 
 
 async def told(inventory: Inventory, *, batches: int) -> list[StoreEvent]:
-    """What a new watcher is told in so many batches."""
+    """Return what a new watcher gets in so many batches."""
     events: list[StoreEvent] = []
     async with aclosing(inventory.watch()) as stream:
         for _ in range(batches):
@@ -26,7 +26,7 @@ async def told(inventory: Inventory, *, batches: int) -> list[StoreEvent]:
     return events
 
 
-async def test_a_new_watcher_is_told_everything_then_synced() -> None:
+async def test_a_new_watcher_gets_everything_then_synced() -> None:
     inventory = Inventory()
     inventory.replace([Have(A, 1), Have(B, 2)])
     assert await told(inventory, batches=1) == [Have(A, 1), Have(B, 2), Synced()]
@@ -38,7 +38,7 @@ async def test_an_empty_inventory_is_synced_too() -> None:
     assert await told(inventory, batches=1) == [Synced()]
 
 
-async def test_nothing_is_synced_before_the_backend_was_asked() -> None:
+async def test_synced_comes_only_after_the_backend_was_read() -> None:
     inventory = Inventory()
     inventory.update([Have(A)])
     async with aclosing(inventory.watch()) as stream:
@@ -50,7 +50,7 @@ async def test_nothing_is_synced_before_the_backend_was_asked() -> None:
         assert await following == (Synced(),)
 
 
-async def test_changes_follow_and_repeats_say_nothing() -> None:
+async def test_changes_follow_and_repeats_are_dropped() -> None:
     inventory = Inventory()
     inventory.replace([Have(A, 1), Have(B, 2)])
     async with aclosing(inventory.watch()) as stream:
@@ -62,7 +62,7 @@ async def test_changes_follow_and_repeats_say_nothing() -> None:
         assert await anext(stream) == (Have(A, 5, complete=False, available=3),)
 
 
-async def test_a_slow_watcher_is_told_the_last_state_only() -> None:
+async def test_a_slow_watcher_gets_the_last_state_only() -> None:
     inventory = Inventory()
     inventory.replace([Have(B)])
     async with aclosing(inventory.watch()) as stream:
@@ -76,7 +76,7 @@ async def test_a_slow_watcher_is_told_the_last_state_only() -> None:
         assert await anext(stream) == (Have(A, 1000, complete=False, available=999), Gone(B))
 
 
-async def test_what_came_back_is_told_as_it_is() -> None:
+async def test_a_key_that_came_back_has_its_new_state() -> None:
     inventory = Inventory()
     inventory.replace([Have(A, 1)])
     async with aclosing(inventory.watch()) as stream:
@@ -101,7 +101,7 @@ async def test_a_closed_watcher_leaves_nothing_behind() -> None:
     assert not inventory._watchers  # pyright: ignore[reportPrivateUsage] - nothing public tells of a leak
 
 
-async def test_each_watcher_has_a_sequence_of_its_own() -> None:
+async def test_each_watcher_has_its_own_sequence() -> None:
     inventory = Inventory()
     inventory.replace([Have(A)])
     async with aclosing(inventory.watch()) as first:

@@ -1,4 +1,4 @@
-"""What a mirror counts, read as Prometheus would: by a real registry, its text parsed back."""
+"""What a mirror counts. A real registry collects it, and its text is parsed as Prometheus does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Scrape:
-    """What a registry says."""
+    """Return what a registry collects."""
 
     def __init__(self, text: str) -> None:
         self.families: list[Metric] = list(parse(text))
@@ -54,7 +54,7 @@ def scrape(collector: Mirror | Collector) -> Scrape:
 
 @asynccontextmanager
 async def two_hosts() -> AsyncGenerator[tuple[Mirror, Mirror, MemoryStore, str]]:
-    """One that has nothing and pulls, one that has something; the second's store; the first's URL."""
+    """Yield a mirror that pulls, one that has content, the store of the second, and the URL of the first."""
     network, store = MemoryNetwork(), MemoryStore()
     one, two = Mirror(MemoryStore(), MemoryRouter(network)), Mirror(store, MemoryRouter(network))
     async with AsyncExitStack() as stack:
@@ -69,7 +69,7 @@ def blob(digest: Digest) -> str:
     return f"/v2/registry.example/demo/blobs/{digest}"
 
 
-async def test_bytes_are_counted_by_door_and_source_and_requests_by_what_became_of_them() -> None:
+async def test_bytes_are_counted_by_door_and_source_and_requests_by_result() -> None:
     async with two_hosts() as (one, two, store, url), httpx.AsyncClient(base_url=url) as runtime:
         added = store.add(content(2_000_000))
         await until(lambda: scrape(two)("peili_advertised_keys") == 1)
@@ -96,7 +96,7 @@ async def test_bytes_are_counted_by_door_and_source_and_requests_by_what_became_
     assert ours("peili_cut_answers_total", door="local") == 0
 
 
-async def test_what_the_store_has_is_counted_as_its_own_and_errors_and_lists_as_no_content() -> None:
+async def test_content_of_the_store_is_counted_and_errors_and_lists_have_no_source() -> None:
     async with in_memory_host() as host, client_for(host.door("local")) as runtime:
         await runtime.get(host.blob_path)
         await runtime.head(host.blob_path)
@@ -110,7 +110,7 @@ async def test_what_the_store_has_is_counted_as_its_own_and_errors_and_lists_as_
 
 
 @pytest.mark.parametrize("door", ["local", "peer"])
-async def test_what_is_sent_from_a_file_is_counted_however_it_is_moved(door: str, tmp_path: Path) -> None:
+async def test_bytes_from_a_file_are_counted_however_they_are_sent(door: str, tmp_path: Path) -> None:
     image = make_layout(tmp_path, layers=[9_000_000])
     mirror = Mirror(OciLayoutStore(image.path), MemoryRouter())
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
@@ -125,7 +125,7 @@ async def test_what_is_sent_from_a_file_is_counted_however_it_is_moved(door: str
     assert seen("peili_sent_bytes_total", door=door, source="store") == image.layers[0].size + 200_000
 
 
-async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_counted() -> None:
+async def test_refused_clients_and_router_requests_are_counted() -> None:
     store = MemoryStore()
     digest = store.add(b"content").digest
     async with Mirror(store, PushRouter()) as mirror:
@@ -139,7 +139,7 @@ async def test_strangers_at_the_peer_door_and_routers_among_each_other_are_count
     assert seen("peili_requests_total", endpoint="router", method="HEAD", status="200", **named) == 1
 
 
-async def test_who_asked_last_is_known_and_strangers_names_do_not_make_series() -> None:
+async def test_the_last_client_is_known_and_unknown_names_create_no_series() -> None:
     before = time.time()
     async with in_memory_host() as host, client_for(host.door("local")) as runtime:
         assert scrape(host.mirror)("peili_runtime_requests_total", client="containerd") == 0
@@ -152,7 +152,7 @@ async def test_who_asked_last_is_known_and_strangers_names_do_not_make_series() 
     assert before <= seen("peili_runtime_last_request_timestamp_seconds", client="containerd") <= time.time()
 
 
-async def test_peers_that_fail_are_counted_by_reason_and_liars_as_quarantined() -> None:
+async def test_failing_peers_are_counted_by_reason_and_wrong_bytes_as_quarantines() -> None:
     data = content(LARGE)
     async with peers(data, short_after(1000), honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
@@ -235,7 +235,7 @@ async def test_a_member_that_does_not_answer_in_time_is_counted() -> None:
     assert seen("peili_peers") == 0
 
 
-async def test_gauges_are_of_now_and_counters_outlive_leaving() -> None:
+async def test_gauges_are_current_and_counters_survive_the_exit() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     for _ in range(2):
         assert [scrape(mirror)("peili_ready", part=part) for part in ("store", "router", "resolver")] == [0, 0, 0]
@@ -246,7 +246,7 @@ async def test_gauges_are_of_now_and_counters_outlive_leaving() -> None:
 
 
 def check_names(text: str) -> None:
-    """What ``promtool check metrics`` would find."""
+    """Return what ``promtool check metrics`` would report."""
     for family in parse(text):
         assert family.name.startswith("peili_")
         assert family.documentation.endswith(".")
@@ -260,7 +260,7 @@ def check_names(text: str) -> None:
     assert len(series) == len(set(series))
 
 
-async def test_ops_serves_them_in_both_formats_beside_the_local_door() -> None:
+async def test_the_ops_app_serves_both_formats_on_the_local_doors_address() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         async with httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as client:
@@ -318,7 +318,7 @@ async def test_two_mirrors_share_a_registry_by_name_and_each_may_have_its_own() 
 
 
 class OnItsLoop(MemoryRouter):
-    """Notes where it is asked."""
+    """Records the thread of each call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -330,7 +330,7 @@ class OnItsLoop(MemoryRouter):
         return [Peer("a", ())]
 
 
-async def test_a_registry_may_collect_in_any_thread_while_plug_ins_are_asked_on_their_loop() -> None:
+async def test_a_registry_may_collect_in_any_thread_while_plug_ins_run_on_their_loop() -> None:
     router = OnItsLoop()
     mirror = Mirror(MemoryStore(), router)
     async with mirror:
@@ -346,7 +346,7 @@ async def test_a_registry_may_collect_in_any_thread_while_plug_ins_are_asked_on_
 
 
 class Confused(MemoryRouter):
-    """Fails at what it is asked by those who look after the host."""
+    """Fails to report its state."""
 
     @override
     def ready(self) -> bool:
@@ -357,7 +357,7 @@ class Confused(MemoryRouter):
         raise LookupError("out of order")
 
 
-async def test_a_plug_in_that_can_t_say_how_it_is_does_not_hide_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_plug_in_that_fails_to_report_does_not_hide_the_rest(caplog: pytest.LogCaptureFixture) -> None:
     store = MemoryStore()
     store.tag(Reference("registry.example", "demo", "v1"), store.add(b"x"))
     mirror = Mirror(store, Confused())

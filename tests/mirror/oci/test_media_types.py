@@ -1,4 +1,4 @@
-"""Manifests and indexes are told by what they say themselves."""
+"""Manifests and indexes are detected by their content."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ JSON = st.recursive(
         ([], OCTET_STREAM),
     ],
 )
-def test_documents_are_told_apart(document: object, media_type: str) -> None:
+def test_documents_are_distinguished(document: object, media_type: str) -> None:
     assert detect(json.dumps(document).encode()) == media_type
 
 
@@ -83,7 +83,7 @@ def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(media_type:
 
 
 @given(st.text() | st.text("ab/+.-; \r\n"))
-def test_what_is_no_media_type_is_none(text: str) -> None:
+def test_malformed_media_types_are_not_accepted(text: str) -> None:
     if is_media_type(text):
         assert text.isascii()
         assert text.isprintable()
@@ -92,7 +92,7 @@ def test_what_is_no_media_type_is_none(text: str) -> None:
 
 
 @given(st.binary() | st.binary().map(lambda data: b"{" + data))
-def test_no_bytes_surprise_it(data: bytes) -> None:
+def test_detection_never_fails_on_bytes(data: bytes) -> None:
     assert detect(data) == OCTET_STREAM or is_manifest(detect(data))
 
 
@@ -102,15 +102,15 @@ def test_no_bytes_surprise_it(data: bytes) -> None:
         optional={"mediaType": st.sampled_from(MANIFESTS) | JSON, "manifests": JSON, "layers": JSON, "config": JSON},
     )
 )
-def test_no_document_surprises_it(document: dict[str, Any]) -> None:
+def test_detection_never_fails_on_documents(document: dict[str, Any]) -> None:
     assert _expected(document, detect(json.dumps(document).encode()))
 
 
 @given(st.sampled_from(MANIFESTS), st.dictionaries(st.text(), JSON), st.integers(0, 4))
-def test_a_manifest_is_what_it_says_whatever_else_it_says(media_type: str, rest: dict[str, Any], spaces: int) -> None:
+def test_a_manifest_has_the_type_that_it_states(media_type: str, rest: dict[str, Any], spaces: int) -> None:
     document = {**rest, "schemaVersion": 2, "mediaType": media_type}
     assert detect(b" " * spaces + json.dumps(document, indent=spaces).encode()) == media_type
 
 
-def test_a_bomb_of_brackets_is_nothing() -> None:
+def test_deeply_nested_brackets_are_no_manifest() -> None:
     assert detect(b'{"a":' * 100_000) == OCTET_STREAM

@@ -1,4 +1,4 @@
-"""Digests, references and keys: what they accept, and that they come back from text as they were."""
+"""Digests, references and keys: which texts they accept, and that parsing their text returns them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ALMOST = st.text("sha256:51/.-_@[]ABCdef0123456789 \n\x00ä", max_size=200)
 
 
 def made(make: Callable[..., Made], *parts: str) -> tuple[Made | None, str]:
-    """What `make` makes of `parts`, or why it does not."""
+    """Return what `make` returns for `parts`, or its error."""
     try:
         return make(*parts), ""
     except ValueError as error:
@@ -27,7 +27,7 @@ def made(make: Callable[..., Made], *parts: str) -> tuple[Made | None, str]:
 
 
 @given(DIGESTS)
-def test_a_digest_is_its_text(text: str) -> None:
+def test_a_digest_is_equal_to_its_text(text: str) -> None:
     digest = Digest(text)
     assert str(digest) == text
     assert f"{digest.algorithm}:{digest.encoded}" == text
@@ -36,7 +36,7 @@ def test_a_digest_is_its_text(text: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_digest_of_data_can_be_made(algorithm: str) -> None:
+def test_a_digest_can_be_computed(algorithm: str) -> None:
     assert Digest.of(b"peili", algorithm) == Digest.of(memoryview(b"peili"), algorithm)
     assert Digest.of(b"peili", algorithm) != Digest.of(b"peilI", algorithm)
 
@@ -73,13 +73,13 @@ def test_junk_is_a_digest_or_a_value_error(text: str) -> None:
 
 
 @given(REFERENCES)
-def test_a_reference_comes_back_from_its_text(reference: Reference) -> None:
+def test_parsing_the_text_of_a_reference_returns_it(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
     assert parse_key(str(reference)) == reference
 
 
 @given(st.text(), st.text(), st.text())
-def test_what_a_reference_is_made_of_is_right_or_refused(registry: str, repository: str, tag: str) -> None:
+def test_the_parts_of_a_reference_are_valid_or_refused(registry: str, repository: str, tag: str) -> None:
     reference, problem = made(Reference, registry, repository, tag)
     if reference is None:
         assert "\n" not in problem
@@ -116,7 +116,7 @@ def test_junk_is_a_key_or_a_value_error(text: str) -> None:
         "user@docker.io/redis:7",
     ],
 )
-def test_a_reference_that_is_not_full_or_not_right_is_refused(text: str) -> None:
+def test_an_incomplete_or_malformed_reference_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^not a .*; right (is|are) "):
         Reference.parse(text)
 
@@ -125,7 +125,7 @@ def test_a_reference_that_is_not_full_or_not_right_is_refused(text: str) -> None
     "text",
     ["localhost/a:1", "localhost:5000/v2/x:1", "[::1]:5000/a:1", "10.0.0.1/a/b/c:1", "Docker.io/a__b/c---d.e:L_1.2-3"],
 )
-def test_unusual_references_are_right(text: str) -> None:
+def test_unusual_references_are_accepted(text: str) -> None:
     assert str(Reference.parse(text)) == text
 
 
@@ -141,7 +141,7 @@ def test_repository_names_are_recognised(name: str) -> None:
 @pytest.mark.parametrize(
     ("component", "expected"), [("library", False), ("docker.io", True), ("a:1", True), ("..", False)]
 )
-def test_a_registry_is_told_from_a_repository_by_its_dot_or_port(component: str, expected: bool) -> None:
+def test_a_dot_or_a_port_distinguishes_a_registry_from_a_repository(component: str, expected: bool) -> None:
     assert looks_like_registry(component) is expected
 
 

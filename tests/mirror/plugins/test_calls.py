@@ -62,7 +62,7 @@ def context(counted: list[str]) -> Context:
     )
 
 
-async def test_what_a_plug_in_returns_is_returned() -> None:
+async def test_the_result_of_the_plug_in_is_returned() -> None:
     counted: list[str] = []
     assert await call(answer, context(counted), "the plug-in") == 7
     assert counted == []

@@ -15,7 +15,7 @@ from peili.stores.memory import MemoryStore
 
 
 @pytest.mark.parametrize("group", [STORES, ROUTERS, RESOLVERS])
-def test_the_built_in_ones_are_what_the_distribution_registers(group: str) -> None:
+def test_the_built_in_table_equals_the_registered_entry_points(group: str) -> None:
     registered = {
         each.name: each.value for each in entry_points(group=group) if each.dist and each.dist.name == "peili"
     }
@@ -23,13 +23,13 @@ def test_the_built_in_ones_are_what_the_distribution_registers(group: str) -> No
     assert Plugins().names(group).items() >= registered.items()
 
 
-def test_each_built_in_one_can_be_loaded() -> None:
+def test_each_built_in_plug_in_can_be_loaded() -> None:
     for group, names in BUILT_IN.items():
         for name, target in names.items():
             assert isinstance(EntryPoint(name, target, group).load(), type)
 
 
-def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
+def test_an_unknown_name_is_answered_with_the_names_that_exist() -> None:
     plugins = Plugins()
     for get, kind, names in (
         (plugins.store, "store", "containerd, memory, oci-layout"),
@@ -41,7 +41,7 @@ def test_an_unknown_name_is_answered_with_those_that_exist() -> None:
         assert str(refused.value) == f"no {kind} is called 'nonesuch'; there are: {names}"
 
 
-def test_a_host_may_register_its_own_for_itself_alone() -> None:
+def test_an_agent_can_register_its_own_plug_ins_for_itself_alone() -> None:
     class Mine(MemoryStore):
         pass
 
@@ -67,7 +67,7 @@ def test_a_host_may_register_its_own_for_itself_alone() -> None:
         ("not a target", "which can't be loaded: "),
     ],
 )
-def test_a_name_that_leads_to_the_wrong_thing_says_so_in_one_line(target: str, message: str) -> None:
+def test_a_name_that_leads_to_the_wrong_class_is_reported_in_one_line(target: str, message: str) -> None:
     plugins = Plugins()
     plugins.register(STORES, "wrong", target)
     with pytest.raises(ConfigError) as refused:
@@ -92,7 +92,7 @@ class NoWord(MemoryStore):
 
 @pytest.fixture
 def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stranger's distribution of which nothing is right, installed."""
+    """Install a third-party distribution in which everything is wrong."""
     (tmp_path / "harbour_broken.py").write_text("raise RuntimeError('no licence:\\nbuy one')\n")
     (tmp_path / "harbour_wrong.py").write_text(STRANGERS)
     (tmp_path / "harbour_typo.py").write_text("def :\n")
@@ -121,7 +121,7 @@ def distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (ROUTERS, "store", "harbour_wrong:NoWord, which is not a Router"),
     ],
 )
-def test_what_is_wrong_with_a_stranger_s_plug_in_is_one_line_that_says_whose_it_is(
+def test_a_wrong_third_party_plug_in_is_reported_in_one_line_with_its_distribution(
     group: str, kind: str, message: str
 ) -> None:
     plugins = Plugins()
@@ -132,7 +132,7 @@ def test_what_is_wrong_with_a_stranger_s_plug_in_is_one_line_that_says_whose_it_
 
 
 @pytest.mark.usefixtures("distribution")
-def test_a_stranger_s_plug_in_that_is_broken_is_in_nobody_s_way() -> None:
+def test_a_broken_third_party_plug_in_affects_no_other() -> None:
     assert isinstance(Plugins().store("memory", {}), MemoryStore)
     assert Plugins().names(STORES)["broken"] == "harbour_broken:Store"
 
@@ -159,6 +159,6 @@ except AssertionError:
 """
 
 
-def test_built_in_ones_are_loaded_without_scanning_entry_points() -> None:
+def test_built_in_plug_ins_are_loaded_without_a_scan_of_entry_points() -> None:
     done = subprocess.run([sys.executable, "-c", POISONED], capture_output=True, text=True, check=False)
     assert done.stdout == "the configuration is valid\nscanned for a stranger's only\n", done.stderr

@@ -37,7 +37,7 @@ DEMO = Reference.parse("registry.example/demo:v1")
 
 
 class OneHolder(Router):
-    """Says that one peer has everything, after one that is not there."""
+    """Returns a peer that does not exist, then one that has everything."""
 
     def __init__(self, peer: Peer) -> None:
         self._holders = [Holder(each, complete=True) for each in (Peer("gone", ("http://127.0.0.1:1",)), peer)]
@@ -53,7 +53,7 @@ class OneHolder(Router):
 
 
 class Subject(ResolverSubject):
-    """A resolver, and a store that it learns from where there is one."""
+    """Yield a resolver, and the store that it reads, if there is one."""
 
     def __init__(self, resolver: Resolver, known: MemoryStore | None) -> None:
         self.resolver = resolver
@@ -117,7 +117,7 @@ def test_a_resolver_checks_its_options(resolver: type[Resolver], options: Mappin
 
 
 class Knowing(Resolver):
-    """Answers with what it was made of, and counts."""
+    """Returns a fixed answer, and counts its calls."""
 
     def __init__(self, answer: Descriptor | Unavailable | None) -> None:
         self.answer = answer
@@ -148,7 +148,7 @@ ANSWERS = {"none": None, "away": Unavailable("away"), "one": ONE, "two": TWO}
         ([{"match": "^docker\\.io/", "use": ["one"]}], None),
     ],
 )
-async def test_in_a_chain_the_first_rule_that_fits_decides_and_its_resolvers_are_asked_in_order(
+async def test_the_first_matching_rule_of_a_chain_decides_and_its_resolvers_are_asked_in_order(
     rules: list[dict[str, Any]], expected: Descriptor | None
 ) -> None:
     plugins = Plugins()
@@ -191,7 +191,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("config", "message"), WRONG)
-def test_a_chain_that_is_wrongly_configured_says_where_in_one_line(config: dict[str, Any], message: str) -> None:
+def test_a_wrong_rule_of_a_chain_is_reported_in_one_line_with_its_place(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as refused:
         Plugins().resolver("chain", config)
     assert str(refused.value).startswith(message)
@@ -199,12 +199,12 @@ def test_a_chain_that_is_wrongly_configured_says_where_in_one_line(config: dict[
 
 
 @pytest.mark.parametrize("kind", ["defer", "local", "peers"])
-def test_the_others_have_no_options(kind: str) -> None:
+def test_the_other_resolvers_have_no_options(kind: str) -> None:
     with pytest.raises(ConfigError, match=r"^option: unknown option"):
         Plugins().resolver(kind, {"option": 1})
 
 
-async def test_a_resolver_that_is_not_entered_has_no_opinion() -> None:
+async def test_a_resolver_that_is_not_entered_returns_none() -> None:
     for resolver in (DeferResolver(), LocalResolver(), PeersResolver()):
         assert await resolver.resolve(DEMO) is None
 

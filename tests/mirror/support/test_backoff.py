@@ -15,7 +15,7 @@ def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
     assert [backoff.next_delay() for _ in range(5)] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
-def test_after_a_success_it_begins_anew() -> None:
+def test_reset_starts_with_the_first_delay_again() -> None:
     backoff = Backoff(0.5, 3.0)
     backoff.next_delay()
     assert backoff.delay == 1.0

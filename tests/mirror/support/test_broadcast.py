@@ -19,7 +19,7 @@ def test_a_change_wakes_every_waiter_once() -> None:
     asyncio.run(run())
 
 
-def test_a_change_is_not_missed_by_who_took_it_before_looking() -> None:
+def test_a_change_is_not_missed_if_it_was_taken_before_the_state_was_read() -> None:
     async def run() -> None:
         broadcast = Broadcast()
         changed = broadcast.next_change

@@ -1,4 +1,4 @@
-"""Time-outs that tell a silent other side from a loop that stood still."""
+"""Timeouts that distinguish a silent peer from a blocked loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 SECONDS = 0.2
 
 
-async def test_what_does_not_come_in_time_is_a_timeout_error() -> None:
+async def test_a_deadline_that_passes_raises_timeout_error() -> None:
     before = asyncio.Event()
     asyncio.get_running_loop().call_later(SECONDS / 2, before.set)
     with pytest.raises(TimeoutError):
@@ -24,13 +24,13 @@ async def test_what_does_not_come_in_time_is_a_timeout_error() -> None:
     assert before.is_set()
 
 
-async def test_what_comes_in_time_is_had_and_later_nothing_is_cancelled() -> None:
+async def test_a_deadline_that_is_met_cancels_nothing_later() -> None:
     async with Deadline(SECONDS):
         await asyncio.sleep(0)
     await asyncio.sleep(2 * SECONDS)
 
 
-async def test_a_cancellation_from_outside_is_none_of_its_own() -> None:
+async def test_a_cancellation_from_outside_is_passed_on() -> None:
     async def waiting() -> None:
         async with Deadline(60):
             await asyncio.Event().wait()
@@ -43,7 +43,7 @@ async def test_a_cancellation_from_outside_is_none_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("begins", [0, 0.5, 0.98], ids=["at first", "in the middle", "at last"])
-async def test_what_came_while_the_loop_stood_still_is_had(begins: float) -> None:
+async def test_data_that_arrived_while_the_loop_was_blocked_is_received(begins: float) -> None:
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
 
@@ -58,7 +58,7 @@ async def test_what_came_while_the_loop_stood_still_is_had(begins: float) -> Non
             assert await loop.sock_recv(ours, 1) == b"x"
 
 
-async def test_it_ends_on_a_loop_that_is_never_in_time() -> None:
+async def test_a_deadline_ends_on_a_loop_that_is_always_late() -> None:
     async def busy() -> None:
         while True:
             time.sleep(SECONDS / 5)  # noqa: ASYNC251 - a loop that is kept busy is what is tested
@@ -71,7 +71,7 @@ async def test_it_ends_on_a_loop_that_is_never_in_time() -> None:
     task.cancel()
 
 
-async def test_a_countdown_that_is_restarted_or_cancelled_is_not_over() -> None:
+async def test_a_restarted_or_cancelled_countdown_does_not_end() -> None:
     over = asyncio.Event()
     countdown = Countdown(SECONDS, over.set)
     for _ in range(4):

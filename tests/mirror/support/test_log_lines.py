@@ -1,4 +1,4 @@
-"""What strangers say can neither stretch a log line nor fake one."""
+"""Text from other hosts can neither stretch a log line nor forge one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD = "a\n2026 INFO peili: all is well\r\x1b[2J\u2028\x85\u202eb\ud800"
 
 
 class Host:
-    """A host's logger, with all that it wrote."""
+    """The logger of a host agent, with all lines that it wrote."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -46,7 +46,7 @@ def host() -> Generator[Host]:
     it.log.setLevel(logging.NOTSET)
 
 
-def test_a_message_is_one_line_that_has_an_end(host: Host) -> None:
+def test_a_message_is_one_line_of_bounded_length(host: Host) -> None:
     log = LineLogger(host.log)
     log.warning("%s: cut off: %s", LONG, "no more")
     log.warning("%s", ODD)
@@ -59,7 +59,7 @@ def test_a_message_is_one_line_that_has_an_end(host: Host) -> None:
     assert r"a\n2026 INFO peili: all is well\r\x1b[2J\u2028\x85\u202eb\ud800" in host.lines[1]
 
 
-def test_what_is_in_order_stays_as_it_was(host: Host) -> None:
+def test_a_harmless_message_is_unchanged(host: Host) -> None:
     records = list[logging.LogRecord]()
 
     class Keeping(logging.Handler):
@@ -69,12 +69,12 @@ def test_what_is_in_order_stays_as_it_was(host: Host) -> None:
 
     host.log.addHandler(Keeping())
     LineLogger(host.log).info("%d of %s", 3, "four")
-    assert host.lines == ["INFO agent.of.test_loglines test_what_is_in_order_stays_as_it_was: 3 of four"]
+    assert host.lines == ["INFO agent.of.test_loglines test_a_harmless_message_is_unchanged: 3 of four"]
     [record] = records
     assert (record.msg, record.args) == ("%d of %s", (3, "four"))
 
 
-def test_the_hosts_logger_decides_what_is_written(host: Host) -> None:
+def test_the_agents_logger_decides_what_is_written(host: Host) -> None:
     log = LineLogger(host.log)
     child = log.getChild("child")
     for level, enabled in ((logging.ERROR, False), (logging.INFO, True)):
@@ -84,13 +84,13 @@ def test_the_hosts_logger_decides_what_is_written(host: Host) -> None:
     host.log.addFilter(lambda record: "secret" not in record.getMessage())
     log.warning("a secret")
     assert host.lines == [
-        "WARNING agent.of.test_loglines.child test_the_hosts_logger_decides_what_is_written: said at 20"
+        "WARNING agent.of.test_loglines.child test_the_agents_logger_decides_what_is_written: said at 20"
     ]
     host.log.filters.clear()
 
 
 def raised(said: str) -> ValueError:
-    """What comes of another error."""
+    """Return an error with a cause."""
     error = ValueError(said)
     error.__cause__ = LookupError(said)
     error.add_note(said)
@@ -98,26 +98,26 @@ def raised(said: str) -> ValueError:
 
 
 def logged(host: Host, error: Exception) -> list[str]:
-    """The lines of its being logged."""
+    """Return the lines that logging it writes."""
     before = len(host.lines)
     LineLogger(host.log).error("failed", exc_info=error)
     return host.lines[before:]
 
 
 @pytest.mark.parametrize("said", [LONG, ODD, "an end\n", LONG + "\n" + LONG])
-def test_an_exception_says_what_it_says_in_one_line(host: Host, said: str) -> None:
+def test_the_text_of_an_exception_is_one_line(host: Host, said: str) -> None:
     lines = logged(host, raised(said))
     assert all(len(each) <= LONGEST for each in lines)
     assert len(lines) == len(logged(host, raised("nothing odd")))
 
 
-def test_what_a_group_of_exceptions_says_is_no_line_of_its_own(host: Host) -> None:
+def test_the_text_of_an_exception_group_is_no_separate_line(host: Host) -> None:
     lines = logged(host, ExceptionGroup(ODD, [raised(ODD), raised(LONG)]))
     assert all(len(each) <= LONGEST for each in lines)
     assert not [each for each in lines if each.startswith("2026")]
 
 
-def test_a_traceback_has_an_end(host: Host) -> None:
+def test_a_traceback_is_bounded(host: Host) -> None:
     many = [raised(str(number)) for number in range(1000)]
     for number in range(999):
         many[number].__cause__ = many[number + 1]
@@ -125,7 +125,7 @@ def test_a_traceback_has_an_end(host: Host) -> None:
 
 
 class Failing(MemoryStore, Resolver):
-    """Repeats what it was asked in what it raises."""
+    """Raises errors that repeat the request."""
 
     @override
     async def describe(self, digest: Digest) -> Descriptor:

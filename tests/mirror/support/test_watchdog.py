@@ -1,4 +1,4 @@
-"""The watchdog, on loops that live, are busy, stand still, and on processes that were stopped as a whole."""
+"""The watchdog, on loops that make progress, are busy or blocked, and on processes that were stopped."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def start(body: str, *, timeout: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_process_whose_loop_stands_still_dies_and_says_where() -> None:
+def test_a_process_with_a_blocked_loop_ends_and_prints_its_stacks() -> None:
     process = start("time.sleep(600)", timeout=0.5)
     _, err = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGABRT
@@ -56,7 +56,7 @@ def test_a_reader_of_stderr_that_hangs_does_not_keep_it_alive() -> None:
         assert process.wait(60) == -signal.SIGABRT
 
 
-def test_a_process_that_was_stopped_as_a_whole_is_not_taken_for_a_stalled_one() -> None:
+def test_a_stopped_process_does_not_count_as_blocked() -> None:
     process = start("await asyncio.sleep(1)", timeout=0.5)
     os.kill(process.pid, signal.SIGSTOP)
     try:
@@ -67,7 +67,7 @@ def test_a_process_that_was_stopped_as_a_whole_is_not_taken_for_a_stalled_one() 
     assert (process.returncode, out, err) == (0, "done\n", "")
 
 
-async def test_a_busy_loop_that_still_moves_is_left_alone() -> None:
+async def test_a_busy_loop_that_makes_progress_is_not_stopped() -> None:
     stalls: list[None] = []
     async with Watchdog(1.0, on_stall=lambda: stalls.append(None)):
         for _ in range(10):
@@ -76,7 +76,7 @@ async def test_a_busy_loop_that_still_moves_is_left_alone() -> None:
     assert stalls == []
 
 
-async def test_each_stall_is_told_once_in_another_thread() -> None:
+async def test_each_stall_is_reported_once_in_another_thread() -> None:
     told: list[threading.Thread] = []
     async with Watchdog(0.2, on_stall=lambda: told.append(threading.current_thread())):
         for stall in (1, 2):
@@ -89,7 +89,7 @@ async def test_each_stall_is_told_once_in_another_thread() -> None:
     assert threading.main_thread() not in told
 
 
-async def test_the_heartbeat_notifies_while_the_loop_lives() -> None:
+async def test_notify_is_called_while_the_loop_makes_progress() -> None:
     beats: asyncio.Queue[None] = asyncio.Queue()
     async with Watchdog(60, interval=0.01, notify=lambda: beats.put_nowait(None)), asyncio.timeout(30):
         for _ in range(5):
@@ -100,7 +100,7 @@ async def test_the_heartbeat_notifies_while_the_loop_lives() -> None:
     assert beats.empty()
 
 
-async def test_it_leaves_no_thread_behind_and_can_be_entered_again() -> None:
+async def test_the_watchdog_leaves_no_thread_behind_and_can_be_entered_again() -> None:
     before = threading.active_count()
     watchdog = Watchdog(60)
     for _ in range(2):
@@ -109,7 +109,7 @@ async def test_it_leaves_no_thread_behind_and_can_be_entered_again() -> None:
         assert threading.active_count() == before
 
 
-def test_a_loop_that_was_closed_without_leaving_ends_the_thread() -> None:
+def test_closing_the_loop_ends_the_thread() -> None:
     before = threading.active_count()
     stalls: list[None] = []
     loop = asyncio.new_event_loop()
@@ -123,6 +123,6 @@ def test_a_loop_that_was_closed_without_leaving_ends_the_thread() -> None:
 
 
 @pytest.mark.parametrize("times", [(0, None), (-1, None), (float("nan"), None), (1, 0)])
-async def test_times_that_are_none_are_refused(times: tuple[float, float | None]) -> None:
+async def test_times_that_are_not_above_zero_are_refused(times: tuple[float, float | None]) -> None:
     with pytest.raises(ValueError, match="times must be above zero"):
         Watchdog(times[0], interval=times[1])
