@@ -1,4 +1,4 @@
-"""HEAD, 304, ranges and 416 between two real mirrors, each with its doors on real sockets."""
+"""HEAD, 304, ranges and 416 between two real mirrors on real sockets."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ CONTENTS = {
 
 
 @asynccontextmanager
-async def two(*data: bytes) -> AsyncGenerator[tuple[httpx.AsyncClient, Mirror]]:
-    """A client of a mirror that has nothing, and the mirror of its one peer, which has all `data`."""
+async def two_mirrors(*data: bytes) -> AsyncGenerator[tuple[httpx.AsyncClient, Mirror]]:
+    """Serve a mirror with an empty store, and its only peer, which has all `data`. Yields a client and the peer."""
     store = MemoryStore()
     for each in data:
         store.add(each)
@@ -41,15 +41,15 @@ async def two(*data: bytes) -> AsyncGenerator[tuple[httpx.AsyncClient, Mirror]]:
 
 
 def _sent(mirror: Mirror) -> float:
-    """Bytes of content that left by the peer door."""
+    """Return the bytes of content that the peer door sent."""
     return mirror.metrics.sent.value("peer", "store")
 
 
 @pytest.mark.parametrize("which", CONTENTS)
-async def test_what_only_a_peer_has_is_answered_as_what_is_here(which: str) -> None:
+async def test_content_of_a_peer_gets_the_same_responses_as_local_content(which: str) -> None:
     kind, data = CONTENTS[which]
     digest, size = Digest.of(data), len(data)
-    async with two(data) as (client, there):
+    async with two_mirrors(data) as (client, there):
         path = path_of(digest, kind)
         head = await client.head(path)
         assert (head.status_code, head.headers["content-length"]) == (200, str(size))
@@ -57,8 +57,8 @@ async def test_what_only_a_peer_has_is_answered_as_what_is_here(which: str) -> N
             held = await client.request(method, path, headers={"If-None-Match": f'"{digest}"'})
             assert (held.status_code, held.content) == (304, b"")
         assert _sent(there) == 0
-        for asked in (f"bytes={size}-", "bytes=-0"):
-            beyond = await client.get(path, headers={"Range": asked})
+        for byte_range in (f"bytes={size}-", "bytes=-0"):
+            beyond = await client.get(path, headers={"Range": byte_range})
             assert (beyond.status_code, beyond.headers["content-range"]) == (416, f"bytes */{size}")
         before = _sent(there)
         part = await client.get(path, headers={"Range": "bytes=10-19"})
@@ -72,9 +72,9 @@ async def test_what_only_a_peer_has_is_answered_as_what_is_here(which: str) -> N
         assert head.headers["content-type"] == several.headers["content-type"]
 
 
-async def test_a_manifest_of_an_unknown_type_goes_through_both() -> None:
+async def test_a_manifest_of_an_unknown_type_passes_both_mirrors() -> None:
     data = json.dumps({"mediaType": "application/vnd.example.thing.v1+json", "blobs": []}).encode()
-    async with two(data) as (client, _):
+    async with two_mirrors(data) as (client, _):
         for kind, media_type in (
             ("manifests", "application/vnd.example.thing.v1+json"),
             ("blobs", "application/octet-stream"),

@@ -1,4 +1,4 @@
-"""Holders that are sick cost about once, not for each blob, and keep no good one from being used."""
+"""Faulty holders cost time about once, not for each blob, and do not prevent the use of a good one."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ LIMITS: dict[str, Any] = {
     "stall_timeout": 60.0,
     "wait_timeout": 120.0,
     "min_rate": 1,
-    "failure_ttl": 1000.0,  # longer than this takes on any machine
+    "failure_ttl": 1000.0,  # longer than these tests take on any machine
     "rest_max": 1000.0,
 }
-"""What is measured in seconds hides nothing: a sick holder is never given up for its time alone."""
+"""No limit in seconds takes effect: a faulty holder is never dropped by a timeout alone."""
 
 
 @asynccontextmanager
 async def cluster(
     scripts: Sequence[Script], blobs: Mapping[Digest, bytes] = BLOBS, **limits: Any
 ) -> AsyncGenerator[tuple[Host, list[ScriptedPeer]]]:
-    """A host, and as many members as there are scripts; each has the blobs. The last one answers 30 ms late."""
+    """Serve a host, and a member with all blobs for each script. The last member answers 30 ms late."""
     async with AsyncExitStack() as stack:
         members: list[ScriptedPeer] = []
         for number, script in enumerate(scripts):
@@ -48,35 +48,35 @@ async def cluster(
         yield host, members
 
 
-def gets(scripted: ScriptedPeer) -> int:
-    """How often it was asked for content."""
+def count_gets(scripted: ScriptedPeer) -> int:
+    """Return how many GET requests it received."""
     return sum(each.method == "GET" for each in scripted.requests)
 
 
-@pytest.mark.parametrize("sickness", FAULTS)
-async def test_the_sick_are_asked_about_once_for_all_blobs(sickness: str) -> None:
-    async with cluster([*[FAULTS[sickness]] * 3, honest]) as (host, members):
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_faulty_holders_are_asked_about_once_for_all_blobs(fault: str) -> None:
+    async with cluster([*[FAULTS[fault]] * 3, honest]) as (host, members):
         for digest, data in BLOBS.items():
             assert (await host.get(digest)).body == data
-        asked = [gets(each) for each in members]
-        # Tried, then used, or on a kept connection and then on a fresh one; and once more, where it was another's turn.
-        assert all(count <= 3 for count in asked[:-1]), asked
-        assert asked[-1] >= len(BLOBS) - 1
+        counts = [count_gets(each) for each in members]
+        # A trial and the transfer, or a kept connection and then a fresh one; once more if another one was preferred.
+        assert all(count <= 3 for count in counts[:-1]), counts
+        assert counts[-1] >= len(BLOBS) - 1
 
 
-@pytest.mark.parametrize("sickness", ["hangs after its first byte", "hangs in the middle", "90 kB/s", "503"])
-async def test_so_it_is_where_all_blobs_are_asked_for_at_once(sickness: str) -> None:
-    async with cluster([*[FAULTS[sickness]] * 3, honest]) as (host, members):
+@pytest.mark.parametrize("fault", ["hangs after its first byte", "hangs in the middle", "90 kB/s", "503"])
+async def test_faulty_holders_are_asked_about_once_for_concurrent_blobs(fault: str) -> None:
+    async with cluster([*[FAULTS[fault]] * 3, honest]) as (host, members):
         pulled = await asyncio.gather(*map(host.get, BLOBS))
         assert [each.body for each in pulled] == [*BLOBS.values()]
-        asked = [gets(each) for each in members]
+        counts = [count_gets(each) for each in members]
         for digest, data in BLOBS.items():
             assert (await host.get(digest)).body == data
-        again = [now - before for now, before in zip(map(gets, members), asked, strict=True)]
+        again = [now - before for now, before in zip(map(count_gets, members), counts, strict=True)]
         assert all(count <= 3 for count in again[:-1]), again
 
 
-async def test_where_all_are_slow_none_is_blamed() -> None:
+async def test_no_holder_is_blamed_if_all_are_slow() -> None:
     slow = drips_after(0, piece=9000, pause=0.03)
     async with cluster([slow] * 3, hedge_delay=0.3) as (host, _):
         for digest, data in [*BLOBS.items()][:2]:
@@ -84,15 +84,15 @@ async def test_where_all_are_slow_none_is_blamed() -> None:
         assert host.mirror.metrics.failures.value("slow") == 0
 
 
-async def test_a_slow_one_that_is_alone_is_used_again_and_again() -> None:
+async def test_a_slow_holder_is_used_again_if_there_is_no_other() -> None:
     async with cluster([drips_after(0, piece=60_000, pause=0.03)], hedge_delay=0.02) as (host, [only]):
         for digest, data in [*BLOBS.items()][:3]:
             assert (await host.get(digest)).body == data
-        assert gets(only) == 3
+        assert count_gets(only) == 3
 
 
 def erratic(seed: int) -> Script:
-    """Sends pieces of all sizes, with pauses."""
+    """Send pieces of all sizes, with pauses."""
     chance = random.Random(seed)
 
     async def script(exchange: Exchange) -> None:
@@ -109,7 +109,7 @@ def erratic(seed: int) -> Script:
 
 @pytest.mark.parametrize("path", DATA_PATHS)
 @pytest.mark.parametrize("asked", [None, "bytes=5-", "bytes=1000-500000"])
-async def test_holders_that_take_over_from_each_other_all_the_time_lose_no_byte(path: str, asked: str | None) -> None:
+async def test_no_byte_is_lost_if_holders_replace_each_other_all_the_time(path: str, asked: str | None) -> None:
     often: dict[str, Any] = {"hedge_delay": 0.03, "slow_rate": 2**40, "restarts": 10_000, "failure_ttl": 0.01}
     async with cluster([erratic(seed) for seed in range(4)], **DATA_PATHS[path], **often) as (host, _):
         for digest, data in BLOBS.items():

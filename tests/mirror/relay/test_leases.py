@@ -1,4 +1,4 @@
-"""Routers that give advice of every kind: each lease is told of progress and released once, with the right reason."""
+"""Every kind of advice: each lease gets the progress, and is released once with the right reason."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 
-class Failing(Lease):
-    """Raises whatever it is told."""
+class FailingLease(Lease):
+    """Raises an error at each call."""
 
     def __init__(self) -> None:
-        self.told = 0
+        self.reports = 0
 
     @override
     def progress(self, offset: int) -> None:
-        self.told += 1
+        self.reports += 1
         raise LookupError("no progress")
 
     @override
@@ -54,11 +54,11 @@ class Failing(Lease):
         raise LookupError("no release")
 
 
-class Slow(Lease):
-    """Is released once its directory, `told`, says so; notes how that ended."""
+class SlowLease(Lease):
+    """Is released when `may_end` is set. Records how the release ended."""
 
     def __init__(self) -> None:
-        self.told = asyncio.Event()
+        self.may_end = asyncio.Event()
         self.reasons: list[str] = []
         self.outcomes: list[str] = []
 
@@ -67,24 +67,24 @@ class Slow(Lease):
         self.reasons.append(reason)
         outcome = "cancelled"
         try:
-            await self.told.wait()
+            await self.may_end.wait()
             outcome = "released"
         finally:
             self.outcomes.append(outcome)
 
 
-class Stubborn(Slow):
-    """Takes no notice of being cancelled."""
+class StubbornLease(SlowLease):
+    """Ignores cancellation."""
 
     @override
     async def release(self, reason: str) -> None:
-        while not self.told.is_set():
+        while not self.may_end.is_set():
             with suppress(asyncio.CancelledError):
                 await super().release(reason)
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> None:
+async def test_a_lease_gets_the_progress_and_ends_as_done(size: int) -> None:
     data, lease = content(size), RecordingLease()
     async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         await host.get(Digest.of(data))
@@ -94,7 +94,7 @@ async def test_a_lease_is_told_of_progress_and_that_it_is_done(size: int) -> Non
     assert lease.reasons == ["done"]
 
 
-async def test_progress_is_what_the_runtime_was_given() -> None:
+async def test_progress_counts_only_bytes_that_the_runtime_received() -> None:
     data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],
@@ -105,7 +105,7 @@ async def test_progress_is_what_the_runtime_was_given() -> None:
 
 
 @pytest.mark.parametrize("same", [True, False])
-async def test_each_lease_is_released_once_though_the_holder_changes(same: bool) -> None:
+async def test_each_lease_is_released_once_if_the_holder_changes(same: bool) -> None:
     data, first = content(LARGE), RecordingLease()
     second = first if same else RecordingLease()
     async with peers(data, short_after(200_000), honest) as [a, b]:
@@ -120,7 +120,7 @@ async def test_each_lease_is_released_once_though_the_holder_changes(same: bool)
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000), silent_after(LARGE - 1)])
-async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None:
+async def test_a_lease_is_released_if_the_runtime_disconnects(script: Script) -> None:
     data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, script) as [a],
@@ -143,7 +143,7 @@ async def test_a_lease_is_released_when_the_runtime_goes(script: Script) -> None
         (wrong_bytes, SMALL, "wrong"),
     ],
 )
-async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: int, reason: str) -> None:
+async def test_a_lease_is_released_with_the_failure_of_its_holder(script: Script, size: int, reason: str) -> None:
     data, lease = content(size), RecordingLease()
     async with (
         peers(data, script) as [a],
@@ -154,7 +154,7 @@ async def test_a_lease_hears_why_its_holder_would_not_do(script: Script, size: i
     assert lease.reasons == [reason]
 
 
-async def test_upstream_is_404_and_its_lease_released() -> None:
+async def test_upstream_is_404_and_releases_its_lease() -> None:
     lease = RecordingLease()
     async with pulling(AdvisingRouter(Upstream(lease))) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
@@ -162,7 +162,7 @@ async def test_upstream_is_404_and_its_lease_released() -> None:
     assert lease.reasons == ["done"]
 
 
-async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -> None:
+async def test_upstream_in_the_middle_cuts_and_the_next_request_asks_the_router_again() -> None:
     data, feed, upstream = content(LARGE), RecordingLease(), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],
@@ -176,20 +176,20 @@ async def test_upstream_in_the_middle_cuts_and_the_next_request_decides_anew() -
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_a_lease_that_fails_costs_the_runtime_nothing(size: int, caplog: pytest.LogCaptureFixture) -> None:
-    data, lease = content(size), Failing()
+async def test_a_failing_lease_does_not_affect_the_runtime(size: int, caplog: pytest.LogCaptureFixture) -> None:
+    data, lease = content(size), FailingLease()
     async with peers(data, honest) as [a], pulling(AdvisingRouter(Feed((a.holder,), lease))) as host:
         pulled = await host.get(Digest.of(data))
         assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
         await until(lambda: "the release of the router's lease failed" in caplog.text)
-    assert lease.told == 1  # and one line in the log, not one for each piece
+    assert lease.reports == 1  # and one log line, not one for each piece
     assert caplog.text.count("failed to take progress") == 1
     assert caplog.text.count("the release of the router's lease failed") == 1
     assert "LookupError: no release" in caplog.text
 
 
-async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used() -> None:
-    data, first, second = content(LARGE), Failing(), RecordingLease()
+async def test_a_failing_lease_does_not_prevent_the_next_holder() -> None:
+    data, first, second = content(LARGE), FailingLease(), RecordingLease()
     async with (
         peers(data, short_after(200_000), honest) as [a, b],
         pulling(AdvisingRouter(Feed((a.holder,), first), Feed((b.holder,), second))) as host,
@@ -200,8 +200,8 @@ async def test_a_lease_that_fails_does_not_keep_the_next_holder_from_being_used(
     assert second.reasons == ["done"]
 
 
-async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    lease = Slow()
+async def test_a_hanging_release_is_cancelled(caplog: pytest.LogCaptureFixture) -> None:
+    lease = SlowLease()
     async with pulling(AdvisingRouter(Upstream(lease)), lookup_timeout=0.2) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         await until(lambda: lease.outcomes)
@@ -212,7 +212,7 @@ async def test_a_lease_that_hangs_is_not_waited_for(caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("advice", ["feed", "another feed", "upstream"])
 async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
-    data, lease = content(LARGE), Slow()
+    data, lease = content(LARGE), SlowLease()
     async with peers(data, short_after(200_000) if advice == "another feed" else honest, honest) as [a, b]:
         first = Upstream(lease) if advice == "upstream" else Feed((a.holder,), lease)
         async with pulling(AdvisingRouter(first, Feed((b.holder,))), lookup_timeout=NEVER) as host:
@@ -221,28 +221,28 @@ async def test_the_runtime_does_not_wait_for_a_release(advice: str) -> None:
             assert (pulled.status, pulled.whole) == ((404 if advice == "upstream" else 200), True)
             await until(lambda: lease.reasons)
             assert not lease.outcomes
-            lease.told.set()
+            lease.may_end.set()
             await until(lambda: lease.outcomes)
     assert (lease.reasons, lease.outcomes) == ([("broken" if advice == "another feed" else "done")], ["released"])
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 async def test_a_release_outlives_its_request(size: int) -> None:
-    data, lease = content(size), Slow()
+    data, lease = content(size), SlowLease()
     async with (
         peers(data, honest) as [a],
         pulling(AdvisingRouter(Feed((a.holder,), lease)), lookup_timeout=NEVER) as host,
     ):
         assert (await host.get(Digest.of(data))).body == data
         await until(lambda: lease.reasons)
-        await until(lambda: host.mirror.metrics.requests.family().samples)  # it has ended, by itself or cancelled
-        lease.told.set()
+        await until(lambda: host.mirror.metrics.requests.family().samples)  # the request has ended
+        lease.may_end.set()
         await until(lambda: lease.outcomes)
     assert (lease.reasons, lease.outcomes) == (["done"], ["released"])
 
 
-async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -> None:
-    data, lease = content(LARGE), Slow()
+async def test_draining_does_not_cancel_a_release_after_a_disconnect() -> None:
+    data, lease = content(LARGE), SlowLease()
     async with (
         peers(data, silent_after(100_000)) as [a],
         pulling(AdvisingRouter(Feed((a.holder,), lease)), lookup_timeout=NEVER, stall_timeout=NEVER) as host,
@@ -253,29 +253,29 @@ async def test_a_release_of_a_runtime_that_went_is_not_cancelled_by_draining() -
         await until(lambda: lease.reasons)
         await host.mirror.drain(0.05)
         assert not lease.outcomes
-        lease.told.set()
+        lease.may_end.set()
         await until(lambda: lease.outcomes)
     assert (lease.reasons, lease.outcomes) == (["gone"], ["released"])
 
 
 async def test_draining_waits_for_releases() -> None:
-    lease = Slow()
+    lease = SlowLease()
     async with pulling(AdvisingRouter(Upstream(lease)), lookup_timeout=NEVER) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
         draining = asyncio.create_task(host.mirror.drain(NEVER))
         done, _ = await asyncio.wait([draining], timeout=0.1)
         assert not done
-        lease.told.set()
+        lease.may_end.set()
         async with asyncio.timeout(60):
             await draining
         assert lease.outcomes == ["released"]
 
 
-class Left(AdvisingRouter):
-    """Notes how the releases stood when it was left."""
+class ExitRecorder(AdvisingRouter):
+    """Records the outcomes of the releases when the mirror exits it."""
 
-    def __init__(self, lease: Slow, *advice: Advice) -> None:
+    def __init__(self, lease: SlowLease, *advice: Advice) -> None:
         super().__init__(*advice)
         self.lease = lease
         self.outcomes: list[str] | None = None
@@ -287,19 +287,19 @@ class Left(AdvisingRouter):
         self.outcomes = list(self.lease.outcomes)
 
 
-async def test_leaving_waits_for_releases_before_the_router_is_left() -> None:
-    lease = Slow()
-    router = Left(lease, Upstream(lease))
+async def test_the_mirror_waits_for_releases_before_it_exits_the_router() -> None:
+    lease = SlowLease()
+    router = ExitRecorder(lease, Upstream(lease))
     async with pulling(router, lookup_timeout=NEVER, stop_timeout=NEVER, drain_timeout=0.05) as host:
         await host.get(Digest.of(b"x"))
         await until(lambda: lease.reasons)
-        asyncio.get_running_loop().call_later(0.3, lease.told.set)
+        asyncio.get_running_loop().call_later(0.3, lease.may_end.set)
     assert router.outcomes == ["released"]
 
 
-async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogCaptureFixture) -> None:
-    lease = Slow()
-    router = Left(lease, Upstream(lease))
+async def test_the_mirror_cancels_a_release_that_takes_too_long_at_exit(caplog: pytest.LogCaptureFixture) -> None:
+    lease = SlowLease()
+    router = ExitRecorder(lease, Upstream(lease))
     before = asyncio.all_tasks()
     async with pulling(router, lookup_timeout=NEVER, stop_timeout=0.2, drain_timeout=0.05) as host:
         await host.get(Digest.of(b"x"))
@@ -310,18 +310,18 @@ async def test_leaving_cancels_a_release_that_lasts_too_long(caplog: pytest.LogC
     assert "1 of the router's leases were not released before the end" in caplog.text
 
 
-async def test_a_release_that_can_not_be_cancelled_does_not_hold_up_leaving() -> None:
-    lease = Stubborn()
+async def test_a_release_that_ignores_cancellation_does_not_block_the_exit() -> None:
+    lease = StubbornLease()
     async with asyncio.timeout(60):
         async with pulling(AdvisingRouter(Upstream(lease)), stop_timeout=0.2, drain_timeout=0.05) as host:
             await host.get(Digest.of(b"x"))
             await until(lambda: lease.reasons)
-    lease.told.set()
+    lease.may_end.set()
     await until(lambda: lease.outcomes[-1] == "released")
 
 
-async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_nobody_else_does() -> None:
-    data, lease = content(LARGE), Slow()
+async def test_a_response_that_outlives_the_mirror_waits_for_its_release_itself() -> None:
+    data, lease = content(LARGE), SlowLease()
     async with (
         peers(data, silent_after(100_000)) as [a],
         pulling(
@@ -336,26 +336,26 @@ async def test_an_answer_that_outlives_the_mirror_waits_for_its_release_since_no
         for _ in range(10):
             await asyncio.sleep(0)
             assert not ended().samples
-        lease.told.set()
+        lease.may_end.set()
         await until(lambda: ended().samples)
     assert (lease.reasons, lease.outcomes) == (["broken"], ["released"])
 
 
-async def test_releases_that_pile_up_let_no_transfer_begin() -> None:
-    lease = Slow()
+async def test_pending_releases_count_as_transfers() -> None:
+    lease = SlowLease()
     router = AdvisingRouter(lambda: Upstream(lease), lambda: Upstream(Lease()))
     async with pulling(router, lookup_timeout=NEVER, transfers=1) as host:
         for asked in (1, 1, 1):
             assert (await host.get(Digest.of(b"x"))).status == 404
             assert len(router.wants) == asked
         assert host.mirror.metrics.limited.value("transfers") == 2
-        lease.told.set()
+        lease.may_end.set()
         await until(lambda: lease.outcomes)
         await host.get(Digest.of(b"x"))
         assert len(router.wants) == 2
 
 
-async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_slow_store_does_not_blame_the_peer_during_the_read_back(caplog: pytest.LogCaptureFixture) -> None:
     class SlowStore(MemoryStore):
         @override
         async def open(self, digest: Digest, *, partial: bool = False) -> Content:
@@ -378,23 +378,23 @@ async def test_a_store_that_is_slow_to_read_back_does_not_blame_the_peer(caplog:
 @pytest.mark.parametrize(
     "error", [TimeoutError("a bug"), ConnectionResetError("a bug"), LookupError("a bug")], ids=repr
 )
-async def test_a_store_that_fails_to_read_back_costs_the_runtime_nothing(
+async def test_a_store_that_fails_to_read_back_does_not_affect_the_runtime(
     error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Failing(MemoryStore):
+    class FailingStore(MemoryStore):
         @override
         async def open(self, digest: Digest, *, partial: bool = False) -> Content:
             raise error
 
     data, at = content(LARGE), 300_000
-    async with peers(data, honest) as [a], pulling([a.holder], store=Failing()) as host:
+    async with peers(data, honest) as [a], pulling([a.holder], store=FailingStore()) as host:
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.whole, pulled.body) == (206, True, data[at:])
         assert host.mirror.metrics.limited.value("wait_timeout") == 0
     assert "passed on unverified: the bytes that the runtime has can't be read back\nTraceback" in caplog.text
 
 
-async def test_a_wait_is_waited() -> None:
+async def test_a_wait_is_obeyed() -> None:
     data = content(SMALL)
 
     def wait() -> Wait:
@@ -408,23 +408,23 @@ async def test_a_wait_is_waited() -> None:
             assert len(router.wants) == 3
 
 
-@pytest.mark.parametrize(("until_", "asked"), [(-1.0, 41), (0.0, 41), (float("inf"), 1)])
-async def test_waiting_ends_and_does_not_spin(until_: float, asked: int) -> None:
+@pytest.mark.parametrize(("until_", "max_wants"), [(-1.0, 41), (0.0, 41), (float("inf"), 1)])
+async def test_waiting_ends_and_makes_no_busy_loop(until_: float, max_wants: int) -> None:
     router = AdvisingRouter(Wait(until_))
     async with pulling(router, wait_timeout=0.4) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         assert host.mirror.metrics.limited.value("wait_timeout") == 1
-        assert len(router.wants) <= asked
+        assert len(router.wants) <= max_wants
 
 
-async def test_the_same_failed_holder_again_and_again_is_404() -> None:
+async def test_a_router_that_repeats_a_failed_holder_gets_404() -> None:
     data = content(SMALL)
     async with peers(data, silent_after(0)) as [a], pulling(AdvisingRouter(Feed((a.holder,)))) as host:
         assert (await host.get(Digest.of(data))).status == 404
         assert len(a.requests) == 1
 
 
-async def test_no_holders_at_all_is_404() -> None:
+async def test_a_feed_without_holders_is_404() -> None:
     lease = RecordingLease()
     async with pulling(AdvisingRouter(Feed((), lease))) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
@@ -433,7 +433,7 @@ async def test_no_holders_at_all_is_404() -> None:
 
 
 @pytest.mark.parametrize("given", [None, (), Lease()])
-async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.LogCaptureFixture) -> None:
+async def test_invalid_advice_is_404_and_logged(given: object, caplog: pytest.LogCaptureFixture) -> None:
     def advise() -> Advice:
         assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
         return cast("Advice", given)
@@ -447,13 +447,13 @@ async def test_what_is_no_advice_is_404_and_named(given: object, caplog: pytest.
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
-async def test_a_router_that_fails_is_404(error: Exception) -> None:
+async def test_a_failing_router_is_404(error: Exception) -> None:
     async with pulling(AdvisingRouter(error)) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])
-async def test_a_router_that_fails_in_the_middle_cuts_later_than_it_began(error: Exception) -> None:
+async def test_a_router_that_fails_in_the_middle_cuts_after_progress(error: Exception) -> None:
     data, lease = content(LARGE), RecordingLease()
     async with (
         peers(data, short_after(200_000)) as [a],

@@ -1,4 +1,4 @@
-"""A relay that is a process of its own, with peers and runtimes outside of it, so that its memory can be told."""
+"""The memory of a relay in its own process; peers and runtimes are outside of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TRANSFERS = 32
 
 @asynccontextmanager
 async def holder(data: bytes) -> AsyncGenerator[str]:
-    """The URL of a host that has `data`."""
+    """Serve a host that has `data`. Yields its URL."""
     store = MemoryStore()
     store.add(data)
     async with (
@@ -36,7 +36,7 @@ async def holder(data: bytes) -> AsyncGenerator[str]:
 
 @contextmanager
 def relay(peer: str, directory: Path, *flags: str) -> Generator[subprocess.Popen[bytes]]:
-    """`peili serve`, which has nothing and knows `peer`."""
+    """Run `peili serve` with an empty store and the peer `peer`."""
     sets = ("local.listen=127.0.0.1:0", "store.kind=memory", "router.kind=static", f'router.peers=["{peer}"]', *flags)
     command = [sys.executable, "-m", "peili.adapters.standalone", "serve", *(f"--set={each}" for each in sets)]
     with (directory / "stderr").open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:
@@ -56,7 +56,7 @@ async def address_of(process: subprocess.Popen[bytes], directory: Path) -> tuple
 
 
 async def begin(address: tuple[str, int], digest: Digest) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A transfer of which the head has come."""
+    """Start a transfer, and read the head of the response."""
     reader, writer = await asyncio.open_connection(*address)
     writer.write(f"GET {path_of(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
@@ -65,7 +65,7 @@ async def begin(address: tuple[str, int], digest: Digest) -> tuple[asyncio.Strea
 
 
 async def finish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, size: int) -> str:
-    """The digest of the rest."""
+    """Read the rest of the body. Returns its digest."""
     running = hashlib.sha256()
     while size:
         piece = await reader.read(min(size, MIB))
@@ -82,7 +82,7 @@ async def _close(writer: asyncio.StreamWriter) -> None:
 
 
 def peak(process: subprocess.Popen[bytes]) -> int:
-    """The most memory, in KiB, that `process` had at a time."""
+    """Return the peak memory of `process` in KiB."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process.pid}/status").read_text())
     assert found
     return int(found[1])
@@ -90,8 +90,10 @@ def peak(process: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.parametrize("verify", ["true", "false"])
 async def test_many_transfers_at_once_take_little_memory(verify: str, tmp_path: Path) -> None:
-    """DESIGN.md, "Budgets". What a transfer needs does not depend on its length (test_runtime.py), so these are short,
-    but all under way at the same time.
+    """See "Budgets" in DESIGN.md.
+
+    The memory of a transfer does not depend on its length (see test_runtime.py), so these transfers are short, but all
+    are under way at the same time.
     """
     data = content(16 * MIB)
     digest = Digest.of(data)

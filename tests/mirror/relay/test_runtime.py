@@ -1,4 +1,4 @@
-"""What the runtime does must not cost: slow ones fill no memory and blame nobody, those that leave free everything."""
+"""Runtimes that are slow fill no memory and blame no peer. Runtimes that disconnect free everything."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from peili.mirror import Digest, Feed, Holder, Key, Peer, Router, Upstream, Wait
 pytestmark = pytest.mark.anyio
 
 BIG = 32 * MIB
-"""More than all the sockets' buffers on the way take."""
+"""More than the buffers of all sockets on the way."""
 
 
 async def _read_all(connection: socket.socket, size: int) -> bytes:
-    """The body of the answer, of `size` bytes."""
+    """Read the body of the response, which has `size` bytes."""
     loop = asyncio.get_running_loop()
     got = bytearray()
     while b"\r\n\r\n" not in got or len(got) - got.index(b"\r\n\r\n") - 4 < size:
@@ -36,8 +36,8 @@ async def _read_all(connection: socket.socket, size: int) -> bytes:
     return bytes(got[got.index(b"\r\n\r\n") + 4 :])
 
 
-async def _stands_still(a: ScriptedPeer) -> int:
-    """How much `a` has sent once it can't send any more."""
+async def _wait_until_blocked(a: ScriptedPeer) -> int:
+    """Wait until `a` cannot send any more. Returns how much it has sent."""
     await until(lambda: a.exchanges and a.exchanges[0].sent > 1000)
     async with asyncio.timeout(30):
         while True:
@@ -48,21 +48,21 @@ async def _stands_still(a: ScriptedPeer) -> int:
 
 
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_slow_runtime_holds_the_peer_back_and_blames_nobody(path: str) -> None:
+async def test_a_slow_runtime_slows_the_peer_and_blames_no_peer(path: str) -> None:
     data = content(BIG)
     async with (
         peers(data, honest, honest) as [a, b],
         pulling([a.holder, b.holder], stall_timeout=0.4, relay_memory=4 * MIB, **DATA_PATHS[path]) as host,
     ):
         connection = await host.ask(Digest.of(data))
-        assert await _stands_still(a) < BIG - 8 * MIB
-        await asyncio.sleep(1.2)  # three times what a peer may be silent, more than the window of its rate
+        assert await _wait_until_blocked(a) < BIG - 8 * MIB
+        await asyncio.sleep(1.2)  # three times the stall timeout, and longer than the rate window
         assert await _read_all(connection, BIG) == data
         assert (len(a.requests), len(b.requests)) == (1, 0)
 
 
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_runtime_that_takes_nothing_for_too_long_is_left(path: str) -> None:
+async def test_a_runtime_that_reads_nothing_for_too_long_is_disconnected(path: str) -> None:
     data = content(BIG)
     async with peers(data, honest) as [a], pulling([a.holder], reader_timeout=0.3, **DATA_PATHS[path]) as host:
         await host.ask(Digest.of(data))
@@ -70,12 +70,12 @@ async def test_a_runtime_that_takes_nothing_for_too_long_is_left(path: str) -> N
         await until(lambda: a.open == 0)
 
 
-async def _leave(host: Host, data: bytes, a: ScriptedPeer) -> None:
-    """Begin, and go away; returns once `a` has its connection no more."""
+async def _disconnect(host: Host, data: bytes, a: ScriptedPeer) -> None:
+    """Start a transfer, and disconnect. Returns when the connection to `a` is closed."""
     connection = await host.ask(Digest.of(data))
     await until(lambda: a.exchanges and (a.exchanges[0].is_silent or a.exchanges[0].sent > 1000))
     if len(data) == BIG:
-        await _stands_still(a)  # else all of it may have come before the leaving is noticed
+        await _wait_until_blocked(a)  # otherwise all bytes may arrive before the disconnect is noticed
     assert a.open == 1
     connection.close()
     await until(lambda: a.open == 0)
@@ -87,7 +87,7 @@ async def _leave(host: Host, data: bytes, a: ScriptedPeer) -> None:
     ids=["silent", "silent in the middle", "collecting", "sending"],
 )
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, size: int, path: str) -> None:
+async def test_a_disconnect_frees_the_peer_at_once(script: Script, size: int, path: str) -> None:
     data = content(size)
     async with (
         peers(data, script) as [a],
@@ -95,12 +95,12 @@ async def test_a_runtime_that_goes_away_frees_the_peer_at_once(script: Script, s
             [a.holder], first_byte_timeout=NEVER, stall_timeout=NEVER, rate_window=NEVER, **DATA_PATHS[path]
         ) as host,
     ):
-        await _leave(host, data, a)
+        await _disconnect(host, data, a)
 
 
 @pytest.mark.parametrize("script", [silent, silent_after(100_000)])
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, path: str) -> None:
+async def test_transfers_end_when_the_mirror_exits(script: Script, path: str) -> None:
     data = content(LARGE)
     waits: dict[str, Any] = dict.fromkeys(("first_byte_timeout", "stall_timeout", "wait_timeout"), NEVER)
     async with peers(data, script) as [a], asyncio.timeout(90):
@@ -113,20 +113,20 @@ async def test_a_mirror_that_is_left_ends_its_transfers(script: Script, path: st
 
 
 class _Hanging(FixedRouter):
-    """Never answers; notes that it was let go."""
+    """Never answers. Counts how often it was cancelled."""
 
     def __init__(self, *, by_lookup: bool) -> None:
         super().__init__()
         self.by_lookup = by_lookup
         self.asked = 0
-        self.let_go = 0
+        self.cancelled = 0
 
     async def _hang(self) -> None:
         self.asked += 1
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            self.let_go += 1
+            self.cancelled += 1
 
     @override
     async def lookup(self, key: Key) -> AsyncGenerator[Holder, None]:
@@ -141,29 +141,27 @@ class _Hanging(FixedRouter):
 
 
 @pytest.mark.parametrize("by_lookup", [True, False])
-async def test_a_runtime_that_goes_away_lets_the_router_go(by_lookup: bool) -> None:
+async def test_a_disconnect_cancels_the_router(by_lookup: bool) -> None:
     router = _Hanging(by_lookup=by_lookup)
     async with pulling(router, wait_timeout=NEVER, lookup_timeout=NEVER) as host:
         connection = await host.ask(Digest.of(b"x"))
         await until(lambda: router.asked)
         connection.close()
-        await until(lambda: router.let_go)
+        await until(lambda: router.cancelled)
 
 
-async def test_a_router_that_hangs_is_waited_for_no_longer_than_may_be() -> None:
+async def test_the_wait_for_a_hanging_router_is_limited() -> None:
     async with pulling(_Hanging(by_lookup=False), wait_timeout=0.3, lookup_timeout=NEVER) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
         assert host.mirror.metrics.limited.value("wait_timeout") == 1
 
 
 @pytest.mark.parametrize("by_lookup", [True, False])
-async def test_a_router_that_hangs_costs_no_more_than_a_lookup(
-    by_lookup: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_hanging_router_costs_no_more_than_a_lookup(by_lookup: bool, caplog: pytest.LogCaptureFixture) -> None:
     router = _Hanging(by_lookup=by_lookup)
     async with pulling(router, wait_timeout=NEVER, lookup_timeout=0.2) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
-        assert router.let_go == 1
+        assert router.cancelled == 1
         assert host.mirror.metrics.limited.value("lookup_timeout") == 1
         assert host.mirror.metrics.lookups.value("failed") == 1
     assert "_Hanging.acquire did not return in time" in caplog.text
@@ -179,7 +177,7 @@ async def test_connections_are_kept_for_reuse() -> None:
         assert a.connections <= 2
 
 
-async def test_many_small_blobs_at_once_need_no_more_connections_than_are_under_way() -> None:
+async def test_small_blobs_need_no_more_connections_than_concurrent_requests() -> None:
     contents = {Digest.of(data): data for data in (content(4096, seed) for seed in range(100))}
 
     async def all_of_them(exchange: Exchange) -> None:
@@ -200,7 +198,7 @@ async def test_many_small_blobs_at_once_need_no_more_connections_than_are_under_
 
 
 @pytest.mark.parametrize("path", DATA_PATHS)
-async def test_a_large_transfer_gives_its_connection_back(path: str) -> None:
+async def test_a_large_transfer_frees_its_connection_for_reuse(path: str) -> None:
     data = content(LARGE)
     async with peers(data, honest) as [a], pulling([a.holder], **DATA_PATHS[path]) as host:
         for _ in range(5):

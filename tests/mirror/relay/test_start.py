@@ -1,4 +1,4 @@
-"""How a relay begins: hedged, quick to give up, and with no status line before there is a byte."""
+"""The start of a transfer: it is hedged, it gives up quickly, and it sends no status line before the first byte."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_an_honest_holder_is_relayed(size: int) -> None:
         assert len(a.requests) == 1
 
 
-async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> None:
+async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_dropped() -> None:
     data = content(LARGE)
     async with (
         peers(data, silent, honest) as [a, b],
@@ -50,35 +50,35 @@ async def test_a_silent_first_holder_costs_the_hedge_delay_and_is_let_go() -> No
         await until(lambda: a.open == 0)
 
 
-async def test_a_holder_that_answers_in_time_is_the_only_one_asked() -> None:
+async def test_only_one_holder_is_asked_if_it_answers_in_time() -> None:
     data = content(SMALL)
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert (len(a.requests), len(b.requests)) == (1, 0)
 
 
-async def test_a_bug_with_one_holder_does_not_spoil_what_another_has(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_error_at_one_holder_does_not_affect_another(caplog: pytest.LogCaptureFixture) -> None:
     data = content(LARGE)
     odd = Peer("odd", ("http://127.0.0.1:1",))
-    object.__setattr__(odd, "urls", (5,))  # as a stranger's subclass might have them
+    object.__setattr__(odd, "urls", (5,))  # like a subclass of a plug-in
     async with peers(data, honest) as [a], pulling([Holder(odd, complete=True), a.holder]) as host:
         for _ in range(2):
             pulled = await host.get(Digest.of(data))
             assert (pulled.status, pulled.whole, pulled.body) == (200, True, data)
         assert host.mirror.metrics.failures.value("broken") >= 1
-    [said] = [each for each in caplog.records if each.levelno >= logging.ERROR]
-    assert said.getMessage() == "fetching from peer odd failed, which is a bug"
-    assert said.exc_info is not None
+    [record] = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert record.getMessage() == "fetching from peer odd failed, which is a bug"
+    assert record.exc_info is not None
 
 
-async def test_when_all_refuse_the_runtime_goes_upstream_at_once() -> None:
+async def test_the_runtime_goes_upstream_at_once_if_all_holders_refuse() -> None:
     dead = [Holder(Peer(name, (refusing_url(),)), complete=True) for name in "abcd"]
     async with pulling(dead, hedge_delay=NEVER) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
 
 
-async def test_what_nobody_has_is_a_404_without_any_wait() -> None:
-    """In milliseconds, which the bench measures."""
+async def test_content_that_no_peer_has_is_404_without_a_wait() -> None:
+    """It takes milliseconds, which the benchmark measures."""
     names = ("wait_timeout", "lookup_timeout", "first_byte_timeout", "hedge_delay")
     waits: dict[str, Any] = dict.fromkeys(names, NEVER)
     async with pulling(FixedRouter(), **waits) as host:
@@ -86,7 +86,7 @@ async def test_what_nobody_has_is_a_404_without_any_wait() -> None:
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
-async def test_no_status_line_leaves_before_there_is_a_byte(size: int) -> None:
+async def test_no_status_line_is_sent_before_the_first_byte(size: int) -> None:
     data = content(size)
     async with peers(data, silent_after_head) as [a], pulling([a.holder], wait_timeout=NEVER) as host:
         assert (await host.get(Digest.of(data))).status == 404
@@ -111,7 +111,7 @@ async def test_no_status_line_leaves_before_there_is_a_byte(size: int) -> None:
         wrong_digest,
     ],
 )
-async def test_a_holder_that_does_not_give_the_content_is_passed_over(bad: Script) -> None:
+async def test_a_holder_that_does_not_send_the_content_is_passed_over(bad: Script) -> None:
     data = content(SMALL)
     async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], hedge_delay=NEVER) as host:
         pulled = await host.get(Digest.of(data))
@@ -129,7 +129,7 @@ async def test_a_redirect_is_not_followed() -> None:
             assert not elsewhere.requests
 
 
-async def test_waiting_for_a_first_byte_is_bounded_in_all() -> None:
+async def test_the_whole_wait_for_a_first_byte_is_limited() -> None:
     data = content(SMALL)
     scripts = [silent] * 4
     async with peers(data, *scripts) as silents:
@@ -142,7 +142,7 @@ async def test_waiting_for_a_first_byte_is_bounded_in_all() -> None:
             await until(lambda: not any(each.open for each in silents))
 
 
-async def test_a_head_says_what_a_get_would() -> None:
+async def test_head_has_the_headers_of_get() -> None:
     data = content(LARGE)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         pulled = await host.get(Digest.of(data), method="HEAD")
@@ -152,7 +152,7 @@ async def test_a_head_says_what_a_get_would() -> None:
         assert (await host.get(Digest.of(b"?"), method="HEAD")).status == 404
 
 
-async def test_more_transfers_than_may_be_are_404() -> None:
+async def test_transfers_above_the_limit_are_404() -> None:
     data = content(SMALL)
     async with peers(data, silent) as [a], pulling([a.holder], transfers=1, first_byte_timeout=NEVER) as host:
         waiting = await host.ask(Digest.of(data))
@@ -166,7 +166,7 @@ async def test_more_transfers_than_may_be_are_404() -> None:
         assert (await host.get(Digest.of(data))).status == 200
 
 
-async def test_who_has_it_already_is_told_so_once_a_peer_has_it() -> None:
+async def test_if_none_match_gets_304_once_a_peer_has_the_content() -> None:
     data = content(SMALL)
     path, condition = path_of(Digest.of(data)), {"If-None-Match": f'"{Digest.of(data)}"'}
     async with peers(data, honest) as [a], pulling([a.holder]) as host:

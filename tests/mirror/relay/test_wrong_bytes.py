@@ -1,4 +1,4 @@
-"""Peers that send wrong bytes: none is committed, the peer is quarantined for that blob, and the next try works."""
+"""Peers that send wrong bytes: no wrong byte is committed, the peer is quarantined for the blob, and a retry works."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def manifest_of(size: int) -> bytes:
     return json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "layers": [], "annotations": annotations}).encode()
 
 
-class Noting(MemoryStore):
-    """Records what it was told to discard."""
+class DiscardRecorder(MemoryStore):
+    """Records what was discarded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> str:
 
 @pytest.mark.parametrize("bad", [wrong_bytes, wrong_start, too_large])
 @pytest.mark.parametrize("verify", [True, False])
-async def test_of_small_content_the_runtime_sees_no_wrong_byte(bad: Script, verify: bool) -> None:
+async def test_the_runtime_receives_no_wrong_byte_of_small_content(bad: Script, verify: bool) -> None:
     data = content(SMALL)
     async with peers(data, bad, honest) as [a, b], pulling([a.holder, b.holder], verify=verify) as host:
         pulled = await host.get(Digest.of(data))
@@ -70,7 +70,7 @@ async def test_of_small_content_the_runtime_sees_no_wrong_byte(bad: Script, veri
         assert (len(a.requests), len(b.requests)) == (1, 2)
 
 
-async def test_a_part_of_small_content_is_verified_with_the_whole() -> None:
+async def test_a_range_of_small_content_is_verified_with_the_whole() -> None:
     data = content(SMALL)
     async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         pulled = await host.get(Digest.of(data), "bytes=0-99")
@@ -78,7 +78,7 @@ async def test_a_part_of_small_content_is_verified_with_the_whole() -> None:
         assert len(b.requests) >= 1
 
 
-async def test_what_a_peer_sends_beyond_its_answer_is_not_passed_on() -> None:
+async def test_bytes_after_the_stated_length_are_not_passed_on() -> None:
     data, other = content(SMALL), content(SMALL, seed=2)
     async with peers(data, more_than_said) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
@@ -87,22 +87,22 @@ async def test_what_a_peer_sends_beyond_its_answer_is_not_passed_on() -> None:
         assert pulled.status == 404 or pulled.body == other
 
 
-async def test_small_wrong_content_of_the_only_holder_is_404(caplog: pytest.LogCaptureFixture) -> None:
-    data, store = content(SMALL), Noting()
+async def test_wrong_small_content_of_the_only_holder_is_404(caplog: pytest.LogCaptureFixture) -> None:
+    data, store = content(SMALL), DiscardRecorder()
     async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
         assert (await host.get(Digest.of(data))).status == 404
         assert "peer a sent wrong bytes" in warnings(caplog)
-        assert store.discarded == []  # nothing was passed on
+        assert store.discarded == []  # the runtime received nothing
         assert (await host.get(Digest.of(data))).status == 404
         assert len(a.requests) == 1
 
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("bad", [wrong_start, wrong_in_the_middle, other_content])
-async def test_of_large_wrong_content_the_end_is_withheld(
+async def test_the_end_of_wrong_large_content_is_withheld(
     bad: Script, direct: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, store = content(LARGE), Noting()
+    data, store = content(LARGE), DiscardRecorder()
     digest = Digest.of(data)
     async with (
         peers(data, bad, honest) as [a, b],
@@ -121,17 +121,17 @@ async def test_of_large_wrong_content_the_end_is_withheld(
         assert store.discarded == [digest]
 
         rest = await host.get(digest, f"bytes={len(pulled.body)}-")
-        assert rest.status == 404  # it would continue a wrong beginning
+        assert rest.status == 404  # it would continue after wrong bytes
         assert "peer b" not in warnings(caplog)
 
         asked = len(b.requests)
         anew = await host.get(digest)
         assert (anew.status, anew.body, anew.whole) == (200, data, True)
         assert (len(a.requests), len(b.requests)) == (1, asked + 1)
-        assert (await host.get(digest, "bytes=9-")).body == data[9:]  # and what was begun anew can be continued
+        assert (await host.get(digest, "bytes=9-")).body == data[9:]  # after a new start, the runtime can continue
 
 
-async def test_a_peer_is_quarantined_for_the_blob_that_it_lied_about_only() -> None:
+async def test_a_peer_is_quarantined_for_the_wrong_blob_only() -> None:
     data, other = content(LARGE), content(LARGE, seed=2)
     async with peers(data, wrong_bytes) as [a], pulling([a.holder]) as host:
         assert not (await host.get(Digest.of(data))).whole
@@ -152,7 +152,7 @@ async def test_quarantine_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(a.requests) == 2
 
 
-async def test_a_manifest_is_verified_whatever_its_size_and_whatever_was_chosen() -> None:
+async def test_a_manifest_of_any_size_is_verified_even_without_verify() -> None:
     data = manifest_of(LARGE)
     async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], verify=False) as host:
         pulled = await host.get(Digest.of(data), kind="manifests")
@@ -161,21 +161,21 @@ async def test_a_manifest_is_verified_whatever_its_size_and_whatever_was_chosen(
         assert len(a.requests) == len(b.requests) == 1
 
 
-async def test_a_manifest_above_the_bound_is_not_relayed() -> None:
+async def test_a_manifest_above_the_limit_is_not_relayed() -> None:
     data = manifest_of(LARGE)
     async with peers(data, honest) as [a], pulling([a.holder], manifest_size=100_000) as host:
         assert (await host.get(Digest.of(data), kind="manifests")).status == 404
         assert a.exchanges[0].sent < 2 * LARGE
 
 
-async def test_what_is_not_a_manifest_is_not_served_as_one() -> None:
+async def test_a_blob_is_not_served_as_a_manifest() -> None:
     data = content(SMALL)
     async with peers(data, honest) as [a], pulling([a.holder]) as host:
         assert (await host.get(Digest.of(data), kind="manifests")).status == 404
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_unverified_large_content_is_the_runtimes_to_check(direct: bool) -> None:
+async def test_unverified_wrong_large_content_reaches_the_runtime(direct: bool) -> None:
     data = content(LARGE)
     async with (
         peers(data, wrong_bytes) as [a],
@@ -189,10 +189,10 @@ async def test_unverified_large_content_is_the_runtimes_to_check(direct: bool) -
 
 @pytest.mark.parametrize("direct", [True, False])
 @pytest.mark.parametrize("others", [(honest,), (wrong_bytes_2, honest)])
-async def test_a_wrong_end_is_taken_from_an_honest_holder(
+async def test_a_wrong_end_is_replaced_by_an_honest_holder(
     others: tuple[Script, ...], direct: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, store = content(LARGE), Noting()
+    data, store = content(LARGE), DiscardRecorder()
     digest = Digest.of(data)
     async with (
         peers(data, wrong_bytes, *others) as [a, *rest],
@@ -206,7 +206,7 @@ async def test_a_wrong_end_is_taken_from_an_honest_holder(
         assert len(a.requests) == 1
 
 
-async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_early_end_is_continued_and_a_wrong_end_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     data = content(LARGE)
     async with (
         peers(data, short_after(200_000), wrong_bytes, honest) as [a, b, c],
@@ -219,7 +219,7 @@ async def test_an_early_end_is_continued_and_a_wrong_one_replaced(caplog: pytest
         assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
-async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
+async def test_no_peer_is_quarantined_if_several_may_be_to_blame(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data = content(LARGE)
@@ -242,7 +242,7 @@ async def test_where_it_is_not_known_which_of_several_lied_none_is_quarantined(
         assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
-async def test_who_may_have_lied_is_asked_after_the_others() -> None:
+async def test_a_doubted_peer_is_asked_after_the_others() -> None:
     data = content(LARGE)
     digest = Digest.of(data)
 
@@ -260,16 +260,16 @@ async def test_who_may_have_lied_is_asked_after_the_others() -> None:
             assert (len(a.requests), len(b.requests), len(c.requests)) == (1, 1, 1)
 
 
-async def test_a_wrong_size_said_first_does_not_stop_an_honest_holder() -> None:
-    """The first says more than there is and ends early; the other's word differs, and is right."""
+async def test_a_wrong_size_does_not_stop_an_honest_holder() -> None:
+    """The first peer states too many bytes and ends early; the second one states another size, which is right."""
     data = content(SMALL)
     async with peers(data, larger_and_short, honest) as [a, b], pulling([a.holder, b.holder]) as host:
         assert (await host.get(Digest.of(data))).body == data
         assert len(a.requests) == 1
 
 
-async def test_only_who_sent_what_was_kept_is_blamed() -> None:
-    """What came before, of another size, was thrown away: the second is sure to have lied."""
+async def test_only_senders_of_bytes_that_were_kept_are_blamed() -> None:
+    """The bytes of the first peer, which stated another size, were thrown away. So the second one is to blame."""
     data = content(SMALL)
     async with (
         peers(data, larger_and_short, wrong_bytes, honest) as [a, b, c],
@@ -286,7 +286,7 @@ async def larger_and_short(exchange: Exchange) -> None:
 
 
 async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(data[:at])
     async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
@@ -299,7 +299,7 @@ async def test_a_resumed_blob_is_verified_with_what_the_runtime_has() -> None:
 
 @pytest.mark.parametrize("at", [300_000, LARGE - 5000])
 async def test_a_wrong_end_of_a_resumed_blob_is_replaced(at: int) -> None:
-    data, store = content(LARGE), Noting()
+    data, store = content(LARGE), DiscardRecorder()
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(data[:at])
     async with peers(data, wrong_bytes, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
@@ -308,8 +308,8 @@ async def test_a_wrong_end_of_a_resumed_blob_is_replaced(at: int) -> None:
         assert store.discarded == []
 
 
-async def test_who_continues_a_beginning_that_another_made_wrong_is_not_blamed() -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
+async def test_a_peer_that_continues_after_wrong_bytes_is_not_blamed() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(b"!" + data[1:at])
     async with peers(data, honest, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
@@ -318,17 +318,17 @@ async def test_who_continues_a_beginning_that_another_made_wrong_is_not_blamed()
         assert host.mirror.metrics.quarantines.value() == 0
 
 
-async def test_a_right_resumed_blob_passes() -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
-    store.begin(Digest.of(data), LARGE).write(data[: at + 5000])  # some more may have arrived meanwhile
+async def test_a_correct_resumed_blob_is_verified() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
+    store.begin(Digest.of(data), LARGE).write(data[: at + 5000])  # more bytes may have arrived meanwhile
     async with peers(data, honest) as [a], pulling([a.holder], store=store) as host:
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
         assert (pulled.status, pulled.body, pulled.whole) == (206, data[at:], True)
         assert store.discarded == []
 
 
-async def test_of_a_short_wrong_rest_no_byte_is_passed_on() -> None:
-    data, store, at = content(LARGE), Noting(), LARGE - 5000
+async def test_a_short_wrong_rest_is_not_passed_on() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), LARGE - 5000
     store.begin(Digest.of(data), LARGE).write(data[:at])
     async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
         assert (await host.get(Digest.of(data), f"bytes={at}-")).status == 404
@@ -336,8 +336,8 @@ async def test_of_a_short_wrong_rest_no_byte_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("arrived", [None, 100])
-async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int | None) -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
+async def test_a_rest_is_unverified_if_the_store_cannot_show_the_beginning(arrived: int | None) -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
     if arrived is not None:
         store.begin(Digest.of(data), LARGE).write(data[:arrived])
     async with peers(data, wrong_bytes) as [a], pulling([a.holder], store=store) as host:
@@ -347,21 +347,21 @@ async def test_what_the_store_can_not_show_is_passed_on_unverified(arrived: int 
         assert store.discarded == []
 
 
-async def test_a_head_does_not_make_a_wrong_beginning_right() -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
+async def test_a_head_request_does_not_clear_a_poisoned_blob() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
     digest = Digest.of(data)
     store.begin(digest, LARGE).write(data[:at])
     async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
         assert not (await host.get(digest, f"bytes={at}-")).whole
         assert (await host.get(digest, method="HEAD")).status == 200
         assert (await host.get(digest, f"bytes={at}-")).status == 404
-        assert (await host.get(digest)).body == data  # which does begin anew
+        assert (await host.get(digest)).body == data  # this starts again
         store.begin(digest, LARGE).write(data[:at])
         assert (await host.get(digest, f"bytes={at}-")).body == data[at:]
 
 
-async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
-    data, store, stop = content(LARGE), Noting(), 200_000
+async def test_a_head_request_does_not_clear_suspects() -> None:
+    data, store, stop = content(LARGE), DiscardRecorder(), 200_000
     digest = Digest.of(data)
 
     async def wrong_and_short(exchange: Exchange) -> None:
@@ -383,8 +383,8 @@ async def test_a_head_does_not_clear_who_sent_a_wrong_beginning() -> None:
             assert len(a.requests) == 1
 
 
-class Undiscarding(MemoryStore):
-    """Fails to discard with `error`; without one, hangs."""
+class FailingDiscardStore(MemoryStore):
+    """Fails to discard with `error`. If there is none, it hangs."""
 
     def __init__(self, error: Exception | None) -> None:
         super().__init__()
@@ -406,10 +406,10 @@ class Undiscarding(MemoryStore):
     ],
 )
 @pytest.mark.parametrize("at", [0, LARGE - 5000])
-async def test_a_store_that_can_not_discard_is_named(
+async def test_a_store_that_fails_to_discard_is_logged(
     error: Exception, why: str, at: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data, store = content(LARGE), Undiscarding(error)
+    data, store = content(LARGE), FailingDiscardStore(error)
     store.begin(Digest.of(data), LARGE).write(data[:at])
     async with peers(data, wrong_bytes) as [a], pulling(FixedRouter(a.holder), store=store) as host:
         pulled = await host.get(Digest.of(data), f"bytes={at}-")
@@ -419,10 +419,8 @@ async def test_a_store_that_can_not_discard_is_named(
 
 
 @pytest.mark.parametrize("at", [0, LARGE - 5000])
-async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
-    at: int, caplog: pytest.LogCaptureFixture
-) -> None:
-    data, store = content(LARGE), Undiscarding(None)
+async def test_a_store_that_hangs_while_it_discards_is_abandoned(at: int, caplog: pytest.LogCaptureFixture) -> None:
+    data, store = content(LARGE), FailingDiscardStore(None)
     store.begin(Digest.of(data), LARGE).write(data[:at])
     async with (
         peers(data, wrong_bytes) as [a],
@@ -434,9 +432,9 @@ async def test_a_store_that_hangs_while_it_discards_is_not_waited_for(
         assert host.mirror.metrics.limited.value("first_byte_timeout") == 1
 
 
-async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows_it() -> None:
-    """The first sends a wrong byte and breaks; the second, which continues, is honest."""
-    data, store = content(LARGE), Noting()
+async def test_the_sender_of_a_wrong_byte_is_blamed_when_another_peer_continues() -> None:
+    """The first peer sends a wrong byte and breaks; the second one, which continues, is honest."""
+    data, store = content(LARGE), DiscardRecorder()
     digest = Digest.of(data)
 
     async def wrong_and_short(exchange: Exchange) -> None:
@@ -458,8 +456,8 @@ async def test_who_sent_a_wrong_beginning_is_blamed_when_another_one_s_end_shows
             assert (len(a.requests), len(b.requests), len(c.requests)) == (1, 1, 1)
 
 
-async def test_who_sent_what_was_right_is_not_blamed_for_what_comes_later() -> None:
-    data, store, at = content(LARGE), Noting(), 300_000
+async def test_a_sender_of_verified_bytes_is_not_blamed_later() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
     digest = Digest.of(data)
     async with peers(data, honest, wrong_bytes) as [a, b]:
         router = FixedRouter(a.holder)
