@@ -16,7 +16,10 @@ from peili.mirror.support.tasks import is_cancelled
 
 
 class Advertiser:
-    """Advertises and withdraws keys, from its construction on a running loop until `stop`."""
+    """Advertises the keys that the store has, and withdraws those that it no longer has.
+
+    It starts a task when it is constructed, which must be on a running loop, and ends it in `stop`.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context

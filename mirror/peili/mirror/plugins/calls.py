@@ -44,11 +44,11 @@ async def call(
         CallFailed: The call took too long, or raised an error that is not `allowed`.
     """
     deadline = Deadline(getattr(context.limits, limit) if seconds is None else seconds)
-    subject = name if about is None else f"{about}: {name}"
     try:
         async with deadline:
             return await function()
     except Exception as error:
+        subject = name if about is None else f"{about}: {name}"
         if deadline.expired():
             context.limited(limit)
             context.log.warning("%s did not return in time", subject)
