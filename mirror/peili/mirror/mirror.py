@@ -116,9 +116,7 @@ class Mirror:
             raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
         if insecure and auth is not None:
             raise ConfigError("insecure", "either `auth` or `insecure`, not both")
-        self.identity = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
-        if not is_identity(self.identity.id):
-            raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {self.identity.id!a}")
+        self.identity = _identity_peer(identity)
         resolver = resolver or DeferResolver()
         self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
         self.limits = limits or Limits()
@@ -250,7 +248,7 @@ class Mirror:
             "urls": list(self.identity.urls),
             "ready": dict(self.readiness()),
             "peers": [{"id": each.id, "urls": list(each.urls)} for each in peers],
-            "runtime": self.metrics.runtime(),
+            "runtime": self.metrics.clients.summary(),
         }
 
     def _gauges(self) -> Gauges:
@@ -329,6 +327,13 @@ class Mirror:
                 await lifecycle.stop()
             finally:
                 self._is_exiting = False
+
+
+def _identity_peer(identity: str | Peer | None) -> Peer:
+    peer = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
+    if not is_identity(peer.id):
+        raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {peer.id!a}")
+    return peer
 
 
 class Collector:

@@ -200,7 +200,7 @@ class RequestMetrics:
             self._metrics.cut.add(self._door)
         if self._door == LOCAL:
             user_agent: bytes = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
-            self._metrics.count_runtime_request(user_agent.decode("latin-1"), time.time())
+            self._metrics.clients.count(user_agent.decode("latin-1"), time.time())
 
 
 class RouterRoutes:

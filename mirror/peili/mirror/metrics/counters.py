@@ -193,44 +193,49 @@ class Metrics:
             "limit",
             initial=[(each,) for each in _LIMITS],
         )
-        self._runtime = Counts(
+        self.clients = RuntimeClients()
+
+    def families(self) -> list[Family]:
+        """Return all counters with their current values. May be called from any thread."""
+        counters = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.unverified, self.lookups)
+        return [
+            *(each.family() for each in (*counters, self.limited)),
+            self.lookup_seconds.family(),
+            *self.clients.families(),
+            _build(),
+        ]
+
+
+class RuntimeClients:
+    """The clients of the local door, by the first word of their `User-Agent`."""
+
+    def __init__(self) -> None:
+        self._requests = Counts(
             "peili_runtime_requests_total",
             "Requests at the local door, by the name in the client's User-Agent.",
             "client",
             initial=[("containerd",)],
         )
-        self._runtime_last: dict[Labels, float] = {}
+        self._last: dict[Labels, float] = {}
 
-    def count_runtime_request(self, user_agent: str, now: float) -> None:
-        """Count a request at the local door of a client with this `user_agent`; `now` is in seconds since 1970."""
+    def count(self, user_agent: str, now: float) -> None:
+        """Count a request of a client with this `user_agent`; `now` is in seconds since 1970."""
         name = user_agent.partition("/")[0].strip().lower()
         client = name if name in _CLIENTS else "other"
-        self._runtime.add(client)
-        self._runtime_last[client,] = now
+        self._requests.add(client)
+        self._last[client,] = now
 
-    def runtime(self) -> dict[str, dict[str, float]]:
-        """Return the clients of the local door, each with its number of `requests` and the time of the `last` one.
-
-        Times are in seconds since 1970.
-        """
+    def summary(self) -> dict[str, dict[str, float]]:
+        """Return, for each client, its number of `requests` and the time of the `last` one, in seconds since 1970."""
         return {
-            client: {"requests": self._runtime.value(client), "last": last}
-            for (client,), last in self._runtime_last.items()
+            client: {"requests": self._requests.value(client), "last": last} for (client,), last in self._last.items()
         }
 
     def families(self) -> list[Family]:
-        """Return all counters with their current values. May be called from any thread."""
+        """Return the current values."""
         last = "When a client last used the local door, in seconds since 1970."
-        counted = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.unverified)
-        return [
-            *(each.family() for each in (*counted, self.lookups, self.limited)),
-            self.lookup_seconds.family(),
-            self._runtime.family(),
-            Family(
-                "peili_runtime_last_request_timestamp_seconds", "gauge", last, ("client",), dict(self._runtime_last)
-            ),
-            _build(),
-        ]
+        name = "peili_runtime_last_request_timestamp_seconds"
+        return [self._requests.family(), Family(name, "gauge", last, ("client",), dict(self._last))]
 
 
 @dataclass(frozen=True, slots=True)
