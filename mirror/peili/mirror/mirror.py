@@ -21,8 +21,8 @@ from peili.mirror.doors.middleware import (
     ROUTER_PATH,
     AccessCheck,
     Auth,
+    PluginRouteMiddleware,
     RequestMetrics,
-    RouterRoutes,
     anyone,
     loopback_only,
 )
@@ -148,11 +148,11 @@ class Mirror:
         """Wrap the doors.
 
         A request at the local door passes `RequestMetrics`, `AccessCheck` and `LocalDoor`. A request at the peer door
-        passes `RequestMetrics` and `AccessCheck`, then `RouterRoutes` and a route of the router if its path begins with
-        `ROUTER_PATH`, else `PeerDoor`.
+        passes `RequestMetrics` and `AccessCheck`, then `PluginRouteMiddleware` and a route of the router if its path
+        begins with `ROUTER_PATH`, else `PeerDoor`.
         """
         # Not a Starlette application: its middleware would answer for an exception of the router's route.
-        router_routes = RouterRoutes(ExceptionMiddleware(routing.Router(self._routes())), self._context)
+        router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
         mount = routing.Mount(ROUTER_PATH, router_routes)
         peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
         local_checked = AccessCheck(self._local_door, local_auth, self._context)

@@ -46,25 +46,25 @@ def test_any_path_is_a_target_or_a_4xx(path: str, root_path: str, ns: str | None
 
 @given(REFERENCES)
 def test_a_tag_is_parsed_in_each_form(reference: Reference) -> None:
-    assume(not reference.repository.startswith(f"{reference.registry}/".lower()))  # taken for said twice
+    assume(not reference.repository.startswith(f"{reference.registry}/".lower()))  # would repeat the registry
     expected = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
     path = f"/v2/{reference.repository}/manifests/{reference.tag}"
     assert target(path, ns=reference.registry) == expected
     assert target(f"/v2/{reference.registry}{path[3:]}") == expected
     assert target(f"/peili{path}", "/peili", ns=reference.registry) == expected
     assert target(path, "/v2", ns=reference.registry) == expected
-    assert expected.path == f"{path}?ns={quote(reference.registry, safe='')}"
+    assert expected.peer_path == f"{path}?ns={quote(reference.registry, safe='')}"
     assert expected.name == str(reference)
 
 
 @given(REGISTRIES, REPOSITORIES, DIGESTS, st.sampled_from([Endpoint.MANIFEST, Endpoint.BLOB]))
 def test_a_digest_is_parsed_in_each_form(registry: str, repository: str, digest: str, endpoint: Endpoint) -> None:
-    assume(not repository.startswith(f"{registry}/".lower()))  # taken for said twice
+    assume(not repository.startswith(f"{registry}/".lower()))  # would repeat the registry
     expected = Target(endpoint, registry, repository, digest=Digest(digest))
     path = f"/v2/{repository}/{endpoint.value}/{digest}"
     assert target(path, ns=registry) == expected
     assert target(f"/v2/{registry}{path[3:]}", default="quay.io") == expected
-    assert expected.path.startswith(f"{path}?ns=")
+    assert expected.peer_path.startswith(f"{path}?ns=")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_an_ns_that_is_not_a_host_name_is_refused() -> None:
 
 def test_a_repository_that_begins_like_its_registry_round_trips() -> None:
     target = Target(Endpoint.MANIFEST, "registry.example", "registry.example/demo", tag="v1")
-    path = urlsplit(target.path).path.removeprefix("/v2")
+    path = urlsplit(target.peer_path).path.removeprefix("/v2")
     assert parse_target(path, ns="registry.example", default_registry=None) == target
 
 

@@ -1,8 +1,10 @@
 """The HTTP client for peers, and the pool of its connections.
 
-The client picks the URL of a peer that works, checks the name in its certificate, and never uses a proxy. It is not
-httpx: among a hundred hosts there are thousands of requests a second, and each costs a fraction of what it costs with
-httpx. It also spares a host agent 8 MiB of memory. Errors of the network end here: callers see `PeerUnavailable`.
+The client picks the URL of a peer that works, checks the name in its certificate, and never uses a proxy. Errors of the
+network end here: callers see `PeerUnavailable`.
+
+It does not use httpx. A hundred hosts exchange thousands of requests a second, and httpx would cost several times as
+much per request. It would also cost each host agent 8 MiB of memory.
 """
 
 from __future__ import annotations
@@ -215,7 +217,7 @@ class _Request:
     """A request, without the URL of the peer.
 
     Attributes:
-        body: The body. A request without one may be sent again if the connection ends before the response begins.
+        path: The path below the base URL of the peer.
         is_connecting: Whether the request waits for a connection.
     """
 

@@ -91,7 +91,9 @@ class LocalDoor(Door):
         """
         is_manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
         wanted = None if is_manifest or is_bodiless else response.range(digest)
-        async with open_transfer(self._relay, digest, target.path, wanted=wanted, is_manifest=is_manifest) as transfer:
+        async with open_transfer(
+            self._relay, digest, target.peer_path, wanted=wanted, is_manifest=is_manifest
+        ) as transfer:
             if is_bodiless:
                 # If-None-Match counts only if there is content (RFC 9110, 13.2.1), so a peer is asked all the same.
                 await response.send_head(requested_descriptor(target, await transfer.describe()))

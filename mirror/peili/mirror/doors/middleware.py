@@ -77,7 +77,7 @@ class AccessCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)  # a door has nothing to start; its mirror has
+            await self._lifespan(scope, receive, send)  # it only answers: a door has nothing to start
             return
         if self._header is not None:
             send = _add_header(send, self._header)
@@ -203,7 +203,7 @@ class RequestMetrics:
             self._metrics.clients.count(user_agent.decode("latin-1"), time.time())
 
 
-class RouterRoutes:
+class PluginRouteMiddleware:
     """Protects the routes of a router. Requests with a malformed or too large head do not reach them.
 
     If a route raises, the error is logged and not passed on to the host agent. The client receives 503 if no response

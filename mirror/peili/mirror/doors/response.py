@@ -35,8 +35,10 @@ _END: Message = {"type": "http.response.body", "body": b"", "more_body": False}
 class ResponseWriter:
     """Writes the response to one request.
 
-    A response with content consists of `start`, the bytes of the body, and `end`. If the content cannot be sent to its
-    end, do not call `end`: the server then closes the connection, which tells the client that the response is cut off.
+    A response with content consists of `start` or `start_parts`, the bytes of the body (`send`, `send_path` or the
+    socket writer), and `end`. If the content cannot be sent to its end, do not call `end`: the server then closes the
+    connection, which tells the client that the response is cut off. `json`, `error`, `send_head`, `send_not_modified`
+    and `send_whole` each send a complete response.
 
     Every method that sends raises TimeoutError if the client reads nothing for `reader_timeout` seconds, and OSError if
     the client has disconnected.
@@ -155,7 +157,7 @@ class ResponseWriter:
         await self._send_start(206, _content_headers(body, Span.whole(parts.length), is_partial=False))
 
     def _choose_socket_writer(self, is_large: bool) -> None:
-        """Drop the socket writer if it is not worth it or cannot be used. A failure after the status would be a cut."""
+        """Drop the socket writer if the body is small, or if it fails now: later, that would cut the response off."""
         if self.socket_writer is not None and not (is_large and self.socket_writer.prepare()):
             self.socket_writer = None
 
@@ -175,8 +177,8 @@ class ResponseWriter:
         """Let the server send the file at `path` as the whole body. Only if `can_send_path`.
 
         The server does not say when it has opened the file. It only says when the response is complete: by the
-        disconnect message, which cancels the work on the request. This method waits until then, so that the caller
-        keeps the file open.
+        disconnect message, which cancels the work on the request. This method never returns, so that the caller keeps
+        the file open until it is cancelled.
         """
         await self._send_in_time({"type": "http.response.pathsend", "path": path})
         await asyncio.Event().wait()

@@ -56,7 +56,7 @@ class Target:
     tag: str | None = None
 
     @property
-    def path(self) -> str:
+    def peer_path(self) -> str:
         """Path and query of the same target at a peer door, relative to the base URL of the peer."""
         ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
         repository = self.repository
@@ -107,7 +107,10 @@ def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> 
     """
     if path in {"", "/"}:
         return Target(Endpoint.BASE)
-    *name, kind, last = path.split("/")[1:] if path.count("/") > 1 else ["", "", ""]
+    components = path.split("/")[1:]
+    if len(components) < 2:
+        components = ["", "", ""]
+    *name, kind, last = components
     if (kind, last) == ("tags", "list"):
         return Target(Endpoint.TAGS, *_registry_and_repository(name, ns, default_registry))
     if kind == "manifests":

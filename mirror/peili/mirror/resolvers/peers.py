@@ -39,7 +39,7 @@ class PeersResolver(LocalResolver):
 async def _resolve_at(context: Context, peer: Peer, reference: Reference) -> Descriptor:
     """Return what `reference` means at `peer`. Raises PeerUnavailable."""
     target = Target(Endpoint.MANIFEST, reference.registry, reference.repository, tag=reference.tag)
-    answer = await context.client.head(peer, target.path, timeout=context.limits.lookup_timeout)
+    answer = await context.client.head(peer, target.peer_path, timeout=context.limits.lookup_timeout)
     if answer.status != 200:
         raise PeerUnavailable(f"peer {peer.id} answered {answer.status}", FailureReason.REFUSED)
     headers = answer.headers

@@ -182,7 +182,8 @@ class _RequestLimits(_UvicornHttpTools):
     _is_in_body = False
     _head_size: int | None = None
     """Bytes of the incomplete head, None between heads. The piece in which the head begins is not counted: it may
-    contain the end of another request. So the size may be up to one piece too small."""
+    contain the end of another request. So the size may be up to one piece too small.
+    """
     _head_began = False
     """Whether a head began in the piece that is parsed now."""
 
