@@ -218,6 +218,7 @@ class _Request:
 
     Attributes:
         path: The path below the base URL of the peer.
+        body: The body. A request without one may be sent again if the connection ends before the response begins.
         is_connecting: Whether the request waits for a connection.
     """
 
