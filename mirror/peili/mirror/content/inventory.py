@@ -44,9 +44,14 @@ class Inventory:
         return self._have.get(key)
 
     def replace(self, have: Iterable[Have]) -> None:
-        """Set the state of all keys. Watchers get the differences, and `Synced` if they have not got it yet."""
+        """Set the state of all keys that the store has complete content of.
+
+        Content that is still arriving stays until there is a `Have` or a `Gone` for its key, because a list of a
+        backend's complete content does not have it. Watchers get the differences, and `Synced` if they have not got it
+        yet.
+        """
         now = {each.key: each for each in have}
-        for key in [key for key in self._have if key not in now]:
+        for key in [key for key, state in self._have.items() if state.complete and key not in now]:
             self._set(key, None)
         for key, state in now.items():
             self._set(key, state)

@@ -36,6 +36,7 @@ from peili.mirror import (
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import ApiContent, blob_path, is_absent, is_ref_of, open_ingest
 from peili.stores.containerd.follower import ContainerdFollower
+from peili.stores.containerd.ingests import IngestFollower
 from peili.stores.containerd.listing import Blob, list_images, parse_target
 from peili.stores.containerd.options import DEFAULT_ADDRESS, ContainerdOptions
 
@@ -95,14 +96,17 @@ class ContainerdStore(Store):
             raise running_already(self)
         async with ContainerdApi(self._options.socket) as api, asyncio.TaskGroup() as tasks:
             follower = ContainerdFollower(api, self._options, self._inventory, context.log)
-            following = tasks.create_task(follower.run())  # if it fails, `run` fails too, and the mirror enters it anew
+            ingests = IngestFollower(follower, self._options.namespaces, self._inventory)
+            # If one of these fails, `run` fails too, and the mirror enters it anew.
+            following = [tasks.create_task(each.run()) for each in (follower, ingests)]
             self._active = _RunningState(api, follower, context.log)
             try:
                 yield
             finally:
                 self._active = None
                 self._inventory.synced = False  # there may be another containerd at the next entry
-                following.cancel()
+                for task in following:
+                    task.cancel()
 
     @override
     def ready(self) -> bool:

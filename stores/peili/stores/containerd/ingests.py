@@ -1,0 +1,221 @@
+"""Finds the ingests in containerd's content store and reports how far they are, through the store's inventory.
+
+An *ingest* is containerd's word for a blob that a client is still writing. It is a directory with the files ``ref``,
+``total`` and ``data``; containerd creates them in this order. At commit, it moves ``data`` to the path of the blob.
+
+One notifier watches the directories of all ingests, so nothing runs while nothing changes. Without inotify, the
+directories are listed ten times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from peili.mirror import Digest, Gone, Have, Inventory
+from peili.stores.containerd.content import is_absent
+from peili.stores.containerd.follower import ContainerdFollower
+from peili.stores.containerd.inotify import DirectoryNotifier
+
+MAX_INGESTS = 256
+"""How many ingests are followed at the same time."""
+MIN_PAUSE = 0.02
+"""The shortest time between two looks at the directories, in seconds."""
+POLL_INTERVAL = 0.1
+"""Seconds between two looks if no change is reported."""
+SAFETY_INTERVAL = 2.0
+"""Seconds between two looks if changes are reported; for what a notifier can't see, such as a new mount."""
+REPORT_INTERVAL = 0.5
+"""Growth of an ingest is reported at most this often, in seconds."""
+REPORT_BYTES = 1 << 20
+"""Growth is reported from this many bytes on, or from a twentieth of the blob on if that is less."""
+COMMIT_TIMEOUT = 5.0
+"""Seconds in which the follower's list must have a committed blob."""
+
+_REF = re.compile(r"(?P<namespace>[^/]+)/[0-9]+/(?:.*[-@])?(?P<digest>sha(?:256|512):[0-9a-f]+)", re.DOTALL)
+
+
+@dataclass(slots=True)
+class Ingest:
+    """An ingest of a blob of `total` bytes, of which the first `available` bytes have arrived."""
+
+    digest: Digest
+    total: int
+    available: int
+
+
+@dataclass(slots=True)
+class _Report:
+    """What was reported of a digest, and when. `ended` is when its ingest was found to have ended, if it has."""
+
+    have: Have
+    time: float
+    ended: float | None = None
+
+
+class IngestFollower:
+    """Reports the ingests in the served namespaces as incomplete `Have` events, until the blobs are complete.
+
+    Only ingests with a known size are reported. They are followed even while containerd does not answer.
+
+    Args:
+        follower: Knows the directory of the content store, and keeps the complete blobs in `inventory`.
+        namespaces: The served namespaces; empty for all.
+        inventory: Receives the events.
+    """
+
+    def __init__(self, follower: ContainerdFollower, namespaces: Collection[str], inventory: Inventory) -> None:
+        self._follower = follower
+        self._namespaces = namespaces
+        self._inventory = inventory
+        self._root: Path | None = None
+        self._ingests: dict[Path, Ingest] = {}
+        self._ignored: set[Path] = set()
+        self._reports: dict[Digest, _Report] = {}
+
+    async def run(self) -> None:
+        """Follow the ingests until cancelled."""
+        notifier = DirectoryNotifier()
+        try:
+            while True:
+                is_notified = await self._look(notifier)
+                has_more = self._report(asyncio.get_running_loop().time())
+                await asyncio.sleep(MIN_PAUSE)  # so that many changes at once cost one look
+                if has_more or self._root is None:
+                    await notifier.wait(REPORT_INTERVAL)
+                else:
+                    await notifier.wait(SAFETY_INTERVAL if is_notified else POLL_INTERVAL)
+        finally:
+            notifier.close()
+            self._inventory.update([Gone(digest) for digest in self._reports if not self._is_complete(digest)])
+            self._reports.clear()
+
+    async def _look(self, notifier: DirectoryNotifier) -> bool:
+        """Update the ingests from their files. Returns whether `notifier` reports the next change.
+
+        Blocks for one ``stat`` call for each ingest, because the content store is on a local disk.
+        """
+        root = self._follower.content_root
+        if root != self._root:
+            self._root = root
+            self._ingests.clear()
+            self._ignored.clear()
+        if root is None:
+            return False
+        # Before it is listed, so that no change is missed. The root, if containerd has not created the directory yet.
+        is_notified = notifier.watch(root / "ingest") or notifier.watch(root)
+        present = _list_directory(root / "ingest")
+        for path in self._ingests.keys() - present:
+            notifier.unwatch(path)
+            del self._ingests[path]
+        self._ignored &= present
+        for path, ingest in list(self._ingests.items()):
+            is_notified = notifier.watch(path) and is_notified  # again, because it may be a new directory
+            try:
+                ingest.available = (path / "data").stat().st_size
+            except OSError:  # the ingest has ended
+                del self._ingests[path]
+        room = MAX_INGESTS - len(self._ingests)
+        new = list(present - self._ingests.keys() - self._ignored)[:room]
+        return is_notified if not new else await self._add(new, notifier) and is_notified
+
+    async def _add(self, paths: Collection[Path], notifier: DirectoryNotifier) -> bool:
+        """Read new ingests. One that is not complete yet is read again after the next change."""
+        watched = [notifier.watch(path) for path in paths]  # before they are read
+        for path, ingest in (await asyncio.to_thread(_read_ingests, paths, self._namespaces)).items():
+            if ingest is None:
+                notifier.unwatch(path)
+                self._ignored.add(path)
+            else:
+                self._ingests[path] = ingest
+        return all(watched)
+
+    def _report(self, now: float) -> bool:
+        """Report what has changed. Returns whether there is more to report soon."""
+        most: dict[Digest, Ingest] = {}  # of several ingests of a blob, the one with the most bytes
+        for ingest in self._ingests.values():
+            if ingest.digest not in most or ingest.available > most[ingest.digest].available:
+                most[ingest.digest] = ingest
+        for digest in [each for each in (*self._reports, *most) if self._is_complete(each)]:
+            self._reports.pop(digest, None)
+            most.pop(digest, None)
+        has_more = False
+        for ingest in most.values():
+            has_more |= self._report_growth(ingest, now)
+        for digest in self._reports.keys() - most.keys():
+            has_more |= self._report_end(digest, now)
+        return has_more
+
+    def _report_growth(self, ingest: Ingest, now: float) -> bool:
+        """Report an ingest, if it has grown enough. Returns whether it has, but was reported just now."""
+        report = self._reports.get(ingest.digest)
+        before = report.have.available or 0 if report is not None else 0
+        if report is not None and report.ended is None and ingest.available >= before:
+            is_enough = ingest.available - before >= min(REPORT_BYTES, max(1, ingest.total // 20))
+            if not is_enough or now - report.time < REPORT_INTERVAL:
+                return is_enough
+        have = Have(ingest.digest, ingest.total, complete=False, available=ingest.available)
+        self._reports[ingest.digest] = _Report(have, now)
+        self._inventory.update([have])
+        return False
+
+    def _report_end(self, digest: Digest, now: float) -> bool:
+        """Report that an ingest has ended. Returns whether its blob will soon be reported as complete.
+
+        containerd moves the file of a blob before it records the blob. So the blob stays incomplete for peers until the
+        follower's list has it.
+        """
+        report = self._reports[digest]
+        is_committed = self._root is not None and not is_absent(self._root, digest)
+        if is_committed and report.ended is None:
+            have = Have(digest, report.have.size, complete=False, available=report.have.size)
+            self._reports[digest] = _Report(have, now, ended=now)
+            self._inventory.update([have])
+        elif not is_committed or (report.ended is not None and now - report.ended > COMMIT_TIMEOUT):
+            del self._reports[digest]
+            self._inventory.update([Gone(digest)])
+            return False
+        return True
+
+    def _is_complete(self, digest: Digest) -> bool:
+        have = self._inventory.get(digest)
+        return have is not None and have.complete
+
+
+def _list_directory(path: Path) -> set[Path]:
+    with suppress(OSError):
+        return set(path.iterdir())
+    return set()
+
+
+def _read_ingests(paths: Collection[Path], namespaces: Collection[str]) -> dict[Path, Ingest | None]:
+    """Read new ingests. Blocks.
+
+    Returns:
+        The ingests; None for each directory that is not the ingest of a blob of known size in one of `namespaces`.
+        Directories that containerd has not finished yet are left out.
+    """
+    found: dict[Path, Ingest | None] = {}
+    for path in paths:
+        with suppress(OSError, ValueError):
+            available = (path / "data").stat().st_size  # first, because containerd creates it last
+            if ref := (path / "ref").read_bytes():  # empty while containerd writes it again
+                found[path] = _parse(ref, path, namespaces, available)
+    return found
+
+
+def _parse(ref: bytes, path: Path, namespaces: Collection[str], available: int) -> Ingest | None:
+    match = _REF.fullmatch(ref.decode(errors="replace"))
+    total = path / "total"
+    if match is None or (namespaces and match["namespace"] not in namespaces) or not total.exists():
+        return None
+    try:
+        digest = Digest(match["digest"])
+    except ValueError:
+        return None
+    size = int(total.read_bytes())  # ValueError while containerd writes it again
+    return Ingest(digest, size, available) if size > 0 else None

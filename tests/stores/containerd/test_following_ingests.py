@@ -1,0 +1,190 @@
+"""What the store reports about ingests: blobs that a real containerd is still writing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+
+import pytest
+from tests.stores.containerd.helpers import PROMPT, eventually, ready
+from tests.stores.containerd.tenant import Tenant, new_tenant
+
+from peili.mirror import Digest, Gone, Have
+from peili.mirror.testing import Watched, watching
+from peili.stores.containerd import ContainerdStore
+from peili.stores.containerd import ingests as ingests_module
+from peili.stores.containerd import inotify as inotify_module
+from peili.stores.containerd.inotify import DirectoryNotifier
+
+pytestmark = pytest.mark.anyio
+
+MIB = 1 << 20
+SIZE = 5 * MIB + 12_345
+
+
+@pytest.fixture
+async def store(tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
+    store = tenant.store()
+    async with ready(store):
+        yield store
+
+
+@pytest.fixture
+async def watched(store: ContainerdStore) -> AsyncGenerator[Watched]:
+    async with watching(store) as watched:
+        await watched.until(lambda: watched.synced, within=PROMPT)
+        yield watched
+
+
+@pytest.fixture
+def data() -> bytes:
+    return os.urandom(SIZE)
+
+
+def is_partial(watched: Watched, digest: Digest, available: int) -> Callable[[], bool]:
+    """Return a condition: `digest` was reported as unfinished, with its size and so many bytes."""
+    return lambda: watched.have.get(digest) == Have(digest, SIZE, complete=False, available=available)
+
+
+async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, tenant: Tenant, data: bytes) -> None:
+    async with tenant.writing(data) as writer:
+        await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+        await writer.write(data[: 3 * MIB])
+        await watched.until(is_partial(watched, writer.digest, 3 * MIB), within=PROMPT)
+        await writer.write(data[3 * MIB :])
+        await writer.commit()
+    await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, SIZE), within=PROMPT)
+    events = [event for event in watched.events if isinstance(event, Have | Gone) and event.key == writer.digest]
+    assert not any(isinstance(event, Gone) for event in events)
+    assert [event.complete for event in events if isinstance(event, Have)] == [False] * (len(events) - 1) + [True]
+
+
+async def test_a_new_ingest_is_reported_within_50_ms(watched: Watched, tenant: Tenant) -> None:
+    delays: list[float] = []
+    for _ in range(10):
+        async with tenant.writing(os.urandom(SIZE)) as writer:
+            started = time.monotonic()
+            await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+            delays.append(time.monotonic() - started)
+    assert min(delays) < 0.05, delays  # a busy machine delays some of them
+
+
+async def test_an_ingest_that_was_there_before_is_reported(tenant: Tenant, data: bytes) -> None:
+    async with tenant.writing(data) as writer:
+        await writer.write(data[:MIB])
+    store = tenant.store()
+    for _ in range(2):
+        async with ready(store), watching(store) as watched:
+            await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+
+
+async def test_an_aborted_ingest_is_gone(store: ContainerdStore, watched: Watched, tenant: Tenant, data: bytes) -> None:
+    async with tenant.writing(data) as writer:
+        await writer.write(data[:MIB])
+        await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+        assert await store.discard(writer.digest)
+        await watched.until(lambda: writer.digest not in watched.have, within=PROMPT)
+    async with tenant.writing(data) as writer:  # the next pull
+        await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+        await writer.write(data[: 2 * MIB])
+        await watched.until(is_partial(watched, writer.digest, 2 * MIB), within=PROMPT)
+
+
+async def test_a_list_does_not_remove_an_ingest(watched: Watched, tenant: Tenant, data: bytes) -> None:
+    async with tenant.writing(data) as writer:
+        await writer.write(data[:MIB])
+        await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+        other = await tenant.put(os.urandom(100))
+        await watched.until(lambda: other in watched.have and watched.have[other].complete, within=PROMPT)
+        assert is_partial(watched, writer.digest, MIB)()
+
+
+async def test_a_shorter_file_is_reported(watched: Watched, tenant: Tenant, data: bytes) -> None:
+    async with tenant.writing(data) as writer:
+        await writer.write(data[: 3 * MIB])
+        await watched.until(is_partial(watched, writer.digest, 3 * MIB), within=PROMPT)
+        refs = [ref for ref in tenant.content.glob("ingest/*/ref") if ref.read_text().endswith(writer.digest)]
+        os.truncate(refs[0].with_name("data"), MIB)
+        await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+
+
+async def test_ingests_of_other_namespaces_and_of_complete_blobs_are_not_reported(
+    watched: Watched, tenant: Tenant, data: bytes
+) -> None:
+    other = new_tenant(tenant.containerd, tenant.directory)
+    whole = await tenant.put(data)
+    await watched.until(lambda: watched.have.get(whole) == Have(whole, SIZE), within=PROMPT)
+    before = len(watched.events)
+    async with other.writing(os.urandom(SIZE)) as foreign, other.writing(data):
+        async with tenant.writing(os.urandom(SIZE)) as later:
+            await watched.until(is_partial(watched, later.digest, 0), within=PROMPT)
+        assert foreign.digest not in watched.have
+    assert whole not in {event.key for event in watched.events[before:] if isinstance(event, Have | Gone)}
+
+
+async def test_growth_is_reported_at_a_bounded_rate(watched: Watched, tenant: Tenant) -> None:
+    data = os.urandom(30 * MIB)
+    started = time.monotonic()
+    async with tenant.writing(data) as writer:
+        for start in range(0, len(data), MIB):
+            await writer.write(data[start : start + MIB])
+            await asyncio.sleep(0.03)
+        await writer.commit()
+    await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, len(data)), within=PROMPT)
+    reports = [event for event in watched.events if isinstance(event, Have) and event.key == writer.digest]
+    assert 3 <= len(reports) <= (time.monotonic() - started) / ingests_module.REPORT_INTERVAL + 4
+
+
+@pytest.mark.parametrize("ref", [b"", b"no ref", b"\xff/1/layer-sha256:1", b"default/1/layer-sha256:12", b"a/b/c/d"])
+async def test_odd_directories_are_ignored(watched: Watched, tenant: Tenant, data: bytes, ref: bytes) -> None:
+    odd = tenant.content / "ingest" / "odd"
+    (odd / "total").mkdir(parents=True)
+    (odd / "ref").write_bytes(ref)
+    (odd / "data").touch()
+    try:
+        async with tenant.writing(data) as writer:
+            await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+    finally:
+        shutil.rmtree(odd)
+
+
+async def test_ingests_are_found_without_inotify(tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inotify_module, "_LIBC", object())
+    store = tenant.store()
+    async with ready(store), watching(store) as watched, tenant.writing(data) as writer:
+        assert not DirectoryNotifier().is_active
+        await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+        await writer.write(data)
+        await watched.until(is_partial(watched, writer.digest, SIZE), within=PROMPT)
+
+
+async def test_a_notifier_reports_what_happens_in_its_directories(tmp_path: Path) -> None:
+    notifier = DirectoryNotifier()
+    if not notifier.is_active:
+        pytest.skip("this user has no inotify instance left")
+    assert not notifier.watch(tmp_path / "nowhere")
+    assert notifier.watch(tmp_path)
+    inner = tmp_path / "inner"
+
+    async def is_notified(change: Callable[[], object]) -> bool:
+        started = time.monotonic()
+        change()
+        await notifier.wait(30)
+        return time.monotonic() - started < 30
+
+    assert await is_notified(inner.mkdir)
+    assert notifier.watch(inner)
+    assert await is_notified(lambda: (inner / "file").write_bytes(b"1"))
+    assert await is_notified(lambda: (inner / "file").write_bytes(b"22"))
+    assert await is_notified(lambda: (inner / "file").rename(tmp_path / "file"))
+    notifier.unwatch(inner)
+    (inner / "file").touch()
+    await notifier.wait(0.05)
+    assert await is_notified((tmp_path / "file").unlink)
+    notifier.close()
+    notifier.close()
+    await eventually(lambda: not notifier.is_active, "it is closed")
