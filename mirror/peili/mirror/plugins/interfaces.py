@@ -104,6 +104,9 @@ class Store(Plugin):
 
         Events come in batches. Each caller gets its own sequence. While the backend is away, nothing is yielded; once
         it is back, only the differences are. Does not raise StoreUnavailable.
+
+        Content that is still arriving is a `Have` that is not complete. A store that can open it reports it, and its
+        growth, but not every byte: twice a second is enough. Its end is a complete `Have` or a `Gone`.
         """
 
     @abstractmethod
@@ -144,8 +147,9 @@ class Router(Plugin):
         """Return from where this host should get `want` now.
 
         Called at the start of each transfer and whenever a transfer needs other holders. The answer for a host does not
-        change because it asks again. Peers in ``want.failed`` are left out. The lease in the answer receives the
-        progress, and is released with a reason (see `Lease`). The default is built on `lookup`.
+        change because it asks again. Peers in ``want.failed`` are left out. The mirror fetches only from complete
+        holders. The lease in the answer receives the progress, and is released with a reason (see `Lease`). The default
+        is built on `lookup`.
 
         The mirror calls this in the task of the runtime's request, which waits for it. Calls of other requests may run
         at the same time, also for the same key. The call is cancelled when the runtime disconnects, after twice
@@ -163,7 +167,7 @@ class Router(Plugin):
             try:
                 async with asyncio.timeout(None) as gathering:
                     async for holder in holders:
-                        if holder.peer.id in want.failed:
+                        if not holder.complete or holder.peer.id in want.failed:
                             continue
                         if not found:
                             gathering.reschedule(loop.time() + self.gather_time)
@@ -180,7 +184,8 @@ class Router(Plugin):
         By default nothing is recorded: a router that asks its peers for content does not need it.
 
         Args:
-            have: `Have` events. Other events have no meaning here.
+            have: `Have` events. Other events have no meaning here. If a `Have` is not complete, this host has only a
+                part of the content so far; peers must never take it for the whole.
 
         Raises:
             RouterUnavailable: The keys could not even be recorded.

@@ -296,13 +296,16 @@ class Holders:
         return await race(self._candidates(preferred=preferred), attempt, self._race_options(self.fail))
 
     def _usable(self, holders: Sequence[Holder]) -> tuple[Holder, ...]:
-        """The holders that may be asked, after the one that was faster than the last source. Raises NotFound."""
+        """The holders that may be asked, after the one that was faster than the last source. Raises NotFound.
+
+        Holders of unfinished copies are left out.
+        """
         self.claimed_sizes.update(holder.size for holder in holders if holder.size is not None)
         preferred = self._replacement
         if preferred is not None:
             others = (holder for holder in holders if holder.peer.id != preferred.id)
             holders = (Holder(preferred, complete=True), *others)
-        usable = tuple(holder for holder in holders if holder.peer.id not in self._failed)
+        usable = tuple(each for each in holders if each.complete and each.peer.id not in self._failed)
         if not usable:
             raise NotFound(f"no other peer has {self._request.digest}")
         return usable

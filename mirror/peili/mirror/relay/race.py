@@ -127,7 +127,7 @@ class Candidates:
             while len(self._known) < _MAX_CANDIDATES:
                 async with Deadline(self._timeout):
                     holder = await anext(self._found)
-                if holder.peer.id not in self._known:
+                if holder.complete and holder.peer.id not in self._known:
                     self._known.add(holder.peer.id)
                     self._waiting.append(holder)
                     return True
