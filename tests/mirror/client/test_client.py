@@ -34,7 +34,7 @@ DATA = b"content of a peer"
 
 
 @asynccontextmanager
-async def client(**limits: Any) -> AsyncGenerator[PeerClient]:
+async def peer_client(**limits: Any) -> AsyncGenerator[PeerClient]:
     made = PeerClient(Limits(**{**SHORT, **limits}))
     try:
         yield made
@@ -54,15 +54,15 @@ async def fetch(client: PeerClient, peer: Peer, timeout: float = 20) -> bytes:
 
 
 async def test_an_unreachable_first_url_is_skipped() -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls))) == DATA
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        assert await fetch(client, Peer("a", (refusing_url(), *a.urls))) == DATA
         assert len(a.requests) == 1
 
 
 async def test_a_first_url_that_never_answers_is_skipped_in_time() -> None:
-    with black_hole_url() as nothing:
-        async with peers(DATA, honest) as [a], client(connect_timeout=0.5) as speaking:
-            assert await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=60) == DATA
+    with black_hole_url() as black_hole:
+        async with peers(DATA, honest) as [a], peer_client(connect_timeout=0.5) as client:
+            assert await fetch(client, Peer("a", (black_hole, *a.urls)), timeout=60) == DATA
 
 
 def answer_with_delays(*delays: float, drops: int | None = None) -> Script:
@@ -86,31 +86,31 @@ def answer_with_delays(*delays: float, drops: int | None = None) -> Script:
 
 
 async def test_all_urls_share_one_timeout() -> None:
-    with black_hole_url() as nothing:
-        async with peers(DATA, answer_with_delays(2.4)) as [a], client() as speaking:
+    with black_hole_url() as black_hole:
+        async with peers(DATA, answer_with_delays(2.4)) as [a], peer_client() as client:
             with pytest.raises(PeerUnavailable) as caught:
-                await fetch(speaking, Peer("a", (nothing, *a.urls)), timeout=3)
+                await fetch(client, Peer("a", (black_hole, *a.urls)), timeout=3)
             assert (caught.value.reason, len(a.requests)) == ("silent", 1)
 
 
 async def test_the_remaining_time_is_for_the_next_url() -> None:
-    async with peers(DATA, answer_with_delays(2.1)) as [a], client() as speaking:
-        assert await fetch(speaking, Peer("a", (refusing_url(), *a.urls)), timeout=3) == DATA
+    async with peers(DATA, answer_with_delays(2.1)) as [a], peer_client() as client:
+        assert await fetch(client, Peer("a", (refusing_url(), *a.urls)), timeout=3) == DATA
 
 
 async def test_a_dropped_connection_does_not_restart_the_timeout() -> None:
-    async with peers(DATA, answer_with_delays(0, 2.4, 2.4, drops=1)) as [a], client() as speaking:
-        assert await fetch(speaking, a.peer) == DATA
+    async with peers(DATA, answer_with_delays(0, 2.4, 2.4, drops=1)) as [a], peer_client() as client:
+        assert await fetch(client, a.peer) == DATA
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, a.peer, timeout=3)
+            await fetch(client, a.peer, timeout=3)
         assert (caught.value.reason, len(a.requests), a.connections) == ("silent", 3, 2)
 
 
 async def test_unreachable_urls_fail_in_time() -> None:
     with black_hole_url() as one, black_hole_url() as other:
-        async with client() as speaking:
+        async with peer_client() as client:
             with pytest.raises(PeerUnavailable) as caught:
-                await fetch(speaking, Peer("a", (one, other)), timeout=0.5)
+                await fetch(client, Peer("a", (one, other)), timeout=0.5)
             assert caught.value.reason == "unreachable"
 
 
@@ -123,27 +123,27 @@ async def test_the_url_that_worked_is_tried_first() -> None:
 
     server = await asyncio.start_server(turn_away, "127.0.0.1", 0)
     first = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server, peers(DATA, honest) as [a], client() as speaking:
+    async with server, peers(DATA, honest) as [a], peer_client() as client:
         for _ in range(3):
-            assert await fetch(speaking, Peer("a", (first, *a.urls))) == DATA
+            assert await fetch(client, Peer("a", (first, *a.urls))) == DATA
         assert len(turned_away) == 1
 
 
 async def test_after_a_failure_the_other_url_is_used() -> None:
     first = ScriptedPeer("a", DATA, honest)
-    async with peers(DATA, honest) as [second], client() as speaking:
+    async with peers(DATA, honest) as [second], peer_client() as client:
         async with listening(first):
             peer = Peer("a", (*first.urls, *second.urls))
-            assert await fetch(speaking, peer) == DATA
+            assert await fetch(client, peer) == DATA
             assert second.requests == []
-        assert await fetch(speaking, peer) == DATA
+        assert await fetch(client, peer) == DATA
         assert len(second.requests) == 1
 
 
 async def test_ipv6() -> None:
-    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, client() as speaking:
+    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, peer_client() as client:
         assert a.urls[0].startswith("http://[::1]:")
-        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
 
 
 async def test_a_relay_uses_the_url_that_works() -> None:
@@ -155,8 +155,8 @@ async def test_a_relay_uses_the_url_that_works() -> None:
 
 
 async def test_a_base_url_may_have_a_path() -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        assert await fetch(client, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
         assert a.requests[0].path == "/peili/x"
 
 
@@ -168,22 +168,22 @@ async def test_an_idle_connection_closed_by_the_peer_is_replaced() -> None:
         else:
             await honest(exchange)
 
-    async with peers(DATA, once) as [a], client() as speaking:
-        assert await fetch(speaking, a.peer) == DATA
-        assert await fetch(speaking, a.peer) == DATA
+    async with peers(DATA, once) as [a], peer_client() as client:
+        assert await fetch(client, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
         assert (len(a.requests), a.connections) == (3, 2)
 
 
 async def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, refusing_url())
-    async with peers(DATA, honest) as [a], client() as speaking:
-        assert await fetch(speaking, a.peer) == DATA
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        assert await fetch(client, a.peer) == DATA
 
 
 async def test_a_redirect_is_returned_and_not_followed() -> None:
-    async with peers(DATA, answers(307, location="/elsewhere")) as [a], client() as speaking:
-        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 307
+    async with peers(DATA, answers(307, location="/elsewhere")) as [a], peer_client() as client:
+        assert (await client.head(a.peer, "/x", timeout=20)).status == 307
         assert len(a.requests) == 1
 
 
@@ -192,9 +192,9 @@ async def test_a_redirect_is_returned_and_not_followed() -> None:
     [(silent, "silent", 0.3), (breaks_connections, "broken", 60), (no_http, "broken", 60)],
 )
 async def test_network_errors_become_peer_unavailable(script: Script, reason: str, timeout: float) -> None:
-    async with peers(DATA, script) as [a], client() as speaking:
+    async with peers(DATA, script) as [a], peer_client() as client:
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, a.peer, timeout=timeout)
+            await fetch(client, a.peer, timeout=timeout)
         assert caught.value.reason == reason
         assert "peer a" in str(caught.value)
         await until(lambda: a.open == 0)
@@ -212,34 +212,34 @@ async def test_network_errors_become_peer_unavailable(script: Script, reason: st
     ],
 )
 async def test_malformed_hosts_are_unreachable(url: str) -> None:
-    async with client() as speaking:
+    async with peer_client() as client:
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, Peer("a", (url,)))
+            await fetch(client, Peer("a", (url,)))
         assert caught.value.reason == "unreachable"
 
 
 async def test_a_peer_without_tls_is_unreachable_by_https() -> None:
-    async with peers(DATA, no_http) as [a], client() as speaking:
+    async with peers(DATA, no_http) as [a], peer_client() as client:
         with pytest.raises(PeerUnavailable):
-            await fetch(speaking, Peer("a", (a.urls[0].replace("http:", "https:"),)))
+            await fetch(client, Peer("a", (a.urls[0].replace("http:", "https:"),)))
 
 
 async def test_a_peer_without_a_url_is_unreachable() -> None:
-    async with client() as speaking:
+    async with peer_client() as client:
         with pytest.raises(PeerUnavailable, match="has no URL"):
-            await fetch(speaking, Peer("a", ()))
+            await fetch(client, Peer("a", ()))
 
 
 async def test_a_closed_client_raises() -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        await speaking.aclose()
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        await client.aclose()
         with pytest.raises(PeerUnavailable, match="closed"):
-            await fetch(speaking, a.peer)
+            await fetch(client, a.peer)
 
 
 async def test_a_cancelled_request_leaves_no_connection_open() -> None:
-    async with peers(DATA, silent) as [a], client() as speaking:
+    async with peers(DATA, silent) as [a], peer_client() as client:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await fetch(speaking, a.peer)
+                await fetch(client, a.peer)
         await until(lambda: a.open == 0)

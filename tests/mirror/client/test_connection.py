@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.mirror.client.test_client import client
+from tests.mirror.client.test_client import peer_client
 from tests.mirror.relay.peers import (
     Exchange,
     Script,
@@ -35,9 +35,9 @@ TOKENS = st.text("abcdefghijklmnopqrstuvwxyzABC-0123456789", min_size=1, max_siz
 VALUES = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), max_size=40)
 
 
-async def fetch(speaking: PeerClient, peer: Peer, method: str = "GET", *, timeout: float = 20) -> bytes:
+async def fetch(client: PeerClient, peer: Peer, method: str = "GET", *, timeout: float = 20) -> bytes:
     """Return the whole body."""
-    answer = await speaking.open(method, peer, "/x", timeout=timeout)
+    answer = await client.open(method, peer, "/x", timeout=timeout)
     try:
         body = memoryview(bytearray(answer.length or 0))
         filled = 0
@@ -103,9 +103,9 @@ async def test_a_connection_is_reused_if_the_peer_keeps_it_open(line: str, versi
     async def script(exchange: Exchange) -> None:
         await exchange.send(f"HTTP/{version} 200 x\r\n{line}Content-Length: 3\r\n\r\nabc".encode())
 
-    async with peers(DATA, script) as [a], client() as speaking:
+    async with peers(DATA, script) as [a], peer_client() as client:
         for _ in range(3):
-            assert await fetch(speaking, a.peer) == b"abc"
+            assert await fetch(client, a.peer) == b"abc"
         assert a.connections == (1 if kept else 3)
 
 
@@ -117,9 +117,9 @@ async def test_a_response_may_arrive_in_any_pieces() -> None:
             await exchange.send(whole[at : at + 1])
             await asyncio.sleep(0)
 
-    async with peers(DATA, script) as [a], client() as speaking:
-        assert await fetch(speaking, a.peer) == DATA
-        assert await fetch(speaking, a.peer) == DATA
+    async with peers(DATA, script) as [a], peer_client() as client:
+        assert await fetch(client, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
         assert a.connections == 1
 
 
@@ -129,9 +129,9 @@ async def test_the_size_of_a_head_is_limited() -> None:
         while True:
             await exchange.send(b"X-Header: and so on\r\n" * 1000)
 
-    async with peers(DATA, endless) as [a], client() as speaking:
+    async with peers(DATA, endless) as [a], peer_client() as client:
         with pytest.raises(PeerUnavailable, match=str(MAX_HEAD_SIZE)) as caught:
-            await fetch(speaking, a.peer)
+            await fetch(client, a.peer)
         assert caught.value.reason == "broken"
         await until(lambda: a.open == 0)
 
@@ -141,9 +141,9 @@ async def test_the_size_of_a_head_is_limited() -> None:
     [(silent, "silent"), (short_after(5), "broken"), (no_http, "broken")],
 )
 async def test_each_failure_has_its_reason(script: Script, reason: str) -> None:
-    async with peers(DATA, script) as [a], client() as speaking:
+    async with peers(DATA, script) as [a], peer_client() as client:
         with pytest.raises(PeerUnavailable) as caught:
-            await fetch(speaking, a.peer, timeout=1)
+            await fetch(client, a.peer, timeout=1)
         assert caught.value.reason == reason
         await until(lambda: a.open == 0)
 
@@ -155,9 +155,9 @@ async def test_an_idle_connection_that_closes_on_a_request_is_replaced_once() ->
         else:
             await honest(exchange)
 
-    async with peers(DATA, once) as [a], client() as speaking:
-        assert await fetch(speaking, a.peer) == DATA
-        assert await fetch(speaking, a.peer) == DATA
+    async with peers(DATA, once) as [a], peer_client() as client:
+        assert await fetch(client, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
         assert (len(a.requests), a.connections) == (3, 2)
 
 
@@ -166,21 +166,21 @@ async def test_an_idle_connection_that_the_peer_closed_is_not_used() -> None:
         await honest(exchange)
         exchange.close()
 
-    async with peers(DATA, closing) as [a], client() as speaking:
+    async with peers(DATA, closing) as [a], peer_client() as client:
         for _ in range(3):
-            assert await fetch(speaking, a.peer) == DATA
+            assert await fetch(client, a.peer) == DATA
             await until(lambda: a.open == 0)
         assert (len(a.requests), a.connections) == (3, 3)
 
 
 async def test_after_an_unread_body_the_connection_is_not_reused() -> None:
     data = content(100_000)
-    async with peers(data, honest) as [a], client() as speaking:
-        answer = await speaking.open("GET", a.peer, "/x", timeout=20)
+    async with peers(data, honest) as [a], peer_client() as client:
+        answer = await client.open("GET", a.peer, "/x", timeout=20)
         assert await answer.readinto(memoryview(bytearray(10))) == 10
         answer.close()
         await until(lambda: a.open == 0)
-        assert await fetch(speaking, a.peer) == data
+        assert await fetch(client, a.peer) == data
         assert a.connections == 2
 
 
@@ -189,9 +189,9 @@ async def test_bytes_after_a_response_are_not_the_next_response() -> None:
         await honest(exchange)
         await exchange.send(b"HTTP/1.1 200 x\r\nContent-Length: 6\r\n\r\nforged")
 
-    async with peers(DATA, chatty) as [a], client() as speaking:
+    async with peers(DATA, chatty) as [a], peer_client() as client:
         for _ in range(3):
-            answer = await speaking.open("GET", a.peer, "/x", timeout=20)
+            answer = await client.open("GET", a.peer, "/x", timeout=20)
             await until(lambda: a.exchanges[-1].sent > len(DATA) + 100)
             body = memoryview(bytearray(len(DATA)))
             assert await answer.readinto(body) == len(DATA)
@@ -212,16 +212,16 @@ async def test_a_late_body_is_not_the_next_response(by: str, turns: int, tmp_pat
             sent.set()
 
     node = make_certificate(tmp_path)
-    a, speaking = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=node.client_context())
+    a, client = ScriptedPeer("a", DATA, late), PeerClient(Limits(**SHORT), tls=node.client_context())
     async with listening(a, tls=node.server_context() if by == "tls" else None):
-        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
+        assert (await client.head(a.peer, "/x", timeout=20)).status == 200
         go_on.set()
         await sent.wait()
         for _ in range(turns):
             await asyncio.sleep(0)
-        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
         assert a.connections == 2
-        await speaking.aclose()
+        await client.aclose()
 
 
 @pytest.mark.parametrize("by", ["tcp", "tls"])
@@ -236,63 +236,63 @@ async def test_an_idle_connection_that_ends_is_replaced(by: str, when: str, how:
             exchange.close() if how == "closes" else exchange.reset()
 
     node = make_certificate(tmp_path)
-    a, speaking = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
+    a, client = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
     async with listening(a, tls=node.server_context() if by == "tls" else None):
-        assert (await speaking.head(a.peer, "/x", timeout=20)).status == 200
+        assert (await client.head(a.peer, "/x", timeout=20)).status == 200
         await until(lambda: not a.open or when == "as it is asked")
-        assert await fetch(speaking, a.peer) == DATA
+        assert await fetch(client, a.peer) == DATA
         assert a.connections == 2
-        await speaking.aclose()
+        await client.aclose()
 
 
 async def test_the_response_to_head_has_no_body() -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
+    async with peers(DATA, honest) as [a], peer_client() as client:
         for _ in range(3):
-            assert (await speaking.head(a.peer, "/x", timeout=20)).header("Content-Length") == str(len(DATA))
-        assert await fetch(speaking, a.peer) == DATA
+            assert (await client.head(a.peer, "/x", timeout=20)).header("Content-Length") == str(len(DATA))
+        assert await fetch(client, a.peer) == DATA
         assert a.connections == 1
 
 
 async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "KEEP_ALIVE", 0.1)
-    async with peers(DATA, honest) as [a], client() as speaking:
-        await fetch(speaking, a.peer)
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        await fetch(client, a.peer)
         assert a.open == 1
         await until(lambda: a.open == 0)
 
 
 async def test_closing_the_client_ends_reads_with_an_error() -> None:
-    async with peers(DATA, silent) as [a], client() as speaking:
-        waiting = asyncio.create_task(speaking.open("GET", a.peer, "/x", timeout=10))
+    async with peers(DATA, silent) as [a], peer_client() as client:
+        waiting = asyncio.create_task(client.open("GET", a.peer, "/x", timeout=10))
         await until(lambda: a.requests)
-        await speaking.aclose()
+        await client.aclose()
         with pytest.raises(PeerUnavailable):
             await waiting
         await until(lambda: a.open == 0)
         with pytest.raises(PeerUnavailable, match="closed"):
-            await speaking.open("GET", a.peer, "/x", timeout=20)
+            await client.open("GET", a.peer, "/x", timeout=20)
 
 
 async def test_line_breaks_cannot_split_a_request() -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        await speaking.head(a.peer, "/x y\r\nHost: z", timeout=20)
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        await client.head(a.peer, "/x y\r\nHost: z", timeout=20)
         assert a.requests[0].path == "/x%20y%0D%0AHost:%20z"
         with pytest.raises(ValueError, match="more than one line"):
-            await speaking.head(a.peer, "/x", timeout=0.5, headers={"A": "b\r\nC: d"})
+            await client.head(a.peer, "/x", timeout=0.5, headers={"A": "b\r\nC: d"})
         assert len(a.requests) == 1
 
 
 async def test_ipv6_and_a_path_in_the_url() -> None:
-    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, client() as speaking:
-        assert await fetch(speaking, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
+    async with listening(ScriptedPeer("a", DATA, honest), "::1") as a, peer_client() as client:
+        assert await fetch(client, Peer("a", (f"{a.urls[0]}/peili",))) == DATA
         assert a.requests[0].path == "/peili/x"
         assert a.requests[0].headers["host"] == a.urls[0].removeprefix("http://")
 
 
 async def test_every_request_has_the_headers_of_the_client() -> None:
-    speaking = PeerClient(Limits(**SHORT), headers={"Authorization": "Bearer of-the-cluster"})
+    client = PeerClient(Limits(**SHORT), headers={"Authorization": "Bearer of-the-cluster"})
     async with peers(DATA, honest) as [a]:
-        await fetch(speaking, a.peer)
-        await speaking.head(a.peer, "/x", timeout=20)
-        await speaking.aclose()
+        await fetch(client, a.peer)
+        await client.head(a.peer, "/x", timeout=20)
+        await client.aclose()
     assert [each.headers["authorization"] for each in a.requests] == ["Bearer of-the-cluster"] * 2

@@ -11,7 +11,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
-from tests.mirror.client.test_client import DATA, client, fetch
+from tests.mirror.client.test_client import DATA, fetch, peer_client
 from tests.mirror.relay.peers import honest, peers
 from tests.mirror.relay.pulling import until
 
@@ -78,18 +78,18 @@ def with_name(peer: Peer, name: str) -> Peer:
 
 
 async def test_hanging_lookups_do_not_block_other_work(server: NameServer) -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        hanging = [fetch(speaking, with_name(a.peer, f"n{number}"), timeout=0.3) for number in range(40)]
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        hanging = [fetch(client, with_name(a.peer, f"n{number}"), timeout=0.3) for number in range(40)]
         failed = await asyncio.gather(*hanging, return_exceptions=True)
         assert {type(each) for each in failed} == {PeerUnavailable}
         async with asyncio.timeout(60):
             assert await asyncio.to_thread(lambda: "other work") == "other work"
-            assert await fetch(speaking, a.peer) == DATA
+            assert await fetch(client, a.peer) == DATA
 
 
 async def test_concurrent_requests_share_one_lookup(server: NameServer) -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        waiting = [asyncio.create_task(fetch(speaking, with_name(a.peer, "n"))) for _ in range(3)]
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        waiting = [asyncio.create_task(fetch(client, with_name(a.peer, "n"))) for _ in range(3)]
         await until(lambda: server.asked)
         waiting[0].cancel()
         server.answers.set()
@@ -98,10 +98,10 @@ async def test_concurrent_requests_share_one_lookup(server: NameServer) -> None:
 
 
 async def test_an_abandoned_lookup_serves_the_next_request(server: NameServer) -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
+    async with peers(DATA, honest) as [a], peer_client() as client:
         with pytest.raises(PeerUnavailable):
-            await fetch(speaking, with_name(a.peer, "n"), timeout=0.3)
-        again = asyncio.create_task(fetch(speaking, with_name(a.peer, "n")))
+            await fetch(client, with_name(a.peer, "n"), timeout=0.3)
+        again = asyncio.create_task(fetch(client, with_name(a.peer, "n")))
         await asyncio.sleep(0)
         server.answers.set()
         assert await again == DATA
@@ -109,23 +109,23 @@ async def test_an_abandoned_lookup_serves_the_next_request(server: NameServer) -
 
 
 async def test_closing_does_not_wait_for_lookups(server: NameServer) -> None:
-    speaking = PeerClient(Limits(connect_timeout=600))
+    client = PeerClient(Limits(connect_timeout=600))
     async with peers(DATA, honest) as [a]:
-        asking = [speaking.head(with_name(a.peer, f"n{number}"), "/x", timeout=600) for number in range(20)]
+        asking = [client.head(with_name(a.peer, f"n{number}"), "/x", timeout=600) for number in range(20)]
         waiting = asyncio.gather(*asking, return_exceptions=True)
         await until(lambda: len(server.asked) > 1)
         async with asyncio.timeout(60):  # less than the name server takes
-            await speaking.aclose()
+            await client.aclose()
             assert {type(each) for each in await waiting} == {PeerUnavailable}
         with pytest.raises(PeerUnavailable, match="closed"):
-            await speaking.head(with_name(a.peer, "m"), "/x", timeout=1)
+            await client.head(with_name(a.peer, "m"), "/x", timeout=1)
     server.answers.set()
     await until(lambda: not threads())
 
 
 async def test_a_lookup_leaves_no_thread(server: NameServer) -> None:
-    async with peers(DATA, honest) as [a], client() as speaking:
-        waiting = asyncio.create_task(fetch(speaking, with_name(a.peer, "n")))
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        waiting = asyncio.create_task(fetch(client, with_name(a.peer, "n")))
         await until(threads)
         server.answers.set()
         assert await waiting == DATA
@@ -141,7 +141,7 @@ async def test_an_unknown_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    async with client() as speaking:
+    async with peer_client() as client:
         with pytest.raises(PeerUnavailable, match="Name or service not known") as caught:
-            await speaking.head(Peer("a", ("http://nobody.example:80",)), "/x", timeout=1)
+            await client.head(Peer("a", ("http://nobody.example:80",)), "/x", timeout=1)
         assert caught.value.reason == "unreachable"

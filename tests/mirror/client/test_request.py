@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from tests.mirror.client.test_client import client
+from tests.mirror.client.test_client import peer_client
 from tests.mirror.relay.pulling import until
 from tests.support.neighbours import refusing_url, served
 
@@ -51,17 +51,17 @@ async def raw(serve: Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]) -
         server.close()
 
 
-async def post(speaking: PeerClient, peer: Peer, body: bytes = b"{}", most: int = 1000, timeout: float = 20) -> bytes:
-    head, answer = await speaking.request("POST", peer, "/echo", body, timeout=timeout, max_response=most)
+async def post(client: PeerClient, peer: Peer, body: bytes = b"{}", most: int = 1000, timeout: float = 20) -> bytes:
+    head, answer = await client.request("POST", peer, "/echo", body, timeout=timeout, max_response=most)
     assert head.status in {200, 409}
     return answer
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", LARGE], ids=len)
 async def test_a_body_is_sent_and_the_response_is_read_to_its_end(body: bytes) -> None:
-    async with echoing() as peer, client() as speaking:
+    async with echoing() as peer, peer_client() as client:
         for method in ("POST", "PUT"):
-            head, answer = await speaking.request(
+            head, answer = await client.request(
                 method, peer, "/echo", body, timeout=20, max_response=len(LARGE), headers={"Content-Type": "text/x"}
             )
             assert (head.status, head.header("X-Method"), head.header("X-Type")) == (409, method, "text/x")
@@ -69,32 +69,32 @@ async def test_a_body_is_sent_and_the_response_is_read_to_its_end(body: bytes) -
 
 
 async def test_the_connection_is_used_again() -> None:
-    async with echoing() as peer, client() as speaking:
+    async with echoing() as peer, peer_client() as client:
         for number in range(3):
-            assert await post(speaking, peer, str(number).encode()) == str(number).encode()
-            assert len(speaking._pool._idle) == 1  # pyright: ignore[reportPrivateUsage] - nothing else shows it
+            assert await post(client, peer, str(number).encode()) == str(number).encode()
+            assert len(client._pool._idle) == 1  # pyright: ignore[reportPrivateUsage] - nothing else shows it
 
 
 async def test_the_connection_is_closed_if_the_caller_says_so() -> None:
-    async with echoing() as peer, client() as speaking:
-        await speaking.request("POST", peer, "/echo", b"1", timeout=20, max_response=9, headers={"Connection": "close"})
-        assert not speaking._pool._idle  # pyright: ignore[reportPrivateUsage]
+    async with echoing() as peer, peer_client() as client:
+        await client.request("POST", peer, "/echo", b"1", timeout=20, max_response=9, headers={"Connection": "close"})
+        assert not client._pool._idle  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_a_response_that_is_too_large_is_not_read() -> None:
-    async with echoing() as peer, client() as speaking:
-        assert await post(speaking, peer, bytes(100), most=100) == bytes(100)
+    async with echoing() as peer, peer_client() as client:
+        assert await post(client, peer, bytes(100), most=100) == bytes(100)
         with pytest.raises(PeerUnavailable, match="at most 99"):
-            await post(speaking, peer, bytes(100), most=99)
+            await post(client, peer, bytes(100), most=99)
 
 
 async def test_a_response_without_a_length_is_an_error() -> None:
     async def serve(_: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n")
 
-    async with raw(serve) as peer, client() as speaking:
+    async with raw(serve) as peer, peer_client() as client:
         with pytest.raises(PeerUnavailable, match="size"):
-            await post(speaking, peer)
+            await post(client, peer)
 
 
 async def test_a_request_is_not_repeated_once_it_may_have_been_read() -> None:
@@ -107,10 +107,10 @@ async def test_a_request_is_not_repeated_once_it_may_have_been_read() -> None:
             return
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-    async with raw(serve) as peer, client() as speaking:
-        await post(speaking, peer, b"")
+    async with raw(serve) as peer, peer_client() as client:
+        await post(client, peer, b"")
         with pytest.raises(PeerUnavailable) as caught:
-            await post(speaking, peer, b"")
+            await post(client, peer, b"")
         assert caught.value.reason == FailureReason.BROKEN
     assert len(requests) == 2
 
@@ -124,12 +124,12 @@ async def test_a_kept_connection_that_was_closed_before_is_not_used() -> None:
         writers.append(writer)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-    async with raw(serve) as peer, client() as speaking:
-        await post(speaking, peer, b"")
-        [idle] = speaking._pool._idle  # pyright: ignore[reportPrivateUsage]
+    async with raw(serve) as peer, peer_client() as client:
+        await post(client, peer, b"")
+        [idle] = client._pool._idle  # pyright: ignore[reportPrivateUsage]
         writers[0].close()
         await until(lambda: not idle.transport.is_quiet())
-        await post(speaking, peer, b"")
+        await post(client, peer, b"")
     assert len(requests) == 2
 
 
@@ -139,16 +139,16 @@ async def test_the_whole_response_has_to_arrive_in_time(when: str) -> None:
         if when == "in the body":
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab")
 
-    async with raw(serve) as peer, client() as speaking:
+    async with raw(serve) as peer, peer_client() as client:
         with pytest.raises(PeerUnavailable) as caught:
-            await post(speaking, peer, timeout=0.2)
+            await post(client, peer, timeout=0.2)
         assert caught.value.reason == FailureReason.SILENT
-        assert not speaking._pool._idle  # pyright: ignore[reportPrivateUsage]
+        assert not client._pool._idle  # pyright: ignore[reportPrivateUsage]
 
 
 async def test_the_next_url_is_tried_if_no_connection_can_be_made() -> None:
-    async with echoing() as peer, client() as speaking:
-        assert await post(speaking, Peer("a", (refusing_url(), *peer.urls)), b"x") == b"x"
+    async with echoing() as peer, peer_client() as client:
+        assert await post(client, Peer("a", (refusing_url(), *peer.urls)), b"x") == b"x"
         with pytest.raises(PeerUnavailable) as caught:
-            await post(speaking, Peer("b", (refusing_url(),)))
+            await post(client, Peer("b", (refusing_url(),)))
         assert caught.value.reason == FailureReason.UNREACHABLE

@@ -63,17 +63,17 @@ class InMemoryHost:
 @asynccontextmanager
 async def in_memory_host(**options: Any) -> AsyncGenerator[InMemoryHost]:
     """Yield a host whose mirror is running."""
-    it = InMemoryHost(**options)
-    async with it.mirror:
-        yield it
+    host = InMemoryHost(**options)
+    async with host.mirror:
+        yield host
 
 
 @asynccontextmanager
 async def client_for(app: ASGIApp, client: str = "127.0.0.1") -> AsyncGenerator[httpx.AsyncClient]:
     """Yield a client of `app` that has the address `client`."""
     transport = httpx.ASGITransport(app, client=(client, 40000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as it:
-        yield it
+    async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as http_client:
+        yield http_client
 
 
 def error_codes(response: httpx.Response) -> Sequence[str]:

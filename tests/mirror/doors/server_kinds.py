@@ -140,8 +140,8 @@ def on_uvicorn(app: Callable[[Mirror], ASGIApp] | None = None, **config: Any) ->
 
     @asynccontextmanager
     async def serving(mirror: Mirror) -> AsyncGenerator[tuple[str, Callable[[], Any]]]:
-        it = app(mirror) if app else mirror.local
-        server = uvicorn.Server(uvicorn.Config(it, lifespan="off", log_config=None, ws="none", **config))
+        served_app = app(mirror) if app else mirror.local
+        server = uvicorn.Server(uvicorn.Config(served_app, lifespan="off", log_config=None, ws="none", **config))
         with socket.create_server(("127.0.0.1", 0)) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             running = asyncio.create_task(server.serve([sock]))

@@ -23,14 +23,14 @@ ABSENT = "sha256:" + "0" * 64
 
 @pytest.fixture
 async def host() -> AsyncGenerator[InMemoryHost]:
-    async with in_memory_host() as it:
-        yield it
+    async with in_memory_host() as running_host:
+        yield running_host
 
 
 @pytest.fixture(params=DOORS)
 async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_for(host.door(request.param)) as it:
-        yield it
+    async with client_for(host.door(request.param)) as http_client:
+        yield http_client
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -206,8 +206,8 @@ async def test_a_manifest_of_an_unknown_type_keeps_its_own_type(client: httpx.As
 
 
 async def test_a_tagged_blob_is_not_a_manifest(client: httpx.AsyncClient, host: InMemoryHost) -> None:
-    said = Descriptor("application/vnd.example.thing.v1+json", host.layer.digest, host.layer.size)
-    host.store.tag(Reference("registry.example", "demo", "layer"), said)
+    descriptor = Descriptor("application/vnd.example.thing.v1+json", host.layer.digest, host.layer.size)
+    host.store.tag(Reference("registry.example", "demo", "layer"), descriptor)
     response = await client.get("/v2/registry.example/demo/manifests/layer")
     assert (response.status_code, error_codes(response)) == (404, ["MANIFEST_UNKNOWN"])
 

@@ -230,8 +230,8 @@ class TimingOutStore(MemoryStore, Resolver):
 async def test_a_timeout_error_of_the_plugin_itself_is_a_failure(
     door: str, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    it = TimingOutStore()
-    mirror = Mirror(it, MemoryRouter(), it)
+    plugin = TimingOutStore()
+    mirror = Mirror(plugin, MemoryRouter(), plugin)
     async with mirror, client_for(getattr(mirror, door)) as client:
         assert (await client.get(path)).status_code == 404
         assert 'peili_limited_total{limit="first_byte_timeout"} 0.0' in (await metrics_of(mirror))

@@ -132,8 +132,8 @@ async def first_bytes(address: str, request: bytes) -> bytes:
 
 @pytest.fixture
 async def host() -> AsyncGenerator[ServedHost]:
-    async with served_host(limits=Limits(header_timeout=1)) as it:
-        yield it
+    async with served_host(limits=Limits(header_timeout=1)) as running_host:
+        yield running_host
 
 
 @pytest.mark.parametrize("request_", HOSTILE.values(), ids=HOSTILE.keys())

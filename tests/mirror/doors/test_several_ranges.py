@@ -25,14 +25,14 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 async def host() -> AsyncGenerator[InMemoryHost]:
-    async with in_memory_host() as it:
-        yield it
+    async with in_memory_host() as running_host:
+        yield running_host
 
 
 @pytest.fixture(params=DOORS)
 async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_for(host.door(request.param)) as it:
-        yield it
+    async with client_for(host.door(request.param)) as http_client:
+        yield http_client
 
 
 def _expected_spans(range_header: str, size: int) -> list[tuple[int, int]]:

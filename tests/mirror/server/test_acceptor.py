@@ -55,11 +55,11 @@ class IdleConnections:
 
 @contextmanager
 def idle_connections(address: str) -> Generator[IdleConnections]:
-    it = IdleConnections(address)
+    connections = IdleConnections(address)
     try:
-        yield it
+        yield connections
     finally:
-        it.close()
+        connections.close()
 
 
 async def ask(address: str, request: bytes = REQUEST) -> bytes:
@@ -144,40 +144,40 @@ async def test_many_idle_connections_do_not_affect_the_other_door(
     door: str, descriptors: int, count: int, tmp_path: Path
 ) -> None:
     [other] = set(DOORS) - {door}
-    async with few_descriptors_process(tmp_path / "log", descriptors) as it:
-        with idle_connections(it.doors[door]) as idle:
+    async with few_descriptors_process(tmp_path / "log", descriptors) as process:
+        with idle_connections(process.doors[door]) as idle:
             adding = asyncio.create_task(idle.add(count))
             responses = 0
             while not adding.done() or responses < 50:
-                assert await ask(it.doors[other]) == OK
+                assert await ask(process.doors[other]) == OK
                 responses += 1
             await adding
             await until(lambda: idle.open <= descriptors // 3)
-            await wait_for_response(it.doors[door])  # while they stay
+            await wait_for_response(process.doors[door])  # while they stay
             assert idle.open > descriptors // 4
-        await wait_for_response(it.doors[door])
-        assert await ask(it.doors[other]) == OK
-        assert await it.command("free") == descriptors
+        await wait_for_response(process.doors[door])
+        assert await ask(process.doors[other]) == OK
+        assert await process.command("free") == descriptors
         warning = f"the {door} door has {descriptors // 3} connections"
-        assert [warning in each for each in it.log] in ([], [True], [True] * 2)  # a minute may have passed
+        assert [warning in each for each in process.log] in ([], [True], [True] * 2)  # a minute may have passed
 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_without_free_descriptors_connections_are_closed(door: str, tmp_path: Path) -> None:
-    async with few_descriptors_process(tmp_path / "log", 200) as it:
-        assert await ask(it.doors[door]) == OK
+    async with few_descriptors_process(tmp_path / "log", 200) as process:
+        assert await ask(process.doors[door]) == OK
         refused = 0
         async with asyncio.timeout(QUICK):
             while refused < 50:
-                await it.command("fill")  # each time: what was closed just then is free again
-                refused += await ask(it.doors[door]) == b""
-        with idle_connections(it.doors[door]) as idle:
+                await process.command("fill")  # each time: what was closed just then is free again
+                refused += await ask(process.doors[door]) == b""
+        with idle_connections(process.doors[door]) as idle:
             await idle.add(100)
             await until(lambda: idle.open == 0)
-        await it.command("free")
-        await wait_for_response(it.doors[door])
+        await process.command("free")
+        await wait_for_response(process.doors[door])
         warning = f"the {door} door can't accept connections: Too many open files"
-        assert [warning in each for each in it.log] in ([True], [True] * 2)  # a minute may have passed
+        assert [warning in each for each in process.log] in ([True], [True] * 2)  # a minute may have passed
 
 
 class FailingListener(socket.socket):

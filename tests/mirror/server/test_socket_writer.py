@@ -59,20 +59,20 @@ class Connection(asyncio.Protocol):
 @asynccontextmanager
 async def connected() -> AsyncGenerator[tuple[Connection, socket.socket]]:
     """Yield the server side with a socket writer, and the client's socket, whose buffer is small."""
-    it = Connection()
+    connection = Connection()
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: it, "127.0.0.1", 0)
+    server = await loop.create_server(lambda: connection, "127.0.0.1", 0)
     with socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
         client.setblocking(False)
         await loop.sock_connect(client, server.sockets[0].getsockname())
-        await it.made.wait()
+        await connection.made.wait()
         try:
             async with asyncio.timeout(60):
-                yield it, client
+                yield connection, client
         finally:
-            it.socket_writer.close()
-            it.transport.abort()
+            connection.socket_writer.close()
+            connection.transport.abort()
             server.close()
             await server.wait_closed()
 
