@@ -82,7 +82,7 @@ async def test_hashing_in_ten_transfers_does_not_slow_a_head_request(monkeypatch
         transfers = [asyncio.create_task(host.get(Digest.of(data))) for _ in range(10)]
         await until(hashing.is_set)
         for _ in range(10):
-            assert (await host.get(Digest.of(b"what nobody has"), method="HEAD")).status == 404
+            assert (await host.get(Digest.of(b"content of no peer"), method="HEAD")).status == 404
         answered.set()
         assert not in_vain.is_set()
         assert {(await each).body == data for each in transfers} == {True}

@@ -126,8 +126,8 @@ def claims_in_head(**fields: Any) -> Script:
 async def test_a_size_that_contradicts_a_verified_manifest_is_not_passed_on(size: int) -> None:
     data = content(LARGE)
     manifest = manifest_with(Digest.of(data), LARGE)
-    liar = claims_in_head(content_length=str(size))
-    async with peers(manifest, honest) as [m], peers(data, liar, honest) as [a, b]:
+    script = claims_in_head(content_length=str(size))
+    async with peers(manifest, honest) as [m], peers(data, script, honest) as [a, b]:
         router = AdvisingRouter(Feed((m.holder,)), Feed((a.holder, b.holder)))
         async with pulling(router) as host:
             await _request(host, "GET", Digest.of(manifest), "manifests")

@@ -275,8 +275,8 @@ async def test_a_proven_holder_is_preferred_soon_after_a_failure() -> None:
 
 async def test_a_doubted_holder_ranks_with_the_resting_ones() -> None:
     holders = FakeHolders()
-    holders.doubted.add("liar")
-    winner = await holders.race("liar", later=["good"], delay=60)
+    holders.doubted.add("doubted")
+    winner = await holders.race("doubted", later=["good"], delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
 

@@ -31,7 +31,7 @@ async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int
         deadline: when, by the loop's clock, the whole wait ends of which this is a part.
 
     Returns:
-        None if the store does not say it in a quarter of the time that is left.
+        None if the store does not state it within a quarter of the time that is left.
     """
     remaining = deadline - asyncio.get_running_loop().time()
     bound = Deadline(min(state.limits.first_byte_timeout, remaining / 4))
@@ -45,7 +45,7 @@ async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int
             state.metrics.limited.add("first_byte_timeout")
         else:
             # The door has already logged that the store fails: this is the second question for the same request.
-            state.log.debug("%s: the store can't say the size", digest, exc_info=True)
+            state.log.debug("%s: the store can't tell the size", digest, exc_info=True)
         return None
 
 

@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _BUSY_PAUSE = 0.25
 """Seconds after which a busy holder is asked again, even if no transfer has ended here: the holder may notice later
-than this host that an response was closed.
+than this host that a response was closed.
 """
 _MAX_TURN_WAIT = 1.0
 """Seconds that a request waits for its turn at a peer, before the time for the peer's response starts."""

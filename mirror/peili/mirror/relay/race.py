@@ -166,7 +166,7 @@ async def race(candidates: Candidates, open_source: Open, options: RaceOptions) 
     PeerUnavailable is a bug; it is logged, and ends no other attempt. Sources that open too late are closed.
 
     Args:
-        candidates: whom to ask. The race closes them.
+        candidates: the holders to ask. The race closes them.
         open_source: asks one holder.
         options: how the race is run.
 

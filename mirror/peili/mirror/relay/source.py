@@ -60,7 +60,7 @@ class Source:
     """Content that comes from one peer, with its first bytes available. It has one owner, who calls `aclose`.
 
     `readinto` and `splice` raise only PeerUnavailable, with the reason. One task reads. It must not read after an
-    error, because bytes that had come may be lost then.
+    error, because bytes that arrived before it may be lost.
 
     Attributes:
         peer: the peer.

@@ -430,7 +430,7 @@ class Transfer:
         raise error
 
     def _blame(self, senders: Collection[str]) -> None:
-        """Blame the peers whose bytes are wrong, with what the runtime had before. Only a single sender is certain."""
+        """Blame the senders of wrong bytes, and of the bytes that the runtime has. Only a single sender is certain."""
         suspects = self._state.blame.suspects(self._request.digest) if self._span.start > 0 else frozenset[str]()
         senders = suspects.union(senders)
         is_certain = len(senders) == 1 and (self._span.start == 0 or bool(suspects))
