@@ -37,7 +37,8 @@ async def holder(data: bytes) -> AsyncGenerator[str]:
 @contextmanager
 def relay(peer: str, directory: Path, *flags: str) -> Generator[subprocess.Popen[bytes]]:
     """Run `peili serve` with an empty store and the peer `peer`."""
-    sets = ("local.listen=127.0.0.1:0", "store.kind=memory", "router.kind=static", f'router.peers=["{peer}"]', *flags)
+    doors = ("local.listen=127.0.0.1:0", "peer.listen=127.0.0.1:0")
+    sets = (*doors, "store.kind=memory", "router.kind=static", f'router.peers=["{peer}"]', *flags)
     command = [sys.executable, "-m", "peili.adapters.standalone", "serve", *(f"--set={each}" for each in sets)]
     with (directory / "stderr").open("wb") as stderr, subprocess.Popen(command, stderr=stderr) as process:
         try:

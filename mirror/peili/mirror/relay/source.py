@@ -118,11 +118,9 @@ class Source:
             try:
                 async with Deadline(limits.first_byte_timeout):
                     request = PeerRequest(client, peer, path, limits.stall_timeout, parallel, method=method)
-                    body: _Body
-                    if parallel is not None and wanted is not None:
-                        body = await open_in_windows(request, wanted)
-                    else:
-                        body = await request.open(wanted)
+                    body: _Body = await (
+                        request.open(wanted) if parallel is None or wanted is None else open_in_windows(request, wanted)
+                    )
                     stack.callback(body.close)
                     length = body.length if method == "GET" else _content_length(body.head)
                     span = _check_answer(peer, body.head, length, digest, wanted)
