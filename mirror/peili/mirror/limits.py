@@ -51,6 +51,8 @@ class Limits:
     # Serving to peers
     uploads: int = 64
     uploads_per_peer: int = 16
+    in_flight_uploads: int = 32  # of these, uploads of content that is still arriving …
+    children: int = 4  # … and uploads of one such blob, which share what this host receives
     reader_timeout: float = 60.0  # a client that reads nothing for this long is cut off
     # Requests
     path_length: int = 4096

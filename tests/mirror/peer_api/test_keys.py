@@ -102,6 +102,34 @@ async def test_a_host_refuses_a_key_that_it_does_not_have_or_that_is_malformed(
     assert "Peili-Complete" not in response.headers
 
 
+async def test_a_host_describes_content_in_flight_to_peers_that_ask_for_it(store: MemoryStore) -> None:
+    router, digest, unsized = StaticRouter([]), Digest.of(b"half of it"), Digest.of(b"of unknown size")
+    store.begin(unsized)
+    ingest = store.begin(Digest.of(b"another"), 7)
+    ingest.write(b"anot")
+    async with entered(router, store=store), client_of(router) as client:
+        for asked, status in (("1", 200), ("0", 404), ("", 404)):
+            response = await client.head(key_path(digest), headers={"Peili-In-Flight": asked})
+            assert response.status_code == status
+        in_flight = {"Peili-In-Flight": "1"}
+        response = await client.head(key_path(ingest.digest), headers=in_flight)
+        names = ("Docker-Content-Digest", "Peili-Complete", "Peili-Available", "Peili-Size")
+        assert [response.headers[name] for name in names] == [ingest.digest, "false", "4", "7"]
+        response = await client.head(key_path(Digest.of(b"content")), headers=in_flight)
+        assert (response.headers["Peili-Complete"], "Peili-Available" in response.headers) == ("true", False)
+        for missing in (unsized, UNKNOWN):
+            assert (await client.head(key_path(missing), headers=in_flight)).status_code == 404
+
+
+async def test_a_lookup_does_not_find_content_in_flight(store: MemoryStore) -> None:
+    theirs = StaticRouter([])
+    app = Starlette(routes=[Mount("/_router", routes=theirs.routes())])
+    async with entered(theirs, store=store, identity="they"), served(app) as url:
+        ours = StaticRouter.from_config({"peers": [url]})
+        async with entered(ours):
+            assert await holders(ours, Digest.of(b"half of it")) == []
+
+
 async def test_a_store_that_is_down_leads_to_503() -> None:
     router = StaticRouter([])
     async with entered(router, store=Down()), client_of(router) as client:

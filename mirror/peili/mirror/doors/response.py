@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from starlette.types import Message, Scope, Send
@@ -119,11 +119,11 @@ class ResponseWriter:
         """Whether the response has no body: to a HEAD request, or because the client has the content already."""
         return self.is_head or is_not_modified(self.header(b"if-none-match"), digest)
 
-    async def send_head(self, descriptor: Descriptor) -> None:
-        """Send a response without a body: 304 if the client has the content already, else 200."""
+    async def send_head(self, descriptor: Descriptor, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Send a response without a body: 304 if the client has the content already, else 200 with `more_headers`."""
         if not await self.send_not_modified(descriptor.digest):
             headers = _content_headers(descriptor, Span.whole(descriptor.size), is_partial=False)
-            await self._send_start(200, headers, _END)
+            await self._send_start(200, [*headers, *more_headers], _END)
 
     async def send_not_modified(self, digest: Digest) -> bool:
         """Send 304 if the client has the content already. Returns whether it has."""
@@ -133,7 +133,15 @@ class ResponseWriter:
         await self._send_start(304, [(b"etag", etag), (b"docker-content-digest", digest.encode())], _END)
         return True
 
-    async def start(self, descriptor: Descriptor, span: Span, *, is_partial: bool, has_length: bool = True) -> None:
+    async def start(
+        self,
+        descriptor: Descriptor,
+        span: Span,
+        *,
+        is_partial: bool,
+        has_length: bool = True,
+        more_headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
         """Send the status and headers of a response with content.
 
         Args:
@@ -142,13 +150,14 @@ class ResponseWriter:
             is_partial: Whether the status is 206 instead of 200.
             has_length: Whether the response has a Content-Length. Without it, the client reads one stream and does not
                 ask for parallel parts. HTTP/1.0 always has it, as the client cannot find the end of the body otherwise.
+            more_headers: Headers in addition to those that describe the content.
         """
         is_chunked = not has_length and self._can_chunk
         self._choose_socket_writer(span.length > _MAX_COPY and not is_chunked)
         headers = _content_headers(descriptor, span, is_partial=is_partial)
         if is_chunked:
             headers = [each for each in headers if each[0] != b"content-length"]
-        await self._send_start(206 if is_partial else 200, headers)
+        await self._send_start(206 if is_partial else 200, [*headers, *more_headers])
 
     async def start_parts(self, descriptor: Descriptor, parts: MultipartByteranges) -> None:
         """Send the status and headers of a response with several parts. Their framing and their bytes follow."""

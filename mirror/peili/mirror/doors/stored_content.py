@@ -14,8 +14,10 @@ from peili.mirror.content.files import is_cached
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, MIB
+from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.mirror.oci.ranges import MultipartByteranges, Span
 from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.peer_api.keys import availability_headers
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
 from peili.mirror.plugins.interfaces import Context, Store
@@ -57,6 +59,21 @@ class OpenContent:
         self._digest = digest
         self._context = context
 
+    @property
+    def size(self) -> int | None:
+        """The whole size in bytes; None while it is not known."""
+        return self._content.size
+
+    @property
+    def available(self) -> int:
+        """How many bytes from the start can be read now."""
+        return self._content.available
+
+    @property
+    def complete(self) -> bool:
+        """Whether no more bytes than `available` will come."""
+        return self._content.complete
+
     def fileno(self) -> int | None:
         """Return the file descriptor of the content, if it has one."""
         return self._content.fileno()
@@ -70,6 +87,28 @@ class OpenContent:
         """
         read = partial(self._content.readinto, offset, buffer)
         return await self._call(read, f"the store's read at byte {offset}")
+
+    async def wait(self, past: int) -> None:
+        """Wait until more than `past` bytes are available.
+
+        Raises:
+            Aborted: The content has no more bytes, or none arrived within ``limits.stall_timeout`` seconds.
+            Unavailable: The store raised an unexpected error.
+        """
+        silence = Deadline(self._context.limits.stall_timeout)
+        try:
+            async with silence:
+                if await self._content.wait(past) > past:
+                    return
+        except PeiliError:
+            raise
+        except Exception as error:  # a plug-in may raise anything
+            if not silence.expired():
+                self._context.log.exception("%s: the store's wait failed", self._digest)
+                raise StoreUnavailable("the store's wait failed") from error
+            self._context.limited("stall_timeout")
+            raise Aborted(f"no byte arrived after byte {past} in time") from error
+        raise Aborted(f"the content ends at byte {past}")
 
     async def aclose(self) -> None:
         """Close the content. Does not raise: the response was sent."""
@@ -101,8 +140,10 @@ class ContentOpener:
         self._context = context
         self._openings = Tasks()  # without a log: `open` raises the errors, and nobody needs those of abandoned calls
 
-    async def open(self, digest: Digest, span: Span) -> OpenContent:
+    async def open(self, digest: Digest, span: Span | None) -> OpenContent:
         """Open the content of `digest`, and read the first byte of `span`, or all of it if it is short.
+
+        If `span` is None, content that is still arriving is opened, too, and nothing is read.
 
         Raises:
             NotFound: The store does not have the content.
@@ -111,7 +152,7 @@ class ContentOpener:
         content, first = await self._open_in_time(digest, span)
         return OpenContent(content, digest, first, self._context)
 
-    async def _open_in_time(self, digest: Digest, span: Span) -> _Opened:
+    async def _open_in_time(self, digest: Digest, span: Span | None) -> _Opened:
         opening = self._openings.start(_open(self._context.store, digest, span))
         try:
             with suppress(TimeoutError):
@@ -138,13 +179,21 @@ class ContentOpener:
         await self._openings.drain(timeout)
 
 
-async def _open(store: Store, digest: Digest, span: Span) -> _Opened:
-    content = await store.open(digest)
+async def _open(store: Store, digest: Digest, span: Span | None) -> _Opened:
+    content = await (store.open(digest, partial=True) if span is None else store.open(digest))
     try:
-        return content, await _read_first(content, span)
+        first = b"" if span is None else await _read_first(content, span)
+        _check_cancelled()
     except BaseException:
         await content.aclose()
         raise
+    return content, first
+
+
+def _check_cancelled() -> None:
+    """Raise CancelledError if the store ignored it. Nobody else would close the content."""
+    if (task := asyncio.current_task()) is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _read_first(content: Content, span: Span) -> bytes:
@@ -157,8 +206,6 @@ async def _read_first(content: Content, span: Span) -> bytes:
             count += read_count
     except Aborted as error:
         raise NotFound(f"the content is no longer available: {error}") from error
-    if (task := asyncio.current_task()) is not None and task.cancelling():
-        raise asyncio.CancelledError  # the store ignored the cancellation, and nobody else would close the content
     return bytes(first)
 
 
@@ -184,6 +231,41 @@ async def send_stored(response: ResponseWriter, opener: ContentOpener, descripto
             return
         await response.start(descriptor, span, is_partial=is_partial)
         await _send_span(response, content, span)
+        await response.end()
+
+
+async def send_growing(response: ResponseWriter, opener: ContentOpener, digest: Digest) -> None:
+    """Answer a request with content that the store may have only in part so far. The rest is sent as it arrives.
+
+    Raises:
+        NotFound: The store has nothing of the content, or does not know its size. Nothing was sent.
+        HTTPError: 416, the content has no byte of the requested range.
+        Unavailable: The store failed. If the response has started, it is cut off.
+        Aborted: The rest does not arrive in time, or never will. The response is cut off.
+    """
+    async with await opener.open(digest, None) as content:
+        if content.size is None:
+            raise NotFound(f"the size of {digest} is not known yet")
+        descriptor = Descriptor(OCTET_STREAM, digest, content.size)
+        availability = availability_headers(None if content.complete else content.available)
+        headers = [(name.lower().encode(), value.encode()) for name, value in availability.items()]
+        if response.is_head:
+            await response.send_head(descriptor, headers)
+            return
+        if await response.send_not_modified(digest):
+            return
+        span = response.span(digest, content.size)
+        await response.start(descriptor, span, is_partial=not span.is_whole, more_headers=headers)
+        buffer = memoryview(bytearray(min(PIECE, span.length)))
+        offset = span.start
+        while offset < span.stop:
+            count = await content.readinto(offset, buffer[: span.stop - offset])
+            if count:
+                await response.send(buffer[:count])
+                await asyncio.sleep(0)  # see `_send_span`
+                offset += count
+            else:
+                await content.wait(offset)
         await response.end()
 
 

@@ -20,8 +20,8 @@ from typing_extensions import override
 from peili.mirror.errors import Aborted, FailureReason, NotFound, RouterUnavailable, Unavailable
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
-from peili.mirror.oci.references import Descriptor, Digest, Key, parse_key
-from peili.mirror.peer_api.keys import KEYS_ROUTE, holder_headers
+from peili.mirror.oci.references import Digest, Key, parse_key
+from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.advice import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.interfaces import Context, Router, running_already
@@ -145,7 +145,10 @@ class MembershipRouter(Router):
         async def handle_key(request: Request) -> Response:
             if self._peili_membership is None:
                 return Response(status_code=503)
-            return await answer_key(self._peili_membership.context, request.path_params["key"])
+            is_in_flight = accepts_in_flight(request.headers.get(IN_FLIGHT_HEADER))
+            return await answer_key(
+                self._peili_membership.context, request.path_params["key"], includes_in_flight=is_in_flight
+            )
 
         return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]),)
 
@@ -156,20 +159,22 @@ def _require_running(membership: Membership | None, router: MembershipRouter) ->
     return membership
 
 
-async def answer_key(context: Context, text: str) -> Response:
-    """Answers a peer that asks for a key (see peer_api/keys.py) from this host's store.
+async def answer_key(context: Context, text: str, *, includes_in_flight: bool = False) -> Response:
+    """Answer a peer that asks for a key (see peer_api/keys.py) from this host's store.
 
     Args:
         context: The context of the router.
         text: The key, as it stands in the path of the request.
+        includes_in_flight: Whether the peer also asks for content that is still arriving.
 
     Returns:
-        200 if the store has the whole content, 404 if it does not, 400 if `text` is not a key. 503 if the store does
-        not answer within ``limits.lookup_timeout``: the peer does not wait any longer.
+        200 if the store has the whole content or, with `includes_in_flight`, a part of content whose size is known. 404
+        if it does not, 400 if `text` is not a key. 503 if the store does not answer within ``limits.lookup_timeout``:
+        the peer does not wait any longer.
     """
     try:
         async with Deadline(context.limits.lookup_timeout):
-            found = await _describe_key(context, parse_key(text))
+            headers = await _key_headers(context, parse_key(text), includes_in_flight=includes_in_flight)
     except ValueError:
         return Response(status_code=400)
     except (NotFound, Aborted):
@@ -179,16 +184,25 @@ async def answer_key(context: Context, text: str) -> Response:
         return Response(status_code=503)
     except Unavailable:
         return Response(status_code=503)
-    return Response(headers=holder_headers(found))
+    return Response(headers=headers)
 
 
-async def _describe_key(context: Context, key: Key) -> Descriptor:
+async def _key_headers(context: Context, key: Key, *, includes_in_flight: bool) -> dict[str, str]:
     if isinstance(key, Digest):
-        return await context.store.describe(key)
-    if not context.selection.allows(key.registry, key.repository, key.tag):
+        digest = key
+    elif context.selection.allows(key.registry, key.repository, key.tag):
+        digest = (await context.store.resolve(key)).digest
+    else:
         raise NotFound(f"this mirror is not for {key}")
-    target = await context.store.resolve(key)
-    return await context.store.describe(target.digest)
+    try:
+        return holder_headers(digest, (await context.store.describe(digest)).size)
+    except NotFound:
+        if not includes_in_flight or digest != key:
+            raise
+    async with await context.store.open(digest, partial=True) as content:
+        if content.size is None:
+            raise NotFound(f"the size of {digest} is not known yet")
+        return holder_headers(digest, content.size, None if content.complete else content.available)
 
 
 class PushRouter(MembershipRouter):

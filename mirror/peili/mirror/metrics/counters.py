@@ -23,12 +23,14 @@ HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
 
 _LIMITS = (
     "blob_size",
+    "children",
     "connections",
     "drain_timeout",
     "first_byte_timeout",
     "header_count",
     "header_size",
     "header_timeout",
+    "in_flight_uploads",
     "lookup_keys",
     "lookup_timeout",
     "manifest_size",
