@@ -61,6 +61,7 @@ class ContainerdFollower:
         listing: The result of the last list, updated by the events since then.
         namespaces: The served namespaces. Empty if none are configured and containerd has not answered yet.
         content_root: The directory of the content store; None if it can't be read or does not exist.
+        expected_root: Where that directory should be; None if containerd does not tell.
         is_connected: Whether containerd answers and the inventory is up to date.
     """
 
@@ -71,7 +72,7 @@ class ContainerdFollower:
         self.namespaces: tuple[str, ...] = options.namespaces
         self.content_root: Path | None = None
         self.is_connected = False
-        self._expected_root: Path | None = None  # where the directory should be
+        self.expected_root: Path | None = None
         self._access = Access.ABSENT
         self._api = api
         self._options = options
@@ -100,7 +101,7 @@ class ContainerdFollower:
             async with asyncio.TaskGroup() as tasks:
                 events = asyncio.Queue[ContainerdEvent](_MAX_EVENTS)
                 tasks.create_task(self._receive_events(events))
-                self._expected_root = self._options.content_path or await self._api.content_root()
+                self.expected_root = self._options.content_path or await self._api.content_root()
                 self._check_access()
                 await self._list_repeatedly(events)
         except* PeiliError as errors:
@@ -138,8 +139,7 @@ class ContainerdFollower:
                 async with asyncio.timeout(min(CHECK_INTERVAL, schedule.remaining())):
                     event = await events.get()
             except TimeoutError:
-                if self._check_access():
-                    self._set_connected()
+                self.refresh_access()
                 if self._blob_mtimes() != mtimes:
                     schedule.request_list()
                 continue
@@ -157,14 +157,19 @@ class ContainerdFollower:
             case _:
                 pass
 
+    def refresh_access(self) -> None:
+        """Update `content_root` now, because the directory may just have been created."""
+        if self._check_access() and self.is_connected:
+            self._set_connected()
+
     def _check_access(self) -> bool:
         """Check whether the directory can be read. Returns whether that has changed.
 
         Blocks for a few calls of ``stat``, because the content store is on a local disk, and a thread would cost more.
         """
         previous = self._access, self.content_root
-        self._access = Access.ABSENT if self._expected_root is None else access_to(self._expected_root)
-        self.content_root = self._expected_root if self._access is Access.READABLE else None
+        self._access = Access.ABSENT if self.expected_root is None else access_to(self.expected_root)
+        self.content_root = self.expected_root if self._access is Access.READABLE else None
         return (self._access, self.content_root) != previous
 
     def _blob_mtimes(self) -> tuple[int, ...]:
@@ -175,14 +180,14 @@ class ContainerdFollower:
 
     def _set_connected(self) -> None:
         self.is_connected = True
-        if self._expected_root is None:
+        if self.expected_root is None:
             source = "through its API, because it does not tell its directory"
         elif self._access is Access.READABLE:
-            source = f"from {self._expected_root}"
+            source = f"from {self.expected_root}"
         elif self._access is Access.ABSENT:
-            source = f"through its API, because {self._expected_root} does not exist yet"
+            source = f"through its API, because {self.expected_root} does not exist yet"
         else:
-            source = f"through its API, because {self._expected_root} can't be read"
+            source = f"through its API, because {self.expected_root} can't be read"
         self._log_once(logging.INFO, f"following containerd on {self._options.socket}; content is read {source}")
 
     def _log_once(self, level: int, line: str) -> None:

@@ -99,7 +99,11 @@ class IngestFollower:
 
         Blocks for one ``stat`` call for each ingest, because the content store is on a local disk.
         """
-        root = self._follower.content_root
+        follower = self._follower
+        if follower.content_root is None and follower.expected_root is not None:
+            notifier.watch(follower.expected_root.parent)  # a new containerd creates the directory with its first blob
+            follower.refresh_access()
+        root = follower.content_root
         if root != self._root:
             self._root = root
             self._ingests.clear()

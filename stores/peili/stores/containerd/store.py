@@ -140,6 +140,7 @@ class ContainerdStore(Store):
         try:
             return await self._open_blob(digest)
         except NotFound:
+            self._connection.follower.refresh_access()  # the first blob of a new containerd creates the directory
             root = self._connection.follower.content_root
             if not partial or root is None:
                 raise
