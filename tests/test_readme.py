@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from peili.mirror import Mirror
+from peili.mirror.tls.key_file import create_key_file
 
 pytestmark = pytest.mark.anyio
 
@@ -47,7 +48,9 @@ async def test_a_host_embeds_a_mirror_on_its_own_port() -> None:
 
 def test_the_command_takes_the_configuration(tmp_path: Path) -> None:
     file = tmp_path / "peili.toml"
-    file.write_text(block("toml"))
+    create_key_file(tmp_path / "key")
+    assert block("toml").count("/etc/peili/key") == 1
+    file.write_text(block("toml").replace("/etc/peili/key", str(tmp_path / "key")))
     command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(file), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,6 +18,7 @@ from tests.support.waiting import until
 import peili.mirror
 from peili.mirror import Limits, MembershipRouter, Mirror, PushRouter
 from peili.mirror.testing import context_for
+from peili.mirror.tls.key_file import create_key_file
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -78,13 +79,26 @@ async def test_an_agent_without_a_web_server() -> None:
     assert worked == [200, 200]
 
 
+async def test_hosts_with_a_shared_key(tmp_path: Path) -> None:
+    create_key_file(tmp_path / "key")
+    worked: list[tuple[str, ...]] = []
+
+    async def work(urls: tuple[str, ...]) -> None:
+        worked.append(urls)
+
+    names = await run(3, key_file=tmp_path / "key", store=MemoryStore(), router=PushRouter(), work=work)
+    assert names["mirror"].identity.id == "node-1"
+    [[url]] = worked
+    assert url.startswith("https://127.0.0.1:")
+
+
 async def test_access_and_members() -> None:
-    is_node = (await run(3, addresses_of_nodes={"10.0.0.2"}))["is_node"]
+    is_node = (await run(4, addresses_of_nodes={"10.0.0.2"}))["is_node"]
     clients = (("10.0.0.2", 1), ("10.0.0.3", 1), None)
     answers = [is_node(HTTPConnection({"type": "http", "client": client})) for client in clients]
     assert answers == [True, False, False]
     router = PushRouter()
-    await run(4, router=router, nodes=[SimpleNamespace(name="node-2", address="10.0.0.3")])
+    await run(5, router=router, nodes=[SimpleNamespace(name="node-2", address="10.0.0.3")])
     async with Mirror(MemoryStore(), router):
         await until(router.ready)
         assert [peer.urls for peer in router.peers()] == [("https://10.0.0.3:6443/peili",)]
@@ -94,7 +108,7 @@ async def test_a_router_of_the_agents_own_says_who_the_members_are() -> None:
     async def watch_nodes() -> AsyncGenerator[list[SimpleNamespace], None]:
         yield [SimpleNamespace(name="node-2", address="192.0.2.2")]
 
-    router: MembershipRouter = (await run(5, watch_nodes=watch_nodes))["ClusterRouter"]()
+    router: MembershipRouter = (await run(6, watch_nodes=watch_nodes))["ClusterRouter"]()
     async with context_for(router, limits=Limits()) as context, router.run(context):
         await until(router.ready)
         assert [peer.urls for peer in router.peers()] == [("https://192.0.2.2:6443/peili",)]
@@ -102,10 +116,10 @@ async def test_a_router_of_the_agents_own_says_who_the_members_are() -> None:
 
 async def test_metrics() -> None:
     registry = CollectorRegistry()
-    await run(6, registry=registry, mirror=mirror())
+    await run(7, registry=registry, mirror=mirror())
     assert registry.get_sample_value("peili_ready", {"part": "store"}) == 0
     registry = CollectorRegistry()
-    await run(7, registry=registry, blue=mirror(), green=mirror())
+    await run(8, registry=registry, blue=mirror(), green=mirror())
     assert registry.get_sample_value("peili_ready", {"part": "store", "mirror": "green"}) == 0
 
 

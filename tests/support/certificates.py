@@ -71,7 +71,7 @@ class Authority:
         Args:
             directory: The directory of its files. This method creates it.
             address: The IP address or DNS name of the node.
-            others: Further addresses and names of the node.
+            others: Further addresses, names and URIs of the node.
         """
         directory.mkdir(parents=True)
         issued = Certificate.below(directory)
@@ -88,6 +88,8 @@ def make_certificate(directory: Path, address: str = "127.0.0.1") -> Certificate
 
 
 def _general_name(name: str) -> str:
+    if "://" in name:
+        return f"URI:{name}"
     try:
         return f"IP:{ip_address(name)}"
     except ValueError:
@@ -101,4 +103,5 @@ def _create(cert: Path, key: Path, name: str, *options: str) -> None:
         subprocess.CalledProcessError: openssl failed.
     """
     files = ("-keyout", str(key), "-out", str(cert))
-    subprocess.run([*_NEW, *files, "-subj", f"/CN={name}", *options], check=True, capture_output=True)
+    subject = f"/CN={name}" if "/" not in name else "/CN=node"
+    subprocess.run([*_NEW, *files, "-subj", subject, *options], check=True, capture_output=True)

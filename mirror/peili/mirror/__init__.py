@@ -41,6 +41,8 @@ from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
+from peili.mirror.tls.contexts import PeerCertificates, PeerTLS, peer_identity
+from peili.mirror.tls.keys import PeerKeys
 
 __all__ = [
     "IDENTITY_HEADER",
@@ -78,7 +80,10 @@ __all__ = [
     "NotFound",
     "Options",
     "Peer",
+    "PeerCertificates",
     "PeerClient",
+    "PeerKeys",
+    "PeerTLS",
     "PeerUnavailable",
     "PeiliError",
     "Plugin",
@@ -115,6 +120,7 @@ __all__ = [
     "open_in_thread",
     "open_regular",
     "parse_key",
+    "peer_identity",
     "running_already",
     "serve",
 ]

@@ -40,6 +40,7 @@ from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers import DeferResolver
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
+from peili.mirror.tls.contexts import PeerTLS
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -60,11 +61,13 @@ class Mirror:
         router: Who has what.
         resolver: Which digest a tag means. The default is `DeferResolver`, which leaves that to upstream.
         identity: This host's id; or this host as a peer, with the URLs at which other hosts reach its peer door. The
-            default is a random id.
-        auth: Who may use the peer door. The default is `loopback_only`.
+            default is the id of `peer_tls`, else a random id.
+        auth: Who may use the peer door. The default is `loopback_only`, or with `peer_tls` every peer with the right
+            certificate.
         local_auth: Who may use the local door. The default is everyone who reaches it.
         insecure: Let everyone use the peer door, instead of `auth`.
-        client_ssl: For peers with https URLs. None means the system's certificate authorities.
+        peer_tls: Mutual TLS between peers, in both directions: `serve` uses it for the peer door.
+        client_ssl: For peers with https URLs, instead of `peer_tls`. None means the system's certificate authorities.
         registries: The registries that the mirror is for; see `Selection`.
         exclude: The images that it is not for; see `Selection`.
         default_registry: The registry of requests that name none.
@@ -82,6 +85,7 @@ class Mirror:
         ops: An ASGI app with ``/livez``, ``/readyz``, ``/metrics`` and ``/status``.
         identity: This host as a peer. Its URLs are those that were given, else those that `serve` detected.
         limits: The bounds of the mirror.
+        peer_tls: The argument.
         metrics: What the mirror counts; see `figures`.
         log: The logger of all its parts.
 
@@ -103,6 +107,7 @@ class Mirror:
         auth: Auth | None = None,
         local_auth: Auth | None = None,
         insecure: bool = False,
+        peer_tls: PeerTLS | None = None,
         client_ssl: ssl.SSLContext | None = None,
         registries: Iterable[str] = (),
         exclude: Iterable[str] = (),
@@ -114,15 +119,15 @@ class Mirror:
     ) -> None:
         if default_registry is not None and not is_registry(default_registry):
             raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
-        if insecure and auth is not None:
-            raise ConfigError("insecure", "either `auth` or `insecure`, not both")
-        self.identity = _identity_peer(identity)
+        _check_access(auth, insecure, peer_tls, client_ssl)
+        self.peer_tls = peer_tls
+        self.identity = _identity_peer(identity, peer_tls)
         resolver = resolver or DeferResolver()
         self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.log = LineLogger(log or logging.getLogger("peili"))
-        client = PeerClient(self.limits, tls=client_ssl)
+        client = PeerClient(self.limits, tls=peer_tls or client_ssl)
         self._context = Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
@@ -142,7 +147,8 @@ class Mirror:
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
         self._peer_door = PeerDoor(peer, default_registry)
-        self._build_apps(auth or (anyone if insecure else loopback_only), local_auth or anyone)
+        default_auth = anyone if insecure else loopback_only if peer_tls is None else peer_tls.admits
+        self._build_apps(auth or default_auth, local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
         """Wrap the doors.
@@ -329,11 +335,25 @@ class Mirror:
                 self._is_exiting = False
 
 
-def _identity_peer(identity: str | Peer | None) -> Peer:
-    peer = identity if isinstance(identity, Peer) else Peer(identity or uuid.uuid4().hex, ())
-    if not is_identity(peer.id):
-        raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {peer.id!a}")
-    return peer
+def _check_access(
+    auth: Auth | None, insecure: bool, peer_tls: PeerTLS | None, client_ssl: ssl.SSLContext | None
+) -> None:
+    if insecure and auth is not None:
+        raise ConfigError("insecure", "either `auth` or `insecure`, not both")
+    if insecure and peer_tls is not None:
+        raise ConfigError("insecure", "either `peer_tls` or `insecure`, not both")
+    if client_ssl is not None and peer_tls is not None:
+        raise ConfigError("client_ssl", "either `peer_tls` or `client_ssl`, not both")
+
+
+def _identity_peer(identity: str | Peer | None, peer_tls: PeerTLS | None) -> Peer:
+    certified = peer_tls.identity if peer_tls is not None else None
+    own = identity if isinstance(identity, Peer) else Peer(identity or certified or uuid.uuid4().hex, ())
+    if not is_identity(own.id):
+        raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {own.id!a}")
+    if certified is not None and own.id != certified:
+        raise ConfigError("identity", f"{certified!a}, which the certificate shows, not {own.id!a}")
+    return own
 
 
 class Collector:

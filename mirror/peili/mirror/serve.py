@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from peili.mirror.errors import ListenError
+from peili.mirror.errors import ConfigError, ListenError
 from peili.mirror.metrics.counters import LOCAL, PEER
 from peili.mirror.mirror import Mirror
 from peili.mirror.server.acceptor import Acceptor, ConnectionSlot
@@ -59,13 +59,14 @@ async def serve(
         mirror: The mirror.
         local: Where to serve the local door and `Mirror.ops`. A socket is duplicated, and stays the caller's.
         peer: Where to serve the peer door; None for not at all.
-        peer_ssl: Serves the peer door with TLS.
+        peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
     Raises:
         ListenError: An address can't be listened on.
-        ConfigError: An address is malformed.
+        ConfigError: An address is malformed, or both `peer_ssl` and the mirror's `peer_tls` are given.
     """
+    peer_context = _peer_context(mirror, peer_ssl)
     reader_timeout = mirror.limits.reader_timeout
     local_sockets = bind(local, any_host="127.0.0.1", reader_timeout=reader_timeout)
     peer_sockets: list[socket.socket] = []
@@ -73,8 +74,8 @@ async def serve(
         peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
         doors = [_DoorServer(LOCAL, _local_app(mirror), mirror)]
         if peer_sockets:
-            doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_ssl))
-            found = urls_of(peer_sockets, "https" if peer_ssl else "http") if advertise is None else advertise
+            doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_context))
+            found = urls_of(peer_sockets, "https" if peer_context else "http") if advertise is None else advertise
             mirror.listens_at([found] if isinstance(found, str) else found)
         serving = Serving(tuple(map(address_of, local_sockets)), tuple(map(address_of, peer_sockets)))
         async with contextlib.AsyncExitStack() as stack:
@@ -92,6 +93,16 @@ async def serve(
             each.close()
 
 
+def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[], ssl.SSLContext] | None:
+    """Return a function that returns the context of a new connection; None for a peer door without TLS."""
+    peer_tls = mirror.peer_tls
+    if peer_tls is not None:
+        if peer_ssl is not None:
+            raise ConfigError("peer_ssl", "either this, or `peer_tls` of the mirror, not both")
+        return lambda: peer_tls.contexts().server
+    return None if peer_ssl is None else lambda: peer_ssl
+
+
 def _local_app(mirror: Mirror) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         door = mirror.ops if scope.get("path") in _OPS_PATHS else mirror.local
@@ -103,7 +114,9 @@ def _local_app(mirror: Mirror) -> ASGIApp:
 class _DoorServer(uvicorn.Server):
     """A uvicorn server that leaves signals to the process and accepts connections with our `Acceptor`."""
 
-    def __init__(self, door: str, app: ASGIApp, mirror: Mirror, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, door: str, app: ASGIApp, mirror: Mirror, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
         config = uvicorn.Config(
             app,
             lifespan="off",

@@ -19,10 +19,13 @@ class StaticRouter(MembershipRouter):
 
     Args:
         peers: The members. This host may be one of them.
+
+    Attributes:
+        listed: The members.
     """
 
     def __init__(self, peers: Iterable[Peer]) -> None:
-        self._members = tuple(peers)
+        self.listed = tuple(peers)
 
     @override
     @classmethod
@@ -40,7 +43,7 @@ class StaticRouter(MembershipRouter):
 
     @override
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
-        yield self._members
+        yield self.listed
         await asyncio.get_running_loop().create_future()  # never done, because the members never change
 
 

@@ -102,7 +102,6 @@ def test_check_reads_the_whole_configuration_and_starts_no_server(tmp_path: Path
 
 
 EMBEDDING = "{} is only for embedding; use static or mdns"
-OPEN_IT = "set peer.insecure = true, and make sure that only peers can reach the port"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 
@@ -119,7 +118,18 @@ PEERS = "[router]\nkind = 'static'\npeers = 3"
         (PEERS, [], {}, '{file}: router.peers: a list of URLs, as in ["http://10.0.0.3:5051"], not 3'),
         ("[router]\nkind = 'push'", [], {}, f"{{file}}: router.kind: {EMBEDDING.format('push')}"),
         ("", ["--set", "router.kind=memory"], {}, f"--set: router.kind: {EMBEDDING.format('memory')}"),
-        ("[peer]\nshared_key_file = 'k'", [], {}, f"{{file}}: peer.shared_key_file: not supported yet; {OPEN_IT}"),
+        (
+            "[peer]\nshared_key_file = '/k'",
+            [],
+            {},
+            "{file}: peer.shared_key_file: /k can't be read: no such file or directory",
+        ),
+        (
+            "[peer]\ntls = { ca = '/ca', cert = '/c', key = '/k' }",
+            [],
+            {},
+            "{file}: peer.tls.ca: /ca has no usable certificate: no such file or directory",
+        ),
     ],
 )
 def test_a_wrong_configuration_ends_with_2_and_one_line(
@@ -130,6 +140,41 @@ def test_a_wrong_configuration_ends_with_2_and_one_line(
         file.write_text(content)
     done = peili("serve", "--config", file, "--check", *flags, PEILI_STORE__KIND="memory", **environ)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"peili: {line.format(file=file)}\n")
+
+
+def test_a_key_is_written_to_a_new_file_or_to_stdout(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    done = peili("keys", "new", file)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"created {file}\n", "")
+    text = file.read_text()
+    assert text.startswith("peili-key-v1:")
+    done = peili("keys", "new", file)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"peili: {file} exists, and is not changed\n")
+    assert file.read_text() == text
+    assert len(peili("keys", "new").stdout) == len(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "key", "expected", "end"),
+    [
+        (
+            ["--set=router.kind=static", "--set=router.peers=['https://10.0.0.2:5051', 'http://10.0.0.3:5051']"],
+            "--set: router.peers[1]",
+            "an https URL",
+            ", not http://10.0.0.3:5051",
+        ),
+        (["--set=router.kind=talos", "--set=router.file=/members"], "router.scheme", "https", ""),
+    ],
+    ids=["static", "talos"],
+)
+def test_with_a_key_the_urls_of_peers_must_be_https(
+    flags: list[str], key: str, expected: str, end: str, tmp_path: Path
+) -> None:
+    peili("keys", "new", tmp_path / "key")
+    access = f"--set=peer.shared_key_file={tmp_path}/key"
+    done = peili("serve", "--check", "--set=store.kind=memory", access, *flags)
+    reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
+    assert (done.returncode, done.stderr) == (2, f"peili: {key}: {expected}, {reason}{end}\n")
 
 
 FROZEN = """

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.config import Config, TLSOptions
 from peili.mirror import ConfigError, Limits, Plugins
 
 
@@ -97,11 +97,22 @@ def test_every_section_is_read(file: Path) -> None:
     assert (config.log.format, config.log.level, config.watchdog) == ("json", "debug", 0.0)
 
 
+def test_the_peer_door_can_have_a_shared_key_or_certificates(file: Path) -> None:
+    options = load("[peer]\nshared_key_file = '/etc/peili/key'", path=file).peer
+    assert (options.shared_key_file, options.tls, options.insecure) == (Path("/etc/peili/key"), None, False)
+    options = load("[peer]\ntls = { ca = 'ca', cert = 'cert', key = 'key', names = ['node-.*'] }", path=file).peer
+    assert options.tls == TLSOptions(Path("ca"), Path("cert"), Path("key"), ("node-.*",))
+    environ = {"PEILI_PEER__TLS__CA": "ca", "PEILI_PEER__TLS__CERT": "cert", "PEILI_PEER__TLS__KEY": "key"}
+    assert load("", environ, path=file).peer.tls == TLSOptions(Path("ca"), Path("cert"), Path("key"), ())
+
+
 def test_an_empty_list_means_no_peer_door(file: Path) -> None:
     assert load("peer.listen = []", path=file).peer.listen == ()
 
 
-OPEN_IT = "set peer.insecure = true, and make sure that only peers can reach the port"
+TABLE = "a table such as { ca = FILE, cert = FILE, key = FILE }"
+TLS = "tls = { ca = '/ca', cert = '/cert', key = '/key' }"
+HTTPS = "https://HOST:PORT or https://HOST:PORT/PATH"
 FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
@@ -118,9 +129,21 @@ WRONG = [
     ("[local]\nlisten = []", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not []"),
     ("[local]\nlisten = [1]", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not [1]"),
     ("[peer]\ninsecure = 'yes'", "peer.insecure: true or false, not 'yes'"),
-    ("[peer]\nadvertise = 'host:1'", "peer.advertise: http://HOST:PORT or https://HOST:PORT/PATH, not 'host:1'"),
-    ("[peer]\nshared_key_file = '/k'", f"peer.shared_key_file: not supported yet; {OPEN_IT}"),
-    ("[peer]\ntls = { ca = '/ca' }", f"peer.tls: not supported yet; {OPEN_IT}"),
+    ("[peer]\nadvertise = 'host:1'", f"peer.advertise: http://HOST:PORT or {HTTPS}, not 'host:1'"),
+    (
+        "[peer]\nshared_key_file = '/k'\nadvertise = 'http://host:1'",
+        f"peer.advertise: {HTTPS}, because hosts connect to peers with TLS, not 'http://host:1'",
+    ),
+    ("[peer]\nshared_key_file = ''", "peer.shared_key_file: a path, not ''"),
+    ("[peer]\nshared_key_file = ['/k']", "peer.shared_key_file: a path, not ['/k']"),
+    (
+        "[peer]\nshared_key_file = '/k'\ninsecure = true",
+        "peer.shared_key_file: set only one of insecure and shared_key_file",
+    ),
+    (f"[peer]\nshared_key_file = '/k'\n{TLS}", "peer.tls: set only one of shared_key_file and tls"),
+    ("[peer]\ntls = '/ca'", f"peer.tls: {TABLE}, not '/ca'"),
+    ("[peer]\ntls = { ca = '/ca' }", "peer.tls.cert: a path"),
+    ("[peer]\ntls = { ca = '/ca', crt = '/c' }", "peer.tls.crt: unknown option; did you mean cert? there are: ca, "),
     ("[mirror]\nverify = 1", "mirror.verify: true or false, not 1"),
     ("[mirror]\nregistries = 'docker.io'", "mirror.registries: a list of strings, not 'docker.io'"),
     ("[mirror]\nregistries = ['a/b']", "mirror.registries: host names such as docker.io or *.example.com, not 'a/b'"),

@@ -16,9 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.support.certificates import make_certificate
 from tests.support.directories import short_directory
 
 from peili.mirror.testing.images import make_layout
+from peili.mirror.tls.key_file import create_key_file
 
 Start = Callable[..., "Serving"]
 
@@ -122,6 +124,34 @@ def test_open_connections_and_transfers_do_not_delay_the_end(start: Start, tmp_p
     assert "Traceback" not in serving.log
 
 
+@pytest.mark.parametrize("way", ["shared key", "certificates"])
+def test_hosts_with_a_key_or_with_certificates_pull_from_each_other(way: str, start: Start, tmp_path: Path) -> None:
+    image = make_layout(tmp_path / "layout", layers=[1000], tags=["registry.example/demo:v1"])
+    if way == "shared key":
+        create_key_file(tmp_path / "key")
+        access = [f"--set=peer.shared_key_file={tmp_path}/key"]
+    else:
+        files = make_certificate(tmp_path / "certificates")
+        access = [f"--set=peer.tls.{name}={path}" for name, path in files.files().items()]
+    holder = start(*access, "--set=store.kind=oci-layout", f"--set=store.path={image.path}")
+    url = "https://" + holder.wait_for(r"peer door (127\.0\.0\.1:\d+)")[1]
+    puller = start(*access, f"--set=router.peers=['{url}']")
+    layer = image.layers[0]
+    pulled = httpx.get(f"{puller.url}/v2/registry.example/demo/blobs/{layer.digest}")
+    assert (pulled.status_code, len(pulled.content)) == (200, layer.size)
+    with pytest.raises(httpx.TransportError):
+        httpx.get(f"{url}/v2/", verify=False)
+    assert [each.end() for each in (puller, holder)] == [0, 0]
+    assert "WARNING" not in puller.log
+    assert "refuses every other host" not in holder.log
+
+
+def test_an_open_peer_door_is_a_warning_at_each_start(start: Start) -> None:
+    serving = start("--set=peer.insecure=true")
+    serving.wait_for("WARNING peili: peer.insecure is set, so everyone who reaches the peer door can read this host's")
+    assert "refuses every other host" not in serving.log
+
+
 def test_sigint_ends_it_too(start: Start) -> None:
     serving = start()
     assert httpx.get(f"{serving.url}/livez").status_code == 200
@@ -153,8 +183,9 @@ def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows(start: St
     assert serving.log.count(line) == (hard > 100)
 
 
-def test_json_logs_are_json(start: Start) -> None:
-    serving = start("--log-format=json", "--set=peer.insecure=true")
+def test_json_logs_are_json(start: Start, tmp_path: Path) -> None:
+    create_key_file(tmp_path / "key")
+    serving = start("--log-format=json", f"--set=peer.shared_key_file={tmp_path}/key")
     serving.wait_for("is up")
     assert serving.end() == 0
     lines = [json.loads(line) for line in serving.log.splitlines()]

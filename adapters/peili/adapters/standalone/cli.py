@@ -17,6 +17,7 @@ from click.shell_completion import CompletionItem, shell_complete
 from peili.adapters.standalone import about, serve, settings
 from peili.adapters.standalone.config import FORMATS, LEVELS, Config
 from peili.mirror import ConfigError, PeiliError, Plugins
+from peili.mirror.tls.key_file import create_key_file, new_key
 
 _FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.
 F = TypeVar("F", bound=Callable[..., Any])
@@ -315,6 +316,26 @@ def _refuse_options_of_other_formats(file_format: str, given: Mapping[str, tuple
     for option, value in (given["config_path"], given["version"]):
         if value not in _NOT_GIVEN:
             raise ConfigError(option, f"only with --format {_HOSTS_FORMATS[0]}")
+
+
+@peili.group("keys", no_args_is_help=False)
+def keys_group() -> None:
+    """Make the key that all hosts of a cluster share."""
+
+
+@keys_group.command("new")
+@click.argument("file", type=_FILE, required=False)
+def keys_new_command(*, file: Path | None) -> int:
+    """Write a new key into FILE, which must not exist, or without FILE to stdout.
+
+    Copy the key to every host, and set peer.shared_key_file to its file. Keep it secret: who has it is a peer.
+    """
+    if file is None:
+        click.echo(new_key())
+    else:
+        create_key_file(file)
+        click.echo(f"created {file}")
+    return 0
 
 
 @peili.command("plugins")

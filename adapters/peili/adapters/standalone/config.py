@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from peili.adapters.files.config_path import parse_config_path
@@ -17,6 +18,9 @@ from peili.mirror import (
     ConfigError,
     Limits,
     Options,
+    PeerCertificates,
+    PeerKeys,
+    PeerTLS,
     PluginNotFound,
     Selection,
     base_url,
@@ -28,19 +32,51 @@ T = TypeVar("T")
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
-PEER_DOOR_ADVICE = "set peer.insecure = true, and make sure that only peers can reach the port"
-"""How to let other hosts use the peer door. Keys are not supported yet."""
+PEER_DOOR_ADVICE = "set peer.shared_key_file to a file that `peili keys new` makes once for all hosts"
+"""How to let other hosts use the peer door."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
+class TLSOptions:
+    """The table ``peer.tls``. The parameters of `PeerCertificates` have the same names."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PeerOptions:
-    """The section ``[peer]``. With an empty `listen` there is no peer door."""
+    """The section ``[peer]``. With an empty `listen` there is no peer door.
+
+    At most one of `insecure`, `shared_key_file` and `tls` is set. Without any, the peer door refuses other hosts.
+
+    Attributes:
+        sources: where each key was set.
+    """
 
     listen: tuple[str, ...]
     advertise: str | None
     insecure: bool
+    shared_key_file: Path | None = None
+    tls: TLSOptions | None = None
+    sources: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+    def build_tls(self, identity: str) -> PeerTLS | None:
+        """Return the TLS between peers for the host `identity`; None for plain HTTP. Raises ConfigError."""
+        try:
+            if self.tls is not None:
+                return PeerCertificates(self.tls.ca, self.tls.cert, self.tls.key, self.tls.names)
+            return PeerKeys(self.shared_key_file, identity) if self.shared_key_file is not None else None
+        except ConfigError as error:
+            section, key = ("peer.tls", "tls") if self.tls is not None else ("peer", "shared_key_file")
+            raise error.within(section, source=self.sources.get(key)) from error
+        except ImportError as error:
+            key = "shared_key_file"
+            raise ConfigError(f"peer.{key}", str(error), source=self.sources.get(key)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +187,7 @@ class Config:
 
 
 _SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
-_STRINGS = ("kind", "advertise", "default_registry", "identity", "format", "level")
+_STRINGS = ("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level")
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
 
@@ -183,7 +219,7 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
     try:
         yield Options(values, *known)
     except ConfigError as error:
-        setting = settings.get(error.key)
+        setting = settings.get(re.split(r"[.\[]", error.key)[0])  # the key may be in a table, such as tls.ca
         raise error.within(name, source=None if setting is None else setting.source) from error
 
 
@@ -204,22 +240,43 @@ def _is_address(text: str) -> bool:
 
 
 def _load_peer(sections: Sections) -> PeerOptions:
-    unsupported = ("shared_key_file", "tls")
-    with _section("peer", sections, *_field_names(PeerOptions), *unsupported) as section:
-        for key in unsupported:
-            if key in section:
-                raise ConfigError(key, f"not supported yet; {PEER_DOOR_ADVICE}")
+    known = (name for name in _field_names(PeerOptions) if name != "sources")
+    with _section("peer", sections, *known) as section:
         options = PeerOptions(
             listen=_addresses(section, "listen", "[::]:5051", empty=True),
             advertise=section.text("advertise", None),
             insecure=section.boolean("insecure", False),
+            shared_key_file=section.path("shared_key_file", None),
+            tls=_load_tls(section),
+            sources={key: setting.source for key, setting in sections.get("peer", {}).items()},
         )
-        if options.advertise is not None:
-            try:
-                base_url(options.advertise)
-            except ValueError as error:
-                raise section.wrong("advertise", "http://HOST:PORT or https://HOST:PORT/PATH") from error
+        _check_peer(options, section)
     return options
+
+
+def _load_tls(section: Options) -> TLSOptions | None:
+    if "tls" not in section:
+        return None
+    expected = "a table such as { ca = FILE, cert = FILE, key = FILE }"
+    table = section.table("tls", section.value("tls", dict, expected), *_field_names(TLSOptions), expected=expected)
+    return TLSOptions(table.path("ca"), table.path("cert"), table.path("key"), table.texts("names", ()))
+
+
+def _check_peer(options: PeerOptions, section: Options) -> None:
+    ways = [key for key in ("insecure", "shared_key_file", "tls") if getattr(options, key)]
+    if len(ways) > 1:
+        raise ConfigError(ways[-1], f"set only one of {' and '.join(ways)}")
+    if options.advertise is None:
+        return
+    expected = "https://HOST:PORT or https://HOST:PORT/PATH"
+    has_tls = not options.insecure and bool(ways)
+    try:
+        is_right = base_url(options.advertise).startswith("https:") or not has_tls
+    except ValueError:
+        is_right = False
+    if not is_right:
+        plain = f"{expected}, because hosts connect to peers with TLS" if has_tls else f"http://HOST:PORT or {expected}"
+        raise section.wrong("advertise", plain)
 
 
 def _load_plugin(name: str, default: str, sections: Sections) -> PluginSection:

@@ -40,7 +40,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
             Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder
         ),
         config=containerd_config.absolute() if containerd_config is not None else None,
-        is_peer_door_closed=not config.peer.insecure,
+        is_peer_door_closed=not (config.peer.insecure or config.peer.shared_key_file or config.peer.tls),
         store_kind=kind,
     )
 

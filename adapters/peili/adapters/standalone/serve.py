@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import uuid
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_so
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, serve
 from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
+from peili.routers.static import StaticRouter
+from peili.routers.talos import TalosRouter
 
 _MAX_DESCRIPTORS = 1 << 20
 """Linux's default maximum for a process (fs.nr_open). Some systems refuse an infinite limit."""
@@ -36,6 +39,7 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         ConfigError: a plug-in does not exist, or one of its options is wrong.
     """
     plugins = plugins or Plugins()
+    identity = config.mirror.identity or uuid.uuid4().hex
     store = config.store.build(plugins.store)
     router = _router(config, plugins)
     resolver = config.resolver.build(plugins.resolver)
@@ -43,8 +47,9 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         store,
         router,
         resolver,
-        identity=config.mirror.identity,
+        identity=identity,
         insecure=config.peer.insecure,
+        peer_tls=config.peer.build_tls(identity),
         registries=config.mirror.registries,
         exclude=config.mirror.exclude,
         default_registry=config.mirror.default_registry,
@@ -61,7 +66,22 @@ def _router(config: Config, plugins: Plugins) -> Router:
     if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
         expected = f"{config.router.kind} is only for embedding; use static or mdns"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
+    if config.peer.shared_key_file is not None or config.peer.tls is not None:
+        _check_urls(config, router)
     return router
+
+
+def _check_urls(config: Config, router: Router) -> None:
+    """Check that peers with fixed URLs have https URLs, because the mirror uses no others. Raises ConfigError."""
+    reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
+    if isinstance(router, StaticRouter):
+        for index, peer in enumerate(router.listed):
+            plain = [url for url in peer.urls if not url.startswith("https:")]
+            if plain:
+                source = config.router.sources.get("peers")
+                raise ConfigError(f"router.peers[{index}]", f"an https URL, {reason}, not {plain[0]}", source=source)
+    if isinstance(router, TalosRouter) and config.router.options.get("scheme") != "https":
+        raise ConfigError("router.scheme", f"https, {reason}", source=config.router.sources.get("scheme"))
 
 
 def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
@@ -211,5 +231,7 @@ def _log_start(
         config.router.kind,
         config.resolver.kind,
     )
-    if peer and not config.peer.insecure:
+    if peer and config.peer.insecure:
+        log.warning("peer.insecure is set, so everyone who reaches the peer door can read this host's images")
+    elif peer and mirror.peer_tls is None:
         log.warning("the peer door refuses every other host: %s", PEER_DOOR_ADVICE)

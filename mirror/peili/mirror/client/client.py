@@ -31,6 +31,7 @@ from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.tls.contexts import PeerTLS
 
 KEEP_ALIVE = 15.0
 """Seconds for which an idle connection is kept. `serve` keeps one for longer, so that the client usually closes first.
@@ -57,12 +58,13 @@ class PeerClient:
 
     Args:
         limits: ``connect_timeout`` bounds each attempt to connect.
-        tls: For https URLs. None means the certificate authorities of the system.
+        tls: For https URLs. None means the certificate authorities of the system. With a `PeerTLS`, a peer with an
+            http URL is unavailable.
         headers: Headers of every request.
     """
 
     def __init__(
-        self, limits: Limits, *, tls: ssl.SSLContext | None = None, headers: Mapping[str, str] | None = None
+        self, limits: Limits, *, tls: ssl.SSLContext | PeerTLS | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
@@ -171,7 +173,7 @@ class PeerClient:
         for index, url in enumerate(urls):
             connect_timeout = min(deadline.remaining / (len(urls) - index), self._limits.connect_timeout)
             try:
-                response = await self._send_to(Origin.of(url, peer.tls_name), url, request, connect_timeout)
+                response = await self._send_to(self._origin(url, peer), url, request, connect_timeout)
             except (ConnectError, UnicodeError) as error:
                 self._preferred.pop(peer.id, None)
                 last_error = error
@@ -182,6 +184,14 @@ class PeerClient:
                     self._preferred[peer.id] = url
                 return response
         raise last_error
+
+    def _origin(self, url: str, peer: Peer) -> Origin:
+        if not isinstance(self._tls, PeerTLS):
+            return Origin.of(url, peer.tls_name)
+        origin = Origin.of(url, peer.tls_name, self._tls)
+        if not origin.is_secure:
+            raise ConnectError(f"{url} must be an https URL, because hosts connect to peers with mutual TLS")
+        return origin
 
     async def _send_to(self, origin: Origin, url: str, request: _Request, connect_timeout: float) -> Response:
         """Send the request to `url`, on an idle connection if there is one."""
@@ -256,7 +266,7 @@ class ConnectionPool:
         tls: For https origins. None means the certificate authorities of the system.
     """
 
-    def __init__(self, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: ssl.SSLContext | PeerTLS | None) -> None:
         self._tls = tls
         self._resolver = AddressResolver()
         self._idle: OrderedDict[Connection, float] = OrderedDict()  # with the time since when; the oldest is first

@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.tls.contexts import PeerTLS, certificate_names
 
 _CAN_SPLICE = sys.platform == "linux"
 
@@ -27,7 +28,7 @@ class Origin:
 
     Attributes:
         is_secure: Whether to use TLS.
-        tls_name: The name that the certificate must show.
+        tls_name: The name that the certificate must show; empty if `PeerTLS.check_server` alone decides.
     """
 
     is_secure: bool
@@ -36,8 +37,8 @@ class Origin:
     tls_name: str
 
     @classmethod
-    def of(cls, url: str, tls_name: str | None) -> Origin:
-        """Return the origin of a URL of a peer.
+    def of(cls, url: str, tls_name: str | None, tls: PeerTLS | None = None) -> Origin:
+        """Return the origin of a URL of a peer, with the name that its certificate must show.
 
         Raises:
             UnicodeError: The host of the URL is not a host name.
@@ -47,7 +48,8 @@ class Origin:
         host = parts.hostname or ""
         if not host.isascii() or ".." in host:
             host = host.encode("idna").decode("ascii")
-        return cls(is_secure, host, parts.port or (443 if is_secure else 80), tls_name or host)
+        name = (tls_name or host) if tls is None else tls.name_to_check(tls_name, host)
+        return cls(is_secure, host, parts.port or (443 if is_secure else 80), name)
 
 
 class Transport(ABC):
@@ -91,7 +93,9 @@ class Transport(ABC):
         """Close at once. No task may be reading. Idempotent."""
 
 
-async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, resolver: AddressResolver) -> Transport:
+async def connect(
+    origin: Origin, tls: ssl.SSLContext | PeerTLS | None, timeout: float, resolver: AddressResolver
+) -> Transport:
     """Connect to `origin` within `timeout` seconds, over TLS if `tls` is given.
 
     Raises:
@@ -103,10 +107,18 @@ async def connect(origin: Origin, tls: ssl.SSLContext | None, timeout: float, re
         if tls is None:
             return TcpTransport(tcp_socket)
         try:
-            return await TlsTransport.start(tcp_socket, tls, origin.tls_name)
+            context = tls.contexts().client if isinstance(tls, PeerTLS) else tls
+            transport = await TlsTransport.start(tcp_socket, context, origin.tls_name or origin.host)
         except BaseException:
             tcp_socket.close()
             raise
+        try:
+            if isinstance(tls, PeerTLS):
+                tls.check_server(transport.certificate_names(), origin.tls_name)
+        except BaseException:
+            transport.close()
+            raise
+        return transport
 
 
 async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:
@@ -227,6 +239,10 @@ class TlsTransport(Transport):
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
         transport, _ = await loop.create_connection(lambda: protocol, sock=tcp_socket, ssl=tls, server_hostname=name)
         return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+
+    def certificate_names(self) -> frozenset[str]:
+        """Return the names in the verified certificate of the peer."""
+        return certificate_names(self._writer.get_extra_info("peercert"))
 
     @override
     async def send(self, data: bytes) -> None:

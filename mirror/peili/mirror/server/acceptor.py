@@ -15,7 +15,6 @@ import ssl
 import sys
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 
 from peili.mirror.limits import Limits
 
@@ -173,7 +172,7 @@ class Acceptor:
         limits: ``connections`` (see above), and ``header_timeout``, which bounds the TLS handshake.
         limited: Called with ``connections`` for each connection that is refused.
         log: Receives the warnings.
-        tls: For connections over TLS.
+        tls: Returns the context of a new connection over TLS. None means without TLS.
     """
 
     def __init__(
@@ -184,7 +183,7 @@ class Acceptor:
         limited: Callable[[str], None],
         log: logging.Logger,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._make_protocol = make_protocol
         self._limits = limits
@@ -200,6 +199,7 @@ class Acceptor:
             log, f"the {name} door has %d connections, its maximum; others are closed"
         )
         self._error_warning = _RateLimitedWarning(log, f"the {name} door can't accept connections: %s")
+        self._tls_warning = _RateLimitedWarning(log, f"the {name} door refused a connection in the TLS handshake: %s")
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
         """Accept connections on `sockets`, which listen already. The caller keeps the ownership."""
@@ -260,11 +260,16 @@ class Acceptor:
         task.add_done_callback(opened)
 
     async def _open(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        timeout = self._limits.header_timeout if self._tls is not None else None
-        with suppress(OSError):  # a failed TLS handshake
+        tls = self._tls() if self._tls is not None else None
+        timeout = self._limits.header_timeout if tls is not None else None
+        try:
             await self._loop.connect_accepted_socket(
-                lambda: protocol, connection, ssl=self._tls, ssl_handshake_timeout=timeout
+                lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=timeout
             )
+        except ssl.SSLError as error:  # for example, the client has no certificate, or one of another authority
+            self._tls_warning.log(error)
+        except OSError:
+            pass  # the client has disconnected
 
     def _reject(self, listener: socket.socket, error: OSError) -> bool:
         """Close the next connection, which cannot be accepted. Returns whether that worked; if not, accepting pauses.

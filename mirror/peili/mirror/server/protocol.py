@@ -1,7 +1,8 @@
 """Adds to uvicorn's connections what a door needs: limits, timeouts, and a way past ASGI for the bytes of a body.
 
-Up to three mixins extend uvicorn's protocol class. Each has one task:
+Up to four mixins extend uvicorn's protocol class. Each has one task:
 
+    _PeerNames            tells the app which names the client's certificate shows (only with TLS)
     _RequestTimeouts      closes a connection whose request does not arrive in time, or whose response is unfinished
     _SocketWriterMixin    offers apps a socket writer (only on Linux, without TLS, with httptools)
     _RequestLimits        bounds the size of a request's head, and the requests that wait on a connection (only with
@@ -38,6 +39,7 @@ from peili.mirror.oci.requests import host_error
 from peili.mirror.server.acceptor import ConnectionSlot
 from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
 from peili.mirror.support.deadlines import Countdown
+from peili.mirror.tls.contexts import PEER_NAMES, certificate_names
 
 LINGER = 1.0
 """Seconds for which a client may still read what was sent before its connection was closed."""
@@ -79,6 +81,7 @@ def protocol_factory(
     """
     config.h11_max_incomplete_event_size = limits.header_size  # if httptools is not installed
     bases = (
+        _PeerNames,
         _RequestTimeouts,
         _with_socket_writer(_with_request_limits(config.http_protocol_class, limits, limited)),
     )
@@ -363,6 +366,25 @@ class _Transport:
 
 async def _lost_app(scope: Scope, receive: Receive, send: Send) -> None:
     """The app of a lost connection. It is never called."""
+
+
+class _PeerNames(_UvicornProtocol):
+    """Adds the names in the verified certificate of the client to the scope of each request."""
+
+    @override
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        certificate = transport.get_extra_info("peercert")
+        if certificate:
+            self.app = _add_peer_names(self.app, certificate_names(certificate))
+
+
+def _add_peer_names(app: ASGIApp, names: frozenset[str]) -> ASGIApp:
+    async def app_with_names(scope: Scope, receive: Receive, send: Send) -> None:
+        scope[PEER_NAMES] = names
+        await app(scope, receive, send)
+
+    return app_with_names
 
 
 class _RequestTimeouts(_UvicornProtocol):

@@ -365,7 +365,10 @@ def test_a_peili_that_serves_another_store_fails_the_request(applied: Setup) -> 
 def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: Setup) -> None:
     diagnosis = applied.doctor("--set=peer.insecure=false")
     assert diagnosis.of("fail") == {"peer door": "it refuses every other host"}
-    assert diagnosis.fix("peer door") == "set peer.insecure = true, and let only the peers reach the port"
+    assert (
+        diagnosis.fix("peer door")
+        == "make a key with peili keys new, copy it to every host, and set peer.shared_key_file"
+    )
     applied.neighbour.process.freeze()
     try:
         what = wait_for(lambda: applied.doctor().of("warn").get("peers"), "the doctor misses the neighbour")

@@ -104,7 +104,7 @@ async def check_peer_door(
         yield warn(about, "there is none, so this host shares nothing with others", "set peer.listen")
         return
     if is_closed:
-        fix = "set peer.insecure = true, and let only the peers reach the port"
+        fix = "make a key with peili keys new, copy it to every host, and set peer.shared_key_file"
         yield fail(about, "it refuses every other host", fix)
     for url in status.urls:
         identity = await _identity_at(client, url)

@@ -1,0 +1,265 @@
+"""Mutual TLS 1.3 between peers: what the server and the client need, and the certificates of the operator.
+
+Each new connection asks for the context that is current. So renewed certificates take effect without a restart, and
+open connections go on. keys.py makes the certificates from a shared key instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import ssl
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, unquote
+
+from starlette.requests import HTTPConnection
+from typing_extensions import override
+
+from peili.mirror.errors import ConfigError
+
+PEER_NAMES: Final = "peili.peer_names"
+"""The key of an ASGI scope below which `serve` stores the names in the verified certificate of the client."""
+_IDENTITY_PREFIX = "peili:"
+_NAME_KINDS = frozenset({"DNS", "URI", "IP Address"})
+_CHECK_INTERVAL = 1.0
+"""Seconds between two looks at the files."""
+
+
+@dataclass(frozen=True, slots=True)
+class TLSContexts:
+    """The contexts of new connections: those that this host accepts, and those that it opens."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+class PeerTLS(ABC):
+    """Mutual TLS between peers. Both sides of a connection show a certificate and verify that of the other.
+
+    Pass it to `Mirror`. Then `serve` serves the peer door with it, the mirror uses it to reach peers, and the peer door
+    admits each client with the right certificate. URLs of peers must be https URLs. May be used by several mirrors, on
+    any event loop.
+
+    Attributes:
+        identity: The id of this host that its certificate shows; None if it shows none.
+    """
+
+    identity: str | None = None
+
+    @abstractmethod
+    def contexts(self) -> TLSContexts:
+        """Return the contexts for a new connection. Cheap; never raises."""
+
+    def name_to_check(self, tls_name: str | None, host: str) -> str:
+        """Return the name that the certificate of a peer must show; empty if `check_server` alone decides.
+
+        Args:
+            tls_name: The name that the router knows, see `Peer.tls_name`.
+            host: The host in the URL of the peer.
+        """
+        return tls_name or host
+
+    def allows(self, names: Collection[str]) -> bool:
+        """Whether a host whose verified certificate shows `names` is a peer."""
+        return True
+
+    def check_server(self, names: Collection[str], name: str) -> None:  # noqa: B027 - OpenSSL checks enough
+        """Check the verified certificate of a peer that this host has connected to.
+
+        Args:
+            names: The names in the certificate.
+            name: What `name_to_check` returned.
+
+        Raises:
+            ssl.SSLCertVerificationError: This is not the peer.
+        """
+
+    def admits(self, connection: HTTPConnection) -> bool:
+        """Whether the peer door answers a request. It is the `Auth` of a mirror with this object.
+
+        A request that did not come through `serve` is refused, because nothing has verified its client.
+        """
+        return PEER_NAMES in connection.scope and self.allows(connection.scope[PEER_NAMES])
+
+
+class TLSFromFiles(PeerTLS):
+    """Makes new contexts when files change. The previous ones stay in use if that fails, and it is logged once.
+
+    Args:
+        paths: The files.
+        log: Gets the errors; by default ``peili.tls``.
+
+    Raises:
+        ConfigError: A file cannot be used.
+    """
+
+    def __init__(self, *paths: Path, log: logging.Logger | None) -> None:
+        self._log = log or logging.getLogger("peili.tls")
+        self._paths = paths
+        self._seen = self._states()
+        self._next_check = time.monotonic() + _CHECK_INTERVAL
+        self._logged = ""
+        self._current = self._load()
+
+    @override
+    def contexts(self) -> TLSContexts:
+        if time.monotonic() >= self._next_check:
+            self._next_check = time.monotonic() + _CHECK_INTERVAL
+            if (states := self._states()) != self._seen and self._reload():
+                self._seen = states
+        return self._current
+
+    def _reload(self) -> bool:
+        """Load the files again. Returns whether that worked; if not, the next check tries it again."""
+        try:
+            self._current = self._load()
+        except (ConfigError, OSError) as error:
+            if str(error) != self._logged:
+                self._logged = str(error)
+                self._log.error("%s; what was read before stays in use", error)
+            return False
+        self._logged = ""
+        self._log.info("read again: %s", ", ".join(map(str, self._paths)))
+        return True
+
+    def _states(self) -> list[tuple[int, int, int] | None]:
+        return [_state(path) for path in self._paths]
+
+    @abstractmethod
+    def _load(self) -> TLSContexts:
+        """Return new contexts.
+
+        Raises:
+            ConfigError: A file cannot be used.
+            OSError: No file descriptor is left.
+        """
+
+
+class PeerCertificates(TLSFromFiles):
+    """Mutual TLS with certificates that the operator has.
+
+    The files are read again when they change. If the new ones cannot be used, the previous ones stay in use, and an
+    error is logged once.
+
+    Args:
+        ca: The certificates of the authorities that issue the certificates of peers, as a PEM file.
+        cert: The certificate of this host, for servers and clients, and the chain that leads to `ca`. A PEM file.
+        key: The private key of the certificate, not encrypted. A PEM file.
+        names: Regular expressions. One of them must match a whole DNS name, URI (for example a SPIFFE id) or IP address
+            of a peer's certificate. Without `names`, each client with a certificate of `ca` is admitted, and a peer's
+            certificate must show `Peer.tls_name` or the host of its URL. With `names`, that host is not checked.
+        log: Gets the errors; by default ``peili.tls``.
+
+    Raises:
+        ConfigError: A file cannot be used, or a regular expression is malformed.
+    """
+
+    def __init__(
+        self, ca: Path, cert: Path, key: Path, names: Iterable[str] = (), *, log: logging.Logger | None = None
+    ) -> None:
+        self._ca, self._cert, self._key = ca, cert, key
+        self._patterns = [_compile(pattern) for pattern in names]
+        super().__init__(ca, cert, key, log=log)
+
+    @override
+    def name_to_check(self, tls_name: str | None, host: str) -> str:
+        return (tls_name or "") if self._patterns else super().name_to_check(tls_name, host)
+
+    @override
+    def allows(self, names: Collection[str]) -> bool:
+        return not self._patterns or any(pattern.fullmatch(name) for pattern in self._patterns for name in names)
+
+    @override
+    def check_server(self, names: Collection[str], name: str) -> None:
+        if not self._patterns:
+            return  # OpenSSL has checked `name`
+        if not self.allows(names):
+            raise ssl.SSLCertVerificationError(f"not the certificate of a peer; it shows {', '.join(names)}")
+        if name and name.lower() not in {each.lower() for each in names}:
+            raise ssl.SSLCertVerificationError(f"the certificate does not show {name}")
+
+    @override
+    def _load(self) -> TLSContexts:
+        contexts = new_contexts()
+        for context in (contexts.server, contexts.client):
+            try:
+                context.load_verify_locations(self._ca)
+            except OSError as error:  # SSLError is one
+                raise ConfigError("ca", f"{self._ca} has no usable certificate: {_reason(error)}") from error
+            self._load_chain(context)
+        contexts.client.check_hostname = not self._patterns
+        return contexts
+
+    def _load_chain(self, context: ssl.SSLContext) -> None:
+        for key, path in (("cert", self._cert), ("key", self._key)):
+            try:
+                path.read_bytes()  # the errors of `load_cert_chain` name no file
+            except OSError as error:
+                raise ConfigError(key, f"{path} can't be read: {_reason(error)}") from error
+        try:
+            context.load_cert_chain(self._cert, self._key, password="")  # else OpenSSL asks on the terminal
+        except OSError as error:
+            expected = f"a certificate and its private key, both PEM; {self._cert} and {self._key} are not"
+            raise ConfigError("cert", f"{expected}: {_reason(error)}") from error
+
+
+def _state(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def new_contexts() -> TLSContexts:
+    """Return contexts for mutual TLS 1.3, without certificates. They trust nobody yet."""
+    contexts = TLSContexts(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    for context in (contexts.server, contexts.client):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+    contexts.server.num_tickets = 0  # our client never resumes a session
+    return contexts
+
+
+def certificate_names(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    """Return the DNS names, URIs and IP addresses in a verified certificate.
+
+    Args:
+        certificate: What `ssl.SSLSocket.getpeercert` returned.
+    """
+    alternatives = (certificate or {}).get("subjectAltName", ())
+    return frozenset(name for kind, name in alternatives if kind in _NAME_KINDS)
+
+
+def identity_uri(identity: str) -> str:
+    """Return the URI that shows the id of a host in its certificate."""
+    return _IDENTITY_PREFIX + quote(identity, safe="")
+
+
+def peer_identity(connection: HTTPConnection) -> str | None:
+    """Return the id of the host that sent a request, as shown by its verified certificate.
+
+    None if the certificate shows no id, or if the request did not come through `serve` with mutual TLS. Certificates
+    of a `PeerKeys` show an id. Other certificates show one with a URI such as ``peili:node-1``.
+    """
+    names: Collection[str] = connection.scope.get(PEER_NAMES, ())
+    found = [name for name in names if name.startswith(_IDENTITY_PREFIX)]
+    return unquote(found[0].removeprefix(_IDENTITY_PREFIX)) if len(found) == 1 else None
+
+
+def _compile(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ConfigError("names", f"regular expressions, not {pattern!r}: {error}") from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
+    return (error.strerror or type(error).__name__).lower()
