@@ -13,7 +13,7 @@ from typing import Any, Self
 from tests.lab.processes import ENVIRONMENT, die_with_parent
 
 from bench.measure import Busy
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
 
 
 @dataclass(frozen=True, slots=True)

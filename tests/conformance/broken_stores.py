@@ -25,7 +25,7 @@ from peili.mirror import (
     StoreUnavailable,
     Synced,
 )
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 

@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import override
 
 from peili.mirror import Digest, Reference, Store
-from peili.mirror.oci.media_types import OCI_MANIFEST
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival, StoreSubject
 from peili.stores.memory import MemoryIngest, MemoryStore
 from peili.stores.oci_layout import OciLayoutStore

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from peili.mirror import Aborted, ConfigError, Descriptor, Digest, NotFound, Reference, Store
-from peili.mirror.oci.media_types import OCI_INDEX
+from peili.mirror.oci.references import OCI_INDEX
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

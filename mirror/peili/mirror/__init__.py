@@ -24,22 +24,42 @@ from peili.mirror.limits import Limits
 from peili.mirror.membership.router import MembershipRouter, PushRouter
 from peili.mirror.metrics.counters import Distribution, Family
 from peili.mirror.mirror import Collector, Mirror
-from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
-from peili.mirror.oci.media_types import detect as detect_media_type
-from peili.mirror.oci.references import Descriptor, Digest, Key, Reference, is_registry, looks_like_registry, parse_key
+from peili.mirror.oci.references import (
+    OCTET_STREAM,
+    Descriptor,
+    Digest,
+    Key,
+    Reference,
+    detect_media_type,
+    is_manifest,
+    is_registry,
+    looks_like_registry,
+    parse_key,
+)
 from peili.mirror.oci.selection import Selection, check_registries
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, base_url, is_identity
-from peili.mirror.plugins.advice import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
-from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, ResolverLoader, Router, Store, running_already
+from peili.mirror.plugins.interfaces import (
+    Context,
+    Feed,
+    Lease,
+    LeaseEnd,
+    Plugin,
+    Resolver,
+    ResolverLoader,
+    Router,
+    Store,
+    Upstream,
+    Wait,
+    Want,
+    running_already,
+)
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
 from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
-from peili.mirror.support.backoff import Backoff
-from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.options import Options
-from peili.mirror.support.tasks import Tasks, is_cancelled
+from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 from peili.mirror.tls.contexts import PeerCertificates, PeerTLS, peer_identity
 from peili.mirror.tls.keys import PeerKeys

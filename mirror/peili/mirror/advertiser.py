@@ -11,8 +11,7 @@ from peili.mirror.oci.references import Key, Reference
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.backoff import Backoff
-from peili.mirror.support.tasks import is_cancelled
+from peili.mirror.support.tasks import Backoff, is_cancelled
 
 
 class Advertiser:

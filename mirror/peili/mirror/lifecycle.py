@@ -20,7 +20,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
-from peili.mirror.support.backoff import Backoff
+from peili.mirror.support.tasks import Backoff
 
 _WARN_DELAY = 1.0
 """Seconds: once the delay between two tries is longer, a warning says that they fail."""

@@ -11,7 +11,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from peili.mirror import Mirror, Reference
-from peili.mirror.oci.media_types import OCI_MANIFEST
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

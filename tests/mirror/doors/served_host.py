@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import override
 
 from peili.mirror import Content, Descriptor, Digest, Mirror, Serving, serve
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

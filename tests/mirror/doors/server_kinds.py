@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, http_protocol, serve
 from peili.mirror.content.files import FileContent, open_regular
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore

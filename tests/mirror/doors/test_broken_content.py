@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Descriptor, Digest, Limits, Mirror, serve
 from peili.mirror.content import files as filecontent
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 from peili.stores.memory import MemoryStore
 

@@ -12,7 +12,7 @@ from tests.mirror.doors.in_memory_host import DOORS, TAGS, InMemoryHost, client_
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Mirror, Reference
-from peili.mirror.oci.media_types import OCI_MANIFEST
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

@@ -23,7 +23,7 @@ from typing_extensions import override
 from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, Peer, Reference, Resolver
 from peili.mirror.content import files as filecontent
 from peili.mirror.content.files import FileContent
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

@@ -7,7 +7,7 @@ from tests.mirror.doors.in_memory_host import DOORS, client_for, error_codes
 from typing_extensions import override
 
 from peili.mirror import Aborted, Content, Descriptor, Digest, Mirror, StoreUnavailable
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from peili.mirror.oci.media_types import (
+from peili.mirror.oci.references import (
     DOCKER_LIST,
     DOCKER_MANIFEST,
     DOCKER_SCHEMA1,
     OCI_INDEX,
     OCI_MANIFEST,
     OCTET_STREAM,
-    detect,
+    detect_media_type,
     is_manifest,
     is_media_type,
 )
@@ -68,7 +68,7 @@ JSON = st.recursive(
     ],
 )
 def test_documents_are_distinguished(document: object, media_type: str) -> None:
-    assert detect(json.dumps(document).encode()) == media_type
+    assert detect_media_type(json.dumps(document).encode()) == media_type
 
 
 def _expected(document: object, detected: str) -> bool:
@@ -79,7 +79,7 @@ def _expected(document: object, detected: str) -> bool:
 
 @given(st.from_regex(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,126}/[a-z0-9][a-z0-9!#$&^_.+-]{0,126}", fullmatch=True))
 def test_a_manifest_of_an_unknown_type_is_of_the_type_that_it_states(media_type: str) -> None:
-    assert detect(json.dumps({"mediaType": media_type}).encode()) == media_type
+    assert detect_media_type(json.dumps({"mediaType": media_type}).encode()) == media_type
 
 
 @given(st.text() | st.text("ab/+.-; \r\n"))
@@ -93,7 +93,7 @@ def test_malformed_media_types_are_not_accepted(text: str) -> None:
 
 @given(st.binary() | st.binary().map(lambda data: b"{" + data))
 def test_detection_never_fails_on_bytes(data: bytes) -> None:
-    assert detect(data) == OCTET_STREAM or is_manifest(detect(data))
+    assert detect_media_type(data) == OCTET_STREAM or is_manifest(detect_media_type(data))
 
 
 @given(
@@ -103,14 +103,14 @@ def test_detection_never_fails_on_bytes(data: bytes) -> None:
     )
 )
 def test_detection_never_fails_on_documents(document: dict[str, Any]) -> None:
-    assert _expected(document, detect(json.dumps(document).encode()))
+    assert _expected(document, detect_media_type(json.dumps(document).encode()))
 
 
 @given(st.sampled_from(MANIFESTS), st.dictionaries(st.text(), JSON), st.integers(0, 4))
 def test_a_manifest_has_the_type_that_it_states(media_type: str, rest: dict[str, Any], spaces: int) -> None:
     document = {**rest, "schemaVersion": 2, "mediaType": media_type}
-    assert detect(b" " * spaces + json.dumps(document, indent=spaces).encode()) == media_type
+    assert detect_media_type(b" " * spaces + json.dumps(document, indent=spaces).encode()) == media_type
 
 
 def test_deeply_nested_brackets_are_no_manifest() -> None:
-    assert detect(b'{"a":' * 100_000) == OCTET_STREAM
+    assert detect_media_type(b'{"a":' * 100_000) == OCTET_STREAM

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from tests.support.strategies import DIGESTS, REFERENCES, REGISTRIES, REPOSITORIES
 
 from peili.mirror import Digest, Reference
-from peili.mirror.oci.http_errors import HTTPError
-from peili.mirror.oci.requests import Endpoint, Target, api_path, parse_target
+from peili.mirror.oci.requests import Endpoint, HTTPError, Target, api_path, parse_target
 
 WORDS = st.sampled_from(
     ["", "v2", "manifests", "blobs", "tags", "list", "..", "library", "docker.io", "v1", "sha256:0"]

@@ -11,7 +11,7 @@ import pytest
 from tests.mirror.relay.pulling import LARGE, SMALL, content, path_of
 
 from peili.mirror import Digest, Mirror, Peer, serve
-from peili.mirror.oci.media_types import OCI_INDEX
+from peili.mirror.oci.references import OCI_INDEX
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 

@@ -30,7 +30,7 @@ from tests.mirror.relay.pulling import (
 )
 
 from peili.mirror import Digest, Feed, Holder
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from tests.mirror.relay.peers import Exchange, honest, peers
 from tests.mirror.relay.pulling import LARGE, SMALL, content, path_of, pulling
 
 from peili.mirror import Digest
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 
 pytestmark = pytest.mark.anyio
 

@@ -19,7 +19,7 @@ from tests.mirror.relay.pulling import (
 )
 
 from peili.mirror import Digest, Feed, Holder
-from peili.mirror.oci.media_types import OCI_INDEX
+from peili.mirror.oci.references import OCI_INDEX
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

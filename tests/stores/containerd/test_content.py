@@ -11,7 +11,7 @@ from tests.stores.containerd.helpers import read_all, ready
 from tests.stores.containerd.tenant import Tenant, new_tenant
 
 from peili.mirror import Aborted, Digest, NotFound
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
 from peili.stores.containerd import ContainerdStore
 
 pytestmark = pytest.mark.anyio

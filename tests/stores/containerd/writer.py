@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from peili.mirror import Digest
-from peili.mirror.oci.media_types import OCI_MANIFEST
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.guarded_grpc import aio

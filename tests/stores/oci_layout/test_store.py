@@ -17,7 +17,7 @@ from tests.mirror.doors.in_memory_host import client_for
 from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Digest, Mirror, NotFound, Reference, Store, StoreUnavailable
-from peili.mirror.oci.media_types import OCTET_STREAM
+from peili.mirror.oci.references import OCTET_STREAM
 from peili.mirror.testing import Watched, entered, watching
 from peili.mirror.testing.images import Image, make_layout
 from peili.routers.memory import MemoryRouter

@@ -18,17 +18,21 @@ from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import ContentOpener
 from peili.mirror.doors.tags import send_tags
 from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.oci.http_errors import (
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Reference, is_manifest
+from peili.mirror.oci.requests import (
     BLOB_UNKNOWN,
     LIMIT_OF_STATUS,
     MANIFEST_UNKNOWN,
     NAME_UNKNOWN,
     TOOMANYREQUESTS,
+    Endpoint,
     HTTPError,
+    Target,
+    api_path,
+    check_request,
+    parse_query,
+    parse_target,
 )
-from peili.mirror.oci.media_types import OCTET_STREAM, is_manifest
-from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.oci.requests import Endpoint, Target, api_path, check_request, parse_query, parse_target
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import is_client_gone
 

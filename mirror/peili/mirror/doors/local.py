@@ -17,10 +17,9 @@ from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
-from peili.mirror.oci.http_errors import HTTPError
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
-from peili.mirror.oci.requests import Endpoint, Target
+from peili.mirror.oci.requests import Endpoint, HTTPError, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import Relay

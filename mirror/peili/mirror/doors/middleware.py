@@ -16,8 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.metrics.counters import LOCAL, Metrics
-from peili.mirror.oci.http_errors import DENIED, LIMIT_OF_STATUS, HTTPError
-from peili.mirror.oci.requests import check_head
+from peili.mirror.oci.requests import DENIED, LIMIT_OF_STATUS, HTTPError, check_head
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context

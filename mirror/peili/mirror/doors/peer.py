@@ -19,9 +19,8 @@ from peili.mirror.doors.stored_content import send_growing, send_stored
 from peili.mirror.errors import NotFound
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE
-from peili.mirror.oci.http_errors import TOOMANYREQUESTS, HTTPError
 from peili.mirror.oci.references import Digest
-from peili.mirror.oci.requests import Endpoint, Target
+from peili.mirror.oci.requests import TOOMANYREQUESTS, Endpoint, HTTPError, Target
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, accepts_in_flight
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context

@@ -10,8 +10,6 @@ from dataclasses import replace
 from starlette.types import Message, Scope, Send
 
 from peili.mirror.limits import KIB
-from peili.mirror.oci.http_errors import SIZE_INVALID, HTTPError
-from peili.mirror.oci.media_types import is_manifest
 from peili.mirror.oci.ranges import (
     ByteRange,
     MultipartByteranges,
@@ -22,7 +20,8 @@ from peili.mirror.oci.ranges import (
     is_not_modified,
     parse_ranges,
 )
-from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.oci.references import Descriptor, Digest, is_manifest
+from peili.mirror.oci.requests import SIZE_INVALID, HTTPError
 from peili.mirror.server.socket_writer import get_socket_writer
 from peili.mirror.support.deadlines import Deadline
 

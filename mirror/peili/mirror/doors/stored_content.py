@@ -14,9 +14,8 @@ from peili.mirror.content.files import is_cached
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, MIB
-from peili.mirror.oci.media_types import OCTET_STREAM
 from peili.mirror.oci.ranges import MultipartByteranges, Span
-from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
 from peili.mirror.peer_api.keys import availability_headers
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content

@@ -11,10 +11,8 @@ from starlette.types import Scope
 
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import NotFound
-from peili.mirror.oci.http_errors import NAME_UNKNOWN, UNSUPPORTED, HTTPError
-from peili.mirror.oci.media_types import OCTET_STREAM
-from peili.mirror.oci.references import Digest
-from peili.mirror.oci.requests import Target, api_path, parse_query
+from peili.mirror.oci.references import OCTET_STREAM, Digest
+from peili.mirror.oci.requests import NAME_UNKNOWN, UNSUPPORTED, HTTPError, Target, api_path, parse_query
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Store
 

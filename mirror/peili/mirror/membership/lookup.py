@@ -17,9 +17,8 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, parse_holder
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.broadcast import Broadcast
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Tasks
+from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
 """A query that has found this many holders asks no further member."""

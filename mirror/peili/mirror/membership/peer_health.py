@@ -13,9 +13,8 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.backoff import Backoff
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Tasks
+from peili.mirror.support.tasks import Backoff, Tasks
 
 _Endpoint: TypeAlias = tuple[str, tuple[str, ...], str | None]
 """A member's id, URLs and TLS name. Members that differ in one of these are different members."""

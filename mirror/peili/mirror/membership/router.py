@@ -23,11 +23,9 @@ from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Digest, Key, parse_key
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.advice import Feed, Upstream, Wait, Want
-from peili.mirror.plugins.interfaces import Context, Router, running_already
-from peili.mirror.support.backoff import Backoff
+from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Tasks, is_cancelled
+from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
 
 _FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 

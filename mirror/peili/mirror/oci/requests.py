@@ -1,4 +1,4 @@
-"""What a request asks for, and which requests are refused before they cost anything. Parsing only, without I/O.
+"""What a request asks for, which requests are refused before they cost anything, and the error responses. No I/O.
 
 The API is the pull part of the OCI distribution spec. The registry of a request comes from ``?ns=`` (containerd sends
 it), else from the `OCI-Namespace` header, else from a leading path component that is a host name (some runtimes send
@@ -7,7 +7,9 @@ neither), else from a default.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import parse_qsl, quote
@@ -15,21 +17,48 @@ from urllib.parse import parse_qsl, quote
 from starlette.types import Scope
 
 from peili.mirror.limits import Limits
-from peili.mirror.oci.http_errors import (
-    DIGEST_INVALID,
-    MANIFEST_INVALID,
-    NAME_INVALID,
-    SIZE_INVALID,
-    UNSUPPORTED,
-    HTTPError,
-)
 from peili.mirror.oci.references import Digest, is_registry, is_repository, is_tag, looks_like_registry
+
+NAME_INVALID = "NAME_INVALID"
+NAME_UNKNOWN = "NAME_UNKNOWN"
+DIGEST_INVALID = "DIGEST_INVALID"
+MANIFEST_INVALID = "MANIFEST_INVALID"
+MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
+BLOB_UNKNOWN = "BLOB_UNKNOWN"
+SIZE_INVALID = "SIZE_INVALID"
+DENIED = "DENIED"
+UNSUPPORTED = "UNSUPPORTED"
+TOOMANYREQUESTS = "TOOMANYREQUESTS"
+
+LIMIT_OF_STATUS = {414: "path_length", 431: "header_count"}
+"""For each status that means "a limit was reached": the name of the limit in `Limits`."""
 
 _ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
 _HOST = re.compile(
     rb"(?:\[[A-Za-z0-9:.%_~!$&'()*+,;=-]+\]|(?:[A-Za-z0-9._~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?", re.ASCII
 )
 """RFC 9110, section 7.2: host and port as in a URI. The host may be empty. An address in brackets is not parsed."""
+
+
+class HTTPError(Exception):
+    """Ends a request with an error response.
+
+    Args:
+        status: The HTTP status code.
+        code: One of the error codes above.
+        message: A sentence for people.
+        headers: More headers of the response.
+    """
+
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = dict(headers or {})
+
+    def body(self) -> bytes:
+        """Return the JSON document of the response."""
+        return json.dumps({"errors": [{"code": self.code, "message": str(self)}]}).encode()
 
 
 class Endpoint(Enum):

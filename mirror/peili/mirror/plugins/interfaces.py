@@ -1,6 +1,7 @@
 """The interfaces that plug-ins implement: `Store`, `Router` and `Resolver`, with their base `Plugin`.
 
-`Context` is what a running plug-in gets from its mirror. These classes refer to each other, so they stand together.
+A router is asked with a `Want`, and answers with `Feed`, `Wait` or `Upstream`. A running plug-in gets a `Context` from
+its mirror. These classes refer to each other, so they are in one module.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from starlette.routing import BaseRoute
@@ -20,7 +22,6 @@ from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.plugins.advice import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
 
@@ -123,6 +124,78 @@ class Store(Plugin):
             Whether a copy was removed.
         """
         return False
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What a host needs.
+
+    Attributes:
+        key: The key of the content.
+        offset: The first byte that it needs.
+        failed: The ids of the peers that can't be used, each with the reason, a `FailureReason`.
+    """
+
+    key: Key
+    offset: int = 0
+    failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+
+
+class LeaseEnd(StrEnum):
+    """Why a lease is released, if no peer failed; see `FailureReason` for the other reasons."""
+
+    DONE = "done"
+    """The runtime has what it wanted, or does as the router advised."""
+    GONE = "gone"
+    """The runtime disconnected."""
+
+
+class Lease:
+    """Tells the router what becomes of its answer. This one records nothing; a router returns its own subclass.
+
+    Used on the mirror's loop only. After `release`, there is no more progress.
+    """
+
+    def progress(self, offset: int) -> None:
+        """Record that the runtime received all bytes up to `offset`.
+
+        Called often, in the task of the runtime's request, so it must not block.
+        """
+
+    async def release(self, reason: str) -> None:
+        """Record that the answer is no longer used. Called exactly once in any case. Must not raise.
+
+        It runs in its own task, so neither the runtime's request nor its end waits for it or cancels it. It may run at
+        the same time as the release of other leases, and as an `acquire` for the same key, even by the same request. It
+        is cancelled after ``limits.lookup_timeout`` seconds. Draining the mirror waits for it. So does exiting the
+        mirror, before the router is exited, for up to ``limits.stop_timeout`` seconds; then it is cancelled. Only a
+        response that continues after the mirror was exited releases its lease later, and in its own task.
+
+        Args:
+            reason: A `LeaseEnd` or a `FailureReason`.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """Get the content from one of `holders`, best first."""
+
+    holders: tuple[Holder, ...]
+    lease: Lease = field(default_factory=Lease)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Ask again at `until`, in seconds of the running loop's clock (`loop.time()`)."""
+
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """No peer has the content: let the runtime go upstream."""
+
+    lease: Lease = field(default_factory=Lease)
 
 
 class Router(Plugin):

@@ -28,7 +28,7 @@ from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange, Span, parse_content_range
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.support.broadcast import Broadcast
+from peili.mirror.support.tasks import Broadcast
 
 T = TypeVar("T")
 

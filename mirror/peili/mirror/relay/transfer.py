@@ -12,11 +12,10 @@ from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
-from peili.mirror.oci.media_types import OCTET_STREAM, detect
-from peili.mirror.oci.media_types import is_manifest as is_manifest_type
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
-from peili.mirror.oci.references import Descriptor, Digest
-from peili.mirror.plugins.advice import LeaseEnd
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
+from peili.mirror.oci.references import is_manifest as is_manifest_type
+from peili.mirror.plugins.interfaces import LeaseEnd
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, ingest_size, may_resume
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
@@ -306,7 +305,7 @@ class Transfer:
         """Record the size and the media type of the verified content, and the sizes that a manifest states."""
         self._senders.clear()
         self._state.sizes.add_verified(self._request.digest, len(data))
-        self.media_type = detect(data)
+        self.media_type = detect_media_type(data)
         if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
             self._state.sizes.add_manifest(data)
 

@@ -1,1 +1,1 @@
-"""Helpers that know nothing of images: tasks, deadlines, backoff, options, threads, log lines, the watchdog."""
+"""Helpers that know nothing of images: tasks, deadlines, options, threads, log lines, the watchdog."""

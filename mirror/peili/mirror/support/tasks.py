@@ -1,9 +1,10 @@
-"""Background tasks that have an owner."""
+"""Background tasks that have an owner, the delay between tries, and the notification of waiting tasks."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
@@ -62,3 +63,57 @@ def is_cancelled(error: BaseException) -> bool:
     """Whether `error` ends the current task because it was cancelled, and was not raised by third-party code."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
+class Broadcast:
+    """Notifies all waiting tasks of a change. Used on one event loop.
+
+    A waiter takes `next_change` before it reads the state. It then misses no change, whatever it awaits meanwhile::
+
+        while True:
+            changed = broadcast.next_change
+            ...  # read the state
+            await changed.wait()
+    """
+
+    def __init__(self) -> None:
+        self.next_change = asyncio.Event()
+        """Set by the next `notify`, and never cleared."""
+
+    def notify(self) -> None:
+        """Wake all tasks that wait for the next change."""
+        changed, self.next_change = self.next_change, asyncio.Event()
+        changed.set()
+
+
+class Backoff:
+    """The delay before the next try: `first` seconds, doubled after each try, up to `longest` seconds.
+
+    Args:
+        first: the first delay, in seconds.
+        longest: no delay is longer than this, in seconds.
+        jitter: each delay is shorter by a random part, up to this share of it. Different hosts then try at different
+            times.
+
+    Attributes:
+        delay: seconds that the next `sleep` takes, without the jitter.
+    """
+
+    def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._jitter = jitter
+        self.delay = first
+
+    async def sleep(self) -> None:
+        """Wait for the current delay. The next delay is twice as long."""
+        await asyncio.sleep(self.next_delay())
+
+    def next_delay(self) -> float:
+        """Return the current delay in seconds. The next delay is twice as long."""
+        delay, self.delay = self.delay, min(2 * self.delay, self._longest)
+        return delay * random.uniform(1 - self._jitter, 1)  # noqa: S311 - spreads hosts in time, not a secret
+
+    def reset(self) -> None:
+        """Begin with the first delay again, because a try succeeded."""
+        self.delay = self._first

@@ -17,8 +17,7 @@ from typing import Any, Protocol, Self
 import httpx
 
 from peili.mirror.errors import Aborted, NotFound
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST
-from peili.mirror.oci.references import Descriptor, Digest, Reference
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Reference
 
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"

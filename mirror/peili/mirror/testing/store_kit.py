@@ -10,8 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from peili.mirror.errors import Aborted, NotFound
-from peili.mirror.oci.media_types import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM
-from peili.mirror.oci.references import Digest, Reference
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM, Digest, Reference
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,

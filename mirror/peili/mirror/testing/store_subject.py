@@ -8,8 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from peili.mirror.oci.media_types import OCI_MANIFEST, OCTET_STREAM
-from peili.mirror.oci.references import Digest, Key, Reference
+from peili.mirror.oci.references import OCI_MANIFEST, OCTET_STREAM, Digest, Key, Reference
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.support.deadlines import Deadline

@@ -1,4 +1,4 @@
-"""The growing delay between tries."""
+"""The delay between tries, and the notification of waiting tasks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from peili.mirror import Backoff
+from peili.mirror import Backoff, Broadcast
 
 
 def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
@@ -38,3 +38,26 @@ def test_sleep_takes_the_delay(first: float) -> None:
     began = time.monotonic()
     asyncio.run(Backoff(first, 1.0).sleep())
     assert first <= time.monotonic() - began < 1
+
+
+def test_a_change_wakes_every_waiter_once() -> None:
+    async def run() -> None:
+        broadcast = Broadcast()
+        waiters = [asyncio.create_task(broadcast.next_change.wait()) for _ in range(3)]
+        await asyncio.sleep(0)
+        broadcast.notify()
+        await asyncio.wait_for(asyncio.gather(*waiters), 1)
+        assert not broadcast.next_change.is_set()
+
+    asyncio.run(run())
+
+
+def test_a_change_is_not_missed_if_it_was_taken_before_the_state_was_read() -> None:
+    async def run() -> None:
+        broadcast = Broadcast()
+        changed = broadcast.next_change
+        broadcast.notify()
+        broadcast.notify()
+        await asyncio.wait_for(changed.wait(), 1)
+
+    asyncio.run(run())
