@@ -15,6 +15,8 @@ import pytest
 from tests.lab.processes import ENVIRONMENT, run
 from tests.support.directories import short_directory
 
+from peili.mirror.tls.key_file import create_key_file
+
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "packaging/container/Containerfile"
 
@@ -125,6 +127,17 @@ def test_the_extra_that_it_installs_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert extras
     assert set(extras) <= set(project["optional-dependencies"])
+
+
+def test_the_configuration_for_a_host_has_a_key(tmp_path: Path) -> None:
+    file = ROOT / "packaging/peili.toml"
+    peer = tomllib.loads(file.read_text())["peer"]
+    assert peer["shared_key_file"] == "/etc/peili/key"
+    create_key_file(tmp_path / "key")
+    flags = ["--check", f"--config={file}", f"--set=peer.shared_key_file={tmp_path}/key"]
+    command = [str(Path(sys.executable).with_name("peili")), "serve", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "the configuration is valid\n"), done.stderr
 
 
 def test_the_entry_point_and_the_stop_signal_are_known_to_peili() -> None:

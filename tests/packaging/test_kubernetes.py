@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.lab.processes import ENVIRONMENT
 from peili.adapters.standalone import settings
 from peili.adapters.standalone.config import Config
 from peili.mirror import Mirror
+from peili.mirror.tls.key_file import create_key_file
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -82,8 +84,10 @@ def test_everything_is_in_the_namespace_and_the_daemonset_selects_its_pods(manif
     assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
 
 
-def test_peili_accepts_the_configuration(config_file: Path) -> None:
+def test_peili_accepts_the_configuration(config_file: Path, tmp_path: Path) -> None:
+    create_key_file(tmp_path / "key")
     command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--check", "--config", str(config_file)]
+    command.append(f"--set=peer.shared_key_file={tmp_path}/key")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "the configuration is valid\n"), done.stderr
 
@@ -97,6 +101,18 @@ def test_peili_is_started_with_the_configuration_that_is_mounted(
     _, volume = mounted(pod, container, str(file.parent))
     assert volume["configMap"]["name"] == manifest["ConfigMap"]["metadata"]["name"]
     assert file.name in manifest["ConfigMap"]["data"]
+
+
+def test_the_peer_door_has_a_key_from_a_secret(pod: dict[str, Any], peili: dict[str, Any], config: Config) -> None:
+    file = config.peer.shared_key_file
+    assert file is not None
+    mount, volume = mounted(pod, peili, str(file.parent))
+    assert mount["readOnly"] is True
+    assert "subPath" not in mount  # the kubelet would not update it
+    assert volume["secret"] == {"secretName": "peili", "defaultMode": 0o400}
+    [hint] = re.findall(r"^# +(kubectl .*)$", MANIFEST.read_text(), re.MULTILINE)
+    assert hint == f'kubectl -n peili create secret generic peili --from-literal={file.name}="$(peili keys new)"'
+    assert hint in (MANIFEST.parents[2] / "docs/running.md").read_text()
 
 
 @pytest.mark.anyio

@@ -17,7 +17,9 @@ from tests.lab.processes import ENVIRONMENT, wait_for
 from tests.packaging.systemd import UNITS, Systemd
 from tests.support.directories import short_directory
 
+from peili.mirror import PeerKeys
 from peili.mirror.testing.images import Image, make_layout, pack_tar
+from peili.mirror.tls.key_file import create_key_file
 
 EXPOSURE = 20  # of 100, as rated by systemd-analyze; below 50 is "OK"
 
@@ -88,12 +90,20 @@ def systemd(node: Node, directory: Path, image: tuple[Image, Containerd]) -> Gen
     router = '[router]\nkind = "static"\npeers = []\n'
     hosts = '[hosts]\napply = true\nconfig_path = ["/etc/containerd/certs.d:/etc/docker/certs.d"]\n'
     hosts += 'registries = ["registry.example", "_default"]\n'
-    with Systemd(node, directory / "systemd", store + router + hosts) as systemd:
+    create_key_file(directory / "key")
+    peer = f'[peer]\nshared_key_file = "{directory}/key"\n'
+    with Systemd(node, directory / "systemd", store + router + hosts + peer) as systemd:
         yield systemd
 
 
-def ask(node: Node, path: str, port: int = LOCAL_PORT) -> Answer:
-    return node.request("GET", "127.0.0.1", port, path)
+def ask(node: Node, path: str) -> Answer:
+    return node.request("GET", "127.0.0.1", LOCAL_PORT, path)
+
+
+def ask_as_peer(node: Node, path: str, directory: Path) -> Answer:
+    tls = PeerKeys(directory / "key", "another-host").contexts().client
+    tls.check_hostname = False  # the certificate shows the name of the cluster, not the address
+    return node.request("GET", "127.0.0.1", PEER_PORT, path, tls=tls)
 
 
 def ready(node: Node) -> bool:
@@ -118,10 +128,10 @@ def test_the_first_request_starts_the_service_and_is_answered(systemd: Systemd, 
     wait_for(lambda: systemd.show("peili.service", "ActiveState") == "active", "the service has sent READY=1")
 
 
-def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node) -> None:
+def test_both_doors_are_served_on_the_sockets_that_systemd_holds(up: Systemd, node: Node, directory: Path) -> None:
     assert "local door 127.0.0.1:5050, peer door [::]:5051" in up.log()
-    assert ask(node, "/v2/", PEER_PORT).headers["peili-id"]
-    assert ask(node, "/readyz", PEER_PORT).status == 404  # only the local door serves operations
+    assert ask_as_peer(node, "/v2/", directory).headers["peili-id"]
+    assert ask_as_peer(node, "/readyz", directory).status == 404  # only the local door serves operations
 
 
 def test_it_serves_containerd_s_content_without_any_capability(

@@ -253,7 +253,7 @@ class Mirror:
             "identity": self.identity.id,
             "urls": list(self.identity.urls),
             "ready": dict(self.readiness()),
-            "peers": [{"id": each.id, "urls": list(each.urls)} for each in peers],
+            "peers": [_describe(each) for each in peers],
             "runtime": self.metrics.clients.summary(),
         }
 
@@ -333,6 +333,11 @@ class Mirror:
                 await lifecycle.stop()
             finally:
                 self._is_exiting = False
+
+
+def _describe(peer: Peer) -> Mapping[str, Any]:
+    described: dict[str, Any] = {"id": peer.id, "urls": list(peer.urls)}
+    return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
 
 
 def _check_access(

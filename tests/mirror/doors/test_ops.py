@@ -64,7 +64,9 @@ async def test_status_shows_identity_peers_and_runtime_requests() -> None:
             "peers": [],
             "runtime": {},
         }
-        router.set([Peer("other", ("http://10.0.0.3:5051",))])
+        router.set(
+            [Peer("other", ("http://10.0.0.3:5051",)), Peer("named", ("https://10.0.0.4:5051",), "node.example")]
+        )
         async with mirror:
             await mirror.wait_ready(30)
             before = time.time()
@@ -72,7 +74,10 @@ async def test_status_shows_identity_peers_and_runtime_requests() -> None:
                 await runtime.get("/v2/", headers={"User-Agent": agent})
             document = (await client.get("/status")).json()
             assert all(document["ready"].values())
-            assert document["peers"] == [{"id": "other", "urls": ["http://10.0.0.3:5051"]}]
+            assert document["peers"] == [
+                {"id": "other", "urls": ["http://10.0.0.3:5051"]},
+                {"id": "named", "urls": ["https://10.0.0.4:5051"], "tls_name": "node.example"},
+            ]
             assert {name: counts["requests"] for name, counts in document["runtime"].items()} == {
                 "containerd": 2,
                 "other": 1,

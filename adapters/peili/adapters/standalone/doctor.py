@@ -30,6 +30,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         options = config.store.build(lambda _, options: ContainerdOptions.from_config(options))
     else:
         options = ContainerdOptions.from_config({})
+    peer_tls = config.peer.build_tls("doctor")
     return DoctorTarget(
         mirror=mirror_url(config.local),
         address=options.socket,
@@ -40,7 +41,8 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
             Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder
         ),
         config=containerd_config.absolute() if containerd_config is not None else None,
-        is_peer_door_closed=not (config.peer.insecure or config.peer.shared_key_file or config.peer.tls),
+        is_peer_door_closed=peer_tls is None and not config.peer.insecure,
+        peer_tls=peer_tls,
         store_kind=kind,
     )
 

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
 
 from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts
@@ -23,6 +24,7 @@ from peili.adapters.containerd.doctor.mirror_checks import (
     check_containerd_requests,
     check_local_door,
     check_peer_door,
+    check_peers,
     check_readiness,
     check_request,
     make_client,
@@ -32,7 +34,7 @@ from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
-from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
+from peili.mirror import Descriptor, Digest, Limits, Mirror, Peer, PeerClient, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -42,6 +44,7 @@ IMAGES = 'plugins."io.containerd.cri.v1.images"'
 CRI = 'plugins."io.containerd.grpc.v1.cri"'
 ONE = f'[{IMAGES}.registry]\nconfig_path = "DIR"\n'
 PROXY = '[proxy_plugins.lazy]\ntype = "snapshot"\naddress = "/run/containerd-stargz-grpc/c.sock"\n'
+KEYS = {"one": bytes(32), "two": bytes(32), "other": bytes(range(32))}
 NO_PROBLEMS = set[tuple[str, str]]()
 TWO = f'[{IMAGES}.registry]\nconfig_path = "DIR:/etc/docker/certs.d"\n'
 
@@ -347,3 +350,19 @@ async def test_a_peer_door_is_trusted_by_the_systems_certificate_authorities(
 async def test_the_time_since_the_last_request_is_written_in_words(seconds: float, words: str) -> None:
     status = MirrorStatus("me", runtime={"containerd": {"requests": 4, "last": 1e9 - seconds}})
     assert check_containerd_requests(status, 1e9).what == f"containerd has sent 4 requests, the last {words} ago"
+
+
+async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) -> None:
+    one_keys, two_keys, other_keys = (host_keys(tmp_path, name, key) for name, key in KEYS.items())
+    async with tls_host(one_keys) as one, tls_host(two_keys) as two, tls_host(other_keys) as other:
+        peers = [{"id": each.mirror.identity.id, "urls": list(each.mirror.identity.urls)} for each in (two, other)]
+        status = MirrorStatus("one", one.mirror.identity.urls, peers=peers)
+        async with PeerClient(Limits(), tls=one_keys) as client:
+            [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
+            assert result == ok("peer door", f"this peili answers at {one.url}")
+            fix = "open the peers' port, and give all hosts the same key"
+            assert await check_peers(client, status) == warn("peers", "1 of 2 do not answer: other", fix)
+        async with PeerClient(Limits(), tls=other_keys) as client:
+            [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
+            assert result.level is Level.FAIL
+            assert "no peili with the right certificate answers" in str(result)

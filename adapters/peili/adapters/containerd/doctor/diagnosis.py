@@ -20,7 +20,7 @@ from peili.adapters.containerd.doctor.registry_settings import RegistrySettings,
 from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, warn
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
-from peili.mirror import Selection, StoreUnavailable
+from peili.mirror import Limits, PeerClient, PeerTLS, Selection, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 
 
@@ -37,6 +37,7 @@ class DoctorTarget:
         hosts_directories: the directories in which peili was configured to edit hosts.toml files.
         config: containerd's configuration file; None for the file with which it was started, or the default one.
         is_peer_door_closed: whether the peer door refuses every other host.
+        peer_tls: the TLS between peers; None for plain HTTP.
         store_kind: the kind of store that peili serves.
     """
 
@@ -48,6 +49,7 @@ class DoctorTarget:
     hosts_directories: tuple[Path, ...] = ()
     config: Path | None = None
     is_peer_door_closed: bool = False
+    peer_tls: PeerTLS | None = None
     store_kind: str = "containerd"
 
 
@@ -169,9 +171,11 @@ async def _check_mirror(
     if status is None:
         return
     yield mirror_checks.check_readiness(status)
-    async for result in mirror_checks.check_peer_door(client, status, is_closed=target.is_peer_door_closed):
-        yield result
-    yield await mirror_checks.check_peers(client, status)
+    async with PeerClient(Limits(), tls=target.peer_tls) as peer_client:
+        peers = peer_client if target.peer_tls is not None else client
+        async for result in mirror_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
+            yield result
+        yield await mirror_checks.check_peers(peers, status)
     yield mirror_checks.check_containerd_requests(status, time.time())
     if api is not None:
         try:

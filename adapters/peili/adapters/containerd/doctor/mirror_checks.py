@@ -13,7 +13,16 @@ import httpx
 from peili.adapters.containerd.doctor.result import CheckResult, fail, ok, warn
 from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus
-from peili.mirror import IDENTITY_HEADER, Descriptor, NotFound, Reference, Selection
+from peili.mirror import (
+    IDENTITY_HEADER,
+    Descriptor,
+    NotFound,
+    Peer,
+    PeerClient,
+    PeerUnavailable,
+    Reference,
+    Selection,
+)
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import list_images
 
@@ -90,12 +99,12 @@ def check_readiness(status: MirrorStatus) -> CheckResult:
 
 
 async def check_peer_door(
-    client: httpx.AsyncClient, status: MirrorStatus, *, is_closed: bool
+    client: httpx.AsyncClient | PeerClient, status: MirrorStatus, *, is_closed: bool
 ) -> AsyncGenerator[CheckResult, None]:
     """Check that other hosts reach this peili at the URLs that it advertises.
 
     Args:
-        client: a client from `make_client`.
+        client: a client from `make_client`, or one with the TLS between peers.
         status: the status of this peili.
         is_closed: whether the peer door refuses every other host.
     """
@@ -112,14 +121,15 @@ async def check_peer_door(
             yield ok(about, f"this peili answers at {url}")
         elif identity is None:
             fix = "open the port, or set peer.advertise to a URL that other hosts can reach"
-            yield fail(about, f"nothing answers at {url}, the URL that peers use", fix)
+            who = "no peili with the right certificate" if isinstance(client, PeerClient) else "nothing"
+            yield fail(about, f"{who} answers at {url}, the URL that peers use", fix)
         elif identity:
             yield fail(about, f"{identity} answers at {url}", "set peer.advertise to a URL of this host")
         else:
             yield ok(about, f"{url} accepts connections")
 
 
-async def check_peers(client: httpx.AsyncClient, status: MirrorStatus) -> CheckResult:
+async def check_peers(client: httpx.AsyncClient | PeerClient, status: MirrorStatus) -> CheckResult:
     """Check that the peers that this peili knows answer."""
     about = "peers"
     if not status.peers:
@@ -130,24 +140,32 @@ async def check_peers(client: httpx.AsyncClient, status: MirrorStatus) -> CheckR
     if silent:
         names = ", ".join(silent[:_MAX_NAMED_PEERS]) + (" …" if len(silent) > _MAX_NAMED_PEERS else "")
         what = f"{len(silent)} of {len(status.peers)} do not answer: {names}"
-        return warn(about, what, "open the peers' port, or see their logs")
+        has_tls = isinstance(client, PeerClient)
+        fix = "open the peers' port, " + ("and give all hosts the same key" if has_tls else "or see their logs")
+        return warn(about, what, fix)
     return ok(about, f"{len(status.peers)} known, all answer")
 
 
-async def _answers(client: httpx.AsyncClient, peer: Mapping[str, Any]) -> bool:
+async def _answers(client: httpx.AsyncClient | PeerClient, peer: Mapping[str, Any]) -> bool:
     for url in peer["urls"]:
-        if await _identity_at(client, url) is not None:
+        if await _identity_at(client, url, peer.get("tls_name")) is not None:
             return True
     return False
 
 
-async def _identity_at(client: httpx.AsyncClient, url: str) -> str | None:
+async def _identity_at(client: httpx.AsyncClient | PeerClient, url: str, tls_name: str | None = None) -> str | None:
     """Return the id of the peili that answers at the base URL of a peer door.
 
     Returns:
         An empty string if something listens but cannot be identified, such as a door that requires a client
         certificate; None if nothing listens.
     """
+    if isinstance(client, PeerClient):
+        try:
+            head = await client.head(Peer("unknown", (url,), tls_name), "/v2/", timeout=_TIMEOUT)
+        except (PeerUnavailable, ValueError):
+            return None
+        return head.header(IDENTITY_HEADER) or "another server"
     try:
         response = await client.head(f"{url}/v2/")
     except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
