@@ -112,7 +112,7 @@ def lines(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, list[tuple[in
 
 
 def limits(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, float]:
-    """What the figures of one plot must not be above, where there is such a budget."""
+    """Return the budget of each line of a plot, if it has an upper limit."""
     return {
         row.place.what: row.budget.most
         for row in rows

@@ -28,9 +28,9 @@ def test_a_fault_is_printed_with_its_input(
 
     monkeypatch.setattr(fuzz, "EDITORS", {"editor": fuzz.Editor([b"file"], [b"file"], faults)})
     assert main(["fuzz", "--seconds", "0", "--folder", str(tmp_path)]) == 1
-    said = capsys.readouterr()
-    assert "editor: 1 inputs, 1 faults" in said.out
-    assert "RuntimeError: broken" in said.err
+    output = capsys.readouterr()
+    assert "editor: 1 inputs, 1 faults" in output.out
+    assert "RuntimeError: broken" in output.err
 
 
 def test_a_seed_makes_the_same_inputs_again() -> None:

@@ -102,7 +102,7 @@ def test_successive_transfers_are_one_figure(served: Served, clients: Clients) -
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "told"),
+    ("path", "options", "message"),
     [
         ("/missing", {}, "404 instead of 200"),
         ("/large", {"part": range(10)}, "200 instead of 206"),
@@ -110,9 +110,9 @@ def test_successive_transfers_are_one_figure(served: Served, clients: Clients) -
     ],
 )
 def test_a_wrong_response_is_an_error(
-    served: Served, clients: Clients, path: str, options: Mapping[str, Any], told: str
+    served: Served, clients: Clients, path: str, options: Mapping[str, Any], message: str
 ) -> None:
-    with pytest.raises(RuntimeError, match=told):
+    with pytest.raises(RuntimeError, match=message):
         clients.transfer(Target(served.port, path), **options)
     assert clients.transfer(Target(served.port, "/large")).size == len(CONTENT)  # the client still works
 

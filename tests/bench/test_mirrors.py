@@ -33,6 +33,6 @@ def test_mutual_tls_admits_only_clients_with_a_certificate(tmp_path: Path) -> No
     with Clients() as clients, tls_holder(tmp_path / "log", image.path, certificate) as (port, _):
         moved = clients.transfer(Target(port, blob_path(blob), certificate.files()), digest=blob.digest)
         assert moved.size == blob.size
-        stranger = ssl.create_default_context(cafile=certificate.ca)
-        with httpx.Client(verify=stranger, trust_env=False) as client, pytest.raises(httpx.TransportError):
+        client_context = ssl.create_default_context(cafile=certificate.ca)
+        with httpx.Client(verify=client_context, trust_env=False) as client, pytest.raises(httpx.TransportError):
             client.get(f"https://127.0.0.1:{port}{blob_path(blob)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.lab.containerd import Containerd
 from tests.lab.network import LoopbackNetwork
-from tests.stores.containerd.tenant import Tenant, new_tenant
+from tests.stores.containerd.namespace import Namespace, new_namespace
 from tests.support.directories import short_directory
 
 _COMMANDS = ("containerd", "ctr", "setpriv")
@@ -32,12 +32,12 @@ own_containerd = pytest.fixture(_containerd)
 
 
 @pytest.fixture
-def tenant(shared_containerd: Containerd, tmp_path: Path) -> Tenant:
-    """A namespace of this test only, in a containerd that other tests use, too."""
-    return new_tenant(shared_containerd, tmp_path)
+def namespace(shared_containerd: Containerd, tmp_path: Path) -> Namespace:
+    """A namespace of this test, in a containerd that other tests also use."""
+    return new_namespace(shared_containerd, tmp_path)
 
 
 @pytest.fixture
-def sole_tenant(own_containerd: Containerd, tmp_path: Path) -> Tenant:
-    """A namespace of a containerd that no other test uses."""
-    return new_tenant(own_containerd, tmp_path)
+def own_namespace(own_containerd: Containerd, tmp_path: Path) -> Namespace:
+    """The namespace of a test that has a containerd of its own."""
+    return new_namespace(own_containerd, tmp_path)

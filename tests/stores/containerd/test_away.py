@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.stores.containerd.helpers import PROMPT, eventually, read_all, ready
-from tests.stores.containerd.tenant import TAG, Tenant
+from tests.stores.containerd.namespace import TAG, Namespace
 from tests.support.directories import open_directory, short_directory
 
 from peili.mirror import Digest, Gone, Have, NotFound, Reference, StoreUnavailable, Synced
@@ -29,31 +29,31 @@ ABSENT = Digest.of(b"nobody has this")
 RECONNECTED = 60.0  # the most seconds until a restarted containerd is followed again; usually 2
 
 
-async def stop(tenant: Tenant) -> None:
-    await asyncio.to_thread(tenant.containerd.stop)
+async def stop(namespace: Namespace) -> None:
+    await asyncio.to_thread(namespace.containerd.stop)
 
 
-async def start(tenant: Tenant) -> None:
-    await asyncio.to_thread(tenant.containerd.start)
+async def start(namespace: Namespace) -> None:
+    await asyncio.to_thread(namespace.containerd.start)
 
 
-async def test_the_store_waits_for_a_containerd_that_starts_later(sole_tenant: Tenant) -> None:
-    image = await sole_tenant.load()
-    await stop(sole_tenant)
-    store = sole_tenant.store()
+async def test_the_store_waits_for_a_containerd_that_starts_later(own_namespace: Namespace) -> None:
+    image = await own_namespace.load()
+    await stop(own_namespace)
+    store = own_namespace.store()
     async with entered(store), watching(store) as seen:
         with pytest.raises(StoreUnavailable):
             await store.resolve(DEMO)
         assert not store.ready()
         assert not seen.events
-        await start(sole_tenant)
+        await start(own_namespace)
         await eventually(store.ready, "containerd is followed", within=RECONNECTED)
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
         assert await store.resolve(DEMO) == image.target
 
 
-async def test_the_store_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
-    digest, store = await tenant.put(b"content"), tenant.store()
+async def test_the_store_serves_one_mirror_at_a_time(namespace: Namespace) -> None:
+    digest, store = await namespace.put(b"content"), namespace.store()
     async with ready(store):
         with pytest.raises(RuntimeError, match="running already"):
             async with entered(store):
@@ -62,16 +62,16 @@ async def test_the_store_serves_one_mirror_at_a_time(tenant: Tenant) -> None:
         assert (await store.describe(digest)).size == 7
 
 
-async def test_after_a_restart_watchers_only_receive_differences(sole_tenant: Tenant) -> None:
-    kept = await sole_tenant.load("docker.io/library/kept:v1")
-    store = sole_tenant.store()
+async def test_after_a_restart_watchers_only_receive_differences(own_namespace: Namespace) -> None:
+    kept = await own_namespace.load("docker.io/library/kept:v1")
+    store = own_namespace.store()
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
         before = len(seen.events)
-        await stop(sole_tenant)
+        await stop(own_namespace)
         await eventually(lambda: not store.ready(), "the stop is noticed")
-        await start(sole_tenant)
-        await sole_tenant.load("docker.io/library/new:v1")
+        await start(own_namespace)
+        await own_namespace.load("docker.io/library/new:v1")
         new = Reference.parse("docker.io/library/new:v1")
         await seen.until(lambda: new in seen.have, within=RECONNECTED)
         await eventually(store.ready, "containerd is followed")
@@ -80,26 +80,26 @@ async def test_after_a_restart_watchers_only_receive_differences(sole_tenant: Te
         assert seen.events.count(Synced()) == 1
 
 
-async def test_content_removed_while_disconnected_is_gone_after_the_reconnect(sole_tenant: Tenant) -> None:
-    image = await sole_tenant.load()
-    store = sole_tenant.store()
+async def test_content_removed_while_disconnected_is_gone_after_the_reconnect(own_namespace: Namespace) -> None:
+    image = await own_namespace.load()
+    store = own_namespace.store()
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
-        await stop(sole_tenant)
+        await stop(own_namespace)
         await eventually(lambda: not store.ready(), "the stop is noticed")
-        shutil.rmtree(sole_tenant.containerd.socket.parent / "root")
-        await start(sole_tenant)
+        shutil.rmtree(own_namespace.containerd.socket.parent / "root")
+        await start(own_namespace)
         await seen.until(lambda: not seen.have, within=RECONNECTED)
         with pytest.raises(NotFound):
             await store.describe(image.target.digest)
 
 
-async def test_known_content_is_served_while_containerd_is_away(sole_tenant: Tenant) -> None:
-    image = await sole_tenant.load()
-    store = sole_tenant.store()
+async def test_known_content_is_served_while_containerd_is_away(own_namespace: Namespace) -> None:
+    image = await own_namespace.load()
+    store = own_namespace.store()
     async with ready(store):
         await eventually(store.ready, "ready")
-        await stop(sole_tenant)
+        await stop(own_namespace)
         assert (await store.describe(image.target.digest)).media_type == image.target.media_type
         async with await store.open(image.layers[0].digest) as content:
             assert Digest.of(await read_all(content)) == image.layers[0].digest
@@ -110,38 +110,40 @@ async def test_known_content_is_served_while_containerd_is_away(sole_tenant: Ten
             await store.open(ABSENT, partial=True)
 
 
-async def test_a_call_to_a_hanging_containerd_times_out(sole_tenant: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_to_a_hanging_containerd_times_out(
+    own_namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("peili.stores.containerd.api.CALL_TIMEOUT", 0.3)
-    store = sole_tenant.store()
+    store = own_namespace.store()
     async with ready(store):
-        with sole_tenant.frozen(), pytest.raises(StoreUnavailable, match="did not answer in time"):
+        with own_namespace.frozen(), pytest.raises(StoreUnavailable, match="did not answer in time"):
             await store.resolve(DEMO)
         monkeypatch.undo()
         with pytest.raises(NotFound):
             await store.resolve(DEMO)
 
 
-async def test_containerd_is_not_asked_about_a_blob_without_a_file(sole_tenant: Tenant) -> None:
-    await sole_tenant.load()  # some versions have no content directory before
-    store = sole_tenant.store()
+async def test_containerd_is_not_asked_about_a_blob_without_a_file(own_namespace: Namespace) -> None:
+    await own_namespace.load()  # some versions have no content directory before
+    store = own_namespace.store()
     async with ready(store):
-        with sole_tenant.frozen():
+        with own_namespace.frozen():
             for call in (store.describe(ABSENT), store.open(ABSENT), store.open(ABSENT, partial=True)):
                 with pytest.raises(NotFound):
                     await call
 
 
-async def test_each_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.LogCaptureFixture) -> None:
-    await stop(sole_tenant)
+async def test_each_state_is_logged_once(own_namespace: Namespace, caplog: pytest.LogCaptureFixture) -> None:
+    await stop(own_namespace)
     caplog.set_level(logging.INFO)
-    store = sole_tenant.store()
+    store = own_namespace.store()
     log = logging.getLogger("peili.test")
     async with context_for(store, log=log) as context, store.run(context):
         await asyncio.sleep(1.6)  # several tries
         away = [record.getMessage() for record in caplog.records if record.name == log.name]
         assert len(away) == 1
-        assert f"no socket {sole_tenant.containerd.socket}" in away[0]
-        await start(sole_tenant)
+        assert f"no socket {own_namespace.containerd.socket}" in away[0]
+        await start(own_namespace)
         await eventually(store.ready, "containerd is followed", within=RECONNECTED)
         await asyncio.sleep(1.5)  # several listings
         back = [record.getMessage() for record in caplog.records if record.name == log.name][1:]
@@ -149,42 +151,42 @@ async def test_each_state_is_logged_once(sole_tenant: Tenant, caplog: pytest.Log
 
 
 async def test_a_content_directory_that_appears_later_is_used(
-    sole_tenant: Tenant, caplog: pytest.LogCaptureFixture
+    own_namespace: Namespace, caplog: pytest.LogCaptureFixture
 ) -> None:
     """containerd ≥ 1.7 creates the directory with the first blob."""
     caplog.set_level(logging.INFO)
-    away = sole_tenant.content.with_name("away")
-    digest = await sole_tenant.put(data := os.urandom(100_000))
-    sole_tenant.content.rename(away)
-    store, log = sole_tenant.store(), logging.getLogger("peili.test")
+    away = own_namespace.content.with_name("away")
+    digest = await own_namespace.put(data := os.urandom(100_000))
+    own_namespace.content.rename(away)
+    store, log = own_namespace.store(), logging.getLogger("peili.test")
     try:
         async with context_for(store, log=log) as context, store.run(context), watching(store) as seen:
             await eventually(store.ready, "containerd is followed")
-            assert f"through its API, because {sole_tenant.content} does not exist yet" in caplog.text
+            assert f"through its API, because {own_namespace.content} does not exist yet" in caplog.text
             assert "can't be read" not in caplog.text
-            away.rename(sole_tenant.content)
+            away.rename(own_namespace.content)
             await eventually(
-                lambda: f"content is read from {sole_tenant.content}" in caplog.text, "the directory is found"
+                lambda: f"content is read from {own_namespace.content}" in caplog.text, "the directory is found"
             )
             async with await store.open(digest) as content:
                 assert content.fileno() is not None
                 assert await read_all(content) == data
-            async with sole_tenant.writing(os.urandom(1000)) as writer:  # an ingest is visible, too
+            async with own_namespace.writing(os.urandom(1000)) as writer:  # an ingest is visible, too
                 await writer.write(b"a")
                 async with await store.open(writer.digest, partial=True) as content:
                     assert not content.complete
-            added = await sole_tenant.put(b"new")
+            added = await own_namespace.put(b"new")
             await seen.until(lambda: added in seen.have, within=PROMPT)
-            sole_tenant.content.rename(away)
+            own_namespace.content.rename(away)
             await eventually(lambda: caplog.text.count("does not exist yet") == 2, "its absence is noticed")
     finally:
         if away.exists():
-            away.rename(sole_tenant.content)
+            away.rename(own_namespace.content)
 
 
-async def test_the_store_can_be_entered_again(tenant: Tenant) -> None:
-    image = await tenant.load()
-    store = tenant.store()
+async def test_the_store_can_be_entered_again(namespace: Namespace) -> None:
+    image = await namespace.load()
+    store = namespace.store()
     for _ in range(3):
         async with ready(store):
             assert await store.resolve(DEMO) == image.target
@@ -193,19 +195,19 @@ async def test_the_store_can_be_entered_again(tenant: Tenant) -> None:
             await store.resolve(DEMO)
 
 
-async def test_no_task_remains_after_exit(tenant: Tenant) -> None:
+async def test_no_task_remains_after_exit(namespace: Namespace) -> None:
     before = asyncio.all_tasks()
     for _ in range(3):
-        async with ready(tenant.store()):
+        async with ready(namespace.store()):
             pass
         assert asyncio.all_tasks() == before
 
 
-async def test_a_call_that_waits_at_exit_raises_store_unavailable(sole_tenant: Tenant) -> None:
-    store = sole_tenant.store()
+async def test_a_call_that_waits_at_exit_raises_store_unavailable(own_namespace: Namespace) -> None:
+    store = own_namespace.store()
     async with AsyncExitStack() as stack:
         async with ready(store):
-            stack.enter_context(sole_tenant.frozen())
+            stack.enter_context(own_namespace.frozen())
             call = asyncio.create_task(store.resolve(DEMO))
             await asyncio.sleep(0)
         with pytest.raises(StoreUnavailable, match="closed"):
@@ -279,10 +281,10 @@ def test_the_reason_names_missing_permissions(directory_mode: str, why: str) -> 
 
 
 @pytest.mark.parametrize("name", ["a b", "#1", "what?", "50%", "%41", "ä's"])
-async def test_the_socket_may_be_in_a_directory_of_any_name(tenant: Tenant, name: str) -> None:
-    await tenant.load()
+async def test_the_socket_may_be_in_a_directory_of_any_name(namespace: Namespace, name: str) -> None:
+    await namespace.load()
     with short_directory() as directory:
-        (directory / name).symlink_to(tenant.containerd.socket.parent)
-        store = ContainerdStore(str(directory / name / tenant.containerd.socket.name), namespaces=[tenant.namespace])
+        (directory / name).symlink_to(namespace.containerd.socket.parent)
+        store = ContainerdStore(str(directory / name / namespace.containerd.socket.name), namespaces=[namespace.name])
         async with ready(store):
             assert await store.resolve(DEMO)

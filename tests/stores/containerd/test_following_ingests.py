@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from tests.stores.containerd.helpers import PROMPT, eventually, ready
-from tests.stores.containerd.tenant import Tenant, new_tenant
+from tests.stores.containerd.namespace import Namespace, new_namespace
 
 from peili.mirror import Digest, Gone, Have
 from peili.mirror.testing import Watched, watching
@@ -27,8 +27,8 @@ SIZE = 5 * MIB + 12_345
 
 
 @pytest.fixture
-async def store(tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
-    store = tenant.store()
+async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
+    store = namespace.store()
     async with ready(store):
         yield store
 
@@ -50,8 +50,8 @@ def is_partial(watched: Watched, digest: Digest, available: int) -> Callable[[],
     return lambda: watched.have.get(digest) == Have(digest, SIZE, complete=False, available=available)
 
 
-async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
         await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
         await writer.write(data[: 3 * MIB])
         await watched.until(is_partial(watched, writer.digest, 3 * MIB), within=PROMPT)
@@ -63,73 +63,75 @@ async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, tena
     assert [event.complete for event in events if isinstance(event, Have)] == [False] * (len(events) - 1) + [True]
 
 
-async def test_a_new_ingest_is_reported_within_50_ms(watched: Watched, tenant: Tenant) -> None:
+async def test_a_new_ingest_is_reported_within_50_ms(watched: Watched, namespace: Namespace) -> None:
     delays: list[float] = []
     for _ in range(10):
-        async with tenant.writing(os.urandom(SIZE)) as writer:
+        async with namespace.writing(os.urandom(SIZE)) as writer:
             started = time.monotonic()
             await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
             delays.append(time.monotonic() - started)
     assert min(delays) < 0.05, delays  # a busy machine delays some of them
 
 
-async def test_an_ingest_that_was_there_before_is_reported(tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_an_ingest_that_was_there_before_is_reported(namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])
-    store = tenant.store()
+    store = namespace.store()
     for _ in range(2):
         async with ready(store), watching(store) as watched:
             await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
 
 
-async def test_an_aborted_ingest_is_gone(store: ContainerdStore, watched: Watched, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_an_aborted_ingest_is_gone(
+    store: ContainerdStore, watched: Watched, namespace: Namespace, data: bytes
+) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
         assert await store.discard(writer.digest)
         await watched.until(lambda: writer.digest not in watched.have, within=PROMPT)
-    async with tenant.writing(data) as writer:  # the next pull
+    async with namespace.writing(data) as writer:  # the next pull
         await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
         await writer.write(data[: 2 * MIB])
         await watched.until(is_partial(watched, writer.digest, 2 * MIB), within=PROMPT)
 
 
-async def test_a_list_does_not_remove_an_ingest(watched: Watched, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_a_list_does_not_remove_an_ingest(watched: Watched, namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
-        other = await tenant.put(os.urandom(100))
+        other = await namespace.put(os.urandom(100))
         await watched.until(lambda: other in watched.have and watched.have[other].complete, within=PROMPT)
         assert is_partial(watched, writer.digest, MIB)()
 
 
-async def test_a_shorter_file_is_reported(watched: Watched, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_a_shorter_file_is_reported(watched: Watched, namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
         await watched.until(is_partial(watched, writer.digest, 3 * MIB), within=PROMPT)
-        refs = [ref for ref in tenant.content.glob("ingest/*/ref") if ref.read_text().endswith(writer.digest)]
+        refs = [ref for ref in namespace.content.glob("ingest/*/ref") if ref.read_text().endswith(writer.digest)]
         os.truncate(refs[0].with_name("data"), MIB)
         await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
 
 
 async def test_ingests_of_other_namespaces_and_of_complete_blobs_are_not_reported(
-    watched: Watched, tenant: Tenant, data: bytes
+    watched: Watched, namespace: Namespace, data: bytes
 ) -> None:
-    other = new_tenant(tenant.containerd, tenant.directory)
-    whole = await tenant.put(data)
+    other = new_namespace(namespace.containerd, namespace.directory)
+    whole = await namespace.put(data)
     await watched.until(lambda: watched.have.get(whole) == Have(whole, SIZE), within=PROMPT)
     before = len(watched.events)
     async with other.writing(os.urandom(SIZE)) as foreign, other.writing(data):
-        async with tenant.writing(os.urandom(SIZE)) as later:
+        async with namespace.writing(os.urandom(SIZE)) as later:
             await watched.until(is_partial(watched, later.digest, 0), within=PROMPT)
         assert foreign.digest not in watched.have
     assert whole not in {event.key for event in watched.events[before:] if isinstance(event, Have | Gone)}
 
 
-async def test_growth_is_reported_at_a_bounded_rate(watched: Watched, tenant: Tenant) -> None:
+async def test_growth_is_reported_at_a_bounded_rate(watched: Watched, namespace: Namespace) -> None:
     data = os.urandom(30 * MIB)
     started = time.monotonic()
-    async with tenant.writing(data) as writer:
+    async with namespace.writing(data) as writer:
         for start in range(0, len(data), MIB):
             await writer.write(data[start : start + MIB])
             await asyncio.sleep(0.03)
@@ -140,22 +142,24 @@ async def test_growth_is_reported_at_a_bounded_rate(watched: Watched, tenant: Te
 
 
 @pytest.mark.parametrize("ref", [b"", b"no ref", b"\xff/1/layer-sha256:1", b"default/1/layer-sha256:12", b"a/b/c/d"])
-async def test_odd_directories_are_ignored(watched: Watched, tenant: Tenant, data: bytes, ref: bytes) -> None:
-    odd = tenant.content / "ingest" / "odd"
+async def test_odd_directories_are_ignored(watched: Watched, namespace: Namespace, data: bytes, ref: bytes) -> None:
+    odd = namespace.content / "ingest" / "odd"
     (odd / "total").mkdir(parents=True)
     (odd / "ref").write_bytes(ref)
     (odd / "data").touch()
     try:
-        async with tenant.writing(data) as writer:
+        async with namespace.writing(data) as writer:
             await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
     finally:
         shutil.rmtree(odd)
 
 
-async def test_ingests_are_found_without_inotify(tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_ingests_are_found_without_inotify(
+    namespace: Namespace, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(inotify_module, "_LIBC", object())
-    store = tenant.store()
-    async with ready(store), watching(store) as watched, tenant.writing(data) as writer:
+    store = namespace.store()
+    async with ready(store), watching(store) as watched, namespace.writing(data) as writer:
         assert not DirectoryNotifier().is_active
         await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
         await writer.write(data)

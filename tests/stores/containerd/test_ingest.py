@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from tests.stores.containerd.helpers import PROMPT, eventually, read_all, ready
-from tests.stores.containerd.tenant import Tenant, new_tenant
+from tests.stores.containerd.namespace import Namespace, new_namespace
 
 from peili.mirror import Aborted, Content, Digest, NotFound
 from peili.mirror.content.files import open_regular
@@ -24,8 +24,8 @@ SIZE = 5 * MIB + 12_345
 
 
 @pytest.fixture
-async def store(tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
-    store = tenant.store()
+async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
+    store = namespace.store()
     async with ready(store):
         yield store
 
@@ -35,8 +35,8 @@ def data() -> bytes:
     return os.urandom(SIZE)
 
 
-async def test_an_ingest_is_served_while_it_grows(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_an_ingest_is_served_while_it_grows(store: ContainerdStore, namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[: 2 * MIB])
         async with await store.open(writer.digest, partial=True) as content:
             assert (content.available, content.size, content.complete) == (2 * MIB, SIZE, False)
@@ -54,9 +54,9 @@ async def test_an_ingest_is_served_while_it_grows(store: ContainerdStore, tenant
 
 
 async def test_the_descriptor_of_an_ingest_has_the_available_bytes(
-    store: ContainerdStore, tenant: Tenant, data: bytes
+    store: ContainerdStore, namespace: Namespace, data: bytes
 ) -> None:
-    async with tenant.writing(data) as writer:
+    async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         async with await store.open(writer.digest, partial=True) as content:
             fd = content.fileno()
@@ -64,16 +64,20 @@ async def test_the_descriptor_of_an_ingest_has_the_available_bytes(
             assert os.pread(fd, 2 * MIB, 0) == data[:MIB]
 
 
-async def test_an_ingest_is_not_found_as_complete_content(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_an_ingest_is_not_found_as_complete_content(
+    store: ContainerdStore, namespace: Namespace, data: bytes
+) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data)
         for call in (store.open(writer.digest), store.describe(writer.digest)):
             with pytest.raises(NotFound):
                 await call
 
 
-async def test_an_ingest_is_not_found_in_another_namespace(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    other = new_tenant(tenant.containerd, tenant.directory)
+async def test_an_ingest_is_not_found_in_another_namespace(
+    store: ContainerdStore, namespace: Namespace, data: bytes
+) -> None:
+    other = new_namespace(namespace.containerd, namespace.directory)
     async with other.writing(data) as writer:
         await writer.write(data[:MIB])
         with pytest.raises(NotFound):
@@ -81,9 +85,9 @@ async def test_an_ingest_is_not_found_in_another_namespace(store: ContainerdStor
         assert not await store.discard(writer.digest)
 
 
-async def test_an_ingest_is_not_found_without_access_to_the_directory(tenant: Tenant, data: bytes) -> None:
-    store = tenant.store(content_path=tenant.directory / "nowhere")
-    async with ready(store), tenant.writing(data) as writer:
+async def test_an_ingest_is_not_found_without_access_to_the_directory(namespace: Namespace, data: bytes) -> None:
+    store = namespace.store(content_path=namespace.directory / "nowhere")
+    async with ready(store), namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         with pytest.raises(NotFound):
             await store.open(writer.digest, partial=True)
@@ -91,18 +95,18 @@ async def test_an_ingest_is_not_found_without_access_to_the_directory(tenant: Te
 
 @pytest.mark.parametrize("key", ["layer-", "manifest-", "index-", "config-", "layer-docker.io/library/demo:v1@"])
 async def test_an_ingest_is_found_under_every_ref_that_pulls_use(
-    store: ContainerdStore, tenant: Tenant, data: bytes, key: str
+    store: ContainerdStore, namespace: Namespace, data: bytes, key: str
 ) -> None:
-    async with tenant.writing(data, key) as writer:
+    async with namespace.writing(data, key) as writer:
         async with await store.open(writer.digest, partial=True) as content:
             assert (content.available, content.complete) == (0, False)
         assert await store.discard(writer.digest)
 
 
 async def test_the_ingest_of_a_client_that_died_can_be_read_and_continued(
-    store: ContainerdStore, tenant: Tenant, data: bytes
+    store: ContainerdStore, namespace: Namespace, data: bytes
 ) -> None:
-    async with tenant.writing(data) as writer:
+    async with namespace.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
     async with await store.open(writer.digest, partial=True) as content:
         piece = memoryview(bytearray(1000))
@@ -111,7 +115,7 @@ async def test_the_ingest_of_a_client_that_died_can_be_read_and_continued(
         assert await content.readinto(3 * MIB, piece) == 0
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(content.wait(content.available), 0.1)
-        async with tenant.writing(data) as writer:  # the next pull continues it
+        async with namespace.writing(data) as writer:  # the next pull continues it
             writer.continue_at(3 * MIB)
             await writer.write(data[3 * MIB :])
             await writer.commit()
@@ -119,9 +123,9 @@ async def test_the_ingest_of_a_client_that_died_can_be_read_and_continued(
 
 
 async def test_of_two_ingests_the_most_recently_written_is_opened(
-    store: ContainerdStore, tenant: Tenant, data: bytes
+    store: ContainerdStore, namespace: Namespace, data: bytes
 ) -> None:
-    async with tenant.writing(data, "layer-") as stalled, tenant.writing(data, "layer-other@") as growing:
+    async with namespace.writing(data, "layer-") as stalled, namespace.writing(data, "layer-other@") as growing:
         await stalled.write(data[: 3 * MIB])
         await growing.write(data[:MIB])
         async with await store.open(growing.digest, partial=True) as content:
@@ -134,8 +138,10 @@ async def assert_aborted(content: Content) -> None:
             await content.wait(content.available)
 
 
-async def test_discard_aborts_the_ingest_for_its_readers(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    async with tenant.writing(data) as writer:
+async def test_discard_aborts_the_ingest_for_its_readers(
+    store: ContainerdStore, namespace: Namespace, data: bytes
+) -> None:
+    async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         async with await store.open(writer.digest, partial=True) as content:
             assert await store.discard(writer.digest)
@@ -147,11 +153,11 @@ async def test_discard_aborts_the_ingest_for_its_readers(store: ContainerdStore,
 
 
 async def test_discard_removes_none_of_several_ingests(
-    tenant: Tenant, data: bytes, caplog: pytest.LogCaptureFixture
+    namespace: Namespace, data: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    other = new_tenant(tenant.containerd, tenant.directory)
-    store = ContainerdStore(str(tenant.containerd.socket), namespaces=[tenant.namespace, other.namespace])
-    async with ready(store), tenant.writing(data) as ours:
+    other = new_namespace(namespace.containerd, namespace.directory)
+    store = ContainerdStore(str(namespace.containerd.socket), namespaces=[namespace.name, other.name])
+    async with ready(store), namespace.writing(data) as ours:
         async with other.writing(data) as theirs:
             await ours.write(data[:MIB])
             await theirs.write(data[:MIB])
@@ -165,7 +171,7 @@ async def test_discard_removes_none_of_several_ingests(
 
 
 async def test_a_cancelled_open_leaves_no_file_open(
-    tenant: Tenant, data: bytes, monkeypatch: pytest.MonkeyPatch
+    namespace: Namespace, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     called, go_on, opened = threading.Event(), threading.Event(), list[Path]()
 
@@ -177,8 +183,8 @@ async def test_a_cancelled_open_leaves_no_file_open(
         return fd
 
     monkeypatch.setattr(content_module, "open_regular", open_slowly)
-    store = tenant.store()
-    async with ready(store), tenant.writing(data) as writer:
+    store = namespace.store()
+    async with ready(store), namespace.writing(data) as writer:
         await writer.write(data[:MIB])
         opening = asyncio.create_task(store.open(writer.digest, partial=True))
         await eventually(called.is_set, "the file is about to be opened")
@@ -198,20 +204,20 @@ def is_ingest_file(link: Path) -> bool:
         return False
 
 
-async def test_discard_keeps_complete_content(store: ContainerdStore, tenant: Tenant, data: bytes) -> None:
-    digest = await tenant.put(data)
+async def test_discard_keeps_complete_content(store: ContainerdStore, namespace: Namespace, data: bytes) -> None:
+    digest = await namespace.put(data)
     assert not await store.discard(digest)
     async with await store.open(digest) as content:
         assert Digest.of(await read_all(content)) == digest
 
 
 async def test_an_ingest_whose_file_gets_shorter_is_aborted(
-    store: ContainerdStore, tenant: Tenant, data: bytes
+    store: ContainerdStore, namespace: Namespace, data: bytes
 ) -> None:
-    async with tenant.writing(data) as writer:
+    async with namespace.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
         async with await store.open(writer.digest, partial=True) as content:
-            refs = [ref for ref in tenant.content.glob("ingest/*/ref") if ref.read_text().endswith(writer.digest)]
+            refs = [ref for ref in namespace.content.glob("ingest/*/ref") if ref.read_text().endswith(writer.digest)]
             os.truncate(refs[0].with_name("data"), MIB)
             with pytest.raises(Aborted):
                 await content.readinto(2 * MIB, memoryview(bytearray(10)))

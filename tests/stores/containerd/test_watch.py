@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 from tests.stores.containerd.helpers import PROMPT, ready
-from tests.stores.containerd.tenant import TAG, Tenant, new_tenant
+from tests.stores.containerd.namespace import TAG, Namespace, new_namespace
 
 from peili.mirror import Gone, Have, Key, Reference, Synced
 from peili.mirror.testing import entered, watching
@@ -26,16 +26,16 @@ def keys_of(image: Image, *tags: str) -> set[Key]:
 
 
 @pytest.fixture(params=["from its directory", "through the API"])
-async def store(request: pytest.FixtureRequest, tenant: Tenant) -> AsyncGenerator[ContainerdStore]:
-    nowhere = tenant.directory / "not-mounted-here"
-    store = tenant.store(content_path=nowhere if "API" in request.param else None)
+async def store(request: pytest.FixtureRequest, namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
+    nowhere = namespace.directory / "not-mounted-here"
+    store = namespace.store(content_path=nowhere if "API" in request.param else None)
     async with ready(store):
         yield store
 
 
-async def test_a_watch_starts_with_everything_and_then_synced(tenant: Tenant) -> None:
-    image = await tenant.load(TAG, "docker.io/library/demo:v2")
-    store = tenant.store()
+async def test_a_watch_starts_with_everything_and_then_synced(namespace: Namespace) -> None:
+    image = await namespace.load(TAG, "docker.io/library/demo:v2")
+    store = namespace.store()
     async with entered(store), aclosing(store.watch()) as batches:
         have = [event for event in await anext(batches) if isinstance(event, Have)]
         assert {event.key for event in have} >= keys_of(image, TAG, "docker.io/library/demo:v2")
@@ -45,53 +45,55 @@ async def test_a_watch_starts_with_everything_and_then_synced(tenant: Tenant) ->
         assert sizes[DEMO] == image.target.size
 
 
-async def test_an_empty_store_is_synced_too(tenant: Tenant) -> None:
-    store = tenant.store()
+async def test_an_empty_store_is_synced_too(namespace: Namespace) -> None:
+    store = namespace.store()
     async with entered(store), aclosing(store.watch()) as batches:
         assert list(await anext(batches)) == [Synced()]
 
 
-async def test_watchers_see_an_imported_image(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_watchers_see_an_imported_image(store: ContainerdStore, namespace: Namespace) -> None:
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
-        image = await tenant.load()
+        image = await namespace.load()
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
-async def test_watchers_see_a_blob_without_an_image(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_watchers_see_a_blob_without_an_image(store: ContainerdStore, namespace: Namespace) -> None:
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
-        digest = await tenant.put(os.urandom(100))
+        digest = await namespace.put(os.urandom(100))
         await seen.until(lambda: digest in seen.have, within=PROMPT)
 
 
-async def test_watchers_see_content_that_another_namespace_had_before(tenant: Tenant, store: ContainerdStore) -> None:
-    image = await new_tenant(tenant.containerd, tenant.directory).load()
+async def test_watchers_see_content_that_another_namespace_had_before(
+    namespace: Namespace, store: ContainerdStore
+) -> None:
+    image = await new_namespace(namespace.containerd, namespace.directory).load()
     async with watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
         assert not seen.have
-        await tenant.load_again(image)  # no file changes
+        await namespace.load_again(image)  # no file changes
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
 async def test_a_removed_image_and_its_garbage_collected_content_are_gone(
-    store: ContainerdStore, tenant: Tenant
+    store: ContainerdStore, namespace: Namespace
 ) -> None:
-    await tenant.load()
-    kept = await tenant.load("docker.io/library/kept:v1")
+    await namespace.load()
+    kept = await namespace.load("docker.io/library/kept:v1")
     async with watching(store) as seen:
         await seen.until(lambda: seen.have.keys() > keys_of(kept, "docker.io/library/kept:v1"), within=PROMPT)
-        await tenant.ctr("images", "rm", TAG)
+        await namespace.ctr("images", "rm", TAG)
         await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
         gone = {"docker.io/library/kept:v1"}
         await seen.until(lambda: seen.have.keys() == keys_of(kept, *gone), within=PROMPT)
 
 
-async def test_content_that_another_tag_needs_stays(store: ContainerdStore, tenant: Tenant) -> None:
-    image = await tenant.load(TAG, "docker.io/library/demo:v2")
+async def test_content_that_another_tag_needs_stays(store: ContainerdStore, namespace: Namespace) -> None:
+    image = await namespace.load(TAG, "docker.io/library/demo:v2")
     async with watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
-        await tenant.ctr("images", "rm", "--sync", TAG)
+        await namespace.ctr("images", "rm", "--sync", TAG)
         await seen.until(lambda: DEMO not in seen.have, within=PROMPT)
         await asyncio.sleep(1.5)  # more than one list
         gone = {event.key for event in seen.events if isinstance(event, Gone)}
@@ -99,56 +101,56 @@ async def test_content_that_another_tag_needs_stays(store: ContainerdStore, tena
         assert seen.have.keys() == keys_of(image, "docker.io/library/demo:v2")
 
 
-async def test_content_that_only_another_namespace_keeps_is_gone(store: ContainerdStore, tenant: Tenant) -> None:
-    image = await tenant.load()
-    await new_tenant(tenant.containerd, tenant.directory).load_again(image)
+async def test_content_that_only_another_namespace_keeps_is_gone(store: ContainerdStore, namespace: Namespace) -> None:
+    image = await namespace.load()
+    await new_namespace(namespace.containerd, namespace.directory).load_again(image)
     async with watching(store) as seen:
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
-        await tenant.ctr("images", "rm", TAG)
+        await namespace.ctr("images", "rm", TAG)
         await seen.until(lambda: not seen.have, within=PROMPT)
 
 
-async def test_a_tag_without_its_content_is_gone(store: ContainerdStore, tenant: Tenant) -> None:
-    image = await tenant.load()
+async def test_a_tag_without_its_content_is_gone(store: ContainerdStore, namespace: Namespace) -> None:
+    image = await namespace.load()
     async with watching(store) as seen:
         await seen.until(lambda: DEMO in seen.have, within=PROMPT)
-        await tenant.ctr("content", "rm", image.target.digest)
+        await namespace.ctr("content", "rm", image.target.digest)
         await seen.until(lambda: not {DEMO, image.target.digest} & seen.have.keys(), within=PROMPT)
 
 
-async def test_each_watcher_receives_everything(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_each_watcher_receives_everything(store: ContainerdStore, namespace: Namespace) -> None:
     async with watching(store) as early:
-        image = await tenant.load()
+        image = await namespace.load()
         await early.until(lambda: early.have.keys() == keys_of(image), within=PROMPT)
         async with watching(store) as late:
             await late.until(lambda: late.synced, within=PROMPT)
             assert late.have == early.have
-            await tenant.ctr("images", "rm", TAG)
+            await namespace.ctr("images", "rm", TAG)
             await early.until(lambda: not early.have, within=PROMPT)
             await late.until(lambda: not late.have, within=PROMPT)
 
 
-async def test_no_event_is_repeated_while_nothing_changes(store: ContainerdStore, tenant: Tenant) -> None:
+async def test_no_event_is_repeated_while_nothing_changes(store: ContainerdStore, namespace: Namespace) -> None:
     async with watching(store) as seen:
-        image = await tenant.load()
+        image = await namespace.load()
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
         before = list(seen.events)
-        await new_tenant(tenant.containerd, tenant.directory).put(os.urandom(100))
+        await new_namespace(namespace.containerd, namespace.directory).put(os.urandom(100))
         await asyncio.sleep(2)
         assert seen.events == before
 
 
-async def test_watchers_see_a_new_namespace_by_default(sole_tenant: Tenant) -> None:
-    store = ContainerdStore(str(sole_tenant.containerd.socket))
+async def test_watchers_see_a_new_namespace_by_default(own_namespace: Namespace) -> None:
+    store = ContainerdStore(str(own_namespace.containerd.socket))
     async with ready(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
-        image = await sole_tenant.load()
+        image = await own_namespace.load()
         await seen.until(lambda: seen.have.keys() == keys_of(image), within=PROMPT)
 
 
-async def test_a_list_of_many_messages_is_complete(sole_tenant: Tenant) -> None:
-    image = await sole_tenant.load(layers=[10] * 1000)
-    store = sole_tenant.store()
+async def test_a_list_of_many_messages_is_complete(own_namespace: Namespace) -> None:
+    image = await own_namespace.load(layers=[10] * 1000)
+    store = own_namespace.store()
     async with entered(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)
         assert seen.have.keys() >= keys_of(image)

@@ -155,7 +155,7 @@ class ConfigEditor(ABC, Generic[ViewT]):
 
     @abstractmethod
     def show(self) -> list[ViewT]:
-        """Return what is in force for each registry, whoever wrote it. Raises OSError if a file cannot be read."""
+        """Return what is in force for each registry, also if a user wrote it. Raises OSError if a file cannot be read."""
 
     @abstractmethod
     def _locked_paths(self) -> Sequence[Path]:

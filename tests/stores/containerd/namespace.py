@@ -26,30 +26,30 @@ _numbers = itertools.count(1)
 TAG = "docker.io/library/demo:v1"
 
 
-def new_tenant(containerd: Containerd, directory: Path) -> Tenant:
-    """Return a tenant with a new namespace. Its images are created in `directory`."""
-    return Tenant(containerd, f"test-{os.getpid()}-{next(_numbers)}", directory)
+def new_namespace(containerd: Containerd, directory: Path) -> Namespace:
+    """Return a new namespace. Its images are created in `directory`."""
+    return Namespace(containerd, f"test-{os.getpid()}-{next(_numbers)}", directory)
 
 
 @dataclass(frozen=True)
-class Tenant:
-    """The namespace `namespace` of `containerd`."""
+class Namespace:
+    """The namespace `name` of `containerd`. Images are created in `directory`."""
 
     containerd: Containerd
-    namespace: str
+    name: str
     directory: Path
 
     def store(self, *, content_path: Path | None = None) -> ContainerdStore:
         """Return a store that serves only this namespace."""
         return ContainerdStore(
             str(self.containerd.socket),
-            namespaces=[self.namespace],
+            namespaces=[self.name],
             content_path=None if content_path is None else str(content_path),
         )
 
     async def ctr(self, *arguments: str) -> str:
         """Run ctr in this namespace. Returns what it prints; raises CommandFailed."""
-        return await asyncio.to_thread(self.containerd.ctr, "--namespace", self.namespace, *arguments)
+        return await asyncio.to_thread(self.containerd.ctr, "--namespace", self.name, *arguments)
 
     async def flags(self, *command_and_flags: str) -> list[str]:
         """Return those of the flags that this version of the ctr command has."""
@@ -78,11 +78,11 @@ class Tenant:
 
     async def tag(self, reference: Reference, digest: Digest, size: int) -> None:
         """Create an image of a manifest that this namespace has."""
-        await create_image(self.containerd.socket, self.namespace, str(reference), digest, size)
+        await create_image(self.containerd.socket, self.name, str(reference), digest, size)
 
     def writing(self, data: bytes, key: str = "layer-") -> AbstractAsyncContextManager[Writer]:
         """Start an ingest of `data`, which is empty so far."""
-        return writing(self.containerd.socket, self.namespace, data, key)
+        return writing(self.containerd.socket, self.name, data, key)
 
     @contextmanager
     def frozen(self) -> Generator[None]:
