@@ -109,7 +109,7 @@ def _publish() -> int:
 
 
 def _below(rows: Sequence[table.Object]) -> list[str]:
-    """The lines below a table."""
+    """Return the lines below a table."""
     return [line for line in (table.verdict(rows), table.notes(rows)) if line]
 
 
@@ -120,7 +120,7 @@ def _row(name: str) -> str:
 
 
 def _folder() -> Path:
-    """A folder in memory if there is enough of it, so that no disk is measured."""
+    """Return a folder in memory if there is enough of it, so that no disk is measured."""
     shared = Path("/dev/shm")
     available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if shared.is_dir() and min(shutil.disk_usage(shared).free, available) > 2 * _ROOM:
@@ -155,7 +155,7 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
 
 
 def _rows(name: str, setting: Setting) -> Generator[Row]:
-    """The rows of one group. Raises RuntimeError if a program that it needs is not installed."""
+    """Yield the rows of one group. Raises RuntimeError if a program that it needs is not installed."""
     if missing := missing_for(name):
         raise RuntimeError(f"left out, it needs {' '.join(missing)}; as root on Debian `make bench` installs that")
     yield from MEASURED[name](setting)

@@ -23,7 +23,7 @@ SHOWN_IN_README = (
 
 
 def pages(run: Mapping[str, Any]) -> dict[Path, Sequence[str]]:
-    """The lines of each page that show `run`.
+    """Return the lines of each page that show `run`.
 
     Raises:
         ValueError: The run was a quick one, or has no such row as README shows.

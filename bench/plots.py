@@ -103,7 +103,7 @@ def _line(plot: Axes, what: str, points: Sequence[tuple[int, Spread]], color: st
 
 
 def lines(rows: Sequence[Row], axis: str, unit: Unit) -> dict[str, list[tuple[int, Spread]]]:
-    """What is drawn in one plot: for each figure its points, from left to right."""
+    """Return what is drawn in one plot: for each figure its points, from left to right."""
     found: dict[str, list[tuple[int, Spread]]] = {}
     for row in rows:
         if row.place is not None and (row.place.axis, row.unit) == (axis, unit):

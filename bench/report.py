@@ -27,7 +27,7 @@ _VERSION = re.compile(r"\d+\.\d+[\w.~+-]*")
 
 
 def machine() -> dict[str, Any]:
-    """The machine and its software. The load average is from before the run: it shows what else the machine did."""
+    """Describe the machine and its software. The load average from before the run shows what else the machine did."""
     return {
         "processor": _first(r"^model name\s*: (.+)$", "/proc/cpuinfo") or platform.machine(),
         "processors": len(os.sched_getaffinity(0)),
@@ -43,7 +43,7 @@ def machine() -> dict[str, Any]:
 
 
 def summary(host: Mapping[str, Any]) -> str:
-    """One line about what `machine()` returned."""
+    """Return one line about what `machine()` returned."""
     programs = ", ".join(f"{name} {number}" for name, number in host["programs"].items())
     return (
         f"{host['processors']} x {host['processor']}, {host['memory_gib']} GiB, {host['system']}, "
@@ -59,7 +59,7 @@ def document(
     seconds: float,
     groups: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """The whole run. `seconds` is its duration, and `groups` has the seconds of each group of rows."""
+    """Return the whole run. `seconds` is its duration, and `groups` has the seconds of each group of rows."""
     return {
         "format": _FORMAT,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -105,7 +105,7 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def as_object(row: Row) -> dict[str, Any]:
-    """One row.
+    """Return one row.
 
     `ratio` is above 1 if ours is better. `spread` is that of the ratios of each round, or of ours without a reference.
     `met` is null without a budget.
@@ -128,7 +128,7 @@ def as_object(row: Row) -> dict[str, Any]:
 
 
 def _client(busy: Busy) -> dict[str, Any]:
-    """The share of a second that the client computed; `limited` names the sides for which that is nearly all of it."""
+    """Return the client's share of CPU time; `limited` names the sides for which that is nearly all of a second."""
     return {
         "ours": _samples(busy.ours, digits=2),
         "reference": _samples(busy.reference, digits=2) if busy.reference else None,
@@ -171,7 +171,7 @@ def _program(name: str, flag: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The measured commit; None outside a checkout or without git."""
+    """Return the measured commit; None outside a checkout or without git."""
     git = shutil.which("git")
     if git is None:
         return None

@@ -28,17 +28,17 @@ _MET = {None: "", True: "yes", False: "NO"}
 
 
 def header() -> str:
-    """The first two lines."""
+    """Return the first two lines."""
     return f"{_padded(_NAMES)}\n|{'|'.join('-' * (width + 2) for _, width in _COLUMNS)}|"
 
 
 def line(row: Object) -> str:
-    """One row."""
+    """Return one row."""
     return _padded(_cells(row))
 
 
 def compact(rows: Sequence[Object], columns: Sequence[str] = _NAMES) -> list[str]:
-    """The lines of a whole table for a page, without padding."""
+    """Return the lines of a whole table for a page, without padding."""
     chosen = [_NAMES.index(name) for name in columns]
     cells = [_NAMES, *map(_cells, rows)]
     head, *lines = (_joined([each[column] for column in chosen]) for each in cells)
@@ -59,7 +59,7 @@ def _cells(row: Object) -> Sequence[str]:
 
 
 def verdict(rows: Sequence[Object]) -> str:
-    """A line that says how many budgets are met and names the others."""
+    """Return a line that says how many budgets are met and names the others."""
     judged = [row for row in rows if row["met"] is not None]
     missed = [row["what"] for row in judged if not row["met"]]
     text = f"budgets: {len(judged) - len(missed)} of {len(judged)} met"
@@ -67,7 +67,7 @@ def verdict(rows: Sequence[Object]) -> str:
 
 
 def notes(rows: Sequence[Object]) -> str:
-    """A line that names the figures which the client limits, not the server; empty if there are none."""
+    """Return a line that names the figures which the client limits, not the server; empty if there are none."""
     limited = [
         f"{row['what']} ({', '.join(row['client']['limited'])})"
         for row in rows
@@ -84,12 +84,12 @@ def number(value: float) -> str:
 
 
 def _figure(samples: Object | None, unit: str) -> str:
-    """The median with its unit; empty without samples."""
+    """Return the median with its unit; empty without samples."""
     return "" if samples is None else f"{number(samples['median'])} {unit}"
 
 
 def _range(spread: Object | None) -> str:
-    """The quartiles; empty after a single round, or if both look the same with the digits shown."""
+    """Return the quartiles; empty after a single round, or if both look the same with the digits shown."""
     if spread is None or number(spread["lower"]) == number(spread["upper"]):
         return ""
     return f"{number(spread['lower'])} … {number(spread['upper'])}"

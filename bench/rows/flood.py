@@ -44,7 +44,7 @@ class LocalRequests:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of two floods: idle connections, and these with pipelined requests."""
+    """Yield rows of two floods: idle connections, and these with pipelined requests."""
     images = setting.small
     with ExitStack() as stack:
         clients = stack.enter_context(Clients())

@@ -65,14 +65,14 @@ class Figure:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows by the number of peers, then by the number of blobs."""
+    """Yield rows by the number of peers, then by the number of blobs."""
     with Clients() as clients:
         yield from _by_peers(setting, clients)
         yield from _by_blobs(setting, clients)
 
 
 def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
-    """One peer has the blobs that are relayed, and all others are empty. Each peer is a real mirror."""
+    """Yield rows by the number of peers, which are real mirrors. One has the relayed blobs; the others are empty."""
     numbers = setting.pick((10, 100, 1000), (3, 12))
     images = setting.small
     blobs = [blob_path(layer) for image in images for layer in image.layers]
@@ -101,7 +101,7 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
 
 
 def _half_dead(setting: Setting, clients: Clients, live: Sequence[str], stack: ExitStack) -> Iterator[Figure]:
-    """A miss with half of the peers dead. The dead peers share a port, because for a mirror each URL is a peer."""
+    """Measure a miss with half of the peers dead. They share a port: for a mirror, each URL is a peer."""
     [refusing] = free_ports(1)
     for how, port in (("refusing", refusing), ("silent", stack.enter_context(silent_port()))):
         started: dict[int, int] = {}

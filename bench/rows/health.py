@@ -33,7 +33,7 @@ _COUNT = 6
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """One row for each kind of fault."""
+    """Yield one row for each kind of fault."""
     faulty = setting.pick(8, 3)
     digests = [*blobs(_SIZE, _COUNT)]
     for fault in FAULTS if not setting.quick else [*FAULTS][:2]:

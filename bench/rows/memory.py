@@ -39,7 +39,7 @@ class Idle:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of the start, of an idle mirror, and of 32 transfers at the same time."""
+    """Yield rows of the start, of an idle mirror, and of 32 transfers at the same time."""
     yield from _with_many_blobs(setting)
     yield from _transfers(setting)
 

@@ -38,7 +38,7 @@ class Case:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows with eight live peers, with half of them refusing connections, and with half of them silent."""
+    """Yield rows with eight live peers, with half of them refusing connections, and with half of them silent."""
     with ExitStack() as stack:
         clients = stack.enter_context(Clients())
         count = setting.pick(8, 4)

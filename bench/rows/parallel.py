@@ -29,7 +29,7 @@ _PARALLELISM = ((3, 1), (3, 8), (10, 2), (20, 1))
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of the megabytes on the network for one image. Raises RuntimeError if they can't be counted."""
+    """Yield rows of the megabytes on the network for one image. Raises RuntimeError if they can't be counted."""
     if not namespaces_work():
         raise RuntimeError("left out, because it needs network namespaces, and so root")
     for concurrency, size in setting.pick(_PARALLELISM, _PARALLELISM[:1]):

@@ -38,7 +38,7 @@ class Host:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of the time of a pull, and of the CPU seconds of all processes that take part in it."""
+    """Yield rows of the time of a pull, and of the CPU seconds of all processes that take part in it."""
     size = setting.pick(16, 1) * MIB
     with ExitStack() as stack:
         network = stack.enter_context(LoopbackNetwork())

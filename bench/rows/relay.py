@@ -17,7 +17,7 @@ GROUP = "relay"
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of a verified relay and of an unverified one. The CPU time is that of the relay only."""
+    """Yield rows of a verified relay and of an unverified one. The CPU time is that of the relay only."""
     image = setting.large
     [blob] = image.layers
     with ExitStack() as stack:

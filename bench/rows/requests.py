@@ -50,7 +50,7 @@ class Task:
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of HEAD and GET of manifests and of small blobs from the store, then of relayed small blobs."""
+    """Yield rows of HEAD and GET of manifests and of small blobs from the store, then of relayed small blobs."""
     with Clients() as clients:
         yield from _from_the_store(setting, clients)
         yield from _relayed(setting, clients)

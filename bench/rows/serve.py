@@ -19,7 +19,7 @@ GROUP = "serve"
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Rows of one client, of eight clients, of a range, and of one client over TLS."""
+    """Yield rows of one client, of eight clients, of a range, and of one client over TLS."""
     with Clients(8) as clients:
         yield from _plain(setting, clients)
         yield from _over_tls(setting, clients)

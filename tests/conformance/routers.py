@@ -129,7 +129,7 @@ class MdnsSubject(MembershipSubject):
 
 @asynccontextmanager
 async def mdns_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
-    """An mDNS router. The caller makes sure that nothing else on this machine uses the service type."""
+    """Run an mDNS router. The caller makes sure that nothing else on this machine uses the service type."""
     subject = MdnsSubject(AsyncZeroconf(interfaces=["127.0.0.1"]))
     try:
         await subject.set(members)

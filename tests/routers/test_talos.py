@@ -299,7 +299,7 @@ if sys.argv[2] == "stay":
 
 
 def gone(pid: int) -> bool:
-    """Whether the process has ended, zombies included."""
+    """Return whether the process has ended, zombies included."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:

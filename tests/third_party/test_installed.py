@@ -25,7 +25,7 @@ DOORS = '[local]\nlisten = "127.0.0.1:0"\n[peer]\nlisten = "127.0.0.1:0"\n'
 
 
 def peili(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The command, on a machine with the third-party distribution."""
+    """Run the command on a machine with the third-party distribution."""
     command = [sys.executable, "-m", "peili.adapters.standalone", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(site)}
     return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
@@ -43,7 +43,7 @@ class Serving:
         )
 
     def door(self, name: str) -> str:
-        """The address of a door. Waits until it listens."""
+        """Return the address of a door. Waits until it listens."""
 
         def addresses() -> list[str]:
             assert self.process.is_running, self.process.output()
@@ -52,7 +52,7 @@ class Serving:
         return wait_for(addresses, f"the {name} door is up")[0]
 
     def ask(self, door: str, path: str) -> tuple[int, bytes]:
-        """The status and the body of the response of a door."""
+        """Return the status and the body of the response of a door."""
         connection = http.client.HTTPConnection(self.door(door), timeout=20)
         try:
             connection.request("GET", path)

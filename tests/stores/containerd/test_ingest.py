@@ -197,7 +197,7 @@ async def test_a_cancelled_open_leaves_no_file_open(
 
 
 def is_ingest_file(link: Path) -> bool:
-    """Whether `link`, of a descriptor, leads to the file of an ingest."""
+    """Return whether `link`, of a descriptor, leads to the file of an ingest."""
     try:
         return link.readlink().parts[-3:-2] == ("ingest",)
     except FileNotFoundError:

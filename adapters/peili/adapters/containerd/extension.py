@@ -57,7 +57,7 @@ class ContainerdHosts(Plugin):
 
     @override
     def ready(self) -> bool:
-        """Whether peili is in front of every chosen registry."""
+        """Return whether peili is in front of every chosen registry."""
         return self._is_applied
 
 

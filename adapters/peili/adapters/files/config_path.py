@@ -40,7 +40,7 @@ def parse_config_path(values: Iterable[str | Path]) -> tuple[Path, ...]:
 
 
 def is_generated(path: Path) -> bool:
-    """Whether `path` belongs to the containerd configuration that k3s or RKE2 generates each time it starts.
+    """Return whether `path` belongs to the containerd configuration that k3s or RKE2 generates each time it starts.
 
     Changes made there by anyone else are lost at the next start.
     """

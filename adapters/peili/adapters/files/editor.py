@@ -155,7 +155,11 @@ class ConfigEditor(ABC, Generic[ViewT]):
 
     @abstractmethod
     def show(self) -> list[ViewT]:
-        """Return what is in force for each registry, also if a user wrote it. Raises OSError if a file cannot be read."""
+        """Return what is in force for each registry, whether peili or a user wrote it.
+
+        Raises:
+            OSError: a file can't be read.
+        """
 
     @abstractmethod
     def _locked_paths(self) -> Sequence[Path]:
@@ -170,7 +174,7 @@ class ConfigEditor(ABC, Generic[ViewT]):
 
     @abstractmethod
     def _edits_to_remove(self) -> Iterable[Callable[[], Edit]]:
-        """The same as `_edits_to_apply`, for `remove`."""
+        """Yield the edits of `remove`, as `_edits_to_apply` does for `apply`."""
 
     def _run(self, plan: Callable[[], Iterable[Callable[[], Edit]]], *, dry_run: bool) -> Outcome:
         done: list[Change | Problem | None] = []

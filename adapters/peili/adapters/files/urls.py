@@ -16,7 +16,7 @@ _URL = re.compile(
 
 
 def same_door(url: str, other: str) -> bool:
-    """Whether containerd sends its requests to the same server and path for both URLs. Never raises.
+    """Return whether containerd sends its requests to the same server and path for both URLs. Never raises.
 
     containerd adds ``/v2`` to a path that does not end with it, cleans the path, and assumes https if there is no
     scheme. The case of the host and the scheme's default port make no difference.
@@ -35,7 +35,7 @@ def _normalized(url: str) -> tuple[str, str | None, int | None, str] | str:
 
 
 def is_plain(url: str) -> bool:
-    """Whether every URL parser reads `url` alike: an optional scheme, a host, a port and a path, nothing unusual."""
+    """Return whether every URL parser reads `url` alike: an optional scheme, a host, a port and a path, no more."""
     match = _URL.fullmatch(url)
     if match is None or not 0 < int(match["port"] or 1) < 65536:
         return False

@@ -28,12 +28,12 @@ class NotYaml(ValueError):
 
 
 def is_table(value: Any) -> TypeGuard[dict[Any, Any]]:
-    """Whether `value` is a mapping."""
+    """Return whether `value` is a mapping."""
     return isinstance(value, dict)
 
 
 def is_list(value: Any) -> TypeGuard[list[Any]]:
-    """Whether `value` is a list."""
+    """Return whether `value` is a list."""
     return isinstance(value, list)
 
 

@@ -158,7 +158,7 @@ def remove_marked(text: str) -> tuple[str, frozenset[str]]:
 
 
 def _has_children(key: re.Match[str], following: Sequence[str]) -> bool:
-    """Whether the first line with content in `following`, whose last item comes first, belongs to `key`."""
+    """Return whether the first line with content in `following`, whose last item comes first, belongs to `key`."""
     for line in reversed(following):
         content = line.strip()
         if not content or content.startswith("#"):

@@ -197,7 +197,7 @@ def _notes(entry: RegistryEntry, mirror: str, generated: Path) -> list[str]:
 
 
 def _is_in_force(registry: str, mirror: str, generated: Path) -> bool:
-    """Whether the hosts.toml that k3s generated at its last start names peili."""
+    """Return whether the hosts.toml that k3s generated at its last start names peili."""
     host, _, port = registry.rpartition(":")
     names = (WILDCARD_DIRECTORY,) if registry == WILDCARD else (registry, f"{host}_{port}_")
     for name in names:
@@ -209,7 +209,7 @@ def _is_in_force(registry: str, mirror: str, generated: Path) -> bool:
 
 
 def _file_without_fallback(directory: Path) -> Path | None:
-    """The configuration file of k3s that switches off the fallback to the registry, if there is one.
+    """Return the configuration file of k3s that switches off the fallback to the registry; None if there is none.
 
     containerd then asks only the endpoints of a registry that has an entry. The same option on k3s's command line is
     not detected.

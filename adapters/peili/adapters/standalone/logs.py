@@ -78,5 +78,5 @@ class JsonFormatter(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """The time in UTC, as in RFC 3339."""
+    """Return the time in UTC, as in RFC 3339."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03}Z"

@@ -105,7 +105,7 @@ def parse_config(text: str) -> MachineConfig:
 
 
 def _is_mirror_document(document: Any) -> bool:
-    """Whether it is of the kind `KIND`. Raises InvalidMachineConfig if it does not belong to a configuration."""
+    """Return whether `document` is of the kind `KIND`. Raises InvalidMachineConfig if no configuration can have it."""
     if document is not None and not is_table(document):
         raise InvalidMachineConfig("each document must be a mapping")
     if document and "$patch" in document:
@@ -133,7 +133,7 @@ def parse_document(document: dict[str, Any]) -> RegistryMirrors:
 
 
 def _spec_of_resource(value: Any) -> str | None:
-    """The configuration in a resource; None if `value` is not such a resource."""
+    """Return the configuration in a resource; None if `value` is not such a resource."""
     metadata: Any = value.get("metadata") if is_table(value) else None
     if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
         return None

@@ -99,7 +99,7 @@ def check_arguments(url: str, registries: Sequence[str]) -> None:
 
 
 def is_door(endpoint: MirrorEndpoint, url: str) -> bool:
-    """Whether `endpoint` is the local door at `url`."""
+    """Return whether `endpoint` is the local door at `url`."""
     return same_door(endpoint.url, url) and not endpoint.override_path
 
 

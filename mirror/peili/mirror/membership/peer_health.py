@@ -74,7 +74,7 @@ class PeerHealth:
             self.revision += 1
 
     def _assign_names(self, peers: Iterable[Peer]) -> dict[str, Peer]:
-        """The members by name. A member keeps its name until it is no longer a member."""
+        """Return the members by name. A member keeps its name until it is no longer a member."""
         endpoints: dict[_Endpoint, Peer] = {}
         for peer in peers:
             endpoints.setdefault((peer.id, peer.urls, peer.tls_name), peer)
@@ -92,11 +92,11 @@ class PeerHealth:
         return {name: peer if name == peer.id else replace(peer, id=name) for name, peer in named}
 
     def live_peers(self) -> list[Peer]:
-        """The members that are alive, without this host."""
+        """Return the members that are alive, without this host."""
         return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._own_names]
 
     def is_usable(self, peer: Peer) -> bool:
-        """Whether `peer`, which was alive before, still is a live member."""
+        """Return whether `peer`, which was alive before, still is a live member."""
         is_member = _is_same_endpoint(self._members.get(peer.id), peer)
         return is_member and peer.id not in self._dead and peer.id not in self._own_names
 
@@ -167,7 +167,7 @@ class PeerHealth:
         self._context.log.info("peer %s answers again", peer.id)
 
     async def _is_alive(self, peer: Peer) -> bool:
-        """Whether peili answers at one of the peer's URLs.
+        """Return whether peili answers at one of the peer's URLs.
 
         Each URL gets a full timeout, unlike in a lookup. So a peer whose first URL drops all packets is found by its
         second URL, which the client then tries first.
@@ -187,7 +187,7 @@ class PeerHealth:
 
 
 def _possible_names(peer: Peer) -> Iterable[str]:
-    """Names for `peer`, without an end: its id, then its id and URL, then the same with numbers."""
+    """Return names for `peer`, without an end: its id, then its id and URL, then the same with numbers."""
     with_url = f"{peer.id} at {peer.urls[0] if peer.urls else 'no URL'}"
     yield peer.id
     yield with_url

@@ -107,7 +107,7 @@ class MembershipRouter(Router):
 
     @override
     def ready(self) -> bool:
-        """Whether `members` has yielded a set."""
+        """Return whether `members` has yielded a set."""
         return self._peili_membership is not None and self._peili_membership.health.is_known
 
     @override
@@ -138,7 +138,7 @@ class MembershipRouter(Router):
 
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        """One route, which tells other hosts whether this host's store has a key (see ``peer_api/keys.py``)."""
+        """Return one route, which tells other hosts whether this host's store has a key (see ``peer_api/keys.py``)."""
 
         async def handle_key(request: Request) -> Response:
             if self._peili_membership is None:

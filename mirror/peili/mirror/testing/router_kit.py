@@ -58,7 +58,7 @@ class RouterSubject(ABC):
         """Let no other host have `key` any longer."""
 
     async def seen(self, key: Key) -> bool | None:
-        """Whether other hosts know that this host has `key`; None if routers of this kind do not advertise."""
+        """Return whether other hosts know that this host has `key`; None if routers of this kind do not advertise."""
         return None
 
 

@@ -46,7 +46,7 @@ class DiscoveredServices:
         self._changes.notify()
 
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
-        """As `MembershipRouter.members`. Two services may have the same peer id."""
+        """Yield all peers at each change, as `MembershipRouter.members`. Two services may have the same peer id."""
         while True:
             changed = self._changes.next_change
             if self._is_browsing:

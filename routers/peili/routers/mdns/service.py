@@ -87,7 +87,7 @@ def from_service(info: AsyncServiceInfo, versions: Iterable[int]) -> Peer:
 
 
 def fits_label(key: str, value: str) -> bool:
-    """Whether the label `key` with this value fits into a TXT record."""
+    """Return whether the label `key` with this value fits into a TXT record."""
     return _fits(_LABEL + key, value)
 
 
@@ -123,7 +123,7 @@ def _certificate_name(scheme: str, host: str) -> str | None:
 
 
 def _is_reachable(address: IPAddress) -> bool:
-    """Whether a request can be sent to `address`. A link-local IPv6 address needs a scope."""
+    """Return whether a request can be sent to `address`. A link-local IPv6 address needs a scope."""
     if isinstance(address, IPv6Address) and address.is_link_local:
         return address.scope_id is not None
     return not address.is_multicast and not address.is_unspecified

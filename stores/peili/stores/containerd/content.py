@@ -55,11 +55,11 @@ def access_to(root: Path) -> Access:
 
 
 def is_absent(root: Path | None, digest: Digest) -> bool:
-    """Whether the content store at `root` certainly has no complete blob `digest`, in no namespace. Never raises.
+    """Return whether the content store at `root` certainly lacks the complete blob `digest`. Never raises.
 
-    containerd moves a blob's file to its path before it announces the blob. So if there is no file, there is no blob.
-    If there is a file, only containerd knows which namespaces show it. This blocks for one call of ``stat``, because
-    the content store is on a local disk, and a thread would cost more.
+    containerd moves a blob's file to its path before it announces the blob. So if there is no file, no namespace has
+    the blob. If there is a file, only containerd knows which namespaces have it. This blocks for one call of ``stat``,
+    because the content store is on a local disk, and a thread would cost more.
     """
     if root is None:
         return False
@@ -119,7 +119,7 @@ async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -
 
 
 def is_ref_of(ref: str, digest: Digest) -> bool:
-    """Whether `ref` is one that a pull uses for `digest`, such as ``layer-sha256:…`` or ``manifest-sha256:…``.
+    """Return whether `ref` is one that a pull uses for `digest`, such as ``layer-sha256:…`` or ``manifest-sha256:…``.
 
     The files of an ingest prefix it with the namespace and a sequence number, which the caller removes.
     """

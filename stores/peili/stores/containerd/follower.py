@@ -244,5 +244,5 @@ class ListSchedule:
         return max(0.0, self._ended + wait - time.monotonic())
 
     def is_due(self) -> bool:
-        """Whether it is time for the next list."""
+        """Return whether it is time for the next list."""
         return not self.remaining()

@@ -166,7 +166,7 @@ class ContainerdStore(Store):
 
     @override
     async def discard(self, digest: Digest) -> bool:
-        """As `Store.discard`. Removes an ingest only if it is the only one of `digest` in all served namespaces.
+        """Remove an ingest, but only if it is the only one of `digest` in all served namespaces.
 
         containerd does not tell which client writes an ingest. If there are several, another client's may be right.
         """

@@ -127,7 +127,7 @@ def read_manifest(path: Path, digest: Digest) -> bytes:
 
 
 def read_manifest_below(root: int, digest: Digest) -> bytes:
-    """As `read_manifest`, with a descriptor of the layout's directory."""
+    """Read a manifest as `read_manifest` does, with a descriptor of the layout's directory."""
     return _read(_open_blob_below(root, digest), MAX_MANIFEST)
 
 

@@ -165,7 +165,7 @@ def _parse_manifest_file(root: int, digest: Digest, file: BlobFile) -> _ParsedMa
 
 
 def _is_complete(file: BlobFile, sizes: set[int] | None) -> bool:
-    """Whether a blob can be announced. A blob that is being copied has its name before it is complete."""
+    """Return whether a blob can be announced. A blob that is being copied has its name before it is complete."""
     if sizes is not None:
         return file.size in sizes
     return not _is_younger(file.mtime_ns, _QUIET_SECONDS)

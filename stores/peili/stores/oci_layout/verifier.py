@@ -36,7 +36,7 @@ class FileVerifier:
         self._slots = asyncio.Semaphore(_MAX_THREADS)
 
     def is_verified(self, digest: Digest, stamp: FileStamp) -> bool:
-        """Whether the file with this stamp was hashed and matches its digest."""
+        """Return whether the file with this stamp was hashed and matches its digest."""
         return self._verified.get(digest) == stamp
 
     def verify(self, digest: Digest, stamp: FileStamp) -> asyncio.Future[bool | None]:

@@ -30,7 +30,7 @@ PULLED = "pulled"
 
 @cache
 def mounts_work() -> bool:
-    """Whether this process may create mount namespaces."""
+    """Return whether this process may create mount namespaces."""
     command = ["unshare", "--mount", "mount", "--make-rprivate", "/"]
     return os.geteuid() == 0 and subprocess.run(command, capture_output=True, check=False).returncode == 0
 

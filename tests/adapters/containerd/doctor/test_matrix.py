@@ -85,7 +85,7 @@ class Setup:
         return sum(float(each[1]) for each in _MANIFESTS_SERVED.finditer(metrics))
 
     def shares(self, namespaces: str) -> bool:
-        """Whether other hosts get the image's layer from this peili."""
+        """Return whether other hosts get the image's layer from this peili."""
         node = self.nodes[namespaces]
         path = f"/v2/demo/blobs/{self.image.layers[0].digest}?ns={REGISTRY}"
         return node.request("HEAD", node.address, node.port(PEER_PORT), path).status == 200
@@ -197,7 +197,7 @@ def flags(choice: Mapping[str, str], machine: Machine) -> list[str]:
 
 
 def uses_default_paths(choice: Mapping[str, str]) -> bool:
-    """Whether containerd uses its default paths, which only a process on the machine can see."""
+    """Return whether containerd uses its default paths, which only a process on the machine can see."""
     return choice["layout"] == "no file" or choice["folders"] in {"unset", "empty"}
 
 
@@ -218,7 +218,7 @@ def pull(setup: Setup, machine: Machine, namespaces: str) -> tuple[bool, str]:
 
 
 def is_shared(setup: Setup, machine: Machine, choice: Mapping[str, str]) -> bool:
-    """Whether other hosts get what was pulled, after containerd has dropped what it does not keep."""
+    """Return whether other hosts get what was pulled, after containerd has dropped what it does not keep."""
     machine.collect_garbage()
     is_kept = setup.image.layers[0].digest in machine.digests()
     served = choice["namespaces"]

@@ -116,7 +116,7 @@ def _examine_files(target: DoctorTarget, version: ContainerdVersion | None) -> _
 
 
 def _may_exist(file: Path) -> bool:
-    """Whether the file exists, or this process is not allowed to know."""
+    """Return whether the file exists, or may exist because this process has no permission to see it."""
     try:
         return file.exists()
     except OSError:

@@ -142,7 +142,7 @@ def _images_plugin_2(configuration: Configuration) -> str:
 
 
 def _pulls_locally(images: Table, registry: Table) -> bool:
-    """Whether the CRI plug-in pulls itself: on request, or because the transfer service does not support a setting."""
+    """Return whether the CRI plug-in itself pulls: by choice, or because the transfer service lacks a setting."""
     return (
         images.get("use_local_image_pull") is True
         or images.get("image_pull_with_sync_fs") is True

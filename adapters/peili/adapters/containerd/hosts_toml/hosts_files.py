@@ -117,7 +117,7 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
 
 
 def _is_edited(directory: RegistryDirectory) -> bool:
-    """Whether the file contains something that peili wrote."""
+    """Return whether the file contains something that peili wrote."""
     try:
         return directory.original != directory.data
     except (CannotEdit, OSError):

@@ -177,7 +177,7 @@ def _insert_into(target: RegistryDirectory, original: bytes, host: MirrorHost) -
 
 
 def _is_present(target: RegistryDirectory, host: MirrorHost) -> bool:
-    """Whether somebody added the host by hand. Raises CannotEdit if they did it in a way that does not work."""
+    """Return whether a user has added the host. Raises CannotEdit if they did it in a way that does not work."""
     for version in host.version.candidates:
         hosts = interpret(target.original, target.path, version).hosts
         ours = [each for each in hosts if each.leads_to(host.url)]
@@ -200,7 +200,7 @@ def _parses_to(content: bytes, expected: Document) -> bool:
 
 
 def _is_correct(content: bytes, target: RegistryDirectory, origin: RegistryDirectory | None, host: MirrorHost) -> bool:
-    """Whether each possible containerd tries `host` first, and then exactly the hosts that it tries by `origin` now."""
+    """Return whether each possible containerd tries `host` first, and then the same hosts as by `origin`."""
     for version in host.version.candidates:
         before: tuple[RegistryHost, ...] = (RegistryHost(None),)
         if origin is not None:
@@ -216,7 +216,7 @@ def _is_correct(content: bytes, target: RegistryDirectory, origin: RegistryDirec
 
 
 def _are_equal(hosts: Sequence[RegistryHost], others: Sequence[RegistryHost], registry: str) -> bool:
-    """Whether containerd sends the same requests to the same hosts."""
+    """Return whether containerd sends the same requests to the same hosts."""
     return [_identity(each, registry) for each in hosts] == [_identity(each, registry) for each in others]
 
 

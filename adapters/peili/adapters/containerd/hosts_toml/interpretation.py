@@ -202,7 +202,7 @@ def _all_hosts(tables: list[TomlTable], document: Document) -> list[str]:
 
 
 def _has_host_without_table(table: TomlTable) -> bool:
-    """Whether a host in it is an inline table, or a key below ``[host]``."""
+    """Return whether a host in it is an inline table, or a key below ``[host]``."""
     return any(
         keys[:1] == ("host",) and (table.header == ("host",) or (isinstance(value, dict) and len(keys) <= 2))
         for keys, value in table.values

@@ -45,7 +45,7 @@ class RegistryHost:
     values: Mapping[str, Any] = field(default_factory=dict[str, Any], hash=False, repr=False)
 
     def leads_to(self, mirror: str) -> bool:
-        """Whether requests to this host reach the door at `mirror`.
+        """Return whether requests to this host reach the door at `mirror`.
 
         containerd adds ``/v2`` to a URL that does not end with it, except with `override_path`.
         """
@@ -54,7 +54,7 @@ class RegistryHost:
         return same_door(self.url, mirror)
 
     def has_capabilities(self, *capabilities: str) -> bool:
-        """Whether containerd requests all of these from it."""
+        """Return whether containerd requests all of these from it."""
         return {*capabilities} <= {*self.capabilities}
 
 

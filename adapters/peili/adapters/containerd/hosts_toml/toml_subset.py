@@ -52,7 +52,7 @@ def parse(text: str) -> Document:
 
 
 def _is_toml(text: str) -> bool:
-    """Whether `text` is a TOML document by itself."""
+    """Return whether `text` is a TOML document by itself."""
     try:
         tomllib.loads(text)
     except (ValueError, RecursionError):
@@ -165,7 +165,7 @@ def _names(keys: str) -> tuple[str, ...]:
 
 
 def _is_plain(value: object, source: str) -> bool:
-    """Whether all versions read `value`, written as `source`, alike. Dates and fractions are not plain."""
+    """Return whether all versions read `value`, written as `source`, alike. Dates and fractions are not plain."""
     if isinstance(value, (str, bool)):
         return True
     if isinstance(value, int):

@@ -45,7 +45,7 @@ class Archive:
 
 
 def _tags(entries: list[dict[str, Any]], blobs: dict[Digest, Descriptor]) -> dict[Reference, Descriptor]:
-    """The targets of the full references in ``index.json``. Bare tags are left out: they do not name a registry."""
+    """Return the targets of the full references in ``index.json``. A bare tag names no registry, so it is ignored."""
     tags: dict[Reference, Descriptor] = {}
     for entry in entries:
         for name in _NAMES:
