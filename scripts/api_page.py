@@ -36,7 +36,8 @@ PUBLIC: dict[str, dict[str, str]] = {
         "detect_media_type Peer base_url is_identity IDENTITY_HEADER Holder",
         "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",
-        "Stores": "Store StoreEvent Have Gone Synced Content FileContent open_regular open_in_thread Inventory",
+        "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular "
+        "open_in_thread Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
         "Resolvers": "Resolver ResolverLoader",
         "Metrics": "Collector Family Distribution",

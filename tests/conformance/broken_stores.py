@@ -99,6 +99,20 @@ class ReportsUnknownContent(MemoryStore):
             yield events
 
 
+class ReportsIngestsAsComplete(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        async for events in super().watch():
+            yield [replace(event, complete=True) if isinstance(event, Have) else event for event in events]
+
+
+class HidesIngests(MemoryStore):
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        async for events in super().watch():
+            yield [event for event in events if not isinstance(event, Have) or event.complete]
+
+
 class OneWatcherEndsAll(MemoryStore):
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
@@ -185,6 +199,8 @@ BROKEN_STORES: dict[type[MemoryStore], str] = {
     SyncedFirst: "watch first yields everything",
     NeverGone: "watch yields what is added and removed",
     ReportsUnknownContent: "everything that watch yields",
+    ReportsIngestsAsComplete: "watch yields an ingest and its growth",
+    HidesIngests: "watch yields an ingest and its growth",
     OneWatcherEndsAll: "each caller of watch gets its own sequence",
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",

@@ -63,6 +63,29 @@ async def memory_store() -> AsyncGenerator[StoreSubject]:
     yield MemorySubject(MemoryStore())
 
 
+class LayoutArrival(Arrival):
+    """A blob that is written to the file of an ingest, and moved to its place in `blobs` at the end."""
+
+    def __init__(self, ingest: Path, blob: Path) -> None:
+        ingest.parent.mkdir(parents=True, exist_ok=True)
+        ingest.touch()
+        self._ingest = ingest
+        self._blob = blob
+
+    @override
+    async def write(self, data: bytes) -> None:
+        with self._ingest.open("ab") as file:
+            file.write(data)
+
+    @override
+    async def commit(self) -> None:
+        self._ingest.rename(self._blob)
+
+    @override
+    async def abort(self) -> None:
+        self._ingest.unlink()
+
+
 class LayoutSubject(StoreSubject):
     """An OCI layout in the directory `path`."""
 
@@ -89,6 +112,11 @@ class LayoutSubject(StoreSubject):
     async def remove(self, digest: Digest) -> None:
         self._write_index([entry for entry in self._index() if entry["digest"] != digest])
         (self.blobs / digest.encoded).unlink()
+
+    @override
+    async def begin(self, data: bytes) -> Arrival | None:
+        encoded = Digest.of(data).encoded
+        return LayoutArrival(self.path / "ingest" / "sha256" / f"{encoded}.{len(data)}", self.blobs / encoded)
 
     @override
     async def lose(self) -> bool:

@@ -5,6 +5,7 @@ The names that are exported here are the public interface. All others may change
 
 from peili.mirror.client.client import PeerClient
 from peili.mirror.content.files import FileContent, open_in_thread, open_regular
+from peili.mirror.content.growing import GrowingFileContent
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.doors.middleware import Auth, loopback_only
 from peili.mirror.errors import (
@@ -87,6 +88,7 @@ __all__ = [
     "Feed",
     "FileContent",
     "Gone",
+    "GrowingFileContent",
     "Have",
     "Holder",
     "Inventory",

@@ -69,7 +69,7 @@ async def _watch_available(subject: StoreSubject) -> None:
             if isinstance(key, Reference):
                 await store.resolve(key)
             else:
-                await (await store.open(key)).aclose()
+                await (await store.open(key, partial=not watched.have[key].complete)).aclose()
 
 
 async def _watch_independent(subject: StoreSubject) -> None:
@@ -84,6 +84,34 @@ async def _watch_independent(subject: StoreSubject) -> None:
         await until_complete(watched, Digest.of(data))
         await asyncio.sleep(0)
         expect(not watched.ended, f"the watch ended with {watched.error!r}")
+
+
+async def _watch_ingest(subject: StoreSubject) -> None:
+    store, data, aborted = subject.store, fresh_bytes(3000), fresh_bytes(3000)
+    digest = Digest.of(data)
+    async with entered(store), watching(store) as watched:
+        await watched.until(lambda: watched.synced)
+        arrival = await subject.begin(data)
+        if arrival is None:
+            return
+        await arrival.write(data[:1000])
+        await watched.until(lambda: digest in watched.have and watched.have[digest].available == 1000)
+        have = watched.have[digest]
+        expect(not have.complete and have.size in (None, 3000), f"it was reported as {have}")
+        other = fresh_bytes(100)
+        await subject.add(other)
+        await until_complete(watched, Digest.of(other))
+        expect(watched.have.get(digest) == have, "it was no longer reported after other content was added")
+        await arrival.write(data[1000:])
+        await watched.until(lambda: watched.have[digest].available == 3000)
+        expect(not watched.have[digest].complete, "it was reported as complete before it was")
+        await arrival.commit()
+        await until_complete(watched, digest)
+        await expect_content(store, data)
+        if (arrival := await subject.begin(aborted)) is not None:
+            await watched.until(lambda: Digest.of(aborted) in watched.have)
+            await arrival.abort()
+        await watched.until(lambda: Digest.of(aborted) not in watched.have)
 
 
 async def _away(subject: StoreSubject) -> None:
@@ -135,6 +163,7 @@ WATCH_PROMISES: Promises = (
     ("watch first yields everything that the store has, then Synced, to each caller", _watch_inventory),
     ("watch yields what is added and removed, and the store agrees", _watch_changes),
     ("everything that watch yields can be opened or resolved", _watch_available),
+    ("watch yields an ingest and its growth as not complete, then as complete or gone", _watch_ingest),
     ("each caller of watch gets its own sequence, without an end", _watch_independent),
     ("while the backend is away StoreUnavailable is raised; later, watch yields only differences", _away),
     ("entering does not wait for a backend that is not there yet, and the store finds it later", _away_before),

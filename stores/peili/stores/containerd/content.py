@@ -5,7 +5,6 @@ An *ingest* is containerd's word for a blob that a client is still writing.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Collection
 from contextlib import suppress
@@ -15,12 +14,19 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.mirror import Aborted, Content, Digest, FileContent, NotFound, StoreUnavailable, open_in_thread, open_regular
+from peili.mirror import (
+    Aborted,
+    Content,
+    Digest,
+    GrowingFileContent,
+    NotFound,
+    StoreUnavailable,
+    open_in_thread,
+    open_regular,
+)
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
 
-INGEST_POLL = 0.025
-"""Seconds between two checks of an ingest's file. containerd writes in pieces of 1 MiB."""
 _MAX_READ = 1 << 20  # bytes of one read through the API
 
 
@@ -107,7 +113,7 @@ class ApiContent(Content):
         """Do nothing: no resource is held between reads."""
 
 
-async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> IngestContent:
+async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> Content:
     """Open the ingest of `digest` in one of `namespaces`.
 
     Raises:
@@ -115,7 +121,7 @@ async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -
     """
     opener = partial(_open_ingest_file, root, namespaces, digest)
     fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))
-    return IngestContent(fd, blob_path(root, digest), total)
+    return GrowingFileContent(fd, blob_path(root, digest), total)
 
 
 def is_ref_of(ref: str, digest: Digest) -> bool:
@@ -154,56 +160,3 @@ def _read_total(ingest: Path) -> int | None:
         return int((ingest / "total").read_text(encoding="ascii")) or None
     except (OSError, ValueError):
         return None
-
-
-class IngestContent(FileContent):
-    """The content of an ingest, which grows until containerd has moved its file to the path of the blob.
-
-    Raises Aborted if the file gets shorter, or is removed before it becomes the blob. If containerd truncates the file
-    and writes more than the old length between two checks, this goes unnoticed; the reader checks the digest anyway.
-
-    Args:
-        fd: A descriptor of the ingest's file. This object owns it.
-        blob: The path that the file gets when it is complete.
-        total: The size of the blob in bytes, if known.
-    """
-
-    def __init__(self, fd: int, blob: Path, total: int | None) -> None:
-        super().__init__(fd)
-        self._ingest_fd = fd
-        self.size = total
-        self.complete = False
-        self._blob = blob
-
-    @override
-    async def wait(self, past: int) -> int:
-        while not self.complete:
-            self._refresh()
-            if self.available > past:
-                break
-            await asyncio.sleep(INGEST_POLL)
-        return self.available
-
-    @override
-    def check_unchanged(self, read_count: int) -> None:
-        if not read_count or os.fstat(self._ingest_fd).st_size < self.available:
-            raise Aborted("containerd discarded the ingest")
-
-    def _refresh(self) -> None:
-        if self.fileno() is None:
-            raise ValueError("the content is closed")
-        is_committed = self._is_committed()  # before the size is read: a committed file does not grow
-        status = os.fstat(self._ingest_fd)
-        if status.st_size < self.available:
-            raise Aborted("containerd discarded the ingest, and fetches the blob again")
-        if not is_committed and not status.st_nlink:
-            raise Aborted("containerd removed the ingest")
-        self.available = status.st_size
-        if is_committed:
-            self.size, self.complete = status.st_size, True
-
-    def _is_committed(self) -> bool:
-        try:
-            return os.path.samestat(self._blob.stat(), os.fstat(self._ingest_fd))
-        except OSError:
-            return False

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -18,6 +19,7 @@ from peili.mirror import Digest, NotFound, StoreUnavailable, open_regular
 ALGORITHMS = ("sha256", "sha512")
 MAX_MANIFEST = 4 << 20
 MAX_INDEX = 32 << 20
+_SIZE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -26,6 +28,13 @@ class BlobFile(NamedTuple):
 
     size: int
     mtime_ns: int
+
+
+class IngestFile(NamedTuple):
+    """The size of a blob that is still being written, and how many of its bytes have arrived."""
+
+    total: int
+    available: int
 
 
 class FileStamp(NamedTuple):
@@ -95,6 +104,61 @@ def list_blobs(root: int) -> dict[Digest, BlobFile]:
     return found
 
 
+def list_ingests(root: int) -> dict[Digest, IngestFile]:
+    """Return the files ``ingest/ALGORITHM/ENCODED.SIZE``: blobs that another program is still writing.
+
+    Raises:
+        OSError: A directory can't be read.
+    """
+    found: dict[Digest, IngestFile] = {}
+    for algorithm in ALGORITHMS:
+        try:
+            with open_directory("ingest", root) as ingest, open_directory(algorithm, ingest) as directory:
+                for name, status in _regular_files(directory):
+                    with suppress(ValueError):  # not the name of an ingest
+                        digest, total = _parse_ingest_name(algorithm, name)
+                        if status.st_size <= total:
+                            found[digest] = IngestFile(total, status.st_size)
+        except OSError as error:
+            if error.errno not in _MISSING:
+                raise
+    return found
+
+
+def open_ingest(path: Path, digest: Digest) -> tuple[int, int]:
+    """Open the file of a blob that is still being written to the layout at `path`.
+
+    Returns:
+        A descriptor, and the size of the whole blob.
+
+    Raises:
+        NotFound, StoreUnavailable: It can't be opened.
+    """
+    try:
+        with (
+            open_directory(path) as root,
+            open_directory("ingest", root) as ingest,
+            open_directory(digest.algorithm, ingest) as directory,
+        ):
+            for name, _ in _regular_files(directory):
+                with suppress(ValueError):  # not the name of an ingest
+                    found, total = _parse_ingest_name(digest.algorithm, name)
+                    if found == digest:
+                        return open_regular(name, dir_fd=directory), total
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise StoreUnavailable(f"{path}: {error.strerror}") from error
+    raise NotFound(f"there is no ingest of {digest}")
+
+
+def _parse_ingest_name(algorithm: str, name: str) -> tuple[Digest, int]:
+    """Return the digest and the size that ``ENCODED.SIZE`` means. Raises ValueError."""
+    encoded, _, total = name.partition(".")
+    if not _SIZE.fullmatch(total):
+        raise ValueError(f"not the name of an ingest: {name}")
+    return Digest(f"{algorithm}:{encoded}"), int(total)
+
+
 def open_blob(path: Path, digest: Digest) -> int:
     """Open a blob of the layout at `path`. Returns a descriptor. Raises NotFound, StoreUnavailable."""
     try:
@@ -148,14 +212,19 @@ def _open_blob_below(root: int, digest: Digest) -> int:
 
 def _list_directory(algorithm: str, directory: int) -> dict[Digest, BlobFile]:
     found: dict[Digest, BlobFile] = {}
+    for name, status in _regular_files(directory):
+        with suppress(ValueError):  # not a digest
+            found[Digest(f"{algorithm}:{name}")] = BlobFile(status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _regular_files(directory: int) -> Iterator[tuple[str, os.stat_result]]:
     with os.scandir(directory) as entries:
         for entry in entries:
-            with suppress(ValueError, FileNotFoundError):  # not a digest; removed just now
-                digest = Digest(f"{algorithm}:{entry.name}")
+            with suppress(FileNotFoundError):  # removed just now
                 status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):
-                    found[digest] = BlobFile(status.st_size, status.st_mtime_ns)
-    return found
+                    yield entry.name, status
 
 
 def _read(fd: int, most: int) -> bytes:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,8 +28,10 @@ from peili.stores.oci_layout.files import (
     ALGORITHMS,
     BlobFile,
     FileStamp,
+    IngestFile,
     blob_name,
     list_blobs,
+    list_ingests,
     open_directory,
     read_index,
     read_manifest_below,
@@ -46,11 +48,19 @@ _TIMESTAMP_SECONDS = 2.0  # within these, another change may have the same times
 
 @dataclass(frozen=True, slots=True)
 class LayoutSnapshot:
-    """The result of a scan: the size of each blob, the target of each tag, and the media type of each manifest."""
+    """The result of a scan.
+
+    Attributes:
+        blobs: The size of each complete blob.
+        tags: The target of each tag.
+        media_types: The media type of each manifest.
+        ingests: The blobs that are still being written.
+    """
 
     blobs: Mapping[Digest, int] = field(default_factory=dict[Digest, int])
     tags: Mapping[Reference, Descriptor] = field(default_factory=dict[Reference, Descriptor])
     media_types: Mapping[Digest, str] = field(default_factory=dict[Digest, str])
+    ingests: Mapping[Digest, IngestFile] = field(default_factory=dict[Digest, IngestFile])
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,8 @@ class LayoutScanner:
         self._index: tuple[Descriptor, ...] | None = None
         self._manifests: dict[Digest, _ParsedManifest] = {}
         self._incomplete: dict[Digest, BlobFile] = {}  # files that are not complete blobs, or not yet
+        self._snapshot = LayoutSnapshot()
+        self._ingest_sizes: dict[Digest, int] = {}  # of ingests, also of those that have become blobs
 
     def scan(self) -> LayoutSnapshot | None:
         """Return what the layout has now; None if nothing has changed.
@@ -96,16 +108,25 @@ class LayoutScanner:
 
     def _scan(self, root: int) -> LayoutSnapshot | None:
         names = ("index.json", *(f"blobs/{each}" for each in ALGORITHMS), *map(blob_name, self._incomplete))
+        ingests = list_ingests(root)  # before the blobs, so that one which becomes a blob now is not missed
+        self._ingest_sizes.update((digest, ingest.total) for digest, ingest in ingests.items())
         stamps = {name: stamp_at(root, name) for name in names}
         if stamps == self._stamps:
-            return None
+            if ingests == self._snapshot.ingests:
+                return None
+            self._snapshot = replace(self._snapshot, ingests=ingests)
+            return self._snapshot
         self._refresh_index(root, stamps["index.json"])
         if self._index is None:
             raise StoreUnavailable(f"{self._path}: index.json is malformed")
-        snapshot = self._take_snapshot(root, self._index, list_blobs(root))
+        files = list_blobs(root)
+        self._ingest_sizes = {
+            each: size for each, size in self._ingest_sizes.items() if each in files or each in ingests
+        }
+        self._snapshot = replace(self._take_snapshot(root, self._index, files), ingests=ingests)
         times = [each.mtime_ns for each in (*stamps.values(), *self._incomplete.values()) if each is not None]
         self._stamps = {} if any(_is_younger(each, _TIMESTAMP_SECONDS) for each in times) else stamps
-        return snapshot
+        return self._snapshot
 
     def _refresh_index(self, root: int, stamp: FileStamp | None) -> None:
         """Read ``index.json`` if it has changed. If it is malformed, log this once and keep the last good one."""
@@ -124,6 +145,8 @@ class LayoutScanner:
         self, root: int, index: tuple[Descriptor, ...], files: Mapping[Digest, BlobFile]
     ) -> LayoutSnapshot:
         sizes = self._read_manifests(root, index, files)
+        for digest, size in self._ingest_sizes.items():
+            sizes[digest].add(size)
         complete = {digest: file.size for digest, file in files.items() if _is_complete(file, sizes.get(digest))}
         self._incomplete = {digest: file for digest, file in files.items() if digest not in complete}
         media_types = {digest: each.media_type for digest, each in self._manifests.items()}
@@ -137,7 +160,7 @@ class LayoutScanner:
 
     def _read_manifests(
         self, root: int, index: Iterable[Descriptor], files: Mapping[Digest, BlobFile]
-    ) -> Mapping[Digest, set[int]]:
+    ) -> defaultdict[Digest, set[int]]:
         """Read all manifests that `index` refers to. Returns the sizes that their descriptors state, by digest."""
         sizes: defaultdict[Digest, set[int]] = defaultdict(set)
         known, self._manifests = self._manifests, {}

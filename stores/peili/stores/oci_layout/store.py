@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import starmap
@@ -21,6 +23,7 @@ from peili.mirror import (
     Digest,
     FileContent,
     Gone,
+    GrowingFileContent,
     Have,
     Inventory,
     Key,
@@ -32,9 +35,19 @@ from peili.mirror import (
     StoreUnavailable,
     Tasks,
     detect_media_type,
+    open_in_thread,
     running_already,
 )
-from peili.stores.oci_layout.files import MAX_MANIFEST, FileStamp, blob_stamp, open_blob, read_manifest, stamp_of
+from peili.stores.oci_layout.files import (
+    MAX_MANIFEST,
+    FileStamp,
+    blob_name,
+    blob_stamp,
+    open_blob,
+    open_ingest,
+    read_manifest,
+    stamp_of,
+)
 from peili.stores.oci_layout.scanner import LayoutScanner, LayoutSnapshot
 from peili.stores.oci_layout.verifier import FileVerifier
 
@@ -50,7 +63,13 @@ class OciLayoutStore(Store):
     A change is noticed within 2 s. If there is no layout yet, the store waits for it.
 
     A blob is served if it has the size that the manifests state. A blob that no manifest mentions is served one second
-    after the last write to it. Tags are the names in ``index.json``: a full reference (``io.containerd.image.name``,
+    after the last write to it.
+
+    Another program may write a blob of known size slowly to the file ``ingest/ALGORITHM/ENCODED.SIZE`` of the layout,
+    for example ``ingest/sha256/2c26….1048576``, and then move it to its place in ``blobs``. The store reports it and
+    opens it (`partial`) while it grows.
+
+    Tags are the names in ``index.json``: a full reference (``io.containerd.image.name``,
     ``org.opencontainers.image.ref.name``), or a bare tag of `repository`. Symbolic links below `path` are not followed.
 
     A file is hashed at its first use, and again after it has changed. If its content does not match its digest, this is
@@ -136,6 +155,18 @@ class OciLayoutStore(Store):
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        """As `Store.open`. The bytes of an unfinished blob are not verified."""
+        try:
+            return await self._open_blob(digest)
+        except NotFound:
+            if not partial:
+                raise
+        async with _time_limit(self._path):
+            opener = functools.partial(open_ingest, self._path, digest)
+            fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))
+        return GrowingFileContent(fd, self._path / blob_name(digest), total)
+
+    async def _open_blob(self, digest: Digest) -> Content:
         size = self._find_size(digest)
         stamps: list[FileStamp] = []
 
@@ -226,6 +257,17 @@ class OciLayoutStore(Store):
             ]
         )
 
+    def _announce_ingests(self) -> None:
+        snapshot = self._snapshot
+        ingests = [
+            Have(digest, ingest.total, complete=False, available=ingest.available)
+            for digest, ingest in snapshot.ingests.items()
+            if digest not in snapshot.blobs
+        ]
+        keys = {have.key for have in ingests}
+        gone = [Gone(have.key) for have in self._inventory if not have.complete and have.key not in keys]
+        self._inventory.update([*gone, *ingests])
+
     async def _detect_media_type(self, digest: Digest) -> str:
         async with _time_limit(self._path):
             try:
@@ -260,11 +302,12 @@ class OciLayoutStore(Store):
             scan.cancel()
 
     def _use(self, snapshot: LayoutSnapshot | None, log: logging.Logger) -> None:
-        if snapshot is not None and snapshot != self._snapshot:
+        if snapshot is not None and (snapshot.blobs, snapshot.tags) != (self._snapshot.blobs, self._snapshot.tags):
             log.info("%s has %d blobs, %d tags", self._path, len(snapshot.blobs), len(snapshot.tags))
         if snapshot is not None:
             self._snapshot = snapshot
             self._announce()
+            self._announce_ingests()
         self._problem = None
 
 
