@@ -56,6 +56,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.stores.oci_layout": {},
     "peili.stores.memory": {"": "MemoryStore"},
     "peili.routers.static": {"": "StaticRouter"},
+    "peili.routers.dns": {},
     "peili.routers.mdns": {},
     "peili.routers.talos": {},
     "peili.routers.memory": {"": "MemoryRouter MemoryNetwork"},

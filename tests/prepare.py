@@ -30,6 +30,7 @@ PACKAGES = {
     "curl": ("curl",),
     "nginx-light": ("nginx",),
     "zsh": ("zsh",),
+    "nsd": ("nsd",),
 }
 """Names of Debian packages, each with the commands that it provides."""
 

@@ -14,6 +14,7 @@ import peili.adapters.k3s
 import peili.adapters.talos
 import peili.mirror
 import peili.mirror.testing
+import peili.routers.dns
 import peili.routers.mdns
 import peili.routers.talos
 import peili.stores.containerd
@@ -35,6 +36,7 @@ def test_the_page_is_what_make_docs_writes() -> None:
         peili.mirror.testing,
         peili.stores.containerd,
         peili.stores.oci_layout,
+        peili.routers.dns,
         peili.routers.mdns,
         peili.routers.talos,
         peili.adapters.containerd,

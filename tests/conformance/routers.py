@@ -10,12 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.routers.talos_output import member, printed
+from tests.support.name_server import NameServer, name_server
 from typing_extensions import override
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import Have, Key, MembershipRouter, Peer, PushRouter
 from peili.mirror.testing import MembershipSubject, RouterSubject
 from peili.mirror.testing.router_kit import IDENTITY
+from peili.routers.dns import DnsRouter
 from peili.routers.mdns import MdnsRouter
 from peili.routers.mdns.service import to_service
 from peili.routers.memory import MemoryNetwork, MemoryRouter
@@ -69,6 +71,35 @@ class TalosSubject(MembershipSubject):
         new = self._file.with_suffix(".new")
         new.write_text(printed([member(peer.id, f"10.0.0.{number}") for number, peer in enumerate(members, 1)]))
         new.replace(self._file)
+        return True
+
+
+class RelocatedDns(DnsRouter):
+    """A DNS router with the kit's URLs, which have own paths. The ids of the kit are the names of targets."""
+
+    urls: Mapping[str, tuple[str, ...]] = {}
+
+    @override
+    async def members(self) -> AsyncGenerator[Collection[Peer], None]:
+        async with aclosing(super().members()) as sets:
+            async for peers in sets:
+                names = [peer.id.partition(".")[0] for peer in peers]
+                yield [Peer(name, self.urls[name]) for name in names]
+
+
+class DnsSubject(MembershipSubject):
+    """SRV records of a real server, replaced at each change."""
+
+    def __init__(self, server: NameServer) -> None:
+        options = {"srv": "_peili._tcp.test", "servers": server.servers, "min_ttl": 0.1}
+        self.router = self._dns = RelocatedDns.from_config(options)
+        self._server = server
+
+    @override
+    async def set(self, members: Sequence[Peer]) -> bool:
+        self._dns.urls = {**self._dns.urls, **{peer.id: peer.urls for peer in members}}
+        records = [f"_peili._tcp SRV 0 0 5051 {peer.id}" for peer in members]
+        await self._server.set(*records, *(f"{peer.id} A 10.0.0.{n}" for n, peer in enumerate(members, 1)))
         return True
 
 
@@ -154,6 +185,14 @@ async def push_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubje
 async def talos_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
     with TemporaryDirectory() as directory:
         subject = TalosSubject(Path(directory) / "members.json")
+        await subject.set(members)
+        yield subject
+
+
+@asynccontextmanager
+async def dns_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
+    async with name_server() as server:
+        subject = DnsSubject(server)
         await subject.set(members)
         yield subject
 

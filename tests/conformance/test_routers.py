@@ -7,10 +7,12 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from tests.conformance.routers import mdns_router, memory_router, push_router, static_router, talos_router
+from tests.conformance.routers import dns_router, mdns_router, memory_router, push_router, static_router, talos_router
+from tests.support.name_server import HAS_NSD
 
 from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
+from peili.routers.dns import DnsRouter
 from peili.routers.mdns import MdnsRouter, discovery, router, service
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
@@ -21,6 +23,11 @@ pytestmark = pytest.mark.anyio
 
 async def test_the_memory_router_conforms() -> None:
     await check_router(memory_router)
+
+
+@pytest.mark.skipif(not HAS_NSD, reason="not installed: nsd")
+async def test_the_dns_router_conforms() -> None:
+    await check_membership_router(dns_router)
 
 
 @pytest.mark.parametrize("factory", [static_router, push_router, talos_router])
@@ -41,6 +48,8 @@ async def test_the_mdns_router_conforms(monkeypatch: pytest.MonkeyPatch) -> None
         (MemoryRouter, {}),
         (PushRouter, {}),
         (MdnsRouter, {"interfaces": ["eth0"], "labels": {"zone": "a"}}),
+        (DnsRouter, {"name": "peili.example.com", "port": 5051, "servers": ["10.0.0.2"], "tls_name": "peili.test"}),
+        (DnsRouter, {"srv": "_peili._tcp.example.com", "scheme": "https", "path": "/peili", "timeout": 2}),
         (StaticRouter, {"peers": ["http://10.0.0.3:5051"]}),
         (TalosRouter, {"file": "/run/members.json"}),
         (TalosRouter, {"command": ["talosctl", "get", "members", "-o", "json"], "port": 443, "scheme": "https"}),

@@ -151,6 +151,10 @@ class Process:
         self._child.kill()
         return self.wait()
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the process. This does nothing if the process has ended."""
+        self._child.send_signal(number)
+
     def freeze(self) -> None:
         """Stop all threads of the process until `resume`. This does nothing if the process has ended."""
         if self.is_running:

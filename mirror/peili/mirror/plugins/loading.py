@@ -28,6 +28,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "oci-layout": "peili.stores.oci_layout:OciLayoutStore",
     },
     ROUTERS: {
+        "dns": "peili.routers.dns:DnsRouter",
         "mdns": "peili.routers.mdns:MdnsRouter",
         "memory": "peili.routers.memory:MemoryRouter",
         "push": "peili.mirror:PushRouter",
