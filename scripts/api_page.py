@@ -32,7 +32,8 @@ PUBLIC: dict[str, dict[str, str]] = {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection check_registries Limits "
         "Watchdog",
         "TLS between peers": "PeerTLS PeerKeys PeerCertificates peer_identity",
-        "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM is_manifest "
+        "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM MAX_MANIFEST "
+        "is_manifest "
         "detect_media_type Peer base_url is_identity IDENTITY_HEADER Holder",
         "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",

@@ -26,6 +26,7 @@ from peili.mirror.membership.router import MembershipRouter, PushRouter
 from peili.mirror.metrics.counters import Distribution, Family
 from peili.mirror.mirror import Collector, Mirror
 from peili.mirror.oci.references import (
+    MAX_MANIFEST,
     OCTET_STREAM,
     Descriptor,
     Digest,
@@ -67,6 +68,7 @@ from peili.mirror.tls.keys import PeerKeys
 
 __all__ = [
     "IDENTITY_HEADER",
+    "MAX_MANIFEST",
     "OCTET_STREAM",
     "RESOLVERS",
     "ROUTERS",

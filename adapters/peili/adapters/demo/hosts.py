@@ -36,10 +36,10 @@ from peili.mirror import (
     Want,
     serve,
 )
-from peili.mirror.testing.images import CONTAINERD_NAME
 from peili.routers.static import StaticRouter
 
 _LIMITS = Limits(drain_timeout=0.001)  # a host that stops does not drain: it behaves like a host that crashed
+_NAME_ANNOTATION = "io.containerd.image.name"  # the annotation by which a layout names an image in full
 _CHUNK = 1 << 18
 """Bytes that the proxy forwards at once."""
 
@@ -111,7 +111,7 @@ class DemoHost:
         for blob in pulled.iterdir():
             blob.rename(self.layout / "blobs" / "sha256" / Digest(blob.name).encoded)
         entry = {"mediaType": manifest.media_type, "digest": manifest.digest, "size": manifest.size}
-        self._write_index([{**entry, "annotations": {CONTAINERD_NAME: name}}])
+        self._write_index([{**entry, "annotations": {_NAME_ANNOTATION: name}}])
 
     def _write_index(self, manifests: Sequence[Mapping[str, Any]]) -> None:
         new = self.layout / "index.json.new"

@@ -19,7 +19,7 @@ from typing_extensions import override
 from peili.adapters.demo.client import require_oras
 from peili.adapters.demo.hosts import DemoHost
 from peili.mirror import Digest, PeiliError
-from peili.mirror.testing.images import Image, make_layout
+from peili.mirror.testing import Image, make_layout
 
 NAME = "registry.example/demo/app:v1"
 _MIB = 1 << 20

@@ -7,6 +7,7 @@ in force (`show`).
 from __future__ import annotations
 
 import difflib
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -83,6 +84,27 @@ class Outcome:
 
     changes: tuple[Change, ...]
     problems: tuple[Problem, ...]
+
+
+def print_outcome(outcome: Outcome, nothing: str, *, dry_run: bool, note: str = "") -> int:
+    """Print changes on standard output, and problems on standard error, as `peili hosts` does.
+
+    Args:
+        outcome: the outcome.
+        nothing: the line for an outcome without changes and problems.
+        dry_run: print the changes as a diff.
+        note: a line that follows each change that was made.
+
+    Returns:
+        The exit code: 1 if there are problems.
+    """
+    for change in outcome.changes:
+        sys.stdout.write(change.diff() if dry_run else "\n".join([str(change), *filter(None, [note]), ""]))
+    for problem in outcome.problems:
+        sys.stderr.write(f"peili: {problem}\n")
+    if not outcome.changes and not outcome.problems:
+        sys.stdout.write(f"{nothing}\n")
+    return 1 if outcome.problems else 0
 
 
 @dataclass(frozen=True, slots=True)

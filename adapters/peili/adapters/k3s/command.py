@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peili.adapters.files.editor import CannotEdit, Outcome
+from peili.adapters.files.editor import CannotEdit, print_outcome
 from peili.adapters.k3s.registries_file import K3sRegistryView, RegistriesFile, installed_files
 from peili.mirror import PeiliError
 
@@ -35,29 +35,17 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
     files = [RegistriesFile(mirror, file=each, registries=registries) for each in found]
     if action == "show":
         return _show(files, as_json=as_json)
-    code = 0
-    for each in files:
-        if action == "apply":
-            outcome, nothing = each.apply(dry_run=dry_run), "peili is in front already"
-        else:
-            outcome, nothing = each.remove(dry_run=dry_run), "there is nothing of peili's"
-        _report(each, outcome, nothing, dry_run=dry_run)
-        code = code or int(bool(outcome.problems))
-    return code
+    return max(_edit(action, each, dry_run=dry_run) for each in files)
 
 
-def _report(file: RegistriesFile, outcome: Outcome, nothing: str, *, dry_run: bool) -> None:
-    for problem in outcome.problems:
-        sys.stderr.write(f"peili: {problem}\n")
-    for change in outcome.changes:
-        sys.stdout.write(change.diff() if dry_run else f"{change}\n{_restart(file.product)}\n")
-    if not outcome.changes and not outcome.problems:
-        sys.stdout.write(f"nothing to do in {file.file}: {nothing}\n")
-
-
-def _restart(product: str) -> str:
-    units = "k3s or k3s-agent" if product == "k3s" else "rke2-server or rke2-agent"
-    return f"it takes effect when {product} is restarted (systemctl restart {units})"
+def _edit(action: str, file: RegistriesFile, *, dry_run: bool) -> int:
+    if action == "apply":
+        outcome, nothing = file.apply(dry_run=dry_run), "peili is in front already"
+    else:
+        outcome, nothing = file.remove(dry_run=dry_run), "there is nothing of peili's"
+    units = "k3s or k3s-agent" if file.product == "k3s" else "rke2-server or rke2-agent"
+    note = f"it takes effect when {file.product} is restarted (systemctl restart {units})"
+    return print_outcome(outcome, f"nothing to do in {file.file}: {nothing}", dry_run=dry_run, note=note)
 
 
 def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:

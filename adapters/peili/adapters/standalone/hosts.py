@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peili.adapters.containerd import ContainerdHosts, HostsFiles, Outcome
+from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, installed_version, running_version
+from peili.adapters.files.editor import print_outcome
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
@@ -96,8 +97,8 @@ def _run_action(action: str, files: HostsFiles, *, dry_run: bool, as_json: bool)
     if action == "show":
         return _show(files, as_json=as_json)
     if action == "apply":
-        return _report(files.apply(dry_run=dry_run), "peili is in front already", dry_run=dry_run)
-    return _report(files.remove(dry_run=dry_run), "there is nothing of peili's", dry_run=dry_run)
+        return print_outcome(files.apply(dry_run=dry_run), "nothing to do: peili is in front already", dry_run=dry_run)
+    return print_outcome(files.remove(dry_run=dry_run), "nothing to do: there is nothing of peili's", dry_run=dry_run)
 
 
 def mirror_url(local: Sequence[str]) -> str:
@@ -138,16 +139,6 @@ async def _find_version(config: Config) -> str | None:
 
 def _warn(line: str) -> None:
     sys.stderr.write(f"peili: {line}\n")
-
-
-def _report(outcome: Outcome, nothing: str, *, dry_run: bool) -> int:
-    for change in outcome.changes:
-        sys.stdout.write(change.diff() if dry_run else f"{change}\n")
-    for problem in outcome.problems:
-        _warn(str(problem))
-    if not outcome.changes and not outcome.problems:
-        sys.stdout.write(f"nothing to do: {nothing}\n")
-    return 1 if outcome.problems else 0
 
 
 def _show(files: HostsFiles, *, as_json: bool) -> int:

@@ -25,6 +25,8 @@ MAX_NAME = 255
 
 OCTET_STREAM = "application/octet-stream"
 """The media type of all content that is not a manifest or an index."""
+MAX_MANIFEST = 4 << 20
+"""The maximum size of a manifest in bytes. A registry may refuse a larger one (OCI distribution spec)."""
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"

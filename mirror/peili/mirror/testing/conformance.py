@@ -63,6 +63,21 @@ async def check_promise(promise: str, check: Awaitable[None], within: float = DE
         raise ConformanceError(promise, f"{error!r} was raised") from error
 
 
+async def check_promises(
+    promises: Promises, factory: Callable[[], AbstractAsyncContextManager[object]], within: float
+) -> None:
+    """Check each promise on a new subject. Raises ConformanceError for the first one that is broken.
+
+    Args:
+        promises: The promises.
+        factory: Creates a subject.
+        within: Seconds in which each promise must be kept.
+    """
+    for promise, check in promises:
+        async with factory() as subject:
+            await check_promise(promise, check(subject), within)
+
+
 def expect(condition: object, found: str) -> None:
     """Raise BrokenPromise if `condition` is false. `found` says what was found instead."""
     if not condition:

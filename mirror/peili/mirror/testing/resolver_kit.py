@@ -15,7 +15,7 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
-    check_promise,
+    check_promises,
     eventually,
     expect,
     expect_cancellable,
@@ -64,9 +64,7 @@ async def check_resolver(factory: ResolverFactory, *, within: float = DEFAULT_TI
     Raises:
         ConformanceError: A promise is broken; the first one that was found.
     """
-    for promise, check in PROMISES:
-        async with factory() as subject:
-            await check_promise(promise, check(subject), within)
+    await check_promises(PROMISES, factory, within)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
-    check_promise,
+    check_promises,
     eventually,
     expect,
     expect_cancellable,
@@ -77,9 +77,7 @@ async def check_router(factory: RouterFactory, *, within: float = DEFAULT_TIMEOU
     Raises:
         ConformanceError: A promise is broken; the first one that was found.
     """
-    for promise, check in PROMISES:
-        async with factory() as subject:
-            await check_promise(promise, check(subject), within)
+    await check_promises(PROMISES, factory, within)
 
 
 @asynccontextmanager

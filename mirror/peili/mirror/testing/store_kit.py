@@ -15,7 +15,7 @@ from peili.mirror.plugins.interfaces import Store
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,
     Promises,
-    check_promise,
+    check_promises,
     eventually,
     expect,
     expect_cancellable,
@@ -49,9 +49,7 @@ async def check_store(factory: StoreFactory, *, within: float = DEFAULT_TIMEOUT)
     Raises:
         ConformanceError: A promise is broken; the first one that was found.
     """
-    for promise, check in PROMISES:
-        async with factory() as subject:
-            await check_promise(promise, check(subject), within)
+    await check_promises(PROMISES, factory, within)
 
     @asynccontextmanager
     async def complete() -> AsyncGenerator[ContentSubject]:

@@ -17,6 +17,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import (
+    MAX_MANIFEST,
     OCTET_STREAM,
     Aborted,
     Content,
@@ -40,8 +41,6 @@ from peili.stores.containerd.ingests import IngestFollower
 from peili.stores.containerd.listing import Blob, list_images, parse_target
 from peili.stores.containerd.options import DEFAULT_ADDRESS, ContainerdOptions
 
-MAX_MANIFEST = 4 << 20
-"""A larger blob is not a manifest: registries need not take one (OCI distribution spec, "Pushing Manifests")."""
 _MAX_MEDIA_TYPES = 8192
 """Blobs whose media type is remembered."""
 

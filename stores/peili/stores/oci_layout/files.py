@@ -14,10 +14,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from peili.mirror import Digest, NotFound, StoreUnavailable, open_regular
+from peili.mirror import MAX_MANIFEST, Digest, NotFound, StoreUnavailable, open_regular
 
 ALGORITHMS = ("sha256", "sha512")
-MAX_MANIFEST = 4 << 20
 MAX_INDEX = 32 << 20
 _SIZE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}

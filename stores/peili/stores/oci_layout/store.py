@@ -15,6 +15,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import (
+    MAX_MANIFEST,
     OCTET_STREAM,
     ConfigError,
     Content,
@@ -39,7 +40,6 @@ from peili.mirror import (
     running_already,
 )
 from peili.stores.oci_layout.files import (
-    MAX_MANIFEST,
     FileStamp,
     blob_name,
     blob_stamp,

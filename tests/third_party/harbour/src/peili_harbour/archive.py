@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from peili.mirror import Descriptor, Digest, Reference, detect_media_type
+from peili.mirror import MAX_MANIFEST, Descriptor, Digest, Reference, detect_media_type
 
-MAX_MANIFEST = 4 * 1024 * 1024
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 
 
