@@ -16,6 +16,7 @@ from peili.mirror import (
     Context,
     Descriptor,
     Feed,
+    Have,
     Holder,
     Key,
     NotFound,
@@ -139,6 +140,12 @@ class AdvertisesNothing(MemoryRouter):
         pass
 
 
+class TakesAllForComplete(MemoryRouter):
+    @override
+    async def advertise(self, have: Collection[StoreEvent]) -> None:
+        await super().advertise([replace(event, complete=True) for event in have if isinstance(event, Have)])
+
+
 class ReturnsNamesAsPeers(MemoryRouter):
     @override
     def peers(self) -> Collection[Peer]:
@@ -193,6 +200,7 @@ BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     RaisesForUnknownKeys: "advertise and withdraw may be repeated",
     ReturnsNamesAsPeers: "peers returns peers",
     AdvertisesNothing: "advertised keys are known to others",
+    TakesAllForComplete: "content that is advertised as not complete",
     OneAtATime: "every method may be called concurrently",
     SwallowsCancellation: "every method can be cancelled",
     RoutesOnlyWhenEntered: "routes returns routes",

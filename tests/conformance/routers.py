@@ -124,7 +124,8 @@ class MemorySubject(RouterSubject):
 
     @override
     async def seen(self, key: Key) -> bool | None:
-        return key in self._network.holdings[IDENTITY]
+        have = self._network.holdings[IDENTITY].get(key)
+        return have is not None and have.complete
 
 
 class MdnsSubject(MembershipSubject):

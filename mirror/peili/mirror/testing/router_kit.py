@@ -58,7 +58,10 @@ class RouterSubject(ABC):
         """Let no other host have `key` any longer."""
 
     async def seen(self, key: Key) -> bool | None:
-        """Return whether other hosts know that this host has `key`; None if routers of this kind do not advertise."""
+        """Return whether other hosts know that this host has the complete content of `key`.
+
+        None means that routers of this kind do not advertise.
+        """
         return None
 
 
@@ -235,6 +238,18 @@ async def _advertised(subject: RouterSubject) -> None:
         await _until_seen(subject, key, False)
 
 
+async def _advertised_in_flight(subject: RouterSubject) -> None:
+    router, key, other = subject.router, fresh_key(), fresh_key()
+    async with running(router):
+        await router.advertise([Have(key, 10, complete=False, available=10), Have(other, 10)])
+        await _until_seen(subject, other, True)
+        expect(await subject.seen(key) is not True, "content in flight was taken for complete content")
+        await router.advertise([Have(key, 10)])
+        await _until_seen(subject, key, True)
+        await router.advertise([Have(key, 10, complete=False, available=1)])
+        await _until_seen(subject, key, False)
+
+
 async def _until_seen(subject: RouterSubject, key: Key, right: bool) -> None:
     while await subject.seen(key) not in {right, None}:  # noqa: ASYNC110 - there is no event
         await asyncio.sleep(0.02)
@@ -295,6 +310,7 @@ PROMISES: Promises = (
     ("acquire returns the holders, without those that failed", _acquire),
     ("advertise and withdraw may be repeated, and ignore other events and unknown keys", _advertise),
     ("advertised keys are known to others until they are withdrawn, if routers of this kind advertise", _advertised),
+    ("content that is advertised as not complete is never taken for complete", _advertised_in_flight),
     ("every method may be called concurrently", _concurrent),
     ("every method can be cancelled, and called again", _cancel),
     ("routes returns routes, whether the router is entered or not", _routes),
