@@ -2,14 +2,18 @@
 
 Every host derives the same authority, byte for byte: HKDF-SHA256 (RFC 5869) makes an Ed25519 key from the shared key,
 and Ed25519 signs without randomness. Do not change what is derived: hosts of different versions must derive the same.
+
+issuing.py runs this module as a program. Therefore it imports nothing of peili.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 
 try:
     from cryptography import x509
@@ -32,10 +36,17 @@ _PATH_LENGTH = 1
 
 @dataclass(frozen=True, slots=True)
 class HostCertificate:
-    """The certificate of a host, with its chain and its private key, both PEM."""
+    """The certificate of a host, as PEM texts.
 
-    chain: bytes
-    key: bytes
+    Attributes:
+        chain: The certificate, and those that link it to other authorities.
+        key: Its private key.
+        trusted: The certificates of the authorities.
+    """
+
+    chain: str
+    key: str
+    trusted: str
 
 
 class Authority:
@@ -65,16 +76,9 @@ class Authority:
         return builder.sign(self._key, algorithm=None)
 
     def issue(
-        self, names: Sequence[x509.GeneralName], begin: float, end: float, chain: Sequence[x509.Certificate]
-    ) -> HostCertificate:
-        """Issue a certificate to a new private key.
-
-        Args:
-            names: The names that the certificate shows.
-            begin: From when it is valid, in seconds since 1970.
-            end: Until when it is valid.
-            chain: The certificates that are sent with it.
-        """
+        self, names: Sequence[x509.GeneralName], begin: float, end: float
+    ) -> tuple[x509.Certificate, Ed25519PrivateKey]:
+        """Issue a certificate to a new private key. See `issue_for_host`."""
         key = Ed25519PrivateKey.generate()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "peili host")])
         times = (dt.datetime.fromtimestamp(each, dt.UTC) for each in (begin, end))
@@ -84,11 +88,7 @@ class Authority:
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         builder = builder.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
-        certificate = builder.sign(self._key, algorithm=None)
-        return HostCertificate(
-            chain=b"".join(each.public_bytes(Encoding.PEM) for each in (certificate, *chain)),
-            key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
-        )
+        return builder.sign(self._key, algorithm=None), key
 
     def _builder(
         self,
@@ -119,18 +119,37 @@ def _key_usage(*, is_authority: bool) -> x509.KeyUsage:
     )
 
 
-def issue_for_host(
-    authorities: Sequence[Authority], uri: str, dns_name: str, begin: float, end: float
-) -> HostCertificate:
-    """Issue the certificate of a host, signed by the first of `authorities`.
+def issue_for_host(keys: Sequence[bytes], uri: str, dns_name: str, begin: float, end: float) -> HostCertificate:
+    """Issue the certificate of a host, signed by the authority of the first of `keys`.
 
-    The others certify the first one, so that hosts which trust only one of them verify the certificate, too.
+    The other authorities certify the first one, so that hosts which trust only one of them verify the certificate, too.
+
+    Args:
+        keys: The shared keys.
+        uri: The URI that the certificate shows.
+        dns_name: The DNS name that it shows.
+        begin: From when it is valid, in seconds since 1970.
+        end: Until when it is valid.
     """
-    first, *others = authorities
+    first, *others = authorities = [Authority(key) for key in keys]
     names = [x509.UniformResourceIdentifier(uri), x509.DNSName(dns_name)]
-    return first.issue(names, begin, end, [other.certify(first) for other in others])
+    certificate, key = first.issue(names, begin, end)
+    return HostCertificate(
+        chain=_pem([certificate, *(other.certify(first) for other in others)]),
+        key=key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode("ascii"),
+        trusted=_pem(each.certificate for each in authorities),
+    )
 
 
-def certificates_of(authorities: Sequence[Authority]) -> str:
-    """Return the certificates of the authorities as PEM."""
-    return "".join(each.certificate.public_bytes(Encoding.PEM).decode("ascii") for each in authorities)
+def _pem(certificates: Iterable[x509.Certificate]) -> str:
+    return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in certificates)
+
+
+def main() -> None:
+    """Issue one certificate as a program: the arguments come as JSON from stdin, and the result goes to stdout."""
+    keys, *arguments = json.load(sys.stdin)
+    json.dump(asdict(issue_for_host([bytes.fromhex(key) for key in keys], *arguments)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -118,7 +118,7 @@ class TLSFromFiles(PeerTLS):
         """Load the files again. Returns whether that worked; if not, the next check tries it again."""
         try:
             self._current = self._load()
-        except (ConfigError, OSError) as error:
+        except (ConfigError, OSError, ImportError) as error:
             if str(error) != self._logged:
                 self._logged = str(error)
                 self._log.error("%s; what was read before stays in use", error)
@@ -137,6 +137,7 @@ class TLSFromFiles(PeerTLS):
         Raises:
             ConfigError: A file cannot be used.
             OSError: No file descriptor is left.
+            ImportError: A library is missing.
         """
 
 
