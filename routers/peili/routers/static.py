@@ -38,7 +38,12 @@ class StaticRouter(MembershipRouter):
         options = Options(config, "peers")
         entries = options.sequence("peers", f"a list of URLs, as in [{_EXAMPLE}]", empty=True)
         peers = [_read_peer(options, f"peers[{index}]", entry) for index, entry in enumerate(entries)]
-        _check_unique(peers)
+        indexes: dict[str, int] = {}
+        for index, peer in enumerate(peers):
+            first = indexes.setdefault(peer.id, index)
+            if first != index:
+                expected = f"a peer with another id; {peer.id!r} is the id of peers[{first}]"
+                raise ConfigError(f"peers[{index}]", expected)
         return cls(peers)
 
     @override
@@ -86,11 +91,3 @@ def _check_peer(place: str, urls: tuple[str, ...], tls_name: str | None = None) 
         return Peer("unnamed", urls, tls_name)
     except ValueError as error:
         raise ConfigError(place, str(error)) from error
-
-
-def _check_unique(peers: Iterable[Peer]) -> None:
-    indexes: dict[str, int] = {}
-    for index, peer in enumerate(peers):
-        first = indexes.setdefault(peer.id, index)
-        if first != index:
-            raise ConfigError(f"peers[{index}]", f"a peer with another id; {peer.id!r} is the id of peers[{first}]")

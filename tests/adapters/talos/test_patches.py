@@ -241,7 +241,7 @@ def test_an_invalid_machine_configuration_is_one_line(text: str, why: str) -> No
 
 def test_wrong_arguments_are_one_line() -> None:
     for change in (patch_to_apply, patch_to_remove):
-        with pytest.raises(ConfigError, match=r"^mirror: http://HOST:PORT, as the machine's containerd reaches the "):
+        with pytest.raises(ConfigError, match=r"^mirror: http://HOST:PORT, as containerd reaches the "):
             change(parse_config(OLD), "peili")
         with pytest.raises(ConfigError, match=r"^registries: host names such as docker\.io, not 'a/b'$"):
             change(parse_config(OLD), PEILI, ["a/b"])

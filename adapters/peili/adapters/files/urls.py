@@ -7,12 +7,22 @@ import re
 from ipaddress import IPv6Address
 from urllib.parse import urlsplit
 
+from peili.mirror import ConfigError, base_url
+
 _PORTS = {"http": 80, "https": 443}
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _URL = re.compile(
     rf"(?P<scheme>https?://)?(?P<host>{_NAME}|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
     r"(?P<path>(?:/+[A-Za-z0-9._~-]+)*)/*"
 )
+
+
+def check_mirror_url(url: str) -> str:
+    """Return the URL of a local door, normalized. Raises ConfigError if it is not one."""
+    try:
+        return base_url(url)
+    except ValueError as error:
+        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
 
 
 def same_door(url: str, other: str) -> bool:
@@ -41,12 +51,10 @@ def is_plain(url: str) -> bool:
         return False
     if not match["scheme"] and url.startswith("http"):  # containerd would take it for a scheme
         return False
-    return not {".", ".."} & {*match["path"].split("/")} and (match["ipv6"] is None or _is_ipv6(match["ipv6"]))
-
-
-def _is_ipv6(text: str) -> bool:
+    if {".", ".."} & {*match["path"].split("/")}:
+        return False
     try:
-        IPv6Address(text)
+        IPv6Address(match["ipv6"] or "::")
     except ValueError:
         return False
     return True

@@ -72,7 +72,9 @@ def _is_null(node: Any) -> bool:
 def _insert_first(text: str, collection: Any, parent_key: Any, keys: Sequence[str], url: str) -> str:
     """Insert `url`, below `keys`, as the first entry of `collection`."""
     newline = _newline(text)
-    first = _first_entry(collection)
+    first: Any = collection.value[0] if collection.value else None
+    if first is not None and collection.id == "mapping":
+        first, _ = first  # the key
     if collection.flow_style:
         index = collection.end_mark.index - 1 if first is None else first.start_mark.index
         column = index - _line_start(text, index)
@@ -81,12 +83,6 @@ def _insert_first(text: str, collection: Any, parent_key: Any, keys: Sequence[st
     column = len(text[start:]) - len(text[start:].lstrip(" "))
     lines = _block_lines(keys, url, column, newline)
     return text[:start] + lines + text[start:] if parent_key is None else _insert_below(text, parent_key, lines)
-
-
-def _first_entry(collection: Any) -> Any:
-    if not collection.value:
-        return None
-    return collection.value[0] if collection.id == "sequence" else collection.value[0][0]
 
 
 def _line_start(text: str, index: int) -> int:

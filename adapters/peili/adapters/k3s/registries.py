@@ -12,7 +12,7 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,6 @@ from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.urls import same_door
 from peili.adapters.files.yaml_text import NotYaml, is_list, is_table, one_plain
 from peili.adapters.k3s.marked_lines import MARK, insert_endpoint, remove_marked
-from peili.mirror import ConfigError, base_url, check_registries
 
 WILDCARD = "*"
 """Stands for all registries without an entry."""
@@ -69,15 +68,6 @@ def hosts_with_settings(text: str) -> tuple[str, ...]:
 def endpoints_of(text: str, registry: str) -> tuple[str, ...]:
     """Return the endpoints of `registry`. Raises CannotEdit."""
     return _endpoints(_parse(text), registry)
-
-
-def check_arguments(url: str, registries: Iterable[str]) -> None:
-    """Raise ConfigError if `url` is not a mirror's URL, or one of `registries` is not a registry."""
-    try:
-        base_url(url)
-    except ValueError as error:
-        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
-    check_registries(registry for registry in registries if registry != WILDCARD)
 
 
 def chosen_registries(text: str, registries: Sequence[str]) -> tuple[str, ...]:

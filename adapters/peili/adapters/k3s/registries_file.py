@@ -13,13 +13,12 @@ from typing_extensions import override
 from peili.adapters.files import atomic
 from peili.adapters.files.config_path import is_generated
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
-from peili.adapters.files.urls import same_door
+from peili.adapters.files.urls import check_mirror_url, same_door
 from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
 from peili.adapters.k3s.registries import (
     WILDCARD,
     WILDCARD_DIRECTORY,
     RegistryEntry,
-    check_arguments,
     chosen_registries,
     endpoints_of,
     hosts_with_settings,
@@ -27,7 +26,7 @@ from peili.adapters.k3s.registries import (
     with_mirror,
     without_mirror,
 )
-from peili.mirror import ConfigError
+from peili.mirror import ConfigError, check_registries
 
 FILES = (Path("/etc/rancher/k3s/registries.yaml"), Path("/etc/rancher/rke2/registries.yaml"))
 """The files that k3s and RKE2 read, unless their option `--private-registry` names another one."""
@@ -99,7 +98,8 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
         self.file = Path(file).absolute()
         self.registries = tuple(dict.fromkeys(registries))
         self.mirror = mirror
-        check_arguments(mirror, self.registries)
+        check_mirror_url(mirror)
+        check_registries(registry for registry in self.registries if registry != WILDCARD)
         if is_generated(self.file) or self.file.name in {"hosts.toml", "config.toml"}:
             raise ConfigError("file", f"a registries.yaml; k3s or RKE2 generates {self.file} from it at each start")
 

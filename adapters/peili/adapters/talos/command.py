@@ -50,20 +50,20 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
 def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
     found = list(config.mirrors.values())
     if as_json:
-        sys.stdout.write(json.dumps({"registries": [_as_json(each, mirror) for each in found]}) + "\n")
+        registries = [
+            {
+                "registry": each.registry,
+                "peili_first": bool(each.endpoints) and is_door(each.endpoints[0], mirror),
+                "endpoints": [{"url": one.url, "overridePath": one.override_path} for one in each.endpoints],
+                "skipFallback": each.skip_fallback,
+            }
+            for each in found
+        ]
+        sys.stdout.write(json.dumps({"registries": registries}) + "\n")
     else:
         texts = [_as_text(each, mirror) for each in found] or ["nothing is configured: each registry is asked itself"]
         sys.stdout.write("\n\n".join(texts) + "\n")
     return 0
-
-
-def _as_json(mirrors: RegistryMirrors, mirror: str) -> dict[str, object]:
-    return {
-        "registry": mirrors.registry,
-        "peili_first": bool(mirrors.endpoints) and is_door(mirrors.endpoints[0], mirror),
-        "endpoints": [{"url": each.url, "overridePath": each.override_path} for each in mirrors.endpoints],
-        "skipFallback": mirrors.skip_fallback,
-    }
 
 
 def _as_text(mirrors: RegistryMirrors, mirror: str) -> str:

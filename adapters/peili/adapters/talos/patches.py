@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from peili.adapters.files.urls import same_door
+from peili.adapters.files.urls import check_mirror_url, same_door
 from peili.adapters.files.yaml_text import dumped, plain
 from peili.adapters.talos.machine_config import (
     KIND,
@@ -26,7 +26,7 @@ from peili.adapters.talos.machine_config import (
     RegistryMirrors,
     parse_document,
 )
-from peili.mirror import ConfigError, base_url, check_registries
+from peili.mirror import check_registries
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +91,7 @@ def patch_to_remove(config: MachineConfig, url: str, registries: Sequence[str] =
 
 def check_arguments(url: str, registries: Sequence[str]) -> None:
     """Raise ConfigError if `url` is not a mirror's URL, or one of `registries` is not a registry."""
-    try:
-        base_url(url)
-    except ValueError as error:
-        raise ConfigError("mirror", "http://HOST:PORT, as the machine's containerd reaches the local door") from error
+    check_mirror_url(url)
     check_registries(registry for registry in registries if registry != WILDCARD)
 
 

@@ -44,7 +44,10 @@ def to_service(peer: Peer, labels: Mapping[str, str], addresses: Sequence[str]) 
         raise ValueError("this host has no URL that could be announced")
     url = urlsplit(peer.urls[0])
     text = {"id": peer.id, "scheme": url.scheme, **({"path": url.path} if url.path else {})}
-    if name := peer.tls_name or _certificate_name(url.scheme, url.hostname or ""):
+    name = peer.tls_name
+    if name is None and url.scheme == "https" and parse_address(url.hostname or "") is None:
+        name = url.hostname  # other hosts connect to an address, but the certificate shows the host name
+    if name:
         text["name"] = name
     text.update({_LABEL + key: value for key, value in {**peer.labels, **labels}.items()})
     for key, value in text.items():
@@ -115,11 +118,6 @@ def _addresses_in(urls: Sequence[str]) -> list[str]:
     hosts = [each.hostname or "" for each in parts if (each.scheme, each.port, each.path) == first]
     addresses = [address for host in hosts if (address := parse_address(host)) is not None]
     return [str(each) for each in addresses if not each.is_unspecified]
-
-
-def _certificate_name(scheme: str, host: str) -> str | None:
-    """Return the name in the certificate if the URL has a host name, because other hosts connect to an address."""
-    return host if scheme == "https" and parse_address(host) is None else None
 
 
 def _is_reachable(address: IPAddress) -> bool:

@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 from google.protobuf.wrappers_pb2 import StringValue
 
-from peili.mirror import NotFound, PeiliError, StoreUnavailable
+from peili.mirror import NotFound, StoreUnavailable
 from peili.stores.containerd.guarded_grpc import StatusCode, aio
 from peili.stores.containerd.protos import api_pb2 as pb
 
@@ -236,7 +236,15 @@ def map_grpc_errors(socket: Path) -> Generator[None, None, None]:
     try:
         yield
     except aio.AioRpcError as error:
-        raise _translate(error, socket) from error
+        match error.code():
+            case StatusCode.NOT_FOUND:
+                raise NotFound(error.details() or "not found") from error
+            case StatusCode.UNAVAILABLE:
+                raise StoreUnavailable(why_unreachable(socket)) from error
+            case StatusCode.DEADLINE_EXCEEDED:
+                raise StoreUnavailable(f"containerd on {socket} did not answer in time") from error
+            case code:
+                raise StoreUnavailable(f"containerd on {socket} answered {code.name}: {error.details()}") from error
     except aio.BaseError as error:  # the channel was closed before the call
         raise StoreUnavailable(f"the connection to {socket} is closed") from error
     except asyncio.CancelledError as error:
@@ -245,18 +253,6 @@ def map_grpc_errors(socket: Path) -> Generator[None, None, None]:
             raise
         # The channel was closed, which cancels its calls. The task that waits for the call was not cancelled.
         raise StoreUnavailable(f"the connection to {socket} was closed") from error
-
-
-def _translate(error: aio.AioRpcError, socket: Path) -> PeiliError:
-    match error.code():
-        case StatusCode.NOT_FOUND:
-            return NotFound(error.details() or "not found")
-        case StatusCode.UNAVAILABLE:
-            return StoreUnavailable(why_unreachable(socket))
-        case StatusCode.DEADLINE_EXCEEDED:
-            return StoreUnavailable(f"containerd on {socket} did not answer in time")
-        case code:
-            return StoreUnavailable(f"containerd on {socket} answered {code.name}: {error.details()}")
 
 
 def why_unreachable(socket: Path) -> str:

@@ -77,9 +77,10 @@ class Listing:
         listing = cls(images=await list_images(api, namespaces))
         for namespace in namespaces:
             async for info in api.blobs(namespace):
-                blob = previous._find_same(info, namespace)
-                if blob is None and (digest := _parse_digest(info.digest)):
-                    blob = Blob(digest, info.size, namespace)
+                blob = previous.blobs.get(cast("Digest", info.digest))  # a plain string finds the equal digest
+                if blob is None or (blob.size, blob.namespace) != (info.size, namespace):
+                    digest = _parse_digest(info.digest)
+                    blob = Blob(digest, info.size, namespace) if digest else None
                 if blob is not None:
                     listing.blobs.setdefault(blob.digest, blob)
         return listing
@@ -105,10 +106,6 @@ class Listing:
         for reference, image in self.images.items():
             if image.target.digest in self.blobs:
                 yield Have(reference, size=image.target.size)
-
-    def _find_same(self, info: pb.Info, namespace: str) -> Blob | None:
-        blob = self.blobs.get(cast("Digest", info.digest))  # a plain string finds the equal digest
-        return blob if blob is not None and (blob.size, blob.namespace) == (info.size, namespace) else None
 
 
 async def list_images(api: ContainerdApi, namespaces: Collection[str]) -> dict[Reference, TaggedImage]:

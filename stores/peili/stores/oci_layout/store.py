@@ -88,8 +88,11 @@ class OciLayoutStore(Store):
     """
 
     def __init__(self, path: str | Path, *, repository: str | None = None, verify: bool = True) -> None:
-        if repository is not None and not _is_full_name(repository):
-            raise ConfigError("repository", f"{_REPOSITORY}, not {repository!r}")
+        if repository is not None:
+            try:
+                Reference.parse(f"{repository}:tag")
+            except ValueError as error:
+                raise ConfigError("repository", f"{_REPOSITORY}, not {repository!r}") from error
         self._path = Path(path)
         self._is_verifying = verify
         self._repository = repository
@@ -309,14 +312,6 @@ class OciLayoutStore(Store):
             self._announce()
             self._announce_ingests()
         self._problem = None
-
-
-def _is_full_name(repository: str) -> bool:
-    try:
-        Reference.parse(f"{repository}:tag")
-    except ValueError:
-        return False
-    return True
 
 
 @asynccontextmanager

@@ -50,7 +50,8 @@ class FileVerifier:
         result = self._running.get(key)
         if result is None:
             result = self._running[key] = asyncio.get_running_loop().create_future()
-            result.add_done_callback(_retrieve_error)
+            # Retrieves the error, so that asyncio does not report one that nobody waits for.
+            result.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._tasks.start(self._hash(digest, stamp, result)).add_done_callback(lambda _: self._end(key))
         return result
 
@@ -77,11 +78,6 @@ class FileVerifier:
         result = self._running.pop(key)
         if not result.done():
             result.set_exception(StoreUnavailable(f"{self._path} is no longer watched"))
-
-
-def _retrieve_error(result: asyncio.Future[bool | None]) -> None:
-    if not result.cancelled():
-        result.exception()  # so that asyncio does not report an error that nobody waits for
 
 
 def _is_correct(path: Path, digest: Digest, stamp: FileStamp, stop: threading.Event) -> bool | None:

@@ -176,7 +176,8 @@ def check_hosts(
     if not ours:
         yield _not_used(statuses, mirror, roots, other_directories)
         return
-    yield ok(about, f"containerd uses {mirror} for {', '.join(_registry_name(each.registry) for each in ours)}")
+    names = ("every other registry" if each.registry == DEFAULT else each.registry for each in ours)
+    yield ok(about, f"containerd uses {mirror} for {', '.join(names)}")
     for each in ours:
         if not each.is_first:
             yield warn(about, f"{each.directory}: {mirror} is not the first host", f"move it up, or {apply}")
@@ -233,7 +234,3 @@ def _directory_with(mirror: str, directories: Sequence[Path]) -> Path | None:
         if any(host.leads_to(mirror) for each in statuses for host in each.hosts):
             return directory
     return None
-
-
-def _registry_name(registry: str) -> str:
-    return "every other registry" if registry == DEFAULT else registry

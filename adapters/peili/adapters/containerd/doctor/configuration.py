@@ -34,6 +34,7 @@ DEFAULT_CONFIG_PATH = f"{CONTAINERD_DIRECTORY}:{DOCKER_DIRECTORY}"
 
 _MIGRATED = ("registry", "max_concurrent_downloads", "image_pull_with_sync_fs")
 _MIGRATED_WITH_RUNTIMES = ("snapshotter", "disable_snapshot_annotations", "discard_unpacked_layers")
+_LIKELY_VERSIONS = {3: ContainerdVersion(2, 0), 4: ContainerdVersion(2, 3)}
 _RESTART = "then restart containerd"
 
 
@@ -150,7 +151,8 @@ def read_configuration(
     """
     first = path.absolute()
     waiting = deque([(first, _load(first))])
-    merger = _Merger(version or _likely_version(_format_of(waiting[0][1])), is_known=version is not None)
+    likely = _LIKELY_VERSIONS.get(_format_of(waiting[0][1]), ContainerdVersion())
+    merger = _Merger(version or likely, is_known=version is not None)
     while waiting:
         file, document = waiting.popleft()
         merger.add(file, document)
@@ -264,10 +266,6 @@ class _Merger:
             if not name.startswith("io.containerd."):
                 reason = f"{self._origins[name]} contains [plugins.{name}], with which {self._name} does not start"
                 raise InvalidConfiguration(reason, fix)
-
-
-def _likely_version(number: int) -> ContainerdVersion:
-    return {3: ContainerdVersion(2, 0), 4: ContainerdVersion(2, 3)}.get(number, ContainerdVersion())
 
 
 def _renamed(name: str) -> str:

@@ -209,12 +209,12 @@ def misplaced_files(root: Path) -> list[Path]:
     containerd can pull nothing from such a registry.
     """
     files = sorted(each for each in root.iterdir() if each.exists() and not each.is_dir()) if root.is_dir() else []
-    return [each for each in files if each.name == DEFAULT or _is_registry_like(each.name)]
-
-
-def _is_registry_like(name: str) -> bool:
     # A file whose name has neither a dot nor a port is hardly meant as a registry.
-    return name != HOSTS_TOML and looks_like_registry(registry_of(name))
+    return [
+        each
+        for each in files
+        if each.name == DEFAULT or (each.name != HOSTS_TOML and looks_like_registry(registry_of(each.name)))
+    ]
 
 
 def configured_registries(roots: Sequence[Path]) -> list[str]:

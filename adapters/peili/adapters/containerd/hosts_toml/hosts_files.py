@@ -23,7 +23,8 @@ from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
-from peili.mirror import ConfigError, base_url, check_registries
+from peili.adapters.files.urls import check_mirror_url
+from peili.mirror import ConfigError, check_registries
 
 _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
@@ -66,7 +67,7 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         self._config_path = None if config_path is None else parse_config_path(config_path)
         self.registries = _checked_registries(registries)
         self._host = MirrorHost(
-            _checked_url(mirror), _checked_capabilities(capabilities), dial_timeout, _parse_version(version)
+            check_mirror_url(mirror), _checked_capabilities(capabilities), dial_timeout, _parse_version(version)
         )
 
     @property
@@ -108,9 +109,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         wanted = {name for registry in self.registries for name in directory_names(registry)}
         for root in self._locked_paths():
             of_registries = {directory.path for directory in registry_directories(root)}
-            for directory in all_directories(
-                root
-            ):  # earlier versions of peili also wrote into directories of no registry
+            # Earlier versions of peili also wrote into directories whose name is no registry.
+            for directory in all_directories(root):
                 is_chosen = not wanted or directory.path.name in wanted
                 if is_chosen and (directory.path in of_registries or _is_edited(directory)):
                     yield partial(_removal_edit, directory)
@@ -142,13 +142,6 @@ def _checked_capabilities(capabilities: Iterable[str]) -> tuple[str, ...]:
     if "pull" not in names or not {*names} <= {*CAPABILITIES}:
         raise ConfigError("capabilities", f"pull, and maybe resolve, not {', '.join(names) or 'nothing'}")
     return names
-
-
-def _checked_url(mirror: str) -> str:
-    try:
-        return base_url(mirror)
-    except ValueError as error:
-        raise ConfigError("mirror", "http://HOST:PORT, as containerd reaches the local door") from error
 
 
 def _parse_version(version: str | None) -> ContainerdVersion:

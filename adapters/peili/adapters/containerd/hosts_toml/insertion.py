@@ -111,7 +111,10 @@ def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, ho
     document: Document = {}
     if origin is not None:  # the new file must contain what containerd uses now
         _check_is_read(origin, host.version)
-        document = _effective_document(origin, host.version)
+        if origin.original and not _has_no_host(origin, host.version):
+            document = parse(decode(origin.original)[1])
+        elif origin.path.is_dir():
+            document = certificate_settings(origin.path)  # containerd does not use these files if there is a hosts.toml
         if origin is not target:
             document = with_absolute_paths(document, origin.path)
     content = insert_section(
@@ -129,13 +132,6 @@ def _check_is_read(directory: RegistryDirectory, version: ContainerdVersion) -> 
         found = interpret(directory.original, directory.path, each)
         if found.rejected and not found.has_no_host:
             raise CannotEdit(f"containerd ignores the file: {found.rejected}")
-
-
-def _effective_document(origin: RegistryDirectory, version: ContainerdVersion) -> Document:
-    """Return what containerd uses from `origin`, which includes the certificates that a new file would hide."""
-    if not origin.original or _has_no_host(origin, version):
-        return certificate_settings(origin.path) if origin.path.is_dir() else {}
-    return parse(decode(origin.original)[1])
 
 
 def _has_no_host(directory: RegistryDirectory, version: ContainerdVersion) -> bool:
@@ -210,20 +206,23 @@ def _is_correct(content: bytes, target: RegistryDirectory, origin: RegistryDirec
         except Ambiguous:
             return False
         first, *rest = after.hosts
-        if after.rejected or first.url != host.url or not _are_equal(rest, before, target.registry):
+        is_same_rest = _identities(rest, target.registry) == _identities(before, target.registry)
+        if after.rejected or first.url != host.url or not is_same_rest:
             return False
     return True
 
 
-def _are_equal(hosts: Sequence[RegistryHost], others: Sequence[RegistryHost], registry: str) -> bool:
-    """Return whether containerd sends the same requests to the same hosts."""
-    return [_identity(each, registry) for each in hosts] == [_identity(each, registry) for each in others]
-
-
-def _identity(host: RegistryHost, registry: str) -> tuple[str | None, set[str], Mapping[str, Any]]:
+def _identities(hosts: Sequence[RegistryHost], registry: str) -> list[tuple[str | None, set[str], Mapping[str, Any]]]:
+    """Return values that are equal if containerd sends the same requests to the same hosts."""
     own = registry_url(registry)
-    url = None if host.url is not None and own is not None and same_door(host.url, own) else host.url
-    return url, {*host.capabilities} & {*CAPABILITIES}, host.values
+    return [
+        (
+            None if host.url is not None and own is not None and same_door(host.url, own) else host.url,
+            {*host.capabilities} & {*CAPABILITIES},
+            host.values,
+        )
+        for host in hosts
+    ]
 
 
 def _created_levels(target: RegistryDirectory) -> int:

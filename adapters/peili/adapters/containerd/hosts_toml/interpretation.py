@@ -102,25 +102,19 @@ def certificate_settings(directory: Path) -> dict[str, Any]:
         OSError: the directory cannot be read.
     """
     names = sorted(each.name for each in directory.iterdir() if not (each.is_dir() and not each.is_symlink()))
-    if not_utf8 := next((name for name in names if not _is_utf8(name)), None):
-        raise CannotEdit(f"the name of a certificate file is not UTF-8: {not_utf8!a}")
-    authorities = [name for name in names if name.endswith(".crt")]
-    pairs = [[name, _key_of(directory, name)] for name in names if name.endswith(".cert")]
+    authorities: list[str] = []
+    pairs: list[list[str]] = []
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise CannotEdit(f"the name of a certificate file is not UTF-8: {name!a}") from error
+        if name.endswith(".crt"):
+            authorities.append(name)
+        elif name.endswith(".cert"):
+            key = name.removesuffix(".cert") + ".key"
+            pairs.append([name, key if (directory / key).exists() else name])  # one file may have both
     return {key: value for key, value in (("ca", authorities), ("client", pairs)) if value}
-
-
-def _key_of(directory: Path, certificate: str) -> str:
-    """Return the name of the key's file, which is the certificate's own file if there is no other."""
-    name = certificate.removesuffix(".cert") + ".key"
-    return name if (directory / name).exists() else certificate
-
-
-def _is_utf8(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _host(url: str, table: Mapping[str, Any], version: ContainerdVersion) -> RegistryHost:

@@ -17,7 +17,7 @@ CAPABILITIES = ("pull", "resolve", "push")
 DEFAULT = "_default"
 """The directory of every registry that has none of its own."""
 
-_DURATION = re.compile(r"[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
+_DURATION = re.compile(r"|[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:ns|us|µs|μs|ms|s|m|h))+)")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _TOP = {"server", "host"}
 _EMBEDDED = {"hostfileconfig"}
@@ -148,10 +148,7 @@ def _check_settings(prefix: str, table: Mapping[str, Any], version: ContainerdVe
         raise Rejected(f"{prefix}capabilities has referrers, which only containerd 2.2 and later know")
     if str(table.get("dial_timeout", "")).startswith("-"):
         raise Ambiguous(f"{prefix}dial_timeout is negative")
-    _check_header(prefix, table.get("header", {}))
-
-
-def _check_header(prefix: str, header: Mapping[str, str | list[str]]) -> None:
+    header: Mapping[str, str | list[str]] = table.get("header", {})
     for name, value in header.items():
         values = [value] if isinstance(value, str) else value
         if not _TOKEN.fullmatch(name) or not all(each.isprintable() for each in values):
@@ -190,10 +187,6 @@ def _is_header(value: object) -> bool:
     )
 
 
-def _is_duration(value: object) -> bool:
-    return isinstance(value, str) and (not value or _DURATION.fullmatch(value) is not None)
-
-
 _SETTINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "capabilities": (_is_capability_list, "a list of pull, resolve and push"),
     "ca": (lambda value: _is_string(value) or _is_string_list(value), "a path or a list of paths"),
@@ -201,5 +194,8 @@ _SETTINGS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "skip_verify": (_is_bool, "true or false"),
     "header": (_is_header, "a table of strings or of lists of strings"),
     "override_path": (_is_bool, "true or false"),
-    "dial_timeout": (_is_duration, 'a string such as "1s"'),
+    "dial_timeout": (
+        lambda value: _is_string(value) and bool(_DURATION.fullmatch(str(value))),
+        'a string such as "1s"',
+    ),
 }

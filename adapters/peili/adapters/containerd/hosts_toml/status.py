@@ -120,7 +120,11 @@ def registry_statuses(roots: Sequence[Path], mirror: str, version: ContainerdVer
                 note = f"containerd never uses this directory, but {used}"
                 found.append(RegistryStatus(directory.registry, directory.path, (), (note,), mirror))
         if default is None:
-            found += [_misplaced(path, mirror) for path in misplaced_files(root)]
+            note = f"{NO_PULLS}: this must be a directory, but it is a file"
+            found += [
+                RegistryStatus(registry_of(path.name), path, (), (note,), mirror, is_broken=True)
+                for path in misplaced_files(root)
+            ]
         default = default or next((path for path in [root / DEFAULT] if path.exists()), None)
     return found
 
@@ -129,11 +133,6 @@ def _preferred(directory: RegistryDirectory) -> Path:
     """Return the directory that containerd uses; a registry with a port can have two directory names."""
     first = directory.path.with_name(directory_names(directory.registry)[0])
     return first if first.exists() else directory.path
-
-
-def _misplaced(path: Path, mirror: str) -> RegistryStatus:
-    note = f"{NO_PULLS}: this must be a directory, but it is a file"
-    return RegistryStatus(registry_of(path.name), path, (), (note,), mirror, is_broken=True)
 
 
 def _status(directory: RegistryDirectory, mirror: str, version: ContainerdVersion) -> RegistryStatus:
