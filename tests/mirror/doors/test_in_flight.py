@@ -12,8 +12,9 @@ import httpx
 import pytest
 from tests.mirror.metrics.test_metrics import scrape
 from tests.mirror.relay.pulling import until
+from typing_extensions import override
 
-from peili.mirror import Digest, Limits, Mirror, serve
+from peili.mirror import Content, Digest, Limits, Mirror, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryIngest, MemoryStore
 
@@ -80,8 +81,8 @@ class Reader:
 
 
 @asynccontextmanager
-async def host(**limits: Any) -> AsyncGenerator[Host]:
-    store = MemoryStore()
+async def host(store: MemoryStore | None = None, **limits: Any) -> AsyncGenerator[Host]:
+    store = store or MemoryStore()
     ingest = store.begin(DIGEST, len(DATA))
     limits.setdefault("drain_timeout", 0.1)
     mirror = Mirror(store, MemoryRouter(), limits=Limits(**limits))
@@ -197,7 +198,8 @@ async def test_the_local_door_never_sends_it(method: str) -> None:
 
 @pytest.mark.parametrize("limit", ["children", "in_flight_uploads"])
 async def test_the_uploads_of_content_in_flight_are_bounded(limit: str) -> None:
-    async with host(**{limit: 2}) as here, AsyncExitStack() as stack:
+    limits: dict[str, Any] = {limit: 2}
+    async with host(**limits) as here, AsyncExitStack() as stack:
         readers = [await stack.enter_async_context(here.reading()) for _ in range(2)]
         response = await here.client.get(PATH, headers=IN_FLIGHT)
         assert (response.status_code, response.headers["Retry-After"]) == (429, "1")
@@ -206,6 +208,54 @@ async def test_the_uploads_of_content_in_flight_are_bounded(limit: str) -> None:
         here.ingest.write(DATA)
         await until(lambda: all(reader.is_whole for reader in readers))
         assert (await here.client.get(PATH, headers=IN_FLIGHT)).content == DATA
+
+
+class _Failing(Content):
+    """Content in flight that breaks the promises of its interface after 10 bytes."""
+
+    def __init__(self, fault: str) -> None:
+        self.size, self.available, self.complete = len(DATA), 10, False
+        self._fault = fault
+
+    @override
+    async def readinto(self, offset: int, buffer: memoryview) -> int:
+        count = min(max(0, 10 - offset), len(buffer))
+        buffer[:count] = DATA[offset : offset + count]
+        return count
+
+    @override
+    async def wait(self, past: int) -> int:
+        match self._fault:
+            case "raises OSError":
+                raise OSError("the disk is broken")
+            case "ends":
+                return past
+            case _:
+                return past + 1  # but there are no more bytes
+
+    @override
+    async def aclose(self) -> None:
+        pass
+
+
+class _FailingStore(MemoryStore):
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self._fault = fault
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        return _Failing(self._fault) if partial else await super().open(digest)
+
+
+@pytest.mark.parametrize("fault", ["raises OSError", "ends", "has no bytes"])
+async def test_a_store_that_breaks_its_promises_cuts_the_response_off(
+    fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with host(_FailingStore(fault)) as here, here.reading() as reader:
+        await until(lambda: reader.is_whole is False)
+        assert reader.body == DATA[:10]
+        assert "response cut off" in caplog.text
 
 
 async def test_a_reader_that_disconnects_frees_its_slot() -> None:

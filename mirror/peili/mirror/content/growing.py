@@ -12,7 +12,7 @@ from peili.mirror.content.files import FileContent
 from peili.mirror.errors import Aborted
 
 POLL_INTERVAL = 0.025
-"""Seconds between two checks of a file that somebody waits for. Runtimes write in pieces of about 1 MiB."""
+"""Seconds between two checks of a file while a reader waits. Runtimes write in pieces of about 1 MiB."""
 
 
 class GrowingFileContent(FileContent):
@@ -20,7 +20,7 @@ class GrowingFileContent(FileContent):
 
     The file is read by its descriptor, so the move does not disturb. If the file gets shorter, or is removed before it
     is at its final path, `Aborted` is raised. If its writer truncates it and writes more than the old length between
-    two checks, this goes unnoticed: only whoever has all bytes can verify the digest.
+    two checks, this goes unnoticed. Only a reader of all bytes can verify the digest.
 
     Args:
         fd: A descriptor of the file. This object owns it.

@@ -258,13 +258,14 @@ async def send_growing(response: ResponseWriter, opener: ContentOpener, digest: 
         buffer = memoryview(bytearray(min(PIECE, span.length)))
         offset = span.start
         while offset < span.stop:
-            count = await content.readinto(offset, buffer[: span.stop - offset])
-            if count:
-                await response.send(buffer[:count])
-                await asyncio.sleep(0)  # see `_send_span`
-                offset += count
-            else:
+            if offset >= content.available:
                 await content.wait(offset)
+            count = await content.readinto(offset, buffer[: span.stop - offset])
+            if not count:
+                raise Aborted(f"content ends at byte {offset} of {span.size}")
+            await response.send(buffer[:count])
+            await asyncio.sleep(0)  # see `_send_span`
+            offset += count
         await response.end()
 
 
