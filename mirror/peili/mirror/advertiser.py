@@ -111,7 +111,7 @@ class Advertiser:
             self._advertised |= keys
 
     def _is_selected(self, key: Key) -> bool:
-        """Whether the peer door would serve `key`. A digest always counts: it does not name its registry."""
+        """Return whether the peer door would serve `key`. A digest always counts: it does not name its registry."""
         if not isinstance(key, Reference):
             return True
         return self._context.selection.allows(key.registry, key.repository, key.tag)

@@ -61,7 +61,7 @@ class Lifecycle:
         self.loop = asyncio.get_running_loop()
 
     def is_ready(self, plugin: Plugin) -> bool:
-        """Whether `plugin` is entered and reports that it can do its work now."""
+        """Return whether `plugin` is entered and reports that it can do its work now."""
         supervisor = self._supervisors.get(id(plugin))
         try:
             return supervisor is not None and supervisor.is_entered and plugin.ready()

@@ -186,7 +186,7 @@ class Mirror:
         return {name: all(self._is_ready(part) for each, part in named if each == name) for name, _ in named}
 
     def ready(self) -> bool:
-        """Whether every part that the doors need can do its work now. Call it on the mirror's loop."""
+        """Return whether every part that the doors need can do its work now. Call it on the mirror's loop."""
         return all(self._is_ready(part) for part in self._plugins.values())
 
     def _is_ready(self, part: Plugin) -> bool:

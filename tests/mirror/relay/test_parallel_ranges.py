@@ -154,7 +154,7 @@ async def test_unverified_parts_are_counted_and_logged(caplog: pytest.LogCapture
         for _ in range(3):
             assert (await host.get(Digest.of(data), f"bytes=0-{2 * MIB}")).status == 206
         assert _unverified(host) == 4
-    told = [each.levelname for each in caplog.records if "passed on unverified" in each.getMessage()]
+    told = [each.levelname for each in caplog.records if "relayed unverified" in each.getMessage()]
     assert told == ["INFO", "DEBUG", "DEBUG", "DEBUG"]
 
 

@@ -75,7 +75,7 @@ def pipe() -> Generator[Pipe]:
 async def read(source: Source, got: bytearray, ends: Pipe, *, splice: bool) -> None:
     """Read all of `source` into `got`."""
     buffer = memoryview(bytearray(5000))
-    while source.left:
+    while source.remaining:
         if splice and source.can_splice:
             count = await source.splice(ends[1], 5000)
             got += os.read(ends[0], count)
@@ -102,11 +102,11 @@ async def test_the_replacement_continues_at_the_next_byte(how: str) -> None:
                     assert got == DATA[5 : source.offset]
                     with pytest.raises(BlockingIOError):
                         os.read(ends[0], 1)
-                    if source.left:
+                    if source.remaining:
                         left_early += 1
                         with pytest.raises(Replaced):
                             await source.readinto(memoryview(bytearray(10)))
-                if source.left:
+                if source.remaining:
                     async with source_of(a, client, source.offset, parallel) as other:
                         await read(other, got, ends, splice=how == "spliced")
             assert got == DATA[5:]

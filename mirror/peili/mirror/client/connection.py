@@ -166,17 +166,17 @@ class Response:
         head: The status and headers.
         length: The length of the body in bytes. None if the peer does not send it: such a body (for example a
             chunked one) cannot be read.
-        left: How many bytes of the body were not read yet.
+        remaining: How many bytes of the body were not read yet.
         on_close: Called once, when the response is closed.
     """
 
     def __init__(self, connection: Connection, head: ResponseHead, rest: memoryview, length: int | None) -> None:
         self.head = head
         self.length = length
-        self.left = length or 0
+        self.remaining = length or 0
         self.on_close: Callable[[], None] | None = None
-        self._has_excess = len(rest) > self.left
-        self._buffer = rest[: self.left]  # what came with the head
+        self._has_excess = len(rest) > self.remaining
+        self._buffer = rest[: self.remaining]  # what came with the head
         self._connection: Connection | None = connection
 
     @property
@@ -195,8 +195,8 @@ class Response:
         Raises:
             OSError: The connection ended.
         """
-        if self.left and not self._buffer:
-            buffer = memoryview(bytearray(min(MAX_HEAD_SIZE, self.left)))
+        if self.remaining and not self._buffer:
+            buffer = memoryview(bytearray(min(MAX_HEAD_SIZE, self.remaining)))
             self._buffer = buffer[: await self._transport.recv_into(buffer)]
             if not self._buffer:
                 raise ConnectionError("closed before the first byte")
@@ -213,21 +213,21 @@ class Response:
         Raises:
             OSError: The connection ended.
         """
-        if not self.left:
+        if not self.remaining:
             return 0
         if self._buffer:
             count = min(len(self._buffer), len(buffer))
             buffer[:count], self._buffer = self._buffer[:count], self._buffer[count:]
-            self.left -= count
+            self.remaining -= count
             return count
-        transport, rest = self._transport, buffer[: self.left]
+        transport, rest = self._transport, buffer[: self.remaining]
         filled = count = await transport.recv_into(rest)
         while count and filled < len(rest):
             count = transport.recv_nowait(rest[filled:])
             filled += count
         if not filled:
             raise ConnectionError("closed in the middle of the body")
-        self.left -= filled
+        self.remaining -= filled
         return filled
 
     async def read(self, limit: int) -> bytes:
@@ -246,7 +246,7 @@ class Response:
             raise RemoteProtocolError(f"the response has {self.length} bytes; at most {limit} are read")
         body = bytearray(self.length)
         view, filled = memoryview(body), 0
-        while self.left:
+        while self.remaining:
             filled += await self.readinto(view[filled:])
         return bytes(body)
 
@@ -259,17 +259,17 @@ class Response:
         Raises:
             OSError: The connection ended.
         """
-        moved = await self._transport.recv_pipe(pipe, min(count, self.left))
+        moved = await self._transport.recv_pipe(pipe, min(count, self.remaining))
         if not moved:
             raise ConnectionError("closed in the middle of the body")
-        self.left -= moved
+        self.remaining -= moved
         return moved
 
     def close(self) -> None:
         """Release the connection. It is used again if the body was read to its end. Idempotent."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            is_whole = self.length is not None and not self.left and not self._has_excess
+            is_whole = self.length is not None and not self.remaining and not self._has_excess
             connection.release(is_reusable=self.head.keep_alive and is_whole)
         on_close, self.on_close = self.on_close, None
         if on_close is not None:

@@ -82,7 +82,7 @@ class Transport(ABC):
 
     @abstractmethod
     def is_quiet(self) -> bool:
-        """Whether the stream is open and there are no unread bytes."""
+        """Return whether the stream is open and there are no unread bytes."""
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -262,7 +262,7 @@ class TlsTransport(Transport):
         return not ended and not self._reader.unread and not self._is_readable()
 
     def _is_readable(self) -> bool:
-        """Whether bytes have arrived that the event loop has not read yet."""
+        """Return whether bytes have arrived that the event loop has not read yet."""
         poll = select.poll()
         poll.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
         return bool(poll.poll(0))

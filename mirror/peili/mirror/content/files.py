@@ -47,7 +47,7 @@ def open_regular(path: str | Path, *, dir_fd: int | None = None) -> int:
 
 
 def is_cached(fd: int, offset: int) -> bool:
-    """Whether the byte at `offset` of a file can be read without its disk. False if that is not known."""
+    """Return whether the byte at `offset` of a file can be read without its disk. False if that is not known."""
     try:
         return os.preadv(fd, [bytearray(1)], offset, _NOWAIT) == 1 if _NOWAIT else False
     except OSError:

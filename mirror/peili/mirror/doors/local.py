@@ -110,7 +110,7 @@ class LocalDoor(Door):
             descriptor = requested_descriptor(target, Descriptor(transfer.media_type, digest, span.size))
             if target.endpoint is Endpoint.MANIFEST:
                 span = response.span(digest, span.size)
-                transfer.narrow(span)
+                transfer.trim_to(span)
         except (NotFound, HTTPError):
             transfer.complete()
             raise

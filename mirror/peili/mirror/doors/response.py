@@ -115,7 +115,7 @@ class ResponseWriter:
         return parse_ranges(self.header(b"range"))
 
     def is_bodiless(self, digest: Digest) -> bool:
-        """Whether the response has no body: to a HEAD request, or because the client has the content already."""
+        """Return whether the response has no body: to a HEAD request, or because the client has the content already."""
         return self.is_head or is_not_modified(self.header(b"if-none-match"), digest)
 
     async def send_head(self, descriptor: Descriptor, more_headers: Sequence[tuple[bytes, bytes]] = ()) -> None:

@@ -63,7 +63,7 @@ class ByteRange:
         return Span(start, stop, size)
 
     def is_within(self, size: int) -> bool:
-        """Whether content of `size` bytes has any byte of this range."""
+        """Return whether content of `size` bytes has any byte of this range."""
         try:
             self.within(size)
         except Unsatisfiable:
@@ -165,14 +165,14 @@ def entity_tag(digest: Digest) -> str:
 
 
 def is_not_modified(if_none_match: str | None, digest: Digest) -> bool:
-    """Whether If-None-Match says that the client has the content already. Compares weakly (RFC 9110, 13.1.2)."""
+    """Return whether If-None-Match says that the client has the content already. Compares weakly (RFC 9110, 13.1.2)."""
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or entity_tag(digest) in _ENTITY_TAG.findall(if_none_match)
 
 
 def if_range_matches(if_range: str | None, digest: Digest) -> bool:
-    """Whether If-Range allows a partial response. Compares strongly. A date never matches (RFC 9110, 13.1.5)."""
+    """Return whether If-Range allows a partial response. Compares strongly. A date never matches (RFC 9110, 13.1.5)."""
     return if_range is None or if_range.strip() == entity_tag(digest)
 
 

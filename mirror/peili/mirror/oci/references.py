@@ -76,12 +76,12 @@ class Digest(str):
 
 
 def is_registry(text: str) -> bool:
-    """Whether `text` is the host name of a registry, with or without a port."""
+    """Return whether `text` is the host name of a registry, with or without a port."""
     return len(text) <= MAX_NAME and _REGISTRY.fullmatch(text) is not None
 
 
 def looks_like_registry(component: str) -> bool:
-    """Whether the first component of a path names a registry. Otherwise it belongs to the repository.
+    """Return whether the first component of a path names a registry. Otherwise it belongs to the repository.
 
     All clients use the same rule: a registry has a dot or a port, or is ``localhost``.
     """
@@ -89,12 +89,12 @@ def looks_like_registry(component: str) -> bool:
 
 
 def is_repository(text: str) -> bool:
-    """Whether `text` is a repository name (OCI distribution spec)."""
+    """Return whether `text` is a repository name (OCI distribution spec)."""
     return len(text) <= MAX_NAME and _REPOSITORY.fullmatch(text) is not None
 
 
 def is_tag(text: str) -> bool:
-    """Whether `text` is a tag (OCI distribution spec)."""
+    """Return whether `text` is a tag (OCI distribution spec)."""
     return _TAG.fullmatch(text) is not None
 
 
@@ -166,12 +166,12 @@ class Descriptor:
 
 
 def is_manifest(media_type: str) -> bool:
-    """Whether content of this type is certainly a manifest or index. Content of other types may be one, too."""
+    """Return whether content of this type is certainly a manifest or index. Content of other types may be one, too."""
     return media_type in _MANIFESTS
 
 
 def is_media_type(text: str) -> bool:
-    """Whether `text` can be a media type, without parameters (RFC 6838, section 4.2)."""
+    """Return whether `text` can be a media type, without parameters (RFC 6838, section 4.2)."""
     return _MEDIA_TYPE.fullmatch(text) is not None
 
 

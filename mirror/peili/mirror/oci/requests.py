@@ -168,7 +168,7 @@ def _registry_and_repository(name: list[str], ns: str | None, default: str | Non
 
 
 def _repeats_registry(first: str, ns: str) -> bool:
-    """Whether the first component of a name repeats the registry `ns`. A plain word belongs to the repository."""
+    """Return whether `first`, the first component of a name, repeats the registry `ns`. A plain word never does."""
     return looks_like_registry(first) and first.lower() == ns.lower()
 
 

@@ -31,12 +31,12 @@ class Selection:
         self._wildcards = [each.split("*") for each in self.registries if "*" in each]
 
     def has(self, registry: str) -> bool:
-        """Whether the mirror is for the registry with this name."""
+        """Return whether the mirror is for the registry with this name."""
         name = registry.lower()
         return not self.registries or name in self.registries or any(_fits(name, each) for each in self._wildcards)
 
     def allows(self, registry: str | None, repository: str, tag: str | None = None) -> bool:
-        """Whether the mirror is for this repository or tag.
+        """Return whether the mirror is for this repository or tag.
 
         If the registry is unknown, only a mirror for everything is.
         """
@@ -60,7 +60,7 @@ def check_registries(names: Iterable[str]) -> None:
 
 
 def _fits(name: str, parts: Sequence[str]) -> bool:
-    """Whether `name` has `parts` in this order, with the first one at its start and the last one at its end."""
+    """Return whether `name` has `parts` in this order, with the first one at its start and the last one at its end."""
     first, *middle, last = parts
     if not name.startswith(first) or not name.endswith(last):
         return False

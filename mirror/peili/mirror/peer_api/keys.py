@@ -37,7 +37,7 @@ def key_path(key: Key) -> str:
 
 
 def accepts_in_flight(value: str | None) -> bool:
-    """Whether a request whose `IN_FLIGHT_HEADER` has this value accepts content that is still arriving."""
+    """Return whether a request whose `IN_FLIGHT_HEADER` has this value accepts content that is still arriving."""
     return value is not None and value.strip() == "1"
 
 

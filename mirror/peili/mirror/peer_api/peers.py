@@ -63,7 +63,7 @@ class Holder:
 
 
 def is_certificate_name(text: str) -> bool:
-    """Whether `text` can be the name in a certificate: a host name in any script, or an IP address without a zone."""
+    """Return whether `text` is a host name in any script, or an IP address without a zone, as certificates have."""
     if len(text) > _HOST_NAME_LENGTH:
         return False
     with suppress(ValueError):
@@ -77,7 +77,7 @@ def is_certificate_name(text: str) -> bool:
 
 
 def is_identity(text: str) -> bool:
-    """Whether `text` can be the id of a host. An id is a header's value: 1 to 255 visible ASCII characters."""
+    """Return whether `text` can be the id of a host. An id is a header's value: 1 to 255 visible ASCII characters."""
     return _IDENTITY.fullmatch(text) is not None
 
 

@@ -57,7 +57,7 @@ class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a defau
         return nullcontext()
 
     def ready(self) -> bool:
-        """Whether the plug-in can do its work now. Called often, so it must be cheap."""
+        """Return whether the plug-in can do its work now. Called often, so it must be cheap."""
         return True
 
 

@@ -1,10 +1,10 @@
 """Relays content from peers to this host's runtime.
 
-- `transfer` puts one response together, from one or several holders. It is what the local door uses.
-- `relay` has what all transfers share, and limits how many there are.
-- `holders` opens one source after the other: it asks the router (`leases`), lets the holders race (`race`), and lets a
-  faster one replace one that hesitates (`replacement`).
-- `source` is one holder's part of the content. `parallel` lets requests take turns, if the runtime fetches in parallel.
+- `transfer` assembles one response from one or several holders. The local door uses it.
+- `relay` limits the number of transfers, and has the state that they share.
+- `holders` opens a source, and the next one if that fails. It asks the router (`leases`), races holders against each
+  other (`race`), and replaces a slow holder by a faster one (`replacement`).
+- `source` reads from one holder. `parallel` queues requests if the runtime fetches parts of a blob in parallel.
 - `pipeline` moves bytes from sources to the runtime, in bounded memory. `verify` checks them.
-- `ingest` shows what the runtime already has. `reputation` remembers how peers behaved.
+- `ingest` reads what the runtime already has of the content. `reputation` remembers how peers behaved.
 """

@@ -1,6 +1,4 @@
-"""The holders of one transfer: races them for a source, lets a faster one replace it, and takes the next one when a
-holder fails.
-"""
+"""Opens sources for one transfer: races the holders, replaces a slow one, and continues at another one if one fails."""
 
 from __future__ import annotations
 
@@ -20,30 +18,30 @@ from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import OutOfRange, Source
 
 _REPLACEMENT_SHARE = 0.75
-"""The part of ``limits.restarts`` that may be used to change to a faster holder. The rest is for failures."""
+"""The part of ``limits.restarts`` that replacements by a faster holder may use. The rest is for failures."""
 
 
 class Holders:
-    """Opens sources for one transfer, one at a time. It has one owner, who calls `aclose`.
+    """Opens sources for one transfer, one at a time. Its one owner calls `aclose`.
 
-    Holders are *named* by the router's advice, or *found* later by its lookup.
+    The *named* holders are those in the answer of `Router.acquire`. More are *found* later by `Router.lookup`.
 
     A holder can be rejected for the size that it states. It is asked again if the reason no longer applies:
 
-    - It states another size than a manifest (`is_size_disputed`). The runtime may know better (`accept_size`).
-    - It states another size than the source before it. That one may be wrong (`readmit_other_sizes`).
-    - None of its bytes is in the range (`size_out_of_range`). Another range may be asked for (`readmit_out_of_range`).
+    - It states another size than a manifest (`is_size_disputed`). The runtime may know the right size (`accept_size`).
+    - It states another size than the previous source, which may be the wrong one (`readmit_other_sizes`).
+    - It has no byte of the range (`size_out_of_range`). Another range may be requested (`readmit_out_of_range`).
 
     Args:
-        request: what to transfer.
-        state: the relay's state.
+        request: What to transfer.
+        state: The state that all transfers share.
 
     Attributes:
-        lease: the router's lease for the transfer.
-        size: how many bytes the content has; None while that is not known. Also set by the transfer.
-        claimed_sizes: the sizes that the router's holders are said to have.
-        trusts_claims: whether content that is claimed to be small is asked for whole. Set by the transfer.
-        uses_windows: whether an open-ended range is asked for in windows; see `parallel`. Set by the transfer.
+        lease: The router's lease for the transfer.
+        size: The size of the content in bytes; None while it is not known. The transfer sets it, too.
+        claimed_sizes: The sizes in the router's answer.
+        trusts_claims: Whether content that is claimed to be small is requested whole. The transfer sets it.
+        uses_windows: Whether an open-ended range is requested in windows; see `parallel`. The transfer sets it.
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
@@ -58,23 +56,23 @@ class Holders:
         self._named: tuple[Holder, ...] = ()
         self._source: Source | None = None
         self._watcher: SourceWatcher | None = None
-        self._replacement: Peer | None = None  # asked first in the next race
+        self._replacement: Peer | None = None  # is asked first in the next race
         self._races = 0  # at most ``limits.restarts``
         self._of_other_size: set[str] = set()
         self._of_unexpected_size: set[str] = set()
         self._out_of_range: dict[str, int] = {}  # peers that have no byte of the range, and the sizes that they state
 
     async def open(self, wanted: ByteRange | None, *, whole_if_small: bool = False, head_only: bool = False) -> Source:
-        """Open a source at the first holder that delivers; the previous source is closed.
+        """Close the previous source, and open one at the holder that wins the race.
 
         Args:
-            wanted: the range to ask for; None for the whole.
-            whole_if_small: ask for the whole if the content is known, or claimed, to be small, because only the whole
-                can be verified. If nothing says that it is small, the source may have a part of small content.
-            head_only: ask by HEAD; the source cannot be read.
+            wanted: The range to request; None for the whole content.
+            whole_if_small: Request the whole content if it is known or claimed to be small, because only the whole can
+                be verified. If its size is not known in advance, the source may still have a part of small content.
+            head_only: Send a HEAD request. The source cannot be read.
 
         Raises:
-            NotFound: no holder is left.
+            NotFound: No holder remains.
         """
         await self.disconnect()
         first = wanted.first if wanted is not None else 0
@@ -103,7 +101,7 @@ class Holders:
         raise NotFound(f"no peer would send {self._request.digest}")
 
     async def open_rest(self, peer: Peer, span: Span) -> Source:
-        """Open a source for `span` at the same peer if possible, else at another holder. Raises NotFound."""
+        """Open a source for `span` at `peer` if possible, else at another holder. Raises NotFound."""
         await self.disconnect()
         try:
             self._source = await self._open_at(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
@@ -123,7 +121,7 @@ class Holders:
                 source = await self.open(wanted)
                 if source.span.size == span.size:
                     return source
-                # One of the two sizes is wrong. The digest will show which, but the parts cannot be put together.
+                # One of the two sizes is wrong. Only the digest can show which one, so the parts cannot be combined.
                 peer_id = source.peer.id
                 error = PeerUnavailable(f"peer {peer_id} has another size for this digest", FailureReason.REFUSED)
                 self.fail(source.peer, error)
@@ -142,7 +140,7 @@ class Holders:
         try:
             if progress is not None and (count := source.offset - source.span.start):
                 scores.record_rate(source.peer.id, count, progress[1])
-            if not source.left:
+            if not source.remaining:
                 scores.record_success(source.peer.id, source.started)
             if watcher is not None:
                 await watcher.aclose()
@@ -159,13 +157,13 @@ class Holders:
 
     @asynccontextmanager
     async def bounded_wait(self) -> AsyncGenerator[float]:
-        """Bound a wait without progress by ``limits.wait_timeout``.
+        """Bound the time of the body by ``limits.wait_timeout``.
 
         Yields:
-            When it ends, by the loop's clock.
+            The deadline, by the loop's clock.
 
         Raises:
-            NotFound: the time is up.
+            NotFound: The body took too long.
         """
         deadline = asyncio.get_running_loop().time() + self._state.limits.wait_timeout
         try:
@@ -177,11 +175,15 @@ class Holders:
             raise NotFound(f"no peer sent {self._request.digest} in time") from error
 
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
-        """Record that `peer` failed.
+        """Record that `peer` failed, log it and count it.
 
-        The peer is not asked again in this transfer, unless it was only `Replaced`. It gets a worse score, and is
-        blamed for the blob, unless it has none of the requested bytes. The failure is logged and counted, and becomes
-        the reason with which the lease would end.
+        The peer is not asked again in this transfer, unless it was only `Replaced`. It gets a worse score and is blamed
+        for the blob, unless `error` is `OutOfRange`. The lease ends with the reason of the failure, unless the transfer
+        continues.
+
+        Args:
+            peer: The peer.
+            error: Why it failed.
         """
         if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self._is_shared):
             self._state.scores.record_failure(peer.id, error.reason)
@@ -199,9 +201,11 @@ class Holders:
         self._state.log.log(level, "%s: passed over: %s", self._request.digest, error)
 
     def blame_for_wrong_bytes(self, peer_ids: Collection[str], *, is_certain: bool) -> None:
-        """Record that wrong bytes came from one of these peers; from each of them if `is_certain`.
+        """Record that these peers may have sent wrong bytes. None of them is asked again in this transfer.
 
-        None of them is asked again in this transfer.
+        Args:
+            peer_ids: The ids of the peers. At least one of them sent wrong bytes.
+            is_certain: Whether all of them did.
         """
         state, digest = self._state, self._request.digest
         self.exclude(peer_ids)
@@ -209,13 +213,13 @@ class Holders:
             if is_certain:
                 state.scores.record_failure(peer_id, FailureReason.WRONG)
                 state.blame.record(digest, peer_id, FailureReason.WRONG)
-                state.log.warning("%s: peer %s sent wrong bytes; quarantined for this blob", digest, peer_id)
+                state.log.warning("%s: peer %s sent wrong bytes; it is quarantined for this blob", digest, peer_id)
             else:
                 state.blame.doubt(digest, peer_id)
-                state.log.warning("%s: peer %s may have sent wrong bytes; asked last", digest, peer_id)
+                state.log.warning("%s: peer %s may have sent wrong bytes; it is asked last", digest, peer_id)
 
     def exclude(self, peer_ids: Collection[str]) -> None:
-        """Do not ask these peers again in this transfer. Records no blame."""
+        """Do not ask these peers again in this transfer, but do not blame them."""
         if peer_ids:
             self._failed |= dict.fromkeys(peer_ids, FailureReason.WRONG)
             self.lease.end_reason = FailureReason.WRONG
@@ -232,8 +236,8 @@ class Holders:
             problem = f"states {span.size} bytes; more than {limits.blob_size} bytes are not accepted"
             raise PeerUnavailable(f"peer {peer.id} {problem}", FailureReason.WRONG)
         if self.size is not None and span.size != self.size:
-            # The expected size comes from a manifest or the runtime, and so from the author of the image. It may be
-            # wrong. Only if it was verified, the peer is to blame.
+            # The expected size comes from a manifest or the runtime, and so from the author of the image, who may be
+            # wrong. The peer is to blame only if the size was verified.
             reason = FailureReason.WRONG
             if not self._state.sizes.is_verified(request.digest):
                 reason = FailureReason.REFUSED
@@ -246,10 +250,10 @@ class Holders:
         return bool(self._of_unexpected_size)
 
     def accept_size(self, size: int | None) -> bool:
-        """Use the size that the runtime expects. A manifest of another image may have stated a wrong one.
+        """Use the size that the runtime expects, in place of that of a manifest, which may be of another image.
 
         Returns:
-            Whether holders that were rejected for their size may be asked again.
+            Whether holders that were rejected for their size are asked again.
         """
         rejected, self._of_unexpected_size = self._of_unexpected_size, set[str]()
         if not rejected or size is None or size == self.size:
@@ -259,18 +263,22 @@ class Holders:
         return True
 
     def readmit_other_sizes(self) -> bool:
-        """Ask those holders again that only stated another size than the previous one; whether there are any."""
+        """Ask those holders again that failed only because they state another size than the previous source.
+
+        Returns:
+            Whether there are any.
+        """
         readmitted, self._of_other_size = self._of_other_size, set[str]()
         self._readmit(readmitted)
         return bool(readmitted)
 
     def size_out_of_range(self) -> int | None:
-        """The size that all holders state which have no byte of the range; None if they disagree or there are none."""
+        """Return the size that all holders without a byte of the range state; None if they disagree or none exists."""
         sizes = set(self._out_of_range.values())
         return sizes.pop() if len(sizes) == 1 else None
 
     def readmit_out_of_range(self) -> None:
-        """Ask those holders again that have no byte of the range."""
+        """Ask those holders again that have no byte of the range: another range will be requested."""
         self._readmit(self._out_of_range)
         self._out_of_range.clear()
 
@@ -279,7 +287,7 @@ class Holders:
             self._failed.pop(peer_id, None)
 
     async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
-        """Race the named holders, and those that are found later. Those that are not healthy pass a trial first."""
+        """Race the named holders and those that are found later. One that is not healthy must pass a trial first."""
         scores, preferred, is_alone = self._state.scores, self._replacement, len(self._named) == 1
         self._replacement = None
 
@@ -296,9 +304,9 @@ class Holders:
         return await race(self._candidates(preferred=preferred), attempt, self._race_options(self.fail))
 
     def _usable(self, holders: Sequence[Holder]) -> tuple[Holder, ...]:
-        """The holders that may be asked, after the one that was faster than the last source. Raises NotFound.
+        """Return the holders that may be asked, first the one that was faster than the last source. Raises NotFound.
 
-        Holders of unfinished copies are left out.
+        Holders with only a part of the content are not among them.
         """
         self.claimed_sizes.update(holder.size for holder in holders if holder.size is not None)
         preferred = self._replacement
@@ -311,7 +319,7 @@ class Holders:
         return usable
 
     def _is_small(self, holder: Holder) -> bool:
-        """Whether the content is known, or claimed by `holder`, to be so small that it is collected and verified."""
+        """Return whether the content is known, or claimed by `holder`, to be small enough to be collected whole."""
         size = self.size
         if size is None and self.trusts_claims:
             size = holder.size
@@ -321,7 +329,7 @@ class Holders:
         """Open a source at `holder`. Raises PeerUnavailable."""
         state, request = self._state, self._request
         return await Source.open(
-            state.client,
+            state.context.client,
             holder.peer,
             request.path,
             request.digest,
@@ -362,7 +370,7 @@ class Holders:
 
         def fail(peer: Peer, error: PeerUnavailable) -> None:
             if error.reason == FailureReason.BUSY:
-                scores.record_failure(peer.id, error.reason)  # it may be asked later, if the current source fails
+                scores.record_failure(peer.id, error.reason)  # it may be asked again if the current source fails
                 return
             end_reason = self.lease.end_reason
             self.fail(peer, error)
@@ -376,7 +384,7 @@ class Holders:
         state, digest = self._state, self._request.digest
         return Candidates(
             self._named,
-            lambda: state.router.lookup(digest),
+            lambda: state.context.router.lookup(digest),
             state.scores,
             state.log,
             preferred=preferred,
@@ -391,7 +399,7 @@ class Holders:
         state = self._state
 
         def hesitated(peer: Peer) -> None:
-            if not self.uses_windows:  # else the request may only have waited for its turn
+            if not self.uses_windows:  # with windows, the request may only have waited for its turn
                 state.scores.record_hesitation(peer.id)
                 state.log.info("%s: peer %s hesitated; another was faster", self._request.digest, peer.id)
 
@@ -410,9 +418,7 @@ class Holders:
         return self._request.is_continuation and self._state.parallel.is_shared(self._request.digest)
 
     async def _wait_for_busy(self) -> bool:
-        """If holders may be busy with requests of this host, wait for one to end, and ask them again.
-
-        `bounded_wait` bounds the wait.
+        """Wait until holders that are busy with requests of this host may be asked again. `bounded_wait` bounds it.
 
         Returns:
             Whether there are such holders.

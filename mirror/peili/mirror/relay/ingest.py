@@ -1,7 +1,7 @@
-"""What this host's runtime has so far of content that is relayed to it, as the store shows it.
+"""Reads and removes the runtime's ingest: the part of relayed content that the runtime has so far.
 
-That is the ingest that the relay itself fills. Each function here bounds its wait for the store, and treats a failure
-of the store as an unknown.
+The store shows the ingest, and the relay itself fills it. Each function bounds its wait for the store. If the store
+fails, the content counts as unknown.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.verify import Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
-_NOT_READ_BACK = "%s: passed on unverified: the bytes that the runtime has can't be read back%s"
+_NOT_READ_BACK = "%s: relayed unverified: the bytes that the runtime has can't be read back%s"
 
 
 async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int | None:
     """Return how many bytes the runtime expects `digest` to have.
 
     Args:
-        state: the relay's state.
-        digest: the content.
-        deadline: when, by the loop's clock, the whole wait ends of which this is a part.
+        state: The relay's state.
+        digest: The content.
+        deadline: The end of the whole wait, by the loop's clock.
 
     Returns:
-        None if the store does not state it within a quarter of the time that is left.
+        The size in bytes; None if the store does not state it within a quarter of the remaining time.
     """
     remaining = deadline - asyncio.get_running_loop().time()
     bound = Deadline(min(state.limits.first_byte_timeout, remaining / 4))
     try:
-        async with bound, await state.store.open(digest, partial=True) as content:
+        async with bound, await state.context.store.open(digest, partial=True) as content:
             return content.size
     except (NotFound, Aborted, Unavailable):
         return None
@@ -44,52 +44,57 @@ async def ingest_size(state: RelayState, digest: Digest, deadline: float) -> int
         if bound.expired():
             state.metrics.limited.add("first_byte_timeout")
         else:
-            # The door has already logged that the store fails: this is the second question for the same request.
+            # For debugging only: this is the second call for the same request, and the door has logged the first one.
             state.log.debug("%s: the store can't tell the size", digest, exc_info=True)
         return None
 
 
 async def may_resume(state: RelayState, digest: Digest, first: int) -> bool:
-    """Return whether the runtime may have all bytes before `first`, and so takes the response as one stream.
+    """Return whether the runtime may have all bytes before `first`, and so reads the response to its end.
 
-    If it does not have them, or if other parts are in flight, it fetches in parallel and closes the response early.
+    Otherwise it fetches several parts in parallel, and closes the response early.
+
+    Args:
+        state: The relay's state.
+        digest: The content.
+        first: The first byte that the runtime wants.
     """
     if not state.verify or state.parallel.is_parallel(digest):
         return False
     try:
         async with (
             asyncio.timeout(state.limits.first_byte_timeout / 4),
-            await state.store.open(digest, partial=True) as content,
+            await state.context.store.open(digest, partial=True) as content,
         ):
             return content.available >= first
     except (NotFound, Aborted):
         return False
-    except Exception:  # noqa: BLE001 - a plug-in may raise anything; reading the content logs the error
+    except Exception:  # noqa: BLE001 - a plug-in may raise anything; `create_verifier` logs it
         return True
 
 
 async def create_verifier(
     state: RelayState, request: TransferRequest, span: Span, deadline: float, *, is_parallel: bool
 ) -> Verifier:
-    """Create the verifier for `span`. What the runtime has before the span is read back and hashed.
+    """Return a verifier for `span`. The bytes before the span, which the runtime has, are read back and hashed.
 
     Args:
-        state: the relay's state.
-        request: what the transfer fetches.
-        span: what comes from peers.
-        deadline: when, by the loop's clock, the whole wait ends of which this is a part. This takes at most half of the
-            time that is left: meanwhile, a peer waits that is not to blame.
-        is_parallel: the runtime fetches parallel parts, of which this is one.
+        state: The relay's state.
+        request: What the transfer fetches.
+        span: The bytes that come from peers.
+        deadline: The end of the whole wait, by the loop's clock. This takes at most half of the remaining time, because
+            a peer waits meanwhile.
+        is_parallel: Whether the span is one of several parts that the runtime fetches in parallel.
 
     Returns:
-        An `Unverified` one if the relay must not verify the span, or if it cannot.
+        The verifier; an `Unverified` one if the relay need not verify the span, or cannot.
     """
     digest = request.digest
     if not state.verify and span.length > request.collect_limit:
         return Unverified(digest)
     if span.stop < span.size:
         state.metrics.unverified.add("part")
-        _log_part(state, digest, f"bytes {span.start} to {span.stop - 1} are not its end")
+        _log_part(state, digest, f"bytes {span.start} to {span.stop - 1} do not reach its end")
         return Unverified(digest)
     if is_parallel and span.start > 0:
         state.metrics.unverified.add("beginning")
@@ -99,7 +104,7 @@ async def create_verifier(
     bound = asyncio.timeout((deadline - asyncio.get_running_loop().time()) / 2)
     try:
         async with bound:
-            if await read_back(verifier, digest, span.start, state.store):
+            if await read_back(verifier, digest, span.start, state.context.store):
                 return verifier
         state.log.info(_NOT_READ_BACK, digest, f", from byte {span.start} on")
     except Exception:  # a plug-in may raise anything
@@ -113,23 +118,23 @@ async def create_verifier(
 
 
 def _log_part(state: RelayState, digest: Digest, reason: str) -> None:
-    """Log the first of many parts for the operator, and the others for debugging."""
+    """Log that a part is not verified: the first of many parts with level INFO, the others with DEBUG."""
     level = logging.INFO if state.parallel.should_log(digest) else logging.DEBUG
-    state.log.log(level, "%s: passed on unverified: %s", digest, reason)
+    state.log.log(level, "%s: relayed unverified: %s", digest, reason)
 
 
 async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store) -> bool:
-    """Seed `verifier` with the bytes of `digest` before `stop`, which the runtime has. Hashes in a thread.
+    """Seed `verifier` with the bytes of `digest` before `stop`, which the runtime has. They are hashed in a thread.
 
     Returns:
-        False if the store cannot show these bytes.
+        Whether the store has shown all these bytes.
     """
     if stop == 0:
         return True
     try:
         async with await store.open(digest, partial=True) as content:
             if content.available < stop:
-                return False  # the runtime wants a part from further on: reading what is there would be in vain
+                return False  # some bytes before `stop` are missing, so it is useless to read the others
             buffer = memoryview(bytearray(MIB))
             done = 0
             while done < stop:
@@ -144,10 +149,10 @@ async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store)
 
 
 async def discard_ingest(state: RelayState, digest: Digest) -> None:
-    """Remove what the runtime has of `digest`, because it is wrong. Logs a failure and raises nothing."""
+    """Remove the ingest of `digest`, because its bytes are wrong. A failure is logged and not raised."""
     try:
         is_removed = await call(
-            lambda: state.store.discard(digest),
+            lambda: state.context.store.discard(digest),
             state.context,
             "the store",
             about=digest,

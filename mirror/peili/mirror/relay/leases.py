@@ -1,4 +1,4 @@
-"""Asks the router where a transfer gets its content, follows the lease that comes with the advice, and releases it."""
+"""Asks the router where a transfer should get its content, and reports to the lease that comes with the answer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from peili.mirror.plugins.interfaces import Context, Feed, Lease, LeaseEnd, Upst
 from peili.mirror.support.tasks import Tasks
 
 _MIN_WAIT = 0.01
-"""Seconds. So a router that answers "wait" with a time in the past makes no busy loop."""
+"""The shortest wait in seconds. Without it, a `Wait` until a time in the past would cause a busy loop."""
 LOOKUP_FACTOR = 2
 """How many times ``lookup_timeout`` a router may take: at the end of that time, its lookup may ask one more peer."""
 
 
 class LeaseReleases:
-    """The leases that are being released while a mirror is entered, each in its own task.
+    """Releases the leases of all transfers, each in its own task.
 
-    So a release goes on when the request ends or the runtime disconnects, and every lease is released.
+    So every lease is released, even if the runtime disconnects, and no request waits for it.
 
     Args:
-        context: of the mirror, with the relay's log.
+        context: The mirror's context, with the relay's log.
     """
 
     def __init__(self, context: Context) -> None:
@@ -37,16 +37,19 @@ class LeaseReleases:
 
     @property
     def under_way(self) -> int:
-        """How many leases are being released."""
+        """The number of leases that are being released."""
         return len(self._tasks)
 
     async def release(self, lease: Lease, reason: str, digest: Digest) -> None:
-        """Release `lease`, which was for `digest`, in the background. Raises nothing.
+        """Release `lease` in the background. After `aclose`, wait for it instead. Does not raise errors of the lease.
 
-        After `aclose`, there is no background any more, and the caller waits.
+        Args:
+            lease: The lease.
+            reason: A `LeaseEnd` or a `FailureReason`.
+            digest: The content that the lease was for.
         """
         if type(lease) is Lease:
-            return  # it records nothing
+            return  # the base class does nothing
         releasing = self._release(lease, reason, digest)
         if self._closed:
             await releasing
@@ -65,7 +68,7 @@ class LeaseReleases:
         finally:  # also if this is cancelled
             if self.under_way:
                 self._context.limited("stop_timeout")
-                self._context.log.warning("%d of the router's leases were not released before the end", self.under_way)
+                self._context.log.warning("%d of the router's leases were not released in time", self.under_way)
                 self._tasks.cancel()
                 await self.drain(self._context.limits.stop_timeout)
 
@@ -81,16 +84,16 @@ class LeaseReleases:
 
 
 class TransferLease:
-    """The router's advice for one transfer, and the lease that came with it. It has one owner, who calls `aclose`.
+    """The router's current lease for one transfer. Its one owner calls `aclose`.
 
     Args:
-        digest: the content of the transfer.
-        context: of the mirror, with the relay's log.
-        metrics: counts the advice.
-        releases: releases the leases.
+        digest: The content of the transfer.
+        context: The mirror's context, with the relay's log.
+        metrics: Counts the router's answers.
+        releases: Releases the leases.
 
     Attributes:
-        end_reason: the reason with which the lease would be released now; a `LeaseEnd` or a `FailureReason`.
+        end_reason: The reason for the release if the lease were released now; a `LeaseEnd` or a `FailureReason`.
     """
 
     def __init__(self, digest: Digest, context: Context, metrics: Metrics, releases: LeaseReleases) -> None:
@@ -103,17 +106,17 @@ class TransferLease:
         self._reports_progress = True
 
     async def acquire(self, offset: int, failed: Mapping[str, str]) -> tuple[Holder, ...]:
-        """Ask the router where to get the content from byte `offset` on, and wait as long as it says.
+        """Ask the router for holders of the content from byte `offset` on. While it answers `Wait`, wait and ask again.
 
         Args:
-            offset: the first byte that is still missing.
-            failed: as `Want.failed`.
+            offset: The first byte that is still missing.
+            failed: As `Want.failed`.
 
         Returns:
             The holders, best first.
 
         Raises:
-            NotFound: the router advises to go upstream, or it failed.
+            NotFound: The router answers `Upstream`, or fails.
         """
         while True:
             match await self._ask(Want(self._digest, offset, dict(failed))):
@@ -121,7 +124,7 @@ class TransferLease:
                     await asyncio.sleep(max(_MIN_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
                     await self._replace(lease)
-                    self.end_reason = LeaseEnd.DONE  # the runtime does as the router advised
+                    self.end_reason = LeaseEnd.DONE  # the runtime goes upstream, as the router decided
                     raise NotFound(f"no peer has {self._digest}")
                 case Feed(holders, lease):
                     await self._replace(lease)
@@ -145,16 +148,13 @@ class TransferLease:
         await self._releases.release(self._lease, self.end_reason, self._digest)
 
     async def _ask(self, want: Want) -> Feed | Wait | Upstream:
-        """Return the router's advice, in the time that a lookup may take. Raises NotFound.
-
-        A router that needs more time can answer `Wait`.
-        """
+        """Return the router's answer, within the time that a lookup may take. Raises NotFound."""
         started = time.monotonic()
         router = self._context.router
         name = f"{type(router).__name__}.acquire"
-        advice: object = None  # a plug-in may return anything
+        answer: object = None  # a plug-in may return anything
         try:
-            advice = await call(
+            answer = await call(
                 lambda: router.acquire(want),
                 self._context,
                 name,
@@ -166,15 +166,15 @@ class TransferLease:
         except Unavailable as error:
             raise NotFound(str(error)) from error
         finally:
-            self._metrics.lookups.add(_result(advice))
+            self._metrics.lookups.add(_result(answer))
             self._metrics.lookup_seconds.add(time.monotonic() - started)
-        if isinstance(advice, Feed | Wait | Upstream):
-            return advice
-        self._context.log.error("%s: %s returned %r, not Feed, Wait or Upstream", want.key, name, advice)
-        raise NotFound("the router gave no advice")
+        if isinstance(answer, Feed | Wait | Upstream):
+            return answer
+        self._context.log.error("%s: %s returned %r, not Feed, Wait or Upstream", want.key, name, answer)
+        raise NotFound("the router gave no valid answer")
 
     async def _replace(self, lease: Lease) -> None:
-        """Follow `lease` from now on. The router may return the same lease again."""
+        """Report to `lease` from now on, and release the previous one. The router may return the same lease again."""
         if lease is self._lease:
             return
         previous, reason = self._lease, self.end_reason
@@ -182,8 +182,9 @@ class TransferLease:
         await self._releases.release(previous, reason, self._digest)
 
 
-def _result(advice: object) -> str:
-    match advice:
+def _result(answer: object) -> str:
+    """Return the label of a router's answer in the metrics."""
+    match answer:
         case Feed():
             return HIT
         case Wait():

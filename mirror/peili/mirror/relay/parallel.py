@@ -1,13 +1,14 @@
 """Parallel requests of this host's runtime for parts of one blob.
 
-containerd fetches a large layer as many open-ended ranges at a time, and closes each response after one part. Two
-things limit what that costs a peer:
+containerd fetches a large layer with several open-ended ranges at the same time, and closes each response after one
+part. This module limits what that costs a peer:
 
-- A peer serves only so many requests of one host at once. If one of the parallel requests failed, containerd would ask
-  no other registry for that part. Therefore the requests to a peer take turns (`ParallelRequests`).
-- A peer would go on sending for a while after the response is closed, several MiB with what kernels buffer. Therefore
-  an open-ended range is asked for in windows (`open_in_windows`): bounded ranges, one after the other. Windows grow
-  with what was read, so that a long response takes few requests.
+- A peer serves only a limited number of requests of one host at the same time. If one of the parallel requests failed,
+  containerd would not fetch that part from another registry. Therefore the requests to a peer take turns
+  (`ParallelRequests`).
+- A peer continues to send for a while after a response is closed: several MiB, with the buffers of the kernels.
+  Therefore an open-ended range is requested in windows (`open_in_windows`): bounded ranges, one after the other.
+  Windows grow with the bytes that were read, so that a long response takes few requests.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ _MAX_TURN_WAIT = 1.0
 _RECENT = 5.0
 """Seconds for which a holder may still be busy with a transfer that has ended here."""
 _CLOSED_RESPONSES = 2
-"""So many recently closed responses of one blob show that the runtime fetches in parallel. A single one may come from a
-runtime that was stopped and resumes.
+"""This number of recently closed responses of one blob shows that the runtime fetches in parallel. After a single one,
+the runtime may have been stopped, and resume.
 """
 _MAX_BLOBS = 4096
 """Blobs remembered as recent."""
 _FIRST_WINDOW = 128 * KIB
 _LARGEST_WINDOW = 4 * MIB
 _WINDOW_DIVISOR = 4
-"""A window has at most this fraction of what was read before it, so at most this fraction is sent in vain."""
+"""A window has at most a quarter of the bytes that were read before it. So few bytes are sent in vain."""
 _GATHER_SECONDS = 0.5
 """The longest time that a window is read before its bytes are passed on."""
 
@@ -57,11 +58,11 @@ _GATHER_SECONDS = 0.5
 class ParallelRequests:
     """Counts the transfers of each blob and the requests to each peer. Used on one event loop.
 
-    It knows whether the runtime fetches a blob in parallel, and lets the requests to a peer take turns.
+    It recognises that the runtime fetches a blob in parallel, and lets the requests to a peer take turns.
 
     Args:
         limits: ``parts_per_peer``.
-        limited: called with the name of a limit that took effect.
+        limited: Called with the name of a limit that took effect.
     """
 
     def __init__(self, limits: Limits, limited: Callable[[str], None]) -> None:
@@ -91,17 +92,17 @@ class ParallelRequests:
             self._changes.notify()
 
     def is_shared(self, digest: Digest) -> bool:
-        """Return whether a holder may be busy with another transfer of `digest`, which runs or ended a moment ago."""
+        """Return whether a holder may be busy with another transfer of `digest`, which is running or ended recently."""
         ended = self._ended.get(digest)
         return self._transfers[digest] > 1 or (ended is not None and _is_recent(ended))
 
     def is_parallel(self, digest: Digest) -> bool:
-        """Return whether the runtime fetches `digest` in parallel: another transfer runs, or some were closed early."""
+        """Return whether the runtime fetches `digest` in parallel: another transfer runs, or two were closed early."""
         closed = self._closed.get(digest, ())
         return self._transfers[digest] > 1 or (len(closed) == _CLOSED_RESPONSES and _is_recent(closed[0]))
 
     def should_log(self, digest: Digest) -> bool:
-        """Return whether nothing was logged for parts of `digest` in the last seconds. Then it counts as logged."""
+        """Return whether nothing was logged about parts of `digest` in the last seconds. Note that it is logged now."""
         logged = self._logged.get(digest)
         _remember(self._logged, digest, asyncio.get_running_loop().time())
         return logged is None or not _is_recent(logged)
@@ -110,17 +111,20 @@ class ParallelRequests:
         """Wait until one more request to `peer_id` is allowed.
 
         Returns:
-            What to call, once, when the response is closed.
+            A function that ends the turn. Call it once, when the response is closed.
 
         Raises:
-            PeerUnavailable: with `FailureReason.BUSY`, after a second.
+            PeerUnavailable: It took more than a second. The reason is `FailureReason.BUSY`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _MAX_TURN_WAIT
         while self._requests[peer_id] >= self._limits.parts_per_peer:
             if loop.time() > deadline:
                 self._limited("parts_per_peer")
-                raise PeerUnavailable(f"peer {peer_id} has as many requests of this host as it may", FailureReason.BUSY)
+                raise PeerUnavailable(
+                    f"peer {peer_id} already has {self._limits.parts_per_peer} requests of this host",
+                    FailureReason.BUSY,
+                )
             await self.wait_change()
         self._requests[peer_id] += 1
         return partial(self._request_ended, peer_id)
@@ -150,15 +154,18 @@ def _remember(table: dict[Digest, T], digest: Digest, value: T) -> None:
 
 
 class PeerRequest:
-    """Asks one peer for one content or for parts of it, which may take turns with other requests.
+    """Requests content, or parts of it, from one peer. Each request may have to wait for its turn.
 
     Args:
-        client: the HTTP client.
-        peer: the peer to ask.
-        path: the path of the content at the peer.
-        timeout: seconds until the head of the response.
-        parallel: if given, the request waits for its turn at the peer.
+        client: The HTTP client.
+        peer: The peer to ask.
+        path: The path of the content at the peer.
+        timeout: Seconds until the head of the response.
+        parallel: If given, each request waits for its turn at the peer.
         method: GET or HEAD.
+
+    Attributes:
+        is_queued: Whether the request waits for its turn, and was not sent to the peer yet.
     """
 
     def __init__(
@@ -175,13 +182,12 @@ class PeerRequest:
         self.method = method
         self.parallel = parallel
         self.is_queued = False
-        """Whether it waits for its turn, and so not for the peer."""
         self._client = client
         self._path = path
         self._timeout = timeout
 
     async def open(self, wanted: ByteRange | None) -> Response:
-        """Ask for `wanted`, or for the whole. Raises PeerUnavailable."""
+        """Send a request for the range `wanted`; None means the whole content. Raises PeerUnavailable."""
         headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
         if self.parallel is None:
             return await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
@@ -202,12 +208,13 @@ class PeerRequest:
 
 
 async def open_in_windows(request: PeerRequest, wanted: ByteRange) -> Response | WindowedBody:
-    """Ask for the open-ended range `wanted` in windows.
+    """Request the open-ended range `wanted` in windows.
 
-    If the peer does not answer with the first window, its response is returned as it is.
+    Returns:
+        The body; or the peer's response as it is, if that is not the first window or already contains everything.
 
     Raises:
-        PeerUnavailable: the peer did not answer.
+        PeerUnavailable: The peer did not answer.
     """
     first = wanted.first or 0
     stop = first + _FIRST_WINDOW
@@ -223,15 +230,20 @@ async def open_in_windows(request: PeerRequest, wanted: ByteRange) -> Response |
 
 
 class WindowedBody:
-    """The bytes of one span, in windows. It has one owner, who calls `close`.
+    """The bytes of one span, which arrive in windows. Its one owner calls `close`.
 
-    A window is read to its end, as far as the caller's buffer takes it, before any of it is passed on. So the peer is
-    done with the window however slowly the runtime reads.
+    A window is read to its end, if the caller's buffer has room for it, before any of it is returned. So the peer can
+    finish the window at its own speed, even if the runtime reads slowly.
 
     Args:
-        request: asks the peer for further windows.
-        span: what the windows add up to.
-        response: the first window.
+        request: Requests the next windows.
+        span: All bytes of the windows together.
+        response: The response with the first window.
+
+    Attributes:
+        head: The head of the first response, changed so that it describes the whole span.
+        length: The length of the span in bytes.
+        can_splice: False.
     """
 
     def __init__(self, request: PeerRequest, span: Span, response: Response) -> None:
@@ -243,17 +255,17 @@ class WindowedBody:
         self._span = span
         self._offset = span.start
         self._window: Response | None = response
-        self._window_left = response.left
+        self._window_remaining = response.remaining
 
     @property
-    def left(self) -> int:
-        """Bytes of the span that have not come yet."""
-        gathered = self._window_left - self._window.left if self._window is not None else 0
+    def remaining(self) -> int:
+        """The number of bytes of the span that have not arrived yet."""
+        gathered = self._window_remaining - self._window.remaining if self._window is not None else 0
         return self._span.stop - self._offset - gathered
 
     @property
     def buffered(self) -> int:
-        """Bytes of the window that are here already."""
+        """The number of bytes of the window that are in memory already."""
         return self._window.buffered if self._window is not None else 0
 
     async def begin(self) -> None:
@@ -262,30 +274,30 @@ class WindowedBody:
             await self._window.begin()
 
     async def readinto(self, buffer: memoryview) -> int:
-        """Wait for bytes, and read what has come of this window.
+        """Wait for bytes, and read the rest of this window, or as much as arrives within half a second.
 
         Returns:
             The number of bytes; 0 at the end.
 
         Raises:
-            OSError: the connection failed.
-            PeerUnavailable: the peer refused the next window.
+            OSError: The connection failed.
+            PeerUnavailable: The peer refused the next window.
         """
         if self._offset >= self._span.stop:
             return 0
         window = self._window or await self._open_next(len(buffer))
-        room, filled, started = buffer[: self._window_left], 0, time.monotonic()
+        room, filled, started = buffer[: self._window_remaining], 0, time.monotonic()
         while filled < len(room) and (not filled or time.monotonic() - started < _GATHER_SECONDS):
             filled += await window.readinto(room[filled:])
-        self._window_left -= filled
+        self._window_remaining -= filled
         self._offset += filled
-        if not self._window_left:
+        if not self._window_remaining:
             self._window = None
             window.close()
         return filled
 
     async def splice(self, pipe: int, count: int) -> int:
-        """Not available: `can_splice` is false."""
+        """Raise NotImplementedError: `can_splice` is false."""
         raise NotImplementedError
 
     def close(self) -> None:
@@ -295,12 +307,12 @@ class WindowedBody:
             window.close()
 
     async def _open_next(self, room: int) -> Response:
-        """Ask for a window no larger than `room`, so that it is read whole before the runtime gets any of it."""
+        """Request a window of at most `room` bytes, so that it is read whole before the runtime receives any of it."""
         read = self._offset - self._span.start
         size = min(max(_FIRST_WINDOW, read // _WINDOW_DIVISOR), _LARGEST_WINDOW, room)
         part = Span(self._offset, min(self._offset + size, self._span.stop), self._span.size)
         self._window = window = await self._request.open(ByteRange(part.start, part.stop - 1))
-        self._window_left = part.length
+        self._window_remaining = part.length
         head, peer = window.head, self._request.peer
         if head.status in {429, 503}:
             raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)

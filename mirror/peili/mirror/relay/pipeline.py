@@ -1,8 +1,8 @@
-"""Moves bytes from sources to where they go: collected in memory, hashed on the way to the runtime, or passed through.
+"""Pipelines that move bytes from sources: into memory, or to the runtime, with or without a check of the digest.
 
-A pipeline keeps its place from one source to the next. It raises an error of a source (PeerUnavailable) only after it
-has passed on all bytes that the source sent before, except for those that a verifier withholds. All pipelines share the
-memory of one `BufferPool`, which is bounded; a transfer's part of it is freed when the transfer ends.
+A pipeline continues where the previous source stopped. It raises the error of a source (PeerUnavailable) only after it
+has passed on all bytes that the source sent before, except those that a verifier withholds. All pipelines share the
+memory of one bounded `BufferPool`. The memory of a transfer is freed when the transfer ends.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ if sys.platform == "linux":
     import fcntl
 
 Progress: TypeAlias = Callable[[int], None]
-"""Called with the byte of the content up to which the runtime has been served."""
+"""Called with an offset: the runtime has received all bytes of the content before it."""
 _HashedPieces: TypeAlias = asyncio.Queue[asyncio.Future[Piece] | None]
 _MAX_SPLICE = MIB
-"""Bytes that one call moves."""
+"""The most bytes that one splice moves."""
 _PIPE_SIZE = MIB
-"""The size of a pipe. It means a number of slots, each of which takes what one packet brought, however little. The more
-slots there are, the more one call moves.
+"""The size of a pipe, which determines its number of slots. The bytes of one packet fill a slot, even if they are few.
+So one call moves more bytes if there are more slots.
 """
 RING_LENGTH = 5
-"""Buffers of one transfer: one is sent, one is withheld, one is hashed, one is read, and one is spare."""
+"""The number of buffers of one transfer: one each that is sent, withheld, hashed and read, and a spare one."""
 _LARGEST_BUFFER = 4 * MIB
-"""Bytes of a buffer. Each buffer costs several hand-overs between threads, which take time on a busy machine: 1 GiB
-took 1.24 CPU seconds in buffers of 0.8 MiB and 0.95 in these, and was 1.25 times as fast.
+"""The largest size of a buffer in bytes. Each buffer is passed between threads several times, which takes time on a
+busy machine. Measured for 1 GiB: 1.24 CPU seconds with buffers of 0.8 MiB; 0.95 with this size, and 1.25 times as fast.
 """
 _SMALLEST_BUFFER = 32 * KIB
 _SMALL_CONTENT = 64 * KIB
-"""Content up to this many bytes has reserved room that larger content cannot take. Most manifests are smaller."""
+"""A part of the buffer pool is only for content up to this size in bytes. Most manifests are smaller."""
 
 
 class Sink(Protocol):
-    """Where a body goes: the response of a door. Its errors (OSError, TimeoutError) are the runtime's."""
+    """Where a body goes: the response of a door. It raises OSError or TimeoutError if the runtime does not read."""
 
     @property
     def socket_writer(self) -> SocketWriter | None:
@@ -65,26 +65,31 @@ class Pipeline(ABC):
 
     @abstractmethod
     async def consume(self, source: Source) -> None:
-        """Read all that `source` has left. Raises PeerUnavailable, and what the sink raises."""
+        """Read `source` to its end.
+
+        Raises:
+            PeerUnavailable: The source failed. Another one can continue at its offset.
+            OSError: The sink failed. TimeoutError is one.
+        """
 
     async def release(self) -> None:
-        """There is no more: pass on the withheld bytes unverified, so that the runtime can continue after them."""
+        """Pass on the withheld bytes unverified: no source has the rest, and the runtime can continue after them."""
         return
 
     async def finish(self) -> None:
-        """All bytes have come: verify them, and pass on the withheld end. Raises DigestMismatch."""
+        """Verify the bytes after the last one was read, and pass on the withheld end. Raises DigestMismatch."""
         return
 
 
 class FillPipeline(Pipeline):
-    """Reads into `buffer`, which has exactly as many bytes as come. Verifies nothing."""
+    """Reads into `buffer`, which has exactly the size of what is read. Verifies nothing."""
 
     def __init__(self, buffer: memoryview) -> None:
         self._buffer = buffer
 
     @override
     async def consume(self, source: Source) -> None:
-        while source.left:
+        while source.remaining:
             count = await source.readinto(self._buffer)
             self._buffer = self._buffer[count:]
 
@@ -93,17 +98,17 @@ class CollectPipeline(Pipeline):
     """Collects bytes in memory, and verifies them as a whole.
 
     Args:
-        length: how many bytes come.
-        verifier: checks them.
-        thread: hashes them.
+        length: The number of bytes.
+        verifier: Checks the bytes.
+        thread: Hashes the bytes.
 
     Attributes:
-        data: the bytes, after `finish`.
+        data: The bytes, after `finish`.
     """
 
     def __init__(self, length: int, verifier: Verifier, thread: HashThread) -> None:
         self.data = b""
-        # The system provides the memory when bytes come, not when a peer states how many there will be.
+        # A mapping takes memory only when bytes arrive, not already when a peer states their number.
         self._buffer = memoryview(mmap.mmap(-1, length) if length else b"")
         self._filled = 0
         self._verifier = verifier
@@ -111,7 +116,7 @@ class CollectPipeline(Pipeline):
 
     @override
     async def consume(self, source: Source) -> None:
-        while source.left:
+        while source.remaining:
             self._filled += await source.readinto(self._buffer[self._filled :])
 
     @override
@@ -127,12 +132,12 @@ class HashPipeline(Pipeline):
     Each buffer of the ring goes through these steps: read, hashed in the thread, withheld, sent, free.
 
     Args:
-        sink: where the bytes go.
-        ring: the buffers.
-        verifier: withholds the last piece until the digest is checked.
-        thread: hashes; the same one for all pieces of the verifier.
-        start: the first byte.
-        progress: called after each piece that was sent.
+        sink: Where the bytes go.
+        ring: The buffers.
+        verifier: Withholds the last piece until the digest is checked.
+        thread: Hashes all pieces.
+        start: The offset of the first byte in the content.
+        progress: Called after each piece that was sent.
     """
 
     def __init__(
@@ -168,7 +173,7 @@ class HashPipeline(Pipeline):
     async def _read(self, source: Source, hashed: _HashedPieces) -> None:
         """Put each piece into `hashed`, and None at the end."""
         try:
-            while source.left:
+            while source.remaining:
                 buffer = await self._ring.next_buffer()
                 count = await source.readinto(buffer)
                 self._ring.mark_filled()
@@ -200,16 +205,18 @@ class PassThroughPipeline(Pipeline):
         with _open_pipe() as pipe:
             await self._copy(source, pipe)
             if pipe is not None and (socket_writer := self._sink.socket_writer) is not None:
-                while source.left:
+                while source.remaining:
                     await socket_writer.splice(pipe.read_end, await source.splice(pipe.write_end, _MAX_SPLICE))
                     self._progress(source.offset)
-                    await asyncio.sleep(0)  # if neither side makes it wait, other tasks would not run
+                    await asyncio.sleep(0)  # lets other tasks run if neither side makes this one wait
 
     async def _copy(self, source: Source, pipe: _Pipe | None) -> None:
         """Copy until the rest can be spliced."""
         with self._buffers.ring() as ring:
             buffer = await ring.next_buffer()
-            while source.left and not (pipe is not None and self._sink.socket_writer is not None and source.can_splice):
+            while source.remaining and not (
+                pipe is not None and self._sink.socket_writer is not None and source.can_splice
+            ):
                 count = await source.readinto(buffer)
                 await self._sink.send(buffer[:count])
                 self._progress(source.offset)
@@ -217,29 +224,28 @@ class PassThroughPipeline(Pipeline):
 
 
 class BufferPool:
-    """Lends buffers to transfers, up to `max_bytes` in all. If all bytes are lent, further buffers have the least size.
+    """Lends buffers to transfers, up to `max_bytes` in total. When these are lent, further buffers have the least size.
 
     Up to half of the pool can be reserved for content that is collected whole, and an eighth more for small content.
-    Rings shrink by what is reserved as they go on.
 
-    All rings have the same share. If a new ring makes the shares smaller, an older ring gives back the surplus as it
-    goes on. Until then, the new ring works with what is left.
+    All rings have the same share of the rest. When a new ring or a reservation makes the share smaller, an older ring
+    replaces its buffers by smaller ones when it uses them next. Until then, the new ring works with what is available.
 
     Args:
-        max_bytes: the size of the pool.
+        max_bytes: The size of the pool.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._available = max_bytes  # negative if buffers of the least size exceed the pool
+        self._available = max_bytes  # negative while buffers of the least size exceed the pool
         self._rings = 0
         self._reserved = 0
         self._released = asyncio.Event()
 
     async def reserve(self, count: int) -> None:
-        """Wait until `count` bytes can be reserved for content that is collected whole. Call `release` at the end.
+        """Wait until `count` bytes are reserved for content that is collected whole. Call `release` at the end.
 
-        Content that is larger than the room gets it if nothing else is reserved. The caller bounds the wait.
+        If nothing else is reserved, any number of bytes can be. The caller bounds the wait.
         """
         while not self._has_room(count):
             self._released.clear()
@@ -269,14 +275,14 @@ class BufferPool:
             self._available += ring.size
 
     def resized(self, buffer: memoryview) -> memoryview:
-        """Return `buffer`, or a new one in its place if its size is far from the current share. Its content is lost."""
+        """Return `buffer`, or a new buffer in its place if its size is far from the current share."""
         self._available += len(buffer)
         share = min(
             _LARGEST_BUFFER, max(0, self._max_bytes - self._reserved) // (RING_LENGTH * self._rings), self._available
         )
         size = max(_SMALLEST_BUFFER, share // KIB * KIB)
-        if not size <= len(buffer) * 2 <= 2 * size:  # a buffer may be a little small, else each new ring changes all
-            # An anonymous mapping, not the heap: the system gets the memory back when the transfer ends.
+        if not size <= len(buffer) * 2 <= 2 * size:  # down to half, so that a new ring does not replace all buffers
+            # An anonymous mapping and not the heap: the system gets its memory back when the transfer ends.
             buffer = memoryview(mmap.mmap(-1, size))
         self._available -= len(buffer)
         return buffer
@@ -294,11 +300,11 @@ class BufferRing:
 
     @property
     def size(self) -> int:
-        """Bytes of all buffers."""
+        """The number of bytes of all buffers."""
         return sum(map(len, self._buffers))
 
     async def next_buffer(self) -> memoryview:
-        """Wait for the next free buffer. Until `mark_filled` is called, it returns the same one again."""
+        """Wait for the next free buffer, and return it. Returns the same one until `mark_filled` is called."""
         while self._filled - self._freed == RING_LENGTH:
             self._is_freed.clear()
             await self._is_freed.wait()
@@ -307,11 +313,11 @@ class BufferRing:
         return self._buffers[index]
 
     def mark_filled(self) -> None:
-        """The buffer that `next_buffer` returned is in use."""
+        """Note that the buffer that `next_buffer` returned is in use."""
         self._filled += 1
 
     def free_oldest(self) -> None:
-        """The buffer that has been in use for the longest time is free."""
+        """Note that the buffer that was filled first is free again."""
         self._freed += 1
         self._is_freed.set()
 
@@ -323,13 +329,13 @@ class _Pipe(NamedTuple):
 
 @contextmanager
 def _open_pipe() -> Generator[_Pipe | None]:
-    """A new pipe; None if this process may have no more descriptors, or if the system cannot splice."""
+    """Open a pipe. Yield None if no file descriptor is available, or if the system cannot splice."""
     pipe = None
     if sys.platform == "linux":
         with suppress(OSError):
             read_end, write_end = os.pipe()
             pipe = _Pipe(write_end, read_end)
-            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # at the system's bound, the pipe stays smaller
+            fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)  # if it fails, the pipe stays small
     try:
         yield pipe
     finally:

@@ -1,4 +1,4 @@
-"""Asks one holder, and more of them if it hesitates or fails. The first source that opens wins."""
+"""Races holders: asks one, and asks more of them if it hesitates or fails. The first source that opens wins."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import is_cancelled
 
 _MAX_AT_ONCE = 16
-"""Holders that are asked at the same time."""
+"""The number of holders that are asked at the same time."""
 _MAX_CANDIDATES = 32
-"""Holders of one race."""
+"""The number of holders that take part in one race."""
 _LAST_RESORT = 4
 """After this many times ``hedge_delay``, resting holders are asked even if others may still answer."""
 _PREFERRED = -1
@@ -38,13 +38,14 @@ class RaceOptions:
     """How a race is run.
 
     Attributes:
-        on_failure: called for each holder that fails, with its error.
-        on_hesitation: called for each holder that is still silent after much more time than the winner took.
-        delay: seconds without a winner after which more holders are asked.
-        hedge_delay: ``limits.hedge_delay``; the unit of `_LAST_RESORT`, and the least hesitation.
-        log: for errors that are bugs.
-        is_trial: a source is being read, and the race looks for a faster one. So resting holders are not asked, and
-            more holders are asked at once.
+        on_failure: Called for each holder that fails, with its error.
+        on_hesitation: Called for each holder that is still silent after much more time than the winner took.
+        delay: Seconds without a winner after which more holders are asked.
+        hedge_delay: ``limits.hedge_delay``. No hesitation is shorter, and resting holders are asked after four times
+            this time.
+        log: For errors that are bugs.
+        is_trial: Whether a source is already being read, and the race looks for a faster one. Then resting holders are
+            not asked, and more holders are asked at once.
     """
 
     on_failure: Callable[[Peer, PeerUnavailable], None]
@@ -58,17 +59,17 @@ class RaceOptions:
 class Candidates:
     """The holders that a race may ask: those that the router named, and those that its lookup finds later.
 
-    It has one owner, who calls `aclose`.
+    Its one owner calls `aclose`.
 
     Args:
-        holders: the named holders, best first.
-        lookup: finds further holders.
-        scores: in which order holders are asked.
-        log: for a lookup that fails.
-        preferred: asked first, whatever its score.
-        is_usable: whether to ask the peer with this id at all.
-        is_doubted: whether to ask the peer with this id only with the resting ones.
-        timeout: seconds that the lookup may take for each holder.
+        holders: The named holders, best first.
+        lookup: Finds further holders.
+        scores: In which order holders are asked.
+        log: For a lookup that fails.
+        preferred: This peer is asked first, whatever its score.
+        is_usable: Returns whether to ask the peer with this id at all.
+        is_doubted: Returns whether the peer with this id ranks with the resting ones.
+        timeout: Seconds that the lookup may take for each holder.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Candidates:
         self._timeout = timeout
 
     def __len__(self) -> int:
-        """How many wait to be asked."""
+        """Return how many holders wait to be asked."""
         return len(self._waiting)
 
     def take(self, max_rank: int) -> Holder | None:
@@ -116,10 +117,10 @@ class Candidates:
         return best
 
     async def find_more(self) -> bool:
-        """Wait for a further holder. Called by one task.
+        """Wait until the lookup finds one more holder. Only one task may call it.
 
         Returns:
-            False if there are no more; do not call it again then.
+            Whether it found one. If not, do not call it again.
         """
         try:
             if self._found is None:
@@ -133,21 +134,21 @@ class Candidates:
                     return True
         except StopAsyncIteration:
             pass
-        except (Exception, asyncio.CancelledError) as error:  # a plug-in's; the holders found so far are good
+        except (Exception, asyncio.CancelledError) as error:  # from the router; the holders found so far are good
             if is_cancelled(error):
                 raise
             self._log.info("the router's lookup found no further holders: %r", error)
         return False
 
     async def aclose(self) -> None:
-        """End the lookup. Idempotent. Waits at most `timeout`, and raises nothing that the lookup raises."""
+        """End the lookup. Takes at most `timeout` seconds, and does not raise its errors. Idempotent."""
         found, self._found = self._found, None
         if found is None:
             return
         try:
             async with Deadline(self._timeout):
                 await found.aclose()
-        except (Exception, asyncio.CancelledError) as error:  # a plug-in's; the winner is good all the same
+        except (Exception, asyncio.CancelledError) as error:  # from the router; it does not affect the winner
             if is_cancelled(error):
                 raise
             self._log.info("the router's lookup of further holders did not close: %r", error)
@@ -162,13 +163,14 @@ async def race(candidates: Candidates, open_source: Open, options: RaceOptions) 
     """Open a source at the first holder that delivers.
 
     One holder is asked first, and another one for each that fails. Each time that ``options.delay`` passes without a
-    winner, twice as many are asked as the time before; in a trial, four times as many. An error that is not
-    PeerUnavailable is a bug; it is logged, and ends no other attempt. Sources that open too late are closed.
+    winner, twice as many holders are asked as the time before; in a trial, four times as many. An error that is not
+    PeerUnavailable is a bug. It is logged, and the other attempts continue. Sources that open after the winner are
+    closed.
 
     Args:
-        candidates: the holders to ask. The race closes them.
-        open_source: asks one holder.
-        options: how the race is run.
+        candidates: The holders to ask. The race closes them.
+        open_source: Opens a source at one holder.
+        options: How the race is run.
 
     Returns:
         The source that won; None if all holders failed.
@@ -193,7 +195,8 @@ class _Race:
         self._lookup: asyncio.Task[bool] | None = None
         self._is_lookup_finished = False
         self._has_hedged = False
-        self._batch = self._due = 2 if options.is_trial else 1  # how many were asked together, and are still to be
+        self._batch = 2 if options.is_trial else 1  # how many holders are asked at a time
+        self._due = self._batch  # how many of them are still to be asked
         self._winner: Source | None = None
 
     async def run(self) -> Source | None:
@@ -216,7 +219,7 @@ class _Race:
                 deadline = self._clock() + self._options.delay
 
     async def close(self) -> None:
-        """Cancel the other attempts, and close sources that they open all the same."""
+        """Cancel the other attempts. Close the sources that they open nevertheless."""
         late, pending = list(self._attempts), self._pending
         for task in pending:
             task.cancel()
@@ -225,7 +228,7 @@ class _Race:
             await self._candidates.aclose()
         except asyncio.CancelledError:
             if self._winner is not None:
-                await self._winner.aclose()  # the caller does not get it
+                await self._winner.aclose()  # the cancelled caller does not receive it
             raise
         finally:  # a cancelled gather also waits for its tasks, but does not return their results
             for task in late:
@@ -237,7 +240,7 @@ class _Race:
         return [*self._attempts, *([self._lookup] if self._lookup is not None else [])]
 
     def _start_attempts(self) -> None:
-        """Ask as many holders as are due. If there are too few, look for more."""
+        """Ask as many holders as are due. If there are too few, let the lookup find more."""
         while (
             self._due
             and len(self._attempts) < _MAX_AT_ONCE
@@ -245,8 +248,8 @@ class _Race:
         ):
             self._attempts[asyncio.create_task(self._open_source(holder))] = (holder, self._clock())
             self._due -= 1
-        # If all holders that the router named fail at once, the caller asks the router again: its advice is better
-        # than its lookup.
+        # If all named holders fail at once, the race ends and the caller asks the router again: `Router.acquire` may
+        # know more than `Router.lookup`.
         needs_more = self._has_hedged or self._options.is_trial or (not self._attempts and bool(self._candidates))
         if self._due and needs_more and not self._is_lookup_finished and self._lookup is None:
             self._lookup = asyncio.create_task(self._candidates.find_more())
@@ -271,7 +274,7 @@ class _Race:
         except Exception as error:
             peer_id = holder.peer.id
             self._options.log.exception("fetching from peer %s failed, which is a bug", peer_id)
-            failure = PeerUnavailable(f"peer {peer_id} can't be fetched from: {error!r}", FailureReason.BROKEN)
+            failure = PeerUnavailable(f"fetching from peer {peer_id} failed: {error!r}", FailureReason.BROKEN)
             self._options.on_failure(holder.peer, failure)
         else:
             self._report_hesitation(self._clock() - started)

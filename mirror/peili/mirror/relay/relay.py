@@ -23,12 +23,12 @@ class TransferRequest:
     """What a transfer fetches.
 
     Attributes:
-        digest: the content.
-        path: the path of the content at a peer.
-        wanted: the range that the runtime wants; None for the whole.
-        collect_limit: up to this many bytes are collected and verified before the first one is sent. Larger content
-            is verified on the way.
-        is_manifest: the content is a manifest or index, which must not be larger than `collect_limit`.
+        digest: The content.
+        path: The path of the content at a peer.
+        wanted: The range that the runtime wants; None for the whole content.
+        collect_limit: Content of up to this many bytes is collected and verified before its first byte is sent. Larger
+            content is verified while it is sent.
+        is_manifest: Whether the content is a manifest or index, which must not be larger than `collect_limit`.
     """
 
     digest: Digest
@@ -39,37 +39,37 @@ class TransferRequest:
 
     @property
     def is_continuation(self) -> bool:
-        """Whether the runtime wants bytes after the first one, so that it may not go to another source any more."""
+        """Whether the range begins after the first byte. The runtime may then be unable to go to another source."""
         return self.wanted is not None and bool(self.wanted.first)
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether the runtime wants all bytes after some later byte, and may close the response early."""
+        """Whether the range is ``N-`` with N above 0. The runtime may close the response to it early."""
         return self.is_continuation and self.wanted is not None and self.wanted.last is None
 
 
 class RelayState:
-    """What the transfers of one run share.
+    """What all transfers share while the mirror is entered.
 
     Args:
-        context: of the mirror, with the relay's log.
-        metrics: of the mirror.
-        verify: whether content larger than ``limits.verify_ahead`` is hashed.
+        context: The mirror's context, with the relay's log.
+        metrics: The mirror's metrics.
+        verify: Whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
-        context: of the mirror, with the relay's log. Its router, store, client, limits and log are attributes, too.
-        blame: which peers failed for which blob.
-        scores: the speed and the failures of each peer.
-        sizes: the sizes that are known from verified content.
-        hash_threads: the threads that hash content.
-        buffers: the memory of all transfers.
-        releases: the router's leases that are being released.
-        parallel: the transfers of each blob, and the requests to each peer.
+        limits: The limits of `context`.
+        log: The log of `context`.
+        blame: Which peers failed for which blob.
+        scores: The speed and the failures of each peer.
+        sizes: The sizes that are known from verified content.
+        hash_threads: The threads that hash content.
+        buffers: The memory for the content of all transfers.
+        releases: The router's leases that are being released.
+        parallel: The transfers of each blob, and the requests to each peer.
     """
 
     def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
         self.context = context
-        self.router, self.store, self.client = context.router, context.store, context.client
         self.limits, self.log, self.metrics = context.limits, context.log, metrics
         self.verify = verify
         self.blame = Blame(self.limits, metrics=metrics)
@@ -85,12 +85,12 @@ class Relay:
     """Admits transfers from peers; see `open_transfer`. May be used concurrently, on the mirror's loop.
 
     Args:
-        context: of the mirror. Its client must be usable from `start` to `aclose`.
-        metrics: of the mirror.
-        verify: whether content larger than ``limits.verify_ahead`` is hashed; see `Mirror`.
+        context: The mirror's context. Its client must be usable from `start` to `aclose`.
+        metrics: The mirror's metrics.
+        verify: Whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
-        under_way: how many transfers there are now.
+        under_way: The number of transfers in progress.
     """
 
     def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
@@ -102,12 +102,12 @@ class Relay:
         self._is_open = False
 
     def start(self) -> None:
-        """Admit transfers. What an earlier run learned about peers is forgotten."""
+        """Admit transfers, from now until `stop`. Forget what was learned about peers before."""
         self._state = RelayState(self._context, self._metrics, verify=self._verify)
         self._is_open = True
 
     def stop(self) -> None:
-        """Admit no more transfers. Current ones go on."""
+        """Admit no more transfers. Those in progress continue."""
         self._is_open = False
 
     async def drain(self, timeout: float) -> None:
@@ -116,7 +116,7 @@ class Relay:
             await self._state.releases.drain(timeout)
 
     async def aclose(self) -> None:
-        """Stop. Wait ``limits.stop_timeout`` seconds for the leases that are being released, and end the threads."""
+        """Stop, wait up to ``limits.stop_timeout`` seconds for leases that are being released, and end the threads."""
         self.stop()
         if self._state is not None:
             try:
@@ -129,8 +129,9 @@ class Relay:
         """Count one transfer of `digest`, or of the range `wanted`, for as long as the context lasts.
 
         Raises:
-            NotFound: the mirror is not running, there are too many transfers, or the runtime continues wrong bytes. In
-                the last case, the rest would be wrong too, and its sender would not be to blame.
+            NotFound: The mirror is not running, there are too many transfers, or the runtime wants the rest of content
+                of which it already has wrong bytes. In the last case, the whole could not match the digest, and the
+                sender of the rest would be blamed for it.
         """
         state = self._state
         if state is None or not self._is_open:
@@ -138,9 +139,9 @@ class Relay:
         busy = max(self.under_way, state.releases.under_way)
         if busy >= state.limits.transfers:
             self._metrics.limited.add("transfers")
-            raise NotFound(f"{busy} transfers are under way already, or their leases not yet released")
+            raise NotFound(f"{busy} transfers are in progress, or their leases are being released")
         if wanted is not None and wanted.first != 0 and state.blame.is_poisoned(digest):
-            raise NotFound(f"what the runtime has of {digest} is wrong")
+            raise NotFound(f"the runtime has wrong bytes of {digest}")
         self.under_way += 1
         try:
             with state.parallel.transfer(digest):

@@ -1,8 +1,7 @@
-"""Watches a source while it is read. If it hesitates, other holders are tried next to it, and a much faster one
-replaces it.
+"""Watches a source while it is read. If it hesitates, other holders are tried, and a much faster one replaces it.
 
-A trial is a small request for the bytes that come next. Only its duration counts; its bytes are thrown away. So a
-source that recovers loses no byte, and a replaced source is never read again.
+A trial requests the next bytes from another holder. Only its rate counts; its bytes are discarded. So the source may
+recover during a trial, and no byte is lost.
 """
 
 from __future__ import annotations
@@ -23,37 +22,37 @@ from peili.mirror.relay.reputation import MUCH_FASTER, HolderScores
 from peili.mirror.relay.source import Source
 
 _SMALLEST_TRIAL, _LARGEST_TRIAL = 64 * KIB, MIB
-"""Bytes of a trial."""
+"""The size of a trial in bytes."""
 _TRIAL_BUFFER = 16 * KIB
 _CHECKS_PER_DELAY = 3
 """How often a source is checked during a hedge delay."""
 _MAX_TRIAL = 4
-"""How long trials may take, in hedge delays, while the source still sends."""
+"""The time for trials in hedge delays, if the source still sends something."""
 _PAUSE = 1.0
 """Seconds until the next trials if no holder was faster."""
 _WAITING_SHARE = 0.8
-"""If less of the time was spent waiting for the source, it is as fast as the runtime that reads it."""
+"""If this host spent a smaller part of the time waiting for the source, the source is as fast as the runtime."""
 
 
 class Replaced(PeerUnavailable):
-    """Another holder is much faster now. This peer may still be used if there is no other."""
+    """Another holder is much faster now. The peer may be used again if no other remains."""
 
 
 class SourceWatcher:
-    """Watches one source, and runs trials next to it. It has one owner, who calls `aclose`.
+    """Watches one source, and tries other holders if it hesitates. Its one owner calls `aclose`.
 
-    When a trial succeeds, the source is interrupted with `Replaced` (see `Source.interrupt`), and `replacement` is set.
+    When a trial succeeds, `replacement` is set and the source is interrupted with `Replaced` (see `Source.interrupt`).
 
     Args:
-        source: the source to watch.
-        scores: how long to wait for its peer.
+        source: The source to watch.
+        scores: Their hedge delay says how long the peer may send nothing.
         limits: ``hedge_delay`` and ``slow_rate``.
-        log: for errors that are bugs.
-        try_others: returns a source of a holder that is much faster than the given bytes per second, or None. It is
-            cancelled if the source recovers.
+        log: For errors that are bugs.
+        try_others: Returns a closed source of a holder that is much faster than the given bytes per second, or None. It
+            is cancelled if the source recovers.
 
     Attributes:
-        replacement: the peer to continue with, if one was found.
+        replacement: The peer to continue with, if one was found.
     """
 
     def __init__(
@@ -71,7 +70,7 @@ class SourceWatcher:
         self._log = log
         self._try_others = try_others
         self._loop = asyncio.get_running_loop()
-        self._samples = deque[tuple[float, int, float]]()  # when, bytes so far, seconds of waiting so far
+        self._samples = deque[tuple[float, int, float]]()  # time, bytes so far, seconds of waiting so far
         self._trial: asyncio.Task[Source | None] | None = None
         self._rate = 0.0
         self._next_trial = 0.0
@@ -91,7 +90,7 @@ class SourceWatcher:
     def _check(self) -> None:
         progress, now = self._source.progress(), self._loop.time()
         if progress is None or now - self._due > self._limits.hedge_delay / _CHECKS_PER_DELAY:
-            self._samples.clear()  # the peer has no request now, or this host was suspended: nothing is known
+            self._samples.clear()  # the request waits for its turn, or this host was suspended: the rate is not known
         else:
             self._samples.append((now, *progress))
             self._decide(now)
@@ -109,7 +108,7 @@ class SourceWatcher:
             self._trial.add_done_callback(self._trial_ended)
 
     def _is_hesitating(self, now: float) -> bool:
-        """Whether nothing came for the peer's hedge delay, or too little for the general one."""
+        """Return whether no byte arrived during the hedge delay of the peer, or too few during the general one."""
         if self._rate_since(now - self._scores.hedge_delay(self._source.peer.id)) == 0:
             self._rate = 0.0
             return True
@@ -121,7 +120,7 @@ class SourceWatcher:
         return rate < self._limits.slow_rate and remaining > 2 * self._limits.hedge_delay * rate
 
     def _rate_since(self, since: float) -> float | None:
-        """Bytes per second; None if there is no sample, or if the runtime did not wait for the source."""
+        """Return the bytes per second; None if there is no sample, or if the runtime did not wait for the source."""
         before = [sample for sample in self._samples if sample[0] <= since]
         if not before:
             return None
@@ -131,7 +130,7 @@ class SourceWatcher:
         return (bytes_now - bytes_then) / (waited_now - waited_then)
 
     async def _run_trial(self) -> Source | None:
-        """If the source sends something, trials are short: they take from the same link, which may be what is slow."""
+        """Try other holders. While the source sends, the time is short: trials use the same link, which may be slow."""
         try:
             async with asyncio.timeout(_MAX_TRIAL * self._limits.hedge_delay if self._rate else None):
                 return await self._try_others(self._rate)
@@ -158,30 +157,35 @@ class SourceWatcher:
 
 
 def trial_range(start: int, stop: int | None, failures: int = 0) -> ByteRange:
-    """The range to try a holder with.
+    """Return the range of a trial.
 
     Args:
-        start: the first byte.
-        stop: the end of what is wanted; None if it is open.
-        failures: how many failures there were lately. The more, the larger is the trial.
+        start: The first byte.
+        stop: The end of the wanted bytes; None if it is open.
+        failures: The number of recent failures. A trial is four times as large for each of them.
     """
     end = start + min(_SMALLEST_TRIAL * 4**failures, _LARGEST_TRIAL)
     return ByteRange(start, (end if stop is None else min(end, stop)) - 1)
 
 
 async def measure(source: Source, rate: float, scores: HolderScores) -> Source:
-    """Read `source` to its end, throw the bytes away, and record the rate. Closes the source in any case.
+    """Read `source` to its end, discard the bytes, and record the rate. Closes the source in any case.
+
+    Args:
+        source: The source.
+        rate: Bytes per second that the source must clearly exceed.
+        scores: Where the rate is recorded.
 
     Returns:
-        The closed source, of which the caller needs only the peer.
+        The closed source. Its peer passed the trial.
 
     Raises:
-        NotFaster: the source is not much faster than `rate` bytes per second.
-        PeerUnavailable: the source failed.
+        NotFaster: The source is not much faster than `rate` bytes per second.
+        PeerUnavailable: The source failed.
     """
     started, count, buffer = time.monotonic(), 0, memoryview(bytearray(_TRIAL_BUFFER))
     try:
-        while source.left:
+        while source.remaining:
             count += await source.readinto(buffer)
     finally:
         await source.aclose()

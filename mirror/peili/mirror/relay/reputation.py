@@ -14,43 +14,43 @@ from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.references import Digest
 
 _TRANSIENT_REASONS = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
-"""Reasons that say nothing about the next request for the blob, so that `Blame` does not remember them."""
+"""`Blame` does not remember these reasons: the next request for the same blob may succeed."""
 
 HEALTHY, UNPROVEN, RESTING = range(3)
-"""In which order peers are asked; see `HolderScores.rank`."""
+"""The ranks of peers; see `HolderScores.rank`."""
 MUCH_FASTER = 4
 """A peer is much faster than another if its rate is this many times the other's."""
 _MAX_PEERS = 4096
-"""Peers remembered."""
+"""The number of peers to remember."""
 _FORGET_AFTER = 600.0
-"""Seconds without news after which a peer is forgotten, because it may have left."""
+"""Seconds without a request after which a peer is forgotten. It may no longer exist."""
 _LIGHT_REST = 0.2
-"""The part of a full rest that a peer gets if it may not be faulty."""
+"""The part of a full rest for a peer that may work well: it refused, was busy, or hesitated."""
 _MAX_RECENT = 3
-"""Recent failures that are counted."""
+"""The largest number of recent failures that counts."""
 _NEWEST_WEIGHT = 0.5
 """The weight of the newest measurement in the mean rate."""
 _MIN_SAMPLE = 64 * KIB
 """From this many bytes on, a rate counts however short the time was."""
 _MIN_SECONDS = 0.001
-"""Bytes that came in less time were here already."""
+"""Bytes that took less time had arrived before this host waited for them."""
 
 
 class Blame:
-    """Which peers failed for which blob, and which blobs the runtime has wrong bytes of.
+    """Which peers failed for which blob, and of which blobs the runtime has wrong bytes.
 
-    - `record`: a peer failed. If it sent wrong bytes, it is quarantined: it is not asked for the blob for
-      ``quarantine_ttl`` seconds. If it stalled or broke, it is not asked for ``failure_ttl`` seconds.
-    - `doubt`: a peer is one of several that may have sent wrong bytes in the same transfer.
-    - `suspect`: a peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
-    - `poison`: the runtime has wrong bytes.
+    - `record`: A peer failed. If it sent wrong bytes, it is quarantined: it is not asked for the blob for
+      ``quarantine_ttl`` seconds. If it stalled or ended early, it is not asked for ``failure_ttl`` seconds.
+    - `doubt`: A peer is one of several that may have sent wrong bytes in the same transfer.
+    - `suspect`: A peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
+    - `poison`: The runtime has wrong bytes.
 
     All tables are bounded. Not thread-safe.
 
     Args:
         limits: ``quarantine_ttl``, ``failure_ttl`` and ``quarantine_entries``.
-        clock: seconds that never go back.
-        metrics: counts failures and quarantines.
+        clock: Seconds that never go back.
+        metrics: Counts failures and quarantines.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Blame:
         ttl = self._limits.quarantine_ttl if reason == FailureReason.WRONG else self._limits.failure_ttl
         until = self._clock() + ttl
         if until < self._excluded.get((digest, peer_id), (0.0, ""))[0]:
-            return  # a smaller fault does not end a quarantine
+            return  # a less serious failure does not shorten a quarantine
         if reason == FailureReason.WRONG:
             self._metrics.quarantines.add()
         self._exclude(digest, peer_id, until, reason)
@@ -90,21 +90,18 @@ class Blame:
         self._remember(self._doubted, (digest, peer_id), now + self._limits.quarantine_ttl)
 
     def is_doubted(self, digest: Digest, peer_id: str) -> bool:
-        """Whether `peer_id` may have sent wrong bytes of `digest` in the last ``quarantine_ttl`` seconds."""
+        """Return whether `peer_id` may have sent wrong bytes of `digest` in the last ``quarantine_ttl`` seconds."""
         return self._doubted.get((digest, peer_id), 0.0) > self._clock()
 
     def excluded(self, digest: Digest) -> dict[str, str]:
-        """Return the ids of the peers not to ask for `digest` now, with the reasons, as `Want.failed` takes them."""
+        """Return the ids of the peers not to ask for `digest` now, each with the reason; see `Want.failed`."""
         now = self._clock()
         for key in [key for key, (until, _) in self._excluded.items() if until <= now]:
             del self._excluded[key]
         return {peer_id: reason for (blamed, peer_id), (_, reason) in self._excluded.items() if blamed == digest}
 
     def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
-        """Note that these peers sent unverified bytes that the runtime now has of `digest`.
-
-        That is forgotten after ``quarantine_ttl`` seconds.
-        """
+        """Note, for ``quarantine_ttl`` seconds, that the runtime has unverified bytes of `digest` from these peers."""
         if not peer_ids:
             return
         until = self._clock() + self._limits.quarantine_ttl
@@ -112,7 +109,7 @@ class Blame:
         self._remember(self._suspects, digest, suspects)
 
     def suspects(self, digest: Digest) -> frozenset[str]:
-        """Return the ids of the peers that may be to blame if the rest of `digest` does not match."""
+        """Return the ids of the peers that may be to blame if the digest of the whole content is wrong."""
         now = self._clock()
         return frozenset(peer_id for peer_id, until in self._suspects.get(digest, {}).items() if until > now)
 
@@ -121,12 +118,12 @@ class Blame:
         self._remember(self._poisoned, digest, self._clock() + self._limits.quarantine_ttl)
 
     def clear(self, digest: Digest) -> None:
-        """The runtime starts `digest` again: forget wrong bytes and suspects."""
+        """Forget the wrong bytes and the suspects, because the runtime starts `digest` from the beginning."""
         self._poisoned.pop(digest, None)
         self._suspects.pop(digest, None)
 
     def is_poisoned(self, digest: Digest) -> bool:
-        """Whether the runtime is known to have wrong bytes of `digest`."""
+        """Return whether the runtime is known to have wrong bytes of `digest`."""
         return self._poisoned.get(digest, 0.0) > self._clock()
 
     def _exclude(self, digest: Digest, peer_id: str, until: float, reason: str) -> None:
@@ -134,7 +131,7 @@ class Blame:
             self._metrics.limited.add("quarantine_entries")
 
     def _remember(self, table: OrderedDict[Any, Any], key: object, value: object) -> bool:
-        """Add the newest entry. Returns whether the oldest had to go."""
+        """Add an entry. Return whether the oldest one was removed to make room for it."""
         table[key] = value
         table.move_to_end(key)
         is_full = len(table) > self._limits.quarantine_entries
@@ -158,13 +155,13 @@ class _Score:
 class HolderScores:
     """The speed and the failures of each peer, over all transfers. Not thread-safe.
 
-    A peer that failed rests: for ``failure_ttl`` seconds, it is asked only if no other peer is left. The rest doubles
-    with each further failure, up to ``rest_max``. A peer that hesitated, refused or was busy rests for a fifth of that.
-    A success ends the rest. The table is bounded. A peer without news for ten minutes is forgotten.
+    A peer that failed *rests* for ``failure_ttl`` seconds: it is asked only if no other peer remains. The time doubles
+    with each further failure, up to ``rest_max``. A peer that hesitated, refused or was busy rests for a fifth of the
+    time. A success ends the rest. The table is bounded. A peer that was not used for ten minutes is forgotten.
 
     Args:
         limits: ``failure_ttl``, ``rest_max``, ``hedge_delay`` and ``slow_rate``.
-        clock: seconds that never go back.
+        clock: Seconds that never go back.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
@@ -175,7 +172,7 @@ class HolderScores:
         self._proven: set[str] = set()  # peers that sent all that they were asked for, and have not failed since
 
     def __len__(self) -> int:
-        """How many peers are remembered."""
+        """Return how many peers are remembered."""
         return len(self._scores)
 
     def record_failure(self, peer_id: str, reason: str) -> None:
@@ -192,7 +189,7 @@ class HolderScores:
         self._rest(peer_id, _LIGHT_REST)
 
     def record_success(self, peer_id: str, started: float) -> None:
-        """Note that `peer_id` sent all that it was asked for. A failure after `started`, by the clock, still counts."""
+        """Note that `peer_id` sent all that was requested, unless it failed after `started`, by the clock."""
         score = self._score(peer_id)
         if score.failed_at > started:
             return
@@ -214,18 +211,19 @@ class HolderScores:
         return score.rate if score is not None else None
 
     def is_slow(self, peer_id: str) -> bool:
-        """Whether `peer_id` sends less than ``slow_rate``, and some other peer sends much faster."""
+        """Return whether `peer_id` sends less than ``slow_rate``, and some other peer sends much faster."""
         rate = self.rate(peer_id)
         if rate is None or rate >= self._limits.slow_rate:
             return False
         return any(score.rate is not None and score.rate > MUCH_FASTER * rate for score in self._scores.values())
 
     def rank(self, peer_id: str) -> int:
-        """Return in which order to ask `peer_id`; lower ranks first.
+        """Return the rank of `peer_id`. Peers of a lower rank are asked first.
 
         Returns:
-            RESTING: ask it only if no other peer is left. UNPROVEN: prefer proven peers, because another peer failed
-            in the last ``failure_ttl`` seconds and this one may fail in the same way. HEALTHY: otherwise.
+            `RESTING` if it is asked only if no other peer remains. `UNPROVEN` if proven peers are preferred, because
+            another peer failed in the last ``failure_ttl`` seconds and this one may fail in the same way. `HEALTHY`
+            otherwise.
         """
         score = self._scores.get(peer_id)
         if score is not None and score.rests_until > self._clock():
@@ -234,25 +232,25 @@ class HolderScores:
         return UNPROVEN if is_unproven else HEALTHY
 
     def successes(self, peer_id: str) -> int:
-        """Return how often `peer_id` sent all that it was asked for. This orders the resting peers."""
+        """Return how often `peer_id` sent all that was requested. Resting peers with more successes are asked first."""
         score = self._scores.get(peer_id)
         return score.successes if score is not None else 0
 
     def hedge_delay(self, peer_id: str | None = None) -> float:
         """Return the seconds of silence after which other peers are asked.
 
-        It is shorter the more failures there were lately, except if `peer_id` is proven.
+        Recent failures make it shorter, unless `peer_id` is proven.
         """
         return self._limits.hedge_delay / (1 if peer_id in self._proven else 1 + self.recent_failures)
 
     @property
     def recent_failures(self) -> int:
-        """How many failures there were in the last ``failure_ttl`` seconds, of all peers; at most three."""
+        """The number of failures of all peers in the last ``failure_ttl`` seconds, at most three."""
         since = self._clock() - self._limits.failure_ttl
         return sum(failed_at > since for failed_at in self._recent)
 
     def _rest(self, peer_id: str, share: float) -> None:
-        """Let `peer_id` rest. Failures while it rests belong to the same incident and count once."""
+        """Let `peer_id` rest. Its failures while it rests count as one: they may have one cause."""
         score, now = self._score(peer_id), self._clock()
         self._proven.discard(peer_id)
         score.failed_at = now

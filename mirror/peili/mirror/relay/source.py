@@ -1,4 +1,4 @@
-"""One holder's answer to a request for content: checked against the request, and watched while it is read."""
+"""One holder's response to a request for content: checked against the request, and read with deadlines."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAX_DIGITS = 19
 
 
 class OutOfRange(PeerUnavailable):
-    """The peer says that it has the content, but that none of its bytes is in the requested range.
+    """The peer states that it has the content, but that no byte of it is in the requested range.
 
     Attributes:
-        size: how many bytes the content has, as the peer says.
+        size: The size of the content that the peer states, in bytes.
     """
 
     def __init__(self, peer: Peer, wanted: ByteRange, size: int) -> None:
@@ -35,9 +35,9 @@ class OutOfRange(PeerUnavailable):
 
 
 class _RateCheck:
-    """Whether a peer sends too slowly. Only the time that this host waits for the peer counts.
+    """Finds out whether a peer sends too slowly.
 
-    So a slow runtime makes no peer look slow.
+    Only the time that this host waits for the peer counts, so that a slow runtime does not make a peer look slow.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -46,7 +46,11 @@ class _RateCheck:
         self._waited = 0.0
 
     def is_slow(self, count: int, waited: float) -> bool:
-        """Add `count` bytes after `waited` seconds; whether the last ``rate_window`` of waiting brought too few."""
+        """Note that `count` bytes took `waited` seconds of waiting.
+
+        Returns:
+            Whether too few bytes arrived in the last ``rate_window`` seconds of waiting.
+        """
         self._bytes += count
         self._waited += waited
         if self._waited < self._limits.rate_window:
@@ -57,16 +61,21 @@ class _RateCheck:
 
 
 class Source:
-    """Content that comes from one peer, with its first bytes available. It has one owner, who calls `aclose`.
+    """Content that comes from one peer. Its first bytes have arrived. Its one owner calls `aclose`.
 
-    `readinto` and `splice` raise only PeerUnavailable, with the reason. One task reads. It must not read after an
-    error, because bytes that arrived before it may be lost.
+    Only one task may read. It must not read again after an error, because bytes may be lost.
+
+    Args:
+        request: The request, for the peer and for whether it is queued.
+        span: The bytes that the peer sends.
+        body: The body of the response.
+        limits: ``stall_timeout``, ``rate_window`` and ``min_rate`` apply to reading.
 
     Attributes:
-        peer: the peer.
-        span: what the peer sends.
-        offset: the next byte of the content; all bytes before it were read or spliced.
-        started: when the first bytes were here, by `time.monotonic`.
+        peer: The peer.
+        span: The bytes that the peer sends.
+        offset: The next byte of the content. All bytes before it were read or spliced.
+        started: When the first bytes had arrived, by `time.monotonic`.
     """
 
     def __init__(self, request: PeerRequest, span: Span, body: _Body, limits: Limits) -> None:
@@ -97,22 +106,22 @@ class Source:
         parallel: ParallelRequests | None = None,
         method: str = "GET",
     ) -> Source:
-        """Ask `peer`, and return once the first bytes are here.
+        """Send a request to `peer`, and wait until the first bytes of the body have arrived.
 
         Args:
-            client: the HTTP client.
-            peer: the peer to ask.
-            path: the path of the content at the peer.
-            digest: the content.
-            wanted: the range to ask for; None for the whole.
-            limits: ``first_byte_timeout`` bounds this call.
-            check_span: called with the span that the peer states, before the body is read. It may raise
-                PeerUnavailable, for example because the size is not the known one.
-            parallel: if given, `wanted` is asked for in windows, each of which waits for its turn.
+            client: The HTTP client.
+            peer: The peer to ask.
+            path: The path of the content at the peer.
+            digest: The content.
+            wanted: The range to request; None for the whole content.
+            limits: ``first_byte_timeout`` bounds this call; see also the class.
+            check_span: Called with the span that the peer states, before the body is read. It may raise
+                PeerUnavailable, for example because the size is wrong.
+            parallel: If given, `wanted` is requested in windows, each of which waits for its turn.
             method: GET, or HEAD for a source that only states its span and cannot be read.
 
         Raises:
-            PeerUnavailable: with the reason.
+            PeerUnavailable: The peer does not send the requested bytes.
         """
         with ExitStack() as stack:
             try:
@@ -123,7 +132,7 @@ class Source:
                     )
                     stack.callback(body.close)
                     length = body.length if method == "GET" else _content_length(body.head)
-                    span = _check_answer(peer, body.head, length, digest, wanted)
+                    span = _check_response(peer, body.head, length, digest, wanted)
                     check_span(peer, span)
                     with map_exceptions(peer):
                         await body.begin()
@@ -131,7 +140,7 @@ class Source:
                 raise PeerUnavailable(f"peer {peer.id}: no first byte in time", FailureReason.SILENT) from error
             stack.pop_all()
             if method != "GET":
-                body.close()  # nothing more comes, so others may use the connection
+                body.close()  # there is no body, so the connection can be used again
             return cls(request, span, body, limits)
 
     @property
@@ -140,8 +149,8 @@ class Source:
         return self._body.head.header("content-type")
 
     @property
-    def left(self) -> int:
-        """How many bytes are still to come."""
+    def remaining(self) -> int:
+        """The number of bytes of the span that were not read yet."""
         return self.span.stop - self.offset
 
     @property
@@ -150,35 +159,35 @@ class Source:
         return self._body.can_splice and not self._body.buffered
 
     def progress(self) -> tuple[int, float] | None:
-        """How many bytes have come, and how many seconds this host waited for them.
+        """Return how many bytes have arrived, and how many seconds this host waited for them.
 
         Returns:
-            None while the request waits for its turn, so that the peer has nothing to do.
+            None while the request waits for its turn: the peer has not received it yet.
         """
         if self._request.is_queued:
             return None
         waiting = time.monotonic() - self._current_read[0] if self._current_read is not None else 0.0
-        return self.span.length - self._body.left, self._waited + waiting
+        return self.span.length - self._body.remaining, self._waited + waiting
 
     def interrupt(self, error: PeerUnavailable) -> None:
-        """Make the current read, or else the next one, raise `error`: another peer replaces this one."""
+        """Make the current read, or else the next one, raise `error`, because another peer replaces this one."""
         self._replaced = error
         if self._current_read is not None:
             self._current_read[1].expire()
 
     async def readinto(self, buffer: memoryview) -> int:
-        """Wait for bytes, and read as many as have come.
+        """Wait for bytes, and read those that have arrived.
 
         Returns:
-            The number of bytes; 0 only at the end.
+            The number of bytes; 0 only at the end of the span.
 
         Raises:
-            PeerUnavailable: with the reason.
+            PeerUnavailable: The peer stalled, sends too slowly or ended early, or another one replaces it.
         """
         return await self._read_with_deadline(self._body.readinto, buffer)
 
     async def splice(self, pipe: int, count: int) -> int:
-        """Like `readinto`, but for up to `count` bytes into a pipe, which must have room."""
+        """Move up to `count` bytes into a pipe, which must have room. Otherwise like `readinto`."""
         return await self._read_with_deadline(self._body.splice, pipe, count)
 
     async def aclose(self) -> None:
@@ -203,7 +212,7 @@ class Source:
             raise
         waited = time.monotonic() - started
         self._waited += waited
-        # This host may have been suspended during the wait. So a single wait, however long, makes no peer slow.
+        # This host may have been suspended during the wait. So one long wait alone does not make a peer slow.
         if self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
@@ -211,19 +220,21 @@ class Source:
 
 
 def _content_length(head: ResponseHead) -> int | None:
-    """The Content-Length of an answer to HEAD; None if there is none, or if it is not a size."""
+    """Return the Content-Length of a response to HEAD; None if it is missing or not a size."""
     text = head.header("content-length")
     if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
         return None
     return int(text)
 
 
-def _check_answer(peer: Peer, head: ResponseHead, length: int | None, digest: Digest, wanted: ByteRange | None) -> Span:
-    """Return what an answer carries. Raises PeerUnavailable if that is not the requested content or part."""
+def _check_response(
+    peer: Peer, head: ResponseHead, length: int | None, digest: Digest, wanted: ByteRange | None
+) -> Span:
+    """Return the span that a response contains. Raises PeerUnavailable if that is not the requested one."""
     if head.status in {429, 503}:
         raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
     if head.status == 416 and wanted is not None:
-        raise _unsatisfiable(peer, head, wanted)
+        raise _out_of_range_error(peer, head, wanted)
     if head.status not in {200, 206}:
         raise PeerUnavailable(f"peer {peer.id} answered {head.status}", FailureReason.REFUSED)
     if length is None:  # for example because a proxy sends chunks: not a fault of the peer
@@ -235,14 +246,14 @@ def _check_answer(peer: Peer, head: ResponseHead, length: int | None, digest: Di
         if isinstance(error, Unsatisfiable) and wanted is not None and head.status == 200:
             raise OutOfRange(peer, wanted, error.size) from error  # it ignores ranges, which is allowed
         raise PeerUnavailable(f"peer {peer.id}: not the requested content: {error}", FailureReason.WRONG) from error
-    if span != requested:  # it says what it sends, so it does not cheat
+    if span != requested:  # it states honestly what it sends
         part = wanted or "the whole"
         raise PeerUnavailable(f"peer {peer.id} sends {span.content_range}, not {part}", FailureReason.REFUSED)
     return span
 
 
-def _unsatisfiable(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUnavailable:
-    """The error for a peer that answers 416 to the range `wanted`."""
+def _out_of_range_error(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUnavailable:
+    """Return the error for a peer that answers 416 to the range `wanted`."""
     try:
         size = parse_unsatisfied_range(head.headers.get("content-range", ""))
         part = wanted.within(size)
@@ -254,7 +265,7 @@ def _unsatisfiable(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUna
 
 
 def _parse_span(head: ResponseHead, length: int, digest: Digest) -> Span:
-    """What the head says that the answer carries. Raises ValueError if that is impossible or cannot be used."""
+    """Return the span that the head of a response states. Raises ValueError if it is malformed or cannot be used."""
     headers = head.headers
     if headers.get("docker-content-digest", digest) != digest:
         raise ValueError(f"its digest is {headers['docker-content-digest']}")

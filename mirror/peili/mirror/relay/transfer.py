@@ -1,9 +1,9 @@
-"""One response for the runtime, put together from one or several holders.
+"""One response for the runtime, assembled from one or several holders.
 
-`Transfer.begin` finds a holder and waits for its first bytes, so that "go upstream" is still a possible answer. Then
-`Transfer.send_to` reads on. If a holder fails, another one continues at the byte where it stopped. All bytes are hashed
-on the way, and the last piece is sent only if the digest is right. If no holder is left, or the digest is wrong, the
-transfer is cut, and the runtime asks again for the rest.
+`Transfer.begin` finds a holder and waits for its first bytes. Until then, the runtime can still be sent upstream. Then
+`Transfer.send_to` sends the content. If a holder fails, another one continues at the byte where it stopped. All bytes
+are hashed while they are sent, and the last piece is sent only if the digest is right. If no holder remains, or the
+digest is wrong, the response is cut off, and the runtime requests the rest again.
 """
 
 from __future__ import annotations
@@ -29,19 +29,22 @@ from peili.mirror.support.deadlines import Deadline
 async def open_transfer(
     relay: Relay, digest: Digest, path: str, *, wanted: ByteRange | None = None, is_manifest: bool = False
 ) -> AsyncGenerator[Transfer]:
-    """Transfer content from peers. What the transfer holds is freed when the context ends.
+    """Transfer content from peers. The resources of the transfer are freed when the context ends.
 
     This is not a method of `Relay`, because that would make an import cycle.
 
     Args:
-        relay: what admits the transfer.
-        digest: the content.
-        path: the path of the content at a peer.
-        wanted: the range that the runtime wants; None for the whole.
-        is_manifest: the content is a manifest or index, which is always collected whole.
+        relay: Admits the transfer.
+        digest: The digest of the content.
+        path: The path of the content at a peer.
+        wanted: The range that the runtime wants; None for the whole content.
+        is_manifest: Whether the content is a manifest or index, which is always collected whole.
+
+    Yields:
+        The transfer, which has not begun.
 
     Raises:
-        NotFound: the relay admits no transfer; the runtime must go upstream.
+        NotFound: The relay admits no transfer; the runtime must go upstream.
     """
     transfer: Transfer | None = None
     try:
@@ -55,18 +58,20 @@ async def open_transfer(
 
 
 class Transfer:
-    """The content of one request, from peers. It has one owner, who calls `begin`, then `send_to`, and always `aclose`.
+    """The content of one request, from peers. Its one owner calls `begin`, then `send_to`, and `aclose` in any case.
 
     For a response without a body, the owner calls `describe` instead of `begin` and `send_to`. If it sends nothing
     after `begin`, it calls `complete`.
 
     Args:
-        request: what to transfer.
-        state: the relay's state.
+        request: What to transfer.
+        state: The state that all transfers share.
 
     Attributes:
-        data: all that `send_to` will send, if it was collected (verified in memory before the first byte is sent).
-        media_type: the media type of a manifest or index that was collected whole, else that of octets.
+        data: All bytes that `send_to` will send, if they were collected: verified in memory before the first one is
+            sent.
+        media_type: The media type of a manifest or index that was collected whole; otherwise
+            ``application/octet-stream``.
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
@@ -76,8 +81,8 @@ class Transfer:
         self._state = state
         self._holders = Holders(request, state)
         self._source: Source | None = None
-        self._senders: set[str] = set()  # the peers that sent bytes which are not verified yet
-        self._reached: dict[str, int] = {}  # where each of them stopped, which shows who may be to blame
+        self._senders: set[str] = set()  # ids of the peers that sent bytes which are not verified yet
+        self._stopped_at: dict[str, int] = {}  # at which byte each of them stopped, to find those to blame
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
@@ -89,19 +94,20 @@ class Transfer:
             What `send_to` will send.
 
         Raises:
-            NotFound: the runtime must go upstream.
-            Unsatisfiable: a holder has the content, but no byte of it is in the requested range.
+            NotFound: No peer sends the content; the runtime must go upstream.
+            Unsatisfiable: A holder has the content, but no byte of it is in the requested range.
         """
         async with self._holders.bounded_wait() as deadline:
             return await self._begin(deadline)
 
     async def describe(self) -> Descriptor:
-        """Describe the content by a holder's answer to HEAD, so that no byte of it travels.
+        """Return the media type and the size of the content.
 
-        Only if that answer does not tell what small content is, the content is fetched and verified.
+        A holder's response to HEAD usually states both. If it does not state the type of small content reliably, the
+        content is fetched and verified.
 
         Raises:
-            NotFound: the runtime must go upstream.
+            NotFound: No peer has the content; the runtime must go upstream.
         """
         async with self._holders.bounded_wait() as deadline:
             source = await self._open_head(deadline)
@@ -113,20 +119,20 @@ class Transfer:
         return Descriptor(media_type, self._request.digest, size)
 
     def complete(self) -> None:
-        """Tell the router, when its lease ends, that the runtime has all that it wanted."""
+        """Note that the runtime has all that it wanted. The router learns this when its lease is released."""
         self._holders.lease.end_reason = LeaseEnd.DONE
 
-    def narrow(self, span: Span) -> None:
-        """Let `send_to` send only `span` of the whole content that is in `data`; for a range of a manifest."""
+    def trim_to(self, span: Span) -> None:
+        """Let `send_to` send only `span` of the whole content that is in `data`: the range of a manifest."""
         if self.data is not None and self._span.is_whole:
             self.data, self._span = self.data[span.start : span.stop], span
 
     @property
     def takes_one_stream(self) -> bool:
-        """Whether the response to an open-ended range must not state a length, so that the runtime takes one stream.
+        """Whether the response must not state its length, so that the runtime reads it as one stream.
 
-        A runtime that knows the length may fetch in parallel. Parallel parts cannot be verified, and cost the peers
-        more. It makes no difference for a part that could not be verified as one stream either.
+        A runtime that knows the length may fetch further parts in parallel. Parallel parts cannot be verified, and they
+        cost the peers more. This applies to the response to an open-ended range, if its bytes can be verified.
         """
         wanted = self._request.wanted
         is_open_ended = wanted is not None and wanted.first is not None and wanted.last is None
@@ -134,13 +140,14 @@ class Transfer:
         return is_open_ended and self.data is None and is_one_stream
 
     async def send_to(self, sink: Sink) -> None:
-        """Send what `begin` returned to `sink`.
+        """Send the bytes that `begin` returned the span of to `sink`.
 
         Raises:
-            Aborted: no holder has the rest, or the bytes were wrong.
+            Aborted: No holder has the rest, or the bytes were wrong.
+            OSError: The runtime has disconnected or reads nothing.
         """
         if self._span.start == 0:
-            self._state.blame.clear(self._request.digest)  # not in `begin`: after a HEAD, the runtime keeps what it has
+            self._state.blame.clear(self._request.digest)  # not in `begin`: a HEAD does not discard the runtime's bytes
         if self.data is not None:
             await sink.send(self.data)
             self._holders.lease.progress(self._span.stop)
@@ -158,7 +165,7 @@ class Transfer:
         """Open the first source. Collect small content, and prepare to stream large content."""
         wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
         if wanted and holders.size is not None and not wanted.is_within(holders.size):
-            await self._open_head(deadline)  # if no peer has the content, the answer is not found, whatever the range
+            await self._open_head(deadline)  # raises NotFound if no peer has the content, whatever the range is
             raise self._end_out_of_range(holders.size)
         if self._request.is_open_ended and wanted:
             holders.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
@@ -167,7 +174,7 @@ class Transfer:
             if not await self._has_right_size(source, deadline):
                 continue
             if wanted and source.span.size > collect_limit and wanted.within(source.span.size) != source.span:
-                holders.trusts_claims = False  # the content was claimed to be small, so it was asked for whole
+                holders.trusts_claims = False  # the content was wrongly claimed to be small, and so requested whole
                 continue
             self._source, self._span = source, source.span
             if source.span.size <= collect_limit and not source.span.is_whole:
@@ -200,21 +207,21 @@ class Transfer:
                     raise
                 raise self._end_out_of_range(size) from None
         holders.readmit_out_of_range()
-        # The whole: the size of small content is stated only after the content is verified.
+        # The whole content, because the size of small content may be stated only after it is verified.
         return await holders.open(None, whole_if_small=True)
 
     async def _open_head(self, deadline: float) -> Source:
-        """Return a holder's answer to HEAD. Raises NotFound."""
+        """Return a source with a holder's response to HEAD. Raises NotFound."""
         while True:
             source = await self._holders.open(None, head_only=True)
             if await self._has_right_size(source, deadline):
                 return source
 
     def _media_type_by_head(self, source: Source) -> str | None:
-        """Return the media type of the content by an answer to HEAD; None if only the content itself can tell.
+        """Return the media type of the content by a response to HEAD; None if only the content itself shows it.
 
-        That is so if holders contradict each other, if a manifest is claimed to have the type of something else, and
-        the other way round.
+        It is None if holders of small content contradict each other, if a manifest is claimed to have the type of
+        something else, or if small content of another kind is claimed to be a manifest.
         """
         request, holders, size = self._request, self._holders, source.span.size
         claimed = (source.media_type or "").partition(";")[0].strip()
@@ -226,7 +233,7 @@ class Transfer:
         return None if is_manifest_type(claimed) and size <= request.collect_limit else OCTET_STREAM
 
     async def _has_right_size(self, source: Source, deadline: float) -> bool:
-        """Compare the size of large content with the runtime's, if no manifest states it. Fails a wrong peer."""
+        """Return whether the stated size of large content is right, as far as the runtime knows. Fail a wrong peer."""
         holders = self._holders
         if holders.size is not None or source.span.size <= self._request.collect_limit:
             return True
@@ -244,7 +251,7 @@ class Transfer:
         return Unsatisfiable(self._request.wanted, size)
 
     async def _collect(self, source: Source) -> bytes | None:
-        """Collect and verify all of the span; None if it was wrong and another holder should be tried."""
+        """Collect and verify the whole span. Return None if it was wrong and another holder should be tried."""
         await self._reserve_memory(self._span.length)
         pipeline = CollectPipeline(self._span.length, self._verifier, self._state.hash_threads.thread())
         try:
@@ -263,13 +270,13 @@ class Transfer:
         return pipeline.data
 
     async def _collect_from_part(self, source: Source) -> bytes | None:
-        """Collect and verify all of small content of which `source` has a part; the rest is asked for after it.
+        """Collect and verify small content as a whole. `source` has a part of it; the rest is requested afterwards.
 
         Returns:
-            None if it was wrong and another holder should be tried.
+            The content; None if it was wrong and another holder should be tried.
 
         Raises:
-            NotFound: the content cannot be completed.
+            NotFound: The content cannot be completed.
         """
         part, size = source.span, source.span.size
         rest = [span for span in (Span(0, part.start, size), Span(part.stop, size, size)) if span.length]
@@ -295,10 +302,10 @@ class Transfer:
         return data
 
     def _prepare_restart(self) -> bool:
-        """Let holders of another size be asked, which may be the right one; whether there are any."""
+        """Readmit the holders that state another size, which may be the right one. Return whether there are any."""
         if not self._holders.readmit_other_sizes():
             return False
-        self._senders.clear()  # their bytes are thrown away
+        self._senders.clear()  # their bytes are discarded
         return True
 
     def _record_verified(self, data: bytes) -> None:
@@ -310,16 +317,17 @@ class Transfer:
             self._state.sizes.add_manifest(data)
 
     def _keep_wanted(self, data: bytes) -> Span:
-        """Keep what the runtime wants of `data` for `send_to`. Raises Unsatisfiable."""
+        """Keep the part of `data` that the runtime wants, for `send_to`. Raises Unsatisfiable."""
         wanted = self._request.wanted
         self.data = data
         if wanted is not None and self._span.is_whole:
             if not wanted.is_within(self._span.size):
                 raise self._end_out_of_range(self._span.size)
-            self.narrow(wanted.within(self._span.size))
+            self.trim_to(wanted.within(self._span.size))
         return self._span
 
     async def _stream(self, source: Source, sink: Sink) -> None:
+        """Send the span to `sink` while it arrives, and verify it if possible."""
         state, progress = self._state, self._holders.lease.progress
         try:
             if isinstance(self._verifier, Unverified):
@@ -341,11 +349,11 @@ class Transfer:
             state.blame.suspect(self._request.digest, self._senders)
 
     async def _run(self, pipeline: Pipeline, source: Source) -> None:
-        """Let the whole span go through `pipeline`, from `source` and the holders that continue.
+        """Move the whole span through `pipeline`, from `source` and the holders that continue after it.
 
         Raises:
-            DigestMismatch: the bytes are wrong.
-            Aborted: no holder is left.
+            DigestMismatch: The bytes are wrong.
+            Aborted: No holder remains.
         """
         while True:
             self._senders.add(source.peer.id)
@@ -355,17 +363,17 @@ class Transfer:
             except PeerUnavailable as error:
                 self._holders.fail(source.peer, error)
             finally:
-                self._reached[source.peer.id] = source.offset
+                self._stopped_at[source.peer.id] = source.offset
             try:
                 source = await self._holders.resume(source.offset, self._span)
             except NotFound as error:
-                # The withheld bytes are not the end. If they are sent, the runtime asks again at a later byte.
+                # The withheld bytes are not the end of the content. With them, the runtime continues at a later byte.
                 await pipeline.release()
-                raise Aborted(f"no holder is left at byte {source.offset}") from error
+                raise Aborted(f"no holder remains at byte {source.offset}") from error
         await pipeline.finish()
 
     async def _reserve_memory(self, count: int) -> None:
-        """Reserve `count` bytes of the buffer pool, and release earlier ones. Raises NotFound if there is no room."""
+        """Release what was reserved before, and reserve `count` bytes of the buffer pool. Raises NotFound."""
         state = self._state
         self._release_memory()
         try:
@@ -373,7 +381,7 @@ class Transfer:
                 await state.buffers.reserve(count)
         except TimeoutError as error:
             state.metrics.limited.add("relay_memory")
-            raise NotFound(f"no memory to collect {self._request.digest} in") from error
+            raise NotFound(f"no memory to collect {self._request.digest}") from error
         self._reserved = count
 
     def _release_memory(self) -> None:
@@ -381,29 +389,29 @@ class Transfer:
         self._state.buffers.release(count)
 
     async def _collect_end_again(self, error: DigestMismatch) -> bytes:
-        """Like `_fetch_end_again`, before anything was sent. Raises NotFound."""
+        """Call `_fetch_end_again` when this transfer has sent nothing yet. Raises NotFound."""
         try:
             return await self._fetch_end_again(error)
         except DigestMismatch as mismatch:
-            await self._handle_mismatch(was_sent=True)  # by an earlier transfer
+            await self._handle_mismatch(was_sent=True)  # an earlier transfer sent the bytes before the span
             raise NotFound(str(mismatch)) from mismatch
 
     async def _fetch_end_again(self, error: DigestMismatch) -> bytes:
-        """Fetch the withheld end again, from holders that sent none of it, because the wrong byte may be in it.
+        """Fetch the withheld end again, from holders that sent none of it: the wrong byte may be in the end.
 
         Args:
-            error: raised if that does not help.
+            error: Raised if the end of other holders is wrong, too.
 
         Returns:
-            The right end.
+            The end, with which the digest is right.
 
         Raises:
-            DigestMismatch: wrong bytes were sent before the end, or no other holder is left.
+            DigestMismatch: Bytes before the end are wrong, or no other holder remains.
         """
         verifier, span, holders = self._verifier, self._span, self._holders
         wrong = bytes(verifier.rewind())
         start = span.stop - len(wrong)
-        senders_of_end = {peer_id for peer_id in self._senders if self._reached[peer_id] > start}
+        senders_of_end = {peer_id for peer_id in self._senders if self._stopped_at[peer_id] > start}
         senders = set(self._senders)
         holders.exclude(senders_of_end)
         try:
@@ -425,18 +433,21 @@ class Transfer:
         finally:
             self._senders.clear()
             self._senders |= senders
-        self._blame(senders)  # not the others: a byte before theirs may be wrong
+        self._blame(senders)  # not the holders that sent the end again: the wrong byte may be before it
         raise error
 
     def _blame(self, senders: Collection[str]) -> None:
-        """Blame the senders of wrong bytes, and of the bytes that the runtime has. Only a single sender is certain."""
+        """Blame `senders`, and those of the bytes that the runtime already has. If there is only one, it is certain."""
         suspects = self._state.blame.suspects(self._request.digest) if self._span.start > 0 else frozenset[str]()
         senders = suspects.union(senders)
         is_certain = len(senders) == 1 and (self._span.start == 0 or bool(suspects))
         self._holders.blame_for_wrong_bytes(senders, is_certain=is_certain)
 
     async def _handle_mismatch(self, *, was_sent: bool) -> None:
-        """Blame the senders of wrong bytes. If the runtime has received some, discard what it has."""
+        """Handle wrong bytes: blame their senders, or, if some were sent to the runtime, discard what it has.
+
+        In the latter case, `_fetch_end_again` has blamed the senders.
+        """
         state, digest = self._state, self._request.digest
         await self._holders.disconnect()
         if not was_sent:

@@ -1,6 +1,6 @@
-"""Checks that relayed content is right: its digest, hashed on the way, and its size, if that is known.
+"""Checks that relayed content is right: its digest while it is relayed, and its size if that is known.
 
-`Verifier` hashes one content. `HashThreadPool` has the threads in which verifiers hash. `KnownSizes` remembers the
+A `Verifier` hashes the content of one transfer. `HashThreadPool` has the threads for that. `KnownSizes` remembers the
 sizes that verified manifests state.
 """
 
@@ -21,7 +21,7 @@ from peili.mirror.oci.references import Digest
 Piece: TypeAlias = bytes | memoryview
 
 _SMALL_PIECE = 32 * KIB
-"""A piece of fewer bytes is hashed in less time than another thread takes to start."""
+"""A piece of fewer bytes is hashed in less time than it takes to wake another thread."""
 _MAX_THREADS = 4
 _MAX_SIZES = 16 * 1024
 """Digests whose size is remembered; each takes about 150 bytes."""
@@ -34,13 +34,13 @@ class DigestMismatch(Exception):
 
 
 class Verifier:
-    """The running hash of one content, from its first byte on. It has one owner.
+    """The running hash of some content, from its first byte on. It has one owner.
 
-    `feed` returns what may be passed on, which is always the previous piece. The last piece is withheld until `finish`.
+    `feed` returns the piece that may be passed on: always the previous one. The last piece is withheld until `finish`.
     The caller must not change a piece until the verifier has returned it.
 
     Args:
-        digest: what the whole content must hash to.
+        digest: The digest that the whole content must have.
     """
 
     def __init__(self, digest: Digest) -> None:
@@ -68,15 +68,15 @@ class Verifier:
         return released
 
     def release(self) -> Piece:
-        """Return the withheld bytes without a check: the transfer is cut before its end."""
+        """Return the withheld bytes without a check, because the transfer ends before the end of the content."""
         released, self._withheld = self._withheld, b""
         return released
 
     def rewind(self) -> Piece:
-        """Forget the withheld bytes, so that other bytes can be fed in their place.
+        """Remove the withheld bytes from the hash, so that other bytes can be fed in their place.
 
         Returns:
-            The bytes that were withheld, so that the caller can compare them with others.
+            The bytes that were withheld.
         """
         self._hash = self._hash_before_withheld.copy()
         return self.release()
@@ -88,7 +88,7 @@ class Verifier:
             The withheld last piece.
 
         Raises:
-            DigestMismatch: the content is wrong. The last piece stays withheld.
+            DigestMismatch: The content is wrong. The last piece stays withheld.
         """
         if self._hash.hexdigest() != self._digest.encoded:
             raise DigestMismatch(f"content does not have the digest {self._digest}")
@@ -108,9 +108,9 @@ class Unverified(Verifier):
 
 
 class HashThreadPool:
-    """The threads of one mirror that hash, so that the event loop stays free. hashlib releases the GIL.
+    """The threads in which one mirror hashes, so that the event loop stays free. hashlib releases the GIL.
 
-    Call `close` at the end. After that, hashing happens on the event loop.
+    Call `close` at the end. After that, pieces are hashed on the event loop.
     """
 
     def __init__(self) -> None:
@@ -118,7 +118,7 @@ class HashThreadPool:
         self._next = itertools.cycle(self._threads)
 
     def thread(self) -> HashThread:
-        """Return the next thread, round robin. A transfer must use the same one for all pieces of a verifier."""
+        """Return the next thread in turn. Use the same one for all pieces of a verifier."""
         return next(self._next)
 
     def close(self) -> None:
@@ -130,8 +130,8 @@ class HashThreadPool:
 class HashThread:
     """One thread, which hashes pieces in the order in which they are fed.
 
-    Therefore a transfer can feed pieces ahead. A thread that waited for the event loop after each piece would be idle
-    half of the time (measured).
+    A transfer can therefore feed pieces before the previous ones are hashed. Measured: a thread that waits for the
+    event loop after each piece is idle half of the time.
     """
 
     def __init__(self) -> None:
@@ -139,10 +139,10 @@ class HashThread:
         self._pending = 0
 
     def feed(self, verifier: Verifier, piece: memoryview) -> asyncio.Future[Piece]:
-        """Call ``verifier.feed(piece)`` in the thread; a small piece is hashed here if the thread is idle.
+        """Call ``verifier.feed(piece)`` in the thread, or at once if the piece is small and the thread is idle.
 
         Returns:
-            The result of the call. `feed` may be called again before it is known.
+            A future for the result. `feed` may be called again before it is done.
         """
         loop = asyncio.get_running_loop()
         if self._executor is None or (not self._pending and len(piece) < _SMALL_PIECE):
@@ -155,7 +155,7 @@ class HashThread:
         return hashing
 
     def close(self) -> None:
-        """End the thread after the work that it was given. Idempotent."""
+        """End the thread after its current work. Idempotent."""
         executor, self._executor = self._executor, None
         if executor is not None:
             executor.shutdown()
@@ -165,13 +165,13 @@ class HashThread:
 
 
 class KnownSizes:
-    """The size of each digest that was verified or that a verified manifest or index names.
+    """The size of each digest that was verified, or that a verified manifest or index states.
 
-    With it, the relay need not believe a peer's word for a size. If two manifests contradict each other, either may be
-    wrong, so neither is believed. Not thread-safe.
+    With a known size, the relay does not depend on the size that a peer states. If two manifests contradict each other,
+    neither is believed. Not thread-safe.
 
     Args:
-        max_sizes: digests to remember. The oldest is dropped for a new one.
+        max_sizes: The number of digests to remember. The oldest is dropped for a new one.
     """
 
     def __init__(self, max_sizes: int = _MAX_SIZES) -> None:
@@ -180,7 +180,7 @@ class KnownSizes:
         self._verified: OrderedDict[Digest, int] = OrderedDict()
 
     def add_verified(self, digest: Digest, size: int) -> None:
-        """Note that the whole content of `digest` was verified and has `size` bytes. Overrules what manifests state."""
+        """Note that the whole content of `digest` was verified and has `size` bytes, whatever manifests state."""
         self._remember(self._verified, digest, size)
 
     def add_manifest(self, manifest: bytes) -> None:
@@ -201,7 +201,7 @@ class KnownSizes:
                 self._add_descriptor(cast("dict[str, Any]", descriptor))
 
     def is_verified(self, digest: Digest) -> bool:
-        """Whether the size of `digest` is certain. A size that only a manifest states may be wrong."""
+        """Return whether the size of `digest` was verified. A size that only a manifest states may be wrong."""
         return digest in self._verified
 
     def get(self, digest: Digest) -> int | None:

@@ -214,7 +214,7 @@ class _RequestLimits(_UvicornHttpTools):
             self._abort(limit)
 
     def _is_responding(self) -> bool:
-        """Whether a complete request waits for the end of its response."""
+        """Return whether a complete request waits for the end of its response."""
         cycle = self._active_cycle
         return cycle is not None and not (cycle.response_complete or cycle.more_body)
 

@@ -68,9 +68,9 @@ class SocketWriter(ABC):
 
 
 def is_client_gone(error: OSError) -> bool:
-    """Whether an error of sending means that the client has disconnected or reads nothing. If not, this host failed.
+    """Return whether an error of sending means that the client has disconnected or reads nothing.
 
-    An error that a server raises by itself has no errno. It means a lost connection, too.
+    Otherwise this host failed. An error without an errno was raised by a server, and means a lost connection, too.
     """
     return error.errno is None or isinstance(error, (ConnectionError, TimeoutError)) or error.errno in _CLIENT_GONE
 

@@ -90,7 +90,7 @@ class Deadline:
         return self._countdown.remaining
 
     def expired(self) -> bool:
-        """Whether the time was up."""
+        """Return whether the time was up."""
         return self._timeout.expired()
 
     def expire(self) -> None:

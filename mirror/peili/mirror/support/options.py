@@ -31,9 +31,9 @@ class Options:
     error uses for a right value.
 
     Args:
-        config: the table. It is not changed.
-        known: the names of all options that exist. Any other key in `config` raises ConfigError.
-        within: the dotted key of the table itself, if it is nested in another one.
+        config: The table. It is not changed.
+        known: The names of all options that exist. Any other key in `config` raises ConfigError.
+        within: The dotted key of the table itself, if it is nested in another one.
     """
 
     def __init__(self, config: Mapping[str, Any], *known: str, within: str = "") -> None:
@@ -44,16 +44,16 @@ class Options:
                 raise ConfigError(self._prefix + key, unknown_name("option", key, known))
 
     def __contains__(self, key: str) -> bool:
-        """Whether the option `key` is given."""
+        """Return whether the option `key` is given."""
         return key in self._config
 
     def wrong(self, key: str, expected: str, value: object = MISSING) -> ConfigError:
         """Return the error for a wrong option, for checks that no method here does.
 
         Args:
-            key: the option, or a place in it such as ``peers[0]``.
-            expected: what would be right.
-            value: the wrong value; by default the value of the option `key`, if that is given.
+            key: The option, or a place in it such as ``peers[0]``.
+            expected: What would be right.
+            value: The wrong value; by default the value of the option `key`, if that is given.
         """
         if value is MISSING:
             value = self._config.get(key, MISSING)
@@ -163,10 +163,10 @@ class Options:
         """Return the options of a nested table.
 
         Args:
-            place: its key in this table, or a place such as ``rules[0]``.
-            value: the nested table itself.
-            known: the names of all its options.
-            expected: what would be right if `value` is not a table.
+            place: Its key in this table, or a place such as ``rules[0]``.
+            value: The nested table itself.
+            known: The names of all its options.
+            expected: What would be right if `value` is not a table.
         """
         if not isinstance(value, Mapping):
             raise self.wrong(place, expected, value)

@@ -26,7 +26,7 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
-        """How many tasks are running."""
+        """Return how many tasks are running."""
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -60,7 +60,7 @@ class Tasks:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Whether `error` ends the current task because it was cancelled, and was not raised by third-party code."""
+    """Return whether `error` ends the current task because it was cancelled, and was not raised by third-party code."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -90,13 +90,13 @@ class Backoff:
     """The delay before the next try: `first` seconds, doubled after each try, up to `longest` seconds.
 
     Args:
-        first: the first delay, in seconds.
-        longest: no delay is longer than this, in seconds.
-        jitter: each delay is shorter by a random part, up to this share of it. Different hosts then try at different
+        first: The first delay, in seconds.
+        longest: No delay is longer than this, in seconds.
+        jitter: Each delay is shorter by a random part, up to this share of it. Different hosts then try at different
             times.
 
     Attributes:
-        delay: seconds that the next `sleep` takes, without the jitter.
+        delay: Seconds that the next `sleep` takes, without the jitter.
     """
 
     def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:
