@@ -58,6 +58,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.stores.memory": {"": "MemoryStore"},
     "peili.routers.static": {"": "StaticRouter"},
     "peili.routers.dns": {},
+    "peili.routers.file": {},
     "peili.routers.mdns": {},
     "peili.routers.talos": {},
     "peili.routers.memory": {"": "MemoryRouter MemoryNetwork"},

@@ -15,6 +15,7 @@ import peili.adapters.talos
 import peili.mirror
 import peili.mirror.testing
 import peili.routers.dns
+import peili.routers.file
 import peili.routers.mdns
 import peili.routers.talos
 import peili.stores.containerd
@@ -37,6 +38,7 @@ def test_the_page_is_what_make_docs_writes() -> None:
         peili.stores.containerd,
         peili.stores.oci_layout,
         peili.routers.dns,
+        peili.routers.file,
         peili.routers.mdns,
         peili.routers.talos,
         peili.adapters.containerd,

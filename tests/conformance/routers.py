@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from peili.mirror import Have, Key, MembershipRouter, Peer, PushRouter
 from peili.mirror.testing import MembershipSubject, RouterSubject
 from peili.mirror.testing.router_kit import IDENTITY
 from peili.routers.dns import DnsRouter
+from peili.routers.file import FileRouter
 from peili.routers.mdns import MdnsRouter
 from peili.routers.mdns.service import to_service
 from peili.routers.memory import MemoryNetwork, MemoryRouter
@@ -100,6 +102,21 @@ class DnsSubject(MembershipSubject):
         self._dns.urls = {**self._dns.urls, **{peer.id: peer.urls for peer in members}}
         records = [f"_peili._tcp SRV 0 0 5051 {peer.id}" for peer in members]
         await self._server.set(*records, *(f"{peer.id} A 10.0.0.{n}" for n, peer in enumerate(members, 1)))
+        return True
+
+
+class FileSubject(MembershipSubject):
+    """A file with JSON, replaced at each change."""
+
+    def __init__(self, file: Path) -> None:
+        self.router = FileRouter(file, interval=0.05)
+        self._file = file
+
+    @override
+    async def set(self, members: Sequence[Peer]) -> bool:
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps([{"id": peer.id, "urls": peer.urls} for peer in members]))
+        new.replace(self._file)
         return True
 
 
@@ -194,6 +211,14 @@ async def talos_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubj
 async def dns_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
     async with name_server() as server:
         subject = DnsSubject(server)
+        await subject.set(members)
+        yield subject
+
+
+@asynccontextmanager
+async def file_router(members: Sequence[Peer]) -> AsyncGenerator[MembershipSubject]:
+    with TemporaryDirectory() as directory:
+        subject = FileSubject(Path(directory) / "peers.json")
         await subject.set(members)
         yield subject
 

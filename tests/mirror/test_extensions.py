@@ -208,3 +208,22 @@ async def test_an_extension_that_fails_or_is_not_ready_is_reported_and_affects_n
             "Hesitant": False,
         }
         await until(lambda: "Useless failed; entered again in 0.02 s" in caplog.text)
+
+
+async def test_reload_reaches_every_plug_in_also_after_one_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    reloaded: list[str] = []
+
+    class Failing(MemoryStore):
+        @override
+        def reload(self) -> None:
+            raise ValueError("no file")
+
+    class Reloading(Plugin):
+        @override
+        def reload(self) -> None:
+            reloaded.append("extension")
+
+    async with Mirror(Failing(), MemoryRouter(), extensions=[Reloading()]) as mirror:
+        mirror.reload()
+    assert reloaded == ["extension"]
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["Failing failed to reload"]

@@ -33,13 +33,14 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def installed(root: Path) -> list[str]:
-    """Install the units and a stand-in for the program below `root`. Returns the names of the units."""
+    """Install the units and stand-ins for the programs below `root`. Returns the names of the units."""
     shutil.copytree(UNITS, root / "usr/lib/systemd/system")
     shutil.copytree("/usr/lib/systemd/system", root / "usr/lib/systemd/system", dirs_exist_ok=True, symlinks=True)
-    program = root / "opt/peili/bin/peili"
-    program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
+    for name in ("opt/peili/bin/peili", "bin/kill"):
+        program = root / name
+        program.parent.mkdir(parents=True)
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
     return sorted(each.name for each in UNITS.iterdir())
 
 
@@ -151,6 +152,13 @@ def test_it_may_write_hosts_toml_in_both_default_directories_of_containerd(up: S
     ours = '[host."http://127.0.0.1:5050"]'
     for folder in ("/etc/containerd/certs.d/registry.example", "/etc/docker/certs.d/_default"):
         assert ours in up.read(f"{folder}/hosts.toml")
+
+
+def test_reload_sends_a_signal_that_does_not_end_the_process(up: Systemd) -> None:
+    before = up.show("peili.service", "MainPID")
+    up.systemctl("reload", "peili.service")
+    wait_for(lambda: "SIGHUP: reading again what plug-ins read from files" in up.log(), "the process has the signal")
+    assert (up.show("peili.service", "MainPID"), up.show("peili.service", "ActiveState")) == (before, "active")
 
 
 def test_a_request_during_a_restart_waits_and_is_answered(up: Systemd, node: Node) -> None:

@@ -22,11 +22,12 @@ from tests.support.neighbours import entered, peer_ids
 from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Limits, Peer, Plugins
+from peili.routers.file import source as file_source
+from peili.routers.file.source import FileSource, SourceError
 from peili.routers.talos import TalosRouter
 from peili.routers.talos import router as talos_router
-from peili.routers.talos import source as talos_source
 from peili.routers.talos.members import InvalidMembers, parse_members
-from peili.routers.talos.source import CommandSource, FileSource, SourceError
+from peili.routers.talos.source import CommandSource
 
 INTERVAL = 0.05
 WORKER, CONTROL_PLANE = "2uJHhHTNcAgVdyJ7ABnPlwmwmIYgCmlLQ4pGOt0L6rKA", "b3DebkPaCRLTLLWaeRF1ejGaR0lK3m79jRJcPn0mfA6C"
@@ -214,13 +215,18 @@ async def test_a_file_is_only_read_if_it_has_changed(tmp_path: Path) -> None:
     assert await source.read() == "a"
     assert await source.read() is None
     file.write_text("bb")
+    assert await source.read() is None, "its writer may not be done"
     assert await source.read() == "bb"
+    other = tmp_path / "new.json"
+    other.write_text("cc")
+    other.replace(file)
+    assert await source.read() == "cc", "a new file is complete"
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(talos_source, "_signature_of"), (talos_source, "_read_file"), (talos_router, "parse_members")],
+    [(file_source, "_signature_of"), (file_source, "_read_file"), (talos_router, "parse_members")],
 )
 async def test_reading_a_file_does_not_block_the_loop(
     module: ModuleType, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -209,6 +209,17 @@ class Mirror:
             missing = ", ".join(name for name, part in self._plugins.items() if not self._is_ready(part))
             raise Unavailable(f"not ready after {timeout:g} s: {missing}") from error
 
+    def reload(self) -> None:
+        """Let the store, the router, the resolver and the extensions read their files again; see `Plugin.reload`.
+
+        Call it on the mirror's loop, for example when the process receives SIGHUP. Never raises.
+        """
+        for part in (*self._plugins.values(), *self._extensions):
+            try:
+                part.reload()
+            except Exception:  # a plug-in may raise anything
+                self.log.exception("%s failed to reload", type(part).__name__)
+
     async def drain(self, timeout: float) -> None:
         """Prepare for the end of serving. Call it while peers can still connect.
 

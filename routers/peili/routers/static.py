@@ -35,21 +35,26 @@ class StaticRouter(MembershipRouter):
         Each entry of the list is a URL, a list of URLs of one peer, or a table. A table has ``url`` or ``urls``, and
         optionally ``id`` (default: the first URL), ``tls_name`` and ``labels``.
         """
-        options = Options(config, "peers")
-        entries = options.sequence("peers", f"a list of URLs, as in [{_EXAMPLE}]", empty=True)
-        peers = [_read_peer(options, f"peers[{index}]", entry) for index, entry in enumerate(entries)]
-        indexes: dict[str, int] = {}
-        for index, peer in enumerate(peers):
-            first = indexes.setdefault(peer.id, index)
-            if first != index:
-                expected = f"a peer with another id; {peer.id!r} is the id of peers[{first}]"
-                raise ConfigError(f"peers[{index}]", expected)
-        return cls(peers)
+        return cls(read_peers(config))
 
     @override
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
         yield self.listed
         await asyncio.get_running_loop().create_future()  # never done, because the members never change
+
+
+def read_peers(config: Mapping[str, Any]) -> list[Peer]:
+    """Return the peers in the option ``peers``; see `StaticRouter.from_config`. Raises ConfigError."""
+    options = Options(config, "peers")
+    entries = options.sequence("peers", f"a list of URLs, as in [{_EXAMPLE}]", empty=True)
+    peers = [_read_peer(options, f"peers[{index}]", entry) for index, entry in enumerate(entries)]
+    indexes: dict[str, int] = {}
+    for index, peer in enumerate(peers):
+        first = indexes.setdefault(peer.id, index)
+        if first != index:
+            expected = f"a peer with another id; {peer.id!r} is the id of peers[{first}]"
+            raise ConfigError(f"peers[{index}]", expected)
+    return peers
 
 
 def _read_peer(options: Options, place: str, entry: Any) -> Peer:

@@ -101,7 +101,7 @@ def test_check_reads_the_whole_configuration_and_starts_no_server(tmp_path: Path
     assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is valid\n", "")
 
 
-EMBEDDING = "{} is only for embedding; use static or mdns"
+EMBEDDING = "{} is only for embedding; use static, file, dns or mdns"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 
@@ -164,8 +164,9 @@ def test_a_key_is_written_to_a_new_file_or_to_stdout(tmp_path: Path) -> None:
             ", not http://10.0.0.3:5051",
         ),
         (["--set=router.kind=talos", "--set=router.file=/members"], "router.scheme", "https", ""),
+        (["--set=router.kind=dns", "--set=router.srv=_peili._tcp.test"], "router.scheme", "https", ""),
     ],
-    ids=["static", "talos"],
+    ids=["static", "talos", "dns"],
 )
 def test_with_a_key_the_urls_of_peers_must_be_https(
     flags: list[str], key: str, expected: str, end: str, tmp_path: Path

@@ -152,6 +152,27 @@ def test_an_open_peer_door_is_a_warning_at_each_start(start: Start) -> None:
     assert "refuses every other host" not in serving.log
 
 
+def test_sighup_reads_the_file_of_members_again(tmp_path: Path) -> None:
+    peers = tmp_path / "peers"
+    peers.write_text("# nobody\n")
+    router = ("--set=router.kind=file", f"--set=router.path={peers}", "--set=router.interval=3600")
+    serving = Serving(tmp_path, *FLAGS[:3], *router)
+    try:
+        status = f"{serving.url}/status"
+        while not httpx.get(status).json()["ready"]["router"]:
+            time.sleep(0.02)
+        assert httpx.get(status).json()["peers"] == []
+        peers.write_text("http://127.0.0.1:9\n")
+        serving.process.send_signal(signal.SIGHUP)
+        serving.wait_for("SIGHUP: reading again what plug-ins read from files")
+        while not httpx.get(status).json()["peers"]:
+            time.sleep(0.02)
+        assert serving.end() == 0
+    finally:
+        serving.process.kill()
+        serving.process.wait()
+
+
 def test_sigint_ends_it_too(start: Start) -> None:
     serving = start()
     assert httpx.get(f"{serving.url}/livez").status_code == 200

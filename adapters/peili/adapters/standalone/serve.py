@@ -21,7 +21,6 @@ from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Route
 from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
-from peili.routers.talos import TalosRouter
 
 _MAX_DESCRIPTORS = 1 << 20
 """Linux's default maximum for a process (fs.nr_open). Some systems refuse an infinite limit."""
@@ -64,7 +63,7 @@ def _router(config: Config, plugins: Plugins) -> Router:
     """Build the router. Raises ConfigError for one that gets its peers from a program that embeds peili."""
     router = config.router.build(plugins.router)
     if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
-        expected = f"{config.router.kind} is only for embedding; use static or mdns"
+        expected = f"{config.router.kind} is only for embedding; use static, file, dns or mdns"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
     if config.peer.shared_key_file is not None or config.peer.tls is not None:
         _check_urls(config, router)
@@ -80,7 +79,7 @@ def _check_urls(config: Config, router: Router) -> None:
             if plain:
                 source = config.router.sources.get("peers")
                 raise ConfigError(f"router.peers[{index}]", f"an https URL, {reason}, not {plain[0]}", source=source)
-    if isinstance(router, TalosRouter) and config.router.options.get("scheme") != "https":
+    if config.router.kind in {"dns", "talos"} and config.router.options.get("scheme") != "https":
         raise ConfigError("router.scheme", f"https, {reason}", source=config.router.sources.get("scheme"))
 
 
@@ -160,7 +159,7 @@ def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[
 
 
 async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.Logger) -> None:
-    with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop:
+    with Notifier.from_environment(os.environ) as notifier, _stop_signals() as stop, _reload_at_signal(mirror, log):
         async with (
             _watchdog(config, notifier),
             mirror,
@@ -216,6 +215,23 @@ def _stop_signals() -> Generator[asyncio.Future[str]]:
         yield stop
     finally:
         restore()
+
+
+@contextmanager
+def _reload_at_signal(mirror: Mirror, log: logging.Logger) -> Generator[None]:
+    """Let the plug-ins read their files again at each SIGHUP. The configuration is not read again."""
+
+    def reload() -> None:
+        log.info("SIGHUP: reading again what plug-ins read from files")
+        mirror.reload()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process is about to end, and must not end earlier
 
 
 def _log_start(

@@ -60,6 +60,9 @@ class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a defau
         """Return whether the plug-in can do its work now. Called often, so it must be cheap."""
         return True
 
+    def reload(self) -> None:  # noqa: B027 - most plug-ins have nothing to read again
+        """Read again soon what the plug-in has read from outside, such as a file. Called on the mirror's loop."""
+
 
 class Store(Plugin):
     """What this host has.

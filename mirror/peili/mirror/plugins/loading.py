@@ -29,6 +29,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     },
     ROUTERS: {
         "dns": "peili.routers.dns:DnsRouter",
+        "file": "peili.routers.file:FileRouter",
         "mdns": "peili.routers.mdns:MdnsRouter",
         "memory": "peili.routers.memory:MemoryRouter",
         "push": "peili.mirror:PushRouter",

@@ -13,8 +13,9 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import ConfigError, Context, MembershipRouter, Options, Peer
+from peili.routers.file.source import FileSource, MemberSource, SourceError
 from peili.routers.talos.members import InvalidMembers, parse_members
-from peili.routers.talos.source import CommandSource, FileSource, MemberSource, SourceError
+from peili.routers.talos.source import CommandSource
 
 _LOG = logging.getLogger(__name__)
 _EXAMPLE = '["talosctl", "get", "members", "-o", "json"]'

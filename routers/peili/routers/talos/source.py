@@ -1,69 +1,20 @@
-"""Where the Talos router reads its text: from a file if it has changed, or from a command that it runs each time."""
+"""Runs the command whose output the Talos router reads. A file is read as in `peili.routers.file.source`."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import stat
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from typing_extensions import override
 
-MAX_TEXT = 16 << 20
-"""The longest accepted text in bytes. A member has less than 1 KiB."""
+from peili.routers.file.source import MAX_TEXT, MemberSource, SourceError, decode
+
 COMMAND_TIMEOUT = 30.0
 """Seconds after which a running command is killed."""
 _CLOSE_TIMEOUT = 5.0  # seconds that the pipes of a killed command get to close
-
-
-class SourceError(Exception):
-    """The text can't be read. The message is one line that says why."""
-
-
-class MemberSource(ABC):
-    """Reads the text. For use by one task. ``str(source)`` names it in log lines."""
-
-    @abstractmethod
-    async def read(self) -> str | None:
-        """Read the text.
-
-        Returns:
-            The text; None if it has not changed since the last call.
-
-        Raises:
-            SourceError: The text can't be read.
-        """
-
-
-class FileSource(MemberSource):
-    """Reads a file that another program writes, in a thread. A file that is being written is read again later."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._signature: tuple[int, ...] = ()
-
-    @override
-    def __str__(self) -> str:
-        return str(self._path)
-
-    @override
-    async def read(self) -> str | None:
-        return await asyncio.to_thread(self._read)
-
-    def _read(self) -> str | None:
-        try:
-            signature = _signature_of(self._path)  # before the read, so that a write during it counts as a change
-            if signature == self._signature:
-                return None
-            data = _read_file(self._path)
-        except OSError as error:
-            raise SourceError(error.strerror or str(error)) from error
-        self._signature = signature
-        return _decode(data)
 
 
 class CommandSource(MemberSource):
@@ -125,7 +76,7 @@ async def _read_output(process: asyncio.subprocess.Process) -> str:
     if status:
         lines = errors.decode(errors="replace").strip().splitlines()
         raise SourceError(f"it ended with {status}{f': {lines[-1][:200]!a}' if lines else ''}")
-    return _decode(output)
+    return decode(output)
 
 
 async def _read_pipes(process: asyncio.subprocess.Process) -> tuple[bytes, bytes]:
@@ -154,24 +105,3 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         async with asyncio.timeout(_CLOSE_TIMEOUT):
             await _read_pipes(process)  # or else asyncio's ends of the pipes stay open
     await process.wait()
-
-
-def _signature_of(path: Path) -> tuple[int, ...]:
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
-        raise SourceError("it is not a file")
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _read_file(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(MAX_TEXT + 1)
-
-
-def _decode(data: bytes) -> str:
-    if len(data) > MAX_TEXT:
-        raise SourceError(f"more than {MAX_TEXT >> 20} MiB")
-    try:
-        return data.decode()
-    except UnicodeDecodeError as error:
-        raise SourceError("it is not UTF-8") from error
