@@ -9,33 +9,50 @@ from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import Lab, RouterKind
 from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
+from tests.support.certificates import Authority
 
 from peili.mirror.testing.images import host_platform
+from peili.mirror.tls.key_file import create_key_file
 
 PLATFORMS = (host_platform(), "linux/riscv64")
 
 
-def releases_and_routers() -> list[ParameterSet]:
-    """Return each containerd release with static peers, and one release with mDNS."""
+def setups() -> list[ParameterSet]:
+    """Return each containerd release with static peers, and one release with mDNS, with a key and with certificates."""
     static = [
-        pytest.param((*each.values, "static"), marks=each.marks, id=f"{each.values[0]}-static")
+        pytest.param((*each.values, "static", "open"), marks=each.marks, id=f"{each.values[0]}-static")
         for each in each_release(*RELEASE_NAMES)
     ]
+    others = [("mdns", "open"), ("mdns", "shared key"), ("static", "shared key"), ("static", "certificates")]
     return [
         *static,
         *(
-            pytest.param((*each.values, "mdns"), marks=each.marks, id=f"{each.values[0]}-mdns")
+            pytest.param((*each.values, *other), marks=each.marks, id=f"{each.values[0]}-{'-'.join(other)}")
             for each in each_release("trixie")
+            for other in others
         ),
     ]
 
 
-@pytest.fixture(scope="module", params=releases_and_routers())
-def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    name: str = request.param[0]
-    router: RouterKind = request.param[1]
-    with Lab("a", "b", "c", release=release(name)) as lab:
+def start_peili(lab: Lab, router: RouterKind, access: str) -> None:
+    """Start peili on all hosts, with peer doors that are open, or closed by a key or by certificates."""
+    if access == "open":
         lab.start_peili(router=router)
+    elif access == "shared key":
+        create_key_file(lab.directory / "key")
+        lab.start_peili(router=router, peer={"shared_key_file": str(lab.directory / "key")})
+    else:
+        authority = Authority(lab.directory / "authority")
+        for name, host in lab.hosts.items():
+            issued = authority.issue(lab.directory / "certificates" / name, host.node.address)
+            lab.start_peili(name, router=router, peer={"tls": issued.files()})
+
+
+@pytest.fixture(scope="module", params=setups())
+def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
+    name, router, access = request.param
+    with Lab("a", "b", "c", release=release(name)) as lab:
+        start_peili(lab, router, access)
         yield lab
 
 

@@ -111,11 +111,12 @@ class Lab:
             names: The hosts. The default is all of them.
             router: How they find each other. With `static`, all hosts of the laboratory are peers.
             sections: Sections of the configuration that replace the default ones. By default, the store is the host's
-                containerd.
+                containerd. With `peer`, which then has a key or certificates, static peers have https URLs.
         """
         for name in names or self.hosts:
             host = self.hosts[name]
-            host.peili.start({**self._sections(host, router), **sections})
+            scheme = "https" if "peer" in sections else "http"
+            host.peili.start({**self._sections(host, router, scheme), **sections})
 
     def stop_peili(self) -> None:
         """Stop peili on all hosts."""
@@ -143,13 +144,13 @@ class Lab:
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host
 
-    def _sections(self, host: Host, router: RouterKind) -> Sections:
+    def _sections(self, host: Host, router: RouterKind, scheme: str) -> Sections:
         containerd = host.containerd
         store = {"kind": "containerd", "address": str(containerd.socket), "namespaces": [containerd.namespace]}
         shared: Sections = {"store": store, "limits": GENEROUS_LIMITS}
         if router == "mdns":
             return {**shared, "router": {"kind": "mdns", "interfaces": [host.node.interface]}}
-        peers = [f"http://{each.peili.peer}" for each in self.hosts.values()]
+        peers = [f"{scheme}://{each.peili.peer}" for each in self.hosts.values()]
         return {**shared, "router": {"kind": "static", "peers": peers}}
 
 

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Node
 from tests.lab.processes import CommandFailed, Process, wait_for
@@ -48,14 +48,15 @@ class PeiliProcess:
         """Start peili and wait until it is ready.
 
         Args:
-            sections: The configuration without `local`, `peer` and `mirror.identity`, which are set here.
+            sections: The configuration without `local`, `peer.listen` and `mirror.identity`, which are set here.
+                Without `peer`, the peer door is open to everyone.
         """
         doors: Sections = {
             "local": {"listen": self.local},
-            "peer": {"listen": self.peer, "insecure": True},
             "mirror": {"identity": self.identity},
         }
-        self.configuration.write_text(_toml({**doors, **sections}))
+        peer = {"listen": self.peer, **sections.get("peer", {"insecure": True})}
+        self.configuration.write_text(_toml({**doors, **sections, "peer": peer}))
         command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
         self._process = Process(self._node.command(command), self._log)
         try:
@@ -113,8 +114,16 @@ class PeiliProcess:
 
 
 def _toml(sections: Sections) -> str:
-    """Format sections whose values are strings, numbers, booleans and lists of these. JSON is valid TOML for them."""
+    """Format sections as TOML."""
     lines: list[str] = []
     for section, values in sections.items():
-        lines += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
+
+
+def _toml_value(value: Any) -> str:
+    """Format a string, number, boolean, a list of these, or a table. JSON is valid TOML for all but tables."""
+    if not isinstance(value, Mapping):
+        return json.dumps(value)
+    table = cast("Mapping[str, Any]", value)
+    return "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in table.items()) + " }"

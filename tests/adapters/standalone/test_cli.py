@@ -7,11 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typing_extensions import override
 
+from peili.adapters.standalone import serve, settings
 from peili.adapters.standalone.cli import main
+from peili.adapters.standalone.config import Config
+from peili.mirror import Plugins, Router
+from peili.mirror.tls.key_file import create_key_file
 
 
 def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -163,8 +170,18 @@ def test_a_key_is_written_to_a_new_file_or_to_stdout(tmp_path: Path) -> None:
             "an https URL",
             ", not http://10.0.0.3:5051",
         ),
-        (["--set=router.kind=talos", "--set=router.file=/members"], "router.scheme", "https", ""),
-        (["--set=router.kind=dns", "--set=router.srv=_peili._tcp.test"], "router.scheme", "https", ""),
+        (
+            ["--set=router.kind=talos", "--set=router.file=/members", "--set=router.scheme=http"],
+            "--set: router.scheme",
+            "https",
+            "",
+        ),
+        (
+            ["--set=router.kind=dns", "--set=router.srv=_peili._tcp.test", "--set=router.scheme=http"],
+            "--set: router.scheme",
+            "https",
+            "",
+        ),
     ],
     ids=["static", "talos", "dns"],
 )
@@ -176,6 +193,23 @@ def test_with_a_key_the_urls_of_peers_must_be_https(
     done = peili("serve", "--check", "--set=store.kind=memory", access, *flags)
     reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
     assert (done.returncode, done.stderr) == (2, f"peili: {key}: {expected}, {reason}{end}\n")
+
+
+@pytest.mark.parametrize("flags", [["kind=talos", "file=/members"], ["kind=dns", "name=peers.example", "port=5051"]])
+def test_with_a_key_routers_make_https_urls(flags: list[str], tmp_path: Path) -> None:
+    create_key_file(tmp_path / "key")
+    found = [each for flag in flags for each in settings.from_flags([f"router.{flag}"])]
+    found += settings.from_flags([f"peer.shared_key_file={tmp_path}/key", "store.kind=memory"])
+    made: list[Mapping[str, Any]] = []
+
+    class NotingPlugins(Plugins):
+        @override
+        def router(self, kind: str, options: Mapping[str, Any]) -> Router:
+            made.append(options)
+            return super().router(kind, options)
+
+    serve.build(Config.load(settings.merge(found)), NotingPlugins())
+    assert [each["scheme"] for each in made] == ["https"]
 
 
 FROZEN = """

@@ -11,17 +11,20 @@ import sys
 import uuid
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
-from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config
+from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, serve
 from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 
+_ROUTERS_WITH_SCHEME = frozenset({"dns", "talos"})
+"""They make the URLs of peers, with the scheme that their option says."""
+_TLS_REASON = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
 _MAX_DESCRIPTORS = 1 << 20
 """Linux's default maximum for a process (fs.nr_open). Some systems refuse an infinite limit."""
 
@@ -61,26 +64,33 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
 
 def _router(config: Config, plugins: Plugins) -> Router:
     """Build the router. Raises ConfigError for one that gets its peers from a program that embeds peili."""
-    router = config.router.build(plugins.router)
+    has_tls = config.peer.shared_key_file is not None or config.peer.tls is not None
+    section = _with_https(config.router) if has_tls else config.router
+    router = section.build(plugins.router)
     if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
         expected = f"{config.router.kind} is only for embedding; use static, file, dns or mdns"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
-    if config.peer.shared_key_file is not None or config.peer.tls is not None:
-        _check_urls(config, router)
+    if has_tls and isinstance(router, StaticRouter):
+        _check_urls(router, config.router)
     return router
 
 
-def _check_urls(config: Config, router: Router) -> None:
-    """Check that peers with fixed URLs have https URLs, because the mirror uses no others. Raises ConfigError."""
-    reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
-    if isinstance(router, StaticRouter):
-        for index, peer in enumerate(router.listed):
-            plain = [url for url in peer.urls if not url.startswith("https:")]
-            if plain:
-                source = config.router.sources.get("peers")
-                raise ConfigError(f"router.peers[{index}]", f"an https URL, {reason}, not {plain[0]}", source=source)
-    if config.router.kind in {"dns", "talos"} and config.router.options.get("scheme") != "https":
-        raise ConfigError("router.scheme", f"https, {reason}", source=config.router.sources.get("scheme"))
+def _with_https(section: PluginSection) -> PluginSection:
+    """Return the section with https as the scheme of the URLs that the router makes. Raises ConfigError for http."""
+    if section.kind not in _ROUTERS_WITH_SCHEME:
+        return section
+    if section.options.get("scheme") == "http":
+        raise ConfigError("router.scheme", f"https, {_TLS_REASON}", source=section.sources.get("scheme"))
+    return replace(section, options={"scheme": "https", **section.options})
+
+
+def _check_urls(router: StaticRouter, section: PluginSection) -> None:
+    """Check that the peers have https URLs, because the mirror uses no others. Raises ConfigError."""
+    for index, peer in enumerate(router.listed):
+        for url in peer.urls:
+            if not url.startswith("https:"):
+                source = section.sources.get("peers")
+                raise ConfigError(f"router.peers[{index}]", f"an https URL, {_TLS_REASON}, not {url}", source=source)
 
 
 def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
