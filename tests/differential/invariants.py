@@ -12,7 +12,7 @@ from pathlib import Path
 
 from peili.adapters.containerd import HostsFiles
 from peili.adapters.files.editor import CannotEdit
-from peili.adapters.files.yaml_text import NotYaml, plain
+from peili.adapters.files.yaml_text import NotYaml, parse_all
 from peili.adapters.k3s import RegistriesFile
 from peili.adapters.talos import (
     InvalidMachineConfig,
@@ -138,7 +138,7 @@ def _is_toml(data: bytes) -> bool:
 
 def _is_yaml(data: bytes) -> bool:
     try:
-        plain(data.decode())
+        parse_all(data.decode())
     except (NotYaml, UnicodeDecodeError):
         return False
     return True

@@ -190,7 +190,7 @@ class Containerd:
         """Run `ctr` with these arguments and return its output.
 
         Raises:
-            CommandFailed: ctr failed.
+            CommandFailed: Ctr failed.
         """
         return run(self._ctr(*arguments)).decode()
 

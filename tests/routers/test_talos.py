@@ -77,14 +77,14 @@ def test_addresses_that_other_hosts_can_not_reach_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "no member has an address; expected is the output of talosctl get members -o json"),
-        (printed([member("one")]), "no member has an address; expected is the output of talosctl get members -o json"),
+        ("", "no member has an address; expected the output of talosctl get members -o json"),
+        (printed([member("one")]), "no member has an address; expected the output of talosctl get members -o json"),
         (
             "NODE  NAMESPACE",
-            "no JSON: Expecting value: line 1 column 1 (char 0); expected is the output of talosctl",
+            "not JSON: Expecting value: line 1 column 1 (char 0); expected the output of talosctl",
         ),
-        (DOCUMENTED[:-10], "no JSON: Unterminated string starting at: line 46"),
-        ("[" * 100_000, "no JSON: nested too deeply; "),
+        (DOCUMENTED[:-10], "not JSON: Unterminated string starting at: line 46"),
+        ("[" * 100_000, "not JSON: nested too deeply; "),
         ("7", "member 1: an object with metadata and spec, not 7"),
         ('{"metadata": {}}', "member 1: an object with metadata and spec, not {'metadata': {}}"),
         ('{"metadata": {"type": "Nodes"}, "spec": {}}', "member 1: metadata.type is Members.cluster.talos.dev, not"),
@@ -202,7 +202,7 @@ async def test_an_error_is_logged_once_and_the_last_members_stay(
         await until(lambda: peer_ids(router) == ["two"])
     start = f"the members can't be read, the last known ones stay: {file}: "
     assert [line.removeprefix(start) for line in warnings()] == [
-        "no JSON: Expecting value: line 1 column 1 (char 0); expected is the output of talosctl get members -o json",
+        "not JSON: Expecting value: line 1 column 1 (char 0); expected the output of talosctl get members -o json",
         "No such file or directory",
     ]
 

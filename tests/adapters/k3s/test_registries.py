@@ -22,7 +22,7 @@ from tests.adapters.k3s.yamls import (
 )
 
 from peili.adapters.files.editor import CannotEdit
-from peili.adapters.files.yaml_text import one_plain
+from peili.adapters.files.yaml_text import parse_one
 from peili.adapters.k3s.registries import WILDCARD, chosen_registries, read_entries, with_mirror, without_mirror
 
 OTHER = "http://127.0.0.1:6060"
@@ -86,7 +86,7 @@ def test_by_default_peili_is_first_for_every_registry(name: str) -> None:
     assert set(after) == {WILDCARD, *before}
     for registry, entry in after.items():
         assert entry.endpoints == (PEILI, *(before[registry].endpoints if registry in before else ()))
-    assert one_plain(applied(text, PEILI, ())).get("configs") == one_plain(text).get("configs")
+    assert parse_one(applied(text, PEILI, ())).get("configs") == parse_one(text).get("configs")
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -234,7 +234,7 @@ def applied_or_why(text: str, registries: list[str]) -> str | CannotEdit:
 )
 def test_any_style_of_yaml_is_changed_as_intended_and_restored(value: Any, style: Style, registries: list[str]) -> None:
     text = written(value, style)
-    assert (one_plain(text) or None) == (value or None), "the test's own writer"
+    assert (parse_one(text) or None) == (value or None), "the test's own writer"
     new = applied_or_why(text, registries)
     if isinstance(new, CannotEdit):
         assert "remove the key" in str(new), text

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from peili.adapters.files.yaml_text import documents, dumped, plain
+from peili.adapters.files.yaml_text import dump, parse_all, parse_documents
 from peili.adapters.talos import (
     InvalidMachineConfig,
     MirrorEndpoint,
@@ -149,7 +149,7 @@ def test_peili_is_moved_up_if_it_is_not_first() -> None:
 
 def test_a_document_without_endpoints_gets_some_and_keeps_its_other_keys() -> None:
     text = "apiVersion: v1alpha1\nkind: RegistryMirrorConfig\nname: docker.io\nskipFallback: false\nnewer: [1]\n"
-    deleted, document = plain(patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text)
+    deleted, document = parse_all(patch_to_apply(parse_config(text), PEILI, ["docker.io"]).text)
     assert list(document) == ["apiVersion", "kind", "name", "endpoints", "skipFallback", "newer"]
     assert document["newer"] == [1]
     assert deleted["$patch"] == "delete"
@@ -194,13 +194,13 @@ skipFallback: true
 
 def patched(text: str, patch: str) -> str:
     """Return the documents of a configuration, without the first one, after Talos has merged the patch."""
-    new = {each["name"]: each for each in documents(text)}
-    for each in documents(patch):
+    new = {each["name"]: each for each in parse_documents(text)}
+    for each in parse_documents(patch):
         if "$patch" in each:
             del new[each["name"]]
         else:
             new[each["name"]] = each
-    return "---\n" + dumped(list(new.values()))
+    return "---\n" + dump(list(new.values()))
 
 
 def test_the_resource_that_talosctl_prints_is_accepted() -> None:
@@ -208,8 +208,8 @@ def test_the_resource_that_talosctl_prints_is_accepted() -> None:
         "node": "172.20.0.2",
         "metadata": {"namespace": "config", "type": "MachineConfigs.config.talos.dev", "id": "v1alpha1"},
     }
-    assert parse_config(dumped([{**head, "spec": OLD + NEW}])).mirrors == parse_config(OLD + NEW).mirrors
-    assert parse_config(dumped([{**head, "spec": plain(OLD)[0]}])).mirrors == parse_config(OLD).mirrors
+    assert parse_config(dump([{**head, "spec": OLD + NEW}])).mirrors == parse_config(OLD + NEW).mirrors
+    assert parse_config(dump([{**head, "spec": parse_all(OLD)[0]}])).mirrors == parse_config(OLD).mirrors
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def test_peili_is_first_and_the_other_mirrors_follow_in_any_configuration(
         }
         for name, (endpoints, skip) in new.items()
     ]
-    config = parse_config(dumped([{"machine": {"registries": {"mirrors": first}}}, *second]))
+    config = parse_config(dump([{"machine": {"registries": {"mirrors": first}}}, *second]))
     ours = MirrorEndpoint(PEILI)
     after = merge_patch(config, patch_to_apply(config, PEILI, registries).text)
     for name in registries or {"*", *old, *new}:

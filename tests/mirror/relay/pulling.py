@@ -215,12 +215,12 @@ async def pulling(
     """Serve a host whose store is empty, or `store`.
 
     Args:
-        router: a router, or the holders of a `FixedRouter`.
-        store: the host's store.
-        verify: as for `Mirror`.
-        direct: whether bodies may go to the runtime's socket directly. Otherwise they are ASGI messages.
-        client_ssl: as for `Mirror`.
-        limits: replace those of `SHORT`.
+        router: A router, or the holders of a `FixedRouter`.
+        store: The host's store.
+        verify: As for `Mirror`.
+        direct: Whether bodies may go to the runtime's socket directly. Otherwise they are ASGI messages.
+        client_ssl: As for `Mirror`.
+        limits: Replace those of `SHORT`.
     """
     if not isinstance(router, Router):
         router = FixedRouter(*router)

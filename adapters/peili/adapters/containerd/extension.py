@@ -25,8 +25,8 @@ class ContainerdHosts(Plugin):
     then it is not `ready`, but the mirror runs all the same.
 
     Args:
-        files: the hosts.toml files.
-        socket: the socket of containerd. The extension asks it for its version, and uses what that version supports.
+        files: The hosts.toml files.
+        socket: The socket of containerd. The extension asks it for its version, and uses what that version supports.
     """
 
     def __init__(self, files: HostsFiles, *, socket: str | Path | None = None) -> None:

@@ -20,8 +20,8 @@ class ContainerdVersion:
     """A version of containerd, and what that version does differently from others.
 
     Attributes:
-        major: the first number.
-        minor: the second number.
+        major: The first number.
+        minor: The second number.
         is_known: False if nobody knows the version. It then counts as 1.x, which accepts less, wherever one version has
             to be assumed.
     """

@@ -32,8 +32,8 @@ def pull(target: str, directory: Path) -> Iterator[dict[str, Any]]:
         For each file: what it is, its digest, its size in bytes and the seconds that it took.
 
     Raises:
-        OSError: the mirror cannot be reached, or it answers with an error.
-        ValueError: an answer is not valid.
+        OSError: The mirror cannot be reached, or it answers with an error.
+        ValueError: An answer is not valid.
     """
     client = require_oras().OrasClient(insecure=True)
     client.session.trust_env = False  # the environment may name a proxy, which cannot reach this machine's loopback

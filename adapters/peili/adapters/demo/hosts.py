@@ -48,16 +48,16 @@ class DemoHost:
     """A host with an empty OCI image layout, and with ports that the kernel chose.
 
     Args:
-        name: its identity.
-        directory: where it creates its files.
+        name: Its identity.
+        directory: Where it creates its files.
 
     Attributes:
-        verifies: whether its store checks files against their digests.
-        layout: the directory of the OCI image layout.
+        verifies: Whether its store checks files against their digests.
+        layout: The directory of the OCI image layout.
         registry: ``host:port`` of its local door.
-        peer: what the other hosts know about it.
-        proxy: the proxy in front of its peer door.
-        transfers: which peer sent it which bytes.
+        peer: What the other hosts know about it.
+        proxy: The proxy in front of its peer door.
+        transfers: Which peer sent it which bytes.
     """
 
     def __init__(self, name: str, directory: Path) -> None:

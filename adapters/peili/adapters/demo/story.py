@@ -33,13 +33,13 @@ def run(*, corrupt: bool) -> int:
     """Run the demonstration.
 
     Args:
-        corrupt: flip a bit in the image at its source.
+        corrupt: Flip a bit in the image at its source.
 
     Returns:
         The exit code: 0 if every digest was right, else 1.
 
     Raises:
-        PeiliError: the extra `demo` is not installed, or the demonstration took too long.
+        PeiliError: The extra `demo` is not installed, or the demonstration took too long.
     """
     require_oras()
     with tempfile.TemporaryDirectory(prefix="peili-demo-") as directory:
@@ -151,8 +151,8 @@ def wrong_digests(directory: Path, manifest: str) -> list[str]:
     """Check pulled files without any of the code that transferred them.
 
     Args:
-        directory: the files, named by their digests.
-        manifest: the digest of the manifest.
+        directory: The files, named by their digests.
+        manifest: The digest of the manifest.
 
     Returns:
         The digests whose file is missing or has other content: of the manifest and of what it names.

@@ -92,8 +92,8 @@ def lock(roots: Sequence[Path]) -> Generator[None]:
     """Keep other runs away from these paths.
 
     Raises:
-        TimeoutError: another run held the lock for ten seconds.
-        OSError: a directory cannot be opened.
+        TimeoutError: Another run held the lock for ten seconds.
+        OSError: A directory cannot be opened.
     """
     deadline = time.monotonic() + LOCK_TIMEOUT
     while True:

@@ -21,10 +21,10 @@ def parse_config_path(values: Iterable[str | Path]) -> tuple[Path, ...]:
     """Return the directories as absolute paths, without repetition.
 
     Args:
-        values: paths; each may be several paths with ``:`` between them, as containerd writes them.
+        values: Paths; each may be several paths with ``:`` between them, as containerd writes them.
 
     Raises:
-        ConfigError: there is none, one is empty, or k3s generates one.
+        ConfigError: There is none, one is empty, or k3s generates one.
     """
     names = [name for value in values for name in str(value).split(":")]
     if not names or not all(names):

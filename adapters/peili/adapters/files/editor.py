@@ -23,7 +23,7 @@ class CannotEdit(PeiliError):
     """peili leaves a file unchanged. The message says why, in one line.
 
     Attributes:
-        path: the file or directory, if it is known.
+        path: The file or directory, if it is known.
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
@@ -40,9 +40,9 @@ class Change:
     """The change of one file.
 
     Attributes:
-        file: the file.
-        before: its content before the change; None if there was no file.
-        after: its content after the change; None if there is no file any more.
+        file: The file.
+        before: Its content before the change; None if there was no file.
+        after: Its content after the change; None if there is no file any more.
     """
 
     file: Path
@@ -90,10 +90,10 @@ def print_outcome(outcome: Outcome, nothing: str, *, dry_run: bool, note: str = 
     """Print changes on standard output, and problems on standard error, as `peili hosts` does.
 
     Args:
-        outcome: the outcome.
-        nothing: the line for an outcome without changes and problems.
-        dry_run: print the changes as a diff.
-        note: a line that follows each change that was made.
+        outcome: The outcome.
+        nothing: The line for an outcome without changes and problems.
+        dry_run: Print the changes as a diff.
+        note: A line that follows each change that was made.
 
     Returns:
         The exit code: 1 if there are problems.
@@ -112,10 +112,10 @@ class Edit:
     """The new content of one file, not written yet.
 
     Attributes:
-        file: the file.
-        before: its present content; None if there is no file.
-        after: its new content; None if the file must be removed.
-        created_levels: how much of the path peili created, and removes together with the file: 1 is the file only, 2
+        file: The file.
+        before: Its present content; None if there is no file.
+        after: Its new content; None if the file must be removed.
+        created_levels: How much of the path peili created, and removes together with the file: 1 is the file only, 2
             the directory too, 3 that directory's parent too, and so on. Directories that hold anything else stay.
     """
 
@@ -161,7 +161,7 @@ class ConfigEditor(ABC, Generic[ViewT]):
         """Put the door in front of every chosen registry for which it is not in front yet.
 
         Args:
-            dry_run: work out the changes, but write nothing.
+            dry_run: Work out the changes, but write nothing.
         """
         return self._run(self._edits_to_apply, dry_run=dry_run)
 
@@ -171,7 +171,7 @@ class ConfigEditor(ABC, Generic[ViewT]):
         What was there before remains, byte for byte, with the changes that others made since.
 
         Args:
-            dry_run: work out the changes, but write nothing.
+            dry_run: Work out the changes, but write nothing.
         """
         return self._run(self._edits_to_remove, dry_run=dry_run)
 
@@ -180,7 +180,7 @@ class ConfigEditor(ABC, Generic[ViewT]):
         """Return what is in force for each registry, whether peili or a user wrote it.
 
         Raises:
-            OSError: a file can't be read.
+            OSError: A file can't be read.
         """
 
     @abstractmethod

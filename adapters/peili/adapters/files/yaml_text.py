@@ -37,7 +37,7 @@ def is_list(value: Any) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
 
 
-def plain(text: str) -> list[Any]:
+def parse_all(text: str) -> list[Any]:
     """Return the documents in `text` as dicts, lists and scalars; aliases are copied. Raises NotYaml."""
     loader: Any = YAML(typ="safe", pure=True)
     loaded: list[Any] = _read(lambda: list(loader.load_all(text)))
@@ -45,28 +45,28 @@ def plain(text: str) -> list[Any]:
     return _read(lambda: [_copy(document, budget) for document in loaded])
 
 
-def one_plain(text: str) -> Any:
+def parse_one(text: str) -> Any:
     """Return the only document in `text`, or None if there is none. Raises NotYaml, also for several documents."""
-    documents = plain(text)
+    documents = parse_all(text)
     if len(documents) > 1:
         raise NotYaml(f"{len(documents)} documents, but only one is allowed")
     return documents[0] if documents else None
 
 
-def root_node(text: str) -> Node | None:
+def parse_root_node(text: str) -> Node | None:
     """Return the root node of the only document in `text`. The marks of nodes count characters. Raises NotYaml."""
     loader: Any = YAML(pure=True)
     root: Node | None = _read(lambda: loader.compose(text))
     return root
 
 
-def documents(text: str) -> list[Any]:
+def parse_documents(text: str) -> list[Any]:
     """Return the documents in `text`. Their mappings and lists keep order, comments and quotes. Raises NotYaml."""
     parser = _round_trip_parser()
     return _read(lambda: list(parser.load_all(text)))
 
 
-def dumped(values: Sequence[Any]) -> str:
+def dump(values: Sequence[Any]) -> str:
     """Return `values` as text, one document each."""
     stream = io.StringIO()
     _round_trip_parser().dump_all(values, stream)

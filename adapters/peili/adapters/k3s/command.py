@@ -17,17 +17,17 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
 
     Args:
         action: ``apply``, ``show`` or ``remove``.
-        mirror: the URL at which containerd reaches the local door.
-        registries: host names, and ``*`` for all registries without an entry; empty for all.
-        file: the file; None for the files of the products that are installed.
-        dry_run: print the changes as a diff; write nothing.
-        as_json: make `show` print JSON.
+        mirror: The URL at which containerd reaches the local door.
+        registries: Host names, and ``*`` for all registries without an entry; empty for all.
+        file: The file; None for the files of the products that are installed.
+        dry_run: Print the changes as a diff; write nothing.
+        as_json: Make `show` print JSON.
 
     Returns:
         The exit code.
 
     Raises:
-        PeiliError: no product is installed, or a file cannot be shown.
+        PeiliError: No product is installed, or a file cannot be shown.
     """
     found = installed_files() if file is None else (file,)
     if not found:
@@ -55,7 +55,7 @@ def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:
         sys.stdout.write(json.dumps({"files": entries}) + "\n")
         return 0
     for file, registries in found.items():
-        texts = list(map(str, registries)) or ["nothing is configured: each registry is asked itself"]
+        texts = list(map(str, registries)) or ["nothing is configured: containerd asks each registry itself"]
         sys.stdout.write("\n\n".join([file, *texts]) + "\n")
     return 0
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from peili.adapters.files.editor import CannotEdit
-from peili.adapters.files.yaml_text import root_node
+from peili.adapters.files.yaml_text import parse_root_node
 
 MARK = "# added by peili"
 
@@ -32,11 +32,11 @@ def insert_endpoint(text: str, url: str, registry: str) -> str:
     """Return `text` with `url` as the first endpoint of `registry`, in marked lines.
 
     Raises:
-        CannotEdit: the place for the endpoint is not clear.
-        NotYaml: the text is not YAML.
+        CannotEdit: The place for the endpoint is not clear.
+        NotYaml: The text is not YAML.
     """
     path = ["mirrors", registry, "endpoint"]
-    node: Any = root_node(text)
+    node: Any = parse_root_node(text)
     if node is None or _is_null(node):
         return _append(text, _block_lines(path, url, 0, _newline(text)))
     parent_key: Any = None  # the key whose value is `node`
@@ -72,14 +72,12 @@ def _is_null(node: Any) -> bool:
 def _insert_first(text: str, collection: Any, parent_key: Any, keys: Sequence[str], url: str) -> str:
     """Insert `url`, below `keys`, as the first entry of `collection`."""
     newline = _newline(text)
-    first: Any = collection.value[0] if collection.value else None
-    if first is not None and collection.id == "mapping":
-        first, _ = first  # the key
+    entries: list[Any] = collection.value if collection.id == "sequence" else [key for key, _ in collection.value]
     if collection.flow_style:
-        index = collection.end_mark.index - 1 if first is None else first.start_mark.index
+        index = entries[0].start_mark.index if entries else collection.end_mark.index - 1
         column = index - _line_start(text, index)
-        return text[:index] + _flow_item(keys, url, column, newline, last=first is None) + text[index:]
-    start = _line_start(text, first.start_mark.index)
+        return text[:index] + _flow_item(keys, url, column, newline, is_last=not entries) + text[index:]
+    start = _line_start(text, entries[0].start_mark.index)
     column = len(text[start:]) - len(text[start:].lstrip(" "))
     lines = _block_lines(keys, url, column, newline)
     return text[:start] + lines + text[start:] if parent_key is None else _insert_below(text, parent_key, lines)
@@ -119,12 +117,12 @@ def _block_lines(keys: Sequence[str], url: str, column: int, newline: str) -> st
     return "".join(f"{' ' * (column + 2 * depth)}{line} {MARK}{newline}" for depth, line in enumerate(lines))
 
 
-def _flow_item(keys: Sequence[str], url: str, column: int, newline: str, *, last: bool) -> str:
-    """Return the same for a flow collection, to stand before the text at `column`; `last` if nothing follows it."""
+def _flow_item(keys: Sequence[str], url: str, column: int, newline: str, *, is_last: bool) -> str:
+    """Return the same for a flow collection, to stand before the text at `column`; `is_last` if nothing follows it."""
     item = json.dumps(url)
     for key in reversed(keys):
         item = f"{json.dumps(key)}: [{item}]" if key == "endpoint" else f"{json.dumps(key)}: {{{item}}}"
-    return f"{item}{'' if last else ','} {MARK}{newline}{' ' * max(column, 1)}"
+    return f"{item}{'' if is_last else ','} {MARK}{newline}{' ' * max(column, 1)}"
 
 
 def remove_marked(text: str) -> tuple[str, frozenset[str]]:

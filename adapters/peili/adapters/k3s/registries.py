@@ -4,9 +4,9 @@ The format is documented by k3s and RKE2 as "Private Registry Configuration". ``
 all registries without an entry, to ``endpoint`` and ``rewrite``. ``configs`` holds credentials and TLS settings, which
 peili never changes.
 
-A changed text is parsed again. If it does not mean exactly what was intended, the change is refused. So is a text that
-k3s may read differently: k3s has a parser for YAML 1.1, and this process one for YAML 1.2. tests/differential compares
-them.
+A changed text is parsed again, and the change is refused if its meaning is not exactly the intended one. A text that
+k3s may read differently is refused too: k3s parses YAML 1.1, and this module parses YAML 1.2. tests/differential
+compares them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from peili.adapters.files.editor import CannotEdit
 from peili.adapters.files.urls import same_door
-from peili.adapters.files.yaml_text import NotYaml, is_list, is_table, one_plain
+from peili.adapters.files.yaml_text import NotYaml, is_list, is_table, parse_one
 from peili.adapters.k3s.marked_lines import MARK, insert_endpoint, remove_marked
 
 WILDCARD = "*"
@@ -37,9 +37,9 @@ class RegistryEntry:
     """The entry of one registry.
 
     Attributes:
-        registry: its name, or `WILDCARD`.
-        endpoints: the URLs of its mirrors, in the order in which containerd asks them.
-        rewrites: whether repository names are rewritten for the endpoints.
+        registry: Its name, or `WILDCARD`.
+        endpoints: The URLs of its mirrors, in the order in which containerd asks them.
+        rewrites: Whether repository names are rewritten for the endpoints.
     """
 
     registry: str
@@ -74,11 +74,11 @@ def chosen_registries(text: str, registries: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the entries to change.
 
     Args:
-        text: the content of the file.
-        registries: the registries; if it is empty, `WILDCARD` and each registry that has an entry.
+        text: The content of the file.
+        registries: The registries; if it is empty, `WILDCARD` and each registry that has an entry.
 
     Raises:
-        CannotEdit: the text cannot be read, or has two entries for `WILDCARD`.
+        CannotEdit: The text cannot be read, or has two entries for `WILDCARD`.
     """
     existing = [entry.registry for entry in read_entries(without_mirror(text))]
     names = list(registries or [WILDCARD, *existing])
@@ -98,7 +98,7 @@ def with_mirror(text: str, url: str, registries: Sequence[str]) -> str:
     again, even if a user added it.
 
     Raises:
-        CannotEdit: the text cannot be changed safely.
+        CannotEdit: The text cannot be changed safely.
     """
     if all(_is_first(endpoints_of(text, registry), url) for registry in registries):
         _parse(text)
@@ -111,11 +111,11 @@ def without_mirror(text: str, registries: Sequence[str] = ()) -> str:
     """Return `text` without the endpoints that `with_mirror` added, whatever their URL.
 
     Args:
-        text: the content of the file.
-        registries: the registries to change; all if it is empty.
+        text: The content of the file.
+        registries: The registries to change; all if it is empty.
 
     Raises:
-        CannotEdit: the text cannot be changed safely.
+        CannotEdit: The text cannot be changed safely.
     """
     base, ours = _split(text)
     # `chosen_registries` may have replaced the one name with the other.
@@ -162,7 +162,7 @@ def _add_all(base: str, urls: Mapping[str, str]) -> str:
 def _check_removal(before: dict[str, Any], after: dict[str, Any], ours: frozenset[str]) -> None:
     """Raise CannotEdit if anything is missing except one of `ours` per registry, and empty parents of it."""
     old, new = _mirrors(before), _mirrors(after)
-    fine = (
+    is_same = (
         all(after.get(key) == value for key, value in before.items() if key != "mirrors") and new.keys() <= old.keys()
     )
     for registry, entry in old.items():
@@ -171,8 +171,8 @@ def _check_removal(before: dict[str, Any], after: dict[str, Any], ours: frozense
         endpoints, remaining = list(entry.get("endpoint") or ()), list(new.get(registry, {}).get("endpoint") or ())
         index = next((i for i, each in enumerate(endpoints) if each in ours), len(endpoints))
         without = endpoints[:index] + endpoints[index + 1 :]
-        fine = fine and old_rest == new_rest and remaining in (endpoints, without)
-    if not fine:
+        is_same = is_same and old_rest == new_rest and remaining in (endpoints, without)
+    if not is_same:
         raise CannotEdit("without peili's lines it would mean something else; remove them by hand")
 
 
@@ -200,7 +200,7 @@ def _parse_result(text: str) -> dict[str, Any]:
 def _parse(text: str) -> dict[str, Any]:
     """Return the root mapping. Raises CannotEdit if k3s may not read `text`, or read it differently."""
     try:
-        root = one_plain(text)
+        root = parse_one(text)
     except NotYaml as error:
         raise CannotEdit(f"can't be read as YAML: {error}") from error
     if root is None:

@@ -14,7 +14,7 @@ from peili.adapters.files import atomic
 from peili.adapters.files.config_path import is_generated
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
 from peili.adapters.files.urls import check_mirror_url, same_door
-from peili.adapters.files.yaml_text import NotYaml, is_table, one_plain
+from peili.adapters.files.yaml_text import NotYaml, is_table, parse_one
 from peili.adapters.k3s.registries import (
     WILDCARD,
     WILDCARD_DIRECTORY,
@@ -48,10 +48,10 @@ class K3sRegistryView:
     """What is in force for one registry of k3s or RKE2.
 
     Attributes:
-        registry: its name, or ``*`` for all registries without an entry.
-        endpoints: the URLs that containerd asks, in this order. After them, it asks the registry.
-        notes: further remarks, one line each.
-        mirror: the URL of peili.
+        registry: Its name, or ``*`` for all registries without an entry.
+        endpoints: The URLs that containerd asks, in this order. After them, it asks the registry.
+        notes: Further remarks, one line each.
+        mirror: The URL of peili.
     """
 
     registry: str
@@ -85,13 +85,13 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
     k3s reads the file only when it starts, so it must be restarted after a change. The file keeps its mode and owner.
 
     Args:
-        mirror: the URL of the local door, as this host's containerd reaches it.
-        file: the path of the file.
-        registries: the registries to put peili in front of, such as ``docker.io``; ``*`` stands for all registries
+        mirror: The URL of the local door, as this host's containerd reaches it.
+        file: The path of the file.
+        registries: The registries to put peili in front of, such as ``docker.io``; ``*`` stands for all registries
             without an entry. The default is ``*`` and each registry that has an entry.
 
     Raises:
-        ConfigError: a value is wrong, or k3s generates the file.
+        ConfigError: A value is wrong, or k3s generates the file.
     """
 
     def __init__(self, mirror: str, *, file: str | Path = FILES[0], registries: Iterable[str] = ()) -> None:
@@ -117,8 +117,8 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
                 read the file.
 
         Raises:
-            CannotEdit: the text cannot be understood.
-            OSError: the file cannot be read.
+            CannotEdit: The text cannot be understood.
+            OSError: The file cannot be read.
         """
         text = _decode(_read(self.file) or b"")
         entries = read_entries(text)
@@ -141,11 +141,11 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
 
     @override
     def _edits_to_apply(self) -> Iterator[Callable[[], Edit]]:
-        yield partial(self._edit, self._applied)
+        yield partial(self._edit, self._add_mirror)
 
     @override
     def _edits_to_remove(self) -> Iterator[Callable[[], Edit]]:
-        yield partial(self._edit, self._removed)
+        yield partial(self._edit, self._remove_mirror)
 
     def _edit(self, change: Callable[[bytes | None], bytes | None]) -> Edit:
         try:
@@ -154,7 +154,7 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
         except CannotEdit as error:
             raise CannotEdit(str(error), self.file) from error
 
-    def _applied(self, before: bytes | None) -> bytes:
+    def _add_mirror(self, before: bytes | None) -> bytes:
         if "[" in self.mirror:
             raise CannotEdit(
                 "k3s copies the mirror's URL into hosts.toml, and containerd 1.x can't read an IPv6 address there; "
@@ -173,7 +173,7 @@ class RegistriesFile(ConfigEditor[K3sRegistryView]):
                 )
         return (header + with_mirror(text, self.mirror, registries)).encode()
 
-    def _removed(self, before: bytes | None) -> bytes | None:
+    def _remove_mirror(self, before: bytes | None) -> bytes | None:
         if before is None:
             return None
         header, text = _split_header(before)
@@ -216,7 +216,7 @@ def _file_without_fallback(directory: Path) -> Path | None:
     """
     for file in (directory / "config.yaml", *sorted((directory / "config.yaml.d").glob("*.yaml"))):
         try:
-            settings: Any = one_plain(file.read_text(encoding="utf-8"))
+            settings: Any = parse_one(file.read_text(encoding="utf-8"))
         except (NotYaml, OSError, UnicodeDecodeError):
             continue  # k3s does not start with such a file
         if is_table(settings) and settings.get(_NO_FALLBACK) in (True, "true"):

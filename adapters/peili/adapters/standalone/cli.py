@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -
     """Run the command. Errors that a user can fix are one line on stderr.
 
     Args:
-        argv: the arguments; by default those of the process.
-        plugins: where plug-ins are looked up. A frozen app, whose plug-ins have no entry points, registers them here.
+        argv: The arguments; by default those of the process.
+        plugins: Where plug-ins are looked up. A frozen app, whose plug-ins have no entry points, registers them here.
 
     Returns:
         The exit code.
@@ -172,7 +172,7 @@ def doctor_command(
     try:
         from peili.adapters.standalone import doctor  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
-        raise PeiliError(f"{error}: `peili doctor` needs what pip install 'peili[command]' brings") from error
+        raise PeiliError(f"{error}: `peili doctor` needs pip install 'peili[command]'") from error
     target = doctor.doctor_target(_load(config, assignments), containerd_config)
     return doctor.run(target, sys.stdout.write, as_json=as_json)
 
@@ -328,7 +328,7 @@ def keys_group() -> None:
 def keys_new_command(*, file: Path | None) -> int:
     """Write a new key into FILE, which must not exist, or without FILE to stdout.
 
-    Copy the key to every host, and set peer.shared_key_file to its file. Keep it secret: who has it is a peer.
+    Copy the key to every host, and set peer.shared_key_file to its file. Keep it secret: a host that has it is a peer.
     """
     if file is None:
         click.echo(new_key())

@@ -55,7 +55,7 @@ class PeerOptions:
     At most one of `insecure`, `shared_key_file` and `tls` is set. Without any, the peer door refuses other hosts.
 
     Attributes:
-        sources: where each key was set.
+        sources: Where each key was set.
     """
 
     listen: tuple[str, ...]
@@ -84,10 +84,10 @@ class PluginSection:
     """One of the sections ``[store]``, ``[router]`` and ``[resolver]``.
 
     Attributes:
-        name: the section.
-        kind: the name of the plug-in.
-        options: all other keys; the plug-in checks them.
-        sources: where each key was set.
+        name: The section.
+        kind: The name of the plug-in.
+        options: All other keys; the plug-in checks them.
+        sources: Where each key was set.
     """
 
     name: str
@@ -122,9 +122,9 @@ class HostsOptions:
     """The section ``[hosts]``, about containerd's hosts.toml files.
 
     Attributes:
-        apply: put peili first in containerd's registries while the mirror runs.
+        apply: Put peili first in containerd's registries while the mirror runs.
         config_path: containerd's setting of that name; empty for containerd's defaults.
-        registries: the registries to change; empty for those of the section ``[mirror]``.
+        registries: The registries to change; empty for those of the section ``[mirror]``.
     """
 
     apply: bool
@@ -145,8 +145,8 @@ class Config:
     """A complete configuration. Everything is checked except the options of the plug-ins.
 
     Attributes:
-        local: the addresses of the local door.
-        watchdog: how many seconds the event loop may be blocked; 0 switches the watchdog off.
+        local: The addresses of the local door.
+        watchdog: How many seconds the event loop may be blocked; 0 switches the watchdog off.
     """
 
     local: tuple[str, ...]

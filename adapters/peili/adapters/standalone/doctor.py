@@ -19,11 +19,11 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
     """Return what the doctor examines: the containerd and the mirror that `config` describes.
 
     Args:
-        config: the configuration of `peili serve`.
+        config: The configuration of `peili serve`.
         containerd_config: containerd's configuration file; None for the file that the running containerd uses.
 
     Raises:
-        ConfigError: the store's options are wrong, or the local door has no fixed port.
+        ConfigError: The store's options are wrong, or the local door has no fixed port.
     """
     kind = config.store.kind
     if kind == "containerd":

@@ -26,8 +26,8 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
     """Return the extension that puts peili first in containerd's registries while a mirror runs.
 
     Args:
-        config: the configuration of the mirror.
-        local: the addresses of the local door, if they are not those in `config`.
+        config: The configuration of the mirror.
+        local: The addresses of the local door, if they are not those in `config`.
 
     Raises:
         ConfigError: containerd cannot reach the door, or the section ``[hosts]`` is wrong.
@@ -58,19 +58,19 @@ def run(
 
     Args:
         action: ``apply``, ``show`` or ``remove``.
-        config: the mirror's configuration. It applies to each option that the user did not give.
+        config: The mirror's configuration. It applies to each option that the user did not give.
         file_format: ``containerd``, ``k3s`` or ``talos``.
-        file: for k3s and Talos, the file to change or to read.
-        config_path: for containerd, the directories of its setting of that name.
-        registries: host names, and ``_default`` for all other registries.
-        mirror: the URL at which containerd reaches peili.
+        file: For k3s and Talos, the file to change or to read.
+        config_path: For containerd, the directories of its setting of that name.
+        registries: Host names, and ``_default`` for all other registries.
+        mirror: The URL at which containerd reaches peili.
         version: containerd's version; by default that of the running or the installed one.
-        dry_run: print the changes as a diff; write nothing.
-        as_json: make `show` print JSON.
+        dry_run: Print the changes as a diff; write nothing.
+        as_json: Make `show` print JSON.
 
     Raises:
-        ConfigError: an option or the configuration is wrong.
-        PeiliError: a file cannot be read.
+        ConfigError: An option or the configuration is wrong.
+        PeiliError: A file cannot be read.
     """
     mirror = mirror or mirror_url(config.local)
     registries = registries or (_registries(config) if action == "apply" else ())
@@ -105,7 +105,7 @@ def mirror_url(local: Sequence[str]) -> str:
     """Return the URL at which this host's containerd reaches a local door at the addresses `local`.
 
     Raises:
-        ConfigError: the port is not fixed.
+        ConfigError: The port is not fixed.
     """
     host, _, port = local[0].rpartition(":")
     if int(port) == 0:

@@ -23,8 +23,8 @@ def configure(form: str, level: str, stream: TextIO | None = None) -> logging.Lo
 
     Args:
         form: ``text`` or ``json``.
-        level: the lowest level of peili's own records, for example ``info``.
-        stream: where to write; by default stderr.
+        level: The lowest level of peili's own records, for example ``info``.
+        stream: Where to write; by default stderr.
 
     Returns:
         The logger for the mirror.
@@ -46,8 +46,9 @@ def _number(level: str) -> int:
 
 
 class TextFormatter(logging.Formatter):
-    """Time, level, logger and message. Text from clients and peers is escaped and shortened, so it cannot fake lines
-    or fill the log.
+    """Time, level, logger and message.
+
+    Text from clients and peers is escaped and shortened, so that it cannot fake lines or fill the log.
     """
 
     @override

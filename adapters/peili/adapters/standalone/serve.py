@@ -33,12 +33,12 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
     """Build the mirror.
 
     Args:
-        config: the configuration.
-        plugins: where plug-ins are looked up; by default those that are built in or installed.
-        local: the addresses of the local door, if they are not those in `config`.
+        config: The configuration.
+        plugins: Where plug-ins are looked up; by default those that are built in or installed.
+        local: The addresses of the local door, if they are not those in `config`.
 
     Raises:
-        ConfigError: a plug-in does not exist, or one of its options is wrong.
+        ConfigError: A plug-in does not exist, or one of its options is wrong.
     """
     plugins = plugins or Plugins()
     identity = config.mirror.identity or uuid.uuid4().hex
@@ -110,12 +110,12 @@ def run(config: Config, plugins: Plugins | None = None) -> None:
     files of the process is raised as far as the system allows.
 
     Args:
-        config: the configuration.
-        plugins: where plug-ins are looked up; by default those that are built in or installed.
+        config: The configuration.
+        plugins: Where plug-ins are looked up; by default those that are built in or installed.
 
     Raises:
-        ListenError: an address cannot be listened on. Nothing on this host has changed then.
-        ConfigError: as for `build`. Nothing on this host has changed then.
+        ListenError: An address cannot be listened on. Nothing on this host has changed then.
+        ConfigError: As for `build`. Nothing on this host has changed then.
     """
     log = logs.configure(config.log.format, config.log.level)
     with passed_sockets(os.environ) as passed:

@@ -21,9 +21,9 @@ class Setting:
     """The value of a key.
 
     Attributes:
-        value: the value, with its TOML type.
-        source: the file, variable or option that it was set in.
-        text: the original text if it does not come from a TOML file, which would state its type.
+        value: The value, with its TOML type.
+        source: The file, variable or option that it was set in.
+        text: The original text if it does not come from a TOML file, which would state its type.
     """
 
     value: Any
@@ -36,8 +36,8 @@ class Assignment:
     """Sets one key.
 
     Attributes:
-        path: the section, the key, and further keys if the option is a table.
-        setting: the new value.
+        path: The section, the key, and further keys if the option is a table.
+        setting: The new value.
     """
 
     path: tuple[str, ...]

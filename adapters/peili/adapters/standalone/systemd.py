@@ -1,5 +1,6 @@
-"""systemd's protocols for services: sockets that it passes (sd_listen_fds(3)) and states that it receives
-(sd_notify(3)). Other programs speak them, too. No library is needed.
+"""systemd's protocols for services: it passes sockets (sd_listen_fds(3)), and receives states (sd_notify(3)).
+
+Other programs use the same protocols.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def passed_sockets(environ: MutableMapping[str, str]) -> Generator[PassedSockets
     them. Variables with the process id of another process are removed and ignored.
 
     Raises:
-        ConfigError: a socket does not have a door's name, or a descriptor is not a socket.
+        ConfigError: A socket does not have a door's name, or a descriptor is not a socket.
     """
     pid, count, names = (environ.pop(each, "") for each in _VARIABLES)
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -79,8 +80,8 @@ class Notifier:
     sent. A context manager that closes the socket.
 
     Args:
-        address: the socket: a path, or ``@`` and an abstract name.
-        watchdog: seconds within which systemd expects each heartbeat; None if it expects none.
+        address: The socket: a path, or ``@`` and an abstract name.
+        watchdog: Seconds within which systemd expects each heartbeat; None if it expects none.
     """
 
     def __init__(self, address: str | None, *, watchdog: float | None = None) -> None:

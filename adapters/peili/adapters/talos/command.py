@@ -17,17 +17,17 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
 
     Args:
         action: ``apply`` and ``remove`` print a patch; ``show`` prints the mirrors in the configuration.
-        mirror: the URL at which the machine's containerd reaches the local door.
-        registries: host names, and ``*`` for all registries without an entry; empty for all.
-        file: the file with the configuration; None for stdin.
-        dry_run: ignored, because no action changes anything.
-        as_json: make `show` print JSON.
+        mirror: The URL at which the machine's containerd reaches the local door.
+        registries: Host names, and ``*`` for all registries without an entry; empty for all.
+        file: The file with the configuration; None for stdin.
+        dry_run: Ignored, because no action changes anything.
+        as_json: Make `show` print JSON.
 
     Returns:
         The exit code.
 
     Raises:
-        PeiliError: the text cannot be read, or it is not a machine configuration.
+        PeiliError: The text cannot be read, or it is not a machine configuration.
     """
     check_arguments(mirror, registries)
     name = "standard input" if file is None else str(file)
@@ -61,8 +61,8 @@ def _show(config: MachineConfig, mirror: str, *, as_json: bool) -> int:
         ]
         sys.stdout.write(json.dumps({"registries": registries}) + "\n")
     else:
-        texts = [_as_text(each, mirror) for each in found] or ["nothing is configured: each registry is asked itself"]
-        sys.stdout.write("\n\n".join(texts) + "\n")
+        nothing = "nothing is configured: containerd asks each registry itself"
+        sys.stdout.write("\n\n".join([_as_text(each, mirror) for each in found] or [nothing]) + "\n")
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from peili.adapters.files.urls import is_plain
-from peili.adapters.files.yaml_text import NotYaml, documents, dumped, is_list, is_table, plain
+from peili.adapters.files.yaml_text import NotYaml, dump, is_list, is_table, parse_all, parse_documents
 
 KIND = "RegistryMirrorConfig"
 VERSION = "v1alpha1"
@@ -30,8 +30,8 @@ class MirrorEndpoint:
     """One mirror of a registry.
 
     Attributes:
-        url: its URL.
-        override_path: whether the URL is used as it is; else ``/v2`` is appended. Harbor needs it.
+        url: Its URL.
+        override_path: Whether the URL is used as it is; else ``/v2`` is appended. Harbor needs it.
     """
 
     url: str
@@ -43,9 +43,9 @@ class RegistryMirrors:
     """The mirrors of one registry.
 
     Attributes:
-        registry: its name, or `WILDCARD`.
-        endpoints: the mirrors, in the order in which they are asked.
-        skip_fallback: whether the registry itself is not asked after the mirrors.
+        registry: Its name, or `WILDCARD`.
+        endpoints: The mirrors, in the order in which they are asked.
+        skip_fallback: Whether the registry itself is not asked after the mirrors.
     """
 
     registry: str
@@ -58,9 +58,9 @@ class MachineConfig:
     """The mirrors in a machine configuration.
 
     Attributes:
-        old: those in the older form, by registry.
-        new: those in documents, by registry.
-        documents: the documents themselves, with their comments, by registry.
+        old: Those in the older form, by registry.
+        new: Those in documents, by registry.
+        documents: The documents themselves, with their comments, by registry.
     """
 
     old: Mapping[str, RegistryMirrors] = field(default_factory=dict[str, RegistryMirrors])
@@ -77,13 +77,13 @@ def parse_config(text: str) -> MachineConfig:
     """Parse a machine configuration.
 
     Args:
-        text: the configuration, or the resource ``machineconfig`` as `talosctl get -o yaml` prints it.
+        text: The configuration, or the resource ``machineconfig`` as `talosctl get -o yaml` prints it.
 
     Raises:
-        InvalidMachineConfig: the text is not a machine configuration.
+        InvalidMachineConfig: The text is not a machine configuration.
     """
     try:
-        values, with_comments = plain(text), documents(text)
+        values, with_comments = parse_all(text), parse_documents(text)
     except NotYaml as error:
         raise InvalidMachineConfig(f"can't be read as YAML: {error}") from error
     if len(values) == 1 and (spec := _spec_of_resource(values[0])) is not None:
@@ -138,7 +138,7 @@ def _spec_of_resource(value: Any) -> str | None:
     if not is_table(metadata) or metadata.get("type") != "MachineConfigs.config.talos.dev":
         return None
     spec: Any = value.get("spec")
-    return spec if isinstance(spec, str) else dumped([spec])
+    return spec if isinstance(spec, str) else dump([spec])
 
 
 def _parse_old_form(document: dict[str, Any] | None) -> dict[str, RegistryMirrors]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from peili.adapters.files.urls import check_mirror_url, same_door
-from peili.adapters.files.yaml_text import dumped, plain
+from peili.adapters.files.yaml_text import dump, parse_all
 from peili.adapters.talos.machine_config import (
     KIND,
     VERSION,
@@ -34,8 +34,8 @@ class MachineConfigPatch:
     """A patch of a machine configuration.
 
     Attributes:
-        text: the patch; empty if there is nothing to change.
-        mirrors: the resulting mirrors of each registry that the patch changes.
+        text: The patch; empty if there is nothing to change.
+        mirrors: The resulting mirrors of each registry that the patch changes.
     """
 
     text: str
@@ -48,45 +48,45 @@ def patch_to_apply(config: MachineConfig, url: str, registries: Sequence[str] = 
     ``skipFallback`` keeps its value. If it is not set, Talos asks the registry for what peili does not have.
 
     Args:
-        config: the configuration.
-        url: the URL at which the machine's containerd reaches the local door.
-        registries: the registries to change; by default `WILDCARD`, and each registry with mirrors, because `WILDCARD`
+        config: The configuration.
+        url: The URL at which the machine's containerd reaches the local door.
+        registries: The registries to change; by default `WILDCARD`, and each registry with mirrors, because `WILDCARD`
             does not apply to those.
 
     Raises:
-        ConfigError: the URL or a registry is wrong.
-        InvalidMachineConfig: no such patch can be written.
+        ConfigError: The URL or a registry is wrong.
+        InvalidMachineConfig: No such patch can be written.
     """
     check_arguments(url, registries)
     changed = [
         replace(
             mirrors, endpoints=(MirrorEndpoint(url), *(each for each in mirrors.endpoints if not is_door(each, url)))
         )
-        for mirrors in (_mirrors(config, name) for name in registries or [WILDCARD, *config.mirrors])
+        for mirrors in (_mirrors_of(config, name) for name in registries or [WILDCARD, *config.mirrors])
         if not mirrors.endpoints or not is_door(mirrors.endpoints[0], url)
     ]
-    return _patch(config, url, changed)
+    return _make_patch(config, url, changed)
 
 
 def patch_to_remove(config: MachineConfig, url: str, registries: Sequence[str] = ()) -> MachineConfigPatch:
     """Write a patch that removes peili from the mirrors.
 
     Args:
-        config: the configuration.
-        url: the URL of the local door.
-        registries: the registries to change; by default all.
+        config: The configuration.
+        url: The URL of the local door.
+        registries: The registries to change; by default all.
 
     Raises:
-        ConfigError: the URL or a registry is wrong.
-        InvalidMachineConfig: no such patch can be written.
+        ConfigError: The URL or a registry is wrong.
+        InvalidMachineConfig: No such patch can be written.
     """
     check_arguments(url, registries)
     changed = [
         replace(mirrors, endpoints=tuple(each for each in mirrors.endpoints if not is_door(each, url)))
-        for mirrors in (_mirrors(config, name) for name in registries or config.mirrors)
+        for mirrors in (_mirrors_of(config, name) for name in registries or config.mirrors)
         if any(is_door(each, url) for each in mirrors.endpoints)
     ]
-    return _patch(config, url, changed)
+    return _make_patch(config, url, changed)
 
 
 def check_arguments(url: str, registries: Sequence[str]) -> None:
@@ -106,7 +106,7 @@ def merge_patch(config: MachineConfig, patch: str) -> dict[str, RegistryMirrors]
     Talos appends lists and replaces all other values.
     """
     new = dict(config.new)
-    for document in (cast("dict[str, Any]", each) for each in plain(patch)):
+    for document in (cast("dict[str, Any]", each) for each in parse_all(patch)):
         name = document["name"]
         if document.pop("$patch", None) == "delete":
             del new[name]
@@ -117,11 +117,11 @@ def merge_patch(config: MachineConfig, patch: str) -> dict[str, RegistryMirrors]
     return {**config.old, **new}
 
 
-def _mirrors(config: MachineConfig, registry: str) -> RegistryMirrors:
+def _mirrors_of(config: MachineConfig, registry: str) -> RegistryMirrors:
     return config.mirrors.get(registry, RegistryMirrors(registry))
 
 
-def _patch(config: MachineConfig, url: str, mirrors: Iterable[RegistryMirrors]) -> MachineConfigPatch:
+def _make_patch(config: MachineConfig, url: str, mirrors: Iterable[RegistryMirrors]) -> MachineConfigPatch:
     changed = tuple(dict.fromkeys(mirrors))
     documents: list[Any] = []
     for each in changed:
@@ -135,7 +135,7 @@ def _patch(config: MachineConfig, url: str, mirrors: Iterable[RegistryMirrors]) 
                 if original is None
                 else _changed_document(original, config.new[each.registry], url, each)
             )
-    text = dumped(documents) if documents else ""
+    text = dump(documents) if documents else ""
     expected = {**config.mirrors, **{each.registry: each for each in changed}}
     result = merge_patch(config, text)
     if any(result.get(name, RegistryMirrors(name)) != each for name, each in expected.items()):

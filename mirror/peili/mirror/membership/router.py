@@ -125,7 +125,7 @@ class MembershipRouter(Router):
 
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
-        """As `Router.acquire`. A peer that failed without an answer is left out until it answers again."""
+        """Return advice as `Router.acquire` does. A peer that failed without an answer is left out until it answers."""
         membership = _require_running(self._peili_membership, self)
         silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
         membership.health.exclude_until_alive(want.key, silent)

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard, cast
 from peili.mirror import Peer
 
 RESOURCE_TYPE = "Members.cluster.talos.dev"
-_EXPECTED = "expected is the output of talosctl get members -o json"
+_EXPECTED = "expected the output of talosctl get members -o json"
 _LABELS = ("hostname", "machineType", "operatingSystem")
 _SPACE = re.compile(r"[ \t\r\n]*")
 
@@ -53,7 +53,7 @@ def _parse_values(text: str) -> Iterator[Any]:
             value, position = decoder.raw_decode(text, position)
         except (ValueError, RecursionError) as error:
             reason = error if isinstance(error, ValueError) else "nested too deeply"
-            raise InvalidMembers(f"no JSON: {reason}; {_EXPECTED}") from error
+            raise InvalidMembers(f"not JSON: {reason}; {_EXPECTED}") from error
         if _is_list(value):
             yield from value
         else:
@@ -69,13 +69,13 @@ def _skip_space(text: str, position: int) -> int:
 def _parse_peer(place: str, value: Any, scheme: str, port: int) -> Peer:
     metadata, spec = _table_in(place, value, "metadata"), _table_in(place, value, "spec")
     if metadata.get("type") != RESOURCE_TYPE:
-        raise InvalidMembers(f"{place}: metadata.type is {RESOURCE_TYPE}, not {_shown(metadata.get('type'))}")
+        raise InvalidMembers(f"{place}: metadata.type is {RESOURCE_TYPE}, not {_shorten(metadata.get('type'))}")
     identity = spec.get("nodeId") or metadata.get("id")
     if not _is_text(identity):
-        raise InvalidMembers(f"{place}: spec.nodeId is a text, not {_shown(identity)}")
+        raise InvalidMembers(f"{place}: spec.nodeId is a text, not {_shorten(identity)}")
     addresses: Any = spec.get("addresses")
     if not _is_list(addresses):
-        raise InvalidMembers(f"{place}: spec.addresses is a list, not {_shown(addresses)}")
+        raise InvalidMembers(f"{place}: spec.addresses is a list, not {_shorten(addresses)}")
     hosts = [host for each in addresses if (host := _url_host(place, each)) is not None]
     labels = {key: text for key in _LABELS if _is_text(text := spec.get(key))}
     return Peer(identity, tuple(f"{scheme}://{host}:{port}" for host in hosts), labels=labels)
@@ -92,7 +92,7 @@ def _is_text(value: Any) -> TypeGuard[str]:
 def _table_in(place: str, value: Any, key: str) -> dict[str, Any]:
     table = cast("dict[str, Any]", value).get(key) if isinstance(value, dict) else None
     if not isinstance(table, dict):
-        raise InvalidMembers(f"{place}: an object with metadata and spec, not {_shown(value)}")
+        raise InvalidMembers(f"{place}: an object with metadata and spec, not {_shorten(value)}")
     return cast("dict[str, Any]", table)
 
 
@@ -101,7 +101,7 @@ def _url_host(place: str, value: Any) -> str | None:
     try:
         address = ip_address(value if isinstance(value, str) else "")
     except ValueError as error:
-        raise InvalidMembers(f"{place}: spec.addresses has IP addresses, not {_shown(value)}") from error
+        raise InvalidMembers(f"{place}: spec.addresses has IP addresses, not {_shorten(value)}") from error
     if address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast:
         return None
     if isinstance(address, IPv6Address):
@@ -109,6 +109,6 @@ def _url_host(place: str, value: Any) -> str | None:
     return str(address)
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = ascii(value)
     return text if len(text) <= 80 else text[:77] + "..."

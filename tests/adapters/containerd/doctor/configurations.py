@@ -74,8 +74,8 @@ def files(choice: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the files for a choice, by their paths relative to the directory of config.toml.
 
     Args:
-        choice: one value for each key of `STRUCTURE`, and possibly a deviation.
-        folder: the directory with the right hosts.toml.
+        choice: One value for each key of `STRUCTURE`, and possibly a deviation.
+        folder: The directory with the right hosts.toml.
     """
     number, _, name = choice["layout"].partition(" ")
     if number == "no":

@@ -39,11 +39,11 @@ class Machine:
     """A machine with one release of containerd; a context manager that stops containerd at the end.
 
     Args:
-        release: the release.
-        directory: where the machine keeps its files; its path must be short. The end removes it.
+        release: The release.
+        directory: Where the machine keeps its files; its path must be short. The end removes it.
 
     Attributes:
-        etc: the machine's /etc. It has the host's files, and directories only for containerd and Docker.
+        etc: The machine's /etc. It has the host's files, and directories only for containerd and Docker.
         socket: containerd's socket.
     """
 

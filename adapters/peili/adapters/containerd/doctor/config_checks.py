@@ -78,8 +78,8 @@ def check_config_path(settings: RegistrySettings, *, is_k3s: bool) -> Iterator[C
     """Check that containerd reads hosts.toml files.
 
     Args:
-        settings: the settings in force.
-        is_k3s: whether k3s generates the configuration. It sets `config_path` if registries.yaml has mirrors.
+        settings: The settings in force.
+        is_k3s: Whether k3s generates the configuration. It sets `config_path` if registries.yaml has mirrors.
     """
     about = "config_path"
     for plugin, table, file in settings.ignored:
@@ -159,12 +159,12 @@ def check_hosts(
     """Check that the hosts.toml files lead to the mirror.
 
     Args:
-        statuses: what containerd finds in `roots`.
-        mirror: the URL of peili's local door.
-        roots: the directories of `config_path`.
-        version: the version of containerd.
-        selection: the registries that the mirror is for.
-        other_directories: where else peili's hosts.toml files may be.
+        statuses: What containerd finds in `roots`.
+        mirror: The URL of peili's local door.
+        roots: The directories of `config_path`.
+        version: The version of containerd.
+        selection: The registries that the mirror is for.
+        other_directories: Where else peili's hosts.toml files may be.
     """
     about = "hosts.toml"
     apply = _apply_command(roots)

@@ -42,7 +42,7 @@ class InvalidConfiguration(PeiliError):
     """containerd would not start with these files. The message names the file and says why, in one line.
 
     Attributes:
-        fix: how to fix it.
+        fix: How to fix it.
     """
 
     def __init__(self, reason: str, fix: str = "") -> None:
@@ -55,14 +55,14 @@ class MergeRules:
     """How one version of containerd merges its configuration files.
 
     Attributes:
-        newest_format: the newest version of a file with which it starts; None if it does not check.
-        merges_tables: whether the tables of later files are merged into those of earlier files; otherwise they replace
+        newest_format: The newest version of a file with which it starts; None if it does not check.
+        merges_tables: Whether the tables of later files are merged into those of earlier files; otherwise they replace
             a plug-in's table.
-        migrates_each_file: whether each file is migrated from its own version before it is merged; otherwise all files
+        migrates_each_file: Whether each file is migrated from its own version before it is merged; otherwise all files
             are migrated together, from the version of the last file that names one.
-        imports_relative_to_file: whether a relative pattern in `imports` is resolved against the file's directory;
+        imports_relative_to_file: Whether a relative pattern in `imports` is resolved against the file's directory;
             otherwise against the directory in which containerd was started.
-        fills_config_path: whether migration replaces an empty `config_path` by the default.
+        fills_config_path: Whether migration replaces an empty `config_path` by the default.
     """
 
     newest_format: int | None
@@ -99,17 +99,17 @@ class Configuration:
     """The configuration that results from all files.
 
     Attributes:
-        files: the files, in containerd's order: later ones win.
-        plugins: the table of each plug-in, by the name that containerd uses.
-        replaced: tables that an imported file replaces as a whole, as in 1.x: the plug-in, its file, the other file.
-        ignored: tables of the CRI plug-in that containerd ignores, because in a file of that version the plug-in has
+        files: The files, in containerd's order: later ones win.
+        plugins: The table of each plug-in, by the name that containerd uses.
+        replaced: Tables that an imported file replaces as a whole, as in 1.x: the plug-in, its file, the other file.
+        ignored: Tables of the CRI plug-in that containerd ignores, because in a file of that version the plug-in has
             another name: the name as written, the table, the file.
-        migrated_name: the earlier name of the CRI plug-in, as written, if its settings were migrated to the present
+        migrated_name: The earlier name of the CRI plug-in, as written, if its settings were migrated to the present
             one.
-        unmatched_imports: imports that match no file.
-        disabled: the parts of the CRI plug-in that are switched off. It does nothing without any one of them.
-        proxies: the address of each proxy plug-in.
-        format: the version of the files; if they differ, that of the last file that names one.
+        unmatched_imports: Imports that match no file.
+        disabled: The parts of the CRI plug-in that are switched off. It does nothing without any one of them.
+        proxies: The address of each proxy plug-in.
+        format: The version of the files; if they differ, that of the last file that names one.
     """
 
     files: tuple[Path, ...] = ()
@@ -141,13 +141,13 @@ def read_configuration(
     """Read the configuration of a containerd.
 
     Args:
-        path: the file that containerd was started with.
-        version: the version of containerd. If it is None, the version of the file says which containerd is likely:
+        path: The file that containerd was started with.
+        version: The version of containerd. If it is None, the version of the file says which containerd is likely:
             version 3 came with 2.0, and version 4 with 2.3.
-        working_directory: the directory in which containerd was started.
+        working_directory: The directory in which containerd was started.
 
     Raises:
-        InvalidConfiguration: a file cannot be read, or containerd would not start with the files.
+        InvalidConfiguration: A file cannot be read, or containerd would not start with the files.
     """
     first = path.absolute()
     waiting = deque([(first, _load(first))])

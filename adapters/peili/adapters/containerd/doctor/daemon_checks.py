@@ -41,9 +41,9 @@ class ContainerdProcess:
     """How a containerd was started.
 
     Attributes:
-        config: the configuration file on its command line; None if there is none.
-        working_directory: the directory in which it was started.
-        started_at: when it was started, in seconds since 1970.
+        config: The configuration file on its command line; None if there is none.
+        working_directory: The directory in which it was started.
+        started_at: When it was started, in seconds since 1970.
     """
 
     config: Path | None
@@ -94,8 +94,8 @@ def kubernetes_warning(version: str | None, socket: Path) -> str | None:
     blocks.
 
     Args:
-        version: the version of containerd, if it is known.
-        socket: the socket of that containerd, if it runs.
+        version: The version of containerd, if it is known.
+        socket: The socket of that containerd, if it runs.
 
     Returns:
         None if they read hosts.toml, or if that cannot be found out.
@@ -175,10 +175,10 @@ class CriState:
     """What a running containerd reports of its CRI plug-in.
 
     Attributes:
-        config_path: the setting in force; None if containerd does not report it, as before 2.4.
-        discards_layers: the same for `discard_unpacked_layers`.
-        error: why the plug-in did not load; None if it did, or is switched off.
-        has_images: whether there are images in the namespace of Kubernetes.
+        config_path: The setting in force; None if containerd does not report it, as before 2.4.
+        discards_layers: The same for `discard_unpacked_layers`.
+        error: Why the plug-in did not load; None if it did, or is switched off.
+        has_images: Whether there are images in the namespace of Kubernetes.
     """
 
     config_path: str | None = None

@@ -29,16 +29,16 @@ class DoctorTarget:
     """The containerd and the peili that the doctor examines.
 
     Attributes:
-        mirror: the URL of peili's local door, as containerd reaches it.
+        mirror: The URL of peili's local door, as containerd reaches it.
         address: containerd's socket.
-        namespaces: the namespaces that peili serves; empty for all.
-        selection: the images that the mirror is for.
-        content_path: where this process finds containerd's content; None if containerd itself reports it.
-        hosts_directories: the directories in which peili was configured to edit hosts.toml files.
+        namespaces: The namespaces that peili serves; empty for all.
+        selection: The images that the mirror is for.
+        content_path: Where this process finds containerd's content; None if containerd itself reports it.
+        hosts_directories: The directories in which peili was configured to edit hosts.toml files.
         config: containerd's configuration file; None for the file with which it was started, or the default one.
-        is_peer_door_closed: whether the peer door refuses every other host.
-        peer_tls: the TLS between peers; None for plain HTTP.
-        store_kind: the kind of store that peili serves.
+        is_peer_door_closed: Whether the peer door refuses every other host.
+        peer_tls: The TLS between peers; None for plain HTTP.
+        store_kind: The kind of store that peili serves.
     """
 
     mirror: str

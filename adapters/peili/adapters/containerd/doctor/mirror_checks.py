@@ -104,9 +104,9 @@ async def check_peer_door(
     """Check that other hosts reach this peili at the URLs that it advertises.
 
     Args:
-        client: a client from `make_client`, or one with the TLS between peers.
-        status: the status of this peili.
-        is_closed: whether the peer door refuses every other host.
+        client: A client from `make_client`, or one with the TLS between peers.
+        status: The status of this peili.
+        is_closed: Whether the peer door refuses every other host.
     """
     about = "peer door"
     if not status.urls:

@@ -26,17 +26,17 @@ class RegistrySettings:
     """The settings in force.
 
     Attributes:
-        registry_plugin: the name of the plug-in under which settings of registries are in force.
-        images_plugin: the same for settings of images.
-        config_path: the directories of hosts.toml files, with ``:`` between them; empty if containerd reads none.
-        is_default: whether `config_path` is containerd's default.
-        discards_layers: whether containerd drops layers after it unpacked them.
-        conflicting: settings because of which the CRI plug-in does not load together with `config_path`.
-        has_mirrors: whether mirrors are configured in the old way, without hosts.toml.
-        uses_transfer_service: whether pulls of Kubernetes go through the transfer service, which takes `config_path`
+        registry_plugin: The name of the plug-in under which settings of registries are in force.
+        images_plugin: The same for settings of images.
+        config_path: The directories of hosts.toml files, with ``:`` between them; empty if containerd reads none.
+        is_default: Whether `config_path` is containerd's default.
+        discards_layers: Whether containerd drops layers after it unpacked them.
+        conflicting: Settings because of which the CRI plug-in does not load together with `config_path`.
+        has_mirrors: Whether mirrors are configured in the old way, without hosts.toml.
+        uses_transfer_service: Whether pulls of Kubernetes go through the transfer service, which takes `config_path`
             for one directory.
-        snapshotters: the snapshotters that the CRI plug-in uses, each with its address if it is a separate program.
-        ignored: tables that containerd ignores: the plug-in's name, the table, the file.
+        snapshotters: The snapshotters that the CRI plug-in uses, each with its address if it is a separate program.
+        ignored: Tables that containerd ignores: the plug-in's name, the table, the file.
     """
 
     registry_plugin: str

@@ -24,10 +24,10 @@ class CheckResult:
     """The result of one check.
 
     Attributes:
-        level: how the check ended.
-        about: what was checked.
-        what: what was found.
-        fix: how to fix it; empty if nothing is wrong.
+        level: How the check ended.
+        about: What was checked.
+        what: What was found.
+        fix: How to fix it; empty if nothing is wrong.
     """
 
     level: Level

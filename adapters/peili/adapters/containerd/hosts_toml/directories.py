@@ -38,9 +38,9 @@ class HostsContent:
     """The content of a hosts.toml, split into peili's section and the rest.
 
     Attributes:
-        rest: everything outside the section, byte for byte.
-        has_section: whether there is a section.
-        created_levels: how much of the file's path peili created, as in `Edit.created_levels`; 0 is nothing. The
+        rest: Everything outside the section, byte for byte.
+        has_section: Whether there is a section.
+        created_levels: How much of the file's path peili created, as in `Edit.created_levels`; 0 is nothing. The
             comment line calls it ``made``.
     """
 
@@ -77,11 +77,11 @@ def insert_section(rest: bytes, offset: int, text: str, *, created_levels: int, 
     """Insert `text` as peili's section.
 
     Args:
-        rest: the content without a section.
-        offset: where to insert: the beginning of a line, or the end of `rest`.
-        text: the lines of the section.
-        created_levels: how much of the file's path peili created.
-        newline: the line end that the file uses.
+        rest: The content without a section.
+        offset: Where to insert: the beginning of a line, or the end of `rest`.
+        text: The lines of the section.
+        created_levels: How much of the file's path peili created.
+        newline: The line end that the file uses.
     """
     begin = f"# >>> peili hosts (made={created_levels}) >>> " if created_levels else "# >>> peili hosts >>> "
     section = newline.join([begin + _HINT, *text.splitlines(), "# <<< peili hosts <<<"]).encode()
@@ -108,7 +108,7 @@ class RegistryDirectory:
     """A registry's directory, which need not exist. What was read once is kept.
 
     Attributes:
-        path: its path.
+        path: Its path.
     """
 
     path: Path
@@ -162,10 +162,10 @@ class SearchResult:
     """Where a registry is configured.
 
     Attributes:
-        root: the directory of `config_path` in which a new directory for the registry would belong.
-        directory: the directory that containerd would use if peili had created none. It may be that of ``_default``;
+        root: The directory of `config_path` in which a new directory for the registry would belong.
+        directory: The directory that containerd would use if peili had created none. It may be that of ``_default``;
             None if there is none.
-        created_by_peili: a directory for the registry that exists only because of peili.
+        created_by_peili: A directory for the registry that exists only because of peili.
     """
 
     root: Path

@@ -38,20 +38,20 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
     `remove` undoes it.
 
     Args:
-        mirror: the URL of the local door, as this host's containerd reaches it.
-        config_path: the directories of containerd's setting of that name, in its order; one value may be several
+        mirror: The URL of the local door, as this host's containerd reaches it.
+        config_path: The directories of containerd's setting of that name, in its order; one value may be several
             directories with ``:`` between them. The default is ``/etc/containerd/certs.d``, followed by
             ``/etc/docker/certs.d`` for containerd 2 and later.
-        registries: the registries to put peili in front of, such as ``docker.io``; ``_default`` stands for every
+        registries: The registries to put peili in front of, such as ``docker.io``; ``_default`` stands for every
             registry without a directory of its own. The default is every registry.
-        capabilities: what containerd may request from peili: ``pull``, and ``resolve`` if peili's resolver resolves
+        capabilities: What containerd may request from peili: ``pull``, and ``resolve`` if peili's resolver resolves
             tags.
         version: containerd's version, such as ``2.1.4``. If it is not known, peili writes only what every version
             understands.
-        dial_timeout: how long containerd 2.1 and later wait for a connection to peili, such as ``500ms``.
+        dial_timeout: How long containerd 2.1 and later wait for a connection to peili, such as ``500ms``.
 
     Raises:
-        ConfigError: a value is wrong, or k3s generates one of the directories; then use `peili.adapters.k3s`.
+        ConfigError: A value is wrong, or k3s generates one of the directories; then use `peili.adapters.k3s`.
     """
 
     def __init__(

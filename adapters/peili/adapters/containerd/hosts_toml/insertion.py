@@ -39,10 +39,10 @@ class MirrorHost:
     """peili's door as a host in hosts.toml.
 
     Attributes:
-        url: the door's URL.
-        capabilities: what containerd may request from it.
-        dial_timeout: how long containerd waits for a connection, such as ``500ms``.
-        version: the containerd that reads the file.
+        url: The door's URL.
+        capabilities: What containerd may request from it.
+        dial_timeout: How long containerd waits for a connection, such as ``500ms``.
+        version: The containerd that reads the file.
     """
 
     url: str
@@ -73,13 +73,13 @@ def insertion_edit(roots: Sequence[Path], registry: str, host: MirrorHost) -> Ed
     """Return the edit that puts `host` in front of the hosts of `registry`; the others stay as they are.
 
     Args:
-        roots: the directories of `config_path`.
-        registry: the registry, or ``_default``.
+        roots: The directories of `config_path`.
+        registry: The registry, or ``_default``.
         host: peili's door.
 
     Raises:
-        CannotEdit: it is not possible, or not certain to work.
-        OSError: a file or directory cannot be read.
+        CannotEdit: It is not possible, or not certain to work.
+        OSError: A file or directory cannot be read.
     """
     found = find_directory(roots, registry)
     # `target` is where peili writes; `found.directory` is what containerd would use without peili.
@@ -100,8 +100,8 @@ def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, ho
     """Return the new content of a hosts.toml.
 
     Args:
-        target: the directory of that file.
-        origin: the directory that containerd would use without peili: the same, that of ``_default``, or None.
+        target: The directory of that file.
+        origin: The directory that containerd would use without peili: the same, that of ``_default``, or None.
         host: peili's door.
     """
     if "[" in host.url and not all(each.reads_brackets_in_headers for each in host.version.candidates):

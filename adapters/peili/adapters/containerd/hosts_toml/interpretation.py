@@ -33,11 +33,11 @@ class Interpretation:
     """What containerd does with a registry's hosts.toml.
 
     Attributes:
-        hosts: the hosts, in the order in which containerd tries them. The last is the registry itself, or the file's
+        hosts: The hosts, in the order in which containerd tries them. The last is the registry itself, or the file's
             `server`.
-        rejected: why containerd ignores the file and uses the certificates next to it; empty if it reads the file.
-        has_no_host: whether that is only because the file has no host.
-        ignored_hosts: hosts in the file that containerd does not see.
+        rejected: Why containerd ignores the file and uses the certificates next to it; empty if it reads the file.
+        has_no_host: Whether that is only because the file has no host.
+        ignored_hosts: Hosts in the file that containerd does not see.
     """
 
     hosts: tuple[RegistryHost, ...]
@@ -50,14 +50,14 @@ def interpret(data: bytes | None, directory: Path, version: ContainerdVersion) -
     """Interpret a hosts.toml.
 
     Args:
-        data: its content; None if there is no file.
-        directory: its directory, which need not exist.
-        version: the version of containerd that reads it.
+        data: Its content; None if there is no file.
+        directory: Its directory, which need not exist.
+        version: The version of containerd that reads it.
 
     Raises:
         Ambiguous: peili cannot tell what containerd does, or that depends on the unknown version.
-        CannotEdit: the name of a certificate file is not UTF-8.
-        OSError: the directory cannot be read.
+        CannotEdit: The name of a certificate file is not UTF-8.
+        OSError: The directory cannot be read.
     """
     found = [_interpret(data, directory, each) for each in version.candidates]
     if any(each.hosts != found[0].hosts for each in found):
@@ -98,8 +98,8 @@ def certificate_settings(directory: Path) -> dict[str, Any]:
     containerd uses these files only if there is no hosts.toml, so a new hosts.toml must name them.
 
     Raises:
-        CannotEdit: a file name is not UTF-8.
-        OSError: the directory cannot be read.
+        CannotEdit: A file name is not UTF-8.
+        OSError: The directory cannot be read.
     """
     names = sorted(each.name for each in directory.iterdir() if not (each.is_dir() and not each.is_symlink()))
     authorities: list[str] = []

@@ -33,10 +33,10 @@ class RegistryHost:
     """A host that containerd sends requests to.
 
     Attributes:
-        url: its URL; None for the registry itself.
-        capabilities: what containerd requests from it.
-        settings: the names of its other keys that are set.
-        values: the values of those settings that this containerd knows.
+        url: Its URL; None for the registry itself.
+        capabilities: What containerd requests from it.
+        settings: The names of its other keys that are set.
+        values: The values of those settings that this containerd knows.
     """
 
     url: str | None

@@ -36,13 +36,13 @@ class RegistryStatus:
     """What containerd does for one registry.
 
     Attributes:
-        registry: the registry; ``_default`` stands for every registry without a directory of its own.
-        directory: the directory that configures it.
-        hosts: the hosts, in the order in which containerd tries them.
-        notes: remarks, one line each.
-        mirror: the URL of peili's door.
-        is_broken: whether containerd tries no host, because it cannot use a file; a note says which.
-        is_uncertain: whether peili cannot tell what containerd does; a note says why.
+        registry: The registry; ``_default`` stands for every registry without a directory of its own.
+        directory: The directory that configures it.
+        hosts: The hosts, in the order in which containerd tries them.
+        notes: Remarks, one line each.
+        mirror: The URL of peili's door.
+        is_broken: Whether containerd tries no host, because it cannot use a file; a note says which.
+        is_uncertain: Whether peili cannot tell what containerd does; a note says why.
     """
 
     registry: str
@@ -100,12 +100,12 @@ def registry_statuses(roots: Sequence[Path], mirror: str, version: ContainerdVer
     """Return the status of every registry's directory, including those that another directory hides.
 
     Args:
-        roots: the directories of `config_path`, in its order.
-        mirror: the URL of peili's door.
-        version: the version of containerd.
+        roots: The directories of `config_path`, in its order.
+        mirror: The URL of peili's door.
+        version: The version of containerd.
 
     Raises:
-        OSError: one of `roots` cannot be read.
+        OSError: One of `roots` cannot be read.
     """
     found: list[RegistryStatus] = []
     in_force: dict[str, Path] = {}

@@ -98,9 +98,9 @@ class TomlTable:
     """A table header with the keys below it.
 
     Attributes:
-        header: the names in the header; empty for the top-level keys.
-        is_array: whether the header has double brackets.
-        values: the path of each key from the top of the document, with its value.
+        header: The names in the header; empty for the top-level keys.
+        is_array: Whether the header has double brackets.
+        values: The path of each key from the top of the document, with its value.
     """
 
     header: tuple[str, ...]
