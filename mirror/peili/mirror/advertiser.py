@@ -1,4 +1,4 @@
-"""Advertises what the store has to the router, from when this host's peer door answers until the mirror drains."""
+"""Advertises what the store has: as soon as this host's peer door answers, and until the mirror is drained."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ from peili.mirror.support.tasks import Backoff, is_cancelled
 
 
 class Advertiser:
-    """Advertises the keys that the store has, and withdraws those that it no longer has.
+    """Advertises the keys that the store has to the router, and withdraws those that it no longer has.
 
-    It starts a task when it is constructed, which must be on a running loop, and ends it in `stop`.
+    Construct it on a running loop: it starts a task, which ends in `stop`.
+
+    Args:
+        context: The mirror's context.
     """
 
     def __init__(self, context: Context) -> None:
@@ -26,13 +29,13 @@ class Advertiser:
         self._limits = context.limits
         self._log = context.log
         self._advertised: set[Key] = set()
-        self._unsure: set[Key] = set()  # advertising these failed; the router may have recorded them all the same
+        self._unsure: set[Key] = set()  # advertising these failed, but the router may have recorded them
         self._is_stopping = False
         self._task = self._start(None)
 
     @property
     def advertised(self) -> int:
-        """How many keys are advertised."""
+        """The number of keys that are advertised."""
         return len(self._advertised)
 
     def restart(self) -> None:
@@ -42,12 +45,12 @@ class Advertiser:
             self._task = self._start(self._task)
 
     async def stop(self) -> None:
-        """Withdraw everything. Never raises. May be called again if it was cancelled."""
+        """Withdraw everything, in up to twice ``limits.stop_timeout`` seconds. Never raises. Idempotent."""
         self._is_stopping = True
         self._task.cancel()
         _, late = await asyncio.wait({self._task}, timeout=self._limits.stop_timeout)
         if late:
-            self._log.warning("the store's watch does not end; continuing without it")
+            self._log.warning("the store's watch did not end in time")
         keys = self._advertised | self._unsure
         if not keys:
             return
@@ -70,7 +73,7 @@ class Advertiser:
         return asyncio.create_task(self._run(previous), name="peili advertiser")
 
     async def _run(self, previous: asyncio.Task[None] | None) -> None:
-        """Follow the store forever; begin again, after a growing delay, if the store or the router fails."""
+        """Follow the store forever. If the store or the router fails, start again after a growing delay."""
         if previous is not None:
             await asyncio.wait({previous}, timeout=self._limits.stop_timeout)
         await self._context.listening()
@@ -86,7 +89,7 @@ class Advertiser:
 
     async def _follow(self, backoff: Backoff) -> None:
         """Pass one watch of the store on to the router."""
-        stale = self._advertised | self._unsure  # from an earlier watch; gone, unless this watch yields them again
+        stale = self._advertised | self._unsure  # keys of an earlier watch that this one has not yielded so far
         async with aclosing(self._context.store.watch()) as batches:
             async for batch in batches:
                 stale.difference_update(event.key for event in batch if isinstance(event, Have))
@@ -111,7 +114,7 @@ class Advertiser:
             self._advertised |= keys
 
     def _is_selected(self, key: Key) -> bool:
-        """Return whether the peer door would serve `key`. A digest always counts: it does not name its registry."""
+        """Return whether the peer door would serve `key`. True for a digest, which does not name its registry."""
         if not isinstance(key, Reference):
             return True
         return self._context.selection.allows(key.registry, key.repository, key.tag)

@@ -1,14 +1,14 @@
-"""Every error that peili raises on purpose.
+"""All errors that peili raises on purpose.
 
     PeiliError
-      x NotFound             no one has it, or peili does not serve it
+      x NotFound             the content does not exist here, or peili does not serve it
       + Unavailable          there is no answer now; another try may succeed
         x StoreUnavailable
         x RouterUnavailable
         x PeerUnavailable
       x Aborted              content that was arriving will never be whole
-      x ConfigError          an option is wrong; says which one and what would be right
-      x PluginNotFound       no plug-in has this name; says which names exist
+      x ConfigError          an option is wrong; names it and says what would be right
+      x PluginNotFound       no plug-in has this name; lists the names that exist
       x ListenError          peili can't listen on an address; says why
 
 A malformed value (digest, reference, range) raises `ValueError` where it is constructed. Errors of gRPC and of the
@@ -25,11 +25,11 @@ class FailureReason(StrEnum):
     """Why a peer could not be used: `PeerUnavailable.reason`, and the values of `Want.failed`."""
 
     UNREACHABLE = "unreachable"
-    """There was no connection, or it broke before the answer."""
+    """There was no connection, or it broke before the response."""
     REFUSED = "refused"
-    """The peer answered, but not with the content (404, 403, …)."""
+    """The peer answered without the content, for example with 404 or 403."""
     BUSY = "busy"
-    """The peer has the content, but serves as many requests as it may."""
+    """The peer has the content, but already serves as many requests as its limits allow."""
     SILENT = "silent"
     """The peer sent nothing for too long."""
     SLOW = "slow"
@@ -37,7 +37,7 @@ class FailureReason(StrEnum):
     BROKEN = "broken"
     """The transfer ended early."""
     WRONG = "wrong"
-    """The peer sent something that is not the content."""
+    """The peer sent other bytes than those of the content."""
 
 
 class PeiliError(Exception):
@@ -45,7 +45,7 @@ class PeiliError(Exception):
 
 
 class NotFound(PeiliError):
-    """The requested content is not there."""
+    """The requested content does not exist, or is not served."""
 
 
 class Unavailable(PeiliError):
@@ -53,11 +53,11 @@ class Unavailable(PeiliError):
 
 
 class StoreUnavailable(Unavailable):
-    """The store's backend does not answer."""
+    """The store cannot answer now: its backend is away or failed."""
 
 
 class RouterUnavailable(Unavailable):
-    """The router can't say who has what."""
+    """The router cannot look up or record keys now."""
 
 
 class PeerUnavailable(Unavailable):
@@ -96,7 +96,12 @@ class ConfigError(PeiliError):
         return f"{where}{self.key}: {self.expected}"
 
     def within(self, section: str, *, source: str | None = None) -> ConfigError:
-        """Return the same error for an outer section: its key is below `section`, and it has a source."""
+        """Return the same error for an enclosing section.
+
+        Args:
+            section: The dotted name of the section. It is put before the key.
+            source: The source, if the error has none.
+        """
         return ConfigError(f"{section}.{self.key}", self.expected, source=self.source or source)
 
 

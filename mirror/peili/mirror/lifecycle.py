@@ -1,7 +1,7 @@
-"""What happens while a mirror is entered: its plug-ins are entered, and what its store has is announced.
+"""Runs the plug-ins of a mirror while the mirror is entered, and advertises what its store has.
 
-Each plug-in is entered and exited in a task of its own. So ``async with mirror`` works whatever task enters and exits
-it, and a plug-in that fails, at once or later, is entered again while the mirror and the host agent go on.
+Each plug-in is entered and exited in its own task. So different tasks may enter and exit the mirror, and a plug-in that
+fails can be entered again while the mirror and the host agent continue.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 
 from peili.mirror.advertiser import Advertiser
@@ -23,9 +23,9 @@ from peili.mirror.relay.relay import Relay
 from peili.mirror.support.tasks import Backoff
 
 _WARN_DELAY = 1.0
-"""Seconds: once the delay between two tries is longer, a warning says that they fail."""
+"""Seconds. When the delay between two tries is longer than this, a warning is logged once."""
 _FIRST_DELAY = 0.05
-"""Seconds after which our own peer door is tried again; the delay grows up to `backoff_max`."""
+"""Seconds after which our own peer door is tried again. The delay grows up to ``limits.backoff_max``."""
 
 
 class Lifecycle:
@@ -34,7 +34,7 @@ class Lifecycle:
     `start` and `stop` are called once each; the other methods are called in between.
 
     Args:
-        context: What the plug-ins get, each with its own logger.
+        context: Each plug-in gets it with its own logger.
         plugins: The plug-ins that the doors need.
         extensions: Other plug-ins. They are entered after `plugins`.
         relay: Started and stopped with the mirror.
@@ -80,7 +80,7 @@ class Lifecycle:
 
     @property
     def advertised(self) -> int:
-        """How many keys are advertised to the router."""
+        """The number of keys that are advertised to the router."""
         return self._advertiser.advertised if self._advertiser is not None else 0
 
     def _log_once(self, plugin: Plugin, what: str, error: Exception) -> None:
@@ -90,7 +90,7 @@ class Lifecycle:
             self._context.log.error("%s failed to report %s", type(plugin).__name__, what, exc_info=error)
 
     async def start(self) -> None:
-        """Enter the plug-ins. Returns when each was tried once, or after ``limits.start_timeout`` seconds."""
+        """Enter the plug-ins. Return when each was tried once, or after ``limits.start_timeout`` seconds."""
         await self._stack.enter_async_context(self._context.client)
         self._relay.start()
         await self._enter()
@@ -108,7 +108,7 @@ class Lifecycle:
             self._context.limited("start_timeout")
 
     def _supervise(self, plugins: Iterable[Plugin]) -> list[Supervisor]:
-        """Begin to enter each of `plugins`, but only once: one object may be, for example, both store and router."""
+        """Start a supervisor for each of `plugins`. An object that is, for example, both store and router gets one."""
         new: list[Supervisor] = []
         for plugin in plugins:
             if id(plugin) not in self._supervisors:
@@ -145,14 +145,15 @@ class Lifecycle:
                 self._advertiser = None
 
     async def resume(self) -> None:
-        """Undo `withdraw`. Takes as long as exiting the router and `start` take; does nothing without a `withdraw`.
+        """Undo `withdraw`. Do nothing if there was none.
 
-        The router is exited and entered again, because it may have told peers where our door was before.
+        The router is exited and entered again, because it may have published the previous address of our peer door.
+        Takes as long as exiting the router and `start` take.
         """
         async with self._drain_lock:
             if not self._is_withdrawn:
                 return
-            await self._withdraw()  # the rest of it, if it was cancelled before
+            await self._withdraw()  # completes an earlier one that was cancelled
             await self._exit(self._context.router)
             if self._is_stopped:
                 return
@@ -164,15 +165,16 @@ class Lifecycle:
                 raise
 
     async def stop(self) -> None:
-        """Exit everything. If this task is cancelled meanwhile, the rest is exited all the same."""
+        """Exit everything, even if this task is cancelled meanwhile."""
         self._is_stopped = True
         self._relay.stop()
-        # In this order: withdraw, relay, plug-ins (last entered first), client. The router gets its leases back.
+        # In this order: withdraw, relay, plug-ins (last entered first), client. So leases are released before the
+        # router is exited.
         async with self._stack as stack:
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
             stack.push_async_callback(self._relay.aclose)
-            await self._withdraw()  # without `_drain_lock`: a `withdraw` or `resume` under way is not waited for
+            await self._withdraw()  # without `_drain_lock`: it must not wait for a `withdraw` or `resume` in progress
 
 
 class Supervisor:
@@ -182,12 +184,12 @@ class Supervisor:
 
     Args:
         plugin: The plug-in.
-        context: What it is entered with.
+        context: The context with its logger.
         on_reentry: Called each time that the plug-in was entered again.
 
     Attributes:
         is_entered: Whether the plug-in is entered now.
-        tried: Set once the plug-in was entered, or failed to be, for the first time.
+        tried: Set when the first try to enter the plug-in has succeeded or failed.
     """
 
     def __init__(self, plugin: Plugin, context: Context, on_reentry: Callable[[], None] | None) -> None:
@@ -200,7 +202,7 @@ class Supervisor:
         self._task = asyncio.create_task(self._run(), name=f"peili {type(plugin).__name__}")
 
     async def stop(self) -> None:
-        """Exit the plug-in; cancel it if that takes longer than ``limits.stop_timeout``. Idempotent, never raises."""
+        """Exit the plug-in. Cancel it if that takes longer than ``limits.stop_timeout``. Idempotent, never raises."""
         timeout = self._context.limits.stop_timeout
         self._stopping.set()
         try:
@@ -223,14 +225,16 @@ class Supervisor:
             except asyncio.CancelledError:
                 if current is None or current.cancelling():
                     raise
-                # The plug-in raised it: nobody cancelled this task.
+                # The plug-in raised it: this task was not cancelled.
                 self._context.log.exception("%s %s", name, self._failure(backoff.delay))
             except Exception:
                 self._context.log.exception("%s %s", name, self._failure(backoff.delay))
             finally:
                 self.is_entered = False
                 self.tried.set()
-            await self._sleep(backoff.next_delay())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(backoff.next_delay()):
+                    await self._stopping.wait()
             if time.monotonic() - began > 2 * limits.backoff_max:
                 backoff.reset()
 
@@ -245,16 +249,9 @@ class Supervisor:
     def _failure(self, delay: float) -> str:
         return "failed to exit" if self._stopping.is_set() else f"failed; entered again in {delay:g} s"
 
-    async def _sleep(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
-
 
 async def _wait_tried(supervisors: Iterable[Supervisor], deadline: float) -> bool:
-    """Wait until each has tried to enter its plug-in once; return whether all did before the deadline."""
+    """Wait until each has tried once to enter its plug-in. Return whether all did before the deadline."""
     tried = [asyncio.create_task(each.tried.wait()) for each in supervisors]
     if not tried:
         return True
@@ -274,9 +271,9 @@ async def wait_until_listening(
 
     Args:
         identity: Returns this host as a peer, with URLs as soon as they are known.
-        client: Asks the peer door.
-        limits: How long a try and the delay between two tries may take.
-        log: Gets a warning if the door does not answer after several tries.
+        client: Sends a request to the peer door.
+        limits: ``lookup_timeout`` bounds a try, ``backoff_max`` the delay between two tries.
+        log: Receives one warning if the door does not answer for some seconds.
 
     Returns:
         This host as a peer.
@@ -292,12 +289,14 @@ async def wait_until_listening(
             if backoff.delay > _WARN_DELAY and not has_warned:
                 has_warned = True
                 urls = " or ".join(peer.urls)
-                log.warning("not announced to peers until our own peer door answers at %s: %s", urls, problem)
+                log.warning(
+                    "this host is not advertised to peers until its own peer door answers at %s: %s", urls, problem
+                )
         await backoff.sleep()
 
 
 async def _find_problem(peer: Peer, client: PeerClient, timeout: float) -> str | None:
-    """Return why other hosts would not reach this host as `peer`; None if they would."""
+    """Return why other hosts cannot reach this host as `peer`; None if they can."""
     try:
         answer = await client.head(peer, "/v2/", timeout=timeout)
     except PeerUnavailable as error:

@@ -1,4 +1,4 @@
-"""Every bound of a mirror, with a default that is sensible in a local network."""
+"""Every bound of a mirror, with a default that suits a local network."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from peili.mirror.errors import ConfigError
 
 KIB = 1024
-_MOST = 2**53
-"""A larger number is a mistake, and not exact as a float."""
 MIB = 1024 * KIB
+_MAX = 2**53
+"""A value above this must be a mistake, and is not exact as a float."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Limits:
     """
 
     # Finding holders
-    lookup_timeout: float = 1.0  # a peer that has not answered by then counts as not having the key
+    lookup_timeout: float = 1.0  # a peer that does not answer in this time counts as not having the key
     lookup_fanout: int = 32  # peers asked at the same time for one key
     lookup_ttl: float = 2.0  # how long found holders are remembered
     miss_ttl: float = 0.5  # how long it is remembered that no peer has a key
@@ -31,19 +31,23 @@ class Limits:
     # Relaying to the runtime
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder
-    hedge_delay: float = 0.25  # silence after which other holders are asked, too; shorter after recent failures
+    hedge_delay: float = 0.25  # silence after which more holders are asked; shorter after recent failures
     stall_timeout: float = 5.0  # silence after which a holder is replaced, or a response from the store is cut off
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
-    slow_rate: int = 8 * MIB  # bytes per second below which others are tried, too; a much faster one takes over
-    rest_max: float = 120.0  # how long a holder that keeps failing is asked last: failure_ttl at first, then doubled
-    wait_timeout: float = 30.0  # waiting without progress, in total
-    parts_per_peer: int = 8  # simultaneous windows of open-ended ranges per peer; less than its uploads_per_peer
-    transfers: int = 256  # simultaneous local requests that are relayed or wait; also leases being released
+    slow_rate: int = 8 * MIB  # bytes per second below which others are tried; a much faster one replaces it
+    rest_max: float = (
+        120.0  # the longest time for which a holder that fails is asked last; first failure_ttl, then doubled
+    )
+    wait_timeout: float = 30.0  # waiting without progress, in total for a request
+    parts_per_peer: int = 8  # windows of open-ended ranges at the same time per peer; below its uploads_per_peer
+    transfers: int = 256  # local requests that are relayed or wait at the same time; also leases being released
     restarts: int = 16  # changes of holder within one request
-    relay_memory: int = 32 * MIB  # buffers of all transfers, smaller if there are many; half of it is for manifests
+    relay_memory: int = 32 * MIB  # for the buffers of all transfers and, up to half of it, for content collected whole
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
-    blob_size: int = 64 * 1024 * MIB  # bytes taken from a peer if neither a manifest nor the runtime says how many
+    blob_size: int = (
+        64 * 1024 * MIB
+    )  # larger content is not relayed if neither a manifest nor the runtime states its size
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
     quarantine_ttl: float = 600.0  # how long a peer that sent wrong bytes is not asked for that blob
     failure_ttl: float = 10.0  # how long a peer that stalled or broke off is not asked for that blob
@@ -61,16 +65,16 @@ class Limits:
     connections: int = 1024  # per door, or a third of the process's file descriptors; more are closed
     pipeline: int = 32  # requests that wait behind another; a connection with more is closed …
     pipeline_size: int = 64 * KIB  # … and so is a connection on which they take more bytes
-    header_timeout: float = 10.0  # a connection is closed if the head of its request is not complete by then
+    header_timeout: float = 10.0  # a connection is closed if the head of a request is not complete in this time
     # Starting and stopping
     start_timeout: float = 1.0  # entering the mirror waits this long for the first step of its plug-ins
-    stop_timeout: float = 5.0  # a plug-in that has not exited by then is cancelled
-    drain_timeout: float = 3.0  # transfers may take this long when serving ends
+    stop_timeout: float = 5.0  # a plug-in that does not exit in this time is cancelled
+    drain_timeout: float = 3.0  # when serving ends, transfers that take longer are cut off
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
             kinds = (int,) if each.type == "int" else (int, float)
-            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < _MOST:
+            if not isinstance(value, kinds) or isinstance(value, bool) or not 0 < value < _MAX:
                 kind = "a whole number" if each.type == "int" else "a number"
                 raise ConfigError(each.name, f"{kind} above zero, not {value!r}")

@@ -53,39 +53,42 @@ _GAUGE_TIMEOUT = 1.0
 class Mirror:
     """A host's part of the peer-to-peer mirror.
 
-    It may be constructed without an event loop. Enter it (``async with mirror``) on one loop, in any task, any number
-    of times. Two mirrors may run side by side. A plug-in that fails raises nothing into the host agent.
+    It may be constructed without an event loop. Enter it (``async with mirror``) on one loop, in any task. It may be
+    entered again after it was exited. Several mirrors may run at the same time. An error of a plug-in is logged and
+    never raised into the host agent.
 
     Args:
         store: What this host has.
         router: Who has what.
-        resolver: Which digest a tag means. The default is `DeferResolver`, which leaves that to upstream.
-        identity: This host's id; or this host as a peer, with the URLs at which other hosts reach its peer door. The
-            default is the id of `peer_tls`, else a random id.
-        auth: Who may use the peer door. The default is `loopback_only`, or with `peer_tls` every peer with the right
-            certificate.
-        local_auth: Who may use the local door. The default is everyone who reaches it.
-        insecure: Let everyone use the peer door, instead of `auth`.
-        peer_tls: Mutual TLS between peers, in both directions: `serve` uses it for the peer door.
-        client_ssl: For peers with https URLs, instead of `peer_tls`. None means the system's certificate authorities.
+        resolver: Which digest a tag means. By default `DeferResolver`: upstream decides.
+        identity: This host's id; or this host as a peer, with the URLs at which other hosts reach its peer door. By
+            default the id of `peer_tls`, else a random id.
+        auth: Decides which requests may use the peer door. By default `loopback_only`; with `peer_tls`, every peer with
+            the right certificate may.
+        local_auth: Decides which requests may use the local door. By default all may.
+        insecure: Open the peer door to all requests. Replaces `auth`.
+        peer_tls: Mutual TLS between peers, for requests to peers and for the peer door that `serve` serves.
+        client_ssl: The TLS context for requests to peers with https URLs. Not together with `peer_tls`. None means the
+            system's certificate authorities.
         registries: The registries that the mirror is for; see `Selection`.
         exclude: The images that it is not for; see `Selection`.
         default_registry: The registry of requests that name none.
         verify: Hash all content that is relayed. Manifests, and content up to ``limits.verify_ahead`` bytes, are
             always hashed.
-        extensions: Other plug-ins that run with the mirror, for example `ContainerdHosts`. They are entered after its
-            own plug-ins and exited first, already by `drain`. One that fails or is not ready affects nothing else.
+        extensions: Other plug-ins that run with the mirror, for example `ContainerdHosts`. They are entered after the
+            store, the router and the resolver, and exited before them, already by `drain`. If one fails or is not
+            ready, the rest works as usual.
         limits: The bounds of the mirror.
-        log: The logger of all its parts; by default ``peili``. Each message is one line of at most 2,000 characters.
+        log: The logger of all its parts. By default ``peili``. Each message is one line of at most 2,000 characters.
 
     Attributes:
-        local: The local door, an ASGI app. Like the other two apps, it exists before the mirror is entered; until
-            then, it has no content.
+        local: The local door, an ASGI app. Like the other two apps, it may be mounted before the mirror is entered, but
+            has no content until then.
         peer: The peer door, an ASGI app.
         ops: An ASGI app with ``/livez``, ``/readyz``, ``/metrics`` and ``/status``.
         identity: This host as a peer. Its URLs are those that were given, else those that `serve` detected.
         limits: The bounds of the mirror.
-        peer_tls: The argument.
+        peer_tls: The mutual TLS between peers, if there is any.
         metrics: What the mirror counts; see `figures`.
         log: The logger of all its parts.
 
@@ -151,13 +154,16 @@ class Mirror:
         self._build_apps(auth or default_auth, local_auth or anyone)
 
     def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
-        """Wrap the doors.
+        """Build the apps, with these layers from the outside to the inside::
 
-        A request at the local door passes `RequestMetrics`, `AccessCheck` and `LocalDoor`. A request at the peer door
-        passes `RequestMetrics` and `AccessCheck`, then `PluginRouteMiddleware` and a route of the router if its path
-        begins with `ROUTER_PATH`, else `PeerDoor`.
+            local:  RequestMetrics > AccessCheck > LocalDoor
+            peer:   RequestMetrics > AccessCheck > PeerDoor
+                                                 > PluginRouteMiddleware > a route of the router (below ROUTER_PATH)
+            ops:    HostHeaderCheck > Starlette
+
+        `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`.
         """
-        # Not a Starlette application: its middleware would answer for an exception of the router's route.
+        # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
         router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
         mount = routing.Mount(ROUTER_PATH, router_routes)
         peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
@@ -168,6 +174,7 @@ class Mirror:
         self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
+        """Return the routes of the router; none if it fails."""
         router = self._context.router
         try:
             return list(router.routes())
@@ -224,8 +231,11 @@ class Mirror:
         """Prepare for the end of serving. Call it while peers can still connect.
 
         It exits the extensions and withdraws what was advertised. Then it waits for the responses in progress, and
-        cuts off those that take longer than `timeout` seconds. The router's leases get as long to be released. The
-        mirror still answers requests, but peers do not find it until `resume`. Idempotent.
+        cuts off those that take longer than `timeout` seconds. Then it waits up to `timeout` seconds for the router's
+        leases to be released. The mirror still answers requests, but peers do not find it until `resume`. Idempotent.
+
+        Args:
+            timeout: See above.
         """
         lifecycle = self._lifecycle
         if lifecycle is not None:
@@ -235,18 +245,18 @@ class Mirror:
             await self._relay.drain(timeout)
 
     async def resume(self) -> None:
-        """Undo `drain`, or do nothing if there was none. `serve` calls it.
+        """Undo `drain`. Do nothing if the mirror was not drained. `serve` calls it.
 
-        It enters the extensions, enters the router again, and announces what the store has once our own peer door
-        answers. It waits for these plug-ins as entering the mirror does.
+        It enters the router again and then the extensions, and waits for their first step up to
+        ``limits.start_timeout`` seconds. What the store has is advertised again as soon as our own peer door answers.
         """
         if self._lifecycle is not None:
             await self._lifecycle.resume()
 
     def figures(self) -> list[Family]:
-        """Return what `collect` returns, for host agents that do not use Prometheus.
+        """Return the metrics as plain values, for host agents that do not use Prometheus.
 
-        Counters grow for as long as this object lives. May be called from any thread; never raises.
+        Counters are never reset while this object exists. May be called from any thread; never raises.
         """
         lifecycle = self._lifecycle
         now = self._gauges() if lifecycle is None else call_on(lifecycle.loop, self._gauges, _GAUGE_TIMEOUT)
@@ -279,10 +289,10 @@ class Mirror:
         )
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics for prometheus_client: ``registry.register(mirror)``.
+        """Return the metrics for prometheus_client, which calls this after ``registry.register(mirror)``.
 
-        A mirror may be registered in several registries, entered or not. A registry with several mirrors takes one
-        `Collector` of them all. May be called from any thread.
+        A mirror may be registered in several registries, entered or not. For several mirrors in one registry, use a
+        `Collector`. May be called from any thread.
 
         Raises:
             ImportError: prometheus_client is not installed (the extra ``command``).
@@ -292,7 +302,7 @@ class Mirror:
         return prometheus.metrics(self.figures())
 
     def describe(self) -> Iterable[Metric]:
-        """Return the names of all metrics. With them, a registry refuses names that it already has (ValueError)."""
+        """Return all metrics without values, so that a registry can refuse a name that it already has (ValueError)."""
         from peili.mirror.metrics import prometheus  # noqa: PLC0415 - as above
 
         return prometheus.metrics(empty_families())
@@ -307,15 +317,18 @@ class Mirror:
     async def lifespan(self, app: object) -> AsyncGenerator[None]:
         """Run the mirror during the `lifespan` of a Starlette or FastAPI app.
 
-        An app with a lifespan of its own enters the mirror there: these frameworks run no lifespan of mounted apps.
+        An app with its own lifespan enters the mirror in it: these frameworks do not run the lifespan of mounted apps.
+
+        Args:
+            app: The app; not used.
         """
         async with self:
             yield
 
     async def __aenter__(self) -> Self:
-        """Enter the plug-ins. Waits for their first step for up to ``limits.start_timeout`` seconds.
+        """Enter the plug-ins, and wait up to ``limits.start_timeout`` seconds until each was tried once.
 
-        Does not wait for backends. A plug-in that fails is entered again in the background, and raises nothing here.
+        Does not wait for backends. A plug-in that fails is entered again in the background; its error is not raised.
 
         Raises:
             RuntimeError: The mirror is entered already.
@@ -333,9 +346,8 @@ class Mirror:
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.
 
-        Each step takes at most ``limits.stop_timeout`` seconds. Afterwards nothing of the mirror runs: no task, thread
-        or socket. There is one exception: a DNS lookup that hangs keeps its thread until the system gives up. Never
-        raises.
+        Each step takes at most ``limits.stop_timeout`` seconds. Afterwards the mirror has no task, thread or socket,
+        with one exception: a DNS lookup that hangs keeps its thread until the system gives up. Never raises.
         """
         lifecycle, self._lifecycle = self._lifecycle, None
         if lifecycle is not None:
@@ -375,8 +387,9 @@ def _identity_peer(identity: str | Peer | None, peer_tls: PeerTLS | None) -> Pee
 class Collector:
     """A collector for prometheus_client with the metrics of several mirrors.
 
-    ``registry.register(Collector({"blue": one, "green": other}))``. Each sample has the name of its mirror in the label
-    ``mirror``. A registry refuses a second mirror that is registered on its own, because the names are the same.
+    Use it as ``registry.register(Collector({"blue": one, "green": other}))``. Each sample has the name of its mirror in
+    the label ``mirror``. Without a `Collector`, a registry refuses a second mirror, because its metrics have the same
+    names.
 
     Args:
         mirrors: The mirrors by name. The mapping is read at each collection, so mirrors may be added and removed.
@@ -396,7 +409,7 @@ class Collector:
         return prometheus.merged_metrics({name: mirror.figures() for name, mirror in dict(self._mirrors).items()})
 
     def describe(self) -> Iterable[Metric]:
-        """Return the names of all metrics."""
+        """Return all metrics without values."""
         from peili.mirror.metrics import prometheus  # noqa: PLC0415 - as above
 
         return prometheus.merged_metrics({"": empty_families()})

@@ -11,20 +11,20 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
+from peili.mirror.doors.middleware import OpsMiddleware
 from peili.mirror.errors import ConfigError, ListenError
 from peili.mirror.metrics.counters import LOCAL, PEER
 from peili.mirror.mirror import Mirror
-from peili.mirror.server.acceptor import Acceptor, ConnectionSlot
+from peili.mirror.server.acceptor import Acceptor
 from peili.mirror.server.listening import Address, address_of, bind, urls_of
 from peili.mirror.server.protocol import LINGER, protocol_factory
 
-_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
 _KEEP_ALIVE = 30
-"""Seconds for which an idle connection is kept: longer than by our own client, which then closes it first."""
+"""Seconds for which an idle connection is kept. Our own client keeps it for a shorter time, and so closes it first."""
 _SHUTDOWN = 5
-"""Seconds after which uvicorn stops waiting. It is never needed: the mirror was drained, and the rest is aborted."""
+"""Seconds after which uvicorn stops waiting for responses. Usually none is in progress: the mirror was drained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,19 @@ async def serve(
 ) -> AsyncGenerator[Serving]:
     """Serve the doors of a mirror, which must be entered: ``async with mirror, serve(mirror, …)``.
 
-    It handles no signals and never exits the process. On exit, it first drains the mirror; transfers that take longer
-    than ``limits.drain_timeout`` are cut off. If the mirror stays entered, it may be served again: then it is announced
-    again.
+    It handles no signals and never exits the process. On exit, it first drains the mirror. Transfers that take longer
+    than ``limits.drain_timeout`` seconds are cut off. If the mirror stays entered, it may be served again, and is then
+    announced again.
 
     Args:
         mirror: The mirror.
-        local: Where to serve the local door and `Mirror.ops`. A socket is duplicated, and stays the caller's.
-        peer: Where to serve the peer door; None for not at all.
+        local: Where to serve the local door and `Mirror.ops`. A socket is duplicated; the caller still owns it.
+        peer: Where to serve the peer door. None means that it is not served.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
+
+    Yields:
+        The addresses that are listened on.
 
     Raises:
         ListenError: An address can't be listened on.
@@ -72,7 +75,7 @@ async def serve(
     peer_sockets: list[socket.socket] = []
     try:
         peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
-        doors = [_DoorServer(LOCAL, _local_app(mirror), mirror)]
+        doors = [_DoorServer(LOCAL, OpsMiddleware(mirror.local, mirror.ops), mirror)]
         if peer_sockets:
             doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_context))
             found = urls_of(peer_sockets, "https" if peer_context else "http") if advertise is None else advertise
@@ -87,7 +90,7 @@ async def serve(
             finally:
                 await mirror.drain(mirror.limits.drain_timeout)
                 for door in doors:
-                    door.should_exit = True  # all at once, rather than one after the other
+                    door.should_exit = True  # so that all doors stop at the same time
     finally:
         for each in (*local_sockets, *peer_sockets):
             each.close()
@@ -101,14 +104,6 @@ def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[
             raise ConfigError("peer_ssl", "either this, or `peer_tls` of the mirror, not both")
         return lambda: peer_tls.contexts().server
     return None if peer_ssl is None else lambda: peer_ssl
-
-
-def _local_app(mirror: Mirror) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        door = mirror.ops if scope.get("path") in _OPS_PATHS else mirror.local
-        await door(scope, receive, send)
-
-    return app
 
 
 class _DoorServer(uvicorn.Server):
@@ -132,14 +127,18 @@ class _DoorServer(uvicorn.Server):
         limits, limited = mirror.limits, mirror.metrics.limited.add
         self._create_protocol = protocol_factory(config, limits, limited)
         super().__init__(config)
-        self._acceptor = Acceptor(door, self._protocol_for, limits, limited, mirror.log, tls=tls)
+        self._acceptor = Acceptor(
+            door,
+            lambda slot: self._create_protocol(slot, self.server_state, self.lifespan.state),
+            limits,
+            limited,
+            mirror.log,
+            tls=tls,
+        )
         self._started = asyncio.Event()
 
-    def _protocol_for(self, slot: ConnectionSlot) -> asyncio.Protocol:
-        return self._create_protocol(slot, self.server_state, self.lifespan.state)
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Replaces the method of uvicorn, which would create asyncio servers."""
+        """Start to accept. Overrides the method of uvicorn, which would create asyncio servers."""
         await self.lifespan.startup()
         self.servers = []
         self._acceptor.listen(sockets or [])
@@ -147,7 +146,7 @@ class _DoorServer(uvicorn.Server):
         self._started.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Like the method of uvicorn, with our acceptor."""
+        """Stop to accept, then do what uvicorn does."""
         self._acceptor.close()
         await super().shutdown(sockets)
         await self._acceptor.wait_closed()

@@ -258,5 +258,5 @@ async def test_an_unreachable_own_peer_door_is_logged(caplog: pytest.LogCaptureF
     mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("http://127.0.0.1:1",)))
     with caplog.at_level(logging.WARNING):
         async with mirror:
-            await until(lambda: "not announced to peers" in caplog.text)
+            await until(lambda: "not advertised to peers" in caplog.text)
     assert "http://127.0.0.1:1" in caplog.text

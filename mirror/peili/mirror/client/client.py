@@ -1,10 +1,10 @@
 """The HTTP client for peers, and the pool of its connections.
 
-The client picks the URL of a peer that works, checks the name in its certificate, and never uses a proxy. Errors of the
-network end here: callers see `PeerUnavailable`.
+The client chooses a URL of the peer that works, checks the name in its certificate, and never uses a proxy. It
+translates errors of the network to `PeerUnavailable`.
 
-It does not use httpx. A hundred hosts exchange thousands of requests a second, and httpx would cost several times as
-much per request. It would also cost each host agent 8 MiB of memory.
+It does not use httpx. A hundred hosts exchange thousands of requests a second, and httpx would take several times as
+long per request. It would also take 8 MiB of memory in each host agent.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.contexts import PeerTLS
 
 KEEP_ALIVE = 15.0
-"""Seconds for which an idle connection is kept. `serve` keeps one for longer, so that the client usually closes first.
+"""Seconds for which an idle connection is kept. `serve` keeps it for longer, so that the client usually closes first.
 
-A server of a host agent may close it sooner (uvicorn: after 5 s). That is harmless: a closed connection is not used,
-and a request is sent again if the connection ends before the response begins.
+The server of a host agent may close it earlier (uvicorn: after 5 s). That is harmless: a closed connection is not used,
+and a request without a body is sent again if the connection ends before the response begins.
 """
 _MAX_IDLE = 256
 _MAX_PREFERENCES = 4096
@@ -47,19 +47,19 @@ _SAFE_IN_TARGET = "/:?=&%@!$'()*+,;~[]"
 
 
 class ConnectError(Exception):
-    """No connection could be made. The cause says why."""
+    """No connection could be made. Its message says why."""
 
 
 class PeerClient:
     """An HTTP client for peers.
 
     It ignores the proxy settings of the environment, follows no redirects and keeps connections for reuse. It may be
-    used concurrently, on one event loop. Call `aclose` when done.
+    used concurrently, on one event loop. Call `aclose` at the end, or use ``async with``.
 
     Args:
         limits: ``connect_timeout`` bounds each attempt to connect.
-        tls: For https URLs. None means the certificate authorities of the system. With a `PeerTLS`, a peer with an
-            http URL is unavailable.
+        tls: How to connect to https URLs. None means with the certificate authorities of the system. With a `PeerTLS`,
+            http URLs cannot be used.
         headers: Headers of every request.
     """
 
@@ -88,7 +88,7 @@ class PeerClient:
     async def head(
         self, peer: Peer, path: str, *, timeout: float, headers: Mapping[str, str] | None = None
     ) -> ResponseHead:
-        """Send a HEAD request. See `open`.
+        """Send a HEAD request. Arguments and errors are those of `open`.
 
         Returns:
             The head of the response, whatever its status.
@@ -113,8 +113,8 @@ class PeerClient:
             headers: More headers of the request.
 
         Returns:
-            The response, whatever its status. The caller closes it. The caller reads its body with a timeout of its
-            own, inside of `map_exceptions`.
+            The response, whatever its status. The caller closes it, and reads its body with its own timeout, within
+            `map_exceptions`.
 
         Raises:
             PeerUnavailable: No URL could be connected to, or the peer did not answer in HTTP/1.1 in time.
@@ -153,7 +153,7 @@ class PeerClient:
             The head and the body of the response, whatever its status.
 
         Raises:
-            PeerUnavailable: As for `open`; or the body of the response is too large, or its length is not stated.
+            PeerUnavailable: As for `open`. Also, if the body of the response is too large or its length is not stated.
         """
         request = _Request(method, path, headers or {}, body)
         with map_exceptions(peer, request):
@@ -180,12 +180,13 @@ class PeerClient:
             else:
                 if len(urls) > 1:
                     if len(self._preferred) >= _MAX_PREFERENCES:
-                        self._preferred.clear()  # simple, and it costs each peer one attempt at most
+                        self._preferred.clear()  # costs each peer one attempt at most
                     self._preferred[peer.id] = url
                 return response
         raise last_error
 
     def _origin(self, url: str, peer: Peer) -> Origin:
+        """Return the origin of `url`. Raises ConnectError for an http URL if mutual TLS is required."""
         if not isinstance(self._tls, PeerTLS):
             return Origin.of(url, peer.tls_name)
         origin = Origin.of(url, peer.tls_name, self._tls)
@@ -203,13 +204,14 @@ class PeerClient:
             except ServerDisconnected:
                 if request.body is not None:
                     raise  # the peer may have read it
-                # It was closed just now; a new connection shows whether the peer is there.
+                # The peer has closed the idle connection. A new one shows whether the peer is reachable.
         request.is_connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
         request.is_connecting = False
         return await connection.request(request.method, data)
 
     def _encode(self, origin: Origin, url: str, request: _Request) -> bytes:
+        """Return the bytes of a request."""
         host = f"[{origin.host}]" if ":" in origin.host else origin.host
         target = quote(urlsplit(url).path + request.path, safe=_SAFE_IN_TARGET)
         headers = {"Host": f"{host}:{origin.port}", **self._headers, **request.headers}
@@ -260,10 +262,13 @@ def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[Non
 class ConnectionPool:
     """The connections of one client. An idle one is kept for `KEEP_ALIVE` seconds, to save the handshake.
 
-    Used on one event loop. Call `close` when done.
+    Used on one event loop. Call `close` at the end.
 
     Args:
-        tls: For https origins. None means the certificate authorities of the system.
+        tls: How to connect to https origins. None means with the certificate authorities of the system.
+
+    Attributes:
+        is_closed: Whether `close` was called.
     """
 
     def __init__(self, tls: ssl.SSLContext | PeerTLS | None) -> None:
@@ -276,7 +281,7 @@ class ConnectionPool:
         self.is_closed = False
 
     def take_idle(self, origin: Origin) -> Connection | None:
-        """Take the idle connection to `origin` that was used last, so that the others expire. None if there is none."""
+        """Take the idle connection to `origin` that was used last, if there is one. So the others expire."""
         while connections := self._idle_of.get(origin):
             connection = connections[-1]
             self._remove_idle(connection)
@@ -290,7 +295,7 @@ class ConnectionPool:
         """Make a new connection to `origin` within `timeout` seconds.
 
         Raises:
-            ConnectError: That failed, or the pool is closed.
+            ConnectError: The connection failed, or the pool is closed.
         """
         if self.is_closed:
             raise ConnectError("this client is closed")
@@ -310,7 +315,7 @@ class ConnectionPool:
         return connection
 
     def close(self) -> None:
-        """Close the idle connections. Tasks that use the others see the end of the stream. Idempotent."""
+        """Close the idle connections, and end the streams of the others. Idempotent."""
         self.is_closed = True
         if self._expiry is not None:
             self._expiry.cancel()

@@ -1,6 +1,6 @@
-"""HTTP/1.1 to a peer: one request at a time on a connection, and bodies that are read into the caller's buffers.
+"""One connection to a peer in HTTP/1.1: one request at a time, with a body that is read into the caller's buffers.
 
-Only what content needs is supported: bodies with a known length, no redirects, no compression. The pool (client.py)
+Only what peers need is supported: responses with a known length, no redirects, no compression. The pool (client.py)
 decides which connections are used and kept.
 """
 
@@ -21,7 +21,7 @@ _BODILESS = frozenset({204, 304})
 
 
 class RemoteProtocolError(Exception):
-    """The peer sent something else than a usable response in HTTP/1.1."""
+    """The peer sent something other than a usable response in HTTP/1.1."""
 
 
 class ServerDisconnected(OSError):
@@ -85,7 +85,7 @@ class Connection:
     Args:
         origin: Where the connection leads.
         transport: The open transport.
-        on_release: Called when the connection is no longer used, with whether it can be used again.
+        on_release: Called with the connection, and with whether it can be used again, when a response is closed.
     """
 
     def __init__(self, origin: Origin, transport: Transport, on_release: Callable[[Connection, bool], None]) -> None:
@@ -164,8 +164,8 @@ class Response:
 
     Attributes:
         head: The status and headers.
-        length: The length of the body in bytes. None if the peer does not send it: such a body (for example a
-            chunked one) cannot be read.
+        length: The length of the body in bytes. None if the peer does not state it, for example in a chunked response.
+            Such a body cannot be read.
         remaining: How many bytes of the body were not read yet.
         on_close: Called once, when the response is closed.
     """
@@ -181,7 +181,7 @@ class Response:
 
     @property
     def buffered(self) -> int:
-        """How many bytes of the body are in memory already. `readinto` returns them first, `splice` cannot."""
+        """The number of bytes of the body that are in memory. `readinto` returns them first, `splice` cannot."""
         return len(self._buffer)
 
     @property
@@ -204,8 +204,8 @@ class Response:
     async def readinto(self, buffer: memoryview) -> int:
         """Wait for bytes of the body, and read those that have arrived.
 
-        Buffered bytes are returned alone, so that the caller has something soon. Otherwise, the buffer is filled with
-        everything that has arrived: that saves turns of the event loop.
+        Bytes that are buffered are returned at once, without those that arrived later. Otherwise, the buffer is filled
+        with everything that has arrived, which saves turns of the event loop.
 
         Returns:
             The number of bytes; 0 at the end of the body.

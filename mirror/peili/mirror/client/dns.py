@@ -16,14 +16,14 @@ Addresses: TypeAlias = list[tuple[int, SocketAddress]]
 """Address families, each with an address to connect to. The first one is the choice of the system."""
 
 _THREADS = 8
-"""Lookups at the same time. An abandoned lookup cannot be stopped: it keeps its thread until it ends."""
+"""The number of lookups at the same time. A lookup that nobody waits for any more keeps its thread until it ends."""
 
 
 class AddressResolver:
     """Looks up host names for one client. Tasks that ask for the same name share one lookup.
 
-    It has its own threads: those of the loop's executor also read files, and belong to the host agent. Used on one
-    event loop. Call `close` when done.
+    It has its own threads, because those of the loop's executor belong to the host agent and also read files. Used on
+    one event loop. Call `close` at the end.
     """
 
     def __init__(self) -> None:
@@ -43,13 +43,13 @@ class AddressResolver:
             if "%" not in host:  # the system has to look up a zone
                 return [(socket.AF_INET if address.version == 4 else socket.AF_INET6, (host, port))]
         lookup = self._lookups.get((host, port)) or self._start(host, port)
-        await asyncio.wait([lookup])  # does not cancel it when this task is cancelled: others may wait for it, too
+        await asyncio.wait([lookup])  # if this task is cancelled, the lookup is not: other tasks may wait for it
         if lookup.cancelled():
             raise OSError("the resolver is closed")
         return lookup.result()
 
     def close(self) -> None:
-        """End all waiting for lookups with an error. A thread that hangs in a lookup ends after it. Idempotent."""
+        """Let all tasks that wait for a lookup fail. A thread ends after its current lookup. Idempotent."""
         self._is_closed = True
         for lookup in list(self._lookups.values()):
             lookup.cancel()
@@ -65,9 +65,10 @@ class AddressResolver:
     def _finish(self, host: str, port: int) -> None:
         lookup = self._lookups.pop((host, port))
         if not lookup.cancelled():
-            lookup.exception()  # marks it as retrieved: perhaps nobody waits for it any more
+            lookup.exception()  # marks it as retrieved, because no task may wait for it any more
 
 
 def _look_up(host: str, port: int) -> Addresses:
+    """Return the addresses of `host`. Blocks."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [(family, address) for family, _, _, _, address in found]

@@ -28,7 +28,7 @@ class Origin:
 
     Attributes:
         is_secure: Whether to use TLS.
-        tls_name: The name that the certificate must show; empty if `PeerTLS.check_server` alone decides.
+        tls_name: The name that the certificate must show. If it is empty, only `PeerTLS.check_server` checks the names.
     """
 
     is_secure: bool
@@ -38,7 +38,12 @@ class Origin:
 
     @classmethod
     def of(cls, url: str, tls_name: str | None, tls: PeerTLS | None = None) -> Origin:
-        """Return the origin of a URL of a peer, with the name that its certificate must show.
+        """Return the origin of a URL of a peer.
+
+        Args:
+            url: The URL.
+            tls_name: The peer's `Peer.tls_name`.
+            tls: The mutual TLS, if any; it decides which name is checked.
 
         Raises:
             UnicodeError: The host of the URL is not a host name.
@@ -53,7 +58,7 @@ class Origin:
 
 
 class Transport(ABC):
-    """An open connection. One task reads at a time. Errors are OSErrors. The owner must close it."""
+    """An open connection. Its owner closes it. Only one task reads at a time. All methods raise OSError if it fails."""
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -61,10 +66,10 @@ class Transport(ABC):
 
     @abstractmethod
     async def recv_into(self, buffer: memoryview) -> int:
-        """Wait for bytes and read them. Returns their number; 0 if the peer has ended the stream."""
+        """Wait for bytes and read them. Return their number; 0 if the peer has ended the stream."""
 
     def recv_nowait(self, buffer: memoryview) -> int:
-        """Read the bytes that have arrived already. Returns their number; 0 if there are none or that is unknown."""
+        """Read the bytes that have arrived already. Return their number; 0 if there are none or it is not known."""
         return 0
 
     async def recv_pipe(self, pipe: int, count: int) -> int:
@@ -86,7 +91,7 @@ class Transport(ABC):
 
     @abstractmethod
     def interrupt(self) -> None:
-        """End the stream. A task that reads sees that."""
+        """End the stream. A task that reads is woken and fails, or reads no more bytes."""
 
     @abstractmethod
     def close(self) -> None:
@@ -99,7 +104,7 @@ async def connect(
     """Connect to `origin` within `timeout` seconds, over TLS if `tls` is given.
 
     Raises:
-        OSError: That failed. TimeoutError is one.
+        OSError: The connection or the TLS handshake failed. TimeoutError is one.
         UnicodeError: The host of `origin` is not a host name.
     """
     async with Deadline(timeout):
@@ -122,7 +127,7 @@ async def connect(
 
 
 async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:
-    """Return a socket that is connected to the first of `addresses` that accepts in its share of `timeout`."""
+    """Return a socket that is connected to the first of `addresses` that accepts. Each has its share of `timeout`."""
     problem: OSError = OSError("the host has no address")
     for family, address in addresses:
         try:
@@ -163,7 +168,7 @@ class TcpTransport(Transport):
     def recv_nowait(self, buffer: memoryview) -> int:
         try:
             return self._socket.recv_into(buffer)
-        except OSError:  # nothing has arrived; the next `recv_into` raises what is wrong
+        except OSError:  # nothing has arrived; the next `recv_into` raises a lasting error
             return 0
 
     @property
@@ -180,8 +185,13 @@ class TcpTransport(Transport):
             await self._wait_readable()
 
     async def _wait_readable(self) -> None:
-        ready = self._loop.create_future()
-        self._loop.add_reader(self._socket.fileno(), _set_ready, ready)
+        ready: asyncio.Future[None] = self._loop.create_future()
+
+        def set_ready() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        self._loop.add_reader(self._socket.fileno(), set_ready)
         try:
             await ready
         finally:
@@ -208,7 +218,7 @@ class TcpTransport(Transport):
 
 
 class _Reader(asyncio.StreamReader):
-    """A stream reader that counts its buffered bytes in `unread`. The caller that reads subtracts what it read."""
+    """A stream reader that counts its buffered bytes in `unread`. Code that reads must subtract what it has read."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -221,7 +231,7 @@ class _Reader(asyncio.StreamReader):
 
 
 class TlsTransport(Transport):
-    """TLS on asyncio's streams. Decryption costs so much more that their cost does not count."""
+    """TLS on asyncio's streams. Their cost does not matter, because decryption costs much more."""
 
     def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -274,8 +284,3 @@ class TlsTransport(Transport):
     @override
     def close(self) -> None:
         self._writer.transport.abort()
-
-
-def _set_ready(ready: asyncio.Future[None]) -> None:
-    if not ready.done():
-        ready.set_result(None)

@@ -75,8 +75,8 @@ class Door(ABC):
                     self.context.limited(LIMIT_OF_STATUS[error.status])
                 await response.error(error)
         except OSError as error:
-            # From any send, also that of an error response: the client has disconnected or reads nothing, or this host
-            # cannot send.
+            # Sending failed, perhaps that of an error response: the client has disconnected or reads nothing, or this
+            # host cannot send.
             if not is_client_gone(error):
                 self.context.log.exception("%s: response cut off", scope["path"])
                 return
@@ -98,6 +98,7 @@ class Door(ABC):
         await self.opener.drain(timeout)
 
     def _parse(self, scope: Scope, response: ResponseWriter) -> Target:
+        """Return what the request asks for. Raises HTTPError if it is malformed, or not for this mirror."""
         check_request(scope, self.context.limits)
         path = api_path(scope["path"], scope.get("root_path", ""))
         namespaces = (parse_query(scope).get("ns"), response.header(b"oci-namespace"))
@@ -111,6 +112,7 @@ class Door(ABC):
         return target
 
     async def _respond(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        """Send the response. Translate errors to HTTPError; once the response has started, log them instead."""
         try:
             match target.endpoint:
                 case Endpoint.BASE:
@@ -136,6 +138,11 @@ class Door(ABC):
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send a manifest or a blob.
 
+        Args:
+            target: What the request asks for.
+            response: Writes the response.
+            scope: The ASGI scope of the request.
+
         Raises:
             HTTPError: The request is refused.
             NotFound: This door does not have the content.
@@ -160,7 +167,8 @@ class Door(ABC):
 def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
     """Return `descriptor` with the media type of the response to a request for `target`.
 
-    An unknown media type counts only if the request is for a manifest: other JSON documents name a type, too.
+    A media type that is not a known type of manifests is kept only if the request is for a manifest, because other JSON
+    documents state a media type, too.
 
     Raises:
         NotFound: The request is for a manifest, and the content is not one.
@@ -174,6 +182,7 @@ def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
 
 
 def _http_error(target: Target, error: Exception) -> HTTPError:
+    """Return the error response for an error of a plug-in or of the relay: 503 for `Unavailable`, else 404."""
     if isinstance(error, Unavailable):
         return HTTPError(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
     code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
@@ -224,14 +233,14 @@ class RequestScope:
         if self._watcher is not None:
             self._watcher.cancel()
             await asyncio.wait([self._watcher])
-        # As in asyncio.timeout: if somebody else has cancelled the task too, the cancellation goes on.
+        # As in asyncio.timeout: if other code has cancelled the task, too, that cancellation continues.
         return self._is_cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
 
     def _start_watcher(self) -> None:
         self._watcher = asyncio.create_task(self._cancel_on_disconnect())
 
     async def _cancel_on_disconnect(self) -> None:
-        with contextlib.suppress(Exception):  # if `receive` fails, the client has disconnected, too
+        with contextlib.suppress(Exception):  # if `receive` raises an error, the client has disconnected, too
             while (await self._receive())["type"] != "http.disconnect":
                 pass
         self.cancel()

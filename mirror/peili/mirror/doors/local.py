@@ -1,6 +1,6 @@
-"""The local door answers requests of this host's runtime. It sends content from the store or relays it from peers.
+"""The local door answers requests of this host's runtime: it sends content from the store, or relays it from peers.
 
-Otherwise it answers 404, and the runtime goes upstream.
+If neither has the content, it answers 404, and the runtime goes upstream.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LocalDoor(Door):
         context: See `Door`.
         default_registry: See `Door`.
         resolver: Resolves tags.
-        relay: Where content comes from that the store does not have.
+        relay: Fetches content that the store does not have.
     """
 
     def __init__(self, context: Context, default_registry: str | None, resolver: Resolver, relay: Relay) -> None:
@@ -44,7 +44,7 @@ class LocalDoor(Door):
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         digest = target.digest or await self._resolve(target)
-        target = replace(target, digest=digest, tag=None)  # from here on there is only a digest
+        target = replace(target, digest=digest, tag=None)  # peers are asked for the digest, not for the tag
         record = request_record(scope)
         record.source = FROM_STORE
         if not await self._send_from_store(target, digest, response):
@@ -60,13 +60,14 @@ class LocalDoor(Door):
         except Unavailable as error:
             raise NotFound(f"{target.name} cannot be resolved: {error}") from error
         if descriptor is None:
-            raise NotFound(f"upstream resolves {target.name}")
+            raise NotFound(f"{target.name} is resolved upstream")
         return descriptor.digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
-        """Send the content if the store has it whole. Return whether it has. A store that fails has nothing.
+        """Send the content if the store has it whole. Return whether it has. A store that fails counts as empty.
 
-        Content in flight is not sent: the runtime itself fills that ingest, so this request would wait for itself.
+        Content in flight is not sent, because this request may be the one that fills that ingest. It would wait for
+        itself.
         """
         describe = partial(self.context.store.describe, digest)
         try:
@@ -94,7 +95,8 @@ class LocalDoor(Door):
             self._relay, digest, target.peer_path, wanted=wanted, is_manifest=is_manifest
         ) as transfer:
             if is_bodiless:
-                # If-None-Match counts only if there is content (RFC 9110, 13.2.1), so a peer is asked all the same.
+                # A peer is asked even if the response is 304: If-None-Match is evaluated only if the response without
+                # it would be 200 (RFC 9110, 13.2.1).
                 await response.send_head(requested_descriptor(target, await transfer.describe()))
             else:
                 await self._send_transfer(target, digest, response, transfer)
@@ -102,6 +104,7 @@ class LocalDoor(Door):
     async def _send_transfer(
         self, target: Target, digest: Digest, response: ResponseWriter, transfer: Transfer
     ) -> None:
+        """Send the body of a transfer. No status is sent before its first bytes have arrived."""
         try:
             span = await transfer.begin()
         except Unsatisfiable as error:
@@ -115,8 +118,8 @@ class LocalDoor(Door):
             transfer.complete()
             raise
         # The status is 200 for the whole content, even if the request is for "bytes=0-". After 206, some runtimes fetch
-        # parallel parts, which cannot be verified; after 200 they read one stream, which can. For some of them, the
-        # response must also have no length.
+        # parallel parts, which cannot be verified. After 200, they read one stream, which can be. Some do so only if
+        # the response has no length, too.
         has_length = not transfer.takes_one_stream
         await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
         await transfer.send_to(response)

@@ -1,4 +1,4 @@
-"""The ASGI middleware around the doors: the access check, the request metrics, and what protects a router's routes."""
+"""The ASGI middleware around the doors and around the routes of a router. `Mirror` shows how the layers are nested."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer, wrap_send
 
 ROUTER_PATH = "/_router"
-"""The peer door leaves the paths below this one to the router. No name of a repository begins with an underscore."""
+"""Requests to the peer door below this path go to the router's routes. No repository name begins with an underscore."""
 _SCOPE_KEY = "peili.request_record"
 _NO_ENDPOINT = "none"
+_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
 """Decides whether a request may use a door. May be a coroutine function.
@@ -76,7 +77,7 @@ class AccessCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)  # it only answers: a door has nothing to start
+            await self._lifespan(scope, receive, send)  # answers that start-up is complete; a door has nothing to start
             return
         if self._header is not None:
             send = _add_header(send, self._header)
@@ -89,6 +90,7 @@ class AccessCheck:
             await ResponseWriter(scope, send, self._context.limits.reader_timeout).error(error)
 
     async def _allows(self, connection: HTTPConnection) -> bool:
+        """Return what `auth` decides; False if it fails."""
         try:
             decision = self._auth(connection)
             if not inspect.isawaitable(decision):
@@ -103,6 +105,8 @@ class AccessCheck:
 
 
 def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:
+    """Return a `send` that adds `header` to the response."""
+
     async def send_with_header(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), header]}
@@ -141,7 +145,7 @@ class RequestRecord:
 
 
 def request_record(scope: Scope) -> RequestRecord:
-    """Return the record of the request of `scope`. Without `RequestMetrics`, nobody reads it."""
+    """Return the record of the request of `scope`. `RequestMetrics` creates it, and reads it in the end."""
     return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord(_NO_ENDPOINT)))
 
 
@@ -202,11 +206,31 @@ class RequestMetrics:
             self._metrics.clients.count(user_agent.decode("latin-1"), time.time())
 
 
-class PluginRouteMiddleware:
-    """Protects the routes of a router. Requests with a malformed or too large head do not reach them.
+class OpsMiddleware:
+    """Passes on the requests for the pages of the ops app to that app, and all others to `app`.
 
-    If a route raises, the error is logged and not passed on to the host agent. The client receives 503 if no response
-    was started.
+    Args:
+        app: The local door.
+        ops: The ops app.
+    """
+
+    def __init__(self, app: ASGIApp, ops: ASGIApp) -> None:
+        self._app = app
+        self._ops = ops
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._ops if scope.get("path") in _OPS_PATHS else self._app
+        await app(scope, receive, send)
+
+
+class PluginRouteMiddleware:
+    """Refuses requests with a malformed or too large head, and answers 503 if a route of the router fails.
+
+    An error of a route is logged and not passed on to the host agent.
+
+    Args:
+        app: The app with the routes.
+        context: Its limits bound the head of a request, its log receives the errors of routes.
     """
 
     def __init__(self, app: ASGIApp, context: Context) -> None:

@@ -24,11 +24,11 @@ def ops_app(
     """Return the ops app.
 
     Args:
-        readiness: Whether each part of the mirror is ready, by its name. The document of ``/readyz``.
-        ready: Whether the mirror is ready. ``/readyz`` answers 503 if it is not.
-        figures: The metrics. ``/metrics`` shows them in the formats of Prometheus. It answers 501 if prometheus_client
-            is not installed.
-        status: The document of ``/status``.
+        readiness: Returns whether each part of the mirror is ready, by its name: the document of ``/readyz``.
+        ready: Returns whether the mirror is ready. If not, the status of ``/readyz`` is 503.
+        figures: Returns the metrics. ``/metrics`` shows them in the formats of Prometheus. Its status is 501 if
+            prometheus_client is not installed.
+        status: Returns the document of ``/status``.
     """
 
     async def livez(request: Request) -> Response:

@@ -21,8 +21,15 @@ _MAX_DIGITS = 9
 
 
 async def send_tags(target: Target, response: ResponseWriter, scope: Scope, context: Context) -> None:
-    """Send the tags of a repository in lexical order: those after ``last``, at most ``n`` (distribution spec, "Listing
-    Tags").
+    """Send the tags of a repository in lexical order (OCI distribution spec, "Listing Tags").
+
+    The parameters of the query are ``last``, the tag after which the list begins, and ``n``, its largest length.
+
+    Args:
+        target: The repository.
+        response: Writes the response.
+        scope: The ASGI scope of the request.
+        context: The context of the door.
 
     Raises:
         HTTPError: 404, the store has no tag of the repository; 400, ``n`` is not a number.
@@ -46,7 +53,7 @@ async def send_tags(target: Target, response: ResponseWriter, scope: Scope, cont
     if page and page[-1] != tags[-1]:
         next_query = urlencode({**query, "last": page[-1]})
         headers["Link"] = f'<{quote(scope["path"])}?{next_query}>; rel="next"'
-    # The name is as the client wrote it, with the registry if the client put it into the path.
+    # The name is part of the path as the client wrote it, which may begin with the registry.
     name = api_path(scope["path"], scope.get("root_path", "")).removeprefix("/").removesuffix("/tags/list")
     await response.json({"name": name, "tags": page}, headers)
 

@@ -1,4 +1,4 @@
-"""The wire between hosts: who a peer is, the headers that peers send, and how one host asks another for a key.
+"""The protocol between hosts: the id and the URLs of a host, the headers that hosts send, and how keys are looked up.
 
-Both sides of each exchange stand here, without I/O. The HTTP client is in client/, the routes are in membership/.
+Both sides of each exchange are here, without I/O. The HTTP client is in client/, the routes are in membership/.
 """

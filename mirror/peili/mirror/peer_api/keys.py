@@ -1,4 +1,4 @@
-"""How a host asks a peer for a key, and what the peer answers.
+"""How a host asks a peer whether it has a key, and what the peer answers.
 
 The request is ``HEAD {peer}/_router/keys/{key}``. A host answers 200 if its own store has the whole content of the key,
 and 404 otherwise. It never asks other hosts, so a request cannot travel in a circle.

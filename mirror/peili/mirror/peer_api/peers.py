@@ -22,11 +22,11 @@ class Peer:
     """Another host that runs peili.
 
     Args:
-        id: What identifies the peer. Its URLs do not.
+        id: Identifies the peer. Its URLs do not.
         urls: Base URLs of its peer door, the preferred one first. Each has its own port and path; an IPv6 address is
             in brackets. A slash at the end is removed.
         tls_name: The name that its certificate must show: a host name or an IP address. None means the URL's host.
-        labels: Properties, for example a zone. They are for the routers that know them.
+        labels: Properties for routers that use them, for example a zone.
 
     Raises:
         ValueError: `id` is empty, or a URL or `tls_name` is malformed.
@@ -52,8 +52,8 @@ class Holder:
 
     Attributes:
         complete: Whether the peer has the whole content. Otherwise the content is in flight.
-        available: How many bytes the peer has so far, if it said so.
-        size: The size of the whole content in bytes, if the peer said so. It is a claim, not a fact.
+        available: How many bytes the peer has so far, if it states that.
+        size: The size of the whole content in bytes, if the peer states it. The peer may be wrong.
     """
 
     peer: Peer

@@ -1,7 +1,7 @@
 """Accepts the connections of one door within two limits: the configured one, and the file descriptors of the process.
 
-asyncio's own servers accept until no descriptor is left for anything else, and then log each further attempt. What is
-sent on a connection is up to its protocol (protocol.py).
+asyncio's own servers accept connections until the process has no free descriptor, and then log each further attempt.
+The bytes of a connection are the task of its protocol (protocol.py).
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from collections.abc import Callable, Sequence
 from peili.mirror.limits import Limits
 
 _MAX_ACCEPTS = 16
-"""Connections that are accepted in one turn of the event loop."""
+"""The most connections that are accepted in one turn of the event loop."""
 _MAX_KEPT = 1
-"""The most of them that are kept open. Those cost ten times as much as refused ones. So does closing an idle one."""
+"""The most of these that are kept open, and the most idle connections that are closed in one turn. Either costs ten
+times as much as to accept a connection and close it at once.
+"""
 _DESCRIPTOR_SHARE = 3
 """A door may use one third of the process's descriptors. Two doors then leave one third for everything else: files, the
 runtime, peers, and the rest of the process."""
@@ -30,7 +32,9 @@ _PAUSE = 1.0
 _MIN_IDLE = 1.0
 """Seconds that a connection has for its first request before it may be closed to make room for a new one."""
 _EVICTION_INTERVAL = 0.01
-"""Seconds between two connections that are closed to make room for new ones. That costs more than to close those."""
+"""Seconds between two idle connections that are closed to make room for new ones. To close one costs more than to
+refuse a new one.
+"""
 _WARNING_INTERVAL = 60.0
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE}
 _CONNECTION_ERRORS = {
@@ -44,11 +48,11 @@ _CONNECTION_ERRORS = {
     errno.EPROTO,
     errno.ETIMEDOUT,
 }
-"""Errors of accept(2) that mean: this connection failed before it was accepted. The next one may work."""
+"""Errors of accept(2) that concern one connection, which failed before it was accepted. The next one may work."""
 
 
 class ConnectionSlot:
-    """The share of one connection in the limit of its door, from the accept until the connection is lost.
+    """One connection's place within the limit of its door, from the accept until the connection is lost.
 
     Attributes:
         transport: The transport of the connection, as soon as there is one.
@@ -63,15 +67,15 @@ class ConnectionSlot:
         self.transport: asyncio.Transport | None = None
 
     def set_idle(self) -> None:
-        """The connection waits for a request: it may be closed to make room for a new one."""
+        """Note that the connection waits for a request, and may be closed to make room for a new one."""
         self._slots.set_idle(self)
 
     def set_busy(self) -> None:
-        """A request is being answered: the connection is kept."""
+        """Note that a request is being answered, so that the connection is kept."""
         self._slots.set_busy(self)
 
     def release(self) -> None:
-        """The connection is lost. Idempotent."""
+        """Free the slot, because the connection is lost. Idempotent."""
         self._slots.release(self)
 
     @property
@@ -80,7 +84,7 @@ class ConnectionSlot:
         return self.transport is None or not self.transport.get_write_buffer_size()
 
     def close_soon(self) -> None:
-        """Close the connection if it stays idle. Many such connections are closed over several turns of the loop."""
+        """Close the connection in one of the next turns of the loop, if it is still idle then."""
         self._slots.close_soon(self)
 
     def close(self) -> None:
@@ -105,7 +109,7 @@ class _ConnectionSlots:
     def acquire(self, limit: int) -> ConnectionSlot | None:
         """Return a slot for a new connection.
 
-        If `limit` slots are in use, the connection that is idle for longest is closed. Returns None if there is none.
+        If `limit` slots are in use, close the connection that has been idle for longest. Return None if there is none.
         """
         while len(self._used) >= limit:
             now = self._loop.time()
@@ -146,7 +150,7 @@ class _ConnectionSlots:
             self._loop.call_soon(self._close_some)
 
     def _oldest_idle(self, before: float) -> ConnectionSlot | None:
-        """Return the connection that is idle for longest, since a time before `before`."""
+        """Return the connection that has been idle for longest, if it has been since a time before `before`."""
         for slot, since in self._idle.items():
             if since > before:
                 break
@@ -161,10 +165,10 @@ class _ConnectionSlots:
 class Acceptor:
     """Accepts the connections of one door.
 
-    At most ``limits.connections`` are open at a time, and never more than a third of the file descriptors that the
-    process may open. Further connections are closed at once, unless an idle one can be closed instead. A connection
-    that cannot be accepted is closed at once as well, so that the client can go elsewhere. Both are logged once a
-    minute.
+    At most ``limits.connections`` are open at the same time, and never more than a third of the file descriptors that
+    the process may open. Further connections are closed at once, unless an idle one can be closed instead. If the
+    process has no free descriptor, a new connection is closed, too, so that its client does not wait. Each of these
+    events is logged at most once a minute.
 
     Args:
         name: The name of the door in the log.
@@ -202,14 +206,14 @@ class Acceptor:
         self._tls_warning = _RateLimitedWarning(log, f"the {name} door refused a connection in the TLS handshake: %s")
 
     def listen(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept connections on `sockets`, which listen already. The caller keeps the ownership."""
+        """Accept connections on `sockets`, which listen already. The caller closes the sockets."""
         self._reserve = _reserve_descriptor()
         self._sockets = list(sockets)
         for each in self._sockets:
             self._loop.add_reader(each, self._accept, each)
 
     def close(self) -> None:
-        """Stop accepting. Open connections stay. Call it before the sockets are closed. Idempotent."""
+        """Stop accepting. Open connections stay open. Call it before the sockets are closed. Idempotent."""
         for each in self._sockets:
             self._loop.remove_reader(each)
         for timer in self._paused.values():
@@ -272,9 +276,9 @@ class Acceptor:
             pass  # the client has disconnected
 
     def _reject(self, listener: socket.socket, error: OSError) -> bool:
-        """Close the next connection, which cannot be accepted. Returns whether that worked; if not, accepting pauses.
+        """Close the next connection, which cannot be accepted. Return whether that worked; if not, pause.
 
-        If the connection stayed open, its client, for example the runtime's pull, would wait until it gives up.
+        If the connection stayed open, its client, for example a pull of the runtime, would wait until it times out.
         """
         self._error_warning.log(os.strerror(error.errno) if error.errno else error)
         if error.errno in _NO_DESCRIPTORS and self._reserve is not None:
@@ -319,7 +323,7 @@ class _RateLimitedWarning:
 
 
 def max_connections(limits: Limits) -> int:
-    """Return how many connections a door may have now. The limit of the process may change at any time."""
+    """Return how many connections a door may have now. The process's limit of descriptors may change at any time."""
     if sys.platform == "win32":
         return limits.connections
     import resource  # noqa: PLC0415 - does not exist on Windows
@@ -331,7 +335,7 @@ def max_connections(limits: Limits) -> int:
 
 
 def _reserve_descriptor() -> socket.socket | None:
-    """Return an object that holds one descriptor, for the time when there are no others."""
+    """Return an object that occupies one descriptor, so that one can be freed when there are no others."""
     try:
         return socket.socket()
     except OSError:

@@ -115,6 +115,7 @@ def _bind_to(host: str, port: int) -> socket.socket:
 
 
 def _split(address: str) -> tuple[str, int]:
+    """Return the host, which may be empty, and the port. Raises ConfigError."""
     try:
         parts = urlsplit(f"//{address}")
         port = parts.port
@@ -127,7 +128,7 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def _outgoing_addresses(*, both: bool) -> list[str]:
-    """Return this host's addresses on its default routes. To ask the kernel for a route sends nothing."""
+    """Return this host's addresses on its default routes. Connecting a UDP socket sends nothing."""
     destinations = [(socket.AF_INET, "192.0.2.1"), *([(socket.AF_INET6, "2001:db8::1")] if both else [])]
     found: list[str] = []
     for family, destination in destinations:

@@ -1,4 +1,4 @@
-"""Adds to uvicorn's connections what a door needs: limits, timeouts, and a way past ASGI for the bytes of a body.
+"""Extends uvicorn's connections with what a door needs: limits, timeouts, and a socket writer for bodies.
 
 Up to four mixins extend uvicorn's protocol class. Each has one task:
 
@@ -8,8 +8,9 @@ Up to four mixins extend uvicorn's protocol class. Each has one task:
     _RequestLimits        bounds the size of a request's head, and the requests that wait on a connection (only with
                           httptools; h11, uvicorn's other parser, reads one request at a time and bounds its head)
 
-A socket writer sends the bytes of a body itself. uvicorn is then told their number by a body message that contains an
-`_AlreadySent` instead of bytes. uvicorn counts it and writes it to its transport, a `_Transport`, which drops it.
+A socket writer sends the bytes of a body itself. Afterwards, uvicorn receives a body message that contains an
+`_AlreadySent` of the same length instead of the bytes. uvicorn counts it and writes it to its transport. That is a
+`_Transport`, which drops it.
 
 A door leaves a response unfinished on purpose if the content is cut off, if the client reads nothing, or if the mirror
 drains. uvicorn would log that as an error.
@@ -50,7 +51,7 @@ _HEAD_PIECE = KIB
 """Bytes of a request's head that are parsed at once."""
 _HEAD_END = b"\r\n\r\n"
 _NEXT_REQUEST = re.compile(rb"\r\n\r\n[A-Z-]{3,20} ")
-"""Where a request begins behind another one. A body may match as well, but a pipelined request has no body."""
+"""Where a request begins behind another one. A body may match, too, but a pipelined request has no body."""
 
 
 def http_protocol() -> type[asyncio.Protocol]:
@@ -98,6 +99,7 @@ def protocol_factory(
 def _with_request_limits(
     protocol_class: type[asyncio.Protocol], limits: Limits, limited: Callable[[str], None]
 ) -> type[asyncio.Protocol]:
+    """Return a subclass with `_RequestLimits`, if `protocol_class` is uvicorn's protocol on httptools."""
     if not issubclass(protocol_class, HttpToolsProtocol):
         return protocol_class
     attributes = {"limits": limits, "limited": staticmethod(limited)}
@@ -105,7 +107,11 @@ def _with_request_limits(
 
 
 def _with_socket_writer(protocol_class: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
-    """Only uvicorn's protocol on httptools passes the body of a message to its transport as it is."""
+    """Return a subclass with a socket writer, if that is possible.
+
+    It needs Linux and uvicorn's protocol on httptools: only that one passes the body of a message to its transport
+    unchanged.
+    """
     if sys.platform != "linux" or not issubclass(protocol_class, HttpToolsProtocol):
         return protocol_class
     return type("SocketWriterProtocol", (_SocketWriterMixin, protocol_class), {})
@@ -184,8 +190,8 @@ class _RequestLimits(_UvicornHttpTools):
     _unparsed = b""
     _is_in_body = False
     _head_size: int | None = None
-    """Bytes of the incomplete head, None between heads. The piece in which the head begins is not counted: it may
-    contain the end of another request. So the size may be up to one piece too small.
+    """The bytes of the incomplete head; None between heads. The piece in which the head begins is not counted, because
+    it may contain the end of another request. So the number may be too small by up to one piece.
     """
     _head_began = False
     """Whether a head began in the piece that is parsed now."""
@@ -201,7 +207,7 @@ class _RequestLimits(_UvicornHttpTools):
         self._parse_next()
 
     def _parse_next(self) -> None:
-        """Parse the bytes up to the end of the next complete request, or all that there are."""
+        """Parse up to the end of the next complete request, or all bytes if there is none."""
         data, self._unparsed, start = self._unparsed, b"", 0
         while start < len(data) and not self._is_responding():
             stop = self._end_of_piece(data, start)
@@ -219,6 +225,7 @@ class _RequestLimits(_UvicornHttpTools):
         return cycle is not None and not (cycle.response_complete or cycle.more_body)
 
     def _end_of_piece(self, data: bytes, start: int) -> int:
+        """Return where the next piece ends: usually at the end of a head."""
         if self._is_in_body:
             return min(start + _BODY_PIECE, len(data))
         head_end = data.find(_HEAD_END, start, start + _HEAD_PIECE)
@@ -235,7 +242,7 @@ class _RequestLimits(_UvicornHttpTools):
             self._abort("pipeline")
 
     def _parsed_head_size(self) -> int:
-        """Return about how many bytes of the current head were parsed."""
+        """Return the approximate number of bytes of the current head that were parsed."""
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _abort(self, limit: str) -> None:
@@ -269,7 +276,7 @@ class _RequestLimits(_UvicornHttpTools):
     @override
     def on_headers_complete(self) -> None:
         if self._parsed_head_size() > self.limits.header_size:
-            return  # uvicorn does not see the request; `_parse` then closes the connection
+            return  # hides the request from uvicorn; `_parse` then closes the connection
         self._head_size = None
         self._is_in_body = True
         super().on_headers_complete()
@@ -315,6 +322,8 @@ class _SocketWriterMixin(_UvicornProtocol):
 
 
 def _add_socket_writer(app: ASGIApp, writer: DirectSocketWriter) -> ASGIApp:
+    """Return an app that calls `app` with a `send` that has the socket writer."""
+
     async def app_with_writer(scope: Scope, receive: Receive, send: Send) -> None:
         is_finished = False
 
@@ -325,7 +334,7 @@ def _add_socket_writer(app: ASGIApp, writer: DirectSocketWriter) -> ASGIApp:
                     await send({"type": "http.response.body", "body": _AlreadySent(count), "more_body": True})
                 if not message.get("more_body", False):
                     is_finished = True
-                    writer.close()  # now: the next request may start before the app returns
+                    writer.close()  # not later, because the next request may start before the app returns
             await send(message)
 
         try:
@@ -334,7 +343,7 @@ def _add_socket_writer(app: ASGIApp, writer: DirectSocketWriter) -> ASGIApp:
             if not is_finished:
                 writer.close()  # its duplicate of the socket would keep the connection open
         if not is_finished:
-            await writer.close_lost_connection()  # else uvicorn would report the response as unfinished
+            await writer.close_lost_connection()  # so that uvicorn does not report the response as unfinished
 
     return app_with_writer
 
@@ -376,15 +385,13 @@ class _PeerNames(_UvicornProtocol):
         super().connection_made(transport)
         certificate = transport.get_extra_info("peercert")
         if certificate:
-            self.app = _add_peer_names(self.app, certificate_names(certificate))
+            app, names = self.app, certificate_names(certificate)
 
+            async def app_with_names(scope: Scope, receive: Receive, send: Send) -> None:
+                scope[PEER_NAMES] = names
+                await app(scope, receive, send)
 
-def _add_peer_names(app: ASGIApp, names: frozenset[str]) -> ASGIApp:
-    async def app_with_names(scope: Scope, receive: Receive, send: Send) -> None:
-        scope[PEER_NAMES] = names
-        await app(scope, receive, send)
-
-    return app_with_names
+            self.app = app_with_names
 
 
 class _RequestTimeouts(_UvicornProtocol):
@@ -415,6 +422,8 @@ class _RequestTimeouts(_UvicornProtocol):
         self._is_lost.set()
 
     def _add_timeouts(self, app: ASGIApp) -> ASGIApp:
+        """Return an app that stops the timer during a request, and closes the connection after an unfinished one."""
+
         async def app_with_timeouts(scope: Scope, receive: Receive, send: Send) -> None:
             self._stop_timer()
             self.slot.set_busy()
@@ -434,7 +443,7 @@ class _RequestTimeouts(_UvicornProtocol):
         return app_with_timeouts
 
     async def _close(self, receive: Receive) -> None:
-        """Close the connection, and wait until uvicorn knows. Otherwise it would log an unfinished response."""
+        """Close the connection, and wait until uvicorn notices. Otherwise it would log an unfinished response."""
         self._transport.close()
         try:
             async with asyncio.timeout(LINGER):

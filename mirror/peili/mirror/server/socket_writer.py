@@ -1,7 +1,7 @@
-"""Writes the body of a response to the client's socket past ASGI, so that the kernel can move the bytes.
+"""Writes the body of a response directly to the client's socket, not over ASGI, so that the kernel can move the bytes.
 
-A socket writer is an attribute of the `send` callable that our own connections pass to the app. So only apps that
-receive this `send` can use it: middleware that wraps `send` hides it, unless it calls `wrap_send`.
+A socket writer is an attribute of the `send` callable that our own connections pass to the app. Middleware that wraps
+`send` hides it, unless it calls `wrap_send`.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _CLIENT_GONE = {
 
 
 class SocketWriter(ABC):
-    """Writes parts of a body straight to the client's socket, between the first and the last message of a response.
+    """Writes parts of a body directly to the client's socket, between the first and the last message of a response.
 
-    Only one task may use it at a time. Body messages that were sent before are written first.
+    Only one task may use it at a time. Body messages that were sent earlier are written first.
 
     The methods that send raise TimeoutError if the client reads nothing for too long, and OSError if the client has
     disconnected or this host fails (see `is_client_gone`). After an error or a cancellation it is unknown how much was
@@ -47,24 +47,24 @@ class SocketWriter(ABC):
     """
 
     def prepare(self) -> bool:
-        """Acquire what sending needs. Returns whether that worked; if not, send the body in messages."""
+        """Acquire what sending needs. Return whether that worked. If not, send the body in messages."""
         return True
 
     @abstractmethod
     def set_timeout(self, seconds: float) -> None:
-        """Set how long the client may read nothing."""
+        """Set for how many seconds the client may read nothing."""
 
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        """Send `count` bytes of a regular file, from `offset`. Returns how many; fewer if the file ends before."""
+        """Send `count` bytes of a regular file from `offset` on. Return how many; fewer if the file ends earlier."""
 
     @abstractmethod
     async def send(self, data: bytes | memoryview) -> None:
-        """Send all of `data`. It may be overwritten afterwards."""
+        """Send all of `data`. The caller may overwrite it afterwards."""
 
     @abstractmethod
     async def splice(self, pipe: int, count: int) -> None:
-        """Send `count` bytes that are in a pipe already. `pipe` is its read end. Linux only."""
+        """Send `count` bytes from a pipe, which already contains them. `pipe` is its read end. Linux only."""
 
 
 def is_client_gone(error: OSError) -> bool:
@@ -191,7 +191,7 @@ class DirectSocketWriter(SocketWriter):
             await self._is_lost.wait()
 
     def connection_lost(self) -> None:
-        """The connection is lost: a write in progress raises ConnectionResetError."""
+        """Note that the connection is lost. A write in progress raises ConnectionResetError."""
         self._is_lost.set()
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(ConnectionResetError("the client has disconnected"))
@@ -248,7 +248,7 @@ class DirectSocketWriter(SocketWriter):
 
         def writable() -> None:
             if done.done() or self._transport.get_write_buffer_size() > 0:
-                return  # what the transport holds must be written first; the socket is writable, so that is soon
+                return  # the transport must write its buffer first, which it does soon: the socket is writable
             try:
                 finished = step(out)
             except (BlockingIOError, InterruptedError):
@@ -277,9 +277,9 @@ class DirectSocketWriter(SocketWriter):
         done.result()
 
     async def _wait_in_time(self, done: asyncio.Future[None]) -> None:
-        """Wait for `done`. It fails with a TimeoutError if nothing was written for too long.
+        """Wait for `done`. If nothing is written for too long, `done` fails with TimeoutError.
 
-        One countdown serves all steps, because a timer for each would cost too much.
+        There is one countdown for all steps, because a timer for each step would cost too much.
         """
 
         def on_timeout() -> None:
