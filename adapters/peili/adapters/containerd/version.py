@@ -95,6 +95,11 @@ async def running_version(socket: Path) -> str | None:
         return None
 
 
+async def find_version(socket: Path) -> str | None:
+    """Return the version of the containerd that listens on `socket`, else of the installed one; None if unknown."""
+    return await running_version(socket) or await installed_version()
+
+
 async def installed_version() -> str | None:
     """Return the version that the command `containerd` prints, or None if there is no such command."""
     command = shutil.which("containerd")

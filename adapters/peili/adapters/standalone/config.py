@@ -228,15 +228,14 @@ def _addresses(section: Options, key: str, default: str, *, empty: bool = False)
     expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
     value = section.value(key, (str, list), expected, default)
     values = cast("list[object]", [value] if isinstance(value, str) else value)
-    addresses = tuple(each for each in values if isinstance(each, str) and _is_address(each))
+    addresses = tuple(
+        each
+        for each in values
+        if isinstance(each, str) and (match := _ADDRESS.fullmatch(each)) and int(match["port"]) < 65536
+    )
     if len(addresses) < len(values) or not (addresses or empty):
         raise section.wrong(key, expected)
     return addresses
-
-
-def _is_address(text: str) -> bool:
-    match = _ADDRESS.fullmatch(text)
-    return match is not None and int(match["port"]) < 65536
 
 
 def _load_peer(sections: Sections) -> PeerOptions:

@@ -12,7 +12,7 @@ from pathlib import Path
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
-from peili.adapters.containerd.version import checked_version, installed_version, running_version
+from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.editor import print_outcome
 from peili.adapters.standalone.config import Config
 from peili.mirror import ConfigError, PeiliError
@@ -79,7 +79,7 @@ def run(
         names = tuple("*" if name == DEFAULT else name for name in registries)
         code: int = command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json)
         return code
-    version = version or checked_version(asyncio.run(_find_version(config)), _warn)
+    version = version or checked_version(asyncio.run(find_version(_socket(config))), _warn)
     files = HostsFiles(
         mirror,
         config_path=config_path or config.hosts.config_path or None,
@@ -131,10 +131,6 @@ def _capabilities(config: Config) -> tuple[str, ...]:
 def _socket(config: Config) -> Path:
     address = config.store.options.get("address") if config.store.kind == "containerd" else None
     return Path(address.removeprefix("unix://") if isinstance(address, str) else DEFAULT_ADDRESS)
-
-
-async def _find_version(config: Config) -> str | None:
-    return await running_version(_socket(config)) or await installed_version()
 
 
 def _warn(line: str) -> None:

@@ -176,7 +176,13 @@ class ContainerdFollower:
         """Return the modification times that change when a blob is added or removed. Blocks for two ``stat`` calls."""
         if self.content_root is None:
             return ()
-        return tuple(_mtime(self.content_root / "blobs" / algorithm) for algorithm in ("sha256", "sha512"))
+        mtimes: list[int] = []
+        for algorithm in ("sha256", "sha512"):
+            try:
+                mtimes.append((self.content_root / "blobs" / algorithm).stat().st_mtime_ns)
+            except OSError:
+                mtimes.append(0)
+        return tuple(mtimes)
 
     def _set_connected(self) -> None:
         self.is_connected = True
@@ -195,13 +201,6 @@ class ContainerdFollower:
         if line != self._last_line:
             self._last_line = line
             self._log.log(level, "%s", line)
-
-
-def _mtime(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
 
 
 class ListSchedule:

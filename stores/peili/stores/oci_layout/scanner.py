@@ -173,18 +173,14 @@ class LayoutScanner:
                 continue
             manifest = known.get(entry.digest)
             if manifest is None or manifest.file != file:
-                manifest = _parse_manifest_file(root, entry.digest, file)
+                try:
+                    data = read_manifest_below(root, entry.digest)
+                    manifest = _ParsedManifest(file, detect_media_type(data), parse_manifest(data))
+                except (ValueError, NotFound, StoreUnavailable):
+                    manifest = _ParsedManifest(file, OCTET_STREAM, ())  # it is not a manifest, or can't be read
             self._manifests[entry.digest] = manifest
             queue.extend(manifest.children)
         return sizes
-
-
-def _parse_manifest_file(root: int, digest: Digest, file: BlobFile) -> _ParsedManifest:
-    try:
-        data = read_manifest_below(root, digest)
-        return _ParsedManifest(file, detect_media_type(data), parse_manifest(data))
-    except (ValueError, NotFound, StoreUnavailable):
-        return _ParsedManifest(file, OCTET_STREAM, ())  # it is not a manifest, or can't be read
 
 
 def _is_complete(file: BlobFile, sizes: set[int] | None) -> bool:

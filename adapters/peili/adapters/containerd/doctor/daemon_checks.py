@@ -140,10 +140,13 @@ async def check_content(api: ContainerdApi, content_path: Path | None) -> CheckR
     if root is None:
         what = "containerd does not say where its content is, so peili reads it through its API, which is slow"
         return warn(about, what, _CONTENT_FIX)
+    blobs = root / "blobs"
     try:
-        for blob in _first_blobs(root):
-            with blob.open("rb"):
-                pass
+        if blobs.is_dir() or next(root.iterdir(), None) is not None:  # a new content store is empty
+            for algorithm in blobs.iterdir():
+                for blob in list(algorithm.iterdir())[:1]:
+                    with blob.open("rb"):
+                        pass
     except OSError as error:
         if content_path is None and not root.exists() and not await _has_blobs(api):
             what = f"{root} does not exist yet: containerd creates it with its first blob, and peili then uses it"
@@ -160,14 +163,6 @@ async def _has_blobs(api: ContainerdApi) -> bool:
             async for _ in blobs:
                 return True
     return False
-
-
-def _first_blobs(root: Path) -> Iterator[Path]:
-    """Yield the first blob of each algorithm. Raises OSError."""
-    blobs = root / "blobs"
-    if blobs.is_dir() or next(iter(root.iterdir()), None) is not None:
-        for algorithm in blobs.iterdir():
-            yield from list(algorithm.iterdir())[:1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,15 +192,13 @@ def _certificate_problem(hosts: Iterable[RegistryHost]) -> str | None:
     """
     for host in hosts:
         for name, value in host.values.items():
-            for paths in _path_groups(value) if name in {"ca", "client"} else ():
-                if problem := _file_problem(name, paths):
+            if name not in {"ca", "client"}:
+                continue
+            # One path, or the paths of a certificate and of its key.
+            for paths in [value] if isinstance(value, str) else value:
+                if problem := _file_problem(name, [paths] if isinstance(paths, str) else paths):
                     return problem
     return None
-
-
-def _path_groups(value: str | list[Any]) -> list[list[str]]:
-    """Return the paths of each certificate: one path, or one of a certificate and one of its key."""
-    return [[each] if isinstance(each, str) else each for each in ([value] if isinstance(value, str) else value)]
 
 
 def _file_problem(kind: str, paths: Sequence[str]) -> str | None:
