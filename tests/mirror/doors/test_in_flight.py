@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from tests.mirror.metrics.test_metrics import scrape
 from tests.mirror.relay.pulling import until
 from typing_extensions import override
 
-from peili.mirror import Content, Digest, Limits, Mirror, serve
+from peili.mirror import Content, Digest, GrowingFileContent, Limits, Mirror, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryIngest, MemoryStore
 
@@ -208,6 +209,54 @@ async def test_the_uploads_of_content_in_flight_are_bounded(limit: str) -> None:
         here.ingest.write(DATA)
         await until(lambda: all(reader.is_whole for reader in readers))
         assert (await here.client.get(PATH, headers=IN_FLIGHT)).content == DATA
+
+
+class _FileStore(MemoryStore):
+    """Has an unfinished file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+        self.path.touch()
+
+    def append(self, data: bytes) -> None:
+        with self.path.open("ab") as file:
+            file.write(data)
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        if not partial:
+            return await super().open(digest)
+        return GrowingFileContent(os.open(self.path, os.O_RDONLY), self.path.with_name("blob"), len(DATA))
+
+
+async def test_a_growing_file_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    sendfile = os.sendfile
+
+    def recording(out: int, file: int, offset: int, count: int) -> int:
+        sent.append(sendfile(out, file, offset, count))
+        return sent[-1]
+
+    monkeypatch.setattr(os, "sendfile", recording)
+    store = _FileStore(tmp_path / "data")
+    async with host(store) as here, here.reading("bytes=10-") as reader:
+        for start in range(0, len(DATA), 250_000):
+            store.append(DATA[start : start + 250_000])
+            await until(lambda: len(reader.body) == store.path.stat().st_size - 10)
+            assert reader.body == DATA[10 : start + 250_000]
+        await until(lambda: reader.is_whole)
+    assert sum(sent) > len(DATA) // 2, "the kernel did not send most of it"
+
+
+async def test_a_file_that_gets_shorter_cuts_the_response_off(tmp_path: Path) -> None:
+    store = _FileStore(tmp_path / "data")
+    async with host(store) as here, here.reading() as reader:
+        store.append(DATA[:500_000])
+        await until(lambda: len(reader.body) == 500_000)
+        os.truncate(store.path, 100)
+        await until(lambda: reader.is_whole is False)
+        assert reader.body == DATA[:500_000]
 
 
 class _Failing(Content):

@@ -87,8 +87,8 @@ class OpenContent:
         read = partial(self._content.readinto, offset, buffer)
         return await self._call(read, f"the store's read at byte {offset}")
 
-    async def wait(self, past: int) -> None:
-        """Wait until more than `past` bytes are available.
+    async def wait(self, past: int) -> int:
+        """Wait until more than `past` bytes are available, and return how many are.
 
         Raises:
             Aborted: The content has no more bytes, or none arrived within ``limits.stall_timeout`` seconds.
@@ -97,8 +97,7 @@ class OpenContent:
         silence = Deadline(self._context.limits.stall_timeout)
         try:
             async with silence:
-                if await self._content.wait(past) > past:
-                    return
+                available = await self._content.wait(past)
         except PeiliError:
             raise
         except Exception as error:  # a plug-in may raise anything
@@ -107,7 +106,9 @@ class OpenContent:
                 raise StoreUnavailable("the store's wait failed") from error
             self._context.limited("stall_timeout")
             raise Aborted(f"no byte arrived after byte {past} in time") from error
-        raise Aborted(f"the content ends at byte {past}")
+        if available <= past:
+            raise Aborted(f"the content ends at byte {past}")
+        return available
 
     async def aclose(self) -> None:
         """Close the content. Does not raise: the response was sent."""
@@ -255,17 +256,12 @@ async def send_growing(response: ResponseWriter, opener: ContentOpener, digest: 
             return
         span = response.span(digest, content.size)
         await response.start(descriptor, span, is_partial=not span.is_whole, more_headers=headers)
-        buffer = memoryview(bytearray(min(PIECE, span.length)))
         offset = span.start
         while offset < span.stop:
-            if offset >= content.available:
-                await content.wait(offset)
-            count = await content.readinto(offset, buffer[: span.stop - offset])
-            if not count:
-                raise Aborted(f"content ends at byte {offset} of {span.size}")
-            await response.send(buffer[:count])
-            await asyncio.sleep(0)  # see `_send_span`
-            offset += count
+            available = content.available if content.available > offset else await content.wait(offset)
+            stop = min(available, span.stop)
+            await _send_available(response, content, Span(offset, stop, span.size))
+            offset = stop
         await response.end()
 
 
@@ -284,14 +280,20 @@ async def _send_parts(
 
 
 async def _send_span(response: ResponseWriter, content: OpenContent, span: Span) -> None:
+    fd = content.fileno()
+    can_send_path = response.can_send_path and span.is_whole and sys.platform == "linux"
+    if fd is not None and response.socket_writer is None and can_send_path:
+        # Not the name of the file: this path stands for the open file, even if the file is removed. And with our own
+        # process id, not "self": a server may leave the work to another process.
+        await response.send_path(f"/proc/{os.getpid()}/fd/{fd}")
+    await _send_available(response, content, span)
+
+
+async def _send_available(response: ResponseWriter, content: OpenContent, span: Span) -> None:
+    """Send bytes that can be read now."""
     fd, offset = content.fileno(), span.start
-    if fd is not None:
-        if response.socket_writer is not None:
-            offset = await _send_file(response.socket_writer, content, fd, span)
-        elif response.can_send_path and span.is_whole and sys.platform == "linux":
-            # Not the name of the file: this path stands for the open file, even if the file is removed. And with our
-            # own process id, not "self": a server may leave the work to another process.
-            await response.send_path(f"/proc/{os.getpid()}/fd/{fd}")
+    if fd is not None and response.socket_writer is not None:
+        offset = await _send_file(response.socket_writer, content, fd, span)
     async with aclosing(read_pieces(content, Span(offset, span.stop, span.size))) as pieces:
         async for piece in pieces:
             await response.send(piece)
