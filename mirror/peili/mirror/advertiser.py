@@ -97,6 +97,7 @@ class Advertiser:
                 if any(isinstance(event, Synced) for event in batch):
                     await self._pass_on([Gone(key) for key in stale])
                     stale.clear()
+                    await self._router.advertise([Synced()])
                 backoff.reset()
 
     async def _pass_on(self, batch: Sequence[StoreEvent]) -> None:

@@ -28,6 +28,10 @@ class Limits:
     lookup_keys: int = 4096  # how many keys are remembered, found or not
     backoff_min: float = 0.5  # the first delay before a dead peer is tried again …
     backoff_max: float = 10.0  # … which doubles up to this
+    # Directory: what a home remembers of the others
+    directory_heartbeat: float = 5.0  # seconds between two messages of a host to a home; more if there are many members
+    directory_keys: int = 65_536  # keys of one host
+    directory_records: int = 131_072  # keys of all hosts together, a key counts once for each holder
     # Relaying to the runtime
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder

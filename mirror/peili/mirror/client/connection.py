@@ -244,6 +244,8 @@ class Response:
             raise RemoteProtocolError("the size of the response is not stated")
         if self.length > limit:
             raise RemoteProtocolError(f"the response has {self.length} bytes; at most {limit} are read")
+        if self.remaining > len(self._buffer):
+            self._transport.acknowledge()
         body = bytearray(self.length)
         view, filled = memoryview(body), 0
         while self.remaining:

@@ -86,6 +86,14 @@ class Transport(ABC):
         return False
 
     @abstractmethod
+    def acknowledge(self) -> None:
+        """Acknowledge what has arrived, now and not up to 40 ms later.
+
+        A server that sends the head and the body of a response separately may wait for that before it sends the body
+        (Nagle's algorithm, which asyncio does not switch off on a listener that the application made).
+        """
+
+    @abstractmethod
     def is_quiet(self) -> bool:
         """Return whether the stream is open and there are no unread bytes."""
 
@@ -198,6 +206,10 @@ class TcpTransport(Transport):
             self._loop.remove_reader(self._socket.fileno())
 
     @override
+    def acknowledge(self) -> None:
+        _acknowledge(self._socket)
+
+    @override
     def is_quiet(self) -> bool:
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -267,6 +279,10 @@ class TlsTransport(Transport):
         return len(data)
 
     @override
+    def acknowledge(self) -> None:
+        _acknowledge(self._writer.get_extra_info("socket"))
+
+    @override
     def is_quiet(self) -> bool:
         ended = self._writer.is_closing() or self._reader.at_eof()
         return not ended and not self._reader.unread and not self._is_readable()
@@ -284,3 +300,9 @@ class TlsTransport(Transport):
     @override
     def close(self) -> None:
         self._writer.transport.abort()
+
+
+def _acknowledge(connected: socket.socket) -> None:
+    if sys.platform == "linux":
+        with suppress(OSError):  # the connection has ended; the next read says so
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

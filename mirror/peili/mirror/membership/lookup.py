@@ -1,4 +1,4 @@
-"""Finds the holders of a key by asking the live members.
+"""Finds the holders of a key: by the directory in a large cluster, and by asking the live members themselves.
 
 Concurrent lookups of one key share one query. Its result is remembered for a short time.
 """
@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
 from peili.mirror.client.connection import ResponseHead
 from peili.mirror.errors import PeerUnavailable
+from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, parse_holder
@@ -22,6 +23,8 @@ from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
 """A query that has found this many holders asks no further member."""
+_FEW_MEMBERS = 8
+"""Up to so many members are all asked themselves: that costs as little as to ask the directory."""
 
 
 class KeyQuery:
@@ -33,6 +36,7 @@ class KeyQuery:
         deadline: The time on the loop's clock after which no further member is asked.
         holders: The holders found so far.
         is_incomplete: Whether some members were not asked.
+        is_from_directory: Whether the directory was asked.
         valid_until: The time on the loop's clock until which the result is used; None while the query runs.
     """
 
@@ -42,6 +46,7 @@ class KeyQuery:
         self.deadline = deadline
         self.holders: list[Holder] = []
         self.is_incomplete = False
+        self.is_from_directory = False
         self.valid_until: float | None = None
         self._urls: set[tuple[str, ...]] = set()
         self._changes = Broadcast()
@@ -74,17 +79,23 @@ class KeyQuery:
 
 
 class KeyLookup:
-    """Asks the live members who has a key. For use on one loop.
+    """Finds out who has a key. For use on one loop.
+
+    Among more than `_FEW_MEMBERS` members, the directory is asked first. Then the lookup asks the members that the
+    directory does not know about, which are all members if it is of no use.
 
     Args:
         context: The router's context.
         health: Knows the members, and learns here which of them do not answer.
+        directory: The directory.
         tasks: Owns the tasks that run the queries.
     """
 
-    def __init__(self, context: Context, health: PeerHealth, tasks: Tasks) -> None:
+    def __init__(self, context: Context, health: PeerHealth, directory: Directory, tasks: Tasks) -> None:
         self._context = context
         self._health = health
+        self._directory = directory
+        self._misled: OrderedDict[Key, float] = OrderedDict()  # keys for which the directory was wrong, until this time
         self._tasks = tasks
         self._queries: OrderedDict[Key, KeyQuery] = OrderedDict()  # least recently used first
 
@@ -106,6 +117,10 @@ class KeyLookup:
             return
         if all(holder.peer.id in failed for holder in query.holders):
             del self._queries[key]
+            if query.is_from_directory:
+                self._misled[key] = asyncio.get_running_loop().time() + self._context.limits.failure_ttl
+                if len(self._misled) > self._context.limits.lookup_keys:
+                    self._misled.popitem(last=False)
 
     def _is_reusable(self, query: KeyQuery) -> bool:
         if query.valid_until is not None and asyncio.get_running_loop().time() >= query.valid_until:
@@ -125,13 +140,27 @@ class KeyLookup:
         return query
 
     async def _run(self, query: KeyQuery) -> None:
-        """Ask the live members in random order, so that not all hosts load the same member first."""
+        """Ask the directory, then members in random order, so that not all hosts load the same member first."""
         peers = self._health.live_peers()
+        if len(peers) > _FEW_MEMBERS and self._misled.get(query.key, 0) <= asyncio.get_running_loop().time():
+            peers = await self._ask_directory(query, peers)
         random.shuffle(peers)
         queue = iter(peers)
         async with asyncio.TaskGroup() as workers:
             for _ in range(min(self._context.limits.lookup_fanout, len(peers))):
                 workers.create_task(self._ask_from_queue(query, queue))
+
+    async def _ask_directory(self, query: KeyQuery, peers: list[Peer]) -> list[Peer]:
+        """Ask the directory. Returns the members that have to be asked themselves: all `peers` if it fails."""
+        query.is_from_directory = True
+        try:
+            holders, unknown = await self._directory.find(query.key)
+        except Exception:  # the members can be asked all the same
+            self._context.log.exception("asking the directory failed, which is a bug")
+            return peers
+        for holder in holders:
+            query.add(holder)
+        return unknown
 
     def _finish(self, query: KeyQuery) -> None:
         limits = self._context.limits
@@ -172,6 +201,7 @@ class KeyLookup:
 
     def _read_answer(self, query: KeyQuery, peer: Peer, answer: ResponseHead) -> None:
         identity = answer.header(IDENTITY_HEADER)
+        self._directory.members.learn(peer, identity)
         if self._health.detect_this_host(peer, identity):
             return
         self._health.report_impostor(peer, identity)

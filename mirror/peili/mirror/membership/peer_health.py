@@ -14,7 +14,7 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Backoff, Tasks
+from peili.mirror.support.tasks import Backoff, Broadcast, Tasks
 
 _Endpoint: TypeAlias = tuple[str, tuple[str, ...], str | None]
 """A member's id, URLs and TLS name. Members that differ in one of these are different members."""
@@ -42,11 +42,15 @@ class PeerHealth:
     Attributes:
         revision: Grows whenever a peer may have become available. A miss from an earlier revision is out of date.
         is_known: Whether the members were reported at least once.
+        version: Grows whenever what is known of the members changes.
+        changes: Notified of each of these changes.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
         self.revision = 0
         self.is_known = False
+        self.version = 0
+        self.changes = Broadcast()
         self._context = context
         self._tasks = tasks
         self._members: dict[str, Peer] = {}  # by name, which is the id if no other member has it
@@ -72,6 +76,12 @@ class PeerHealth:
             self._dead.pop(name).cancel()
         if not all(_is_same_endpoint(before.get(name), peer) for name, peer in members.items()):
             self.revision += 1
+        self.report_change()
+
+    def report_change(self) -> None:
+        """Notify `changes`. Also for those who know more of the members, such as their ids."""
+        self.version += 1
+        self.changes.notify()
 
     def _assign_names(self, peers: Iterable[Peer]) -> dict[str, Peer]:
         """Return the members by name. A member keeps its name until it is no longer a member."""
@@ -91,6 +101,10 @@ class PeerHealth:
         named = ((self._names[endpoint], peer) for endpoint, peer in endpoints.items())
         return {name: peer if name == peer.id else replace(peer, id=name) for name, peer in named}
 
+    def members(self) -> list[Peer]:
+        """All members, alive or not, without this host."""
+        return [peer for name, peer in self._members.items() if name not in self._own_names]
+
     def live_peers(self) -> list[Peer]:
         """Return the members that are alive, without this host."""
         return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._own_names]
@@ -107,6 +121,7 @@ class PeerHealth:
         if peer.id not in self._own_names:
             self._context.log.debug("member %s is this host itself", peer.id)
             self._own_names.add(peer.id)
+            self.report_change()
         return True
 
     def report_impostor(self, peer: Peer, identity: str | None) -> None:
@@ -151,6 +166,7 @@ class PeerHealth:
 
     def _exclude(self, peer: Peer, *, probe_now: bool) -> None:
         self._dead[peer.id] = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
+        self.report_change()
 
     async def _probe_until_alive(self, peer: Peer, *, probe_now: bool) -> None:
         # With jitter, so that not all hosts probe a restarted peer at the same time.
@@ -164,6 +180,7 @@ class PeerHealth:
             await backoff.sleep()
         del self._dead[peer.id]
         self.revision += 1
+        self.report_change()
         self._context.log.info("peer %s answers again", peer.id)
 
     async def _is_alive(self, peer: Peer) -> bool:

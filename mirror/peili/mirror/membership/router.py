@@ -18,11 +18,14 @@ from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
 from peili.mirror.errors import Aborted, FailureReason, NotFound, RouterUnavailable, Unavailable
+from peili.mirror.membership.directory.directory import Directory
+from peili.mirror.membership.directory.routes import DirectoryRoutes
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Digest, Key, parse_key
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
 from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
@@ -37,6 +40,7 @@ class Membership:
         context: The context that the router was entered with.
         tasks: Background tasks, cancelled when the router is exited.
         health: The members, and which of them are alive.
+        directory: Finds the holders of a key without asking all members.
         key_lookup: Finds the holders of a key.
     """
 
@@ -44,7 +48,8 @@ class Membership:
         self.context = context
         self.tasks = tasks
         self.health = PeerHealth(context, tasks)
-        self.key_lookup = KeyLookup(context, self.health, tasks)
+        self.directory = Directory(context, self.health, tasks)
+        self.key_lookup = KeyLookup(context, self.health, self.directory, tasks)
 
     async def follow(self, members: Callable[[], AsyncGenerator[Collection[Peer], None]]) -> None:
         """Update `health` with each set that `members` yields. Calls `members` again if it ends or raises."""
@@ -71,9 +76,11 @@ class Membership:
 class MembershipRouter(Router):
     """Knows the members, and finds content among them. A subclass implements `members`, and nothing else.
 
-    A lookup asks all members concurrently for the key. The holders are remembered for ``limits.lookup_ttl`` seconds; a
-    miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer within ``limits.lookup_timeout``
-    seconds is left out until it answers again. This host may be one of the members: it is recognised by its id.
+    Among a few members, a lookup asks all of them concurrently for the key. Among more, it asks the directory, and then
+    the members that the directory does not know about (docs/protocol.md). The holders are remembered for
+    ``limits.lookup_ttl`` seconds; a miss is remembered for ``limits.miss_ttl`` seconds. A member that does not answer
+    within ``limits.lookup_timeout`` seconds is left out until it answers again. This host may be one of the members: it
+    is recognised by its id.
 
     The class keeps its state in one attribute, ``_peili_membership``. A subclass may use every other attribute name
     that `Router` does not define, and need not call ``super().__init__()``.
@@ -100,6 +107,7 @@ class MembershipRouter(Router):
             self._peili_membership = membership
             try:
                 tasks.start(membership.follow(self.members))
+                tasks.start(membership.directory.run())
                 await asyncio.sleep(0)  # so that the first lookup already finds members that are known now
                 yield
             finally:
@@ -133,12 +141,26 @@ class MembershipRouter(Router):
         return await super().acquire(want)
 
     @override
+    async def advertise(self, have: Collection[StoreEvent]) -> None:
+        """As `Router.advertise`: the homes of these keys are told, soon and again at intervals."""
+        _require_running(self._peili_membership, self).directory.publisher.advertise(have)
+
+    @override
+    async def withdraw(self, keys: Collection[Key]) -> None:
+        """As `Router.withdraw`. A router that does not run has nothing to withdraw."""
+        if self._peili_membership is not None:
+            self._peili_membership.directory.publisher.withdraw(keys)
+
+    @override
     def peers(self) -> Collection[Peer]:
         return () if self._peili_membership is None else self._peili_membership.health.live_peers()
 
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        """Return one route, which tells other hosts whether this host's store has a key (see ``peer_api/keys.py``)."""
+        """Routes that tell other hosts whether this host's store has a key, and those of the directory.
+
+        See ``peer_api/keys.py`` and ``peer_api/directory.py``.
+        """
 
         async def handle_key(request: Request) -> Response:
             if self._peili_membership is None:
@@ -148,7 +170,10 @@ class MembershipRouter(Router):
                 self._peili_membership.context, request.path_params["key"], includes_in_flight=is_in_flight
             )
 
-        return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]),)
+        def directory() -> Directory | None:
+            return None if self._peili_membership is None else self._peili_membership.directory
+
+        return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]), *DirectoryRoutes(directory).routes())
 
 
 def _require_running(membership: Membership | None, router: MembershipRouter) -> Membership:

@@ -25,6 +25,8 @@ _LIMITS = (
     "blob_size",
     "children",
     "connections",
+    "directory_keys",
+    "directory_records",
     "drain_timeout",
     "first_byte_timeout",
     "header_count",

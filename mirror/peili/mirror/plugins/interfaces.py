@@ -260,8 +260,8 @@ class Router(Plugin):
         By default nothing is recorded: a router that asks its peers for content does not need it.
 
         Args:
-            have: `Have` events. Other events have no meaning here. If a `Have` is not complete, this host has only a
-                part of the content so far; peers must never take it for the whole.
+            have: `Have` events, and `Synced` once everything that the store has was advertised. If a `Have` is not
+                complete, this host has only a part of the content so far; peers must never take it for the whole.
 
         Raises:
             RouterUnavailable: The keys could not even be recorded.

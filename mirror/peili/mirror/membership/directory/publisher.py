@@ -1,0 +1,211 @@
+"""Tells the homes of each key that this host has it: at first everything, then changes, then that it still is there."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from enum import Enum, auto
+from itertools import islice
+
+from peili.mirror.limits import Limits
+from peili.mirror.membership.directory.homes import HomeSet, slot_of
+from peili.mirror.oci.references import Key
+from peili.mirror.peer_api.directory import MAX_BATCH, MAX_KEY_LENGTH, Holding, Holdings
+from peili.mirror.plugins.content import Have, StoreEvent, Synced
+from peili.mirror.support.tasks import Backoff, Tasks
+
+_GATHER_TIME = 0.05
+"""Seconds for which changes are gathered into one message."""
+_MAX_REQUESTS = 8
+"""How many messages are sent at the same time."""
+
+
+class Reply(Enum):
+    """What became of a message to a home."""
+
+    ACCEPTED = auto()
+    OUT_OF_SEQUENCE = auto()
+    """The home does not know the messages before; it needs everything again."""
+    FAILED = auto()
+
+
+class Publisher:
+    """Sends what this host has to the homes of each key. For use on one loop.
+
+    There is at most one message under way to each home. A message that failed is repeated after a growing delay.
+    Nothing is sent before everything in the store was advertised once: before that, no home knows this host.
+
+    Args:
+        limits: The limits.
+        tasks: Owns the tasks that send.
+        send: Sends a message to the home with this id.
+        interval: Returns the seconds between two messages to a home.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        tasks: Tasks,
+        send: Callable[[str, Holdings], Awaitable[Reply]],
+        interval: Callable[[], float],
+    ) -> None:
+        self._limits = limits
+        self._tasks = tasks
+        self._send = send
+        self._interval = interval
+        self._slots = asyncio.Semaphore(_MAX_REQUESTS)
+        self._by_slot: dict[int, dict[str, Have]] = {}
+        self._homes = HomeSet(frozenset())
+        self._links: dict[str, _Link] = {}
+        self._has_started = False
+
+    def advertise(self, have: Iterable[StoreEvent]) -> None:
+        """Record that this host has these keys. With `Synced`, everything that the store has was advertised."""
+        for event in have:
+            if isinstance(event, Have) and len(key := _text(event.key)) <= MAX_KEY_LENGTH:
+                self._set(key, event)
+            elif isinstance(event, Synced) and not self._has_started:
+                self._has_started = True
+                self._update_links(HomeSet(frozenset()))
+
+    def withdraw(self, keys: Collection[Key]) -> None:
+        """Record that this host no longer has these keys. Unknown keys are ignored."""
+        for key in keys:
+            self._set(_text(key), None)
+
+    def set_homes(self, homes: HomeSet) -> None:
+        """Divide the keys among these homes from now on. Only the slots that moved are sent again."""
+        before, self._homes = self._homes, homes
+        if self._has_started:
+            self._update_links(before)
+
+    def hurry(self, home: str) -> None:
+        """Send the next message to `home` now: it may have lost what it was told."""
+        if (link := self._links.get(home)) is not None:
+            link.wake.set()
+
+    def _set(self, key: str, have: Have | None) -> None:
+        slot = slot_of(key)
+        keys = self._by_slot.setdefault(slot, {})
+        if keys.get(key) == have:
+            return
+        if have is None:
+            del keys[key]
+        else:
+            keys[key] = have
+        for home in self._homes.homes_of(slot):
+            if (link := self._links.get(home)) is not None:
+                link.pending[key] = have
+                link.wake.set()
+
+    def _update_links(self, before: HomeSet) -> None:
+        homes = self._homes
+        for home in self._links.keys() - homes.ids:
+            self._links.pop(home).task.cancel()
+        new = homes.ids - self._links.keys()
+        for slot, keys in self._by_slot.items():
+            old, now = before.homes_of(slot), homes.homes_of(slot)
+            for home in self._links.keys() & {*old, *now}:
+                if (home in old) != (home in now):
+                    self._links[home].pending.update(keys if home in now else dict.fromkeys(keys))
+        for link in self._links.values():
+            link.is_synced = False
+            link.wake.set()
+        for home in new:
+            link = self._links[home] = _Link(home)
+            link.begin(self._keys_of(home))
+            link.task = self._tasks.start(self._run(link))
+
+    def _keys_of(self, home: str) -> dict[str, Have]:
+        slots = self._by_slot.items()
+        return {key: each for slot, keys in slots if home in self._homes.homes_of(slot) for key, each in keys.items()}
+
+    async def _run(self, link: _Link) -> None:
+        backoff = Backoff(self._limits.backoff_min, self._limits.backoff_max, jitter=0.25)
+        while True:
+            try:
+                async with asyncio.timeout(self._interval() * random.uniform(0.75, 1)):  # noqa: S311 - no secret
+                    await link.wake.wait()
+                    await asyncio.sleep(_GATHER_TIME)
+            except TimeoutError:
+                pass
+            link.wake.clear()
+            async with self._slots:
+                is_accepted = await self._send_next(link)
+            if is_accepted:
+                backoff.reset()
+            else:
+                await backoff.sleep()
+            if not is_accepted or link.pending or not link.is_synced:
+                link.wake.set()
+
+    async def _send_next(self, link: _Link) -> bool:
+        """Send the next message to a home. Returns whether the home answered as it should."""
+        homes = self._homes
+        items = [*islice(link.pending.items(), MAX_BATCH)]
+        message = Holdings(
+            session=link.session,
+            sequence=link.sequence,
+            interval=self._interval(),
+            homes=None if link.homes is homes else tuple(homes.ids),
+            is_synced=link.is_synced or len(items) == len(link.pending),
+            have=tuple(_holding(key, have) for key, have in items if have is not None),
+            gone=tuple(key for key, have in items if have is None),
+        )
+        match await self._send(link.home, message):
+            case Reply.ACCEPTED:
+                link.sequence += 1
+                link.homes = homes
+                link.is_synced = message.is_synced and homes is self._homes
+                for key, have in items:
+                    if key in link.pending and link.pending[key] is have:
+                        del link.pending[key]
+                return True
+            case Reply.OUT_OF_SEQUENCE:
+                was_first = link.sequence == 0
+                link.begin(self._keys_of(link.home))
+                return not was_first
+            case Reply.FAILED:
+                return False
+
+
+class _Link:
+    """What one home was told.
+
+    Attributes:
+        home: The id of the home.
+        session: The name of the session.
+        sequence: The number of the next message.
+        pending: What it was not told yet: the state of keys, None for a key that is gone.
+        homes: The homes that it was told last.
+        is_synced: Whether it knows everything that it should know, but for the newest changes.
+        wake: Set when there is something to send.
+        task: Sends the messages.
+    """
+
+    task: asyncio.Task[None]
+
+    def __init__(self, home: str) -> None:
+        self.home = home
+        self.wake = asyncio.Event()
+        self.begin({})
+
+    def begin(self, keys: dict[str, Have]) -> None:
+        """Begin a new session, in which the home is told all `keys`."""
+        self.session = secrets.token_hex(8)
+        self.sequence = 0
+        self.pending: dict[str, Have | None] = {**keys}
+        self.homes: HomeSet | None = None
+        self.is_synced = False
+        self.wake.set()
+
+
+def _text(key: Key) -> str:
+    """Return a key as text. A digest is one: to copy thousands would take memory."""
+    return key if isinstance(key, str) else str(key)
+
+
+def _holding(key: str, have: Have) -> Holding:
+    return Holding(key, have.size, None if have.complete else have.available or 0)

@@ -1,0 +1,131 @@
+"""The routes of the directory: what other hosts tell this host as a home, and ask it. See docs/protocol.md."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from peili.mirror.membership.directory.directory import Directory
+from peili.mirror.peer_api.directory import (
+    HELLO_ROUTE,
+    HOLDERS_ROUTE,
+    HOLDINGS_ROUTE,
+    JSON_HEADERS,
+    MAX_MESSAGE,
+    HoldersQuery,
+    Holdings,
+)
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
+from peili.mirror.support.deadlines import Deadline
+from peili.mirror.tls.contexts import peer_identity
+
+_MAX_REQUESTS = 256
+"""How many messages are read at the same time. A host that sends more is told that this home is busy."""
+
+
+class DirectoryRoutes:
+    """Answers the requests of other hosts.
+
+    Args:
+        directory: Returns the directory of the router; None while the router does not run.
+    """
+
+    def __init__(self, directory: Callable[[], Directory | None]) -> None:
+        self._directory = directory
+        self._reading = 0
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return the routes, for the paths below the router's part of the peer door."""
+        return (
+            Route(HELLO_ROUTE, self._hello, methods=["GET"]),  # this includes HEAD
+            Route(HOLDINGS_ROUTE, self._message(_take_holdings), methods=["POST"]),
+            Route(HOLDERS_ROUTE, self._message(_answer_query), methods=["POST"]),
+        )
+
+    async def _hello(self, _: Request) -> Response:
+        return Response(status_code=200 if self._directory() is not None else 503)
+
+    def _message(
+        self, handle: Callable[[Directory, Request, bytes], Response]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint that reads a message and calls `handle`, which raises ValueError if it is malformed."""
+
+        async def endpoint(request: Request) -> Response:
+            directory = self._directory()
+            if directory is None:
+                return _problem(503, "this router is not running")
+            if self._reading >= _MAX_REQUESTS:
+                return _problem(429, "too many requests at the same time")
+            self._reading += 1
+            try:
+                async with Deadline(directory.limits.lookup_timeout):
+                    body = await _read_body(request)
+            except TimeoutError:
+                return _problem(408, "the request did not arrive in time")
+            finally:
+                self._reading -= 1
+            if body is None:
+                return _problem(413, f"a message has at most {MAX_MESSAGE} bytes")
+            try:
+                return handle(directory, request, body)
+            except ValueError as error:
+                return _problem(400, str(error))
+
+        return endpoint
+
+
+def _problem(status: int, text: str) -> Response:
+    return PlainTextResponse(f"{text}\n", status_code=status)
+
+
+async def _read_body(request: Request) -> bytes | None:
+    """Return the body; None if it is too large."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_MESSAGE:
+            return None
+    return bytes(body)
+
+
+def _take_holdings(directory: Directory, request: Request, body: bytes) -> Response:
+    """Record what a member says about itself. Only the member itself is believed."""
+    identity = request.headers.get(IDENTITY_HEADER, "")
+    member = directory.members.member(identity)
+    if member is None or not _is_from(member, identity, request):
+        return _problem(403, "this is not known as the id of a member with this certificate or address")
+    message = Holdings.parse(body)
+    if message.sequence == 0:
+        directory.publisher.hurry(identity)  # it has started anew, so it has forgotten what this host told it
+    return Response(status_code=204) if directory.records.apply(identity, message) else _problem(409, "send all")
+
+
+def _answer_query(directory: Directory, request: Request, body: bytes) -> Response:
+    query = HoldersQuery.parse(body)
+    return Response(directory.records.find(query.key, query.known).encode(), headers=JSON_HEADERS)
+
+
+def _is_from(peer: Peer, identity: str, request: Request) -> bool:
+    """Whether a request can be from `peer`.
+
+    Its certificate must show the id. If there is no certificate with an id, one of the peer's URLs must have the
+    address of the client, or a name for a host.
+    """
+    shown = peer_identity(request)
+    if shown is not None:
+        return shown == identity
+    addresses = [_ip_address(urlsplit(url).hostname or "") for url in peer.urls]
+    return None in addresses or (request.client is not None and _ip_address(request.client.host) in addresses)
+
+
+def _ip_address(text: str) -> IPv4Address | IPv6Address | None:
+    with suppress(ValueError):
+        address = ip_address(text.partition("%")[0])
+        return getattr(address, "ipv4_mapped", None) or address
+    return None

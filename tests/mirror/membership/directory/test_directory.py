@@ -1,0 +1,316 @@
+"""The directory between real mirrors: what is found, by how many questions, and what happens when homes fail."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
+from tests.mirror.tls.tls_hosts import host_keys
+from tests.support.neighbours import Neighbour, neighbours, served, silent_url, until
+
+from peili.mirror import Digest, FailureReason, Feed, Limits, Peer, Want
+from peili.mirror.membership.directory.homes import HomeSet, slot_of
+from peili.mirror.peer_api.directory import (
+    HOLDINGS_PATH,
+    MAX_MESSAGE,
+    HoldersAnswer,
+    HoldersQuery,
+    Holdings,
+    KnownHolder,
+)
+
+pytestmark = pytest.mark.anyio
+
+DATA = b"a layer"
+KEY = Digest.of(DATA)
+UNKNOWN = Digest.of(b"nobody has it")
+COUNT = 12
+FIRST = Holdings("s", 0, 60, ("x",), True)
+
+
+def homes_of(hosts: list[Host], key: Digest = KEY) -> list[Host]:
+    """The homes of a key; a home that is no host of the test is left out."""
+    by_name = {each.name: each for each in hosts}
+    homes = hosts[0].directory._homes.homes_of(slot_of(key))  # pyright: ignore[reportPrivateUsage]
+    return [by_name[name] for name in homes if name in by_name]
+
+
+def are_told(homes: list[Host], key: Digest = KEY) -> bool:
+    """Whether the homes know a holder of the key."""
+    return all(each.directory.records.find(key).holders for each in homes)
+
+
+def without(hosts: list[Host], *others: Host) -> list[Host]:
+    return [each for each in hosts if each not in others]
+
+
+async def test_a_key_is_found_or_not_without_a_question_to_the_members() -> None:
+    async with cluster(COUNT) as hosts:
+        await until(lambda: are_synced(hosts))
+        holder = hosts[3]
+        holder.store.add(DATA)
+        homes = homes_of(hosts)
+        await until(lambda: are_told(homes))
+        before = sum(each.questions() for each in hosts)
+        for host in hosts:
+            assert await find(host, KEY) == ([holder.url] if host is not holder else [])
+            assert await find(host, UNKNOWN) == []
+        holder.store.remove(KEY)
+        await until(lambda: not any(each.directory.records.find(KEY).holders for each in homes))
+        for host in hosts:
+            assert await find(host, KEY) == []
+        assert sum(each.questions() for each in hosts) == before
+
+
+async def test_nothing_is_missed_while_a_cluster_starts() -> None:
+    async with cluster(COUNT, limits=Limits(lookup_timeout=5, lookup_ttl=0.001, directory_heartbeat=1)) as hosts:
+        hosts[3].store.add(DATA)
+        for _ in range(20):
+            assert await find(hosts[0], KEY) == [hosts[3].url]
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_host_has_is_found_within_a_second_after_a_home_vanished() -> None:
+    async with cluster(COUNT) as hosts:
+        await until(lambda: are_synced(hosts))
+        homes = homes_of(hosts)
+        [holder, asking, *_] = without(hosts, *homes)
+        holder.store.add(DATA)
+        await until(lambda: are_told(homes))
+        for home in homes:
+            await home.stop()
+            began = time.monotonic()
+            assert await find(asking, KEY) == [holder.url]
+            assert time.monotonic() - began < 1
+        left = without(hosts, *homes)
+        await until(lambda: are_synced(left, [each.name for each in left]) and are_told(homes_of(left)))
+        before = sum(each.questions() for each in left)
+        assert await find(asking, KEY) == [holder.url]
+        assert sum(each.questions() for each in left) == before, "other homes have taken over"
+
+
+async def test_a_home_that_restarts_is_told_everything_again() -> None:
+    async with cluster(COUNT) as hosts:
+        await until(lambda: are_synced(hosts))
+        home, *_ = homes_of(hosts)
+        holder = without(hosts, *homes_of(hosts))[0]
+        holder.store.add(DATA)
+        await until(lambda: are_told(homes_of(hosts)))
+        await home.stop()
+        await home.start()
+        assert await find(holder, UNKNOWN) == []
+        await until(lambda: are_synced(hosts) and are_told([home]))
+
+
+async def test_a_host_that_restarts_says_what_it_has_now() -> None:
+    async with cluster(COUNT) as hosts:
+        await until(lambda: are_synced(hosts))
+        homes = homes_of(hosts)
+        [holder, asking, *_] = without(hosts, *homes)
+        holder.store.add(DATA)
+        await until(lambda: are_told(homes))
+        await holder.stop()
+        holder.store.remove(KEY)
+        await holder.start()
+        await until(lambda: are_synced(hosts) and not any(each.directory.records.find(KEY).holders for each in homes))
+        assert await find(asking, KEY) == []
+
+
+async def test_members_without_a_directory_are_asked_themselves() -> None:
+    old = [Neighbour("old", KEY), Neighbour("older")]
+    async with neighbours(*old), cluster(COUNT, *(Peer(each.url, (each.url,)) for each in old)) as hosts:
+        await until(lambda: are_synced(hosts))
+        for host in hosts:
+            assert await find(host, KEY) == [old[0].url]
+        assert set(old[0].asked) == set(old[1].asked) == {str(KEY)}
+        assert len(old[0].asked) == COUNT
+        before = sum(each.questions() for each in hosts)
+        assert await find(hosts[0], UNKNOWN) == []
+        assert sum(each.questions() for each in hosts) == before, "the others are not asked"
+
+
+async def test_hosts_that_know_different_members_still_find_what_these_have() -> None:
+    async with cluster(COUNT) as hosts:
+        one, other = hosts[0], hosts[-1]
+        one.members[:] = one.members[:-1]
+        other.members[:] = other.members[1:]
+        for host in (one, other):
+            await host.stop()
+            await host.start()
+        for holder in hosts[1:-1]:
+            holder.store.add(holder.name.encode())
+        await until(lambda: are_synced(hosts[1:-1], [each.name for each in hosts[1:-1]]))
+        for asking in (one, other):
+            for holder in hosts[1:-1]:
+                assert await find(asking, Digest.of(holder.name.encode())) == [holder.url]
+
+
+async def say(host: Host, sender: str, message: bytes = FIRST.encode(), path: str = HOLDINGS_PATH) -> int:
+    """Send a message to a host. Returns the status of the answer."""
+    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+        answer = await client.post(f"{host.url}{path}", content=message, headers={"Peili-Id": sender})
+        assert answer.text.count("\n") <= 1
+        return answer.status_code
+
+
+async def test_a_host_is_only_believed_about_itself() -> None:
+    elsewhere = Peer("elsewhere", ("http://127.0.0.2:5", "http://[::2]:5"))
+    by_name = Peer("by-name", ("http://localhost:5",))
+    async with cluster(2, elsewhere, by_name) as hosts:
+        home = hosts[0]
+        for sender, status in (("by-name", 204), ("stranger", 403), ("elsewhere", 403), ("", 403), ("h0", 403)):
+            assert await say(home, sender) == status
+        assert not {"stranger", "elsewhere"} & {*home.directory.records.hosts}
+
+
+async def test_a_certificate_shows_whom_a_record_is_about(tmp_path: Path) -> None:
+    key = bytes(32)
+    by_name = Peer("by-name", ("https://localhost:5",))
+    async with cluster(2, by_name, keys=lambda name: host_keys(tmp_path, name, key)) as hosts:
+        await until(lambda: are_synced(hosts))
+        home, client = Peer("h0", (hosts[0].url,)), hosts[1].mirror._context.client  # pyright: ignore[reportPrivateUsage]
+        for sender, status in (("h1", 204), ("by-name", 403)):
+            head, _ = await client.request(
+                "POST",
+                home,
+                HOLDINGS_PATH,
+                FIRST.encode(),
+                timeout=20,
+                max_response=1000,
+                headers={"Peili-Id": sender},
+            )
+            assert head.status == status
+
+
+@pytest.mark.parametrize(
+    ("message", "status"),
+    [
+        (b"", 400),
+        (b"{}", 400),
+        (b"[" * 100_000, 400),
+        (b" " * (MAX_MESSAGE + 1), 413),
+        (Holdings("s", 5, 60, ("x",), True).encode(), 409),
+        (Holdings("s", 0, 60, None, True).encode(), 409),
+    ],
+)
+async def test_a_message_that_is_malformed_or_out_of_sequence_is_refused(message: bytes, status: int) -> None:
+    async with cluster(1, Peer("by-name", ("http://localhost:5",))) as [home]:
+        assert await say(home, "by-name", message) == status
+        if status in {400, 413}:
+            assert await say(home, "by-name", message, "/_router/v1/holders") == status
+
+
+Answer = Callable[[HoldersQuery], Response | None]
+
+
+@asynccontextmanager
+async def false_home(answer: Answer) -> AsyncGenerator[str]:
+    """A member that takes every record, and answers queries with `answer`; None: it does not answer. Yields its URL."""
+    headers = {"Peili-Id": "false"}
+
+    async def hello(_: Request) -> Response:
+        return Response(headers=headers)
+
+    async def take(request: Request) -> Response:
+        await request.body()
+        return Response(status_code=204, headers=headers)
+
+    async def query(request: Request) -> Response:
+        response = answer(HoldersQuery.parse(await request.body()))
+        if response is None:
+            await asyncio.sleep(60)
+            raise AssertionError("unreachable")
+        response.headers.update(headers)
+        return response
+
+    async def no_key(_: Request) -> Response:
+        return Response(status_code=404, headers=headers)
+
+    routes = [
+        Route("/v2/", hello),
+        Route("/_router/v1/hello", hello),
+        Route("/_router/v1/holdings", take, methods=["POST"]),
+        Route("/_router/v1/holders", query, methods=["POST"]),
+        Route("/_router/keys/{key:path}", no_key, methods=["HEAD"]),
+    ]
+    async with served(Starlette(routes=routes)) as url:
+        yield url
+
+
+def answers(*holders: str, hosts: int | None = 0) -> Answer:
+    """Says that these hosts have the key, and that all of the first `hosts` hosts would be named."""
+    known = None if hosts is None else frozenset(f"h{number}" for number in range(hosts))
+    answer = HoldersAnswer(tuple(KnownHolder(each, 1) for each in holders), "v", known)
+    return lambda _: Response(answer.encode())
+
+
+FALSE_ANSWERS: dict[str, Answer] = {
+    "nobody has it": answers(hosts=COUNT),
+    "it knows nobody": answers(),
+    "no list of hosts": answers(hosts=None),
+    "strangers have it": answers("x", "h99", "false", hosts=COUNT),
+    "no document": lambda _: Response(b"\0"),
+    "too large": lambda _: Response(bytes(MAX_MESSAGE + 1)),
+    "not found": lambda _: Response(status_code=404),
+    "closed": lambda _: Response(status_code=403),
+    "failed": lambda _: Response(status_code=500),
+    "silent": lambda _: None,
+}
+
+
+def keys_at(hosts: list[Host], home: str) -> list[bytes]:
+    """Return content of which `home` is one of the homes, and another of which it is not."""
+    homes: HomeSet = hosts[0].directory._homes  # pyright: ignore[reportPrivateUsage]
+    contents = [str(number).encode() for number in range(1000)]
+    at = [each for each in contents if home in homes.homes_of(slot_of(Digest.of(each)))]
+    return [at[0], at[1], next(each for each in contents if each not in at)]
+
+
+@pytest.mark.parametrize("false", FALSE_ANSWERS)
+async def test_a_false_home_hides_nothing(false: str) -> None:
+    async with false_home(FALSE_ANSWERS[false]) as url, cluster(COUNT, Peer(url, (url,))) as hosts:
+        await until(lambda: are_synced(hosts) and "false" in hosts[0].directory._homes.ids)  # pyright: ignore[reportPrivateUsage]
+        asking, holder = hosts[0], hosts[1]
+        for data in keys_at(hosts, "false"):
+            holder.store.add(data)
+            await until(lambda data=data: are_told(homes_of(hosts, Digest.of(data)), Digest.of(data)))  # type: ignore[misc]  # bound early
+            assert set(await find(asking, Digest.of(data))) - {url} == {holder.url}
+
+
+async def test_holders_that_a_home_made_up_are_replaced_by_those_that_members_report_themselves() -> None:
+    limits = Limits(lookup_timeout=5, lookup_ttl=60, miss_ttl=60, directory_heartbeat=1)
+    async with (
+        false_home(answers("h4", "h5", hosts=COUNT)) as url,
+        cluster(COUNT, Peer(url, (url,)), limits=limits) as hosts,
+    ):
+        await until(lambda: are_synced(hosts) and "false" in hosts[0].directory._homes.ids)  # pyright: ignore[reportPrivateUsage]
+        key = Digest.of(keys_at(hosts, "false")[0])
+        advice = await hosts[0].router.acquire(Want(key))
+        assert isinstance(advice, Feed)
+        failed = {each.peer.id: FailureReason.REFUSED for each in advice.holders}
+        assert set(failed) == {hosts[4].url, hosts[5].url}
+        hosts[6].store.add(keys_at(hosts, "false")[0])
+        advice = await hosts[0].router.acquire(Want(key, failed=failed))
+        assert isinstance(advice, Feed)
+        assert [each.peer.id for each in advice.holders] == [hosts[6].url]
+
+
+@pytest.mark.parametrize("how", ["silent", "refusing"])
+async def test_members_that_never_answer_are_no_homes(how: str) -> None:
+    with silent_url() as silent:
+        url = silent if how == "silent" else "http://127.0.0.1:9"
+        async with cluster(COUNT, *(Peer(f"{url}/{n}", (f"{url}/{n}",)) for n in range(5))) as hosts:
+            await until(lambda: are_synced(hosts))
+            hosts[3].store.add(DATA)
+            await until(lambda: are_told(homes_of(hosts)))
+            assert await find(hosts[0], KEY) == [hosts[3].url]

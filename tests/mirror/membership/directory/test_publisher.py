@@ -1,0 +1,203 @@
+"""What a host tells the homes: when, in which order, and what it repeats."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+import pytest
+from tests.support.neighbours import until
+
+from peili.mirror import Digest, Have, Key, Limits, Synced
+from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
+from peili.mirror.membership.directory.publisher import Publisher, Reply
+from peili.mirror.peer_api.directory import MAX_BATCH, Holding, Holdings
+from peili.mirror.support.tasks import Tasks
+
+pytestmark = pytest.mark.anyio
+
+KEYS = [Digest.of(str(number).encode()) for number in range(200)]
+
+
+class Home:
+    """What one home was told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Holdings] = []
+        self.held: dict[str, Holding] = {}
+        self.replies: list[Reply] = []  # the next ones, if not ACCEPTED
+
+    def take(self, message: Holdings) -> Reply:
+        self.messages.append(message)
+        reply = self.replies.pop(0) if self.replies else Reply.ACCEPTED
+        if reply is Reply.ACCEPTED:
+            if message.sequence == 0:
+                self.held.clear()
+            self.held.update((each.key, each) for each in message.have)
+            for key in message.gone:
+                self.held.pop(key, None)
+        return reply
+
+
+class Subject:
+    """A publisher, and the homes that it tells."""
+
+    def __init__(self, tasks: Tasks) -> None:
+        self.homes: dict[str, Home] = {}
+        self.at_once = 0
+        self.interval = 60.0
+        limits = Limits(backoff_min=0.01, backoff_max=0.02)
+        self.publisher = Publisher(limits, tasks, self._send, lambda: self.interval)
+
+    async def _send(self, home: str, message: Holdings) -> Reply:
+        self.at_once += 1
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        return self.homes.setdefault(home, Home()).take(message)
+
+    def set_homes(self, *ids: str) -> None:
+        self.publisher.set_homes(HomeSet(frozenset(ids)))
+
+    def are_right(self, keys: list[Key], *ids: str) -> bool:
+        """Whether each home is synced and holds exactly its share of `keys`."""
+        homes = HomeSet(frozenset(ids))
+        for home in ids:
+            share = {str(key) for key in keys if home in homes.homes_of(slot_of(str(key)))}
+            told = self.homes.get(home, Home())
+            if set(told.held) != share or not told.messages or not told.messages[-1].is_synced:
+                return False
+        return True
+
+
+@asynccontextmanager
+async def publishing() -> AsyncGenerator[Subject]:
+    async with Tasks(logging.getLogger("peili.test")) as tasks:
+        yield Subject(tasks)
+
+
+def have(*keys: Digest) -> list[Have]:
+    return [Have(key, 10) for key in keys]
+
+
+async def test_nothing_is_sent_before_everything_was_advertised() -> None:
+    async with publishing() as subject:
+        subject.set_homes("a", "b", "c")
+        subject.publisher.advertise(have(*KEYS))
+        await asyncio.sleep(0.1)
+        assert subject.homes == {}
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
+        for home in subject.homes.values():
+            [message] = home.messages
+            assert (message.sequence, set(message.homes or ()), message.is_synced) == (0, {"a", "b", "c"}, True)
+
+
+async def test_a_host_without_content_says_so() -> None:
+    async with publishing() as subject:
+        subject.set_homes("a")
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([], "a"))
+
+
+async def test_changes_are_gathered_and_numbered() -> None:
+    async with publishing() as subject:
+        subject.set_homes("a")
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([], "a"))
+        for key in KEYS:
+            subject.publisher.advertise(have(key))
+            subject.publisher.advertise(have(key))
+        subject.publisher.advertise([Have(KEYS[0], 10, complete=False, available=3)])
+        subject.publisher.withdraw([KEYS[1], Digest.of(b"unknown")])
+        await until(lambda: subject.are_right([KEYS[0], *KEYS[2:]], "a"))
+        home = subject.homes["a"]
+        assert [(each.sequence, each.homes) for each in home.messages] == [(0, ("a",)), (1, None)]
+        assert home.held[KEYS[0]] == Holding(KEYS[0], 10, 3)
+
+
+async def test_many_keys_take_several_messages_and_the_home_is_synced_with_the_last() -> None:
+    keys: list[Key] = [Digest.of(str(number).encode()) for number in range(2 * MAX_BATCH + 1)]
+    async with publishing() as subject:
+        subject.publisher.advertise([*(Have(key) for key in keys), Synced()])
+        subject.set_homes("a")
+        await until(lambda: subject.are_right(keys, "a"))
+        messages = subject.homes["a"].messages
+        assert [(len(each.have), each.is_synced) for each in messages] == [(1000, False), (1000, False), (1, True)]
+
+
+async def test_a_message_that_failed_is_repeated_with_the_same_number() -> None:
+    async with publishing() as subject:
+        subject.homes["a"] = Home()
+        subject.homes["a"].replies = [Reply.FAILED, Reply.FAILED]
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a")
+        await until(lambda: subject.are_right([*KEYS], "a"))
+        assert [each.sequence for each in subject.homes["a"].messages] == [0, 0, 0]
+        subject.homes["a"].replies = [Reply.FAILED]
+        subject.publisher.withdraw(KEYS[:100])
+        await until(lambda: subject.are_right([*KEYS[100:]], "a"))
+        assert [each.sequence for each in subject.homes["a"].messages] == [0, 0, 0, 1, 1]
+
+
+async def test_a_home_that_lost_what_it_knew_is_told_everything_in_a_new_session() -> None:
+    async with publishing() as subject:
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a", "b", "c")
+        await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
+        home = subject.homes["a"]
+        home.held.clear()
+        home.replies = [Reply.OUT_OF_SEQUENCE]
+        subject.publisher.hurry("a")
+        subject.publisher.hurry("unknown")
+        await until(lambda: subject.are_right([*KEYS], "a", "b", "c"))
+        first, heartbeat, again = home.messages
+        assert (heartbeat.have, heartbeat.sequence, again.sequence) == ((), 1, 0)
+        assert again.session != first.session
+        assert again.homes == first.homes
+
+
+async def test_only_the_slots_that_moved_are_sent_again() -> None:
+    everyone = [f"host-{number}" for number in range(10)]
+    async with publishing() as subject:
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes(*everyone)
+        await until(lambda: subject.are_right([*KEYS], *everyone))
+        for count in (9, 10):
+            for home in subject.homes.values():
+                home.messages.clear()
+            if count == 10:
+                subject.homes.pop(everyone[9])
+            subject.set_homes(*everyone[:count])
+            await until(lambda count=count: subject.are_right([*KEYS], *everyone[:count]))  # type: ignore[misc]  # bound early
+            others = [subject.homes[each] for each in everyone[:9]]
+            moved = sum(len(each.have) + len(each.gone) for home in others for each in home.messages)
+            assert 0 < moved < len(KEYS) / 2
+            assert all(home.messages[0].homes is not None for home in others), "they are told about the new homes"
+
+
+async def test_a_home_hears_from_a_host_at_intervals() -> None:
+    async with publishing() as subject:
+        subject.interval = 0.05
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes("a")
+        await until(lambda: len(subject.homes.get("a", Home()).messages) == 4)
+        assert [len(each.have) for each in subject.homes["a"].messages] == [200, 0, 0, 0]
+        assert all(each.is_synced for each in subject.homes["a"].messages)
+
+
+async def test_many_homes_are_told_a_few_at_a_time() -> None:
+    homes = choose_homes(f"host-{number}" for number in range(100))
+    most = 0
+    async with publishing() as subject:
+        subject.publisher.advertise([*have(*KEYS), Synced()])
+        subject.set_homes(*homes)
+
+        def are_right() -> bool:
+            nonlocal most
+            most = max(most, subject.at_once)
+            return subject.are_right([*KEYS], *homes)
+
+        await until(are_right)
+    assert most <= 8
