@@ -1,8 +1,8 @@
 """A host agent that embeds mirrors, as a process: `python -m bench.embedded JOB`. bench/mirrors.py starts it.
 
-It runs one mirror with mutual TLS, or many empty mirrors. One uvicorn serves the peer doors of the empty mirrors, each
-on its own port. With one `serve` for each, hundreds of uvicorns would wake up ten times per second, and that would be
-measured.
+It runs one mirror with mutual TLS, or many empty mirrors, which may form a cluster. One uvicorn serves the peer doors
+of the empty mirrors, each on its own port. With one `serve` for each, hundreds of uvicorns would wake up ten times per
+second, and that would be measured.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,16 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.support.certificates import Certificate
 
-from peili.mirror import Mirror, PushRouter, serve
+from peili.mirror import Limits, Mirror, Peer, PushRouter, serve
+from peili.mirror.membership.directory.homes import choose_homes
+from peili.mirror.peer_api.directory import Holdings
 from peili.stores.memory import MemoryStore
 from peili.stores.oci_layout import OciLayoutStore
 
 _KEEP_ALIVE = 30
 """Seconds, the same as in `peili.mirror.serve`."""
+QUIET_HEARTBEAT = 3600.0
+"""Seconds between the messages to a home: so long that none is sent while something is measured."""
 
 
 async def run_with_tls(job: dict[str, Any]) -> None:
@@ -42,15 +47,31 @@ async def run_with_tls(job: dict[str, Any]) -> None:
         await stop.wait()
 
 
-async def run_empty(count: int, ports_file: Path) -> None:
-    """Run `count` mirrors with empty stores until SIGTERM. Their ports are written to `ports_file` when they listen."""
+async def run_empty(count: int, ports_file: Path, cluster: Sequence[str] | None) -> None:
+    """Run `count` mirrors with empty stores until SIGTERM. Their ports are written to `ports_file` when they listen.
+
+    If `cluster` is given, they and the hosts with these URLs are one cluster. The ids of the mirrors are those of
+    `peer_id`. Only its homes know the members, and they know that the others have nothing: with so many mirrors on one
+    machine, the messages of all would take minutes.
+    """
     tls = ssl.create_default_context()  # shared: loading the authorities takes longer than everything else
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         doors: dict[int, ASGIApp] = {}
-        for each in sockets:
-            mirror = Mirror(MemoryStore(), _no_peers(), insecure=True, client_ssl=tls)
+        ids = [peer_id(number) for number in range(count)]
+        homes = choose_homes(ids) if cluster is not None else frozenset[str]()
+        members = [Peer(url, (url,)) for url in cluster or ()]
+        members += [
+            Peer(name, (f"http://127.0.0.1:{each.getsockname()[1]}",)) for name, each in zip(ids, sockets, strict=True)
+        ]
+        limits = Limits(directory_heartbeat=QUIET_HEARTBEAT)
+        for name, each in zip(ids, sockets, strict=True):
+            router = PushRouter()
+            router.set(members if name in homes else ())
+            mirror = Mirror(MemoryStore(), router, insecure=True, client_ssl=tls, identity=name, limits=limits)
             doors[each.getsockname()[1]] = (await stack.enter_async_context(mirror)).peer
+            if name in homes:
+                _tell_home(router, ids, homes)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await doors[scope["server"][1]](scope, receive, send)
@@ -64,6 +85,20 @@ async def run_empty(count: int, ports_file: Path) -> None:
         await uvicorn.Server(config).serve(sockets)
 
 
+def peer_id(number: int) -> str:
+    """Return the id of an empty mirror."""
+    return f"peer-{number}"
+
+
+def _tell_home(router: PushRouter, ids: Sequence[str], homes: frozenset[str]) -> None:
+    """Tell a home what the empty mirrors would tell it."""
+    membership = router._peili_membership  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - not an interface
+    if membership is not None:
+        for each in ids:
+            message = Holdings("bench", 0, QUIET_HEARTBEAT, tuple(homes), is_synced=True)
+            membership.directory.records.apply(each, message)
+
+
 def _no_peers() -> PushRouter:
     router = PushRouter()
     router.set(())
@@ -75,7 +110,10 @@ def main() -> None:
     job: dict[str, Any] = json.loads(sys.argv[1])
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    asyncio.run(run_empty(job["empty"], Path(job["ports"])) if "empty" in job else run_with_tls(job))
+    if "empty" in job:
+        asyncio.run(run_empty(job["empty"], Path(job["ports"]), job["cluster"]))
+    else:
+        asyncio.run(run_with_tls(job))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from tests.lab.processes import CommandFailed, Process, wait_for
 from tests.support.certificates import Certificate
 from tests.support.ports import free_ports
 
+from bench.embedded import QUIET_HEARTBEAT, peer_id
 from bench.processes import running
 
 _PER_PROCESS = 250
@@ -39,19 +40,33 @@ def layout_store(path: Path) -> tuple[str, str]:
     return ("store.kind=oci-layout", f"store.path={path}")
 
 
-def static_router(urls: Iterable[str]) -> tuple[str, str]:
-    """Return the settings of a router that knows these peers."""
-    return ("router.kind=static", f"router.peers={json.dumps(list(urls))}")
+def static_router(peers: Iterable[str | Mapping[str, str]]) -> tuple[str, str]:
+    """Return the settings of a router that knows these peers, each a URL or a table."""
+    return ("router.kind=static", f"router.peers=[{', '.join(map(_toml, peers))}]")
+
+
+def _toml(peer: str | Mapping[str, str]) -> str:
+    if isinstance(peer, str):
+        return json.dumps(peer)
+    return "{" + ", ".join(f"{name} = {json.dumps(value)}" for name, value in peer.items()) + "}"
 
 
 MEMORY_STORE = ("store.kind=memory",)
+QUIET = (f"limits.directory_heartbeat={QUIET_HEARTBEAT}",)
+"""The settings of a member of a `cluster`."""
 NO_PEERS = static_router([])
 
 
 @contextmanager
-def peili(log: Path, *settings: str) -> Generator[Peili]:
-    """Run `peili serve` with these settings (``section.key=value``). It is ready when the context is entered."""
-    local, peer = free_ports(2)
+def peili(log: Path, *settings: str, peer: int | None = None) -> Generator[Peili]:
+    """Run `peili serve` with these settings (``section.key=value``). It is ready when the context is entered.
+
+    Args:
+        log: The file of its output.
+        settings: The settings.
+        peer: The port of its peer door; by default a free one.
+    """
+    local, peer = free_ports(1)[0], free_ports(1)[0] if peer is None else peer
     doors = (f"local.listen=127.0.0.1:{local}", f"peer.listen=127.0.0.1:{peer}", "log.level=warning")
     with running(_command(*doors, *settings), log, [local, peer]) as process:
         wait_for(lambda: is_ready(local), f"peili at {local} is ready")
@@ -92,11 +107,23 @@ def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
     files = [log.with_name(f"{log.name}-ports-{number}") for number in range(len(shares))]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(running(_embedded({"empty": share, "ports": str(file)}), log))
+            stack.enter_context(running(_embedded({"empty": share, "ports": str(file), "cluster": None}), log))
             for share, file in zip(shares, files, strict=True)
         ]
         ports = [port for process, file in zip(processes, files, strict=True) for port in _read_ports(process, file)]
         yield [f"http://127.0.0.1:{port}" for port in ports]
+
+
+@contextmanager
+def cluster(log: Path, count: int, others: Sequence[str]) -> Generator[Sequence[Mapping[str, str]]]:
+    """Run `count` mirrors with empty stores, which form a cluster with the hosts at the URLs `others`.
+
+    Yields the mirrors as peers for `static_router`.
+    """
+    file = log.with_name(f"{log.name}-ports")
+    with running(_embedded({"empty": count, "ports": str(file), "cluster": [*others]}), log) as process:
+        urls = [f"http://127.0.0.1:{port}" for port in _read_ports(process, file)]
+        yield [{"id": peer_id(number), "url": url} for number, url in enumerate(urls)]
 
 
 def _read_ports(process: Process, file: Path) -> list[int]:

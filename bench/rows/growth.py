@@ -6,8 +6,9 @@ size of the cluster or the store. bench/plots.py draws these rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from tests.support.ports import free_ports
 from bench import budgets
 from bench.clients import Clients, RequestResult
 from bench.measure import CPU_MILLISECONDS, MILLISECONDS, PER_SECOND, Budget, Busy, Place, Row, Unit, take_turns
-from bench.mirrors import MEMORY_STORE, NO_PEERS, Peili, empty_peers, layout_store, peili, static_router
+from bench.mirrors import MEMORY_STORE, QUIET, Peili, cluster, empty_peers, layout_store, peili, static_router
 from bench.processes import silent_port
 from bench.rows.misses import miss
 from bench.setting import Setting, blob_path, manifest_path
@@ -26,6 +27,7 @@ from peili.mirror.testing.images import Image
 
 GROUP = "growth"
 _CPU_OF_A_MISS = "CPU of ours for a miss"
+_DEAD = ("refusing", "silent")
 _PEERS = 8
 """The number of known peers while the number of blobs grows."""
 
@@ -72,51 +74,86 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 
 def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
-    """Yield rows by the number of peers, which are real mirrors. One has the relayed blobs; the others are empty."""
+    """One peer has the blobs that are relayed, and all others are empty. Each peer is a real mirror."""
     numbers = setting.pick((10, 100, 1000), (3, 12))
     images = setting.small
     blobs = [blob_path(layer) for image in images for layer in image.layers]
-    store = layout_store(images[0].path)
     with ExitStack() as stack:
-        others = stack.enter_context(empty_peers(setting.new("log"), numbers[-1] - 1))
-        holder = stack.enter_context(peili(setting.new("log"), *store, *NO_PEERS))
-        hosts: list[Host] = []
-        relays: dict[int, int] = {}
-        for number in numbers:
-            router = static_router([holder.url, *others[: number - 1]])
-            hosts.append(Host(number, stack.enter_context(peili(setting.new("log"), *store, *router)), images))
-            relays[number] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
+        clusters = [stack.enter_context(_cluster(setting, clients, number)) for number in numbers]
+        hosts = [each.host for each in clusters]
+        by_number = {each.host.at: each for each in clusters}
 
         def relayed(host: Host) -> Sample:
-            """Count only found blobs. With many peers, the lookup can end before it asks the holder."""
+            """Count only found blobs. Without the directory, a lookup among many peers may end without the holder."""
             statuses = [200, 404]
-            return _rate(clients.requests(relays[host.at], "GET", blobs, statuses=statuses, seconds=setting.seconds))
+            relay = by_number[host.at].relay
+            return _rate(clients.requests(relay.local, "GET", blobs, statuses=statuses, seconds=setting.seconds))
 
+        def half_dead(how: str) -> Callable[[Host], Sample]:
+            def misses(host: Host) -> Sample:
+                result = miss(clients, by_number[host.at].half_dead[how].local, seconds=setting.seconds)
+                return Sample((result.median, result.p99), result.client)
+
+            return misses
+
+        what = "a miss, half of them dead"
         figures = [
             *_figures(setting, clients),
-            *_half_dead(setting, clients, others, stack),
+            *(
+                Figure(
+                    [Column(f"{what}: {how}", MILLISECONDS), Column(f"{what}: {how}: p99", MILLISECONDS)],
+                    half_dead(how),
+                )
+                for how in _DEAD
+            ),
             Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed),
         ]
         yield from _growth_rows("known peers", setting, hosts, figures)
 
 
-def _half_dead(setting: Setting, clients: Clients, live: Sequence[str], stack: ExitStack) -> Iterator[Figure]:
-    """Measure a miss with half of the peers dead. They share a port: for a mirror, each URL is a peer."""
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The measured members of a cluster.
+
+    Attributes:
+        host: The host whose misses and own content are measured. It has the images.
+        relay: A host without content.
+        half_dead: Hosts for which half of the members are dead, by how they are.
+    """
+
+    host: Host
+    relay: Peili
+    half_dead: Mapping[str, Peili]
+
+
+@contextmanager
+def _cluster(setting: Setting, clients: Clients, number: int) -> Generator[Cluster]:
+    """Run a cluster in which a host has `number` peers. One of these, the holder, has the images; the rest is empty."""
+    images = setting.small
+    store = layout_store(images[0].path)
+    ports = free_ports(3 + len(_DEAD))
+    urls = [f"http://127.0.0.1:{port}" for port in ports]
     [refusing] = free_ports(1)
-    for how, port in (("refusing", refusing), ("silent", stack.enter_context(silent_port()))):
-        started: dict[int, int] = {}
+    with ExitStack() as stack:
 
-        def misses(host: Host, port: int = port, started: dict[int, int] = started) -> Sample:
-            if host.at not in started:
-                half = host.at // 2
-                router = static_router(
-                    [*live[: host.at - half], *(f"http://127.0.0.1:{port}/{n}" for n in range(half))]
-                )
-                started[host.at] = stack.enter_context(peili(setting.new("log"), *MEMORY_STORE, *router)).local
-            result = miss(clients, started[host.at], seconds=setting.seconds)
-            return Sample((result.median,), result.client)
+        def run(port: int, *settings: str) -> Peili:
+            return stack.enter_context(peili(setting.new("log"), *settings, *QUIET, peer=port))
 
-        yield Figure([Column(f"a miss, half of them dead: {how}", MILLISECONDS)], misses)
+        empty = stack.enter_context(cluster(setting.new("log"), number - 1, urls))
+        router = static_router([urls[0], *empty])
+        run(ports[0], *store, *static_router([*urls, *empty]))  # the holder
+        host, relay = run(ports[1], *store, *router), run(ports[2], *MEMORY_STORE, *router)
+        half = stack.enter_context(cluster(setting.new("log"), number - number // 2, urls))
+        half_dead: dict[str, Peili] = {}
+        for how, own in zip(_DEAD, ports[3:], strict=True):
+            port = refusing if how == "refusing" else stack.enter_context(silent_port())
+            # They share a port, because for a mirror each URL is a peer.
+            dead = [{"id": f"dead-{n}", "url": f"http://127.0.0.1:{port}/{n}"} for n in range(number // 2)]
+            half_dead[how] = run(own, *MEMORY_STORE, *static_router([*half, *dead]))
+        time.sleep(setting.pick(20, 1))  # until the members know each other
+        for each in half_dead.values():  # until each dead member has failed once; a lookup asks up to 32 of them
+            miss(clients, each.local, count=1 + number // 32)
+        yield Cluster(Host(number, host, images), relay, half_dead)
 
 
 def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:
