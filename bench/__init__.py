@@ -17,8 +17,8 @@ number of rounds, are:
 `ours` and `reference` are medians over the rounds. `ratio` says how many times as good as the reference peili is: above
 1, peili is faster or needs less, whatever the unit. `middle half` has the quartiles, between which half of the rounds
 lie: of the ratios of each round, or of our figures if there is no reference. It is wide if the machine was busy with
-something else, or if one side varies. The ratio of the medians can then lie outside of it. `budget` is what DESIGN.md
-requires of the ratio or of our median.
+something else, or if one side varies. The ratio of the medians can then lie outside of it. `budget` is the goal that
+the project sets for the ratio or for our median.
 
 A line under the table names the figures for which the client computed for more than 0.9 of the time (of several
 clients, the busiest one). For these, the client may be the limit, and the server could do more.

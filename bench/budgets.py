@@ -1,4 +1,4 @@
-"""The budget of each row: those in DESIGN.md, section "Budgets", and those of single promises."""
+"""The budget of each row: the goal that the project sets for it."""
 
 from __future__ import annotations
 

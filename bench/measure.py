@@ -57,7 +57,7 @@ class Spread:
 
 
 class Budget(ABC):
-    """What DESIGN.md requires of a row."""
+    """The goal that the project sets for a row."""
 
     @abstractmethod
     def met(self, row: Row) -> bool:

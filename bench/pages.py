@@ -40,10 +40,10 @@ def pages(run: Mapping[str, Any]) -> dict[Path, Sequence[str]]:
 
 
 def with_table(text: str, lines: Sequence[str]) -> str:
-    """`text` with `lines` between its marks.
+    """Return `text` with `lines` between its marks.
 
     Raises:
-        ValueError: The marks are not there, or not there once.
+        ValueError: A mark is missing, or is there more than once.
     """
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise ValueError(f"a page needs one {BEGIN} and one {END}")

@@ -78,7 +78,7 @@ def _plot(plot: Axes, axis: str, unit: Unit, rows: Sequence[Row]) -> None:
 
 
 def _scale(plot: Axes, numbers: Sequence[int]) -> None:
-    """Both axes logarithmic, with numbers as people write them."""
+    """Make both axes logarithmic, with numbers as people write them."""
     plot.set_xscale("log")
     plot.set_yscale("log")
     plot.set_xticks(numbers, [f"{number:,}" for number in numbers])

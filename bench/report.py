@@ -81,7 +81,7 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _lines(value: Any) -> str:
-    """JSON in which each item of a list has one line."""
+    """Return JSON in which each item of a list has one line."""
     if not isinstance(value, list):
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return "[\n" + ",\n".join(map(_lines, cast("Sequence[object]", value))) + "\n]"

@@ -77,7 +77,7 @@ def notes(rows: Sequence[Object]) -> str:
 
 
 def number(value: float) -> str:
-    """Three significant digits, or all digits before the point."""
+    """Return `value` with three significant digits, or all digits before the point."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

@@ -1,6 +1,6 @@
 """Gets the containerd releases that the tests run in addition to the installed one. `tests/prepare.py` calls this.
 
-Each release is unpacked or built into an own directory of a cache, unless it is there already. Nothing is installed.
+Each release is unpacked or built into its own directory of a cache, unless it is there already. Nothing is installed.
 This module needs only the standard library.
 """
 

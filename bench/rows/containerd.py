@@ -22,7 +22,7 @@ _SECONDS = 3600
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """For each release, the number of tests that pass. The output of failed tests goes to the standard error."""
+    """Yield for each release the number of tests that pass. The output of failed tests goes to the standard error."""
     for release in available_releases()[: setting.pick(None, 1)]:
         passed, failed = _run(release.name, setting.pick(_TREES, ("tests/e2e/test_skopeo.py",)))
         what = f"tests with containerd {release.version}"

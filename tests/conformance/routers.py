@@ -77,7 +77,7 @@ class TalosSubject(MembershipSubject):
 
 
 class RelocatedDns(DnsRouter):
-    """A DNS router with the kit's URLs, which have own paths. The ids of the kit are the names of targets."""
+    """A DNS router with the kit's URLs, which have their own paths. The ids of the kit are the names of targets."""
 
     urls: Mapping[str, tuple[str, ...]] = {}
 

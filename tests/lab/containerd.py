@@ -1,4 +1,4 @@
-"""The containerd of one host, with an own root, state and socket. ctr is its client."""
+"""The containerd of one host, with its own root, state and socket. ctr is its client."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class Containerd:
         """Run `ctr` with these arguments and return its output.
 
         Raises:
-            CommandFailed: Ctr failed.
+            CommandFailed: `ctr` failed.
         """
         return run(self._ctr(*arguments)).decode()
 

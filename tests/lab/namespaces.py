@@ -1,4 +1,4 @@
-"""Nodes in network namespaces: each node has an interface on a bridge, and the bridge has an own namespace.
+"""Nodes in network namespaces: each node has an interface on a bridge, and the bridge has its own namespace.
 
 The network of the machine itself does not change.
 """
@@ -22,7 +22,7 @@ _CLONE_NEWNET = 0x40000000
 
 
 class NamespaceNode(Node):
-    """A node in an own network namespace."""
+    """A node in its own network namespace."""
 
     def command(self, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *command]

@@ -1,7 +1,7 @@
 """The network of the laboratory: nodes that reach each other by TCP.
 
 `NamespaceNetwork` (namespaces.py) gives each node a network namespace. `LoopbackNetwork` needs no privileges: each node
-has an own address on loopback. This module does not know what runs on the nodes.
+has its own address on loopback. This module does not know what runs on the nodes.
 """
 
 from __future__ import annotations

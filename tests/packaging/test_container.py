@@ -102,7 +102,7 @@ def copied() -> set[str]:
 
 
 def test_the_build_context_holds_only_what_the_recipe_copies(buildah: Buildah, directory: Path) -> None:
-    """The history and the environments of the checkout do not belong into it."""
+    """The history and the environments of the checkout do not belong in it."""
     recipe = directory / "Containerfile"
     recipe.write_text("FROM scratch\nCOPY . /\n")
     done = buildah.build(recipe, "--tag=context")

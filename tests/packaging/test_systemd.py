@@ -185,7 +185,7 @@ def test_the_runtime_gets_a_refused_connection_if_service_and_sockets_are_stoppe
 
 
 def test_the_sockets_are_closed_if_the_service_cannot_start(up: Systemd, node: Node) -> None:
-    """A runtime must not wait at a port that nobody serves."""
+    """A runtime must not wait on a port that nobody serves."""
     up.systemctl("stop", "peili.service")
     config = up.config
     config.rename(config.with_suffix(".away"))

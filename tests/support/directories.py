@@ -25,7 +25,7 @@ def short_parent() -> Path:
 
 @contextmanager
 def short_directory() -> Generator[Path]:
-    """Create a directory with a short path, and remove it in the end."""
+    """Create a directory with a short path, and remove it at the end."""
     with tempfile.TemporaryDirectory(prefix="peili-", dir=short_parent(), ignore_cleanup_errors=True) as name:
         yield Path(name)
 

@@ -1,8 +1,8 @@
 """Patches of a Talos machine configuration.
 
-What Talos makes of a patch (documents with the same name are merge_patch, lists are appended, `$patch: delete` takes a
-document out, a document counts before the older form) was checked with its own config packages, 1.12.0 and 1.13.0, on
-the patches that stand here in full.
+Talos merges documents with the same name, appends lists, and removes a document with `$patch: delete`. A document
+overrides the older form. This was checked with Talos's config packages, 1.12.0 and 1.13.0, on the patches that this
+module contains in full.
 """
 
 from __future__ import annotations

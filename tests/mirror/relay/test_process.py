@@ -91,10 +91,9 @@ def peak(process: subprocess.Popen[bytes]) -> int:
 
 @pytest.mark.parametrize("verify", ["true", "false"])
 async def test_many_transfers_at_once_take_little_memory(verify: str, tmp_path: Path) -> None:
-    """See "Budgets" in DESIGN.md.
+    """All transfers run at the same time.
 
-    The memory of a transfer does not depend on its length (see test_runtime.py), so these transfers are short, but all
-    are under way at the same time.
+    They are short, because the memory of a transfer does not depend on its length (see test_runtime.py).
     """
     data = content(16 * MIB)
     digest = Digest.of(data)
