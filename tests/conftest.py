@@ -7,6 +7,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# A configuration of this machine is not read.
+os.environ.setdefault("PEILI_CONFIG", "")
+
 # No property is about time, and a busy machine generates examples slowly.
 settings.register_profile("peili", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("peili")

@@ -21,6 +21,7 @@ DEADLINE = 60.0
 ENVIRONMENT = {
     "PATH": os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"]),
     "HOME": "/nonexistent",
+    "PEILI_CONFIG": "",
     "LC_ALL": "C.UTF-8",
 }
 """The environment variables of all children. Proxies, PEILI_… keys and registry logins of the caller are not in it."""

@@ -130,8 +130,8 @@ MEMORY = '[store]\nkind = "memory"\n'
             "router.interval: unknown option; there are: path",
         ),
         (
-            MEMORY + '[router]\nkind = "file"\n',
-            f"router.kind: no router is called 'file'; there are: {NAMES}",
+            MEMORY + '[router]\nkind = "members"\n',
+            f"router.kind: no router is called 'members'; there are: {NAMES}",
         ),
         (
             '[store]\nkind = "archive"\npath = 7\n',

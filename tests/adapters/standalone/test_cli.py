@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from peili.adapters.standalone import serve, settings
+from peili.adapters.standalone import load, serve, settings
 from peili.adapters.standalone.cli import main
 from peili.adapters.standalone.config import Config
 from peili.mirror import Plugins, Router
@@ -106,6 +106,82 @@ def test_check_reads_the_whole_configuration_and_starts_no_server(tmp_path: Path
     file.write_text("[store]\nkind = 'memory'\n[router]\nkind = 'static'\npeers = ['http://10.0.0.3:5051']\n")
     done = peili("serve", "--config", file, "--check")
     assert (done.returncode, done.stdout, done.stderr) == (0, "the configuration is valid\n", "")
+    assert peili("serve", "--check", "--set=store.kind=memory").stdout == "the configuration is valid\n"
+
+
+def test_each_command_reads_the_default_file_and_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "default.toml"
+    socket = tmp_path / "containerd.sock"
+    file.write_text(f"[local]\nlisten = '127.0.0.1:1234'\n[store]\naddress = '{socket}'\n")
+    named = f"peili: the configuration is {file}\n"
+    done = peili("hosts", "show", "--config-path", tmp_path, PEILI_CONFIG=str(file))
+    assert (done.returncode, done.stderr) == (0, named)
+    done = peili("hosts", "apply", "--dry-run", "--config-path", tmp_path, PEILI_CONFIG=str(file))
+    assert done.stderr.startswith(named)
+    assert "http://127.0.0.1:1234" in done.stdout
+    done = peili("doctor", "--json", PEILI_CONFIG=str(file))
+    assert done.stderr == named
+    assert str(socket) in str(json.loads(done.stdout)["findings"][0])
+    done = peili("serve", "--check", PEILI_CONFIG=str(file))
+    assert (done.stdout, done.stderr) == (f"the configuration is valid: {file}\n", "")
+    done = peili("serve", "--check", "--config", "/dev/null", PEILI_CONFIG=str(file))
+    assert done.stdout == "the configuration is valid\n"
+
+
+def test_the_default_file_is_read_only_if_it_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "peili.toml"
+    monkeypatch.delenv("PEILI_CONFIG")
+    monkeypatch.setattr(load, "DEFAULT_FILE", file)
+    assert main(["serve", "--check"]) == 0
+    file.write_text("[store]\nkind = 'memory'\n")
+    assert main(["serve", "--check"]) == 0
+    assert capsys.readouterr().out == f"the configuration is valid\nthe configuration is valid: {file}\n"
+    file.write_text("nonsense")
+    assert main(["serve", "--check"]) == 2
+    assert capsys.readouterr().err.startswith(f"peili: {file}: not TOML")
+
+
+ALL_WRONG = """
+[loacl]
+listen = "127.0.0.1:1"
+[peer]
+listen = "nowhere"
+insecure = "yes"
+advertise = "10.0.0.2"
+[store]
+kind = "oci-layout"
+path = 7
+[router]
+kind = "static"
+peers = 3
+[resolver]
+kind = "upstrem"
+[limits]
+uploads = "many"
+downloads = 1
+[log]
+verify = false
+level = "loud"
+[watchdog]
+timeout = -1
+"""
+
+
+def test_one_run_names_all_mistakes(tmp_path: Path) -> None:
+    file = tmp_path / "peili.toml"
+    file.write_text(ALL_WRONG)
+    done = peili("serve", "--check", "--config", file)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = [line.removeprefix(f"peili: {file}: ") for line in done.stderr.splitlines()]
+    own = ["loacl", "peer.listen", "peer.insecure", "peer.advertise", "limits.downloads", "limits.uploads"]
+    own += ["log.verify", "log.level", "watchdog.timeout"]
+    assert [line.partition(": ")[0] for line in lines] == [*own, "store.path", "router.peers", "resolver.kind"]
+    assert lines[own.index("log.verify")] == "log.verify: belongs in [mirror]"
+    done = peili("hosts", "show", "--config", file)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == len(own), "plug-ins are not needed here"
 
 
 EMBEDDING = "{} is only for embedding; use static, file, dns or mdns"

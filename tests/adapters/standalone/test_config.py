@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.standalone import settings
+from peili.adapters.standalone.config import SECTIONS as SECTION_NAMES
 from peili.adapters.standalone.config import Config, TLSOptions
 from peili.mirror import ConfigError, Limits, Plugins
 
@@ -19,7 +20,11 @@ def load(
     toml: str = "", environ: Mapping[str, str] | None = None, flags: tuple[str, ...] = (), *, path: Path
 ) -> Config:
     path.write_text(toml, encoding="utf-8")
-    assignments = [*settings.from_file(path), *settings.from_environment(environ or {}), *settings.from_flags(flags)]
+    assignments = [
+        *settings.from_file(path),
+        *settings.from_environment(environ or {}, SECTION_NAMES),
+        *settings.from_flags(flags),
+    ]
     return Config.load(settings.merge(assignments))
 
 
@@ -223,7 +228,8 @@ def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
                     "PEILI_ROUTER__PEERS": '["http://a:1"]',
                     "PEILI_ROUTER__LABELS__ZONE": "north",
                     "PEILI_ROUTER__LABELS__RACK": "3",
-                }
+                },
+                SECTION_NAMES,
             )
         )
     )
@@ -242,8 +248,17 @@ def test_a_variable_adds_to_a_table_of_the_file(file: Path) -> None:
 
 
 def test_other_variables_are_ignored() -> None:
-    environ = {"PEILI_PORT": "tcp://10.0.0.1:80", "PEILI_SERVICE_HOST": "10.0.0.1", "XPEILI_LOG__X": "1", "HOME": "/"}
-    assert list(settings.from_environment(environ)) == []
+    environ = {"XPEILI_LOG__X": "1", "HOME": "/", "PEILI_VERSION": "1", "PEILI_CONFIG": "/peili.toml"}
+    for service in ("PEILI", "PEILI_PEER", "PEILI_ROUTER"):  # what Kubernetes sets for a service
+        environ |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "80",
+            f"{service}_SERVICE_PORT_HTTP": "80",
+            f"{service}_PORT": "tcp://10.0.0.1:80",
+            f"{service}_PORT_80_TCP": "tcp://10.0.0.1:80",
+            f"{service}_PORT_80_TCP_ADDR": "10.0.0.1",
+        }
+    assert list(settings.from_environment(environ, SECTION_NAMES)) == []
 
 
 @pytest.mark.parametrize(
@@ -252,12 +267,15 @@ def test_other_variables_are_ignored() -> None:
         ("PEILI_LIMITS__UPLOADS", "many", "limits.uploads: a whole number above zero, not 'many'"),
         ("PEILI_LOG__FORMAT", "xml", "log.format: one of text, json, not 'xml'"),
         ("PEILI_ROUTR__KIND", "x", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
+        ("PEILI_ROUTER_KIND", "x", "not the name of a key; did you mean PEILI_ROUTER__KIND?"),
+        ("PEILI_PEER_SHARED_KEY_FILE", "x", "not the name of a key; did you mean PEILI_PEER__SHARED_KEY_FILE?"),
+        ("PEILI_ROUTR_PEERS", "x", "not the name of a key; did you mean PEILI_ROUTER__PEERS?"),
         ("PEILI_LOG__", "x", "not the name of a key; write PEILI_SECTION__KEY"),
     ],
 )
 def test_a_mistake_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Config.load(settings.merge(settings.from_environment({name: value})))
+        Config.load(settings.merge(settings.from_environment({name: value}, SECTION_NAMES)))
     assert str(caught.value) == f"{name}: {line}"
 
 
@@ -300,7 +318,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}[a-z0-9]", fullmatch=True).filter(lam
 @given(st.lists(NAMES, min_size=2, max_size=4), st.integers())
 def test_the_name_of_a_variable_is_the_path_of_a_key(path: list[str], value: int) -> None:
     name = "PEILI_" + "__".join(path).upper()
-    (assignment,) = settings.from_environment({name: str(value)})
+    (assignment,) = settings.from_environment({name: str(value)}, SECTION_NAMES)
     assert assignment == settings.Assignment(tuple(path), settings.Setting(value, name, str(value)))
 
 
@@ -331,3 +349,39 @@ def test_an_unknown_plug_in_is_refused_with_the_names_that_exist(file: Path) -> 
     line = f"{file}: router.kind: no router is called 'carrier-pigeon'; there are: "
     assert str(caught.value).startswith(line)
     assert "static" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("local", "peer"),
+    [
+        ("127.0.0.1:5050", "127.0.0.1:5050"),
+        ("127.0.0.1:5050", "[::]:5050"),
+        ("127.0.0.1:5050", "0.0.0.0:5050"),
+        (":5050", "10.0.0.2:5050"),
+    ],
+)
+def test_both_doors_on_one_port_are_an_error(local: str, peer: str, file: Path) -> None:
+    same = f"a port of its own; {local} of the local door and {peer} of the peer door are the same"
+    with pytest.raises(ConfigError) as caught:
+        load(f"local.listen = '{local}'\npeer.listen = ['127.0.0.9:1', '{peer}']", path=file)
+    assert str(caught.value) == f"{file}: peer.listen: {same}"
+    with pytest.raises(ConfigError, match=r"local\.listen: a port of its own; 127\.0\.0\.1:5051 of"):
+        load("local.listen = '127.0.0.1:5051'", path=file)
+
+
+@pytest.mark.parametrize(("local", "peer"), [("127.0.0.1:5050", "10.0.0.2:5050"), ("127.0.0.1:0", "[::]:0")])
+def test_the_doors_may_have_the_same_port_of_different_addresses(local: str, peer: str, file: Path) -> None:
+    assert load(f"local.listen = '{local}'\npeer.listen = '{peer}'", path=file).peer.listen == (peer,)
+
+
+@pytest.mark.parametrize(
+    ("toml", "line"),
+    [
+        ("[local]\nadvertise = 'http://10.0.0.2:5051'", "local.advertise: belongs in [peer]"),
+        ("[log]\nregistries = ['docker.io']", "log.registries: belongs in [mirror] or [hosts]"),
+    ],
+)
+def test_a_key_of_another_section_is_an_error_that_names_it(toml: str, line: str, file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(toml, path=file)
+    assert str(caught.value) == f"{file}: {line}"

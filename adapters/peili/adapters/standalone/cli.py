@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
-from peili.adapters.standalone import about, serve, settings
+from peili.adapters.standalone import about, load, serve
 from peili.adapters.standalone.config import FORMATS, LEVELS, Config
+from peili.adapters.standalone.load import CONFIG_VARIABLE, DEFAULT_FILE, ConfigMistakes
 from peili.mirror import ConfigError, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 
@@ -51,7 +52,8 @@ def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -
             return shell_complete(peili, {}, "peili", _COMPLETE, instruction)
         return _run(arguments, plugins or Plugins())
     except ConfigError as error:
-        sys.stderr.write(f"peili: {error}\n")
+        errors = error.errors if isinstance(error, ConfigMistakes) else (error,)
+        sys.stderr.writelines(f"peili: {each}\n" for each in errors)
         return 2
     except PeiliError as error:
         sys.stderr.write(f"peili: {error}\n")
@@ -100,24 +102,16 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _CONFIGURATION = _options(
-    click.option("--config", type=_FILE, metavar="FILE", help="The configuration, a TOML file."),
+    click.option(
+        "--config",
+        type=_FILE,
+        metavar="FILE",
+        help=f"The configuration, a TOML file. By default ${CONFIG_VARIABLE}, else {DEFAULT_FILE} if it exists.",
+    ),
     click.option(
         "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set one key. Can be repeated."
     ),
 )
-
-
-def _load(
-    config: Path | None, assignments: Sequence[str], log_format: str | None = None, log_level: str | None = None
-) -> Config:
-    """Read the configuration from the file, the environment and the options. Raises ConfigError."""
-    found = [] if config is None else [*settings.from_file(config)]
-    found += settings.from_environment(os.environ)
-    found += settings.from_flags(assignments)
-    for key, text in (("format", log_format), ("level", log_level)):
-        if text is not None:
-            found.append(settings.Assignment(("log", key), settings.Setting(text, f"--log-{key}", text)))
-    return Config.load(settings.merge(found))
 
 
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -142,12 +136,16 @@ def serve_command(
     check: bool,
 ) -> int:
     """Run the mirror until SIGTERM or SIGINT."""
-    loaded = _load(config, assignments, log_format, log_level)
-    if check:
-        serve.build(loaded, plugins)
-        click.echo("the configuration is valid")
-    else:
-        serve.run(loaded, plugins)
+    file = config or load.find_file()
+    sections = load.read(file, assignments, log_format, log_level)
+    with load.all_mistakes(sections, plugins):
+        loaded = Config.load(sections, file)
+        if check:
+            serve.build(loaded, plugins)
+            is_found = config is None and file is not None
+            click.echo(f"the configuration is valid: {file}" if is_found else "the configuration is valid")
+        else:
+            serve.run(loaded, plugins)
     return 0
 
 
@@ -173,7 +171,7 @@ def doctor_command(
         from peili.adapters.standalone import doctor  # noqa: PLC0415 - needs the extra `command`
     except ImportError as error:
         raise PeiliError(f"{error}: `peili doctor` needs pip install 'peili[command]'") from error
-    target = doctor.doctor_target(_load(config, assignments), containerd_config)
+    target = doctor.doctor_target(load.load(config, assignments), containerd_config)
     return doctor.run(target, sys.stdout.write, as_json=as_json)
 
 
@@ -274,7 +272,7 @@ def _run_hosts(
     as_json: bool = False,
 ) -> int:
     """Run an action of `peili hosts`. Raises ConfigError; PeiliError if the extra is missing."""
-    loaded = _load(config, assignments)
+    loaded = load.load(config, assignments)
     given = {
         "config_path": ("--config-path", config_path),
         "file": ("--file", file),

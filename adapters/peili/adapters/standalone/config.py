@@ -29,6 +29,7 @@ from peili.mirror import (
 )
 
 T = TypeVar("T")
+_ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
@@ -147,6 +148,7 @@ class Config:
     Attributes:
         local: The addresses of the local door.
         watchdog: How many seconds the event loop may be blocked; 0 switches the watchdog off.
+        file: The file that it was read from; None if there is none.
     """
 
     local: tuple[str, ...]
@@ -159,34 +161,35 @@ class Config:
     hosts: HostsOptions
     log: LogOptions
     watchdog: float
+    file: Path | None = None
 
     @classmethod
-    def load(cls, sections: Sections) -> Config:
-        """Check `sections` and fill in the defaults. Raises ConfigError for the first mistake."""
+    def load(cls, sections: Sections, file: Path | None = None) -> Config:
+        """Check `sections` and fill in the defaults.
+
+        Raises:
+            ConfigError: for the first mistake; `find_mistakes` returns all.
+        """
         _check_names(sections)
-        with _section("local", sections, "listen") as local:
-            local_addresses = _addresses(local, "listen", "127.0.0.1:5050")
-        with _section("log", sections, *_field_names(LogOptions)) as log:
-            log_options = LogOptions(log.choice("format", FORMATS, "text"), log.choice("level", LEVELS, "info"))
-        with _section("watchdog", sections, "timeout") as watchdog:
-            timeout = watchdog.number("timeout", 30.0, expected="a number of seconds, 0 for off")
-        with _section("limits", sections, *_field_names(Limits)):
-            limits = Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
-        return cls(
-            local=local_addresses,
+        config = cls(
+            local=_load_local(sections),
             peer=_load_peer(sections),
-            store=_load_plugin("store", "containerd", sections),
-            router=_load_plugin("router", "mdns", sections),
-            resolver=_load_plugin("resolver", "defer", sections),
+            store=load_plugin("store", sections),
+            router=load_plugin("router", sections),
+            resolver=load_plugin("resolver", sections),
             mirror=_load_mirror(sections),
-            limits=limits,
+            limits=_load_limits(sections),
             hosts=_load_hosts(sections),
-            log=log_options,
-            watchdog=timeout,
+            log=_load_log(sections),
+            watchdog=_load_watchdog(sections),
+            file=file,
         )
+        _check_ports(sections)
+        return config
 
 
-_SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
+_DEFAULT_PLUGINS = {"store": "containerd", "router": "mdns", "resolver": "defer"}
+SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
 _STRINGS = ("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level")
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
@@ -197,7 +200,7 @@ def _field_names(options: type[Any]) -> tuple[str, ...]:
 
 def _check_names(sections: Sections) -> None:
     try:
-        Options(sections, *_SECTIONS)
+        Options(sections, *SECTIONS)
     except ConfigError as error:
         source = next((setting.source for setting in sections[error.key].values()), None)
         raise ConfigError(error.key, error.expected, source=source) from error
@@ -211,6 +214,10 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
     variable or an option of the command line.
     """
     settings = sections.get(name, {})
+    for key in settings:
+        homes = [f"[{section}]" for section, keys in _keys().items() if key in keys]
+        if key not in known and homes:
+            raise ConfigError(f"{name}.{key}", f"belongs in {' or '.join(homes)}", source=settings[key].source)
     # PEILI_MIRROR__IDENTITY=42 has no quotes, and is a string.
     values = {
         key: each.text if key in _STRINGS and each.text is not None and not isinstance(each.value, str) else each.value
@@ -221,6 +228,52 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
     except ConfigError as error:
         setting = settings.get(re.split(r"[.\[]", error.key)[0])  # the key may be in a table, such as tls.ca
         raise error.within(name, source=None if setting is None else setting.source) from error
+
+
+def _keys() -> dict[str, tuple[str, ...]]:
+    """Return the keys of each section that has no plug-in."""
+    return {
+        "local": ("listen",),
+        "peer": tuple(name for name in _field_names(PeerOptions) if name != "sources"),
+        "mirror": _field_names(MirrorOptions),
+        "limits": _field_names(Limits),
+        "hosts": _field_names(HostsOptions),
+        "log": _field_names(LogOptions),
+        "watchdog": ("timeout",),
+    }
+
+
+def _load_local(sections: Sections) -> tuple[str, ...]:
+    with _section("local", sections, "listen") as section:
+        return _addresses(section, "listen", "127.0.0.1:5050")
+
+
+def _load_log(sections: Sections) -> LogOptions:
+    with _section("log", sections, *_field_names(LogOptions)) as section:
+        return LogOptions(section.choice("format", FORMATS, "text"), section.choice("level", LEVELS, "info"))
+
+
+def _load_watchdog(sections: Sections) -> float:
+    with _section("watchdog", sections, "timeout") as section:
+        return section.number("timeout", 30.0, expected="a number of seconds, 0 for off")
+
+
+def _load_limits(sections: Sections) -> Limits:
+    with _section("limits", sections, *_field_names(Limits)):
+        return Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
+
+
+def _check_ports(sections: Sections) -> None:
+    """Check that the doors do not listen on the same port of the same address."""
+    for local in _load_local(sections):
+        for peer in _load_peer(sections).listen:
+            (local_host, _, local_port), (peer_host, _, peer_port) = local.rpartition(":"), peer.rpartition(":")
+            is_same_host = local_host == peer_host or not {local_host, peer_host}.isdisjoint(_ANY_HOST)
+            if int(local_port) == int(peer_port) != 0 and is_same_host:
+                section = "peer" if "listen" in sections.get("peer", {}) else "local"
+                setting = sections.get(section, {}).get("listen")
+                expected = f"a port of its own; {local} of the local door and {peer} of the peer door are the same"
+                raise ConfigError(f"{section}.listen", expected, source=None if setting is None else setting.source)
 
 
 def _addresses(section: Options, key: str, default: str, *, empty: bool = False) -> tuple[str, ...]:
@@ -239,8 +292,7 @@ def _addresses(section: Options, key: str, default: str, *, empty: bool = False)
 
 
 def _load_peer(sections: Sections) -> PeerOptions:
-    known = (name for name in _field_names(PeerOptions) if name != "sources")
-    with _section("peer", sections, *known) as section:
+    with _section("peer", sections, *_keys()["peer"]) as section:
         options = PeerOptions(
             listen=_addresses(section, "listen", "[::]:5051", empty=True),
             advertise=section.text("advertise", None),
@@ -278,10 +330,11 @@ def _check_peer(options: PeerOptions, section: Options) -> None:
         raise section.wrong("advertise", plain)
 
 
-def _load_plugin(name: str, default: str, sections: Sections) -> PluginSection:
+def load_plugin(name: str, sections: Sections) -> PluginSection:
+    """Return the section of a plug-in: ``store``, ``router`` or ``resolver``. Raises ConfigError."""
     settings = sections.get(name, {})
     with _section(name, sections, *settings) as section:
-        kind = section.text("kind", default)
+        kind = section.text("kind", _DEFAULT_PLUGINS[name])
     options = {key: setting.value for key, setting in settings.items() if key != "kind"}
     return PluginSection(name, kind, options, {key: setting.source for key, setting in settings.items()})
 
@@ -317,3 +370,17 @@ def _load_hosts(sections: Sections) -> HostsOptions:
             parse_config_path(options.config_path)
         check_registries(name for name in options.registries if name != "_default")
     return options
+
+
+CHECKS: tuple[Callable[[Sections], object], ...] = (
+    _check_names,
+    _load_local,
+    _load_peer,
+    _load_mirror,
+    _load_limits,
+    _load_hosts,
+    _load_log,
+    _load_watchdog,
+    _check_ports,
+)
+"""What `Config.load` does, without the plug-ins."""

@@ -248,8 +248,9 @@ def _log_start(
     config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger
 ) -> None:
     log.info(
-        "peili %s is up: identity %s, local door %s, peer door %s, store %s, router %s, resolver %s",
+        "peili %s is up: configuration %s, identity %s, local door %s, peer door %s, store %s, router %s, resolver %s",
         version("peili"),
+        config.file or "without a file",
         mirror.identity.id,
         ", ".join(local),
         ", ".join(peer) or "none",

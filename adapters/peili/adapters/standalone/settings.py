@@ -5,6 +5,8 @@ Each value keeps its source, for error messages. config.py defines which keys ex
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from typing import Any, cast
 from peili.mirror import ConfigError
 
 PREFIX = "PEILI_"
+_KUBERNETES_VARIABLE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,33 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "not TOML that can be read: nested too deeply") from error
 
 
-def from_environment(environ: Mapping[str, str]) -> Iterator[Assignment]:
+def from_environment(environ: Mapping[str, str], sections: Sequence[str]) -> Iterator[Assignment]:
     """Read variables such as ``PEILI_ROUTER__KIND``. Raises ConfigError if one has an empty part in its name.
 
-    Variables without a double underscore are ignored: Kubernetes sets ``PEILI_PORT`` and others for a service that is
-    called peili.
+    A variable without a double underscore that resembles the name of a key is an error, too. Those that Kubernetes sets
+    for a Service whose name begins with peili are ignored, such as ``PEILI_PORT``.
+
+    Args:
+        environ: The variables.
+        sections: The names of all sections.
     """
     for name, text in sorted(environ.items()):
+        if name.startswith(PREFIX) and (intended := _intended_variable(name, sections)) is not None:
+            raise ConfigError(name, f"not the name of a key; did you mean {intended}?")
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if name.startswith(PREFIX) and len(path) > 1:
             if not all(path):
                 raise ConfigError(name, f"not the name of a key; write {PREFIX}SECTION__KEY")
             yield Assignment(path, Setting(toml_value(text), name, text))
+
+
+def _intended_variable(name: str, sections: Sequence[str]) -> str | None:
+    """Return the variable that was probably meant by `name`: ``PEILI_ROUTER_KIND`` has an underscore too few."""
+    if "__" in name or _KUBERNETES_VARIABLE.search(name):
+        return None
+    section, _, key = name.removeprefix(PREFIX).partition("_")
+    near = difflib.get_close_matches(section.lower(), sections, 1, 0.8)
+    return f"{PREFIX}{near[0].upper()}__{key.upper()}" if key and near else None
 
 
 def from_flags(flags: Sequence[str]) -> Iterator[Assignment]:
