@@ -53,19 +53,20 @@ class MemoryRouter(Router):
     async def run(self, context: Context) -> AsyncGenerator[None, None]:
         if self._identity is not None:
             raise running_already(self)
+
+        async def join() -> None:
+            self.network.hosts[context.identity] = await context.listening()
+
         self._identity = context.identity
         self.network.holdings[context.identity] = {}
         try:
             async with Tasks(context.log) as tasks:
-                tasks.start(self._join(context))
+                tasks.start(join())
                 yield
         finally:
             self._identity = None
             self.network.hosts.pop(context.identity, None)
             del self.network.holdings[context.identity]
-
-    async def _join(self, context: Context) -> None:
-        self.network.hosts[context.identity] = await context.listening()
 
     @override
     def ready(self) -> bool:

@@ -50,6 +50,11 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
 def run(target: DoctorTarget, write: Callable[[str], object], *, as_json: bool) -> int:
     """Write a diagnosis, as lines or as one JSON object.
 
+    Args:
+        target: What the doctor examines.
+        write: Called with each line as soon as its check is done, or with the whole JSON object.
+        as_json: Whether to write JSON.
+
     Returns:
         The exit code: 1 if a check failed, else 0.
     """

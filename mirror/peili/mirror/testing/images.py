@@ -256,7 +256,14 @@ class BlobWriter:
 
 
 def write_layer(blobs: Path, name: str, size: int, source: random.Random, *, compress: bool) -> tuple[Descriptor, str]:
-    """Write a layer: a tar of one file `name` with `size` random bytes.
+    """Write a layer: a tar of one file with random bytes.
+
+    Args:
+        blobs: The directory for the blob.
+        name: The name of the file in the tar.
+        size: The size of that file in bytes.
+        source: The source of the bytes.
+        compress: Whether to gzip the tar.
 
     Returns:
         The layer, and its diff id, which is the digest of the tar without compression (OCI image spec, "Layer DiffID").

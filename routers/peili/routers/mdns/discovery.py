@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Collection
-from functools import partial
 
 from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo
@@ -110,12 +109,13 @@ class ServiceResolver:
     def _start_resolving(self, name: str) -> None:
         if name in self._resolving:
             self._resolving[name].cancel()
-        task = self._resolving[name] = self._tasks.start(self._resolve(name))
-        task.add_done_callback(partial(self._forget_task, name))
 
-    def _forget_task(self, name: str, task: asyncio.Task[None]) -> None:
-        if self._resolving.get(name) is task:
-            del self._resolving[name]
+        def forget(done: asyncio.Task[None]) -> None:
+            if self._resolving.get(name) is done:
+                del self._resolving[name]
+
+        task = self._resolving[name] = self._tasks.start(self._resolve(name))
+        task.add_done_callback(forget)
 
     async def _resolve(self, name: str) -> None:
         info = AsyncServiceInfo(SERVICE_TYPE, name)

@@ -114,10 +114,15 @@ class ApiContent(Content):
 
 
 async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> Content:
-    """Open the ingest of `digest` in one of `namespaces`.
+    """Open the ingest of a blob.
+
+    Args:
+        root: The directory of the content store.
+        namespaces: Only ingests in these namespaces count.
+        digest: The digest of the blob.
 
     Raises:
-        NotFound: There is no such ingest in the content store at `root`.
+        NotFound: There is no such ingest.
     """
     opener = partial(_open_ingest_file, root, namespaces, digest)
     fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))

@@ -206,7 +206,14 @@ def check_cri_has_loaded(state: CriState) -> Iterator[CheckResult]:
 def check_restart(
     state: CriState, process: ContainerdProcess | None, files: Sequence[Path], settings: RegistrySettings
 ) -> Iterator[CheckResult]:
-    """Check that the running containerd has read its configuration files as they are now."""
+    """Check that the running containerd has read its configuration files as they are now.
+
+    Args:
+        state: What containerd reports.
+        process: How it was started; None if that is not known.
+        files: Its configuration files.
+        settings: What the files say now.
+    """
     about, fix = "restart", "restart containerd"
     if state.config_path is not None and state.config_path != settings.config_path:
         what = f'containerd runs with config_path = "{state.config_path}", but its files now have another value'
