@@ -45,13 +45,13 @@ class ResponseWriter:
     Args:
         scope: The ASGI scope of the request.
         send: The ASGI send callable.
-        reader_timeout: See above.
+        reader_timeout: The time in seconds for which the client may read nothing.
 
     Attributes:
         is_head: Whether the request is a HEAD request. Its response has no body.
         has_started: Whether the status was sent. From then on, no other response is possible.
-        socket_writer: Writes the body past ASGI, if the server offers that. `start` decides whether it is used: read it
-            after `start`.
+        socket_writer: Writes the body directly to the socket, if the server supports that. Read it after `start`, which
+            decides whether it is used.
         can_send_path: Whether the server supports `send_path`.
     """
 
@@ -125,7 +125,7 @@ class ResponseWriter:
             await self._send_start(200, [*headers, *more_headers], _END)
 
     async def send_not_modified(self, digest: Digest) -> bool:
-        """Send 304 if the client has the content already. Returns whether it has."""
+        """Send 304 if the client has the content already. Return whether it has."""
         if not is_not_modified(self.header(b"if-none-match"), digest):
             return False
         etag = entity_tag(digest).encode()
@@ -148,7 +148,7 @@ class ResponseWriter:
             span: The bytes that follow.
             is_partial: Whether the status is 206 instead of 200.
             has_length: Whether the response has a Content-Length. Without it, the client reads one stream and does not
-                ask for parallel parts. HTTP/1.0 always has it, as the client cannot find the end of the body otherwise.
+                request parallel parts. A response over HTTP/1.0 always has it, because it cannot be chunked.
             more_headers: Headers in addition to those that describe the content.
         """
         is_chunked = not has_length and self._can_chunk
@@ -184,7 +184,7 @@ class ResponseWriter:
     async def send_path(self, path: str) -> None:
         """Let the server send the file at `path` as the whole body. Only if `can_send_path`.
 
-        The server does not say when it has opened the file. It only says when the response is complete: by the
+        The server does not report when it has opened the file. It only reports when the response is complete: by the
         disconnect message, which cancels the work on the request. This method never returns, so that the caller keeps
         the file open until it is cancelled.
         """

@@ -1,1 +1,1 @@
-"""What a mirror counts, and how Prometheus reads it."""
+"""The metrics of a mirror, and their conversion for Prometheus."""

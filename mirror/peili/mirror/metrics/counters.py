@@ -1,6 +1,6 @@
-"""What a mirror counts, as plain figures; prometheus.py converts them.
+"""The metrics of a mirror as plain values; prometheus.py converts them.
 
-The mirror counts on its loop, by incrementing a value in a dict. Any thread may read the figures.
+The mirror counts on its loop, by incrementing a value in a dict. Any thread may read the values.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Distribution:
     """A histogram.
 
     Attributes:
-        buckets: Upper bounds, each with how many values were not above it. The last bound is infinity.
+        buckets: Upper bounds, each with the number of values that are not above it. The last bound is infinity.
         total: The sum of all values.
     """
 

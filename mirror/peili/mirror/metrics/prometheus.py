@@ -1,7 +1,8 @@
-"""Converts the figures of mirrors for prometheus_client, which is optional: import this module only when collecting."""
+"""Converts metrics for prometheus_client. That is an optional dependency: import this module only when collecting."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from peili.mirror.metrics.counters import Distribution, Family, Labels
@@ -63,12 +64,9 @@ def _metric(family: Family, labels: Labels, samples: Mapping[Labels, float | Dis
 def _add(metric: Metric, labels: Labels, value: float | Distribution) -> None:
     match metric, value:
         case HistogramMetricFamily(), Distribution(buckets, total):
-            metric.add_metric(labels, [(_bound(bound), count) for bound, count in buckets], total)
+            bounds = [("+Inf" if bound == math.inf else str(bound), count) for bound, count in buckets]
+            metric.add_metric(labels, bounds, total)
         case ((CounterMetricFamily() | GaugeMetricFamily()), float() | int()):
             metric.add_metric(labels, value)
         case _:
             raise TypeError(f"{metric.type} has no {value!r}")
-
-
-def _bound(bound: float) -> str:
-    return "+Inf" if bound == float("inf") else str(bound)

@@ -1,1 +1,1 @@
-"""The terms of the OCI specifications and of HTTP: references, ranges, paths, errors. Nothing here does I/O."""
+"""The terms of the OCI specifications and of HTTP: references, media types, ranges, requests, errors. No I/O."""

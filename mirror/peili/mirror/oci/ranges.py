@@ -36,11 +36,11 @@ class Unsatisfiable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A range as the client asks for it: ``first-last``, ``first-`` or ``-last``.
+    """A range as the client requests it: ``first-last``, ``first-`` or ``-last``.
 
     Attributes:
-        first: The first byte. None means: the last `last` bytes of the content.
-        last: The last byte, inclusive. None means: up to the end of the content.
+        first: The first byte. None means the last `last` bytes of the content.
+        last: The last byte, inclusive. None means up to the end of the content.
     """
 
     first: int | None
@@ -50,7 +50,7 @@ class ByteRange:
         """Return the bytes of this range in content of `size` bytes.
 
         Raises:
-            Unsatisfiable: The content has none of them.
+            Unsatisfiable: The content has no byte of this range.
         """
         if self.first is None:
             start = max(0, size - (self.last or 0))
@@ -176,11 +176,6 @@ def if_range_matches(if_range: str | None, digest: Digest) -> bool:
     return if_range is None or if_range.strip() == entity_tag(digest)
 
 
-def _new_boundary() -> str:
-    """Return a boundary that the author of the content cannot know."""
-    return secrets.token_hex(16)
-
-
 @dataclass(frozen=True, slots=True)
 class MultipartByteranges:
     """The framing of a ``multipart/byteranges`` body (RFC 9110, section 14.6).
@@ -190,11 +185,12 @@ class MultipartByteranges:
     Args:
         media_type: The media type of the content.
         spans: The parts.
+        boundary: The text between the parts.
     """
 
     media_type: str
     spans: Sequence[Span]
-    boundary: str = field(default_factory=_new_boundary)
+    boundary: str = field(default_factory=lambda: secrets.token_hex(16))  # the author of the content cannot know it
 
     @property
     def content_type(self) -> str:

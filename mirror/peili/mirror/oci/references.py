@@ -81,7 +81,7 @@ def is_registry(text: str) -> bool:
 
 
 def looks_like_registry(component: str) -> bool:
-    """Return whether the first component of a path names a registry. Otherwise it belongs to the repository.
+    """Return whether `component`, the first one of a name, is a registry and not a part of the repository's name.
 
     All clients use the same rule: a registry has a dot or a port, or is ``localhost``.
     """
@@ -120,7 +120,7 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> Reference:
-        """Return the reference that `text` is. It must have a registry and a tag; no defaults are used.
+        """Parse a reference with a registry and a tag. No defaults are used.
 
         Raises:
             ValueError: `text` is not a full reference.
@@ -140,7 +140,7 @@ Key: TypeAlias = Digest | Reference
 
 
 def parse_key(text: str) -> Key:
-    """Return the key that ``str(key)`` was. A reference has a slash, a digest has none.
+    """Parse a key, as ``str(key)`` writes it. A reference has a slash, a digest has none.
 
     Raises:
         ValueError: `text` is not a key.
@@ -166,7 +166,7 @@ class Descriptor:
 
 
 def is_manifest(media_type: str) -> bool:
-    """Return whether content of this type is certainly a manifest or index. Content of other types may be one, too."""
+    """Return whether `media_type` is a known type of manifests or indexes. There may be others."""
     return media_type in _MANIFESTS
 
 
@@ -176,10 +176,11 @@ def is_media_type(text: str) -> bool:
 
 
 def detect_media_type(data: bytes) -> str:
-    """Return the media type of the manifest or index `data`; if it is neither, ``application/octet-stream``.
+    """Return the media type of content by its bytes: that of a manifest or index, else ``application/octet-stream``.
 
-    A manifest need not state its type (OCI image spec: `mediaType` SHOULD be used). Then its shape decides. A JSON
-    object with an unknown type counts as a manifest of that type. Never raises.
+    It is for stores that keep no media types, and for content from peers, whose headers are not trusted. A manifest may
+    have no `mediaType` (the OCI image spec says SHOULD). Then its fields decide. A JSON object with an unknown
+    `mediaType` counts as a manifest of that type. Never raises.
 
     Args:
         data: The whole content.
@@ -192,10 +193,10 @@ def detect_media_type(data: bytes) -> str:
         return OCTET_STREAM
     if not isinstance(document, dict):
         return OCTET_STREAM
-    return _of_document(cast("dict[str, Any]", document))
+    return _document_type(cast("dict[str, Any]", document))
 
 
-def _of_document(document: dict[str, Any]) -> str:
+def _document_type(document: dict[str, Any]) -> str:
     if document.get("schemaVersion") == 1 and "fsLayers" in document:
         return DOCKER_SCHEMA1
     named = document.get("mediaType")
@@ -203,10 +204,10 @@ def _of_document(document: dict[str, Any]) -> str:
         return named if is_media_type(named) else OCTET_STREAM
     if document.get("schemaVersion") != 2:
         return OCTET_STREAM
-    return named if isinstance(named, str) and named else _by_shape(document)
+    return named if isinstance(named, str) and named else _type_by_fields(document)
 
 
-def _by_shape(document: dict[str, Any]) -> str:
+def _type_by_fields(document: dict[str, Any]) -> str:
     if isinstance(document.get("manifests"), list):
         return OCI_INDEX
     if isinstance(document.get("layers"), list) and isinstance(document.get("config"), dict):

@@ -31,7 +31,7 @@ UNSUPPORTED = "UNSUPPORTED"
 TOOMANYREQUESTS = "TOOMANYREQUESTS"
 
 LIMIT_OF_STATUS = {414: "path_length", 431: "header_count"}
-"""For each status that means "a limit was reached": the name of the limit in `Limits`."""
+"""The statuses that mean that a limit was reached, each with the name of the limit in `Limits`."""
 
 _ENCODED_SEPARATORS = (b"%2f", b"%5c", b"%00")
 _HOST = re.compile(
@@ -46,8 +46,8 @@ class HTTPError(Exception):
     Args:
         status: The HTTP status code.
         code: One of the error codes above.
-        message: A sentence for people.
-        headers: More headers of the response.
+        message: The message for people.
+        headers: Headers in addition to those of every error response.
     """
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -74,8 +74,12 @@ class Endpoint(Enum):
 class Target:
     """What a request asks for.
 
-    A manifest has a digest or a tag, a blob has a digest. `registry` is None if the request names none and there is no
-    default.
+    Attributes:
+        endpoint: The endpoint of the API.
+        registry: The registry; None if the request names none and there is no default.
+        repository: The repository; empty for `Endpoint.BASE`.
+        digest: The digest of a blob, or of a manifest without a tag.
+        tag: The tag of a manifest.
     """
 
     endpoint: Endpoint
@@ -91,7 +95,7 @@ class Target:
         repository = self.repository
         first, slash, _ = repository.partition("/")
         if self.registry and slash and _repeats_registry(first, self.registry):
-            repository = f"{self.registry}/{repository}"  # else its first component would be taken for the registry
+            repository = f"{self.registry}/{repository}"  # so that the peer does not remove its first component
         return f"/v2/{repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
 
     @property
@@ -105,7 +109,11 @@ class Target:
 def api_path(path: str, root_path: str) -> str:
     """Return the part of `path` after ``/v2``, for a door that is mounted at `root_path`.
 
-    If the mount itself ends in ``/v2``, only that one is removed: a second ``v2`` belongs to the repository.
+    If the mount itself ends in ``/v2``, nothing else is removed: a second ``v2`` belongs to the repository.
+
+    Args:
+        path: The path of the request, including `root_path`.
+        root_path: The ASGI root path; empty if the door is not mounted.
 
     Raises:
         HTTPError: 404, `path` is not below ``/v2``.
@@ -119,7 +127,7 @@ def api_path(path: str, root_path: str) -> str:
 
 
 def parse_query(scope: Scope) -> dict[str, str]:
-    """Return the parameters of the query. Of equal names, the last one wins."""
+    """Return the parameters of the query. If a name occurs several times, the last value counts."""
     return dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
 
 
@@ -180,7 +188,7 @@ def _digest(text: str) -> Digest:
 
 
 def check_request(scope: Scope, limits: Limits) -> None:
-    """Refuse requests that no client of a read-only mirror sends.
+    """Refuse requests that clients of a read-only mirror do not send.
 
     Args:
         scope: The ASGI scope of the request.
@@ -202,14 +210,14 @@ def check_request(scope: Scope, limits: Limits) -> None:
 
 
 def check_head(scope: Scope, limits: Limits) -> None:
-    """Refuse requests with a malformed or too large head, whatever they ask for.
+    """Refuse requests with a malformed or too large head.
 
     Args:
         scope: The ASGI scope of the request.
         limits: ``path_length`` and ``header_count`` are checked.
 
     Raises:
-        HTTPError: 400, 414 or 431.
+        HTTPError: 400 for HTTP/0.9 and for a wrong Host header, 414 for a long path or query, 431 for many headers.
     """
     if scope.get("http_version") == "0.9":  # a response in HTTP/0.9 has no head, and so no status
         raise HTTPError(400, UNSUPPORTED, "HTTP/0.9 is not supported")
@@ -224,7 +232,7 @@ def check_head(scope: Scope, limits: Limits) -> None:
 
 
 def host_error(scope: Scope) -> str | None:
-    """Return why the Host header is wrong (RFC 9112, section 3.2), None if it is right.
+    """Return why the Host header is wrong (RFC 9112, section 3.2); None if it is right.
 
     A request over HTTP/2 may have two equal Host headers: the server may have added one.
     """

@@ -1,4 +1,4 @@
-"""Which registries and repositories a mirror is for."""
+"""Selects the registries and repositories that a mirror is for."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ class Selection:
         self._wildcards = [each.split("*") for each in self.registries if "*" in each]
 
     def has(self, registry: str) -> bool:
-        """Return whether the mirror is for the registry with this name."""
+        """Return whether the mirror is for `registry`."""
         name = registry.lower()
         return not self.registries or name in self.registries or any(_fits(name, each) for each in self._wildcards)
 
     def allows(self, registry: str | None, repository: str, tag: str | None = None) -> bool:
-        """Return whether the mirror is for this repository or tag.
+        """Return whether the mirror is for a repository or a tag.
 
-        If the registry is unknown, only a mirror for everything is.
+        Args:
+            registry: The registry. If it is None (unknown), only a mirror without any selection is for it.
+            repository: The repository.
+            tag: The tag, if the request has one.
         """
         if registry is None:
             return not self.registries and not self.exclude
@@ -52,7 +55,7 @@ def check_registries(names: Iterable[str]) -> None:
     """Check that each of `names` is the host name of one registry.
 
     Raises:
-        ConfigError: One is not.
+        ConfigError: A name is not.
     """
     for name in names:
         if not is_registry(name):
@@ -60,7 +63,7 @@ def check_registries(names: Iterable[str]) -> None:
 
 
 def _fits(name: str, parts: Sequence[str]) -> bool:
-    """Return whether `name` has `parts` in this order, with the first one at its start and the last one at its end."""
+    """Return whether `name` matches a pattern, whose `parts` have wildcards between them."""
     first, *middle, last = parts
     if not name.startswith(first) or not name.endswith(last):
         return False

@@ -1,1 +1,1 @@
-"""What plug-ins implement: the interfaces, the values that they use, and how plug-ins are found and called."""
+"""The interfaces that plug-ins implement, the values that these use, and how plug-ins are found and called."""

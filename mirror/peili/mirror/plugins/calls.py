@@ -1,6 +1,6 @@
-"""Calls a plug-in so that nothing it does harms the mirror: bounded in time, with known errors only.
+"""Calls a plug-in in bounded time, and translates errors that its interface does not allow.
 
-A cancellation is passed on, even if the plug-in raised it itself; see `is_cancelled`.
+A CancelledError is passed on, even if the plug-in raised it itself; see `is_cancelled`.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ async def call(
         function: The call.
         context: Its limits bound the call, its log receives what goes wrong.
         name: What is called, for the log and for the error; for example ``the router``.
-        about: What the call is about, for the log; for example a digest.
+        about: What the call is for, for the log; for example a digest.
         limit: The name of the limit that bounds the call. It is counted when the call takes too long.
         seconds: How long the call may take, if that is not the value of `limit`.
-        allowed: The errors that the plug-in may raise. They are passed on.
+        allowed: The errors that the plug-in may raise. They are passed on and not logged.
 
     Raises:
         CallFailed: The call took too long, or raised an error that is not `allowed`.

@@ -1,4 +1,4 @@
-"""The content of a store and the events of its `Store.watch`."""
+"""The content of a store, and the events of `Store.watch`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from peili.mirror.oci.references import Key
 class StoreEvent:
     """The state of a store or of one key in it: `Have`, `Gone` or `Synced`.
 
-    It is a state and not a change: the same event twice means the same as once.
+    It is a state and not a change, so an event may be repeated.
     """
 
 
@@ -43,7 +43,7 @@ class Gone(StoreEvent):
 
 @dataclass(frozen=True, slots=True)
 class Synced(StoreEvent):
-    """Everything that the store has was yielded; what follows are changes."""
+    """Everything that the store has was yielded. From now on, changes are yielded."""
 
 
 class Content(ABC):
@@ -89,7 +89,7 @@ class Content(ABC):
         """Wait until more than `past` bytes are available or the content is complete, and return the new `available`.
 
         Raises:
-            Aborted: That will never happen.
+            Aborted: Neither will ever happen.
             StoreUnavailable: The store's backend does not answer.
         """
 

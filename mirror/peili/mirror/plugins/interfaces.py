@@ -67,8 +67,8 @@ class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a defau
 class Store(Plugin):
     """What this host has.
 
-    Every method may be called concurrently. Every method raises StoreUnavailable, in bounded time, when the backend
-    does not answer. A store may still serve content that it can vouch for without its backend.
+    Every method may be called concurrently. If the backend does not answer, every method raises StoreUnavailable in
+    bounded time, unless the store can answer without its backend.
     """
 
     @abstractmethod
@@ -109,8 +109,9 @@ class Store(Plugin):
         Events come in batches. Each caller gets its own sequence. While the backend is away, nothing is yielded; once
         it is back, only the differences are. Does not raise StoreUnavailable.
 
-        Content that is still arriving is a `Have` that is not complete. A store that can open it reports it, and its
-        growth, but not every byte: twice a second is enough. Its end is a complete `Have` or a `Gone`.
+        Content that is still arriving is a `Have` that is not complete. A store that can open such content yields it,
+        and yields it again while it grows; twice a second is enough. In the end, it yields a complete `Have` or a
+        `Gone`.
         """
 
     @abstractmethod
@@ -135,8 +136,8 @@ class Want:
 
     Attributes:
         key: The key of the content.
-        offset: The first byte that it needs.
-        failed: The ids of the peers that can't be used, each with the reason, a `FailureReason`.
+        offset: The first byte that the host needs.
+        failed: The ids of the peers that cannot be used, each with the reason, a `FailureReason`.
     """
 
     key: Key
@@ -145,28 +146,28 @@ class Want:
 
 
 class LeaseEnd(StrEnum):
-    """Why a lease is released, if no peer failed; see `FailureReason` for the other reasons."""
+    """Why a lease is released if no peer failed. The other reasons are in `FailureReason`."""
 
     DONE = "done"
-    """The runtime has what it wanted, or does as the router advised."""
+    """The runtime has what it wanted, or goes upstream because the router returned `Upstream`."""
     GONE = "gone"
     """The runtime disconnected."""
 
 
 class Lease:
-    """Tells the router what becomes of its answer. This one records nothing; a router returns its own subclass.
+    """Receives the progress and the end of a transfer for the router. This class ignores them; a router subclasses it.
 
-    Used on the mirror's loop only. After `release`, there is no more progress.
+    Used on the mirror's loop only. `progress` is not called after `release`.
     """
 
     def progress(self, offset: int) -> None:
-        """Record that the runtime received all bytes up to `offset`.
+        """Record that the runtime has received all bytes before `offset`.
 
         Called often, in the task of the runtime's request, so it must not block.
         """
 
     async def release(self, reason: str) -> None:
-        """Record that the answer is no longer used. Called exactly once in any case. Must not raise.
+        """Record that the transfer no longer uses the router's answer. Called exactly once. Must not raise.
 
         It runs in its own task, so neither the runtime's request nor its end waits for it or cancels it. It may run at
         the same time as the release of other leases, and as an `acquire` for the same key, even by the same request. It
@@ -222,10 +223,10 @@ class Router(Plugin):
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         """Return from where this host should get `want` now.
 
-        Called at the start of each transfer and whenever a transfer needs other holders. The answer for a host does not
-        change because it asks again. Peers in ``want.failed`` are left out. The mirror fetches only from complete
+        Called at the start of each transfer and whenever a transfer needs other holders. A repeated call must not
+        change the answer. Peers in ``want.failed`` are not in the answer. The mirror fetches only from complete
         holders. The lease in the answer receives the progress, and is released with a reason (see `Lease`). The default
-        is built on `lookup`.
+        implementation uses `lookup`.
 
         The mirror calls this in the task of the runtime's request, which waits for it. Calls of other requests may run
         at the same time, also for the same key. The call is cancelled when the runtime disconnects, after twice
@@ -261,7 +262,7 @@ class Router(Plugin):
 
         Args:
             have: `Have` events, and `Synced` once everything that the store has was advertised. If a `Have` is not
-                complete, this host has only a part of the content so far; peers must never take it for the whole.
+                complete, this host has only a part of the content so far, and peers must not take it for the whole.
 
         Raises:
             RouterUnavailable: The keys could not even be recorded.
@@ -276,10 +277,10 @@ class Router(Plugin):
 
     @abstractmethod
     def peers(self) -> Collection[Peer]:
-        """Return the peers that are known and answer, without this host. Cheap; never raises."""
+        """Return the peers that are known and answer, without this host. Must be cheap, and must not raise."""
 
     def routes(self) -> Sequence[BaseRoute]:
-        """Return what this router serves to other peers: below ``/_router`` of the peer door, behind its access check.
+        """Return the routes for other hosts: served below ``/_router`` of the peer door, behind its access check.
 
         Called once, when the mirror is constructed. Each mirror calls its own router, so handlers may be bound methods.
         """
@@ -317,7 +318,7 @@ class Resolver(Plugin):
 
     @abstractmethod
     async def resolve(self, reference: Reference) -> Descriptor | None:
-        """Return what `reference` means; None if the resolver does not know, so that the runtime asks upstream.
+        """Return the descriptor that `reference` means; None if the resolver does not know, so that upstream decides.
 
         May be called concurrently. Takes bounded time.
 
@@ -326,13 +327,9 @@ class Resolver(Plugin):
         """
 
 
-def _count_nothing(limit: str) -> None:
-    """The default of `Context.limited`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a mirror gives to its plug-ins. It is valid while `Plugin.run` is entered.
+    """What a mirror provides to its plug-ins. Valid while `Plugin.run` is entered.
 
     Attributes:
         identity: This host's id among its peers.
@@ -344,7 +341,7 @@ class Context:
         selection: The registries and repositories that the mirror is for.
         limits: The bounds of the mirror.
         log: The plug-in's own logger.
-        limited: Counts in the mirror's metrics that the limit of this name was reached.
+        limited: Counts in the mirror's metrics that a limit was reached. Its argument is the name of the limit.
     """
 
     identity: str
@@ -355,9 +352,9 @@ class Context:
     selection: Selection
     limits: Limits
     log: logging.Logger
-    limited: Callable[[str], None] = _count_nothing
+    limited: Callable[[str], None] = lambda _: None
 
 
 def running_already(plugin: Plugin) -> RuntimeError:
     """Return the error to raise if a second mirror enters `plugin`, which serves one mirror at a time."""
-    return RuntimeError(f"this {type(plugin).__name__} is running already; each mirror needs one of its own")
+    return RuntimeError(f"this {type(plugin).__name__} is running already; each mirror needs its own")

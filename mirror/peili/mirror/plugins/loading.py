@@ -1,7 +1,7 @@
-"""Finds plug-ins by name: built-in ones in a table, registered ones, and third-party ones by their entry points.
+"""Finds plug-ins by name: in a table of the built-in and the registered ones, then by entry points.
 
-The table repeats the entry points of pyproject.toml, because a scan of all installed packages costs up to 0.2 s at
-start. A test compares the two.
+The table repeats the entry points of pyproject.toml, because a scan of all installed packages takes up to 0.2 s. A test
+compares the two.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ T = TypeVar("T", bound=Plugin)
 
 
 class Plugins:
-    """The plug-ins that have a name. Each host agent may have its own set; nothing is global.
+    """The plug-ins by name. Each host agent may have its own object; nothing is global.
 
-    Do not use it in another thread while `register` is called.
+    Not thread-safe while `register` is called.
     """
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ class Plugins:
 
         Args:
             group: `STORES`, `ROUTERS` or `RESOLVERS`.
-            name: Its name, the ``kind`` of a configuration.
-            target: The class, or where it is as ``module:class``.
+            name: Its name, the ``kind`` in a configuration.
+            target: The class, or its place as ``module:class``.
 
         Raises:
             ValueError: There is no such group.
@@ -74,7 +74,7 @@ class Plugins:
         self._targets[group][name] = target
 
     def names(self, group: str) -> dict[str, str]:
-        """Return every name in `group` with where its class is. Scans the entry points of all installed packages."""
+        """Return every name in `group` with its class as ``module:class``. Scans the entry points of all packages."""
         found = {each.name: each.value for each in entry_points(group=group)}
         known = {name: _path(target) for name, target in self._targets[group].items()}
         return dict(sorted({**found, **known}.items()))
@@ -130,7 +130,7 @@ class Plugins:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """Where the name `kind` leads. All its problems become a ConfigError of one line that names its distribution."""
+    """The class that the name `kind` stands for, not loaded yet. Its problems become a ConfigError of one line."""
 
     kind: str
     target: EntryPoint | type[Plugin]

@@ -1,4 +1,4 @@
-"""The built-in resolvers: they decide which digest a tag means."""
+"""The built-in resolvers. A resolver decides which digest a tag means."""
 
 from peili.mirror.resolvers.chain import ChainResolver
 from peili.mirror.resolvers.local import DeferResolver, LocalResolver

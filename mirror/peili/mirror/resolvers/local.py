@@ -13,7 +13,7 @@ from peili.mirror.plugins.interfaces import Context, Resolver, running_already
 
 
 class DeferResolver(Resolver):
-    """Never answers, so that the runtime asks upstream and gets fresh tags. The default."""
+    """Never answers, so that the runtime asks upstream and receives the current digest. The default."""
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:

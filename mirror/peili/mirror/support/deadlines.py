@@ -1,7 +1,7 @@
-"""Timeouts for waiting for others that allow for the time in which this process did not run.
+"""Timeouts that do not count the time in which this process did not run.
 
-If this process or its machine was stopped, or its loop was blocked, nobody else is to blame for the delay.
-`asyncio.timeout` bounds a wait by the clock alone.
+If this process or its machine was stopped, or its loop was blocked, the other side is not to blame for the delay.
+`asyncio.timeout` counts that time, too.
 """
 
 from __future__ import annotations
@@ -22,50 +22,52 @@ class Countdown:
     case.
 
     Args:
-        seconds: The time, if no tick is late.
-        on_end: The function.
+        seconds: The time until the end, if no tick is late.
+        on_end: Called at the end.
     """
 
     def __init__(self, seconds: float, on_end: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._tick = seconds / _TICKS
-        self._ticks_left = _TICKS
+        self._remaining_ticks = _TICKS
         self._on_end = on_end
         self._schedule()
 
     def cancel(self) -> None:
-        """Do not call the function any more. Idempotent."""
+        """End the countdown without calling the function. Idempotent."""
         self._next.cancel()
-        self._on_end = _nothing  # the old one may refer to this object: a cycle for the garbage collector
+        self._on_end = lambda: None  # the previous function may refer to this object, which would be a reference cycle
 
     @property
     def remaining(self) -> float:
         """Seconds until the end, to the precision of a tick; at least one tick."""
-        return max(self._ticks_left, 1) * self._tick
+        return max(self._remaining_ticks, 1) * self._tick
 
     def restart(self) -> None:
-        """Count from the start again, to the precision of a tick. Not after `cancel`."""
-        self._ticks_left = _TICKS
+        """Start again, to the precision of a tick. Do not call it after `cancel`."""
+        self._remaining_ticks = _TICKS
 
     def _schedule(self) -> None:
         self._due = self._loop.time() + self._tick
         self._next = self._loop.call_at(self._due, self._on_tick)
 
     def _on_tick(self) -> None:
-        self._ticks_left -= 1
+        self._remaining_ticks -= 1
         was_late = self._loop.time() - self._due > self._tick
-        if self._ticks_left > 0 or (was_late and self._ticks_left > -_TICKS):
+        if self._remaining_ticks > 0 or (was_late and self._remaining_ticks > -_TICKS):
             self._schedule()
         else:
             self._on_end()
 
 
-def _nothing() -> None:
-    pass
-
-
 class Deadline:
-    """Works like `asyncio.timeout`, with a `Countdown`: ``async with Deadline(seconds):``. Raises TimeoutError."""
+    """A timeout for a block of code, like `asyncio.timeout`, with a `Countdown`: ``async with Deadline(seconds):``.
+
+    The block is cancelled at the end of the time, and TimeoutError is raised.
+
+    Args:
+        seconds: The time for the block.
+    """
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -84,15 +86,16 @@ class Deadline:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the end, to the precision of a tenth of the whole time; always above zero. Only while it is
-        entered.
+        """Seconds until the end, to the precision of a tenth of the whole time. Always above zero.
+
+        Valid only while the deadline is entered.
         """
         return self._countdown.remaining
 
     def expired(self) -> bool:
-        """Return whether the time was up."""
+        """Return whether the block was cancelled because the time was up."""
         return self._timeout.expired()
 
     def expire(self) -> None:
-        """End the time now. Only while it is entered."""
+        """Let the time end now. Call it only while the deadline is entered."""
         self._timeout.reschedule(asyncio.get_running_loop().time())

@@ -20,14 +20,14 @@ _LONGEST_ARGUMENT = 400
 _LINES = 200
 """The maximum number of lines of a traceback."""
 _UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Characters that end a line, move a terminal's cursor, change the direction of text, or can't be encoded."""
+"""Characters that end a line, control a terminal, change the direction of text, or cannot be encoded."""
 
 _ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
-    """Return `text` in at most `longest` characters, without control characters."""
-    return shortened(_UNSAFE.sub(_escaped, shortened(text, longest)), longest)
+    """Return `text` in at most `longest` characters, with unsafe characters escaped."""
+    return shortened(_UNSAFE.sub(lambda found: ascii(found[0])[1:-1], shortened(text, longest)), longest)
 
 
 def shortened(text: str, longest: int = LONGEST) -> str:
@@ -36,10 +36,6 @@ def shortened(text: str, longest: int = LONGEST) -> str:
         return text
     note = f" … (of {len(text)} characters)"
     return text[: longest - len(note)] + note
-
-
-def _escaped(found: re.Match[str]) -> str:
-    return ascii(found[0])[1:-1]
 
 
 def exception_lines(exc_info: _ExcInfo) -> str:
@@ -82,7 +78,7 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
 class LineLogger(logging.Logger):
     """A logger that writes each message as one line of at most `LONGEST` characters.
 
-    It passes records on to another logger, whose level, filters and handlers decide.
+    It passes records on to another logger. The level, filters and handlers of that logger apply.
 
     Args:
         to: The other logger.
@@ -125,7 +121,7 @@ class LineLogger(logging.Logger):
         if record.exc_info:
             lines = exception_lines(record.exc_info)
             if lines != "".join(traceback.format_exception(*record.exc_info)).removesuffix("\n"):
-                record.exc_text = lines  # else the formatter of the host agent writes it
+                record.exc_text = lines  # a safe traceback is formatted by the host agent's own formatter
         self._target.handle(record)
 
 

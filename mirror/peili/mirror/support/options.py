@@ -26,14 +26,17 @@ class Options:
         path = options.path("path", absolute=True)
         interval = options.number("interval", 5.0, minimum=0.05, expected="seconds, 0.05 or more")
 
-    Every method raises `ConfigError`, which names the key and says what would be right. A method returns `default` as
-    it is if the key is missing; without a `default`, the key must be given. `expected` replaces the words that an
-    error uses for a right value.
+    Every method that reads an option raises `ConfigError` if the value is wrong. The error names the key and says what
+    would be right. If the key is missing, the method returns `default` unchanged; without a `default`, it raises
+    ConfigError. `expected` replaces the words for a right value in the error.
 
     Args:
         config: The table. It is not changed.
-        known: The names of all options that exist. Any other key in `config` raises ConfigError.
+        known: The names of all options that exist.
         within: The dotted key of the table itself, if it is nested in another one.
+
+    Raises:
+        ConfigError: `config` has a key that is not in `known`.
     """
 
     def __init__(self, config: Mapping[str, Any], *known: str, within: str = "") -> None:
@@ -48,7 +51,7 @@ class Options:
         return key in self._config
 
     def wrong(self, key: str, expected: str, value: object = MISSING) -> ConfigError:
-        """Return the error for a wrong option, for checks that no method here does.
+        """Return the error for a wrong option, for the checks of a plug-in itself.
 
         Args:
             key: The option, or a place in it such as ``peers[0]``.
@@ -61,10 +64,10 @@ class Options:
         return ConfigError(self._prefix + key, expected + instead)
 
     def value(self, key: str, kind: type[_T] | tuple[type[_T], ...], expected: str, default: Any = MISSING) -> Any:
-        """Return the value of an option, which must be an instance of `kind`."""
+        """Return the value of an option, which must be an instance of `kind`. A bool does not count as a number."""
         value = self._config.get(key, default)
         if key in self._config:
-            # A bool is an int in Python, but nobody who writes `true` means 1.
+            # In Python, a bool is an int, but `true` in a configuration does not mean 1.
             fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
             if not fits:
                 raise self.wrong(key, expected)
@@ -73,7 +76,7 @@ class Options:
         return value
 
     def text(self, key: str, default: str | _T = MISSING, *, expected: str = "a string that is not empty") -> str | _T:
-        """Return a text. Raises ConfigError for an empty one."""
+        """Return a string. It must not be empty."""
         value: str | _T = self.value(key, str, expected, default)
         if key in self and not value:
             raise self.wrong(key, expected)
@@ -93,7 +96,7 @@ class Options:
         maximum: int = 2**53,
         expected: str | None = None,
     ) -> int | _T:
-        """Return a whole number from `minimum` to `maximum`."""
+        """Return an integer from `minimum` to `maximum`."""
         expected = expected or f"a whole number from {minimum} to {maximum}"
         value: Any = self.value(key, int, expected, default)
         if key in self and not minimum <= value <= maximum:
@@ -113,7 +116,7 @@ class Options:
         return float(value)
 
     def choice(self, key: str, allowed: Collection[str], default: str | _T = MISSING) -> str | _T:
-        """Return one of the `allowed` texts."""
+        """Return a string, which must be in `allowed`."""
         expected = f"one of {', '.join(allowed)}"
         value: str | _T = self.value(key, str, expected, default)
         if key in self and value not in allowed:
@@ -123,7 +126,7 @@ class Options:
     def path(
         self, key: str, default: Path | _T = MISSING, *, absolute: bool = False, expected: str | None = None
     ) -> Path | _T:
-        """Return a path, with `absolute` only an absolute one. Whether a file exists there is not checked."""
+        """Return a path. With `absolute`, it must be absolute. It is not checked whether a file exists there."""
         expected = expected or ("an absolute path" if absolute else "a path")
         value: Any = self.value(key, (str, os.PathLike), expected, default)
         if key not in self:
@@ -134,7 +137,7 @@ class Options:
         return path
 
     def sequence(self, key: str, expected: str, default: Any = MISSING, *, empty: bool = False) -> tuple[Any, ...]:
-        """Return the items of a list, of any type. Raises ConfigError for an empty list unless `empty` is true."""
+        """Return the items of a list, of any type. The list must not be empty unless `empty` is true."""
         value: Any = self.value(key, (list, tuple), expected, default)
         if key in self and not value and not empty:
             raise self.wrong(key, expected)
@@ -143,7 +146,7 @@ class Options:
     def texts(
         self, key: str, default: Any = MISSING, *, empty: bool = False, expected: str = "a list of strings"
     ) -> tuple[str, ...]:
-        """Return a list of strings. Raises ConfigError for an empty list unless `empty` is true."""
+        """Return the strings of a list. The list must not be empty unless `empty` is true."""
         values = self.sequence(key, expected, default, empty=empty)
         if not all(isinstance(each, str) for each in values):
             raise self.wrong(key, expected)
@@ -152,7 +155,7 @@ class Options:
     def mapping(
         self, key: str, default: Any = MISSING, *, expected: str = 'a table of strings, as in {zone = "a"}'
     ) -> dict[str, str]:
-        """Return a table of strings. Raises ConfigError for an empty text."""
+        """Return a table of strings. None of them may be empty."""
         table: dict[str, Any] = self.value(key, dict, expected, default)
         for name, text in table.items():
             if not isinstance(text, str) or not text:
@@ -163,10 +166,10 @@ class Options:
         """Return the options of a nested table.
 
         Args:
-            place: Its key in this table, or a place such as ``rules[0]``.
+            place: The key of the nested table in this one, or a place such as ``rules[0]``.
             value: The nested table itself.
-            known: The names of all its options.
-            expected: What would be right if `value` is not a table.
+            known: The names of all options of the nested table.
+            expected: What would be right, if `value` is not a table.
         """
         if not isinstance(value, Mapping):
             raise self.wrong(place, expected, value)

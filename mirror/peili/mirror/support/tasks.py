@@ -14,11 +14,11 @@ _T = TypeVar("_T")
 class Tasks:
     """The background tasks of one owner: ``async with Tasks(log) as tasks``.
 
-    On exit they are cancelled and awaited. A task that fails affects no other task. An owner that does not enter it
-    calls `drain` and `cancel`.
+    On exit they are cancelled and awaited. A task that fails affects no other task. An owner that does not use ``async
+    with`` calls `cancel` and `drain`.
 
     Args:
-        log: Gets the errors of tasks that fail. Without it, the code that started a task must look at its error.
+        log: Receives the errors of tasks that fail. Without it, the code that started a task must retrieve its error.
     """
 
     def __init__(self, log: logging.Logger | None = None) -> None:
@@ -26,7 +26,7 @@ class Tasks:
         self._running: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
-        """Return how many tasks are running."""
+        """Return the number of running tasks."""
         return len(self._running)
 
     def start(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
@@ -60,7 +60,10 @@ class Tasks:
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """Return whether `error` ends the current task because it was cancelled, and was not raised by third-party code."""
+    """Return whether `error` is the CancelledError of the current task.
+
+    If not, it is another error; or a CancelledError that a plug-in raised itself, although the task was not cancelled.
+    """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -90,13 +93,13 @@ class Backoff:
     """The delay before the next try: `first` seconds, doubled after each try, up to `longest` seconds.
 
     Args:
-        first: The first delay, in seconds.
-        longest: No delay is longer than this, in seconds.
-        jitter: Each delay is shorter by a random part, up to this share of it. Different hosts then try at different
-            times.
+        first: The first delay in seconds.
+        longest: The longest delay in seconds.
+        jitter: Each delay is shortened by a random part, up to this share of it, so that different hosts try at
+            different times.
 
     Attributes:
-        delay: Seconds that the next `sleep` takes, without the jitter.
+        delay: The next delay in seconds, without the jitter.
     """
 
     def __init__(self, first: float, longest: float, *, jitter: float = 0.0) -> None:

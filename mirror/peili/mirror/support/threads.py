@@ -14,11 +14,13 @@ _T = TypeVar("_T")
 
 
 def call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], _T], timeout: float) -> _T | None:
-    """Call `function` on `loop` from any thread, and return its result.
+    """Call `function` on `loop`, from any thread, and wait for its result.
+
+    If the loop is not running, or is the one of this thread, the function is called at once.
 
     Args:
         loop: The event loop.
-        function: The function. Its errors are passed on.
+        function: The function. Its errors are raised here.
         timeout: How many seconds to wait for the loop.
 
     Returns:
@@ -33,7 +35,7 @@ def call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], _T], timeout
     result: Future[_T] = Future()
     try:
         loop.call_soon_threadsafe(_settle, result, function)
-    except RuntimeError:  # it was closed just now
+    except RuntimeError:  # the loop was closed meanwhile
         return None
     wait([result], timeout)
     if result.done():
@@ -45,12 +47,12 @@ def call_on(loop: asyncio.AbstractEventLoop, function: Callable[[], _T], timeout
 class DaemonThreads:
     """A few threads for functions that may hang. Nothing waits for them, not even the exit of the process.
 
-    The interpreter joins the threads of a ThreadPoolExecutor at its exit, so that is no alternative. A thread ends when
-    no work is left.
+    A ThreadPoolExecutor does not work for this: the interpreter joins its threads at exit. A thread ends when there is
+    no more work.
 
     Args:
         most: The maximum number of threads.
-        name: Their name.
+        name: The name of the threads.
     """
 
     def __init__(self, most: int, name: str) -> None:
@@ -61,7 +63,10 @@ class DaemonThreads:
         self._busy = 0
 
     def run(self, function: Callable[[], _T]) -> asyncio.Future[_T]:
-        """Return a future for the result of `function`, on the running loop.
+        """Call `function` in a thread as soon as one is free.
+
+        Returns:
+            A future for its result, on the running loop. To cancel it does not stop a function that is running.
 
         Raises:
             OSError: No thread can be started.
@@ -94,8 +99,9 @@ class DaemonThreads:
 
 
 def _settle(result: Future[_T], function: Callable[[], _T]) -> None:
+    """Set `result` to what `function` returns or raises, unless it was cancelled."""
     if result.set_running_or_notify_cancel():
         try:
             result.set_result(function())
-        except BaseException as error:  # noqa: BLE001 - the other thread gets it
+        except BaseException as error:  # noqa: BLE001 - the other thread raises it
             result.set_exception(error)

@@ -1,4 +1,4 @@
-"""Ends the process when its event loop is blocked: a hung mirror would hang its runtime, which has no timer.
+"""Ends the process when its event loop is blocked. The runtime has no timeout: it would wait for a hung mirror forever.
 
 The command uses it, and host agents may use it.
 """
@@ -20,15 +20,15 @@ _STDERR = 2
 class Watchdog:
     """While it is entered (``async with``), a thread checks that the running loop makes progress.
 
-    The thread counts its own ticks. So a process that was stopped, or slept with its machine, does not count as
-    blocked. A call that never releases the interpreter's lock blocks this thread, too; only an outside watchdog notices
-    that, because `notify` is no longer called. The thread ends when the watchdog is exited or the loop is closed.
+    The thread counts its own ticks, so the time in which the process was stopped or its machine slept does not count. A
+    call that never releases the interpreter's lock blocks this thread, too. An external watchdog notices that, because
+    `notify` is no longer called. The thread ends when the watchdog is exited or the loop is closed.
 
     Args:
-        timeout: After how many seconds without progress the loop counts as blocked.
-        interval: How often `notify` is called, in seconds; at most and by default, a tenth of `timeout`.
-        on_stall: Called in the thread each time the loop is blocked. It must not wait for the loop. By default, all
-            stacks are written to stderr and the process is ended with SIGABRT.
+        timeout: The seconds without progress after which the loop counts as blocked.
+        interval: The seconds between two calls of `notify`. By default, and at most, a tenth of `timeout`.
+        on_stall: Called in the thread each time the loop is blocked. It must not wait for the loop. By default, it
+            writes all stacks to stderr and ends the process with SIGABRT.
         notify: Called on the loop after every `interval`.
 
     Raises:
@@ -84,9 +84,8 @@ class Watchdog:
 
     def _abort(self) -> None:
         if not os.isatty(_STDERR):
-            os.set_blocking(
-                _STDERR, False
-            )  # if the reader of stderr hangs, that may be the cause; it must not block this thread, too
+            # A hung reader of stderr may be the reason why the loop is blocked. It must not block this thread, too.
+            os.set_blocking(_STDERR, False)
         with suppress(OSError):
             os.write(_STDERR, f"peili: the event loop has not moved for {self._timeout:g} seconds\n".encode())
         faulthandler.dump_traceback(_STDERR, all_threads=True)

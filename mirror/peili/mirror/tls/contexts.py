@@ -65,7 +65,7 @@ class PeerTLS(ABC):
         return tls_name or host
 
     def allows(self, names: Collection[str]) -> bool:
-        """Whether a host whose verified certificate shows `names` is a peer."""
+        """Return whether a host whose verified certificate shows `names` is a peer."""
         return True
 
     def check_server(self, names: Collection[str], name: str) -> None:  # noqa: B027 - OpenSSL checks enough
@@ -80,7 +80,7 @@ class PeerTLS(ABC):
         """
 
     def admits(self, connection: HTTPConnection) -> bool:
-        """Whether the peer door answers a request. It is the `Auth` of a mirror with this object.
+        """Return whether the peer door answers a request. It is the `Auth` of a mirror with this object.
 
         A request that did not come through `serve` is refused, because nothing has verified its client.
         """
