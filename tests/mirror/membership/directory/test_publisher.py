@@ -117,6 +117,25 @@ async def test_changes_are_gathered_and_numbered() -> None:
         assert home.held[KEYS[0]] == Holding(KEYS[0], 10, 3)
 
 
+async def test_the_growth_of_content_in_flight_waits_for_the_next_message() -> None:
+    async with publishing() as subject:
+        subject.set_homes("a")
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([], "a"))
+        home = subject.homes["a"]
+        subject.publisher.advertise([Have(KEYS[0], 10, complete=False, available=1)])
+        await until(lambda: home.held.get(KEYS[0]) == Holding(KEYS[0], 10, 1))
+        sent = len(home.messages)
+        subject.publisher.advertise([Have(KEYS[0], 10, complete=False, available=2)])
+        await asyncio.sleep(0.2)
+        assert len(home.messages) == sent
+        subject.publisher.advertise(have(KEYS[1]))
+        await until(lambda: KEYS[1] in home.held)
+        assert (len(home.messages), home.held[KEYS[0]]) == (sent + 1, Holding(KEYS[0], 10, 2))
+        subject.publisher.advertise(have(KEYS[0]))
+        await until(lambda: home.held[KEYS[0]] == Holding(KEYS[0], 10))
+
+
 async def test_many_keys_take_several_messages_and_the_home_is_synced_with_the_last() -> None:
     keys: list[Key] = [Digest.of(str(number).encode()) for number in range(2 * MAX_BATCH + 1)]
     async with publishing() as subject:

@@ -196,3 +196,37 @@ def test_a_host_with_more_keys_than_are_kept_is_not_covered(limit: str) -> None:
     assert records.limited == [limit], "once for a session"
     assert records.say("a", 0, "1", session="new")
     assert records.covered() == {"a"}
+
+
+def test_a_complete_holder_takes_the_place_of_one_that_has_a_part() -> None:
+    records = Subject()
+    for number in range(HOLDERS_PER_KEY + 10):
+        records.say(f"partial-{number}", 0, have=(Holding(KEY, 10, 5),))
+    assert records.say("complete", 0, KEY)
+    found = records.find(KEY)
+    assert len(found.holders) == len(records) == HOLDERS_PER_KEY
+    assert [each.id for each in found.holders if each.available is None] == ["complete"]
+    assert len(records.covered()) == HOLDERS_PER_KEY + 11, "no complete holder is missing among the holders"
+    assert records.say("partial-0", 1, KEY), "what it has is complete now"
+    complete = {each.id for each in records.find(KEY).holders if each.available is None}
+    assert complete == {"complete", "partial-0"}
+    for host in set(records.hosts) - {"complete"}:
+        records.say(host, 2 if host == "partial-0" else 1, gone=(KEY,))
+    assert records.holders() == {"complete"}
+    assert "complete" in records.covered()
+
+
+def test_while_complete_holders_are_missing_only_many_complete_ones_show_who_has_nothing() -> None:
+    records = Subject()
+    for number in range(HOLDERS_PER_KEY + 1):
+        records.say(f"complete-{number}", 0, KEY)
+    for number in range(HOLDERS_PER_KEY):
+        records.say(f"partial-{number}", 0, have=(Holding(KEY, 10, 5),))
+    assert records.covered(), "half of the complete holders are enough for a lookup"
+    sent_back = list(records.holders())[: HOLDERS_PER_KEY // 2]
+    for host in sent_back:
+        records.say(host, 1, gone=(KEY,))
+    for number in range(HOLDERS_PER_KEY):
+        records.say(f"partial-{number}", 1, have=(Holding(KEY, 10, 6),))
+    assert len(records.find(KEY).holders) == HOLDERS_PER_KEY
+    assert not records.covered(), "the one that is not kept may be the only one that is left"

@@ -89,7 +89,8 @@ class Publisher:
     def _set(self, key: str, have: Have | None) -> None:
         slot = slot_of(key)
         keys = self._by_slot.setdefault(slot, {})
-        if keys.get(key) == have:
+        before = keys.get(key)
+        if before == have:
             return
         if have is None:
             del keys[key]
@@ -98,7 +99,8 @@ class Publisher:
         for home in self._homes.homes_of(slot):
             if (link := self._links.get(home)) is not None:
                 link.pending[key] = have
-                link.wake.set()
+                if before is None or have is None or before.complete or have.complete:
+                    link.wake.set()  # the growth of content in flight waits for the next message
 
     def _update_links(self, before: HomeSet) -> None:
         homes = self._homes

@@ -73,7 +73,7 @@ class Records:
     """The records of one home. Used on one event loop.
 
     A record is kept for as long as the host that it is about repeats itself. For a key, a home keeps at most
-    `HOLDERS_PER_KEY` holders, taken at random.
+    `HOLDERS_PER_KEY` holders, taken at random. A holder of the complete content takes the place of one that has a part.
 
     Args:
         identity: The id of this host, which is the home.
@@ -97,7 +97,8 @@ class Records:
         self._changes = 0  # of the lists of hosts
         self._sessions: dict[str, _Session] = {}  # by host
         self._records: dict[str, list[_Record]] = {}  # by key
-        self._not_kept: Counter[str] = Counter()  # how many holders of a key are not in the records
+        self._not_kept: Counter[str] = Counter()  # how many holders of a key are not in the records …
+        self._partial_not_kept: dict[str, set[_Session]] = {}  # … and those of them that have only a part of it
         self._lists: dict[frozenset[str], _HostList] = {}
         self._count = 0
 
@@ -150,7 +151,9 @@ class Records:
         holders = [KnownHolder(each.session.host, each.size, each.available) for each in records]
         random.shuffle(holders)
         slot, lists = slot_of(key), list[_HostList]()
-        if key not in self._not_kept or len(records) > HOLDERS_PER_KEY // 2:
+        complete = sum(each.available is None for each in records)
+        complete_not_kept = self._not_kept[key] - len(self._partial_not_kept.get(key, ()))
+        if not complete_not_kept or complete > HOLDERS_PER_KEY // 2:
             lists = [
                 each for each in self._lists.values() if each.hosts and self._identity in each.homes.homes_of(slot)
             ]
@@ -217,11 +220,19 @@ class Records:
             return
         session.keys.add(holding.key)
         records = self._records.setdefault(holding.key, [])
+        record = _Record(session, holding.size, holding.available)
         if len(records) < HOLDERS_PER_KEY:
-            records.append(_Record(session, holding.size, holding.available))
+            records.append(record)
             self._count += 1
-        else:
-            self._not_kept[holding.key] += 1
+            return
+        if holding.available is None:
+            for index, other in enumerate(records):
+                if other.available is not None:
+                    records[index], record = record, other
+                    break
+        self._not_kept[holding.key] += 1
+        if record.available is not None:
+            self._partial_not_kept.setdefault(holding.key, set()).add(record.session)
 
     def _refuse(self, session: _Session) -> None:
         """A session with keys that are not kept is not listed, so that the host itself is asked."""
@@ -242,7 +253,9 @@ class Records:
                 break
         else:
             self._not_kept[key] -= 1
+            self._partial_not_kept.get(key, set()).discard(session)
             if not self._not_kept[key]:
                 del self._not_kept[key]
+                self._partial_not_kept.pop(key, None)
         if not records:
             self._records.pop(key, None)
