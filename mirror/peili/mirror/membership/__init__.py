@@ -1,1 +1,1 @@
-"""Which peers there are, which of them answer, and which of them has a key."""
+"""Which peers there are, which of them answer, and which of them have a key."""

@@ -1,4 +1,4 @@
-"""The messages of the directory: what hosts tell the homes of a key, and what they ask them. See docs/protocol.md.
+"""The messages of the directory: reports and queries that hosts send to homes, and answers. See docs/protocol.md.
 
 Each message is a JSON object. Functions that parse one raise ValueError, with one line that says what is wrong.
 """
@@ -17,11 +17,11 @@ _T = TypeVar("_T")
 _Object: TypeAlias = dict[str, Any]
 
 HELLO_ROUTE = "/v1/hello"
-"""The route that tells that a host has a directory. Like the others, it is below the path of the router's routes."""
+"""The route that shows that a host has a directory. Like the others, it is below the path of the router's routes."""
 HOLDINGS_ROUTE = "/v1/holdings"
-"""The route for `Holdings`: a host tells a home what it holds."""
+"""The route for `Holdings`: a host reports its keys to a home."""
 HOLDERS_ROUTE = "/v1/holders"
-"""The route for `HoldersQuery`: a host asks a home who holds a key."""
+"""The route for `HoldersQuery`: a host asks a home for the holders of a key."""
 HELLO_PATH, HOLDINGS_PATH, HOLDERS_PATH = (f"/_router{route}" for route in (HELLO_ROUTE, HOLDINGS_ROUTE, HOLDERS_ROUTE))
 JSON_HEADERS = {"Content-Type": "application/json"}
 
@@ -58,7 +58,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a host tells a home about itself. The messages of one session are numbered from 0.
+    """What a host reports to a home about itself. The messages of one session are numbered from 0.
 
     Attributes:
         session: Names the session. A new one begins with the number 0; the home then forgets the one before.
@@ -66,8 +66,8 @@ class Holdings:
         interval: The next message follows after at most this many seconds.
         homes: All homes among which the host divides its keys; None if they are those of the message before.
         is_synced: Whether the home now knows every key that the host has and for which the home is one of the homes.
-        have: Keys that the host has. A key replaces what was said about it before.
-        gone: Keys that the host no longer has, or that the home is no longer told about.
+        have: Keys that the host has. An entry replaces the earlier one of its key.
+        gone: Keys that the host no longer has, or no longer reports to this home.
     """
 
     session: str
@@ -114,7 +114,7 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class HoldersQuery:
-    """A host asks a home who holds a key.
+    """The query of a host for the holders of a key.
 
     Attributes:
         key: The key as text.
@@ -137,7 +137,7 @@ class HoldersQuery:
 
 @dataclass(frozen=True, slots=True)
 class KnownHolder:
-    """A host that told the home that it has the key.
+    """A host that has reported the key to the home.
 
     Attributes:
         id: The id of the host.

@@ -1,4 +1,4 @@
-"""One host's part of the directory: it tells the homes what it has, asks them who has a key, and is a home itself."""
+"""One host's part of the directory: it reports its keys to the homes, asks them for holders, and is a home itself."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks
 
 _UPDATE_INTERVAL = 1.0
-"""Seconds after which the homes are computed again although no member has changed: the rest of a home may be over."""
+"""Seconds after which the homes are computed again even if no member has changed: a replaced home may come back."""
 _GATHER_TIME = 0.05
 """Seconds for which changes of the members are gathered."""
 _FIRST_ANSWER = 0.25
-"""Seconds for which the first home that answers is waited for."""
+"""Seconds to wait for the first answer of a home."""
 _SECOND_ANSWER = 0.05
-"""Seconds for which the other home is waited for after that."""
+"""Seconds to wait for the other home after the first answer."""
 _SLOW_TIME = 2.0
-"""Seconds for which a home that was waited for in vain is only asked if the other one is slow, too."""
+"""Seconds for which a home that did not answer in time is asked only if the other home is slow, too."""
 _USELESS_TIME = 2.0
 """Seconds for which a home that knows less than half of the members is not asked."""
 _REST_MIN, _REST_MAX = 1.0, 60.0
-"""Seconds for which a home is replaced that is busy, not reachable or wrong: the first time, and at most."""
+"""Seconds for which a home that was busy, unreachable or wrong is replaced: the first time, and at most."""
 _MESSAGES_PER_SECOND = 10
-"""How many messages a home gets from all members together; they send less often if there are more members."""
+"""How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0
 _VERSIONS = 4
 """How many lists of hosts are remembered for each home."""
@@ -55,8 +55,8 @@ _VERSIONS = 4
 class Directory:
     """The directory of one `MembershipRouter` while it runs. For use on one loop.
 
-    Everything that homes say is a hint. A lookup believes that a member does not have a key only if a home is synced
-    with that member; `find` returns all other members, and the caller asks them itself.
+    Everything that homes report is a hint. A lookup assumes that a member lacks a key only if a home is synced with
+    that member. `find` returns all other members, and the caller asks them itself.
 
     Args:
         context: The router's context.
@@ -67,7 +67,7 @@ class Directory:
         limits: The limits.
         members: The members by their ids.
         records: What this host knows as a home.
-        publisher: Tells the homes what this host has.
+        publisher: Reports to the homes what this host has.
     """
 
     def __init__(self, context: Context, health: PeerHealth, tasks: Tasks) -> None:
@@ -87,7 +87,7 @@ class Directory:
         self._hosts: dict[str, OrderedDict[str, frozenset[str]]] = {}  # by home and version; see `HoldersAnswer`
 
     async def run(self) -> None:
-        """Follow the members, for ever."""
+        """Follow the members until cancelled."""
         while True:
             changed = self._health.changes.next_change
             self._update()
@@ -102,7 +102,7 @@ class Directory:
         Takes at most `_FIRST_ANSWER` plus `_SECOND_ANSWER` seconds. Raises nothing.
 
         Returns:
-            The holders of the whole content, and the members of which the homes don't know whether they have it.
+            The holders of the whole content, and the members for which the homes don't know whether they have it.
         """
         live, text = self.members.live(), str(key)
         homes = self._homes.homes_of(slot_of(text)) if len(text) <= MAX_KEY_LENGTH else ()
@@ -141,7 +141,7 @@ class Directory:
         return host != self._context.identity and self.members.member(host) is None
 
     def _interval(self) -> float:
-        """The seconds between two messages to a home. They grow with the number of members, to spare the homes."""
+        """Return the seconds between two messages to a home. They grow with the members, to spare the homes."""
         count = len(self.members.live().ids)
         return max(self._context.limits.directory_heartbeat, min(count / _MESSAGES_PER_SECOND, _MAX_INTERVAL))
 
@@ -167,7 +167,7 @@ class Directory:
                 headers=headers,
             )
         except PeerUnavailable:
-            # Nothing more: a home that is just starting would otherwise count as dead.
+            # It is not marked dead, because the home may just be starting.
             self._replace(home, HOLDINGS_PATH)
             return Reply.FAILED
         self.members.learn(peer, head.header(IDENTITY_HEADER))
@@ -186,13 +186,13 @@ class Directory:
         return Reply.FAILED
 
     def _replace(self, home: str, path: str) -> None:
-        """Let another member be a home instead of `home` for a while: the longer, the more often `path` failed."""
+        """Replace `home` by another member for a while, which grows with each failure of `path`."""
         rest = self._rests.setdefault((home, path), Backoff(_REST_MIN, _REST_MAX, jitter=0.25))
         self._replaced[home] = asyncio.get_running_loop().time() + rest.next_delay()
         self._health.changes.notify()
 
     async def _ask_homes(self, homes: Collection[str], key: Key) -> list[HoldersAnswer]:
-        """Return the answers of the homes of `key` that answer soon; once there is a holder, no others are waited for.
+        """Return the answers that the homes of `key` send in time. Stop waiting when an answer has a holder.
 
         A request that takes longer goes on in the background, which shows whether the home is dead.
         """
@@ -218,11 +218,11 @@ class Directory:
         return answers
 
     def _lists_of(self, home: str) -> OrderedDict[str, frozenset[str]]:
-        """The lists of hosts that `home` has sent, by their versions."""
+        """Return the lists of hosts that `home` has sent, by their versions."""
         return self._hosts.setdefault(home, OrderedDict())
 
     async def _ask_home(self, home: str, peer: Peer, key: Key) -> HoldersAnswer | None:
-        """Return the answer of a home; None if it does not answer as it should."""
+        """Return the answer of a home; None if there is none, or if it is wrong."""
         query = HoldersQuery(str(key), tuple(self._lists_of(home)))
         timeout = self._context.limits.lookup_timeout
         try:
@@ -249,13 +249,13 @@ class Directory:
         return answer
 
     def _read_answer(self, home: str, head: ResponseHead, body: bytes) -> HoldersAnswer | None:
-        """Return the answer in a response, with the hosts in any case; None if it is not as it should be."""
+        """Return the answer in a response, always with its hosts; None if it is wrong."""
         if head.status != 200 or head.header(IDENTITY_HEADER) != home:
             return None
         try:
             answer = HoldersAnswer.parse(body)
         except ValueError as error:
-            self._context.log.debug("the home %s answers wrongly: %s", home, error)
+            self._context.log.debug("the home %s sent a wrong answer: %s", home, error)
             return None
         lists = self._lists_of(home)
         hosts = lists.get(answer.version) if answer.hosts is None else answer.hosts
@@ -269,5 +269,5 @@ class Directory:
 
 
 def _complete_holders(answer: HoldersAnswer) -> set[str]:
-    """The ids of the holders of the whole content."""
+    """Return the ids of the holders of the whole content."""
     return {each.id for each in answer.holders if each.available is None}

@@ -17,7 +17,7 @@ from functools import lru_cache
 from peili.mirror.peer_api.directory import MAX_HOMES
 
 SLOTS = 1024
-"""Into how many slots the keys are divided."""
+"""The number of slots into which the keys are divided."""
 HOMES_PER_KEY = 2
 
 
@@ -64,13 +64,13 @@ class HomeSet:
 
 @lru_cache(maxsize=16384)
 def _weight(identity: str) -> tuple[bytes, str]:
-    """The weight of a member among all: the SHA-256 of its id, then the id."""
+    """Return the weight of a member among all: the SHA-256 of its id, then the id."""
     return hashlib.sha256(b"peili home " + identity.encode()).digest(), identity
 
 
 @lru_cache(maxsize=256)
 def _slot_weights(identity: str) -> array[int]:
-    """The weights of a home for all slots: numbers of 8 bytes, big-endian, of the SHAKE-256 of its id."""
+    """Return the weights of a home for all slots: numbers of 8 bytes, big-endian, of the SHAKE-256 of its id."""
     weights = array("Q", hashlib.shake_256(b"peili slots " + identity.encode()).digest(8 * SLOTS))
     if sys.byteorder == "little":
         weights.byteswap()

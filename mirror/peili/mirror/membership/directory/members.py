@@ -1,7 +1,7 @@
 """The members by the id with which they answer, and which of them have a directory.
 
-All hosts have to choose the same homes, so they have to know the members by the same ids. A list of URLs has none: the
-members in it are asked for their id.
+All hosts have to choose the same homes, so they have to know the members by the same ids. A list of URLs has no ids, so
+the members in it are asked for theirs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class MemberIds:
     """Knows the ids of the members, and asks for those that it does not know. For use on one loop.
 
     The id in the membership is taken for the id of the peer, unless it is a URL or the peer answers with another one.
-    An id that two members have is nobody's.
+    An id that two members share identifies neither.
 
     Args:
         context: The router's context.
@@ -56,7 +56,7 @@ class MemberIds:
         self._health = health
         self._tasks = tasks
         self._learned: dict[_Endpoint, str] = {}
-        self._old: dict[_Endpoint, float] = {}  # members without a directory, with the time until when that is believed
+        self._old: dict[_Endpoint, float] = {}  # members without a directory, and until when that counts
         self._asking: set[_Endpoint] = set()
         self._slots = asyncio.Semaphore(context.limits.lookup_fanout)
         self._live: LiveMembers | None = None
@@ -153,7 +153,7 @@ class MemberIds:
                 await backoff.sleep()
 
     async def _ask(self, peer: Peer) -> None:
-        """Ask `peer` for its id. A failure says nothing about its health: a lookup decides about that."""
+        """Ask `peer` for its id. A failure does not mark it dead; only a lookup does."""
         try:
             answer = await self._context.client.head(peer, HELLO_PATH, timeout=self._context.limits.lookup_timeout)
         except PeerUnavailable:

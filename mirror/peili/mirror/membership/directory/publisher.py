@@ -1,4 +1,4 @@
-"""Tells the homes of each key that this host has it: at first everything, then changes, then that it still is there."""
+"""Reports the keys of this host to their homes: first all of them, then changes, and heartbeats in between."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _MAX_REQUESTS = 8
 
 
 class Reply(Enum):
-    """What became of a message to a home."""
+    """The outcome of a message to a home."""
 
     ACCEPTED = auto()
     OUT_OF_SEQUENCE = auto()
-    """The home does not know the messages before; it needs everything again."""
+    """The home lacks earlier messages, so it needs everything again."""
     FAILED = auto()
 
 
 class Publisher:
     """Sends what this host has to the homes of each key. For use on one loop.
 
-    There is at most one message under way to each home. A message that failed is repeated after a growing delay.
-    Nothing is sent before everything in the store was advertised once: before that, no home knows this host.
+    Each home gets one message at a time. A message that failed is repeated after a growing delay. Nothing is sent until
+    everything in the store was advertised once. Until then, no home knows this host.
 
     Args:
         limits: The limits.
@@ -82,7 +82,7 @@ class Publisher:
             self._update_links(before)
 
     def hurry(self, home: str) -> None:
-        """Send the next message to `home` now: it may have lost what it was told."""
+        """Send the next message to `home` now: it may have lost the earlier ones."""
         if (link := self._links.get(home)) is not None:
             link.wake.set()
 
@@ -144,7 +144,7 @@ class Publisher:
                 link.wake.set()
 
     async def _send_next(self, link: _Link) -> bool:
-        """Send the next message to a home. Returns whether the home answered as it should."""
+        """Send the next message to a home. Returns False if the next try has to wait."""
         homes = self._homes
         items = [*islice(link.pending.items(), MAX_BATCH)]
         message = Holdings(
@@ -174,15 +174,15 @@ class Publisher:
 
 
 class _Link:
-    """What one home was told.
+    """The session with one home.
 
     Attributes:
         home: The id of the home.
         session: The name of the session.
         sequence: The number of the next message.
-        pending: What it was not told yet: the state of keys, None for a key that is gone.
-        homes: The homes that it was told last.
-        is_synced: Whether it knows everything that it should know, but for the newest changes.
+        pending: What it has not received yet: the state of keys, None for a key that is gone.
+        homes: The homes in the last message that it accepted.
+        is_synced: Whether it knows everything that it should know, except the newest changes.
         wake: Set when there is something to send.
         task: Sends the messages.
     """
@@ -195,7 +195,7 @@ class _Link:
         self.begin({})
 
     def begin(self, keys: dict[str, Have]) -> None:
-        """Begin a new session, in which the home is told all `keys`."""
+        """Begin a new session, which sends all `keys`."""
         self.session = secrets.token_hex(8)
         self.sequence = 0
         self.pending: dict[str, Have | None] = {**keys}
@@ -205,7 +205,7 @@ class _Link:
 
 
 def _text(key: Key) -> str:
-    """Return a key as text. A digest is one: to copy thousands would take memory."""
+    """Return a key as text. A digest is a string already, and copies of thousands would take memory."""
     return key if isinstance(key, str) else str(key)
 
 

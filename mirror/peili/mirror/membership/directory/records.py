@@ -1,6 +1,6 @@
-"""What a home knows: which hosts have which keys, as they said themselves. No I/O.
+"""The records of a home: which hosts have which keys, as the hosts report. No I/O.
 
-The state is soft. A host repeats everything if the home has lost it, and a host that says nothing is forgotten.
+The state is soft. A host repeats everything if the home has lost it, and a host that is silent is forgotten.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from peili.mirror.peer_api.directory import HoldersAnswer, Holding, Holdings, Kn
 HOLDERS_PER_KEY = 64
 """How many holders of a key are kept."""
 MISSED_INTERVALS = 4
-"""A host that has said nothing for this many of its intervals is forgotten."""
+"""A host that was silent for this many of its intervals is forgotten."""
 _DOUBTED_INTERVALS = 2
-"""A host that has said nothing for this many of its intervals may have more than this home knows."""
+"""A host that was silent for this many of its intervals may have more than this home knows."""
 _MAX_HOME_SETS = 8
-"""For how many sets of homes `Records.find` returns the hosts. There are several only for a moment."""
+"""The number of sets of homes whose hosts `Records.find` returns. There are several only while the members change."""
 
 
 @dataclass(eq=False, slots=True)
 class _Session:
-    """What one host has said since its message 0.
+    """What one host has reported since its message 0.
 
     Attributes:
         homes: The homes among which the host divides its keys.
@@ -79,7 +79,7 @@ class Records:
         identity: The id of this host, which is the home.
         limits: ``directory_keys`` and ``directory_records``.
         limited: Called with the name of a limit when a host reaches it.
-        clock: Seconds that never go back.
+        clock: Returns a time in seconds that never goes back.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Records:
         self._count = 0
 
     def __len__(self) -> int:
-        """How many records there are."""
+        """Return the number of records."""
         return self._count
 
     @property
@@ -112,7 +112,7 @@ class Records:
         return self._sessions.keys()
 
     def apply(self, host: str, message: Holdings) -> bool:
-        """Record what `host` says about itself.
+        """Record what `host` reports about itself.
 
         Returns:
             Whether the message was accepted. If not, it does not follow the messages that this home knows: the host
@@ -164,7 +164,7 @@ class Records:
         return HoldersAnswer(tuple(holders), version, hosts)
 
     def expire(self) -> None:
-        """Forget the hosts that have said nothing for too long. Call it from time to time."""
+        """Forget the hosts that were silent for too long. Call it at intervals."""
         now = self._clock()
         for session in self._sessions.values():
             if session.doubted_at <= now:
@@ -173,7 +173,7 @@ class Records:
             self.forget(host)
 
     def forget(self, host: str) -> None:
-        """Forget everything that `host` said. Unknown hosts are ignored."""
+        """Forget everything that `host` reported. Unknown hosts are ignored."""
         session = self._sessions.pop(host, None)
         if session is None:
             return

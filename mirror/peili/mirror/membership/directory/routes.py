@@ -1,4 +1,4 @@
-"""The routes of the directory: what other hosts tell this host as a home, and ask it. See docs/protocol.md."""
+"""The routes of the directory, through which this host is a home for other hosts. See docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.contexts import peer_identity
 
 _MAX_REQUESTS = 256
-"""How many messages are read at the same time. A host that sends more is told that this home is busy."""
+"""How many messages are read at the same time. Further ones are answered with 429."""
 
 
 class DirectoryRoutes:
@@ -95,14 +95,14 @@ async def _read_body(request: Request) -> bytes | None:
 
 
 def _take_holdings(directory: Directory, request: Request, body: bytes) -> Response:
-    """Record what a member says about itself. Only the member itself is believed."""
+    """Record what a member reports about itself. Reports about other members are refused."""
     identity = request.headers.get(IDENTITY_HEADER, "")
     member = directory.members.member(identity)
     if member is None or not _is_from(member, identity, request):
-        return _problem(403, "this is not known as the id of a member with this certificate or address")
+        return _problem(403, "no member with this certificate or address has this id")
     message = Holdings.parse(body)
     if message.sequence == 0:
-        directory.publisher.hurry(identity)  # it has started anew, so it has forgotten what this host told it
+        directory.publisher.hurry(identity)  # it has restarted, so it has lost the reports of this host
     return Response(status_code=204) if directory.records.apply(identity, message) else _problem(409, "send all")
 
 
@@ -112,7 +112,7 @@ def _answer_query(directory: Directory, request: Request, body: bytes) -> Respon
 
 
 def _is_from(peer: Peer, identity: str, request: Request) -> bool:
-    """Whether a request can be from `peer`.
+    """Return whether a request can be from `peer`.
 
     Its certificate must show the id. If there is no certificate with an id, one of the peer's URLs must have the
     address of the client, or a name for a host.
