@@ -130,8 +130,8 @@ async def test_a_plug_in_that_fails_is_entered_again_and_the_agent_continues(
         await until(lambda: store.entered == 3)
         await mirror.wait_ready(30)
         assert await status(mirror, NOTHING) == 404
-    said = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
-    assert said == [f"Fragile failed; entered again in {pause} s" for pause in ("0.01", "0.02")]
+    messages = [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR]
+    assert messages == [f"Fragile failed; entered again in {pause} s" for pause in ("0.01", "0.02")]
 
 
 async def test_a_plug_in_that_fails_on_exit_does_not_affect_the_agent(caplog: pytest.LogCaptureFixture) -> None:
@@ -224,12 +224,12 @@ class Hesitating(Recording):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked, self.may = asyncio.Event(), asyncio.Event()
+        self.was_asked, self.may_answer = asyncio.Event(), asyncio.Event()
 
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
-        self.asked.set()
-        await self.may.wait()
+        self.was_asked.set()
+        await self.may_answer.wait()
         await super().withdraw(keys)
 
 
@@ -239,10 +239,10 @@ async def test_a_second_drain_completes_a_cancelled_one() -> None:
     async with Mirror(store, router) as mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
         await until(lambda: router.advertised == {added.digest})
         draining = asyncio.create_task(mirror.drain(1))
-        await router.asked.wait()
+        await router.was_asked.wait()
         draining.cancel()
         await asyncio.wait([draining])
-        router.may.set()
+        router.may_answer.set()
         await mirror.drain(1)
         assert not router.advertised
 
@@ -385,8 +385,8 @@ async def test_a_router_that_can_not_withdraw_does_not_affect_the_agent(
     mirror = Mirror(store, router, limits=QUICK)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"):
         await until(lambda: len(router.advertised) == 1)
-    said = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
-    assert said == [line]
+    messages = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    assert messages == [line]
 
 
 async def test_one_object_may_be_store_and_router_and_need_not_be_hashable() -> None:

@@ -225,21 +225,21 @@ async def test_a_late_body_is_not_the_next_response(by: str, turns: int, tmp_pat
 
 
 @pytest.mark.parametrize("by", ["tcp", "tls"])
-@pytest.mark.parametrize("when", ["before it is asked", "as it is asked"])
+@pytest.mark.parametrize("when", ["before the request", "during the request"])
 @pytest.mark.parametrize("how", ["closes", "resets"])
 async def test_an_idle_connection_that_ends_is_replaced(by: str, when: str, how: str, tmp_path: Path) -> None:
     async def script(exchange: Exchange) -> None:
         first = exchange.writer is a.exchanges[0].writer
         if not first or len(a.exchanges) == 1:
             await honest(exchange)
-        if first and (len(a.exchanges) == 1) == (when == "before it is asked"):
+        if first and (len(a.exchanges) == 1) == (when == "before the request"):
             exchange.close() if how == "closes" else exchange.reset()
 
     node = make_certificate(tmp_path)
     a, client = ScriptedPeer("a", DATA, script), PeerClient(Limits(**SHORT), tls=node.client_context())
     async with listening(a, tls=node.server_context() if by == "tls" else None):
         assert (await client.head(a.peer, "/x", timeout=20)).status == 200
-        await until(lambda: not a.open or when == "as it is asked")
+        await until(lambda: not a.open or when == "during the request")
         assert await fetch(client, a.peer) == DATA
         assert a.connections == 2
         await client.aclose()

@@ -25,13 +25,13 @@ class NameServer:
     """Resolves every name of ``.example`` to this host, as soon as `answers` is set."""
 
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.lookups: list[str] = []
         self.answers = threading.Event()
 
     def look_up(self, host: str, *rest: Any, **options: Any) -> Any:
         if not host.endswith(".example"):
             return GETADDRINFO(host, *rest, **options)
-        self.asked.append(host)
+        self.lookups.append(host)
         self.answers.wait(600)
         return GETADDRINFO("127.0.0.1", *rest, **options)
 
@@ -90,11 +90,11 @@ async def test_hanging_lookups_do_not_block_other_work(server: NameServer) -> No
 async def test_concurrent_requests_share_one_lookup(server: NameServer) -> None:
     async with peers(DATA, honest) as [a], peer_client() as client:
         waiting = [asyncio.create_task(fetch(client, with_name(a.peer, "n"))) for _ in range(3)]
-        await until(lambda: server.asked)
+        await until(lambda: server.lookups)
         waiting[0].cancel()
         server.answers.set()
         assert await asyncio.gather(*waiting[1:]) == [DATA] * 2
-        assert server.asked == ["n.example"]
+        assert server.lookups == ["n.example"]
 
 
 async def test_an_abandoned_lookup_serves_the_next_request(server: NameServer) -> None:
@@ -105,7 +105,7 @@ async def test_an_abandoned_lookup_serves_the_next_request(server: NameServer) -
         await asyncio.sleep(0)
         server.answers.set()
         assert await again == DATA
-        assert server.asked == ["n.example"]
+        assert server.lookups == ["n.example"]
 
 
 async def test_closing_does_not_wait_for_lookups(server: NameServer) -> None:
@@ -113,7 +113,7 @@ async def test_closing_does_not_wait_for_lookups(server: NameServer) -> None:
     async with peers(DATA, honest) as [a]:
         asking = [client.head(with_name(a.peer, f"n{number}"), "/x", timeout=600) for number in range(20)]
         waiting = asyncio.gather(*asking, return_exceptions=True)
-        await until(lambda: len(server.asked) > 1)
+        await until(lambda: len(server.lookups) > 1)
         async with asyncio.timeout(60):  # less than the name server takes
             await client.aclose()
             assert {type(each) for each in await waiting} == {PeerUnavailable}

@@ -116,8 +116,8 @@ async def test_a_cancelled_read_ends_at_once_and_leaves_the_buffer_alone(
 
 @pytest.mark.usefixtures("in_threads")
 async def test_a_disk_error_after_a_cancelled_read_is_ignored(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what))
+    unhandled: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
     started, go_on = threading.Event(), threading.Event()
 
     def failing(fd: int, size: int, offset: int) -> bytes:
@@ -132,12 +132,12 @@ async def test_a_disk_error_after_a_cancelled_read_is_ignored(path: Path, monkey
     await asyncio.to_thread(started.wait, 60)
     reading.cancel()
     await asyncio.wait([reading])
-    del reading  # which remembers where it was cancelled, and all that it had there
+    del reading  # its traceback refers to the frames of the cancelled read
     await content.aclose()
     go_on.set()
     await until(lambda: descriptors() == before)
     gc.collect()
-    assert told == []
+    assert unhandled == []
 
 
 async def test_nothing_stays_open(path: Path) -> None:

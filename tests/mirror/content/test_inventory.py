@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 A, B, C = (Digest.of(each) for each in (b"a", b"b", b"c"))
 
 
-async def told(inventory: Inventory, *, batches: int) -> list[StoreEvent]:
+async def first_events(inventory: Inventory, *, batches: int) -> list[StoreEvent]:
     """Return what a new watcher gets in so many batches."""
     events: list[StoreEvent] = []
     async with aclosing(inventory.watch()) as stream:
@@ -29,13 +29,13 @@ async def told(inventory: Inventory, *, batches: int) -> list[StoreEvent]:
 async def test_a_new_watcher_gets_everything_then_synced() -> None:
     inventory = Inventory()
     inventory.replace([Have(A, 1), Have(B, 2)])
-    assert await told(inventory, batches=1) == [Have(A, 1), Have(B, 2), Synced()]
+    assert await first_events(inventory, batches=1) == [Have(A, 1), Have(B, 2), Synced()]
 
 
 async def test_an_empty_inventory_is_synced_too() -> None:
     inventory = Inventory()
     inventory.replace([])
-    assert await told(inventory, batches=1) == [Synced()]
+    assert await first_events(inventory, batches=1) == [Synced()]
 
 
 async def test_synced_comes_only_after_the_backend_was_read() -> None:
@@ -97,7 +97,7 @@ async def test_large_inventories_come_in_batches() -> None:
 async def test_a_closed_watcher_leaves_nothing_behind() -> None:
     inventory = Inventory()
     inventory.replace([])
-    await told(inventory, batches=1)
+    await first_events(inventory, batches=1)
     assert not inventory._watchers  # pyright: ignore[reportPrivateUsage] - nothing public tells of a leak
 
 
@@ -107,7 +107,7 @@ async def test_each_watcher_has_its_own_sequence() -> None:
     async with aclosing(inventory.watch()) as first:
         await anext(first)
         inventory.update([Have(B)])
-        assert await told(inventory, batches=1) == [Have(A), Have(B), Synced()]
+        assert await first_events(inventory, batches=1) == [Have(A), Have(B), Synced()]
         assert await anext(first) == (Have(B),)
 
 
@@ -144,4 +144,4 @@ def apply(known: dict[Key, Have], events: Sequence[StoreEvent]) -> None:
         if isinstance(event, Have):
             known[event.key] = event
         elif isinstance(event, Gone):
-            assert known.pop(event.key, None) is not None, "told of a key it never knew"
+            assert known.pop(event.key, None) is not None, "a Gone for a key that the watcher never knew"

@@ -61,13 +61,13 @@ class UncancellableStore(HangingOnOpening):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.asked = asyncio.Event()
+        self.was_asked = asyncio.Event()
         self.go_on = asyncio.Event()
         self._path = path
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        self.asked.set()
+        self.was_asked.set()
         with contextlib.suppress(asyncio.CancelledError):
             await self.go_on.wait()
         await self.go_on.wait()
@@ -194,7 +194,7 @@ async def test_a_disconnect_during_a_stuck_open_leaks_nothing(blob: Path) -> Non
     mirror = Mirror(store, MemoryRouter())
     async with mirror, client_for(mirror.local) as client:
         asking = asyncio.create_task(client.get(BLOB))
-        await store.asked.wait()
+        await store.was_asked.wait()
         asking.cancel()
         async with asyncio.timeout(60):
             await asyncio.wait([asking])

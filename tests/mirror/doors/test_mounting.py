@@ -91,11 +91,11 @@ async def test_a_door_can_be_mounted_before_the_mirror_is_entered(door: str) -> 
 
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_door_alone_supports_the_lifespan_protocol(door: str) -> None:
-    told = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+    messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
     answers: list[str] = []
 
     async def receive() -> Message:
-        return next(told)
+        return next(messages)
 
     async def send(message: Message) -> None:
         answers.append(message["type"])

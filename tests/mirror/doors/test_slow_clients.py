@@ -166,11 +166,11 @@ async def test_a_long_response_does_not_time_out(door: str) -> None:
 
 
 async def test_a_lost_connection_starts_no_timer() -> None:
-    called, left, limited = asyncio.Event(), asyncio.Event(), list[str]()
+    called, disconnected, limited = asyncio.Event(), asyncio.Event(), list[str]()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         called.set()
-        await left.wait()
+        await disconnected.wait()
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
@@ -186,7 +186,7 @@ async def test_a_lost_connection_starts_no_timer() -> None:
         await called.wait()
         writer.close()
         await until(lambda: not server.server_state.connections)
-        left.set()
+        disconnected.set()
         await until(lambda: not server.server_state.tasks)
         await asyncio.sleep(0.5)  # longer than it would be waited for
         server.should_exit = True

@@ -322,11 +322,11 @@ class OnItsLoop(MemoryRouter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked_on: set[asyncio.AbstractEventLoop] = set()
+        self.loops: set[asyncio.AbstractEventLoop] = set()
 
     @override
     def peers(self) -> Collection[Peer]:
-        self.asked_on.add(asyncio.get_running_loop())
+        self.loops.add(asyncio.get_running_loop())
         return [Peer("a", ())]
 
 
@@ -336,7 +336,7 @@ async def test_a_registry_may_collect_in_any_thread_while_plug_ins_run_on_their_
     async with mirror:
         seen = await asyncio.to_thread(scrape, mirror)
         assert seen("peili_peers") == 1
-        assert router.asked_on == {asyncio.get_running_loop()}
+        assert router.loops == {asyncio.get_running_loop()}
         # The host's loop stands still while it waits for the thread: the scrape ends, and says that nothing is ready.
         with ThreadPoolExecutor() as threads:
             seen = threads.submit(scrape, mirror).result()

@@ -108,8 +108,8 @@ async def test_a_host_describes_content_in_flight_to_peers_that_ask_for_it(store
     ingest = store.begin(Digest.of(b"another"), 7)
     ingest.write(b"anot")
     async with entered(router, store=store), client_of(router) as client:
-        for asked, status in (("1", 200), ("0", 404), ("", 404)):
-            response = await client.head(key_path(digest), headers={"Peili-In-Flight": asked})
+        for value, status in (("1", 200), ("0", 404), ("", 404)):
+            response = await client.head(key_path(digest), headers={"Peili-In-Flight": value})
             assert response.status_code == status
         in_flight = {"Peili-In-Flight": "1"}
         response = await client.head(key_path(ingest.digest), headers=in_flight)

@@ -355,11 +355,11 @@ def answers(status: int, **headers: str) -> Script:
 
 
 def in_turn(*scripts: Script) -> Script:
-    """Answer each request by the next script, and all further ones by the last script."""
-    left = list(scripts)
+    """Answer each request with the next script; use the last one for all further requests."""
+    remaining = list(scripts)
 
     async def script(exchange: Exchange) -> None:
-        await (left.pop(0) if len(left) > 1 else left[0])(exchange)
+        await (remaining.pop(0) if len(remaining) > 1 else remaining[0])(exchange)
 
     return script
 

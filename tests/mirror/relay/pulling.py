@@ -58,7 +58,7 @@ DATA_PATHS: dict[str, dict[str, Any]] = {
     "hashed, messages": {"verify": True, "direct": False},
     "untouched, messages": {"verify": False, "direct": False},
 }
-"""The ways in which large content goes to the runtime, as arguments of `pulling`."""
+"""How large content is moved to the runtime, as arguments of `pulling`."""
 
 
 def content(size: int, seed: int = 1) -> bytes:

@@ -108,14 +108,14 @@ def erratic(seed: int) -> Script:
 
 
 @pytest.mark.parametrize("path", DATA_PATHS)
-@pytest.mark.parametrize("asked", [None, "bytes=5-", "bytes=1000-500000"])
-async def test_no_byte_is_lost_if_holders_replace_each_other_all_the_time(path: str, asked: str | None) -> None:
+@pytest.mark.parametrize("wanted", [None, "bytes=5-", "bytes=1000-500000"])
+async def test_no_byte_is_lost_if_holders_replace_each_other_all_the_time(path: str, wanted: str | None) -> None:
     often: dict[str, Any] = {"hedge_delay": 0.03, "slow_rate": 2**40, "restarts": 10_000, "failure_ttl": 0.01}
     async with cluster([erratic(seed) for seed in range(4)], **DATA_PATHS[path], **often) as (host, _):
         for digest, data in BLOBS.items():
-            pulled = await host.get(digest, asked)
+            pulled = await host.get(digest, wanted)
             assert pulled.whole
-            assert pulled.body == {None: data, "bytes=5-": data[5:]}.get(asked, data[1000:500_001])
+            assert pulled.body == {None: data, "bytes=5-": data[5:]}.get(wanted, data[1000:500_001])
         failures = host.mirror.metrics.failures
         assert failures.value("slow") + failures.value("silent") > 0
         assert failures.value("wrong") == 0

@@ -345,9 +345,9 @@ async def test_pending_releases_count_as_transfers() -> None:
     lease = SlowLease()
     router = AdvisingRouter(lambda: Upstream(lease), lambda: Upstream(Lease()))
     async with pulling(router, lookup_timeout=NEVER, transfers=1) as host:
-        for asked in (1, 1, 1):
+        for count in (1, 1, 1):
             assert (await host.get(Digest.of(b"x"))).status == 404
-            assert len(router.wants) == asked
+            assert len(router.wants) == count
         assert host.mirror.metrics.limited.value("transfers") == 2
         lease.may_end.set()
         await until(lambda: lease.outcomes)
@@ -432,18 +432,18 @@ async def test_a_feed_without_holders_is_404() -> None:
     assert len(lease.reasons) == 1
 
 
-@pytest.mark.parametrize("given", [None, (), Lease()])
-async def test_invalid_advice_is_404_and_logged(given: object, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("answer", [None, (), Lease()])
+async def test_invalid_advice_is_404_and_logged(answer: object, caplog: pytest.LogCaptureFixture) -> None:
     def advise() -> Advice:
-        assert len(router.wants) < 100, "asked again and again"  # a loop that never yields has no deadline
-        return cast("Advice", given)
+        assert len(router.wants) < 100, "the router is asked in a busy loop"  # a loop that never yields has no deadline
+        return cast("Advice", answer)
 
     router = AdvisingRouter(advise)
     async with pulling(router) as host:
         assert (await host.get(Digest.of(b"x"))).status == 404
     assert len(router.wants) == 1
     [error] = [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
-    assert f"AdvisingRouter.acquire returned {given!r}" in error
+    assert f"AdvisingRouter.acquire returned {answer!r}" in error
 
 
 @pytest.mark.parametrize("error", [RouterUnavailable("away"), OSError("broken"), TypeError("a bug")])

@@ -115,7 +115,7 @@ async def test_parallel_parts_are_recognised_even_if_the_ingest_keeps_up() -> No
         count = len(a.ranges)
         second = asyncio.create_task(_part(host, digest, 2 * MIB, MIB // 2, close_now))
         await until(lambda: len(a.ranges) > count)
-        assert all(each and not each.endswith("-") for each in a.ranges[count:]), "asked for in windows"
+        assert all(each and not each.endswith("-") for each in a.ranges[count:]), "requested in windows"
         close_now.set()
         assert await held == (206, data[MIB : MIB + MIB // 2])
         assert await second == (206, data[2 * MIB : 2 * MIB + MIB // 2])
@@ -154,8 +154,8 @@ async def test_unverified_parts_are_counted_and_logged(caplog: pytest.LogCapture
         for _ in range(3):
             assert (await host.get(Digest.of(data), f"bytes=0-{2 * MIB}")).status == 206
         assert _unverified(host) == 4
-    told = [each.levelname for each in caplog.records if "relayed unverified" in each.getMessage()]
-    assert told == ["INFO", "DEBUG", "DEBUG", "DEBUG"]
+    levels = [each.levelname for each in caplog.records if "relayed unverified" in each.getMessage()]
+    assert levels == ["INFO", "DEBUG", "DEBUG", "DEBUG"]
 
 
 def _unverified(host: Host) -> float:

@@ -31,11 +31,11 @@ class FakeHolders:
         self.failed: list[str] = []
         self.hesitated: list[str] = []
         self.doubted: set[str] = set()
-        self.health = HolderScores(Limits())
-        self.stubborn = asyncio.Event()
+        self.scores = HolderScores(Limits())
+        self.may_end = asyncio.Event()
 
     @property
-    def left(self) -> int:
+    def open_count(self) -> int:
         return len(self.opening) + len(self.opened) - len(self.closed)
 
     def note(self, peer: Peer, _: PeerUnavailable) -> None:
@@ -48,8 +48,8 @@ class FakeHolders:
             await self._answer(name)
         except asyncio.CancelledError:
             self.cancelled.append(name)
-            if name.startswith("stubborn"):  # opens all the same, later
-                await self.stubborn.wait()
+            if name.startswith("uncancellable"):  # opens although it was cancelled
+                await self.may_end.wait()
             elif not name.startswith("late"):  # a late one had just opened
                 raise
         finally:
@@ -67,7 +67,7 @@ class FakeHolders:
                 raise asyncio.CancelledError
             case "equal":
                 raise NotFaster("as fast")
-            case "silent" | "stubborn" | "late":
+            case "silent" | "uncancellable" | "late":
                 await asyncio.get_running_loop().create_future()
             case "slow":
                 await asyncio.sleep(0.05)
@@ -84,7 +84,7 @@ class FakeHolders:
     ) -> Source | None:
         log = logging.getLogger(__name__)
         candidates = Candidates(
-            _holders(names), lambda: _lookup(later), self.health, log, is_doubted=self.doubted.__contains__, timeout=30
+            _holders(names), lambda: _lookup(later), self.scores, log, is_doubted=self.doubted.__contains__, timeout=30
         )
         options = RaceOptions(
             on_failure=self.note,
@@ -161,7 +161,7 @@ async def test_an_unexpected_error_does_not_keep_another_holder_from_winning(
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], LookupError)
     await winner.aclose()
-    assert holders.left == 0
+    assert holders.open_count == 0
 
 
 async def test_all_unexpected_errors_are_reported() -> None:
@@ -179,13 +179,13 @@ async def test_a_cancelled_attempt_ends_the_race() -> None:
 
 async def test_only_the_winner_stays_open() -> None:
     holders = FakeHolders()
-    holders.stubborn.set()
-    winner = await holders.race("silent", "stubborn", "slow", "good")
+    holders.may_end.set()
+    winner = await holders.race("silent", "uncancellable", "slow", "good")
     assert winner is not None
     assert winner.peer.id in {"slow", "good"}
-    assert holders.left == 1
+    assert holders.open_count == 1
     await winner.aclose()
-    assert holders.left == 0
+    assert holders.open_count == 0
 
 
 async def test_nothing_stays_open_if_the_race_is_cancelled_while_it_waits() -> None:
@@ -196,32 +196,32 @@ async def test_nothing_stays_open_if_the_race_is_cancelled_while_it_waits() -> N
     with pytest.raises(asyncio.CancelledError):
         await racing
     assert holders.closed == holders.opened == ["late"]
-    assert holders.left == 0
+    assert holders.open_count == 0
 
 
 async def test_nothing_stays_open_if_the_race_is_cancelled_while_it_closes_late_sources() -> None:
     holders = FakeHolders()
-    racing = asyncio.create_task(holders.race("stubborn", "late", "good"))
+    racing = asyncio.create_task(holders.race("uncancellable", "late", "good"))
     await until(lambda: len(holders.cancelled) == 2)
-    assert holders.opening == ["stubborn"]
-    assert not racing.done()  # it has a winner, and waits for the stubborn one
+    assert holders.opening == ["uncancellable"]
+    assert not racing.done()  # it has a winner, and waits for the uncancellable one
     racing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await racing
     assert set(holders.closed) == set(holders.opened) == {"late", "good"}
-    assert holders.left == 0
+    assert holders.open_count == 0
 
 
 async def test_a_source_that_opens_after_its_cancellation_is_closed() -> None:
     holders = FakeHolders()
-    racing = asyncio.create_task(holders.race("stubborn", "late", "good"))
+    racing = asyncio.create_task(holders.race("uncancellable", "late", "good"))
     await until(lambda: len(holders.cancelled) == 2)
-    holders.stubborn.set()
+    holders.may_end.set()
     winner = await racing
     assert winner is not None
-    assert set(holders.closed) == {"stubborn", "late"}
+    assert set(holders.closed) == {"uncancellable", "late"}
     await winner.aclose()
-    assert holders.left == 0
+    assert holders.open_count == 0
 
 
 async def test_more_holders_are_looked_for_while_the_first_one_hesitates() -> None:
@@ -240,7 +240,7 @@ async def test_the_lookup_is_not_used_if_all_named_holders_failed() -> None:
 
 async def test_a_resting_holder_is_asked_only_if_there_is_no_other() -> None:
     holders = FakeHolders()
-    holders.health.record_failure("rests", FailureReason.SILENT)
+    holders.scores.record_failure("rests", FailureReason.SILENT)
     winner = await holders.race("rests", later=["good"], delay=60)
     assert winner is not None
     assert winner.peer.id == "good"
@@ -253,9 +253,9 @@ async def test_a_resting_holder_is_asked_only_if_there_is_no_other() -> None:
 async def test_the_most_successful_resting_holder_comes_first() -> None:
     holders = FakeHolders()
     for name in ("one", "two"):
-        holders.health.record_failure(name, FailureReason.SILENT)
-    holders.health.record_success("two", time.monotonic())
-    holders.health.record_failure("two", FailureReason.SILENT)
+        holders.scores.record_failure(name, FailureReason.SILENT)
+    holders.scores.record_success("two", time.monotonic())
+    holders.scores.record_failure("two", FailureReason.SILENT)
     winner = await holders.race("one", "two", delay=60)
     assert winner is not None
     assert winner.peer.id == "two"
@@ -263,8 +263,8 @@ async def test_the_most_successful_resting_holder_comes_first() -> None:
 
 async def test_a_proven_holder_is_preferred_soon_after_a_failure() -> None:
     holders = FakeHolders()
-    holders.health.record_success("proven", time.monotonic())
-    holders.health.record_failure("somebody", FailureReason.SILENT)
+    holders.scores.record_success("proven", time.monotonic())
+    holders.scores.record_failure("somebody", FailureReason.SILENT)
     winner = await holders.race("new", later=["new-2", "proven"], delay=60)
     assert winner is not None
     assert winner.peer.id == "proven"
@@ -298,7 +298,7 @@ async def test_a_holder_that_is_silent_much_longer_than_the_winner_took_has_hesi
 
 async def test_a_trial_asks_no_resting_holder() -> None:
     holders = FakeHolders()
-    holders.health.record_failure("rests", FailureReason.SILENT)
+    holders.scores.record_failure("rests", FailureReason.SILENT)
     assert await holders.race("rests", "refuses", is_trial=True) is None
     assert holders.failed == ["refuses"]
 

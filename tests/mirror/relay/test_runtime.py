@@ -118,11 +118,11 @@ class _Hanging(FixedRouter):
     def __init__(self, *, by_lookup: bool) -> None:
         super().__init__()
         self.by_lookup = by_lookup
-        self.asked = 0
+        self.calls = 0
         self.cancelled = 0
 
     async def _hang(self) -> None:
-        self.asked += 1
+        self.calls += 1
         try:
             await asyncio.get_running_loop().create_future()
         finally:
@@ -145,7 +145,7 @@ async def test_a_disconnect_cancels_the_router(by_lookup: bool) -> None:
     router = _Hanging(by_lookup=by_lookup)
     async with pulling(router, wait_timeout=NEVER, lookup_timeout=NEVER) as host:
         connection = await host.ask(Digest.of(b"x"))
-        await until(lambda: router.asked)
+        await until(lambda: router.calls)
         connection.close()
         await until(lambda: router.cancelled)
 
@@ -185,11 +185,11 @@ async def test_small_blobs_need_no_more_connections_than_concurrent_requests() -
         await honest(replace(exchange, content=contents[Digest(digest)]))
 
     async with peers(b"", all_of_them) as [a], pulling([a.holder]) as host:
-        left = list(contents)
+        remaining = list(contents)
 
         async def pull() -> None:
-            while left:
-                digest = left.pop()
+            while remaining:
+                digest = remaining.pop()
                 assert (await host.get(digest)).body == contents[digest]
 
         await asyncio.gather(*(pull() for _ in range(4)))

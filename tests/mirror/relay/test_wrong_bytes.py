@@ -124,10 +124,10 @@ async def test_the_end_of_wrong_large_content_is_withheld(
         assert rest.status == 404  # it would continue after wrong bytes
         assert "peer b" not in warnings(caplog)
 
-        asked = len(b.requests)
+        count = len(b.requests)
         anew = await host.get(digest)
         assert (anew.status, anew.body, anew.whole) == (200, data, True)
-        assert (len(a.requests), len(b.requests)) == (1, asked + 1)
+        assert (len(a.requests), len(b.requests)) == (1, count + 1)
         assert (await host.get(digest, "bytes=9-")).body == data[9:]  # after a new start, the runtime can continue
 
 

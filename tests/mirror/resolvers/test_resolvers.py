@@ -121,11 +121,11 @@ class Knowing(Resolver):
 
     def __init__(self, answer: Descriptor | Unavailable | None) -> None:
         self.answer = answer
-        self.asked = 0
+        self.calls = 0
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
-        self.asked += 1
+        self.calls += 1
         if isinstance(self.answer, Unavailable):
             raise self.answer
         return self.answer

@@ -80,20 +80,20 @@ def test_the_agents_logger_decides_what_is_written(host: Host) -> None:
     for level, enabled in ((logging.ERROR, False), (logging.INFO, True)):
         host.log.setLevel(level)
         assert log.isEnabledFor(logging.WARNING) is child.isEnabledFor(logging.WARNING) is enabled
-        child.warning("said at %d", level)
+        child.warning("logged at %d", level)
     host.log.addFilter(lambda record: "secret" not in record.getMessage())
     log.warning("a secret")
     assert host.lines == [
-        "WARNING agent.of.test_loglines.child test_the_agents_logger_decides_what_is_written: said at 20"
+        "WARNING agent.of.test_loglines.child test_the_agents_logger_decides_what_is_written: logged at 20"
     ]
     host.log.filters.clear()
 
 
-def raised(said: str) -> ValueError:
+def error_with(text: str) -> ValueError:
     """Return an error with a cause."""
-    error = ValueError(said)
-    error.__cause__ = LookupError(said)
-    error.add_note(said)
+    error = ValueError(text)
+    error.__cause__ = LookupError(text)
+    error.add_note(text)
     return error
 
 
@@ -104,21 +104,21 @@ def logged(host: Host, error: Exception) -> list[str]:
     return host.lines[before:]
 
 
-@pytest.mark.parametrize("said", [LONG, ODD, "an end\n", LONG + "\n" + LONG])
-def test_the_text_of_an_exception_is_one_line(host: Host, said: str) -> None:
-    lines = logged(host, raised(said))
+@pytest.mark.parametrize("text", [LONG, ODD, "an end\n", LONG + "\n" + LONG])
+def test_the_text_of_an_exception_is_one_line(host: Host, text: str) -> None:
+    lines = logged(host, error_with(text))
     assert all(len(each) <= LONGEST for each in lines)
-    assert len(lines) == len(logged(host, raised("nothing odd")))
+    assert len(lines) == len(logged(host, error_with("nothing odd")))
 
 
 def test_the_text_of_an_exception_group_is_no_separate_line(host: Host) -> None:
-    lines = logged(host, ExceptionGroup(ODD, [raised(ODD), raised(LONG)]))
+    lines = logged(host, ExceptionGroup(ODD, [error_with(ODD), error_with(LONG)]))
     assert all(len(each) <= LONGEST for each in lines)
     assert not [each for each in lines if each.startswith("2026")]
 
 
 def test_a_traceback_is_bounded(host: Host) -> None:
-    many = [raised(str(number)) for number in range(1000)]
+    many = [error_with(str(number)) for number in range(1000)]
     for number in range(999):
         many[number].__cause__ = many[number + 1]
     assert len(logged(host, many[0])) < 300

@@ -77,16 +77,16 @@ async def test_a_busy_loop_that_makes_progress_is_not_stopped() -> None:
 
 
 async def test_each_stall_is_reported_once_in_another_thread() -> None:
-    told: list[threading.Thread] = []
-    async with Watchdog(0.2, on_stall=lambda: told.append(threading.current_thread())):
+    stalls: list[threading.Thread] = []
+    async with Watchdog(0.2, on_stall=lambda: stalls.append(threading.current_thread())):
         for stall in (1, 2):
             deadline = time.monotonic() + 30
-            while len(told) < stall and time.monotonic() < deadline:
+            while len(stalls) < stall and time.monotonic() < deadline:
                 time.sleep(0.01)  # noqa: ASYNC251 - a stalled loop is what is tested
             time.sleep(0.5)  # noqa: ASYNC251 - time for another one
-            assert len(told) == stall
+            assert len(stalls) == stall
             await asyncio.sleep(0.1)
-    assert threading.main_thread() not in told
+    assert threading.main_thread() not in stalls
 
 
 async def test_notify_is_called_while_the_loop_makes_progress() -> None:

@@ -169,7 +169,7 @@ class PeerClient:
         urls = peer.urls
         if (preferred := self._preferred.get(peer.id)) in urls:
             urls = (preferred, *(url for url in urls if url != preferred))
-        last_error: Exception = PeerUnavailable(f"peer {peer.id} has no URL")
+        last_error: Exception | None = None
         for index, url in enumerate(urls):
             connect_timeout = min(deadline.remaining / (len(urls) - index), self._limits.connect_timeout)
             try:
@@ -183,7 +183,7 @@ class PeerClient:
                         self._preferred.clear()  # costs each peer one attempt at most
                     self._preferred[peer.id] = url
                 return response
-        raise last_error
+        raise last_error or PeerUnavailable(f"peer {peer.id} has no URL")
 
     def _origin(self, url: str, peer: Peer) -> Origin:
         """Return the origin of `url`. Raises ConnectError for an http URL if mutual TLS is required."""
