@@ -154,6 +154,25 @@ async def test_odd_directories_are_ignored(watched: Watched, namespace: Namespac
         shutil.rmtree(odd)
 
 
+async def test_ended_ingests_leave_no_watch_behind(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    notifiers: list[DirectoryNotifier] = []
+
+    class RecordingNotifier(DirectoryNotifier):
+        def __init__(self) -> None:
+            super().__init__()
+            notifiers.append(self)
+
+    monkeypatch.setattr(ingests_module, "DirectoryNotifier", RecordingNotifier)
+    store = namespace.store()
+    async with ready(store), watching(store) as watched:
+        last = [await namespace.put(os.urandom(size)) for size in (10, 1000, 100_000) * 10][-1]
+        await watched.until(lambda: last in watched.have and watched.have[last].complete, within=PROMPT)
+        [notifier] = notifiers
+        watches = notifier._watches  # pyright: ignore[reportPrivateUsage] - nothing public shows a leak
+        # Those of the content store itself, and those of other tests' ingests.
+        await eventually(lambda: all(path.exists() for path in watches), "the watches of ended ingests are removed")
+
+
 async def test_ingests_are_found_without_inotify(
     namespace: Namespace, data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ class IngestFollower:
         self._root: Path | None = None
         self._ingests: dict[Path, Ingest] = {}
         self._ignored: set[Path] = set()
+        self._unfinished: set[Path] = set()  # directories in which containerd has not created all files yet
         self._reports: dict[Digest, _Report] = {}
 
     async def run(self) -> None:
@@ -106,23 +107,22 @@ class IngestFollower:
         root = follower.content_root
         if root != self._root:
             self._root = root
-            self._ingests.clear()
+            self._forget(self._ingests.keys() | self._unfinished, notifier)
             self._ignored.clear()
         if root is None:
             return False
         # Before it is listed, so that no change is missed. The root, if containerd has not created the directory yet.
         is_notified = notifier.watch(root / "ingest") or notifier.watch(root)
         present = _list_directory(root / "ingest")
-        for path in self._ingests.keys() - present:
-            notifier.unwatch(path)
-            del self._ingests[path]
+        self._forget((self._ingests.keys() | self._unfinished) - present, notifier)
         self._ignored &= present
         for path, ingest in list(self._ingests.items()):
             is_notified = notifier.watch(path) and is_notified  # again, because it may be a new directory
             try:
                 ingest.available = (path / "data").stat().st_size
-            except OSError:  # the ingest has ended
+            except OSError:  # the ingest has ended; its directory is removed next
                 del self._ingests[path]
+                self._unfinished.add(path)
         room = MAX_INGESTS - len(self._ingests)
         new = list(present - self._ingests.keys() - self._ignored)[:room]
         return is_notified if not new else await self._add(new, notifier) and is_notified
@@ -130,13 +130,22 @@ class IngestFollower:
     async def _add(self, paths: Collection[Path], notifier: DirectoryNotifier) -> bool:
         """Read new ingests. One that is not complete yet is read again after the next change."""
         watched = [notifier.watch(path) for path in paths]  # before they are read
-        for path, ingest in (await asyncio.to_thread(_read_ingests, paths, self._namespaces)).items():
+        found = await asyncio.to_thread(_read_ingests, paths, self._namespaces)
+        self._unfinished.update(paths)
+        self._unfinished -= found.keys()
+        for path, ingest in found.items():
             if ingest is None:
                 notifier.unwatch(path)
                 self._ignored.add(path)
             else:
                 self._ingests[path] = ingest
         return all(watched)
+
+    def _forget(self, paths: Collection[Path], notifier: DirectoryNotifier) -> None:
+        for path in paths:
+            notifier.unwatch(path)
+            self._ingests.pop(path, None)
+            self._unfinished.discard(path)
 
     def _report(self, now: float) -> bool:
         """Report what has changed. Returns whether there is more to report soon."""
