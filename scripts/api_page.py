@@ -31,7 +31,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only Selection check_registries Limits "
         "Watchdog",
-        "TLS between peers": "PeerTLS PeerKeys PeerCertificates peer_identity",
+        "TLS between peers": "PeerTLS PeerKeys PeerCertificates TLSContexts peer_identity",
         "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM MAX_MANIFEST "
         "is_manifest "
         "detect_media_type Peer base_url is_identity IDENTITY_HEADER Holder",

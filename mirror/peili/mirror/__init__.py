@@ -63,7 +63,7 @@ from peili.mirror.server.protocol import http_protocol
 from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
-from peili.mirror.tls.contexts import PeerCertificates, PeerTLS, peer_identity
+from peili.mirror.tls.contexts import PeerCertificates, PeerTLS, TLSContexts, peer_identity
 from peili.mirror.tls.keys import PeerKeys
 
 __all__ = [
@@ -125,6 +125,7 @@ __all__ = [
     "StoreEvent",
     "StoreUnavailable",
     "Synced",
+    "TLSContexts",
     "Tasks",
     "Unavailable",
     "Upstream",

@@ -21,6 +21,7 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.support.tasks import Backoff
+from peili.mirror.tls.contexts import PeerTLS, refreshing
 
 _WARN_DELAY = 1.0
 """Seconds. When the delay between two tries is longer than this, a warning is logged once."""
@@ -38,6 +39,7 @@ class Lifecycle:
         plugins: The plug-ins that the doors need.
         extensions: Other plug-ins. They are entered after `plugins`.
         relay: Started and stopped with the mirror.
+        peer_tls: Refreshed while the mirror runs.
     """
 
     def __init__(
@@ -46,11 +48,13 @@ class Lifecycle:
         plugins: Collection[Plugin],
         extensions: Collection[Plugin],
         relay: Relay,
+        peer_tls: PeerTLS | None,
     ) -> None:
         self._context = context
         self._plugins = plugins
         self._extensions = tuple(extensions)
         self._relay = relay
+        self._peer_tls = peer_tls
         self._supervisors: dict[int, Supervisor] = {}  # by the plug-in's id(): a plug-in may not be hashable
         self._advertiser: Advertiser | None = None
         self._logged: set[int] = set()  # plug-ins whose failure to report their state was logged
@@ -91,6 +95,7 @@ class Lifecycle:
 
     async def start(self) -> None:
         """Enter the plug-ins. Return when each was tried once, or after ``limits.start_timeout`` seconds."""
+        await self._stack.enter_async_context(refreshing(self._peer_tls, self._context.log))
         await self._stack.enter_async_context(self._context.client)
         self._relay.start()
         await self._enter()

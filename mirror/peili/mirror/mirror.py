@@ -335,7 +335,8 @@ class Mirror:
         """
         if self._lifecycle is not None or self._is_exiting:
             raise RuntimeError("this mirror is running already")
-        self._lifecycle = Lifecycle(self._context, self._plugins.values(), self._extensions, self._relay)
+        plugins = self._plugins.values()
+        self._lifecycle = Lifecycle(self._context, plugins, self._extensions, self._relay, self.peer_tls)
         try:
             await self._lifecycle.start()
         except BaseException:

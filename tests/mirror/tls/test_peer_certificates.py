@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import ssl
@@ -115,7 +116,7 @@ async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here another authority issues the new certificates."""
-    monkeypatch.setattr(contexts, "_CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(contexts, "_REFRESH_INTERVAL", 0.05)
     one_files, two_files = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("one", "two"))
     new = Authority(tmp_path / "new authority")
     async with tls_host(certificates(one_files), "one") as one, tls_host(certificates(two_files), "two") as two:
@@ -128,31 +129,48 @@ async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
                 issued = new.issue(tmp_path / "new" / files.cert.parent.name, "127.0.0.1")
                 for source, target in ((issued.ca, files.ca), (issued.cert, files.cert), (issued.key, files.key)):
                     source.rename(target)
-            assert await status_at(one.port, two_files.client_context(), "127.0.0.1") == b"HTTP/1.1 200 OK\r\n"
-            with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
-                await status_at(one.port, authority.issue(tmp_path / "old", "127.0.0.1").client_context(), "127.0.0.1")
+            await until_answered(one.port, two_files, old=authority.issue(tmp_path / "old", "127.0.0.1"))
             assert len(await response.aread()) == large.size
-        assert await two.pull(one.store.add(b"later").digest) == 200
+        await until_pulled(two, one.store.add(b"later").digest)
 
 
-def test_half_written_files_keep_the_old_ones_and_are_logged_once(
-    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def until_answered(port: int, new: Certificate, old: Certificate) -> None:
+    """Wait until a host with the certificate `new` is a peer, and none with `old` is one any more."""
+    async with asyncio.timeout(20):
+        for files, is_peer in ((new, True), (old, False)):
+            while await is_answered(port, files) != is_peer:
+                pass
+
+
+async def is_answered(port: int, files: Certificate) -> bool:
+    try:
+        return b" 200 " in await status_at(port, files.client_context(), "127.0.0.1")
+    except OSError:
+        return False
+
+
+async def test_half_written_files_keep_the_old_ones_and_are_logged_once(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(contexts, "_CHECK_INTERVAL", 0.0)
     files, new = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("one", "new"))
     own = certificates(files)
     before = own.contexts()
     with caplog.at_level(logging.INFO, "peili.tls"):
         shutil.copy(new.cert, files.cert)  # the key is still the old one
-        assert own.contexts() is own.contexts() is before
+        for _ in range(2):
+            await own.refresh()
+            assert own.contexts() is before
         [record] = caplog.records
         assert record.levelname == "ERROR"
         assert "key values mismatch; what was read before stays in use" in record.message
         shutil.copy(new.key, files.key)
-        assert own.contexts() is not before
+        await own.refresh()
+        after = own.contexts()
+        assert after is not before
         assert len(caplog.records) == 2
         assert caplog.records[1].message.startswith("read again: ")
-        assert own.contexts() is own.contexts()
+        await own.refresh()
+        assert own.contexts() is after
 
 
 def problem_with(files: Certificate) -> str:

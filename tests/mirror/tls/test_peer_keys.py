@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from starlette.requests import HTTPConnection
 from tests.mirror.tls.tls_hosts import TLSHost, host_keys, status_at, tls_host, until_pulled, write_keys
 from tests.support.waiting import until
 
-from peili.mirror import ConfigError, Mirror, PeerKeys, PushRouter, peer_identity, serve
+from peili.mirror import ConfigError, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
 from peili.mirror.client import client
 from peili.mirror.tls import contexts, keys
 from peili.stores.memory import MemoryStore
@@ -126,10 +127,11 @@ async def test_a_certificate_is_renewed_while_a_transfer_runs(
             clock_at(seconds, monkeypatch)
             await until(lambda: own.contexts() is not before)
             after = own.contexts()
-            await asyncio.sleep(0.1)
-            assert own.contexts() is after  # once
+            await own.refresh()
+            assert own.contexts() is after
             assert len(await response.aread()) == large.size
         monkeypatch.undo()
+        await own.refresh()
         other = host_keys(tmp_path, "three", KEY).contexts().client
         assert await status_at(one.port, other, keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
 
@@ -138,7 +140,7 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in docs/security.md. Each step reaches one host after the other, and after each, every host pulls."""
-    monkeypatch.setattr(contexts, "_CHECK_INTERVAL", 0.0)
+    monkeypatch.setattr(contexts, "_REFRESH_INTERVAL", 0.05)
     monkeypatch.setattr(client, "KEEP_ALIVE", 0.0)  # each pull makes new connections
     names = ["one", "two", "three"]
     async with AsyncExitStack() as stack:
@@ -147,11 +149,18 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
             each.know(*hosts)
         await pull_everywhere(hosts, "before")
         for step in ([KEY, OTHER_KEY], [OTHER_KEY, KEY], [OTHER_KEY]):
-            for name in names:
+            for name, each in zip(names, hosts, strict=True):
+                assert each.mirror.peer_tls is not None
+                before = each.mirror.peer_tls.contexts()
                 write_keys(tmp_path / f"{name}.key", *step)
+                await until(partial(has_changed, each.mirror.peer_tls, before))
                 await pull_everywhere(hosts, f"{step} {name}")
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
             await status_at(hosts[0].port, host_keys(tmp_path, "late", KEY).contexts().client, keys.CLUSTER_NAME)
+
+
+def has_changed(tls: PeerTLS, before: TLSContexts) -> bool:
+    return tls.contexts() is not before
 
 
 async def pull_everywhere(hosts: Sequence[TLSHost], content: str) -> None:
@@ -173,19 +182,26 @@ async def test_a_host_with_both_keys_is_a_peer_of_hosts_with_either(held: list[b
 async def test_a_broken_new_file_keeps_the_old_keys_and_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(contexts, "_CHECK_INTERVAL", 0.0)
     own = host_keys(tmp_path, "one", KEY)
     before = own.contexts()
     (tmp_path / "one.key").write_text("broken")
     with caplog.at_level(logging.INFO, "peili.tls"):
-        assert own.contexts() is own.contexts() is before
+        for _ in range(2):
+            await own.refresh()
+            assert own.contexts() is before
         [record] = caplog.records
         assert record.levelname == "ERROR"
         assert "one.key is not a key file" in record.message
         clock_at(keys.RENEWAL + 60, monkeypatch)
-        await until(lambda: own.contexts() is not before)  # renewed with the old keys
+        await own.refresh()
+        renewed = own.contexts()
+        assert renewed is not before  # with the old keys
+        await own.refresh()
+        assert own.contexts() is renewed
+        assert caplog.records == [record]
         write_keys(tmp_path / "one.key", OTHER_KEY)
-        own.contexts()
+        await own.refresh()
+        assert own.contexts() is not renewed
         assert caplog.records[-1].message == f"read again: {tmp_path / 'one.key'}"
 
 
@@ -207,11 +223,14 @@ async def test_the_peer_door_knows_the_id_that_the_certificate_shows(tmp_path: P
 
 
 @pytest.mark.parametrize("seconds", [keys.LIFETIME + 60, -keys.SKEW - 60])
-def test_an_invalid_certificate_is_not_used(seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_invalid_certificate_is_not_used(
+    seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The host may have slept for a day, or have started with a wrong clock."""
     own = host_keys(tmp_path, "one", KEY)
     before = own.contexts()
     clock_at(seconds, monkeypatch)
+    await own.refresh()
     assert own.contexts() is not before
 
 

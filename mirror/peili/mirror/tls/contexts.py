@@ -1,17 +1,18 @@
 """Mutual TLS 1.3 between peers: what the server and the client need, and the certificates of the operator.
 
-Each new connection asks for the context that is current. So renewed certificates take effect without a restart, and
-open connections go on. keys.py makes the certificates from a shared key instead.
+Each new connection uses the context that is current, and the mirror refreshes it once a second. So renewed certificates
+take effect without a restart, and open connections go on. keys.py makes the certificates from a shared key instead.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import ssl
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,13 +27,19 @@ PEER_NAMES: Final = "peili.peer_names"
 """The key of an ASGI scope below which `serve` stores the names in the verified certificate of the client."""
 _IDENTITY_PREFIX = "peili:"
 _NAME_KINDS = frozenset({"DNS", "URI", "IP Address"})
-_CHECK_INTERVAL = 1.0
-"""Seconds between two looks at the files."""
+_REFRESH_INTERVAL = 1.0
+_PAUSE = 60.0
+"""Seconds after an error of a third-party `PeerTLS.refresh`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TLSContexts:
-    """The contexts of new connections: those that this host accepts, and those that it opens."""
+    """The contexts of new connections between peers. Both must require and verify a certificate of the other side.
+
+    Attributes:
+        server: For connections that this host accepts.
+        client: For connections that it opens.
+    """
 
     server: ssl.SSLContext
     client: ssl.SSLContext
@@ -43,7 +50,7 @@ class PeerTLS(ABC):
 
     Pass it to `Mirror`. Then `serve` serves the peer door with it, the mirror uses it to reach peers, and the peer door
     admits each client with the right certificate. URLs of peers must be https URLs. May be used by several mirrors, on
-    any event loop.
+    any event loop. A subclass may get certificates from elsewhere.
 
     Attributes:
         identity: The id of this host that its certificate shows; None if it shows none.
@@ -54,6 +61,9 @@ class PeerTLS(ABC):
     @abstractmethod
     def contexts(self) -> TLSContexts:
         """Return the contexts for a new connection. Cheap; never raises."""
+
+    async def refresh(self) -> None:  # noqa: B027 - not every subclass has something to do
+        """Load new certificates if they are needed. The mirror calls it once a second while it is entered."""
 
     def name_to_check(self, tls_name: str | None, host: str) -> str:
         """Return the name that the certificate of a peer must show; empty if `check_server` alone decides.
@@ -87,6 +97,30 @@ class PeerTLS(ABC):
         return PEER_NAMES in connection.scope and self.allows(connection.scope[PEER_NAMES])
 
 
+@asynccontextmanager
+async def refreshing(tls: PeerTLS | None, log: logging.Logger) -> AsyncGenerator[None]:
+    """Call ``tls.refresh`` once a second."""
+    if tls is None:
+        yield
+        return
+    task = asyncio.create_task(_refresh_forever(tls, log), name="peili TLS")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def _refresh_forever(tls: PeerTLS, log: logging.Logger) -> None:
+    while True:
+        await asyncio.sleep(_REFRESH_INTERVAL)
+        try:
+            await tls.refresh()
+        except Exception:  # a subclass is third-party code
+            log.exception("%s failed to refresh its certificates", type(tls).__name__)
+            await asyncio.sleep(_PAUSE)
+
+
 class TLSFromFiles(PeerTLS):
     """Makes new contexts when files change. The previous ones stay in use if that fails, and it is logged once.
 
@@ -102,30 +136,34 @@ class TLSFromFiles(PeerTLS):
         self._log = log or logging.getLogger("peili.tls")
         self._paths = paths
         self._seen = self._states()
-        self._next_check = time.monotonic() + _CHECK_INTERVAL
         self._logged = ""
         self._current = self._load()
 
     @override
     def contexts(self) -> TLSContexts:
-        if time.monotonic() >= self._next_check:
-            self._next_check = time.monotonic() + _CHECK_INTERVAL
-            if (states := self._states()) != self._seen and self._reload():
-                self._seen = states
         return self._current
 
-    def _reload(self) -> bool:
-        """Load the files again. Returns whether that worked; if not, the next check tries it again."""
+    @override
+    async def refresh(self) -> None:
+        if self._is_outdated():
+            await asyncio.to_thread(self._reload)
+
+    def _is_outdated(self) -> bool:
+        """Whether new contexts are needed."""
+        return self._states() != self._seen
+
+    def _reload(self) -> None:
+        """Load the files again. Called in a thread. If it fails, the next `refresh` tries it again."""
+        states = self._states()
         try:
             self._current = self._load()
         except (ConfigError, OSError, ImportError) as error:
             if str(error) != self._logged:
                 self._logged = str(error)
                 self._log.error("%s; what was read before stays in use", error)
-            return False
-        self._logged = ""
+            return
+        self._seen, self._logged = states, ""
         self._log.info("read again: %s", ", ".join(map(str, self._paths)))
-        return True
 
     def _states(self) -> list[tuple[int, int, int] | None]:
         return [_state(path) for path in self._paths]

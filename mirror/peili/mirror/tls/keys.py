@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +30,9 @@ _RETRY_INTERVAL = 60.0
 class PeerKeys(TLSFromFiles):
     """Mutual TLS with certificates that each host makes from a key, which all hosts of a cluster share.
 
-    Needs `cryptography`, the extra ``keys``. A certificate is valid for a day and is renewed in time, when a connection
-    is made. The file is read again when it changes. If the new content cannot be used, the previous keys stay in use,
-    and an error is logged once. The construction, and reading a changed file, take about 0.2 s.
+    Needs `cryptography`, the extra ``keys``. A certificate is valid for a day and is renewed in time. The file is read
+    again when it changes. If the new content cannot be used, the previous keys stay in use, and an error is logged
+    once. The construction takes about 0.2 s.
 
     Args:
         file: The file of the key, which ``peili keys new FILE`` makes. Only its owner may read it. With several keys,
@@ -50,29 +49,26 @@ class PeerKeys(TLSFromFiles):
         self.identity = identity
         self._uri = identity_uri(identity)
         self._file = file
-        self._renewal: threading.Thread | None = None
         self._next_renewal = 0.0
-        self._lock = threading.Lock()  # held while keys and contexts change
         super().__init__(file, log=log)
 
     @override
-    def contexts(self) -> TLSContexts:
-        super().contexts()
-        age = now() - self._issued_at
-        is_renewing = self._renewal is not None and self._renewal.is_alive()
-        if not 0 <= age < RENEWAL and not is_renewing and time.monotonic() >= self._next_renewal:
-            self._start_renewal(wait=not -SKEW <= age < LIFETIME)  # not valid now: this host slept, or its clock jumped
-        return self._current
+    def _is_outdated(self) -> bool:
+        is_due = not self._is_fresh() and time.monotonic() >= self._next_renewal
+        return is_due or super()._is_outdated()
 
-    def _start_renewal(self, *, wait: bool) -> None:
-        self._renewal = threading.Thread(target=self._renew, name="peili certificate", daemon=True)
-        try:
-            self._renewal.start()
-        except RuntimeError:  # no thread is left
-            self._next_renewal = time.monotonic() + _RETRY_INTERVAL
-            return
-        if wait:
-            self._renewal.join()
+    def _is_fresh(self) -> bool:
+        return 0 <= now() - self._issued_at < RENEWAL  # false if the clock was set back, too
+
+    @override
+    def _reload(self) -> None:
+        super()._reload()
+        if not self._is_fresh():  # the file cannot be used now
+            try:
+                self._current = self._issue(self._keys)
+            except (OSError, ImportError) as error:  # for example, no file descriptor is left
+                self._next_renewal = time.monotonic() + _RETRY_INTERVAL
+                self._log.warning("the certificate can't be renewed now: %s", error)
 
     @override
     def name_to_check(self, tls_name: str | None, host: str) -> str:
@@ -81,33 +77,20 @@ class PeerKeys(TLSFromFiles):
     @override
     def _load(self) -> TLSContexts:
         keys = read_keys(self._file)
-        contexts, issued_at = self._issue(keys)
-        with self._lock:
-            self._keys, self._issued_at = keys, issued_at
+        contexts = self._issue(keys)
+        self._keys = keys
         return contexts
 
-    def _renew(self) -> None:
-        """Issue a new certificate. Runs in a thread, because that takes longer than the event loop should wait."""
-        keys = self._keys
-        try:
-            contexts, issued_at = self._issue(keys)
-        except (OSError, ImportError) as error:  # for example, no file descriptor is left
-            self._next_renewal = time.monotonic() + _RETRY_INTERVAL
-            self._log.warning("the certificate can't be renewed now: %s", error)
-            return
-        with self._lock:
-            if keys is self._keys:  # else other keys were read in the meantime
-                self._current, self._issued_at = contexts, issued_at
-
-    def _issue(self, keys: Sequence[bytes]) -> tuple[TLSContexts, float]:
-        """Return contexts with a new certificate, and the time when it was issued."""
+    def _issue(self, keys: Sequence[bytes]) -> TLSContexts:
+        """Return contexts with a new certificate."""
         issued_at, contexts = now(), new_contexts()
         issued = issue_certificate(keys, self._uri, CLUSTER_NAME, issued_at - SKEW, issued_at + LIFETIME)
         for context in (contexts.server, contexts.client):
             context.verify_flags |= ssl.VERIFY_X509_STRICT
             context.load_verify_locations(cadata=issued.trusted)
             _load(context, issued)
-        return contexts, issued_at
+        self._issued_at = issued_at
+        return contexts
 
 
 def now() -> float:
