@@ -36,6 +36,10 @@ _TLS = """ssl_certificate {certificate.cert}; ssl_certificate_key {certificate.k
     ssl_client_certificate {certificate.ca}; ssl_verify_client on;
 """
 
+_PROXY_TLS = """proxy_ssl_certificate {certificate.cert}; proxy_ssl_certificate_key {certificate.key};
+    proxy_ssl_protocols TLSv1.3; proxy_ssl_verify on; proxy_ssl_trusted_certificate {certificate.ca};
+"""
+
 _REGISTRY = """\
 version: 0.1
 log: {{level: error, accesslog: {{disabled: true}}}}
@@ -69,9 +73,16 @@ def nginx_files(folder: Path, root: Path, certificate: Certificate | None = None
 
 
 @contextmanager
-def nginx_proxy(folder: Path, upstream: int) -> Generator[tuple[int, Process]]:
-    """Run nginx with `proxy_pass` to the port `upstream` and the default configuration. Yields its port and process."""
-    with _nginx(folder, f"location / {{ proxy_pass http://127.0.0.1:{upstream}; }}") as nginx:
+def nginx_proxy(folder: Path, upstream: int, certificate: Certificate | None = None) -> Generator[tuple[int, Process]]:
+    """Run nginx with `proxy_pass` to a port and otherwise the default configuration. Yields its port and process.
+
+    Args:
+        folder: A new folder for its files.
+        upstream: The port.
+        certificate: If it is given, nginx connects to the port with mutual TLS.
+    """
+    scheme, tls = ("http", "") if certificate is None else ("https", _PROXY_TLS.format(certificate=certificate))
+    with _nginx(folder, f"{tls}location / {{ proxy_pass {scheme}://127.0.0.1:{upstream}; }}") as nginx:
         yield nginx
 
 

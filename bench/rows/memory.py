@@ -22,6 +22,7 @@ from bench.references import registry
 from bench.setting import REPOSITORY, Setting, blob_path
 from bench.usage import Memory, cpu_seconds, forget_peak, memory
 from peili.mirror.testing.images import Image, pack_tar
+from peili.mirror.tls.key_file import create_key_file
 
 GROUP = "memory"
 _AGAINST = "docker-registry"
@@ -49,9 +50,14 @@ def _with_many_blobs(setting: Setting) -> Iterator[Row]:
     images = setting.many(count)
     with ExitStack() as stack:
         peers = stack.enter_context(empty_peers(setting.new("log"), _PEERS))
-        settings = (*_containerd_with(setting, images, stack), *static_router(peers))
+        store = _containerd_with(setting, images, stack)
+        settings = (*store, *static_router(peers))
         yield from _starting(setting, settings, f"{count:,} blobs")
         yield from _idling(setting, settings, images, f"idle with {count:,} blobs")
+        key = setting.new("key")
+        create_key_file(key)
+        closed = (*store, *NO_PEERS, f"peer.shared_key_file={key}")
+        yield from _idling(setting, closed, images, f"idle with {count:,} blobs and a shared key")
 
 
 def _containerd_with(setting: Setting, images: Sequence[Image], stack: ExitStack) -> Sequence[str]:
