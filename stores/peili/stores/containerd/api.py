@@ -260,11 +260,18 @@ def why_unreachable(socket: Path) -> str:
     try:
         mode = socket.stat().st_mode
     except PermissionError:
-        return f"no permission to reach {socket}; run as root, or give this user access to its directory"
+        return f"no permission to reach {socket}; {_as_root('give this user access to its directory')}"
     except OSError:
         return f"there is no socket {socket}; is containerd running, and is that its address?"
     if not stat.S_ISSOCK(mode):
         return f"{socket} is not a socket; use the one that containerd listens on"
     if not os.access(socket, os.R_OK | os.W_OK):
-        return f"no permission on {socket}; run as root, or give this user access to it"
+        return f"no permission on {socket}; {_as_root('give this user access to it')}"
     return f"containerd does not answer on {socket}"
+
+
+def _as_root(otherwise: str) -> str:
+    """Return how to get a permission that this process lacks. Root may lack it without its capabilities."""
+    if os.geteuid() == 0:
+        return "this process is root, but has no CAP_DAC_OVERRIDE, or a security module refuses it"
+    return f"run as root, or {otherwise}"

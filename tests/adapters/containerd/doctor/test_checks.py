@@ -10,14 +10,14 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
 
 from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts
-from peili.adapters.containerd.doctor.configuration import Configuration, read_configuration
+from peili.adapters.containerd.doctor.configuration import Configuration, InvalidConfiguration, read_configuration
 from peili.adapters.containerd.doctor.daemon_checks import config_argument
 from peili.adapters.containerd.doctor.mirror_checks import (
     MirrorStatus,
@@ -308,6 +308,43 @@ async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
     assert (status, result.level) == (None, Level.FAIL)
 
 
+@pytest.mark.parametrize("version", [(1, 6), (1, 7)])
+async def test_a_file_of_containerd_1_x_without_its_version_is_ignored_in_part(
+    version: tuple[int, int], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f'[{CRI}.registry]\nconfig_path = "{tmp_path}"\n')
+    [failed] = [
+        each
+        for each in check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+        if each.level is not Level.OK
+    ]
+    what = f"{file} has no version = 2, so containerd ignores [{CRI}] in it"
+    assert failed == fail("config_path", what, f"set version = 2 at the beginning of {file}, then restart containerd")
+    file.write_text(f"version = 2\n{file.read_text()}")
+    results = check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+    assert problems(results) == NO_PROBLEMS
+
+
+@pytest.mark.parametrize(("index", "version"), [(0, (2, 0)), (0, (2, 2)), (1, (1, 6)), (1, (1, 7))])
+async def test_the_guide_sets_config_path_in_a_way_that_containerd_reads(
+    index: int, version: tuple[int, int], tmp_path: Path
+) -> None:
+    guide = (Path(__file__).parents[4] / "docs/containerd.md").read_text(encoding="utf-8")
+    block = [each for each in guide.split("```toml\n")[1:] if "config_path" in each][index].partition("```")[0]
+    file = tmp_path / "config.toml"
+    file.write_text(block.replace("/etc/containerd/certs.d", str(tmp_path)))
+    results = check(read_configuration(file, ContainerdVersion(*version)), ContainerdVersion(*version))
+    assert ok("config_path", str(tmp_path)) in results
+    assert problems(results) == NO_PROBLEMS
+
+
+@pytest.mark.parametrize(("user", "advice"), [(0, ""), (1000, "run as root, or ")])
+async def test_root_is_not_told_to_run_as_root(user: int, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    assert InvalidConfiguration("reason").fix.startswith(f"{advice}give --containerd-config FILE")
+
+
 async def test_parts_that_are_not_ready_are_named() -> None:
     result = check_readiness(MirrorStatus("me", ready={"store": False, "router": True}))
     assert (result.level, result.what) == (Level.FAIL, "not ready: store")
@@ -352,6 +389,43 @@ async def test_the_time_since_the_last_request_is_written_in_words(seconds: floa
     assert check_containerd_requests(status, 1e9).what == f"containerd has sent 4 requests, the last {words} ago"
 
 
+async def test_a_peer_that_admits_nobody_and_one_whose_url_has_a_wrong_path_are_named() -> None:
+    def refuse(_: HTTPConnection) -> bool:
+        return False
+
+    closed = Mirror(MemoryStore(), MemoryRouter(), auth=refuse, identity=Peer("closed", ()))
+    other = Mirror(MemoryStore(), MemoryRouter(), insecure=True, identity=Peer("other", ()))
+    local = "127.0.0.1:0"
+    async with (
+        closed,
+        other,
+        serve(closed, local=local, peer=local) as one,
+        serve(other, local=local, peer=local) as two,
+    ):
+        refusing, wrong = f"http://{one.peer_addresses[0]}", f"http://{two.peer_addresses[0]}/peili"
+        peers = [{"id": "closed", "urls": [refusing]}, {"id": wrong, "urls": [wrong]}]
+        async with make_client() as http:
+            results = [each async for each in check_peers(http, MirrorStatus("me", peers=peers))]
+            [own] = [each async for each in check_peer_door(http, MirrorStatus("other", [wrong]), is_closed=False)]
+    assert results == [
+        warn(
+            "peers",
+            f"1 of 2 answer 403, so their peer doors are closed to this host: closed at {refusing}",
+            "set peer.shared_key_file to the same key on all hosts",
+        ),
+        warn(
+            "peers",
+            f"1 of 2 answer 404, so the path of their URL is wrong: {wrong}",
+            "set peer.advertise on them, or the URL in the router",
+        ),
+    ]
+    assert own == fail(
+        "peer door",
+        f"other answers 404 for {wrong}/v2/, so peers find nothing there",
+        "set peer.advertise to the URL of the peer door; it has a path only if the door is mounted there",
+    )
+
+
 async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) -> None:
     one_keys, two_keys, other_keys = (host_keys(tmp_path, name, key) for name, key in KEYS.items())
     async with tls_host(one_keys) as one, tls_host(two_keys) as two, tls_host(other_keys) as other:
@@ -361,7 +435,9 @@ async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) ->
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result == ok("peer door", f"this peili answers at {one.url}")
             fix = "open the peers' port, and give all hosts the same key"
-            assert await check_peers(client, status) == warn("peers", "1 of 2 do not answer: other", fix)
+            assert [each async for each in check_peers(client, status)] == [
+                warn("peers", "1 of 2 do not answer: other", fix)
+            ]
         async with PeerClient(Limits(), tls=other_keys) as client:
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result.level is Level.FAIL

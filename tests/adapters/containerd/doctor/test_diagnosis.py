@@ -348,7 +348,8 @@ def test_a_local_door_where_nothing_listens_and_one_of_another_program(applied: 
     diagnosis = applied.doctor(f"--set=local.listen={address}")
     assert diagnosis.code == 1
     assert diagnosis.of("fail")["local door"].startswith(f"nothing answers at http://{address} (")
-    diagnosis = applied.doctor(f"--set=local.listen={applied.peili.peer}")  # a peer door has no /status
+    # A peer door has no /status.
+    diagnosis = applied.doctor(f"--set=local.listen={applied.peili.peer}", "--set=peer.listen=[]")
     assert "is not peili (status 404 for /status)" in diagnosis.of("fail")["local door"]
 
 

@@ -42,7 +42,10 @@ def check_configuration(configuration: Configuration, settings: RegistrySettings
     """Run all checks of the configuration, in the order in which problems should be fixed."""
     yield from check_files(configuration)
     yield from check_cri_is_on(configuration)
-    yield from check_config_path(settings, is_k3s=any(is_generated(each) for each in configuration.files))
+    lacks_version = configuration.format == 1 and settings.registry_header.startswith("[plugins.cri.")
+    yield from check_config_path(
+        settings, is_k3s=any(is_generated(each) for each in configuration.files), lacks_version=lacks_version
+    )
     yield from check_conflicts(settings)
     yield from check_transfer_service(settings)
     yield check_layers_are_kept(settings)
@@ -74,18 +77,27 @@ def check_cri_is_on(configuration: Configuration) -> Iterator[CheckResult]:
         yield warn("CRI plug-in", what, fix)
 
 
-def check_config_path(settings: RegistrySettings, *, is_k3s: bool) -> Iterator[CheckResult]:
+def check_config_path(
+    settings: RegistrySettings, *, is_k3s: bool, lacks_version: bool = False
+) -> Iterator[CheckResult]:
     """Check that containerd reads hosts.toml files.
 
     Args:
         settings: The settings in force.
         is_k3s: Whether k3s generates the configuration. It sets `config_path` if registries.yaml has mirrors.
+        lacks_version: Whether containerd 1.x takes the files for version 1, because they have no ``version = 2``.
     """
     about = "config_path"
     for plugin, table, file in settings.ignored:
         path = as_table(table.get("registry")).get("config_path")
         if path and path != settings.config_path:
             result = warn if settings.directories else fail
+            if lacks_version and plugin == CRI_2:
+                what = f'{file} has no version = 2, so containerd ignores [plugins."{plugin}"] in it'
+                yield result(about, what, f"set version = 2 at the beginning of {file}, {_RESTART}")
+                if not settings.directories:
+                    return
+                continue
             what = f'set in [plugins."{plugin}"] of {file}, which this containerd ignores'
             yield result(about, what, f"move it to {settings.registry_header}, {_RESTART}")
     if not settings.directories:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+from peili.adapters.containerd.doctor.result import as_root
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import PeiliError
 
@@ -47,7 +48,7 @@ class InvalidConfiguration(PeiliError):
 
     def __init__(self, reason: str, fix: str = "") -> None:
         super().__init__(reason)
-        self.fix = fix or "run as root, or give --containerd-config FILE; in a container, mount it at the same path"
+        self.fix = fix or f"{as_root()}give --containerd-config FILE; in a container, mount it at the same path"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from peili.adapters.containerd.doctor.configuration import (
     read_configuration,
 )
 from peili.adapters.containerd.doctor.registry_settings import RegistrySettings, registry_settings
-from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok, warn
+from peili.adapters.containerd.doctor.result import CheckResult, Level, as_root, fail, ok, warn
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
@@ -33,7 +33,6 @@ _SO_PEERCRED_FORMAT = "3i"
 _SOCKET_TIMEOUT = 5.0
 _BOOT_TIME_ERROR = 1.0
 """By how many seconds the kernel's boot time may be wrong."""
-_CONTENT_FIX = "run peili as root; in a container, mount the directory at the same path, or set store.content_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +135,11 @@ async def check_containerd(api: ContainerdApi, address: Path) -> tuple[Container
 async def check_content(api: ContainerdApi, content_path: Path | None) -> CheckResult:
     """Check that peili can read containerd's content as files."""
     about = "content"
+    fix = f"{as_root()}mount the directory into peili's container at the same path, or set store.content_path"
     root = content_path or await api.content_root()
     if root is None:
         what = "containerd does not say where its content is, so peili reads it through its API, which is slow"
-        return warn(about, what, _CONTENT_FIX)
+        return warn(about, what, fix)
     blobs = root / "blobs"
     try:
         if blobs.is_dir() or next(root.iterdir(), None) is not None:  # a new content store is empty
@@ -153,7 +153,7 @@ async def check_content(api: ContainerdApi, content_path: Path | None) -> CheckR
             return ok(about, what)
         reason = (error.strerror or str(error)).lower()
         what = f"{error.filename}: {reason}, so peili reads it through containerd's API, which is slow"
-        return warn(about, what, _CONTENT_FIX)
+        return warn(about, what, fix)
     return ok(about, f"peili reads it from {root}")
 
 

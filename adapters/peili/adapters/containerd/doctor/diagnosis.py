@@ -17,7 +17,7 @@ from peili.adapters.containerd.doctor.configuration import (
     read_configuration,
 )
 from peili.adapters.containerd.doctor.registry_settings import RegistrySettings, registry_settings
-from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, warn
+from peili.adapters.containerd.doctor.result import CheckResult, Level, as_root, fail, warn
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.mirror import Limits, PeerClient, PeerTLS, Selection, StoreUnavailable
@@ -131,7 +131,7 @@ def _check_hosts(
         statuses += registry_statuses(roots, target.mirror, version)
     except OSError as error:
         what = f"{error.filename}: {(error.strerror or '').lower()}"
-        return [fail("hosts.toml", what, "run as root, or give this user access to it")]
+        return [fail("hosts.toml", what, f"{as_root()}give this user access to it")]
     results = config_checks.check_hosts(
         statuses,
         target.mirror,
@@ -175,7 +175,8 @@ async def _check_mirror(
         peers = peer_client if target.peer_tls is not None else client
         async for result in mirror_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result
-        yield await mirror_checks.check_peers(peers, status)
+        async for result in mirror_checks.check_peers(peers, status):
+            yield result
     yield mirror_checks.check_containerd_requests(status, time.time())
     if api is not None:
         try:

@@ -29,6 +29,7 @@ from peili.stores.containerd.listing import list_images
 _TIMEOUT = 5.0
 """Seconds within which a door has to answer."""
 _MAX_NAMED_PEERS = 5
+_ANOTHER = "another server"
 _DAY, _HOUR, _MINUTE = 86400, 3600, 60
 _ACCEPT = ", ".join(
     (
@@ -116,64 +117,100 @@ async def check_peer_door(
         fix = "make a key with peili keys new, copy it to every host, and set peer.shared_key_file"
         yield fail(about, "it refuses every other host", fix)
     for url in status.urls:
-        identity = await _identity_at(client, url)
-        if identity == status.identity:
-            yield ok(about, f"this peili answers at {url}")
-        elif identity is None:
+        door = await _ask_door(client, url)
+        if door is None:
             fix = "open the port, or set peer.advertise to a URL that other hosts can reach"
             who = "no peili with the right certificate" if isinstance(client, PeerClient) else "nothing"
             yield fail(about, f"{who} answers at {url}, the URL that peers use", fix)
-        elif identity:
-            yield fail(about, f"{identity} answers at {url}", "set peer.advertise to a URL of this host")
-        else:
+        elif not door.status:
             yield ok(about, f"{url} accepts connections")
+        elif door.status == 404:
+            fix = "set peer.advertise to the URL of the peer door; it has a path only if the door is mounted there"
+            yield fail(about, f"{door.identity} answers 404 for {url}/v2/, so peers find nothing there", fix)
+        elif door.identity == status.identity:
+            yield ok(about, f"this peili answers at {url}")
+        else:
+            yield fail(about, f"{door.identity} answers at {url}", "set peer.advertise to a URL of this host")
 
 
-async def check_peers(client: httpx.AsyncClient | PeerClient, status: MirrorStatus) -> CheckResult:
-    """Check that the peers that this peili knows answer."""
+async def check_peers(
+    client: httpx.AsyncClient | PeerClient, status: MirrorStatus
+) -> AsyncGenerator[CheckResult, None]:
+    """Check that the peers that this peili knows answer, and admit this host."""
     about = "peers"
     if not status.peers:
         fix = "name the other hosts in router.peers, or with mdns put them on the same network"
-        return warn(about, "none is known, so no content can come from peers", fix)
-    answered = await asyncio.gather(*(_answers(client, peer) for peer in status.peers))
-    silent = [str(peer["id"]) for peer, does_answer in zip(status.peers, answered, strict=True) if not does_answer]
-    if silent:
-        names = ", ".join(silent[:_MAX_NAMED_PEERS]) + (" …" if len(silent) > _MAX_NAMED_PEERS else "")
-        what = f"{len(silent)} of {len(status.peers)} do not answer: {names}"
-        has_tls = isinstance(client, PeerClient)
-        fix = "open the peers' port, " + ("and give all hosts the same key" if has_tls else "or see their logs")
-        return warn(about, what, fix)
-    return ok(about, f"{len(status.peers)} known, all answer")
+        yield warn(about, "none is known, so no content can come from peers", fix)
+        return
+    doors = await asyncio.gather(*(_ask_peer(client, peer) for peer in status.peers))
+    if isinstance(client, PeerClient):
+        open_port, admit = "and give all hosts the same key", "see peer.tls.names on those hosts"
+    else:
+        open_port, admit = "or see their logs", "set peer.shared_key_file to the same key on all hosts"
+    problems = (
+        (None, "do not answer", f"open the peers' port, {open_port}"),
+        (403, "answer 403, so their peer doors are closed to this host", admit),
+        (404, "answer 404, so the path of their URL is wrong", "set peer.advertise on them, or the URL in the router"),
+    )
+    is_healthy = True
+    for code, problem, fix in problems:
+        found = [door.name for door in doors if door.status == code]
+        if found:
+            is_healthy = False
+            names = ", ".join(found[:_MAX_NAMED_PEERS]) + (" …" if len(found) > _MAX_NAMED_PEERS else "")
+            yield warn(about, f"{len(found)} of {len(doors)} {problem}: {names}", fix)
+    if is_healthy:
+        yield ok(about, f"{len(status.peers)} known, all answer")
 
 
-async def _answers(client: httpx.AsyncClient | PeerClient, peer: Mapping[str, Any]) -> bool:
+@dataclass(frozen=True, slots=True)
+class _PeerAnswer:
+    """How a peer answers: its name with the URL that answers, and the status of its answer, None without one."""
+
+    name: str
+    status: int | None
+
+
+async def _ask_peer(client: httpx.AsyncClient | PeerClient, peer: Mapping[str, Any]) -> _PeerAnswer:
     for url in peer["urls"]:
-        if await _identity_at(client, url, peer.get("tls_name")) is not None:
-            return True
-    return False
+        door = await _ask_door(client, url, peer.get("tls_name"))
+        if door is not None:
+            return _PeerAnswer(str(peer["id"]) if peer["id"] == url else f"{peer['id']} at {url}", door.status)
+    return _PeerAnswer(str(peer["id"]), None)
 
 
-async def _identity_at(client: httpx.AsyncClient | PeerClient, url: str, tls_name: str | None = None) -> str | None:
-    """Return the id of the peili that answers at the base URL of a peer door.
+@dataclass(frozen=True, slots=True)
+class _DoorAnswer:
+    """What answers at the base URL of a peer door.
 
-    Returns:
-        An empty string if something listens but cannot be identified, such as a door that requires a client
-        certificate; None if nothing listens.
+    Attributes:
+        identity: The id of the peili, or ``another server``.
+        status: The status of its answer; 0 if something listens but cannot be asked, such as a door that requires a
+            client certificate.
     """
+
+    identity: str
+    status: int
+
+
+async def _ask_door(
+    client: httpx.AsyncClient | PeerClient, url: str, tls_name: str | None = None
+) -> _DoorAnswer | None:
+    """Ask the peer door at a base URL who it is. Returns None if nothing answers."""
     if isinstance(client, PeerClient):
         try:
             head = await client.head(Peer("unknown", (url,), tls_name), "/v2/", timeout=_TIMEOUT)
         except (PeerUnavailable, ValueError):
             return None
-        return head.header(IDENTITY_HEADER) or "another server"
+        return _DoorAnswer(head.header(IDENTITY_HEADER) or _ANOTHER, head.status)
     try:
         response = await client.head(f"{url}/v2/")
     except (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError):
-        return "" if url.startswith("https:") and await _accepts_connections(url) else None
+        is_closed = url.startswith("https:") and await _accepts_connections(url)
+        return _DoorAnswer(_ANOTHER, 0) if is_closed else None
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
-    identity: str = response.headers.get(IDENTITY_HEADER, "another server")
-    return identity
+    return _DoorAnswer(response.headers.get(IDENTITY_HEADER, _ANOTHER), response.status_code)
 
 
 async def _accepts_connections(url: str) -> bool:

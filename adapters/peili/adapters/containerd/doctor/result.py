@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -66,3 +67,8 @@ def summary(results: Sequence[CheckResult]) -> str:
     if failed:
         return f"{failed} failed, {warnings}: fix what failed, starting with the first"
     return f"nothing failed; {warnings}" if warned else "all is well: containerd uses the mirror"
+
+
+def as_root() -> str:
+    """Return the advice to run as root, as the beginning of a fix; empty if this process is root already."""
+    return "" if os.geteuid() == 0 else "run as root, or "
