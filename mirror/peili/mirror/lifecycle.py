@@ -69,7 +69,7 @@ class Lifecycle:
         supervisor = self._supervisors.get(id(plugin))
         try:
             return supervisor is not None and supervisor.is_entered and plugin.ready()
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, which must not end the host agent
             self._log_once(plugin, "whether it is ready", error)
             return False
 
@@ -78,7 +78,7 @@ class Lifecycle:
         router = self._context.router
         try:
             return tuple(router.peers())
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, which must not end the host agent
             self._log_once(router, "its peers", error)
             return ()
 

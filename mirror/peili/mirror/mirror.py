@@ -120,9 +120,7 @@ class Mirror:
         limits: Limits | None = None,
         log: logging.Logger | None = None,
     ) -> None:
-        if default_registry is not None and not is_registry(default_registry):
-            raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
-        _check_access(auth, insecure, peer_tls, client_ssl)
+        _check_arguments(auth, insecure, peer_tls, client_ssl, default_registry)
         self.peer_tls = peer_tls
         self.identity = _identity_peer(identity, peer_tls)
         resolver = resolver or DeferResolver()
@@ -178,7 +176,7 @@ class Mirror:
         router = self._context.router
         try:
             return list(router.routes())
-        except Exception:  # a plug-in may raise anything; the host agent goes on
+        except Exception:  # a plug-in may raise anything, which must not end the host agent
             self.log.exception("%s failed to return its routes", type(router).__name__)
             return []
 
@@ -364,15 +362,22 @@ def _describe(peer: Peer) -> Mapping[str, Any]:
     return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
 
 
-def _check_access(
-    auth: Auth | None, insecure: bool, peer_tls: PeerTLS | None, client_ssl: ssl.SSLContext | None
+def _check_arguments(
+    auth: Auth | None,
+    insecure: bool,
+    peer_tls: PeerTLS | None,
+    client_ssl: ssl.SSLContext | None,
+    default_registry: str | None,
 ) -> None:
+    """Raise ConfigError if arguments of a mirror exclude each other, or if a name is malformed."""
     if insecure and auth is not None:
         raise ConfigError("insecure", "either `auth` or `insecure`, not both")
     if insecure and peer_tls is not None:
         raise ConfigError("insecure", "either `peer_tls` or `insecure`, not both")
     if client_ssl is not None and peer_tls is not None:
         raise ConfigError("client_ssl", "either `peer_tls` or `client_ssl`, not both")
+    if default_registry is not None and not is_registry(default_registry):
+        raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
 
 
 def _identity_peer(identity: str | Peer | None, peer_tls: PeerTLS | None) -> Peer:

@@ -62,9 +62,6 @@ async def serve(
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
-    Yields:
-        The addresses that are listened on.
-
     Raises:
         ListenError: An address can't be listened on.
         ConfigError: An address is malformed, or both `peer_ssl` and the mirror's `peer_tls` are given.

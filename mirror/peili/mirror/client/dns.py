@@ -16,7 +16,7 @@ Addresses: TypeAlias = list[tuple[int, SocketAddress]]
 """Address families, each with an address to connect to. The first one is the choice of the system."""
 
 _THREADS = 8
-"""The number of lookups at the same time. A lookup that nobody waits for any more keeps its thread until it ends."""
+"""The number of lookups at the same time. An abandoned lookup keeps its thread until it ends."""
 
 
 class AddressResolver:

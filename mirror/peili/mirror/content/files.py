@@ -57,7 +57,7 @@ def is_cached(fd: int, offset: int) -> bool:
 async def open_in_thread(opener: Callable[[], _T], close: Callable[[_T], None]) -> _T:
     """Call `opener` in a thread, and return its result. Its errors are passed on.
 
-    If the caller is cancelled, the thread goes on. Its result is then closed, because nothing else owns it.
+    If the caller is cancelled, the thread continues. Its result is then closed, because nothing else owns it.
 
     Args:
         opener: Opens something, such as a file.
@@ -156,7 +156,7 @@ class FileContent(Content):
             raise
 
     async def _read_in_thread(self, offset: int, buffer: memoryview) -> int:
-        # Not directly into `buffer`: if this is cancelled, the thread goes on while the owner may use the buffer.
+        # Not directly into `buffer`: if this is cancelled, the thread continues while the owner may use the buffer.
         reading = asyncio.get_running_loop().run_in_executor(None, os.pread, self._fd, len(buffer), offset)
         self._pending_reads += 1
         reading.add_done_callback(self._on_thread_end)

@@ -18,8 +18,8 @@ BATCH = 1024
 class Inventory:
     """The state of every key that a store can serve. Used on one event loop; not thread-safe.
 
-    A slow watcher gets fewer events, not later ones: if a key changed several times while the watcher was busy, it gets
-    only the last state. The memory for a watcher is bounded by the keys that exist and those that it knows.
+    A watcher that is slow gets only the last state of a key that changed several times in the meantime. The memory for
+    a watcher is bounded by the number of keys that exist and that it knows.
 
     Attributes:
         synced: Whether everything that the backend has was recorded once. Watchers do not get `Synced` earlier.

@@ -138,7 +138,7 @@ class ContentOpener:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._openings = Tasks()  # without a log: `open` raises the errors, and nobody needs those of abandoned calls
+        self._openings = Tasks()  # without a log: `open` raises the errors, and those of abandoned calls do not matter
 
     async def open(self, digest: Digest, span: Span | None) -> OpenContent:
         """Open the content of `digest`, and read the first byte of `span`, or all of it if it is short.
@@ -175,7 +175,7 @@ class ContentOpener:
             raise StoreUnavailable("the store failed") from error
 
     async def drain(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds for the calls that nobody awaits any more."""
+        """Wait up to `timeout` seconds for abandoned calls of the store to end."""
         await self._openings.drain(timeout)
 
 
@@ -215,7 +215,7 @@ async def send_stored(response: ResponseWriter, opener: ContentOpener, descripto
     Raises:
         NotFound: The store does not have the content. Nothing was sent.
         Unavailable: The store failed. If the response has started, it is cut off.
-        Aborted: The content is shorter than the store said. The response is cut off.
+        Aborted: The content is shorter than the store stated. The response is cut off.
     """
     if await response.send_not_modified(descriptor.digest):
         return
@@ -328,7 +328,7 @@ async def read_pieces(content: OpenContent, span: Span, size: int = PIECE) -> As
     """Yield the bytes of `span` in pieces of up to `size` bytes. Each piece is valid until the next one.
 
     Raises:
-        Aborted: The content is shorter than the store said.
+        Aborted: The content is shorter than the store stated.
         Unavailable: The store failed.
     """
     buffer = memoryview(bytearray(min(size, span.length)))

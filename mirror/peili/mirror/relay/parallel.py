@@ -50,7 +50,7 @@ _MAX_BLOBS = 4096
 _FIRST_WINDOW = 128 * KIB
 _LARGEST_WINDOW = 4 * MIB
 _WINDOW_DIVISOR = 4
-"""A window has at most a quarter of the bytes that were read before it. So few bytes are sent in vain."""
+"""A window has at most a quarter of the bytes that were read before it, so that few bytes are sent but not read."""
 _GATHER_SECONDS = 0.5
 """The longest time that a window is read before its bytes are passed on."""
 

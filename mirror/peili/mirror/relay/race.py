@@ -45,7 +45,7 @@ class RaceOptions:
             this time.
         log: For errors that are bugs.
         is_trial: Whether a source is already being read, and the race looks for a faster one. Then resting holders are
-            not asked, and more holders are asked at once.
+            not asked, and more holders are asked at the same time.
     """
 
     on_failure: Callable[[Peer, PeerUnavailable], None]
@@ -248,8 +248,8 @@ class _Race:
         ):
             self._attempts[asyncio.create_task(self._open_source(holder))] = (holder, self._clock())
             self._due -= 1
-        # If all named holders fail at once, the race ends and the caller asks the router again: `Router.acquire` may
-        # know more than `Router.lookup`.
+        # If all named holders fail soon, the race ends and the caller asks the router again: `Router.acquire` may know
+        # more than `Router.lookup`.
         needs_more = self._has_hedged or self._options.is_trial or (not self._attempts and bool(self._candidates))
         if self._due and needs_more and not self._is_lookup_finished and self._lookup is None:
             self._lookup = asyncio.create_task(self._candidates.find_more())

@@ -88,24 +88,21 @@ class SourceWatcher:
         self._timer = self._loop.call_at(self._due, self._check)
 
     def _check(self) -> None:
+        """Take a sample. Start a trial if the source hesitates; cancel it if the source has recovered."""
         progress, now = self._source.progress(), self._loop.time()
         if progress is None or now - self._due > self._limits.hedge_delay / _CHECKS_PER_DELAY:
             self._samples.clear()  # the request waits for its turn, or this host was suspended: the rate is not known
         else:
             self._samples.append((now, *progress))
-            self._decide(now)
+            while len(self._samples) > 1 and self._samples[1][0] <= now - self._limits.hedge_delay:
+                self._samples.popleft()
+            if not self._is_hesitating(now):
+                if self._trial is not None:
+                    self._trial.cancel()
+            elif self._trial is None and now >= self._next_trial:
+                self._trial = asyncio.create_task(self._run_trial())
+                self._trial.add_done_callback(self._trial_ended)
         self._schedule_check()
-
-    def _decide(self, now: float) -> None:
-        """Start a trial if the source hesitates; end it if the source has recovered."""
-        while len(self._samples) > 1 and self._samples[1][0] <= now - self._limits.hedge_delay:
-            self._samples.popleft()
-        if not self._is_hesitating(now):
-            if self._trial is not None:
-                self._trial.cancel()
-        elif self._trial is None and now >= self._next_trial:
-            self._trial = asyncio.create_task(self._run_trial())
-            self._trial.add_done_callback(self._trial_ended)
 
     def _is_hesitating(self, now: float) -> bool:
         """Return whether no byte arrived during the hedge delay of the peer, or too few during the general one."""
