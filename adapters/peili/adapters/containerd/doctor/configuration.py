@@ -212,6 +212,10 @@ class _Merger:
         plugins = self._plugins
         if self.rules.merges_tables and not self.rules.migrates_each_file:
             plugins = self._migrate(plugins, self._format, first)
+        if self.rules.merges_tables:
+            cri_parts = {CRI_2, IMAGES_3, RUNTIME_3}  # all that the CRI plug-in needs to work
+        else:
+            cri_parts = {CRI_1} if self._format == 1 else {CRI_2}
         return Configuration(
             files=tuple(self.files),
             plugins=plugins,
@@ -219,16 +223,10 @@ class _Merger:
             ignored=(*self._ignored, *self._misnamed()),
             migrated_name=self._migrated_name,
             unmatched_imports=tuple(self.unmatched_imports),
-            disabled=tuple(sorted({*self._disabled} & self._cri_parts())),
+            disabled=tuple(sorted({*self._disabled} & cri_parts)),
             proxies=self._proxies,
             format=self._format,
         )
-
-    def _cri_parts(self) -> set[str]:
-        """Return what the CRI plug-in needs to work, by the names that this version uses."""
-        if self.rules.merges_tables:
-            return {CRI_2, IMAGES_3, RUNTIME_3}
-        return {CRI_1} if self._format == 1 else {CRI_2}
 
     def _merge_plugin(self, name: str, table: Table, file: Path) -> None:
         before = self._plugins.get(name)

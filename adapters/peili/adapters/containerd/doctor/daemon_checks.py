@@ -9,7 +9,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,17 +223,14 @@ def check_restart(
         what = f"containerd runs with discard_unpacked_layers = {value}, but its files now have another value"
         yield fail(about, what, fix)
     elif state.config_path is None and process is not None:
-        changed = [each for each in files if _modified_at(each) > process.started_at + _BOOT_TIME_ERROR]
+        changed: list[Path] = []
+        for each in files:
+            with suppress(OSError):
+                if each.stat().st_mtime > process.started_at + _BOOT_TIME_ERROR:
+                    changed.append(each)
         if changed:
             what = f"{changed[0]} has changed since containerd was started, and containerd reads it only at its start"
             yield warn(about, what, fix)
-
-
-def _modified_at(file: Path) -> float:
-    try:
-        return file.stat().st_mtime
-    except OSError:
-        return 0
 
 
 def check_namespaces(served: Sequence[str], state: CriState) -> Iterator[CheckResult]:
