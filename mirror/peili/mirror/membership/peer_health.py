@@ -102,7 +102,7 @@ class PeerHealth:
         return {name: peer if name == peer.id else replace(peer, id=name) for name, peer in named}
 
     def members(self) -> list[Peer]:
-        """All members, alive or not, without this host."""
+        """Return all members, alive or not, without this host."""
         return [peer for name, peer in self._members.items() if name not in self._own_names]
 
     def live_peers(self) -> list[Peer]:

@@ -142,12 +142,12 @@ class MembershipRouter(Router):
 
     @override
     async def advertise(self, have: Collection[StoreEvent]) -> None:
-        """As `Router.advertise`: the homes of these keys are told, soon and again at intervals."""
+        """Report these keys to their homes, soon and again at intervals."""
         _require_running(self._peili_membership, self).directory.publisher.advertise(have)
 
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
-        """As `Router.withdraw`. A router that does not run has nothing to withdraw."""
+        """Report to the homes that these keys are gone. Does nothing if `run` is not entered."""
         if self._peili_membership is not None:
             self._peili_membership.directory.publisher.withdraw(keys)
 
@@ -157,7 +157,7 @@ class MembershipRouter(Router):
 
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        """Routes that tell other hosts whether this host's store has a key, and those of the directory.
+        """Return routes that tell other hosts whether this host's store has a key, and those of the directory.
 
         See ``peer_api/keys.py`` and ``peer_api/directory.py``.
         """

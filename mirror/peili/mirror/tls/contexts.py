@@ -149,7 +149,7 @@ class TLSFromFiles(PeerTLS):
             await asyncio.to_thread(self._reload)
 
     def _is_outdated(self) -> bool:
-        """Whether new contexts are needed."""
+        """Return whether new contexts are needed."""
         return self._states() != self._seen
 
     def _reload(self) -> None:

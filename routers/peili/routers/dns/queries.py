@@ -157,7 +157,7 @@ class _Reply:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` is a domain name, and not an IP address."""
+    """Return whether `text` is a domain name, and not an IP address."""
     if dns.inet.is_address(text):
         return False
     try:
@@ -172,7 +172,7 @@ def _records(records: dns.rrset.RRset | None) -> Iterable[Rdata]:
 
 
 def _is_trimmed(response: dns.message.Message) -> bool:
-    """Whether the server may have left out addresses of targets, because the answer by UDP would be too long.
+    """Return whether the server may have left out addresses of targets to keep the answer by UDP short.
 
     That does not set the flag for truncated answers (RFC 2181, section 9).
     """

@@ -179,7 +179,7 @@ class DnsRouter(MembershipRouter):
         self._listening.notify()
 
     def _is_this_host(self, peer: Peer, own_addresses: Collection[str]) -> bool:
-        """Whether one of the peer's URLs is this host's, or leads to its port at an address of this machine.
+        """Return whether one of the peer's URLs is this host's, or leads to its port at an address of this machine.
 
         If the answer is wrong, for example because of address translation, this host is recognised by its id.
         """

@@ -158,7 +158,7 @@ class OciLayoutStore(Store):
 
     @override
     async def open(self, digest: Digest, *, partial: bool = False) -> Content:
-        """As `Store.open`. The bytes of an unfinished blob are not verified."""
+        """Open content, as `Store.open` does. The bytes of an unfinished blob are not verified."""
         try:
             return await self._open_blob(digest)
         except NotFound:

@@ -235,7 +235,7 @@ class Records:
             self._partial_not_kept.setdefault(holding.key, set()).add(record.session)
 
     def _refuse(self, session: _Session) -> None:
-        """A session with keys that are not kept is not listed, so that the host itself is asked."""
+        """Stop listing a session with keys that are not kept, so that lookups ask the host itself."""
         if not session.is_over_limit:
             session.is_over_limit = True
             limit = "directory_records" if self._count >= self._limits.directory_records else "directory_keys"
