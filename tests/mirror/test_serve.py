@@ -158,7 +158,7 @@ async def test_peers_get_the_address_where_the_mirror_is_served_now() -> None:
 async def test_serve_ends_soon_and_quietly_whatever_is_open(door: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with contextlib.AsyncExitStack() as stack:
-        limits = Limits(drain_timeout=0.2, reader_timeout=600)  # nobody waits for a reader that stalls
+        limits = Limits(drain_timeout=0.2, reader_timeout=600)  # much longer than the test
         host = await stack.enter_async_context(served_host(limits=limits))
         async with httpx.AsyncClient() as idle:
             assert (await idle.get(f"{host.url(door)}/v2/")).status_code == 200

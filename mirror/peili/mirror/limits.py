@@ -40,18 +40,14 @@ class Limits:
     min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
     rate_window: float = 10.0  # … measured over this many seconds of waiting for it
     slow_rate: int = 8 * MIB  # bytes per second below which others are tried; a much faster one replaces it
-    rest_max: float = (
-        120.0  # the longest time for which a holder that fails is asked last; first failure_ttl, then doubled
-    )
+    rest_max: float = 120.0  # a failing holder is asked last for at most this long: first failure_ttl, then doubled
     wait_timeout: float = 30.0  # waiting without progress, in total for a request
     parts_per_peer: int = 8  # windows of open-ended ranges at the same time per peer; below its uploads_per_peer
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases being released
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # for the buffers of all transfers and, up to half of it, for content collected whole
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
-    blob_size: int = (
-        64 * 1024 * MIB
-    )  # larger content is not relayed if neither a manifest nor the runtime states its size
+    blob_size: int = 64 * 1024 * MIB  # the largest blob to relay if neither a manifest nor the runtime states a size
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
     quarantine_ttl: float = 600.0  # how long a peer that sent wrong bytes is not asked for that blob
     failure_ttl: float = 10.0  # how long a peer that stalled or broke off is not asked for that blob

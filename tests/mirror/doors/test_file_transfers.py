@@ -117,7 +117,7 @@ def no_more_descriptors() -> Generator[Callable[[], None]]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-async def test_without_free_descriptors_a_file_arrives_all_the_same(
+async def test_without_free_descriptors_a_file_still_arrives(
     server_kind: ServerKind, file: Path, data: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with server_kind.host() as host, client_of(host) as client:

@@ -36,7 +36,7 @@ async def check(client: httpx.AsyncClient, host: InMemoryHost, prefix: str) -> N
     assert (await client.get(f"{prefix}/v2/")).json() == {}
     blob = await client.get(prefix + host.blob_path)
     assert (blob.status_code, blob.content) == (200, host.data)
-    # A repository may be called v2/x: only the API's own /v2 is taken off.
+    # A repository may be called v2/x: only the /v2 of the API is removed.
     manifest = await client.get(f"{prefix}/v2/v2/x/manifests/v1?ns=registry.example")
     assert (manifest.status_code, manifest.content) == (200, host.manifest_data)
     missing = await client.get(f"{prefix}/v2/x/manifests/v1?ns=registry.example")

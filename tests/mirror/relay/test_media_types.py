@@ -20,7 +20,7 @@ INDEX = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 @pytest.mark.parametrize("kind", ["manifests", "blobs"])
 async def test_a_manifest_has_its_own_type_at_every_path(method: str, kind: str) -> None:
     # containerd resolves a digest at /blobs/ if no peer has it at /manifests/ (a peer may come up in between). If that
-    # were application/octet-stream, containerd would pull nothing else of the image, and report success.
+    # were application/octet-stream, containerd would not pull the rest of the image, and would report success.
     async with peers(INDEX, honest) as [a], pulling([a.holder]) as host:
         pulled = await host.get(Digest.of(INDEX), kind=kind, method=method)
         assert pulled.status == 200

@@ -50,7 +50,7 @@ class FakeHolders:
             self.cancelled.append(name)
             if name.startswith("uncancellable"):  # opens although it was cancelled
                 await self.may_end.wait()
-            elif not name.startswith("late"):  # a late one had just opened
+            elif not name.startswith("late"):  # a late one was just opened
                 raise
         finally:
             self.opening.remove(name)

@@ -106,7 +106,7 @@ async def test_transfers_end_when_the_mirror_exits(script: Script, path: str) ->
     async with peers(data, script) as [a], asyncio.timeout(90):
         async with pulling([a.holder], **waits, **DATA_PATHS[path]) as host:
             connection = await host.ask(Digest.of(data))
-            host.connections.remove(connection)  # the runtime stays
+            host.connections.remove(connection)  # the runtime's connection stays open
             await until(lambda: a.requests)
         await until(lambda: a.open == 0)
         connection.close()

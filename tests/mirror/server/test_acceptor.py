@@ -169,7 +169,7 @@ async def test_without_free_descriptors_connections_are_closed(door: str, tmp_pa
         refused = 0
         async with asyncio.timeout(QUICK):
             while refused < 50:
-                await process.command("fill")  # each time: what was closed just then is free again
+                await process.command("fill")  # each time: descriptors that were closed meanwhile are free
                 refused += await ask(process.doors[door]) == b""
         with idle_connections(process.doors[door]) as idle:
             await idle.add(100)
