@@ -243,7 +243,15 @@ class _Request:
 
 @contextmanager
 def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[None]:
-    """Turn the errors of a request to `peer`, or of reading its response, into `PeerUnavailable`."""
+    """Translate the errors of a request, or of reading its response.
+
+    Args:
+        peer: The peer that the request is sent to.
+        request: The request while it is sent; None while a body is read.
+
+    Raises:
+        PeerUnavailable: In place of an error of the network or of HTTP. Its reason depends on the error.
+    """
     try:
         yield
     except (TimeoutError, OSError, RemoteProtocolError, ConnectError, UnicodeError) as error:

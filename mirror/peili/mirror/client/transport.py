@@ -109,7 +109,13 @@ class Transport(ABC):
 async def connect(
     origin: Origin, tls: ssl.SSLContext | PeerTLS | None, timeout: float, resolver: AddressResolver
 ) -> Transport:
-    """Connect to `origin` within `timeout` seconds, over TLS if `tls` is given.
+    """Connect to `origin`, over TLS if `tls` is given.
+
+    Args:
+        origin: Where to connect to.
+        tls: The TLS context, or the mutual TLS, whose checks are made too.
+        timeout: Seconds for the lookup of the host name, the connection and the TLS handshake together.
+        resolver: Looks up the host name.
 
     Raises:
         OSError: The connection or the TLS handshake failed. TimeoutError is one.

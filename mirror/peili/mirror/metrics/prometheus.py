@@ -31,7 +31,12 @@ def merged_metrics(families: Mapping[str, Iterable[Family]]) -> list[Metric]:
 
 
 def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
-    """Return the body of ``/metrics`` for the `Accept` header `accept`, and its media type."""
+    """Return the body of ``/metrics``, and its media type.
+
+    Args:
+        families: The metrics.
+        accept: The Accept header of the request, which decides the format.
+    """
     registry = CollectorRegistry()
     registry.register(_FixedCollector(metrics(families)))
     encode, media_type = choose_encoder(accept)

@@ -71,7 +71,15 @@ class Digest(str):
 
     @classmethod
     def of(cls, data: bytes | memoryview, algorithm: str = "sha256") -> Digest:
-        """Return the digest of `data`."""
+        """Return the digest of `data`.
+
+        Args:
+            data: The whole content.
+            algorithm: ``sha256`` or ``sha512``.
+
+        Raises:
+            ValueError: Another algorithm is given.
+        """
         return cls(f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}")
 
 

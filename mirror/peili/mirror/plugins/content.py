@@ -75,6 +75,10 @@ class Content(ABC):
 
         If this is cancelled, it ends at once and writes nothing more into `buffer`.
 
+        Args:
+            offset: The first byte of the content to read.
+            buffer: Where to write the bytes.
+
         Returns:
             The number of bytes read, which may be less than `buffer` takes. It is 0 only if `offset` is not below
             `available`.
@@ -86,7 +90,13 @@ class Content(ABC):
 
     @abstractmethod
     async def wait(self, past: int) -> int:
-        """Wait until more than `past` bytes are available or the content is complete, and return the new `available`.
+        """Wait until more than `past` bytes are available or the content is complete.
+
+        Args:
+            past: A number of bytes from the start of the content.
+
+        Returns:
+            The new `available`.
 
         Raises:
             Aborted: Neither will ever happen.

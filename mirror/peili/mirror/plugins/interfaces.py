@@ -293,6 +293,10 @@ class ResolverLoader(Protocol):
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
         """Return the resolver `kind`, constructed from its options.
 
+        Args:
+            kind: The name of the resolver.
+            options: Its section of the configuration, without ``kind``.
+
         Raises:
             PluginNotFound: There is no resolver `kind`.
             ConfigError: An option is unknown or wrong.

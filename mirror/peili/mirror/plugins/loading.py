@@ -82,6 +82,10 @@ class Plugins:
     def store(self, kind: str, options: Mapping[str, Any]) -> Store:
         """Return the store `kind`, constructed from its options.
 
+        Args:
+            kind: The name of the store.
+            options: Its section of the configuration, without ``kind``.
+
         Raises:
             PluginNotFound: There is no store `kind`.
             ConfigError: An option is unknown or wrong.
@@ -95,6 +99,10 @@ class Plugins:
     def router(self, kind: str, options: Mapping[str, Any]) -> Router:
         """Return the router `kind`, constructed from its options.
 
+        Args:
+            kind: The name of the router.
+            options: Its section of the configuration, without ``kind``.
+
         Raises:
             PluginNotFound: There is no router `kind`.
             ConfigError: An option is unknown or wrong.
@@ -107,6 +115,10 @@ class Plugins:
 
     def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
         """Return the resolver `kind`, constructed from its options.
+
+        Args:
+            kind: The name of the resolver.
+            options: Its section of the configuration, without ``kind``.
 
         Raises:
             PluginNotFound: There is no resolver `kind`.

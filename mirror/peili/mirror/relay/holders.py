@@ -101,7 +101,11 @@ class Holders:
         raise NotFound(f"no peer would send {self._request.digest}")
 
     async def open_rest(self, peer: Peer, span: Span) -> Source:
-        """Open a source for `span` at `peer` if possible, else at another holder. Raises NotFound."""
+        """Open a source for `span` at `peer` if possible, else at another holder.
+
+        Raises:
+            NotFound: No holder remains.
+        """
         await self.disconnect()
         try:
             self._source = await self._open_at(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
@@ -114,7 +118,15 @@ class Holders:
         return await self.resume(span.start, span)
 
     async def resume(self, offset: int, span: Span) -> Source:
-        """Open a source at another holder for the rest of `span` from byte `offset` on. Raises NotFound."""
+        """Open a source at another holder.
+
+        Args:
+            offset: The first byte to request.
+            span: The whole span, of which the source has the rest. A holder must state the same size of the content.
+
+        Raises:
+            NotFound: No holder remains, or the wait took too long.
+        """
         wanted = ByteRange(offset, span.stop - 1)
         async with self.bounded_wait():
             while True:
@@ -225,7 +237,15 @@ class Holders:
             self.lease.end_reason = FailureReason.WRONG
 
     def check_size(self, peer: Peer, span: Span) -> None:
-        """Raise PeerUnavailable if the content cannot have the size that `peer` states in `span`."""
+        """Check the size that a peer states.
+
+        Args:
+            peer: The peer.
+            span: What the peer sends, with the size of the whole content.
+
+        Raises:
+            PeerUnavailable: The content cannot have this size.
+        """
         request, limits, metrics = self._request, self._state.limits, self._state.metrics
         if request.is_manifest and span.size > request.collect_limit:
             metrics.limited.add("manifest_size")

@@ -126,6 +126,12 @@ def _log_part(state: RelayState, digest: Digest, reason: str) -> None:
 async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store) -> bool:
     """Seed `verifier` with the bytes of `digest` before `stop`, which the runtime has. They are hashed in a thread.
 
+    Args:
+        verifier: The verifier, which was not fed yet.
+        digest: The content.
+        stop: The end of these bytes.
+        store: Shows what the runtime has.
+
     Returns:
         Whether the store has shown all these bytes.
     """

@@ -210,6 +210,10 @@ class PeerRequest:
 async def open_in_windows(request: PeerRequest, wanted: ByteRange) -> Response | WindowedBody:
     """Request the open-ended range `wanted` in windows.
 
+    Args:
+        request: Sends the requests to the peer.
+        wanted: The range, with a first byte.
+
     Returns:
         The body; or the peer's response as it is, if that is not the first window or already contains everything.
 

@@ -65,7 +65,13 @@ class Blame:
         self._doubted: OrderedDict[tuple[Digest, str], float] = OrderedDict()
 
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
-        """Note that `peer_id` failed for `digest`."""
+        """Note that `peer_id` failed for `digest`.
+
+        Args:
+            digest: The blob.
+            peer_id: The id of the peer.
+            reason: A `FailureReason`.
+        """
         self._metrics.failures.add(reason)
         if reason in _TRANSIENT_REASONS:
             return
@@ -176,7 +182,7 @@ class HolderScores:
         return len(self._scores)
 
     def record_failure(self, peer_id: str, reason: str) -> None:
-        """Note that `peer_id` failed for some content."""
+        """Note that `peer_id` failed for some content; `reason` is a `FailureReason`."""
         if reason in {FailureReason.REFUSED, FailureReason.BUSY}:
             self._rest(peer_id, _LIGHT_REST)
         else:

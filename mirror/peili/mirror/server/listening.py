@@ -55,6 +55,10 @@ def urls_of(sockets: Sequence[socket.socket], scheme: str) -> list[str]:
     """Return the URLs at which other hosts reach `sockets`.
 
     A socket that is bound to all addresses is reached at this host's address on its default route.
+
+    Args:
+        sockets: Bound TCP sockets.
+        scheme: ``http`` or ``https``.
     """
     urls: list[str] = []
     for bound in sockets:

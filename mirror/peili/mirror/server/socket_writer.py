@@ -56,7 +56,16 @@ class SocketWriter(ABC):
 
     @abstractmethod
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
-        """Send `count` bytes of a regular file from `offset` on. Return how many; fewer if the file ends earlier."""
+        """Send bytes of a regular file.
+
+        Args:
+            fd: The descriptor of the file.
+            offset: The first byte.
+            count: The number of bytes.
+
+        Returns:
+            How many bytes were sent; fewer than `count` if the file ends earlier.
+        """
 
     @abstractmethod
     async def send(self, data: bytes | memoryview) -> None:
@@ -64,7 +73,12 @@ class SocketWriter(ABC):
 
     @abstractmethod
     async def splice(self, pipe: int, count: int) -> None:
-        """Send `count` bytes from a pipe, which already contains them. `pipe` is its read end. Linux only."""
+        """Send bytes from a pipe. Linux only.
+
+        Args:
+            pipe: The read end of the pipe.
+            count: The number of bytes. The pipe already contains them.
+        """
 
 
 def is_client_gone(error: OSError) -> bool:
