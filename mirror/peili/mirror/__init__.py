@@ -39,7 +39,7 @@ from peili.mirror.oci.references import (
     parse_key,
 )
 from peili.mirror.oci.selection import Selection, check_registries
-from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, base_url, is_identity
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, UnreachablePeer, base_url, is_identity
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import (
     Context,
@@ -128,6 +128,7 @@ __all__ = [
     "TLSContexts",
     "Tasks",
     "Unavailable",
+    "UnreachablePeer",
     "Upstream",
     "Wait",
     "Want",

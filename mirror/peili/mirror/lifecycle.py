@@ -17,7 +17,7 @@ from peili.mirror.advertiser import Advertiser
 from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.support.tasks import Backoff
@@ -80,6 +80,15 @@ class Lifecycle:
             return tuple(router.peers())
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything, which must not end the host agent
             self._log_once(router, "its peers", error)
+            return ()
+
+    def unreachable(self) -> Collection[UnreachablePeer]:
+        """Return the peers that the router knows, but that do not answer."""
+        router = self._context.router
+        try:
+            return tuple(router.unreachable())
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the host agent goes on
+            self._log_once(router, "its unreachable peers", error)
             return ()
 
     @property

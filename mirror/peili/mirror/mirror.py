@@ -264,7 +264,8 @@ class Mirror:
     def status(self) -> Mapping[str, Any]:
         """Return the document of ``/status``. Call it on the mirror's loop.
 
-        It says who this host is, which parts are ready, which peers it knows, and which clients used its local door.
+        It says who this host is, which parts are ready, which peers it knows and whether they answer, and
+        which clients used its local door.
         """
         lifecycle = self._lifecycle
         peers = lifecycle.peers() if lifecycle is not None else ()
@@ -273,6 +274,10 @@ class Mirror:
             "urls": list(self.identity.urls),
             "ready": dict(self.readiness()),
             "peers": [_describe(each) for each in peers],
+            "unreachable": [
+                {**_describe(each.peer), "reason": each.reason, "since": each.since, "last_seen": each.last_seen}
+                for each in (lifecycle.unreachable() if lifecycle is not None else ())
+            ],
             "runtime": self.metrics.clients.summary(),
         }
 

@@ -62,6 +62,7 @@ async def test_status_shows_identity_peers_and_runtime_requests() -> None:
             "urls": ["http://10.0.0.2:5051"],
             "ready": {"store": False, "router": False, "resolver": False},
             "peers": [],
+            "unreachable": [],
             "runtime": {},
         }
         router.set(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import aclosing
 
 import pytest
@@ -65,6 +66,22 @@ async def test_a_silent_member_costs_its_timeout_only_once() -> None:
         for number in range(20):
             assert await holders(router, Digest.of(bytes([number]))) == []
         assert (silent.asked, silent.probed) == ([KEY], 0)
+
+
+async def test_a_dead_member_is_unreachable_with_the_reason_and_when_it_was_seen() -> None:
+    a = Neighbour("a", KEY)
+    async with neighbours(a) as [peer], entered(router := StaticRouter([peer]), limits=fast_limits()):
+        started = time.time()
+        assert await holder_ids(router, KEY) == ["a"]
+        assert list(router.unreachable()) == []
+        a.open.clear()
+        assert await holders(router, Digest.of(b"other")) == []
+        [dead] = router.unreachable()
+        assert (dead.peer, dead.reason[: dead.reason.index("within")]) == (peer, "peer a: no answer ")
+        assert dead.last_seen is not None
+        assert started <= dead.last_seen <= dead.since <= time.time()
+        a.open.set()
+        await until(lambda: not router.unreachable())
 
 
 async def test_a_member_that_answers_again_is_a_holder_again() -> None:

@@ -204,6 +204,7 @@ class KeyLookup:
         self._directory.members.learn(peer, identity)
         if self._health.detect_this_host(peer, identity):
             return
+        self._health.mark_seen(peer)
         self._health.report_impostor(peer, identity)
         if answer.status == 403:
             self._health.report_refusal(peer)

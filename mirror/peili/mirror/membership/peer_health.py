@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Collection, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias
 
 from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks
@@ -58,7 +59,8 @@ class PeerHealth:
         self._own_names: set[str] = set()  # members that turned out to be this host
         self._refusing: set[str] = set()  # members whose 403 was logged
         self._impostors: set[str] = set()  # members whose use of another member's id was logged
-        self._dead: dict[str, asyncio.Task[None]] = {}  # by name, with the task that probes the peer
+        self._dead: dict[str, _DeadPeer] = {}  # by name
+        self._last_seen: dict[str, float] = {}  # by name, in seconds since 1970
         self._handled_failures: OrderedDict[tuple[Key, str], float] = OrderedDict()  # expiry times, earliest first
         self._probes = asyncio.Semaphore(_MAX_PROBES)
 
@@ -73,7 +75,8 @@ class PeerHealth:
         self._refusing.clear()
         self._impostors.clear()
         for name in [name for name in self._dead if not _is_same_endpoint(before.get(name), members.get(name))]:
-            self._dead.pop(name).cancel()
+            self._dead.pop(name).probing.cancel()
+        self._last_seen = {name: seen for name, seen in self._last_seen.items() if name in members}
         if not all(_is_same_endpoint(before.get(name), peer) for name, peer in members.items()):
             self.revision += 1
         self.report_change()
@@ -109,6 +112,18 @@ class PeerHealth:
         """Return the members that are alive, without this host."""
         return [peer for name, peer in self._members.items() if name not in self._dead and name not in self._own_names]
 
+    def dead_peers(self) -> list[UnreachablePeer]:
+        """Return the members that do not answer."""
+        dead = ((name, each) for name, each in self._dead.items() if name in self._members)
+        return [
+            UnreachablePeer(self._members[name], each.reason, each.since, self._last_seen.get(name))
+            for name, each in dead
+        ]
+
+    def mark_seen(self, peer: Peer) -> None:
+        """Remember that `peer` has answered now."""
+        self._last_seen[peer.id] = time.time()
+
     def is_usable(self, peer: Peer) -> bool:
         """Return whether `peer`, which was alive before, still is a live member."""
         is_member = _is_same_endpoint(self._members.get(peer.id), peer)
@@ -143,7 +158,7 @@ class PeerHealth:
         """Leave `peer` out until it answers again. `reason` becomes the beginning of the log line."""
         if self.is_usable(peer):
             self._context.log.info("%s; it is left out until it answers again", reason)
-            self._exclude(peer, probe_now=False)
+            self._exclude(peer, reason, probe_now=False)
 
     def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
         """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.
@@ -162,10 +177,11 @@ class PeerHealth:
             if len(self._handled_failures) > self._context.limits.quarantine_entries:
                 self._handled_failures.popitem(last=False)
             if self.is_usable(peer):
-                self._exclude(peer, probe_now=True)
+                self._exclude(peer, f"peer {name} did not deliver {key}", probe_now=True)
 
-    def _exclude(self, peer: Peer, *, probe_now: bool) -> None:
-        self._dead[peer.id] = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
+    def _exclude(self, peer: Peer, reason: str, *, probe_now: bool) -> None:
+        probing = self._tasks.start(self._probe_until_alive(peer, probe_now=probe_now))
+        self._dead[peer.id] = _DeadPeer(probing, reason, time.time())
         self.report_change()
 
     async def _probe_until_alive(self, peer: Peer, *, probe_now: bool) -> None:
@@ -200,7 +216,18 @@ class PeerHealth:
             return False
         identity = answer.header(IDENTITY_HEADER)
         self.detect_this_host(peer, identity)
+        if identity is not None:
+            self.mark_seen(peer)
         return identity is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _DeadPeer:
+    """A member that does not answer: the task that probes it, why it is dead, and since when in seconds since 1970."""
+
+    probing: asyncio.Task[None]
+    reason: str
+    since: float
 
 
 def _possible_names(peer: Peer) -> Iterable[str]:

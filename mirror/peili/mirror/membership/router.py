@@ -24,7 +24,7 @@ from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Digest, Key, parse_key
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
-from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
 from peili.mirror.support.deadlines import Deadline
@@ -154,6 +154,10 @@ class MembershipRouter(Router):
     @override
     def peers(self) -> Collection[Peer]:
         return () if self._peili_membership is None else self._peili_membership.health.live_peers()
+
+    @override
+    def unreachable(self) -> Collection[UnreachablePeer]:
+        return () if self._peili_membership is None else self._peili_membership.health.dead_peers()
 
     @override
     def routes(self) -> Sequence[BaseRoute]:

@@ -47,6 +47,22 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreachablePeer:
+    """A peer that is known, but does not answer.
+
+    Attributes:
+        reason: Why it counts as unreachable, in one line.
+        since: When that was found, in seconds since 1970.
+        last_seen: When it answered for the last time, in seconds since 1970. None if it has not answered yet.
+    """
+
+    peer: Peer
+    reason: str
+    since: float
+    last_seen: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Holder:
     """A peer that has the content of a key.
 

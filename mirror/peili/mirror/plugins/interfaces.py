@@ -21,7 +21,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.oci.selection import Selection
-from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
 
@@ -278,6 +278,10 @@ class Router(Plugin):
     @abstractmethod
     def peers(self) -> Collection[Peer]:
         """Return the peers that are known and answer, without this host. Must be cheap, and must not raise."""
+
+    def unreachable(self) -> Collection[UnreachablePeer]:
+        """Return the peers that are known, but do not answer. Must be cheap, and must not raise."""
+        return ()
 
     def routes(self) -> Sequence[BaseRoute]:
         """Return the routes for other hosts: served below ``/_router`` of the peer door, behind its access check.

@@ -405,7 +405,7 @@ async def test_a_peer_that_admits_nobody_and_one_whose_url_has_a_wrong_path_are_
         refusing, wrong = f"http://{one.peer_addresses[0]}", f"http://{two.peer_addresses[0]}/peili"
         peers = [{"id": "closed", "urls": [refusing]}, {"id": wrong, "urls": [wrong]}]
         async with make_client() as http:
-            results = [each async for each in check_peers(http, MirrorStatus("me", peers=peers))]
+            results = [each async for each in check_peers(http, MirrorStatus("me", peers=peers), 0)]
             [own] = [each async for each in check_peer_door(http, MirrorStatus("other", [wrong]), is_closed=False)]
     assert results == [
         warn(
@@ -435,7 +435,7 @@ async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) ->
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result == ok("peer door", f"this peili answers at {one.url}")
             fix = "open the peers' port, and give all hosts the same key"
-            assert [each async for each in check_peers(client, status)] == [
+            assert [each async for each in check_peers(client, status, 0)] == [
                 warn("peers", "1 of 2 do not answer: other", fix)
             ]
         async with PeerClient(Limits(), tls=other_keys) as client:

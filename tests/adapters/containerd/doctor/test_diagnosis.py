@@ -379,6 +379,26 @@ def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: Setup) -> None
     assert "do not answer" in what or "none is known" in what
 
 
+def test_a_peer_that_peili_knows_to_be_dead_is_named_with_the_reason(applied: Setup) -> None:
+    key = f"/v2/demo/blobs/sha256:{'7' * 64}?ns={REGISTRY}"  # nobody has it, so peili asks the neighbour
+    seen = f"http://{applied.neighbour.peer} is known, but does not answer, and was last seen"
+
+    def find() -> str | None:
+        applied.peili.request("GET", key)
+        what = applied.doctor().of("warn").get("peers", "")
+        return what if what.startswith(seen) else None
+
+    wait_for(lambda: "peers" not in applied.doctor().of("warn"), "peili knows the neighbour")
+    applied.peili.request("GET", key)
+    applied.neighbour.process.freeze()
+    try:
+        what = wait_for(find, "peili and the doctor miss the neighbour")
+    finally:
+        applied.neighbour.process.resume()
+    assert re.search(r" was last seen \d+ seconds ago: .*no answer within", what or ""), what
+    wait_for(lambda: "peers" not in applied.doctor().of("warn"), "the neighbour answers again")
+
+
 def test_without_a_suitable_image_it_requests_only_the_api_root(applied: Setup) -> None:
     diagnosis = applied.doctor('--set=mirror.registries=["docker.io"]')
     assert diagnosis.of("ok")["request"] == (

@@ -175,7 +175,7 @@ async def _check_mirror(
         peers = peer_client if target.peer_tls is not None else client
         async for result in mirror_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result
-        async for result in mirror_checks.check_peers(peers, status):
+        async for result in mirror_checks.check_peers(peers, status, time.time()):
             yield result
     yield mirror_checks.check_containerd_requests(status, time.time())
     if api is not None:

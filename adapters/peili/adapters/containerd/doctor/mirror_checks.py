@@ -50,6 +50,7 @@ class MirrorStatus:
     urls: Sequence[str] = ()
     ready: Mapping[str, bool] = field(default_factory=dict[str, bool])
     peers: Sequence[Mapping[str, Any]] = ()
+    unreachable: Sequence[Mapping[str, Any]] = ()
     runtime: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
 
 
@@ -134,10 +135,19 @@ async def check_peer_door(
 
 
 async def check_peers(
-    client: httpx.AsyncClient | PeerClient, status: MirrorStatus
+    client: httpx.AsyncClient | PeerClient, status: MirrorStatus, now: float
 ) -> AsyncGenerator[CheckResult, None]:
-    """Check that the peers that this peili knows answer, and admit this host."""
+    """Check that the peers that this peili knows answer, and admit this host; `now` is in seconds since 1970."""
     about = "peers"
+    for peer in status.unreachable[:_MAX_NAMED_PEERS]:
+        seen = peer.get("last_seen")
+        when = "was never seen" if seen is None else f"was last seen {_ago(now - seen)} ago"
+        what = f"{peer['id']} is known, but does not answer, and {when}: {peer.get('reason')}"
+        yield warn(about, what, f"start peili there, or open its port: {', '.join(peer['urls'])}")
+    if len(status.unreachable) > _MAX_NAMED_PEERS:
+        yield warn(about, f"{len(status.unreachable)} known peers do not answer in total", "see the status for all")
+    if not status.peers and status.unreachable:
+        return
     if not status.peers:
         fix = "name the other hosts in router.peers, or with mdns put them on the same network"
         yield warn(about, "none is known, so no content can come from peers", fix)
