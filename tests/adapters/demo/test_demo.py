@@ -41,7 +41,7 @@ def test_a_pull_continues_from_another_host_if_its_host_fails(tmp_path: Path) ->
 def test_wrong_bytes_at_the_source_never_reach_the_client_and_the_demo_fails(tmp_path: Path) -> None:
     code, output = demo(tmp_path, "--corrupt")
     assert code == 1, output
-    assert "a sent wrong bytes; quarantined" in output
+    assert "peer a sent wrong bytes; it is quarantined" in output
     assert "digests are right" not in output
     assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
