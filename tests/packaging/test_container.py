@@ -15,6 +15,7 @@ import pytest
 from tests.lab.processes import ENVIRONMENT, run
 from tests.support.directories import short_directory
 
+from peili.adapters.standalone.cli import main
 from peili.mirror.tls.key_file import create_key_file
 
 ROOT = Path(__file__).parents[2]
@@ -138,6 +139,32 @@ def test_the_configuration_for_a_host_has_a_key(tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("peili")), "serve", *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "the configuration is valid\n"), done.stderr
+
+
+def alternatives() -> list[list[str]]:
+    """Return what is commented out in the configuration for a host, block by block, as options for the command."""
+    found: list[list[str]] = []
+    section, is_in_block = "", False
+    for line in (ROOT / "packaging/peili.toml").read_text().splitlines():
+        section = line.strip("[]") if line.startswith("[") else section
+        key = re.match(r"# (\w+ = .+)$", line)
+        if key is not None:
+            found += [] if is_in_block else [[]]
+            found[-1].append(f"--set={section}.{key[1].replace(' = ', '=', 1)}")
+        is_in_block = key is not None
+    return found
+
+
+def test_what_is_commented_out_in_the_configuration_for_a_host_is_valid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    create_key_file(tmp_path / "key")
+    file = tmp_path / "peili.toml"
+    file.write_text((ROOT / "packaging/peili.toml").read_text().replace("/etc/peili/key", f"{tmp_path}/key"))
+    blocks = alternatives()
+    assert len(blocks) == 12
+    for flags in blocks:
+        assert main(["serve", "--check", f"--config={file}", *flags]) == 0, (flags, capsys.readouterr().err)
 
 
 def test_the_entry_point_and_the_stop_signal_are_known_to_peili() -> None:

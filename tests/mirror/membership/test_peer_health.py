@@ -156,8 +156,9 @@ async def test_a_403_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     async with neighbours(Neighbour("a", status=403)) as peers, entered(router := StaticRouter(peers)):
         for key in (KEY, OTHER):
             await holders(router, key)
+    advice = "its door is closed to this host; set peer.shared_key_file or peer.tls"
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "peer a answers 403: its door is closed to this host; do both use the same key or authority?"
+        f"peer a at {peers[0].urls[0]} answers 403: {advice}"
     ]
 
 

@@ -151,7 +151,9 @@ class PeerHealth:
         if peer.id not in self._refusing:
             self._refusing.add(peer.id)
             self._context.log.warning(
-                "peer %s answers 403: its door is closed to this host; do both use the same key or authority?", peer.id
+                "peer %s at %s answers 403: its door is closed to this host; set peer.shared_key_file or peer.tls",
+                peer.id,
+                peer.urls[0],
             )
 
     def mark_dead(self, peer: Peer, reason: str) -> None:
