@@ -9,8 +9,11 @@ import socket
 import ssl
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from typing_extensions import override
@@ -18,6 +21,8 @@ from typing_extensions import override
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.contexts import PeerTLS, certificate_names
+
+_T = TypeVar("_T")
 
 _CAN_SPLICE = sys.platform == "linux"
 
@@ -235,77 +240,94 @@ class TcpTransport(Transport):
         self._socket.close()
 
 
-class _Reader(asyncio.StreamReader):
-    """A stream reader that counts its buffered bytes in `unread`. Code that reads must subtract what it has read."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.unread = 0
-
-    @override
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride] - the signature of asyncio
-        self.unread += len(data)
-        super().feed_data(data)
-
-
 class TlsTransport(Transport):
-    """TLS on asyncio's streams. Their cost does not matter, because decryption costs much more."""
+    """TLS on a non-blocking socket. OpenSSL decrypts into the caller's buffer: asyncio's streams would copy twice."""
 
-    def __init__(self, reader: _Reader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self, secured: ssl.SSLSocket) -> None:
+        self._socket = secured
+        self._loop = asyncio.get_running_loop()
 
     @classmethod
     async def start(cls, tcp_socket: socket.socket, tls: ssl.SSLContext, name: str) -> TlsTransport:
         """Start TLS on a connected socket. The certificate of the peer must show `name`.
 
         Raises:
-            OSError: The handshake failed.
+            OSError: The handshake failed. The socket is closed then.
         """
-        loop = asyncio.get_running_loop()
-        reader = _Reader(loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.create_connection(lambda: protocol, sock=tcp_socket, ssl=tls, server_hostname=name)
-        return cls(reader, asyncio.StreamWriter(transport, protocol, reader, loop))
+        secured = tls.wrap_socket(tcp_socket, server_hostname=name, do_handshake_on_connect=False)
+        transport = cls(secured)
+        try:
+            await transport._retry(secured.do_handshake)
+        except BaseException:
+            secured.close()
+            raise
+        return transport
 
     def certificate_names(self) -> frozenset[str]:
         """Return the names in the verified certificate of the peer."""
-        return certificate_names(self._writer.get_extra_info("peercert"))
+        return certificate_names(self._socket.getpeercert())
 
     @override
     async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
+        left = memoryview(data)
+        while left:
+            left = left[await self._retry(partial(self._socket.send, left)) :]
 
     @override
     async def recv_into(self, buffer: memoryview) -> int:
-        data = await self._reader.read(len(buffer))
-        buffer[: len(data)] = data
-        self._reader.unread -= len(data)
-        return len(data)
+        return await self._retry(partial(self._socket.recv_into, buffer))
+
+    @override
+    def recv_nowait(self, buffer: memoryview) -> int:
+        try:
+            return self._socket.recv_into(buffer)
+        except OSError:  # nothing has arrived; the next `recv_into` raises what is wrong
+            return 0
+
+    async def _retry(self, operation: Callable[[], _T]) -> _T:
+        """Return the result of an operation of the socket, as soon as it need not wait any more."""
+        while True:
+            try:
+                return operation()
+            except ssl.SSLWantReadError:
+                await self._wait(self._loop.add_reader, self._loop.remove_reader)
+            except ssl.SSLWantWriteError:
+                await self._wait(self._loop.add_writer, self._loop.remove_writer)
+
+    async def _wait(self, add: Callable[..., object], remove: Callable[[int], object]) -> None:
+        ready: asyncio.Future[None] = self._loop.create_future()
+        descriptor = self._socket.fileno()
+
+        def set_ready() -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        add(descriptor, set_ready)
+        try:
+            await ready
+        finally:
+            remove(descriptor)
 
     @override
     def acknowledge(self) -> None:
-        _acknowledge(self._writer.get_extra_info("socket"))
+        _acknowledge(self._socket)
 
     @override
     def is_quiet(self) -> bool:
-        ended = self._writer.is_closing() or self._reader.at_eof()
-        return not ended and not self._reader.unread and not self._is_readable()
-
-    def _is_readable(self) -> bool:
-        """Return whether bytes have arrived that the event loop has not read yet."""
+        if self._socket.fileno() < 0 or self._socket.pending():
+            return False
         poll = select.poll()
-        poll.register(self._writer.get_extra_info("socket").fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        poll.register(self._socket.fileno(), select.POLLIN)
+        return not poll.poll(0)
 
     @override
     def interrupt(self) -> None:
-        self._writer.transport.abort()
+        with suppress(OSError):
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # that of SSLSocket is not for another task
 
     @override
     def close(self) -> None:
-        self._writer.transport.abort()
+        self._socket.close()
 
 
 def _acknowledge(connected: socket.socket) -> None:
