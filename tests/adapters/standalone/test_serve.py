@@ -135,7 +135,8 @@ def test_hosts_with_a_key_or_with_certificates_pull_from_each_other(way: str, st
         access = [f"--set=peer.tls.{name}={path}" for name, path in files.files().items()]
     holder = start(*access, "--set=store.kind=oci-layout", f"--set=store.path={image.path}")
     url = "https://" + holder.wait_for(r"peer door (127\.0\.0\.1:\d+)")[1]
-    puller = start(*access, f"--set=router.peers=['{url}']")
+    patient = [f"--set=limits.{name}_timeout=30" for name in ("lookup", "connect", "first_byte")]  # on a busy machine
+    puller = start(*access, f"--set=router.peers=['{url}']", *patient)
     layer = image.layers[0]
     pulled = httpx.get(f"{puller.url}/v2/registry.example/demo/blobs/{layer.digest}")
     assert (pulled.status_code, len(pulled.content)) == (200, layer.size)

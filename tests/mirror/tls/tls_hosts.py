@@ -48,7 +48,9 @@ class TLSHost:
 async def tls_host(peer_tls: PeerTLS, identity: str | None = None, **limits: float) -> AsyncGenerator[TLSHost]:
     """Run a mirror that knows no peer yet."""
     store, router = MemoryStore(), PushRouter()
-    bounds = Limits(**{"backoff_max": 0.2, "drain_timeout": 0.2, **limits})  # type: ignore[arg-type]  # times only
+    # A busy machine is slow; a peer that refuses us does so at once.
+    times = {"backoff_max": 0.2, "drain_timeout": 0.2, "lookup_timeout": 30, "connect_timeout": 30, **limits}
+    bounds = Limits(**times, first_byte_timeout=30)  # type: ignore[arg-type]  # times only
     mirror = Mirror(store, router, peer_tls=peer_tls, identity=identity, limits=bounds)
     async with (
         mirror,

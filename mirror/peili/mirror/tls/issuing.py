@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PROGRAM = Path(__file__).with_name("authority.py")
-_TIMEOUT = 10.0
+_TIMEOUT = 30.0
 """Seconds after which the child process is given up. It takes about 0.2."""
 
 

@@ -28,13 +28,14 @@ from peili.adapters.containerd.doctor.mirror_checks import (
     check_readiness,
     check_request,
     make_client,
+    make_peer_client,
 )
 from peili.adapters.containerd.doctor.registry_settings import registry_settings
 from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok, summary, warn
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
-from peili.mirror import Descriptor, Digest, Limits, Mirror, Peer, PeerClient, Reference, Selection, serve
+from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -431,14 +432,14 @@ async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) ->
     async with tls_host(one_keys) as one, tls_host(two_keys) as two, tls_host(other_keys) as other:
         peers = [{"id": each.mirror.identity.id, "urls": list(each.mirror.identity.urls)} for each in (two, other)]
         status = MirrorStatus("one", one.mirror.identity.urls, peers=peers)
-        async with PeerClient(Limits(), tls=one_keys) as client:
+        async with make_peer_client(one_keys) as client:
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result == ok("peer door", f"this peili answers at {one.url}")
             fix = "open the peers' port, and give all hosts the same key"
             assert [each async for each in check_peers(client, status, 0)] == [
                 warn("peers", "1 of 2 do not answer: other", fix)
             ]
-        async with PeerClient(Limits(), tls=other_keys) as client:
+        async with make_peer_client(other_keys) as client:
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result.level is Level.FAIL
             assert "no peili with the right certificate answers" in str(result)

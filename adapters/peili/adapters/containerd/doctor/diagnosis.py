@@ -20,7 +20,7 @@ from peili.adapters.containerd.doctor.registry_settings import RegistrySettings,
 from peili.adapters.containerd.doctor.result import CheckResult, Level, as_root, fail, warn
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
-from peili.mirror import Limits, PeerClient, PeerTLS, Selection, StoreUnavailable
+from peili.mirror import PeerTLS, Selection, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 
 
@@ -171,7 +171,7 @@ async def _check_mirror(
     if status is None:
         return
     yield mirror_checks.check_readiness(status)
-    async with PeerClient(Limits(), tls=target.peer_tls) as peer_client:
+    async with mirror_checks.make_peer_client(target.peer_tls) as peer_client:
         peers = peer_client if target.peer_tls is not None else client
         async for result in mirror_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result

@@ -16,9 +16,11 @@ from peili.adapters.containerd.hosts_toml.status import RegistryStatus
 from peili.mirror import (
     IDENTITY_HEADER,
     Descriptor,
+    Limits,
     NotFound,
     Peer,
     PeerClient,
+    PeerTLS,
     PeerUnavailable,
     Reference,
     Selection,
@@ -61,6 +63,11 @@ def make_client() -> httpx.AsyncClient:
     """
     tls = ssl.create_default_context()
     return httpx.AsyncClient(trust_env=False, timeout=_TIMEOUT, verify=tls, headers={"User-Agent": "peili-doctor"})
+
+
+def make_peer_client(tls: PeerTLS | None) -> PeerClient:
+    """Return a client that reaches peers as the mirror does, with the TLS between peers."""
+    return PeerClient(Limits(connect_timeout=_TIMEOUT), tls=tls)
 
 
 async def check_local_door(client: httpx.AsyncClient, mirror: str) -> tuple[MirrorStatus | None, CheckResult]:
