@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -54,6 +53,23 @@ class _Record:
     available: int | None
 
 
+@dataclass(slots=True)
+class _Holders:
+    """The holders of one key.
+
+    Attributes:
+        key: The key. All sessions use this object, because the text of a key takes more memory than its record.
+        records: The holders that are kept.
+        not_kept: How many others there are …
+        partial_not_kept: … and those of them that have only a part of the content.
+    """
+
+    key: str
+    records: list[_Record] = field(default_factory=list[_Record])
+    not_kept: int = 0
+    partial_not_kept: frozenset[_Session] = frozenset()
+
+
 class _HostList:
     """The hosts that divide their keys among the same homes, and that this home is synced with.
 
@@ -96,9 +112,7 @@ class Records:
         self._run = secrets.token_hex(8)  # versions of an earlier run of this home mean nothing
         self._changes = 0  # of the lists of hosts
         self._sessions: dict[str, _Session] = {}  # by host
-        self._records: dict[str, list[_Record]] = {}  # by key
-        self._not_kept: Counter[str] = Counter()  # how many holders of a key are not in the records …
-        self._partial_not_kept: dict[str, set[_Session]] = {}  # … and those of them that have only a part of it
+        self._holders: dict[str, _Holders] = {}  # by key
         self._lists: dict[frozenset[str], _HostList] = {}
         self._count = 0
 
@@ -147,12 +161,13 @@ class Records:
             key: The key.
             known: Versions of the list of hosts that need not be in the answer.
         """
-        records = self._records.get(key, ())
+        of_key = self._holders.get(key) or _Holders(key)
+        records = of_key.records
         holders = [KnownHolder(each.session.host, each.size, each.available) for each in records]
         random.shuffle(holders)
         slot, lists = slot_of(key), list[_HostList]()
         complete = sum(each.available is None for each in records)
-        complete_not_kept = self._not_kept[key] - len(self._partial_not_kept.get(key, ()))
+        complete_not_kept = of_key.not_kept - len(of_key.partial_not_kept)
         if not complete_not_kept or complete > HOLDERS_PER_KEY // 2:
             lists = [
                 each for each in self._lists.values() if each.hosts and self._identity in each.homes.homes_of(slot)
@@ -218,8 +233,9 @@ class Records:
         if len(session.keys) >= self._limits.directory_keys or self._count >= self._limits.directory_records:
             self._refuse(session)
             return
-        session.keys.add(holding.key)
-        records = self._records.setdefault(holding.key, [])
+        of_key = self._holders.setdefault(holding.key, _Holders(holding.key))
+        session.keys.add(of_key.key)
+        records = of_key.records
         record = _Record(session, holding.size, holding.available)
         if len(records) < HOLDERS_PER_KEY:
             records.append(record)
@@ -230,9 +246,9 @@ class Records:
                 if other.available is not None:
                     records[index], record = record, other
                     break
-        self._not_kept[holding.key] += 1
+        of_key.not_kept += 1
         if record.available is not None:
-            self._partial_not_kept.setdefault(holding.key, set()).add(record.session)
+            of_key.partial_not_kept |= {record.session}
 
     def _refuse(self, session: _Session) -> None:
         """Stop listing a session with keys that are not kept, so that lookups ask the host itself."""
@@ -245,17 +261,15 @@ class Records:
         if key not in session.keys:
             return
         session.keys.discard(key)
-        records = self._records.get(key, [])
+        of_key = self._holders[key]
+        records = of_key.records
         for index, record in enumerate(records):
             if record.session is session:
                 del records[index]
                 self._count -= 1
                 break
         else:
-            self._not_kept[key] -= 1
-            self._partial_not_kept.get(key, set()).discard(session)
-            if not self._not_kept[key]:
-                del self._not_kept[key]
-                self._partial_not_kept.pop(key, None)
-        if not records:
-            self._records.pop(key, None)
+            of_key.not_kept -= 1
+            of_key.partial_not_kept -= {session}
+        if not records and not of_key.not_kept:
+            del self._holders[key]
