@@ -201,8 +201,8 @@ async def test_a_home_hears_from_a_host_at_intervals() -> None:
         subject.interval = 0.05
         subject.publisher.advertise([*have(*KEYS), Synced()])
         subject.set_homes("a")
-        await until(lambda: len(subject.homes.get("a", Home()).messages) == 4)
-        assert [len(each.have) for each in subject.homes["a"].messages] == [200, 0, 0, 0]
+        await until(lambda: len(subject.homes.get("a", Home()).messages) >= 4)
+        assert [len(each.have) for each in subject.homes["a"].messages][:4] == [200, 0, 0, 0]
         assert all(each.is_synced for each in subject.homes["a"].messages)
 
 

@@ -109,8 +109,10 @@ class Directory:
         answers = await self._ask_homes(homes, key)
         found = {holder for answer in answers for holder in _complete_holders(answer)} & live.ids
         known = frozenset[str]().union(*(answer.hosts for answer in answers if answer.hosts is not None))
-        if 2 * len(live.ids & known) < len(live.ids):
-            self._useless.update(dict.fromkeys(homes, asyncio.get_running_loop().time() + _USELESS_TIME))
+        if answers and 2 * len(live.ids & known) < len(live.ids):
+            until = asyncio.get_running_loop().time() + _USELESS_TIME
+            for home in homes:
+                self._useless.setdefault(home, until)  # not longer: what counts is when it was asked
         # The size is left out. It comes from the home, and a wrong one would count against the holder.
         holders = [Holder(live.by_id[each], complete=True) for each in found]
         unknown = [live.by_id[each] for each in live.ids - known - found]
