@@ -63,8 +63,8 @@ from peili.mirror.server.protocol import http_protocol
 from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
-from peili.mirror.tls.contexts import PeerCertificates, PeerTLS, TLSContexts, peer_identity
-from peili.mirror.tls.keys import PeerKeys
+from peili.mirror.tls.peer_keys import PeerKeys
+from peili.mirror.tls.peer_tls import PeerCertificates, PeerTLS, TLSContexts, peer_identity
 
 __all__ = [
     "IDENTITY_HEADER",

@@ -21,7 +21,7 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
 from peili.mirror.support.tasks import Backoff
-from peili.mirror.tls.contexts import PeerTLS, refreshing
+from peili.mirror.tls.peer_tls import PeerTLS, refreshing
 
 _WARN_DELAY = 1.0
 """Seconds. When the delay between two tries is longer than this, a warning is logged once."""

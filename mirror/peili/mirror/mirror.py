@@ -40,7 +40,7 @@ from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers import DeferResolver
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
-from peili.mirror.tls.contexts import PeerTLS
+from peili.mirror.tls.peer_tls import PeerTLS
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

@@ -14,7 +14,7 @@ from tests.mirror.tls.tls_hosts import status_at, tls_host, until_pulled
 from tests.support.certificates import Authority, Certificate
 
 from peili.mirror import ConfigError, Limits, Peer, PeerCertificates, PeerClient, PeerUnavailable
-from peili.mirror.tls import contexts
+from peili.mirror.tls import peer_tls
 
 pytestmark = pytest.mark.anyio
 
@@ -116,7 +116,7 @@ async def test_new_files_are_used_for_new_connections_while_a_transfer_runs(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here another authority issues the new certificates."""
-    monkeypatch.setattr(contexts, "_REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
     one_files, two_files = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("one", "two"))
     new = Authority(tmp_path / "new authority")
     async with tls_host(certificates(one_files), "one") as one, tls_host(certificates(two_files), "two") as two:
@@ -217,7 +217,7 @@ def test_a_malformed_pattern_is_named(authority: Authority, tmp_path: Path) -> N
 def test_names_are_those_of_the_certificate_not_of_its_subject() -> None:
     subject = ((("commonName", "node-1"),),)
     alternatives = (("DNS", "node-2"), ("URI", "spiffe://x"), ("IP Address", "10.0.0.1"), ("email", "node@x"))
-    found = contexts.certificate_names({"subject": subject, "subjectAltName": alternatives})
+    found = peer_tls.certificate_names({"subject": subject, "subjectAltName": alternatives})
     assert found == {"node-2", "spiffe://x", "10.0.0.1"}
-    assert contexts.certificate_names(None) == frozenset()
-    assert isinstance(contexts.new_contexts().server, ssl.SSLContext)
+    assert peer_tls.certificate_names(None) == frozenset()
+    assert isinstance(peer_tls.new_contexts().server, ssl.SSLContext)

@@ -18,7 +18,7 @@ from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
 from peili.mirror.client import client
-from peili.mirror.tls import contexts, keys
+from peili.mirror.tls import peer_keys, peer_tls
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ def plain_client() -> ssl.SSLContext:
 
 def clock_at(seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the clock of `PeerKeys` to so many seconds from now."""
-    monkeypatch.setattr(keys, "now", lambda: time.time() + seconds)
+    monkeypatch.setattr(peer_keys, "now", lambda: time.time() + seconds)
 
 
 async def test_hosts_with_the_same_key_pull_from_each_other(tmp_path: Path) -> None:
@@ -56,12 +56,14 @@ async def test_hosts_with_other_keys_refuse_each_other(tmp_path: Path, caplog: p
         two.know(one)
         assert await one.pull(two.store.add(b"of two").digest) == 404
         assert await two.pull(one.store.add(b"of one").digest) == 404
-        with pytest.raises(ssl.SSLCertVerificationError):
-            await status_at(one.port, two_keys.contexts().client, keys.CLUSTER_NAME)  # the client refuses the server
+        with pytest.raises(ssl.SSLCertVerificationError):  # the client refuses the server
+            await status_at(
+                one.port, two_keys.contexts().client, peer_keys.CLUSTER_NAME
+            )  # the client refuses the server
         careless = two_keys.contexts().client
         careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
         with pytest.raises(OSError):  # noqa: PT011 - the server refuses the client; OpenSSL says how
-            await status_at(one.port, careless, keys.CLUSTER_NAME)
+            await status_at(one.port, careless, peer_keys.CLUSTER_NAME)
     assert "the peer door refused a connection in the TLS handshake" in caplog.text
     assert "Traceback" not in caplog.text
 
@@ -69,7 +71,7 @@ async def test_hosts_with_other_keys_refuse_each_other(tmp_path: Path, caplog: p
 async def test_a_client_without_a_certificate_or_without_tls_is_refused(tmp_path: Path) -> None:
     async with tls_host(host_keys(tmp_path, "one", KEY)) as one:
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
-            await status_at(one.port, plain_client(), keys.CLUSTER_NAME)
+            await status_at(one.port, plain_client(), peer_keys.CLUSTER_NAME)
         reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
         writer.write(b"GET /v2/ HTTP/1.1\r\nHost: door.example\r\n\r\n")
         assert not (await reader.read(1000)).startswith(b"HTTP")
@@ -82,7 +84,7 @@ async def test_older_versions_of_tls_are_refused(tmp_path: Path) -> None:
         older = own.contexts().client
         older.minimum_version = older.maximum_version = ssl.TLSVersion.TLSv1_2
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
-            await status_at(one.port, older, keys.CLUSTER_NAME)
+            await status_at(one.port, older, peer_keys.CLUSTER_NAME)
 
 
 @pytest.mark.parametrize(
@@ -97,20 +99,20 @@ async def test_a_certificate_is_valid_from_an_hour_ago_for_a_day(
     monkeypatch.undo()
     async with tls_host(host_keys(tmp_path, "one", KEY)) as one:
         if not is_refused:
-            assert await status_at(one.port, of_other_clock, keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
+            assert await status_at(one.port, of_other_clock, peer_keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
             return
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
-            await status_at(one.port, of_other_clock, keys.CLUSTER_NAME)
+            await status_at(one.port, of_other_clock, peer_keys.CLUSTER_NAME)
 
 
 async def test_a_server_with_an_expired_certificate_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock_at(-90_000, monkeypatch)
     async with tls_host(host_keys(tmp_path, "one", KEY)) as one:
         with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
-            await status_at(one.port, host_keys(tmp_path, "two", KEY).contexts().client, keys.CLUSTER_NAME)
+            await status_at(one.port, host_keys(tmp_path, "two", KEY).contexts().client, peer_keys.CLUSTER_NAME)
 
 
-@pytest.mark.parametrize("seconds", [keys.RENEWAL + 60, -60])
+@pytest.mark.parametrize("seconds", [peer_keys.RENEWAL + 60, -60])
 async def test_a_certificate_is_renewed_while_a_transfer_runs(
     seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,14 +135,14 @@ async def test_a_certificate_is_renewed_while_a_transfer_runs(
         monkeypatch.undo()
         await own.refresh()
         other = host_keys(tmp_path, "three", KEY).contexts().client
-        assert await status_at(one.port, other, keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
+        assert await status_at(one.port, other, peer_keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in docs/security.md. Each step reaches one host after the other, and after each, every host pulls."""
-    monkeypatch.setattr(contexts, "_REFRESH_INTERVAL", 0.05)
+    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
     monkeypatch.setattr(client, "KEEP_ALIVE", 0.0)  # each pull makes new connections
     names = ["one", "two", "three"]
     async with AsyncExitStack() as stack:
@@ -156,7 +158,7 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
                 await until(partial(has_changed, each.mirror.peer_tls, before))
                 await pull_everywhere(hosts, f"{step} {name}")
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
-            await status_at(hosts[0].port, host_keys(tmp_path, "late", KEY).contexts().client, keys.CLUSTER_NAME)
+            await status_at(hosts[0].port, host_keys(tmp_path, "late", KEY).contexts().client, peer_keys.CLUSTER_NAME)
 
 
 def has_changed(tls: PeerTLS, before: TLSContexts) -> bool:
@@ -176,7 +178,7 @@ async def pull_everywhere(hosts: Sequence[TLSHost], content: str) -> None:
 async def test_a_host_with_both_keys_is_a_peer_of_hosts_with_either(held: list[bytes], tmp_path: Path) -> None:
     async with tls_host(host_keys(tmp_path, "one", KEY, OTHER_KEY)) as one:
         of_two = host_keys(tmp_path, "two", *held).contexts().client
-        assert await status_at(one.port, of_two, keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
+        assert await status_at(one.port, of_two, peer_keys.CLUSTER_NAME) == b"HTTP/1.1 200 OK\r\n"
 
 
 async def test_a_broken_new_file_keeps_the_old_keys_and_is_logged_once(
@@ -192,7 +194,7 @@ async def test_a_broken_new_file_keeps_the_old_keys_and_is_logged_once(
         [record] = caplog.records
         assert record.levelname == "ERROR"
         assert "one.key is not a key file" in record.message
-        clock_at(keys.RENEWAL + 60, monkeypatch)
+        clock_at(peer_keys.RENEWAL + 60, monkeypatch)
         await own.refresh()
         renewed = own.contexts()
         assert renewed is not before  # with the old keys
@@ -218,11 +220,11 @@ async def test_the_peer_door_knows_the_id_that_the_certificate_shows(tmp_path: P
         port = int(serving.peer_addresses[0].rpartition(":")[2])
         for identity in ("two", "https://2.example:5051/~%7e", "a:b%2Fc#d"):
             other = PeerKeys(tmp_path / "one.key", identity).contexts().client
-            await status_at(port, other, keys.CLUSTER_NAME)
+            await status_at(port, other, peer_keys.CLUSTER_NAME)
     assert [each for each in seen if each != "one"] == ["two", "https://2.example:5051/~%7e", "a:b%2Fc#d"]
 
 
-@pytest.mark.parametrize("seconds", [keys.LIFETIME + 60, -keys.SKEW - 60])
+@pytest.mark.parametrize("seconds", [peer_keys.LIFETIME + 60, -peer_keys.SKEW - 60])
 async def test_an_invalid_certificate_is_not_used(
     seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

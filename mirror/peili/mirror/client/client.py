@@ -31,7 +31,7 @@ from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.contexts import PeerTLS
+from peili.mirror.tls.peer_tls import PeerTLS
 
 KEEP_ALIVE = 15.0
 """Seconds for which an idle connection is kept. `serve` keeps it for longer, so that the client usually closes first.

@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.contexts import PeerTLS, certificate_names
+from peili.mirror.tls.peer_tls import PeerTLS, certificate_names
 
 _T = TypeVar("_T")
 

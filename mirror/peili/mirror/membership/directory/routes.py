@@ -23,7 +23,7 @@ from peili.mirror.peer_api.directory import (
 )
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.contexts import peer_identity
+from peili.mirror.tls.peer_tls import peer_identity
 
 _MAX_REQUESTS = 256
 """How many messages are read at the same time. Further ones are answered with 429."""

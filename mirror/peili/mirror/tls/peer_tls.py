@@ -1,7 +1,7 @@
 """Mutual TLS 1.3 between peers: what the server and the client need, and the certificates of the operator.
 
 Each new connection uses the context that is current, and the mirror refreshes it once a second. So renewed certificates
-take effect without a restart, and open connections go on. keys.py makes the certificates from a shared key instead.
+take effect without a restart, and open connections go on. peer_keys.py makes the certificates from a shared key.
 """
 
 from __future__ import annotations
