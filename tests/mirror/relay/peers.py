@@ -139,6 +139,7 @@ class ScriptedPeer:
         method, path, _ = request.split(" ")
         pairs = (line.split(":", 1) for line in lines)
         recorded = RecordedRequest(method, path, {name.lower(): value.strip() for name, value in pairs})
+        await reader.readexactly(int(recorded.headers.get("content-length", 0)))
         exchange = Exchange(recorded, self.content, reader, writer)
         self.requests.append(recorded)
         self.exchanges.append(exchange)
@@ -380,11 +381,14 @@ def endless(size: int) -> Script:
 def member(name: str, contents: Mapping[Digest, bytes], script: Script, *, late: float = 0) -> Script:
     """Act as a peili host called `name` that claims to have all `contents`; `script` sends them.
 
-    Each answer comes `late` seconds later.
+    Each answer comes `late` seconds later. The host has no directory, so it is asked itself for each key.
     """
 
     async def answer(exchange: Exchange) -> None:
         await asyncio.sleep(late)
+        if exchange.request.path.startswith("/_router/v1/"):
+            await exchange.head(404, content_length="0", Peili_Id=name)
+            return
         for digest, content in contents.items():
             if digest in exchange.request.path:
                 exchange.content, exchange.digest = content, digest
