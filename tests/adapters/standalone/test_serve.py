@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.lab.processes import wait_for
 from tests.support.certificates import make_certificate
 from tests.support.directories import short_directory
 
@@ -160,14 +161,12 @@ def test_sighup_reads_the_file_of_members_again(tmp_path: Path) -> None:
     serving = Serving(tmp_path, *FLAGS[:3], *router)
     try:
         status = f"{serving.url}/status"
-        while not httpx.get(status).json()["ready"]["router"]:
-            time.sleep(0.02)
+        wait_for(lambda: httpx.get(status).json()["ready"]["router"], "the router is ready")
         assert httpx.get(status).json()["peers"] == []
         peers.write_text("http://127.0.0.1:9\n")
         serving.process.send_signal(signal.SIGHUP)
         serving.wait_for("SIGHUP: reading again what plug-ins read from files")
-        while not httpx.get(status).json()["peers"]:
-            time.sleep(0.02)
+        wait_for(lambda: httpx.get(status).json()["peers"] != [], "the peer is known")
         assert serving.end() == 0
     finally:
         serving.process.kill()

@@ -34,10 +34,11 @@ def test_jitter_shortens_a_delay_and_never_lengthens_it() -> None:
 
 
 @pytest.mark.parametrize("first", [0.0, 0.05])
-def test_sleep_takes_the_delay(first: float) -> None:
-    began = time.monotonic()
-    asyncio.run(Backoff(first, 1.0).sleep())
-    assert first <= time.monotonic() - began < 1
+def test_sleep_takes_at_least_the_delay_and_doubles_the_next_one(first: float) -> None:
+    backoff, began = Backoff(first, 1.0), time.monotonic()
+    asyncio.run(backoff.sleep())
+    assert time.monotonic() - began >= first
+    assert backoff.delay == 2 * first
 
 
 def test_a_change_wakes_every_waiter_once() -> None:

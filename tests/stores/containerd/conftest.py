@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 
 import pytest
 from tests.lab.containerd import Containerd
 from tests.lab.network import LoopbackNetwork
+from tests.stores.containerd.helpers import ready
 from tests.stores.containerd.namespace import Namespace, new_namespace
 from tests.support.directories import short_directory
+
+from peili.stores.containerd import ContainerdStore
 
 _COMMANDS = ("containerd", "ctr", "setpriv")
 
@@ -41,3 +44,11 @@ def namespace(shared_containerd: Containerd, tmp_path: Path) -> Namespace:
 def own_namespace(own_containerd: Containerd, tmp_path: Path) -> Namespace:
     """The namespace of a test that has a containerd of its own."""
     return new_namespace(own_containerd, tmp_path)
+
+
+@pytest.fixture
+async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
+    """A store of `namespace`, which is ready."""
+    store = namespace.store()
+    async with ready(store):
+        yield store

@@ -27,13 +27,6 @@ SIZE = 5 * MIB + 12_345
 
 
 @pytest.fixture
-async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
-    store = namespace.store()
-    async with ready(store):
-        yield store
-
-
-@pytest.fixture
 async def watched(store: ContainerdStore) -> AsyncGenerator[Watched]:
     async with watching(store) as watched:
         await watched.until(lambda: watched.synced, within=PROMPT)

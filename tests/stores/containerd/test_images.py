@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
 
 import pytest
 from tests.lab.containerd import Containerd
@@ -26,13 +25,6 @@ async def until_not_found(store: ContainerdStore, reference: Reference) -> None:
         except NotFound:
             return
         await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
-    store = namespace.store()
-    async with ready(store):
-        yield store
 
 
 async def test_a_tag_resolves_to_the_target_of_its_image(store: ContainerdStore, namespace: Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ pytestmark = pytest.mark.anyio
 
 MIB = 1 << 20
 SIZE = 5 * MIB + 12_345
-
-
-@pytest.fixture
-async def store(namespace: Namespace) -> AsyncGenerator[ContainerdStore]:
-    store = namespace.store()
-    async with ready(store):
-        yield store
 
 
 @pytest.fixture
