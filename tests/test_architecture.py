@@ -15,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCE_ROOTS = ("mirror", "routers", "stores", "adapters")
+SCREEN = 50
+"""The lines of the longest function."""
 GENERATED = "peili.stores.containerd.protos"
 
 
@@ -62,6 +64,17 @@ def test_the_names_of_classes_are_unique() -> None:
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(name)
     assert {name: modules for name, modules in homes.items() if len(modules) > 1} == {}
+
+
+def test_functions_fit_on_a_screen() -> None:
+    long = [
+        f"{name}.{node.name} has {lines} lines"
+        for name, tree in MODULES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > SCREEN
+    ]
+    assert long == []
 
 
 def test_no_private_name_is_imported_from_another_folder() -> None:
