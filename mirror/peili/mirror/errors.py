@@ -38,6 +38,12 @@ class FailureReason(StrEnum):
     """The transfer ended early."""
     WRONG = "wrong"
     """The peer sent other bytes than those of the content."""
+    STARVING = "starving"
+    """The peer has no further byte of the content in flight, and waits for nobody who has. Nobody is to blame."""
+    WAITING = "waiting"
+    """The peer waits for further bytes itself, for longer than this host can wait. Nobody is to blame."""
+    CIRCULAR = "circular"
+    """The peer gets the content from this host. Nobody is to blame."""
 
 
 class PeiliError(Exception):

@@ -108,6 +108,10 @@ class MemoryStore(Store):
         return self._inventory.watch()
 
     @override
+    def shows_in_flight(self) -> bool:
+        return True
+
+    @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         return sorted(self._tags.items(), key=lambda item: item[0])
 

@@ -118,6 +118,13 @@ class Store(Plugin):
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         """Return all tag references of this host with what they mean, sorted by reference."""
 
+    def shows_in_flight(self) -> bool:
+        """Return whether `open` with `partial` shows content that the runtime is fetching now. Must be cheap.
+
+        By default it is False. Other hosts then do not wait for content that this host fetches from upstream.
+        """
+        return False
+
     async def discard(self, digest: Digest) -> bool:
         """Remove the copy of `digest` that is still arriving, because it is known to be wrong.
 
@@ -138,11 +145,16 @@ class Want:
         key: The key of the content.
         offset: The first byte that the host needs.
         failed: The ids of the peers that cannot be used, each with the reason, a `FailureReason`.
+        size: The size of the whole content in bytes, if the host knows it.
+        can_share: Whether the host needs the content itself, and can show it to other hosts while it arrives. The
+            router may then let other hosts wait for it.
     """
 
     key: Key
     offset: int = 0
     failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    size: int | None = None
+    can_share: bool = False
 
 
 class LeaseEnd(StrEnum):
@@ -157,8 +169,18 @@ class LeaseEnd(StrEnum):
 class Lease:
     """Receives the progress and the end of a transfer for the router. This class ignores them; a router subclasses it.
 
-    Used on the mirror's loop only. `progress` is not called after `release`.
+    Used on the mirror's loop only. `use` and `progress` are not called after `release`.
     """
+
+    def use(self, holder: Holder) -> None:
+        """Record that the transfer now reads from `holder`. Must not block."""
+
+    async def superseded(self) -> None:
+        """Return when the router has a better answer. The caller then calls `Router.acquire` again, at the byte.
+
+        The caller cancels this when it no longer waits for it. By default it never returns.
+        """
+        await asyncio.get_running_loop().create_future()
 
     def progress(self, offset: int) -> None:
         """Record that the runtime has received all bytes before `offset`.
@@ -182,7 +204,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """Get the content from one of `holders`, best first."""
+    """Get the content from one of `holders`, best first.
+
+    A holder that is not complete still receives the content. The mirror reads from at most one such holder at a time,
+    and asks no other holder while it waits for it.
+    """
 
     holders: tuple[Holder, ...]
     lease: Lease = field(default_factory=Lease)
@@ -197,7 +223,13 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """No peer has the content: let the runtime go upstream."""
+    """No peer has the content: let the runtime go upstream.
+
+    The lease is released at once, with `LeaseEnd.DONE` when the runtime is sent upstream, or with `LeaseEnd.GONE` if it
+    left before. A router that lets other hosts wait for this one learns the rest from `Router.advertise`: the content
+    in flight, once its first bytes are there. A router must not wait for these bytes for long, because the runtime may
+    be unable to fetch them.
+    """
 
     lease: Lease = field(default_factory=Lease)
 

@@ -164,6 +164,10 @@ class ContainerdStore(Store):
         return sorted(present, key=lambda each: each[0])
 
     @override
+    def shows_in_flight(self) -> bool:
+        return self._active is not None and self._active.follower.content_root is not None
+
+    @override
     async def discard(self, digest: Digest) -> bool:
         """Remove an ingest, but only if it is the only one of `digest` in all served namespaces.
 

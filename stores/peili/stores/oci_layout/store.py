@@ -195,6 +195,10 @@ class OciLayoutStore(Store):
         return self._inventory.watch()
 
     @override
+    def shows_in_flight(self) -> bool:
+        return True
+
+    @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         self._check_available()
         tags = self._snapshot.tags.items()
