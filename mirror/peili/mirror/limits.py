@@ -32,6 +32,9 @@ class Limits:
     directory_heartbeat: float = 5.0  # seconds between two messages of a host to a home; more if there are many members
     directory_keys: int = 65_536  # keys of one host
     directory_records: int = 131_072  # keys of all hosts together, a key counts once for each holder
+    claim_keys: int = 8192  # keys that are being fetched, of all hosts together
+    claim_hosts: int = 65_536  # hosts that fetch them, counted once for each key
+    claim_timeout: float = 2.0  # others wait this long for a host that fetches from upstream, until it has bytes
     # Relaying to the runtime
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder

@@ -24,6 +24,8 @@ HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
 _LIMITS = (
     "blob_size",
     "children",
+    "claim_hosts",
+    "claim_keys",
     "connections",
     "directory_keys",
     "directory_records",

@@ -163,7 +163,7 @@ class Records:
         """
         of_key = self._holders.get(key) or _Holders(key)
         records = of_key.records
-        holders = [KnownHolder(each.session.host, each.size, each.available) for each in records]
+        holders = self.holders_of(key)
         random.shuffle(holders)
         slot, lists = slot_of(key), list[_HostList]()
         complete = sum(each.available is None for each in records)
@@ -177,6 +177,12 @@ class Records:
         version = f"{self._run}.{self._changes}.{'-'.join(str(each.number) for each in lists)}"
         hosts = None if version in known else frozenset[str]().union(*(each.hosts for each in lists))
         return HoldersAnswer(tuple(holders), version, hosts)
+
+    def holders_of(self, key: str) -> list[KnownHolder]:
+        """Return the holders of `key` that are kept, whole or in flight."""
+        of_key = self._holders.get(key)
+        records = () if of_key is None else of_key.records
+        return [KnownHolder(each.session.host, each.size, each.available) for each in records]
 
     def expire(self) -> None:
         """Forget the hosts that were silent for too long. Call it at intervals."""
