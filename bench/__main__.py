@@ -21,12 +21,25 @@ from tests.lab.processes import CommandFailed
 from bench import fuzz, pages, report, table
 from bench.measure import Row
 from bench.prepare import missing_for
-from bench.rows import containerd, flood, growth, health, memory, misses, parallel, pull, relay, requests, serve
+from bench.rows import (
+    coldstart,
+    containerd,
+    flood,
+    growth,
+    health,
+    memory,
+    misses,
+    parallel,
+    pull,
+    relay,
+    requests,
+    serve,
+)
 from bench.setting import Setting
 
 MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
     module.GROUP: module.rows
-    for module in (serve, relay, requests, misses, health, flood, pull, parallel, memory, growth, containerd)
+    for module in (serve, relay, requests, misses, health, flood, pull, parallel, coldstart, memory, growth, containerd)
 }
 """The groups of rows, in the order of the table."""
 

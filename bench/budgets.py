@@ -20,5 +20,8 @@ PARALLEL = RatioOf(0.84)
 """A holder sends at most 1.2 times as many bytes as docker-registry."""
 CONTAINERD = RatioOf(1)
 FAULTY_HOLDERS = AtMostMore(2)
+COLD_START_COPIES = AtMost(1.05)
+COLD_START_LAST = AtMost(1.25)
+COLD_START_SLOW_UPSTREAM = AtMost(1.15)
 FLOOD_P99 = RatioOf(0.1)
 FLOOD_LONGEST = AtMost(500)

@@ -36,6 +36,10 @@ CPU_MILLISECONDS = Unit("CPU ms", more_is_better=False)
 BLOBS = Unit("blobs", more_is_better=False)
 MEGABYTES = Unit("MB", more_is_better=False)
 TESTS = Unit("tests", more_is_better=True)
+COPIES = Unit("copies", more_is_better=False)
+PERCENT = Unit("CPU %", more_is_better=False)
+TIMES_LINK = Unit("x F/B", more_is_better=False)
+"""Multiples of the time that a link with the rate B needs for F bytes."""
 MEBIBYTES = Unit("MiB", more_is_better=False)
 
 
@@ -152,7 +156,7 @@ class Row:
         unit: The unit of the samples.
         ours: A sample of peili for each round.
         against: The name of the reference; empty if there is none.
-        reference: A sample of the reference for each round.
+        reference: A sample of the reference for each round, or fewer if the reference takes long.
         budget: The budget, if there is one.
         place: The position in a plot of growth, if there is one.
         client: How busy the client was, if the client could limit the figure.
@@ -180,11 +184,11 @@ class Row:
 
     @property
     def spread(self) -> Spread | None:
-        """The spread of the ratios of each round, or of our figures if there is no reference.
+        """The spread of the ratios of each round, or of our figures if the reference was not measured in each round.
 
         The ratio of the medians can lie outside of it. It is None if there is a reference and a sample is 0.
         """
-        if not self.reference:
+        if len(self.reference) < len(self.ours):
             return Spread.of(self.ours)
         pairs = [self._times_as_good(*pair) for pair in zip(self.ours, self.reference, strict=True)]
         ratios = [pair for pair in pairs if pair is not None]

@@ -13,7 +13,9 @@ from tests.containerd_releases import fetch_releases
 from tests.prepare import PACKAGES as TESTS
 from tests.prepare import install_missing, missing_packages
 
-PACKAGES = {name: TESTS[name] for name in ("nginx-light", "containerd", "docker-registry", "openssl", "skopeo")}
+PACKAGES = {
+    name: TESTS[name] for name in ("nginx-light", "containerd", "docker-registry", "openssl", "skopeo", "iproute2")
+}
 """Names of Debian packages, each with the commands that it provides."""
 
 NEEDS: Mapping[str, Collection[str]] = {
@@ -25,6 +27,7 @@ NEEDS: Mapping[str, Collection[str]] = {
     "flood": (),
     "pull": ("containerd", "docker-registry", "skopeo"),
     "parallel": ("containerd", "docker-registry", "skopeo"),
+    "coldstart": ("containerd", "docker-registry", "skopeo", "iproute2"),
     "memory": ("containerd", "docker-registry"),
     "growth": (),
     "containerd": ("containerd", "docker-registry", "skopeo"),

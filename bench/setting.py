@@ -17,7 +17,7 @@ REGISTRY = "registry.example"
 REPOSITORY = "bench/image"
 KIB, MIB = 1 << 10, 1 << 20
 
-_TAR = 3 * 512
+TAR = 3 * 512
 """The bytes that a tar archive adds to its only file: a header, and two blocks at the end."""
 
 
@@ -85,7 +85,7 @@ class Setting:
     @cached_property
     def large(self) -> Image:
         """An image with one layer of 1 GiB."""
-        size = self.pick(1024 * MIB, 32 * MIB) - _TAR
+        size = self.pick(1024 * MIB, 32 * MIB) - TAR
         return make_layout(self.folder / "large", layers=[size], tags=[_tag(0)])
 
     @property
@@ -100,7 +100,7 @@ class Setting:
         return tuple(self._small_images())
 
     def _small_images(self) -> list[Image]:
-        layers = [4 * KIB - _TAR] * 20
+        layers = [4 * KIB - TAR] * 20
         numbers = range(self.pick(50, 5))
         return [make_layout(self.folder / "small", layers=layers, tags=[_tag(n)]) for n in numbers]
 
@@ -108,7 +108,7 @@ class Setting:
         """Create images in a new layout with `count` blobs in total: layers of 4 KiB, configs and manifests."""
         path = self.new(f"{count}-blobs")
         per_image = min(count, 100)
-        layers = [4 * KIB - _TAR] * (per_image - 2)
+        layers = [4 * KIB - TAR] * (per_image - 2)
         return tuple(make_layout(path, layers=layers, tags=[_tag(n)]) for n in range(count // per_image))
 
 

@@ -49,6 +49,13 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(stats[pid].cpu for pid in _family(stats, pids))
 
 
+def machine_seconds() -> float:
+    """Return the CPU seconds of all processes and of the kernel so far, on all processors together."""
+    user, nice, system, _idle, _waiting, *rest = (_PROC / "stat").read_text().splitlines()[0].split()[1:]
+    interrupts = rest[:2]
+    return sum(map(int, (user, nice, system, *interrupts))) / _TICKS
+
+
 def memory(pid: int) -> Memory:
     """Return the memory of a process. Raises OSError if it does not exist."""
     status = _kibibytes(_PROC / str(pid) / "status")

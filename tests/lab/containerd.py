@@ -117,8 +117,16 @@ class Containerd:
 
     def start(self) -> None:
         """Start containerd and wait until it answers."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Start containerd, and do not wait until it answers."""
         command = [self.release.program("containerd"), "--config", str(self.configuration)]
         self._process = Process(self._node.command(command), self._directory / "containerd.log")
+
+    def wait_ready(self) -> None:
+        """Wait until containerd answers."""
         wait_for(self._is_ready, f"containerd answers at {self.socket}")
         if self.namespace == KUBERNETES:
             wait_for(partial(cri.is_ready, self.socket), f"containerd's CRI plug-in answers at {self.socket}")

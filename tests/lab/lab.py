@@ -61,6 +61,8 @@ class Lab:
         release: The containerd release of all hosts. The default is `releases.release()`.
         with_cri: See `Containerd`.
         settings: See `Containerd`.
+        unpack: See `Containerd`. By default, images are unpacked if the network allows it.
+        parent: The directory in which the laboratory's own directory is created. Its path has to be short.
 
     Attributes:
         directory: The directory of all files. It has a short path.
@@ -69,17 +71,28 @@ class Lab:
         hosts: The hosts by name.
     """
 
-    def __init__(self, *names: str, release: Release | None = None, with_cri: bool = False, settings: str = "") -> None:
+    def __init__(
+        self,
+        *names: str,
+        release: Release | None = None,
+        with_cri: bool = False,
+        settings: str = "",
+        unpack: bool | None = None,
+        parent: Path | None = None,
+    ) -> None:
         self._release = release
         self._settings = settings
+        self._unpack = unpack
         with ExitStack() as stack:
-            self.directory = _create_directory()
+            self.directory = _create_directory(parent or short_parent())
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
             self.network = stack.enter_context(make_network())
             self.upstream = Upstream(self.network.add_node("upstream"), self.directory / "upstream")
             stack.callback(self.upstream.stop)
             self.upstream.start()
             self.hosts = {name: self._host(name, stack, with_cri=with_cri) for name in names}
+            for host in self.hosts.values():
+                host.containerd.wait_ready()
             self._stack = stack.pop_all()
         self._images = 0
 
@@ -113,10 +126,12 @@ class Lab:
             sections: Sections of the configuration that replace the default ones. By default, the store is the host's
                 containerd. With `peer`, which then has a key or certificates, static peers have https URLs.
         """
-        for name in names or self.hosts:
-            host = self.hosts[name]
-            scheme = "https" if "peer" in sections else "http"
-            host.peili.start({**self._sections(host, router, scheme), **sections})
+        scheme = "https" if "peer" in sections else "http"
+        hosts = [self.hosts[name] for name in names or self.hosts]
+        for host in hosts:
+            host.peili.launch({**self._sections(host, router, scheme), **sections})
+        for host in hosts:
+            host.peili.wait_ready()
 
     def stop_peili(self) -> None:
         """Stop peili on all hosts."""
@@ -132,7 +147,7 @@ class Lab:
         containerd = Containerd(
             node,
             directory / "containerd",
-            unpack=self.network.privileged,
+            unpack=self.network.privileged if self._unpack is None else self._unpack,
             release=self._release,
             with_cri=with_cri,
             settings=self._settings,
@@ -140,7 +155,7 @@ class Lab:
         host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"))
         stack.callback(containerd.stop)
         stack.callback(host.peili.stop)
-        containerd.start()
+        containerd.launch()
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host
 
@@ -154,9 +169,8 @@ class Lab:
         return {**shared, "router": {"kind": "static", "peers": peers}}
 
 
-def _create_directory() -> Path:
+def _create_directory(parent: Path) -> Path:
     """Create a directory with a path that is short enough for unix sockets, and remove those of ended runs."""
-    parent = short_parent()
     for each in parent.glob(PATTERN):
         if is_stale(each.name):
             shutil.rmtree(each, ignore_errors=True)

@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lab.network import Network, Node
@@ -21,8 +22,17 @@ _NETNS = Path("/run/netns")  # where ip-netns(8) keeps named namespaces
 _CLONE_NEWNET = 0x40000000
 
 
+@dataclass(frozen=True)
 class NamespaceNode(Node):
-    """A node in its own network namespace."""
+    """A node in its own network namespace.
+
+    Attributes:
+        bridge: The namespace of the bridge.
+        bridge_port: The other end of the node's link, which is a port of the bridge.
+    """
+
+    bridge: str = field(kw_only=True)
+    bridge_port: str = field(kw_only=True)
 
     def command(self, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *command]
@@ -43,8 +53,21 @@ class NamespaceNode(Node):
         Args:
             rate: The rate in the notation of tc(8), such as ``80mbit``. It replaces the rate of an earlier call.
         """
-        options = ["rate", rate, "burst", "64kb", "latency", "200ms"]
-        run(["tc", "-n", self.name, "qdisc", "replace", "dev", "eth0", "root", "tbf", *options])
+        _shape(self.name, "eth0", rate)
+
+    def limit_link(self, send: str, receive: str | None = None) -> None:
+        """Limit the node's link in both directions.
+
+        Args:
+            send: The rate of what the node sends, as for `limit_rate`. It replaces the rate of an earlier call.
+            receive: The rate of what it receives. By default, this is `send`.
+        """
+        _shape(self.name, "eth0", send)
+        _shape(self.bridge, self.bridge_port, receive or send)
+
+    def sent_bytes(self) -> int:
+        """Return how many bytes the node has sent so far, with the headers of all layers."""
+        return int(run(self.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))
 
     def delayed_packets(self) -> int:
         """Return how many packets had to wait since the last `limit_rate`, because the node had reached the rate."""
@@ -78,7 +101,9 @@ class NamespaceNetwork(Network):
         run(["ip", "-n", netns, "address", "add", f"{address}/24", "dev", "eth0"])
         run(["ip", "-n", netns, "link", "set", "eth0", "up"])
         run(["ip", "-n", netns, "link", "set", "lo", "up"])
-        return NamespaceNode(netns, address, loopback="127.0.0.1", interface=address)
+        return NamespaceNode(
+            netns, address, loopback="127.0.0.1", interface=address, bridge=self._bridge, bridge_port=port
+        )
 
     def close(self) -> None:
         while self._names:
@@ -89,6 +114,12 @@ class NamespaceNetwork(Network):
         run(["ip", "netns", "add", netns])
         self._names.append(netns)
         return netns
+
+
+def _shape(netns: str, device: str, rate: str) -> None:
+    """Limit what leaves a device."""
+    options = ["rate", rate, "burst", "64kb", "latency", "200ms"]
+    run(["tc", "-n", netns, "qdisc", "replace", "dev", device, "root", "tbf", *options])
 
 
 def namespaces_work() -> bool:

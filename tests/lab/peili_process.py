@@ -45,7 +45,12 @@ class PeiliProcess:
         return self._process
 
     def start(self, sections: Sections) -> None:
-        """Start peili and wait until it is ready.
+        """Start peili and wait until it is ready. The argument is that of `launch`."""
+        self.launch(sections)
+        self.wait_ready()
+
+    def launch(self, sections: Sections) -> None:
+        """Start peili, and do not wait until it is ready.
 
         Args:
             sections: The configuration without `local`, `peer.listen` and `mirror.identity`, which are set here.
@@ -59,6 +64,9 @@ class PeiliProcess:
         self.configuration.write_text(_toml({**doors, **sections, "peer": peer}))
         command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
         self._process = Process(self._node.command(command), self._log)
+
+    def wait_ready(self) -> None:
+        """Wait until peili is ready."""
         try:
             wait_for(self.is_ready, f"peili of {self.identity} is ready")
         except AssertionError as error:

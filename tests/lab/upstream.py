@@ -26,17 +26,18 @@ http: {{addr: "{name}", secret: laboratory{tls}}}
 _TLS = ", tls: {{certificate: {cert}, key: {key}, clientcas: [{ca}]}}"
 
 _LOG_LINE = re.compile(
-    r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) [0-9]+ "(?P<referer>[^"]*)"'
+    r'"(?P<method>[A-Z]+) (?P<path>\S+) HTTP/[0-9.]+" (?P<status>[0-9]+) (?P<size>[0-9]+) "(?P<referer>[^"]*)"'
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One line of the access log."""
+    """One line of the access log, written when the response has ended. `size` is the number of bytes of its body."""
 
     method: str
     path: str
     status: int
+    size: int
     referer: str
 
 
@@ -135,6 +136,10 @@ class Upstream:
         """Return the requests after a log position, without marker requests."""
         return [each for each in self._read_log()[since:] if "?marker=" not in each.path]
 
+    def bytes_sent(self, since: int) -> int:
+        """Return how many bytes of content the registry sent after a log position, in responses that have ended."""
+        return sum(each.size for each in self.requests(since) if each.method == "GET" and each.status in {200, 206})
+
     def blobs_sent(self, since: int) -> Sequence[str]:
         """Return the paths of the blobs that the registry sent after a log position."""
         sent = [each for each in self.requests(since) if each.method == "GET" and each.status in {200, 206}]
@@ -146,7 +151,10 @@ class Upstream:
     def _read_log(self) -> list[Request]:
         text = (self._directory / "registry.log").read_text(errors="replace")
         lines = (each.groupdict() for each in _LOG_LINE.finditer(text))
-        return [Request(each["method"], each["path"], int(each["status"]), each["referer"]) for each in lines]
+        return [
+            Request(each["method"], each["path"], int(each["status"]), int(each["size"]), each["referer"])
+            for each in lines
+        ]
 
     def _get_status(self, path: str) -> int:
         return self.node.request("GET", self.node.address, self._port, path, tls=self._tls).status
