@@ -138,7 +138,9 @@ class PeerClient:
         """Send a request with a body, and read the whole response.
 
         The URLs are tried as by `open`. The request is sent at most once: if the connection ends after the client began
-        to send, the peer may have acted on it, so the caller decides whether to repeat it.
+        to send, the peer may have acted on it, so the caller decides whether to repeat it. The connection is kept only
+        after a status from 200 to 299: a server that refuses a request need not have read its body, and would take the
+        rest of it for the next request.
 
         Args:
             method: The method, for example POST.
@@ -162,7 +164,7 @@ class PeerClient:
                 try:
                     return response.head, await response.read(max_response)
                 finally:
-                    response.close()
+                    response.close(keep=not body or 200 <= response.head.status < 300)
 
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""

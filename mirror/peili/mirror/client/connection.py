@@ -267,12 +267,16 @@ class Response:
         self.remaining -= moved
         return moved
 
-    def close(self) -> None:
-        """Release the connection. It is used again if the body was read to its end. Idempotent."""
+    def close(self, *, keep: bool = True) -> None:
+        """Release the connection. Idempotent.
+
+        Args:
+            keep: Whether the connection may be used again, which it is if the body was read to its end.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
             is_whole = self.length is not None and not self.remaining and not self._has_excess
-            connection.release(is_reusable=self.head.keep_alive and is_whole)
+            connection.release(is_reusable=keep and self.head.keep_alive and is_whole)
         on_close, self.on_close = self.on_close, None
         if on_close is not None:
             on_close()
