@@ -148,6 +148,8 @@ class Want:
         size: The size of the whole content in bytes, if the host knows it.
         can_share: Whether the host needs the content itself, and can show it to other hosts while it arrives. The
             router may then let other hosts wait for it.
+        accepts_in_flight: Whether the host also reads from holders that still receive the content, and waits until
+            there is one. If not, the router claims nothing for it, and the answer has complete holders only.
     """
 
     key: Key
@@ -155,6 +157,7 @@ class Want:
     failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
     size: int | None = None
     can_share: bool = False
+    accepts_in_flight: bool = False
 
 
 class LeaseEnd(StrEnum):
@@ -255,10 +258,11 @@ class Router(Plugin):
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
         """Return from where this host should get `want` now.
 
-        Called at the start of each transfer and whenever a transfer needs other holders. A repeated call must not
-        change the answer. Peers in ``want.failed`` are not in the answer. The mirror fetches only from complete
-        holders. The lease in the answer receives the progress, and is released with a reason (see `Lease`). The default
-        implementation uses `lookup`.
+        Called at the start of each transfer, when a transfer needs other holders, and when its lease is superseded. A
+        repeated call gets the same answer, unless something has changed: all requests of this host for one key count
+        as one. Peers in ``want.failed`` are not in the answer. There are incomplete holders in it only if
+        ``want.accepts_in_flight``. The lease in the answer receives the progress, and is released with a reason (see
+        `Lease`). The default implementation uses `lookup`, and returns complete holders only.
 
         The mirror calls this in the task of the runtime's request, which waits for it. Calls of other requests may run
         at the same time, also for the same key. The call is cancelled when the runtime disconnects, after twice
