@@ -12,15 +12,13 @@ from hypothesis import strategies as st
 from peili.mirror.peer_api.directory import (
     MAX_BATCH,
     MAX_HOMES,
-    MAX_INTERVAL,
-    MAX_KEY_LENGTH,
-    MAX_MESSAGE,
     HoldersAnswer,
     HoldersQuery,
     Holding,
     Holdings,
     KnownHolder,
 )
+from peili.mirror.peer_api.messages import MAX_KEY_LENGTH, MAX_MESSAGE, MAX_SECONDS
 
 Message = type[Holdings] | type[HoldersQuery] | type[HoldersAnswer]
 MESSAGES = (Holdings, HoldersQuery, HoldersAnswer)
@@ -39,7 +37,7 @@ HOLDINGS = st.builds(
     Holdings,
     session=TOKENS,
     sequence=st.integers(0, 2**60 - 1),
-    interval=st.floats(min_value=0.001, max_value=MAX_INTERVAL),
+    interval=st.floats(min_value=0.001, max_value=MAX_SECONDS),
     homes=st.none() | st.lists(IDS, max_size=4).map(tuple),
     is_synced=st.booleans(),
     have=st.lists(st.builds(Holding, KEYS, SIZES, AVAILABLE), max_size=4).map(tuple),
@@ -104,7 +102,7 @@ def test_a_wrong_value_anywhere_is_refused_or_has_the_right_type(message: Messag
         (Holdings, {"have": [["two\nlines", 1]]}),
         (Holdings, {"interval": 0}),
         (Holdings, {"interval": float("nan")}),
-        (Holdings, {"interval": MAX_INTERVAL + 1}),
+        (Holdings, {"interval": MAX_SECONDS + 1}),
         (Holdings, {"sequence": 1.0}),
         (Holdings, {"synced": 1}),
         (HoldersQuery, {"known": ["v"] * 9}),

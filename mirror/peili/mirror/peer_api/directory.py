@@ -5,16 +5,25 @@ Each message is a JSON object. Functions that parse one raise ValueError, with o
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any
 
-from peili.mirror.limits import MIB
-from peili.mirror.peer_api.peers import is_identity
-
-_T = TypeVar("_T")
-_Object: TypeAlias = dict[str, Any]
+from peili.mirror.peer_api.messages import (
+    MAX_TOKEN,
+    JsonObject,
+    encode_message,
+    encode_state,
+    parse_boolean,
+    parse_identity,
+    parse_key,
+    parse_list,
+    parse_number,
+    parse_object,
+    parse_seconds,
+    parse_state,
+    parse_text,
+    parse_version,
+)
 
 HELLO_ROUTE = "/v1/hello"
 """The route that shows that a host has a directory. Like the others, it is below the path of the router's routes."""
@@ -23,22 +32,16 @@ HOLDINGS_ROUTE = "/v1/holdings"
 HOLDERS_ROUTE = "/v1/holders"
 """The route for `HoldersQuery`: a host asks a home for the holders of a key."""
 HELLO_PATH, HOLDINGS_PATH, HOLDERS_PATH = (f"/_router{route}" for route in (HELLO_ROUTE, HOLDINGS_ROUTE, HOLDERS_ROUTE))
-JSON_HEADERS = {"Content-Type": "application/json"}
 
-MAX_MESSAGE = MIB
-"""The largest message in bytes."""
 MAX_BATCH = 1000
 """How many keys one `Holdings` has at most, those that are gone included."""
-MAX_KEY_LENGTH = 700
-"""A longer key is not in the directory. The longest reference that the specs allow is shorter."""
 MAX_HOMES = 64
 """How many members are homes."""
-MAX_INTERVAL = 3600.0
-"""The longest time in seconds between two messages of a host that a home accepts."""
-_MAX_KNOWN = 8
-_MAX_TOKEN = 128
+MAX_HOLDERS = 1000
+"""How many holders one message has at most."""
+MAX_KNOWN = 8
+"""How many versions of lists of hosts one message has at most."""
 _MAX_HOSTS = 20_000
-_MAX_HOLDERS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,33 +83,33 @@ class Holdings:
 
     def encode(self) -> bytes:
         """Return the message as it is sent."""
-        message: _Object = {
+        message: JsonObject = {
             "session": self.session,
             "sequence": self.sequence,
             "interval": self.interval,
             "synced": self.is_synced,
-            "have": [_encode_state(each.key, each.size, each.available) for each in self.have],
+            "have": [encode_state(each.key, each.size, each.available) for each in self.have],
             "gone": self.gone,
         }
         if self.homes is not None:
             message["homes"] = self.homes
-        return _encode(message)
+        return encode_message(message)
 
     @classmethod
     def parse(cls, data: bytes) -> Holdings:
         """Parse a message. Raises ValueError."""
-        message = _parse_object(data)
+        message = parse_object(data)
         homes = message.get("homes")
-        have = _list(message, "have", _holding, MAX_BATCH)
-        gone = _list(message, "gone", _key, MAX_BATCH)
+        have = parse_list(message, "have", _holding, MAX_BATCH)
+        gone = parse_list(message, "gone", parse_key, MAX_BATCH)
         if len(have) + len(gone) > MAX_BATCH:
             raise ValueError(f"not within {MAX_BATCH} keys")
         return cls(
-            session=_text(message.get("session"), "session", _MAX_TOKEN),
-            sequence=_number(message.get("sequence"), "sequence"),
-            interval=_interval(message.get("interval")),
-            homes=None if homes is None else _list(message, "homes", _identity, MAX_HOMES),
-            is_synced=_boolean(message, "synced"),
+            session=parse_text(message.get("session"), "session", MAX_TOKEN),
+            sequence=parse_number(message.get("sequence"), "sequence"),
+            interval=parse_seconds(message.get("interval"), "interval"),
+            homes=None if homes is None else parse_list(message, "homes", parse_identity, MAX_HOMES),
+            is_synced=parse_boolean(message, "synced"),
             have=have,
             gone=gone,
         )
@@ -126,13 +129,13 @@ class HoldersQuery:
 
     def encode(self) -> bytes:
         """Return the message as it is sent."""
-        return _encode({"key": self.key, "known": self.known})
+        return encode_message({"key": self.key, "known": self.known})
 
     @classmethod
     def parse(cls, data: bytes) -> HoldersQuery:
         """Parse a message. Raises ValueError."""
-        message = _parse_object(data)
-        return cls(_key(message.get("key")), _list(message, "known", _version, _MAX_KNOWN))
+        message = parse_object(data)
+        return cls(parse_key(message.get("key")), parse_list(message, "known", parse_version, MAX_KNOWN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,107 +170,38 @@ class HoldersAnswer:
 
     def encode(self) -> bytes:
         """Return the message as it is sent."""
-        holders = [_encode_state(each.id, each.size, each.available) for each in self.holders]
-        message: _Object = {"holders": holders, "version": self.version}
+        return encode_message(self.to_object())
+
+    def to_object(self) -> JsonObject:
+        """Return the message as an object, which may be part of another message."""
+        holders = [encode_state(each.id, each.size, each.available) for each in self.holders]
+        message: JsonObject = {"holders": holders, "version": self.version}
         if self.hosts is not None:
             message["hosts"] = list(self.hosts)
-        return _encode(message)
+        return message
 
     @classmethod
     def parse(cls, data: bytes) -> HoldersAnswer:
         """Parse a message. Raises ValueError."""
-        message = _parse_object(data)
+        return cls.from_object(parse_object(data))
+
+    @classmethod
+    def from_object(cls, message: JsonObject) -> HoldersAnswer:
+        """Return the answer in a message. Raises ValueError."""
         hosts = message.get("hosts")
         return cls(
-            _list(message, "holders", _known_holder, _MAX_HOLDERS),
-            _version(message.get("version")),
-            None if hosts is None else frozenset(_list(message, "hosts", _identity, _MAX_HOSTS)),
+            parse_list(message, "holders", parse_known_holder, MAX_HOLDERS),
+            parse_version(message.get("version")),
+            None if hosts is None else frozenset(parse_list(message, "hosts", parse_identity, _MAX_HOSTS)),
         )
 
 
-def _encode(message: _Object) -> bytes:
-    return json.dumps(message, separators=(",", ":")).encode()
-
-
-def _encode_state(name: str, size: int | None, available: int | None) -> Sequence[object]:
-    return (name, size) if available is None else (name, size, available)
-
-
-def _parse_object(data: bytes) -> _Object:
-    if len(data) > MAX_MESSAGE:
-        raise ValueError(f"not within {MAX_MESSAGE} bytes")
-    try:
-        message = json.loads(data)
-    except (ValueError, RecursionError):
-        raise ValueError("not a JSON document") from None
-    return cast("_Object", _checked(message, isinstance(message, dict), "not a JSON object"))
-
-
-def _checked(value: _T, is_right: bool, problem: str) -> _T:
-    if not is_right:
-        raise ValueError(problem)
-    return value
-
-
-def _list(message: _Object, name: str, parse: Callable[[Any], _T], most: int) -> tuple[_T, ...]:
-    """Return the list `name` of a message, which may be missing."""
-    items: Any = message.get(name, [])
-    _checked(items, _has_length(items, 0, most), f"{name} is not a list of up to {most} items")
-    return tuple(parse(each) for each in items)
-
-
-def _has_length(value: Any, least: int, most: int) -> bool:
-    return isinstance(value, list) and least <= len(value) <= most  # pyright: ignore[reportUnknownArgumentType]
-
-
-def _text(value: Any, name: str, most: int) -> str:
-    is_right = isinstance(value, str) and 0 < len(value) <= most and value.isascii() and value.isprintable()
-    return cast("str", _checked(value, is_right, f"{name} is not a text of up to {most} ASCII characters"))
-
-
-def _number(value: Any, name: str) -> int:
-    is_right = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**60
-    return cast("int", _checked(value, is_right, f"{name} is not a whole number from 0 on"))
-
-
-def _boolean(message: _Object, name: str) -> bool:
-    value = message.get(name)
-    return cast("bool", _checked(value, isinstance(value, bool), f"{name} is not true or false"))
-
-
-def _interval(value: Any) -> float:
-    is_right = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= MAX_INTERVAL
-    return float(_checked(value, is_right, f"interval is not a number of seconds up to {MAX_INTERVAL:g}"))
-
-
-def _key(value: Any) -> str:
-    return _text(value, "a key", MAX_KEY_LENGTH)
-
-
-def _version(value: Any) -> str:
-    return _text(value, "a version", _MAX_TOKEN)
-
-
-def _identity(value: Any) -> str:
-    is_right = isinstance(value, str) and is_identity(value)
-    return cast("str", _checked(value, is_right, "an id is not a text of up to 255 visible ASCII characters"))
-
-
 def _holding(value: Any) -> Holding:
-    name, size, available = _state(value)
-    return Holding(_key(name), size, available)
+    name, size, available = parse_state(value)
+    return Holding(parse_key(name), size, available)
 
 
-def _known_holder(value: Any) -> KnownHolder:
-    name, size, available = _state(value)
-    return KnownHolder(_identity(name), size, available)
-
-
-def _state(value: Any) -> tuple[Any, int | None, int | None]:
-    """Return the parts of ``[name, size]`` or ``[name, size, available]``."""
-    name, size, *rest = _checked(value, _has_length(value, 2, 3), "an item is not a list of two or three values")
-    return (
-        name,
-        None if size is None else _number(size, "a size"),
-        _number(rest[0], "a number of bytes") if rest else None,
-    )
+def parse_known_holder(value: Any) -> KnownHolder:
+    """Return a holder, from ``[id, size]`` or ``[id, size, available]``. Raises ValueError."""
+    name, size, available = parse_state(value)
+    return KnownHolder(parse_identity(name), size, available)

@@ -21,12 +21,12 @@ from peili.mirror import Digest, FailureReason, Feed, Limits, Peer, Want
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import (
     HOLDINGS_PATH,
-    MAX_MESSAGE,
     HoldersAnswer,
     HoldersQuery,
     Holdings,
     KnownHolder,
 )
+from peili.mirror.peer_api.messages import MAX_MESSAGE
 
 pytestmark = pytest.mark.anyio
 

@@ -19,13 +19,11 @@ from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.directory import (
     HOLDERS_PATH,
     HOLDINGS_PATH,
-    JSON_HEADERS,
-    MAX_KEY_LENGTH,
-    MAX_MESSAGE,
     HoldersAnswer,
     HoldersQuery,
     Holdings,
 )
+from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_KEY_LENGTH, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline

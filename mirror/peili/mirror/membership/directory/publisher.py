@@ -12,7 +12,8 @@ from itertools import islice
 from peili.mirror.limits import Limits
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.directory import MAX_BATCH, MAX_KEY_LENGTH, Holding, Holdings
+from peili.mirror.peer_api.directory import MAX_BATCH, Holding, Holdings
+from peili.mirror.peer_api.messages import MAX_KEY_LENGTH
 from peili.mirror.plugins.content import Have, StoreEvent, Synced
 from peili.mirror.support.tasks import Backoff, Tasks
 

@@ -16,11 +16,10 @@ from peili.mirror.peer_api.directory import (
     HELLO_ROUTE,
     HOLDERS_ROUTE,
     HOLDINGS_ROUTE,
-    JSON_HEADERS,
-    MAX_MESSAGE,
     HoldersQuery,
     Holdings,
 )
+from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import peer_identity
