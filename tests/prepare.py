@@ -31,6 +31,8 @@ PACKAGES = {
     "nginx-light": ("nginx",),
     "zsh": ("zsh",),
     "nsd": ("nsd",),
+    "prometheus": ("prometheus", "promtool"),
+    "chromium": ("chromium",),
 }
 """Names of Debian packages, each with the commands that it provides."""
 

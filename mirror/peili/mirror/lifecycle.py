@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from typing import Any
 
 from peili.mirror.advertiser import Advertiser
 from peili.mirror.client.client import PeerClient
@@ -20,7 +21,7 @@ from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, UnreachablePeer
 from peili.mirror.plugins.interfaces import Context, Plugin
 from peili.mirror.relay.relay import Relay
-from peili.mirror.support.tasks import Backoff
+from peili.mirror.support.tasks import Backoff, Tasks
 from peili.mirror.tls.peer_tls import PeerTLS, refreshing
 
 _WARN_DELAY = 1.0
@@ -40,6 +41,7 @@ class Lifecycle:
         extensions: Other plug-ins. They are entered after `plugins`.
         relay: Started and stopped with the mirror.
         peer_tls: Refreshed while the mirror runs.
+        background: Runs in a task while the mirror runs. It must end when it is cancelled.
     """
 
     def __init__(
@@ -49,8 +51,12 @@ class Lifecycle:
         extensions: Collection[Plugin],
         relay: Relay,
         peer_tls: PeerTLS | None,
+        *,
+        background: Callable[[Context], Coroutine[Any, Any, None]],
     ) -> None:
         self._context = context
+        self._background = background
+        self._tasks = Tasks(context.log)
         self._plugins = plugins
         self._extensions = tuple(extensions)
         self._relay = relay
@@ -106,6 +112,7 @@ class Lifecycle:
         """Enter the plug-ins. Return when each was tried once, or after ``limits.start_timeout`` seconds."""
         await self._stack.enter_async_context(refreshing(self._peer_tls, self._context.log))
         await self._stack.enter_async_context(self._context.client)
+        self._tasks.start(self._background(self._context))
         self._relay.start()
         await self._enter()
 
@@ -182,12 +189,14 @@ class Lifecycle:
         """Exit everything, even if this task is cancelled meanwhile."""
         self._is_stopped = True
         self._relay.stop()
-        # In this order: withdraw, relay, plug-ins (last entered first), client. So leases are released before the
-        # router is exited.
+        # In this order: withdraw, background, relay, plug-ins (last entered first), client. So leases are released
+        # before the router is exited.
         async with self._stack as stack:
             for supervisor in self._supervisors.values():
                 stack.push_async_callback(supervisor.stop)
             stack.push_async_callback(self._relay.aclose)
+            stack.push_async_callback(self._tasks.drain, self._context.limits.stop_timeout)
+            self._tasks.cancel()
             await self._withdraw()  # without `_drain_lock`: it must not wait for a `withdraw` or `resume` in progress
 
 

@@ -15,6 +15,7 @@ from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
+from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.middleware import (
@@ -90,6 +91,7 @@ class Mirror:
         limits: The bounds of the mirror.
         peer_tls: The mutual TLS between peers, if there is any.
         metrics: What the mirror counts; see `figures`.
+        accounting: What the runtime received, and from where.
         log: The logger of all its parts.
 
     Raises:
@@ -128,6 +130,7 @@ class Mirror:
         self.limits = limits or Limits()
         self.metrics = Metrics()
         self.log = LineLogger(log or logging.getLogger("peili"))
+        self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl)
         self._context = Context(
             identity=self.identity.id,
@@ -167,8 +170,8 @@ class Mirror:
         peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
         local_checked = AccessCheck(self._local_door, local_auth, self._context)
         peer_checked = AccessCheck(peer, auth, self._context, identity=self.identity.id)
-        self.local = RequestMetrics(local_checked, LOCAL, self.metrics)
-        self.peer = RequestMetrics(peer_checked, PEER, self.metrics)
+        self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting)
+        self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting)
         self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
 
     def _routes(self) -> list[routing.BaseRoute]:
@@ -339,7 +342,9 @@ class Mirror:
         if self._lifecycle is not None or self._is_exiting:
             raise RuntimeError("this mirror is running already")
         plugins = self._plugins.values()
-        self._lifecycle = Lifecycle(self._context, plugins, self._extensions, self._relay, self.peer_tls)
+        self._lifecycle = Lifecycle(
+            self._context, plugins, self._extensions, self._relay, self.peer_tls, background=self.accounting.run
+        )
         try:
             await self._lifecycle.start()
         except BaseException:

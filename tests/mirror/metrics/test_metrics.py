@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 import sys
 import time
 from collections.abc import AsyncGenerator, Collection
@@ -248,7 +250,7 @@ async def test_gauges_are_current_and_counters_survive_the_exit() -> None:
 def check_names(text: str) -> None:
     """Return what ``promtool check metrics`` would report."""
     for family in parse(text):
-        assert family.name.startswith("peili_")
+        assert family.name.startswith(("peili_", "process_"))
         assert family.documentation.endswith(".")
         if family.type == "counter":
             assert all(each.name.endswith("_total") for each in family.samples)
@@ -276,6 +278,22 @@ async def test_the_ops_app_serves_both_formats_on_the_local_doors_address() -> N
             assert openmetrics.text.endswith("\n# EOF\n")
         async with httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}") as client:
             assert (await client.get("/metrics")).status_code == 404
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, of Debian's package prometheus")
+async def test_promtool_finds_nothing_wrong_after_a_pull() -> None:
+    data = content(LARGE)
+    async with peers(data, honest) as [peer], pulling([peer.holder]) as host:
+        await host.get(Digest.of(data))
+        async with client_for(host.mirror.ops) as client:
+            page = await client.get("/metrics")
+    assert 'peili_request_duration_seconds_count{answer="peer",door="local",endpoint="blobs"} 1.0\n' in page.text
+    assert "process_resident_memory_bytes " in page.text
+    command = ["promtool", "check", "metrics"]
+    checked = await asyncio.to_thread(
+        subprocess.run, command, input=page.content, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert (checked.returncode, checked.stdout) == (0, b"")
 
 
 async def test_without_prometheus_client_one_line_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

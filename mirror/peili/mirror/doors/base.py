@@ -18,6 +18,7 @@ from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import ContentOpener
 from peili.mirror.doors.tags import send_tags
 from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Reference, is_manifest
 from peili.mirror.oci.requests import (
     BLOB_UNKNOWN,
@@ -67,7 +68,7 @@ class Door(ABC):
         try:
             try:
                 target = self._parse(scope, response)
-                request_record(scope).endpoint = target.endpoint.value
+                _describe(target, request_record(scope))
                 async with RequestScope(receive, self._scopes):
                     await self._respond(target, response, scope)
             except HTTPError as error:
@@ -162,6 +163,15 @@ class Door(ABC):
             return Reference(target.registry, target.repository, target.tag)
         except ValueError as error:
             raise NotFound(str(error)) from error
+
+
+def _describe(target: Target, record: RequestRecord) -> None:
+    """Note in `record` what the request asks for."""
+    record.endpoint = target.endpoint.value
+    if target.repository:
+        record.repository = f"{target.registry}/{target.repository}" if target.registry else target.repository
+        record.digest, record.tag = target.digest, target.tag or ""
+        record.is_manifest = target.endpoint is Endpoint.MANIFEST
 
 
 def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:

@@ -17,6 +17,7 @@ from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
+from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import Descriptor, Digest
 from peili.mirror.oci.requests import Endpoint, HTTPError, Target
@@ -46,10 +47,10 @@ class LocalDoor(Door):
         digest = target.digest or await self._resolve(target)
         target = replace(target, digest=digest, tag=None)  # peers are asked for the digest, not for the tag
         record = request_record(scope)
-        record.source = FROM_STORE
+        record.source, record.digest = FROM_STORE, digest
         if not await self._send_from_store(target, digest, response):
             record.source = FROM_PEER
-            await self._send_from_peers(target, digest, response)
+            await self._send_from_peers(target, digest, response, record)
 
     async def _resolve(self, target: Target) -> Digest:
         resolve = partial(self._resolver.resolve, self.reference(target))
@@ -83,7 +84,9 @@ class LocalDoor(Door):
             return False
         return True
 
-    async def _send_from_peers(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
+    async def _send_from_peers(
+        self, target: Target, digest: Digest, response: ResponseWriter, record: RequestRecord
+    ) -> None:
         """Relay the content from peers.
 
         A manifest is relayed whole and verified in memory, so its range is cut out here. Of a blob, only the range is
@@ -94,12 +97,16 @@ class LocalDoor(Door):
         async with open_transfer(
             self._relay, digest, target.peer_path, wanted=wanted, is_manifest=is_manifest
         ) as transfer:
+            record.senders = transfer.senders
             if is_bodiless:
                 # A peer is asked even if the response is 304: If-None-Match is evaluated only if the response without
                 # it would be 200 (RFC 9110, 13.2.1).
                 await response.send_head(requested_descriptor(target, await transfer.describe()))
-            else:
+                return
+            try:
                 await self._send_transfer(target, digest, response, transfer)
+            finally:
+                record.is_wrong = transfer.has_sent_wrong_bytes
 
     async def _send_transfer(
         self, target: Target, digest: Digest, response: ResponseWriter, transfer: Transfer

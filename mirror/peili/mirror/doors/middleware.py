@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias, cast
 
@@ -14,8 +13,10 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.metrics.counters import LOCAL, Metrics
+from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.requests import DENIED, LIMIT_OF_STATUS, HTTPError, check_head
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
@@ -115,38 +116,9 @@ def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:
     return wrap_send(send, send_with_header)
 
 
-@dataclass(slots=True)
-class RequestRecord:
-    """What the metrics say about one request and its response.
-
-    Attributes:
-        endpoint: The endpoint of the API. The door sets it.
-        source: Where the content comes from. The door sets it; it is empty for other responses than content.
-        status: The status of the response; None if there was no response.
-        length: The Content-Length of the response.
-        is_finished: Whether the response was sent to its end.
-    """
-
-    endpoint: str
-    source: str = ""
-    status: int | None = None
-    length: int = 0
-    is_finished: bool = False
-
-    def start(self, message: Message) -> None:
-        """Note the start message of the response."""
-        self.status = message["status"]
-        self.length = next((int(value) for name, value in message["headers"] if name == b"content-length"), 0)
-
-    @property
-    def has_content(self) -> bool:
-        """Whether the body of the response is content, and not an error or a list."""
-        return self.source != "" and self.status in {200, 206}
-
-
 def request_record(scope: Scope) -> RequestRecord:
     """Return the record of the request of `scope`. `RequestMetrics` creates it, and reads it in the end."""
-    return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord(_NO_ENDPOINT)))
+    return cast("RequestRecord", scope.setdefault(_SCOPE_KEY, RequestRecord("", _NO_ENDPOINT)))
 
 
 class RequestMetrics:
@@ -156,12 +128,14 @@ class RequestMetrics:
         app: The door.
         door: The name of the door in the metrics.
         metrics: Where to count.
+        accounting: Learns of each request to the local door that has ended.
     """
 
-    def __init__(self, app: ASGIApp, door: str, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, door: str, metrics: Metrics, accounting: Accounting) -> None:
         self._app = app
         self._door = door
         self._metrics = metrics
+        self._accounting = accounting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -169,15 +143,19 @@ class RequestMetrics:
             return
         inner_path = scope["path"][len(scope.get("root_path", "")) :]
         endpoint = "router" if inner_path.startswith(f"{ROUTER_PATH}/") else _NO_ENDPOINT
-        record = scope[_SCOPE_KEY] = RequestRecord(endpoint)
+        record = scope[_SCOPE_KEY] = RequestRecord(self._door, endpoint, scope["method"] == "GET")
+        record.client = (scope.get("client") or ("",))[0]
+        self._metrics.active.add(record)
         try:
             await self._app(scope, receive, self._count_bytes(send, record))
         finally:
+            self._metrics.active.discard(record)
             self._count_request(scope, record)
 
     def _count_bytes(self, send: Send, record: RequestRecord) -> Send:
         def count(size: int) -> None:
             if record.has_content and size:
+                record.sent += size
                 self._metrics.sent.add(self._door, record.source, amount=size)
 
         async def counting_send(message: Message) -> None:
@@ -195,15 +173,18 @@ class RequestMetrics:
         return counting_send if writer is None else SocketSend(counting_send, CountingSocketWriter(writer, count))
 
     def _count_request(self, scope: Scope, record: RequestRecord) -> None:
+        metrics, door = self._metrics, self._door
         status = "none" if record.status is None else str(record.status)
         method = scope["method"] if scope["method"] in {"GET", "HEAD"} else "other"
         source = record.source if record.has_content else ""
-        self._metrics.requests.add(self._door, record.endpoint, method, status, source)
-        if record.status is not None and not record.is_finished:
-            self._metrics.cut.add(self._door)
-        if self._door == LOCAL:
+        metrics.requests.add(door, record.endpoint, method, status, source)
+        metrics.request_seconds.add(time.monotonic() - record.started, door, record.endpoint, record.answer)
+        if record.is_cut:
+            metrics.cut.add(door)
+        if door == LOCAL:
             user_agent: bytes = next((value for name, value in scope["headers"] if name == b"user-agent"), b"")
-            self._metrics.clients.count(user_agent.decode("latin-1"), time.time())
+            metrics.clients.count(user_agent.decode("latin-1"), time.time())
+            self._accounting.ended(record)
 
 
 class OpsMiddleware:

@@ -10,9 +10,11 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 from peili.mirror.errors import FailureReason
+from peili.mirror.metrics.requests import RequestRecord
 
 LOCAL, PEER = "local", "peer"
 """The doors."""
@@ -57,6 +59,7 @@ _LIMITS = (
 _CLIENTS = frozenset({"buildkit", "containerd", "containers", "cri-o", "docker", "oras", "podman", "skopeo"})
 """The first words of `User-Agent` headers. All others share one series, so that clients cannot create series."""
 _LOOKUP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 Labels: TypeAlias = tuple[str, ...]
 
@@ -123,32 +126,52 @@ class Counts:
 
 
 class Durations:
-    """A histogram of seconds."""
+    """A histogram of seconds, with labels.
 
-    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+    Args:
+        name: The name of the metric.
+        text: What it measures.
+        bounds: The upper bounds of the buckets, without infinity.
+        labels: The names of its labels.
+    """
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> None:
         self._name = name
         self._text = text
         self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._total = 0.0
+        self._labels = labels
+        self._series: dict[Labels, tuple[list[int], list[float]]] = {}
+        if not labels:
+            self._series[()] = self._new()
 
-    def add(self, seconds: float) -> None:
-        """Add one duration."""
-        self._counts[bisect_left(self._bounds, seconds)] += 1
-        self._total += seconds
+    def add(self, seconds: float, *labels: str) -> None:
+        """Add one duration to the series with the label values `labels`."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = self._new()
+        counts, total = series
+        counts[bisect_left(self._bounds, seconds)] += 1
+        total[0] += seconds
 
     def family(self) -> Family:
         """Return the current values."""
-        buckets: list[tuple[float, int]] = []
-        seen = 0
-        for bound, count in zip((*self._bounds, float("inf")), list(self._counts), strict=True):
-            seen += count
-            buckets.append((bound, seen))
-        return Family(self._name, "histogram", self._text, (), {(): Distribution(buckets, self._total)})
+        samples = {labels: self._distribution(*series) for labels, series in dict(self._series).items()}
+        return Family(self._name, "histogram", self._text, self._labels, samples)
+
+    def _new(self) -> tuple[list[int], list[float]]:
+        return [0] * (len(self._bounds) + 1), [0.0]
+
+    def _distribution(self, counts: list[int], total: list[float]) -> Distribution:
+        bounds = (*self._bounds, float("inf"))
+        return Distribution(list(zip(bounds, accumulate(list(counts)), strict=True)), total[0])
 
 
 class Metrics:
-    """The counters of one mirror. They keep their values when it is exited and entered again."""
+    """The counters of one mirror. They keep their values when it is exited and entered again.
+
+    Attributes:
+        active: The requests in progress, at both doors.
+    """
 
     def __init__(self) -> None:
         self.requests = Counts(
@@ -167,6 +190,27 @@ class Metrics:
             "Bytes of content that were sent, by door and source.",
             *("door", "source"),
             initial=[(LOCAL, FROM_STORE), (LOCAL, FROM_PEER), (PEER, FROM_STORE)],
+        )
+        self.request_seconds = Durations(
+            "peili_request_duration_seconds",
+            "How long requests took, from their head to the end of the response, by door, endpoint and answer.",
+            _REQUEST_SECONDS,
+            *("door", "endpoint", "answer"),
+        )
+        self.active: set[RequestRecord] = set()
+        self.upstream_bytes = Counts(
+            "peili_upstream_bytes_total",
+            "Bytes that the runtime fetched from upstream: the rest of content that it requested here and did not get "
+            "whole, and that appeared in the store later.",
+            initial=[()],
+        )
+        self.upstream_blobs = Counts(
+            "peili_upstream_blobs_total",
+            "Blobs and manifests of which the runtime fetched bytes from upstream, as above.",
+            initial=[()],
+        )
+        self.pulls = Counts(
+            "peili_pulls_total", "Images that the runtime pulled, at least in part, through this mirror.", initial=[()]
         )
         self.failures = Counts(
             "peili_peer_failures_total",
@@ -203,10 +247,12 @@ class Metrics:
 
     def families(self) -> list[Family]:
         """Return all counters with their current values. May be called from any thread."""
-        counters = (self.requests, self.cut, self.sent, self.failures, self.quarantines, self.unverified, self.lookups)
+        counters = (
+            *(self.requests, self.cut, self.sent, self.upstream_bytes, self.upstream_blobs, self.pulls),
+            *(self.failures, self.quarantines, self.unverified, self.lookups, self.limited),
+        )
         return [
-            *(each.family() for each in (*counters, self.limited)),
-            self.lookup_seconds.family(),
+            *(each.family() for each in (*counters, self.lookup_seconds, self.request_seconds)),
             *self.clients.families(),
             _build(),
         ]

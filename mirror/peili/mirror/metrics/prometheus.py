@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from peili.mirror.metrics.counters import Distribution, Family, Labels
 
 try:
-    from prometheus_client import CollectorRegistry, Metric
+    from prometheus_client import CollectorRegistry, Metric, ProcessCollector
     from prometheus_client.exposition import choose_encoder
     from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 except ImportError as error:
@@ -31,7 +31,7 @@ def merged_metrics(families: Mapping[str, Iterable[Family]]) -> list[Metric]:
 
 
 def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
-    """Return the body of ``/metrics``, and its media type.
+    """Return the body of ``/metrics``, and its media type. It has the metrics of this process (``process_…``) as well.
 
     Args:
         families: The metrics.
@@ -39,6 +39,7 @@ def page(families: Iterable[Family], accept: str) -> tuple[bytes, str]:
     """
     registry = CollectorRegistry()
     registry.register(_FixedCollector(metrics(families)))
+    ProcessCollector(registry=registry)  # here and not in a collector: a host agent's registry has its own
     encode, media_type = choose_encoder(accept)
     return encode(registry), media_type
 

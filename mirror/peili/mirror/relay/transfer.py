@@ -68,6 +68,8 @@ class Transfer:
         state: The state that all transfers share.
 
     Attributes:
+        senders: The bytes that each peer sent so far, by its id, wrong ones included. The last peer sends now.
+        has_sent_wrong_bytes: Whether the runtime got wrong bytes. The store was asked to discard them.
         data: All bytes that `send_to` will send, if they were collected: verified in memory before the first one is
             sent.
         media_type: The media type of a manifest or index that was collected whole; otherwise
@@ -75,6 +77,8 @@ class Transfer:
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
+        self.senders: dict[str, int] = {}
+        self.has_sent_wrong_bytes = False
         self.data: bytes | None = None
         self.media_type = OCTET_STREAM
         self._request = request
@@ -357,12 +361,15 @@ class Transfer:
         """
         while True:
             self._senders.add(source.peer.id)
+            before, start = self.senders.pop(source.peer.id, 0), source.offset
+            self.senders[source.peer.id] = before  # at the end: it sends now
             try:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
                 self._holders.fail(source.peer, error)
             finally:
+                self.senders[source.peer.id] += source.offset - start
                 self._stopped_at[source.peer.id] = source.offset
             try:
                 source = await self._holders.resume(source.offset, self._span)
@@ -454,5 +461,6 @@ class Transfer:
             self._blame(self._senders)
         self._senders.clear()
         if was_sent:
+            self.has_sent_wrong_bytes = True
             state.blame.poison(digest)
             await discard_ingest(state, digest)
