@@ -127,8 +127,7 @@ class Mirror:
         self.identity = _identity_peer(identity, peer_tls)
         resolver = resolver or DeferResolver()
         self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
-        self.limits = limits or Limits()
-        self.metrics = Metrics()
+        self.limits, self.metrics = limits or Limits(), Metrics()
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl)

@@ -166,8 +166,8 @@ class Durations:
         return Distribution(list(zip(bounds, accumulate(list(counts)), strict=True)), total[0])
 
 
-class Metrics:
-    """The counters of one mirror. They keep their values when it is exited and entered again.
+class DoorCounters:
+    """What the doors count: requests, the bytes that they send, and those that they leave to upstream.
 
     Attributes:
         active: The requests in progress, at both doors.
@@ -212,6 +212,18 @@ class Metrics:
         self.pulls = Counts(
             "peili_pulls_total", "Images that the runtime pulled, at least in part, through this mirror.", initial=[()]
         )
+
+    def door_families(self) -> list[Family]:
+        """Return the counters of the doors."""
+        counters = (self.requests, self.cut, self.sent, self.upstream_bytes, self.upstream_blobs, self.pulls)
+        return [*(each.family() for each in counters), self.request_seconds.family()]
+
+
+class Metrics(DoorCounters):
+    """The counters of one mirror. They keep their values when it is exited and entered again."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self.failures = Counts(
             "peili_peer_failures_total",
             "Peers that could not be used while content was fetched, by reason.",
@@ -247,12 +259,10 @@ class Metrics:
 
     def families(self) -> list[Family]:
         """Return all counters with their current values. May be called from any thread."""
-        counters = (
-            *(self.requests, self.cut, self.sent, self.upstream_bytes, self.upstream_blobs, self.pulls),
-            *(self.failures, self.quarantines, self.unverified, self.lookups, self.limited),
-        )
+        counters = (self.failures, self.quarantines, self.unverified, self.lookups, self.limited, self.lookup_seconds)
         return [
-            *(each.family() for each in (*counters, self.lookup_seconds, self.request_seconds)),
+            *self.door_families(),
+            *(each.family() for each in counters),
             *self.clients.families(),
             _build(),
         ]
