@@ -3,7 +3,8 @@
 - `transfer` assembles one response from one or several holders. The local door uses it.
 - `relay` limits the number of transfers, and has the state that they share.
 - `holders` opens a source, and the next one if that fails. It asks the router (`leases`), races holders against each
-  other (`race`), and replaces a slow holder by a faster one (`replacement`).
+  other (`race`), and replaces a slow holder by a faster one (`replacement`). `rejections` says which holders a transfer
+  cannot use.
 - `source` reads from one holder. `parallel` queues requests if the runtime fetches parts of a blob in parallel.
 - `pipeline` moves bytes from sources to the runtime, in bounded memory. `verify` checks them.
 - `ingest` reads what the runtime already has of the content. `reputation` remembers how peers behaved.

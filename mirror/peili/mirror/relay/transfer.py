@@ -84,6 +84,7 @@ class Transfer:
         self._request = request
         self._state = state
         self._holders = Holders(request, state)
+        self._rejections = self._holders.rejections
         self._source: Source | None = None
         self._senders: set[str] = set()  # ids of the peers that sent bytes which are not verified yet
         self._stopped_at: dict[str, int] = {}  # at which byte each of them stopped, to find those to blame
@@ -168,9 +169,9 @@ class Transfer:
     async def _begin(self, deadline: float) -> Span:
         """Open the first source. Collect small content, and prepare to stream large content."""
         wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
-        if wanted and holders.size is not None and not wanted.is_within(holders.size):
+        if wanted and self._rejections.size is not None and not wanted.is_within(self._rejections.size):
             await self._open_head(deadline)  # raises NotFound if no peer has the content, whatever the range is
-            raise self._end_out_of_range(holders.size)
+            raise self._end_out_of_range(self._rejections.size)
         if self._request.is_open_ended and wanted:
             holders.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
         while True:
@@ -200,17 +201,19 @@ class Transfer:
         try:
             return await holders.open(wanted, whole_if_small=True)
         except NotFound:
-            if holders.is_size_disputed and holders.accept_size(await ingest_size(self._state, digest, deadline)):
+            if self._rejections.is_size_disputed and self._rejections.accept_size(
+                await ingest_size(self._state, digest, deadline)
+            ):
                 return await self._open_first(deadline)
-            size = holders.size_out_of_range()
+            size = self._rejections.size_out_of_range()
             if wanted is None or size is None:
                 raise
             if size > self._request.collect_limit:
-                known = holders.size or await ingest_size(self._state, digest, deadline)
+                known = self._rejections.size or await ingest_size(self._state, digest, deadline)
                 if size != known and (known is not None or size > self._state.limits.blob_size):
                     raise
                 raise self._end_out_of_range(size) from None
-        holders.readmit_out_of_range()
+        self._rejections.readmit_out_of_range()
         # The whole content, because the size of small content may be stated only after it is verified.
         return await holders.open(None, whole_if_small=True)
 
@@ -229,7 +232,7 @@ class Transfer:
         """
         request, holders, size = self._request, self._holders, source.span.size
         claimed = (source.media_type or "").partition(";")[0].strip()
-        is_contradicted = holders.size is None and bool(holders.claimed_sizes - {size})
+        is_contradicted = self._rejections.size is None and bool(holders.claimed_sizes - {size})
         if is_contradicted and min(size, *holders.claimed_sizes) <= request.collect_limit:
             return None
         if request.is_manifest:
@@ -238,14 +241,13 @@ class Transfer:
 
     async def _has_right_size(self, source: Source, deadline: float) -> bool:
         """Return whether the stated size of large content is right, as far as the runtime knows. Fail a wrong peer."""
-        holders = self._holders
-        if holders.size is not None or source.span.size <= self._request.collect_limit:
+        if self._rejections.size is not None or source.span.size <= self._request.collect_limit:
             return True
-        holders.size = await ingest_size(self._state, self._request.digest, deadline)
+        self._rejections.size = await ingest_size(self._state, self._request.digest, deadline)
         try:
-            holders.check_size(source.peer, source.span)
+            self._rejections.check_size(source.peer, source.span)
         except PeerUnavailable as error:
-            holders.fail(source.peer, error)
+            self._rejections.fail(source.peer, error)
             return False
         return True
 
@@ -307,7 +309,7 @@ class Transfer:
 
     def _prepare_restart(self) -> bool:
         """Readmit the holders that state another size, which may be the right one. Return whether there are any."""
-        if not self._holders.readmit_other_sizes():
+        if not self._rejections.readmit_other_sizes():
             return False
         self._senders.clear()  # their bytes are discarded
         return True
@@ -367,7 +369,7 @@ class Transfer:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
-                self._holders.fail(source.peer, error)
+                self._rejections.fail(source.peer, error)
             finally:
                 self.senders[source.peer.id] += source.offset - start
                 self._stopped_at[source.peer.id] = source.offset
@@ -420,7 +422,7 @@ class Transfer:
         start = span.stop - len(wrong)
         senders_of_end = {peer_id for peer_id in self._senders if self._stopped_at[peer_id] > start}
         senders = set(self._senders)
-        holders.exclude(senders_of_end)
+        self._rejections.exclude(senders_of_end)
         try:
             while wrong:
                 self._senders.clear()
@@ -429,11 +431,11 @@ class Transfer:
                 try:
                     await self._run(pipeline, await holders.resume(start, span))
                 except DigestMismatch:
-                    holders.exclude(self._senders)
+                    self._rejections.exclude(self._senders)
                     if verifier.rewind() == wrong:
                         break  # two holders agree about the end, so a byte before it is wrong
                 else:
-                    holders.blame_for_wrong_bytes(senders_of_end, is_certain=len(senders_of_end) == 1)
+                    self._rejections.blame_for_wrong_bytes(senders_of_end, is_certain=len(senders_of_end) == 1)
                     return pipeline.data
         except (NotFound, Aborted):
             pass  # there is no other holder, or no memory
@@ -448,7 +450,7 @@ class Transfer:
         suspects = self._state.blame.suspects(self._request.digest) if self._span.start > 0 else frozenset[str]()
         senders = suspects.union(senders)
         is_certain = len(senders) == 1 and (self._span.start == 0 or bool(suspects))
-        self._holders.blame_for_wrong_bytes(senders, is_certain=is_certain)
+        self._rejections.blame_for_wrong_bytes(senders, is_certain=is_certain)
 
     async def _handle_mismatch(self, *, was_sent: bool) -> None:
         """Handle wrong bytes: blame their senders, or, if some were sent to the runtime, discard what it has.
