@@ -59,6 +59,7 @@ PUBLIC: dict[str, dict[str, str]] = {
     "peili.routers.static": {"": "StaticRouter"},
     "peili.routers.dns": {},
     "peili.routers.file": {},
+    "peili.routers.kubernetes": {},
     "peili.routers.mdns": {},
     "peili.routers.talos": {},
     "peili.routers.memory": {"": "MemoryRouter MemoryNetwork"},

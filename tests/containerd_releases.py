@@ -10,10 +10,11 @@ import os
 import re
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+
+from tests.program_cache import SEARCH_PATH, cache_directory, fetch, is_complete, run
 
 PROGRAMS = ("containerd", "ctr")
 INSTALLED = "installed"
@@ -22,9 +23,6 @@ DEBIAN_SUITES = ("trixie", "forky")
 
 BUILT_VERSIONS = ("2.1.4", "2.4.2")
 """The versions that are built with Go: the last one whose parallel ranges have no fallback, and the newest one."""
-
-SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
-"""The PATH in which commands are searched. containerd may be in a directory that only root's PATH contains."""
 
 _MODULE = "github.com/containerd/containerd/v2"
 
@@ -63,7 +61,8 @@ def available_releases() -> list[Release]:
     installed = shutil.which("containerd", path=SEARCH_PATH)
     if installed and shutil.which("ctr", path=str(Path(installed).parent)):
         found.append(Release(INSTALLED, Path(installed).parent))
-    return found + [Release(name, _directory(name)) for name in (*DEBIAN_SUITES, *BUILT_VERSIONS) if _is_complete(name)]
+    names = (*DEBIAN_SUITES, *BUILT_VERSIONS)
+    return found + [Release(name, _directory(name)) for name in names if is_complete(_directory(name), PROGRAMS)]
 
 
 def fetch_releases() -> list[str]:
@@ -71,42 +70,11 @@ def fetch_releases() -> list[str]:
     missing: list[str] = []
     for names, description, get in ((DEBIAN_SUITES, "of Debian {}", _unpack), (BUILT_VERSIONS, "{}", _build)):
         for name in names:
-            if not _is_complete(name):
-                _fetch(name, get)
-            if not _is_complete(name):
+            if not is_complete(_directory(name), PROGRAMS):
+                fetch(f"containerd {name}", _directory(name), PROGRAMS, partial(get, name))
+            if not is_complete(_directory(name), PROGRAMS):
                 missing.append("containerd " + description.format(name))
     return missing
-
-
-def _fetch(name: str, get: Callable[[str, Path], None]) -> None:
-    """Call `get` with a temporary directory, and move its programs into the cache only if all of them are there.
-
-    An error is printed, not raised.
-    """
-    target = _directory(name)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=target.parent) as scratch:
-            get(name, Path(scratch))
-            (programs := Path(scratch, "programs")).mkdir()
-            for program in PROGRAMS:
-                shutil.move(_find(program, Path(scratch, "out")), programs / program)
-            shutil.rmtree(target, ignore_errors=True)
-            programs.rename(target)
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"containerd {name}: {_reason(error)}", flush=True)
-
-
-def _find(program: str, directory: Path) -> Path:
-    for file in directory.rglob(program):
-        if file.is_file() and os.access(file, os.X_OK):
-            return file
-    raise FileNotFoundError(f"it contains no {program}")
-
-
-def _reason(error: Exception) -> str:
-    output = getattr(error, "output", None)
-    return f"{error}\n{output.decode(errors='replace')}" if output else str(error)
 
 
 def _unpack(suite: str, scratch: Path) -> None:
@@ -133,10 +101,10 @@ def _unpack(suite: str, scratch: Path) -> None:
         "APT::Sandbox::User": "root",  # only this user can enter the directory
     }
     apt = ["apt-get", "-qq", *(word for key, value in settings.items() for word in ("-o", f"{key}={value}"))]
-    _run([*apt, "update"], scratch)
-    _run([*apt, "download", "containerd"], scratch)
+    run([*apt, "update"], scratch)
+    run([*apt, "download", "containerd"], scratch)
     [package] = scratch.glob("containerd_*.deb")
-    _run(["dpkg", "-x", str(package), str(scratch / "out")], scratch)
+    run(["dpkg", "-x", str(package), str(scratch / "out")], scratch)
 
 
 def _debian_source() -> str | None:
@@ -174,30 +142,12 @@ def _build(version: str, scratch: Path) -> None:
         raise OSError("Go is not installed")
     print(f"building containerd {version}, which takes minutes", flush=True)
     packages = [f"{_MODULE}/cmd/{program}" for program in PROGRAMS]
-    _run(["go", "mod", "init", "peili.test/containerd"], scratch)
-    _run(["go", "get", *(f"{package}@v{version}" for package in packages)], scratch)
+    run(["go", "mod", "init", "peili.test/containerd"], scratch)
+    run(["go", "get", *(f"{package}@v{version}" for package in packages)], scratch)
     (scratch / "out").mkdir()
     flags = ["-tags", "no_btrfs", "-buildvcs=false", "-ldflags", f"-s -w -X {_MODULE}/version.Version=v{version}"]
-    _run(["go", "build", *flags, "-o", f"{scratch / 'out'}{os.sep}", *packages], scratch)
-
-
-def _run(command: Sequence[str], directory: Path) -> None:
-    """Run `command` in `directory`.
-
-    Raises:
-        OSError: The command can't be started.
-        subprocess.CalledProcessError: The command failed. The error has its output.
-    """
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOWORK": "off"}  # without cgo, no C compiler is needed
-    subprocess.run(
-        command, cwd=directory, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True
-    )
-
-
-def _is_complete(name: str) -> bool:
-    return all(os.access(_directory(name) / program, os.X_OK) for program in PROGRAMS)
+    run(["go", "build", *flags, "-o", f"{scratch / 'out'}{os.sep}", *packages], scratch)
 
 
 def _directory(name: str) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache, "peili-tests", "containerd", name)
+    return cache_directory("containerd", name)

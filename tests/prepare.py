@@ -1,8 +1,8 @@
 """Installs what the tests need in addition to Python packages. `make test` runs it.
 
 As root on Debian or Ubuntu, it installs the missing packages. Elsewhere it names them in one line, and the tests that
-need them are skipped. Further releases of containerd go into a cache (containerd_releases.py). This module needs only
-the standard library.
+need them are skipped. Further releases of containerd (containerd_releases.py) and the programs of Kubernetes
+(kubernetes_programs.py) go into a cache. This module needs only the standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.containerd_releases import SEARCH_PATH, fetch_releases
+from tests.containerd_releases import fetch_releases
+from tests.kubernetes_programs import fetch_programs
+from tests.program_cache import SEARCH_PATH
 
 PACKAGES = {
     "containerd": ("containerd", "ctr"),
@@ -33,6 +35,7 @@ PACKAGES = {
     "nsd": ("nsd",),
     "prometheus": ("prometheus", "promtool"),
     "chromium": ("chromium",),
+    "etcd-server": ("etcd",),
 }
 """Names of Debian packages, each with the commands that it provides."""
 
@@ -60,7 +63,7 @@ def install_missing(packages: Mapping[str, Collection[str]]) -> list[str]:
 
 
 def main() -> int:
-    missing = [*install_missing(PACKAGES), *fetch_releases()]
+    missing = [*install_missing(PACKAGES), *fetch_releases(), *fetch_programs()]
     if missing:
         print(f"missing, so some tests will be skipped: {', '.join(missing)}", file=sys.stderr)
     return 1 if missing and "PEILI_ALL_TESTS" in os.environ else 0

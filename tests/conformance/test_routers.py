@@ -22,6 +22,7 @@ from peili.mirror import PushRouter, Router
 from peili.mirror.testing import MembershipFactory, check_membership_router, check_options, check_router
 from peili.routers.dns import DnsRouter
 from peili.routers.file import FileRouter
+from peili.routers.kubernetes import KubernetesRouter
 from peili.routers.mdns import MdnsRouter, discovery, router, service
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
@@ -60,6 +61,7 @@ async def test_the_mdns_router_conforms(monkeypatch: pytest.MonkeyPatch) -> None
         (DnsRouter, {"name": "peili.example.com", "port": 5051, "servers": ["10.0.0.2"], "tls_name": "peili.test"}),
         (DnsRouter, {"srv": "_peili._tcp.example.com", "scheme": "https", "path": "/peili", "timeout": 2}),
         (FileRouter, {"path": "/etc/peili/peers", "interval": 1}),
+        (KubernetesRouter, {"service": "peili", "api_server": "https://10.96.0.1", "zone_label": "example.com/zone"}),
         (StaticRouter, {"peers": ["http://10.0.0.3:5051"]}),
         (TalosRouter, {"file": "/run/members.json"}),
         (TalosRouter, {"command": ["talosctl", "get", "members", "-o", "json"], "port": 443, "scheme": "https"}),

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 import dns.exception
 import dns.message
 import dns.query
-from tests.containerd_releases import SEARCH_PATH
 from tests.lab.processes import DEADLINE, Process
+from tests.program_cache import SEARCH_PATH
 from tests.support.ports import free_port
 
 HAS_NSD = shutil.which("nsd", path=SEARCH_PATH) is not None

@@ -22,7 +22,7 @@ from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 
-_ROUTERS_WITH_SCHEME = frozenset({"dns", "talos"})
+_ROUTERS_WITH_SCHEME = frozenset({"dns", "kubernetes", "talos"})
 """They make the URLs of peers, with the scheme that their option says."""
 _TLS_REASON = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
 _MAX_DESCRIPTORS = 1 << 20

@@ -12,32 +12,11 @@ from typing_extensions import override
 
 from peili.mirror import Peer
 from peili.routers.dns.queries import Answer, DnsClient, QueryFailed, ServiceAnswer
+from peili.routers.member_urls import MemberUrls
 
 MAX_MEMBERS = 1024
 """More members are not used."""
 _MAX_QUESTIONS = 16  # at the same time
-
-
-@dataclass(frozen=True, slots=True)
-class UrlParts:
-    """What the URLs of all members have in common.
-
-    Attributes:
-        scheme: ``http`` or ``https``.
-        path: A path with a slash at its beginning, or empty.
-        record_types: The types of address records to use: ``A``, ``AAAA`` or both.
-        tls_name: The name that each member's certificate must show.
-    """
-
-    scheme: str = "http"
-    path: str = ""
-    record_types: tuple[str, ...] = ("A", "AAAA")
-    tls_name: str | None = None
-
-    def url(self, address: str, port: int) -> str:
-        """Return the URL of a member's peer door."""
-        host = f"[{address}]" if ":" in address else address
-        return f"{self.scheme}://{host}:{port}{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +54,20 @@ class AddressFinder(MemberFinder):
     Args:
         name: The name.
         port: The port of the members' peer doors.
-        url_parts: The rest of their URLs.
+        urls: The rest of their URLs.
+        record_types: The types of address records to use: ``A``, ``AAAA`` or both.
     """
 
-    def __init__(self, name: str, port: int, url_parts: UrlParts) -> None:
+    def __init__(self, name: str, port: int, urls: MemberUrls, record_types: tuple[str, ...]) -> None:
         self._port = port
-        self._url_parts = url_parts
-        self._host = HostAddresses(name, url_parts.record_types)
+        self._urls = urls
+        self._host = HostAddresses(name, record_types)
 
     @override
     async def find(self, client: DnsClient) -> Found:
         await self._host.ask(client)
-        urls = [self._url_parts.url(each, self._port) for each in self._host.addresses[:MAX_MEMBERS]]
-        peers = [Peer(url, (url,), self._url_parts.tls_name) for url in urls]
+        urls = [self._urls.url(each, self._port) for each in self._host.addresses[:MAX_MEMBERS]]
+        peers = [Peer(url, (url,), self._urls.tls_name) for url in urls]
         return Found(peers, self._host.ttl, self._host.problem, self._host.is_incomplete)
 
 
@@ -98,13 +78,15 @@ class ServiceFinder(MemberFinder):
 
     Args:
         name: The name, for example ``_peili._tcp.example.com``.
-        url_parts: What the URLs of the members have in common. Without a `tls_name`, the certificate of an HTTPS member
-            must show the name of its target.
+        urls: What the URLs of the members have in common. Without a `tls_name`, the certificate of an HTTPS member must
+            show the name of its target.
+        record_types: The types of address records to use.
     """
 
-    def __init__(self, name: str, url_parts: UrlParts) -> None:
+    def __init__(self, name: str, urls: MemberUrls, record_types: tuple[str, ...]) -> None:
         self._name = name
-        self._url_parts = url_parts
+        self._urls = urls
+        self._record_types = record_types
         self._hosts: dict[str, HostAddresses] = {}
 
     @override
@@ -125,7 +107,7 @@ class ServiceFinder(MemberFinder):
     async def _ask_for_hosts(self, client: DnsClient, answer: ServiceAnswer) -> None:
         """Make `_hosts` the hosts of the targets. Those whose addresses the server has not added are asked for."""
         names = dict.fromkeys(target for target, _ in answer.targets[:MAX_MEMBERS])
-        types = self._url_parts.record_types
+        types = self._record_types
         self._hosts = {name: self._hosts.get(name) or HostAddresses(f"{name}.", types) for name in names}
         turns = asyncio.Semaphore(_MAX_QUESTIONS)
         async with asyncio.TaskGroup() as tasks:
@@ -134,9 +116,9 @@ class ServiceFinder(MemberFinder):
                     tasks.create_task(_ask_in_turn(turns, host, client))
 
     def _peer(self, target: str, port: int) -> Peer:
-        urls = tuple(self._url_parts.url(each, port) for each in self._hosts[target].addresses)
-        default = target if self._url_parts.scheme == "https" else None
-        return Peer(f"{target}:{port}", urls, self._url_parts.tls_name or default)
+        urls = tuple(self._urls.url(each, port) for each in self._hosts[target].addresses)
+        default = target if self._urls.scheme == "https" else None
+        return Peer(f"{target}:{port}", urls, self._urls.tls_name or default)
 
 
 async def _ask_in_turn(turns: asyncio.Semaphore, host: HostAddresses, client: DnsClient) -> None:

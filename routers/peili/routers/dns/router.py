@@ -16,8 +16,9 @@ import ifaddr
 from typing_extensions import override
 
 from peili.mirror import Backoff, Broadcast, ConfigError, Context, Limits, MembershipRouter, Options, Peer, Tasks
-from peili.routers.dns.members import AddressFinder, Found, MemberFinder, ServiceFinder, UrlParts
+from peili.routers.dns.members import AddressFinder, Found, MemberFinder, ServiceFinder
 from peili.routers.dns.queries import DnsClient, QueryFailed, is_name
+from peili.routers.member_urls import MemberUrls, read_member_urls
 
 _LOG = logging.getLogger(__name__)
 _CONFIRMATIONS = 3  # answers in a row, each after the one before has expired, until "no members" is believed
@@ -32,7 +33,8 @@ class DnsOptions:
     Attributes:
         name: The name whose addresses, or whose SRV records, are the members.
         port: The port of the members' peer doors; None if SRV records say it.
-        url_parts: What the URLs of the members have in common.
+        urls: What the URLs of the members have in common.
+        record_types: The types of address records to use.
         servers: The servers to ask; empty for those of ``/etc/resolv.conf``.
         min_ttl: Seconds that an answer is used at least.
         max_ttl: Seconds that an answer is used at most.
@@ -41,7 +43,8 @@ class DnsOptions:
 
     name: str
     port: int | None
-    url_parts: UrlParts
+    urls: MemberUrls
+    record_types: tuple[str, ...] = ("A", "AAAA")
     servers: tuple[tuple[str, int], ...] = ()
     min_ttl: float = 5.0
     max_ttl: float = 300.0
@@ -62,7 +65,8 @@ class DnsOptions:
         return cls(
             name,
             port,
-            _read_url_parts(options),
+            read_member_urls(options),
+            _RECORD_TYPES[options.choice("ip_version", _RECORD_TYPES, "all")],
             tuple(_read_server(options, f"servers[{index}]", each) for index, each in enumerate(servers)),
             min_ttl,
             max_ttl,
@@ -72,8 +76,8 @@ class DnsOptions:
     def create_finder(self) -> MemberFinder:
         """Return the object that asks for the members."""
         if self.port is None:
-            return ServiceFinder(self.name, self.url_parts)
-        return AddressFinder(self.name, self.port, self.url_parts)
+            return ServiceFinder(self.name, self.urls, self.record_types)
+        return AddressFinder(self.name, self.port, self.urls, self.record_types)
 
 
 def _read_name(options: Options) -> tuple[str, int | None]:
@@ -89,23 +93,6 @@ def _read_name(options: Options) -> tuple[str, int | None]:
             raise ConfigError("port", "nothing: SRV records say the port")
         return name, None
     return name, options.integer("port", minimum=1, maximum=65535, expected=_PORT)
-
-
-def _read_url_parts(options: Options) -> UrlParts:
-    scheme = options.choice("scheme", ("http", "https"), "http")
-    path = options.text("path", "", expected="a path such as /peili").rstrip("/")
-    tls_name = options.text("tls_name", None)
-    try:
-        valid = Peer("unnamed", (f"{scheme}://host:1{path}",))
-    except ValueError:
-        valid = None
-    if valid is None or (path and not path.startswith("/")):
-        raise options.wrong("path", "a path such as /peili")
-    try:
-        Peer("unnamed", (), tls_name)
-    except ValueError as error:
-        raise ConfigError("tls_name", str(error)) from error
-    return UrlParts(scheme, path, _RECORD_TYPES[options.choice("ip_version", _RECORD_TYPES, "all")], tls_name)
 
 
 def _read_server(options: Options, place: str, text: str) -> tuple[str, int]:
