@@ -24,6 +24,7 @@ from bench.prepare import missing_for
 from bench.rows import (
     coldstart,
     containerd,
+    faults,
     flood,
     growth,
     health,
@@ -39,7 +40,21 @@ from bench.setting import Setting
 
 MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
     module.GROUP: module.rows
-    for module in (serve, relay, requests, misses, health, flood, pull, parallel, coldstart, memory, growth, containerd)
+    for module in (
+        serve,
+        relay,
+        requests,
+        misses,
+        health,
+        flood,
+        pull,
+        parallel,
+        coldstart,
+        faults,
+        memory,
+        growth,
+        containerd,
+    )
 }
 """The groups of rows, in the order of the table."""
 

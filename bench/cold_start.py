@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -79,39 +79,49 @@ class ColdStart:
     def __init__(self, lab: Lab, links: Links) -> None:
         self.lab = lab
         self.links = links
-        self._peilis_run = False
 
-    def use_peili(self, *, yes: bool, log_level: str = "warning") -> None:
-        """Let the containerds ask their peilis first, or only upstream."""
+    def without_peili(self) -> None:
+        """Let the containerds ask only upstream."""
+        self._limit(f"{self.links.hosts}mbit", f"{self.links.upstream}mbit")
         for host in self.lab.hosts.values():
-            host.containerd.set_mirrors(self.lab.upstream.name, *([f"http://{host.peili.local}"] if yes else []))
-        if yes and not self._peilis_run:
-            self._limit(_UNLIMITED, _UNLIMITED)
-            self.lab.start_peili(limits={}, log={"level": log_level})
-            self._wait_until_peers_are_known()
-            self._peilis_run = True
+            host.containerd.set_mirrors(self.lab.upstream.name)
+
+    def with_peili(self, *, groups: int = 1, log_level: str = "warning") -> None:
+        """Start the peilis, and let the containerds ask them first.
+
+        Args:
+            groups: The number of groups of hosts. A host knows only the members of its group.
+            log_level: What the peilis log.
+        """
+        self._limit(_UNLIMITED, _UNLIMITED)
+        names = [*self.lab.hosts]
+        for number in range(groups):
+            group = names[number::groups]
+            self.lab.start_peili(*group, known=group, limits={}, log={"level": log_level})
+            self._wait_until_known([self.lab.hosts[name] for name in group])
         self._limit(f"{self.links.hosts}mbit", f"{self.links.upstream}mbit")
 
-    def measure(
-        self, layers: Sequence[int], *, interval: float = 0, during: Callable[[Pulls], None] | None = None
-    ) -> Figures:
-        """Let all hosts pull a new image, and remove it afterwards.
+    def prepare(self, layers: Sequence[int]) -> Pulls:
+        """Put a new image upstream, and return pulls of it, none of which has started.
 
         Args:
             layers: The sizes of the layers in bytes.
+        """
+        return Pulls(self.lab.publish("library/cold", [size - TAR for size in layers]), [self.lab.upstream])
+
+    def measure(self, pulls: Pulls, *, interval: float = 0) -> Figures:
+        """Let all hosts pull a new image, and remove it afterwards.
+
+        Args:
+            pulls: Returned by `prepare`.
             interval: The seconds between the starts of two pulls.
-            during: Called when the last pull has started.
 
         Raises:
             RuntimeError: A pull failed.
         """
         hosts = [*self.lab.hosts.values()]
-        image = self.lab.publish("library/cold", [size - TAR for size in layers])
         machine, ours = machine_seconds(), cpu_seconds([os.getpid()])
-        pulls = Pulls(image, [self.lab.upstream])
         pulls.start(hosts, interval=interval)
-        if during is not None:
-            during(pulls)
         ideal = self.links.seconds(pulls.size)
         pulls.wait(_SECONDS + 3 * len(hosts) * ideal)
         available = pulls.elapsed * (os.cpu_count() or 1)
@@ -119,7 +129,7 @@ class ColdStart:
         if pulls.failed:
             raise RuntimeError(f"pulls failed: {pulls.failed}")
         for host in hosts:
-            host.containerd.remove(image.by_digest)
+            host.containerd.remove(pulls.image.by_digest)
         return Figures(
             ideal=ideal,
             copies=pulls.copies(),
@@ -136,14 +146,15 @@ class ColdStart:
             _limit_link(host.node, hosts)
         _limit_link(self.lab.upstream.node, upstream)
 
-    def _wait_until_peers_are_known(self) -> None:
-        """Give each host an image of its own, and wait until each other host finds it."""
+    def _wait_until_known(self, hosts: Sequence[Host]) -> None:
+        """Give each of `hosts` an image of its own, and wait until each other one finds it."""
         found: list[tuple[Host, str]] = []
-        for holder in self.lab.hosts.values():
+        for holder in hosts:
+            holder.containerd.set_mirrors(self.lab.upstream.name, f"http://{holder.peili.local}")
             image = self.lab.publish("library/own", [1000])
             holder.containerd.pull(image.by_digest)
             path = image.blob_url(image.image.layers[0].digest)
-            found += [(host, path) for host in self.lab.hosts.values() if host is not holder]
+            found += [(host, path) for host in hosts if host is not holder]
         for host, path in found:
             wait_for(partial(host.can_find, path), f"{host.name} finds what its peers have")
 

@@ -37,6 +37,7 @@ BLOBS = Unit("blobs", more_is_better=False)
 MEGABYTES = Unit("MB", more_is_better=False)
 TESTS = Unit("tests", more_is_better=True)
 COPIES = Unit("copies", more_is_better=False)
+HOSTS = Unit("hosts", more_is_better=False)
 PERCENT = Unit("CPU %", more_is_better=False)
 TIMES_LINK = Unit("x F/B", more_is_better=False)
 """Multiples of the time that a link with the rate B needs for F bytes."""

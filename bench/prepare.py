@@ -28,6 +28,7 @@ NEEDS: Mapping[str, Collection[str]] = {
     "pull": ("containerd", "docker-registry", "skopeo"),
     "parallel": ("containerd", "docker-registry", "skopeo"),
     "coldstart": ("containerd", "docker-registry", "skopeo", "iproute2"),
+    "faults": ("containerd", "docker-registry", "skopeo", "iproute2"),
     "memory": ("containerd", "docker-registry"),
     "growth": (),
     "containerd": ("containerd", "docker-registry", "skopeo"),

@@ -98,9 +98,9 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 def _scene_rows(setting: Setting, scene: Scene, lab: ColdStart) -> Iterator[Row]:
     """Measure without peili first, and once: that takes long, and the links decide it."""
-    lab.use_peili(yes=False)
+    lab.without_peili()
     theirs = [_measure(lab, scene, image) for image in scene.images if scene.compare]
-    lab.use_peili(yes=True)
+    lab.with_peili()
     for number, image in enumerate(scene.images):
         ours = [_measure(lab, scene, image) for _ in range(setting.pick(3, 1))]
         reference = theirs[number : number + 1]
@@ -117,7 +117,7 @@ def _scene_rows(setting: Setting, scene: Scene, lab: ColdStart) -> Iterator[Row]
 
 
 def _measure(lab: ColdStart, scene: Scene, image: Image) -> Figures:
-    return lab.measure([image.size * MIB] * image.layers, interval=scene.interval)
+    return lab.measure(lab.prepare([image.size * MIB] * image.layers), interval=scene.interval)
 
 
 def _budget(scene: Scene, unit: Unit, what: str) -> Budget | None:

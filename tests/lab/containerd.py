@@ -137,16 +137,17 @@ class Containerd:
             self._process.stop()
             self._process = None
 
-    def set_mirrors(self, registry: str, *mirrors: str) -> None:
+    def set_mirrors(self, registry: str, *mirrors: str, server: str | None = None) -> None:
         """Write a hosts.toml, so that pulls from `registry` try `mirrors` first.
 
         Args:
             registry: The `host:port` of a registry that speaks plain HTTP.
             mirrors: Base URLs. Without any, pulls go directly to the registry.
+            server: The `host:port` of the registry that is asked last. By default, this is `registry`.
         """
         directory = self.hosts / registry
         directory.mkdir(parents=True, exist_ok=True)
-        upstream = f"http://{registry}"
+        upstream = f"http://{server or registry}"
         hosts = mirrors or [upstream]  # containerd 1.6 ignores a file without a host
         entries = [f'[host."{host}"]\n  capabilities = ["pull", "resolve"]\n' for host in hosts]
         (directory / "hosts.toml").write_text("\n".join([f'server = "{upstream}"', *entries]))

@@ -117,19 +117,22 @@ class Lab:
         layout = self.directory / f"image-{self._images}"
         return self.upstream.push(make_layout(layout, layers=layers, tags=["v1"], platforms=platforms), repository)
 
-    def start_peili(self, *names: str, router: RouterKind = "static", **sections: Mapping[str, Any]) -> None:
+    def start_peili(
+        self, *names: str, router: RouterKind = "static", known: Sequence[str] = (), **sections: Mapping[str, Any]
+    ) -> None:
         """Start peili on some hosts and wait until they are ready.
 
         Args:
             names: The hosts. The default is all of them.
             router: How they find each other. With `static`, all hosts of the laboratory are peers.
+            known: With `static`, the names of the hosts that are peers, if not all are.
             sections: Sections of the configuration that replace the default ones. By default, the store is the host's
                 containerd. With `peer`, which then has a key or certificates, static peers have https URLs.
         """
         scheme = "https" if "peer" in sections else "http"
         hosts = [self.hosts[name] for name in names or self.hosts]
         for host in hosts:
-            host.peili.launch({**self._sections(host, router, scheme), **sections})
+            host.peili.launch({**self._sections(host, router, known, scheme), **sections})
         for host in hosts:
             host.peili.wait_ready()
 
@@ -159,13 +162,13 @@ class Lab:
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host
 
-    def _sections(self, host: Host, router: RouterKind, scheme: str) -> Sections:
+    def _sections(self, host: Host, router: RouterKind, known: Sequence[str], scheme: str) -> Sections:
         containerd = host.containerd
         store = {"kind": "containerd", "address": str(containerd.socket), "namespaces": [containerd.namespace]}
         shared: Sections = {"store": store, "limits": GENEROUS_LIMITS}
         if router == "mdns":
             return {**shared, "router": {"kind": "mdns", "interfaces": [host.node.interface]}}
-        peers = [f"{scheme}://{each.peili.peer}" for each in self.hosts.values()]
+        peers = [f"{scheme}://{self.hosts[name].peili.peer}" for name in known or self.hosts]
         return {**shared, "router": {"kind": "static", "peers": peers}}
 
 

@@ -91,6 +91,10 @@ class Pulls:
         whole = sum(blob.size for blob in self.blobs if blob.digest.encoded not in missing)
         return whole + sum(host.containerd.received_bytes(f"sha256:{name}") for name in missing)
 
+    def count(self, upstream: Upstream) -> None:
+        """Count the bytes of a further registry from now on."""
+        self._positions.append((upstream, upstream.log_position()))
+
     def bytes_sent(self) -> int:
         """Return how many bytes the registries have sent for the pulls, in responses that have ended."""
         return sum(upstream.bytes_sent(position) for upstream, position in self._positions)

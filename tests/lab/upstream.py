@@ -21,7 +21,11 @@ storage:
   filesystem: {{rootdirectory: {storage}}}
   maintenance: {{uploadpurging: {{enabled: false}}}}
 http: {{addr: "{name}", secret: laboratory{tls}}}
+{auth}
 """
+
+_AUTH = "auth: {{htpasswd: {{realm: laboratory, path: {directory}/htpasswd}}}}"
+"""docker-registry writes the file, with a password that nobody knows."""
 
 _TLS = ", tls: {{certificate: {cert}, key: {key}, clientcas: [{ca}]}}"
 
@@ -74,6 +78,7 @@ class Upstream:
         storage: The `storage` of another registry, with which this one shares its content.
         certificate: The registry's certificate. If it is given, the registry speaks TLS and requires clients to have a
             certificate of the same authority.
+        closed: Whether the registry answers 401 to everyone.
 
     Attributes:
         name: The `host:port` of the registry, as references contain it.
@@ -81,7 +86,13 @@ class Upstream:
     """
 
     def __init__(
-        self, node: Node, directory: Path, *, storage: Path | None = None, certificate: Certificate | None = None
+        self,
+        node: Node,
+        directory: Path,
+        *,
+        storage: Path | None = None,
+        certificate: Certificate | None = None,
+        closed: bool = False,
     ) -> None:
         self.node = node
         self.storage = storage or directory / "storage"
@@ -94,7 +105,8 @@ class Upstream:
         directory.mkdir(parents=True)
         self._configuration = directory / "registry.yml"
         tls = "" if certificate is None else _TLS.format(**certificate.files())
-        self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls))
+        auth = _AUTH.format(directory=directory) if closed else ""
+        self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls, auth=auth))
 
     @property
     def process(self) -> Process:
@@ -163,6 +175,6 @@ class Upstream:
         if not self.process.is_running:
             raise CommandFailed(f"the registry did not start:\n{(self._directory / 'registry.log').read_text()}")
         try:
-            return self._get_status("/v2/") == 200
+            return self._get_status("/v2/") in {200, 401}
         except OSError:
             return False

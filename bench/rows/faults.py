@@ -1,0 +1,46 @@
+"""Measures cold starts in which something goes wrong. bench/faults.py has the faults, and what is expected of each.
+
+The reference of each time is the same cold start without the fault. Every fault has a laboratory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+
+from bench.cold_start import cold_start
+from bench.drill import Drill, Outcome
+from bench.faults import FAULTS, Fault, without
+from bench.measure import COPIES, HOSTS, SECONDS, AtMost, AtMostMore, RatioOf, Row
+from bench.setting import MIB, Setting
+
+GROUP = "faults"
+_AGAINST = "without the fault"
+
+
+def rows(setting: Setting) -> Iterator[Row]:
+    """Yield rows of each fault. Raises RuntimeError if the machine can't limit links."""
+    for fault in setting.pick(FAULTS, [replace(FAULTS[0], layers=(MIB,))]):
+        yield from _fault_rows(setting, fault)
+
+
+def _fault_rows(setting: Setting, fault: Fault) -> Iterator[Row]:
+    calm, faulty = run(setting, without(fault)), run(setting, fault)
+    yield Row(GROUP, f"{fault.what}: copies from upstream", COPIES, (faulty.copies,), budget=AtMost(fault.copies))
+    last = AtMostMore(fault.later) if fault.times is None else RatioOf(round(1 / fault.times, 2))
+    what = "the last pull fails" if fault.fails else "the last survivor has it"
+    yield Row(GROUP, f"{fault.what}: {what}", SECONDS, (faulty.last,), _AGAINST, (calm.last,), last)
+    if not fault.fails:
+        missing = len(faulty.without)
+        yield Row(GROUP, f"{fault.what}: survivors without the image", HOSTS, (missing,), budget=AtMost(0))
+
+
+def run(setting: Setting, fault: Fault, *, log_level: str = "warning") -> Outcome:
+    """Run one fault in a new laboratory."""
+    with ExitStack() as stack:
+        scene = stack.enter_context(cold_start(setting.folder, setting.pick(8, 3), fault.links))
+        scene.with_peili(groups=fault.groups, log_level=log_level)
+        drill = Drill(scene, fault.layers, stack)
+        fault.act(drill)
+        return drill.finish()
