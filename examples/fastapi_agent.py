@@ -33,7 +33,7 @@ def build(name: str, url: str, store: Store) -> FastAPI:
 
     me = Peer(name, (f"{url}/images/peer",))
     log = logging.getLogger("agent.images")
-    mirror = Mirror(store, router, identity=me, auth=is_node, local_auth=loopback_only, log=log)
+    mirror = Mirror(store, router, identity=me, auth=is_node, log=log)
     registry = CollectorRegistry()
     registry.register(mirror)
     app = FastAPI(lifespan=mirror.lifespan)

@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from peili.mirror import Mirror, Peer, PushRouter, Store, loopback_only
+from peili.mirror import Mirror, Peer, PushRouter, Store
 from peili.stores.oci_layout import OciLayoutStore
 
 log = logging.getLogger("agent")
@@ -51,7 +51,6 @@ class Agent:
             self.router,
             identity=self.me,
             auth=self.is_node,
-            local_auth=loopback_only,
             client_ssl=client_tls,
         )
         doors = [Mount("/v2", self.mirror.local), Mount("/peili", self.mirror.peer)]

@@ -35,7 +35,7 @@ async def test_a_host_embeds_a_mirror_on_its_own_port() -> None:
     exec(compile(block("python"), "README.md", "exec"), names)
     mirror: Mirror = names["mirror"]
     node, runtime, other = (
-        httpx.AsyncClient(transport=httpx.ASGITransport(names["app"], client=(host, 1)), base_url="http://host")
+        httpx.AsyncClient(transport=httpx.ASGITransport(names["app"], client=(host, 1)), base_url="http://localhost")
         for host in ("10.0.0.3", "127.0.0.1", "10.0.0.9")
     )
     async with mirror.lifespan(None), node, runtime, other:

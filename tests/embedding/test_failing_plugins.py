@@ -70,7 +70,7 @@ async def home(request: Request) -> PlainTextResponse:
 
 def client_for(app: Starlette) -> httpx.AsyncClient:
     """Return a client that raises every exception that the agent's server would see."""
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("127.0.0.1", 1)), base_url="http://host")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=("127.0.0.1", 1)), base_url="http://localhost")
 
 
 async def request_everything(client: httpx.AsyncClient, stored: Digest) -> None:

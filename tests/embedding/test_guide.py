@@ -54,7 +54,10 @@ async def test_an_app_with_all_three_doors() -> None:
     names = await run(0, mirror=(one := mirror()))
     app = names["app"]
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://h") as client:
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://localhost") as client,
+    ):
         await one.wait_ready(30)
         for path in ("/v2/", "/peili/v2/", "/ops/readyz", "/ops/metrics"):
             assert (await client.get(path)).status_code == 200, path

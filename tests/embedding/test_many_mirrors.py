@@ -52,7 +52,7 @@ class LoggingRouter(MemoryRouter):
 @asynccontextmanager
 async def client_for(app: Starlette) -> AsyncGenerator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

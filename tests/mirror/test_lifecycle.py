@@ -37,7 +37,7 @@ NOTHING = "/v2/registry.example/demo/blobs/sha256:" + "0" * 64
 
 async def status(mirror: Mirror, path: str) -> int:
     transport = httpx.ASGITransport(mirror.local)
-    async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         return (await client.get(path)).status_code
 
 

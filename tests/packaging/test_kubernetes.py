@@ -118,7 +118,7 @@ def test_the_peer_door_has_a_key_from_a_secret(pod: dict[str, Any], peili: dict[
 @pytest.mark.anyio
 async def test_the_probes_use_paths_that_the_local_door_serves(peili: dict[str, Any], config: Config) -> None:
     probes = {name: peili[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
-    assert {f"{probe['host']}:{probe['port']}" for probe in probes.values()} == set(config.local)
+    assert {f"{probe['host']}:{probe['port']}" for probe in probes.values()} == set(config.local.listen)
     mirror = Mirror(MemoryStore(), MemoryRouter())
     transport = httpx.ASGITransport(mirror.ops)
     async with mirror, httpx.AsyncClient(transport=transport, base_url="http://node") as client:

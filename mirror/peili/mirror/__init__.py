@@ -7,7 +7,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.content.files import FileContent, open_in_thread, open_regular
 from peili.mirror.content.growing import GrowingFileContent
 from peili.mirror.content.inventory import Inventory
-from peili.mirror.doors.middleware import Auth, loopback_only
+from peili.mirror.doors.middleware import Auth, clients_in, loopback_only
 from peili.mirror.errors import (
     Aborted,
     ConfigError,
@@ -135,6 +135,7 @@ __all__ = [
     "Watchdog",
     "base_url",
     "check_registries",
+    "clients_in",
     "detect_media_type",
     "http_protocol",
     "is_cancelled",

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
 from peili.mirror.doors.local import LocalDoor
+from peili.mirror.doors.local_checks import RequestCheck, RequestChecks, check_host, check_no_browser, check_same_site
 from peili.mirror.doors.middleware import (
     ROUTER_PATH,
     AccessCheck,
@@ -66,7 +67,11 @@ class Mirror:
             default the id of `peer_tls`, else a random id.
         auth: Decides which requests may use the peer door. By default `loopback_only`; with `peer_tls`, every peer with
             the right certificate may.
-        local_auth: Decides which requests may use the local door. By default all may.
+        local_auth: Decides which requests may use the local door. By default `loopback_only`. For a runtime on other
+            addresses, see `clients_in`.
+        local_hosts: Names of the local door, without a port, that requests may have as their Host. A loopback address,
+            ``localhost`` and the address at which a request arrived are always allowed; ``*`` allows every name. Others
+            are refused, because a web page may have sent them (DNS rebinding).
         insecure: Open the peer door to all requests. Replaces `auth`.
         peer_tls: Mutual TLS between peers, for requests to peers and for the peer door that `serve` serves.
         client_ssl: The TLS context for requests to peers with https URLs. Not together with `peer_tls`. None means the
@@ -87,6 +92,7 @@ class Mirror:
             has no content until then.
         peer: The peer door, an ASGI app.
         ops: An ASGI app with ``/livez``, ``/readyz``, ``/metrics`` and ``/status``.
+        local_ops: The same for the address of the local door: it refuses the same Host headers.
         identity: This host as a peer. Its URLs are those that were given, else those that `serve` detected.
         limits: The bounds of the mirror.
         peer_tls: The mutual TLS between peers, if there is any.
@@ -101,6 +107,7 @@ class Mirror:
     local: ASGIApp
     peer: ASGIApp
     ops: ASGIApp
+    local_ops: ASGIApp
 
     def __init__(
         self,
@@ -111,6 +118,7 @@ class Mirror:
         identity: str | Peer | None = None,
         auth: Auth | None = None,
         local_auth: Auth | None = None,
+        local_hosts: Iterable[str] = (),
         insecure: bool = False,
         peer_tls: PeerTLS | None = None,
         client_ssl: ssl.SSLContext | None = None,
@@ -123,8 +131,7 @@ class Mirror:
         log: logging.Logger | None = None,
     ) -> None:
         _check_arguments(auth, insecure, peer_tls, client_ssl, default_registry)
-        self.peer_tls = peer_tls
-        self.identity = _identity_peer(identity, peer_tls)
+        self.peer_tls, self.identity = peer_tls, _identity_peer(identity, peer_tls)
         resolver = resolver or DeferResolver()
         self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
         self.limits, self.metrics = limits or Limits(), Metrics()
@@ -150,28 +157,33 @@ class Mirror:
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
         self._peer_door = PeerDoor(peer, default_registry)
-        default_auth = anyone if insecure else loopback_only if peer_tls is None else peer_tls.admits
-        self._build_apps(auth or default_auth, local_auth or anyone)
+        auth = auth or _default_auth(insecure, peer_tls)
+        self._build_apps(auth, local_auth or loopback_only, check_host(local_hosts))
 
-    def _build_apps(self, auth: Auth, local_auth: Auth) -> None:
+    def _build_apps(self, auth: Auth, local_auth: Auth, host_check: RequestCheck) -> None:
         """Build the apps, with these layers from the outside to the inside::
 
-            local:  RequestMetrics > AccessCheck > LocalDoor
+            local:  RequestMetrics > RequestChecks > AccessCheck > LocalDoor
             peer:   RequestMetrics > AccessCheck > PeerDoor
                                                  > PluginRouteMiddleware > a route of the router (below ROUTER_PATH)
-            ops:    HostHeaderCheck > Starlette
+            ops:    RequestChecks > HostHeaderCheck > Starlette
 
-        `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`.
+        `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`, which
+        also checks the Host of requests to `ops`.
         """
         # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
         router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
         mount = routing.Mount(ROUTER_PATH, router_routes)
         peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
-        local_checked = AccessCheck(self._local_door, local_auth, self._context)
-        peer_checked = AccessCheck(peer, auth, self._context, identity=self.identity.id)
+        local_checked: ASGIApp = AccessCheck(self._local_door, LOCAL, local_auth, self._context)
+        peer_checked = AccessCheck(peer, PEER, auth, self._context, identity=self.identity.id)
+        checks = (host_check, check_no_browser)
+        local_checked = RequestChecks(local_checked, checks, self._context)
         self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting)
         self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting)
-        self.ops = ops_app(self.readiness, self.ready, self.figures, self.status)
+        ops = ops_app(self.readiness, self.ready, self.figures, self.status)
+        self.ops = RequestChecks(ops, [check_same_site], self._context)
+        self.local_ops = RequestChecks(self.ops, [host_check], self._context)
 
     def _routes(self) -> list[routing.BaseRoute]:
         """Return the routes of the router; none if it fails."""
@@ -387,6 +399,13 @@ def _check_arguments(
         raise ConfigError("client_ssl", "either `peer_tls` or `client_ssl`, not both")
     if default_registry is not None and not is_registry(default_registry):
         raise ConfigError("default_registry", f"a host name such as docker.io, not {default_registry!r}")
+
+
+def _default_auth(insecure: bool, peer_tls: PeerTLS | None) -> Auth:
+    """Return who may use the peer door if the host agent does not decide."""
+    if insecure:
+        return anyone
+    return loopback_only if peer_tls is None else peer_tls.admits
 
 
 def _identity_peer(identity: str | Peer | None, peer_tls: PeerTLS | None) -> Peer:

@@ -72,7 +72,7 @@ async def serve(
     peer_sockets: list[socket.socket] = []
     try:
         peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
-        doors = [_DoorServer(LOCAL, OpsMiddleware(mirror.local, mirror.ops), mirror)]
+        doors = [_DoorServer(LOCAL, OpsMiddleware(mirror.local, mirror.local_ops), mirror)]
         if peer_sockets:
             doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_context))
             found = urls_of(peer_sockets, "https" if peer_context else "http") if advertise is None else advertise

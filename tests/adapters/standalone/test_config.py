@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_without_a_file_the_defaults_of_the_design_apply() -> None:
     config = Config.load({})
-    assert config.local == ("127.0.0.1:5050",)
+    assert config.local.listen == ("127.0.0.1:5050",)
     assert (config.peer.listen, config.peer.advertise, config.peer.insecure) == (("[::]:5051",), None, False)
     assert (config.store.kind, config.router.kind, config.resolver.kind) == ("containerd", "mdns", "defer")
     assert config.store.options == config.router.options == config.resolver.options == {}
@@ -84,7 +84,7 @@ def test_every_section_is_read(file: Path) -> None:
         """,
         path=file,
     )
-    assert config.local == ("127.0.0.1:1", "[::1]:1")
+    assert config.local.listen == ("127.0.0.1:1", "[::1]:1")
     assert config.peer.listen == ("0.0.0.0:5051",)
     assert config.peer.advertise == "http://10.0.0.2:5051"
     assert config.peer.insecure
@@ -125,7 +125,7 @@ WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown option; there are: {SECTIONS}"),
     ("[log]\nformt = 'json'", "log.formt: unknown option; did you mean format? there are: format, level"),
-    ("[local]\nport = 1", "local.port: unknown option; there are: listen"),
+    ("[local]\nport = 1", "local.port: unknown option; there are: listen, allow_clients, allow_hosts"),
     ("listen = '127.0.0.1:1'", "listen: belongs in a section: write [SECTION] above it, not '127.0.0.1:1'"),
     ("[local]\nlisten = 5050", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not 5050"),
     ("[local]\nlisten = '::1:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '::1:5050'"),
@@ -237,7 +237,7 @@ def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
     assert config.mirror.registries == ("docker.io", "ghcr.io")
     assert config.mirror.identity == "2024-01-01"
     assert config.limits.uploads == 7
-    assert config.local == ("127.0.0.1:1",)
+    assert config.local.listen == ("127.0.0.1:1",)
     assert config.router.options == {"peers": ["http://a:1"], "labels": {"zone": "north", "rack": 3}}
 
 

@@ -132,7 +132,7 @@ def test_the_registries_of_a_mirror_are_written_in_lower_case(root: Path, capsys
     ],
 )
 def test_the_mirror_s_url_is_where_this_host_reaches_the_local_door(listen: str, url: str) -> None:
-    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local) == url
+    assert mirror_url(Config.load({"local": {"listen": Setting(listen, "here")}}).local.listen) == url
 
 
 @pytest.mark.parametrize(

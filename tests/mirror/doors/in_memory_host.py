@@ -72,7 +72,7 @@ async def in_memory_host(**options: Any) -> AsyncGenerator[InMemoryHost]:
 async def client_for(app: ASGIApp, client: str = "127.0.0.1") -> AsyncGenerator[httpx.AsyncClient]:
     """Yield a client of `app` that has the address `client`."""
     transport = httpx.ASGITransport(app, client=(client, 40000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as http_client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http_client:
         yield http_client
 
 

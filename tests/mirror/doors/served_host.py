@@ -99,6 +99,6 @@ def open_request(address: str, path: str, *, buffer: int = 4096) -> Generator[so
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         sock.connect((host, int(port)))
-        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: door.example\r\n\r\n".encode())
+        sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         sock.setblocking(False)
         yield sock

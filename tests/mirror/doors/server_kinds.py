@@ -112,7 +112,7 @@ class ServerKind:
     @asynccontextmanager
     async def host(self, **limits: Any) -> AsyncGenerator[Host]:
         store = FileStore()
-        mirror = Mirror(store, MemoryRouter(), LocalResolver(), limits=Limits(**limits))
+        mirror = Mirror(store, MemoryRouter(), LocalResolver(), local_hosts=["*"], limits=Limits(**limits))
         async with mirror, self.serve(mirror) as (address, shut_down):
             yield Host(mirror, store, address, shut_down)
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.requests import HTTPConnection
 from tests.mirror.doors.in_memory_host import client_for, error_codes, in_memory_host
 
-from peili.mirror import ConfigError, Limits, Mirror
+from peili.mirror import ConfigError, Limits, Mirror, clients_in
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -44,7 +44,7 @@ async def test_by_default_the_peer_door_allows_only_loopback(address: str, statu
 async def test_a_client_without_an_address_is_denied() -> None:
     async with in_memory_host() as host:
         transport = httpx.ASGITransport(host.mirror.peer, client=None)  # type: ignore[arg-type]  # as on a unix socket
-        async with httpx.AsyncClient(transport=transport, base_url="http://door.example") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             assert (await client.get("/v2/")).status_code == 403
 
 
@@ -59,12 +59,28 @@ def deny(_: HTTPConnection) -> bool:
     return False
 
 
-async def test_the_local_door_allows_everyone_without_local_auth() -> None:
-    async with in_memory_host() as host, client_for(host.mirror.local, "10.0.0.1") as client:
-        assert (await client.get(host.blob_path)).content == host.data
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.1", 403), ("", 403)])
+async def test_by_default_the_local_door_allows_only_loopback(address: str, status: int) -> None:
+    async with in_memory_host() as host, client_for(host.mirror.local, address) as client:
+        assert (await client.get(host.blob_path)).status_code == status
+
+
+async def test_local_auth_decides_who_may_use_the_local_door() -> None:
+    auth = clients_in(["10.0.0.0/24", "fd00::5"])
+    for address, status in (("10.0.0.9", 200), ("::ffff:10.0.0.9", 200), ("fd00::5", 200), ("10.0.1.9", 403)):
+        async with in_memory_host(local_auth=auth) as host, client_for(host.mirror.local, address) as client:
+            assert (await client.get(host.blob_path)).status_code == status, address
     async with in_memory_host(local_auth=deny) as host, client_for(host.mirror.local) as client:
         response = await client.get(host.blob_path)
         assert (response.status_code, error_codes(response)) == (403, ["DENIED"])
+
+
+async def test_the_first_refused_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async with in_memory_host() as host, client_for(host.mirror.local, "10.0.0.1") as client:
+        for _ in range(3):
+            await client.get(host.blob_path)
+    [message] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert message.startswith("refused a request from 10.0.0.1 to the local door")
 
 
 async def test_insecure_opens_the_peer_door() -> None:

@@ -116,7 +116,10 @@ async def metrics_of(mirror: Mirror) -> str:
 
 
 async def status_of(mirror: Mirror, path: str) -> int:
-    async with mirror, httpx.AsyncClient(transport=httpx.ASGITransport(mirror.local), base_url="http://h") as client:
+    async with (
+        mirror,
+        httpx.AsyncClient(transport=httpx.ASGITransport(mirror.local), base_url="http://localhost") as client,
+    ):
         return (await client.get(path)).status_code
 
 
@@ -249,7 +252,7 @@ async def test_a_repository_name_may_begin_with_router() -> None:
     host.store.tag(Reference("registry.example", "router/x", "v1"), host.manifest)
     app = Starlette(routes=[Mount("/v2", host.mirror.peer)])
     transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
-    async with host.mirror, httpx.AsyncClient(transport=transport, base_url="http://h") as client:
+    async with host.mirror, httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         answer = await client.get("/v2/router/x/tags/list?ns=registry.example")
         assert answer.json() == {"name": "router/x", "tags": ["v1"]}
 

@@ -193,7 +193,7 @@ async def connection(host: Host) -> AsyncGenerator[tuple[asyncio.StreamReader, a
 
 
 def request(method: str, path: str, *headers: str) -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: door.example", *headers, "", ""]).encode()
+    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", *headers, "", ""]).encode()
 
 
 async def read_response(method: str, reader: asyncio.StreamReader) -> tuple[int, bytes]:

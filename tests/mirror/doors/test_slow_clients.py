@@ -96,7 +96,13 @@ async def test_a_disconnect_is_noticed_if_send_never_blocks(door: str) -> None:
 
     store = ZerosStore()
     mirror = Mirror(store, MemoryRouter(), identity="this-host")
-    scope = {"type": "http", "method": "GET", "path": ZEROS_PATH, "query_string": b"", "headers": [(b"host", b"x")]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": ZEROS_PATH,
+        "query_string": b"",
+        "headers": [(b"host", b"localhost")],
+    }
     app: ASGIApp = getattr(mirror, door)
     async with mirror:
         await app({**scope, "http_version": "1.1", "client": ("127.0.0.1", 1)}, receive, send)
@@ -182,7 +188,7 @@ async def test_a_lost_connection_starts_no_timer() -> None:
         serving = asyncio.create_task(server.serve([listener]))
         await until(lambda: server.started)
         _, writer = await asyncio.open_connection(*listener.getsockname())
-        writer.write(b"GET / HTTP/1.1\r\nHost: door.example\r\n\r\n")
+        writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await called.wait()
         writer.close()
         await until(lambda: not server.server_state.connections)

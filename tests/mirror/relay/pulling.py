@@ -176,7 +176,7 @@ class Host:
         connection.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.sock_connect(connection, self.address)
-        await loop.sock_sendall(connection, f"GET {path_of(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await loop.sock_sendall(connection, f"GET {path_of(digest)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         return connection
 
 

@@ -59,7 +59,7 @@ async def address_of(process: subprocess.Popen[bytes], directory: Path) -> tuple
 async def begin(address: tuple[str, int], digest: Digest) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Start a transfer, and read the head of the response."""
     reader, writer = await asyncio.open_connection(*address)
-    writer.write(f"GET {path_of(digest)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"GET {path_of(digest)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     assert (await reader.readline()).startswith(b"HTTP/1.1 200")
     await reader.readuntil(b"\r\n\r\n")
     return reader, writer

@@ -27,7 +27,7 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 OK = b"HTTP/1.1 200"
-REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: door.example\r\nConnection: close\r\n\r\n"
+REQUEST = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 QUICK = 60.0
 
 

@@ -73,7 +73,7 @@ async def test_a_client_without_a_certificate_or_without_tls_is_refused(tmp_path
         with pytest.raises(OSError):  # noqa: PT011 - OpenSSL says how
             await status_at(one.port, plain_client(), peer_keys.CLUSTER_NAME)
         reader, writer = await asyncio.open_connection("127.0.0.1", one.port)
-        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: door.example\r\n\r\n")
+        writer.write(b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert not (await reader.read(1000)).startswith(b"HTTP")
         writer.close()
 

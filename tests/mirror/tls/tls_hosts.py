@@ -84,7 +84,7 @@ async def status_at(port: int, context: ssl.SSLContext, name: str, path: str = "
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
     try:
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: door.example\r\nConnection: close\r\n\r\n".encode())
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         line = await reader.readline()
         if not line:
             raise ConnectionError("closed without a response")

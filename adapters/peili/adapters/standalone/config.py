@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -25,6 +26,7 @@ from peili.mirror import (
     Selection,
     base_url,
     check_registries,
+    clients_in,
     is_identity,
 )
 
@@ -37,6 +39,27 @@ PEER_DOOR_ADVICE = "set peer.shared_key_file to a file that `peili keys new` mak
 """How to let other hosts use the peer door."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOptions:
+    """The section ``[local]``.
+
+    Attributes:
+        listen: The addresses of the local door.
+        allow_clients: Networks whose hosts may use it, in addition to this host.
+        allow_hosts: Names of the door, in addition to its addresses and ``localhost``. ``*`` allows every name.
+    """
+
+    listen: tuple[str, ...]
+    allow_clients: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
+
+    @property
+    def is_only_for_this_host(self) -> bool:
+        """Whether the door listens on other addresses than loopback, but refuses all other hosts."""
+        hosts = [each.rpartition(":")[0].strip("[]") for each in self.listen]
+        return not self.allow_clients and any(each != "localhost" and not _is_loopback(each) for each in hosts if each)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +169,11 @@ class Config:
     """A complete configuration. Everything is checked except the options of the plug-ins.
 
     Attributes:
-        local: The addresses of the local door.
         watchdog: How many seconds the event loop may be blocked; 0 switches the watchdog off.
         file: The file that it was read from; None if there is none.
     """
 
-    local: tuple[str, ...]
+    local: LocalOptions
     peer: PeerOptions
     store: PluginSection
     router: PluginSection
@@ -233,7 +255,7 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
 def _keys() -> dict[str, tuple[str, ...]]:
     """Return the keys of each section that has no plug-in."""
     return {
-        "local": ("listen",),
+        "local": _field_names(LocalOptions),
         "peer": tuple(name for name in _field_names(PeerOptions) if name != "sources"),
         "mirror": _field_names(MirrorOptions),
         "limits": _field_names(Limits),
@@ -243,9 +265,25 @@ def _keys() -> dict[str, tuple[str, ...]]:
     }
 
 
-def _load_local(sections: Sections) -> tuple[str, ...]:
-    with _section("local", sections, "listen") as section:
-        return _addresses(section, "listen", "127.0.0.1:5050")
+def _load_local(sections: Sections) -> LocalOptions:
+    with _section("local", sections, *_field_names(LocalOptions)) as section:
+        options = LocalOptions(
+            listen=_addresses(section, "listen", "127.0.0.1:5050"),
+            allow_clients=section.texts("allow_clients", (), empty=True),
+            allow_hosts=section.texts("allow_hosts", (), empty=True),
+        )
+        try:
+            clients_in(options.allow_clients)
+        except ValueError as error:
+            raise ConfigError("allow_clients", f"networks such as 10.0.0.0/24: {error}") from error
+        return options
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _load_log(sections: Sections) -> LogOptions:
@@ -265,7 +303,7 @@ def _load_limits(sections: Sections) -> Limits:
 
 def _check_ports(sections: Sections) -> None:
     """Check that the doors do not listen on the same port of the same address."""
-    for local in _load_local(sections):
+    for local in _load_local(sections).listen:
         for peer in _load_peer(sections).listen:
             (local_host, _, local_port), (peer_host, _, peer_port) = local.rpartition(":"), peer.rpartition(":")
             is_same_host = local_host == peer_host or not {local_host, peer_host}.isdisjoint(_ANY_HOST)

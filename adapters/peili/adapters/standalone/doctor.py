@@ -32,7 +32,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         options = ContainerdOptions.from_config({})
     peer_tls = config.peer.build_tls("doctor")
     return DoctorTarget(
-        mirror=mirror_url(config.local),
+        mirror=mirror_url(config.local.listen),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),

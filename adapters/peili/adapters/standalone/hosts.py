@@ -33,7 +33,7 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
         ConfigError: containerd cannot reach the door, or the section ``[hosts]`` is wrong.
     """
     files = HostsFiles(
-        mirror_url(local or config.local),
+        mirror_url(local or config.local.listen),
         config_path=config.hosts.config_path or None,
         registries=_registries(config),
         capabilities=_capabilities(config),
@@ -72,7 +72,7 @@ def run(
         ConfigError: An option or the configuration is wrong.
         PeiliError: A file cannot be read.
     """
-    mirror = mirror or mirror_url(config.local)
+    mirror = mirror or mirror_url(config.local.listen)
     registries = registries or (_registries(config) if action == "apply" else ())
     if file_format != "containerd":
         command = importlib.import_module(f"peili.adapters.{file_format}.command")

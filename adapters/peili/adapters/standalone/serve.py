@@ -17,7 +17,7 @@ from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, serve
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, clients_in, serve
 from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
@@ -50,6 +50,8 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         router,
         resolver,
         identity=identity,
+        local_auth=clients_in(config.local.allow_clients),
+        local_hosts=config.local.allow_hosts,
         insecure=config.peer.insecure,
         peer_tls=config.peer.build_tls(identity),
         registries=config.mirror.registries,
@@ -160,7 +162,7 @@ def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[
     with ExitStack() as stack:
         doors: list[list[socket.socket]] = []
         for addresses, any_host in (
-            (passed.local or config.local, "127.0.0.1"),
+            (passed.local or config.local.listen, "127.0.0.1"),
             (passed.peer or config.peer.listen, "::"),
         ):
             sockets = bind(addresses, any_host=any_host, reader_timeout=mirror.limits.reader_timeout)
@@ -258,6 +260,8 @@ def _log_start(
         config.router.kind,
         config.resolver.kind,
     )
+    if config.local.is_only_for_this_host:
+        log.warning("the local door refuses every other host: list the networks of clients in local.allow_clients")
     if peer and config.peer.insecure:
         log.warning("peer.insecure is set, so everyone who reaches the peer door can read this host's images")
     elif peer and mirror.peer_tls is None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Awaitable, Callable, Iterable
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias, cast
 
 from starlette.requests import HTTPConnection
@@ -48,15 +48,37 @@ def loopback_only(connection: HTTPConnection) -> bool:
     A client without an address, for example on a unix socket, is denied. Do not use it behind a proxy on this host:
     each request would have a loopback address.
     """
+    address = _client_address(connection)
+    return address is not None and address.is_loopback
+
+
+def clients_in(networks: Iterable[str]) -> Callable[[HTTPConnection], bool]:
+    """Return an `Auth` that allows requests from this host, as `loopback_only` does, and from some networks.
+
+    Args:
+        networks: Networks such as ``10.0.0.0/24``, and single addresses.
+
+    Raises:
+        ValueError: One of `networks` is not a network. The message names it.
+    """
+    allowed: list[IPv4Network | IPv6Network] = [ip_network(each) for each in networks]
+
+    def auth(connection: HTTPConnection) -> bool:
+        address = _client_address(connection)
+        return address is not None and (address.is_loopback or any(address in network for network in allowed))
+
+    return auth
+
+
+def _client_address(connection: HTTPConnection) -> IPv4Address | IPv6Address | None:
+    """Return the address of the client. An IPv4 address on an IPv6 socket is returned as an IPv4 address."""
     if connection.client is None:
-        return False
+        return None
     try:
         address = ip_address(connection.client.host.partition("%")[0])
     except ValueError:
-        return False
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return address.is_loopback
+        return None
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
 
 
 class AccessCheck:
@@ -64,15 +86,19 @@ class AccessCheck:
 
     Args:
         app: The door.
+        door: The name of the door, for the log.
         auth: See `Auth`.
-        context: Its ``limits.first_byte_timeout`` bounds `auth`, its log receives the errors of `auth`.
+        context: Its ``limits.first_byte_timeout`` bounds `auth`, its log receives the errors of `auth`, and a warning
+            for the first request that is refused.
         identity: The id of this host. Each response carries it in a header.
     """
 
-    def __init__(self, app: ASGIApp, auth: Auth, context: Context, *, identity: str | None = None) -> None:
+    def __init__(self, app: ASGIApp, door: str, auth: Auth, context: Context, *, identity: str | None = None) -> None:
         self._app = app
+        self._door = door
         self._auth = auth
         self._context = context
+        self._is_logged = False
         self._header = None if identity is None else (IDENTITY_HEADER.lower().encode(), identity.encode())
         self._lifespan = Router()
 
@@ -82,27 +108,39 @@ class AccessCheck:
             return
         if self._header is not None:
             send = _add_header(send, self._header)
-        if await self._allows(HTTPConnection(scope)):
+        decision = await self._decide(HTTPConnection(scope))
+        if decision:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         else:
+            if decision is not None:
+                self._log_refusal(HTTPConnection(scope))
             error = HTTPError(403, DENIED, "access denied")
             await ResponseWriter(scope, send, self._context.limits.reader_timeout).error(error)
 
-    async def _allows(self, connection: HTTPConnection) -> bool:
-        """Return what `auth` decides; False if it fails."""
+    def _log_refusal(self, connection: HTTPConnection) -> None:
+        """Log the first refused request."""
+        if not self._is_logged:
+            self._is_logged = True
+            client = connection.client.host if connection.client is not None else "a client without an address"
+            self._context.log.warning(
+                "refused a request from %s to the %s door (later ones are not logged)", client, self._door
+            )
+
+    async def _decide(self, connection: HTTPConnection) -> bool | None:
+        """Return what `auth` decides; None if it fails."""
         try:
             decision = self._auth(connection)
             if not inspect.isawaitable(decision):
                 return bool(decision)
         except Exception:  # `auth` is third-party code; if it fails, access is denied
             self._context.log.exception("the access check failed")
-            return False
+            return None
         try:
             return bool(await call(lambda: decision, self._context, "the access check"))
         except CallFailed:
-            return False
+            return None
 
 
 def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:
