@@ -96,7 +96,7 @@ def _tell_home(router: PushRouter, ids: Sequence[str], homes: frozenset[str]) ->
     if membership is not None:
         for each in ids:
             message = Holdings("bench", 0, QUIET_HEARTBEAT, tuple(homes), is_synced=True)
-            membership.directory.records.apply(each, message)
+            membership.directory.home.records.apply(each, message)
 
 
 def _no_peers() -> PushRouter:

@@ -45,6 +45,7 @@ class PeerHealth:
         is_known: Whether the members were reported at least once.
         version: Grows whenever what is known of the members changes.
         changes: Notified of each of these changes.
+        this_host: The member that is this host itself, if it is in the membership.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
@@ -52,6 +53,7 @@ class PeerHealth:
         self.is_known = False
         self.version = 0
         self.changes = Broadcast()
+        self.this_host: Peer | None = None
         self._context = context
         self._tasks = tasks
         self._members: dict[str, Peer] = {}  # by name, which is the id if no other member has it
@@ -67,7 +69,7 @@ class PeerHealth:
     def update(self, peers: Iterable[Peer]) -> None:
         """Replace the members with `peers`."""
         self.is_known = True
-        members = self._assign_names(peer for peer in peers if peer.id != self._context.identity)
+        members = self._assign_names(peers)
         if members == self._members:
             return
         before, self._members = self._members, members
@@ -87,10 +89,13 @@ class PeerHealth:
         self.changes.notify()
 
     def _assign_names(self, peers: Iterable[Peer]) -> dict[str, Peer]:
-        """Return the members by name. A member keeps its name until it is no longer a member."""
+        """Return the members except this host by name. A member keeps its name until it is no longer a member."""
         endpoints: dict[_Endpoint, Peer] = {}
         for peer in peers:
-            endpoints.setdefault((peer.id, peer.urls, peer.tls_name), peer)
+            if peer.id == self._context.identity:
+                self.this_host = peer
+            else:
+                endpoints.setdefault((peer.id, peer.urls, peer.tls_name), peer)
         self._names = {each: self._names[each] for each in endpoints if each in self._names}
         taken = set(self._names.values())
         for endpoint, peer in endpoints.items():
@@ -136,6 +141,7 @@ class PeerHealth:
         if peer.id not in self._own_names:
             self._context.log.debug("member %s is this host itself", peer.id)
             self._own_names.add(peer.id)
+            self.this_host = peer
             self.report_change()
         return True
 

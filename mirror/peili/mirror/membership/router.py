@@ -22,6 +22,7 @@ from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.membership.directory.routes import DirectoryRoutes
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
+from peili.mirror.membership.sources import KeySources
 from peili.mirror.oci.references import Digest, Key, parse_key
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
@@ -42,6 +43,7 @@ class Membership:
         health: The members, and which of them are alive.
         directory: Finds the holders of a key without asking all members.
         key_lookup: Finds the holders of a key.
+        sources: Decides where this host gets a key.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
@@ -50,6 +52,7 @@ class Membership:
         self.health = PeerHealth(context, tasks)
         self.directory = Directory(context, self.health, tasks)
         self.key_lookup = KeyLookup(context, self.health, self.directory, tasks)
+        self.sources = KeySources(self.directory, tasks)
 
     async def follow(self, members: Callable[[], AsyncGenerator[Collection[Peer], None]]) -> None:
         """Update `health` with each set that `members` yields. Calls `members` again if it ends or raises."""
@@ -133,23 +136,31 @@ class MembershipRouter(Router):
 
     @override
     async def acquire(self, want: Want) -> Feed | Wait | Upstream:
-        """Return advice as `Router.acquire` does. A peer that failed without an answer is left out until it answers."""
+        """Return advice as `Router.acquire` does. A peer that failed without an answer is left out until it answers.
+
+        With ``want.accepts_in_flight``, a home of the key decides, so that a cluster fetches content from upstream once
+        (docs/protocol.md). Meanwhile, this host looks up whole holders: they are preferred to going upstream, and are
+        all that counts if no home answers in time.
+        """
         membership = _require_running(self._peili_membership, self)
         silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
         membership.health.exclude_until_alive(want.key, silent)
         membership.key_lookup.forget_failed(want.key, want.failed)
-        return await super().acquire(want)
+        whole_holders = super().acquire(want)
+        if not want.accepts_in_flight:
+            return await whole_holders
+        return await membership.sources.acquire(want, whole_holders)
 
     @override
     async def advertise(self, have: Collection[StoreEvent]) -> None:
         """Report these keys to their homes, soon and again at intervals."""
-        _require_running(self._peili_membership, self).directory.publisher.advertise(have)
+        _require_running(self._peili_membership, self).directory.advertise(have)
 
     @override
     async def withdraw(self, keys: Collection[Key]) -> None:
         """Report to the homes that these keys are gone. Does nothing if `run` is not entered."""
         if self._peili_membership is not None:
-            self._peili_membership.directory.publisher.withdraw(keys)
+            self._peili_membership.directory.withdraw(keys)
 
     @override
     def peers(self) -> Collection[Peer]:

@@ -169,8 +169,7 @@ class Granted:
 
     Attributes:
         grant: From where the host gets the content.
-        known: What the home knows about the key, as in the answer to a `HoldersQuery`. With `FeedFrom`, it names no
-            other holders.
+        known: What the home knows about the key, as in the answer to a `HoldersQuery`. It need not name all holders.
         interval: The host reports about the grant at intervals of so many seconds.
     """
 

@@ -26,7 +26,7 @@ class Peer:
         urls: Base URLs of its peer door, the preferred one first. Each has its own port and path; an IPv6 address is
             in brackets. A slash at the end is removed.
         tls_name: The name that its certificate must show: a host name or an IP address. None means the URL's host.
-        labels: Properties for routers that use them, for example a zone.
+        labels: Properties for routers that use them. `MembershipRouter` prefers holders with the same ``zone``.
 
     Raises:
         ValueError: `id` is empty, or a URL or `tls_name` is malformed.

@@ -67,7 +67,7 @@ def are_synced(hosts: Collection[Host], names: Collection[str] | None = None) ->
         homes = directory._homes  # pyright: ignore[reportPrivateUsage]
         if not {each.name for each in hosts} <= homes.ids:
             return False
-        lists = directory.records._lists.values()  # pyright: ignore[reportPrivateUsage]
+        lists = directory.home.records._lists.values()  # pyright: ignore[reportPrivateUsage]
         synced = {each for known in lists if known.homes.ids == homes.ids for each in known.hosts}
         if not expected <= synced:
             return False

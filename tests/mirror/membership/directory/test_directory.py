@@ -46,7 +46,7 @@ def homes_of(hosts: list[Host], key: Digest = KEY) -> list[Host]:
 
 def are_told(homes: list[Host], key: Digest = KEY) -> bool:
     """Whether the homes know a holder of the key."""
-    return all(each.directory.records.find(key).holders for each in homes)
+    return all(each.directory.home.records.find(key).holders for each in homes)
 
 
 def without(hosts: list[Host], *others: Host) -> list[Host]:
@@ -82,7 +82,7 @@ async def test_a_key_is_found_or_not_without_a_question_to_the_members() -> None
 
         await until_no_member_is_asked(hosts, look_up_both)
         holder.store.remove(KEY)
-        await until(lambda: not any(each.directory.records.find(KEY).holders for each in homes))
+        await until(lambda: not any(each.directory.home.records.find(KEY).holders for each in homes))
 
         async def look_up_removed() -> None:
             for host in hosts:
@@ -139,7 +139,9 @@ async def test_a_host_that_restarts_says_what_it_has_now() -> None:
         await holder.stop()
         holder.store.remove(KEY)
         await holder.start()
-        await until(lambda: are_synced(hosts) and not any(each.directory.records.find(KEY).holders for each in homes))
+        await until(
+            lambda: are_synced(hosts) and not any(each.directory.home.records.find(KEY).holders for each in homes)
+        )
         assert await find(asking, KEY) == []
 
 
@@ -190,7 +192,7 @@ async def test_a_host_is_only_believed_about_itself() -> None:
         home = hosts[0]
         for sender, status in (("by-name", 204), ("stranger", 403), ("elsewhere", 403), ("", 403), ("h0", 403)):
             assert await say(home, sender) == status
-        assert not {"stranger", "elsewhere"} & {*home.directory.records.hosts}
+        assert not {"stranger", "elsewhere"} & {*home.directory.home.records.hosts}
 
 
 async def test_a_certificate_shows_whom_a_record_is_about(tmp_path: Path) -> None:

@@ -3,51 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+import time
 from collections.abc import Collection
 from contextlib import suppress
 
-from peili.mirror.client.client import KEEP_ALIVE
-from peili.mirror.client.connection import ResponseHead
-from peili.mirror.errors import FailureReason, PeerUnavailable
+from peili.mirror.membership.directory.claiming import Asking, Claiming
+from peili.mirror.membership.directory.home import Home
+from peili.mirror.membership.directory.home_client import FIRST_ANSWER, HomeClient
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
+from peili.mirror.membership.directory.leases import Leases
 from peili.mirror.membership.directory.members import MemberIds
-from peili.mirror.membership.directory.publisher import Publisher, Reply
-from peili.mirror.membership.directory.records import Records
+from peili.mirror.membership.directory.publisher import Publisher
+from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
-from peili.mirror.peer_api.directory import (
-    HOLDERS_PATH,
-    HOLDINGS_PATH,
-    HoldersAnswer,
-    HoldersQuery,
-    Holdings,
-)
-from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_KEY_LENGTH, MAX_MESSAGE
-from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
+from peili.mirror.peer_api.directory import HoldersAnswer
+from peili.mirror.peer_api.messages import MAX_KEY_LENGTH
+from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.content import Have, StoreEvent
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.support.tasks import Backoff, Tasks
+from peili.mirror.support.tasks import Tasks
 
 _UPDATE_INTERVAL = 1.0
 """Seconds after which the homes are computed again even if no member has changed: a replaced home may come back."""
 _GATHER_TIME = 0.05
 """Seconds for which changes of the members are gathered."""
-_FIRST_ANSWER = 0.25
-"""Seconds to wait for the first answer of a home."""
 _SECOND_ANSWER = 0.05
 """Seconds to wait for the other home after the first answer."""
-_SLOW_TIME = 2.0
-"""Seconds for which a home that did not answer in time is asked only if the other home is slow, too."""
 _USELESS_TIME = 2.0
 """Seconds for which a home that knows less than half of the members is not asked."""
-_REST_MIN, _REST_MAX = 1.0, 60.0
-"""Seconds for which a home that was busy, unreachable or wrong is replaced: the first time, and at most."""
 _MESSAGES_PER_SECOND = 10
 """How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0
-_VERSIONS = 4
-"""How many lists of hosts are remembered for each home."""
 
 
 class Directory:
@@ -64,8 +52,10 @@ class Directory:
     Attributes:
         limits: The limits.
         members: The members by their ids.
-        records: What this host knows as a home.
+        home: This host as a home.
         publisher: Reports to the homes what this host has.
+        leases: What homes have granted to this host.
+        claiming: Asks homes where this host gets a key.
     """
 
     def __init__(self, context: Context, health: PeerHealth, tasks: Tasks) -> None:
@@ -74,15 +64,17 @@ class Directory:
         self._health = health
         self._tasks = tasks
         self.members = MemberIds(context, health, tasks)
-        self.records = Records(context.identity, context.limits, context.limited)
-        self.publisher = Publisher(context.limits, tasks, self._send, self._interval)
+        self.home = Home(context, self.members.zone_of, self._first_home)
+        self._client = HomeClient(context, health, self.members, self.home)
+        self._upstream = UpstreamFetches(time.monotonic)
+        self.publisher = Publisher(
+            context.limits, tasks, self._client.send_holdings, self._interval, self._upstream.__contains__
+        )
+        self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
+        self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)
         self._homes = HomeSet(frozenset())
         self._candidates: frozenset[str] | None = None
-        self._replaced: dict[str, float] = {}  # homes that are not homes until this time
-        self._rests: dict[tuple[str, str], Backoff] = {}  # by home and by what failed
-        self._slow: dict[str, float] = {}  # homes that answered late, until when that counts
         self._useless: dict[str, float] = {}  # homes that are not asked until this time
-        self._hosts: dict[str, OrderedDict[str, frozenset[str]]] = {}  # by home and version; see `HoldersAnswer`
 
     async def run(self) -> None:
         """Follow the members until cancelled."""
@@ -94,16 +86,32 @@ class Directory:
                     await changed.wait()
             await asyncio.sleep(_GATHER_TIME)
 
+    def advertise(self, have: Collection[StoreEvent]) -> None:
+        """Record that this host has these keys, and report it to their homes."""
+        for event in have:
+            if isinstance(event, Have) and (key := str(event.key)) in self._upstream:
+                if event.complete:
+                    self._upstream.end(key)
+                else:
+                    self._upstream.grow(key, event.available or 0)
+        self.publisher.advertise(have)
+
+    def withdraw(self, keys: Collection[Key]) -> None:
+        """Record that this host no longer has these keys, and report it to their homes."""
+        for key in keys:
+            self._upstream.end(str(key))
+        self.publisher.withdraw(keys)
+
     async def find(self, key: Key) -> tuple[list[Holder], list[Peer]]:
         """Ask the homes of `key` who has it.
 
-        Takes at most `_FIRST_ANSWER` plus `_SECOND_ANSWER` seconds. Raises nothing.
+        If they are just being asked where this host gets the key, that answer is used, too. Takes at most
+        `FIRST_ANSWER` plus `_SECOND_ANSWER` seconds. Raises nothing.
 
         Returns:
             The holders of the whole content, and the members for which the homes don't know whether they have it.
         """
-        live, text = self.members.live(), str(key)
-        homes = self._homes.homes_of(slot_of(text)) if len(text) <= MAX_KEY_LENGTH else ()
+        live, homes = self.members.live(), self._homes_of(str(key))
         answers = await self._ask_homes(homes, key)
         found = {holder for answer in answers for holder in _complete_holders(answer)} & live.ids
         known = frozenset[str]().union(*(answer.hosts for answer in answers if answer.hosts is not None))
@@ -120,22 +128,34 @@ class Directory:
         """Choose the homes anew, and forget what has expired."""
         now = asyncio.get_running_loop().time()
         self.members.ask_unknown()
-        self.records.expire()
-        for host in [each for each in self.records.hosts if self._is_no_member(each)]:
-            self.records.forget(host)
-        for table in (self._replaced, self._slow, self._useless):
-            for home in [home for home, until in table.items() if until <= now]:
-                del table[home]
-        candidates = self.members.live().ids - self._replaced.keys()
+        records = self.home.records
+        for each in (self.home, self._client, self._upstream):
+            each.expire()
+        for host in [host for host in records.hosts if self._is_no_member(host)]:
+            records.forget(host)
+        self._useless = {home: until for home, until in self._useless.items() if until > now}
+        candidates = self.members.live().ids - self._client.replaced.keys()
         if candidates == self._candidates:
             return
         self._candidates = candidates
         homes = choose_homes(candidates | {self._context.identity}) if candidates else frozenset[str]()
         if homes != self._homes.ids:
-            self._homes = HomeSet(homes)
-            self._hosts = {home: hosts for home, hosts in self._hosts.items() if home in homes}
-            self._rests = {home: rest for home, rest in self._rests.items() if self.members.member(home[0]) is not None}
+            before, self._homes = self._homes, HomeSet(homes)
+            self._client.keep(homes)
             self.publisher.set_homes(self._homes)
+            self.home.claims.settle()
+            self.leases.move(lambda key, home: self._moved_home(key, home, before))
+
+    def _homes_of(self, key: str) -> tuple[str, ...]:
+        return self._homes.homes_of(slot_of(key)) if len(key) <= MAX_KEY_LENGTH else ()
+
+    def _first_home(self, key: str) -> str | None:
+        return next(iter(self._homes_of(key)), None)
+
+    def _moved_home(self, key: str, home: str, before: HomeSet) -> str | None:
+        """Return the home that now decides about `key`: another one if `home` was the first one, or is gone."""
+        was_first = next(iter(before.homes_of(slot_of(key))), None) == home
+        return self._first_home(key) if was_first or home not in self._homes.ids else home
 
     def _is_no_member(self, host: str) -> bool:
         return host != self._context.identity and self.members.member(host) is None
@@ -145,52 +165,6 @@ class Directory:
         count = len(self.members.live().ids)
         return max(self._context.limits.directory_heartbeat, min(count / _MESSAGES_PER_SECOND, _MAX_INTERVAL))
 
-    async def _send(self, home: str, message: Holdings) -> Reply:
-        """Send a message to a home, which may be this host itself."""
-        if home == self._context.identity:
-            return Reply.ACCEPTED if self.records.apply(home, message) else Reply.OUT_OF_SEQUENCE
-        peer = self.members.member(home)
-        if peer is None:
-            return Reply.FAILED
-        limits = self._context.limits
-        headers = {**JSON_HEADERS, IDENTITY_HEADER: self._context.identity}
-        if message.interval > KEEP_ALIVE:
-            headers["Connection"] = "close"  # it would be idle for too long
-        try:
-            head, _ = await self._context.client.request(
-                "POST",
-                peer,
-                HOLDINGS_PATH,
-                message.encode(),
-                timeout=limits.lookup_timeout,
-                max_response=MAX_MESSAGE,
-                headers=headers,
-            )
-        except PeerUnavailable:
-            # It is not marked dead, because the home may just be starting.
-            self._replace(home, HOLDINGS_PATH)
-            return Reply.FAILED
-        self.members.learn(peer, head.header(IDENTITY_HEADER))
-        match head.status:
-            case 204:
-                self._rests.pop((home, HOLDINGS_PATH), None)
-                return Reply.ACCEPTED
-            case 409:
-                return Reply.OUT_OF_SEQUENCE
-            case 404 | 405 | 501:
-                self.members.mark_old(peer)
-            case 403:
-                pass  # it does not know this host yet
-            case _:
-                self._replace(home, HOLDINGS_PATH)
-        return Reply.FAILED
-
-    def _replace(self, home: str, path: str) -> None:
-        """Replace `home` by another member for a while, which grows with each failure of `path`."""
-        rest = self._rests.setdefault((home, path), Backoff(_REST_MIN, _REST_MAX, jitter=0.25))
-        self._replaced[home] = asyncio.get_running_loop().time() + rest.next_delay()
-        self._health.changes.notify()
-
     async def _ask_homes(self, homes: Collection[str], key: Key) -> list[HoldersAnswer]:
         """Return the answers that the homes of `key` send in time. Stop waiting when an answer has a holder.
 
@@ -198,74 +172,33 @@ class Directory:
         """
         answers: list[HoldersAnswer] = []
         requests: dict[asyncio.Task[HoldersAnswer | None], str] = {}
+        asking = self.claiming.under_way(str(key))
         useful = [home for home in homes if home not in self._useless]
-        for home in [home for home in useful if home not in self._slow] or useful:
+        for home in [home for home in useful if not self._client.is_slow(home)] or useful:
             if home == self._context.identity:
-                answers.append(self.records.find(str(key)))
-            elif (peer := self.members.live().by_id.get(home)) is not None:
-                requests[self._tasks.start(self._ask_home(home, peer, key))] = home
+                answers.append(self.home.records.find(str(key)))
+            elif asking is not None and home == asking.home:
+                requests[self._tasks.start(_known(asking))] = home
+            else:
+                requests[self._tasks.start(self._client.find(home, key))] = home
         waiting = set(requests)
         while waiting and not any(self.members.live().ids & _complete_holders(each) for each in answers):
             try:
-                async with Deadline(_SECOND_ANSWER if answers else _FIRST_ANSWER):
+                async with Deadline(_SECOND_ANSWER if answers else FIRST_ANSWER):
                     done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             except TimeoutError:
-                until = asyncio.get_running_loop().time() + _SLOW_TIME
-                self._slow.update((requests[each], until) for each in waiting)
+                for each in waiting:
+                    self._client.mark_slow(requests[each])
                 break
             answered = (each for each in done if not each.cancelled() and each.exception() is None)
             answers += [answer for each in answered if (answer := each.result()) is not None]
         return answers
 
-    def _lists_of(self, home: str) -> OrderedDict[str, frozenset[str]]:
-        """Return the lists of hosts that `home` has sent, by their versions."""
-        return self._hosts.setdefault(home, OrderedDict())
 
-    async def _ask_home(self, home: str, peer: Peer, key: Key) -> HoldersAnswer | None:
-        """Return the answer of a home; None if there is none, or if it is wrong."""
-        query = HoldersQuery(str(key), tuple(self._lists_of(home)))
-        timeout = self._context.limits.lookup_timeout
-        try:
-            head, body = await self._context.client.request(
-                "POST",
-                peer,
-                HOLDERS_PATH,
-                query.encode(),
-                timeout=timeout,
-                max_response=MAX_MESSAGE,
-                headers=JSON_HEADERS,
-            )
-        except PeerUnavailable as error:
-            self._replace(home, HOLDERS_PATH)
-            if error.reason in {FailureReason.UNREACHABLE, FailureReason.SILENT}:
-                self._health.exclude_until_alive(key, [peer.id])
-            return None
-        self.members.learn(peer, head.header(IDENTITY_HEADER))
-        answer = self._read_answer(home, head, body)
-        if answer is None:
-            self._replace(home, HOLDERS_PATH)
-        else:
-            self._rests.pop((home, HOLDERS_PATH), None)
-        return answer
-
-    def _read_answer(self, home: str, head: ResponseHead, body: bytes) -> HoldersAnswer | None:
-        """Return the answer in a response, always with its hosts; None if it is wrong."""
-        if head.status != 200 or head.header(IDENTITY_HEADER) != home:
-            return None
-        try:
-            answer = HoldersAnswer.parse(body)
-        except ValueError as error:
-            self._context.log.debug("the home %s sent a wrong answer: %s", home, error)
-            return None
-        lists = self._lists_of(home)
-        hosts = lists.get(answer.version) if answer.hosts is None else answer.hosts
-        if hosts is None:
-            return None
-        lists[answer.version] = hosts
-        lists.move_to_end(answer.version)
-        if len(lists) > _VERSIONS:
-            lists.popitem(last=False)
-        return HoldersAnswer(answer.holders, answer.version, hosts)
+async def _known(asking: Asking) -> HoldersAnswer | None:
+    """Return what the home that answers first knows."""
+    claimed = await asyncio.shield(asking.answer)
+    return None if claimed is None else claimed.granted.known
 
 
 def _complete_holders(answer: HoldersAnswer) -> set[str]:

@@ -61,7 +61,8 @@ class MemberIds:
         self._slots = asyncio.Semaphore(context.limits.lookup_fanout)
         self._live: LiveMembers | None = None
         self._all: dict[str, Peer] | None = None
-        self._version = -1  # of `health`, when these two were computed
+        self._ids: dict[str, str] | None = None  # by name, the opposite of `_all`
+        self._version = -1  # of `health`, when these were computed
         self._asked_version = -1  # the same, of the last `ask_unknown`
 
     def live(self) -> LiveMembers:
@@ -78,6 +79,20 @@ class MemberIds:
         if self._all is None:
             self._all, _ = self._by_id(self._health.members())
         return self._all.get(identity)
+
+    def id_of(self, name: str) -> str | None:
+        """Return the id of the member that this host calls `name`; None if its id is not known."""
+        self._drop_outdated()
+        if self._ids is None:
+            by_id, _ = self._by_id(self._health.members())
+            self._ids = {peer.id: identity for identity, peer in by_id.items()}
+        return self._ids.get(name)
+
+    def zone_of(self, identity: str) -> str | None:
+        """Return the zone of a host, which may be this one: the label ``zone``. None if it is not known."""
+        own = identity == self._context.identity
+        peer = self._health.this_host if own else self.member(identity)
+        return None if peer is None else peer.labels.get("zone")
 
     def learn(self, peer: Peer, identity: str | None) -> None:
         """Note the id with which `peer` answered."""
@@ -141,7 +156,7 @@ class MemberIds:
     def _drop_outdated(self) -> None:
         if self._version != self._health.version:
             self._version = self._health.version
-            self._live = self._all = None
+            self._live = self._all = self._ids = None
 
     async def _ask_until_known(self, peer: Peer) -> None:
         limits = self._context.limits

@@ -19,6 +19,8 @@ from peili.mirror.support.tasks import Backoff, Tasks
 
 _GATHER_TIME = 0.05
 """Seconds for which changes are gathered into one message."""
+_GROWTH_INTERVAL = 0.5
+"""Seconds between two messages about the growth of content that others may wait for."""
 _MAX_REQUESTS = 8
 """How many messages are sent at the same time."""
 
@@ -43,6 +45,8 @@ class Publisher:
         tasks: Owns the tasks that send.
         send: Sends a message to the home with this id.
         interval: Returns the seconds between two messages to a home.
+        is_awaited: Returns whether other hosts may wait for the content of a key while it arrives here. Its growth is
+            sent about twice a second. The growth of other content waits for the next message.
     """
 
     def __init__(
@@ -51,11 +55,13 @@ class Publisher:
         tasks: Tasks,
         send: Callable[[str, Holdings], Awaitable[Reply]],
         interval: Callable[[], float],
+        is_awaited: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._limits = limits
         self._tasks = tasks
         self._send = send
         self._interval = interval
+        self._is_awaited = is_awaited
         self._slots = asyncio.Semaphore(_MAX_REQUESTS)
         self._by_slot: dict[int, dict[str, Have]] = {}
         self._homes = HomeSet(frozenset())
@@ -101,7 +107,9 @@ class Publisher:
             if (link := self._links.get(home)) is not None:
                 link.pending[key] = have
                 if before is None or have is None or before.complete or have.complete:
-                    link.wake.set()  # the growth of content in flight waits for the next message
+                    link.wake.set()
+                elif self._is_awaited(key):
+                    link.wake_later(_GROWTH_INTERVAL if before.available else 0)  # the first bytes are urgent
 
     def _update_links(self, before: HomeSet) -> None:
         homes = self._homes
@@ -193,6 +201,7 @@ class _Link:
     def __init__(self, home: str) -> None:
         self.home = home
         self.wake = asyncio.Event()
+        self._waking: asyncio.TimerHandle | None = None
         self.begin({})
 
     def begin(self, keys: dict[str, Have]) -> None:
@@ -203,6 +212,12 @@ class _Link:
         self.homes: HomeSet | None = None
         self.is_synced = False
         self.wake.set()
+
+    def wake_later(self, seconds: float) -> None:
+        """Send something in `seconds`, or when an earlier call of this said so."""
+        loop = asyncio.get_running_loop()
+        if self._waking is None or self._waking.when() <= loop.time():
+            self._waking = loop.call_later(seconds, self.wake.set)
 
 
 def _text(key: Key) -> str:

@@ -19,6 +19,7 @@ from peili.mirror.peer_api.directory import (
     HoldersQuery,
     Holdings,
 )
+from peili.mirror.peer_api.leases import ACQUIRE_ROUTE, LEASES_ROUTE, AcquireQuery, LeaseReports
 from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
@@ -45,6 +46,8 @@ class DirectoryRoutes:
             Route(HELLO_ROUTE, self._hello, methods=["GET"]),  # this includes HEAD
             Route(HOLDINGS_ROUTE, self._message(_take_holdings), methods=["POST"]),
             Route(HOLDERS_ROUTE, self._message(_answer_query), methods=["POST"]),
+            Route(ACQUIRE_ROUTE, self._message(_grant), methods=["POST"]),
+            Route(LEASES_ROUTE, self._message(_take_reports), methods=["POST"]),
         )
 
     async def _hello(self, _: Request) -> Response:
@@ -95,19 +98,46 @@ async def _read_body(request: Request) -> bytes | None:
 
 def _take_holdings(directory: Directory, request: Request, body: bytes) -> Response:
     """Record what a member reports about itself. Reports about other members are refused."""
-    identity = request.headers.get(IDENTITY_HEADER, "")
-    member = directory.members.member(identity)
-    if member is None or not _is_from(member, identity, request):
-        return _problem(403, "no member with this certificate or address has this id")
+    identity = _member(directory, request)
+    if identity is None:
+        return _unknown_member()
     message = Holdings.parse(body)
     if message.sequence == 0:
         directory.publisher.hurry(identity)  # it has restarted, so it has lost the reports of this host
-    return Response(status_code=204) if directory.records.apply(identity, message) else _problem(409, "send all")
+    is_accepted = directory.home.records.apply(identity, message)
+    return Response(status_code=204) if is_accepted else _problem(409, "send all")
 
 
 def _answer_query(directory: Directory, request: Request, body: bytes) -> Response:
     query = HoldersQuery.parse(body)
-    return Response(directory.records.find(query.key, query.known).encode(), headers=JSON_HEADERS)
+    return Response(directory.home.records.find(query.key, query.known).encode(), headers=JSON_HEADERS)
+
+
+def _grant(directory: Directory, request: Request, body: bytes) -> Response:
+    """Say where a member gets a key. Nobody can claim one for another member."""
+    identity = _member(directory, request)
+    if identity is None:
+        return _unknown_member()
+    return Response(directory.home.acquire(AcquireQuery.parse(body, identity)).encode(), headers=JSON_HEADERS)
+
+
+def _take_reports(directory: Directory, request: Request, body: bytes) -> Response:
+    """Record what a member reports about what it receives."""
+    identity = _member(directory, request)
+    if identity is None:
+        return _unknown_member()
+    return Response(directory.home.report(identity, LeaseReports.parse(body)).encode(), headers=JSON_HEADERS)
+
+
+def _member(directory: Directory, request: Request) -> str | None:
+    """Return the id of the member that a request is from; None if it is from nobody that this host knows."""
+    identity = request.headers.get(IDENTITY_HEADER, "")
+    member = directory.members.member(identity)
+    return identity if member is not None and _is_from(member, identity, request) else None
+
+
+def _unknown_member() -> Response:
+    return _problem(403, "no member with this certificate or address has this id")
 
 
 def _is_from(peer: Peer, identity: str, request: Request) -> bool:

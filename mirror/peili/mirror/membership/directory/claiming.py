@@ -1,0 +1,191 @@
+"""Asks the homes of a key where this host gets it: the first one, and the next one if that fails or is slow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from peili.mirror.errors import FailureReason
+from peili.mirror.membership.directory.home_client import FIRST_ANSWER, HomeClient
+from peili.mirror.membership.directory.leases import Leases
+from peili.mirror.oci.references import Key
+from peili.mirror.peer_api.directory import KnownHolder
+from peili.mirror.peer_api.leases import MAX_FAILED, ClaimRequest, FeedFrom, Granted, OtherHome, WaitFor
+from peili.mirror.peer_api.peers import Holder
+from peili.mirror.plugins.interfaces import Want
+from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import Tasks
+
+_UNKNOWN = FailureReason.REFUSED
+"""Why a holder can't be used that this host does not know. It is no fault of the holder."""
+_MAX_UNUSABLE = 2
+"""How often a home is asked again if this host knows none of the holders that it named."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer that a home gave in time.
+
+    Attributes:
+        home: The id of the home.
+        granted: Its answer.
+        holders: The holders in it that this host can use. With `FeedFrom`, there is at least one.
+    """
+
+    home: str
+    granted: Granted
+    holders: tuple[Holder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Homes that are being asked.
+
+    Attributes:
+        home: The id of the home that is asked first.
+        answer: The answer of the home that answers first; None if none of them does.
+    """
+
+    home: str
+    answer: asyncio.Task[Claimed | None]
+
+
+class Claiming:
+    """Asks homes for grants. For use on one loop.
+
+    Args:
+        tasks: Owns the tasks that ask. A question that takes too long goes on, and its grant is undone.
+        client: Asks homes.
+        leases: Undoes grants that are not used, and knows how fast this host receives from upstream.
+        homes_of: Returns the homes of a key, the first one first.
+    """
+
+    def __init__(
+        self, tasks: Tasks, client: HomeClient, leases: Leases, homes_of: Callable[[str], Sequence[str]]
+    ) -> None:
+        self._tasks = tasks
+        self._client = client
+        self._leases = leases
+        self._homes_of = homes_of
+        self._asking: dict[str, Asking] = {}  # by key, the newest question
+
+    def under_way(self, key: str) -> Asking | None:
+        """Return the question about `key` that was asked last and has no answer yet."""
+        return self._asking.get(key)
+
+    def ask(self, want: Want) -> Asking | None:
+        """Begin to ask where this host gets `want`. None if there is no home to ask.
+
+        The caller calls `abandon` if it does not use the answer.
+        """
+        key = str(want.key)
+        homes = self._homes_of(key)
+        usable = [home for home in homes if self._client.has_leases(home)]
+        if not usable:
+            return None
+        usable.sort(key=self._client.is_slow)
+        asking = Asking(usable[0], self._tasks.start(self._ask_homes(want, usable, homes[0])))
+        self._asking[key] = asking
+        asking.answer.add_done_callback(lambda _: self._asking.get(key) is asking and self._asking.pop(key))
+        return asking
+
+    def abandon(self, key: str, asking: Asking) -> None:
+        """Undo what a home grants, or has granted, in answer to a question of `ask`."""
+
+        def undo(answered: asyncio.Task[Claimed | None]) -> None:
+            claimed = None if answered.cancelled() or answered.exception() is not None else answered.result()
+            if claimed is not None:
+                self._undo(key, claimed.home, claimed.granted)
+
+        if asking.answer.done():
+            undo(asking.answer)
+        else:
+            asking.answer.add_done_callback(undo)
+
+    async def _ask_homes(self, want: Want, homes: Sequence[str], first: str) -> Claimed | None:
+        """Ask one home after the other until one answers in time."""
+        id_of = self._client.members.id_of
+        failed = {host: reason for name, reason in want.failed.items() if (host := id_of(name)) is not None}
+        request = ClaimRequest(
+            host=self._client.identity,
+            key=str(want.key),
+            offset=want.offset,
+            size=want.size,
+            can_share=want.can_share,
+            failed=_newest(failed),
+            upstream_rate=self._leases.upstream.best_rate(),
+        )
+        for home in homes:
+            claimed = await self._ask_home(home, want.key, request, is_first=home == first)
+            if claimed is not None:
+                return claimed
+        return None
+
+    async def _ask_home(self, home: str, key: Key, request: ClaimRequest, *, is_first: bool) -> Claimed | None:
+        """Ask a home, or the one that it names instead, until it names a holder that this host knows."""
+        answer = await self._answer(home, key, request, is_final=not is_first)
+        if isinstance(answer, OtherHome):
+            is_known = answer.id == self._client.identity or answer.id in self._client.members.live().ids
+            home = answer.id if is_known and self._client.has_leases(answer.id) else home
+            answer = await self._answer(home, key, request, is_final=True)
+        for _ in range(_MAX_UNUSABLE + 1):
+            if not isinstance(answer, Granted):
+                return None
+            if not isinstance(answer.grant, FeedFrom):
+                return Claimed(home, answer, ())
+            holders = self._usable(answer.grant.holders, request.failed)
+            if holders:
+                return Claimed(home, answer, holders)
+            unusable = {each.id: request.failed.get(each.id, _UNKNOWN) for each in answer.grant.holders}
+            request = replace(request, failed=_newest({**request.failed, **unusable}))
+            answer = await self._answer(home, key, request, is_final=True)
+        self._undo(request.key, home, answer)
+        return None
+
+    def _usable(self, holders: Sequence[KnownHolder], failed: Mapping[str, str]) -> tuple[Holder, ...]:
+        """Return the holders that this host knows. Their sizes are left out, as in `Directory.find`."""
+        live = self._client.members.live().by_id
+        return tuple(
+            Holder(live[each.id], complete=each.available is None, available=each.available)
+            for each in holders
+            if each.id in live and each.id not in failed
+        )
+
+    async def _answer(
+        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
+    ) -> Granted | OtherHome | None:
+        """Return the answer of a home; None if there is none in time. An answer that comes too late is undone."""
+        asking = self._tasks.start(self._ask_and_hold(home, key, request, is_final=is_final))
+        is_used = False
+        try:
+            async with Deadline(FIRST_ANSWER):
+                answer = await asyncio.shield(asking)
+            is_used = True
+        except TimeoutError:
+            self._client.mark_slow(home)
+            return None
+        finally:
+            if not is_used:
+                asking.add_done_callback(lambda done: self._undo_late(request.key, home, done))
+        return answer
+
+    async def _ask_and_hold(
+        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
+    ) -> Granted | OtherHome | None:
+        with self._leases.asking(request.key):
+            return await self._client.acquire(home, key, request, is_final=is_final)
+
+    def _undo_late(self, key: str, home: str, asked: asyncio.Task[Granted | OtherHome | None]) -> None:
+        if not asked.cancelled() and asked.exception() is None:
+            self._undo(key, home, asked.result())
+
+    def _undo(self, key: str, home: str, answer: Granted | OtherHome | None) -> None:
+        if isinstance(answer, Granted) and not isinstance(answer.grant, WaitFor):
+            self._leases.undo(key, home)
+
+
+def _newest(failed: Mapping[str, str]) -> dict[str, str]:
+    """Return the items that were added last, as many as a message may have."""
+    return dict(islice(failed.items(), max(0, len(failed) - MAX_FAILED), None))

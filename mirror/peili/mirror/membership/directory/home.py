@@ -1,0 +1,58 @@
+"""This host as a home: what it knows about the keys of others, and what it decides about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from peili.mirror.membership.directory.claims import Claims
+from peili.mirror.membership.directory.records import Records
+from peili.mirror.peer_api.directory import HoldersAnswer
+from peili.mirror.peer_api.leases import AcquireQuery, Granted, LeaseReports, LeasesAnswer, OtherHome
+from peili.mirror.plugins.interfaces import Context
+
+_MAX_HOLDERS = 16
+"""How many complete holders an answer names, besides those of the grant."""
+
+
+class Home:
+    """The records and the claims of one home. For use on one loop.
+
+    Args:
+        context: The router's context.
+        zone_of: Returns the zone of a host, if it is known.
+        first_home: Returns the id of the first home of a key, as this host sees it; None if there are no homes.
+
+    Attributes:
+        records: Which hosts have which keys.
+        claims: Which host fetches a key from upstream, and who feeds whom.
+    """
+
+    def __init__(
+        self, context: Context, zone_of: Callable[[str], str | None], first_home: Callable[[str], str | None]
+    ) -> None:
+        self.records = Records(context.identity, context.limits, context.limited)
+        self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
+        self._identity = context.identity
+        self._first_home = first_home
+
+    def acquire(self, query: AcquireQuery) -> Granted | OtherHome:
+        """Say where a host gets a key. Only the first home of the key decides, unless the query is final."""
+        request = query.request
+        first = None if query.is_final else self._first_home(request.key)
+        if first is not None and first != self._identity:
+            return OtherHome(first)
+        grant = self.claims.acquire(request)
+        known = self.records.find(request.key, query.known)
+        complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]
+        _, interval = self.claims.report(request.host, ())
+        return Granted(grant, HoldersAnswer(complete, known.version, known.hosts), interval)
+
+    def report(self, host: str, message: LeaseReports) -> LeasesAnswer:
+        """Record what became of the grants of a host."""
+        superseded, interval = self.claims.report(host, message.reports, message.upstream_rate)
+        return LeasesAnswer(tuple(superseded), interval)
+
+    def expire(self) -> None:
+        """Forget what is too old. Call it about every second."""
+        self.records.expire()
+        self.claims.expire()

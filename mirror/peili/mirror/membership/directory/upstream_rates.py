@@ -1,0 +1,74 @@
+"""What this host's runtime fetches from upstream, as far as this host knows, and how fast."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MAX_FETCHES = 1024
+_IDLE_TIME = 120.0
+"""Seconds after which a fetch that does not grow is forgotten."""
+_WINDOW = 1.0
+"""Seconds over which a rate is measured."""
+_RECENT = 60.0
+"""Seconds for which a rate counts."""
+
+
+@dataclass(slots=True)
+class _UpstreamFetch:
+    """A fetch: when it last grew, and when the measured window began and how many bytes there were then."""
+
+    grew: float
+    begun: float
+    available: int | None = None
+
+
+class UpstreamFetches:
+    """The keys for which this host was sent upstream. Used on one event loop.
+
+    Args:
+        clock: Returns a time in seconds that never goes back.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._fetches: OrderedDict[str, _UpstreamFetch] = OrderedDict()
+        self._rates: deque[tuple[float, float]] = deque(maxlen=64)  # when they were measured, and the rates
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._fetches
+
+    def begin(self, key: str) -> None:
+        """Record that the runtime was sent upstream for `key`."""
+        now = self._clock()
+        self._fetches.setdefault(key, _UpstreamFetch(now, now))
+        if len(self._fetches) > _MAX_FETCHES:
+            self._fetches.popitem(last=False)
+
+    def end(self, key: str) -> None:
+        """Record that the runtime does not fetch `key` from upstream any more, or has it whole."""
+        self._fetches.pop(key, None)
+
+    def grow(self, key: str, available: int) -> None:
+        """Record that `available` bytes of `key` have arrived. Keys that are not fetched from upstream are ignored."""
+        fetch, now = self._fetches.get(key), self._clock()
+        if fetch is None:
+            return
+        fetch.grew = now
+        if fetch.available is None or available < fetch.available:
+            fetch.begun, fetch.available = now, available
+        elif now - fetch.begun >= _WINDOW:
+            self._rates.append((now, (available - fetch.available) / (now - fetch.begun)))
+            fetch.begun, fetch.available = now, available
+
+    def best_rate(self) -> float | None:
+        """Return the best rate of the last minute in bytes per second; None if none was measured."""
+        since = self._clock() - _RECENT
+        return max((rate for measured, rate in self._rates if measured >= since), default=None)
+
+    def expire(self) -> None:
+        """Forget fetches that do not grow. Call it about every second."""
+        idle = self._clock() - _IDLE_TIME
+        for key in [key for key, fetch in self._fetches.items() if fetch.grew <= idle]:
+            del self._fetches[key]
