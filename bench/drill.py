@@ -50,12 +50,14 @@ class Drill:
         first: The host whose pull starts first, so that it is sent upstream.
         others: The other hosts.
         pulls: The pulls.
+        tries: How often a host pulls, as the kubelet does, until it has the image.
     """
 
     def __init__(self, scene: ColdStart, layers: Sequence[int], stack: ExitStack) -> None:
         self.scene = scene
         self.first, *self.others = scene.lab.hosts.values()
         self.pulls = scene.prepare(layers)
+        self.tries = 1
         self._stack = stack
         self._exempt: set[str] = set()
 
@@ -108,9 +110,12 @@ class Drill:
         return second
 
     def finish(self) -> Outcome:
-        """Wait until the surviving hosts have the image, or their pulls have failed."""
-        self.pulls.wait(_SECONDS)
+        """Wait until the surviving hosts have the image, or their last tries have failed."""
         survivors = [host for host in self.hosts if host.name not in self._exempt]
+        self.pulls.wait(_SECONDS)
+        for _ in range(1, self.tries):
+            self.pulls.start([host for host in survivors if host.name in self.pulls.failed])
+            self.pulls.wait(_SECONDS)
         without = {host.name: reason for host in survivors if (reason := self._problem(host))}
         last = max((self.pulls.complete.get(host.name, self.pulls.elapsed) for host in survivors), default=0.0)
         return Outcome(self.pulls.copies(), last, without)

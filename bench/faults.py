@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from tests.e2e.checks import flip_byte
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import Process
 
@@ -133,6 +134,19 @@ def _freeze_upstream(drill: Drill) -> None:
     drill.scene.lab.upstream.process.resume()
 
 
+def _flip_byte(drill: Drill) -> None:
+    """Flip a byte on the first host's disk before any other host has read it."""
+    drill.tries = 3
+    [layer] = drill.pulls.image.image.layers
+    drill.pulls.start([drill.first])
+    drill.wait_until_received(drill.first, _SHARE)
+    path = drill.first.containerd.unfinished_path(layer.digest)
+    assert path is not None
+    flip_byte(path, layer.size // 10)
+    drill.lose(drill.first)
+    drill.pulls.start(drill.others)
+
+
 def _stop_upstream(drill: Drill) -> None:
     drill.scene.lab.upstream.stop()
     drill.pulls.start(drill.hosts)
@@ -216,6 +230,13 @@ FAULTS: Sequence[Fault] = (
         "upstream answers 401 to the first host",
         "Its claim expires after 2 s without a byte; then another host is sent upstream. Its pull fails as without it.",
         partial(_on_other_registry, rate="40mbit", closed=True),
+    ),
+    Fault(
+        "a byte is flipped on the disk of the first host",
+        "No other host stores it. Pulls of hosts whose runtime has received it fail, and succeed when repeated, at "
+        "most twice. Another host fetches the blob from upstream again.",
+        _flip_byte,
+        2.1,
     ),
     Fault("two halves know only themselves", "Each half fetches a copy.", _all_at_once, 2.05, groups=2),
 )

@@ -225,13 +225,21 @@ class Containerd:
 
     def received_bytes(self, digest: str) -> int:
         """Return how many bytes of a blob have arrived while it is being pulled; 0 if nothing pulls it."""
+        try:
+            path = self.unfinished_path(digest)
+            return 0 if path is None else path.stat().st_size
+        except FileNotFoundError:  # committed or aborted since it was found
+            return 0
+
+    def unfinished_path(self, digest: str) -> Path | None:
+        """Return the path of the file to which a blob is being written; None if nothing pulls it."""
         for ref in self._content.glob("ingest/*/ref"):
             try:
                 if ref.read_text().endswith(digest):
-                    return ref.with_name("data").stat().st_size
+                    return ref.with_name("data")
             except FileNotFoundError:  # committed or aborted since it was listed
                 continue
-        return 0
+        return None
 
     def is_fetching(self) -> bool:
         """Return whether the daemon has an incomplete blob open."""

@@ -56,13 +56,14 @@ class Pulls:
         return self._running
 
     def start(self, hosts: Sequence[Host], *, interval: float = 0) -> None:
-        """Start a pull on each host, one every `interval` seconds."""
+        """Start a pull on each host, one every `interval` seconds. A host whose pull failed may pull again."""
         started = self.elapsed
         for number, host in enumerate(hosts):
             due = started + number * interval
             self.wait_until(partial(self._is_past, due), timeout=interval + DEADLINE)
             blobs = [host.containerd.blob_path(blob.digest) for blob in self.blobs]
             self._missing[host.name] = [blob for blob in blobs if not blob.exists()]
+            self.failed.pop(host.name, None)
             self._running[host.name] = host.containerd.start_pull(self.image.by_digest)
 
     def forget(self, name: str) -> None:
@@ -70,7 +71,7 @@ class Pulls:
         self._missing.pop(name, None)
         self._running.pop(name, None)
 
-    def wait_until(self, condition: Callable[[], bool], *, timeout: float = DEADLINE) -> None:
+    def wait_until(self, condition: Callable[[], bool], *, timeout: float = DEADLINE, pause: float = _PAUSE) -> None:
         """Follow the pulls until `condition` is true.
 
         Raises:
@@ -79,7 +80,7 @@ class Pulls:
         deadline = self.elapsed + timeout
         while not self._holds(condition):
             assert self.elapsed < deadline, f"waited {timeout:g} s in vain; still pulling: {', '.join(self._running)}"
-            time.sleep(_PAUSE)
+            time.sleep(pause)
 
     def wait(self, timeout: float = DEADLINE) -> None:
         """Follow the pulls until all have returned. Raises as `wait_until` does."""
