@@ -1,9 +1,11 @@
-"""The Kubernetes router against a real API server."""
+"""The Kubernetes router, and the manifests in packaging/kubernetes, against a real API server."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 from collections.abc import AsyncGenerator, Collection, Generator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -14,7 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from tests.kubernetes.pods import ServiceAccount, endpoint, endpoint_slice
+from tests.kubernetes_programs import program
 from tests.lab.api_server import HAS_KUBERNETES, ApiServer, api_server
+from tests.lab.processes import run
 from tests.support.certificates import Authority
 from tests.support.neighbours import entered, peer_ids, until
 from tests.support.tcp_proxy import tcp_proxy
@@ -30,6 +34,45 @@ pytestmark = [
 ]
 SOON = Limits(lookup_timeout=20, backoff_min=0.1, backoff_max=0.1)
 NUMBERS = count(1)
+PACKAGING = Path(__file__).parents[2] / "packaging/kubernetes"
+_RELABELING = {
+    "type": "object",
+    "properties": {"sourceLabels": {"type": "array", "items": {"type": "string"}}, "targetLabel": {"type": "string"}},
+}
+_ENDPOINT = {
+    "type": "object",
+    "properties": {
+        **{each: {"type": "string"} for each in ("port", "path", "interval")},
+        "relabelings": {"type": "array", "items": _RELABELING},
+    },
+}
+_SELECTOR = {
+    "type": "object",
+    "properties": {"matchLabels": {"type": "object", "additionalProperties": {"type": "string"}}},
+}
+_MONITOR = {
+    "type": "object",
+    "properties": {"selector": _SELECTOR, "endpoints": {"type": "array", "items": _ENDPOINT}},
+}
+SERVICE_MONITORS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "servicemonitors.monitoring.coreos.com"},
+    "spec": {
+        "group": "monitoring.coreos.com",
+        "names": {"kind": "ServiceMonitor", "plural": "servicemonitors"},
+        "scope": "Namespaced",
+        "versions": [
+            {
+                "name": "v1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": _MONITOR}}},
+            }
+        ],
+    },
+}
+"""The resource of the Prometheus operator, with the fields that the chart uses."""
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +296,58 @@ async def test_the_router_conforms(api: ApiServer, account: ServiceAccount) -> N
         yield subject
 
     await check_membership_router(kubernetes_router)
+
+
+def kubectl(api: ApiServer, *arguments: str) -> str:
+    """Run kubectl as the administrator of the cluster. Raises CommandFailed."""
+    command = [program("kubectl"), f"--server={api.url}", f"--certificate-authority={api.ca}"]
+    return run([*command, f"--token={api.token_file.read_text()}", *arguments]).decode()
+
+
+def install(api: ApiServer, kind: str, namespace: str, directory: Path, *values: str) -> str:
+    """Apply the manifests in the way of Kustomize or of Helm, first as a dry run of the server. Returns its lines."""
+    api.create_namespace(namespace)
+    if kind == "base":
+        overlay = {"resources": [os.path.relpath(PACKAGING / "base", directory)], "namespace": namespace}
+        (directory / "kustomization.yaml").write_text(json.dumps(overlay))
+        source = ["-k", str(directory)]
+    else:
+        command = [program("helm"), "template", "peili", str(PACKAGING / "chart"), f"--namespace={namespace}"]
+        flags = ["--kube-version=1.34.0", *(f"--set={each}" for each in values)]
+        (directory / "all.yaml").write_bytes(run([*command, *flags]))
+        source = ["-f", str(directory / "all.yaml")]
+    dry_run = kubectl(api, "apply", "--server-side", "--dry-run=server", "--validate=strict", *source)
+    kubectl(api, "apply", "--server-side", *source)
+    return dry_run
+
+
+@pytest.mark.parametrize("kind", ["base", "chart"])
+async def test_the_manifests_are_accepted_and_let_the_router_work(
+    kind: str, api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lines = install(api, kind, f"as-{kind}", tmp_path).splitlines()
+    assert all(line.endswith(" serverside-applied (server dry run)") for line in lines)
+    kinds = {line.partition("/")[0].partition(".")[0] for line in lines}
+    assert kinds >= {"serviceaccount", "role", "rolebinding", "configmap", "service", "daemonset"}
+    account = ServiceAccount(api, f"as-{kind}", tmp_path / "serviceaccount")
+    account.set(endpoint_slice("one", endpoint("a", "10.0.0.1")))
+    async with entered(router := router_for(api, account)):
+        await until(lambda: peer_ids(router) == ["a"])
+    assert warnings(caplog) == []
+
+
+async def test_the_chart_with_zones_and_a_service_monitor_is_accepted(
+    api: ApiServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.apply("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", SERVICE_MONITORS)
+    await until(lambda: api.admin.get("/apis/monitoring.coreos.com/v1/servicemonitors").is_success)
+    room = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "roomy", "labels": {"example.com/room": "attic"}}}
+    api.apply("/api/v1/nodes", room)
+    values = ("zones.nodeLabel=example.com/room", "serviceMonitor.enabled=true", "key.value=peili-key-v1:abc")
+    lines = install(api, "chart", "with-zones", tmp_path, *values).splitlines()
+    assert "servicemonitor.monitoring.coreos.com/peili serverside-applied (server dry run)" in lines
+    account = ServiceAccount(api, "with-zones", tmp_path / "serviceaccount")
+    account.set(endpoint_slice("one", endpoint("a", "10.0.0.1", nodeName="roomy")))
+    async with entered(router := router_for(api, account, zone_label="example.com/room")):
+        await until(lambda: [peer.labels.get("zone") for peer in router.peers()] == ["attic"])
+    assert warnings(caplog) == []
