@@ -17,6 +17,7 @@ from starlette.types import ASGIApp
 
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
+from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.local_checks import RequestCheck, RequestChecks, check_host, check_no_browser, check_same_site
 from peili.mirror.doors.middleware import (
@@ -108,6 +109,8 @@ class Mirror:
     peer: ASGIApp
     ops: ASGIApp
     local_ops: ASGIApp
+    _lifecycle: Lifecycle | None = None  # while the mirror is entered
+    _is_exiting = False
 
     def __init__(
         self,
@@ -138,6 +141,7 @@ class Mirror:
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl)
+        incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
         self._context = Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
@@ -148,15 +152,14 @@ class Mirror:
             limits=self.limits,
             log=self.log,
             limited=self.metrics.limited.add,
+            in_flight=incoming.state,
         )
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._extensions = tuple(extensions)
-        self._relay = Relay(self._context, self.metrics, verify=verify)
-        self._lifecycle: Lifecycle | None = None
-        self._is_exiting = False
+        self._relay = Relay(self._context, self.metrics, incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
-        self._peer_door = PeerDoor(peer, default_registry)
+        self._peer_door = PeerDoor(peer, default_registry, incoming)
         auth = auth or _default_auth(insecure, peer_tls)
         self._build_apps(auth, local_auth or loopback_only, check_host(local_hosts))
 

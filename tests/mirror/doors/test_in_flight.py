@@ -161,11 +161,11 @@ async def test_an_abort_cuts_the_response_off() -> None:
 
 
 async def test_silence_cuts_the_response_off() -> None:
-    async with host(stall_timeout=0.2) as here, here.reading() as reader:
+    async with host(wait_timeout=0.2) as here, here.reading() as reader:
         here.ingest.write(DATA[:500_000])
         await until(lambda: reader.is_whole is False)
         assert reader.body == DATA[:500_000]
-        assert here.limited("stall_timeout") == 1
+        assert here.limited("wait_timeout") == 1
 
 
 @pytest.mark.parametrize("headers", [{}, {"Peili-In-Flight": "0"}, {"Peili-In-Flight": ""}])

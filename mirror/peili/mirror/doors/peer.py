@@ -6,24 +6,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 
 from starlette.types import Scope
 from typing_extensions import override
 
+from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.incoming_content import IncomingContent
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter
-from peili.mirror.doors.stored_content import send_growing, send_stored
+from peili.mirror.doors.stored_content import OpenContent, read_pieces, send_growing, send_stored
 from peili.mirror.errors import NotFound
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE
-from peili.mirror.oci.references import Digest
+from peili.mirror.oci.ranges import Span
+from peili.mirror.oci.references import Descriptor, Digest, detect_media_type
 from peili.mirror.oci.requests import TOOMANYREQUESTS, Endpoint, HTTPError, Target
-from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, accepts_in_flight
-from peili.mirror.plugins.calls import call
+from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, InFlight, accepts_in_flight
+from peili.mirror.plugins.calls import call, shows_in_flight
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.deadlines import Deadline
 
 _IN_FLIGHT = IN_FLIGHT_HEADER.lower().encode()
 
@@ -89,13 +93,19 @@ class UploadSlots:
 class PeerDoor(Door):
     """The door for other hosts.
 
+    Args:
+        context: See `Door`.
+        default_registry: See `Door`.
+        incoming: What this host receives.
+
     Attributes:
         upload_slots: The uploads that run.
     """
 
-    def __init__(self, context: Context, default_registry: str | None) -> None:
+    def __init__(self, context: Context, default_registry: str | None, incoming: IncomingRegistry) -> None:
         super().__init__(context, default_registry)
         self.upload_slots = UploadSlots(context.limits, context.limited)
+        self._incoming = incoming
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
@@ -103,6 +113,7 @@ class PeerDoor(Door):
         store, digest = self.context.store, target.digest
         client = scope.get("client")
         host = client[0] if client else ""
+        accepts_partial = digest is not None and accepts_in_flight(response.header(_IN_FLIGHT))
         if digest is None:
             resolve = partial(store.resolve, self.reference(target))
             digest = (await call(resolve, self.context, "the store", allowed=(Exception,))).digest
@@ -110,9 +121,11 @@ class PeerDoor(Door):
             # Also for a tag: the store's record of a tag may differ from what the manifest itself says.
             stored = await call(partial(store.describe, digest), self.context, "the store", allowed=(Exception,))
         except NotFound:
-            if target.endpoint is not Endpoint.BLOB or not accepts_in_flight(response.header(_IN_FLIGHT)):
+            if not accepts_partial:
                 raise
-            await self._send_in_flight(digest, response, host)
+            slot = nullcontext() if response.is_head else self.upload_slots.acquire(host, in_flight=digest)
+            with slot:
+                await self._send_in_flight(target, digest, response)
             return
         descriptor = requested_descriptor(target, stored)
         if response.is_head:
@@ -121,8 +134,65 @@ class PeerDoor(Door):
         with self.upload_slots.acquire(host):
             await send_stored(response, self.opener, descriptor)
 
-    async def _send_in_flight(self, digest: Digest, response: ResponseWriter, host: str) -> None:
-        """Send a blob that is not whole yet, as it arrives. Nobody has verified its bytes: the receiver must."""
-        slot = nullcontext() if response.is_head else self.upload_slots.acquire(host, in_flight=digest)
-        with slot:
-            await send_growing(response, self.opener, digest)
+    async def _send_in_flight(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
+        """Send content that is not whole yet.
+
+        A blob is sent as it arrives. Nobody has verified its bytes: the receiver must. A manifest is sent when all of
+        it has arrived, because only the whole shows its media type; it is verified.
+        """
+        is_manifest = target.endpoint is Endpoint.MANIFEST
+        incoming = self._incoming.get(digest)
+        if incoming is None:
+            if is_manifest:
+                raise NotFound(f"{digest} is not expected here")
+            async with await self.opener.open(digest, None) as content:
+                state = InFlight(content.available, content.size, (self.context.identity,))
+                await send_growing(response, content, digest, state)
+            return
+        open_stored = partial(self.context.store.open, digest, partial=True)
+        arriving = IncomingContent(incoming, open_stored if shows_in_flight(self.context) else None)
+        async with OpenContent(arriving, digest, b"", self.context) as content:
+            await self._wait_until_known(arriving, 0 if is_manifest else _first_byte(response, digest))
+            if is_manifest:
+                await self._send_manifest(target, digest, response, content)
+            else:
+                state = InFlight(arriving.available, arriving.size).combined_with(incoming.state())
+                await send_growing(response, content, digest, state)
+
+    async def _wait_until_known(self, arriving: IncomingContent, first: int) -> None:
+        """Wait until the size is known, so that the response can begin. Raises NotFound."""
+        wait = Deadline(self.context.limits.wait_timeout)
+        try:
+            async with wait:
+                await arriving.prepare(first)
+        except TimeoutError as error:
+            self.context.limited("wait_timeout")
+            raise NotFound("the content has not arrived in time") from error
+
+    async def _send_manifest(
+        self, target: Target, digest: Digest, response: ResponseWriter, content: OpenContent
+    ) -> None:
+        """Wait for all of a manifest, and send it. Raises NotFound if it is wrong, or too large for a manifest."""
+        size = content.size or 0
+        if not 0 < size <= self.context.limits.manifest_size:
+            raise NotFound(f"{size} bytes are no manifest")
+        data = bytearray()
+        while len(data) < size:
+            await content.wait(len(data))
+            span = Span(len(data), min(content.available, size), size)
+            async with aclosing(read_pieces(content, span)) as pieces:
+                async for piece in pieces:
+                    data += piece
+        if Digest.of(memoryview(data), digest.algorithm) != digest:
+            raise NotFound(f"wrong bytes of {digest} have arrived")
+        descriptor = requested_descriptor(target, Descriptor(detect_media_type(bytes(data)), digest, size))
+        if response.is_head:
+            await response.send_head(descriptor)
+        elif not await response.send_not_modified(digest):
+            await response.send_whole(descriptor, Span.whole(size), bytes(data), is_partial=False)
+
+
+def _first_byte(response: ResponseWriter, digest: Digest) -> int:
+    """Return the first byte that a request is for; 0 if that depends on the size of the content."""
+    wanted = response.range(digest)
+    return 0 if wanted is None or wanted.first is None else wanted.first

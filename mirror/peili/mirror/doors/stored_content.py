@@ -16,7 +16,7 @@ from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import MultipartByteranges, Span
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
-from peili.mirror.peer_api.keys import availability_headers
+from peili.mirror.peer_api.keys import InFlight, availability_headers
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
 from peili.mirror.plugins.interfaces import Context, Store
@@ -42,8 +42,8 @@ _Opened: TypeAlias = tuple[Content, bytes]
 class OpenContent:
     """Content of a store that is open for one response. The owner closes it.
 
-    Every call of the store is bounded by ``limits.stall_timeout`` seconds. An error of the store is never an OSError,
-    so that the door can tell it from an error of the client's connection.
+    Every call of the store but `wait` is bounded by ``limits.stall_timeout`` seconds. An error of the store is never an
+    OSError, so that the door can tell it from an error of the client's connection.
 
     Args:
         content: The content.
@@ -91,10 +91,11 @@ class OpenContent:
         """Wait until more than `past` bytes are available, and return how many are.
 
         Raises:
-            Aborted: The content has no more bytes, or none arrived within ``limits.stall_timeout`` seconds.
+            Aborted: The content has no more bytes, or none arrived within ``limits.wait_timeout`` seconds. Less would
+                punish this host, and all hosts behind the reader, for a slow upstream.
             Unavailable: The store raised an unexpected error.
         """
-        silence = Deadline(self._context.limits.stall_timeout)
+        silence = Deadline(self._context.limits.wait_timeout)
         try:
             async with silence:
                 available = await self._content.wait(past)
@@ -104,7 +105,7 @@ class OpenContent:
             if not silence.expired():
                 self._context.log.exception("%s: the store's wait failed", self._digest)
                 raise StoreUnavailable("the store's wait failed") from error
-            self._context.limited("stall_timeout")
+            self._context.limited("wait_timeout")
             raise Aborted(f"no byte arrived after byte {past} in time") from error
         if available <= past:
             raise Aborted(f"the content ends at byte {past}")
@@ -234,35 +235,40 @@ async def send_stored(response: ResponseWriter, opener: ContentOpener, descripto
         await response.end()
 
 
-async def send_growing(response: ResponseWriter, opener: ContentOpener, digest: Digest) -> None:
-    """Answer a request with content that the store may have only in part so far. The rest is sent as it arrives.
+async def send_growing(response: ResponseWriter, content: OpenContent, digest: Digest, state: InFlight) -> None:
+    """Answer a request with content that this host may have only in part so far. The rest is sent as it arrives.
+
+    Args:
+        response: Writes the response.
+        content: The content.
+        digest: Its digest.
+        state: How the content arrives here, for the headers of the response.
 
     Raises:
-        NotFound: The store has nothing of the content, or does not know its size. Nothing was sent.
+        NotFound: The size of the content is not known. Nothing was sent.
         HTTPError: 416, the content has no byte of the requested range.
         Unavailable: The store failed. If the response has started, it is cut off.
         Aborted: The rest does not arrive in time, or never will. The response is cut off.
     """
-    async with await opener.open(digest, None) as content:
-        if content.size is None:
-            raise NotFound(f"the size of {digest} is not known yet")
-        descriptor = Descriptor(OCTET_STREAM, digest, content.size)
-        availability = availability_headers(None if content.complete else content.available)
-        headers = [(name.lower().encode(), value.encode()) for name, value in availability.items()]
-        if response.is_head:
-            await response.send_head(descriptor, headers)
-            return
-        if await response.send_not_modified(digest):
-            return
-        span = response.span(digest, content.size)
-        await response.start(descriptor, span, is_partial=not span.is_whole, more_headers=headers)
-        offset = span.start
-        while offset < span.stop:
-            available = content.available if content.available > offset else await content.wait(offset)
-            stop = min(available, span.stop)
-            await _send_available(response, content, Span(offset, stop, span.size))
-            offset = stop
-        await response.end()
+    if content.size is None:
+        raise NotFound(f"the size of {digest} is not known yet")
+    descriptor = Descriptor(OCTET_STREAM, digest, content.size)
+    described = availability_headers(None) if content.complete else state.headers()
+    headers = [(name.lower().encode(), value.encode()) for name, value in described.items()]
+    if response.is_head:
+        await response.send_head(descriptor, headers)
+        return
+    if await response.send_not_modified(digest):
+        return
+    span = response.span(digest, content.size)
+    await response.start(descriptor, span, is_partial=not span.is_whole, more_headers=headers)
+    offset = span.start
+    while offset < span.stop:
+        available = content.available if content.available > offset else await content.wait(offset)
+        stop = min(available, span.stop)
+        await _send_available(response, content, Span(offset, stop, span.size))
+        offset = stop
+    await response.end()
 
 
 async def _send_parts(

@@ -24,7 +24,14 @@ from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.membership.sources import KeySources
 from peili.mirror.oci.references import Digest, Key, parse_key
-from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, KEYS_ROUTE, accepts_in_flight, holder_headers
+from peili.mirror.peer_api.keys import (
+    DIGEST_HEADER,
+    IN_FLIGHT_HEADER,
+    KEYS_ROUTE,
+    InFlight,
+    accepts_in_flight,
+    holder_headers,
+)
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
@@ -198,7 +205,7 @@ def _require_running(membership: Membership | None, router: MembershipRouter) ->
 
 
 async def answer_key(context: Context, text: str, *, includes_in_flight: bool = False) -> Response:
-    """Answer a peer that asks for a key (see peer_api/keys.py) from this host's store.
+    """Answer a peer that asks for a key (see peer_api/keys.py): by the store, and by what this host receives.
 
     Args:
         context: The context of the router.
@@ -206,9 +213,9 @@ async def answer_key(context: Context, text: str, *, includes_in_flight: bool = 
         includes_in_flight: Whether the peer also asks for content that is still arriving.
 
     Returns:
-        200 if the store has the whole content or, with `includes_in_flight`, a part of content whose size is known. 404
-        if it does not, 400 if `text` is not a key. 503 if the store does not answer within ``limits.lookup_timeout``:
-        the peer does not wait any longer.
+        200 if the store has the whole content or, with `includes_in_flight`, a part of content whose size is known, or
+        if this host receives or expects the content. 404 if not. 400 if `text` is not a key. 503 if the store does not
+        answer within ``limits.lookup_timeout``: the peer does not wait any longer.
     """
     try:
         async with Deadline(context.limits.lookup_timeout):
@@ -237,10 +244,19 @@ async def _key_headers(context: Context, key: Key, *, includes_in_flight: bool) 
     except NotFound:
         if not includes_in_flight or digest != key:
             raise
-    async with await context.store.open(digest, partial=True) as content:
-        if content.size is None:
-            raise NotFound(f"the size of {digest} is not known yet")
-        return holder_headers(digest, content.size, None if content.complete else content.available)
+    state = context.in_flight(digest)
+    try:
+        async with await context.store.open(digest, partial=True) as content:
+            if content.size is not None and content.complete:
+                return holder_headers(digest, content.size)
+            shown = InFlight(content.available, content.size, (context.identity,))
+    except (NotFound, Aborted, Unavailable):
+        if state is None:
+            raise
+        shown = state
+    if state is None and shown.size is None:
+        raise NotFound(f"the size of {digest} is not known yet")
+    return {DIGEST_HEADER: digest} | shown.combined_with(state).headers()
 
 
 class PushRouter(MembershipRouter):

@@ -48,6 +48,7 @@ _LIMITS = (
     "reader_timeout",
     "relay_memory",
     "restarts",
+    "ring_memory",
     "stall_timeout",
     "start_timeout",
     "stop_timeout",

@@ -69,6 +69,13 @@ class InFlight:
         headers[WAITING_HEADER] = _UPSTREAM if self.feeder is None else _escape(self.feeder)
         return headers
 
+    def combined_with(self, other: InFlight | None) -> InFlight:
+        """Return this with what `other` knows about the same content at the same host: its way, and more bytes."""
+        if other is None:
+            return self
+        size = other.size if self.size is None else self.size
+        return InFlight(max(self.available, other.available), size, other.path, other.feeder)
+
     @classmethod
     def parse(cls, headers: Mapping[str, str]) -> InFlight | None:
         """Read the headers of a response; their names are in lower case.

@@ -57,3 +57,12 @@ async def call(
             raise
         context.log.exception("%s failed", subject)
         raise CallFailed(f"{name} failed") from error
+
+
+def shows_in_flight(context: Context) -> bool:
+    """Return whether the store shows what the runtime receives; see `Store.shows_in_flight`. False if it fails."""
+    try:
+        return bool(context.store.shows_in_flight())
+    except Exception:  # a plug-in may raise anything
+        context.log.exception("%s.shows_in_flight failed", type(context.store).__name__)
+        return False

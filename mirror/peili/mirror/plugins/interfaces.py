@@ -21,6 +21,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.oci.selection import Selection
+from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
@@ -386,6 +387,8 @@ class Context:
         limits: The bounds of the mirror.
         log: The plug-in's own logger.
         limited: Counts in the mirror's metrics that a limit was reached. Its argument is the name of the limit.
+        in_flight: Returns how the content of a digest arrives at this host, as far as the mirror knows without the
+            store. None if the mirror does not expect it.
     """
 
     identity: str
@@ -397,6 +400,7 @@ class Context:
     limits: Limits
     log: logging.Logger
     limited: Callable[[str], None] = lambda _: None
+    in_flight: Callable[[Digest], InFlight | None] = lambda _: None
 
 
 def running_already(plugin: Plugin) -> RuntimeError:

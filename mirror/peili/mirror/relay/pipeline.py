@@ -203,9 +203,10 @@ class PassThroughPipeline(Pipeline):
     @override
     async def consume(self, source: Source) -> None:
         with _open_pipe() as pipe:
-            await self._copy(source, pipe)
-            if pipe is not None and (socket_writer := self._sink.socket_writer) is not None:
-                while source.remaining:
+            while source.remaining:
+                await self._copy(source, pipe)
+                socket_writer = self._sink.socket_writer
+                while pipe is not None and socket_writer is not None and source.remaining and source.can_splice:
                     await socket_writer.splice(pipe.read_end, await source.splice(pipe.write_end, _MAX_SPLICE))
                     self._progress(source.offset)
                     await asyncio.sleep(0)  # lets other tasks run if neither side makes this one wait

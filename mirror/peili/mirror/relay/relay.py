@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
+from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.errors import NotFound
 from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange
@@ -54,6 +55,7 @@ class RelayState:
     Args:
         context: The mirror's context, with the relay's log.
         metrics: The mirror's metrics.
+        incoming: What this host receives.
         verify: Whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
@@ -68,7 +70,8 @@ class RelayState:
         parallel: The transfers of each blob, and the requests to each peer.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
+    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingRegistry, *, verify: bool) -> None:
+        self.incoming = incoming
         self.context = context
         self.limits, self.log, self.metrics = context.limits, context.log, metrics
         self.verify = verify
@@ -87,14 +90,16 @@ class Relay:
     Args:
         context: The mirror's context. Its client must be usable from `start` to `aclose`.
         metrics: The mirror's metrics.
+        incoming: What this host receives. Other hosts read it.
         verify: Whether content larger than ``limits.verify_ahead`` is hashed.
 
     Attributes:
         under_way: The number of transfers in progress.
     """
 
-    def __init__(self, context: Context, metrics: Metrics, *, verify: bool) -> None:
+    def __init__(self, context: Context, metrics: Metrics, incoming: IncomingRegistry, *, verify: bool) -> None:
         self.under_way = 0
+        self._incoming = incoming
         self._context = replace(context, log=context.log.getChild("relay"))
         self._metrics = metrics
         self._verify = verify
@@ -103,7 +108,7 @@ class Relay:
 
     def start(self) -> None:
         """Admit transfers, from now until `stop`. Forget what was learned about peers before."""
-        self._state = RelayState(self._context, self._metrics, verify=self._verify)
+        self._state = RelayState(self._context, self._metrics, self._incoming, verify=self._verify)
         self._is_open = True
 
     def stop(self) -> None:
@@ -123,6 +128,7 @@ class Relay:
                 await self._state.releases.aclose()
             finally:  # also if this is cancelled
                 self._state.hash_threads.close()
+                self._incoming.clear()
 
     @contextmanager
     def admit(self, digest: Digest, wanted: ByteRange | None) -> Generator[RelayState]:

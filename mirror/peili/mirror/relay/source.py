@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.client.connection import Response, ResponseHead
+from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
@@ -76,6 +77,7 @@ class Source:
         span: The bytes that the peer sends.
         offset: The next byte of the content. All bytes before it were read or spliced.
         started: When the first bytes had arrived, by `time.monotonic`.
+        tap: Gets the bytes that are read, for other hosts.
     """
 
     def __init__(self, request: PeerRequest, span: Span, body: _Body, limits: Limits) -> None:
@@ -83,6 +85,7 @@ class Source:
         self.span = span
         self.offset = span.start
         self.started = time.monotonic()
+        self.tap: Tap | None = None
         self._request = request
         self._body = body
         self._waited = 0.0
@@ -155,8 +158,9 @@ class Source:
 
     @property
     def can_splice(self) -> bool:
-        """Whether the next bytes can be spliced."""
-        return self._body.can_splice and not self._body.buffered
+        """Whether the next bytes can be spliced. Not if the tap needs them."""
+        is_tapped = self.tap is not None and self.tap.is_wanted
+        return self._body.can_splice and not self._body.buffered and not is_tapped
 
     def progress(self) -> tuple[int, float] | None:
         """Return how many bytes have arrived, and how many seconds this host waited for them.
@@ -184,11 +188,17 @@ class Source:
         Raises:
             PeerUnavailable: The peer stalled, sends too slowly or ended early, or another one replaces it.
         """
-        return await self._read_with_deadline(self._body.readinto, buffer)
+        offset, count = self.offset, await self._read_with_deadline(self._body.readinto, buffer)
+        if self.tap is not None:
+            self.tap.write(offset, buffer[:count])
+        return count
 
     async def splice(self, pipe: int, count: int) -> int:
         """Move up to `count` bytes into a pipe, which must have room. Otherwise like `readinto`."""
-        return await self._read_with_deadline(self._body.splice, pipe, count)
+        moved = await self._read_with_deadline(self._body.splice, pipe, count)
+        if self.tap is not None:
+            self.tap.skip(self.offset)
+        return moved
 
     async def aclose(self) -> None:
         """Free the connection. Idempotent."""

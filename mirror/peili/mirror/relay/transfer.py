@@ -8,13 +8,16 @@ digest is wrong, the response is cut off, and the runtime requests the rest agai
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
+from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
+from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.plugins.interfaces import LeaseEnd
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, ingest_size, may_resume
@@ -52,6 +55,10 @@ async def open_transfer(
             collect_limit = state.limits.manifest_size if is_manifest else state.limits.verify_ahead
             transfer = Transfer(TransferRequest(digest, path, wanted, collect_limit, is_manifest), state)
             yield transfer
+    except (asyncio.CancelledError, OSError):
+        if transfer is not None:
+            transfer.is_abandoned = True
+        raise
     finally:
         if transfer is not None:
             await transfer.aclose()
@@ -74,6 +81,7 @@ class Transfer:
             sent.
         media_type: The media type of a manifest or index that was collected whole; otherwise
             ``application/octet-stream``.
+        is_abandoned: Whether the runtime has disconnected. The owner sets it.
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
@@ -81,6 +89,9 @@ class Transfer:
         self.has_sent_wrong_bytes = False
         self.data: bytes | None = None
         self.media_type = OCTET_STREAM
+        self.is_abandoned = False
+        self._is_complete = False
+        self._tap: Tap | None = None  # only if the runtime wants the bytes
         self._request = request
         self._state = state
         self._holders = Holders(request, state)
@@ -102,6 +113,7 @@ class Transfer:
             NotFound: No peer sends the content; the runtime must go upstream.
             Unsatisfiable: A holder has the content, but no byte of it is in the requested range.
         """
+        self._tap = self._state.incoming.open_tap(self._request.digest)
         async with self._holders.bounded_wait() as deadline:
             return await self._begin(deadline)
 
@@ -126,6 +138,7 @@ class Transfer:
     def complete(self) -> None:
         """Note that the runtime has all that it wanted. The router learns this when its lease is released."""
         self._holders.lease.end_reason = LeaseEnd.DONE
+        self._is_complete = True
 
     def trim_to(self, span: Span) -> None:
         """Let `send_to` send only `span` of the whole content that is in `data`: the range of a manifest."""
@@ -162,6 +175,9 @@ class Transfer:
 
     async def aclose(self) -> None:
         """Free the memory, the peer's connection and the router's lease."""
+        if self._tap is not None:
+            is_expected = self._is_complete or shows_in_flight(self._state.context)
+            self._tap.close(is_abandoned=self.is_abandoned, is_expected=is_expected)
         self.data = None
         self._release_memory()
         await self._holders.aclose()
@@ -312,6 +328,7 @@ class Transfer:
         if not self._rejections.readmit_other_sizes():
             return False
         self._senders.clear()  # their bytes are discarded
+        self._discard_tapped()
         return True
 
     def _record_verified(self, data: bytes) -> None:
@@ -365,6 +382,7 @@ class Transfer:
             self._senders.add(source.peer.id)
             before, start = self.senders.pop(source.peer.id, 0), source.offset
             self.senders[source.peer.id] = before  # at the end: it sends now
+            self._tap_source(source)
             try:
                 await pipeline.consume(source)
                 break
@@ -380,6 +398,19 @@ class Transfer:
                 await pipeline.release()
                 raise Aborted(f"no holder remains at byte {source.offset}") from error
         await pipeline.finish()
+
+    def _tap_source(self, source: Source) -> None:
+        """Let other hosts read what `source` sends."""
+        if self._tap is not None:
+            # Without a ring, another host could get content that is collected only when it was verified and written.
+            is_collected = source.span.size <= self._request.collect_limit
+            self._tap.read_from(lambda: (source.peer.id,), size=source.span.size, needs_ring=is_collected)
+            source.tap = self._tap
+
+    def _discard_tapped(self) -> None:
+        """Let other hosts discard what they have read: it was wrong."""
+        if self._tap is not None:
+            self._tap.discard_bytes()
 
     async def _reserve_memory(self, count: int) -> None:
         """Release what was reserved before, and reserve `count` bytes of the buffer pool. Raises NotFound."""
@@ -417,6 +448,7 @@ class Transfer:
         Raises:
             DigestMismatch: Bytes before the end are wrong, or no other holder remains.
         """
+        self._discard_tapped()
         verifier, span, holders = self._verifier, self._span, self._holders
         wrong = bytes(verifier.rewind())
         start = span.stop - len(wrong)
@@ -458,6 +490,7 @@ class Transfer:
         In the latter case, `_fetch_end_again` has blamed the senders.
         """
         state, digest = self._state, self._request.digest
+        self._discard_tapped()
         await self._holders.disconnect()
         if not was_sent:
             self._blame(self._senders)
