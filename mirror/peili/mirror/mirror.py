@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from socket import gethostname
 from typing import TYPE_CHECKING, Any, Self
 
 from starlette import routing
@@ -41,6 +42,7 @@ from peili.mirror.peer_api.peers import Peer, is_identity
 from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers import DeferResolver
+from peili.mirror.status import StatusParts
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
@@ -281,22 +283,22 @@ class Mirror:
     def status(self) -> Mapping[str, Any]:
         """Return the document of ``/status``. Call it on the mirror's loop.
 
-        It says who this host is, which parts are ready, which peers it knows and whether they answer, and
-        which clients used its local door.
+        It says who this host is, which parts are ready, which peers it knows and whether they answer, which clients
+        used its local door, what they received from where, what is transferred now, and the last warnings.
         """
         lifecycle = self._lifecycle
-        peers = lifecycle.peers() if lifecycle is not None else ()
-        return {
-            "identity": self.identity.id,
-            "urls": list(self.identity.urls),
-            "ready": dict(self.readiness()),
-            "peers": [_describe(each) for each in peers],
-            "unreachable": [
-                {**_describe(each.peer), "reason": each.reason, "since": each.since, "last_seen": each.last_seen}
-                for each in (lifecycle.unreachable() if lifecycle is not None else ())
-            ],
-            "runtime": self.metrics.clients.summary(),
-        }
+        return StatusParts(
+            identity=self.identity,
+            plugins={part: type(each).__name__ for part, each in self._plugins.items()},
+            ready=self.readiness(),
+            peers=lifecycle.peers() if lifecycle is not None else (),
+            unreachable=lifecycle.unreachable() if lifecycle is not None else (),
+            contact=self._context.client.contact,
+            advertised=lifecycle.advertised if lifecycle is not None else 0,
+            metrics=self.metrics,
+            accounting=self.accounting,
+            problems=self.log.problems,
+        ).document()
 
     def _gauges(self) -> Gauges:
         lifecycle = self._lifecycle
@@ -381,11 +383,6 @@ class Mirror:
                 self._is_exiting = False
 
 
-def _describe(peer: Peer) -> Mapping[str, Any]:
-    described: dict[str, Any] = {"id": peer.id, "urls": list(peer.urls)}
-    return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
-
-
 def _check_arguments(
     auth: Auth | None,
     insecure: bool,
@@ -411,9 +408,14 @@ def _default_auth(insecure: bool, peer_tls: PeerTLS | None) -> Auth:
     return loopback_only if peer_tls is None else peer_tls.admits
 
 
+def _random_identity() -> str:
+    name = "".join(each if each.isascii() and (each.isalnum() or each in "._-") else "-" for each in gethostname())
+    return f"{name[:64] or 'host'}-{uuid.uuid4().hex[:12]}"
+
+
 def _identity_peer(identity: str | Peer | None, peer_tls: PeerTLS | None) -> Peer:
     certified = peer_tls.identity if peer_tls is not None else None
-    own = identity if isinstance(identity, Peer) else Peer(identity or certified or uuid.uuid4().hex, ())
+    own = identity if isinstance(identity, Peer) else Peer(identity or certified or _random_identity(), ())
     if not is_identity(own.id):
         raise ConfigError("identity", f"up to 255 of the visible ASCII characters, not {own.id!a}")
     if certified is not None and own.id != certified:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from peili.mirror.doors.middleware import OpsMiddleware
 from peili.mirror.errors import ConfigError, ListenError
-from peili.mirror.metrics.counters import LOCAL, PEER
+from peili.mirror.metrics.counters import LOCAL, OPS, PEER
 from peili.mirror.mirror import Mirror
 from peili.mirror.server.acceptor import Acceptor
 from peili.mirror.server.listening import Address, address_of, bind, urls_of
@@ -34,10 +34,12 @@ class Serving:
     Attributes:
         local_addresses: ``host:port`` of each bound address of the local door.
         peer_addresses: ``host:port`` of each bound address of the peer door.
+        ops_addresses: ``host:port`` of each bound address of `Mirror.ops`: those of the local door if it has no others.
     """
 
     local_addresses: tuple[str, ...]
     peer_addresses: tuple[str, ...]
+    ops_addresses: tuple[str, ...]
 
 
 @asynccontextmanager
@@ -46,6 +48,7 @@ async def serve(
     *,
     local: Address | Sequence[Address],
     peer: Address | Sequence[Address] | None = None,
+    ops: Address | Sequence[Address] | None = None,
     peer_ssl: ssl.SSLContext | None = None,
     advertise: str | Sequence[str] | None = None,
 ) -> AsyncGenerator[Serving]:
@@ -57,8 +60,9 @@ async def serve(
 
     Args:
         mirror: The mirror.
-        local: Where to serve the local door and `Mirror.ops`. A socket is duplicated; the caller still owns it.
+        local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
+        ops: Where to serve `Mirror.ops`. None means at the addresses of the local door.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
@@ -66,31 +70,42 @@ async def serve(
         ListenError: An address can't be listened on.
         ConfigError: An address is malformed, or both `peer_ssl` and the mirror's `peer_tls` are given.
     """
-    peer_context = _peer_context(mirror, peer_ssl)
-    reader_timeout = mirror.limits.reader_timeout
-    local_sockets = bind(local, any_host="127.0.0.1", reader_timeout=reader_timeout)
-    peer_sockets: list[socket.socket] = []
-    try:
-        peer_sockets = bind(peer, any_host="::", reader_timeout=reader_timeout) if peer is not None else []
-        doors = [_DoorServer(LOCAL, OpsMiddleware(mirror.local, mirror.local_ops), mirror)]
+    context = _peer_context(mirror, peer_ssl)
+    addresses = ((local, "127.0.0.1"), (peer, "::"), (ops, "127.0.0.1"))
+    with _listening(addresses, mirror.limits.reader_timeout) as (local_sockets, peer_sockets, ops_sockets):
+        local_app = mirror.local if ops_sockets else OpsMiddleware(mirror.local, mirror.local_ops)
+        doors = [(_DoorServer(LOCAL, local_app, mirror), local_sockets)]
         if peer_sockets:
-            doors.append(_DoorServer(PEER, mirror.peer, mirror, peer_context))
-            found = urls_of(peer_sockets, "https" if peer_context else "http") if advertise is None else advertise
+            doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
+            found = urls_of(peer_sockets, "https" if context else "http") if advertise is None else advertise
             mirror.listens_at([found] if isinstance(found, str) else found)
-        serving = Serving(tuple(map(address_of, local_sockets)), tuple(map(address_of, peer_sockets)))
+        if ops_sockets:
+            doors.append((_DoorServer(OPS, mirror.local_ops, mirror), ops_sockets))
+        sockets_of_doors = (local_sockets, peer_sockets, ops_sockets or local_sockets)
+        serving = Serving(*(tuple(map(address_of, each)) for each in sockets_of_doors))
         async with contextlib.AsyncExitStack() as stack:
-            for door, sockets in zip(doors, (local_sockets, peer_sockets), strict=False):
+            for door, sockets in doors:
                 await stack.enter_async_context(door.listening(sockets))
             try:
                 await mirror.resume()
                 yield serving
             finally:
                 await mirror.drain(mirror.limits.drain_timeout)
-                for door in doors:
-                    door.should_exit = True  # so that all doors stop at the same time
-    finally:
-        for each in (*local_sockets, *peer_sockets):
-            each.close()
+                for door, _ in doors:  # before the first one is awaited, so that all stop at the same time
+                    door.should_exit = True
+
+
+@contextlib.contextmanager
+def _listening(
+    doors: Sequence[tuple[Address | Sequence[Address] | None, str]], reader_timeout: float
+) -> Generator[list[list[socket.socket]]]:
+    """Yield the listening sockets of each door. A door is its addresses, and the host of an address without one."""
+    with contextlib.ExitStack() as stack:
+        found: list[list[socket.socket]] = []
+        for addresses, any_host in doors:
+            bound = [] if addresses is None else bind(addresses, any_host=any_host, reader_timeout=reader_timeout)
+            found.append([stack.enter_context(each) for each in bound])
+        yield found
 
 
 def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[], ssl.SSLContext] | None:

@@ -316,7 +316,18 @@ def test_a_frozen_app_registers_its_own_plug_ins() -> None:
     assert frozen("serve", "--check", "--set=store.kind=own", "--set=router.kind=own") == "the configuration is valid\n"
 
 
-COMMANDS = ("serve", "doctor", "hosts", "plugins", "version", "demo", "hosts apply", "hosts show", "hosts remove")
+COMMANDS = (
+    "serve",
+    "status",
+    "doctor",
+    "hosts",
+    "plugins",
+    "version",
+    "demo",
+    "hosts apply",
+    "hosts show",
+    "hosts remove",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

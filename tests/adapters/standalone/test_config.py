@@ -120,7 +120,7 @@ TLS = "tls = { ca = '/ca', cert = '/cert', key = '/key' }"
 HTTPS = "https://HOST:PORT or https://HOST:PORT/PATH"
 FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
-SECTIONS = "local, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
+SECTIONS = "local, ops, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown option; there are: {SECTIONS}"),

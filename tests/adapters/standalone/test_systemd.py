@@ -117,8 +117,8 @@ def test_neither_the_sockets_nor_their_names_reach_children(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("", "LISTEN_FDNAMES: FileDescriptorName=local or FileDescriptorName=peer in the socket's unit, not ''"),
-        ("peili.socket", "LISTEN_FDNAMES: FileDescriptorName=local or FileDescriptorName=peer in the socket's unit, "),
+        ("", "LISTEN_FDNAMES: FileDescriptorName=local, peer or ops in the socket's unit, not ''"),
+        ("peili.socket", "LISTEN_FDNAMES: FileDescriptorName=local, peer or ops in the socket's unit, "),
     ],
 )
 def test_a_socket_without_the_name_of_a_door_is_one_line_and_exit_code_2(name: str, line: str, tmp_path: Path) -> None:

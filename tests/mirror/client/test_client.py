@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -243,3 +244,26 @@ async def test_a_cancelled_request_leaves_no_connection_open() -> None:
             async with asyncio.timeout(0.1):
                 await fetch(client, a.peer)
         await until(lambda: a.open == 0)
+
+
+async def test_the_last_contact_has_a_time_and_the_round_trip_of_a_head() -> None:
+    async with peers(DATA, honest) as [a], peer_client() as client:
+        peer, before = Peer("a", a.urls), time.time()
+        assert client.contact(peer) is None
+        await fetch(client, peer)
+        contact = client.contact(peer)
+        assert contact is not None
+        assert contact.round_trip is None
+        assert before <= contact.last_seen <= time.time()
+        await client.head(peer, "/x", timeout=20)
+        known = client.contact(peer)
+        assert known is not None
+        assert known.round_trip is not None
+        assert 0 < known.round_trip < 20
+        await fetch(client, peer)
+        again = client.contact(peer)
+        assert again is not None
+        assert (again.round_trip, again.last_seen >= known.last_seen) == (known.round_trip, True)
+        with pytest.raises(PeerUnavailable):
+            await client.head(Peer("b", (refusing_url(),)), "/x", timeout=20)
+        assert client.contact(Peer("b", ())) is None

@@ -149,6 +149,36 @@ def serve_command(
     return 0
 
 
+_URL = click.option(
+    "--url", metavar="URL", help="The address of the running peili. By default, from ops.listen or local.listen."
+)
+
+
+@peili.command("status", epilog=_PRECEDENCE)
+@_CONFIGURATION
+@_URL
+@_JSON
+@click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
+def status_command(
+    *, config: Path | None, assignments: Sequence[str], url: str | None, as_json: bool, watch: bool
+) -> int:
+    """Show what the running peili of this host does.
+
+    It shows its peers, what is in flight and from whom, how many bytes came from the store, from peers and from
+    upstream, the share that was saved, the last pulls and the last problems.
+    """
+    from peili.adapters.standalone import status  # noqa: PLC0415 - httpx is slow to import
+
+    return status.run(_ops_url(config, assignments, url), sys.stdout.write, as_json=as_json, watch=watch)
+
+
+def _ops_url(config: Path | None, assignments: Sequence[str], url: str | None) -> str:
+    """Return the address of the running peili: `url`, or the one in the configuration."""
+    from peili.adapters.standalone import operations  # noqa: PLC0415 - httpx is slow to import
+
+    return url.rstrip("/") if url is not None else operations.ops_url(load.load(config, assignments))
+
+
 @peili.command("doctor", epilog=_PRECEDENCE)
 @_CONFIGURATION
 @click.option(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,6 +32,7 @@ from peili.mirror import (
 )
 
 T = TypeVar("T")
+_DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
 _ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
 
 LEVELS = ("debug", "info", "warning", "error")
@@ -169,11 +171,13 @@ class Config:
     """A complete configuration. Everything is checked except the options of the plug-ins.
 
     Attributes:
+        ops: The addresses of probes, metrics, status and the page. Empty for those of the local door.
         watchdog: How many seconds the event loop may be blocked; 0 switches the watchdog off.
         file: The file that it was read from; None if there is none.
     """
 
     local: LocalOptions
+    ops: tuple[str, ...]
     peer: PeerOptions
     store: PluginSection
     router: PluginSection
@@ -195,6 +199,7 @@ class Config:
         _check_names(sections)
         config = cls(
             local=_load_local(sections),
+            ops=_load_ops(sections),
             peer=_load_peer(sections),
             store=load_plugin("store", sections),
             router=load_plugin("router", sections),
@@ -211,7 +216,7 @@ class Config:
 
 
 _DEFAULT_PLUGINS = {"store": "containerd", "router": "mdns", "resolver": "defer"}
-SECTIONS = ("local", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
+SECTIONS = ("local", "ops", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
 _STRINGS = ("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level")
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
@@ -256,6 +261,7 @@ def _keys() -> dict[str, tuple[str, ...]]:
     """Return the keys of each section that has no plug-in."""
     return {
         "local": _field_names(LocalOptions),
+        "ops": ("listen",),
         "peer": tuple(name for name in _field_names(PeerOptions) if name != "sources"),
         "mirror": _field_names(MirrorOptions),
         "limits": _field_names(Limits),
@@ -286,6 +292,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _load_ops(sections: Sections) -> tuple[str, ...]:
+    with _section("ops", sections, "listen") as section:
+        return _addresses(section, "listen", [], empty=True)
+
+
 def _load_log(sections: Sections) -> LogOptions:
     with _section("log", sections, *_field_names(LogOptions)) as section:
         return LogOptions(section.choice("format", FORMATS, "text"), section.choice("level", LEVELS, "info"))
@@ -303,18 +314,20 @@ def _load_limits(sections: Sections) -> Limits:
 
 def _check_ports(sections: Sections) -> None:
     """Check that the doors do not listen on the same port of the same address."""
-    for local in _load_local(sections).listen:
-        for peer in _load_peer(sections).listen:
-            (local_host, _, local_port), (peer_host, _, peer_port) = local.rpartition(":"), peer.rpartition(":")
-            is_same_host = local_host == peer_host or not {local_host, peer_host}.isdisjoint(_ANY_HOST)
-            if int(local_port) == int(peer_port) != 0 and is_same_host:
-                section = "peer" if "listen" in sections.get("peer", {}) else "local"
+    doors = {"local": _load_local(sections).listen, "peer": _load_peer(sections).listen, "ops": _load_ops(sections)}
+    for (one, addresses), (other, others) in combinations(doors.items(), 2):
+        for address, another in product(addresses, others):
+            (host, _, port), (other_host, _, other_port) = address.rpartition(":"), another.rpartition(":")
+            is_same_host = host == other_host or not {host, other_host}.isdisjoint(_ANY_HOST)
+            if int(port) == int(other_port) != 0 and is_same_host:
+                section = other if "listen" in sections.get(other, {}) else one
                 setting = sections.get(section, {}).get("listen")
-                expected = f"a port of its own; {local} of the local door and {peer} of the peer door are the same"
-                raise ConfigError(f"{section}.listen", expected, source=None if setting is None else setting.source)
+                names = f"{address} of {_DOOR_NAMES[one]} and {another} of {_DOOR_NAMES[other]}"
+                source = None if setting is None else setting.source
+                raise ConfigError(f"{section}.listen", f"a port of its own; {names} are the same", source=source)
 
 
-def _addresses(section: Options, key: str, default: str, *, empty: bool = False) -> tuple[str, ...]:
+def _addresses(section: Options, key: str, default: str | list[str], *, empty: bool = False) -> tuple[str, ...]:
     """Return one address or a list of addresses as a tuple. The list may be empty if `empty` is true."""
     expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
     value = section.value(key, (str, list), expected, default)
@@ -413,6 +426,7 @@ def _load_hosts(sections: Sections) -> HostsOptions:
 CHECKS: tuple[Callable[[Sections], object], ...] = (
     _check_names,
     _load_local,
+    _load_ops,
     _load_peer,
     _load_mirror,
     _load_limits,

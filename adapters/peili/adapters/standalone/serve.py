@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sys
-import uuid
 from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -16,8 +15,9 @@ from dataclasses import dataclass, replace
 from peili.adapters.standalone import logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
+from peili.adapters.standalone.identity import default_identity
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Watchdog, clients_in, serve
+from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Serving, Watchdog, clients_in, serve
 from peili.mirror.server.listening import bind
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
@@ -41,7 +41,7 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         ConfigError: A plug-in does not exist, or one of its options is wrong.
     """
     plugins = plugins or Plugins()
-    identity = config.mirror.identity or uuid.uuid4().hex
+    identity = config.mirror.identity or default_identity(config)
     store = config.store.build(plugins.store)
     router = _router(config, plugins)
     resolver = config.resolver.build(plugins.resolver)
@@ -150,10 +150,11 @@ def raise_descriptor_limit(log: logging.Logger) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Sockets:
-    """The listening sockets of each door. The list for the peer door may be empty."""
+    """The listening sockets of each door. The lists for the peer door and for ops may be empty."""
 
     local: Sequence[socket.socket]
     peer: Sequence[socket.socket]
+    ops: Sequence[socket.socket]
 
 
 @contextmanager
@@ -164,6 +165,7 @@ def _listen(config: Config, mirror: Mirror, passed: PassedSockets) -> Generator[
         for addresses, any_host in (
             (passed.local or config.local.listen, "127.0.0.1"),
             (passed.peer or config.peer.listen, "::"),
+            (passed.ops or config.ops, "127.0.0.1"),
         ):
             sockets = bind(addresses, any_host=any_host, reader_timeout=mirror.limits.reader_timeout)
             doors.append([stack.enter_context(each) for each in sockets])
@@ -179,12 +181,13 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
                 mirror,
                 local=sockets.local,
                 peer=sockets.peer or None,
+                ops=sockets.ops or None,
                 advertise=config.peer.advertise,
             ) as serving,
         ):
-            for each in (*sockets.local, *sockets.peer):
+            for each in (*sockets.local, *sockets.peer, *sockets.ops):
                 each.close()  # the servers have duplicates; when those are closed, no client must wait at the port
-            _log_start(config, mirror, serving.local_addresses, serving.peer_addresses, log)
+            _log_start(config, mirror, serving, log)
             notifier.send("READY=1")
             name = await stop
             notifier.send("STOPPING=1")
@@ -246,16 +249,17 @@ def _reload_at_signal(mirror: Mirror, log: logging.Logger) -> Generator[None]:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the process is about to end, and must not end earlier
 
 
-def _log_start(
-    config: Config, mirror: Mirror, local: tuple[str, ...], peer: tuple[str, ...], log: logging.Logger
-) -> None:
+def _log_start(config: Config, mirror: Mirror, serving: Serving, log: logging.Logger) -> None:
+    peer = serving.peer_addresses
     log.info(
-        "peili %s is up: configuration %s, identity %s, local door %s, peer door %s, store %s, router %s, resolver %s",
+        "peili %s is up: configuration %s, identity %s, local door %s, peer door %s, ops %s, store %s, router %s, "
+        "resolver %s",
         version("peili"),
         config.file or "without a file",
         mirror.identity.id,
-        ", ".join(local),
+        ", ".join(serving.local_addresses),
         ", ".join(peer) or "none",
+        ", ".join(serving.ops_addresses),
         config.store.kind,
         config.router.kind,
         config.resolver.kind,

@@ -16,7 +16,7 @@ from typing import Self
 from peili.mirror import ConfigError
 from peili.mirror.server.listening import address_of
 
-DOORS = ("local", "peer")
+DOORS = ("local", "peer", "ops")
 _FIRST_DESCRIPTOR = 3  # SD_LISTEN_FDS_START
 _VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 
@@ -27,6 +27,7 @@ class PassedSockets:
 
     local: tuple[socket.socket, ...] = ()
     peer: tuple[socket.socket, ...] = ()
+    ops: tuple[socket.socket, ...] = ()
 
     @property
     def local_addresses(self) -> tuple[str, ...]:
@@ -66,10 +67,10 @@ def _by_door(sockets: Iterable[socket.socket], names: list[str]) -> PassedSocket
     for index, each in enumerate(sockets):
         name = names[index] if index < len(names) else ""
         if name not in doors:
-            expected = "FileDescriptorName=local or FileDescriptorName=peer in the socket's unit"
+            expected = "FileDescriptorName=local, peer or ops in the socket's unit"
             raise ConfigError("LISTEN_FDNAMES", f"{expected}, not {name!a}")
         doors[name].append(each)
-    return PassedSockets(tuple(doors["local"]), tuple(doors["peer"]))
+    return PassedSockets(*(tuple(doors[door]) for door in DOORS))
 
 
 class Notifier:

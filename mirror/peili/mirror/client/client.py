@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Awaitable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -46,6 +47,19 @@ _SAFE_IN_TARGET = "/:?=&%@!$'()*+,;~[]"
 """What a path with a query may contain in addition to letters and digits. Other characters are escaped."""
 
 
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """The last response of a peer.
+
+    Attributes:
+        last_seen: When its head arrived, in seconds since 1970.
+        round_trip: How many seconds the last HEAD request took, without connecting; None if there was none.
+    """
+
+    last_seen: float
+    round_trip: float | None
+
+
 class ConnectError(Exception):
     """No connection could be made. Its message says why."""
 
@@ -68,6 +82,7 @@ class PeerClient:
     ) -> None:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
+        self._contacts: dict[str, Contact] = {}  # by the peer's id
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
         self._tls = tls
         self._pool = ConnectionPool(tls)
@@ -166,6 +181,17 @@ class PeerClient:
                 finally:
                     response.close(keep=not body or 200 <= response.head.status < 300)
 
+    def contact(self, peer: Peer) -> Contact | None:
+        """Return when `peer` answered last; None if it has not, or if too many others have since then."""
+        return self._contacts.get(peer.id)
+
+    def _note_contact(self, peer: Peer, request: _Request) -> None:
+        previous = self._contacts.pop(peer.id, None)
+        if len(self._contacts) >= _MAX_PREFERENCES:
+            del self._contacts[next(iter(self._contacts))]
+        known = previous.round_trip if previous is not None else None
+        self._contacts[peer.id] = Contact(time.time(), request.seconds if request.method == "HEAD" else known)
+
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
         urls = peer.urls
@@ -180,6 +206,7 @@ class PeerClient:
                 self._preferred.pop(peer.id, None)
                 last_error = error
             else:
+                self._note_contact(peer, request)
                 if len(urls) > 1:
                     if len(self._preferred) >= _MAX_PREFERENCES:
                         self._preferred.clear()  # costs each peer one attempt at most
@@ -202,7 +229,7 @@ class PeerClient:
         if (idle := self._pool.take_idle(origin)) is not None:
             request.is_connecting = False
             try:
-                return await idle.request(request.method, data)
+                return await request.timed(idle.request(request.method, data))
             except ServerDisconnected:
                 if request.body is not None:
                     raise  # the peer may have read it
@@ -210,7 +237,7 @@ class PeerClient:
         request.is_connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
         request.is_connecting = False
-        return await connection.request(request.method, data)
+        return await request.timed(connection.request(request.method, data))
 
     def _encode(self, origin: Origin, url: str, request: _Request) -> bytes:
         """Return the bytes of a request."""
@@ -234,6 +261,7 @@ class _Request:
         path: The path below the base URL of the peer.
         body: The body. A request without one may be sent again if the connection ends before the response begins.
         is_connecting: Whether the request waits for a connection.
+        seconds: How long the head of the response took, once there was a connection.
     """
 
     method: str
@@ -241,6 +269,15 @@ class _Request:
     headers: Mapping[str, str]
     body: bytes | None = None
     is_connecting: bool = False
+    seconds: float = 0.0
+
+    async def timed(self, response: Awaitable[Response]) -> Response:
+        """Wait for `response`, and measure how long that takes."""
+        started = time.monotonic()
+        try:
+            return await response
+        finally:
+            self.seconds = time.monotonic() - started
 
 
 @contextmanager

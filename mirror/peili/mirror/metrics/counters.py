@@ -18,6 +18,8 @@ from peili.mirror.metrics.requests import RequestRecord
 
 LOCAL, PEER = "local", "peer"
 """The doors."""
+OPS = "ops"
+"""The address for operators. Its requests are not counted."""
 FROM_STORE, FROM_PEER = "store", "peer"
 """Where content comes from."""
 HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
@@ -332,10 +334,14 @@ def _gauge(name: str, text: str, value: int | None) -> Family:
     return Family(name, "gauge", text, (), {} if value is None else {(): value})
 
 
-def _build() -> Family:
+def peili_version() -> str:
+    """Return the installed version of peili; ``unknown`` in a frozen app without the metadata."""
     try:
-        version = metadata.version("peili")
-    except metadata.PackageNotFoundError:  # a frozen app without the metadata
-        version = "unknown"
-    built: dict[Labels, float] = {(version, platform.python_version()): 1}
+        return metadata.version("peili")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _build() -> Family:
+    built: dict[Labels, float] = {(peili_version(), platform.python_version()): 1}
     return Family("peili_build_info", "gauge", "The versions of peili and of Python.", ("version", "python"), built)

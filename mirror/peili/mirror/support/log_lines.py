@@ -7,7 +7,9 @@ from __future__ import annotations
 import logging
 import re
 import traceback
+from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias, cast
 
@@ -19,6 +21,8 @@ _LONGEST_ARGUMENT = 400
 """The maximum length of an argument in a line that is too long, and of an exception's text."""
 _LINES = 200
 """The maximum number of lines of a traceback."""
+_PROBLEMS = 32
+"""How many warnings and errors are kept."""
 _UNSAFE = re.compile("[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that end a line, control a terminal, change the direction of text, or cannot be encoded."""
 
@@ -75,6 +79,23 @@ def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
                 found += cast("BaseExceptionGroup[BaseException]", each).exceptions
 
 
+@dataclass(frozen=True, slots=True)
+class LoggedProblem:
+    """A warning or an error that was logged.
+
+    Attributes:
+        time: When, in seconds since 1970.
+        level: ``warning``, ``error`` or ``critical``.
+        logger: The name of the logger.
+        message: The message, in one line.
+    """
+
+    time: float
+    level: str
+    logger: str
+    message: str
+
+
 class LineLogger(logging.Logger):
     """A logger that writes each message as one line of at most `LONGEST` characters.
 
@@ -82,11 +103,16 @@ class LineLogger(logging.Logger):
 
     Args:
         to: The other logger.
+        problems: Receives the warnings and errors, also those of children. By default, a new bounded list.
+
+    Attributes:
+        problems: The last warnings and errors, the newest last.
     """
 
-    def __init__(self, to: logging.Logger) -> None:
+    def __init__(self, to: logging.Logger, problems: deque[LoggedProblem] | None = None) -> None:
         super().__init__(to.name)
         self.parent = self._target = to
+        self.problems = deque[LoggedProblem](maxlen=_PROBLEMS) if problems is None else problems
 
     @override
     def isEnabledFor(self, level: int) -> bool:
@@ -106,7 +132,7 @@ class LineLogger(logging.Logger):
 
     @override
     def getChild(self, suffix: str) -> LineLogger:
-        return LineLogger(self._target.getChild(suffix))
+        return LineLogger(self._target.getChild(suffix), self.problems)
 
     @override
     def handle(self, record: logging.LogRecord) -> None:
@@ -122,6 +148,9 @@ class LineLogger(logging.Logger):
             lines = exception_lines(record.exc_info)
             if lines != "".join(traceback.format_exception(*record.exc_info)).removesuffix("\n"):
                 record.exc_text = lines  # a safe traceback is formatted by the host agent's own formatter
+        if record.levelno >= logging.WARNING:
+            text = one_line(record.getMessage(), _LONGEST_ARGUMENT)
+            self.problems.append(LoggedProblem(record.created, record.levelname.lower(), record.name, text))
         self._target.handle(record)
 
 

@@ -1,0 +1,178 @@
+"""`peili status`: shows the document of ``/status`` of the running peili as text, once or live."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from peili.adapters.standalone.operations import fetch
+from peili.mirror import PeiliError
+from peili.mirror.support.units import bytes_text, seconds_text, share_text
+
+INTERVAL = 1.0
+"""Seconds between two pictures of --watch."""
+_MOST_PULLS = 5
+_MOST_PROBLEMS = 5
+
+
+def run(url: str, write: Callable[[str], object], *, as_json: bool, watch: bool) -> int:
+    """Show the status.
+
+    Args:
+        url: The address of the running peili.
+        write: Called with the text.
+        as_json: Write the document as JSON; with `watch`, one line each second.
+        watch: Repeat until SIGINT.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PeiliError: No peili answers; or `watch` needs rich, which is missing.
+    """
+    if watch and not as_json:
+        _watch(url)
+    while True:
+        document = fetch(url, "/status")
+        if not as_json:
+            write(render(document))
+        else:
+            write(json.dumps(document, indent=None if watch else 2) + "\n")
+        if not watch:
+            return 0
+        time.sleep(INTERVAL)
+
+
+def _watch(url: str) -> None:
+    """Show the status on the whole terminal until SIGINT. While peili does not answer, say so."""
+    try:
+        from rich.live import Live  # noqa: PLC0415 - only for this
+        from rich.text import Text  # noqa: PLC0415
+    except ImportError as error:
+        raise PeiliError("`peili status --watch` needs pip install 'peili[command]'") from error
+    with Live(Text(render(fetch(url, "/status"))), screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(INTERVAL)
+            try:
+                text = render(fetch(url, "/status"))
+            except PeiliError as error:
+                text = str(error)
+            live.update(Text(text), refresh=True)
+
+
+def render(document: Mapping[str, Any]) -> str:
+    """Return the status as text, which ends with a line break."""
+    sections = (
+        _host(document),
+        _received(document),
+        _peers(document),
+        _transfers(document),
+        _pulls(document),
+        _problems(document),
+    )
+    return "\n\n".join("\n".join(each) for each in sections if each) + "\n"
+
+
+def _host(document: Mapping[str, Any]) -> list[str]:
+    up = seconds_text(max(0.0, document["now"] - document["started"]))
+    lines = [f"{document['identity']}  peili {document['version']}, up {up}"]
+    notes = {"store": f"; {document['advertised']} keys are shared with peers", "router": f"; {_peer_count(document)}"}
+    for part, kind in document["plugins"].items():
+        state = "ready" if document["ready"].get(part) else "NOT READY"
+        lines.append(f"  {part:10}{kind}, {state}{notes.get(part, '')}")
+    lines.append(f"  {'reached at':10}{', '.join(document['urls']) or 'no URL: there is no peer door'}")
+    clients = [
+        f"{name} ({counts['requests']:.0f} times, last {_ago(document, counts['last'])})"
+        for name, counts in document["runtime"].items()
+    ]
+    return [*lines, f"  {'asked by':10}{', '.join(clients) or 'nobody so far'}"]
+
+
+def _peer_count(document: Mapping[str, Any]) -> str:
+    dead = len(document["unreachable"])
+    return f"{document['peers_known']} peers answer" + (f", {dead} do not" if dead else "")
+
+
+def _received(document: Mapping[str, Any]) -> list[str]:
+    today, total = document["received_today"], document["received"]
+    rows = [("", "today", "since the start")]
+    names = {"peers": "from peers", "store": "from the store", "upstream": "from upstream", "served": "sent to peers"}
+    rows += [(name, bytes_text(today[key]), bytes_text(total[key])) for key, name in names.items()]
+    rows.insert(4, ("saved", share_text(today["saved"]), share_text(total["saved"])))
+    return ["what the runtime received", *_table(rows, right=(1, 2))]
+
+
+def _peers(document: Mapping[str, Any]) -> list[str]:
+    rows = [
+        (
+            peer["id"],
+            peer["urls"][0] if peer["urls"] else "",
+            "answers" if peer.get("last_seen") is None else f"seen {_ago(document, peer['last_seen'])}",
+            "" if peer.get("round_trip") is None else seconds_text(peer["round_trip"]),
+        )
+        for peer in document["peers"]
+    ]
+    for peer in document["unreachable"]:
+        seen = "never seen" if peer["last_seen"] is None else f"last seen {_ago(document, peer['last_seen'])}"
+        state = f"DOES NOT ANSWER, {seen}: {peer['reason']}"
+        rows.append((peer["id"], peer["urls"][0] if peer["urls"] else "", state, ""))
+    if not rows:
+        return ["peers: none is known"]
+    more = document["peers_known"] - len(document["peers"])
+    return ["peers", *_table(rows), *([f"  … and {more} more"] if more > 0 else [])]
+
+
+def _transfers(document: Mapping[str, Any]) -> list[str]:
+    rows: list[tuple[str, ...]] = []
+    for each in document["transfers"]:
+        rate = f"{bytes_text(each['sent'] / each['seconds'])}/s" if each["seconds"] > 0 else ""
+        of = f"{bytes_text(each['sent'])} of {bytes_text(each['size'])}" if each["size"] else bytes_text(each["sent"])
+        if each["to"] is not None:
+            who = f"to {each['to']}"
+        else:
+            who = f"from {each['from']}" if each["from"] else "from the store" if each["source"] == "store" else "asks"
+        rows.append((each["repository"], _short(each["digest"]), of, rate, who))
+    return ["in flight", *_table(rows, right=(2, 3))] if rows else []
+
+
+def _pulls(document: Mapping[str, Any]) -> list[str]:
+    pulls = [*document["pulls"], *document["recent_pulls"]][:_MOST_PULLS]
+    rows = [
+        (
+            each["image"],
+            "in progress" if each["ended"] is None else _ago(document, each["ended"]),
+            seconds_text(each["seconds"]),
+            f"{bytes_text(each['bytes_from_peers'])} from peers",
+            f"{bytes_text(each['bytes_from_upstream'])} from upstream",
+            f"saved {share_text(each['saved'])}",
+        )
+        for each in pulls
+    ]
+    return ["last pulls", *_table(rows)] if rows else []
+
+
+def _problems(document: Mapping[str, Any]) -> list[str]:
+    problems = document["problems"][-_MOST_PROBLEMS:]
+    rows = [(_ago(document, each["time"]), each["level"], each["message"]) for each in problems]
+    return ["last problems", *_table(rows)] if rows else []
+
+
+def _table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
+    """Yield the rows with aligned columns; those in `right` are aligned to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (
+            each.rjust(width) if column in right else each.ljust(width)
+            for column, (each, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _ago(document: Mapping[str, Any], when: float) -> str:
+    return f"{seconds_text(max(0.0, document['now'] - when))} ago"
+
+
+def _short(digest: str | None) -> str:
+    return "" if digest is None else digest.partition(":")[2][:12]

@@ -1,0 +1,109 @@
+"""Builds the document of ``/status``: what this host is and does now. `peili status` and the page show it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from peili.mirror.accounting.accounting import Accounting
+from peili.mirror.accounting.received import Received
+from peili.mirror.client.client import Contact
+from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version
+from peili.mirror.metrics.requests import RequestRecord
+from peili.mirror.peer_api.peers import Peer, UnreachablePeer
+from peili.mirror.support.log_lines import LoggedProblem
+
+_MOST_ROWS = 256
+"""How many transfers and peers are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusParts:
+    """What a status is made of.
+
+    Attributes:
+        identity: This host as a peer.
+        plugins: The class of each plug-in, by its part: store, router or resolver.
+        ready: Whether each part is ready.
+        peers: The peers that answer.
+        unreachable: The peers that do not.
+        contact: Returns when a peer answered last.
+        advertised: The number of keys that peers know this host has.
+        metrics: The counters.
+        accounting: What the runtime received.
+        problems: The last warnings and errors.
+    """
+
+    identity: Peer
+    plugins: Mapping[str, str]
+    ready: Mapping[str, bool]
+    peers: Iterable[Peer]
+    unreachable: Iterable[UnreachablePeer]
+    contact: Callable[[Peer], Contact | None]
+    advertised: int
+    metrics: Metrics
+    accounting: Accounting
+    problems: Iterable[LoggedProblem]
+
+    def document(self) -> dict[str, Any]:
+        """Return the status as values for JSON. Times are in seconds since 1970, sizes in bytes."""
+        accounting, peers = self.accounting, list(self.peers)
+        accounting.sample()
+        return {
+            "identity": self.identity.id,
+            "urls": list(self.identity.urls),
+            "version": peili_version(),
+            "started": accounting.started,
+            "now": time.time(),
+            "plugins": dict(self.plugins),
+            "ready": dict(self.ready),
+            "advertised": self.advertised,
+            "peers_known": len(peers),
+            "peers": [self._peer(each) for each in peers[:_MOST_ROWS]],
+            "unreachable": [
+                {**_described(each.peer), "reason": each.reason, "since": each.since, "last_seen": each.last_seen}
+                for each in self.unreachable
+            ],
+            "runtime": self.metrics.clients.summary(),
+            "received": _received(accounting.totals()),
+            "received_today": _received(accounting.history.today),
+            "transfers": [_transfer(each) for each in accounting.active() if each.repository][:_MOST_ROWS],
+            "pulls": [each.json() for each in accounting.pulls],
+            "recent_pulls": [each.json() for each in reversed(accounting.recent)],
+            "problems": [asdict(each) for each in self.problems],
+        }
+
+    def _peer(self, peer: Peer) -> dict[str, Any]:
+        contact = self.contact(peer)
+        described = _described(peer)
+        if peer.labels:
+            described["labels"] = dict(peer.labels)
+        if contact is not None:
+            described |= {"last_seen": contact.last_seen, "round_trip": contact.round_trip}
+        return described
+
+
+def _described(peer: Peer) -> dict[str, Any]:
+    described: dict[str, Any] = {"id": peer.id, "urls": list(peer.urls)}
+    return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
+
+
+def _received(received: Received) -> dict[str, Any]:
+    return {**asdict(received), "saved": received.saved}
+
+
+def _transfer(record: RequestRecord) -> dict[str, Any]:
+    """Return a request in progress. ``from`` is the peer that sends it to this host, ``to`` the host that gets it."""
+    return {
+        "door": record.door,
+        "repository": record.repository,
+        "digest": record.digest or None,
+        "size": record.length or None,
+        "sent": record.sent,
+        "seconds": round(time.monotonic() - record.started, 3),
+        "source": record.source or None,
+        "from": next(reversed([*record.senders]), None) if record.door == LOCAL else None,
+        "to": record.client if record.door == PEER else None,
+    }
