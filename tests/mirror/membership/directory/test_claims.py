@@ -2,57 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from tests.mirror.membership.directory.home import KEY, MIB, Home
 
-from peili.mirror import FailureReason, LeaseEnd, Limits
-from peili.mirror.membership.directory.claims import Claims
-from peili.mirror.membership.directory.records import Records
-from peili.mirror.peer_api.directory import Holding, Holdings
-from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Grant, LeaseReport, WaitFor
-
-KEY = "sha256:" + "0" * 64
-MIB = 1024 * 1024
-
-
-class Home:
-    """The claims of a home, with a clock that the test moves."""
-
-    def __init__(self, zones: dict[str, str] | None = None, **limits: Any) -> None:
-        self.now = 1000.0
-        self.limited = list[str]()
-        self.sequences = dict[str, int]()
-        self.limits = Limits(**limits)
-        self.records = Records("home", self.limits, self.limited.append, lambda: self.now)
-        self.claims = Claims(
-            self.limits,
-            self.records,
-            zone_of=(zones or {}).get,
-            limited=self.limited.append,
-            clock=lambda: self.now,
-        )
-
-    def ask(self, host: str, offset: int = 0, key: str = KEY, **changes: Any) -> Grant:
-        values = {"size": 64 * MIB, "can_share": True, **changes}
-        return self.claims.acquire(ClaimRequest(host, key, offset, **values))
-
-    def feeder(self, host: str, offset: int = 0, key: str = KEY, **changes: Any) -> str:
-        """Ask, and return the only feeder."""
-        grant = self.ask(host, offset, key, **changes)
-        assert isinstance(grant, FeedFrom), grant
-        [holder] = grant.holders
-        return holder.id
-
-    def has(self, host: str, available: int | None, key: str = KEY) -> None:
-        """Report to the records what the store of `host` has; None is everything."""
-        self.sequences[host] = sequence = self.sequences.get(host, -1) + 1
-        homes = ("home",) if sequence == 0 else None
-        holding = Holding(key, 64 * MIB, available)
-        assert self.records.apply(host, Holdings("s", sequence, 60.0, homes, True, have=(holding,)))
-
-    def report(self, host: str, offset: int, feeder: str | None = None, key: str = KEY, **changes: Any) -> list[str]:
-        superseded, seconds = self.claims.report(host, [LeaseReport(key, offset, feeder, **changes)], None)
-        assert seconds > 0
-        return superseded
+from peili.mirror import FailureReason, LeaseEnd
+from peili.mirror.peer_api.leases import FeedFrom, GoUpstream, WaitFor
 
 
 def test_the_first_host_goes_upstream_and_the_next_ones_form_a_chain() -> None:
@@ -83,7 +36,7 @@ def test_a_host_that_got_nothing_from_upstream_is_not_waited_for() -> None:
     home = Home()
     home.ask("a")
     assert home.feeder("b") == "a"
-    home.now += home.limits.claim_timeout
+    home.now += home.limits.claim_timeout + 1
     home.claims.expire()
     assert home.report("b", 0, "a") == [KEY]
     assert home.ask("b") == GoUpstream()
@@ -154,3 +107,171 @@ def test_a_full_home_sends_hosts_upstream() -> None:
     assert home.ask("c") == GoUpstream()
     assert home.limited == ["claim_keys", "claim_hosts"]
     assert len(home.claims) == 2
+
+
+def advance(home: Home, hosts: str, rates: dict[str, float], seconds: float, offsets: dict[str, int]) -> set[str]:
+    """Let hosts receive at their rates, report twice a second, and return those that should ask again."""
+    told = set[str]()
+    for _ in range(int(seconds * 2)):
+        home.now += 0.5
+        for host in hosts:
+            offsets[host] = min(64 * MIB, offsets.get(host, 0) + int(rates[host] * MIB / 2))
+            fetch = home.claims.table.fetches()[0]
+            feeders = fetch.hosts[host].feeders if host in fetch.hosts else ()
+            if home.report(host, offsets[host], feeders[0] if feeders else None):
+                told.add(host)
+    return told
+
+
+def test_hosts_of_the_same_zone_feed_each_other_where_that_is_free() -> None:
+    home = Home({"a": "west", "b": "east", "x": "east", "y": "west"})
+    home.has("x", None)
+    home.has("y", None)
+    assert [home.feeder(each, can_share=False) for each in "ab"] == ["y", "x"]
+
+
+def test_a_host_with_several_holders_leaves_room_for_others() -> None:
+    home = Home()
+    for host in "xyz":
+        home.has(host, None)
+    grant = home.ask("a")
+    assert isinstance(grant, FeedFrom)
+    first = grant.holders[0].id
+    assert {home.feeder("b"), home.feeder("c")} == {*"xyz"} - {first}
+    assert home.feeder("d") in {"a", "b", "c"}, "each uplink is used once"
+
+
+def test_small_content_goes_through_a_tree() -> None:
+    home = Home()
+    home.ask("root", size=1000)
+    depths = {"root": 0}
+    for number in range(60):
+        depths[str(number)] = depths[home.feeder(str(number), size=1000)] + 1
+    assert max(depths.values()) <= 4
+
+
+def test_a_chain_has_an_end() -> None:
+    home = Home()
+    home.ask("root", size=10**12)
+    depths = {"root": 0}
+    for number in range(300):
+        depths[str(number)] = depths[home.feeder(str(number), size=10**12)] + 1
+    assert max(depths.values()) <= 64
+
+
+def test_a_slow_host_feeds_nobody_and_moves_to_the_end() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abcd":
+        home.ask(host)
+    told = advance(home, "abcd", {"a": 12, "b": 12, "c": 1.2, "d": 1.2}, 2, offsets)
+    assert "c" in told, "b sends slowly"
+    assert home.feeder("c", offsets["c"]) == "a"
+    home.now += 0.5
+    assert home.report("b", offsets["b"], "a") == [KEY]
+    assert home.feeder("b", offsets["b"]) == "d", "it no longer takes a share of the uplink of a"
+    assert home.feeder("e") == "d"
+
+
+def test_a_host_that_is_slow_with_each_feeder_is_slow_itself() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abcd":
+        home.ask(host)
+    rates = {"a": 12.0, "b": 12.0, "c": 1.2, "d": 1.2}
+    advance(home, "abcd", rates, 2, offsets)
+    home.feeder("c", offsets["c"])
+    told = advance(home, "abcd", rates, 3, offsets)
+    assert "d" in told, "c receives slowly"
+    assert home.feeder("d", offsets["d"]) in {"a", "b"}
+
+
+def test_a_slow_root_gets_help_if_others_are_known_to_be_faster() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abc":
+        home.ask(host)
+    home.claims.report("x", [], 10.0 * MIB)
+    told = advance(home, "abc", {"a": 1, "b": 1, "c": 1}, 4, offsets)
+    assert told == {"b"}, "it has the most bytes"
+    assert home.ask("b", offsets["b"]) == GoUpstream()
+    assert home.feeder("c", offsets["c"]) == "b"
+    assert home.feeder("d") == "c"
+
+
+def test_hosts_move_to_the_root_that_is_ahead() -> None:
+    home, offsets = Home(), dict[str, int]()
+    home.ask("a", size=1000)  # so small that a feeds several
+    for host in "bcd":
+        assert home.feeder(host, size=1000) == "a"
+    home.claims.table.fetches()[0].size = 64 * MIB
+    home.claims.report("x", [], 10.0 * MIB)
+    advance(home, "abcd", {"a": 1, "b": 1, "c": 1, "d": 1}, 4, offsets)
+    assert home.ask("b", offsets["b"]) == GoUpstream()
+    told = advance(home, "abcd", {"a": 1, "b": 8, "c": 1, "d": 1}, 3, offsets)
+    assert {"c", "d"} <= told
+    assert home.feeder("c", offsets["c"]) == "b"
+
+
+def test_a_root_that_gets_nothing_more_is_replaced_after_a_while() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abc":
+        home.ask(host)
+    advance(home, "abc", {"a": 2, "b": 2, "c": 2}, 2, offsets)
+    assert not advance(home, "abc", {"a": 0, "b": 0, "c": 0}, 13, offsets)
+    assert advance(home, "abc", {"a": 0, "b": 0, "c": 0}, 5, offsets) == {"b"}
+    assert home.ask("b", offsets["b"]) == GoUpstream()
+
+
+def test_if_upstream_gives_nothing_to_anyone_nobody_is_waited_for() -> None:
+    home = Home()
+    for host in "abc":
+        home.ask(host)
+        home.now += home.limits.claim_timeout + 1
+        home.claims.expire()
+    for host in "defg":
+        assert home.ask(host) == GoUpstream()
+    assert home.ask("a") == GoUpstream()
+
+
+def test_a_home_that_was_restarted_learns_who_feeds_whom_from_reports() -> None:
+    home = Home()
+    home.report("c", 3 * MIB, "b")
+    home.report("b", 4 * MIB, "a")
+    home.has("c", 3 * MIB)
+    home.has("a", 5 * MIB)
+    home.has("b", 4 * MIB)
+    assert home.feeder("d") == "c"
+    assert home.ask("b", 4 * MIB, failed={"a": FailureReason.UNREACHABLE}) == GoUpstream(), "it feeds all others"
+
+
+def test_the_dead_feeder_of_a_child_leaves_its_place_to_the_child() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abcd":
+        home.ask(host)
+    advance(home, "abcd", {"a": 2, "b": 2, "c": 2, "d": 2}, 2, offsets)
+    assert home.feeder("c", offsets["c"], failed={"b": FailureReason.UNREACHABLE}) == "a"
+    assert home.feeder("e") == "d"
+
+
+def test_if_the_root_dies_the_host_with_the_most_bytes_goes_on() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abcd":
+        home.ask(host)
+    advance(home, "abcd", {"a": 2, "b": 2, "c": 2, "d": 2}, 2, offsets)
+    assert home.ask("b", offsets["b"], failed={"a": FailureReason.UNREACHABLE}) == GoUpstream()
+    assert home.feeder("c", offsets["c"]) == "b"
+
+
+def test_a_host_that_asks_although_its_reports_say_it_has_everything_is_fed() -> None:
+    home = Home()
+    home.has("a", None)
+    assert home.ask("a") == GoUpstream()
+    assert home.feeder("b") == "a"
+
+
+def test_more_hosts_report_less_often() -> None:
+    home = Home()
+    home.ask("root")
+    _, few = home.claims.report("x", [], None)
+    for number in range(500):
+        home.claims.report(f"host{number}", [], None)
+    _, many = home.claims.report("x", [], None)
+    assert few < many <= 10

@@ -6,32 +6,46 @@ The state is soft: if it is lost, the worst outcome is one more fetch from upstr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 
 from peili.mirror.errors import FailureReason
 from peili.mirror.limits import Limits
-from peili.mirror.membership.directory.fan_out import MAX_DEPTH, Links, choose_fan_out
+from peili.mirror.membership.directory.fan_out import choose_fan_out
+from peili.mirror.membership.directory.feeders import Need, choose_in_flight, choose_whole
+from peili.mirror.membership.directory.fetch_table import FetchTable
 from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
+from peili.mirror.membership.directory.roots import (
+    MAX_ROOTS,
+    choose_root,
+    lagging_roots,
+    needs_root,
+    unproven_roots,
+)
+from peili.mirror.membership.directory.slow_hosts import blame_feeder, judge_link
 from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Grant, LeaseReport, WaitFor
-from peili.mirror.plugins.interfaces import LeaseEnd
 
-MAX_ROOTS = 3
-"""How many hosts fetch a key from upstream for the others at the same time."""
 _SETTLE_TIME = 0.25
 """Seconds for which nobody is sent upstream after the members have changed …"""
 _MAX_SETTLE_TIME = 1.0
 """… and for how long this keeps one host waiting in all."""
+_FULL_TIME = 2.0
+"""Seconds for which a host that can't be a root waits until a feeder is free."""
+_WAIT = 0.25
+"""Seconds until such a host asks again."""
 _REFUSED_TIME = 60.0
 """Seconds for which a host that was sent upstream and got nothing is not waited for again."""
-_STALLED_TIME = 15.0
-"""Seconds without a byte after which a root is no longer relied on."""
-_FORGET_TIME = 60.0
-"""Seconds after which a host that says nothing about a key is forgotten."""
+_MAX_REFUSALS = 3
+"""After so many of them in a row, nobody is waited for: upstream does not answer."""
 _SEVERAL = 4
 """How many whole holders a host gets at most."""
-_REPORT_INTERVAL = 0.5
+_REPORT_INTERVAL, _MAX_REPORT_INTERVAL = 0.5, 10.0
+"""Seconds between two reports of a host, at least and at most."""
+_REPORTS_PER_SECOND = 100
+"""How many reports a home receives from all hosts together. With more hosts, each reports less often."""
 
 
 class Claims:
@@ -43,6 +57,9 @@ class Claims:
         zone_of: Returns the zone of a host, if it is known.
         limited: Called with the name of a limit when it is reached.
         clock: Returns a time in seconds that never goes back.
+
+    Attributes:
+        table: The keys that are being fetched.
     """
 
     def __init__(
@@ -56,40 +73,35 @@ class Claims:
     ) -> None:
         self._limits = limits
         self._records = records
-        self._zone_of = zone_of
-        self._limited = limited
         self._clock = clock
-        self._links = Links()
-        self._fetches: dict[str, Fetch] = {}
-        self._count = 0
+        self._rates = LinkRates()
+        self.table = FetchTable(limits, records, self._rates, zone_of, limited)
         self._refused: dict[str, float] = {}  # hosts that got nothing from upstream, until when that counts
-        self._settled = 0.0
+        self._reporters: dict[str, float] = {}  # hosts that report, and when they last did
+        self._settled = float("-inf")
 
     def __len__(self) -> int:
-        """Return how many hosts fetch something, counted once for each key."""
-        return self._count
+        """Return how many hosts fetch or have a key that is being fetched, counted once for each key."""
+        return len(self.table)
 
     def acquire(self, request: ClaimRequest) -> Grant:
-        """Decide where a host gets a key. The answer to a repeated request is the same unless its feeder has failed."""
-        fetch, fetcher = self._enter(request)
+        """Decide where a host gets a key.
+
+        A repeated request gets the same answer, unless the feeder has failed, the home has found a better one, or a
+        whole holder is free.
+        """
+        now = self._clock()
+        self._rates.learn_upstream(request.host, request.upstream_rate, now)
+        fetch, fetcher = self.table.enter(request, now)
         if fetch is None or fetcher is None:
-            return GoUpstream()  # nobody waits for it
-        self._learn_failures(fetch, request)
-        self._follow_records(fetch)
-        if fetcher.is_root and not fetcher.is_superseded:
-            return GoUpstream()
-        whole = [each for each in self._whole(fetch, request) if each.id != request.host]
-        kept = fetcher.feeders and not fetcher.is_superseded and not set(fetcher.feeders) & request.failed.keys()
-        if kept and (not whole or any(each.id in fetcher.feeders for each in whole)):
-            return self._feed(fetch, fetcher, fetcher.feeders)
-        fetcher.is_superseded = False
-        if whole:
-            count = _SEVERAL if len(fetch.hosts) == 1 else 1
-            return self._feed(fetch, fetcher, tuple(each.id for each in whole[:count]))
-        feeder = self._choose_feeder(fetch, fetcher, request)
-        if feeder is not None:
-            return self._feed(fetch, fetcher, (feeder.host,))
-        return self._send_upstream(fetch, fetcher)
+            whole = [each for each in self._records.holders_of(request.key) if each.available is None]
+            whole = [each for each in whole if each.id not in {request.host, *request.failed}]
+            return FeedFrom(tuple(whole[:_SEVERAL])) if whole else GoUpstream()
+        self.table.follow_records(fetch, now)
+        self._learn_failures(fetch, fetcher, request)
+        self._review(fetch, now)
+        need = self._need(fetch, fetcher, now, request.failed)
+        return self._kept(fetch, need) or self._decide(fetch, need)
 
     def report(
         self, host: str, entries: Sequence[LeaseReport], upstream_rate: float | None = None
@@ -104,11 +116,23 @@ class Claims:
         Returns:
             The keys for which the host should ask again, and the seconds until its next report.
         """
+        now = self._clock()
+        self._rates.learn_upstream(host, upstream_rate, now)
+        self._reporters[host] = now
+        superseded: list[str] = []
         for entry in entries:
-            self._take(host, entry)
-        fetches = [self._fetches[each.key] for each in entries if each.key in self._fetches]
-        superseded = [each.key for each in fetches if host in each.hosts and each.hosts[host].is_superseded]
-        return superseded, _REPORT_INTERVAL
+            fetch = self.table.take(host, entry, now)
+            if fetch is None:
+                continue
+            fetcher = fetch.hosts.get(host)
+            if fetcher is not None and entry.end is None and not fetcher.is_whole:
+                slow = judge_link(fetch, fetcher, entry.source_available or 0, self._rates, now)
+                self._avoid(fetch, slow, now)
+                self._review(fetch, now)
+                if fetcher.is_superseded:
+                    superseded.append(entry.key)
+        interval = len(self._reporters) / _REPORTS_PER_SECOND
+        return superseded, min(max(interval, _REPORT_INTERVAL), _MAX_REPORT_INTERVAL)
 
     def settle(self) -> None:
         """Send nobody upstream for a moment, because the members have changed: another home may know more."""
@@ -118,153 +142,145 @@ class Claims:
         """Forget what is too old, and give up hosts that got nothing from upstream. Call it about every second."""
         now = self._clock()
         self._refused = {host: until for host, until in self._refused.items() if until > now}
-        for fetch in list(self._fetches.values()):
-            self._follow_records(fetch)
-            for host in [each.host for each in fetch.hosts.values() if each.heard + _FORGET_TIME <= now]:
-                self._forget(fetch, host)
+        recent = now - 2 * _MAX_REPORT_INTERVAL
+        self._reporters = {host: at for host, at in self._reporters.items() if at > recent}
+        for fetch in self.table.fetches():
+            self.table.follow_records(fetch, now)
+            self._review(fetch, now)
+        self.table.expire(now)
 
-    def _enter(self, request: ClaimRequest) -> tuple[Fetch | None, Fetcher | None]:
-        """Record the request. Returns None if there is no room."""
-        fetch = self._fetches.get(request.key)
-        fetcher = None if fetch is None else fetch.hosts.get(request.host)
-        if fetch is None or fetcher is None:
-            if fetch is None and len(self._fetches) >= self._limits.claim_keys:
-                self._limited("claim_keys")
-                return None, None
-            if self._count >= self._limits.claim_hosts:
-                self._limited("claim_hosts")
-                return None, None
-            fetch = self._fetches.setdefault(request.key, Fetch(request.key))
-            fetcher = self._add(fetch, request.host)
-        fetch.size = fetch.size or request.size
-        fetcher.can_share = request.can_share
-        self._grow(fetcher, request.offset)
-        fetcher.heard, fetcher.is_silent = self._clock(), False
-        return fetch, fetcher
-
-    def _add(self, fetch: Fetch, host: str) -> Fetcher:
+    def _learn_failures(self, fetch: Fetch, fetcher: Fetcher, request: ClaimRequest) -> None:
+        """Take over complaints about feeders that are new."""
         now = self._clock()
-        self._count += 1
-        fetcher = fetch.hosts[host] = Fetcher(host, self._zone_of(host), since=now, heard=now, grew=now)
-        return fetcher
+        new = request.failed.keys() - fetcher.failed
+        fetcher.failed = frozenset(request.failed)
+        for host in new & fetch.hosts.keys():
+            feeder = fetch.hosts[host]
+            match request.failed[host]:
+                case FailureReason.SILENT | FailureReason.UNREACHABLE:
+                    feeder.is_silent = True
+                case FailureReason.STARVING | FailureReason.REFUSED if not feeder.is_whole:
+                    feeder.is_starving = True
+                case FailureReason.WRONG:
+                    for end in (feeder, fetcher):
+                        end.is_barred = True
+                        if not end.is_whole:
+                            fetch.supersede_children(end.host)
+                case FailureReason.SLOW:
+                    self._avoid(fetch, blame_feeder(fetch, feeder, fetcher, self._rates), now)
+                case _:
+                    continue
+            fetch.arrange(host)
+            for each in feeder.feeders:
+                fetch.arrange(each)
 
-    def _forget(self, fetch: Fetch, host: str) -> None:
-        if host in fetch.hosts:
-            fetch.remove(host)
-            self._count -= 1
-        if not fetch.hosts:
-            self._fetches.pop(fetch.key, None)
-
-    def _grow(self, fetcher: Fetcher, offset: int) -> None:
-        if offset > fetcher.offset:
-            fetcher.offset, fetcher.grew, fetcher.heard = offset, self._clock(), self._clock()
-            fetcher.is_silent = False
-
-    def _take(self, host: str, entry: LeaseReport) -> None:
-        fetch = self._fetches.get(entry.key)
-        fetcher = None if fetch is None else fetch.hosts.get(host)
-        if fetch is None or fetcher is None:
+    def _avoid(self, fetch: Fetch, slow: Fetcher | None, now: float) -> None:
+        """Let `slow` feed nobody, if other hosts can."""
+        if slow is None or slow.is_slow:
             return
-        fetcher.heard = self._clock()
-        self._grow(fetcher, entry.offset)
-        if entry.end == LeaseEnd.GONE:
-            self._forget(fetch, host)
-        elif entry.end == LeaseEnd.DONE and not fetcher.is_root:
-            fetcher.is_whole = True
-            fetch.feed(fetcher, ())
+        self._rates.mark_slow(slow.host, now)
+        slow.is_slow, slow.is_moved_last = True, True
+        for host in (slow.host, *slow.feeders):
+            fetch.arrange(host)
+        self._move(fetch, fetch.children.get(slow.host, ()), now)
 
-    def _learn_failures(self, fetch: Fetch, request: ClaimRequest) -> None:
-        for host, reason in request.failed.items():
-            if reason == FailureReason.WRONG:
-                fetch.barred |= {host, request.host}
-            elif reason in {FailureReason.SILENT, FailureReason.UNREACHABLE} and host in fetch.hosts:
-                fetch.hosts[host].is_silent = True
+    def _move(self, fetch: Fetch, hosts: Collection[str], now: float) -> None:
+        """Let those of `hosts` ask again for which there is a better feeder."""
+        for each in [fetch.hosts[host] for host in hosts if host in fetch.hosts]:
+            need = self._need(fetch, each, now)
+            better = None if each.is_superseded else choose_in_flight(fetch, need)
+            if better is not None and better.host not in each.feeders and better.root not in need.lagging:
+                fetch.supersede(each)
 
-    def _follow_records(self, fetch: Fetch) -> None:
-        """Take over what the hosts have reported about their stores, and give up roots that got nothing."""
-        for holder in self._records.holders_of(fetch.key):
-            fetcher = fetch.hosts.get(holder.id)
-            if holder.available is None:
-                if fetcher is not None:
-                    fetcher.is_whole = True
-                continue
-            if fetcher is None and holder.available > 0 and self._count < self._limits.claim_hosts:
-                fetcher = self._add(fetch, holder.id)
-                fetcher.can_share = True
-            if fetcher is not None:
-                self._grow(fetcher, holder.available)
-        now = self._clock()
-        for fetcher in [each for each in fetch.hosts.values() if each.is_root]:
-            if not fetcher.offset and fetcher.since + self._limits.claim_timeout <= now:
-                self._refused[fetcher.host] = now + _REFUSED_TIME
-                fetcher.is_root = False
-                for child in fetch.children.get(fetcher.host, ()):
-                    fetch.hosts[child].is_superseded = True
+    def _review(self, fetch: Fetch, now: float) -> None:
+        """Give up roots without bytes, choose a further root if one is needed, and move hosts to the best chain."""
+        for failed in unproven_roots(fetch, self._limits.claim_timeout, now):
+            self._refused[failed.host] = now + _REFUSED_TIME
+            fetch.refusals += 1
+            fetch.set_root(failed, False, now)
+            fetch.supersede_children(failed.host)
+        if fetch.reviewed_at + _WAIT > now:
+            return
+        fetch.reviewed_at = now
+        if needs_root(fetch, self._rates, now):
+            counts = Counter(host for each in self.table.fetches() for host in each.roots)
+            promoted = choose_root(fetch, self._refused, counts.__getitem__)
+            if promoted is not None:
+                fetch.promoted_at, promoted.is_promoted = now, True
+                for root in fetch.live_roots(now):
+                    root.is_slow = True
+                    fetch.arrange(root.host)
+                fetch.supersede(promoted)
+        for overtaken in lagging_roots(fetch, now):
+            self._move(fetch, fetch.children.get(overtaken, ()), now)
+        for slow in [each for each in fetch.slow_hosts() if each.is_moved_last and not fetch.children.get(each.host)]:
+            slow.is_moved_last = False
+            self._move(fetch, [slow.host], now)
 
-    def _whole(self, fetch: Fetch, request: ClaimRequest) -> list[KnownHolder]:
-        """Return the whole holders with room for `request`: those of its zone first, then the least loaded ones."""
-        zone, most = self._zone_of(request.host), self._fan_out(fetch)
-        ids = {each.id for each in self._records.holders_of(fetch.key) if each.available is None}
-        ids |= {each.host for each in fetch.hosts.values() if each.is_whole}
-        free = [
-            each for each in ids - request.failed.keys() if len(fetch.children.get(each, set()) - {request.host}) < most
-        ]
-        free.sort(key=lambda each: (self._zone_of(each) != zone, fetch.count_children(each), each))
-        return [KnownHolder(each, fetch.size) for each in free]
+    def _need(self, fetch: Fetch, fetcher: Fetcher, now: float, failed: Collection[str] = ()) -> Need:
+        return Need(fetcher, failed or fetcher.failed, self._fan_out(fetch, now), lagging_roots(fetch, now), now)
 
-    def _fan_out(self, fetch: Fetch) -> int:
-        roots = sum(each.is_root for each in fetch.hosts.values())
-        return choose_fan_out(fetch.size, len(fetch.hosts), roots, self._links, self._limits.children)
+    def _fan_out(self, fetch: Fetch, now: float) -> int:
+        live = fetch.live_roots(now)
+        rates = [rate for each in live if (rate := each.rate_at(now))]
+        sources = len(live) + len(fetch.hosts) - fetch.active
+        links = self._rates.links(max(rates, default=None), now)
+        return choose_fan_out(fetch.size, fetch.active, sources, links, self._limits.children)
 
-    def _choose_feeder(self, fetch: Fetch, fetcher: Fetcher, request: ClaimRequest) -> Fetcher | None:
-        """Return the best host in flight that can feed `fetcher`, if there is one."""
-        below = dict(fetch.below(fetcher.host))
-        height = max(below.values(), default=0)
-        candidates: list[tuple[bool, bool, int, int, Fetcher]] = []
-        fan_out = self._fan_out(fetch)
-        for each in fetch.hosts.values():
-            if each is fetcher or each.host in below or each.host in request.failed or not self._can_feed(fetch, each):
-                continue
-            path = list(fetch.path(each.host))
-            if len(path) + height > MAX_DEPTH or not self._has_more(fetch, each, path, request):
-                continue
-            count = len(fetch.children.get(each.host, set()) - {fetcher.host})
-            if count < self._limits.children:
-                candidates.append((count >= fan_out, each.zone != fetcher.zone, len(path), count, each))
-        return min(candidates, key=lambda each: each[:4])[-1] if candidates else None
+    def _kept(self, fetch: Fetch, need: Need) -> Grant | None:
+        """Return the answer that the host has already, if it is still good."""
+        fetcher = need.fetcher
+        if fetcher.is_root:
+            is_good = fetch.is_live(fetcher.host, need.now) and fetcher.host not in need.lagging
+            return GoUpstream() if is_good else None
+        feeders = [fetch.hosts[each] for each in fetcher.feeders if each in fetch.hosts and each not in need.failed]
+        if not feeders or len(feeders) < len(fetcher.feeders) or fetcher.is_superseded:
+            return None
+        if all(each.is_whole for each in feeders):
+            return self._feed(fetch, fetcher, feeders)
+        [feeder] = feeders
+        can_wait = not feeder.is_starving and fetch.is_live(feeder.root, need.now)
+        if not (can_wait or feeder.offset > fetcher.offset) or choose_whole(fetch, need, 1):
+            return None
+        return self._feed(fetch, fetcher, feeders)
 
-    def _can_feed(self, fetch: Fetch, fetcher: Fetcher) -> bool:
-        return fetcher.can_share and not fetcher.is_silent and fetcher.host not in fetch.barred
+    def _decide(self, fetch: Fetch, need: Need) -> Grant:
+        fetcher, now = need.fetcher, need.now
+        fetch.supersede(fetcher)  # its share of the old feeder's uplink is free from now on
+        if fetcher.is_promoted and len(fetch.live_roots(now)) < MAX_ROOTS:
+            return self._send_upstream(fetch, need)
+        free = choose_whole(fetch, need, max(1, _SEVERAL // fetch.active))
+        if free:
+            return self._feed(fetch, fetcher, free)
+        feeder = choose_in_flight(fetch, need)
+        return self._send_upstream(fetch, need) if feeder is None else self._feed(fetch, fetcher, (feeder,))
 
-    def _has_more(self, fetch: Fetch, fetcher: Fetcher, path: Sequence[str], request: ClaimRequest) -> bool:
-        """Return whether `fetcher` has bytes beyond those of the request, or gets them from a live root."""
-        if fetcher.offset > request.offset:
-            return True
-        root = fetch.hosts.get(path[-1])
-        if root is None or root.is_silent or root.host in request.failed:
-            return False
-        return root.is_whole or ((root.is_root or root.offset > 0) and root.grew + _STALLED_TIME > self._clock())
+    def _feed(self, fetch: Fetch, fetcher: Fetcher, feeders: Sequence[Fetcher]) -> Grant:
+        fetcher.is_superseded, fetcher.waits_since = False, None
+        if fetcher.is_root:
+            fetch.set_root(fetcher, False, self._clock())
+        fetch.feed(fetcher, tuple(each.host for each in feeders), self._clock())
+        for each in feeders:
+            fetch.arrange(each.host)
+        return FeedFrom(
+            tuple(KnownHolder(each.host, fetch.size, None if each.is_whole else each.offset) for each in feeders)
+        )
 
-    def _feed(self, fetch: Fetch, fetcher: Fetcher, feeders: tuple[str, ...]) -> Grant:
-        fetcher.is_root = False
-        fetch.feed(fetcher, feeders)
-        whole = {each.id for each in self._records.holders_of(fetch.key) if each.available is None}
-        holders: list[KnownHolder] = []
-        for host in feeders:
-            feeder = fetch.hosts.get(host)
-            is_whole = host in whole or feeder is None or feeder.is_whole
-            holders.append(KnownHolder(host, fetch.size, None if is_whole or feeder is None else feeder.offset))
-        return FeedFrom(tuple(holders))
-
-    def _send_upstream(self, fetch: Fetch, fetcher: Fetcher) -> Grant:
-        now = self._clock()
+    def _send_upstream(self, fetch: Fetch, need: Need) -> Grant:
+        fetcher, now = need.fetcher, need.now
         wait = min(self._settled, fetcher.since + _MAX_SETTLE_TIME) - now
         if wait > 0:
             return WaitFor(wait)
-        fetch.feed(fetcher, ())
-        roots = sum(each.is_root for each in fetch.hosts.values())
-        if fetcher.can_share and fetcher.host not in self._refused and roots < MAX_ROOTS:
-            fetcher.is_root, fetcher.since, fetcher.grew = True, now, now
-        elif not fetcher.offset:
-            self._forget(fetch, fetcher.host)
+        live = fetch.live_roots(now)
+        is_able = fetcher.can_share and fetcher.host not in self._refused
+        is_waited_for = is_able and len(live) < MAX_ROOTS and fetch.refusals < _MAX_REFUSALS
+        if not is_waited_for and any(each.host not in need.failed for each in live):
+            fetcher.waits_since = now if fetcher.waits_since is None else fetcher.waits_since
+            if fetcher.waits_since + _FULL_TIME > now:
+                return WaitFor(_WAIT)
+        fetcher.is_superseded = fetcher.is_promoted = False
+        if is_waited_for:
+            fetch.set_root(fetcher, True, now)
+        else:
+            fetch.feed(fetcher, (), now)
         return GoUpstream()

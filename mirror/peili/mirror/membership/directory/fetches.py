@@ -5,92 +5,317 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+MAX_DEPTH = 64
+"""How many hops a host is from its root at most."""
+STALLED_TIME = 15.0
+"""Seconds without a byte after which a host that no other host feeds is no longer relied on."""
+_WINDOW = 0.4
+"""The shortest time in seconds over which a rate is measured."""
+_EXTRAPOLATED = 1.0
+"""Seconds for which a host is assumed to go on at its rate."""
+
+_Place = tuple[str | None, int, int]
+
 
 @dataclass(eq=False, slots=True)
 class Fetcher:
-    """A host that fetches the key.
+    """A host that fetches the key, or has it whole.
 
     Attributes:
         host: The id of the host.
-        zone: Its zone, if it is known.
-        since: When it asked first.
-        heard: When the home last heard from it about this key.
-        grew: When its bytes last became more; `since` if it has none.
+        zone: Its zone; empty if it is not known.
+        since: When this home first heard of it for this key.
+        heard: When this home last heard of it for this key.
         offset: How many bytes from the start it has.
+        grew: When these became more; at first, when it was told where to get them.
+        rate: The bytes per second at which it receives, once that was measured.
         feeders: The hosts that it was told to read from. Several only if all of them have the whole content.
-        is_root: Whether its runtime was sent upstream, so that others may wait for it.
+        fed_since: When it was told so.
+        depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
+        root: The host at the end of its path.
+        is_root: Whether its runtime was sent upstream, so that others may wait for it …
+        claimed: … and from which offset on.
         can_share: Whether it can feed others while it receives.
         is_whole: Whether it has the whole content.
+        is_disputed: Whether it has asked for the key although its reports say that it has it whole.
+        asked: When it last asked for the key.
+        waits_since: Since when it waits for a free feeder.
         is_silent: Whether another host got no answer from it since it was last heard.
+        is_starving: Whether another host was told that it gets no further bytes.
+        is_barred: Whether wrong bytes went over a link of it, so that it feeds nobody while it receives.
+        is_slow: Whether it feeds others only if nobody else can.
         is_superseded: Whether it should ask again.
+        is_promoted: Whether it is sent upstream when it asks again.
+        is_moved_last: Whether it should ask again once it feeds nobody.
+        failed: The hosts about which it has complained.
+        blames: The feeders that were called slow because of it.
+        lag: By how many bytes it was behind its feeder.
     """
 
     host: str
-    zone: str | None
+    zone: str
     since: float
     heard: float
     grew: float
     offset: int = 0
+    rate: float | None = None
     feeders: tuple[str, ...] = ()
+    fed_since: float = 0.0
+    depth: int = 1
+    root: str = ""
     is_root: bool = False
+    claimed: int = 0
     can_share: bool = False
     is_whole: bool = False
+    is_disputed: bool = False
+    asked: float = float("-inf")
+    waits_since: float | None = None
     is_silent: bool = False
+    is_starving: bool = False
+    is_barred: bool = False
+    is_slow: bool = False
     is_superseded: bool = False
+    is_promoted: bool = False
+    is_moved_last: bool = False
+    failed: frozenset[str] = frozenset()
+    blames: set[str] = field(default_factory=set[str])
+    lag: float = 0.0
+    _measured: tuple[float, int] | None = None
+    place: _Place | None = None
+
+    def __post_init__(self) -> None:
+        self.root = self.host
+
+    def grow(self, offset: int, now: float) -> bool:
+        """Record that it has `offset` bytes. Returns whether these are more than before."""
+        if offset <= self.offset:
+            return False
+        self.offset, self.grew, self.is_starving = offset, now, False
+        if self._measured is None:
+            self._measured = now, offset
+        elif now - self._measured[0] >= _WINDOW:
+            rate = (offset - self._measured[1]) / (now - self._measured[0])
+            self.rate = rate if self.rate is None else (self.rate + rate) / 2
+            self._measured = now, offset
+        return True
+
+    def measure_anew(self) -> None:
+        """Forget its rate, because it now gets its bytes from somewhere else."""
+        self.rate, self._measured, self.lag = None, None, 0.0
+
+    def offset_at(self, now: float) -> float:
+        """Return how many bytes it probably has at `now`."""
+        return self.offset + (self.rate or 0.0) * min(_EXTRAPOLATED, max(0.0, now - self.grew))
+
+    def rate_at(self, now: float) -> float | None:
+        """Return its rate at `now`, which is lower if it has got nothing for long."""
+        if self.rate is None or self._measured is None or now - self._measured[0] < 2 * _EXTRAPOLATED:
+            return self.rate
+        return min(self.rate, (self.offset - self._measured[1]) / (now - self._measured[0]))
+
+    @property
+    def can_feed(self) -> bool:
+        """Whether it may feed others."""
+        return (self.is_whole or (self.can_share and not self.is_barred)) and not self.is_silent and not self.is_slow
 
 
-@dataclass(eq=False, slots=True)
 class Fetch:
     """A key that is being fetched.
 
-    Attributes:
+    Args:
         key: The key as text.
+        most: How many hosts one host feeds at most.
+
+    Attributes:
         size: The size in bytes, if a host has said it.
-        hosts: The hosts that fetch it, by id, in the order in which they asked.
+        hosts: The hosts that fetch it or have it, by id.
         children: For each feeder, the hosts that were told to read from it.
-        barred: Hosts that feed nobody while they receive, because wrong bytes went over a link of theirs.
+        most: As above.
+        recorded: The hosts that are here because of what they have reported about their stores.
+        roots: The ids of the hosts that were sent upstream.
+        asked: When a host last asked for the key.
+        reviewed_at: When the roots were last reviewed.
+        refusals: How many hosts in a row were sent upstream and got nothing.
+        promoted_at: When a further host was last chosen to go upstream.
+        active: How many hosts do not have the whole content.
     """
 
-    key: str
-    size: int | None = None
-    hosts: dict[str, Fetcher] = field(default_factory=dict[str, Fetcher])
-    children: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    barred: set[str] = field(default_factory=set[str])
+    def __init__(self, key: str, most: int) -> None:
+        self.key = key
+        self.size: int | None = None
+        self.hosts: dict[str, Fetcher] = {}
+        self.children: dict[str, dict[str, None]] = {}
+        self.recorded: set[str] = set()
+        self.roots: dict[str, None] = {}
+        self.asked = self.reviewed_at = float("-inf")
+        self.refusals = 0
+        self.promoted_at = float("-inf")
+        self.active = 0
+        self.most = most
+        self._places: dict[_Place, dict[str, None]] = {}
 
-    def feed(self, fetcher: Fetcher, feeders: tuple[str, ...]) -> None:
-        """Record that `fetcher` reads from `feeders` from now on, and from nobody else."""
-        for old in fetcher.feeders:
-            children = self.children[old]
-            children.discard(fetcher.host)
-            if not children:
-                del self.children[old]
-        fetcher.feeders = feeders
-        for new in feeders:
-            self.children.setdefault(new, set()).add(fetcher.host)
+    def add(self, fetcher: Fetcher) -> None:
+        """Add a host."""
+        self.hosts[fetcher.host] = fetcher
+        self.active += not fetcher.is_whole
+        self.settle_path(fetcher.host)  # it may have children already, and is their path now
 
     def remove(self, host: str) -> None:
-        """Forget that `host` fetches the key. Its children keep it as their feeder."""
-        fetcher = self.hosts.pop(host, None)
-        if fetcher is not None:
-            self.feed(fetcher, ())
+        """Forget `host`. Its children keep it as their feeder, with an unknown path."""
+        fetcher = self.hosts.pop(host)
+        self.active -= not fetcher.is_whole
+        self.roots.pop(host, None)
+        self.recorded.discard(host)
+        self._place(fetcher, None)
+        self.feed(fetcher, (), fetcher.fed_since)
+        for child in self.children.get(host, ()):
+            self.settle_path(child)
 
-    def count_children(self, host: str) -> int:
-        """Return how many hosts were told to read from `host`."""
-        return len(self.children.get(host, ()))
+    def feed(self, fetcher: Fetcher, feeders: tuple[str, ...], now: float) -> None:
+        """Record that `fetcher` reads from `feeders` from now on, and from nobody else."""
+        if feeders == fetcher.feeders:
+            return
+        for old in fetcher.feeders:
+            children = self.children[old]
+            del children[fetcher.host]
+            if not children:
+                del self.children[old]
+            self.arrange(old)
+        fetcher.feeders, fetcher.fed_since = feeders, now
+        for new in feeders:
+            self.children.setdefault(new, {})[fetcher.host] = None
+            self.arrange(new)
+        fetcher.measure_anew()
+        if fetcher.host in self.hosts:
+            self.settle_path(fetcher.host)
 
-    def path(self, host: str) -> Iterator[str]:
-        """Yield `host`, its feeder, and so on to the root. Several feeders are all whole, so one is enough."""
-        current: str | None = host
-        while current is not None:
-            yield current
-            fetcher = self.hosts.get(current)
-            current = fetcher.feeders[0] if fetcher is not None and not fetcher.is_whole and fetcher.feeders else None
+    def set_root(self, fetcher: Fetcher, is_root: bool, now: float) -> None:
+        """Record that the runtime of `fetcher` was sent upstream and is waited for, or no longer is."""
+        fetcher.is_root = is_root
+        if is_root:
+            self.feed(fetcher, (), now)
+            fetcher.measure_anew()
+            fetcher.claimed, fetcher.grew, fetcher.fed_since = fetcher.offset, now, now
+            fetcher.is_starving = False
+            self.roots[fetcher.host] = None
+        else:
+            self.roots.pop(fetcher.host, None)
 
-    def below(self, host: str) -> Iterator[tuple[str, int]]:
-        """Yield the hosts that get the content through `host`, each with its distance from `host`."""
-        level, distance = self.children.get(host, set()), 1
-        while level:
-            for each in level:
-                yield each, distance
-            level = {child for each in level for child in self.children.get(each, ())}
-            distance += 1
+    def set_whole(self, fetcher: Fetcher) -> None:
+        """Record that `fetcher` has the whole content."""
+        if not fetcher.is_whole:
+            fetcher.is_whole = True
+            fetcher.is_superseded = fetcher.is_promoted = False
+            self.active -= 1
+            self.set_root(fetcher, False, 0.0)
+            self.feed(fetcher, (), fetcher.fed_since)
+            self.settle_path(fetcher.host)
+
+    def hear(self, fetcher: Fetcher, now: float) -> None:
+        """Record that this home has just heard of `fetcher`, so that it is not silent."""
+        fetcher.heard = now
+        if fetcher.is_silent:
+            fetcher.is_silent = False
+            for each in (fetcher.host, *fetcher.feeders):
+                self.arrange(each)
+
+    def supersede(self, fetcher: Fetcher) -> None:
+        """Record that `fetcher` should ask again. Its share of its feeder's uplink counts as free."""
+        fetcher.is_superseded = True
+        for each in fetcher.feeders:
+            self.arrange(each)
+
+    def supersede_children(self, host: str) -> None:
+        """Record that all hosts that read from `host` should ask again."""
+        for child in self.children.get(host, ()):
+            if child in self.hosts:
+                self.supersede(self.hosts[child])
+
+    def settle_path(self, host: str) -> None:
+        """Compute the depth and the root of `host` anew, and of all hosts that get the content through it."""
+        waiting = [host]
+        while waiting:
+            fetcher = self.hosts.get(waiting.pop())
+            if fetcher is None:
+                continue
+            feeder = self.hosts.get(fetcher.feeders[0]) if fetcher.feeders else None
+            if fetcher.is_whole:
+                depth, root = 0, fetcher.host
+            elif feeder is None:
+                depth, root = 1, fetcher.feeders[0] if fetcher.feeders else fetcher.host
+            else:
+                depth, root = feeder.depth + 1, feeder.root
+            if (depth, root) != (fetcher.depth, fetcher.root) or fetcher.host == host:
+                fetcher.depth, fetcher.root = depth, root
+                waiting += self.children.get(fetcher.host, ())
+            self.arrange(fetcher.host)
+
+    def load(self, host: str) -> int:
+        """Return how many hosts `host` feeds that take a full share of its uplink, as far as this is known."""
+        count = 0
+        for child in self.children.get(host, ()):
+            fetcher = self.hosts.get(child)
+            if fetcher is not None and fetcher.feeders[0] == host:  # a host with several reads most from the first
+                count += not (fetcher.is_superseded or fetcher.is_silent or fetcher.is_slow)
+        return count
+
+    def arrange(self, host: str) -> None:
+        """Note whether `host` can feed a further host. Called after each change that this depends on."""
+        fetcher = self.hosts.get(host)
+        if fetcher is None:
+            return
+        is_open = fetcher.can_feed and len(self.children.get(host, ())) < self.most
+        self._place(fetcher, (fetcher.zone, fetcher.depth, self.load(host)) if is_open else None)
+
+    def open_feeders(self, zone: str | None, depths: range, loads: range) -> Iterator[Fetcher]:
+        """Yield the hosts that can feed a further host: the nearest to their root first, then the least loaded.
+
+        Args:
+            zone: Only hosts of this zone; None for all.
+            depths: Their depths.
+            loads: How many hosts they feed.
+        """
+        for depth in depths:
+            for load in loads:
+                for host in tuple(self._places.get((zone, depth, load), ())):
+                    yield self.hosts[host]
+
+    def below(self, host: str) -> tuple[set[str], int]:
+        """Return the hosts that get the content through `host`, and how many hops the farthest one is away."""
+        found, height, level = set[str](), 0, list(self.children.get(host, ()))
+        while level := [each for each in level if each not in found]:
+            height += 1
+            found.update(level)
+            level = [child for each in level for child in self.children.get(each, ())]
+        return found, height
+
+    def slow_hosts(self) -> list[Fetcher]:
+        """Return the hosts that feed others only if nobody else can."""
+        return [each for each in self.hosts.values() if each.is_slow]
+
+    def is_live(self, root: str, now: float) -> bool:
+        """Return whether bytes can be expected from a host at the end of a path."""
+        fetcher = self.hosts.get(root)
+        if fetcher is None or fetcher.is_silent or fetcher.is_starving:
+            return False
+        has_source = fetcher.is_root or fetcher.offset > 0
+        return fetcher.is_whole or (has_source and fetcher.grew + STALLED_TIME > now)
+
+    def live_roots(self, now: float) -> list[Fetcher]:
+        """Return the hosts that were sent upstream and from which bytes can be expected."""
+        return [self.hosts[each] for each in self.roots if self.is_live(each, now)]
+
+    def _place(self, fetcher: Fetcher, place: _Place | None) -> None:
+        old = fetcher.place
+        if old == place:
+            return
+        fetcher.place = place
+        if old is not None:
+            for each in (old, (None, *old[1:])):
+                hosts = self._places[each]
+                del hosts[fetcher.host]
+                if not hosts:
+                    del self._places[each]
+        if place is not None:
+            for each in (place, (None, *place[1:])):
+                self._places.setdefault(each, {})[fetcher.host] = None

@@ -1,0 +1,123 @@
+"""What a home measures of the network, from reports: uplinks, rates from upstream, the delay of a hop, slow hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from typing import TypeVar
+
+from peili.mirror.membership.directory.fan_out import Links
+
+_T = TypeVar("_T")
+
+_VALID_TIME = 120.0
+"""Seconds after which a measured uplink counts no longer."""
+_UPSTREAM_TIME = 30.0
+"""Seconds after which a rate from upstream counts no longer."""
+_SLOW_TIME = 60.0
+"""Seconds after which a slow host is tried again."""
+_MOST = 1024
+"""How many hosts are remembered for each kind of measurement."""
+_HOP_MIN, _HOP_MAX = 0.001, 1.0
+_HOP_WEIGHT = 0.1
+"""How much one measurement of a hop counts against all before it."""
+
+
+class LinkRates:
+    """The measurements of one home. They are bounded, and the oldest ones are forgotten."""
+
+    def __init__(self) -> None:
+        self._upstream: dict[str, tuple[float, float]] = {}  # by host: rate, time
+        self._limited: dict[str, tuple[float, float]] = {}  # by feeder: rate, time
+        self._at_least: dict[str, tuple[float, float]] = {}
+        self._slow: dict[str, float] = {}  # by host: until when
+        self._hop: float | None = None
+
+    def learn_upstream(self, host: str, rate: float | None, now: float) -> None:
+        """Record the rate at which `host` has lately received something from upstream."""
+        if rate is not None and rate > 0:
+            _put(self._upstream, host, (rate, now))
+
+    def learn_uplink(self, feeder: str, rate: float, is_limited: bool, now: float) -> None:
+        """Record the rate at which `feeder` sends to all its children.
+
+        Args:
+            feeder: The id of the host.
+            rate: The rate in bytes per second.
+            is_limited: Whether it had more to send. If not, its uplink may be faster than that.
+            now: The time.
+        """
+        if is_limited:
+            self._at_least.pop(feeder, None)
+            _put(self._limited, feeder, (rate, now))
+        elif rate > _fresh(self._limited, feeder, now, _VALID_TIME) * 1.2:
+            self._limited.pop(feeder, None)
+            _put(self._at_least, feeder, (max(rate, _fresh(self._at_least, feeder, now, _VALID_TIME)), now))
+
+    def learn_hop(self, seconds: float) -> None:
+        """Record by how many seconds a host was behind its feeder."""
+        seconds = min(max(seconds, _HOP_MIN), _HOP_MAX)
+        self._hop = seconds if self._hop is None else self._hop + _HOP_WEIGHT * (seconds - self._hop)
+
+    def mark_slow(self, host: str, now: float) -> None:
+        """Record that others should not wait for what `host` sends."""
+        _put(self._slow, host, now + _SLOW_TIME)
+
+    def clear_slow(self, host: str) -> None:
+        """Record that `host` was called slow because of somebody else."""
+        self._slow.pop(host, None)
+
+    def is_slow(self, host: str, now: float) -> bool:
+        """Return whether `host` was called slow lately."""
+        return self._slow.get(host, now) > now
+
+    def upstream_of_others(self, host: str, now: float) -> float | None:
+        """Return the rate at which other hosts have lately received from upstream: the median of the better half."""
+        rates = sorted(rate for each, rate in _recent(self._upstream, now, _UPSTREAM_TIME) if each != host)
+        return median(rates[len(rates) // 2 :]) if rates else None
+
+    def usual_uplink(self, now: float, without: str = "") -> float | None:
+        """Return the median uplink of the hosts that feed others, as far as it is known."""
+        known = [*_recent(self._limited, now, _VALID_TIME), *_recent(self._at_least, now, _VALID_TIME)]
+        rates = [rate for host, rate in known if host != without]
+        return median(rates) if rates else None
+
+    def possible_uplink(self, now: float) -> float:
+        """Return the rate that links can have: what was measured, or else what is usual."""
+        limited = [rate for _, rate in _recent(self._limited, now, _VALID_TIME)]
+        return median(limited) if limited else max(Links().uplink, self.usual_uplink(now) or 0.0)
+
+    def links(self, upstream: float | None, now: float) -> Links:
+        """Return what is known now.
+
+        Args:
+            upstream: The rate at which the content comes from upstream; None if it is not known.
+            now: The time.
+        """
+        limited = sorted(rate for host, rate in _recent(self._limited, now, _VALID_TIME) if not self.is_slow(host, now))
+        at_least = [rate for _, rate in _recent(self._at_least, now, _VALID_TIME)]
+        prior = Links()
+        # A quarter of them may have been measured in a bad moment.
+        uplink = limited[len(limited) // 4] if limited else max(at_least, default=prior.uplink)
+        return Links(uplink, prior.hop if self._hop is None else self._hop, upstream)
+
+
+def _put(table: dict[str, _T], host: str, value: _T) -> None:
+    """Set a value as the newest one, and forget the oldest one if there are too many."""
+    table.pop(host, None)
+    table[host] = value
+    if len(table) > _MOST:
+        del table[next(iter(table))]
+
+
+def _fresh(table: dict[str, tuple[float, float]], host: str, now: float, valid: float) -> float:
+    rate, at = table.get(host, (0.0, now))
+    return rate if at + valid > now else 0.0
+
+
+def _recent(table: dict[str, tuple[float, float]], now: float, valid: float) -> Iterator[tuple[str, float]]:
+    """Yield the hosts and rates that still count, the newest ones first."""
+    for host, (rate, at) in reversed(table.items()):
+        if at + valid <= now:
+            return
+        yield host, rate

@@ -1,0 +1,90 @@
+"""When a further host is sent upstream for a key, and which one. A root is a host that was sent upstream for others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+
+from peili.mirror.limits import MIB
+from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.link_rates import LinkRates
+
+MAX_ROOTS = 3
+"""How many roots a key has at most at the same time."""
+_REPORT_TIME = 1.0
+"""Seconds that the first bytes of a root may need to become known here."""
+_SLOW_FACTOR = 4
+"""A root is slow if others get this many times as much from upstream. Three layers at once share one link."""
+_MEASURED_TIME = 2.0
+"""Seconds for which a root is measured before it is called slow."""
+_WORTH_TIME = 5.0
+"""A further root is worth the effort if the slow one needs at least this many seconds for the rest …"""
+_DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 30.0, 60.0
+"""… and without evidence that others are faster, after this many seconds if it needs this many for the rest."""
+_PROMOTION_TIME = 5.0
+"""Seconds from one promotion to the next, so that the effect of the first can be seen."""
+_AHEAD = 4 * MIB
+"""By how many bytes a root must be ahead of another one, so that hosts move to it."""
+_FASTER = 1.5
+"""How many times as fast it must be."""
+
+
+def unproven_roots(fetch: Fetch, timeout: float, now: float) -> list[Fetcher]:
+    """Return the roots that have got no byte in time.
+
+    Args:
+        fetch: The key.
+        timeout: ``limits.claim_timeout``.
+        now: The time.
+    """
+    roots = (fetch.hosts[each] for each in fetch.roots)
+    return [each for each in roots if each.offset <= each.claimed and each.fed_since + timeout + _REPORT_TIME <= now]
+
+
+def lagging_roots(fetch: Fetch, now: float) -> set[str]:
+    """Return the roots that another root has overtaken, and that are slower."""
+    if len(fetch.roots) < 2:
+        return set()
+    live = fetch.live_roots(now)
+    lead = max(live, key=lambda each: each.offset, default=None)
+    if lead is None:
+        return set()
+    return {each.host for each in live if _is_overtaken(each, lead, now)}
+
+
+def _is_overtaken(root: Fetcher, lead: Fetcher, now: float) -> bool:
+    slow, fast = root.rate_at(now) or 0.0, lead.rate_at(now) or 0.0
+    return lead.offset - root.offset > max(_AHEAD, slow) and fast > _FASTER * slow
+
+
+def needs_root(fetch: Fetch, rates: LinkRates, now: float) -> bool:
+    """Return whether a further host should go upstream, because the roots do too little."""
+    live = fetch.live_roots(now)
+    if not fetch.roots or len(live) >= MAX_ROOTS or fetch.active <= len(fetch.roots):
+        return False
+    if fetch.promoted_at + _PROMOTION_TIME > now:
+        return False
+    if not live:
+        return True
+    best = max(live, key=lambda each: each.rate_at(now) or 0.0)
+    rate, others = best.rate_at(now), rates.upstream_of_others(best.host, now)
+    if rate is None or best.offset <= best.claimed or fetch.size is None or best.fed_since + _MEASURED_TIME > now:
+        return False
+    rest = (fetch.size - best.offset) / max(rate, 1.0)
+    if others is not None and others >= _SLOW_FACTOR * rate:
+        return rest >= _WORTH_TIME
+    is_doubted = best.fed_since + _DOUBTED_TIME <= now and rest >= _WORTH_WITHOUT_EVIDENCE
+    return is_doubted and rates.possible_uplink(now) >= _SLOW_FACTOR * rate
+
+
+def choose_root(fetch: Fetch, refused: Container[str], count_roots: Callable[[str], int]) -> Fetcher | None:
+    """Return the host that should go upstream: the one with the most bytes; None if there is none.
+
+    Args:
+        fetch: The key.
+        refused: Hosts that got nothing from upstream lately.
+        count_roots: Returns for how many keys a host is a root. Of hosts with equally many bytes, the lowest is taken.
+    """
+    able = [each for each in fetch.hosts.values() if each.can_feed and not each.is_whole and not each.is_root]
+    able = [each for each in able if each.host not in refused]
+    most = max((each.offset for each in able), default=0)
+    return min((each for each in able if each.offset == most), key=lambda each: count_roots(each.host), default=None)

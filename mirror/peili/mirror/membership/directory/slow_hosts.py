@@ -1,0 +1,71 @@
+"""Finds out from what hosts report which links are slow, and which end of a slow link is to be avoided."""
+
+from __future__ import annotations
+
+from peili.mirror.limits import MIB
+from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.link_rates import LinkRates
+
+_LAG = 4 * MIB
+"""By how many bytes a host must be behind its feeder, so that their link counts as the limit …"""
+_LAG_TIME = 1.0
+"""… and by how many seconds at its rate."""
+_FED_TIME = 0.8
+"""Seconds for which a host must have been fed before its rate counts."""
+_SLOWER = 2
+"""A feeder is slow if it sends this many times less than it receives, and than others send."""
+_SIBLING_FACTOR = 3
+"""A child is slow if another child of its feeder gets this many times as much."""
+
+
+def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, now: float) -> Fetcher | None:
+    """Measure the link from the feeder of `child`.
+
+    Args:
+        fetch: The key.
+        child: A host that has just reported.
+        available: How many bytes its feeder had when it last said so.
+        rates: Takes the measurements.
+        now: The time.
+
+    Returns:
+        The host that should feed nobody from now on, if this is found out.
+    """
+    feeder = fetch.hosts.get(child.feeders[0]) if len(child.feeders) == 1 else None
+    if feeder is None or child.rate is None or child.fed_since + _FED_TIME > now:
+        return None
+    has = float(fetch.size or available) if feeder.is_whole else max(feeder.offset_at(now), available)
+    lag, before = has - child.offset, child.lag
+    child.lag = lag
+    is_limited = lag > max(_LAG, _LAG_TIME * child.rate)
+    siblings = [fetch.hosts[each].rate or 0.0 for each in fetch.children[feeder.host] if each in fetch.hosts]
+    sent = sum(siblings)
+    rates.learn_uplink(feeder.host, sent, is_limited, now)
+    if not is_limited:
+        if not feeder.is_whole and feeder.rate is not None and child.rate > 0:
+            rates.learn_hop(lag / child.rate)
+        return None
+    if lag < before or child.is_slow or feeder.is_slow:
+        return None
+    if max(siblings) > _SIBLING_FACTOR * child.rate:
+        return child
+    others = (rates.usual_uplink(now, without=feeder.host), feeder.rate)
+    known = [rate for rate in others if rate is not None]
+    is_slow = bool(known) and all(sent * _SLOWER < rate for rate in known)
+    return blame_feeder(fetch, feeder, child, rates) if is_slow else None
+
+
+def blame_feeder(fetch: Fetch, feeder: Fetcher, child: Fetcher, rates: LinkRates) -> Fetcher:
+    """Return which end of a link is slow, if `child` gets much less from `feeder` than the feeder has.
+
+    At first it is the feeder. If the same happens to the child with another feeder, it was the child.
+    """
+    if child.blames - {feeder.host}:
+        for host in child.blames:
+            rates.clear_slow(host)
+            if host in fetch.hosts:
+                fetch.hosts[host].is_slow = False
+                fetch.arrange(host)
+        return child
+    child.blames.add(feeder.host)
+    return feeder
