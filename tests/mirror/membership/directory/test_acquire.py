@@ -60,8 +60,11 @@ def home_of(hosts: list[Host]) -> Host:
 
 def fetchers(home: Host) -> dict[str, Any]:
     """What a home knows about the hosts that fetch the key."""
-    fetches = home.directory.home.claims._fetches  # pyright: ignore[reportPrivateUsage]
-    return dict(fetches[KEY].hosts) if KEY in fetches else {}
+    hosts: dict[str, Any] = {}
+    for fetch in home.directory.home.claims.table.fetches():
+        if fetch.key == KEY:
+            hosts.update(fetch.hosts)
+    return hosts
 
 
 @pytest.mark.parametrize("count", [SMALL, LARGE])
