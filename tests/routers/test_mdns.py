@@ -18,11 +18,12 @@ import ifaddr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, until
+from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, refusing_url, served, until
+from tests.support.ports import free_port
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import ConfigError, Digest, Peer, Plugins
-from peili.routers.mdns import MdnsRouter
+from peili.routers.mdns import MdnsRouter, announcement
 from peili.routers.mdns import discovery as mdns_discovery
 from peili.routers.mdns import router as mdns_router
 from peili.routers.mdns import service as mdns_service
@@ -229,6 +230,66 @@ async def test_a_host_with_new_addresses_is_announced_again(monkeypatch: pytest.
         attached = NetworkAttachment(attached.interfaces, ("127.0.0.7",))
         await until(lambda: [peer.urls for peer in seen(there, a)] == [("http://127.0.0.7:5051",)])
         await until(lambda: seen(here, b) == [b])
+
+
+def attached_to(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+    """Let the router use loopback as if it were an interface with these addresses."""
+    attached = NetworkAttachment(find_attachment(LOOPBACK, (4,)).interfaces, addresses)
+
+    def current(*_: object) -> NetworkAttachment:
+        return attached
+
+    monkeypatch.setattr(mdns_router, "find_attachment", current)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+async def test_without_another_url_a_host_is_announced_where_its_own_door_answers(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """127.0.0.2 stands for an interface: the peer door of this host answers there, and another host's at 127.0.0.3."""
+
+    def is_loopback(host: str) -> bool:
+        return host in {"127.0.0.1", "::1", "localhost"}
+
+    monkeypatch.setattr(announcement, "_is_loopback", is_loopback)
+    attached_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1", "fe80::2")
+    this, other = Neighbour(f"a-{uuid4().hex[:8]}"), Neighbour("other")
+    port = free_port()
+    there = MdnsRouter(interfaces=LOOPBACK)
+    async with (
+        served(this.app(), "127.0.0.2", port),
+        served(other.app(), "127.0.0.3", port),
+        entered(there, identity="b"),
+    ):
+        peer = Peer(this.identity or "", (f"http://{name}:{port}/",))
+        async with entered(MdnsRouter(), identity=peer.id, peer=peer):
+            await until(lambda: [each.urls for each in seen(there, peer)] == [(f"http://127.0.0.2:{port}",)])
+
+
+@pytest.mark.anyio
+async def test_loopback_is_not_announced_beyond_loopback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    attached_to(monkeypatch, "10.0.0.3", "127.0.0.1")
+    nowhere = Peer(f"a-{uuid4().hex[:8]}", (refusing_url(),))
+    both = Peer(f"b-{uuid4().hex[:8]}", ("http://127.0.0.1:5051", "http://10.0.0.3:5051"))
+    named = Peer(f"c-{uuid4().hex[:8]}", ("http://c.example:5051",))
+    there = MdnsRouter(interfaces=LOOPBACK)
+    async with entered(there, identity="there"):
+        for peer in (nowhere, both, named):
+            async with entered(MdnsRouter(), identity=peer.id, peer=peer):
+                if peer is nowhere:
+                    await until(lambda: caplog.records)
+                    continue
+                await until(lambda peer=peer: seen(there, peer))  # type: ignore[misc]  # bound early
+                assert seen(there, peer)[0].urls == ("http://10.0.0.3:5051",)
+        assert seen(there, nowhere) == []
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert warning == (
+        f"this host is not announced by multicast DNS: its peer door answers at {nowhere.urls[0]}, but at none of "
+        "10.0.0.3; set peer.listen, or peer.advertise to a URL that other hosts can reach"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from zeroconf import Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
 from peili.mirror import Backoff, Context, MembershipRouter, Options, Peer, Tasks
+from peili.routers.mdns.announcement import find_announcement, without_loopback
 from peili.routers.mdns.discovery import DiscoveredServices, ServiceResolver
 from peili.routers.mdns.interfaces import NetworkAttachment, find_attachment
 from peili.routers.mdns.service import SERVICE_TYPE, fits_label, parse_address, to_service
@@ -29,9 +30,9 @@ _LABEL = re.compile(r"[A-Za-z0-9._/-]+")
 class MdnsRouter(MembershipRouter):
     """A router whose members are the hosts that announce ``_peili._tcp.local.`` on the local network.
 
-    It announces this host as soon as its peer door answers. A host that stops says so, and is forgotten at once. A host
-    that crashes is forgotten after about a minute. The router is ready as soon as it listens. If there is no network
-    yet, or if it changes, the router keeps trying.
+    It announces this host as soon as its peer door answers; loopback only on loopback. A host that stops says so, and
+    is forgotten at once. One that crashes is forgotten after about a minute. The router is ready as soon as it listens.
+    If there is no network yet, or if it changes, the router keeps trying.
 
     Args:
         interfaces: Names or addresses of the interfaces to use. Empty: all interfaces.
@@ -113,10 +114,20 @@ class MdnsRouter(MembershipRouter):
 
     async def _announce(self, context: Context, zeroconf: Zeroconf, attachment: NetworkAttachment) -> None:
         this_host = await context.listening()
+        announcement = await find_announcement(context, this_host, attachment.addresses)
+        if announcement is None:
+            urls, addresses = ", ".join(this_host.urls), ", ".join(without_loopback(attachment.addresses))
+            context.log.warning(
+                "this host is not announced by multicast DNS: its peer door answers at %s, but at none of %s; set "
+                "peer.listen, or peer.advertise to a URL that other hosts can reach",
+                urls,
+                addresses,
+            )
+            return
         backoff = Backoff(context.limits.backoff_min, context.limits.backoff_max)
         while True:
             try:
-                info = to_service(this_host, self._labels, attachment.addresses)
+                info = to_service(announcement.peer, self._labels, announcement.addresses)
                 await (await zeroconf.async_register_service(info, allow_name_change=True))  # pyright: ignore[reportUnknownMemberType] - zeroconf does not state the type of its Awaitable
             except ValueError as error:
                 context.log.error("this host is not announced by multicast DNS: %s", error)  # noqa: TRY400 - one line
