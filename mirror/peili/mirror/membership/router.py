@@ -154,9 +154,9 @@ class MembershipRouter(Router):
         membership.health.exclude_until_alive(want.key, silent)
         membership.key_lookup.forget_failed(want.key, want.failed)
         whole_holders = super().acquire(want)
-        if not want.accepts_in_flight:
-            return await whole_holders
-        return await membership.sources.acquire(want, whole_holders)
+        advice = await (membership.sources.acquire(want, whole_holders) if want.accepts_in_flight else whole_holders)
+        membership.context.log.debug("%s from byte %d: %s", want.key, want.offset, _describe(advice))
+        return advice
 
     @override
     async def advertise(self, have: Collection[StoreEvent]) -> None:
@@ -196,6 +196,15 @@ class MembershipRouter(Router):
             return None if self._peili_membership is None else self._peili_membership.directory
 
         return (Route(KEYS_ROUTE, handle_key, methods=["HEAD"]), *DirectoryRoutes(directory).routes())
+
+
+def _describe(advice: Feed | Wait | Upstream) -> str:
+    """Return what a host is told to do, for the log."""
+    if isinstance(advice, Feed):
+        return "read from " + ", ".join(
+            f"{each.peer.id}{'' if each.complete else ' in flight'}" for each in advice.holders
+        )
+    return "wait" if isinstance(advice, Wait) else "go upstream"
 
 
 def _require_running(membership: Membership | None, router: MembershipRouter) -> Membership:
