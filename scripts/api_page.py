@@ -34,7 +34,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "TLS between peers": "PeerTLS PeerKeys PeerCertificates TLSContexts peer_identity",
         "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM MAX_MANIFEST "
         "is_manifest "
-        "detect_media_type Peer base_url is_identity IDENTITY_HEADER Holder UnreachablePeer",
+        "detect_media_type Peer AddressKinds base_url is_identity IDENTITY_HEADER Holder UnreachablePeer",
         "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular "

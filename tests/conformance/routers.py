@@ -15,7 +15,7 @@ from tests.support.name_server import NameServer, name_server
 from typing_extensions import override
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from peili.mirror import Have, Key, MembershipRouter, Peer, PushRouter
+from peili.mirror import AddressKinds, Have, Key, MembershipRouter, Peer, PushRouter
 from peili.mirror.testing import MembershipSubject, RouterSubject
 from peili.mirror.testing.router_kit import IDENTITY
 from peili.routers.dns import DnsRouter
@@ -57,7 +57,7 @@ class RelocatedTalos(TalosRouter):
     async def members(self) -> AsyncGenerator[Collection[Peer], None]:
         async with aclosing(super().members()) as sets:
             async for peers in sets:
-                yield [replace(peer, urls=self.urls[peer.id]) for peer in peers]
+                yield [replace(peer, urls=self.urls[peer.id], dialled=AddressKinds.ANY) for peer in peers]
 
 
 class TalosSubject(MembershipSubject):

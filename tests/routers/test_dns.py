@@ -278,9 +278,13 @@ async def test_content_is_found_on_the_members() -> None:
         ports = [peer.urls[0].rpartition(":")[2] for peer in (one, two)]
         records = [f"_peili._tcp SRV {n} 0 {port} host-{n}" for n, port in enumerate(ports)]
         records += ["host-0 A 127.0.0.1", "host-1 A 127.0.0.1"]
-        async with name_server(*records) as server, entered(router := by_service(server)):
-            await until(router.ready)
-            assert await holder_ids(router, KEY) == [f"host-0.test:{ports[0]}"]
+        async with name_server(*records) as server:
+            async with entered(router := by_service(server, any_address=True)):
+                await until(router.ready)
+                assert await holder_ids(router, KEY) == [f"host-0.test:{ports[0]}"]
+            async with entered(router := by_service(server)):
+                await until(router.ready)
+                assert await holder_ids(router, KEY) == [], "by default, DNS can't lead to loopback"
 
 
 @needs_nsd
@@ -332,7 +336,7 @@ async def test_no_configured_server_is_an_error(monkeypatch: pytest.MonkeyPatch)
 EITHER = "name: either name and port, or srv, a name that has SRV records"
 NAME: dict[str, Any] = {"name": "peili.test", "port": 5051}
 SERVER = "the address of a DNS server, such as 10.0.0.2 or [fd00::1]:53"
-KNOWN = "name, port, srv, scheme, path, ip_version, tls_name, servers, min_ttl, max_ttl, timeout"
+KNOWN = "name, port, srv, scheme, path, ip_version, tls_name, any_address, servers, min_ttl, max_ttl, timeout"
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({}, EITHER),
     ({**NAME, "srv": "_peili._tcp.test"}, EITHER),

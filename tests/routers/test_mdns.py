@@ -22,7 +22,7 @@ from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours,
 from tests.support.ports import free_port
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
-from peili.mirror import ConfigError, Digest, Peer, Plugins
+from peili.mirror import AddressKinds, ConfigError, Digest, Peer, Plugins
 from peili.routers.mdns import MdnsRouter, announcement
 from peili.routers.mdns import discovery as mdns_discovery
 from peili.routers.mdns import router as mdns_router
@@ -253,6 +253,7 @@ async def test_without_another_url_a_host_is_announced_where_its_own_door_answer
         return host in {"127.0.0.1", "::1", "localhost"}
 
     monkeypatch.setattr(announcement, "_is_loopback", is_loopback)
+    monkeypatch.setattr(NetworkAttachment, "dialled", AddressKinds.ANY)
     attached_to(monkeypatch, "127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "::1", "fe80::2")
     this, other = Neighbour(f"a-{uuid4().hex[:8]}"), Neighbour("other")
     port = free_port()
@@ -334,6 +335,48 @@ def test_addresses_of_the_wanted_versions_are_used_and_link_local_ones_come_last
         interface_index=7,
     )
     assert from_service(info, versions).urls == urls
+
+
+@pytest.mark.parametrize(
+    ("address", "link_count", "is_usable"),
+    [
+        ("10.0.0.3", 1, True),
+        ("169.254.7.7", 1, True),
+        ("169.254.7.7", 2, False),  # on which of the links?
+        ("169.254.169.254", 1, False),
+        ("fd00:ec2::254", 1, False),
+        ("127.0.0.1", 1, False),
+        ("::1", 1, False),
+        ("0.0.0.0", 1, False),
+        ("fe80::3", 1, False),  # not announced on a link
+        ("fe80::3%7", 2, True),
+    ],
+)
+def test_only_addresses_of_other_hosts_are_used(address: str, link_count: int, is_usable: bool) -> None:
+    plain, _, scope = address.partition("%")
+    info = AsyncServiceInfo(
+        SERVICE_TYPE,
+        f"a.{SERVICE_TYPE}",
+        port=1,
+        properties={"id": "a"},
+        addresses=[socket.inet_pton(socket.AF_INET6 if ":" in plain else socket.AF_INET, plain)],
+        interface_index=int(scope) if scope else None,
+    )
+    attachment = NetworkAttachment(("10.0.0.2",), ("10.0.0.2",), link_count)
+
+    def read() -> Peer:
+        return from_service(info, (4, 6), attachment.dialled, has_one_link=attachment.links == 1)
+
+    if is_usable:
+        assert attachment.dialled is read().dialled is AddressKinds.ROUTED | AddressKinds.LINK_LOCAL
+    else:
+        with pytest.raises(ValueError, match="no usable address"):
+            read()
+
+
+def test_loopback_addresses_are_used_only_on_loopback() -> None:
+    assert AddressKinds.LOOPBACK in NetworkAttachment(("127.0.0.1",), ("127.0.0.1", "::1")).dialled
+    assert AddressKinds.LOOPBACK not in NetworkAttachment(("127.0.0.1", 2), ("127.0.0.1", "fe80::1")).dialled
 
 
 @given(st.text(min_size=1, max_size=60))

@@ -39,6 +39,7 @@ from peili.mirror.oci.references import (
     parse_key,
 )
 from peili.mirror.oci.selection import Selection, check_registries
+from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, UnreachablePeer, base_url, is_identity
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import (
@@ -75,6 +76,7 @@ __all__ = [
     "STORES",
     "Aborted",
     "Address",
+    "AddressKinds",
     "Auth",
     "Backoff",
     "Broadcast",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from peili.mirror import ConfigError, Options, Peer
+from peili.mirror import AddressKinds, ConfigError, Options, Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,11 +15,13 @@ class MemberUrls:
         scheme: ``http`` or ``https``.
         path: A path with a slash at its beginning, or empty.
         tls_name: The name that each member's certificate must show.
+        dialled: The kinds of addresses that may be dialled.
     """
 
     scheme: str = "http"
     path: str = ""
     tls_name: str | None = None
+    dialled: AddressKinds = AddressKinds.ROUTED
 
     def url(self, address: str, port: int) -> str:
         """Return the URL of a member's peer door."""
@@ -28,7 +30,7 @@ class MemberUrls:
 
 
 def read_member_urls(options: Options) -> MemberUrls:
-    """Read the options ``scheme``, ``path`` and ``tls_name``. Raises ConfigError."""
+    """Read the options ``scheme``, ``path``, ``tls_name`` and ``any_address``. Raises ConfigError."""
     scheme = options.choice("scheme", ("http", "https"), "http")
     path = options.text("path", "", expected="a path such as /peili").rstrip("/")
     tls_name = options.text("tls_name", None)
@@ -42,4 +44,5 @@ def read_member_urls(options: Options) -> MemberUrls:
         Peer("unnamed", (), tls_name)
     except ValueError as error:
         raise ConfigError("tls_name", str(error)) from error
-    return MemberUrls(scheme, path, tls_name)
+    any_address = options.boolean("any_address", False)
+    return MemberUrls(scheme, path, tls_name, AddressKinds.ANY if any_address else AddressKinds.ROUTED)

@@ -217,8 +217,8 @@ class PeerClient:
     def _origin(self, url: str, peer: Peer) -> Origin:
         """Return the origin of `url`. Raises ConnectError for an http URL if mutual TLS is required."""
         if not isinstance(self._tls, PeerTLS):
-            return Origin.of(url, peer.tls_name)
-        origin = Origin.of(url, peer.tls_name, self._tls)
+            return Origin.of(url, peer)
+        origin = Origin.of(url, peer, self._tls)
         if not origin.is_secure:
             raise ConnectError(f"{url} must be an https URL, because hosts connect to peers with mutual TLS")
         return origin

@@ -19,6 +19,8 @@ from urllib.parse import urlsplit
 from typing_extensions import override
 
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
+from peili.mirror.peer_api.addresses import AddressKinds
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import PeerTLS, certificate_names
 
@@ -34,20 +36,22 @@ class Origin:
     Attributes:
         is_secure: Whether to use TLS.
         tls_name: The name that the certificate must show. If it is empty, only `PeerTLS.check_server` checks the names.
+        dialled: The kinds of addresses that may be dialled.
     """
 
     is_secure: bool
     host: str
     port: int
     tls_name: str
+    dialled: AddressKinds = AddressKinds.ANY
 
     @classmethod
-    def of(cls, url: str, tls_name: str | None, tls: PeerTLS | None = None) -> Origin:
+    def of(cls, url: str, peer: Peer, tls: PeerTLS | None = None) -> Origin:
         """Return the origin of a URL of a peer.
 
         Args:
             url: The URL.
-            tls_name: The peer's `Peer.tls_name`.
+            peer: The peer. Its `Peer.tls_name` and `Peer.dialled` count.
             tls: The mutual TLS, if any; it decides which name is checked.
 
         Raises:
@@ -58,8 +62,8 @@ class Origin:
         host = parts.hostname or ""
         if not host.isascii() or ".." in host:
             host = host.encode("idna").decode("ascii")
-        name = (tls_name or host) if tls is None else tls.name_to_check(tls_name, host)
-        return cls(is_secure, host, parts.port or (443 if is_secure else 80), name)
+        name = (peer.tls_name or host) if tls is None else tls.name_to_check(peer.tls_name, host)
+        return cls(is_secure, host, parts.port or (443 if is_secure else 80), name, peer.dialled)
 
 
 class Transport(ABC):
@@ -127,7 +131,8 @@ async def connect(
         UnicodeError: The host of `origin` is not a host name.
     """
     async with Deadline(timeout):
-        tcp_socket = await _connect_any(await resolver.addresses(origin.host, origin.port), timeout)
+        addresses = _allowed(origin, await resolver.addresses(origin.host, origin.port))
+        tcp_socket = await _connect_any(addresses, timeout)
         if tls is None:
             return TcpTransport(tcp_socket)
         try:
@@ -143,6 +148,16 @@ async def connect(
             transport.close()
             raise
         return transport
+
+
+def _allowed(origin: Origin, addresses: Addresses) -> Addresses:
+    """Return those of `addresses` that may be dialled. Raises OSError if there are none."""
+    if origin.dialled is AddressKinds.ANY:
+        return addresses
+    allowed = [each for each in addresses if AddressKinds.of(str(each[1][0])) & origin.dialled]
+    if addresses and not allowed:
+        raise OSError(f"{addresses[0][1][0]} is not dialled, because it is not an address of another host")
+    return allowed
 
 
 async def _connect_any(addresses: Addresses, timeout: float) -> socket.socket:

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from peili.mirror.peer_api.addresses import AddressKinds
+
 IDENTITY_HEADER = "Peili-Id"
 """Each response of a peer door has this header. Its value is the id of the host that answers."""
 
@@ -27,6 +29,9 @@ class Peer:
             in brackets. A slash at the end is removed.
         tls_name: The name that its certificate must show: a host name or an IP address. None means the URL's host.
         labels: Properties for routers that use them. `MembershipRouter` prefers holders with the same ``zone``.
+        dialled: The kinds of addresses that may be dialled, also for host names in the URLs. By default all, because
+            the operator or the host agent has chosen the URLs. A router that learns them from the network allows fewer,
+            so that nobody can make this host send requests to itself. Not compared.
 
     Raises:
         ValueError: `id` is empty, or a URL or `tls_name` is malformed.
@@ -36,6 +41,7 @@ class Peer:
     urls: tuple[str, ...]
     tls_name: str | None = None
     labels: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    dialled: AddressKinds = field(default=AddressKinds.ANY, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.id:

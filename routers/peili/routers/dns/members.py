@@ -67,7 +67,7 @@ class AddressFinder(MemberFinder):
     async def find(self, client: DnsClient) -> Found:
         await self._host.ask(client)
         urls = [self._urls.url(each, self._port) for each in self._host.addresses[:MAX_MEMBERS]]
-        peers = [Peer(url, (url,), self._urls.tls_name) for url in urls]
+        peers = [Peer(url, (url,), self._urls.tls_name, dialled=self._urls.dialled) for url in urls]
         return Found(peers, self._host.ttl, self._host.problem, self._host.is_incomplete)
 
 
@@ -118,7 +118,7 @@ class ServiceFinder(MemberFinder):
     def _peer(self, target: str, port: int) -> Peer:
         urls = tuple(self._urls.url(each, port) for each in self._hosts[target].addresses)
         default = target if self._urls.scheme == "https" else None
-        return Peer(f"{target}:{port}", urls, self._urls.tls_name or default)
+        return Peer(f"{target}:{port}", urls, self._urls.tls_name or default, dialled=self._urls.dialled)
 
 
 async def _ask_in_turn(turns: asyncio.Semaphore, host: HostAddresses, client: DnsClient) -> None:

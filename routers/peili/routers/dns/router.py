@@ -53,7 +53,7 @@ class DnsOptions:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Check the options in `config`. Raises ConfigError."""
-        known = ("name", "port", "srv", "scheme", "path", "ip_version", "tls_name", "servers")
+        known = ("name", "port", "srv", "scheme", "path", "ip_version", "tls_name", "any_address", "servers")
         options = Options(config, *known, "min_ttl", "max_ttl", "timeout")
         name, port = _read_name(options)
         seconds = "seconds, 0.1 or more"

@@ -55,7 +55,7 @@ class KubernetesOptions:
     @classmethod
     def from_config(cls, config: Mapping[str, Any], environ: Mapping[str, str]) -> Self:
         """Check the options in `config`; `environ` may have the address of the API server. Raises ConfigError."""
-        known = ("service", "namespace", "port", "scheme", "path", "tls_name", "zone_label")
+        known = ("service", "namespace", "port", "scheme", "path", "tls_name", "any_address", "zone_label")
         options = Options(config, *known, "api_server", "credentials", "timeout")
         return cls(
             _read_name(options, "service", "peili"),

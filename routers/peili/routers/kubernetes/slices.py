@@ -105,7 +105,7 @@ def peers_of(endpoints: Iterable[PodAddress], urls: MemberUrls, zones: Mapping[s
         labels = {key: value for key, value in (("zone", zone), ("node", first.node)) if value}
         addresses = tuple(dict.fromkeys(urls.url(each.address, each.port) for each in pod))
         # Two pods that share the node's address, an old one and its successor, are one peer.
-        peers.setdefault((first.name, addresses), Peer(first.name, addresses, urls.tls_name, labels))
+        peers.setdefault((first.name, addresses), Peer(first.name, addresses, urls.tls_name, labels, urls.dialled))
     return sorted(peers.values(), key=lambda peer: (peer.id, peer.urls))[:MAX_MEMBERS]
 
 

@@ -10,6 +10,7 @@ from zeroconf import ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceInfo
 
 from peili.mirror import Broadcast, Context, Peer, Tasks
+from peili.routers.mdns.interfaces import NetworkAttachment
 from peili.routers.mdns.service import SERVICE_TYPE, TTL, from_service
 
 _MAX_SERVICES = 1024
@@ -62,6 +63,7 @@ class ServiceResolver:
         services: What this object updates. It may have services from before this host's addresses changed.
         tasks: Owns the tasks that resolve services.
         versions: The IP versions of the addresses to use.
+        attachment: The links on which the announcements come.
     """
 
     def __init__(
@@ -70,13 +72,16 @@ class ServiceResolver:
         zeroconf: Zeroconf,
         services: DiscoveredServices,
         tasks: Tasks,
+        *,
         versions: Collection[int],
+        attachment: NetworkAttachment,
     ) -> None:
         self._log = context.log
         self._zeroconf = zeroconf
         self._services = services
         self._tasks = tasks
         self._versions = versions
+        self._attachment = attachment
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._found: set[str] = set()  # names that the current browser has found
 
@@ -122,7 +127,8 @@ class ServiceResolver:
         peer = None
         if await self._request_records(info):
             try:
-                peer = from_service(info, self._versions)
+                dialled, has_one_link = self._attachment.dialled, self._attachment.links == 1
+                peer = from_service(info, self._versions, dialled, has_one_link=has_one_link)
             except ValueError as error:
                 self._log.debug("ignoring the service %a: %s", name, error)
         if peer is not None or name in self._found:

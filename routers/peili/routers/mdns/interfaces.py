@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 import ifaddr
 
+from peili.mirror import AddressKinds
 from peili.routers.mdns.service import IPAddress, address_order, parse_address
 
 
@@ -18,10 +19,21 @@ class NetworkAttachment:
     Attributes:
         interfaces: The interfaces as zeroconf expects them: IPv4 addresses, and indexes of interfaces with IPv6.
         addresses: This host's addresses there, without scopes. Link-local addresses come last.
+        links: The number of links.
     """
 
     interfaces: tuple[str | int, ...]
     addresses: tuple[str, ...]
+    links: int = field(default=1, compare=False)
+
+    @property
+    def dialled(self) -> AddressKinds:
+        """The kinds of addresses that an announcement may have.
+
+        Only programs of this host can announce themselves on loopback, so they may announce a loopback address there.
+        """
+        is_loopback = all(AddressKinds.of(each) is AddressKinds.LOOPBACK for each in self.addresses)
+        return AddressKinds.ROUTED | (AddressKinds.LOOPBACK if is_loopback else AddressKinds.LINK_LOCAL)
 
 
 def find_attachment(wanted: Collection[str], versions: Collection[int]) -> NetworkAttachment:
@@ -55,7 +67,8 @@ def find_attachment(wanted: Collection[str], versions: Collection[int]) -> Netwo
         interfaces += [index] if any(each.version == 6 for each in found) else []
         addresses.update(found)
     in_order = sorted(addresses, key=address_order)
-    return NetworkAttachment(tuple(sorted(interfaces, key=str)), tuple(map(str, in_order)))
+    links = len({index for index, found in chosen if found})
+    return NetworkAttachment(tuple(sorted(interfaces, key=str)), tuple(map(str, in_order)), links)
 
 
 def _addresses_of(adapter: ifaddr.Adapter) -> Iterator[IPv4Address | IPv6Address]:

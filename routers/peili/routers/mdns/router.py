@@ -103,7 +103,9 @@ class MdnsRouter(MembershipRouter):
         if not attachment.interfaces:
             raise OSError("no network interface that could be used")
         async with _open_zeroconf(attachment) as zeroconf, Tasks(context.log) as tasks:
-            resolver = ServiceResolver(context, zeroconf, self._services, tasks, self._versions)
+            resolver = ServiceResolver(
+                context, zeroconf, self._services, tasks, versions=self._versions, attachment=attachment
+            )
             async with AsyncServiceBrowser(zeroconf, SERVICE_TYPE, handlers=[resolver.handle_change]):
                 tasks.start(resolver.refresh_expired())
                 tasks.start(self._announce(context, zeroconf, attachment))

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from zeroconf.asyncio import AsyncServiceInfo
 
-from peili.mirror import Peer
+from peili.mirror import AddressKinds, Peer
 
 SERVICE_TYPE = "_peili._tcp.local."
 TTL = 60
@@ -65,8 +65,23 @@ def to_service(peer: Peer, labels: Mapping[str, str], addresses: Sequence[str]) 
     )
 
 
-def from_service(info: AsyncServiceInfo, versions: Iterable[int]) -> Peer:
-    """Read the peer that announced `info`, with its addresses of the IP `versions`.
+def from_service(
+    info: AsyncServiceInfo,
+    versions: Iterable[int],
+    dialled: AddressKinds = AddressKinds.ROUTED | AddressKinds.LINK_LOCAL,
+    *,
+    has_one_link: bool = True,
+) -> Peer:
+    """Read the peer that announced `info`, with those of its addresses that may be used.
+
+    A link-local IPv6 address has the scope of the link on which the announcement came: zeroconf adds it, not the peer.
+    A link-local IPv4 address has none, so it is used only if there is one link.
+
+    Args:
+        info: The announcement.
+        versions: The IP versions to use.
+        dialled: The kinds of addresses to use.
+        has_one_link: Whether this host takes part in multicast DNS on one link only.
 
     Raises:
         ValueError: The service is not a valid peer.
@@ -79,14 +94,15 @@ def from_service(info: AsyncServiceInfo, versions: Iterable[int]) -> Peer:
     if path and not path.startswith("/"):
         raise ValueError(f"not a path: {path!a}")
     addresses = [ip_address(each) for each in info.parsed_scoped_addresses()]
-    wanted = [each for each in addresses if each.version in versions and _is_reachable(each)]
+    usable = (each for each in addresses if each.version in versions and AddressKinds.of(str(each)) in dialled)
+    wanted = [each for each in usable if not each.is_link_local or _has_link(each, has_one_link)]
     urls = tuple(f"{scheme}://{_url_host(each)}:{port}{path}" for each in sorted(wanted, key=address_order)[:_MAX_URLS])
     if not urls:
         raise ValueError("no usable address")
     labels = {key.removeprefix(_LABEL): value for key, value in text.items() if key.startswith(_LABEL)}
     if len(labels) > _MAX_LABELS:
         raise ValueError(f"{len(labels)} labels")
-    return Peer(identity, urls, text.get("name") or None, labels)
+    return Peer(identity, urls, text.get("name") or None, labels, dialled)
 
 
 def fits_label(key: str, value: str) -> bool:
@@ -120,11 +136,9 @@ def _addresses_in(urls: Sequence[str]) -> list[str]:
     return [str(each) for each in addresses if not each.is_unspecified]
 
 
-def _is_reachable(address: IPAddress) -> bool:
-    """Return whether a request can be sent to `address`. A link-local IPv6 address needs a scope."""
-    if isinstance(address, IPv6Address) and address.is_link_local:
-        return address.scope_id is not None
-    return not address.is_multicast and not address.is_unspecified
+def _has_link(address: IPAddress, has_one_link: bool) -> bool:
+    """Return whether it is known on which link a link-local address is."""
+    return address.scope_id is not None if isinstance(address, IPv6Address) else has_one_link
 
 
 def _url_host(address: IPAddress) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeGuard, cast
 
-from peili.mirror import Peer
+from peili.mirror import AddressKinds, Peer
 
 RESOURCE_TYPE = "Members.cluster.talos.dev"
 _EXPECTED = "expected the output of talosctl get members -o json"
@@ -78,7 +78,7 @@ def _parse_peer(place: str, value: Any, scheme: str, port: int) -> Peer:
         raise InvalidMembers(f"{place}: spec.addresses is a list, not {_shorten(addresses)}")
     hosts = [host for each in addresses if (host := _url_host(place, each)) is not None]
     labels = {key: text for key in _LABELS if _is_text(text := spec.get(key))}
-    return Peer(identity, tuple(f"{scheme}://{host}:{port}" for host in hosts), labels=labels)
+    return Peer(identity, tuple(f"{scheme}://{host}:{port}" for host in hosts), None, labels, AddressKinds.ROUTED)
 
 
 def _is_list(value: Any) -> TypeGuard[list[Any]]:
