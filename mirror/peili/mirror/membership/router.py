@@ -122,6 +122,7 @@ class MembershipRouter(Router):
                 yield
             finally:
                 self._peili_membership = None
+                await membership.directory.leases.flush()
 
     @override
     def ready(self) -> bool:

@@ -3,221 +3,186 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import pytest
+from tests.mirror.membership.directory.acquiring import acquire, feed, fetchers, go_upstream, home_of, names, want
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
+from tests.mirror.membership.directory.test_directory import say
 from tests.support.neighbours import until
 
-from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Upstream, Wait, Want
-from peili.mirror.membership.directory.homes import slot_of
+from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Upstream, Wait, Want
+from peili.mirror.peer_api.leases import (
+    ACQUIRE_PATH,
+    LEASES_PATH,
+    AcquireQuery,
+    ClaimRequest,
+    Granted,
+    LeaseReport,
+    LeaseReports,
+    OtherHome,
+)
 
 pytestmark = pytest.mark.anyio
 
-DATA = bytes(range(256)) * 64
-KEY = Digest.of(DATA)
+NO_HEARTBEAT = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, directory_heartbeat=1000)
 SMALL, LARGE = 4, 12
 """Clusters whose members ask all others, and those whose members rely on the directory."""
 
 
-def want(**changes: Any) -> Want:
-    return Want(KEY, **{"size": len(DATA), "can_share": True, "accepts_in_flight": True, **changes})
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Let the tests share clusters."""
+    return "asyncio"
 
 
-async def acquire(host: Host, **changes: Any) -> Feed | Upstream:
-    """Ask the router, again as long as it says to wait."""
-    async with asyncio.timeout(60):
-        while True:
-            advice = await host.router.acquire(want(**changes))
-            if not isinstance(advice, Wait):
-                return advice
-            await asyncio.sleep(max(0, advice.until - asyncio.get_running_loop().time()))
+@pytest.fixture(scope="module", params=[SMALL, LARGE])
+async def hosts(request: pytest.FixtureRequest) -> AsyncGenerator[list[Host]]:
+    """A cluster that the tests share; each has its own key."""
+    async with cluster(request.param, limits=NO_HEARTBEAT) as hosts:
+        await until(lambda: are_synced(hosts))
+        await (await acquire(hosts[0], Digest.of(b"first"))).lease.release(LeaseEnd.GONE)  # until nobody has to wait
+        yield hosts
 
 
-async def go_upstream(host: Host, **changes: Any) -> Lease:
-    advice = await acquire(host, **changes)
-    assert isinstance(advice, Upstream)
+@pytest.fixture
+def data(request: pytest.FixtureRequest) -> bytes:
+    return str(request.node.name).encode() * 100
+
+
+@pytest.fixture
+def key(data: bytes) -> Digest:
+    return Digest.of(data)
+
+
+async def test_one_host_goes_upstream_and_the_others_read_from_each_other(hosts: list[Host], key: Digest) -> None:
+    root, *others = hosts
+    await go_upstream(root, key)
+    root.store.begin(key, 1000).write(b"first bytes")
+    fed = [await feed(each, key) for each in others]
+    feeders = [name for each in fed for name in names(each)]
+    assert root.url in feeders
+    assert {*feeders} <= {each.url for each in hosts}
+    assert not any(holder.complete for each in fed for holder in each.holders)
+    await go_upstream(root, key)  # it gets the same answer again
+
+
+async def test_a_host_that_has_the_whole_content_is_used(hosts: list[Host], data: bytes, key: Digest) -> None:
+    holder, host, *_ = hosts
+    holder.store.add(data)
+    await until(lambda: home_of(hosts, key).directory.home.records.find(key).holders)
+    advice = await feed(host, key)
+    assert [(each.peer.id, each.complete) for each in advice.holders] == [(holder.url, True)]
     await advice.lease.release(LeaseEnd.DONE)
-    return advice.lease
+    failed = await acquire(host, key, {holder.url: FailureReason.BROKEN})
+    assert not isinstance(failed, Feed) or holder.url not in names(failed)
 
 
-async def feed(host: Host, **changes: Any) -> Feed:
-    advice = await acquire(host, **changes)
-    assert isinstance(advice, Feed)
-    return advice
+async def test_a_host_that_reads_whole_holders_only_claims_nothing(hosts: list[Host], key: Digest) -> None:
+    advice = await hosts[0].router.acquire(Want(key, can_share=True))
+    assert isinstance(advice, Upstream)
+    assert type(advice.lease) is Lease
+    assert not fetchers(home_of(hosts, key), key)
 
 
-def names(advice: Feed) -> list[str]:
-    """The ids of the holders. The members in the lists of the hosts have their URL as id."""
-    return [each.peer.id for each in advice.holders]
+async def test_progress_and_the_end_of_a_transfer_reach_the_home(hosts: list[Host], key: Digest) -> None:
+    root, child, *_ = hosts
+    home = home_of(hosts, key)
+    await go_upstream(root, key)
+    advice = await feed(child, key)
+    advice.lease.use(advice.holders[0])
+    advice.lease.progress(1234)
+    await until(lambda: fetchers(home, key)[child.name].offset == 1234)
+    await advice.lease.release(LeaseEnd.GONE)
+    await until(lambda: child.name not in fetchers(home, key))
 
 
-def home_of(hosts: list[Host]) -> Host:
-    """The first home of the key."""
-    homes = hosts[0].directory._homes.homes_of(slot_of(KEY))  # pyright: ignore[reportPrivateUsage]
-    return next(each for each in hosts if each.name == homes[0])
+async def test_a_grant_that_is_superseded_wakes_the_transfer(hosts: list[Host], key: Digest) -> None:
+    root, child, *_ = hosts
+    home = home_of(hosts, key)
+    await go_upstream(root, key)
+    advice = await feed(child, key)
+    waiting = asyncio.ensure_future(advice.lease.superseded())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    fetchers(home, key)[child.name].is_superseded = True
+    async with asyncio.timeout(30):
+        await waiting
+    again = await feed(child, key)
+    await advice.lease.release(LeaseEnd.GONE)  # of the old lease, which is not the last one
+    again.lease.progress(5)
+    await until(lambda: fetchers(home, key)[child.name].offset == 5)
+    await again.lease.release(LeaseEnd.GONE)
+    await until(lambda: child.name not in fetchers(home, key))
 
 
-def fetchers(home: Host) -> dict[str, Any]:
-    """What a home knows about the hosts that fetch the key."""
-    hosts: dict[str, Any] = {}
-    for fetch in home.directory.home.claims.table.fetches():
-        if fetch.key == KEY:
-            hosts.update(fetch.hosts)
-    return hosts
+async def test_a_cancelled_question_claims_nothing(hosts: list[Host], key: Digest) -> None:
+    home = home_of(hosts, key)
+    for steps in range(12):
+        asking = asyncio.ensure_future(hosts[0].router.acquire(want(key)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        if not asking.cancelled():
+            advice = asking.result()
+            assert not isinstance(advice, Wait)
+            await advice.lease.release(LeaseEnd.GONE)
+        await until(lambda: not fetchers(home, key))
+    await until(lambda: not len(hosts[0].directory.leases))
 
 
-@pytest.mark.parametrize("count", [SMALL, LARGE])
-async def test_one_host_goes_upstream_and_the_others_read_from_each_other(count: int) -> None:
-    async with cluster(count) as hosts:
-        await until(lambda: are_synced(hosts))
-        root, *others = hosts
-        await go_upstream(root)
-        ingest = root.store.begin(KEY, len(DATA))
-        ingest.write(DATA[:100])
-        fed = [await feed(each) for each in others]
-        feeders = [name for each in fed for name in names(each)]
-        assert root.url in feeders
-        assert all(not holder.complete for each in fed for holder in each.holders)
-        assert {*feeders} <= {each.url for each in hosts}
-        for advice in fed:
-            advice.lease.use(advice.holders[0])
-            advice.lease.progress(len(DATA))
-            await advice.lease.release(LeaseEnd.DONE)
+async def test_a_runtime_that_leaves_gives_up_its_claim(hosts: list[Host], key: Digest) -> None:
+    advice = await acquire(hosts[0], key)
+    assert isinstance(advice, Upstream)
+    await advice.lease.release(LeaseEnd.GONE)
+    await until(lambda: not fetchers(home_of(hosts, key), key))
+    await go_upstream(hosts[1], key)
 
 
-@pytest.mark.parametrize("count", [SMALL, LARGE])
-async def test_a_host_that_has_the_whole_content_is_used_and_nobody_goes_upstream(count: int) -> None:
-    async with cluster(count) as hosts:
-        await until(lambda: are_synced(hosts))
-        holder, *others = hosts
-        holder.store.add(DATA)
-        await until(lambda: home_of(hosts).directory.home.records.find(KEY).holders)
-        for host in others:
-            advice = await feed(host)
-            assert [each.complete for each in advice.holders] == [True]
-            assert names(advice) == [holder.url]
-            await advice.lease.release(LeaseEnd.DONE)
-            failed = await acquire(host, failed={holder.url: FailureReason.BROKEN})
-            assert not isinstance(failed, Feed) or holder.url not in names(failed)
-            await failed.lease.release(LeaseEnd.GONE)
+async def test_a_claim_is_kept_while_another_request_of_the_host_uses_it(hosts: list[Host], key: Digest) -> None:
+    root, child, *_ = hosts
+    home = home_of(hosts, key)
+    await go_upstream(root, key)
+    both = [await feed(child, key) for _ in range(2)]
+    assert names(both[0]) == names(both[1]) == [root.url]
+    await both[0].lease.release(LeaseEnd.GONE)
+    both[1].lease.progress(5)
+    await until(lambda: fetchers(home, key)[child.name].offset == 5)
+    assert fetchers(home, key)[child.name].feeders == (root.name,)
 
 
-async def test_without_interest_in_content_in_flight_nothing_is_claimed() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        advice = await acquire(hosts[0], accepts_in_flight=False)
-        assert isinstance(advice, Upstream)
-        assert type(advice.lease) is Lease
-        assert not fetchers(home_of(hosts))
+async def test_what_a_host_gets_from_upstream_is_reported_as_it_grows(hosts: list[Host], key: Digest) -> None:
+    """There is no heartbeat in these clusters."""
+    root, home = hosts[0], home_of(hosts, key)
+    await go_upstream(root, key)
+    ingest = root.store.begin(key, 1000)
+    for size in (100, 200, 300):
+        ingest.write(bytes(100))
+        await until(lambda size=size: known_bytes(home, root, key) == size)  # type: ignore[misc]  # bound early
 
 
-async def test_a_repeated_question_gets_the_same_answer() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        for _ in range(2):
-            await go_upstream(hosts[0])
-        first, second = [await feed(hosts[1]) for _ in range(2)]
-        assert names(first) == names(second) == [hosts[0].url]
-
-
-async def test_progress_and_the_end_of_a_transfer_reach_the_home() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        home = home_of(hosts)
-        root, child, *_ = hosts
-        await go_upstream(root)
-        advice = await feed(child)
-        advice.lease.use(advice.holders[0])
-        advice.lease.progress(1234)
-        await until(lambda: fetchers(home)[child.name].offset == 1234)
-        await advice.lease.release(LeaseEnd.GONE)
-        assert child.name not in fetchers(home)
-
-
-async def test_a_grant_that_is_superseded_wakes_the_transfer() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        root, child, *_ = hosts
-        await go_upstream(root)
-        advice = await feed(child)
-        waiting = asyncio.ensure_future(advice.lease.superseded())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        fetchers(home_of(hosts))[child.name].is_superseded = True
-        async with asyncio.timeout(30):
-            await waiting
-        again = await feed(child)
-        await advice.lease.release(LeaseEnd.DONE)
-        assert child.name in fetchers(home_of(hosts))
-        await again.lease.release(LeaseEnd.GONE)
-        assert child.name not in fetchers(home_of(hosts))
-
-
-async def test_a_cancelled_question_claims_nothing() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        home = home_of(hosts)
-        await (await acquire(hosts[0])).lease.release(LeaseEnd.GONE)  # from now on, nobody has to wait
-        for steps in range(12):
-            asking = asyncio.ensure_future(hosts[0].router.acquire(want()))
-            for _ in range(steps):
-                await asyncio.sleep(0)
-            asking.cancel()
-            await asyncio.wait([asking])
-            if not asking.cancelled():
-                advice = asking.result()
-                assert not isinstance(advice, Wait)
-                await advice.lease.release(LeaseEnd.GONE)
-            await until(lambda: not len(hosts[0].directory.leases))
-        await until(lambda: not fetchers(home))
-
-
-async def test_a_runtime_that_leaves_gives_up_its_claim() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        advice = await acquire(hosts[0])
-        assert isinstance(advice, Upstream)
-        await advice.lease.release(LeaseEnd.GONE)
-        await go_upstream(hosts[1])
-
-
-async def test_the_claim_of_one_request_is_kept_while_another_one_of_the_same_host_ends() -> None:
-    async with cluster(SMALL) as hosts:
-        await until(lambda: are_synced(hosts))
-        await go_upstream(hosts[0])
-        for _ in range(2):
-            advice = await acquire(hosts[0])
-            assert isinstance(advice, Upstream)
-        fed = [await feed(hosts[1]) for _ in range(2)]
-        await fed[0].lease.release(LeaseEnd.GONE)
-        assert fetchers(home_of(hosts))[hosts[1].name].feeders == (hosts[0].name,)
-
-
-async def test_the_growth_of_what_a_host_fetches_from_upstream_reaches_the_home_soon() -> None:
-    slow = Limits(lookup_timeout=5, lookup_ttl=0.001, miss_ttl=0.001, directory_heartbeat=1000)
-    async with cluster(SMALL, limits=slow) as hosts:
-        await until(lambda: are_synced(hosts))
-        root, home = hosts[0], home_of(hosts)
-        await go_upstream(root)
-        ingest = root.store.begin(KEY, len(DATA))
-        for size in (100, 200, 300):
-            ingest.write(DATA[size - 100 : size])
-            await until(lambda size=size: known(home, root) == size)  # type: ignore[misc]  # bound early
-
-
-def known(home: Host, host: Host) -> int | None:
+def known_bytes(home: Host, host: Host, key: Digest) -> int | None:
     """How many bytes a home knows that a host has."""
-    records = home.directory.home.records.find(KEY).holders
-    return next((each.available for each in records if each.id == host.name), None)
+    holders = home.directory.home.records.find(key).holders
+    return next((each.available for each in holders if each.id == host.name), None)
 
 
-async def test_the_next_home_decides_if_the_first_one_is_gone() -> None:
-    async with cluster(LARGE) as hosts:
-        await until(lambda: are_synced(hosts))
-        home = home_of(hosts)
-        root, child, *_ = [each for each in hosts if each is not home]
-        await home.stop()
-        await go_upstream(root)
-        advice = await feed(child)
-        assert names(advice) == [root.url]
+async def test_only_the_first_home_decides_unless_it_is_told_to(hosts: list[Host], key: Digest) -> None:
+    first = home_of(hosts, key)
+    other, asking = [each for each in hosts if each is not first][:2]
+    request = ClaimRequest(asking.name, key)
+    assert other.directory.home.acquire(AcquireQuery(request)) == OtherHome(first.name)
+    assert isinstance(other.directory.home.acquire(AcquireQuery(request, is_final=True)), Granted)
+
+
+async def test_a_host_only_claims_for_itself(key: Digest) -> None:
+    elsewhere, by_name = Peer("elsewhere", ("http://127.0.0.2:5",)), Peer("by-name", ("http://localhost:5",))
+    async with cluster(2, elsewhere, by_name) as hosts:
+        query = AcquireQuery(ClaimRequest("", key, can_share=True), is_final=True).encode()
+        report = LeaseReports((LeaseReport(key, 1),)).encode()
+        for path, message in ((ACQUIRE_PATH, query), (LEASES_PATH, report)):
+            for sender, status in (("by-name", 200), ("stranger", 403), ("elsewhere", 403), ("", 403), ("h0", 403)):
+                assert await say(hosts[0], sender, message, path) == status
+            assert await say(hosts[0], "by-name", b"[]", path) == 400
+        assert {*fetchers(hosts[0], key)} <= {"by-name"}

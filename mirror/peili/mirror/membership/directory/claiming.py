@@ -18,8 +18,6 @@ from peili.mirror.plugins.interfaces import Want
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
-_UNKNOWN = FailureReason.REFUSED
-"""Why a holder can't be used that this host does not know. It is no fault of the holder."""
 _MAX_UNUSABLE = 2
 """How often a home is asked again if this host knows none of the holders that it named."""
 
@@ -127,8 +125,7 @@ class Claiming:
         """Ask a home, or the one that it names instead, until it names a holder that this host knows."""
         answer = await self._answer(home, key, request, is_final=not is_first)
         if isinstance(answer, OtherHome):
-            is_known = answer.id == self._client.identity or answer.id in self._client.members.live().ids
-            home = answer.id if is_known and self._client.has_leases(answer.id) else home
+            home = answer.id if self._can_ask(answer.id) else home
             answer = await self._answer(home, key, request, is_final=True)
         for _ in range(_MAX_UNUSABLE + 1):
             if not isinstance(answer, Granted):
@@ -138,11 +135,16 @@ class Claiming:
             holders = self._usable(answer.grant.holders, request.failed)
             if holders:
                 return Claimed(home, answer, holders)
-            unusable = {each.id: request.failed.get(each.id, _UNKNOWN) for each in answer.grant.holders}
-            request = replace(request, failed=_newest({**request.failed, **unusable}))
+            unusable = {each.id: self._problem(each.id) for each in answer.grant.holders}
+            request = replace(request, failed=_newest({**unusable, **request.failed}))
             answer = await self._answer(home, key, request, is_final=True)
         self._undo(request.key, home, answer)
         return None
+
+    def _can_ask(self, home: str) -> bool:
+        """Return whether this host can ask `home`, which another home has named. Its own homes may be others."""
+        is_live = home == self._client.identity or home in self._client.members.live().ids
+        return is_live and home not in self._client.replaced and self._client.has_leases(home)
 
     def _usable(self, holders: Sequence[KnownHolder], failed: Mapping[str, str]) -> tuple[Holder, ...]:
         """Return the holders that this host knows. Their sizes are left out, as in `Directory.find`."""
@@ -152,6 +154,11 @@ class Claiming:
             for each in holders
             if each.id in live and each.id not in failed
         )
+
+    def _problem(self, host: str) -> str:
+        """Return why a holder can't be used: this host does not know it, or counts it as dead."""
+        is_known = self._client.members.member(host) is not None
+        return FailureReason.UNREACHABLE if is_known else FailureReason.REFUSED
 
     async def _answer(
         self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
@@ -187,5 +194,5 @@ class Claiming:
 
 
 def _newest(failed: Mapping[str, str]) -> dict[str, str]:
-    """Return the items that were added last, as many as a message may have."""
+    """Return the last items, as many as a message may have."""
     return dict(islice(failed.items(), max(0, len(failed) - MAX_FAILED), None))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 
 from typing_extensions import override
@@ -23,6 +23,8 @@ _GATHER_TIME = 0.05
 """Seconds for which the ends of transfers are gathered into one message."""
 _MIN_INTERVAL, _MAX_INTERVAL = 0.1, 60.0
 """The bounds of the seconds between two messages to a home."""
+_FLUSH_TIME = 0.5
+"""Seconds in which the last ends are sent when the router is exited."""
 _MAX_FAILURES = 3
 """After so many messages that failed, the ends of transfers are no longer sent."""
 _MAX_ENDS = 4 * MAX_REPORTS
@@ -37,6 +39,7 @@ class _HeldKey:
         home: The id of the home that gets the reports; None before the first answer.
         asking: How many calls are asking a home for the key now.
         leases: The leases that were not released yet.
+        unused: Homes whose grants are not used. They are told when nobody is asking any more.
         offset: All bytes before this one were received.
         feeder: The id of the host that the newest source reads from.
         source_available: How many bytes that host had when it last said so.
@@ -48,6 +51,7 @@ class _HeldKey:
         self.home: str | None = None
         self.asking = 0
         self.leases: set[Lease] = set()
+        self.unused: set[str] = set()
         self.offset = 0
         self.feeder: str | None = None
         self.source_available: int | None = None
@@ -92,7 +96,7 @@ class Leases:
 
     @contextmanager
     def asking(self, key: str) -> Generator[None]:
-        """Note that a home is being asked for `key`: until then, nothing that it granted is undone."""
+        """Note that a home is being asked for `key`. Until this ends, nothing that a home has granted is undone."""
         held = self._held.setdefault(key, _HeldKey(key))
         held.asking += 1
         for link in self._links.values():  # an earlier end must not arrive after the new question
@@ -102,7 +106,7 @@ class Leases:
             yield
         finally:
             held.asking -= 1
-            self._drop_unused(held)
+            self._settle(held)
 
     def grant_feed(self, key: str, home: str, interval: float) -> Lease:
         """Return a lease for a grant of `home` to read from other hosts."""
@@ -124,11 +128,9 @@ class Leases:
 
     def undo(self, key: str, home: str) -> None:
         """Tell `home` that its grant is not used, unless a transfer of this host uses it."""
-        held = self._held.get(key)
-        if held is not None and (held.leases or held.asking):
-            return
-        if key not in self.upstream:
-            self._end(home, LeaseReport(key, 0, end=LeaseEnd.GONE))
+        held = self._held.setdefault(key, _HeldKey(key))
+        held.unused.add(home)
+        self._settle(held)
 
     def move(self, home_of: Callable[[str, str], str | None]) -> None:
         """Report to other homes from now on.
@@ -142,19 +144,26 @@ class Leases:
                 held.home = home
                 self._link(home)
 
-    async def release(self, held: _HeldKey, lease: Lease, reason: str, *, was_fed: bool) -> None:
-        """End `lease`. If it was the last one of its key, wait until the home was told."""
+    async def flush(self) -> None:
+        """Wait until the homes were told which transfers have ended, for a moment. Call it before the tasks end."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FLUSH_TIME):
+                for link in [*self._links.values()]:
+                    await link.flush()
+
+    def release(self, held: _HeldKey, lease: Lease, reason: str, *, was_fed: bool) -> None:
+        """End `lease`. If it was the last one of its key, the home is told soon."""
         held.leases.discard(lease)
-        self._drop_unused(held)
-        if held.leases or held.asking or held.home is None:
+        if held.leases or held.home is None:
             return
-        if was_fed and held.key in self.upstream:
-            return  # the runtime was sent upstream since: the claim stays, and the store shows what becomes of it
-        if not was_fed:
-            if reason != LeaseEnd.GONE:
-                return
+        # A host that was sent upstream keeps its claim, and its store shows what becomes of it.
+        if held.key not in self.upstream if was_fed else reason == LeaseEnd.GONE:
             self.upstream.end(held.key)
-        await self._end(held.home, held.report(reason)).sent(held.key)
+            if held.asking:
+                held.unused.add(held.home)
+            else:
+                self._end(held.home, held.report(reason))
+        self._settle(held)
 
     def _grant(self, key: str, home: str, interval: float) -> _HeldKey:
         held = self._held.setdefault(key, _HeldKey(key))
@@ -162,17 +171,24 @@ class Leases:
         self._link(home).set_interval(interval)
         return held
 
-    def _drop_unused(self, held: _HeldKey) -> None:
-        if not held.leases and not held.asking and self._held.get(held.key) is held:
+    def _settle(self, held: _HeldKey) -> None:
+        """Tell homes whose grants are not used, and forget the key if there is nothing to know about it."""
+        if held.asking:
+            return
+        for home in held.unused:
+            is_used = held.home == home and bool(held.leases)
+            if not is_used and held.key not in self.upstream:
+                self._end(home, LeaseReport(held.key, 0, end=LeaseEnd.GONE))
+        held.unused.clear()
+        if not held.leases and self._held.get(held.key) is held:
             del self._held[held.key]
 
-    def _end(self, home: str, report: LeaseReport) -> _ReportLink:
+    def _end(self, home: str, report: LeaseReport) -> None:
         link = self._link(home)
         link.ends[report.key] = report
         if len(link.ends) > _MAX_ENDS:
             del link.ends[next(iter(link.ends))]
         link.wake.set()
-        return link
 
     def _link(self, home: str) -> _ReportLink:
         """Return the link to a home. Its task ends when there is nothing to report."""
@@ -256,11 +272,11 @@ class _ReportLink:
             pass
         self.wake.clear()
 
-    async def sent(self, key: str) -> None:
-        """Wait until the end of the transfer of `key` was sent or given up."""
-        report = self.ends.get(key)
-        while report is not None and self.ends.get(key) is report:
-            await self.changes.next_change.wait()
+    async def flush(self) -> None:
+        """Wait until all ends were sent or given up."""
+        while self.ends:
+            changed = self.changes.next_change
+            await changed.wait()
 
 
 class _FeedLease(Lease):
@@ -286,7 +302,7 @@ class _FeedLease(Lease):
 
     @override
     async def release(self, reason: str) -> None:
-        await self._leases.release(self._held, self, reason, was_fed=True)
+        self._leases.release(self._held, self, reason, was_fed=True)
 
 
 class _UpstreamLease(Lease):
@@ -298,4 +314,4 @@ class _UpstreamLease(Lease):
 
     @override
     async def release(self, reason: str) -> None:
-        await self._leases.release(self._held, self, reason, was_fed=False)
+        self._leases.release(self._held, self, reason, was_fed=False)

@@ -62,6 +62,9 @@ class UpstreamFetches:
             self._rates.append((now, (available - fetch.available) / (now - fetch.begun)))
             fetch.begun, fetch.available = now, available
 
+    def __len__(self) -> int:
+        return len(self._fetches)
+
     def best_rate(self) -> float | None:
         """Return the best rate of the last minute in bytes per second; None if none was measured."""
         since = self._clock() - _RECENT

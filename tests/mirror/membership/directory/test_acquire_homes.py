@@ -1,0 +1,238 @@
+"""`MembershipRouter.acquire` with homes that are gone, new, old, slow, busy or wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import asynccontextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from tests.mirror.membership.directory.acquiring import (
+    acquire,
+    feed,
+    fetchers,
+    go_upstream,
+    home_of,
+    homes,
+    names,
+    want,
+)
+from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
+from tests.support.neighbours import Neighbour, neighbours, served, until
+
+from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Peer
+from peili.mirror.membership.directory.homes import slot_of
+from peili.mirror.peer_api.directory import HoldersAnswer, KnownHolder
+from peili.mirror.peer_api.leases import (
+    AcquireQuery,
+    FeedFrom,
+    GoUpstream,
+    Grant,
+    Granted,
+    LeaseReport,
+    LeaseReports,
+    LeasesAnswer,
+    OtherHome,
+    WaitFor,
+)
+
+pytestmark = pytest.mark.anyio
+
+KEY = Digest.of(b"a layer")
+SMALL, LARGE = 4, 12
+"""Clusters whose members ask all others, and those whose members rely on the directory."""
+
+
+async def test_the_next_home_decides_if_the_first_one_is_gone() -> None:
+    async with cluster(SMALL) as hosts:
+        await until(lambda: are_synced(hosts))
+        home = home_of(hosts, KEY)
+        root, child, *_ = [each for each in hosts if each is not home]
+        await home.stop()
+        await go_upstream(root, KEY)
+        advice = await feed(child, KEY)
+        assert names(advice) == [root.url]
+
+
+async def test_leases_that_end_when_the_mirror_stops_are_reported() -> None:
+    async with cluster(SMALL) as hosts:
+        await until(lambda: are_synced(hosts))
+        home = home_of(hosts, KEY)
+        root, child, *_ = [each for each in hosts if each is not home]
+        await go_upstream(root, KEY)
+        advice = await feed(child, KEY)
+        await advice.lease.release(LeaseEnd.GONE)
+        await child.stop()
+        assert child.name not in fetchers(home, KEY)
+
+
+class Script:
+    """What a scripted home answers.
+
+    Attributes:
+        answer: Returns the answer to a question; None: there is none.
+        asked: The questions.
+        taken: The reports.
+        may_answer: While it is not set, answers wait.
+    """
+
+    def __init__(self, answer: Callable[[AcquireQuery], Response | None]) -> None:
+        self.answer = answer
+        self.asked: list[AcquireQuery] = []
+        self.taken: list[LeaseReport] = []
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    @asynccontextmanager
+    async def serve(self) -> AsyncGenerator[str]:
+        """Serve a member called ``scripted``, which takes records and knows none. Yields its URL."""
+        routes = [
+            Route("/v2/", self._hello),
+            Route("/_router/v1/hello", self._hello),
+            Route("/_router/v1/holdings", self._take_holdings, methods=["POST"]),
+            Route("/_router/v1/acquire", self._acquire, methods=["POST"]),
+            Route("/_router/v1/leases", self._take_reports, methods=["POST"]),
+            Route("/_router/{path:path}", self._not_found, methods=["POST", "HEAD"]),
+        ]
+        async with served(Starlette(routes=routes)) as url:
+            yield url
+
+    async def _hello(self, _: Request) -> Response:
+        return _signed(Response())
+
+    async def _not_found(self, request: Request) -> Response:
+        await request.body()
+        return _signed(Response(status_code=404))
+
+    async def _take_holdings(self, request: Request) -> Response:
+        await request.body()
+        return _signed(Response(status_code=204))
+
+    async def _acquire(self, request: Request) -> Response:
+        query = AcquireQuery.parse(await request.body(), request.headers["Peili-Id"])
+        self.asked.append(query)
+        response = self.answer(query)
+        if response is None:
+            await asyncio.sleep(60)
+            raise AssertionError("unreachable")
+        await self.may_answer.wait()
+        return _signed(response)
+
+    async def _take_reports(self, request: Request) -> Response:
+        self.taken.extend(LeaseReports.parse(await request.body()).reports)
+        return _signed(Response(LeasesAnswer((), 0.1).encode()))
+
+
+def _signed(response: Response) -> Response:
+    response.headers["Peili-Id"] = "scripted"
+    return response
+
+
+def grants(grant: Grant, *hosts: str) -> Response:
+    """The answer of a home that is synced with `hosts`."""
+    return Response(Granted(grant, HoldersAnswer((), "v", frozenset(hosts)), 0.1).encode())
+
+
+def data_at(hosts: list[Host], home: str, salt: str = "") -> bytes:
+    """Content whose first home is `home`."""
+    contents = (f"{salt}{number}".encode() for number in range(10_000))
+    return next(each for each in contents if homes(hosts[0]).homes_of(slot_of(Digest.of(each)))[0] == home)
+
+
+@asynccontextmanager
+async def cluster_with(script: Script, count: int = SMALL, others: Collection[Peer] = ()) -> AsyncGenerator[list[Host]]:
+    """A cluster with a scripted home."""
+    async with script.serve() as url, cluster(count, Peer(url, (url,)), *others) as hosts:
+        await until(lambda: are_synced(hosts) and all("scripted" in homes(each).ids for each in hosts))
+        yield hosts
+
+
+WRONG_ANSWERS: dict[str, Callable[[AcquireQuery], Response | None]] = {
+    "an old version": lambda _: Response(status_code=404),
+    "it does not know the host": lambda _: Response(status_code=403),
+    "busy": lambda _: Response(status_code=429),
+    "silent": lambda _: None,
+    "nobody knows them": lambda _: grants(FeedFrom((KnownHolder("stranger", 1), KnownHolder("h99", 1, 1)))),
+    "the host itself": lambda query: grants(FeedFrom((KnownHolder(query.request.host, 1),))),
+    "a home that nobody knows": lambda query: None if query.is_final else Response(OtherHome("stranger").encode()),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ANSWERS)
+async def test_a_wrong_home_costs_neither_the_content_nor_the_single_fetch(wrong: str) -> None:
+    async with cluster_with(Script(WRONG_ANSWERS[wrong])) as hosts:
+        root, child, holder, late = hosts
+        data = data_at(hosts, "scripted")
+        key = Digest.of(data)
+        await go_upstream(root, key)
+        assert names(await feed(child, key)) == [root.url]  # the second home decides
+        holder.store.add(data)
+        await until_fed_by(late, holder, key, dict.fromkeys((root.url, child.url), FailureReason.BROKEN))
+
+
+async def until_fed_by(host: Host, holder: Host, key: Digest, failed: dict[str, str]) -> None:
+    """Ask until `holder` is the only holder in the answer."""
+    async with asyncio.timeout(60):
+        while True:
+            advice = await acquire(host, key, failed)
+            await advice.lease.release(LeaseEnd.GONE)
+            if isinstance(advice, Feed) and names(advice) == [holder.url]:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() -> None:
+    script = Script(WRONG_ANSWERS["itself"])
+    async with cluster_with(script) as hosts:
+        key = Digest.of(data_at(hosts, "scripted", "another home is named"))
+        await go_upstream(hosts[0], key)
+        assert fetchers(hosts[3], key)["h0"].is_root
+        assert {each.is_final for each in script.asked} == {False}
+
+        data = data_at(hosts, "scripted", "a member has it whole")
+        key = Digest.of(data)
+        hosts[1].store.add(data)
+        script.answer = lambda _: grants(GoUpstream())
+        advice = await feed(hosts[0], key)
+        assert names(advice) == [hosts[1].url]
+        assert type(advice.lease) is Lease  # the home has not granted it …
+        await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])  # … and is told
+        script.answer = lambda _: grants(WaitFor(50))
+        assert names(await feed(hosts[0], key)) == [hosts[1].url]
+
+
+async def test_members_that_no_home_covers_are_asked_themselves() -> None:
+    """In a large cluster, the others are not asked."""
+    script = Script(lambda _: grants(GoUpstream(), *(f"h{number}" for number in range(LARGE))))
+    old = Neighbour("old")
+    async with neighbours(old), cluster_with(script, LARGE, [old.peer]) as hosts:
+        key = Digest.of(data_at(hosts, "scripted"))
+        old.keys.add(key)
+        assert names(await feed(hosts[0], key)) == ["old"]
+
+
+async def test_an_answer_that_comes_too_late_is_undone() -> None:
+    script = Script(lambda _: grants(GoUpstream()))
+    script.may_answer.clear()
+    async with cluster_with(script) as hosts:
+        data = data_at(hosts, "scripted")
+        key = Digest.of(data)
+        await go_upstream(hosts[0], key)  # the second home decides
+        hosts[0].store.add(data)
+        await until(lambda: not len(hosts[0].directory._upstream))  # pyright: ignore[reportPrivateUsage]
+        script.may_answer.set()
+        await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])
+
+        script.taken.clear()
+        script.may_answer.clear()
+        key = Digest.of(data_at(hosts, "scripted", "another"))
+        asking = asyncio.ensure_future(hosts[1].router.acquire(want(key)))
+        await until(lambda: script.asked[-1].request.key == key)
+        asking.cancel()
+        await asyncio.wait([asking])
+        script.may_answer.set()
+        await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])
