@@ -47,15 +47,22 @@ SMALL, LARGE = 4, 12
 """Clusters whose members ask all others, and those whose members rely on the directory."""
 
 
-async def test_the_next_home_decides_if_the_first_one_is_gone() -> None:
+async def test_the_next_home_decides_if_the_first_one_is_gone_and_that_one_learns_of_the_leases_again() -> None:
     async with cluster(SMALL) as hosts:
         await until(lambda: are_synced(hosts))
         home = home_of(hosts, KEY)
-        root, child, *_ = [each for each in hosts if each is not home]
+        root, child, *_ = others = [each for each in hosts if each is not home]
         await home.stop()
         await go_upstream(root, KEY)
         advice = await feed(child, KEY)
         assert names(advice) == [root.url]
+        advice.lease.use(advice.holders[0])
+        advice.lease.progress(77)
+        await until(lambda: home.name not in homes(others[0]).ids)
+        assert root.name in fetchers(home_of(others, KEY), KEY)
+        await home.start()
+        await until(lambda: home_of(hosts, KEY) is home and child.name in fetchers(home, KEY))
+        assert fetchers(home, KEY)[child.name].offset == 77
 
 
 async def test_leases_that_end_when_the_mirror_stops_are_reported() -> None:
@@ -70,6 +77,9 @@ async def test_leases_that_end_when_the_mirror_stops_are_reported() -> None:
         assert child.name not in fetchers(home, KEY)
 
 
+Answer = Callable[[AcquireQuery], Response | None]
+
+
 class Script:
     """What a scripted home answers.
 
@@ -80,8 +90,8 @@ class Script:
         may_answer: While it is not set, answers wait.
     """
 
-    def __init__(self, answer: Callable[[AcquireQuery], Response | None]) -> None:
-        self.answer = answer
+    def __init__(self, answer: Answer) -> None:
+        self.answer: Answer = answer
         self.asked: list[AcquireQuery] = []
         self.taken: list[LeaseReport] = []
         self.may_answer = asyncio.Event()
@@ -151,7 +161,7 @@ async def cluster_with(script: Script, count: int = SMALL, others: Collection[Pe
         yield hosts
 
 
-WRONG_ANSWERS: dict[str, Callable[[AcquireQuery], Response | None]] = {
+WRONG_ANSWERS: dict[str, Answer] = {
     "an old version": lambda _: Response(status_code=404),
     "it does not know the host": lambda _: Response(status_code=403),
     "busy": lambda _: Response(status_code=429),
@@ -186,7 +196,7 @@ async def until_fed_by(host: Host, holder: Host, key: Digest, failed: dict[str, 
 
 
 async def test_other_homes_and_whole_holders_are_found_whatever_a_home_says() -> None:
-    script = Script(WRONG_ANSWERS["itself"])
+    script = Script(lambda _: Response(OtherHome("h3").encode()))
     async with cluster_with(script) as hosts:
         key = Digest.of(data_at(hosts, "scripted", "another home is named"))
         await go_upstream(hosts[0], key)
