@@ -11,7 +11,7 @@ from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
 from tests.support.certificates import Authority
 
-from peili.mirror.testing.images import host_platform
+from peili.mirror.oci.children import host_platform
 from peili.mirror.tls.key_file import create_key_file
 
 PLATFORMS = (host_platform(), "linux/riscv64")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from peili.mirror import Digest
-from peili.mirror.testing.images import Image, host_platform, make_layout, pack_tar
+from peili.mirror.oci.children import host_platform
+from peili.mirror.testing.images import Image, make_layout, pack_tar
 
 
 def read_json(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """The local door answers requests of this host's runtime: it sends content from the store, or relays it from peers.
 
-If neither has the content, it answers 404, and the runtime goes upstream.
+If neither has the content, it answers 404, and the runtime goes upstream. A runtime that would not do that for a part
+of an image gets a manifest only if the whole image is available (whole_images.py).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
+from peili.mirror.doors.whole_images import WholeImages
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.metrics.requests import RequestRecord
@@ -41,6 +43,7 @@ class LocalDoor(Door):
         super().__init__(context, default_registry)
         self._resolver = resolver
         self._relay = relay
+        self._whole_images = WholeImages(context, relay)
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
@@ -48,6 +51,8 @@ class LocalDoor(Door):
         target = replace(target, digest=digest, tag=None)  # peers are asked for the digest, not for the tag
         record = request_record(scope)
         record.source, record.digest = FROM_STORE, digest
+        if target.is_registry_in_path and target.endpoint is Endpoint.MANIFEST:
+            await self._whole_images.require(target, digest)
         if not await self._send_from_store(target, digest, response):
             record.source = FROM_PEER
             await self._send_from_peers(target, digest, response, record)

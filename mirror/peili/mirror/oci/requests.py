@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from urllib.parse import parse_qsl, quote
 
@@ -80,6 +80,8 @@ class Target:
         repository: The repository; empty for `Endpoint.BASE`.
         digest: The digest of a blob, or of a manifest without a tag.
         tag: The tag of a manifest.
+        is_registry_in_path: Whether only the path names the registry. Such a runtime may take a manifest from a mirror
+            and then never go upstream for what is missing.
     """
 
     endpoint: Endpoint
@@ -87,6 +89,7 @@ class Target:
     repository: str = ""
     digest: Digest | None = None
     tag: str | None = None
+    is_registry_in_path: bool = False
 
     @property
     def peer_path(self) -> str:
@@ -149,30 +152,31 @@ def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> 
         components = ["", "", ""]
     *name, kind, last = components
     if (kind, last) == ("tags", "list"):
-        return Target(Endpoint.TAGS, *_registry_and_repository(name, ns, default_registry))
+        return _parse_name(Endpoint.TAGS, name, ns, default_registry)
     if kind == "manifests":
-        registry, repository = _registry_and_repository(name, ns, default_registry)
+        target = _parse_name(Endpoint.MANIFEST, name, ns, default_registry)
         if ":" in last:
-            return Target(Endpoint.MANIFEST, registry, repository, digest=_digest(last))
+            return replace(target, digest=_digest(last))
         if not is_tag(last):
             raise HTTPError(400, MANIFEST_INVALID, f"neither a tag nor a digest: {last[:80]!a}")
-        return Target(Endpoint.MANIFEST, registry, repository, tag=last)
+        return replace(target, tag=last)
     if kind == "blobs":
-        registry, repository = _registry_and_repository(name, ns, default_registry)
-        return Target(Endpoint.BLOB, registry, repository, digest=_digest(last))
+        return replace(_parse_name(Endpoint.BLOB, name, ns, default_registry), digest=_digest(last))
     raise HTTPError(404, UNSUPPORTED, "not part of the API of a mirror; it has manifests, blobs and tags/list")
 
 
-def _registry_and_repository(name: list[str], ns: str | None, default: str | None) -> tuple[str | None, str]:
+def _parse_name(endpoint: Endpoint, name: list[str], ns: str | None, default: str | None) -> Target:
     if ns is not None and not is_registry(ns):
         raise HTTPError(400, NAME_INVALID, f"ns is not the host name of a registry: {ns[:80]!a}")
-    registry = ns
+    registry, is_in_path = ns, False
     if len(name) > 1 and (looks_like_registry(name[0]) if ns is None else _repeats_registry(name[0], ns)):
         registry, *name = name  # some clients name the registry in `ns` and in the path
+        is_in_path = ns is None
     repository = "/".join(name)
     if not is_repository(repository):
         raise HTTPError(400, NAME_INVALID, f"not a repository name: {repository[:80]!a}")
-    return registry if registry is not None else default, repository
+    registry = registry if registry is not None else default
+    return Target(endpoint, registry, repository, is_registry_in_path=is_in_path)
 
 
 def _repeats_registry(first: str, ns: str) -> bool:

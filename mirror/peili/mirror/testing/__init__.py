@@ -5,10 +5,11 @@ A conformance kit checks every promise of an interface. It takes a factory that 
 `entered`, which enters a plug-in alone.
 """
 
+from peili.mirror.oci.children import host_platform
 from peili.mirror.testing.conformance import ConformanceError, check_options
 from peili.mirror.testing.content_kit import Arrival, ContentFactory, ContentSubject, check_content
 from peili.mirror.testing.contexts import context_for, entered
-from peili.mirror.testing.images import Image, Manifest, host_platform, make_layout, pack_tar, pull
+from peili.mirror.testing.images import Image, Manifest, make_layout, pack_tar, pull
 from peili.mirror.testing.membership_kit import MembershipFactory, MembershipSubject, check_membership_router
 from peili.mirror.testing.neighbours import Neighbour, neighbour
 from peili.mirror.testing.resolver_kit import ResolverFactory, ResolverSubject, check_resolver

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import platform as machine
 import random
 import tarfile
 import uuid
@@ -17,6 +16,7 @@ from typing import Any, Protocol, Self
 import httpx
 
 from peili.mirror.errors import Aborted, NotFound
+from peili.mirror.oci.children import host_platform
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, Descriptor, Digest, Reference
 
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
@@ -25,7 +25,6 @@ REF_NAME = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME = "io.containerd.image.name"
 
 _PIECE = 1 << 20  # bytes of random data written at once
-_MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +87,6 @@ class Image:
     def blob_path(self, digest: Digest) -> Path:
         """Return the path of a blob in the layout."""
         return self.path / "blobs" / digest.algorithm / digest.encoded
-
-
-def host_platform() -> str:
-    """Return the platform of the images that a runtime on this machine pulls, such as ``linux/amd64``."""
-    name = machine.machine()
-    return f"linux/{_MACHINES.get(name, name)}"
 
 
 def make_layout(

@@ -1,0 +1,153 @@
+"""Finds out whether all of an image is available, for runtimes that do not go upstream for a part of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+
+from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.oci.children import Children, children_of, host_platform
+from peili.mirror.oci.references import MAX_MANIFEST, Digest
+from peili.mirror.oci.requests import Target
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context, Store
+from peili.mirror.relay.relay import Relay
+from peili.mirror.relay.transfer import open_transfer
+from peili.mirror.support.deadlines import Deadline
+from peili.mirror.support.tasks import Tasks
+
+_MAX_CHILDREN = 1024
+_MAX_LOOKUPS = 16  # at the same time
+_MAX_DEPTH = 4  # of an index in an index
+
+
+class WholeImages:
+    """Checks images in the store and at peers.
+
+    Podman, CRI-O and skopeo take a manifest from a mirror and then ask that mirror for all of its children. If one is
+    missing, the pull fails, although the registry has it. So such a runtime must not get the manifest at all.
+
+    Args:
+        context: The context of the local door.
+        relay: Fetches manifests that the store does not have.
+    """
+
+    def __init__(self, context: Context, relay: Relay) -> None:
+        self._context = context
+        self._relay = relay
+        self._platform = host_platform()
+
+    async def require(self, target: Target, digest: Digest) -> None:
+        """Return if this host or its peers have everything that a runtime on this host needs of an image.
+
+        It takes at most ``limits.first_byte_timeout`` seconds.
+
+        Args:
+            target: The request for the manifest or the index.
+            digest: Its digest.
+
+        Raises:
+            NotFound: Something is missing, or it could not be found out in time.
+        """
+        deadline = Deadline(self._context.limits.first_byte_timeout)
+        try:
+            async with deadline:
+                await self._require_all(target, [digest])
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            self._context.limited("first_byte_timeout")
+            raise NotFound(f"whether all of {target.name} is available was not found out in time") from error
+
+    async def _require_all(self, target: Target, manifests: Iterable[Digest]) -> None:
+        blobs: dict[Digest, None] = {}
+        for _ in range(_MAX_DEPTH):
+            deeper: dict[Digest, None] = {}
+            for digest in manifests:
+                children = await self._children(target, digest)
+                deeper |= dict.fromkeys(children.manifests)
+                blobs |= dict.fromkeys(children.blobs)
+                if len(blobs) + len(deeper) > _MAX_CHILDREN:
+                    raise NotFound(f"{target.name} has more than {_MAX_CHILDREN} children")
+            if not deeper:
+                await self._require_blobs(target, blobs)
+                return
+            manifests = deeper
+        raise NotFound(f"{target.name} has indexes in indexes")
+
+    async def _children(self, target: Target, digest: Digest) -> Children:
+        try:
+            data = await self._read(replace(target, digest=digest, tag=None), digest)
+            return children_of(data, self._platform)
+        except (ValueError, RecursionError) as error:
+            raise NotFound(f"{target.name} can't be pulled from here: {error}") from error
+        except NotFound as error:
+            raise NotFound(f"{target.name} is not complete: {digest} is missing") from error
+
+    async def _read(self, target: Target, digest: Digest) -> bytes:
+        """Return the bytes of a manifest. Raises NotFound."""
+        read = partial(_read_from_store, self._context.store, digest)
+        try:
+            return await call(
+                read, self._context, "the store", about=digest, allowed=(NotFound, Unavailable, Aborted, ValueError)
+            )
+        except (NotFound, Unavailable, Aborted):
+            pass
+        async with open_transfer(self._relay, digest, target.peer_path, is_manifest=True) as transfer:
+            await transfer.begin()
+            data = transfer.data
+            transfer.complete()
+        if data is None:
+            raise NotFound(f"{digest} was not collected")
+        return data
+
+    async def _require_blobs(self, target: Target, blobs: Iterable[Digest]) -> None:
+        turns = asyncio.Semaphore(_MAX_LOOKUPS)
+        async with Tasks() as tasks:
+            lookups = [tasks.start(self._find(turns, each)) for each in blobs]
+            for each in asyncio.as_completed(lookups):
+                if (missing := await each) is not None:
+                    raise NotFound(f"{target.name} is not complete: {missing} is missing")
+
+    async def _find(self, turns: asyncio.Semaphore, digest: Digest) -> Digest | None:
+        """Return None if this host or a peer has the whole blob, else `digest`."""
+        context = self._context
+        async with turns:
+            try:
+                describe = partial(context.store.describe, digest)
+                await call(describe, context, "the store", about=digest, allowed=(NotFound, Unavailable))
+            except (NotFound, Unavailable):
+                pass
+            else:
+                return None
+            try:
+                find = partial(self._has_holder, digest)
+                is_found = await call(find, context, "the router", about=digest, allowed=(Unavailable,))
+            except Unavailable:
+                is_found = False
+        return None if is_found else digest
+
+    async def _has_holder(self, digest: Digest) -> bool:
+        async with aclosing(self._context.router.lookup(digest)) as holders:
+            async for holder in holders:
+                if holder.complete:
+                    return True
+        return False
+
+
+async def _read_from_store(store: Store, digest: Digest) -> bytes:
+    """Return the whole content of a manifest. Raises NotFound, Unavailable, Aborted; ValueError if it is too large."""
+    async with await store.open(digest) as content:
+        size = content.size or 0
+        if size > MAX_MANIFEST:
+            raise ValueError(f"it has more than {MAX_MANIFEST >> 20} MiB")
+        data, count = bytearray(size), 0
+        while count < size:
+            read_count = await content.readinto(count, memoryview(data)[count:])
+            if not read_count:
+                raise Aborted(f"{digest} ended after {count} bytes")
+            count += read_count
+        return bytes(data)
