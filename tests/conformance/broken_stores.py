@@ -186,6 +186,22 @@ class DiscardsComplete(MemoryStore):
         return is_complete or await super().discard(digest)
 
 
+class RefusesASecondIngest(MemoryStore):
+    """Claims to show what is in flight, but forgets only whole content and not an ingest that was aborted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[Digest] = set()
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        if partial and digest not in self._blobs:
+            if digest in self._seen:
+                raise NotFound(f"{digest} was aborted")
+            self._seen.add(digest)
+        return await super().open(digest, partial=partial)
+
+
 BROKEN_STORES: dict[type[MemoryStore], str] = {
     EntersOnce: "a store can be entered, exited and entered again",
     NeverReady: "a store can be entered, exited and entered again, and is ready",
@@ -208,6 +224,7 @@ BROKEN_STORES: dict[type[MemoryStore], str] = {
     LeavesFilesOpen: "closed content holds no file open",
     OpensIngests: "an ingest is not opened",
     DiscardsComplete: "discard removes only an ingest",
+    RefusesASecondIngest: "shows_in_flight says whether ingests can be opened",
 }
 
 

@@ -10,10 +10,14 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 import pytest
+from tests.lab.containerd import Containerd
+from tests.lab.network import LoopbackNetwork
+from tests.lab.releases import each_release, release
 from tests.stores.containerd.helpers import PROMPT, eventually, ready
 from tests.stores.containerd.namespace import Namespace, new_namespace
+from tests.support.directories import short_directory
 
-from peili.mirror import Digest, Gone, Have
+from peili.mirror import Aborted, Digest, Gone, Have, NotFound
 from peili.mirror.testing import Watched, watching
 from peili.stores.containerd import ContainerdStore
 from peili.stores.containerd import ingests as ingests_module
@@ -87,6 +91,79 @@ async def test_an_aborted_ingest_is_gone(
         await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
         await writer.write(data[: 2 * MIB])
         await watched.until(is_partial(watched, writer.digest, 2 * MIB), within=PROMPT)
+
+
+async def test_an_ingest_without_a_writer_is_gone_until_it_is_continued(
+    store: ContainerdStore, watched: Watched, namespace: Namespace, data: bytes
+) -> None:
+    async with namespace.writing(data) as writer:
+        await writer.write(data[:MIB])
+        await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+        content = await store.open(writer.digest, partial=True)
+    async with content:
+        with pytest.raises(Aborted, match="given up"):
+            async with asyncio.timeout(PROMPT):
+                await content.wait(MIB)
+        assert await content.readinto(0, memoryview(bytearray(10))) == 10
+    await watched.until(lambda: writer.digest not in watched.have, within=PROMPT)
+    with pytest.raises(NotFound):
+        await store.open(writer.digest, partial=True)
+    async with namespace.writing(data) as writer:  # the next pull
+        async with await store.open(writer.digest, partial=True) as content:
+            assert content.available == MIB
+        writer.continue_at(MIB)
+        await writer.write(data[MIB : 2 * MIB])
+        await watched.until(is_partial(watched, writer.digest, 2 * MIB), within=PROMPT)
+        await writer.write(data[2 * MIB :])
+        await writer.commit()
+    await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, SIZE), within=PROMPT)
+
+
+async def test_an_old_ingest_is_not_reported_until_it_grows(namespace: Namespace, data: bytes) -> None:
+    async with namespace.writing(data) as writer:
+        await writer.write(data[:MIB])
+        for path in (namespace.content / "ingest").glob("*/data"):
+            if (path.with_name("ref")).read_text().endswith(writer.digest):
+                os.utime(path, (1, 1))
+        store = namespace.store()
+        async with ready(store), watching(store) as watched:
+            async with namespace.writing(os.urandom(SIZE)) as later:
+                await watched.until(is_partial(watched, later.digest, 0), within=PROMPT)
+            assert writer.digest not in watched.have
+            with pytest.raises(NotFound):
+                await store.open(writer.digest, partial=True)
+            await writer.write(data[MIB : 2 * MIB])
+            await watched.until(is_partial(watched, writer.digest, 2 * MIB), within=PROMPT)
+
+
+@pytest.mark.parametrize("name", each_release("trixie", "forky"))
+async def test_the_first_ingest_of_a_new_containerd_is_found(name: str, tmp_path: Path, data: bytes) -> None:
+    with short_directory() as directory:
+        containerd = Containerd(LoopbackNetwork().add_node("new"), directory / "c", unpack=False, release=release(name))
+        try:
+            containerd.start()
+            namespace = new_namespace(containerd, tmp_path)
+            store = namespace.store()
+            async with ready(store), watching(store) as watched:
+                assert not namespace.content.exists()
+                assert store.shows_in_flight()
+                async with namespace.writing(data) as writer:
+                    async with await store.open(writer.digest, partial=True) as content:
+                        assert content.available == 0
+                    await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+                    await writer.write(data[:MIB])
+                    await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+        finally:
+            containerd.stop()
+
+
+async def test_without_the_directory_nothing_in_flight_is_shown(namespace: Namespace, data: bytes) -> None:
+    await namespace.put(data)
+    for path in (namespace.directory / "nowhere" / "content", namespace.directory / "content"):
+        store = namespace.store(content_path=path)
+        assert not store.shows_in_flight()
+        async with ready(store):
+            assert not store.shows_in_flight()
 
 
 async def test_a_list_does_not_remove_an_ingest(watched: Watched, namespace: Namespace, data: bytes) -> None:

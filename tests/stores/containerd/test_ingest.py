@@ -13,6 +13,7 @@ from tests.stores.containerd.namespace import Namespace, new_namespace
 
 from peili.mirror import Aborted, Content, Digest, NotFound
 from peili.mirror.content.files import open_regular
+from peili.mirror.testing import watching
 from peili.stores.containerd import ContainerdStore
 from peili.stores.containerd import content as content_module
 
@@ -98,15 +99,16 @@ async def test_an_ingest_is_found_under_every_ref_that_pulls_use(
 async def test_the_ingest_of_a_client_that_died_can_be_read_and_continued(
     store: ContainerdStore, namespace: Namespace, data: bytes
 ) -> None:
-    async with namespace.writing(data) as writer:
+    async with watching(store) as watched, namespace.writing(data) as writer:
         await writer.write(data[: 3 * MIB])
-    async with await store.open(writer.digest, partial=True) as content:
+        await watched.until(lambda: writer.digest in watched.have, within=PROMPT)
+        content = await store.open(writer.digest, partial=True)
+    async with content:
         piece = memoryview(bytearray(1000))
         assert await content.readinto(MIB, piece) == 1000
         assert piece == data[MIB : MIB + 1000]
         assert await content.readinto(3 * MIB, piece) == 0
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(content.wait(content.available), 0.1)
+        await assert_aborted(content)
         async with namespace.writing(data) as writer:  # the next pull continues it
             writer.continue_at(3 * MIB)
             await writer.write(data[3 * MIB :])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from typing_extensions import override
@@ -26,12 +27,17 @@ class GrowingFileContent(FileContent):
         fd: A descriptor of the file. This object owns it.
         final_path: The path of the file when it is complete.
         size: The size of the complete content in bytes, if known.
+        is_given_up: Returns whether the writer has ended without moving the file. A wait for more bytes then raises
+            `Aborted`. By default it is not known.
     """
 
-    def __init__(self, fd: int, final_path: Path, size: int | None) -> None:
+    def __init__(
+        self, fd: int, final_path: Path, size: int | None, *, is_given_up: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__(fd)
         self._growing_fd = fd
         self._final_path = final_path
+        self._is_given_up = is_given_up
         self.size = size
         self.complete = False
 
@@ -41,6 +47,8 @@ class GrowingFileContent(FileContent):
             self._refresh()
             if self.available > past:
                 break
+            if not self.complete and self._is_given_up():
+                raise Aborted("the unfinished file was given up by its writer")
             await asyncio.sleep(POLL_INTERVAL)
         return self.available
 

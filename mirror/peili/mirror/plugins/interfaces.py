@@ -112,7 +112,8 @@ class Store(Plugin):
 
         Content that is still arriving is a `Have` that is not complete. A store that can open such content yields it,
         and yields it again while it grows; twice a second is enough. In the end, it yields a complete `Have` or a
-        `Gone`.
+        `Gone`. A store that notices that nobody writes the content any more yields `Gone`, and a `Have` if somebody
+        continues. Until then, `open` does not show the content, and waits for more of it raise Aborted.
         """
 
     @abstractmethod
@@ -120,7 +121,7 @@ class Store(Plugin):
         """Return all tag references of this host with what they mean, sorted by reference."""
 
     def shows_in_flight(self) -> bool:
-        """Return whether `open` with `partial` shows content that the runtime is fetching now. Must be cheap.
+        """Return whether `open` with `partial` shows what the runtime is fetching now, or begins to fetch. Must be cheap.
 
         By default it is False. Other hosts then do not wait for content that this host fetches from upstream.
         """

@@ -249,6 +249,36 @@ async def _discard(subject: StoreSubject) -> None:
                 await expect_raises(Aborted, content.wait(500))
 
 
+async def _shows_in_flight(subject: StoreSubject) -> None:
+    store, data = subject.store, fresh_bytes(2000)
+    digest = Digest.of(data)
+    async with entered(store), watching(store) as watched:
+        await watched.until(lambda: watched.synced)
+        shows = store.shows_in_flight()
+        arrival = await subject.begin(data)
+        if arrival is None:
+            expect(not shows, "shows_in_flight is true, but the subject has no ingest to show")
+            return
+        expect(shows or not store.shows_in_flight(), "shows_in_flight became true only with an ingest")
+        await arrival.write(data[:500])
+        if shows:
+            async with await store.open(digest, partial=True) as content:
+                expect(await content.wait(0) == 500, f"{content.available} of 500 bytes are available")
+        await arrival.abort()
+        await watched.until(lambda: digest not in watched.have)
+        await expect_raises(NotFound, store.open(digest, partial=True))
+        again = await subject.begin(data)
+        if again is None:
+            return
+        await again.write(data)
+        if shows:
+            async with await store.open(digest, partial=True) as content:
+                expect(await content.wait(0) == 2000, f"{content.available} of 2000 bytes are available")
+        await again.commit()
+        await until_complete(watched, digest)
+        await expect_content(store, data)
+
+
 PROMISES: Promises = (
     ("a store can be entered, exited and entered again, and is ready then", _enter),
     *plugin_promises(attrgetter("store"), lambda subject: entered(subject.store)),
@@ -266,4 +296,5 @@ PROMISES: Promises = (
     ("closed content holds no file open", _closed),
     ("an ingest is not opened or described as complete content", _not_complete),
     ("discard removes only an ingest, and returns whether it did", _discard),
+    ("shows_in_flight says whether ingests can be opened; one that was aborted may begin again", _shows_in_flight),
 )

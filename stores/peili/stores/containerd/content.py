@@ -5,8 +5,9 @@ An *ingest* is containerd's word for a blob that a client is still writing.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from enum import Enum
 from functools import partial
@@ -113,20 +114,29 @@ class ApiContent(Content):
         """Do nothing: no resource is held between reads."""
 
 
-async def open_ingest(root: Path, namespaces: Collection[str], digest: Digest) -> Content:
+async def open_ingest(
+    root: Path, namespaces: Collection[str], digest: Digest, is_given_up: Callable[[Path], bool]
+) -> Content:
     """Open the ingest of a blob.
 
     Args:
         root: The directory of the content store.
         namespaces: Only ingests in these namespaces count.
         digest: The digest of the blob.
+        is_given_up: Returns whether the ingest with this directory has lost its writer. It then does not count.
 
     Raises:
         NotFound: There is no such ingest.
     """
-    opener = partial(_open_ingest_file, root, namespaces, digest)
-    fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))
-    return GrowingFileContent(fd, blob_path(root, digest), total)
+    for path in await asyncio.to_thread(_find_ingests, root, namespaces, digest):
+        if is_given_up(path):
+            continue
+        with suppress(NotFound, StoreUnavailable):
+            opener = partial(open_regular, path / "data")
+            fd = await open_in_thread(opener, os.close)
+            total = _read_total(path)
+            return GrowingFileContent(fd, blob_path(root, digest), total, is_given_up=partial(is_given_up, path))
+    raise NotFound(f"there is no ingest of {digest}")
 
 
 def is_ref_of(ref: str, digest: Digest) -> bool:
@@ -135,14 +145,6 @@ def is_ref_of(ref: str, digest: Digest) -> bool:
     The files of an ingest prefix it with the namespace and a sequence number, which the caller removes.
     """
     return ref.endswith(digest)
-
-
-def _open_ingest_file(root: Path, namespaces: Collection[str], digest: Digest) -> tuple[int, int | None]:
-    """Return a descriptor of the ingest's file, owned by the caller, and the blob's size if known. Blocks."""
-    for path in _find_ingests(root, namespaces, digest):
-        with suppress(NotFound, StoreUnavailable):
-            return open_regular(path / "data"), _read_total(path)
-    raise NotFound(f"there is no ingest of {digest}")
 
 
 def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Path]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -161,6 +162,17 @@ class ContainerdFollower:
         """Update `content_root` now, because the directory may just have been created."""
         if self._check_access() and self.is_connected:
             self._set_connected()
+
+    def shows_ingests(self) -> bool:
+        """Return whether ingests can be read now, or as soon as containerd creates the directory of its first blob."""
+        if self._access is not Access.ABSENT or self.expected_root is None:
+            return self.content_root is not None
+        self.refresh_access()
+        if self.content_root is not None:
+            return True
+        # Without access to containerd's directory, there would be none to what containerd creates in it.
+        is_new = self._options.content_path is None and not self.listing.blobs
+        return is_new and os.access(self.expected_root.parent, os.R_OK | os.X_OK)
 
     def _check_access(self) -> bool:
         """Check whether the directory can be read. Returns whether that has changed.

@@ -10,7 +10,9 @@ directories are listed ten times a second.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,17 +37,25 @@ REPORT_BYTES = 1 << 20
 """Growth is reported from this many bytes on, or from a twentieth of the blob on if that is less."""
 COMMIT_TIMEOUT = 5.0
 """Seconds in which the follower's list must have a committed blob."""
+CLOSE_TIMEOUT = 1.0
+"""Seconds after which an ingest is given up if its writer has closed the file. At commit, the file moves before."""
+STALE_AGE = 60.0
+"""An ingest is given up if its file was not written for this many seconds. It comes back when it grows."""
 
 _REF = re.compile(r"(?P<namespace>[^/]+)/[0-9]+/(?:.*[-@])?(?P<digest>sha(?:256|512):[0-9a-f]+)", re.DOTALL)
 
 
 @dataclass(slots=True)
 class Ingest:
-    """An ingest of a blob of `total` bytes, of which the first `available` bytes have arrived."""
+    """An ingest of a blob of `total` bytes, of which the first `available` bytes have arrived.
+
+    `is_stale` is whether nobody seems to write it any more.
+    """
 
     digest: Digest
     total: int
     available: int
+    is_stale: bool = False
 
 
 @dataclass(slots=True)
@@ -60,7 +70,9 @@ class _Report:
 class IngestFollower:
     """Reports the ingests in the served namespaces as incomplete `Have` events, until the blobs are complete.
 
-    Only ingests with a known size are reported. They are followed even while containerd does not answer.
+    Only ingests with a known size are reported. They are followed even while containerd does not answer. An ingest is
+    gone when its writer has closed the file without a commit, as it does when the client is killed, or has not written
+    it for `STALE_AGE` seconds. It comes back when it is continued. Only inotify shows that a file was closed.
 
     Args:
         follower: Knows the directory of the content store, and keeps the complete blobs in `inventory`.
@@ -73,14 +85,25 @@ class IngestFollower:
         self._namespaces = namespaces
         self._inventory = inventory
         self._root: Path | None = None
+        self._notifier: DirectoryNotifier | None = None
         self._ingests: dict[Path, Ingest] = {}
         self._ignored: set[Path] = set()
         self._unfinished: set[Path] = set()  # directories in which containerd has not created all files yet
         self._reports: dict[Digest, _Report] = {}
 
+    def is_given_up(self, path: Path) -> bool:
+        """Return whether the ingest in the directory `path` has no writer any more, as far as this is known."""
+        ingest, closed = self._ingests.get(path), self._closed_since(path)
+        if ingest is None:
+            return False
+        return ingest.is_stale or (closed is not None and asyncio.get_running_loop().time() - closed >= CLOSE_TIMEOUT)
+
+    def _closed_since(self, path: Path) -> float | None:
+        return None if self._notifier is None else self._notifier.closed_since(path / "data")
+
     async def run(self) -> None:
         """Follow the ingests until cancelled."""
-        notifier = DirectoryNotifier()
+        notifier = self._notifier = DirectoryNotifier()
         try:
             while True:
                 is_notified = await self._look(notifier)
@@ -91,6 +114,7 @@ class IngestFollower:
                 else:
                     await notifier.wait(SAFETY_INTERVAL if is_notified else POLL_INTERVAL)
         finally:
+            self._notifier = None
             notifier.close()
             self._inventory.update([Gone(digest) for digest in self._reports if not self._is_complete(digest)])
             self._reports.clear()
@@ -119,7 +143,8 @@ class IngestFollower:
         for path, ingest in list(self._ingests.items()):
             is_notified = notifier.watch(path) and is_notified  # again, because it may be a new directory
             try:
-                ingest.available = (path / "data").stat().st_size
+                status = (path / "data").stat()
+                ingest.available, ingest.is_stale = status.st_size, _is_stale(status)
             except OSError:  # the ingest has ended; its directory is removed next
                 del self._ingests[path]
                 self._unfinished.add(path)
@@ -150,13 +175,16 @@ class IngestFollower:
     def _report(self, now: float) -> bool:
         """Report what has changed. Returns whether there is more to report soon."""
         most: dict[Digest, Ingest] = {}  # of several ingests of a blob, the one with the most bytes
-        for ingest in self._ingests.values():
+        has_more = False
+        for path, ingest in self._ingests.items():
+            if self.is_given_up(path):
+                continue
+            has_more |= self._closed_since(path) is not None  # it may be given up soon
             if ingest.digest not in most or ingest.available > most[ingest.digest].available:
                 most[ingest.digest] = ingest
         for digest in [each for each in (*self._reports, *most) if self._is_complete(each)]:
             self._reports.pop(digest, None)
             most.pop(digest, None)
-        has_more = False
         for ingest in most.values():
             has_more |= self._report_growth(ingest, now)
         for digest in self._reports.keys() - most.keys():
@@ -215,10 +243,16 @@ def _read_ingests(paths: Collection[Path], namespaces: Collection[str]) -> dict[
     found: dict[Path, Ingest | None] = {}
     for path in paths:
         with suppress(OSError, ValueError):
-            available = (path / "data").stat().st_size  # first, because containerd creates it last
+            status = (path / "data").stat()  # first, because containerd creates it last
             if ref := (path / "ref").read_bytes():  # empty while containerd writes it again
-                found[path] = _parse(ref, path, namespaces, available)
+                found[path] = ingest = _parse(ref, path, namespaces, status.st_size)
+                if ingest is not None:
+                    ingest.is_stale = _is_stale(status)
     return found
+
+
+def _is_stale(status: os.stat_result) -> bool:
+    return time.time() - status.st_mtime > STALE_AGE
 
 
 def _parse(ref: bytes, path: Path, namespaces: Collection[str], available: int) -> Ingest | None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-_MASK = 0x2 | 0x40 | 0x80 | 0x100 | 0x200  # MODIFY, MOVED_FROM, MOVED_TO, CREATE, DELETE
-_ONLYDIR = 0x01000000
+_MODIFY, _CLOSE_WRITE, _OPEN, _MOVED_FROM, _MOVED_TO, _CREATE, _DELETE = 0x2, 0x8, 0x20, 0x40, 0x80, 0x100, 0x200
+_MASK = _MODIFY | _CLOSE_WRITE | _OPEN | _MOVED_FROM | _MOVED_TO | _CREATE | _DELETE
+_EVENT = struct.Struct("iIII")  # number of the watch, mask, cookie, length of the name that follows
+_ONLYDIR, _OVERFLOW, _ISDIR = 0x01000000, 0x4000, 0x40000000
 _READ_SIZE = 65536
+REOPEN_TIMEOUT = 5.0
+"""Seconds after which a writer that has opened a file again has written something."""
 
 
 class DirectoryNotifier:
     """Reports that something in the watched directories has changed, but not what. For use on one loop.
+
+    It also knows which files were closed by their writer (`closed_since`).
 
     Nothing is reported if `is_active` is false: the system has no inotify, or this user has no instance left
     (``fs.inotify.max_user_instances``). Call `close` when done.
@@ -27,8 +34,11 @@ class DirectoryNotifier:
         self._changed = asyncio.Event()
         self._fd = _create_instance()
         self._watches: dict[Path, int] = {}
+        self._directories: dict[int, Path] = {}
+        self._closed: dict[Path, float] = {}  # when each file was closed by its last writer
+        self._reopened: dict[Path, float] = {}  # of these, when each was opened again, perhaps only by a reader
         if self._fd is not None:
-            self._loop.add_reader(self._fd, self._on_events)
+            self._loop.add_reader(self._fd, self._read_events)
 
     @property
     def is_active(self) -> bool:
@@ -48,13 +58,33 @@ class DirectoryNotifier:
         number = cast("int", _LIBC.inotify_add_watch(self._fd, os.fsencode(directory), _MASK | _ONLYDIR))
         if number >= 0:
             self._watches[directory] = number
+            self._directories[number] = directory
         return number >= 0
 
     def unwatch(self, directory: Path) -> None:
         """Stop watching a directory. Does nothing if it is not watched."""
         number = self._watches.pop(directory, None)
+        if number is not None:
+            self._directories.pop(number, None)
+        for files in (self._closed, self._reopened):
+            for path in [path for path in files if path.parent == directory]:
+                del files[path]
         if self._fd is not None and number is not None:
             _LIBC.inotify_rm_watch(self._fd, number)  # fails if the directory was removed, which ended the watch
+
+    def closed_since(self, path: Path) -> float | None:
+        """Return when the last writer of a file in a watched directory closed it.
+
+        Returns:
+            The time of the loop's clock. None if it is not known that nobody writes the file: it was not closed since
+            its directory is watched, it was written afterwards, or somebody opened it in the last `REOPEN_TIMEOUT`
+            seconds. The system does not tell whether that was a writer.
+        """
+        self._read_events()
+        reopened = self._reopened.get(path)
+        if reopened is not None and self._loop.time() - reopened < REOPEN_TIMEOUT:
+            return None
+        return self._closed.get(path)
 
     async def wait(self, timeout: float) -> None:
         """Wait for a change since the last call, for at most `timeout` seconds."""
@@ -72,11 +102,41 @@ class DirectoryNotifier:
             os.close(self._fd)
             self._fd = None
 
-    def _on_events(self) -> None:
-        self._changed.set()
-        if self._fd is not None:
-            with suppress(BlockingIOError):
-                os.read(self._fd, _READ_SIZE)  # not parsed: the caller looks at the directories anyway
+    def _read_events(self) -> None:
+        """Read the events that are there. Those of changes wake `wait`."""
+        with suppress(BlockingIOError):
+            while self._fd is not None:
+                for number, mask, name in _parse_events(os.read(self._fd, _READ_SIZE)):
+                    directory = self._directories.get(number)
+                    self._note(mask, None if directory is None else directory / name)
+
+    def _note(self, mask: int, path: Path | None) -> None:
+        if mask & ~(_OPEN | _ISDIR):
+            self._changed.set()
+        if mask & _OVERFLOW:  # events were lost: no file is known to be closed
+            self._closed.clear()
+            self._reopened.clear()
+        if path is None:
+            return
+        if mask & _CLOSE_WRITE:
+            self._closed[path] = self._loop.time()
+        elif mask & _OPEN:
+            if path in self._closed:
+                self._reopened[path] = self._loop.time()
+            return
+        else:
+            self._closed.pop(path, None)
+        self._reopened.pop(path, None)
+
+
+def _parse_events(data: bytes) -> Iterator[tuple[int, int, str]]:
+    """Yield the number of the watch, the mask and the name of each event."""
+    offset = 0
+    while offset < len(data):
+        number, mask, _, length = _EVENT.unpack_from(data, offset)
+        name = data[offset + _EVENT.size : offset + _EVENT.size + length]
+        offset += _EVENT.size + length
+        yield number, mask, os.fsdecode(name.rstrip(b"\0"))
 
 
 def _create_instance() -> int | None:

@@ -51,6 +51,7 @@ class _RunningState:
 
     api: ContainerdApi
     follower: ContainerdFollower
+    ingests: IngestFollower
     log: logging.Logger
 
 
@@ -98,7 +99,7 @@ class ContainerdStore(Store):
             ingests = IngestFollower(follower, self._options.namespaces, self._inventory)
             # If one of these fails, `run` fails too, and the mirror enters it anew.
             following = [tasks.create_task(each.run()) for each in (follower, ingests)]
-            self._active = _RunningState(api, follower, context.log)
+            self._active = _RunningState(api, follower, ingests, context.log)
             try:
                 yield
             finally:
@@ -144,7 +145,7 @@ class ContainerdStore(Store):
             if not partial or root is None:
                 raise
         try:
-            return await open_ingest(root, await self._namespaces(), digest)
+            return await open_ingest(root, await self._namespaces(), digest, self._connection.ingests.is_given_up)
         except NotFound:
             return await self._open_blob(digest)  # the ingest may have become a blob in between
 
@@ -165,7 +166,7 @@ class ContainerdStore(Store):
 
     @override
     def shows_in_flight(self) -> bool:
-        return self._active is not None and self._active.follower.content_root is not None
+        return self._active is not None and self._active.follower.shows_ingests()
 
     @override
     async def discard(self, digest: Digest) -> bool:
