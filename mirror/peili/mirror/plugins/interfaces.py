@@ -169,6 +169,11 @@ class LeaseEnd(StrEnum):
     """The runtime has what it wanted, or goes upstream because the router returned `Upstream`."""
     GONE = "gone"
     """The runtime disconnected."""
+    SUPERSEDED = "superseded"
+    """The lease was superseded, and the router was asked again."""
+    UPSTREAM = "upstream"
+    """The runtime goes upstream, although the router returned `Feed`: none of the holders could be used, for example
+    because there was no memory. No peer is to blame."""
 
 
 class Lease:
@@ -178,7 +183,11 @@ class Lease:
     """
 
     def use(self, holder: Holder) -> None:
-        """Record that the transfer now reads from `holder`. Must not block."""
+        """Record that the transfer reads from `holder`. Must not block.
+
+        Called when a holder has sent its first bytes. While it still receives the content, this is called again about
+        once a second, with the bytes that it then has.
+        """
 
     async def superseded(self) -> None:
         """Return when the router has a better answer. The caller then calls `Router.acquire` again, at the byte.
@@ -212,7 +221,8 @@ class Feed:
     """Get the content from one of `holders`, best first.
 
     A holder that is not complete still receives the content. The mirror reads from at most one such holder at a time,
-    and asks no other holder while it waits for it.
+    and asks no other holder while it waits for it. Complete holders are asked first. All holders that are not complete
+    must answer as `peer_api.keys` says, so that the mirror finds out whether they wait for bytes themselves.
     """
 
     holders: tuple[Holder, ...]

@@ -5,7 +5,9 @@
 - `holders` opens a source, and the next one if that fails. It asks the router (`leases`), races holders against each
   other (`race`), and replaces a slow holder by a faster one (`replacement`). `rejections` says which holders a transfer
   cannot use.
-- `source` reads from one holder. `parallel` queues requests if the runtime fetches parts of a blob in parallel.
+- `source` reads from one holder, whose response `responses` checks. `parallel` queues requests if the runtime fetches
+  parts of a blob in parallel. If the holder still receives the content, `feeder` finds out why it sends nothing.
+- `senders` remembers who sent what is not verified yet.
 - `pipeline` moves bytes from sources to the runtime, in bounded memory. `verify` checks them.
 - `ingest` reads what the runtime already has of the content. `reputation` remembers how peers behaved.
 """

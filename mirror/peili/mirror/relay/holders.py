@@ -6,9 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 
+from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.calls import shows_in_flight
+from peili.mirror.plugins.interfaces import Want
+from peili.mirror.relay.feeder import Feeder, Superseded
 from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease
 from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
 from peili.mirror.relay.rejections import Rejections
@@ -17,6 +21,10 @@ from peili.mirror.relay.replacement import SourceWatcher, measure, trial_range
 from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import Source
 
+_PATIENCE = 0.9
+"""The part of ``limits.wait_timeout`` that a transfer waits for one feeder. The rest is for one more try."""
+_MAX_SLOW_FEEDERS = 2
+"""If this many feeders are slow, this host itself is, and the next feeder may be as slow as it is."""
 _REPLACEMENT_SHARE = 0.75
 """The part of ``limits.restarts`` that replacements by a faster holder may use. The rest is for failures."""
 
@@ -36,6 +44,8 @@ class Holders:
         claimed_sizes: The sizes in the router's answer.
         trusts_claims: Whether content that is claimed to be small is requested whole. The transfer sets it.
         uses_windows: Whether an open-ended range is requested in windows; see `parallel`. The transfer sets it.
+        reads_in_flight: Whether the transfer also reads from holders that still receive the content. It sets this.
+        tap: Is told from which feeder the transfer tries to read. The transfer sets it.
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
@@ -44,16 +54,22 @@ class Holders:
         self.claimed_sizes: set[int] = set()
         self.trusts_claims = True
         self.uses_windows = False
+        self.reads_in_flight = True
+        self.tap: Tap | None = None
         self._request = request
         self._state = state
         self._named: tuple[Holder, ...] = ()
         self._source: Source | None = None
         self._watcher: SourceWatcher | None = None
+        self._feeder: Feeder | None = None
+        self._supersession: asyncio.Task[None] | None = None
+        self._is_racing = False
+        self._waited = 0.0  # seconds without a byte from the last source
         self._replacement: Peer | None = None  # is asked first in the next race
         self._races = 0  # at most ``limits.restarts``
 
     async def open(self, wanted: ByteRange | None, *, whole_if_small: bool = False, head_only: bool = False) -> Source:
-        """Close the previous source, and open one at the holder that wins the race.
+        """Close the previous source, and open one at the holder that wins the race, or at a feeder if none is whole.
 
         Args:
             wanted: The range to request; None for the whole content.
@@ -76,35 +92,43 @@ class Holders:
         while self._races < self._state.limits.restarts:
             self._races += 1
             try:
-                self._named = self._usable(await self.lease.acquire(first or 0, self.rejections.reasons))
+                want = self._want(first, is_open=stop is None, head_only=head_only)
+                self._named = self._usable(await self.lease.acquire(want), accepts_in_flight=want.accepts_in_flight)
             except NotFound:
                 if not await self.rejections.wait_for_busy():
                     raise
                 self._races -= 1
                 continue
-            self._source = await self._race_named(open_at, trial)
+            holder = self._named[0]
+            if holder.complete:
+                self._source = await self._race_named(open_at, trial)
+            else:
+                is_small = whole_if_small and self._is_small(holder)
+                self._source = await self._open_feeder(holder, None if is_small else wanted)
             if self._source is not None:
                 if not head_only:
-                    self._watch(self._source)
+                    self._begin_reading(self._source)
                 return self._source
         self._state.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._request.digest}")
 
-    async def open_rest(self, peer: Peer, span: Span) -> Source:
-        """Open a source for `span` at `peer` if possible, else at another holder.
+    async def open_rest(self, previous: Source, span: Span) -> Source:
+        """Open a source for `span` at the peer of the `previous` source if possible, else at another holder.
 
         Raises:
             NotFound: No holder remains.
         """
         await self.disconnect()
-        try:
-            self._source = await self._open_at(Holder(peer, complete=True), ByteRange(span.start, span.stop - 1))
-        except PeerUnavailable as error:
-            self.rejections.fail(peer, error)
-        else:
-            if self._source.span == span:
-                self._watch(self._source)
-                return self._source
+        if previous.in_flight is None:
+            holder = Holder(previous.peer, complete=True)
+            try:
+                self._source = await self._open_at(holder, ByteRange(span.start, span.stop - 1))
+            except PeerUnavailable as error:
+                self.rejections.fail(previous.peer, error)
+            else:
+                if self._source.span == span:
+                    self._begin_reading(self._source)
+                    return self._source
         return await self.resume(span.start, span)
 
     async def resume(self, offset: int, span: Span) -> Source:
@@ -118,12 +142,22 @@ class Holders:
             NotFound: No holder remains, or the wait took too long.
         """
         wanted = ByteRange(offset, span.stop - 1)
+        await self.disconnect()
         async with self.bounded_wait():
             while True:
                 source = await self.open(wanted)
                 if source.span.size == span.size:
                     return source
-                self.rejections.fail_for_other_size(source.peer)
+                await self.fail(source, self.rejections.other_size(source.peer))
+
+    async def fail(self, source: Source, error: PeerUnavailable) -> None:
+        """Record that reading from `source` failed; see `Rejections`."""
+        if source.in_flight is None:
+            self.rejections.fail(source.peer, error)
+            return
+        if self._feeder is not None:
+            error = await self._feeder.explain(error)
+        self.rejections.fail_in_flight(source.peer, error)
 
     async def disconnect(self) -> None:
         """Close the current source, if there is one.
@@ -135,14 +169,19 @@ class Holders:
             return
         watcher, self._watcher = self._watcher, None
         scores, progress = self._state.scores, source.progress()
+        if (supersession := self._supersession) is not None:
+            supersession.cancel()
+            self._supersession = None
         try:
-            if progress is not None and (count := source.offset - source.span.start):
-                scores.record_rate(source.peer.id, count, progress[1])
-            if not source.remaining:
-                scores.record_success(source.peer.id, source.started)
+            if source.in_flight is None:  # what a feeder sends depends on others
+                if progress is not None and (count := source.offset - source.span.start):
+                    scores.record_rate(source.peer.id, count, progress[1])
+                if not source.remaining:
+                    scores.record_success(source.peer.id, source.started)
             if watcher is not None:
                 await watcher.aclose()
                 self._replacement = watcher.replacement
+            await self._leave_feeder()
         finally:
             await source.aclose()
 
@@ -155,7 +194,7 @@ class Holders:
 
     @asynccontextmanager
     async def bounded_wait(self) -> AsyncGenerator[float]:
-        """Bound the time of the body by ``limits.wait_timeout``.
+        """Bound the time of the body by ``limits.wait_timeout``, less the time without a byte from the last source.
 
         Yields:
             The deadline, by the loop's clock.
@@ -163,13 +202,17 @@ class Holders:
         Raises:
             NotFound: The body took too long.
         """
-        deadline = asyncio.get_running_loop().time() + self._state.limits.wait_timeout
+        limit = self._state.limits.wait_timeout
+        deadline = asyncio.get_running_loop().time() + max(limit - self._waited, (1 - _PATIENCE) * limit)
         try:
             async with asyncio.timeout_at(deadline):
                 yield deadline
         except TimeoutError as error:
-            self.lease.end_reason = FailureReason.SILENT
             self._state.metrics.limited.add("wait_timeout")
+            is_silent = self._is_racing or (self._source is not None and self._source.in_flight is None)
+            self.lease.end_reason = FailureReason.SILENT if is_silent else FailureReason.WAITING
+            if self._feeder is not None:
+                self._state.blame.bar_in_flight(self._request.digest, limit)
             raise NotFound(f"no peer sent {self._request.digest} in time") from error
 
     async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
@@ -187,19 +230,67 @@ class Holders:
                         raise
             return await open_at(holder)
 
-        return await race(self._candidates(preferred=preferred), attempt, self._race_options(self.rejections.fail))
+        self._is_racing = True
+        source = await race(self._candidates(preferred=preferred), attempt, self._race_options(self.rejections.fail))
+        self._is_racing = False
+        return source
 
-    def _usable(self, holders: Sequence[Holder]) -> tuple[Holder, ...]:
+    async def _open_feeder(self, holder: Holder, wanted: ByteRange | None) -> Source | None:
+        """Open a source at a holder that still receives the content. Return None if it failed."""
+        limits, slow = self._state.limits, list(self.rejections.reasons.values()).count(FailureReason.SLOW)
+        self._feeder = feeder = Feeder(
+            holder,
+            self._request.digest,
+            self._state.context,
+            self.lease,
+            offset=(wanted.first or 0) if wanted is not None else 0,
+            patience=_PATIENCE * limits.wait_timeout,
+            checks_rate=slow < _MAX_SLOW_FEEDERS,
+        )
+        if self.tap is not None:  # before the request: if both hosts wait for each other, they find out
+            self.tap.read_from(lambda: feeder.path, needs_ring=True)
+        try:
+            source = await feeder.open(self._open_at(holder, wanted))
+        except PeerUnavailable as error:
+            await self._leave_feeder()
+            self.rejections.fail_in_flight(holder.peer, error)
+            return None
+        if source.in_flight is None:  # it has become whole
+            await self._leave_feeder()
+        return source
+
+    async def _leave_feeder(self) -> None:
+        feeder, self._feeder = self._feeder, None
+        if feeder is not None:
+            self._waited = feeder.waited
+            await feeder.aclose()
+
+    def _want(self, first: int | None, *, is_open: bool, head_only: bool) -> Want:
+        """Return what to ask the router for. ``first is None`` means a range at the end of unknown length."""
+        state, digest = self._state, self._request.digest
+        is_allowed = self.reads_in_flight and not state.blame.is_barred_in_flight(digest)
+        accepts_in_flight = is_allowed and first is not None and not head_only
+        return Want(
+            digest,
+            first or 0,
+            dict(self.rejections.reasons),
+            size=self.rejections.size,
+            can_share=accepts_in_flight and is_open and shows_in_flight(state.context),
+            accepts_in_flight=accepts_in_flight,
+        )
+
+    def _usable(self, holders: Sequence[Holder], *, accepts_in_flight: bool) -> tuple[Holder, ...]:
         """Return the holders that may be asked, first the one that was faster than the last source. Raises NotFound.
 
-        Holders with only a part of the content are not among them.
+        If no holder has the whole content, and `accepts_in_flight`, this is the first one that still receives it.
         """
         self.claimed_sizes.update(holder.size for holder in holders if holder.size is not None)
         preferred = self._replacement
         if preferred is not None:
             others = (holder for holder in holders if holder.peer.id != preferred.id)
             holders = (Holder(preferred, complete=True), *others)
-        usable = tuple(each for each in holders if each.complete and each.peer.id not in self.rejections.reasons)
+        holders = [each for each in holders if each.peer.id not in self.rejections.reasons]
+        usable = tuple(each for each in holders if each.complete) or tuple(holders[:1] if accepts_in_flight else ())
         if not usable:
             raise NotFound(f"no other peer has {self._request.digest}")
         return usable
@@ -213,7 +304,8 @@ class Holders:
 
     async def _open_at(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
         """Open a source at `holder`. Raises PeerUnavailable."""
-        state, request = self._state, self._request
+        state, request, is_whole = self._state, self._request, holder.complete
+        windows = self.uses_windows and is_whole and wanted is not None and wanted.first
         return await Source.open(
             state.context.client,
             holder.peer,
@@ -222,17 +314,28 @@ class Holders:
             wanted=wanted,
             limits=state.limits,
             check_span=self.rejections.check_size,
-            parallel=state.parallel if self.uses_windows and wanted is not None and wanted.first else None,
+            parallel=state.parallel if windows else None,
             method=method,
+            identity=None if is_whole else state.context.identity,
         )
 
-    def _watch(self, source: Source) -> None:
-        """Let a faster holder replace `source`, if enough restarts are left for failures."""
-        state = self._state
+    def _begin_reading(self, source: Source) -> None:
+        """Watch `source` while it is read: if a better holder is known, it is interrupted."""
+        self._waited = 0.0
+        if self._feeder is not None:
+            return  # it watches the source, and has reported it
+        self.lease.use(Holder(source.peer, complete=True, size=source.span.size))
+        if self.lease.may_be_superseded:
+            self._supersession = asyncio.create_task(self._interrupt_when_superseded(source))
+        state = self._state  # a faster holder replaces it, if enough restarts are left for failures
         if self._races <= state.limits.restarts * _REPLACEMENT_SHARE:
             self._watcher = SourceWatcher(
                 source, state.scores, state.limits, state.log, lambda rate: self._find_faster(source, rate)
             )
+
+    async def _interrupt_when_superseded(self, source: Source) -> None:
+        await self.lease.superseded()
+        source.interrupt(Superseded(f"the router has a better holder than {source.peer.id} now"))
 
     async def _find_faster(self, source: Source, rate: float) -> Source | None:
         """Try other holders with the next bytes of `source`.

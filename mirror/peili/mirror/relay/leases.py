@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 from peili.mirror.errors import NotFound, RouterUnavailable, Unavailable
@@ -13,7 +13,7 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Holder
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context, Feed, Lease, LeaseEnd, Upstream, Wait, Want
-from peili.mirror.support.tasks import Tasks
+from peili.mirror.support.tasks import Tasks, is_cancelled
 
 _MIN_WAIT = 0.01
 """The shortest wait in seconds. Without it, a `Wait` until a time in the past would cause a busy loop."""
@@ -97,20 +97,16 @@ class TransferLease:
     """
 
     def __init__(self, digest: Digest, context: Context, metrics: Metrics, releases: LeaseReleases) -> None:
-        self.end_reason: str = LeaseEnd.GONE
+        self.end_reason: str = LeaseEnd.UPSTREAM
         self._digest = digest
         self._context = context
         self._metrics = metrics
         self._releases = releases
         self._lease = Lease()
-        self._reports_progress = True
+        self._takes_reports = True
 
-    async def acquire(self, offset: int, failed: Mapping[str, str]) -> tuple[Holder, ...]:
-        """Ask the router for holders of the content from byte `offset` on. While it answers `Wait`, wait and ask again.
-
-        Args:
-            offset: The first byte that is still missing.
-            failed: As `Want.failed`.
+    async def acquire(self, want: Want) -> tuple[Holder, ...]:
+        """Ask the router for holders of `want`. While it answers `Wait`, wait and ask again.
 
         Returns:
             The holders, best first.
@@ -119,7 +115,7 @@ class TransferLease:
             NotFound: The router answers `Upstream`, or fails.
         """
         while True:
-            match await self._ask(Want(self._digest, offset, dict(failed))):
+            match await self._ask(want):
                 case Wait(until):
                     await asyncio.sleep(max(_MIN_WAIT, until - asyncio.get_running_loop().time()))
                 case Upstream(lease):
@@ -130,18 +126,33 @@ class TransferLease:
                     await self._replace(lease)
                     return holders
 
-    def progress(self, offset: int) -> None:
-        """Tell the lease that the runtime has received the bytes before `offset`.
+    def abandon(self) -> None:
+        """Note that the runtime has left, unless it has all that it wanted."""
+        if self.end_reason != LeaseEnd.DONE:
+            self.end_reason = LeaseEnd.GONE
 
-        If the lease raises an error once, it gets no more reports.
-        """
-        if not self._reports_progress:
-            return
+    def use(self, holder: Holder) -> None:
+        """Tell the lease that the transfer reads from `holder` now, or how much the current one has."""
+        self._report(lambda lease: lease.use(holder))
+
+    def progress(self, offset: int) -> None:
+        """Tell the lease that the runtime has received the bytes before `offset`."""
+        self._report(lambda lease: lease.progress(offset))
+
+    @property
+    def may_be_superseded(self) -> bool:
+        """Whether `superseded` may ever return."""
+        return type(self._lease).superseded is not Lease.superseded
+
+    async def superseded(self) -> None:
+        """Return when the router has a better answer. If the lease raises an error, never return."""
         try:
-            self._lease.progress(offset)
-        except Exception:
-            self._reports_progress = False
-            self._context.log.exception("%s: the router's lease failed to take progress", self._digest)
+            await self._lease.superseded()
+        except (Exception, asyncio.CancelledError) as error:  # from a plug-in
+            if is_cancelled(error):
+                raise
+            self._context.log.exception("%s: the router's lease failed to wait", self._digest)
+            await asyncio.get_running_loop().create_future()
 
     async def aclose(self) -> None:
         """Release the lease."""
@@ -178,8 +189,18 @@ class TransferLease:
         if lease is self._lease:
             return
         previous, reason = self._lease, self.end_reason
-        self._lease, self.end_reason, self._reports_progress = lease, LeaseEnd.GONE, True
+        self._lease, self.end_reason, self._takes_reports = lease, LeaseEnd.UPSTREAM, True
         await self._releases.release(previous, reason, self._digest)
+
+    def _report(self, report: Callable[[Lease], None]) -> None:
+        """Report to the lease. If it raises an error once, it gets no more reports."""
+        if not self._takes_reports:
+            return
+        try:
+            report(self._lease)
+        except Exception:
+            self._takes_reports = False
+            self._context.log.exception("%s: the router's lease failed to take progress", self._digest)
 
 
 def _result(answer: object) -> str:

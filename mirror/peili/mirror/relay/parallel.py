@@ -163,6 +163,7 @@ class PeerRequest:
         timeout: Seconds until the head of the response.
         parallel: If given, each request waits for its turn at the peer.
         method: GET or HEAD.
+        headers: More headers of each request.
 
     Attributes:
         is_queued: Whether the request waits for its turn, and was not sent to the peer yet.
@@ -177,6 +178,7 @@ class PeerRequest:
         parallel: ParallelRequests | None,
         *,
         method: str = "GET",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.peer = peer
         self.method = method
@@ -185,10 +187,11 @@ class PeerRequest:
         self._client = client
         self._path = path
         self._timeout = timeout
+        self._headers = headers or {}
 
     async def open(self, wanted: ByteRange | None) -> Response:
         """Send a request for the range `wanted`; None means the whole content. Raises PeerUnavailable."""
-        headers: Mapping[str, str] = {"Range": str(wanted)} if wanted else {}
+        headers = {**self._headers, "Range": str(wanted)} if wanted else self._headers
         if self.parallel is None:
             return await self._client.open(self.method, self.peer, self._path, timeout=self._timeout, headers=headers)
         self.is_queued = True

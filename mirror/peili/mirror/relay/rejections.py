@@ -8,10 +8,14 @@ from collections.abc import Collection, Iterable, Mapping
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.oci.ranges import Span
 from peili.mirror.peer_api.peers import Peer
+from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.relay.feeder import Superseded
 from peili.mirror.relay.leases import TransferLease
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import Replaced
-from peili.mirror.relay.source import OutOfRange
+from peili.mirror.relay.responses import OutOfRange
+
+_NO_ANSWER = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 
 
 class Rejections:
@@ -50,14 +54,18 @@ class Rejections:
     def fail(self, peer: Peer, error: PeerUnavailable) -> None:
         """Record that `peer` failed, log it and count it.
 
-        The peer is not asked again in this transfer, unless it was only `Replaced`. It gets a worse score and is blamed
-        for the blob, unless `error` is `OutOfRange`. The lease ends with the reason of the failure, unless the transfer
-        continues.
+        The peer is not asked again in this transfer, unless it was only `Replaced` or `Superseded`. It gets a worse
+        score and is blamed for the blob, unless `error` is `OutOfRange` or `Superseded`. The lease ends with the reason
+        of the failure, unless the transfer continues.
 
         Args:
             peer: The peer.
             error: Why it failed.
         """
+        if isinstance(error, Superseded):
+            self._lease.end_reason = LeaseEnd.SUPERSEDED
+            self._state.log.info("%s: %s", self._request.digest, error)
+            return
         if not isinstance(error, OutOfRange) and not (error.reason == FailureReason.BUSY and self.is_shared):
             self._state.scores.record_failure(peer.id, error.reason)
         self._lease.end_reason = error.reason
@@ -73,14 +81,33 @@ class Rejections:
         level = logging.WARNING if error.reason == FailureReason.WRONG else logging.INFO
         self._state.log.log(level, "%s: passed over: %s", self._request.digest, error)
 
-    def fail_for_other_size(self, peer: Peer) -> None:
-        """Record that `peer` states another size than the previous source.
+    def fail_in_flight(self, peer: Peer, error: PeerUnavailable) -> None:
+        """Like `fail`, for a peer that still receives the content.
+
+        Only a peer that does not answer gets a worse score: one that has nothing to send may be good for other content.
+        If this host has waited for too long, it waits for nobody again for a while, so that its runtime goes upstream.
+        """
+        digest, state = self._request.digest, self._state
+        if error.reason in _NO_ANSWER or isinstance(error, Superseded):
+            self.fail(peer, error)
+            return
+        self._lease.end_reason = error.reason
+        self._reasons[peer.id] = error.reason
+        state.metrics.failures.add(error.reason)
+        state.log.info("%s: passed over: %s", digest, error)
+        if isinstance(error, OutOfRange):
+            self._out_of_range[peer.id] = error.size
+        if error.reason == FailureReason.WAITING:
+            state.metrics.limited.add("wait_timeout")
+            state.blame.bar_in_flight(digest, state.limits.wait_timeout)
+
+    def other_size(self, peer: Peer) -> PeerUnavailable:
+        """Return the error for a peer that states another size than the previous source.
 
         One of the two sizes is wrong. Only the digest can show which one, so the parts cannot be combined.
         """
-        problem = f"peer {peer.id} has another size for this digest"
-        self.fail(peer, PeerUnavailable(problem, FailureReason.REFUSED))
         self._of_other_size.add(peer.id)
+        return PeerUnavailable(f"peer {peer.id} has another size for this digest", FailureReason.REFUSED)
 
     def blame_for_wrong_bytes(self, peer_ids: Collection[str], *, is_certain: bool) -> None:
         """Record that these peers may have sent wrong bytes. None of them is asked again in this transfer.
@@ -99,6 +126,14 @@ class Rejections:
             else:
                 state.blame.doubt(digest, peer_id)
                 state.log.warning("%s: peer %s may have sent wrong bytes; it is asked last", digest, peer_id)
+
+    def bar_in_flight(self) -> None:
+        """Record that bytes which nobody had verified are wrong. For a while, only whole holders are asked."""
+        state, digest = self._state, self._request.digest
+        self._lease.end_reason = FailureReason.WRONG
+        state.metrics.failures.add(FailureReason.WRONG)
+        state.blame.bar_in_flight(digest, state.limits.quarantine_ttl)
+        state.log.warning("%s: bytes that were read in flight are wrong; now only whole holders are asked", digest)
 
     def exclude(self, peer_ids: Collection[str]) -> None:
         """Do not ask these peers again in this transfer, but do not blame them."""

@@ -16,6 +16,8 @@ from peili.mirror.oci.references import Digest
 _TRANSIENT_REASONS = frozenset({FailureReason.BUSY, FailureReason.REFUSED, FailureReason.UNREACHABLE})
 """`Blame` does not remember these reasons: the next request for the same blob may succeed."""
 
+IN_FLIGHT = ""
+"""Stands for the id of a peer that was still receiving the content when it sent bytes: it passed on those of others."""
 HEALTHY, UNPROVEN, RESTING = range(3)
 """The ranks of peers; see `HolderScores.rank`."""
 MUCH_FASTER = 4
@@ -44,6 +46,7 @@ class Blame:
     - `doubt`: A peer is one of several that may have sent wrong bytes in the same transfer.
     - `suspect`: A peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
     - `poison`: The runtime has wrong bytes.
+    - `bar_in_flight`: The blob is read only from peers that have the whole.
 
     All tables are bounded. Not thread-safe.
 
@@ -62,6 +65,7 @@ class Blame:
         self._excluded: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()  # until when, and why
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
         self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
+        self._barred: OrderedDict[Digest, float] = OrderedDict()  # until when
         self._doubted: OrderedDict[tuple[Digest, str], float] = OrderedDict()
 
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
@@ -107,7 +111,12 @@ class Blame:
         return {peer_id: reason for (blamed, peer_id), (_, reason) in self._excluded.items() if blamed == digest}
 
     def suspect(self, digest: Digest, peer_ids: Collection[str]) -> None:
-        """Note, for ``quarantine_ttl`` seconds, that the runtime has unverified bytes of `digest` from these peers."""
+        """Note, for ``quarantine_ttl`` seconds, that the runtime has unverified bytes of `digest` from these peers.
+
+        Args:
+            digest: The blob.
+            peer_ids: The ids of the peers, or `IN_FLIGHT`.
+        """
         if not peer_ids:
             return
         until = self._clock() + self._limits.quarantine_ttl
@@ -122,6 +131,14 @@ class Blame:
     def poison(self, digest: Digest) -> None:
         """Note that the runtime has wrong bytes of `digest`, so that it cannot continue."""
         self._remember(self._poisoned, digest, self._clock() + self._limits.quarantine_ttl)
+
+    def bar_in_flight(self, digest: Digest, seconds: float) -> None:
+        """Let nobody read `digest` from peers that still receive it, for this time."""
+        self._remember(self._barred, digest, self._clock() + seconds)
+
+    def is_barred_in_flight(self, digest: Digest) -> bool:
+        """Return whether `digest` may not be read from peers that still receive it."""
+        return self._barred.get(digest, 0.0) > self._clock()
 
     def clear(self, digest: Digest) -> None:
         """Forget the wrong bytes and the suspects, because the runtime starts `digest` from the beginning."""

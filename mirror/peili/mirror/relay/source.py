@@ -1,38 +1,22 @@
-"""One holder's response to a request for content: checked against the request, and read with deadlines."""
+"""One holder's response to a request for content: opened in bounded time, and read with deadlines."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import TypeAlias
 
 from peili.mirror.client.client import PeerClient, map_exceptions
-from peili.mirror.client.connection import Response, ResponseHead
 from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable, parse_content_range, parse_unsatisfied_range
+from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, WindowedBody, open_in_windows
+from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_windows
+from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
-
-_Body: TypeAlias = Response | WindowedBody
-_MAX_DIGITS = 19
-"""A Content-Length with more digits is not a size."""
-
-
-class OutOfRange(PeerUnavailable):
-    """The peer states that it has the content, but that no byte of it is in the requested range.
-
-    Attributes:
-        size: The size of the content that the peer states, in bytes.
-    """
-
-    def __init__(self, peer: Peer, wanted: ByteRange, size: int) -> None:
-        super().__init__(f"peer {peer.id} says that no byte of {size} is in {wanted}", FailureReason.REFUSED)
-        self.size = size
 
 
 class _RateCheck:
@@ -71,8 +55,11 @@ class Source:
         span: The bytes that the peer sends.
         body: The body of the response.
         limits: ``stall_timeout``, ``rate_window`` and ``min_rate`` apply to reading.
+        in_flight: Given if the peer still receives the content. Then only ``wait_timeout`` applies to reading, because
+            the peer may have nothing to send; see `feeder`.
 
     Attributes:
+        in_flight: How the content arrives at the peer; None if the peer has the whole. Replaced from time to time.
         peer: The peer.
         span: The bytes that the peer sends.
         offset: The next byte of the content. All bytes before it were read or spliced.
@@ -80,7 +67,10 @@ class Source:
         tap: Gets the bytes that are read, for other hosts.
     """
 
-    def __init__(self, request: PeerRequest, span: Span, body: _Body, limits: Limits) -> None:
+    def __init__(
+        self, request: PeerRequest, span: Span, body: ResponseBody, limits: Limits, *, in_flight: InFlight | None = None
+    ) -> None:
+        self.in_flight = in_flight
         self.peer = request.peer
         self.span = span
         self.offset = span.start
@@ -91,9 +81,9 @@ class Source:
         self._waited = 0.0
         self._current_read: tuple[float, Deadline] | None = None  # when it started, and its deadline
         self._replaced: PeerUnavailable | None = None
-        self._stall_timeout = limits.stall_timeout
+        self._stall_timeout = limits.stall_timeout if in_flight is None else limits.wait_timeout
         self._max_counted_wait = min(limits.stall_timeout, limits.rate_window / 2)
-        self._rate_check = _RateCheck(limits)
+        self._rate_check = _RateCheck(limits) if in_flight is None else None
 
     @classmethod
     async def open(
@@ -108,6 +98,7 @@ class Source:
         check_span: Callable[[Peer, Span], None],
         parallel: ParallelRequests | None = None,
         method: str = "GET",
+        identity: str | None = None,
     ) -> Source:
         """Send a request to `peer`, and wait until the first bytes of the body have arrived.
 
@@ -117,25 +108,25 @@ class Source:
             path: The path of the content at the peer.
             digest: The content.
             wanted: The range to request; None for the whole content.
-            limits: ``first_byte_timeout`` bounds this call; see also the class.
+            limits: ``first_byte_timeout`` bounds this call, or ``wait_timeout`` if `identity` is given.
             check_span: Called with the span that the peer states, before the body is read. It may raise
                 PeerUnavailable, for example because the size is wrong.
             parallel: If given, `wanted` is requested in windows, each of which waits for its turn.
             method: GET, or HEAD for a source that only states its span and cannot be read.
+            identity: The id of this host, if it accepts content that is still arriving at the peer.
 
         Raises:
             PeerUnavailable: The peer does not send the requested bytes.
         """
+        head_timeout = limits.stall_timeout if identity is None else limits.wait_timeout
+        headers = in_flight_headers(identity) if identity is not None else {}
         with ExitStack() as stack:
             try:
-                async with Deadline(limits.first_byte_timeout):
-                    request = PeerRequest(client, peer, path, limits.stall_timeout, parallel, method=method)
-                    body: _Body = await (
-                        request.open(wanted) if parallel is None or wanted is None else open_in_windows(request, wanted)
-                    )
+                async with Deadline(limits.first_byte_timeout if identity is None else limits.wait_timeout):
+                    request = PeerRequest(client, peer, path, head_timeout, parallel, method=method, headers=headers)
+                    body = await _send(request, wanted)
                     stack.callback(body.close)
-                    length = body.length if method == "GET" else _content_length(body.head)
-                    span = _check_response(peer, body.head, length, digest, wanted)
+                    span, in_flight = check_response(request, body, digest, wanted, identity)
                     check_span(peer, span)
                     with map_exceptions(peer):
                         await body.begin()
@@ -144,12 +135,17 @@ class Source:
             stack.pop_all()
             if method != "GET":
                 body.close()  # there is no body, so the connection can be used again
-            return cls(request, span, body, limits)
+            return cls(request, span, body, limits, in_flight=in_flight)
 
     @property
     def media_type(self) -> str | None:
         """The media type that the peer claims."""
         return self._body.head.header("content-type")
+
+    @property
+    def path(self) -> tuple[str, ...]:
+        """The ids of the peer, of the host that it reads from, and so on, as far as the peer says them."""
+        return (self.in_flight.path if self.in_flight is not None else ()) or (self.peer.id,)
 
     @property
     def remaining(self) -> int:
@@ -223,65 +219,13 @@ class Source:
         waited = time.monotonic() - started
         self._waited += waited
         # This host may have been suspended during the wait. So one long wait alone does not make a peer slow.
-        if self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
+        if self._rate_check is not None and self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
         return count
 
 
-def _content_length(head: ResponseHead) -> int | None:
-    """Return the Content-Length of a response to HEAD; None if it is missing or not a size."""
-    text = head.header("content-length")
-    if text is None or not text.isascii() or not text.isdecimal() or len(text) > _MAX_DIGITS:
-        return None
-    return int(text)
-
-
-def _check_response(
-    peer: Peer, head: ResponseHead, length: int | None, digest: Digest, wanted: ByteRange | None
-) -> Span:
-    """Return the span that a response contains. Raises PeerUnavailable if that is not the requested one."""
-    if head.status in {429, 503}:
-        raise PeerUnavailable(f"peer {peer.id} is busy", FailureReason.BUSY)
-    if head.status == 416 and wanted is not None:
-        raise _out_of_range_error(peer, head, wanted)
-    if head.status not in {200, 206}:
-        raise PeerUnavailable(f"peer {peer.id} answered {head.status}", FailureReason.REFUSED)
-    if length is None:  # for example because a proxy sends chunks: not a fault of the peer
-        raise PeerUnavailable(f"peer {peer.id} does not say how many bytes it sends", FailureReason.REFUSED)
-    try:
-        span = _parse_span(head, length, digest)
-        requested = wanted.within(span.size) if wanted else Span.whole(span.size)
-    except ValueError as error:
-        if isinstance(error, Unsatisfiable) and wanted is not None and head.status == 200:
-            raise OutOfRange(peer, wanted, error.size) from error  # it ignores ranges, which is allowed
-        raise PeerUnavailable(f"peer {peer.id}: not the requested content: {error}", FailureReason.WRONG) from error
-    if span != requested:  # it states honestly what it sends
-        part = wanted or "the whole"
-        raise PeerUnavailable(f"peer {peer.id} sends {span.content_range}, not {part}", FailureReason.REFUSED)
-    return span
-
-
-def _out_of_range_error(peer: Peer, head: ResponseHead, wanted: ByteRange) -> PeerUnavailable:
-    """Return the error for a peer that answers 416 to the range `wanted`."""
-    try:
-        size = parse_unsatisfied_range(head.headers.get("content-range", ""))
-        part = wanted.within(size)
-    except Unsatisfiable as error:
-        return OutOfRange(peer, wanted, error.size)
-    except ValueError as error:
-        return PeerUnavailable(f"peer {peer.id} answered 416: {error}", FailureReason.REFUSED)
-    return PeerUnavailable(f"peer {peer.id} answered 416, though it has {part.content_range}", FailureReason.REFUSED)
-
-
-def _parse_span(head: ResponseHead, length: int, digest: Digest) -> Span:
-    """Return the span that the head of a response states. Raises ValueError if it is malformed or cannot be used."""
-    headers = head.headers
-    if headers.get("docker-content-digest", digest) != digest:
-        raise ValueError(f"its digest is {headers['docker-content-digest']}")
-    if headers.get("content-encoding", "identity") != "identity":
-        raise ValueError(f"it is encoded: {headers['content-encoding']}")
-    span = Span.whole(length) if head.status == 200 else parse_content_range(headers.get("content-range", ""))
-    if span.length != length:
-        raise ValueError(f"{length} bytes came as {span.content_range}")
-    return span
+async def _send(request: PeerRequest, wanted: ByteRange | None) -> ResponseBody:
+    """Send `request`, in windows if it waits for turns. Raises PeerUnavailable."""
+    is_whole = request.parallel is None or wanted is None
+    return await (request.open(wanted) if is_whole or wanted is None else open_in_windows(request, wanted))

@@ -9,11 +9,11 @@ digest is wrong, the response is cut off, and the runtime requests the rest agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from peili.mirror.content.incoming import Tap
-from peili.mirror.errors import Aborted, NotFound, PeerUnavailable
+from peili.mirror.errors import Aborted, FailureReason, NotFound, PeerUnavailable
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
@@ -23,6 +23,8 @@ from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, ingest_size, may_resume
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
+from peili.mirror.relay.reputation import IN_FLIGHT
+from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
@@ -97,8 +99,7 @@ class Transfer:
         self._holders = Holders(request, state)
         self._rejections = self._holders.rejections
         self._source: Source | None = None
-        self._senders: set[str] = set()  # ids of the peers that sent bytes which are not verified yet
-        self._stopped_at: dict[str, int] = {}  # at which byte each of them stopped, to find those to blame
+        self._unverified = Senders(request.digest, state, self._rejections)
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
         self._span = Span.whole(0)
@@ -113,7 +114,7 @@ class Transfer:
             NotFound: No peer sends the content; the runtime must go upstream.
             Unsatisfiable: A holder has the content, but no byte of it is in the requested range.
         """
-        self._tap = self._state.incoming.open_tap(self._request.digest)
+        self._tap = self._holders.tap = self._state.incoming.open_tap(self._request.digest)
         async with self._holders.bounded_wait() as deadline:
             return await self._begin(deadline)
 
@@ -126,6 +127,7 @@ class Transfer:
         Raises:
             NotFound: No peer has the content; the runtime must go upstream.
         """
+        self._holders.reads_in_flight = False  # it makes no other host wait for the content
         async with self._holders.bounded_wait() as deadline:
             source = await self._open_head(deadline)
             media_type, size = self._media_type_by_head(source), source.span.size
@@ -150,11 +152,13 @@ class Transfer:
         """Whether the response must not state its length, so that the runtime reads it as one stream.
 
         A runtime that knows the length may fetch further parts in parallel. Parallel parts cannot be verified, and they
-        cost the peers more. This applies to the response to an open-ended range, if its bytes can be verified.
+        cost the peers more. This applies to the response to an open-ended range, if its bytes can be verified or are
+        still arriving at the peer.
         """
         wanted = self._request.wanted
         is_open_ended = wanted is not None and wanted.first is not None and wanted.last is None
-        is_one_stream = self._span.start == 0 or not isinstance(self._verifier, Unverified)
+        is_in_flight = self._source is not None and self._source.in_flight is not None
+        is_one_stream = self._span.start == 0 or is_in_flight or not isinstance(self._verifier, Unverified)
         return is_open_ended and self.data is None and is_one_stream
 
     async def send_to(self, sink: Sink) -> None:
@@ -180,6 +184,8 @@ class Transfer:
             self._tap.close(is_abandoned=self.is_abandoned, is_expected=is_expected)
         self.data = None
         self._release_memory()
+        if self.is_abandoned:
+            self._holders.lease.abandon()
         await self._holders.aclose()
 
     async def _begin(self, deadline: float) -> Span:
@@ -263,7 +269,7 @@ class Transfer:
         try:
             self._rejections.check_size(source.peer, source.span)
         except PeerUnavailable as error:
-            self._rejections.fail(source.peer, error)
+            await self._holders.fail(source, error)
             return False
         return True
 
@@ -308,7 +314,7 @@ class Transfer:
             await self._run(FillPipeline(buffer[part.start : part.stop]), source)
             for span in rest:
                 self._span = span
-                source = await self._holders.open_rest(source.peer, span)
+                source = await self._holders.open_rest(source, span)
                 await self._run(FillPipeline(buffer[span.start : span.stop]), source)
             self._span = Span.whole(size)
             await self._state.hash_threads.thread().feed(verifier, buffer)
@@ -327,13 +333,13 @@ class Transfer:
         """Readmit the holders that state another size, which may be the right one. Return whether there are any."""
         if not self._rejections.readmit_other_sizes():
             return False
-        self._senders.clear()  # their bytes are discarded
+        self._unverified.clear()  # their bytes are discarded
         self._discard_tapped()
         return True
 
     def _record_verified(self, data: bytes) -> None:
         """Record the size and the media type of the verified content, and the sizes that a manifest states."""
-        self._senders.clear()
+        self._unverified.clear()
         self._state.sizes.add_verified(self._request.digest, len(data))
         self.media_type = detect_media_type(data)
         if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
@@ -364,12 +370,12 @@ class Transfer:
             except DigestMismatch as error:
                 await sink.send(await self._fetch_end_again(error))
                 progress(self._span.stop)
-            self._senders.clear()  # their bytes are right
+            self._unverified.clear()  # their bytes are right
         except DigestMismatch as error:
             await self._handle_mismatch(was_sent=True)
             raise Aborted(str(error)) from error
         finally:
-            state.blame.suspect(self._request.digest, self._senders)
+            self._unverified.suspect()
 
     async def _run(self, pipeline: Pipeline, source: Source) -> None:
         """Move the whole span through `pipeline`, from `source` and the holders that continue after it.
@@ -379,7 +385,6 @@ class Transfer:
             Aborted: No holder remains.
         """
         while True:
-            self._senders.add(source.peer.id)
             before, start = self.senders.pop(source.peer.id, 0), source.offset
             self.senders[source.peer.id] = before  # at the end: it sends now
             self._tap_source(source)
@@ -387,10 +392,10 @@ class Transfer:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
-                self._rejections.fail(source.peer, error)
+                await self._holders.fail(source, error)
             finally:
                 self.senders[source.peer.id] += source.offset - start
-                self._stopped_at[source.peer.id] = source.offset
+                self._unverified.add(source)
             try:
                 source = await self._holders.resume(source.offset, self._span)
             except NotFound as error:
@@ -404,7 +409,8 @@ class Transfer:
         if self._tap is not None:
             # Without a ring, another host could get content that is collected only when it was verified and written.
             is_collected = source.span.size <= self._request.collect_limit
-            self._tap.read_from(lambda: (source.peer.id,), size=source.span.size, needs_ring=is_collected)
+            needs_ring = is_collected or source.in_flight is not None
+            self._tap.read_from(lambda: source.path, size=source.span.size, needs_ring=needs_ring)
             source.tap = self._tap
 
     def _discard_tapped(self) -> None:
@@ -452,37 +458,30 @@ class Transfer:
         verifier, span, holders = self._verifier, self._span, self._holders
         wrong = bytes(verifier.rewind())
         start = span.stop - len(wrong)
-        senders_of_end = {peer_id for peer_id in self._senders if self._stopped_at[peer_id] > start}
-        senders = set(self._senders)
-        self._rejections.exclude(senders_of_end)
+        senders, senders_of_end = self._unverified, self._unverified.since(start)
+        self._rejections.exclude(senders_of_end - {IN_FLIGHT})
+        holders.reads_in_flight, holders.lease.end_reason = False, FailureReason.WRONG
         try:
             while wrong:
-                self._senders.clear()
+                self._unverified = Senders(self._request.digest, self._state, self._rejections)
                 await self._reserve_memory(len(wrong))
                 pipeline = CollectPipeline(len(wrong), verifier, self._state.hash_threads.thread())
                 try:
                     await self._run(pipeline, await holders.resume(start, span))
                 except DigestMismatch:
-                    self._rejections.exclude(self._senders)
+                    self._rejections.exclude(self._unverified.since(start))
                     if verifier.rewind() == wrong:
                         break  # two holders agree about the end, so a byte before it is wrong
                 else:
-                    self._rejections.blame_for_wrong_bytes(senders_of_end, is_certain=len(senders_of_end) == 1)
+                    blame_senders(senders_of_end, self._rejections, is_certain=len(senders_of_end) == 1)
                     return pipeline.data
         except (NotFound, Aborted):
             pass  # there is no other holder, or no memory
         finally:
-            self._senders.clear()
-            self._senders |= senders
-        self._blame(senders)  # not the holders that sent the end again: the wrong byte may be before it
+            self._unverified = senders
+        # Not the holders that sent the end again: the wrong byte may be before it.
+        senders.blame(is_continuation=span.start > 0)
         raise error
-
-    def _blame(self, senders: Collection[str]) -> None:
-        """Blame `senders`, and those of the bytes that the runtime already has. If there is only one, it is certain."""
-        suspects = self._state.blame.suspects(self._request.digest) if self._span.start > 0 else frozenset[str]()
-        senders = suspects.union(senders)
-        is_certain = len(senders) == 1 and (self._span.start == 0 or bool(suspects))
-        self._rejections.blame_for_wrong_bytes(senders, is_certain=is_certain)
 
     async def _handle_mismatch(self, *, was_sent: bool) -> None:
         """Handle wrong bytes: blame their senders, or, if some were sent to the runtime, discard what it has.
@@ -493,8 +492,8 @@ class Transfer:
         self._discard_tapped()
         await self._holders.disconnect()
         if not was_sent:
-            self._blame(self._senders)
-        self._senders.clear()
+            self._unverified.blame(is_continuation=self._span.start > 0)
+        self._unverified.clear()
         if was_sent:
             self.has_sent_wrong_bytes = True
             state.blame.poison(digest)

@@ -1,0 +1,71 @@
+"""Who sent the bytes of one transfer that are not verified yet, and who is blamed if they are wrong."""
+
+from __future__ import annotations
+
+from peili.mirror.oci.references import Digest
+from peili.mirror.relay.rejections import Rejections
+from peili.mirror.relay.relay import RelayState
+from peili.mirror.relay.reputation import IN_FLIGHT
+from peili.mirror.relay.source import Source
+
+
+class Senders:
+    """The peers that sent unverified bytes of one transfer.
+
+    A peer with the whole content has verified it, so it is to blame if its bytes are wrong. A peer that was still
+    receiving the content passed on what nobody had verified: the wrong byte may have entered anywhere before it. If
+    there was such a peer, nobody is blamed, but the content is then read from whole holders only.
+
+    Args:
+        digest: What is transferred.
+        state: The state that all transfers share.
+        rejections: The holders that the transfer does not ask again.
+    """
+
+    def __init__(self, digest: Digest, state: RelayState, rejections: Rejections) -> None:
+        self._digest = digest
+        self._state = state
+        self._rejections = rejections
+        self._stopped_at: dict[str, int] = {}  # the ids, or `IN_FLIGHT`, each with the byte at which the peer stopped
+
+    def add(self, source: Source) -> None:
+        """Note that `source` was read up to its current offset."""
+        self._stopped_at[source.peer.id if source.in_flight is None else IN_FLIGHT] = source.offset
+
+    def clear(self) -> None:
+        """Forget all senders: their bytes are right, or discarded."""
+        self._stopped_at.clear()
+
+    def since(self, offset: int) -> frozenset[str]:
+        """Return the senders of the bytes from `offset` on."""
+        return frozenset(sender for sender, stop in self._stopped_at.items() if stop > offset)
+
+    def suspect(self) -> None:
+        """Note that the runtime has these bytes, which may turn out to be wrong later."""
+        self._state.blame.suspect(self._digest, self._stopped_at.keys())
+
+    def blame(self, *, is_continuation: bool) -> None:
+        """Blame the senders for wrong bytes.
+
+        Args:
+            is_continuation: Whether the runtime had the beginning already. Then its senders are blamed, too.
+        """
+        suspects = self._state.blame.suspects(self._digest) if is_continuation else frozenset[str]()
+        senders = suspects.union(self._stopped_at)
+        is_certain = len(senders) == 1 and (not is_continuation or bool(suspects))
+        blame_senders(senders, self._rejections, is_certain=is_certain)
+
+
+def blame_senders(senders: frozenset[str], rejections: Rejections, *, is_certain: bool) -> None:
+    """Blame `senders` for wrong bytes, or nobody if one of them was still receiving the content.
+
+    Args:
+        senders: Ids, or `IN_FLIGHT`. At least one of them sent a wrong byte.
+        rejections: The holders that the transfer does not ask again.
+        is_certain: Whether all of them did.
+    """
+    if IN_FLIGHT in senders:
+        rejections.bar_in_flight()
+        rejections.exclude(senders - {IN_FLIGHT})
+    else:
+        rejections.blame_for_wrong_bytes(senders, is_certain=is_certain)
