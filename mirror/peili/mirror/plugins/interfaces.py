@@ -121,7 +121,7 @@ class Store(Plugin):
         """Return all tag references of this host with what they mean, sorted by reference."""
 
     def shows_in_flight(self) -> bool:
-        """Return whether `open` with `partial` shows what the runtime is fetching now, or begins to fetch. Must be cheap.
+        """Return whether `open` with `partial` shows what the runtime fetches now, or begins to fetch. Must be cheap.
 
         By default it is False. Other hosts then do not wait for content that this host fetches from upstream.
         """
