@@ -20,7 +20,7 @@ from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.doors.local import LocalDoor
-from peili.mirror.doors.local_checks import RequestCheck, RequestChecks, check_host, check_no_browser, check_same_site
+from peili.mirror.doors.local_checks import RequestChecks, check_host, check_no_browser, check_same_site
 from peili.mirror.doors.middleware import (
     ROUTER_PATH,
     AccessCheck,
@@ -30,9 +30,10 @@ from peili.mirror.doors.middleware import (
     anyone,
     loopback_only,
 )
-from peili.mirror.doors.ops import ops_app
+from peili.mirror.doors.ops import OpsSources, StatusStreams, ops_app
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
+from peili.mirror.inspection.inspector import Inspector
 from peili.mirror.lifecycle import Lifecycle, wait_until_listening
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, empty_families
@@ -156,16 +157,16 @@ class Mirror:
             limited=self.metrics.limited.add,
             in_flight=incoming.state,
         )
+        self._resolver = resolver
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._extensions = tuple(extensions)
         self._relay = Relay(self._context, self.metrics, incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
         self._peer_door = PeerDoor(peer, default_registry, incoming)
-        auth = auth or _default_auth(insecure, peer_tls)
-        self._build_apps(auth, local_auth or loopback_only, check_host(local_hosts))
+        self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
-    def _build_apps(self, auth: Auth, local_auth: Auth, host_check: RequestCheck) -> None:
+    def _build_apps(self, auth: Auth, local_auth: Auth, local_hosts: Iterable[str]) -> None:
         """Build the apps, with these layers from the outside to the inside::
 
             local:  RequestMetrics > RequestChecks > AccessCheck > LocalDoor
@@ -182,12 +183,22 @@ class Mirror:
         peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
         local_checked: ASGIApp = AccessCheck(self._local_door, LOCAL, local_auth, self._context)
         peer_checked = AccessCheck(peer, PEER, auth, self._context, identity=self.identity.id)
+        host_check = check_host(local_hosts)
         checks = (host_check, check_no_browser)
         local_checked = RequestChecks(local_checked, checks, self._context)
         self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting)
         self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting)
-        ops = ops_app(self.readiness, self.ready, self.figures, self.status)
-        self.ops = RequestChecks(ops, [check_same_site], self._context)
+        self._status_streams = StatusStreams(self.status)
+        sources = OpsSources(
+            readiness=self.readiness,
+            ready=self.ready,
+            figures=self.figures,
+            status=self.status,
+            history=self.accounting.minutes,
+            inspector=Inspector(self._context, self._resolver),
+            is_running=lambda: self._lifecycle is not None,
+        )
+        self.ops = RequestChecks(ops_app(sources, self._status_streams), [check_same_site], self._context)
         self.local_ops = RequestChecks(self.ops, [host_check], self._context)
 
     def _routes(self) -> list[routing.BaseRoute]:
@@ -255,6 +266,7 @@ class Mirror:
             timeout: See above.
         """
         lifecycle = self._lifecycle
+        self._status_streams.close()
         if lifecycle is not None:
             await lifecycle.withdraw()
         await asyncio.gather(self._local_door.drain(timeout), self._peer_door.drain(timeout))
@@ -294,6 +306,7 @@ class Mirror:
             peers=lifecycle.peers() if lifecycle is not None else (),
             unreachable=lifecycle.unreachable() if lifecycle is not None else (),
             contact=self._context.client.contact,
+            in_flight=self._context.in_flight,
             advertised=lifecycle.advertised if lifecycle is not None else 0,
             metrics=self.metrics,
             accounting=self.accounting,

@@ -12,6 +12,8 @@ from peili.mirror.accounting.received import Received
 from peili.mirror.client.client import Contact
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version
 from peili.mirror.metrics.requests import RequestRecord
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Peer, UnreachablePeer
 from peili.mirror.support.log_lines import LoggedProblem
 
@@ -30,6 +32,7 @@ class StatusParts:
         peers: The peers that answer.
         unreachable: The peers that do not.
         contact: Returns when a peer answered last.
+        in_flight: Returns how content arrives here; None if it does not.
         advertised: The number of keys that peers know this host has.
         metrics: The counters.
         accounting: What the runtime received.
@@ -42,6 +45,7 @@ class StatusParts:
     peers: Iterable[Peer]
     unreachable: Iterable[UnreachablePeer]
     contact: Callable[[Peer], Contact | None]
+    in_flight: Callable[[Digest], InFlight | None]
     advertised: int
     metrics: Metrics
     accounting: Accounting
@@ -69,7 +73,7 @@ class StatusParts:
             "runtime": self.metrics.clients.summary(),
             "received": _received(accounting.totals()),
             "received_today": _received(accounting.history.today),
-            "transfers": [_transfer(each) for each in accounting.active() if each.repository][:_MOST_ROWS],
+            "transfers": [self._transfer(each) for each in accounting.active() if each.repository][:_MOST_ROWS],
             "pulls": [each.json() for each in accounting.pulls],
             "recent_pulls": [each.json() for each in reversed(accounting.recent)],
             "problems": [asdict(each) for each in self.problems],
@@ -84,6 +88,28 @@ class StatusParts:
             described |= {"last_seen": contact.last_seen, "round_trip": contact.round_trip}
         return described
 
+    def _transfer(self, record: RequestRecord) -> dict[str, Any]:
+        """Return a request in progress.
+
+        ``from`` is the peer that sends it to this host, ``to`` the host that gets it. ``path`` are the ids from this
+        host to the one whose runtime fetches from upstream; it is empty if the content is whole where it comes from.
+        """
+        state = self.in_flight(record.digest) if record.digest is not None else None
+        is_local = record.door == LOCAL
+        size = record.length or (state.size if state is not None else None)
+        return {
+            "door": record.door,
+            "repository": record.repository,
+            "digest": record.digest,
+            "size": size,
+            "sent": record.sent,
+            "seconds": round(time.monotonic() - record.started, 3),
+            "source": record.source or None,
+            "from": next(reversed([*record.senders]), None) if is_local else None,
+            "to": record.client if record.door == PEER else None,
+            "path": list(state.path) if state is not None else [],
+        }
+
 
 def _described(peer: Peer) -> dict[str, Any]:
     described: dict[str, Any] = {"id": peer.id, "urls": list(peer.urls)}
@@ -92,18 +118,3 @@ def _described(peer: Peer) -> dict[str, Any]:
 
 def _received(received: Received) -> dict[str, Any]:
     return {**asdict(received), "saved": received.saved}
-
-
-def _transfer(record: RequestRecord) -> dict[str, Any]:
-    """Return a request in progress. ``from`` is the peer that sends it to this host, ``to`` the host that gets it."""
-    return {
-        "door": record.door,
-        "repository": record.repository,
-        "digest": record.digest or None,
-        "size": record.length or None,
-        "sent": record.sent,
-        "seconds": round(time.monotonic() - record.started, 3),
-        "source": record.source or None,
-        "from": next(reversed([*record.senders]), None) if record.door == LOCAL else None,
-        "to": record.client if record.door == PEER else None,
-    }

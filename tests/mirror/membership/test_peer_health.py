@@ -282,3 +282,27 @@ async def test_no_id_can_take_the_name_of_another_member() -> None:
     async with entered(router := StaticRouter(peers)):
         assert [peer.urls for peer in router.peers()] == [peer.urls for peer in peers]
         assert len(set(peer_ids(router))) == len(peers)
+
+
+async def test_each_peer_that_comes_or_goes_has_a_line_and_very_many_have_one(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    a, b = (Peer(name, (f"http://192.0.2.1/{name}",)) for name in "ab")
+    crowd = [Peer(f"host-{number}", (f"http://192.0.2.2/{number}",)) for number in range(100)]
+    async with entered(router := PushRouter()):
+        for members, count in (([a, b], 2), ([b], 1), ([b, *crowd], 101), ([], 0)):
+            router.set(members)
+            await until(lambda count=count: len(peer_ids(router)) == count)  # type: ignore[misc]
+    lines = [
+        record.getMessage() for record in caplog.records if " joined" in record.message or " left" in record.message
+    ]
+    assert lines == [
+        "peer a joined: http://192.0.2.1/a",
+        "peer b joined: http://192.0.2.1/b",
+        "peer a left: http://192.0.2.1/a",
+        "100 peers joined",
+        "101 peers left",
+    ]
+    assert [vars(record)["event"] for record in caplog.records if "peer a" in record.getMessage()] == [
+        "peer joined",
+        "peer left",
+    ]

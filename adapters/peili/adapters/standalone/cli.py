@@ -172,6 +172,43 @@ def status_command(
     return status.run(_ops_url(config, assignments, url), sys.stdout.write, as_json=as_json, watch=watch)
 
 
+@peili.command("find", epilog=_PRECEDENCE)
+@click.argument("image")
+@_CONFIGURATION
+@_URL
+@click.option("--test", is_flag=True, help="Also fetch the first MiB of each part. Nothing is kept.")
+@_JSON
+def find_command(
+    image: str, *, config: Path | None, assignments: Sequence[str], url: str | None, test: bool, as_json: bool
+) -> int:
+    """Show who has which part of IMAGE, and what a pull would do.
+
+    The running peili of this host asks its store and its peers. Nothing is pulled. The exit code is 1 if nobody knows
+    the image, or if a part that somebody has can't be fetched.
+    """
+    from peili.adapters.standalone import questions  # noqa: PLC0415 - httpx is slow to import
+
+    target = _ops_url(config, assignments, url)
+    return questions.find(target, image, sys.stdout.write, test=test, as_json=as_json)
+
+
+@peili.command("ping", epilog=_PRECEDENCE)
+@click.argument("peer", required=False)
+@_CONFIGURATION
+@_URL
+@_JSON
+def ping_command(
+    peer: str | None, *, config: Path | None, assignments: Sequence[str], url: str | None, as_json: bool
+) -> int:
+    """Ask each peer, or only PEER (an id or a URL), and measure how long it takes.
+
+    The exit code is 1 if one of them does not answer properly.
+    """
+    from peili.adapters.standalone import questions  # noqa: PLC0415 - httpx is slow to import
+
+    return questions.ping(_ops_url(config, assignments, url), peer, sys.stdout.write, as_json=as_json)
+
+
 def _ops_url(config: Path | None, assignments: Sequence[str], url: str | None) -> str:
     """Return the address of the running peili: `url`, or the one in the configuration."""
     from peili.adapters.standalone import operations  # noqa: PLC0415 - httpx is slow to import

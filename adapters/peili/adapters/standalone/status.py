@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from peili.adapters.standalone.operations import fetch
+from peili.adapters.standalone.tables import table
 from peili.mirror import PeiliError
 from peili.mirror.support.units import bytes_text, seconds_text, share_text
 
@@ -101,7 +102,7 @@ def _received(document: Mapping[str, Any]) -> list[str]:
     names = {"peers": "from peers", "store": "from the store", "upstream": "from upstream", "served": "sent to peers"}
     rows += [(name, bytes_text(today[key]), bytes_text(total[key])) for key, name in names.items()]
     rows.insert(4, ("saved", share_text(today["saved"]), share_text(total["saved"])))
-    return ["what the runtime received", *_table(rows, right=(1, 2))]
+    return ["what the runtime received", *table(rows, right=(1, 2))]
 
 
 def _peers(document: Mapping[str, Any]) -> list[str]:
@@ -121,7 +122,7 @@ def _peers(document: Mapping[str, Any]) -> list[str]:
     if not rows:
         return ["peers: none is known"]
     more = document["peers_known"] - len(document["peers"])
-    return ["peers", *_table(rows), *([f"  … and {more} more"] if more > 0 else [])]
+    return ["peers", *table(rows), *([f"  … and {more} more"] if more > 0 else [])]
 
 
 def _transfers(document: Mapping[str, Any]) -> list[str]:
@@ -134,7 +135,7 @@ def _transfers(document: Mapping[str, Any]) -> list[str]:
         else:
             who = f"from {each['from']}" if each["from"] else "from the store" if each["source"] == "store" else "asks"
         rows.append((each["repository"], _short(each["digest"]), of, rate, who))
-    return ["in flight", *_table(rows, right=(2, 3))] if rows else []
+    return ["in flight", *table(rows, right=(2, 3))] if rows else []
 
 
 def _pulls(document: Mapping[str, Any]) -> list[str]:
@@ -150,24 +151,13 @@ def _pulls(document: Mapping[str, Any]) -> list[str]:
         )
         for each in pulls
     ]
-    return ["last pulls", *_table(rows)] if rows else []
+    return ["last pulls", *table(rows)] if rows else []
 
 
 def _problems(document: Mapping[str, Any]) -> list[str]:
     problems = document["problems"][-_MOST_PROBLEMS:]
     rows = [(_ago(document, each["time"]), each["level"], each["message"]) for each in problems]
-    return ["last problems", *_table(rows)] if rows else []
-
-
-def _table(rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> Iterator[str]:
-    """Yield the rows with aligned columns; those in `right` are aligned to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (
-            each.rjust(width) if column in right else each.ljust(width)
-            for column, (each, width) in enumerate(zip(row, widths, strict=True))
-        )
-        yield f"  {'  '.join(cells)}".rstrip()
+    return ["last problems", *table(rows)] if rows else []
 
 
 def _ago(document: Mapping[str, Any], when: float) -> str:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
+from dataclasses import asdict
+from typing import Any
 
 from peili.mirror.accounting.pulls import Pull, Pulls
 from peili.mirror.accounting.received import History, Received, RequestedContent
@@ -107,6 +109,11 @@ class Accounting:
     def sample(self) -> None:
         """Bring `history` up to date."""
         self.history.sample(self.totals())
+
+    def minutes(self) -> list[Mapping[str, Any]]:
+        """Return the bytes of each minute of the last day for JSON, the oldest minute first."""
+        self.sample()
+        return [{"start": each.start, **asdict(each.received)} for each in self.history.minutes()]
 
     async def _end_pulls(self) -> None:
         while True:

@@ -27,7 +27,9 @@ ROUTER_PATH = "/_router"
 """Requests to the peer door below this path go to the router's routes. No repository name begins with an underscore."""
 _SCOPE_KEY = "peili.request_record"
 _NO_ENDPOINT = "none"
-_OPS_PATHS = frozenset({"/livez", "/readyz", "/metrics", "/status"})
+_OPS_PATHS = frozenset(
+    {"/", "/livez", "/readyz", "/metrics", "/status", "/history", "/events", "/find", "/try", "/ping", "/images"}
+)
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
 """Decides whether a request may use a door. May be a coroutine function.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import TypeAlias
@@ -19,6 +19,8 @@ from peili.mirror.support.tasks import Backoff, Broadcast, Tasks
 
 _Endpoint: TypeAlias = tuple[str, tuple[str, ...], str | None]
 """A member's id, URLs and TLS name. Members that differ in one of these are different members."""
+_MOST_LINES = 64
+"""How many peers that come or go at the same time have a line in the log each."""
 _MAX_PROBES = 16
 """How many dead peers are probed at the same time."""
 
@@ -73,6 +75,7 @@ class PeerHealth:
         if members == self._members:
             return
         before, self._members = self._members, members
+        self._log_changes(before)
         self._own_names.clear()
         self._refusing.clear()
         self._impostors.clear()
@@ -82,6 +85,20 @@ class PeerHealth:
         if not all(_is_same_endpoint(before.get(name), peer) for name, peer in members.items()):
             self.revision += 1
         self.report_change()
+
+    def _log_changes(self, before: Mapping[str, Peer]) -> None:
+        """Log a line for each peer that came or went. Of very many at once, only the number is logged."""
+        log, members = self._context.log, self._members
+        for word, names, peers in (
+            ("joined", members.keys() - before.keys(), members),
+            ("left", before.keys() - members.keys(), before),
+        ):
+            if len(names) > _MOST_LINES:
+                log.info("%d peers %s", len(names), word, extra={"event": f"peers {word}", "count": len(names)})
+                continue
+            for name in sorted(names):
+                extra = {"event": f"peer {word}", "peer": name}
+                log.info("peer %s %s: %s", name, word, ", ".join(peers[name].urls) or "no URL", extra=extra)
 
     def report_change(self) -> None:
         """Notify `changes`. Also for those who know more of the members, such as their ids."""
@@ -165,7 +182,8 @@ class PeerHealth:
     def mark_dead(self, peer: Peer, reason: str) -> None:
         """Leave `peer` out until it answers again. `reason` becomes the beginning of the log line."""
         if self.is_usable(peer):
-            self._context.log.info("%s; it is left out until it answers again", reason)
+            extra = {"event": "peer lost", "peer": peer.id}
+            self._context.log.info("%s; it is left out until it answers again", reason, extra=extra)
             self._exclude(peer, reason, probe_now=False)
 
     def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
@@ -205,7 +223,8 @@ class PeerHealth:
         del self._dead[peer.id]
         self.revision += 1
         self.report_change()
-        self._context.log.info("peer %s answers again", peer.id)
+        extra = {"event": "peer found", "peer": peer.id}
+        self._context.log.info("peer %s answers again", peer.id, extra=extra)
 
     async def _is_alive(self, peer: Peer) -> bool:
         """Return whether peili answers at one of the peer's URLs.
