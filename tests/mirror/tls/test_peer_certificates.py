@@ -87,6 +87,38 @@ async def test_only_hosts_that_show_one_of_the_names_are_peers(
         assert await one.pull(two.store.add(b"of two").digest) == status
 
 
+WITH_ID = r"spiffe://cluster\.example/node/(?P<id>.+)"
+
+
+async def test_a_group_of_the_names_is_the_id_of_the_peer(authority: Authority, tmp_path: Path) -> None:
+    one_tls, two_tls = (
+        certificates(authority.issue(tmp_path / name, f"spiffe://cluster.example/node/{name}"), WITH_ID, ".*")
+        for name in ("one", "two")
+    )
+    assert one_tls.identity_of(["a.example", "spiffe://cluster.example/node/x"]) == "x"
+    assert one_tls.identity_of(["spiffe://cluster.example/node/x", "spiffe://cluster.example/node/y"]) is None
+    assert one_tls.identity_of(["a.example"]) is None
+    async with tls_host(one_tls, "one") as one, tls_host(two_tls, "two") as two:
+        one.know(two)
+        two.know(one)
+        await until_pulled(two, one.store.add(b"shared").digest)
+
+
+async def test_a_peer_that_answers_with_another_id_than_its_certificate_shows_is_not_used(
+    authority: Authority, tmp_path: Path
+) -> None:
+    one_tls, false_tls = (
+        certificates(authority.issue(tmp_path / name, f"spiffe://cluster.example/node/{name}"), WITH_ID)
+        for name in ("one", "false")
+    )
+    async with tls_host(one_tls, "one") as one, tls_host(false_tls, "two") as false:
+        one.know(false)
+        assert await one.pull(false.store.add(b"of two").digest) == 404
+        client = one.mirror._context.client
+        with pytest.raises(PeerUnavailable, match="it answers as 'two', but its certificate shows 'false'"):
+            await client.head(Peer("two", (false.url,)), "/v2/", timeout=20)
+
+
 async def test_the_peer_door_answers_403_to_a_certificate_with_other_names(
     authority: Authority, tmp_path: Path
 ) -> None:

@@ -13,6 +13,7 @@ import httptools
 
 from peili.mirror.client.transport import Origin, Transport
 from peili.mirror.limits import KIB
+from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 MAX_HEAD_SIZE = 16 * KIB
 """The largest head of a response in bytes, including informational responses before it."""
@@ -105,14 +106,21 @@ class Connection:
         Raises:
             ServerDisconnected: The connection ended before the response began.
             OSError: The connection ended later.
-            RemoteProtocolError: The response is malformed.
+            RemoteProtocolError: The response is malformed, or has another id than the certificate of the peer.
         """
         try:
             head, rest = await self._exchange(data)
+            self._check_identity(head)
             return Response(self, head, rest, _body_length(method, head))
         except BaseException:
             self.release(is_reusable=False)
             raise
+
+    def _check_identity(self, head: ResponseHead) -> None:
+        """Check the id in the response against the certificate, so that all other code may believe it."""
+        shown, stated = self.transport.identity, head.header(IDENTITY_HEADER)
+        if shown is not None and stated is not None and stated != shown:
+            raise RemoteProtocolError(f"it answers as {stated[:80]!a}, but its certificate shows {shown!a}")
 
     def release(self, *, is_reusable: bool) -> None:
         """End the use of the connection for the current request."""

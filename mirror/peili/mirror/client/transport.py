@@ -67,7 +67,13 @@ class Origin:
 
 
 class Transport(ABC):
-    """An open connection. Its owner closes it. Only one task reads at a time. All methods raise OSError if it fails."""
+    """An open connection. Its owner closes it. Only one task reads at a time. All methods raise OSError if it fails.
+
+    Attributes:
+        identity: The id of the peer that its verified certificate shows; None if it shows none.
+    """
+
+    identity: str | None = None
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -143,7 +149,9 @@ async def connect(
             raise
         try:
             if isinstance(tls, PeerTLS):
-                tls.check_server(transport.certificate_names(), origin.tls_name)
+                names = transport.certificate_names()
+                tls.check_server(names, origin.tls_name)
+                transport.identity = tls.identity_of(names)
         except BaseException:
             transport.close()
             raise

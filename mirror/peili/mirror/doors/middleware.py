@@ -22,6 +22,7 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import CountingSocketWriter, SocketSend, get_socket_writer, wrap_send
+from peili.mirror.tls.peer_tls import PEER_IDENTITY
 
 ROUTER_PATH = "/_router"
 """Requests to the peer door below this path go to the router's routes. No repository name begins with an underscore."""
@@ -31,8 +32,11 @@ _OPS_PATHS = frozenset(
     {"/", "/livez", "/readyz", "/metrics", "/status", "/history", "/events", "/find", "/try", "/ping", "/images"}
 )
 
-Auth: TypeAlias = Callable[[HTTPConnection], bool | Awaitable[bool]]
+Auth: TypeAlias = Callable[[HTTPConnection], bool | str | Awaitable[bool | str]]
 """Decides whether a request may use a door. May be a coroutine function.
+
+For the peer door, it may return the id of the host that sent the request, if it knows that. Then the host can claim and
+report something only about itself.
 
 The mirror calls it on its event loop for each request. Access is denied if it raises, or if the awaitable that it
 returned takes longer than ``Limits.first_byte_timeout`` seconds.
@@ -112,6 +116,8 @@ class AccessCheck:
             send = _add_header(send, self._header)
         decision = await self._decide(HTTPConnection(scope))
         if decision:
+            if isinstance(decision, str):
+                scope[PEER_IDENTITY] = decision
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
@@ -130,19 +136,24 @@ class AccessCheck:
                 "refused a request from %s to the %s door (later ones are not logged)", client, self._door
             )
 
-    async def _decide(self, connection: HTTPConnection) -> bool | None:
+    async def _decide(self, connection: HTTPConnection) -> bool | str | None:
         """Return what `auth` decides; None if it fails."""
         try:
             decision = self._auth(connection)
             if not inspect.isawaitable(decision):
-                return bool(decision)
+                return _decision(decision)
         except Exception:  # `auth` is third-party code; if it fails, access is denied
             self._context.log.exception("the access check failed")
             return None
         try:
-            return bool(await call(lambda: decision, self._context, "the access check"))
+            return _decision(await call(lambda: decision, self._context, "the access check"))
         except CallFailed:
             return None
+
+
+def _decision(value: object) -> bool | str:
+    """Return what an `Auth` returned. It is third-party code, so the type of the value is not certain."""
+    return value if isinstance(value, str) else bool(value)
 
 
 def _add_header(send: Send, header: tuple[bytes, bytes]) -> Send:

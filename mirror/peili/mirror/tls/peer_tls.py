@@ -25,6 +25,8 @@ from peili.mirror.errors import ConfigError
 
 PEER_NAMES: Final = "peili.peer_names"
 """The key of an ASGI scope below which `serve` stores the names in the verified certificate of the client."""
+PEER_IDENTITY: Final = "peili.peer_identity"
+"""The key of an ASGI scope below which the peer door stores the id that its `Auth` returned."""
 _IDENTITY_PREFIX = "peili:"
 _NAME_KINDS = frozenset({"DNS", "URI", "IP Address"})
 _REFRESH_INTERVAL = 1.0
@@ -89,12 +91,21 @@ class PeerTLS(ABC):
             ssl.SSLCertVerificationError: This is not the peer.
         """
 
-    def admits(self, connection: HTTPConnection) -> bool:
+    def identity_of(self, names: Collection[str]) -> str | None:
+        """Return the id of the peer whose verified certificate shows `names`; None if it shows none."""
+        return _identity_in(names)
+
+    def admits(self, connection: HTTPConnection) -> bool | str:
         """Return whether the peer door answers a request. It is the `Auth` of a mirror with this object.
 
         A request that did not come through `serve` is refused, because nothing has verified its client.
+
+        Returns:
+            The id of the peer if its certificate shows one, else whether it is admitted.
         """
-        return PEER_NAMES in connection.scope and self.allows(connection.scope[PEER_NAMES])
+        if PEER_NAMES not in connection.scope or not self.allows(connection.scope[PEER_NAMES]):
+            return False
+        return self.identity_of(connection.scope[PEER_NAMES]) or True
 
 
 @asynccontextmanager
@@ -191,7 +202,9 @@ class PeerCertificates(TLSFromFiles):
         key: The private key of the certificate, not encrypted. A PEM file.
         names: Regular expressions. One of them must match a whole DNS name, URI (for example a SPIFFE id) or IP address
             of a peer's certificate. Without `names`, each client with a certificate of `ca` is admitted, and a peer's
-            certificate must show `Peer.tls_name` or the host of its URL. With `names`, that host is not checked.
+            certificate must show `Peer.tls_name` or the host of its URL. With `names`, that host is not checked. If an
+            expression has a group that is called ``id``, the group is the id of the peer, as in
+            ``spiffe://cluster/node/(?P<id>.+)``. Each host must then have the id that its certificate shows.
         log: Gets the errors; by default ``peili.tls``.
 
     Raises:
@@ -212,6 +225,12 @@ class PeerCertificates(TLSFromFiles):
     @override
     def allows(self, names: Collection[str]) -> bool:
         return not self._patterns or any(pattern.fullmatch(name) for pattern in self._patterns for name in names)
+
+    @override
+    def identity_of(self, names: Collection[str]) -> str | None:
+        matches = [pattern.fullmatch(name) for pattern in self._patterns for name in names]
+        found = {each["id"] for each in matches if each is not None and "id" in each.re.groupindex}
+        return found.pop() if len(found) == 1 else super().identity_of(names)
 
     @override
     def check_server(self, names: Collection[str], name: str) -> None:
@@ -281,12 +300,18 @@ def identity_uri(identity: str) -> str:
 
 
 def peer_identity(connection: HTTPConnection) -> str | None:
-    """Return the id of the host that sent a request, as shown by its verified certificate.
+    """Return the id of the host that sent a request to the peer door.
 
-    None if the certificate shows no id, or if the request did not come through `serve` with mutual TLS. Certificates
-    of a `PeerKeys` show an id. Other certificates show one with a URI such as ``peili:node-1``.
+    It is what the `Auth` of the mirror returned, if that was an id. With `PeerTLS`, it is the id that the verified
+    certificate of the host shows. Certificates of a `PeerKeys` show an id. Other certificates show one with a URI such
+    as ``peili:node-1``, or as `PeerCertificates` describes. None if no id is known.
     """
-    names: Collection[str] = connection.scope.get(PEER_NAMES, ())
+    if PEER_IDENTITY in connection.scope:
+        return str(connection.scope[PEER_IDENTITY])
+    return _identity_in(connection.scope.get(PEER_NAMES, ()))  # the `Auth` itself may ask
+
+
+def _identity_in(names: Collection[str]) -> str | None:
     found = [name for name in names if name.startswith(_IDENTITY_PREFIX)]
     return unquote(found[0].removeprefix(_IDENTITY_PREFIX)) if len(found) == 1 else None
 

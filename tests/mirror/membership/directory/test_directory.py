@@ -10,14 +10,16 @@ from pathlib import Path
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route
+from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
 from tests.mirror.tls.tls_hosts import host_keys
-from tests.support.neighbours import Neighbour, neighbours, served, silent_url, until
+from tests.support.certificates import Authority
+from tests.support.neighbours import Neighbour, neighbours, refusing_url, served, silent_url, until
 
-from peili.mirror import Digest, FailureReason, Feed, Limits, Peer, Want
+from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 from peili.mirror.peer_api.directory import (
     HOLDINGS_PATH,
@@ -27,6 +29,8 @@ from peili.mirror.peer_api.directory import (
     KnownHolder,
 )
 from peili.mirror.peer_api.messages import MAX_MESSAGE
+from peili.routers.static import StaticRouter
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -212,6 +216,51 @@ async def test_a_certificate_shows_whom_a_record_is_about(tmp_path: Path) -> Non
                 headers={"Peili-Id": sender},
             )
             assert head.status == status
+
+
+async def test_what_auth_returns_shows_whom_a_record_is_about() -> None:
+    def node(connection: HTTPConnection) -> str:
+        return connection.headers["x-node"]
+
+    members = [Peer("h1", ("http://h1.example:5",)), Peer("h2", ("http://h2.example:5",))]
+    mirror = Mirror(MemoryStore(), StaticRouter(members), identity="h0", auth=node)
+    async with mirror, client_for(mirror.peer, "10.0.0.9") as client:
+        await until(mirror.ready)
+        for sender, status in (("h1", 204), ("h2", 403)):
+            headers = {"x-node": "h1", "Peili-Id": sender, "Content-Type": "application/json"}
+            response = await client.post(HOLDINGS_PATH, content=FIRST.encode(), headers=headers)
+            assert response.status_code == status
+
+
+async def test_a_name_in_a_certificate_shows_whom_a_record_is_about(tmp_path: Path) -> None:
+    """The certificates of this authority show no id, but the hosts in the URLs of the members."""
+    authority = Authority(tmp_path / "authority")
+    one = authority.issue(tmp_path / "one", "127.0.0.1")
+    members = [Peer("h1", ("https://127.0.0.1:5",)), Peer("h2", ("https://h2.example:5",))]
+    tls = PeerCertificates(one.ca, one.cert, one.key)
+    mirror = Mirror(MemoryStore(), StaticRouter(members), identity="h0", peer_tls=tls)
+    async with (
+        mirror,
+        serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"),
+        httpx.AsyncClient(verify=one.client_context(), trust_env=False) as client,
+    ):
+        await until(mirror.ready)
+        for sender, status in (("h1", 204), ("h2", 403)):
+            url = f"{mirror.identity.urls[0]}{HOLDINGS_PATH}"
+            response = await client.post(url, content=FIRST.encode(), headers={"Peili-Id": sender})
+            assert response.status_code == status
+
+
+async def test_a_host_that_never_answers_cannot_take_the_id_of_another_one() -> None:
+    """Anybody can announce an id by mDNS."""
+    async with cluster(2, Peer("h1", (refusing_url(),))) as hosts:
+
+        def knows_the_right_one() -> bool:
+            member = hosts[0].directory.members.member("h1")
+            return member is not None and member.urls == (hosts[1].url,)
+
+        await until(knows_the_right_one)
+        assert await say(hosts[0], "h1") == 204
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,8 @@ class MemberIds:
     """Knows the ids of the members, and asks for those that it does not know. For use on one loop.
 
     The id in the membership is taken for the id of the peer, unless it is a URL or the peer answers with another one.
-    An id that two members share identifies neither.
+    An id that two members share identifies neither. But an id with which a member has answered counts more than one
+    that was only announced, so that a host that does not answer can't take the id of another one.
 
     Args:
         context: The router's context.
@@ -98,7 +99,7 @@ class MemberIds:
         """Note the id with which `peer` answered."""
         if identity is None or not is_identity(identity) or self._health.detect_this_host(peer, identity):
             return
-        if self._id_of(peer) != identity:
+        if self._learned.get(_endpoint(peer)) != identity:
             self._learned[_endpoint(peer)] = identity
             self._health.report_change()
 
@@ -141,9 +142,11 @@ class MemberIds:
         by_id: dict[str, Peer] = {}
         others: list[Peer] = []
         ambiguous: set[str] = set()
+        answered = {each for peer in peers if (each := self._learned.get(_endpoint(peer))) is not None}
         for peer in peers:
             identity = self._id_of(peer)
-            if identity is None or _endpoint(peer) in self._old or identity == self._context.identity:
+            is_contested = identity in answered and _endpoint(peer) not in self._learned
+            if identity is None or is_contested or _endpoint(peer) in self._old or identity == self._context.identity:
                 others.append(peer)
             elif identity in by_id or identity in ambiguous:
                 ambiguous.add(identity)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from peili.mirror.peer_api.leases import ACQUIRE_ROUTE, LEASES_ROUTE, AcquireQue
 from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.peer_tls import peer_identity
+from peili.mirror.tls.peer_tls import PEER_NAMES, peer_identity
 
 _MAX_REQUESTS = 256
 """How many messages are read at the same time. Further ones are answered with 429."""
@@ -143,14 +143,25 @@ def _unknown_member() -> Response:
 def _is_from(peer: Peer, identity: str, request: Request) -> bool:
     """Return whether a request can be from `peer`.
 
-    Its certificate must show the id. If there is no certificate with an id, one of the peer's URLs must have the
-    address of the client, or a name for a host.
+    If its certificate or the `Auth` of the mirror shows an id, that counts. Else its certificate must show a name of
+    the peer, or one of the peer's URLs must have the address of the client. Without a certificate, a name for a host in
+    a URL is enough.
     """
     shown = peer_identity(request)
     if shown is not None:
         return shown == identity
+    certified: Collection[str] | None = request.scope.get(PEER_NAMES)
+    if certified is not None and not {each.lower() for each in certified}.isdisjoint(_names(peer)):
+        return True
     addresses = [_ip_address(urlsplit(url).hostname or "") for url in peer.urls]
-    return None in addresses or (request.client is not None and _ip_address(request.client.host) in addresses)
+    is_named = certified is None and None in addresses
+    return is_named or (request.client is not None and _ip_address(request.client.host) in {*addresses} - {None})
+
+
+def _names(peer: Peer) -> set[str]:
+    """Return the names that a certificate of `peer` shows, in lower case."""
+    hosts = {urlsplit(url).hostname or "" for url in peer.urls}
+    return hosts if peer.tls_name is None else {peer.tls_name.lower()}
 
 
 def _ip_address(text: str) -> IPv4Address | IPv6Address | None:
