@@ -19,6 +19,7 @@ from peili.mirror import (
     Have,
     Holder,
     Key,
+    Lease,
     NotFound,
     Peer,
     PushRouter,
@@ -184,6 +185,35 @@ class RoutesOnlyWhenEntered(MemoryRouter):
         return ()
 
 
+class FeedsAnyoneInFlight(MemoryRouter):
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        return await super().acquire(replace(want, accepts_in_flight=True))
+
+
+class FeedsNobodyInFlight(MemoryRouter):
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        return await super().acquire(replace(want, accepts_in_flight=False))
+
+
+class _LeaseOfOneUse(Lease):
+    def __init__(self) -> None:
+        self._used = False
+
+    @override
+    def use(self, holder: Holder) -> None:
+        assert not self._used
+        self._used = True
+
+
+class BreaksInUse(MemoryRouter):
+    @override
+    async def acquire(self, want: Want) -> Feed | Wait | Upstream:
+        advice = await super().acquire(want)
+        return Feed(advice.holders, _LeaseOfOneUse()) if isinstance(advice, Feed) else advice
+
+
 BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     EntersOnce: "a router can be entered, exited and entered again",
     SlowReady: "ready returns true or false",
@@ -196,6 +226,9 @@ BROKEN_ROUTERS: dict[type[MemoryRouter], str] = {
     FindsItself: "this host is never a holder or a peer",
     RaisesWhenClosed: "lookup may be closed before its end",
     ReturnsFailedHolders: "acquire returns the holders, without those that failed",
+    FeedsAnyoneInFlight: "acquire returns a holder in flight to a host that accepts it, and to no other",
+    FeedsNobodyInFlight: "acquire returns a holder in flight",
+    BreaksInUse: "each lease takes use",
     FeedsWithoutHolders: "acquire of a key that no host has returns Upstream",
     RaisesForUnknownKeys: "advertise and withdraw may be repeated",
     ReturnsNamesAsPeers: "peers returns peers",

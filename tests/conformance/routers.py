@@ -140,6 +140,11 @@ class MemorySubject(RouterSubject):
         del self._network.holdings["other"][key]
 
     @override
+    async def receive(self, key: Key) -> Peer:
+        self._network.holdings["other"][key] = Have(key, 10, complete=False, available=3)
+        return self._other
+
+    @override
     async def seen(self, key: Key) -> bool | None:
         have = self._network.holdings[IDENTITY].get(key)
         return have is not None and have.complete

@@ -5,7 +5,21 @@ from __future__ import annotations
 import pytest
 from tests.support.neighbours import entered, holders, until
 
-from peili.mirror import ConfigError, Digest, Have, Holder, Peer, Plugins, Reference, RouterUnavailable
+from peili.mirror import (
+    ConfigError,
+    Digest,
+    Feed,
+    Have,
+    Holder,
+    LeaseEnd,
+    Peer,
+    Plugins,
+    Reference,
+    RouterUnavailable,
+    Upstream,
+    Wait,
+    Want,
+)
 from peili.routers.memory import MemoryNetwork, MemoryRouter
 
 pytestmark = pytest.mark.anyio
@@ -28,6 +42,39 @@ async def test_advertised_content_is_found_by_others_until_it_is_withdrawn() -> 
         await a.withdraw([KEY, Digest.of(b"never advertised")])
         assert await holders(b, KEY) == []
         assert await holders(b, TAG) != []
+
+
+async def test_one_host_goes_upstream_and_the_others_read_from_each_other() -> None:
+    network = MemoryNetwork()
+    a, b, c = MemoryRouter(network), MemoryRouter(network), MemoryRouter(network)
+    peer_b = Peer("b", ("http://127.0.0.1:2",))
+    want = Want(KEY, can_share=True, accepts_in_flight=True)
+    async with (
+        entered(a, identity="a", peer=A),
+        entered(b, identity="b", peer=peer_b),
+        entered(c, identity="c"),
+    ):
+        await until(lambda: len(c.peers()) == 2)
+        root = await a.acquire(want)
+        assert isinstance(root, Upstream)
+        assert isinstance(await b.acquire(want), Wait)
+        await root.lease.release(LeaseEnd.GONE)
+        assert isinstance(await b.acquire(Want(KEY, accepts_in_flight=True)), Upstream), "it can't share"
+        assert isinstance(await a.acquire(want), Upstream)
+        await a.advertise([Have(KEY, size=9, complete=False, available=4)])
+        first = await b.acquire(want)
+        assert isinstance(first, Feed)
+        assert first.holders == (Holder(A, complete=False, available=4, size=9),)
+        await b.advertise([Have(KEY, size=9, complete=False, available=2)])
+        assert isinstance(await a.acquire(want), Upstream), "b reads from a"
+        second = await c.acquire(want)
+        assert isinstance(second, Feed)
+        assert [each.peer for each in second.holders] == [peer_b], "a has a reader"
+        await first.lease.release(LeaseEnd.DONE)
+        await a.advertise([Have(KEY, size=9)])
+        whole = await c.acquire(want)
+        assert isinstance(whole, Feed)
+        assert whole.holders == (Holder(A, complete=True, size=9),)
 
 
 async def test_a_host_that_has_exited_or_has_no_peer_door_is_not_found() -> None:

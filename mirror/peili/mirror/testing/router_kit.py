@@ -57,6 +57,14 @@ class RouterSubject(ABC):
     async def drop(self, key: Key) -> None:
         """Let no other host have `key` any longer."""
 
+    async def receive(self, key: Key) -> Peer | None:
+        """Let another host receive the content of `key`: it has the first bytes only.
+
+        Returns:
+            The other host. None means that routers of this kind find complete holders only.
+        """
+        return None
+
     async def seen(self, key: Key) -> bool | None:
         """Return whether other hosts know that this host has the complete content of `key`.
 
@@ -183,21 +191,62 @@ async def _acquire(subject: RouterSubject) -> None:
         key = fresh_key()
         peer = await subject.hold(key)
         await until_found(subject.router, key, {peer.id})
-        for _ in range(2):
-            advice = await _advice(subject.router, Want(key))
+        for accepts in (False, False, True, True):
+            advice = await _advice(subject.router, Want(key, accepts_in_flight=accepts))
             if not isinstance(advice, Feed):
                 continue
             ids = {holder.peer.id for holder in advice.holders}
             expect(ids == {peer.id}, f"the holders are {ids}, but only {peer.id} has the content")
-        advice = await _advice(subject.router, Want(key, failed={peer.id: FailureReason.BROKEN}))
-        ids = {holder.peer.id for holder in advice.holders} if isinstance(advice, Feed) else set[str]()
-        expect(peer.id not in ids, f"{peer.id} is a holder again, after it failed")
+        for accepts in (False, True):
+            want = Want(key, failed={peer.id: FailureReason.BROKEN}, accepts_in_flight=accepts)
+            advice = await _advice(subject.router, want)
+            ids = {holder.peer.id for holder in advice.holders} if isinstance(advice, Feed) else set[str]()
+            expect(peer.id not in ids, f"{peer.id} is a holder again, after it failed")
 
 
 async def _acquire_unknown(subject: RouterSubject) -> None:
     async with running(subject.router):
-        advice = await _advice(subject.router, Want(fresh_key()))
-        expect(not isinstance(advice, Feed), f"it returned {advice!r}")
+        for accepts in (False, True):
+            advice = await _advice(subject.router, Want(fresh_key(), can_share=True, accepts_in_flight=accepts))
+            expect(not isinstance(advice, Feed), f"it returned {advice!r}")
+
+
+async def _acquire_in_flight(subject: RouterSubject) -> None:
+    async with running(subject.router):
+        key = fresh_key()
+        peer = await subject.receive(key)
+        if peer is None:
+            return
+        while True:
+            advice = await _advice(subject.router, Want(key, can_share=True, accepts_in_flight=True))
+            if isinstance(advice, Feed):
+                break
+            await asyncio.sleep(0.02)  # until the router knows it
+        [holder] = advice.holders
+        expect(holder.peer.id == peer.id and not holder.complete, f"the holder is {holder}, not {peer.id} in flight")
+        advice = await _advice(subject.router, Want(key, can_share=True))
+        expect(not isinstance(advice, Feed), "a host that reads whole content only was fed in flight")
+
+
+async def _lease(subject: RouterSubject) -> None:
+    async with running(subject.router):
+        key = fresh_key()
+        peer = await subject.hold(key)
+        await until_found(subject.router, key, {peer.id})
+        want = Want(key, can_share=True, accepts_in_flight=True)
+        async with Deadline(_STEP_TIMEOUT):
+            both = [await subject.router.acquire(want) for _ in range(2)]
+        for advice in both:
+            if isinstance(advice, Wait):
+                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await advice.lease.superseded()
+            for holder in advice.holders if isinstance(advice, Feed) else ():
+                await expect_cheap(lambda lease=advice.lease, holder=holder: lease.use(holder))  # type: ignore[misc]  # bound early
+            await expect_cheap(lambda lease=advice.lease: lease.progress(1))  # type: ignore[misc]  # bound early
+            async with Deadline(_STEP_TIMEOUT):
+                await advice.lease.release(LeaseEnd.GONE)
 
 
 async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
@@ -207,6 +256,9 @@ async def _advice(router: Router, want: Want) -> Feed | Wait | Upstream:
     expect_type(advice, Feed, Wait, Upstream)
     if isinstance(advice, Feed):
         expect(advice.holders, "acquire returned a Feed without holders")
+        is_in_flight = not all(holder.complete for holder in advice.holders)
+        expect(want.accepts_in_flight or not is_in_flight, "a holder in flight for a host that accepts none")
+        advice.lease.use(advice.holders[0])
     if isinstance(advice, Wait):
         expect(advice.until < asyncio.get_running_loop().time() + 60, f"acquire returned a Wait until {advice.until}")
     else:
@@ -308,6 +360,8 @@ PROMISES: Promises = (
     ("lookup may be closed before its end", _lookup_closed),
     ("acquire of a key that no host has returns Upstream or Wait", _acquire_unknown),
     ("acquire returns the holders, without those that failed", _acquire),
+    ("acquire returns a holder in flight to a host that accepts it, and to no other", _acquire_in_flight),
+    ("each lease takes use and progress at once, can be waited for, and is released", _lease),
     ("advertise and withdraw may be repeated, and ignore other events and unknown keys", _advertise),
     ("advertised keys are known to others until they are withdrawn, if routers of this kind advertise", _advertised),
     ("content that is advertised as not complete is never taken for complete", _advertised_in_flight),
