@@ -33,6 +33,7 @@ class Home:
         self.records = Records(context.identity, context.limits, context.limited)
         self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
         self._identity = context.identity
+        self._log = context.log
         self._first_home = first_home
 
     def acquire(self, query: AcquireQuery) -> Granted | OtherHome:
@@ -42,6 +43,7 @@ class Home:
         if first is not None and first != self._identity:
             return OtherHome(first)
         grant = self.claims.acquire(request)
+        self._log.debug("as a home: %s to %s", grant, request)
         known = self.records.find(request.key, query.known)
         complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]
         _, interval = self.claims.report(request.host, ())
@@ -50,6 +52,8 @@ class Home:
     def report(self, host: str, message: LeaseReports) -> LeasesAnswer:
         """Record what became of the grants of a host."""
         superseded, interval = self.claims.report(host, message.reports, message.upstream_rate)
+        for key in superseded:
+            self._log.debug("as a home: %s should ask for %s again", host, key)
         return LeasesAnswer(tuple(superseded), interval)
 
     def expire(self) -> None:
