@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from tests.containerd_releases import Release
@@ -14,6 +14,9 @@ from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.lab.releases import release as chosen_release
 
 from peili.mirror import Descriptor
+
+_LAYERS_AT_ONCE = 3
+"""How many layers the CRI plug-in and the transfer service fetch at the same time by default."""
 
 NAMESPACE, KUBERNETES = "default", "k8s.io"
 
@@ -31,8 +34,8 @@ _FOR_PODS = [
     "io.containerd.grpc.v1.cri",
     "io.containerd.cri.v1.images",
     "io.containerd.cri.v1.runtime",
-    "io.containerd.snapshotter.v1.overlayfs",
 ]
+_OVERLAYFS = "io.containerd.snapshotter.v1.overlayfs"
 
 _CONFIGURATION = """\
 version = 2
@@ -49,7 +52,7 @@ disabled_plugins = {disabled}
   gid = {gid}
 [[plugins."io.containerd.transfer.v1.local".unpack_config]]
   platform = "linux"
-  snapshotter = "native"
+  snapshotter = "{snapshotter}"
 """
 
 _CRI = """\
@@ -73,6 +76,7 @@ class Containerd:
         settings: Further tables of containerd's configuration, in TOML.
         release: The containerd release. The default is `releases.release()`.
         with_cri: Whether to enable the CRI plug-in, which needs root. All images are then in Kubernetes' namespace.
+        snapshotter: Where images are unpacked. ``overlayfs`` needs root. Only ``native`` works on every file system.
 
     Attributes:
         hosts: The directory of the hosts.toml files.
@@ -88,10 +92,12 @@ class Containerd:
         settings: str = "",
         release: Release | None = None,
         with_cri: bool = False,
+        snapshotter: str = "native",
     ) -> None:
         self.release = release or chosen_release()
         self._node = node
         self._unpack = unpack
+        self._snapshotter = snapshotter
         self._directory = directory
         self._process: Process | None = None
         self.socket = directory / "c.sock"
@@ -99,11 +105,18 @@ class Containerd:
         self.namespace = KUBERNETES if with_cri else NAMESPACE
         self._content = directory / "root/io.containerd.content.v1.content"
         directory.mkdir(parents=True)
-        disabled = _DISABLED if with_cri else [*_DISABLED, *_FOR_PODS]
+        disabled = [*_DISABLED, *([] if with_cri else _FOR_PODS)]
+        if not with_cri and snapshotter != "overlayfs":
+            disabled.append(_OVERLAYFS)
         self.configuration = directory / "containerd.toml"
         self.configuration.write_text(
             _CONFIGURATION.format(
-                directory=directory, disabled=disabled, socket=self.socket, uid=os.geteuid(), gid=os.getegid()
+                directory=directory,
+                disabled=disabled,
+                socket=self.socket,
+                uid=os.geteuid(),
+                gid=os.getegid(),
+                snapshotter=snapshotter,
             )
             + (_CRI.format(directory=directory) if with_cri else "")
             + settings
@@ -177,7 +190,7 @@ class Containerd:
 
     def start_local_pull(self, name: str) -> Process:
         """Start a pull in which `ctr` itself fetches the content, in every release. Return the `ctr` process."""
-        return self.start_pull(name, *(["--local"] if self._has_local_option() else []))
+        return self.start_pull(name, *(["--local"] if self._unpack and self._has_local_option else []))
 
     def start_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
         """Start a pull, and freeze it when less than half of `layer` has arrived. Return the frozen `ctr` process.
@@ -251,7 +264,7 @@ class Containerd:
 
     def import_archive(self, archive: Path) -> None:
         """Import an image archive."""
-        self.ctr("images", "import", *([] if self._unpack else ["--no-unpack"]), *self._snapshotter(), str(archive))
+        self.ctr("images", "import", *([] if self._unpack else ["--no-unpack"]), *self._unpack_options(), str(archive))
 
     def remove(self, *names: str) -> None:
         """Remove images and wait for the garbage collection."""
@@ -260,15 +273,19 @@ class Containerd:
     def _has_begun(self, pull: Process, digest: str) -> bool:
         return self.received_bytes(digest) > 0 or not pull.is_running
 
+    @cached_property
     def _has_local_option(self) -> bool:
-        return self._unpack and "--local" in run([self.release.program("ctr"), "images", "pull", "--help"]).decode()
+        return "--local" in run([self.release.program("ctr"), "images", "pull", "--help"]).decode()
 
     def _pull_command(self, name: str, *options: str) -> list[str]:
-        command = ["images", "pull", *self._snapshotter()] if self._unpack else ["content", "fetch"]
-        return self._ctr(*command, "--hosts-dir", str(self.hosts), *options, name)
+        if not self._unpack:
+            return self._ctr("content", "fetch", "--hosts-dir", str(self.hosts), *options, name)
+        if not self._has_local_option or "--local" in options:  # ctr fetches; it has no limit by default
+            options = ("--max-concurrent-downloads", str(_LAYERS_AT_ONCE), *options)
+        return self._ctr("images", "pull", *self._unpack_options(), "--hosts-dir", str(self.hosts), *options, name)
 
-    def _snapshotter(self) -> list[str]:
-        return ["--snapshotter", "native"] if self._unpack else []
+    def _unpack_options(self) -> list[str]:
+        return ["--snapshotter", self._snapshotter] if self._unpack else []
 
     def _ctr(self, *arguments: str) -> list[str]:
         return self._node.command(

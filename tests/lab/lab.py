@@ -61,7 +61,7 @@ class Lab:
         release: The containerd release of all hosts. The default is `releases.release()`.
         with_cri: See `Containerd`.
         settings: See `Containerd`.
-        unpack: See `Containerd`. By default, images are unpacked if the network allows it.
+        snapshotter: See `Containerd`.
         parent: The directory in which the laboratory's own directory is created. Its path has to be short.
 
     Attributes:
@@ -77,12 +77,12 @@ class Lab:
         release: Release | None = None,
         with_cri: bool = False,
         settings: str = "",
-        unpack: bool | None = None,
+        snapshotter: str = "native",
         parent: Path | None = None,
     ) -> None:
         self._release = release
         self._settings = settings
-        self._unpack = unpack
+        self._snapshotter = snapshotter
         with ExitStack() as stack:
             self.directory = _create_directory(parent or short_parent())
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -150,7 +150,8 @@ class Lab:
         containerd = Containerd(
             node,
             directory / "containerd",
-            unpack=self.network.privileged if self._unpack is None else self._unpack,
+            unpack=self.network.privileged,
+            snapshotter=self._snapshotter,
             release=self._release,
             with_cri=with_cri,
             settings=self._settings,
