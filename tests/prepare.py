@@ -36,6 +36,8 @@ PACKAGES = {
     "prometheus": ("prometheus", "promtool"),
     "chromium": ("chromium",),
     "etcd-server": ("etcd",),
+    "podman": ("podman",),
+    "docker.io": ("dockerd", "docker"),
 }
 """Names of Debian packages, each with the commands that it provides."""
 

@@ -8,6 +8,7 @@ from collections.abc import Generator
 import pytest
 from tests.e2e.checks import MIB, assert_has
 from tests.lab.lab import Host, Lab
+from tests.lab.processes import CommandFailed
 from tests.lab.releases import each_release, release
 
 LAYERS = [4 * MIB] * 3
@@ -41,6 +42,24 @@ def test_a_pull_completes_from_upstream_while_peili_does_not_run(lab: Lab) -> No
     a.containerd.pull(published.by_tag)
     b.containerd.pull(published.by_tag)
     assert_has(b, published.image)
+    lab.stop_peili()
+
+
+def test_with_defer_a_tag_fails_while_the_registry_is_down_and_a_digest_does_not(lab: Lab) -> None:
+    """README says so. The peer has the image, but the resolver leaves tags to the registry."""
+    a, b, _ = lab.hosts.values()
+    lab.start_peili("a", "b", resolver={"kind": "defer"})
+    published = lab.publish("library/registry-down", LAYERS)
+    a.containerd.pull(published.by_tag)
+    lab.upstream.stop()
+    try:
+        with pytest.raises(CommandFailed):
+            b.containerd.pull(published.by_tag)
+        b.containerd.pull(published.by_digest)
+        assert_has(b, published.image)
+    finally:
+        lab.upstream.start()
+        lab.stop_peili()
 
 
 def requests_to_upstream(lab: Lab, host: Host) -> Counter[tuple[str, str, int]]:

@@ -1,0 +1,174 @@
+"""Real clients other than containerd, as docs/clients.md sets them up: Podman, Buildah, skopeo, Docker, BuildKit.
+
+No upstream registry has the images, unless a test says so: the clients get them from a peer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Sequence
+from itertools import count
+from pathlib import Path
+
+import pytest
+from tests.e2e.checks import KIB
+from tests.lab.docker import Docker
+from tests.lab.lab import Host, Lab
+from tests.lab.processes import ENVIRONMENT, CommandFailed, run, wait_for
+
+from peili.mirror.testing.images import Image, make_layout, pack_tar
+
+NUMBERS = count(1)
+REGISTRY = "registry.test"
+"""What the registry is called in references. A name with a port can't stand in the path of another reference."""
+PULLERS = ("podman", "buildah", "skopeo")
+
+
+def needs(*commands: str) -> pytest.MarkDecorator:
+    missing = [each for each in commands if shutil.which(each, path=ENVIRONMENT["PATH"]) is None]
+    return pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def lab() -> Generator[Lab]:
+    with Lab("holder", "client", "deferring") as lab:
+        lab.start_peili("holder", resolver={"kind": "local"})
+        lab.start_peili("deferring", resolver={"kind": "defer"})
+        lab.start_peili("client", resolver={"kind": "peers"}, mirror={"default_registry": "docker.io"})
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def docker(lab: Lab) -> Generator[Docker]:
+    """Docker on the host `client`, with peili as the mirror of docker.io, which can't be reached."""
+    if not lab.network.privileged:
+        pytest.skip("network namespaces can't be created here")
+    with Docker(
+        lab.hosts["client"].node, lab.directory / "docker", f"http://{lab.hosts['client'].peili.local}"
+    ) as docker:
+        yield docker
+
+
+def image_at_the_holder(lab: Lab, repository: str, *, without_a_layer: bool = False) -> Image:
+    """Import a new image with the tag v1 into the containerd of the holder."""
+    number = next(NUMBERS)
+    layout, archive = lab.directory / f"layout-{number}", lab.directory / f"image-{number}.tar"
+    image = make_layout(layout, layers=[200 * KIB, 300 * KIB], tags=[f"{repository}:v1"])
+    containerd = lab.hosts["holder"].containerd
+    containerd.import_archive(pack_tar(layout, archive))
+    if without_a_layer:
+        remove_a_layer(lab, image)
+    return image
+
+
+def remove_a_layer(lab: Lab, image: Image) -> None:
+    """Remove a layer from the containerd of the holder, and wait until its peili knows."""
+    holder = lab.hosts["holder"]
+    digest = image.layers[1].digest
+    holder.containerd.ctr("content", "rm", digest)
+    wait_for(lambda: not holder.can_find(f"/v2/library/any/blobs/{digest}"), "the layer is gone")
+
+
+class Puller:
+    """Podman, Buildah or skopeo on the host `client`, with its own storage and with peili as a mirror of a registry.
+
+    CRI-O reads the same configuration with the same library.
+    """
+
+    def __init__(self, name: str, host: Host, registry: str, directory: Path) -> None:
+        self._name = name
+        self._host = host
+        self._directory = directory
+        lines = ["[[registry]]", f'prefix = "{REGISTRY}"', f'location = "{registry}"', "insecure = true"]
+        lines += ["[[registry.mirror]]", f'location = "{host.peili.local}/{REGISTRY}"', "insecure = true"]
+        registries = directory / ".config/containers/registries.conf"
+        registries.parent.mkdir(parents=True)
+        registries.write_text("\n".join(lines) + "\n")
+
+    def pull(self, reference: str) -> None:
+        """Pull an image. Raises CommandFailed."""
+        run(self._host.node.command(["env", f"HOME={self._directory}", *self._command(reference)]))
+
+    def _command(self, reference: str) -> Sequence[str]:
+        storage = [f"--root={self._directory}/root", f"--runroot={self._directory}/run", "--storage-driver=vfs"]
+        match self._name:
+            case "podman":
+                return ["podman", *storage, "--cgroup-manager=cgroupfs", "pull", "--quiet", reference]
+            case "buildah":
+                return ["buildah", *storage, "pull", "--quiet", reference]
+            case _:
+                target = f"dir:{self._directory / 'copy'}"
+                return ["skopeo", "--insecure-policy", "copy", "--quiet", f"docker://{reference}", target]
+
+
+@pytest.fixture(params=[pytest.param(each, marks=needs(each)) for each in PULLERS])
+def puller(request: pytest.FixtureRequest, lab: Lab) -> Puller:
+    return make_puller(lab, request.param, "client")
+
+
+def make_puller(lab: Lab, name: str, host: str) -> Puller:
+    directory = lab.directory / f"puller-{next(NUMBERS)}"  # Podman needs a short path
+    return Puller(name, lab.hosts[host], lab.upstream.name, directory)
+
+
+def requests_to_upstream(lab: Lab, before: int) -> list[str]:
+    """Return the paths of what was requested from the registry since the position `before` in its log."""
+    lab.upstream.log_position()
+    return [each.path for each in lab.upstream.requests(before) if each.path != "/v2/"]
+
+
+@pytest.mark.parametrize("by", ["tag", "digest"])
+def test_an_image_comes_from_a_peer(lab: Lab, puller: Puller, by: str) -> None:
+    repository = f"{REGISTRY}/library/only-here"
+    image = image_at_the_holder(lab, repository)
+    before = lab.upstream.log_position()
+    puller.pull(f"{repository}:v1" if by == "tag" else f"{repository}@{image.target.digest}")
+    assert requests_to_upstream(lab, before) == []
+
+
+def test_an_image_of_which_peers_lack_a_layer_comes_from_the_registry(lab: Lab, puller: Puller) -> None:
+    """The client would not go to the registry for the one layer, so it must not get the manifest from peili."""
+    published = lab.publish(f"library/incomplete-{next(NUMBERS)}", [200 * KIB, 300 * KIB])
+    lab.hosts["holder"].containerd.pull(published.by_tag)
+    remove_a_layer(lab, published.image)
+    before = lab.upstream.log_position()
+    puller.pull(f"{REGISTRY}/{published.repository}@{published.image.target.digest}")
+    paths = requests_to_upstream(lab, before)
+    assert {path.rpartition("/")[2] for path in paths} >= {each.digest for each in published.image.layers}
+
+
+@needs("podman")
+@pytest.mark.parametrize("by", ["tag", "digest"])
+def test_with_defer_a_tag_comes_from_the_registry_and_a_digest_from_a_peer(lab: Lab, by: str) -> None:
+    published = lab.publish(f"library/deferred-{next(NUMBERS)}", [200 * KIB])
+    lab.hosts["holder"].containerd.pull(published.by_tag)
+    before = lab.upstream.log_position()
+    suffix = ":v1" if by == "tag" else f"@{published.image.target.digest}"
+    make_puller(lab, "podman", "deferring").pull(f"{REGISTRY}/{published.repository}{suffix}")
+    has_asked = any(published.image.layers[0].digest in each for each in requests_to_upstream(lab, before))
+    assert has_asked == (by == "tag")
+
+
+@needs("dockerd", "docker")
+@pytest.mark.parametrize("by", ["tag", "digest"])
+def test_docker_gets_an_image_of_docker_hub_from_a_peer(lab: Lab, docker: Docker, by: str) -> None:
+    repository = f"library/docker-{next(NUMBERS)}"
+    image = image_at_the_holder(lab, f"docker.io/{repository}")
+    docker.run("pull", f"{repository}:v1" if by == "tag" else f"{repository}@{image.target.digest}")
+
+
+@needs("dockerd", "docker")
+def test_buildkit_in_docker_gets_the_base_of_a_build_from_a_peer(lab: Lab, docker: Docker, tmp_path: Path) -> None:
+    repository = f"library/base-{next(NUMBERS)}"
+    image_at_the_holder(lab, f"docker.io/{repository}")
+    (tmp_path / "Dockerfile").write_text(f"FROM {repository}:v1\nCOPY Dockerfile /\n")
+    docker.run("build", "--quiet", "--tag=built", str(tmp_path), buildkit=True)
+    assert "COPY Dockerfile" in docker.run("image", "history", "--no-trunc", "built")
+
+
+@needs("dockerd", "docker")
+def test_docker_does_not_wait_for_a_layer_that_no_peer_has(lab: Lab, docker: Docker) -> None:
+    repository = f"library/docker-{next(NUMBERS)}"
+    image_at_the_holder(lab, f"docker.io/{repository}", without_a_layer=True)
+    with pytest.raises(CommandFailed, match=r"registry-1\.docker\.io"):  # which can't be reached from here
+        docker.run("pull", f"{repository}:v1")
