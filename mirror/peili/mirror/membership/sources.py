@@ -51,7 +51,7 @@ class KeySources:
         finally:
             looking.cancel()
             if asking is not None and not is_granted:
-                directory.claiming.abandon(key, asking)
+                directory.claiming.abandon(key, asking.answer)
 
     async def _decide(self, key: str, asking: Asking | None, looking: asyncio.Task[_Advice]) -> tuple[_Advice, bool]:
         """Return the advice, and whether it is what a home has granted."""

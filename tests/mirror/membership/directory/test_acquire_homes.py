@@ -24,7 +24,7 @@ from tests.mirror.membership.directory.acquiring import (
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.support.neighbours import Neighbour, neighbours, served, until
 
-from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Peer
+from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Peer, Wait
 from peili.mirror.membership.directory.homes import slot_of
 from peili.mirror.peer_api.directory import HoldersAnswer, KnownHolder
 from peili.mirror.peer_api.leases import (
@@ -246,3 +246,17 @@ async def test_an_answer_that_comes_too_late_is_undone() -> None:
         await asyncio.wait([asking])
         script.may_answer.set()
         await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])
+
+
+async def test_a_home_that_is_only_slow_still_decides_who_goes_upstream() -> None:
+    script = Script(lambda _: grants(WaitFor(50)))
+    async with cluster_with(script) as hosts:
+        key = Digest.of(data_at(hosts, "scripted"))
+        script.may_answer.clear()
+        asking = asyncio.ensure_future(hosts[0].router.acquire(want(key)))
+        second = next(each for each in hosts if each.name == homes(hosts[0]).homes_of(slot_of(key))[1])
+        await until(lambda: hosts[0].name in fetchers(second, key))  # it is asked, too, and says upstream
+        assert not asking.done()
+        script.may_answer.set()
+        assert isinstance(await asking, Wait)
+        await until(lambda: hosts[0].name not in fetchers(second, key))

@@ -1,9 +1,14 @@
-"""Asks the homes of a key where this host gets it: the first one, and the next one if that fails or is slow."""
+"""Asks the homes of a key where this host gets it: the first one, and the second one if that fails or is slow.
+
+While the first home is only slow, the second one is not believed that this host should go upstream: if hosts followed
+different homes, each home would send another one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -18,6 +23,8 @@ from peili.mirror.plugins.interfaces import Want
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
+_ANSWER_TIME = 1.0
+"""Seconds to wait for the answer of the first home."""
 _MAX_UNUSABLE = 2
 """How often a home is asked again if this host knows none of the holders that it named."""
 
@@ -83,30 +90,50 @@ class Claiming:
         usable = [home for home in homes if self._client.has_leases(home)]
         if not usable:
             return None
-        usable.sort(key=self._client.is_slow)
         asking = Asking(usable[0], self._tasks.start(self._ask_homes(want, usable, homes[0])))
         self._asking[key] = asking
         asking.answer.add_done_callback(lambda _: self._asking.get(key) is asking and self._asking.pop(key))
         return asking
 
-    def abandon(self, key: str, asking: Asking) -> None:
-        """Undo what a home grants, or has granted, in answer to a question of `ask`."""
+    def abandon(self, key: str, answer: asyncio.Task[Claimed | None]) -> None:
+        """Undo what a home grants, or has granted, in `Asking.answer`."""
 
         def undo(answered: asyncio.Task[Claimed | None]) -> None:
             claimed = None if answered.cancelled() or answered.exception() is not None else answered.result()
             if claimed is not None:
                 self._undo(key, claimed.home, claimed.granted)
 
-        if asking.answer.done():
-            undo(asking.answer)
+        if answer.done():
+            undo(answer)
         else:
-            asking.answer.add_done_callback(undo)
+            answer.add_done_callback(undo)
 
     async def _ask_homes(self, want: Want, homes: Sequence[str], first: str) -> Claimed | None:
-        """Ask one home after the other until one answers in time."""
+        """Ask the first home, and the second one as well if it is slow or does not answer."""
+        request = self._request(want)
+
+        def ask(home: str) -> asyncio.Task[Claimed | None]:
+            return self._tasks.start(self._ask_home(home, want.key, request, is_first=home == first))
+
+        questions = [ask(homes[0])]
+        with suppress(TimeoutError):
+            async with Deadline(FIRST_ANSWER):
+                await asyncio.shield(questions[0])
+        if not questions[0].done() or questions[0].result() is None:
+            questions += map(ask, homes[1:])
+        chosen = _choose(questions)
+        while chosen is None and (waiting := [each for each in questions if not each.done()]):
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            chosen = _choose(questions)
+        for each in questions:
+            if each is not chosen:
+                self.abandon(request.key, each)
+        return None if chosen is None else chosen.result()
+
+    def _request(self, want: Want) -> ClaimRequest:
         id_of = self._client.members.id_of
         failed = {host: reason for name, reason in want.failed.items() if (host := id_of(name)) is not None}
-        request = ClaimRequest(
+        return ClaimRequest(
             host=self._client.identity,
             key=str(want.key),
             offset=want.offset,
@@ -115,11 +142,6 @@ class Claiming:
             failed=_newest(failed),
             upstream_rate=self._leases.upstream.best_rate(),
         )
-        for home in homes:
-            claimed = await self._ask_home(home, want.key, request, is_first=home == first)
-            if claimed is not None:
-                return claimed
-        return None
 
     async def _ask_home(self, home: str, key: Key, request: ClaimRequest, *, is_first: bool) -> Claimed | None:
         """Ask a home, or the one that it names instead, until it names a holder that this host knows."""
@@ -167,7 +189,7 @@ class Claiming:
         asking = self._tasks.start(self._ask_and_hold(home, key, request, is_final=is_final))
         is_used = False
         try:
-            async with Deadline(FIRST_ANSWER):
+            async with Deadline(_ANSWER_TIME):
                 answer = await asyncio.shield(asking)
             is_used = True
         except TimeoutError:
@@ -191,6 +213,16 @@ class Claiming:
     def _undo(self, key: str, home: str, answer: Granted | OtherHome | None) -> None:
         if isinstance(answer, Granted) and not isinstance(answer.grant, WaitFor):
             self._leases.undo(key, home)
+
+
+def _choose(questions: Sequence[asyncio.Task[Claimed | None]]) -> asyncio.Task[Claimed | None] | None:
+    """Return the first question with an answer; a later one only if the answer names a holder."""
+    for number, each in enumerate(questions):
+        claimed = each.result() if each.done() else None
+        is_last_word = all(earlier.done() for earlier in questions[:number])
+        if claimed is not None and (is_last_word or isinstance(claimed.granted.grant, FeedFrom)):
+            return each
+    return None
 
 
 def _newest(failed: Mapping[str, str]) -> dict[str, str]:

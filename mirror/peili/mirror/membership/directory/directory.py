@@ -91,7 +91,7 @@ class Directory:
         for event in have:
             if isinstance(event, Have) and (key := str(event.key)) in self._upstream:
                 if event.complete:
-                    self._upstream.end(key)
+                    self._upstream.complete(key, event.size)
                 else:
                     self._upstream.grow(key, event.available or 0)
         self.publisher.advertise(have)

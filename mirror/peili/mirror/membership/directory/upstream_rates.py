@@ -17,8 +17,9 @@ _RECENT = 60.0
 
 @dataclass(slots=True)
 class _UpstreamFetch:
-    """A fetch: when it last grew, and when the measured window began and how many bytes there were then."""
+    """A fetch: when it was allowed, when it last grew, and when the measured window began, with how many bytes."""
 
+    allowed: float
     grew: float
     begun: float
     available: int | None = None
@@ -42,12 +43,18 @@ class UpstreamFetches:
     def begin(self, key: str) -> None:
         """Record that the runtime was sent upstream for `key`."""
         now = self._clock()
-        self._fetches.setdefault(key, _UpstreamFetch(now, now))
+        self._fetches.setdefault(key, _UpstreamFetch(now, now, now))
         if len(self._fetches) > _MAX_FETCHES:
             self._fetches.popitem(last=False)
 
+    def complete(self, key: str, size: int | None) -> None:
+        """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
+        fetch, now = self._fetches.pop(key, None), self._clock()
+        if fetch is not None and size is not None and now > fetch.allowed:
+            self._rates.append((now, size / (now - fetch.allowed)))
+
     def end(self, key: str) -> None:
-        """Record that the runtime does not fetch `key` from upstream any more, or has it whole."""
+        """Record that the runtime does not fetch `key` from upstream any more."""
         self._fetches.pop(key, None)
 
     def grow(self, key: str, available: int) -> None:

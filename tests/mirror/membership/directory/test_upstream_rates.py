@@ -1,0 +1,53 @@
+"""How fast this host receives from upstream."""
+
+from __future__ import annotations
+
+from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_best_recent_rate_counts() -> None:
+    clock = Clock()
+    fetches = UpstreamFetches(clock)
+    fetches.begin("k")
+    fetches.grow("other", 10_000)
+    for clock.now, available in ((0, 1000), (0.5, 2000), (1, 4000), (2, 5000)):
+        fetches.grow("k", available)
+    assert fetches.best_rate() == 3000
+    clock.now = 61.5
+    assert fetches.best_rate() == 1000
+    clock.now = 63
+    assert fetches.best_rate() is None
+
+
+def test_small_content_shows_a_rate_when_it_is_complete() -> None:
+    clock = Clock()
+    fetches = UpstreamFetches(clock)
+    fetches.begin("k")
+    clock.now = 0.5
+    fetches.complete("k", 100)
+    fetches.complete("other", 1_000_000)
+    assert fetches.best_rate() == 200
+    assert "k" not in fetches
+
+
+def test_fetches_that_do_not_grow_and_the_oldest_of_too_many_are_forgotten() -> None:
+    clock = Clock()
+    fetches = UpstreamFetches(clock)
+    fetches.begin("idle")
+    fetches.begin("growing")
+    for clock.now in (100, 200):
+        fetches.grow("growing", int(clock.now))
+        fetches.expire()
+    assert "idle" not in fetches
+    assert "growing" in fetches
+    for number in range(1024):
+        fetches.begin(str(number))
+    assert "growing" not in fetches
+    assert len(fetches) == 1024
