@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from peili.mirror.errors import FailureReason
-from peili.mirror.limits import Limits
+from peili.mirror.limits import KIB, Limits
 from peili.mirror.membership.directory.fan_out import choose_fan_out
 from peili.mirror.membership.directory.feeders import Need, choose_in_flight, choose_whole
 from peili.mirror.membership.directory.fetch_table import FetchTable
@@ -27,6 +27,7 @@ from peili.mirror.membership.directory.roots import (
 from peili.mirror.membership.directory.slow_hosts import blame_feeder, judge_link
 from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Grant, LeaseReport, WaitFor
+from peili.mirror.plugins.interfaces import LeaseEnd
 
 _SETTLE_TIME = 0.25
 """Seconds for which nobody is sent upstream after the members have changed …"""
@@ -46,6 +47,11 @@ _REPORT_INTERVAL, _MAX_REPORT_INTERVAL = 0.5, 10.0
 """Seconds between two reports of a host, at least and at most."""
 _REPORTS_PER_SECOND = 100
 """How many reports a home receives from all hosts together. With more hosts, each reports less often."""
+
+
+_MEASURED_SIZE = 512 * KIB
+"""The smallest content from whose whole transfer a rate is learnt."""
+_SHORTEST_TIME = 0.001
 
 
 class Claims:
@@ -121,6 +127,7 @@ class Claims:
         self._reporters[host] = now
         superseded: list[str] = []
         for entry in entries:
+            self._learn_speed(host, entry, now)
             fetch = self.table.take(host, entry, now)
             if fetch is None:
                 continue
@@ -148,6 +155,15 @@ class Claims:
             self.table.follow_records(fetch, now)
             self._review(fetch, now)
         self.table.expire(now)
+
+    def _learn_speed(self, host: str, entry: LeaseReport, now: float) -> None:
+        """Learn the rate of a transfer that is done. Those of small content are too short for any other report."""
+        fetch = self.table.find(entry.key)
+        fetcher = None if fetch is None else fetch.hosts.get(host)
+        if fetcher is not None and entry.end == LeaseEnd.DONE and entry.offset >= _MEASURED_SIZE:
+            for feeder in fetcher.feeders[:1]:
+                seconds = max(now - fetcher.fed_since, _SHORTEST_TIME)
+                self._rates.learn_uplink(feeder, entry.offset / seconds, False, now)
 
     def _learn_failures(self, fetch: Fetch, fetcher: Fetcher, request: ClaimRequest) -> None:
         """Take over complaints about feeders that are new."""
@@ -280,6 +296,8 @@ class Claims:
                 return WaitFor(_WAIT)
         fetcher.is_superseded = fetcher.is_promoted = False
         if is_waited_for:
+            for host in fetch.roots.keys() - {each.host for each in live}:  # it may come back, but not as one too many
+                fetch.set_root(fetch.hosts[host], False, now)
             fetch.set_root(fetcher, True, now)
         else:
             fetch.feed(fetcher, (), now)

@@ -56,6 +56,10 @@ class FetchTable:
         """Return all keys."""
         return tuple(self._fetches.values())
 
+    def find(self, key: str) -> Fetch | None:
+        """Return what is known of a key, if hosts are fetching it."""
+        return self._fetches.get(key)
+
     def enter(self, request: ClaimRequest, now: float) -> tuple[Fetch | None, Fetcher | None]:
         """Record that a host asks for a key. Returns None if there is no room."""
         fetch, fetcher = self._entry(request.key, request.host, now)
@@ -121,9 +125,10 @@ class FetchTable:
             fetch.size = fetch.size or holder.size
             fetcher.heard = now
             if holder.available is not None:
-                fetcher.can_share = fetcher.can_share or fetcher.asked < 0
+                if not fetcher.can_share and fetcher.asked < 0:
+                    fetcher.can_share = True
+                    fetch.arrange(fetcher.host)
                 self._grow(fetch, fetcher, holder.available, now)
-                fetch.arrange(fetcher.host)
                 fetcher.is_disputed = False
             elif not fetcher.is_disputed or fetcher.asked + _ASKED_TIME <= now:
                 fetch.set_whole(fetcher)

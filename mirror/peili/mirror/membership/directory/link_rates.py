@@ -77,10 +77,11 @@ class LinkRates:
         return median(rates[len(rates) // 2 :]) if rates else None
 
     def usual_uplink(self, now: float, without: str = "") -> float | None:
-        """Return the median uplink of the hosts that feed others, as far as it is known."""
-        known = [*_recent(self._limited, now, _VALID_TIME), *_recent(self._at_least, now, _VALID_TIME)]
-        rates = [rate for host, rate in known if host != without]
-        return median(rates) if rates else None
+        """Return an uplink that hosts other than `without` have, as far as it is known."""
+        limited = [rate for host, rate in _recent(self._limited, now, _VALID_TIME) if host != without]
+        # Those that had nothing more to send may be far from their limit, so only the fastest one counts.
+        at_least = [rate for host, rate in _recent(self._at_least, now, _VALID_TIME) if host != without]
+        return max([*([median(limited)] if limited else []), *at_least], default=None)
 
     def possible_uplink(self, now: float) -> float:
         """Return the rate that links can have: what was measured, or else what is usual."""
