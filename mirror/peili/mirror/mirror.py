@@ -144,7 +144,7 @@ class Mirror:
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl)
-        incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
+        incoming = self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
         self._context = Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
@@ -306,7 +306,7 @@ class Mirror:
             peers=lifecycle.peers() if lifecycle is not None else (),
             unreachable=lifecycle.unreachable() if lifecycle is not None else (),
             contact=self._context.client.contact,
-            in_flight=self._context.in_flight,
+            incoming=self._incoming.get,
             advertised=lifecycle.advertised if lifecycle is not None else 0,
             metrics=self.metrics,
             accounting=self.accounting,

@@ -10,10 +10,10 @@ from typing import Any
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.accounting.received import Received
 from peili.mirror.client.client import Contact
+from peili.mirror.content.incoming import Incoming
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Peer, UnreachablePeer
 from peili.mirror.support.log_lines import LoggedProblem
 
@@ -32,7 +32,7 @@ class StatusParts:
         peers: The peers that answer.
         unreachable: The peers that do not.
         contact: Returns when a peer answered last.
-        in_flight: Returns how content arrives here; None if it does not.
+        incoming: Returns the content of a digest that arrives here; None if it does not.
         advertised: The number of keys that peers know this host has.
         metrics: The counters.
         accounting: What the runtime received.
@@ -45,7 +45,7 @@ class StatusParts:
     peers: Iterable[Peer]
     unreachable: Iterable[UnreachablePeer]
     contact: Callable[[Peer], Contact | None]
-    in_flight: Callable[[Digest], InFlight | None]
+    incoming: Callable[[Digest], Incoming | None]
     advertised: int
     metrics: Metrics
     accounting: Accounting
@@ -92,9 +92,10 @@ class StatusParts:
         """Return a request in progress.
 
         ``from`` is the peer that sends it to this host, ``to`` the host that gets it. ``path`` are the ids from this
-        host to the one whose runtime fetches from upstream; it is empty if the content is whole where it comes from.
+        host to the one that has the content or, if ``from_upstream``, whose runtime fetches it.
         """
-        state = self.in_flight(record.digest) if record.digest is not None else None
+        incoming = self.incoming(record.digest) if record.digest is not None else None
+        state = incoming.state() if incoming is not None else None
         is_local = record.door == LOCAL
         size = record.length or (state.size if state is not None else None)
         return {
@@ -108,6 +109,7 @@ class StatusParts:
             "from": next(reversed([*record.senders]), None) if is_local else None,
             "to": record.client if record.door == PEER else None,
             "path": list(state.path) if state is not None else [],
+            "from_upstream": incoming is not None and incoming.is_from_upstream,
         }
 
 

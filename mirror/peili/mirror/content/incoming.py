@@ -66,6 +66,11 @@ class Incoming:
         return bool(self._taps)
 
     @property
+    def is_from_upstream(self) -> bool:
+        """Whether a runtime still fetches the content at the end of its way. Otherwise, a peer there has all of it."""
+        return self._source is None or any(self._taps.values())
+
+    @property
     def needs_ring(self) -> bool:
         """Whether bytes that arrive are put into the ring."""
         return self._readers > 0 or any(self._taps.values())
