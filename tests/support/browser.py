@@ -74,6 +74,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network", "Accessibility"):
             await self.call(f"{domain}.enable")
         await self.call("Page.navigate", url=url)
+        await self.until("location.href !== 'about:blank' && document.readyState === 'complete'")
 
     async def run(self, expression: str) -> Any:
         """Return the value of a JavaScript expression, which may be a promise."""
