@@ -12,7 +12,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from peili.mirror import Digest, Reference, Store
+from peili.mirror import Digest, Reference, Selection, Store
+from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival, StoreSubject
 from peili.stores.memory import MemoryIngest, MemoryStore
@@ -56,6 +57,16 @@ class MemorySubject(StoreSubject):
     @override
     async def begin(self, data: bytes) -> Arrival | None:
         return MemoryArrival(self.backend.begin(Digest.of(data), len(data)))
+
+
+@asynccontextmanager
+async def selected_store() -> AsyncGenerator[StoreSubject]:
+    """Yield a store for which an image is excluded, but none of the kit."""
+    backend = MemoryStore()
+    store = SelectedStore(backend, Selection(exclude=["^excluded[.]example/"]))
+    subject = MemorySubject(backend, store)
+    await subject.add(b"of an excluded image", Reference("excluded.example", "demo", "v1"))
+    yield subject
 
 
 @asynccontextmanager

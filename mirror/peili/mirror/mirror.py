@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from socket import gethostname
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from starlette import routing
 from starlette.middleware.exceptions import ExceptionMiddleware
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
 from peili.mirror.content.incoming import IncomingRegistry
+from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.local_checks import RequestChecks, check_host, check_no_browser, check_same_site
 from peili.mirror.doors.middleware import (
@@ -144,22 +145,22 @@ class Mirror:
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl)
+        selection = Selection(registries, exclude)
         incoming = self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
         self._context = Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
-            store=store,
+            store=store if selection.is_everything else SelectedStore(store, selection),
             router=router,
             client=client,
-            selection=Selection(registries, exclude),
+            selection=selection,
             limits=self.limits,
             log=self.log,
             limited=self.metrics.limited.add,
             in_flight=incoming.state,
         )
-        self._resolver = resolver
+        self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
-        self._extensions = tuple(extensions)
         self._relay = Relay(self._context, self.metrics, incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
@@ -372,7 +373,7 @@ class Mirror:
             raise RuntimeError("this mirror is running already")
         plugins = self._plugins.values()
         self._lifecycle = Lifecycle(
-            self._context, plugins, self._extensions, self._relay, self.peer_tls, background=self.accounting.run
+            self._context, plugins, self._extensions, self._relay, self.peer_tls, background=self._account
         )
         try:
             await self._lifecycle.start()
@@ -380,6 +381,10 @@ class Mirror:
             await self.__aexit__()
             raise
         return self
+
+    async def _account(self, context: Context) -> None:
+        """Run the accounting, which counts what the runtime got of excluded images, too."""
+        await self.accounting.run(replace(context, store=cast("Store", self._plugins["store"])))
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.

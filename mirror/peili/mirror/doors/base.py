@@ -109,8 +109,12 @@ class Door(ABC):
             target.registry, target.repository, target.tag
         )
         if not is_selected:
+            self.note_excluded(target)
             raise HTTPError(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
         return target
+
+    def note_excluded(self, target: Target) -> None:  # noqa: B027 - only the local door takes note
+        """Take note of a request for an image that the mirror is not for. It is refused."""
 
     async def _respond(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send the response. Translate errors to HTTPError; once the response has started, log them instead."""

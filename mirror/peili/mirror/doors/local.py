@@ -12,6 +12,7 @@ from functools import partial
 from starlette.types import Scope
 from typing_extensions import override
 
+from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
@@ -44,6 +45,12 @@ class LocalDoor(Door):
         self._resolver = resolver
         self._relay = relay
         self._whole_images = WholeImages(context, relay)
+        self._selected = context.store if isinstance(context.store, SelectedStore) else None
+
+    @override
+    def note_excluded(self, target: Target) -> None:
+        if self._selected is not None and target.digest is not None:
+            self._selected.note_excluded_request(target.digest)
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
@@ -51,11 +58,24 @@ class LocalDoor(Door):
         target = replace(target, digest=digest, tag=None)  # peers are asked for the digest, not for the tag
         record = request_record(scope)
         record.source, record.digest = FROM_STORE, digest
+        await self._require_selected(digest)
         if target.is_registry_in_path and target.endpoint is Endpoint.MANIFEST:
             await self._whole_images.require(target, digest)
         if not await self._send_from_store(target, digest, response):
             record.source = FROM_PEER
             await self._send_from_peers(target, digest, response, record)
+
+    async def _require_selected(self, digest: Digest) -> None:
+        """Raise NotFound for content that this host knows only through excluded images, or if that is not known."""
+        if self._selected is None:
+            return
+        is_excluded = partial(self._selected.is_excluded, digest)
+        try:
+            if not await call(is_excluded, self.context, "the store", about=digest, allowed=(Unavailable,)):
+                return
+        except Unavailable as error:
+            raise NotFound(f"whether this mirror is for {digest} is not known: {error}") from error
+        raise NotFound(f"this mirror is not for {digest}")
 
     async def _resolve(self, target: Target) -> Digest:
         resolve = partial(self._resolver.resolve, self.reference(target))

@@ -66,6 +66,20 @@ def children_of(data: bytes, platform: str) -> Children:
     return Children((), tuple(dict.fromkeys([*_digests([*config, *layers]), *old_layers])))
 
 
+def all_children_of(data: bytes) -> Children:
+    """Return everything that the manifest or the index in `data` refers to, for every platform.
+
+    Raises:
+        ValueError: `data` is malformed.
+    """
+    document = _table(json.loads(data))
+    manifests = _digests([_table(each) for each in _list(document.get("manifests", []))])
+    parts = [*_list(document.get("layers", [])), *_list(document.get("blobs", [])), document.get("config", {})]
+    blobs = _digests([table for each in parts if "digest" in (table := _table(each))])
+    old_layers = [Digest(str(_table(each)["blobSum"])) for each in _list(document.get("fsLayers", []))]  # schema 1
+    return Children(manifests, tuple(dict.fromkeys([*blobs, *old_layers])))
+
+
 def _chosen(entries: list[Mapping[str, Any]], platform: str) -> list[Mapping[str, Any]]:
     """Return the entries of an index that are for `platform`, and those without a platform."""
     system, _, rest = platform.partition("/")

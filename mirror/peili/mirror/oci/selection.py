@@ -30,6 +30,11 @@ class Selection:
                 raise ConfigError("registries", f"host names such as docker.io or *.example.com, not {registry!r}")
         self._wildcards = [each.split("*") for each in self.registries if "*" in each]
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether the mirror is for every image."""
+        return not self.registries and not self.exclude
+
     def has(self, registry: str) -> bool:
         """Return whether the mirror is for `registry`."""
         name = registry.lower()

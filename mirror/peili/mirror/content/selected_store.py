@@ -1,0 +1,195 @@
+"""A store without the content of images that the mirror is not for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+from typing_extensions import override
+
+from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.oci.children import Children, all_children_of
+from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest, Reference
+from peili.mirror.oci.selection import Selection
+from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
+from peili.mirror.plugins.interfaces import Store
+
+_TTL = 1.0
+"""Seconds for which the list of images is used."""
+_RETRY = 0.5
+"""Seconds until a store that did not answer is asked again for its images."""
+_MAX_REQUESTED = 65_536
+
+
+class SelectedStore(Store):
+    """What a store has, without excluded content.
+
+    A digest is excluded if this host knows it only through images that `selection` excludes: it belongs to one of them,
+    or the runtime has requested it for one of them, and it belongs to no other image of this host. While the runtime
+    pulls an excluded image, its requests are all that is known, because the store lists an image when it is whole.
+
+    Args:
+        store: The store.
+        selection: Which images the mirror is for.
+    """
+
+    def __init__(self, store: Store, selection: Selection) -> None:
+        self._store = store
+        self._selection = selection
+        self._allowed = frozenset[Digest]()  # what belongs to images that are not excluded
+        self._excluded = frozenset[Digest]()  # what belongs to images that are excluded
+        self._requested: OrderedDict[Digest, None] = OrderedDict()  # what was requested for excluded images
+        self._children: dict[Digest, Children] = {}  # of the manifests of all images
+        self._expires = 0.0
+        self._reading: asyncio.Event | None = None
+
+    def note_excluded_request(self, digest: Digest) -> None:
+        """Note that this host's runtime has requested `digest` for an image that is excluded."""
+        if not self._requested:
+            self._expires = 0.0  # what belongs to other images was of no interest so far
+        self._requested[digest] = None
+        self._requested.move_to_end(digest)
+        if len(self._requested) > _MAX_REQUESTED:
+            self._requested.popitem(last=False)
+
+    async def is_excluded(self, digest: Digest) -> bool:
+        """Return whether `digest` is excluded.
+
+        Raises:
+            StoreUnavailable: The store does not answer.
+        """
+        await self._update()
+        return self._is_excluded(digest)
+
+    def _is_excluded(self, digest: Digest) -> bool:
+        return digest not in self._allowed and (digest in self._excluded or digest in self._requested)
+
+    async def _update(self) -> None:
+        """Read the list of images again if it is too old. Only one task reads it, and the others wait."""
+        while time.monotonic() >= self._expires:
+            if self._reading is not None:
+                await self._reading.wait()
+                continue
+            self._reading = done = asyncio.Event()
+            try:
+                await self._read_images()
+            finally:  # also if this is cancelled: another task then reads
+                self._reading = None
+                done.set()
+
+    async def _read_images(self) -> None:
+        images = await self._store.images()
+        allowed = {each.digest for reference, each in images if self._allows(reference)}
+        excluded = {each.digest for reference, each in images if not self._allows(reference)}
+        known: dict[Digest, Children] = {}
+        if excluded or self._requested:
+            allowed, excluded = await self._closure(allowed, known), await self._closure(excluded, known)
+        self._allowed, self._excluded, self._children = frozenset(allowed), frozenset(excluded), known
+        self._expires = time.monotonic() + _TTL
+
+    def _allows(self, reference: Reference) -> bool:
+        return self._selection.allows(reference.registry, reference.repository, reference.tag)
+
+    async def _closure(self, roots: set[Digest], known: dict[Digest, Children]) -> set[Digest]:
+        """Return `roots` and everything that they refer to. Add the children of each manifest to `known`."""
+        found, waiting = set(roots), list(roots)
+        while waiting:
+            digest = waiting.pop()
+            children = known.get(digest) or self._children.get(digest) or await self._read_children(digest)
+            if children is not None:
+                known[digest] = children
+                waiting += [each for each in children.manifests if each not in found]
+                found |= {*children.manifests, *children.blobs}
+        return found
+
+    async def _read_children(self, digest: Digest) -> Children | None:
+        """Return what a manifest refers to; None if it is not there, or is no manifest."""
+        try:
+            async with await self._store.open(digest) as content:
+                size = content.size or 0
+                data, count = bytearray(size if size <= MAX_MANIFEST else 0), 0
+                while count < len(data):
+                    read = await content.readinto(count, memoryview(data)[count:])
+                    if not read:
+                        return None
+                    count += read
+            return all_children_of(bytes(data))
+        except (NotFound, Aborted, ValueError, RecursionError):
+            return None
+
+    async def _require(self, digest: Digest) -> None:
+        if await self.is_excluded(digest):
+            raise NotFound(f"this mirror is not for {digest}")
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        if not self._allows(reference):
+            raise NotFound(f"this mirror is not for {reference}")
+        return await self._store.resolve(reference)
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        await self._require(digest)
+        return await self._store.describe(digest)
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        await self._require(digest)
+        return await self._store.open(digest, partial=partial)
+
+    @override
+    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
+        return [each for each in await self._store.images() if self._allows(each[0])]
+
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        hidden: dict[Digest, Have] = {}
+        shown: dict[Digest, Have] = {}
+        async with aclosing(self._store.watch()) as batches:
+            async for batch in batches:
+                if any(isinstance(event, (Have, Gone)) and isinstance(event.key, Reference) for event in batch):
+                    self._expires = 0.0  # an image is new or gone
+                await self._update_patiently()
+                events = [change for event in batch for change in self._select(event, hidden, shown)]
+                again = [each for digest, each in hidden.items() if not self._is_excluded(digest)]
+                again += [each for digest, each in shown.items() if self._is_excluded(digest)]
+                events += [change for event in again for change in self._select(event, hidden, shown)]
+                if events:
+                    yield events
+
+    async def _update_patiently(self) -> None:
+        while True:
+            try:
+                await self._update()
+            except Unavailable:
+                await asyncio.sleep(_RETRY)
+            else:
+                return
+
+    def _select(self, event: StoreEvent, hidden: dict[Digest, Have], shown: dict[Digest, Have]) -> list[StoreEvent]:
+        """Return the events that take the place of `event`, and note which keys the watcher knows."""
+        if not isinstance(event, (Have, Gone)):
+            return [event]
+        key = event.key
+        if isinstance(key, Reference):
+            return [event] if self._allows(key) else []
+        was_shown = shown.pop(key, None) is not None
+        hidden.pop(key, None)
+        if isinstance(event, Gone):
+            return [event] if was_shown else []
+        if self._is_excluded(key):
+            hidden[key] = event
+            return [Gone(key)] if was_shown else []
+        shown[key] = event
+        return [event]
+
+    @override
+    def shows_in_flight(self) -> bool:
+        return self._store.shows_in_flight()
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        return await self._store.discard(digest)
