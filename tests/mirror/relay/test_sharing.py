@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import httpx
@@ -16,7 +16,7 @@ from tests.mirror.relay.pulling import LARGE, SHORT, AdvisingRouter, FixedRouter
 from tests.support.ports import free_port
 from typing_extensions import override
 
-from peili.mirror import Digest, Limits, Mirror, Router, Upstream, serve
+from peili.mirror import Digest, Feed, Limits, Mirror, Router, Upstream, serve
 from peili.mirror.peer_api.keys import key_path
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -30,8 +30,9 @@ PIECE = 50_000
 class Valve:
     """A script that sends as many bytes of each response as `open_to` says."""
 
-    def __init__(self) -> None:
+    def __init__(self, **headers: str) -> None:
         self.limit = 0
+        self._headers = headers
         self._opened = asyncio.Event()
 
     def open_to(self, limit: int) -> None:
@@ -39,7 +40,7 @@ class Valve:
         self._opened.set()
 
     async def __call__(self, exchange: Exchange) -> None:
-        await exchange.head()
+        await exchange.head(200, **self._headers)
         body, sent = exchange.body, 0
         while sent < len(body):
             self._opened.clear()
@@ -406,3 +407,76 @@ async def test_the_local_door_does_not_serve_its_own_copy() -> None:
         second, _ = host.pull(digest)
         await until(lambda: len(a.requests) == 2)
         assert not second.status
+
+
+async def test_two_requests_of_the_runtime_share_one_transfer() -> None:
+    data = content(20_000)
+    digest = Digest.of(data)
+    valve = Valve()
+    async with peers(data, valve) as [a], sharing(FixedRouter(a.holder), store=_BlindStore()) as host:
+        first, pulling = host.pull(digest)
+        await until(lambda: a.requests)
+        second, pulling_too = host.pull(digest)
+        await until(lambda: transfers(host) == 2)
+        valve.open_to(len(data))
+        await asyncio.gather(pulling, pulling_too)
+        assert (first.body, second.body) == (data, data)
+        assert len(a.requests) == 1
+
+
+def transfers(host: SharingHost) -> float:
+    """Return how many transfers are under way."""
+    return scrape(host.mirror)("peili_transfers")
+
+
+async def test_a_transfer_that_stands_still_is_shared_only_for_a_moment() -> None:
+    data = content(20_000)
+    digest = Digest.of(data)
+    valve = Valve()
+    valve.open_to(10_000)
+    async with peers(data, valve, honest) as [a, b], sharing(FixedRouter(a.holder, b.holder)) as host:
+        first, pulling = host.pull(digest)
+        await until(lambda: a.requests)
+        second, pulling_too = host.pull(digest)
+        a.script = honest
+        await pulling_too
+        assert (first.body, second.body) == (b"", data)
+        valve.open_to(len(data))
+        await pulling
+        assert first.body == data
+
+
+async def test_if_the_first_runtime_disconnects_the_second_request_continues() -> None:
+    data = content(20_000)
+    digest = Digest.of(data)
+    valve = Valve()
+    valve.open_to(10_000)
+    async with peers(data, valve) as [a], sharing(FixedRouter(a.holder)) as host:
+        _, pulling = host.pull(digest)
+        await until(lambda: a.requests)
+        second, pulling_too = host.pull(digest)
+        await until(lambda: transfers(host) == 2)
+        pulling.cancel()
+        a.script = honest
+        await pulling_too
+        assert second.body == data
+
+
+async def test_two_requests_share_what_arrives_from_a_feeder() -> None:
+    data = content(LARGE)
+    digest = Digest.of(data)
+    valve = Valve(peili_complete="false", peili_available="0", peili_path="a, root")
+    async with peers(data, valve) as [a]:
+        feeder = replace(a.holder, complete=False)
+        async with sharing(AdvisingRouter(Feed((feeder,)))) as host:
+            first, pulling = host.pull(digest)
+            await until(lambda: a.requests)
+            valve.open_to(1000)
+            second, pulling_too = host.pull(digest)
+            child, reading = host.read(digest)
+            await until(lambda: second.status and child.status)
+            valve.open_to(len(data))
+            await asyncio.gather(pulling, pulling_too, reading)
+        assert (first.body, second.body, child.body) == (data, data, data)
+        assert [request.method for request in a.requests].count("GET") == 1
+        assert child.headers["Peili-Path"] == "me, a, root"

@@ -93,6 +93,10 @@ class Incoming:
         is_in_ring = self.ring is not None and self.ring.start <= offset < self.ring.stop
         return offset < self.received and not is_in_ring
 
+    def has_other_source(self, tap: Tap) -> bool:
+        """Return whether another transfer than that of `tap` reads from a peer, or asks for one."""
+        return any(not each.is_joined for each in self._taps if each is not tap)
+
     def add_reader(self) -> None:
         """Count one more reader. Each calls `remove_reader` in the end."""
         self._readers += 1
@@ -168,10 +172,15 @@ class Tap:
     Args:
         incoming: The content.
         on_close: Called with whether more bytes are expected.
+
+    Attributes:
+        incoming: The content.
+        is_joined: Whether the transfer reads what another one receives. It sets this.
     """
 
     def __init__(self, incoming: Incoming, on_close: Callable[[bool], None]) -> None:
-        self._incoming = incoming
+        self.incoming = incoming
+        self.is_joined = False
         self._on_close = on_close
         self._is_closed = False
         incoming.add_tap(self)
@@ -179,7 +188,7 @@ class Tap:
     @property
     def is_wanted(self) -> bool:
         """Whether `write` does something now. If not, the bytes need not pass through this process."""
-        return self._incoming.needs_ring
+        return self.incoming.needs_ring
 
     def read_from(self, path: Callable[[], tuple[str, ...]], *, size: int | None = None, needs_ring: bool) -> None:
         """Note where the transfer reads from, or tries to.
@@ -189,21 +198,21 @@ class Tap:
             size: The size of the whole content in bytes, if the peer has stated it.
             needs_ring: Whether the bytes are put into the ring even if no host reads them yet.
         """
-        self._incoming.set_source(self, path, size=size, needs_ring=needs_ring)
+        self.incoming.set_source(self, path, size=size, needs_ring=needs_ring)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Note that `data` has arrived: the bytes from `offset` on. They are copied if somebody may need them."""
         self.skip(offset + len(data))
-        if self._incoming.needs_ring:
-            self._incoming.write(self, offset, data)
+        if self.incoming.needs_ring:
+            self.incoming.write(self, offset, data)
 
     def skip(self, stop: int) -> None:
         """Note that the bytes before `stop` have arrived, which this process may not have seen."""
-        self._incoming.received = max(self._incoming.received, stop)
+        self.incoming.received = max(self.incoming.received, stop)
 
     def discard_bytes(self) -> None:
         """Note that the bytes so far were wrong. Readers get `Aborted`."""
-        self._incoming.discard_bytes()
+        self.incoming.discard_bytes()
 
     def close(self, *, is_abandoned: bool, is_expected: bool) -> None:
         """End the transfer. Idempotent.
@@ -214,8 +223,8 @@ class Tap:
         """
         if not self._is_closed:
             self._is_closed = True
-            self._incoming.is_abandoned = is_abandoned
-            self._incoming.remove_tap(self)
+            self.incoming.is_abandoned = is_abandoned
+            self.incoming.remove_tap(self)
             self._on_close(is_expected)
 
 

@@ -13,6 +13,7 @@ from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.plugins.interfaces import Want
 from peili.mirror.relay.feeder import Feeder, Superseded
+from peili.mirror.relay.joining import open_joined
 from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease
 from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
 from peili.mirror.relay.rejections import Rejections
@@ -66,6 +67,7 @@ class Holders:
         self._is_racing = False
         self._waited = 0.0  # seconds without a byte from the last source
         self._replacement: Peer | None = None  # is asked first in the next race
+        self._may_join = True
         self._races = 0  # at most ``limits.restarts``
 
     async def open(self, wanted: ByteRange | None, *, whole_if_small: bool = False, head_only: bool = False) -> Source:
@@ -89,6 +91,9 @@ class Holders:
             is_small = whole_if_small and self._is_small(holder)
             return await self._open_at(holder, None if is_small else wanted, method="HEAD" if head_only else "GET")
 
+        if not head_only and (joined := await self._join(wanted, whole_if_small=whole_if_small)) is not None:
+            self._source = joined
+            return joined
         while self._races < self._state.limits.restarts:
             self._races += 1
             try:
@@ -214,6 +219,13 @@ class Holders:
             if self._feeder is not None:
                 self._state.blame.bar_in_flight(self._request.digest, limit)
             raise NotFound(f"no peer sent {self._request.digest} in time") from error
+
+    async def _join(self, wanted: ByteRange | None, *, whole_if_small: bool) -> Source | None:
+        """Open a source for what another transfer of this host receives, if this transfer has not read anything yet."""
+        may_join, self._may_join = self._may_join, False
+        if self.tap is None or not may_join or self.uses_windows:
+            return None
+        return await open_joined(self._state, self._request, self.tap, wanted, whole_if_small=whole_if_small)
 
     async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
         """Race the named holders and those that are found later. One that is not healthy must pass a trial first."""

@@ -10,6 +10,7 @@ from peili.mirror.oci.ranges import Span
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import LeaseEnd
 from peili.mirror.relay.feeder import Superseded
+from peili.mirror.relay.joined_body import NotJoined
 from peili.mirror.relay.leases import TransferLease
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import Replaced
@@ -62,7 +63,7 @@ class Rejections:
             peer: The peer.
             error: Why it failed.
         """
-        if isinstance(error, Superseded):
+        if isinstance(error, Superseded | NotJoined):
             self._lease.end_reason = LeaseEnd.SUPERSEDED
             self._state.log.info("%s: %s", self._request.digest, error)
             return
@@ -88,7 +89,7 @@ class Rejections:
         If this host has waited for too long, it waits for nobody again for a while, so that its runtime goes upstream.
         """
         digest, state = self._request.digest, self._state
-        if error.reason in _NO_ANSWER or isinstance(error, Superseded):
+        if error.reason in _NO_ANSWER or isinstance(error, Superseded | NotJoined):
             self.fail(peer, error)
             return
         self._lease.end_reason = error.reason

@@ -14,6 +14,7 @@ from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Peer
+from peili.mirror.relay.joined_body import JoinedBody
 from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_windows
 from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
@@ -57,6 +58,7 @@ class Source:
         limits: ``stall_timeout``, ``rate_window`` and ``min_rate`` apply to reading.
         in_flight: Given if the peer still receives the content. Then only ``wait_timeout`` applies to reading, because
             the peer may have nothing to send; see `feeder`.
+        is_joined: Whether another transfer receives the bytes.
 
     Attributes:
         in_flight: How the content arrives at the peer; None if the peer has the whole. Replaced from time to time.
@@ -65,11 +67,20 @@ class Source:
         offset: The next byte of the content. All bytes before it were read or spliced.
         started: When the first bytes had arrived, by `time.monotonic`.
         tap: Gets the bytes that are read, for other hosts.
+        is_joined: Whether another transfer receives the bytes; see `joining`.
     """
 
     def __init__(
-        self, request: PeerRequest, span: Span, body: ResponseBody, limits: Limits, *, in_flight: InFlight | None = None
+        self,
+        request: PeerRequest,
+        span: Span,
+        body: ResponseBody | JoinedBody,
+        limits: Limits,
+        *,
+        in_flight: InFlight | None = None,
+        is_joined: bool = False,
     ) -> None:
+        self.is_joined = is_joined
         self.in_flight = in_flight
         self.peer = request.peer
         self.span = span

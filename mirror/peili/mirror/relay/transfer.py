@@ -406,7 +406,7 @@ class Transfer:
 
     def _tap_source(self, source: Source) -> None:
         """Let other hosts read what `source` sends."""
-        if self._tap is not None:
+        if self._tap is not None and not source.is_joined:
             # Without a ring, another host could get content that is collected only when it was verified and written.
             is_collected = source.span.size <= self._request.collect_limit
             needs_ring = is_collected or source.in_flight is not None
