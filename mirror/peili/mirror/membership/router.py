@@ -11,6 +11,7 @@ import threading
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -147,15 +148,18 @@ class MembershipRouter(Router):
         """Return advice as `Router.acquire` does. A peer that failed without an answer is left out until it answers.
 
         With ``want.accepts_in_flight``, a home of the key decides, so that a cluster fetches content from upstream once
-        (docs/protocol.md). Meanwhile, this host looks up whole holders: they are preferred to going upstream, and are
-        all that counts if no home answers in time.
+        (docs/protocol.md). If it names no holders soon, this host looks up whole holders: they are preferred to going
+        upstream, and are all that counts if no home answers in time.
         """
         membership = _require_running(self._peili_membership, self)
         silent = [name for name, reason in want.failed.items() if reason in _FAILED_SILENTLY]
         membership.health.exclude_until_alive(want.key, silent)
         membership.key_lookup.forget_failed(want.key, want.failed)
-        whole_holders = super().acquire(want)
-        advice = await (membership.sources.acquire(want, whole_holders) if want.accepts_in_flight else whole_holders)
+        whole_holders = partial(super().acquire, want)
+        if want.accepts_in_flight:
+            advice = await membership.sources.acquire(want, whole_holders)
+        else:
+            advice = await whole_holders()
         membership.context.log.debug("%s from byte %d: %s", want.key, want.offset, _describe(advice))
         return advice
 

@@ -1,9 +1,9 @@
-"""Says where this host gets a key, for `MembershipRouter.acquire`: asks the homes, and members themselves meanwhile."""
+"""Says where this host gets a key, for `MembershipRouter.acquire`: asks the homes, and then looks for whole holders."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
 from peili.mirror.membership.directory.claiming import Asking
@@ -13,6 +13,8 @@ from peili.mirror.plugins.interfaces import Feed, Upstream, Wait, Want
 from peili.mirror.support.tasks import Tasks
 
 _Advice: TypeAlias = Feed | Wait | Upstream
+_HEAD_START = 0.02
+"""Seconds in which a home may name holders before this host looks for whole ones itself."""
 _MAX_WAIT = 5.0
 """The longest time in seconds that a home may let this host wait before it asks again."""
 
@@ -32,38 +34,49 @@ class KeySources:
         self._directory = directory
         self._tasks = tasks
 
-    async def acquire(self, want: Want, whole_holders: Coroutine[Any, Any, _Advice]) -> _Advice:
+    async def acquire(self, want: Want, whole_holders: Callable[[], Coroutine[Any, Any, _Advice]]) -> _Advice:
         """Return where this host gets `want` now.
 
         Args:
             want: What is needed.
-            whole_holders: Looks up the holders of the whole content, and returns `Feed` or `Upstream`. It is run here,
-                at the same time, and cancelled if it is not needed.
+            whole_holders: Looks up the holders of the whole content, and returns `Feed` or `Upstream`. It is called if
+                no home names a holder soon, and cancelled if one does later.
         """
-        key, directory = str(want.key), self._directory
-        asking = directory.claiming.ask(want)
-        looking = self._tasks.start(whole_holders)  # after `ask`, because `Directory.find` uses its answer
+        key, claiming = str(want.key), self._directory.claiming
+        asking = claiming.ask(want)
+        looking: asyncio.Task[_Advice] | None = None
         is_granted = False
         try:
-            with directory.leases.asking(key):
+            with self._directory.leases.asking(key):
+                if asking is not None:
+                    await asyncio.wait([asking.answer], timeout=_HEAD_START)
+                if asking is None or not _names_holders(asking):
+                    looking = self._tasks.start(whole_holders())
                 advice, is_granted = await self._decide(key, asking, looking)
                 return advice
         finally:
-            looking.cancel()
-            if asking is not None and not is_granted:
-                directory.claiming.abandon(key, asking.answer)
+            if looking is not None:
+                looking.cancel()
+            if asking is not None:
+                claiming.finish(key, asking, is_granted=is_granted)
 
-    async def _decide(self, key: str, asking: Asking | None, looking: asyncio.Task[_Advice]) -> tuple[_Advice, bool]:
+    async def _decide(
+        self, key: str, asking: Asking | None, looking: asyncio.Task[_Advice] | None
+    ) -> tuple[_Advice, bool]:
         """Return the advice, and whether it is what a home has granted."""
         claimed = None if asking is None else await asyncio.shield(asking.answer)
-        if claimed is None:
-            return await looking, False
-        leases, home, interval = self._directory.leases, claimed.home, claimed.granted.interval
-        if isinstance(claimed.granted.grant, FeedFrom):
-            return Feed(claimed.holders, leases.grant_feed(key, home, interval)), True
-        found = await looking
-        if isinstance(found, Feed):
+        leases = self._directory.leases
+        if claimed is not None and isinstance(claimed.granted.grant, FeedFrom):
+            return Feed(claimed.holders, leases.grant_feed(key, claimed.home, claimed.granted.interval)), True
+        found = Upstream() if looking is None else await looking
+        if claimed is None or isinstance(found, Feed):
             return found, False
         if isinstance(claimed.granted.grant, WaitFor):
             return Wait(asyncio.get_running_loop().time() + min(claimed.granted.grant.seconds, _MAX_WAIT)), True
-        return Upstream(leases.grant_upstream(key, home, interval)), True
+        return Upstream(leases.grant_upstream(key, claimed.home, claimed.granted.interval)), True
+
+
+def _names_holders(asking: Asking) -> bool:
+    """Return whether a home has answered, and has named holders."""
+    claimed = asking.answer.result() if asking.answer.done() else None
+    return claimed is not None and bool(claimed.holders)

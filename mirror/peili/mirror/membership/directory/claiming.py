@@ -77,13 +77,13 @@ class Claiming:
         self._asking: dict[str, Asking] = {}  # by key, the newest question
 
     def under_way(self, key: str) -> Asking | None:
-        """Return the question about `key` that was asked last and has no answer yet."""
+        """Return the question about `key` that was asked last, unless it was finished."""
         return self._asking.get(key)
 
     def ask(self, want: Want) -> Asking | None:
         """Begin to ask where this host gets `want`. None if there is no home to ask.
 
-        The caller calls `abandon` if it does not use the answer.
+        The caller calls `finish`.
         """
         key = str(want.key)
         homes = self._homes_of(key)
@@ -92,11 +92,16 @@ class Claiming:
             return None
         asking = Asking(usable[0], self._tasks.start(self._ask_homes(want, usable, homes[0])))
         self._asking[key] = asking
-        asking.answer.add_done_callback(lambda _: self._asking.get(key) is asking and self._asking.pop(key))
         return asking
 
-    def abandon(self, key: str, answer: asyncio.Task[Claimed | None]) -> None:
-        """Undo what a home grants, or has granted, in `Asking.answer`."""
+    def finish(self, key: str, asking: Asking, *, is_granted: bool) -> None:
+        """End a question of `ask`. Unless `is_granted`, what a home grants, or has granted, is undone."""
+        if self._asking.get(key) is asking:
+            del self._asking[key]
+        if not is_granted:
+            self._abandon(key, asking.answer)
+
+    def _abandon(self, key: str, answer: asyncio.Task[Claimed | None]) -> None:
 
         def undo(answered: asyncio.Task[Claimed | None]) -> None:
             claimed = None if answered.cancelled() or answered.exception() is not None else answered.result()
@@ -127,7 +132,7 @@ class Claiming:
             chosen = _choose(questions)
         for each in questions:
             if each is not chosen:
-                self.abandon(request.key, each)
+                self._abandon(request.key, each)
         return None if chosen is None else chosen.result()
 
     def _request(self, want: Want) -> ClaimRequest:
