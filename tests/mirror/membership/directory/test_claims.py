@@ -275,3 +275,42 @@ def test_more_hosts_report_less_often() -> None:
         home.claims.report(f"host{number}", [], None)
     _, many = home.claims.report("x", [], None)
     assert few < many <= 10
+
+
+def test_a_host_that_has_got_something_from_upstream_lately_has_more_time_to_prove_itself() -> None:
+    home = Home()
+    home.ask("a", upstream_rate=1e6)
+    home.feeder("b")
+    home.now += home.limits.claim_timeout + 2
+    home.claims.expire()
+    assert home.report("b", 0, "a") == []
+    home.now += 10
+    home.claims.expire()
+    assert home.report("b", 0, "a") == [KEY]
+
+
+def test_a_host_that_should_ask_again_may_keep_its_feeder() -> None:
+    home = Home()
+    for host in "ab":
+        home.ask(host)
+    home.has("a", 5 * MIB)
+    home.report("b", MIB, "a", end=LeaseEnd.SUPERSEDED)
+    assert home.feeder("b", MIB) == "a"
+
+
+def test_the_uplinks_are_learnt_from_small_content_too() -> None:
+    home = Home()
+
+    def depth_of_the_next(key: str) -> int:
+        assert home.ask("root", key=key, size=MIB) == GoUpstream()
+        depths = {"root": 0}
+        for number in range(12):
+            depths[str(number)] = depths[home.feeder(str(number), key=key, size=MIB)] + 1
+        return max(depths.values())
+
+    assert depth_of_the_next("first") <= 4
+    home.has("root", None, "second")
+    home.feeder("x", key="second", size=MIB)
+    home.now += 0.5  # 2 MiB per second
+    home.report("x", MIB, "root", "second", end=LeaseEnd.DONE)
+    assert depth_of_the_next("third") == 12

@@ -52,6 +52,10 @@ _REPORTS_PER_SECOND = 100
 _MEASURED_SIZE = 512 * KIB
 """The smallest content from whose whole transfer a rate is learnt."""
 _SHORTEST_TIME = 0.001
+_LIMITED_HOPS = 5
+"""If a whole holder needs longer than this many hops for small content, its uplink was the limit."""
+_NEAR_DEPTH = 5
+"""Hosts as near as this to a root report as often as if there were few hosts: many depend on them."""
 
 
 class Claims:
@@ -84,6 +88,7 @@ class Claims:
         self.table = FetchTable(limits, records, self._rates, zone_of, limited)
         self._refused: dict[str, float] = {}  # hosts that got nothing from upstream, until when that counts
         self._reporters: dict[str, float] = {}  # hosts that report, and when they last did
+        self._near: dict[str, float] = {}  # hosts whose next report should come soon, until when that counts
         self._settled = float("-inf")
 
     def __len__(self) -> int:
@@ -107,7 +112,10 @@ class Claims:
         self._learn_failures(fetch, fetcher, request)
         self._review(fetch, now)
         need = self._need(fetch, fetcher, now, request.failed)
-        return self._kept(fetch, need) or self._decide(fetch, need)
+        grant = self._kept(fetch, need) or self._decide(fetch, need)
+        if fetcher.depth <= _NEAR_DEPTH:
+            self._near[request.host] = now + _REPORT_INTERVAL  # its first report comes soon
+        return grant
 
     def report(
         self, host: str, entries: Sequence[LeaseReport], upstream_rate: float | None = None
@@ -125,6 +133,7 @@ class Claims:
         now = self._clock()
         self._rates.learn_upstream(host, upstream_rate, now)
         self._reporters[host] = now
+        is_near = self._near.get(host, now) > now
         superseded: list[str] = []
         for entry in entries:
             self._learn_speed(host, entry, now)
@@ -134,11 +143,14 @@ class Claims:
             fetcher = fetch.hosts.get(host)
             if fetcher is not None and entry.end is None and not fetcher.is_whole:
                 slow = judge_link(fetch, fetcher, entry.source_available or 0, self._rates, now)
-                self._avoid(fetch, slow, now)
+                if slow is not None:
+                    slow = fetcher if slow is fetcher else blame_feeder(fetch, slow, fetcher, self._rates)
+                    self._avoid(fetch, slow, now)
                 self._review(fetch, now)
+                is_near = is_near or fetcher.depth <= _NEAR_DEPTH
                 if fetcher.is_superseded:
                     superseded.append(entry.key)
-        interval = len(self._reporters) / _REPORTS_PER_SECOND
+        interval = _REPORT_INTERVAL if is_near else len(self._reporters) / _REPORTS_PER_SECOND
         return superseded, min(max(interval, _REPORT_INTERVAL), _MAX_REPORT_INTERVAL)
 
     def settle(self) -> None:
@@ -150,6 +162,7 @@ class Claims:
         now = self._clock()
         self._refused = {host: until for host, until in self._refused.items() if until > now}
         recent = now - 2 * _MAX_REPORT_INTERVAL
+        self._near = {host: until for host, until in self._near.items() if until > now}
         self._reporters = {host: at for host, at in self._reporters.items() if at > recent}
         for fetch in self.table.fetches():
             self.table.follow_records(fetch, now)
@@ -160,10 +173,17 @@ class Claims:
         """Learn the rate of a transfer that is done. Those of small content are too short for any other report."""
         fetch = self.table.find(entry.key)
         fetcher = None if fetch is None else fetch.hosts.get(host)
-        if fetcher is not None and entry.end == LeaseEnd.DONE and entry.offset >= _MEASURED_SIZE:
-            for feeder in fetcher.feeders[:1]:
+        if fetch is None or fetcher is None:
+            return
+        received = entry.offset - fetcher.fed_offset
+        if entry.end == LeaseEnd.DONE and received >= _MEASURED_SIZE:
+            for name in fetcher.feeders[:1]:
                 seconds = max(now - fetcher.fed_since, _SHORTEST_TIME)
-                self._rates.learn_uplink(feeder, entry.offset / seconds, False, now)
+                feeder, children = fetch.hosts.get(name), len(fetch.children[name])
+                was_whole = feeder is not None and feeder.is_whole and feeder.whole_since <= fetcher.fed_since
+                is_limited = was_whole and seconds > _LIMITED_HOPS * self._rates.links(None, now).hop
+                rate = received / seconds * (children if is_limited else 1)
+                self._rates.learn_uplink(name, rate, is_limited, now)
 
     def _learn_failures(self, fetch: Fetch, fetcher: Fetcher, request: ClaimRequest) -> None:
         """Take over complaints about feeders that are new."""
@@ -190,11 +210,13 @@ class Claims:
             for each in feeder.feeders:
                 fetch.arrange(each)
 
-    def _avoid(self, fetch: Fetch, slow: Fetcher | None, now: float) -> None:
+    def _avoid(self, fetch: Fetch, slow: Fetcher, now: float) -> None:
         """Let `slow` feed nobody, if other hosts can."""
-        if slow is None or slow.is_slow:
+        if slow.is_slow:
             return
         self._rates.mark_slow(slow.host, now)
+        if not self._rates.is_slow(slow.host, now):
+            return
         slow.is_slow, slow.is_moved_last = True, True
         for host in (slow.host, *slow.feeders):
             fetch.arrange(host)
@@ -210,7 +232,7 @@ class Claims:
 
     def _review(self, fetch: Fetch, now: float) -> None:
         """Give up roots without bytes, choose a further root if one is needed, and move hosts to the best chain."""
-        for failed in unproven_roots(fetch, self._limits.claim_timeout, now):
+        for failed in unproven_roots(fetch, self._rates, self._limits.claim_timeout, now):
             self._refused[failed.host] = now + _REFUSED_TIME
             fetch.refusals += 1
             fetch.set_root(failed, False, now)

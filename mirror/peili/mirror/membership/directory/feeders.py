@@ -90,7 +90,7 @@ def _candidates(fetch: Fetch, need: Need, height: int) -> Iterator[Fetcher]:
 def _current(fetch: Fetch, need: Need) -> list[Fetcher]:
     """Return the hosts that the needy one was told to read from, if it can go on with them."""
     known = [fetch.hosts[each] for each in need.fetcher.feeders if each in fetch.hosts and each not in need.failed]
-    return [each for each in known if each.can_feed]
+    return [each for each in known if each.has_content and not each.is_silent]
 
 
 def _orders(need: Need, depths: range) -> list[tuple[str | None, range, range]]:
@@ -101,8 +101,7 @@ def _orders(need: Need, depths: range) -> list[tuple[str | None, range, range]]:
 
 def _could_feed(fetch: Fetch, fetcher: Fetcher) -> bool:
     """Return whether a slow host can feed a further one if it must."""
-    has_content = fetcher.is_whole or (fetcher.can_share and not fetcher.is_barred)
-    return has_content and not fetcher.is_silent and len(fetch.children.get(fetcher.host, ())) < fetch.most
+    return fetcher.has_content and not fetcher.is_silent and len(fetch.children.get(fetcher.host, ())) < fetch.most
 
 
 def _rank(fetch: Fetch, need: Need, feeder: Fetcher) -> _Rank | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from peili.mirror.limits import Limits
@@ -46,6 +47,7 @@ class FetchTable:
         self._zone_of = zone_of
         self._limited = limited
         self._fetches: dict[str, Fetch] = {}
+        self._loads = Counter[str]()
         self._count = 0
 
     def __len__(self) -> int:
@@ -96,7 +98,9 @@ class FetchTable:
             case LeaseEnd.DONE if fetcher.is_root or fetcher.is_whole:
                 pass  # its runtime fetches from upstream
             case LeaseEnd.DONE if fetch.size is None or entry.offset >= fetch.size:
-                fetch.set_whole(fetcher)
+                fetch.set_whole(fetcher, now)
+            case LeaseEnd.SUPERSEDED:
+                pass  # it asks again, and may get the same feeder
             case LeaseEnd.GONE | LeaseEnd.DONE:
                 self.forget(fetch, host)
             case _ if entry.feeder in fetcher.feeders:
@@ -131,7 +135,7 @@ class FetchTable:
                 self._grow(fetch, fetcher, holder.available, now)
                 fetcher.is_disputed = False
             elif not fetcher.is_disputed or fetcher.asked + _ASKED_TIME <= now:
-                fetch.set_whole(fetcher)
+                fetch.set_whole(fetcher, now)
 
     def forget(self, fetch: Fetch, host: str) -> None:
         """Forget that a host fetches a key. Hosts that read from it have to ask again."""
@@ -145,7 +149,8 @@ class FetchTable:
             for host in [each.host for each in fetch.hosts.values() if each.heard + _FORGET_TIME <= now]:
                 self.forget(fetch, host)
             if not fetch.active and fetch.asked + _IDLE_TIME <= now:
-                self._count -= len(fetch.hosts)
+                for host in tuple(fetch.hosts):
+                    self.forget(fetch, host)
                 del self._fetches[fetch.key]
 
     def _entry(self, key: str, host: str, now: float) -> tuple[Fetch | None, Fetcher | None]:
@@ -160,7 +165,7 @@ class FetchTable:
             self._limited(limit)
             return None, None
         if fetch is None:
-            fetch = self._fetches[key] = Fetch(key, self._limits.children)
+            fetch = self._fetches[key] = Fetch(key, self._limits.children, self._loads)
         return fetch, self._add(fetch, host, now)
 
     def _add(self, fetch: Fetch, host: str, now: float) -> Fetcher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +14,9 @@ _WINDOW = 0.4
 """The shortest time in seconds over which a rate is measured."""
 _EXTRAPOLATED = 1.0
 """Seconds for which a host is assumed to go on at its rate."""
+
+_COMPARED = 16
+"""Of so many hosts, the one that feeds the fewest for other keys comes first."""
 
 _Place = tuple[str | None, int, int]
 
@@ -30,13 +34,15 @@ class Fetcher:
         grew: When these became more; at first, when it was told where to get them.
         rate: The bytes per second at which it receives, once that was measured.
         feeders: The hosts that it was told to read from. Several only if all of them have the whole content.
-        fed_since: When it was told so.
+        fed_since: When it was told so …
+        fed_offset: … and how many bytes it had then.
         depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
         root: The host at the end of its path.
         is_root: Whether its runtime was sent upstream, so that others may wait for it …
         claimed: … and from which offset on.
         can_share: Whether it can feed others while it receives.
         is_whole: Whether it has the whole content.
+        whole_since: Since when.
         is_disputed: Whether it has asked for the key although its reports say that it has it whole.
         asked: When it last asked for the key.
         waits_since: Since when it waits for a free feeder.
@@ -50,6 +56,7 @@ class Fetcher:
         failed: The hosts about which it has complained.
         blames: The feeders that were called slow because of it.
         lag: By how many bytes it was behind its feeder.
+        bad_reports: How many of its reports in a row have shown a slow link.
     """
 
     host: str
@@ -61,12 +68,14 @@ class Fetcher:
     rate: float | None = None
     feeders: tuple[str, ...] = ()
     fed_since: float = 0.0
+    fed_offset: int = 0
     depth: int = 1
     root: str = ""
     is_root: bool = False
     claimed: int = 0
     can_share: bool = False
     is_whole: bool = False
+    whole_since: float = 0.0
     is_disputed: bool = False
     asked: float = float("-inf")
     waits_since: float | None = None
@@ -80,6 +89,7 @@ class Fetcher:
     failed: frozenset[str] = frozenset()
     blames: set[str] = field(default_factory=set[str])
     lag: float = 0.0
+    bad_reports: int = 0
     _measured: tuple[float, int] | None = None
     place: _Place | None = None
 
@@ -101,7 +111,7 @@ class Fetcher:
 
     def measure_anew(self) -> None:
         """Forget its rate, because it now gets its bytes from somewhere else."""
-        self.rate, self._measured, self.lag = None, None, 0.0
+        self.rate, self._measured, self.lag, self.bad_reports = None, None, 0.0, 0
 
     def offset_at(self, now: float) -> float:
         """Return how many bytes it probably has at `now`."""
@@ -116,7 +126,12 @@ class Fetcher:
     @property
     def can_feed(self) -> bool:
         """Whether it may feed others."""
-        return (self.is_whole or (self.can_share and not self.is_barred)) and not self.is_silent and not self.is_slow
+        return self.has_content and not self.is_silent and not self.is_slow
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it may show others what it has."""
+        return self.is_whole or (self.can_share and not self.is_barred)
 
 
 class Fetch:
@@ -125,6 +140,7 @@ class Fetch:
     Args:
         key: The key as text.
         most: How many hosts one host feeds at most.
+        loads: How many hosts each host feeds, of all keys together. Kept up to date.
 
     Attributes:
         size: The size in bytes, if a host has said it.
@@ -140,7 +156,7 @@ class Fetch:
         active: How many hosts do not have the whole content.
     """
 
-    def __init__(self, key: str, most: int) -> None:
+    def __init__(self, key: str, most: int, loads: Counter[str]) -> None:
         self.key = key
         self.size: int | None = None
         self.hosts: dict[str, Fetcher] = {}
@@ -152,6 +168,7 @@ class Fetch:
         self.promoted_at = float("-inf")
         self.active = 0
         self.most = most
+        self._loads = loads
         self._places: dict[_Place, dict[str, None]] = {}
 
     def add(self, fetcher: Fetcher) -> None:
@@ -178,12 +195,16 @@ class Fetch:
         for old in fetcher.feeders:
             children = self.children[old]
             del children[fetcher.host]
+            self._loads[old] -= 1
+            if not self._loads[old]:
+                del self._loads[old]
             if not children:
                 del self.children[old]
             self.arrange(old)
-        fetcher.feeders, fetcher.fed_since = feeders, now
+        fetcher.feeders, fetcher.fed_since, fetcher.fed_offset = feeders, now, fetcher.offset
         for new in feeders:
             self.children.setdefault(new, {})[fetcher.host] = None
+            self._loads[new] += 1
             self.arrange(new)
         fetcher.measure_anew()
         if fetcher.host in self.hosts:
@@ -201,10 +222,10 @@ class Fetch:
         else:
             self.roots.pop(fetcher.host, None)
 
-    def set_whole(self, fetcher: Fetcher) -> None:
+    def set_whole(self, fetcher: Fetcher, now: float) -> None:
         """Record that `fetcher` has the whole content."""
         if not fetcher.is_whole:
-            fetcher.is_whole = True
+            fetcher.is_whole, fetcher.whole_since = True, now
             fetcher.is_superseded = fetcher.is_promoted = False
             self.active -= 1
             self.set_root(fetcher, False, 0.0)
@@ -277,7 +298,10 @@ class Fetch:
         """
         for depth in depths:
             for load in loads:
-                for host in tuple(self._places.get((zone, depth, load), ())):
+                hosts = tuple(self._places.get((zone, depth, load), ()))
+                for host in sorted(hosts[:_COMPARED], key=self._loads.__getitem__):
+                    yield self.hosts[host]
+                for host in hosts[_COMPARED:]:
                     yield self.hosts[host]
 
     def below(self, host: str) -> tuple[set[str], int]:
@@ -288,6 +312,10 @@ class Fetch:
             found.update(level)
             level = [child for each in level for child in self.children.get(each, ())]
         return found, height
+
+    def share(self, host: str) -> float:
+        """Return the share of the hosts that `host` feeds, of all keys, that it feeds with this key."""
+        return len(self.children.get(host, ())) / max(1, self._loads[host])
 
     def slow_hosts(self) -> list[Fetcher]:
         """Return the hosts that feed others only if nobody else can."""

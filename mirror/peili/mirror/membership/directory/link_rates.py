@@ -16,6 +16,8 @@ _UPSTREAM_TIME = 30.0
 """Seconds after which a rate from upstream counts no longer."""
 _SLOW_TIME = 60.0
 """Seconds after which a slow host is tried again."""
+_ALWAYS_SLOW, _MOST_SLOW = 2, 0.25
+"""How many hosts can be slow at the same time: a number, and a share of those that feed others."""
 _MOST = 1024
 """How many hosts are remembered for each kind of measurement."""
 _HOP_MIN, _HOP_MAX = 0.001, 1.0
@@ -60,16 +62,30 @@ class LinkRates:
         self._hop = seconds if self._hop is None else self._hop + _HOP_WEIGHT * (seconds - self._hop)
 
     def mark_slow(self, host: str, now: float) -> None:
-        """Record that others should not wait for what `host` sends."""
+        """Record that others should not wait for what `host` sends.
+
+        Nothing is recorded if too many are slow already: then it is the measure that is wrong.
+        """
+        known = len(self._limited) + len(self._at_least)
+        if len(self._slow) >= max(_ALWAYS_SLOW, known * _MOST_SLOW):
+            return
         _put(self._slow, host, now + _SLOW_TIME)
 
     def clear_slow(self, host: str) -> None:
         """Record that `host` was called slow because of somebody else."""
         self._slow.pop(host, None)
 
+    def has_upstream(self, host: str, now: float) -> bool:
+        """Return whether `host` has received something from upstream lately."""
+        rate, at = self._upstream.get(host, (0.0, 0.0))
+        return rate > 0 and at + _UPSTREAM_TIME > now
+
     def is_slow(self, host: str, now: float) -> bool:
         """Return whether `host` was called slow lately."""
-        return self._slow.get(host, now) > now
+        if self._slow.get(host, now) > now:
+            return True
+        self._slow.pop(host, None)
+        return False
 
     def upstream_of_others(self, host: str, now: float) -> float | None:
         """Return the rate at which other hosts have lately received from upstream: the median of the better half."""
@@ -98,6 +114,8 @@ class LinkRates:
         limited = sorted(rate for host, rate in _recent(self._limited, now, _VALID_TIME) if not self.is_slow(host, now))
         at_least = [rate for _, rate in _recent(self._at_least, now, _VALID_TIME)]
         prior = Links()
+        if not limited and not at_least:
+            upstream = None  # nobody knows whether uplinks are faster than that
         # A quarter of them may have been measured in a bad moment.
         uplink = limited[len(limited) // 4] if limited else max(at_least, default=prior.uplink)
         return Links(uplink, prior.hop if self._hop is None else self._hop, upstream)

@@ -28,16 +28,25 @@ _FASTER = 1.5
 """How many times as fast it must be."""
 
 
-def unproven_roots(fetch: Fetch, timeout: float, now: float) -> list[Fetcher]:
+_KNOWN_TIME = 10.0
+"""Seconds that the first bytes may need if the host has got something else from upstream lately."""
+
+
+def unproven_roots(fetch: Fetch, rates: LinkRates, timeout: float, now: float) -> list[Fetcher]:
     """Return the roots that have got no byte in time.
 
     Args:
         fetch: The key.
+        rates: Knows which hosts have got something from upstream.
         timeout: ``limits.claim_timeout``.
         now: The time.
     """
-    roots = (fetch.hosts[each] for each in fetch.roots)
-    return [each for each in roots if each.offset <= each.claimed and each.fed_since + timeout + _REPORT_TIME <= now]
+    unproven = (each for each in map(fetch.hosts.__getitem__, fetch.roots) if each.offset <= each.claimed)
+    return [
+        each
+        for each in unproven
+        if each.fed_since + (_KNOWN_TIME if rates.has_upstream(each.host, now) else timeout + _REPORT_TIME) <= now
+    ]
 
 
 def lagging_roots(fetch: Fetch, now: float) -> set[str]:

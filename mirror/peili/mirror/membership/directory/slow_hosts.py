@@ -14,6 +14,8 @@ _FED_TIME = 0.8
 """Seconds for which a host must have been fed before its rate counts."""
 _SLOWER = 2
 """A feeder is slow if it sends this many times less than it receives, and than others send."""
+_BAD_REPORTS = 2
+"""After so many reports in a row that show a slow link, something is done."""
 _SIBLING_FACTOR = 3
 """A child is slow if another child of its feeder gets this many times as much."""
 
@@ -29,7 +31,8 @@ def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, n
         now: The time.
 
     Returns:
-        The host that should feed nobody from now on, if this is found out.
+        The slow end of the link, if this is found out: the child, or the feeder, which may have to be passed to
+        `blame_feeder`.
     """
     feeder = fetch.hosts.get(child.feeders[0]) if len(child.feeders) == 1 else None
     if feeder is None or child.rate is None or child.fed_since + _FED_TIME > now:
@@ -38,21 +41,25 @@ def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, n
     lag, before = has - child.offset, child.lag
     child.lag = lag
     is_limited = lag > max(_LAG, _LAG_TIME * child.rate)
-    siblings = [fetch.hosts[each].rate or 0.0 for each in fetch.children[feeder.host] if each in fetch.hosts]
-    sent = sum(siblings)
+    siblings = [fetch.hosts[each] for each in fetch.children[feeder.host] if each in fetch.hosts]
+    rates_of_all = [each.rate for each in siblings if each.rate is not None and each.fed_since + _FED_TIME <= now]
+    if len(rates_of_all) < len(siblings):
+        return None  # the uplink is shared with a host that was not measured yet
+    sent = sum(rates_of_all) / fetch.share(feeder.host)
     rates.learn_uplink(feeder.host, sent, is_limited, now)
     if not is_limited:
+        child.bad_reports = 0
         if not feeder.is_whole and feeder.rate is not None and child.rate > 0:
             rates.learn_hop(lag / child.rate)
         return None
     if lag < before or child.is_slow or feeder.is_slow:
         return None
-    if max(siblings) > _SIBLING_FACTOR * child.rate:
-        return child
-    others = (rates.usual_uplink(now, without=feeder.host), feeder.rate)
-    known = [rate for rate in others if rate is not None]
-    is_slow = bool(known) and all(sent * _SLOWER < rate for rate in known)
-    return blame_feeder(fetch, feeder, child, rates) if is_slow else None
+    is_child_slow = max(rates_of_all) > _SIBLING_FACTOR * child.rate
+    others = [rate for rate in (rates.usual_uplink(now, without=feeder.host), feeder.rate) if rate is not None]
+    is_feeder_slow = bool(others) and sent * _SLOWER < min(others)
+    child.bad_reports = child.bad_reports + 1 if is_child_slow or is_feeder_slow else 0
+    slow = child if is_child_slow else feeder
+    return slow if child.bad_reports >= _BAD_REPORTS else None
 
 
 def blame_feeder(fetch: Fetch, feeder: Fetcher, child: Fetcher, rates: LinkRates) -> Fetcher:
