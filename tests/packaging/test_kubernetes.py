@@ -151,7 +151,7 @@ def test_the_peer_door_has_a_key_from_a_secret(pod: dict[str, Any], peili: dict[
 @pytest.mark.anyio
 async def test_the_probes_use_paths_that_the_local_door_serves(peili: dict[str, Any], config: Config) -> None:
     probes = {name: peili[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")}
-    assert {f"{probe['host']}:{probe['port']}" for probe in probes.values()} == set(config.local.listen)
+    assert {f"{probe['host']}:{probe['port']}" for probe in probes.values()} == set(config.ops or config.local.listen)
     mirror = Mirror(MemoryStore(), MemoryRouter())
     transport = httpx.ASGITransport(mirror.ops)
     async with mirror, httpx.AsyncClient(transport=transport, base_url="http://node") as client:
@@ -271,7 +271,7 @@ def check(text: str, key: Path) -> Config:
 def test_the_values_of_the_chart_arrive_where_they_belong(tmp_path: Path) -> None:
     values = ("registries={docker.io,*.example.com}", "exclude={:latest$}", "resolver=peers")
     folders = ("containerd.runDirectory=/run/k3s/containerd", "containerd.content=/var/lib/rancher/content")
-    ports = ("ports.local=6050", "ports.peer=6051", "zones.nodeLabel=example.com/room")
+    ports = ("ports.local=6050", "ports.peer=6051", "ports.ops=6052", "zones.nodeLabel=example.com/room")
     more = ("key.value=peili-key-v1:abc", "key.secretName=ours", "resources.limits.memory=1Gi", "image.tag=1.2.3")
     extra = ("containerd.configPath=", "extraConfig=[limits]\nchildren = 3")
     found = load(rendered_chart(*values, *folders, *ports, *more, *extra))
@@ -281,6 +281,7 @@ def test_the_values_of_the_chart_arrive_where_they_belong(tmp_path: Path) -> Non
     assert config.resolver.kind == "peers"
     assert config.store.options["address"] == "/run/k3s/containerd/containerd.sock"
     assert (config.local.listen, config.peer.listen) == (("127.0.0.1:6050",), ("[::]:6051",))
+    assert config.ops == ("127.0.0.1:6052",)
     assert config.router.options["zone_label"] == "example.com/room"
     assert config.limits.children == 3
     assert found["ClusterRole"]["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}]
@@ -294,7 +295,22 @@ def test_the_values_of_the_chart_arrive_where_they_belong(tmp_path: Path) -> Non
     assert mounted(pod, peili, "/etc/peili-key")[1]["secret"]["secretName"] == "ours"
     for folder in ("/run/k3s/containerd", "/var/lib/rancher/content"):
         assert mounted(pod, peili, folder)[1]["hostPath"]["path"] == folder
-    assert {peili[f"{each}Probe"]["httpGet"]["port"] for each in ("startup", "liveness", "readiness")} == {6050}
+    assert {peili[f"{each}Probe"]["httpGet"]["port"] for each in ("startup", "liveness", "readiness")} == {6052}
+
+
+def test_with_a_service_monitor_the_metrics_are_at_a_port_of_the_node(tmp_path: Path) -> None:
+    found = load(rendered_chart("serviceMonitor.enabled=true", "serviceMonitor.labels.release=prometheus"))
+    config = check(found["ConfigMap"]["data"]["peili.toml"], tmp_path / "key")
+    assert config.ops == ("[::]:5052",)
+    monitor = found["ServiceMonitor"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= found["Service"]["metadata"]["labels"].items()
+    [scraped] = monitor["spec"]["endpoints"]
+    assert scraped["path"] == "/metrics"
+    ports = {each["name"]: each["port"] for each in found["Service"]["spec"]["ports"]}
+    assert ports == {"peer": 5051, scraped["port"]: 5052}
+    [peili] = found["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    assert {each["name"]: each["hostPort"] for each in peili["ports"]} == ports
 
 
 @pytest.mark.parametrize("value", ["ports.peer=0", "key.value=secret", "registry=docker.io", "containerd.content=x"])

@@ -16,15 +16,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "peili.toml" -}}
 [local]
-listen = "127.0.0.1:{{ .Values.ports.local }}"  # for the node's containerd and for the probes
+listen = "127.0.0.1:{{ .Values.ports.local }}"  # for the node's containerd
 
 [peer]
 listen = "[::]:{{ .Values.ports.peer }}"
 shared_key_file = "/etc/peili-key/key"  # from the Secret; only pods with the same key are admitted
-{{- if .Values.serviceMonitor.enabled }}
 
 [ops]
-listen = "[::]:{{ .Values.ports.ops }}"  # for Prometheus
+{{- if .Values.serviceMonitor.enabled }}
+listen = "[::]:{{ .Values.ports.ops }}"  # for the probes and Prometheus
+{{- else }}
+listen = "127.0.0.1:{{ .Values.ports.ops }}"  # for the probes
 {{- end }}
 
 [store]
