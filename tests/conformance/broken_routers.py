@@ -322,6 +322,12 @@ class WrongSize(TableResolver):
         return found and replace(found, size=found.size + 1)
 
 
+class ListsNoTags(TableResolver):
+    @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        return ()
+
+
 class ResolvesOneAtATime(TableResolver):
     _busy = False
 
@@ -368,6 +374,7 @@ BROKEN_RESOLVERS: dict[type[TableResolver], str] = {
     ResolverForgetsTheFirst: "a second entry at the same time",
     RaisesNotFound: "an unknown reference returns None",
     WrongSize: "a known reference returns its descriptor",
+    ListsNoTags: "tags are those that resolve answers",
     ResolvesOneAtATime: "resolve may be called concurrently",
     ResolvesWhenCancelled: "resolve can be cancelled",
 }

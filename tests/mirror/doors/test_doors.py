@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Mirror, Reference
 from peili.mirror.oci.references import OCI_MANIFEST
+from peili.mirror.resolvers import LocalResolver
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -389,7 +390,7 @@ async def test_a_tag_without_its_manifest_is_not_listed(door: str) -> None:
     store, manifest = ForgetfulStore(), json.dumps({"schemaVersion": 2, "mediaType": OCI_MANIFEST}).encode()
     store.tag(Reference("registry.example", "demo", "v1"), store.add(manifest))
     store.tag(Reference("registry.example", "demo", "layer"), store.add(b"a layer"))
-    async with Mirror(store, MemoryRouter()) as mirror, client_for(getattr(mirror, door)) as client:
+    async with Mirror(store, MemoryRouter(), LocalResolver()) as mirror, client_for(getattr(mirror, door)) as client:
         answer = await client.get("/v2/registry.example/demo/tags/list")
         assert answer.json() == {"name": "registry.example/demo", "tags": ["v1"]}
         assert (await client.get("/v2/demo/tags/list?ns=registry.example")).json()["name"] == "demo"

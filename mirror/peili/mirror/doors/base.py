@@ -123,7 +123,7 @@ class Door(ABC):
                 case Endpoint.BASE:
                     await response.json({})
                 case Endpoint.TAGS:
-                    await send_tags(target, response, scope, self.context)
+                    await send_tags(target, response, scope, self.context, self.list_tags)
                 case Endpoint.MANIFEST | Endpoint.BLOB:
                     await self.send_content(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
@@ -154,6 +154,14 @@ class Door(ABC):
             Aborted: The content ended too early. The response is cut off.
             Unavailable: A plug-in or a peer does not answer.
         """
+
+    async def list_tags(self, target: Target, stored: Collection[str]) -> Collection[str]:
+        """Return the tags of a repository that this door answers. `stored` are those that the store can serve.
+
+        Raises:
+            Unavailable: A plug-in does not answer.
+        """
+        return stored
 
     def reference(self, target: Target) -> Reference:
         """Return the full reference of a target with a tag.

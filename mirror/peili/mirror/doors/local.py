@@ -6,6 +6,7 @@ of an image gets a manifest only if the whole image is available (whole_images.p
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
 
@@ -76,6 +77,17 @@ class LocalDoor(Door):
         except Unavailable as error:
             raise NotFound(f"whether this mirror is for {digest} is not known: {error}") from error
         raise NotFound(f"this mirror is not for {digest}")
+
+    @override
+    async def list_tags(self, target: Target, stored: Collection[str]) -> Collection[str]:
+        """Return the tags that the resolver answers. The others are those of the registry, which has its own list."""
+        if target.registry is None:
+            return ()
+        find = partial(self._resolver.tags, target.registry, target.repository, stored)
+        try:
+            return await call(find, self.context, "the resolver", about=target.name, allowed=(Unavailable,))
+        except Unavailable:
+            return ()
 
     async def _resolve(self, target: Target) -> Digest:
         resolve = partial(self._resolver.resolve, self.reference(target))

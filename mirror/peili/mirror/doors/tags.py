@@ -1,10 +1,11 @@
-"""The endpoint ``tags/list``: the tags of a repository that this host's store can serve."""
+"""The endpoint ``tags/list``: the tags of a repository that a door answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from functools import partial
+from typing import TypeAlias
 from urllib.parse import quote, urlencode
 
 from starlette.types import Scope
@@ -16,11 +17,15 @@ from peili.mirror.oci.requests import NAME_UNKNOWN, UNSUPPORTED, HTTPError, Targ
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Store
 
+TagChoice: TypeAlias = Callable[[Target, Collection[str]], Awaitable[Collection[str]]]
+"""Returns the tags that a door answers, from the repository and the tags that the store can serve."""
 _MAX_DIGITS = 9
 """A number with more digits is larger than any number of tags."""
 
 
-async def send_tags(target: Target, response: ResponseWriter, scope: Scope, context: Context) -> None:
+async def send_tags(
+    target: Target, response: ResponseWriter, scope: Scope, context: Context, choose: TagChoice
+) -> None:
     """Send the tags of a repository in lexical order (OCI distribution spec, "Listing Tags").
 
     The parameters of the query are ``last``, the tag after which the list begins, and ``n``, its largest length.
@@ -30,9 +35,10 @@ async def send_tags(target: Target, response: ResponseWriter, scope: Scope, cont
         response: Writes the response.
         scope: The ASGI scope of the request.
         context: The context of the door.
+        choose: See `TagChoice`.
 
     Raises:
-        HTTPError: 404, the store has no tag of the repository; 400, ``n`` is not a number.
+        HTTPError: 404, the door answers no tag of the repository; 400, ``n`` is not a number.
         Unavailable: The store does not answer in time.
     """
     store = context.store
@@ -44,9 +50,10 @@ async def send_tags(target: Target, response: ResponseWriter, scope: Scope, cont
     }
     find_available = partial(_available_manifests, store, set(digests.values()))
     available = await call(find_available, context, "the store", allowed=(Exception,))
-    tags = sorted(tag for tag, digest in digests.items() if digest in available)
+    chosen = await choose(target, sorted(tag for tag, digest in digests.items() if digest in available))
+    tags = sorted(tag for tag in chosen if context.selection.allows(target.registry, target.repository, tag))
     if not tags:
-        raise HTTPError(404, NAME_UNKNOWN, f"this host has no tag of {target.name}")
+        raise HTTPError(404, NAME_UNKNOWN, f"this mirror answers no tag of {target.name}")
     query = parse_query(scope)
     page = _page(tags, query.get("n"), query.get("last"))
     headers: dict[str, str] = {}

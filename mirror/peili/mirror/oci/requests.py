@@ -99,7 +99,8 @@ class Target:
         first, slash, _ = repository.partition("/")
         if self.registry and slash and _repeats_registry(first, self.registry):
             repository = f"{self.registry}/{repository}"  # so that the peer does not remove its first component
-        return f"/v2/{repository}/{self.endpoint.value}/{self.digest or self.tag}{ns}"
+        last = "list" if self.endpoint is Endpoint.TAGS else self.digest or self.tag
+        return f"/v2/{repository}/{self.endpoint.value}/{last}{ns}"
 
     @property
     def name(self) -> str:

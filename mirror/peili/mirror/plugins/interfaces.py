@@ -10,7 +10,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, Self
@@ -18,6 +18,7 @@ from typing import Any, Protocol, Self
 from starlette.routing import BaseRoute
 
 from peili.mirror.client.client import PeerClient
+from peili.mirror.errors import Unavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.oci.selection import Selection
@@ -381,6 +382,26 @@ class Resolver(Plugin):
         Raises:
             Unavailable: The resolver can't answer now. This counts as None.
         """
+
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        """Return the tags of a repository for which `resolve` has an answer. Takes bounded time.
+
+        By default, they are those of `stored` for which it has one. Override this if `resolve` also answers for others.
+
+        Args:
+            registry: The registry.
+            repository: The repository.
+            stored: The tags that this host's store can serve.
+
+        Raises:
+            Unavailable: The resolver can't answer now. This counts as no tags.
+        """
+        found: list[str] = []
+        for tag in stored:
+            with suppress(Unavailable):
+                if await self.resolve(Reference(registry, repository, tag)) is not None:
+                    found.append(tag)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -64,8 +64,21 @@ class ChainResolver(Resolver):
         return all(resolver.ready() for rule in self._rules for resolver in rule.resolvers)
 
     @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        found: set[str] = set()
+        for rule in self._rules:
+            for resolver in rule.resolvers:
+                with suppress(Unavailable):
+                    listed = await resolver.tags(registry, repository, stored)
+                    found |= {tag for tag in listed if self._rule_for(Reference(registry, repository, tag)) is rule}
+        return found
+
+    def _rule_for(self, reference: Reference) -> Rule | None:
+        return next((each for each in self._rules if each.pattern.search(str(reference))), None)
+
+    @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
-        rule = next((each for each in self._rules if each.pattern.search(str(reference))), None)
+        rule = self._rule_for(reference)
         for resolver in rule.resolvers if rule else ():
             try:
                 if (descriptor := await resolver.resolve(reference)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from contextlib import asynccontextmanager
 
 from typing_extensions import override
@@ -18,6 +18,10 @@ class DeferResolver(Resolver):
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
         return None
+
+    @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        return ()
 
 
 class LocalResolver(Resolver):
@@ -47,3 +51,7 @@ class LocalResolver(Resolver):
             return await self._context.store.resolve(reference)
         except NotFound:
             return None
+
+    @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        return () if self._context is None else stored

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import random
+from collections.abc import Collection
 from contextlib import aclosing, suppress
+from typing import cast
 
 from typing_extensions import override
 
 from peili.mirror.errors import FailureReason, PeerUnavailable, Unavailable
-from peili.mirror.oci.references import Descriptor, Digest, Reference
+from peili.mirror.oci.references import Descriptor, Digest, Reference, is_tag
 from peili.mirror.oci.requests import Endpoint, Target
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.resolvers.local import LocalResolver
+
+_MAX_PEERS = 64
+_MAX_LIST = 1 << 20  # bytes of the tags of one peer
 
 
 class PeersResolver(LocalResolver):
@@ -34,6 +42,31 @@ class PeersResolver(LocalResolver):
                 except PeerUnavailable as error:
                     context.log.info("%s: passed over: %s", reference, error)
         return None
+
+    @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        """Return the tags of this host and of its peers. Of more than 64 peers, 64 are asked."""
+        if (context := self._context) is None:
+            return ()
+        target = Target(Endpoint.TAGS, registry, repository)
+        peers = list(context.router.peers())
+        asked = random.sample(peers, min(len(peers), _MAX_PEERS))
+        answers = await asyncio.gather(*(_tags_at(context, peer, target) for peer in asked))
+        return {*stored, *(tag for answer in answers for tag in answer)}
+
+
+async def _tags_at(context: Context, peer: Peer, target: Target) -> list[str]:
+    """Return the tags that a peer lists; none if it does not answer with a list."""
+    try:
+        head, body = await context.client.request(
+            "GET", peer, target.peer_path, b"", timeout=context.limits.lookup_timeout, max_response=_MAX_LIST
+        )
+        tags: object = json.loads(body)["tags"] if head.status == 200 else []
+    except (PeerUnavailable, TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
+        context.log.debug("the tags at %s are not known: %r", peer.id, error)
+        return []
+    listed = cast("list[object]", tags) if isinstance(tags, list) else []
+    return [each for each in listed if isinstance(each, str) and is_tag(each)]
 
 
 async def _resolve_at(context: Context, peer: Peer, reference: Reference) -> Descriptor:

@@ -140,6 +140,16 @@ async def _concurrent(subject: ResolverSubject) -> None:
             _expect_same(result, expected)
 
 
+async def _tags(subject: ResolverSubject) -> None:
+    async with _running(subject) as resolver:
+        reference, expected = await _until_known(subject)
+        unknown = _fresh_reference().tag
+        async with Deadline(_STEP_TIMEOUT):
+            tags = await resolver.tags(reference.registry, reference.repository, [reference.tag])
+        expect((reference.tag in tags) == (expected is not None), f"tags returned {tags}, not what resolve answers")
+        expect(unknown not in tags, f"tags returned {unknown}, which nobody has")
+
+
 async def _cancel(subject: ResolverSubject) -> None:
     async with _running(subject) as resolver:
         reference, expected = await _until_known(subject)
@@ -153,6 +163,7 @@ PROMISES: Promises = (
     *plugin_promises(attrgetter("resolver"), _entered),
     ("an unknown reference returns None, or raises Unavailable", _unknown),
     ("a known reference returns its descriptor", _known),
+    ("tags are those that resolve answers, of the ones in the store", _tags),
     ("resolve may be called concurrently", _concurrent),
     ("resolve can be cancelled, and called again", _cancel),
 )
