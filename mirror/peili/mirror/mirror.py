@@ -181,7 +181,7 @@ class Mirror:
         # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
         router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
         mount = routing.Mount(ROUTER_PATH, router_routes)
-        peer = routing.Router([mount], redirect_slashes=False, default=self._peer_door)
+        peer = routing.Router([mount, *self._peer_door.routes()], redirect_slashes=False, default=self._peer_door)
         local_checked: ASGIApp = AccessCheck(self._local_door, LOCAL, local_auth, self._context)
         peer_checked = AccessCheck(peer, PEER, auth, self._context, identity=self.identity.id)
         host_check = check_host(local_hosts)

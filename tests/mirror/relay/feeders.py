@@ -22,6 +22,7 @@ class ScriptedFeeder:
         status: The status of its answers about the key.
         on_question: Replaces the answer about the key, or is called before it.
         questions: How often it was asked about the key.
+        received: What it says that it received; None if it does not know.
         sent: What it sends instead of its content.
         held: While it is not set, requests for the content get no answer.
     """
@@ -39,11 +40,17 @@ class ScriptedFeeder:
         self.held.set()
         self.is_cut = False
         self.sent: bytes | None = None
+        self.received: bytes | None = None
         self._changed = asyncio.Condition()
 
     async def __call__(self, exchange: Exchange) -> None:
         if exchange.request.path.startswith("/_router/keys/"):
             await self._answer_question(exchange)
+            return
+        if exchange.request.path.startswith("/_relay/"):
+            body = self.received or b""
+            await exchange.head(200 if body else 404, content_length=str(len(body)))
+            await exchange.send(body)
             return
         await self.held.wait()
         data = exchange.content if self.sent is None else self.sent

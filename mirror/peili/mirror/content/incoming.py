@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+from peili.mirror.content.received import ReceivedRecords
 from peili.mirror.content.ring import ContentRing, RingMemory
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Digest
@@ -238,9 +239,13 @@ class IncomingRegistry:
         identity: This host's id.
         limits: See above; and ``ring_memory`` and ``ring_size``.
         limited: Called with the name of a limit that took effect.
+
+    Attributes:
+        received: What this host received lately, for a comparison with other hosts.
     """
 
     def __init__(self, identity: str, limits: Limits, limited: Callable[[str], None]) -> None:
+        self.received = ReceivedRecords()
         self._identity = identity
         self._limits = limits
         self._memory = RingMemory(limits, limited)

@@ -5,10 +5,11 @@ request cannot loop. Content that is still arriving is sent only to hosts that a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 
+from starlette.routing import Route
 from starlette.types import Scope
 from typing_extensions import override
 
@@ -16,6 +17,7 @@ from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.content.incoming_content import IncomingContent
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.middleware import request_record
+from peili.mirror.doors.received import ReceivedRoute
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.stored_content import OpenContent, read_pieces, send_growing, send_stored
 from peili.mirror.errors import NotFound
@@ -106,6 +108,10 @@ class PeerDoor(Door):
         super().__init__(context, default_registry)
         self.upload_slots = UploadSlots(context.limits, context.limited)
         self._incoming = incoming
+
+    def routes(self) -> Sequence[Route]:
+        """Return the routes of requests that are not for content."""
+        return (ReceivedRoute(self.context, self._incoming.received).route(),)
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:

@@ -17,6 +17,7 @@ from peili.mirror.relay.parallel import ParallelRequests
 from peili.mirror.relay.pipeline import BufferPool
 from peili.mirror.relay.reputation import Blame, HolderScores
 from peili.mirror.relay.verify import HashThreadPool, KnownSizes
+from peili.mirror.support.tasks import Tasks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ class RelayState:
         hash_threads: The threads that hash content.
         buffers: The memory for the content of all transfers.
         releases: The router's leases that are being released.
+        tracing: The tasks that find out where wrong bytes entered.
         parallel: The transfers of each blob, and the requests to each peer.
     """
 
@@ -81,6 +83,7 @@ class RelayState:
         self.hash_threads = HashThreadPool()
         self.buffers = BufferPool(self.limits.relay_memory)
         self.releases = LeaseReleases(context)
+        self.tracing = Tasks(context.log)
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)
 
 
@@ -127,6 +130,7 @@ class Relay:
             try:
                 await self._state.releases.aclose()
             finally:  # also if this is cancelled
+                self._state.tracing.cancel()
                 self._state.hash_threads.close()
                 self._incoming.clear()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.rejections import Rejections
 from peili.mirror.relay.relay import RelayState
 from peili.mirror.relay.reputation import IN_FLIGHT
@@ -20,21 +21,30 @@ class Senders:
         digest: What is transferred.
         state: The state that all transfers share.
         rejections: The holders that the transfer does not ask again.
+
+    Attributes:
+        feeders: The peers that sent bytes while they still received the content themselves.
     """
 
     def __init__(self, digest: Digest, state: RelayState, rejections: Rejections) -> None:
         self._digest = digest
         self._state = state
         self._rejections = rejections
+        self.feeders: set[Peer] = set()
         self._stopped_at: dict[str, int] = {}  # the ids, or `IN_FLIGHT`, each with the byte at which the peer stopped
 
     def add(self, source: Source) -> None:
         """Note that `source` was read up to its current offset."""
-        self._stopped_at[source.peer.id if source.in_flight is None else IN_FLIGHT] = source.offset
+        if source.in_flight is None:
+            self._stopped_at[source.peer.id] = source.offset
+        else:
+            self._stopped_at[IN_FLIGHT] = source.offset
+            self.feeders.add(source.peer)
 
     def clear(self) -> None:
         """Forget all senders: their bytes are right, or discarded."""
         self._stopped_at.clear()
+        self.feeders.clear()
 
     def since(self, offset: int) -> frozenset[str]:
         """Return the senders of the bytes from `offset` on."""

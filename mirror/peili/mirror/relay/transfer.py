@@ -17,6 +17,7 @@ from peili.mirror.errors import Aborted, FailureReason, NotFound, PeerUnavailabl
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
+from peili.mirror.peer_api.received import ReceivedBytes
 from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.plugins.interfaces import LeaseEnd
 from peili.mirror.relay.holders import Holders
@@ -26,6 +27,7 @@ from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
+from peili.mirror.relay.tracing import trace_wrong_byte
 from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
@@ -102,6 +104,7 @@ class Transfer:
         self._unverified = Senders(request.digest, state, self._rejections)
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
+        self._received = ReceivedBytes()
         self._span = Span.whole(0)
 
     async def begin(self) -> Span:
@@ -211,6 +214,7 @@ class Transfer:
                 self._verifier = await create_verifier(
                     self._state, self._request, source.span, deadline, is_parallel=holders.uses_windows
                 )
+                self._record_received()
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
                     return self._span  # `send_to` streams it
                 data = await self._collect(source)
@@ -387,6 +391,7 @@ class Transfer:
         while True:
             before, start = self.senders.pop(source.peer.id, 0), source.offset
             self.senders[source.peer.id] = before  # at the end: it sends now
+            self._received.sources.append((source.offset, source.peer.id))
             self._tap_source(source)
             try:
                 await pipeline.consume(source)
@@ -403,6 +408,27 @@ class Transfer:
                 await pipeline.release()
                 raise Aborted(f"no holder remains at byte {source.offset}") from error
         await pipeline.finish()
+
+    def _record_received(self) -> None:
+        """Let other hosts compare what the verifier sees, in case that it is wrong."""
+        if not isinstance(self._verifier, Unverified):
+            earlier = [
+                each for each in self._state.incoming.received.get(self._request.digest)[-1:] if self._span.start > 0
+            ]
+            sources = [each for attempt in earlier for each in attempt.sources if each[0] < self._span.start]
+            if self._span.start > 0 and not sources:
+                sources.append((0, None))  # the runtime has the beginning, and not through the relay
+            self._received = ReceivedBytes(self._verifier.prefixes, sources)
+            self._state.incoming.received.add(self._request.digest, self._received)
+
+    def _trace_wrong_byte(self) -> None:
+        """Find out in the background where a wrong byte entered, if it may have come from a host in flight."""
+        state, digest, feeders = self._state, self._request.digest, tuple(self._unverified.feeders)
+        if not feeders and IN_FLIGHT not in state.blame.suspects(digest):
+            return
+        received = ReceivedBytes(tuple(self._received.prefixes), list(self._received.sources))  # it does not change
+        state.incoming.received.add(digest, received)
+        state.tracing.start(trace_wrong_byte(digest, received, feeders, state.context, state.releases))
 
     def _tap_source(self, source: Source) -> None:
         """Let other hosts read what `source` sends."""
@@ -456,6 +482,7 @@ class Transfer:
         """
         self._discard_tapped()
         verifier, span, holders = self._verifier, self._span, self._holders
+        self._trace_wrong_byte()
         wrong = bytes(verifier.rewind())
         start = span.stop - len(wrong)
         senders, senders_of_end = self._unverified, self._unverified.since(start)
@@ -492,6 +519,7 @@ class Transfer:
         self._discard_tapped()
         await self._holders.disconnect()
         if not was_sent:
+            self._trace_wrong_byte()
             self._unverified.blame(is_continuation=self._span.start > 0)
         self._unverified.clear()
         if was_sent:

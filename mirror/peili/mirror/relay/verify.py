@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, cast
 
 from peili.mirror.limits import KIB
 from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.received import BLOCK, PREFIX_LENGTH
 
 Piece: TypeAlias = bytes | memoryview
 
@@ -41,12 +42,17 @@ class Verifier:
 
     Args:
         digest: The digest that the whole content must have.
+
+    Attributes:
+        prefixes: The digests of the beginnings of what was hashed; see `ReceivedBytes.prefixes`.
     """
 
     def __init__(self, digest: Digest) -> None:
         self._digest = digest
+        self.prefixes: list[str] = []
         self._hash = hashlib.new(digest.algorithm)
-        self._hash_before_withheld = self._hash.copy()
+        self._count = 0
+        self._hash_before_withheld, self._count_before_withheld = self._hash.copy(), 0
         self._withheld: Piece = b""
 
     def seed(self, piece: Piece) -> None:
@@ -54,7 +60,7 @@ class Verifier:
 
         If these bytes are wrong, `finish` fails. `Blame.suspects` then names the peers that may have sent them.
         """
-        self._hash.update(piece)
+        self._update(piece)
 
     def feed(self, piece: Piece) -> Piece:
         """Hash the next bytes.
@@ -62,8 +68,8 @@ class Verifier:
         Returns:
             The bytes that may be passed on now; empty after the first call.
         """
-        self._hash_before_withheld = self._hash.copy()
-        self._hash.update(piece)
+        self._hash_before_withheld, self._count_before_withheld = self._hash.copy(), self._count
+        self._update(piece)
         released, self._withheld = self._withheld, piece
         return released
 
@@ -78,7 +84,8 @@ class Verifier:
         Returns:
             The bytes that were withheld.
         """
-        self._hash = self._hash_before_withheld.copy()
+        self._hash, self._count = self._hash_before_withheld.copy(), self._count_before_withheld
+        del self.prefixes[self._count // BLOCK :]
         return self.release()
 
     def finish(self) -> Piece:
@@ -90,9 +97,25 @@ class Verifier:
         Raises:
             DigestMismatch: The content is wrong. The last piece stays withheld.
         """
+        if self._count % BLOCK:
+            self.prefixes.append(self._prefix())
         if self._hash.hexdigest() != self._digest.encoded:
             raise DigestMismatch(f"content does not have the digest {self._digest}")
         return self.release()
+
+    def _update(self, piece: Piece) -> None:
+        """Hash `piece`, and note the digest at each multiple of `BLOCK`, which costs nearly nothing."""
+        rest = memoryview(piece)
+        while rest:
+            part = rest[: BLOCK - self._count % BLOCK]
+            self._hash.update(part)
+            self._count += len(part)
+            if self._count % BLOCK == 0:
+                self.prefixes.append(self._prefix())
+            rest = rest[len(part) :]
+
+    def _prefix(self) -> str:
+        return self._hash.hexdigest()[:PREFIX_LENGTH]
 
 
 class Unverified(Verifier):

@@ -1,0 +1,94 @@
+"""Answers other hosts that ask which bytes this host received (peer_api/received.py)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from peili.mirror.content.received import ReceivedRecords
+from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.messages import JSON_HEADERS
+from peili.mirror.peer_api.received import (
+    BLOCK,
+    MAX_PREFIXES,
+    PREFIX_LENGTH,
+    RECEIVED_ROUTE,
+    ReceivedBytes,
+    encode_received,
+)
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.support.deadlines import Deadline
+
+_READ_TIMEOUT = 10.0
+"""Seconds for reading the content of the store. Nobody waits longer for the answer."""
+
+
+class ReceivedRoute:
+    """The route of the peer door that says what this host received.
+
+    What the runtime fetched from upstream itself is read from the store, for one request at a time.
+
+    Args:
+        context: The context of the peer door.
+        records: What this host received through the relay.
+    """
+
+    def __init__(self, context: Context, records: ReceivedRecords) -> None:
+        self._context = context
+        self._records = records
+        self._reading = asyncio.Semaphore()
+
+    def route(self) -> Route:
+        """Return the route for the peer door."""
+        return Route(RECEIVED_ROUTE, self._answer, methods=["GET"])
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            digest = Digest(request.path_params["digest"])
+        except ValueError:
+            return Response(status_code=400)
+        attempts = self._records.get(digest)
+        stored = await self._stored(digest)
+        if stored is not None and len(stored.prefixes) > max((len(each.prefixes) for each in attempts), default=0):
+            last = attempts[-1] if attempts else ReceivedBytes()
+            stored.sources = [*last.sources, (len(last.prefixes) * BLOCK, None)]
+            attempts = (*attempts, stored)
+        if not attempts:
+            return Response(status_code=404)
+        return Response(encode_received(attempts), headers=JSON_HEADERS)
+
+    async def _stored(self, digest: Digest) -> ReceivedBytes | None:
+        """Read what the store has of `digest`. Return None if it has nothing, or takes too long."""
+        try:
+            async with Deadline(_READ_TIMEOUT), self._reading:
+                return await call(
+                    lambda: self._read(digest),
+                    self._context,
+                    "the store",
+                    about=digest,
+                    seconds=_READ_TIMEOUT,
+                    allowed=(NotFound, Aborted, Unavailable),
+                )
+        except (TimeoutError, NotFound, Aborted, Unavailable):
+            return None
+
+    async def _read(self, digest: Digest) -> ReceivedBytes:
+        received, running = ReceivedBytes(), hashlib.new(digest.algorithm)
+        prefixes, buffer, offset = list[str](), memoryview(bytearray(BLOCK)), 0
+        async with await self._context.store.open(digest, partial=True) as content:
+            while offset < content.available and len(prefixes) < MAX_PREFIXES:
+                count = await content.readinto(offset, buffer[: BLOCK - offset % BLOCK])
+                if not count:
+                    break
+                await asyncio.to_thread(running.update, buffer[:count])
+                offset += count
+                if offset % BLOCK == 0 or offset == content.size:
+                    prefixes.append(running.hexdigest()[:PREFIX_LENGTH])
+        received.prefixes = prefixes
+        return received

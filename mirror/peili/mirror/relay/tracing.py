@@ -1,0 +1,164 @@
+"""Finds out between which two hosts a wrong byte entered content in flight.
+
+Each host on the way compares what it received with what its feeder received (peer_api/received.py). At the first link
+where they differ, one of the two hosts changed a byte, or lies. Nobody else can know which one, so both are barred from
+feeding others with this content while they receive it, and no other host is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from peili.mirror.client.client import map_exceptions
+from peili.mirror.errors import FailureReason, PeerUnavailable, Unavailable
+from peili.mirror.oci.references import Digest
+from peili.mirror.peer_api.keys import MAX_PATH
+from peili.mirror.peer_api.messages import MAX_MESSAGE
+from peili.mirror.peer_api.peers import Peer
+from peili.mirror.peer_api.received import BLOCK, ReceivedBytes, parse_received, received_path
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context, Feed, LeaseEnd, Upstream, Want
+from peili.mirror.relay.leases import LOOKUP_FACTOR, LeaseReleases
+from peili.mirror.support.deadlines import Deadline
+
+_ANSWER_TIMEOUT = 10.0
+"""Seconds for one answer: a host whose runtime fetched from upstream reads its file for it."""
+_TRACE_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two hosts between which a wrong byte entered.
+
+    Attributes:
+        upper: The id of the host that was read from; None means upstream.
+        lower: The id of the host that read from it.
+    """
+
+    upper: str | None
+    lower: str
+
+    def __str__(self) -> str:
+        return f"between {self.upper or 'upstream'} and {self.lower}"
+
+
+async def trace_wrong_byte(
+    digest: Digest, received: ReceivedBytes, peers: Sequence[Peer], context: Context, releases: LeaseReleases
+) -> Link | None:
+    """Find out where a wrong byte entered. If that was on the way to this host, report it to the router.
+
+    Args:
+        digest: The content.
+        received: What this host received.
+        peers: The peers that this host read from.
+        context: The mirror's context, with the relay's log.
+        releases: Releases the router's lease.
+
+    Returns:
+        The link; None if it was not found, because a host on the way does not answer or has forgotten.
+    """
+    try:
+        async with Deadline(_TRACE_TIMEOUT):
+            link = await _Trace(digest, peers, context).run(received)
+    except TimeoutError:
+        link = None
+    if link is None:
+        context.log.warning("%s: it was not found out where the wrong byte entered", digest)
+        return None
+    context.log.warning("%s: a wrong byte entered %s", digest, link)
+    if link.lower == context.identity and link.upper is not None:
+        await _report(digest, link.upper, context, releases)
+    return link
+
+
+async def _report(digest: Digest, upper: str, context: Context, releases: LeaseReleases) -> None:
+    """Let the router bar both ends of the link. The holders in its answer are not used."""
+    want = Want(digest, failed={upper: FailureReason.WRONG}, accepts_in_flight=True)
+    seconds = LOOKUP_FACTOR * context.limits.lookup_timeout + context.router.gather_time
+    try:
+        answer = await call(
+            lambda: context.router.acquire(want),
+            context,
+            "the report of a wrong byte",
+            about=digest,
+            limit="lookup_timeout",
+            seconds=seconds,
+            allowed=(Unavailable,),
+        )
+    except Unavailable as error:
+        context.log.info("%s: the wrong byte could not be reported: %s", digest, error)
+        return
+    if isinstance(answer, Feed | Upstream):
+        await releases.release(answer.lease, LeaseEnd.GONE, digest)
+
+
+class _Trace:
+    """Goes from host to host, towards the root."""
+
+    def __init__(self, digest: Digest, peers: Sequence[Peer], context: Context) -> None:
+        self._digest = digest
+        self._peers = {peer.id: peer for peer in (*context.router.peers(), *peers)}
+        self._context = context
+        self._answers: dict[str, Sequence[ReceivedBytes]] = {}
+
+    async def run(self, received: ReceivedBytes) -> Link | None:
+        """Return the link where the bytes that this host received were changed; None if it is unknown."""
+        lower = self._context.identity
+        for _ in range(MAX_PATH):
+            upper: tuple[str, ReceivedBytes] | None = None
+            for start, stop, source in _segments(received):
+                if source is None:
+                    if upper is None and start == 0:
+                        return Link(None, lower)
+                    continue  # its beginning came from others, and may be wrong, too
+                attempts = await self._ask(source)
+                equal = [each for each in attempts if _is_equal(received, each, stop)]
+                if not equal and any(_was_changed(received, each, start, stop) for each in attempts):
+                    return Link(source, lower)
+                upper = (source, equal[-1]) if equal else None
+            if upper is None:
+                return None
+            lower, received = upper
+        return None
+
+    async def _ask(self, peer_id: str) -> Sequence[ReceivedBytes]:
+        """Ask a host what it received. Return nothing if it does not answer."""
+        if peer_id not in self._answers:
+            self._answers[peer_id] = await self._fetch(peer_id)
+        return self._answers[peer_id]
+
+    async def _fetch(self, peer_id: str) -> Sequence[ReceivedBytes]:
+        peer, client = self._peers.get(peer_id), self._context.client
+        if peer is None:
+            return ()
+        try:
+            response = await client.open("GET", peer, received_path(self._digest), timeout=_ANSWER_TIMEOUT)
+            try:
+                with map_exceptions(peer):
+                    async with Deadline(_ANSWER_TIMEOUT):
+                        data = await response.read(MAX_MESSAGE)
+            finally:
+                response.close()
+            return parse_received(data) if response.head.status == 200 else ()
+        except (PeerUnavailable, ValueError) as error:
+            self._context.log.info("%s: peer %s does not say what it received: %s", self._digest, peer_id, error)
+            return ()
+
+
+def _segments(received: ReceivedBytes) -> list[tuple[int, int, str | None]]:
+    """Return the parts that came from one host each: the first and last number of blocks, and the id."""
+    starts = [(start // BLOCK, source) for start, source in received.sources]
+    ends = [start for start, _ in starts[1:]] + [len(received.prefixes)]
+    return [(start, end, source) for (start, source), end in zip(starts, ends, strict=True) if end > start]
+
+
+def _is_equal(lower: ReceivedBytes, upper: ReceivedBytes, stop: int) -> bool:
+    """Return whether `upper` has the same bytes as `lower` up to the end of a part."""
+    return len(upper.prefixes) >= stop and upper.prefixes[stop - 1] == lower.prefixes[stop - 1]
+
+
+def _was_changed(lower: ReceivedBytes, upper: ReceivedBytes, start: int, stop: int) -> bool:
+    """Return whether both had the same bytes before a part, but not after it."""
+    had_same = start == 0 or (len(upper.prefixes) >= start and upper.prefixes[start - 1] == lower.prefixes[start - 1])
+    return had_same and any(ours != theirs for ours, theirs in zip(lower.prefixes[:stop], upper.prefixes, strict=False))

@@ -1,0 +1,185 @@
+"""Wrong bytes in flight: the hosts compare what they received, and find the link where the wrong byte entered."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
+from tests.mirror.relay.peers import peers
+from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, pulling, until
+from typing_extensions import override
+
+from peili.mirror import Digest, Feed, Mirror, Peer, Upstream, serve
+from peili.mirror.peer_api.received import ReceivedBytes, encode_received, parse_received
+from peili.mirror.relay.verify import DigestMismatch, Verifier
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+DATA = content(3 * MIB + 1000)
+DIGEST = Digest.of(DATA)
+PATH = "/_relay/v1/received/"
+CHANGED = DATA[: MIB + 5] + bytes([DATA[MIB + 5] ^ 1]) + DATA[MIB + 6 :]
+
+
+def received(data: bytes, *sources: tuple[int, str | None]) -> bytes:
+    return encode_received([ReceivedBytes(prefixes(data), list(sources))])
+
+
+def prefixes(data: bytes) -> Sequence[str]:
+    stops = [*range(MIB, len(data), MIB), len(data)]
+    return [Digest.of(data[:stop]).encoded[:16] for stop in stops]
+
+
+class KnowingRouter(AdvisingRouter):
+    """Knows peers, too."""
+
+    def __init__(self, *advice: Advice) -> None:
+        super().__init__(*advice)
+        self.known: list[Peer] = []
+
+    @override
+    def peers(self) -> Sequence[Peer]:
+        return self.known
+
+
+@pytest.mark.parametrize(
+    ("by_a", "by_b", "link"),
+    [
+        (received(DATA, (0, None)), received(CHANGED, (0, "a")), "between a and b"),
+        (received(DATA, (0, None)), received(DATA, (0, "a")), "between b and {me}"),
+        (received(CHANGED, (0, None)), received(CHANGED, (0, "a")), "between upstream and a"),
+        (received(CHANGED, (0, None)), received(CHANGED, (0, None)), "between upstream and b"),
+        (received(DATA, (0, None)), received(CHANGED, (0, "c"), (MIB, "a")), "between a and b"),  # nobody knows c
+        (received(DATA, (0, None)), received(CHANGED, (0, "a"), (MIB, "c")), None),
+        (None, received(CHANGED, (0, "a")), None),
+        (received(DATA, (0, None)), None, None),
+        (received(DATA, (0, None)), b"[]", None),
+        (received(CHANGED, (0, "b")), received(CHANGED, (0, "a")), None),  # a circle, which is a lie
+    ],
+)
+async def test_the_link_is_found(
+    by_a: bytes | None, by_b: bytes | None, link: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    feeder_a, feeder_b, report = ScriptedFeeder(), ScriptedFeeder(MIB), RecordingLease()
+    feeder_a.received, feeder_b.received, feeder_b.sent = by_a, by_b, CHANGED
+    async with peers(DATA, feeder_a, feeder_b) as [a, b]:
+        router = KnowingRouter(Feed((in_flight(b),)), Upstream(), Upstream(report))
+        router.known = [a.peer]
+        async with pulling(router) as host:
+            getting = asyncio.create_task(host.get(DIGEST))
+            await until(lambda: b.requests)
+            await feeder_b.set(available=len(DATA))
+            assert not (await getting).whole
+            me = host.mirror.identity.id
+            if link is None:
+                await until(lambda: "it was not found out where the wrong byte entered" in caplog.text)
+            else:
+                await until(lambda: f"a wrong byte entered {link.format(me=me)}" in caplog.text)
+            is_own = link is not None and "{me}" in link
+            if is_own:
+                await until(lambda: report.reasons)
+        reports = [want for want in router.wants if "wrong" in want.failed.values()]
+        assert [dict(want.failed) for want in reports] == ([{"b": "wrong"}] if is_own else [])
+        assert report.reasons == (["gone"] if is_own else [])
+
+
+@pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB])
+def test_a_verifier_notes_the_digests_of_the_beginnings(size: int) -> None:
+    data, verifier = DATA[:size], Verifier(Digest.of(DATA[:size]))
+    for start in range(0, size, 300_000):
+        verifier.feed(data[start : start + 300_000])
+    verifier.finish()
+    assert verifier.prefixes == (prefixes(data) if size else [])
+
+
+def test_bytes_that_are_taken_back_are_not_noted() -> None:
+    verifier = Verifier(DIGEST)
+    verifier.feed(DATA[: MIB // 2])
+    verifier.feed(CHANGED[MIB // 2 :])
+    with pytest.raises(DigestMismatch):
+        verifier.finish()
+    assert verifier.prefixes == prefixes(CHANGED)
+    verifier.rewind()
+    assert verifier.prefixes == []
+    verifier.feed(DATA[MIB // 2 :])
+    verifier.finish()
+    assert verifier.prefixes == prefixes(DATA)
+
+
+@asynccontextmanager
+async def asking(store: MemoryStore, *, is_allowed: bool = True) -> AsyncGenerator[httpx.AsyncClient]:
+    mirror = Mirror(store, MemoryRouter(), auth=lambda _: is_allowed)
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+        url = f"http://{serving.peer_addresses[0]}"
+        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+            yield client
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+async def test_a_host_that_fetched_from_upstream_reads_its_store(is_whole: bool) -> None:
+    store = MemoryStore()
+    if is_whole:
+        store.add(DATA)
+    else:
+        store.begin(DIGEST, len(DATA)).write(DATA[: 2 * MIB + 10])
+    async with asking(store) as client:
+        response = await client.get(PATH + DIGEST)
+        assert response.status_code == 200
+        [answer] = parse_received(response.content)
+        assert answer.sources == [(0, None)]
+        assert list(answer.prefixes) == list(prefixes(DATA))[: 4 if is_whole else 2]
+
+
+async def test_unknown_content_and_malformed_digests_are_refused() -> None:
+    async with asking(MemoryStore()) as client:
+        assert (await client.get(PATH + DIGEST)).status_code == 404
+        assert (await client.get(PATH + "sha256:short")).status_code == 400
+        assert (await client.post(PATH + DIGEST)).status_code == 405
+
+
+async def test_only_hosts_that_may_use_the_peer_door_are_answered() -> None:
+    store = MemoryStore()
+    store.add(DATA)
+    async with asking(store, is_allowed=False) as client:
+        assert (await client.get(PATH + DIGEST)).status_code == 403
+
+
+async def test_a_host_says_from_whom_it_received_what() -> None:
+    feeder, other = ScriptedFeeder(2 * MIB), ScriptedFeeder(len(DATA))
+    async with peers(DATA, feeder, other) as [a, b]:
+        router = AdvisingRouter(Feed((in_flight(a),)), Feed((in_flight(b),)))
+        async with pulling(router) as host, serve(host.mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
+            getting = asyncio.create_task(host.get(DIGEST))
+            await until(lambda: a.requests)
+            await feeder.set(is_cut=True)
+            assert (await getting).body == DATA
+            async with httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}", trust_env=False) as client:
+                response = await client.get(PATH + DIGEST)
+    [answer] = parse_received(response.content)
+    assert answer.sources == [(0, "a"), (router.wants[1].offset, "b")]
+    assert list(answer.prefixes) == list(prefixes(DATA))
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        None,
+        [],
+        {"sources": [[0]], "prefixes": []},
+        {"sources": [[-1, "a"]], "prefixes": []},
+        {"sources": [[0, "not an id"]], "prefixes": []},
+        {"sources": [], "prefixes": [1]},
+        {"sources": [], "prefixes": ["0" * 17]},
+        {"sources": "", "prefixes": []},
+    ],
+)
+def test_malformed_answers_are_refused(attempt: object) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        parse_received(json.dumps({"attempts": [attempt]}).encode())
