@@ -49,8 +49,8 @@ class Limits:
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases being released
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # for the buffers of all transfers and, up to half of it, for content collected whole
-    ring_memory: int = 32 * MIB  # for what arrives and other hosts read, of all transfers together …
-    ring_size: int = 8 * MIB  # … and of one transfer
+    ring_memory: int = 24 * MIB  # for what arrives and other hosts read, of all transfers together …
+    ring_size: int = 4 * MIB  # … and of one transfer
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
     blob_size: int = 64 * 1024 * MIB  # the largest blob to relay if neither a manifest nor the runtime states a size
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)

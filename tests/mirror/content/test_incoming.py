@@ -307,6 +307,8 @@ async def test_the_size_is_waited_for() -> None:
 async def test_the_state_says_where_the_bytes_come_from() -> None:
     receiver = Receiver()
     assert receiver.registry.state(DIGEST) == InFlight(0, len(DATA), ("me", "feeder", "root"), "feeder")
+    receiver.tap.stop_reading()
+    assert receiver.registry.state(DIGEST) == InFlight(0, len(DATA), ("me",), None)
     receiver.receive(0, 100)
     receiver.close()
     assert receiver.registry.state(DIGEST) == InFlight(100, len(DATA), ("me",), None)

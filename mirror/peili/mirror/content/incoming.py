@@ -113,9 +113,8 @@ class Incoming:
 
     def remove_tap(self, tap: Tap) -> None:
         """Note the end of a transfer."""
+        self.clear_source(tap)
         del self._taps[tap]
-        if self._source is not None and self._source[0] is tap:
-            self._source = None
         if self._writer is tap:
             self._writer = None
         self.changes.notify()
@@ -127,6 +126,11 @@ class Incoming:
         if size is not None:
             self.size = size
         self.changes.notify()
+
+    def clear_source(self, tap: Tap) -> None:
+        """Note that a transfer reads from nobody now."""
+        if self._source is not None and self._source[0] is tap:
+            self._source = None
 
     def write(self, tap: Tap, offset: int, data: memoryview) -> None:
         """Put the bytes that a transfer received into the ring; see `Tap.write`."""
@@ -200,6 +204,10 @@ class Tap:
             needs_ring: Whether the bytes are put into the ring even if no host reads them yet.
         """
         self.incoming.set_source(self, path, size=size, needs_ring=needs_ring)
+
+    def stop_reading(self) -> None:
+        """Note that the transfer no longer reads from, or asks, the peer of `read_from`."""
+        self.incoming.clear_source(self)
 
     def write(self, offset: int, data: memoryview) -> None:
         """Note that `data` has arrived: the bytes from `offset` on. They are copied if somebody may need them."""

@@ -275,6 +275,8 @@ class Holders:
         feeder, self._feeder = self._feeder, None
         if feeder is not None:
             self._waited = feeder.waited
+            if self.tap is not None:
+                self.tap.stop_reading()
             await feeder.aclose()
 
     def _want(self, first: int | None, *, is_open: bool, head_only: bool) -> Want:

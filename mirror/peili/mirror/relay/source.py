@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, PeerUnavailable
-from peili.mirror.limits import Limits
+from peili.mirror.limits import MIB, Limits
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.keys import InFlight
@@ -18,6 +18,9 @@ from peili.mirror.relay.joined_body import JoinedBody
 from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_windows
 from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
+
+_TAPPED_READ = MIB
+"""The most bytes of one read if other hosts read, too: a part of the ring, so that they keep up."""
 
 
 class _RateCheck:
@@ -195,6 +198,8 @@ class Source:
         Raises:
             PeerUnavailable: The peer stalled, sends too slowly or ended early, or another one replaces it.
         """
+        if self.tap is not None and self.tap.is_wanted:
+            buffer = buffer[:_TAPPED_READ]
         offset, count = self.offset, await self._read_with_deadline(self._body.readinto, buffer)
         if self.tap is not None:
             self.tap.write(offset, buffer[:count])
