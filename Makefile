@@ -5,13 +5,14 @@ VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check docs bench venv format clean
+.PHONY: help demo test check docs site bench venv format clean
 
 help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
-	@echo "make docs    generate docs/api.md from the docstrings"
+	@echo "make docs    generate docs/api.md, docs/metrics.md and the dashboard"
+	@echo "make site    make a site of docs/ in build/site, and check its links; no network needed"
 	@echo "make bench   compare with nginx and docker-registry; ARGS='serve --quick' picks rows"
 	@echo "make venv    create a virtual environment with all tools: $(VENV)"
 	@echo "make format  format the code with ruff"
@@ -35,6 +36,11 @@ check: venv
 
 docs: venv
 	@$(BIN)/python scripts/api_page.py
+	@$(BIN)/python scripts/metrics_page.py
+	@$(BIN)/python scripts/grafana_dashboard.py
+
+site: venv
+	@$(BIN)/python scripts/docs_site.py
 
 bench:
 	@sh scripts/venv $(VENV) test
@@ -49,5 +55,5 @@ venv:
 	@sh scripts/venv $(VENV) dev
 
 clean:
-	@rm -rf $(VENV) $(DEMO) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@rm -rf $(VENV) $(DEMO) build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
