@@ -10,6 +10,8 @@ KIB = 1024
 MIB = 1024 * KIB
 _MAX = 2**53
 """A value above this must be a mistake, and is not exact as a float."""
+UNLIMITED = _MAX - 1
+"""A number of bytes per second that means: no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,12 @@ class Limits:
     uploads_per_peer: int = 16
     in_flight_uploads: int = 32  # of these, uploads of content that is still arriving …
     children: int = 4  # … and uploads of one such blob, which share what this host receives
+    upload_rate: int = UNLIMITED  # bytes per second to all peers; for each min_rate of it, one upload may run …
+    upload_rate_per_peer: int = UNLIMITED  # … and the same for one peer
+    # Serving to peers and to the runtime
+    local_rate: int = UNLIMITED  # bytes per second to the runtime
     reader_timeout: float = 60.0  # a client that reads nothing for this long is cut off
+    response_timeout: float = 3600.0  # a response that takes longer in total is cut off
     # Requests
     path_length: int = 4096
     header_count: int = 100

@@ -32,6 +32,7 @@ from peili.mirror.doors.middleware import (
     loopback_only,
 )
 from peili.mirror.doors.ops import OpsSources, StatusStreams, ops_app
+from peili.mirror.doors.pacing import door_pacers, paced
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.inspection.inspector import Inspector
@@ -170,20 +171,21 @@ class Mirror:
     def _build_apps(self, auth: Auth, local_auth: Auth, local_hosts: Iterable[str]) -> None:
         """Build the apps, with these layers from the outside to the inside::
 
-            local:  RequestMetrics > RequestChecks > AccessCheck > LocalDoor
-            peer:   RequestMetrics > AccessCheck > PeerDoor
-                                                 > PluginRouteMiddleware > a route of the router (below ROUTER_PATH)
+            local:  RequestMetrics > RequestChecks > AccessCheck > Pacing > LocalDoor
+            peer:   RequestMetrics > AccessCheck > Pacing > PeerDoor
+                                                          > PluginRouteMiddleware > a route (below ROUTER_PATH)
             ops:    RequestChecks > HostHeaderCheck > Starlette
 
         `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`, which
-        also checks the Host of requests to `ops`.
+        also checks the Host of requests to `ops`. `Pacing` is there only if a number of bytes per second is limited.
         """
         # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
         router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
         mount = routing.Mount(ROUTER_PATH, router_routes)
         peer = routing.Router([mount, *self._peer_door.routes()], redirect_slashes=False, default=self._peer_door)
-        local_checked: ASGIApp = AccessCheck(self._local_door, LOCAL, local_auth, self._context)
-        peer_checked = AccessCheck(peer, PEER, auth, self._context, identity=self.identity.id)
+        pacers = door_pacers(self.limits, self.metrics.limited.add)
+        local_checked: ASGIApp = AccessCheck(paced(self._local_door, pacers.local), LOCAL, local_auth, self._context)
+        peer_checked = AccessCheck(paced(peer, pacers.peer), PEER, auth, self._context, identity=self.identity.id)
         host_check = check_host(local_hosts)
         checks = (host_check, check_no_browser)
         local_checked = RequestChecks(local_checked, checks, self._context)

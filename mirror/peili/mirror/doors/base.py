@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Generator
 from dataclasses import replace
 from types import TracebackType
+from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
@@ -69,8 +70,9 @@ class Door(ABC):
             try:
                 target = self._parse(scope, response)
                 _describe(target, request_record(scope))
-                async with RequestScope(receive, self._scopes):
-                    await self._respond(target, response, scope)
+                async with RequestScope(receive, self._scopes) as request:
+                    with self._total_time(request, target):
+                        await self._respond(target, response, scope)
             except HTTPError as error:
                 if error.status in LIMIT_OF_STATUS:
                     self.context.limited(LIMIT_OF_STATUS[error.status])
@@ -84,6 +86,22 @@ class Door(ABC):
             if isinstance(error, TimeoutError):
                 self.context.limited("reader_timeout")
             self.context.log.debug("client disconnected: %s", scope["path"])
+
+    @contextlib.contextmanager
+    def _total_time(self, request: RequestScope, target: Target) -> Generator[None]:
+        """Cut the response off after ``limits.response_timeout`` seconds."""
+        seconds = self.context.limits.response_timeout
+
+        def end() -> None:
+            self.context.limited("response_timeout")
+            self.context.log.warning("%s: cut off, because the response takes longer than %g s", target.name, seconds)
+            request.cancel()
+
+        timer = asyncio.get_running_loop().call_later(seconds, end)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def drain(self, timeout: float) -> None:
         """Wait up to `timeout` seconds for the responses in progress to end, then cut them off.
@@ -237,7 +255,7 @@ class RequestScope:
             self._is_cancelled = True
             self._task.cancel()
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("not in a task")
@@ -245,6 +263,7 @@ class RequestScope:
         self._cancelling = task.cancelling()
         self._timer = asyncio.get_running_loop().call_later(_WATCH_DELAY, self._start_watcher)
         self._scopes.add(self)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

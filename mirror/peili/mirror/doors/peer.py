@@ -38,7 +38,8 @@ class UploadSlots:
     """Bounds the uploads that run at the same time.
 
     ``limits.uploads`` in total, ``limits.uploads_per_peer`` per host. Of content that is still arriving,
-    ``limits.in_flight_uploads`` in total, ``limits.children`` per blob.
+    ``limits.in_flight_uploads`` in total, ``limits.children`` per blob. If the bytes per second are limited, each
+    upload gets at least ``limits.min_rate``, below which the other host would replace this one.
 
     Args:
         limits: See above.
@@ -80,16 +81,17 @@ class UploadSlots:
         return self._uploads_to.total()
 
     def _exhausted_limit(self, host: str, in_flight: Digest | None) -> str | None:
-        limits = self._limits
-        if self._uploads_to.total() >= limits.uploads:
-            return "uploads"
-        if self._uploads_to[host] >= limits.uploads_per_peer:
-            return "uploads_per_peer"
-        if in_flight is None:
-            return None
-        if self._children_of.total() >= limits.in_flight_uploads:
-            return "in_flight_uploads"
-        return "children" if self._children_of[in_flight] >= limits.children else None
+        limits, total, to_host = self._limits, self._uploads_to.total(), self._uploads_to[host]
+        bounds = [
+            ("uploads", total, limits.uploads),
+            ("uploads_per_peer", to_host, limits.uploads_per_peer),
+            ("upload_rate", total, limits.upload_rate // limits.min_rate),
+            ("upload_rate_per_peer", to_host, limits.upload_rate_per_peer // limits.min_rate),
+        ]
+        if in_flight is not None:
+            bounds.append(("in_flight_uploads", self._children_of.total(), limits.in_flight_uploads))
+            bounds.append(("children", self._children_of[in_flight], limits.children))
+        return next((name for name, count, most in bounds if count >= max(1, most)), None)
 
 
 class PeerDoor(Door):
