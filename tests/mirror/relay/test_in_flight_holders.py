@@ -124,12 +124,24 @@ async def test_content_is_read_while_it_arrives_at_the_feeder(size: int) -> None
     assert {(holder.peer, holder.complete) for holder in f.lease.used} == {(f.a.peer, False)}
 
 
-async def test_the_router_learns_what_the_host_knows_and_shows() -> None:
-    class Showing(MemoryStore):
-        @override
-        def shows_in_flight(self) -> bool:
-            return True
+class Showing(MemoryStore):
+    """A store that shows content in flight."""
 
+    @override
+    def shows_in_flight(self) -> bool:
+        return True
+
+
+async def test_a_host_that_continues_to_the_end_can_share() -> None:
+    """It may be sent upstream for others then."""
+    async with feeding("b", available=HALF, store=Showing()) as f, f.getting() as getting:
+        await until(lambda: f.lease.offsets)
+        f.lease.is_superseded.set()
+        await getting
+        assert [(want.offset, want.can_share) for want in f.router.wants[:2]] == [(0, True), (HALF, True)]
+
+
+async def test_the_router_learns_what_the_host_knows_and_shows() -> None:
     async with feeding(available=LARGE, store=Showing()) as f:
         await f.host.get(f.digest, method="HEAD")
         await f.host.get(f.digest)

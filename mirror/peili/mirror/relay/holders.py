@@ -68,6 +68,7 @@ class Holders:
         self._waited = 0.0  # seconds without a byte from the last source
         self._replacement: Peer | None = None  # is asked first in the next race
         self._may_join = True
+        self._stated_size: int | None = None  # by the source that is being replaced
         self._races = 0  # at most ``limits.restarts``
 
     async def open(self, wanted: ByteRange | None, *, whole_if_small: bool = False, head_only: bool = False) -> Source:
@@ -97,7 +98,7 @@ class Holders:
         while self._races < self._state.limits.restarts:
             self._races += 1
             try:
-                want = self._want(first, is_open=stop is None, head_only=head_only)
+                want = self._want(first, to_end=stop in {None, self._stated_size}, head_only=head_only)
                 self._named = self._usable(await self.lease.acquire(want), accepts_in_flight=want.accepts_in_flight)
             except NotFound:
                 if not await self.rejections.wait_for_busy():
@@ -147,6 +148,7 @@ class Holders:
             NotFound: No holder remains, or the wait took too long.
         """
         wanted = ByteRange(offset, span.stop - 1)
+        self._stated_size = span.size
         await self.disconnect()
         async with self.bounded_wait():
             while True:
@@ -279,7 +281,7 @@ class Holders:
                 self.tap.stop_reading()
             await feeder.aclose()
 
-    def _want(self, first: int | None, *, is_open: bool, head_only: bool) -> Want:
+    def _want(self, first: int | None, *, to_end: bool, head_only: bool) -> Want:
         """Return what to ask the router for. ``first is None`` means a range at the end of unknown length."""
         state, digest = self._state, self._request.digest
         is_allowed = self.reads_in_flight and not state.blame.is_barred_in_flight(digest)
@@ -289,7 +291,7 @@ class Holders:
             first or 0,
             dict(self.rejections.reasons),
             size=self.rejections.size,
-            can_share=accepts_in_flight and is_open and shows_in_flight(state.context),
+            can_share=accepts_in_flight and to_end and shows_in_flight(state.context),
             accepts_in_flight=accepts_in_flight,
         )
 
