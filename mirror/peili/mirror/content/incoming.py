@@ -17,6 +17,8 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.keys import MAX_PATH, InFlight
 from peili.mirror.support.tasks import Broadcast
 
+_RETURN_TIMEOUT = 0.5
+"""Seconds in which a runtime that disconnected continues. If it was killed, other hosts need another feeder soon."""
 _MAX_EXPECTED = 1024
 """How many digests without a transfer are remembered. They are forgotten after ``limits.claim_timeout`` in any case."""
 
@@ -241,7 +243,8 @@ class IncomingRegistry:
     """All content that this host receives. Used on one event loop.
 
     After the last transfer of a digest, more bytes are expected for ``limits.claim_timeout`` seconds: the runtime may
-    continue, fetch the rest from upstream, or commit what it has. By then, the store shows them.
+    continue, fetch the rest from upstream, or commit what it has. By then, the store shows them. If the runtime has
+    disconnected, the time is shorter.
 
     Args:
         identity: This host's id.
@@ -292,8 +295,11 @@ class IncomingRegistry:
             return
         while len(self._expected) >= _MAX_EXPECTED:
             self._forget(next(iter(self._expected)))
+        timeout = self._limits.claim_timeout
+        if incoming.is_abandoned:
+            timeout = min(timeout, _RETURN_TIMEOUT)
         loop = asyncio.get_running_loop()
-        self._expected[incoming.digest] = loop.call_later(self._limits.claim_timeout, self._forget, incoming.digest)
+        self._expected[incoming.digest] = loop.call_later(timeout, self._forget, incoming.digest)
 
     def _forget(self, digest: Digest) -> None:
         if (timer := self._expected.pop(digest, None)) is not None:
