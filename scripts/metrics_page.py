@@ -37,6 +37,14 @@ sum(increase(peili_sent_bytes_total{door="local"}[1d]))
 |---|---|---|---|
 """
 
+_TRACES = """
+## Traces
+
+If the program has set up an SDK of OpenTelemetry, for example with `opentelemetry-instrument peili serve`, each request
+to a door is a span: with the answer, the repository, the digest, the bytes and the peers that sent them. Requests to
+peers carry the trace on, so a pull is one trace over all hosts that take part. Otherwise nothing is done.
+"""
+
 
 def page() -> str:
     """Return the text of the page."""
@@ -44,7 +52,7 @@ def page() -> str:
         f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {each.help} |\n"
         for each in sorted(empty_families(), key=lambda family: family.name)
     ]
-    return _INTRODUCTION + "".join(rows)
+    return _INTRODUCTION + "".join(rows) + _TRACES
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ from peili.mirror.inspection.inspector import Inspector
 from peili.mirror.lifecycle import Lifecycle, wait_until_listening
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, empty_families
+from peili.mirror.metrics.spans import Spans
 from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer, is_identity
@@ -142,10 +143,10 @@ class Mirror:
         self.peer_tls, self.identity = peer_tls, _identity_peer(identity, peer_tls)
         resolver = resolver or DeferResolver()
         self._detected_urls: tuple[str, ...] = ()  # the URLs that `listens_at` set
-        self.limits, self.metrics = limits or Limits(), Metrics()
+        self.limits, self.metrics, self._spans = limits or Limits(), Metrics(), Spans()
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
-        client = PeerClient(self.limits, tls=peer_tls or client_ssl)
+        client = PeerClient(self.limits, tls=peer_tls or client_ssl, add_headers=self._spans.inject)
         selection = Selection(registries, exclude)
         incoming = self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
         self._context = Context(
@@ -189,8 +190,8 @@ class Mirror:
         host_check = check_host(local_hosts)
         checks = (host_check, check_no_browser)
         local_checked = RequestChecks(local_checked, checks, self._context)
-        self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting)
-        self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting)
+        self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting, self._spans)
+        self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting, self._spans)
         self._status_streams = StatusStreams(self.status)
         sources = OpsSources(
             readiness=self.readiness,

@@ -13,7 +13,7 @@ import asyncio
 import ssl
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -75,15 +75,22 @@ class PeerClient:
         tls: How to connect to https URLs. None means with the certificate authorities of the system. With a `PeerTLS`,
             http URLs cannot be used.
         headers: Headers of every request.
+        add_headers: Called with the headers of each request before it is sent; adds more, such as those of a trace.
     """
 
     def __init__(
-        self, limits: Limits, *, tls: ssl.SSLContext | PeerTLS | None = None, headers: Mapping[str, str] | None = None
+        self,
+        limits: Limits,
+        *,
+        tls: ssl.SSLContext | PeerTLS | None = None,
+        headers: Mapping[str, str] | None = None,
+        add_headers: Callable[[dict[str, str]], None] = lambda _: None,
     ) -> None:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
         self._contacts: dict[str, Contact] = {}  # by the peer's id
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
+        self._add_headers = add_headers
         self._tls = tls
         self._pool = ConnectionPool(tls)
 
@@ -246,6 +253,7 @@ class PeerClient:
         headers = {"Host": f"{host}:{origin.port}", **self._headers, **request.headers}
         if request.body is not None:
             headers["Content-Length"] = str(len(request.body))
+        self._add_headers(headers)
         lines = [f"{name}: {value}" for name, value in headers.items()]
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError("a header has more than one line")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import nullcontext
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias, cast
 
@@ -17,6 +18,7 @@ from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.metrics.counters import LOCAL, Metrics
 from peili.mirror.metrics.requests import RequestRecord
+from peili.mirror.metrics.spans import Spans
 from peili.mirror.oci.requests import DENIED, LIMIT_OF_STATUS, HTTPError, check_head
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
@@ -180,13 +182,15 @@ class RequestMetrics:
         door: The name of the door in the metrics.
         metrics: Where to count.
         accounting: Learns of each request to the local door that has ended.
+        spans: Makes a span for each request, if the program has set up OpenTelemetry.
     """
 
-    def __init__(self, app: ASGIApp, door: str, metrics: Metrics, accounting: Accounting) -> None:
+    def __init__(self, app: ASGIApp, door: str, metrics: Metrics, accounting: Accounting, spans: Spans) -> None:
         self._app = app
         self._door = door
         self._metrics = metrics
         self._accounting = accounting
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -198,7 +202,8 @@ class RequestMetrics:
         record.client = (scope.get("client") or ("",))[0]
         self._metrics.active.add(record)
         try:
-            await self._app(scope, receive, self._count_bytes(send, record))
+            with self._spans.request(scope, record) if self._spans.are_on else nullcontext():
+                await self._app(scope, receive, self._count_bytes(send, record))
         finally:
             self._metrics.active.discard(record)
             self._count_request(scope, record)
