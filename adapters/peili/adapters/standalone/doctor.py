@@ -11,6 +11,7 @@ from peili.adapters.containerd.doctor.diagnosis import DoctorTarget, diagnose
 from peili.adapters.containerd.doctor.result import CheckResult, Level, summary
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
+from peili.adapters.standalone.operations import ops_url
 from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions
 
@@ -44,6 +45,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         is_peer_door_closed=peer_tls is None and not config.peer.insecure,
         peer_tls=peer_tls,
         store_kind=kind,
+        ops=ops_url(config) if config.ops else None,
     )
 
 

@@ -309,6 +309,32 @@ async def test_an_invalid_status_is_not_from_peili(document: object) -> None:
     assert (status, result.level) == (None, Level.FAIL)
 
 
+@pytest.mark.parametrize(
+    ("door", "what"),
+    [
+        (200, "peili this-host answers at http://host:5050"),
+        (503, "what answers at http://host:5050 is not peili (status 503 for /v2/)"),
+        (None, "nothing answers at http://host:5050 (refused)"),
+    ],
+)
+async def test_the_status_may_have_an_address_of_its_own(door: int | None, what: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.port == 5052 and request.url.path == "/status":
+            return httpx.Response(200, json={"identity": "this-host"})
+        if door is None:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(door if request.url.path == "/v2/" else 404)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as http:
+        status, result = await check_local_door(http, "http://host:5050", "http://host:5052")
+        assert result.what == what
+        assert (status is not None) == (door == 200) == (result.level is Level.OK)
+        status, result = await check_local_door(http, "http://host:5052")
+        assert status is not None
+        status, result = await check_local_door(http, "http://host:5050", "http://host:5053")
+        assert (status, result.level) == (None, Level.FAIL)
+
+
 @pytest.mark.parametrize("version", [(1, 6), (1, 7)])
 async def test_a_file_of_containerd_1_x_without_its_version_is_ignored_in_part(
     version: tuple[int, int], tmp_path: Path

@@ -30,6 +30,7 @@ class DoctorTarget:
 
     Attributes:
         mirror: The URL of peili's local door, as containerd reaches it.
+        ops: The URL of peili's status; None if it is at the local door.
         address: containerd's socket.
         namespaces: The namespaces that peili serves; empty for all.
         selection: The images that the mirror is for.
@@ -51,6 +52,7 @@ class DoctorTarget:
     is_peer_door_closed: bool = False
     peer_tls: PeerTLS | None = None
     store_kind: str = "containerd"
+    ops: str | None = None
 
 
 async def diagnose(target: DoctorTarget) -> AsyncGenerator[CheckResult, None]:
@@ -166,7 +168,7 @@ async def _check_mirror(
     client: httpx.AsyncClient, api: ContainerdApi | None, target: DoctorTarget, files: _Files
 ) -> AsyncGenerator[CheckResult, None]:
     """Check that peili answers, and that other hosts can find it. `api` is None if containerd does not answer."""
-    status, result = await mirror_checks.check_local_door(client, target.mirror)
+    status, result = await mirror_checks.check_local_door(client, target.mirror, target.ops)
     yield result
     if status is None:
         return

@@ -70,22 +70,52 @@ def make_peer_client(tls: PeerTLS | None) -> PeerClient:
     return PeerClient(Limits(connect_timeout=_TIMEOUT), tls=tls)
 
 
-async def check_local_door(client: httpx.AsyncClient, mirror: str) -> tuple[MirrorStatus | None, CheckResult]:
-    """Check that a peili answers at `mirror`, the URL of the local door. Return its status, if it answers."""
+class _NoPeili(Exception):
+    """No peili answers. `what` says what was found, `fix` what to do."""
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.fix = fix
+
+
+async def check_local_door(
+    client: httpx.AsyncClient, mirror: str, ops: str | None = None
+) -> tuple[MirrorStatus | None, CheckResult]:
+    """Check that a peili answers at its local door. Return its status, if it answers.
+
+    Args:
+        client: A client from `make_client`.
+        mirror: The URL of the local door.
+        ops: The URL of the status, if it has an address of its own.
+    """
     about = "local door"
     try:
-        response = await client.get(f"{mirror}/status")
+        response = await _get(client, ops or mirror, "/status")
         status = _parse_status(response)
-    except httpx.TimeoutException:
-        what = f"{mirror} accepts connections, but does not answer within {_TIMEOUT:g} seconds"
-        return None, fail(about, what, "restart peili; containerd has no timeout of its own, and would wait as long")
+        if status is None:
+            raise _another_program(response, ops or mirror, "/status", "local.listen" if ops is None else "ops.listen")
+        if ops is not None and (door := await _get(client, mirror, "/v2/")).status_code != 200:
+            raise _another_program(door, mirror, "/v2/", "local.listen")
+    except _NoPeili as error:
+        return None, fail(about, error.what, error.fix)
+    return status, ok(about, f"peili {status.identity} answers at {mirror}")
+
+
+async def _get(client: httpx.AsyncClient, url: str, path: str) -> httpx.Response:
+    try:
+        return await client.get(f"{url}{path}")
+    except httpx.TimeoutException as error:
+        what = f"{url} accepts connections, but does not answer within {_TIMEOUT:g} seconds"
+        raise _NoPeili(what, "restart peili; containerd has no timeout of its own, and would wait as long") from error
     except httpx.TransportError as error:
         fix = "start peili, or set local.listen to the address that hosts.toml names"
-        return None, fail(about, f"nothing answers at {mirror} ({str(error) or type(error).__name__})", fix)
-    if status is None:
-        what = f"what answers at {mirror} is not peili (status {response.status_code} for /status)"
-        return None, fail(about, what, "give peili a port of its own with local.listen, and run: peili hosts apply")
-    return status, ok(about, f"peili {status.identity} answers at {mirror}")
+        raise _NoPeili(f"nothing answers at {url} ({str(error) or type(error).__name__})", fix) from error
+
+
+def _another_program(response: httpx.Response, url: str, path: str, key: str) -> _NoPeili:
+    what = f"what answers at {url} is not peili (status {response.status_code} for {path})"
+    return _NoPeili(what, f"give peili a port of its own with {key}, and run: peili hosts apply")
 
 
 def _parse_status(response: httpx.Response) -> MirrorStatus | None:
