@@ -184,7 +184,7 @@ def test_one_run_names_all_mistakes(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == len(own), "plug-ins are not needed here"
 
 
-EMBEDDING = "{} is only for embedding; use static, file, dns or mdns"
+EMBEDDING = "{} is only for embedding; use static, file, dns, mdns or kubernetes"
 LEVELS = "debug, info, warning, error"
 PEERS = "[router]\nkind = 'static'\npeers = 3"
 
@@ -269,6 +269,24 @@ def test_with_a_key_the_urls_of_peers_must_be_https(
     done = peili("serve", "--check", "--set=store.kind=memory", access, *flags)
     reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
     assert (done.returncode, done.stderr) == (2, f"peili: {key}: {expected}, {reason}{end}\n")
+
+
+@pytest.mark.parametrize("text", ["http://10.0.0.3:5051\n", '["https://10.0.0.4:5051", ["http://10.0.0.3:5051"]]'])
+def test_with_a_key_a_file_of_peers_must_have_https_urls(text: str, tmp_path: Path) -> None:
+    peili("keys", "new", tmp_path / "key")
+    members = tmp_path / "members"
+    flags = ["serve", "--check", "--set=store.kind=memory", "--set=router.kind=file", f"--set=router.path={members}"]
+    members.write_text(text)
+    assert peili(*flags).returncode == 0
+    done = peili(*flags, f"--set=peer.shared_key_file={tmp_path}/key")
+    reason = "because [peer] has a key or certificates, and hosts connect to peers with TLS"
+    line = f"peili: --set: router.path: a file with https URLs, {reason}, not http://10.0.0.3:5051\n"
+    assert (done.returncode, done.stderr) == (2, line)
+    for other in ("https://10.0.0.3:5051\n", "not a URL"):  # the router itself reports a mistake
+        members.write_text(other)
+        assert peili(*flags, f"--set=peer.shared_key_file={tmp_path}/key").returncode == 0
+    members.unlink()
+    assert peili(*flags, f"--set=peer.shared_key_file={tmp_path}/key").returncode == 0
 
 
 @pytest.mark.parametrize("flags", [["kind=talos", "file=/members"], ["kind=dns", "name=peers.example", "port=5051"]])

@@ -19,6 +19,7 @@ from peili.adapters.standalone.identity import default_identity
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
 from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Serving, Watchdog, clients_in, serve
 from peili.mirror.server.listening import bind
+from peili.routers.file import FileRouter
 from peili.routers.memory import MemoryRouter
 from peili.routers.static import StaticRouter
 
@@ -70,10 +71,12 @@ def _router(config: Config, plugins: Plugins) -> Router:
     section = _with_https(config.router) if has_tls else config.router
     router = section.build(plugins.router)
     if type(router) in {PushRouter, MemoryRouter}:  # a third-party subclass may find its peers itself
-        expected = f"{config.router.kind} is only for embedding; use static, file, dns or mdns"
+        expected = f"{config.router.kind} is only for embedding; use static, file, dns, mdns or kubernetes"
         raise ConfigError("router.kind", expected, source=config.router.sources.get("kind"))
     if has_tls and isinstance(router, StaticRouter):
         _check_urls(router, config.router)
+    if has_tls and isinstance(router, FileRouter):
+        _check_file(router, config.router)
     return router
 
 
@@ -93,6 +96,14 @@ def _check_urls(router: StaticRouter, section: PluginSection) -> None:
             if not url.startswith("https:"):
                 source = section.sources.get("peers")
                 raise ConfigError(f"router.peers[{index}]", f"an https URL, {_TLS_REASON}, not {url}", source=source)
+
+
+def _check_file(router: FileRouter, section: PluginSection) -> None:
+    """Check that the file lists https URLs now. Raises ConfigError. The router reports a file that can't be read."""
+    for url in (url for peer in router.read() for url in peer.urls):
+        if not url.startswith("https:"):
+            expected = f"a file with https URLs, {_TLS_REASON}, not {url}"
+            raise ConfigError("router.path", expected, source=section.sources.get("path"))
 
 
 def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:

@@ -13,7 +13,7 @@ from typing import Any, Self
 from typing_extensions import override
 
 from peili.mirror import Broadcast, ConfigError, Context, MembershipRouter, Options, Peer, base_url
-from peili.routers.file.source import FileSource, SourceError
+from peili.routers.file.source import FileSource, SourceError, decode, read_file
 from peili.routers.static import read_peers
 
 _LOG = logging.getLogger(__name__)
@@ -47,6 +47,13 @@ class FileRouter(MembershipRouter):
         options = Options(config, "path", "interval")
         path = options.path("path", expected="the path of a file")
         return cls(path, interval=options.number("interval", 2.0, minimum=0.05, expected="seconds, 0.05 or more"))
+
+    def read(self) -> list[Peer]:
+        """Return the members that the file lists now; none if it can't be read or has a mistake. Blocks."""
+        try:
+            return parse_members(decode(read_file(self._path)))
+        except (OSError, SourceError, InvalidFile):
+            return []
 
     @override
     @asynccontextmanager

@@ -64,7 +64,7 @@ class FileSource(MemberSource):
             is_same_file = signature[:2] == self._read_signature[:2]
             if is_same_file and signature != before:
                 return None
-            data = _read_file(self._path)
+            data = read_file(self._path)
             if _signature_of(self._path) != signature:  # it was written meanwhile
                 return None
         except OSError as error:
@@ -80,7 +80,8 @@ def _signature_of(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
-def _read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return what the file contains, but not more than one byte too much. Raises OSError."""
     with path.open("rb") as file:
         return file.read(MAX_TEXT + 1)
 
