@@ -18,7 +18,7 @@ from tests.kubernetes_programs import has_programs, program
 from tests.lab.processes import ENVIRONMENT, CommandFailed, run
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import SECTIONS, Config
+from peili.adapters.standalone.config import Config, known_keys
 from peili.mirror import Mirror
 from peili.mirror.tls.key_file import create_key_file
 from peili.routers.kubernetes.slices import PORT_NAME
@@ -181,7 +181,7 @@ def test_the_service_names_the_peer_doors_for_the_router(
     assert port == {"name": PORT_NAME, "port": door["containerPort"], "targetPort": door["name"]}
     [variable] = peili["env"]
     assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
-    [assignment] = settings.from_environment({variable["name"]: "node-1"}, SECTIONS)
+    [assignment] = settings.from_environment({variable["name"]: "node-1"}, known_keys())
     assert assignment.path == ("mirror", "identity")
 
 

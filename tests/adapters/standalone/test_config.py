@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import SECTIONS as SECTION_NAMES
-from peili.adapters.standalone.config import Config, TLSOptions
+from peili.adapters.standalone.config import Config, TLSOptions, known_keys
 from peili.mirror import ConfigError, Limits, Plugins
 
 
@@ -22,7 +21,7 @@ def load(
     path.write_text(toml, encoding="utf-8")
     assignments = [
         *settings.from_file(path),
-        *settings.from_environment(environ or {}, SECTION_NAMES),
+        *settings.from_environment(environ or {}, known_keys()),
         *settings.from_flags(flags),
     ]
     return Config.load(settings.merge(assignments))
@@ -229,7 +228,7 @@ def test_the_value_of_a_variable_is_toml_if_it_is_valid_toml() -> None:
                     "PEILI_ROUTER__LABELS__ZONE": "north",
                     "PEILI_ROUTER__LABELS__RACK": "3",
                 },
-                SECTION_NAMES,
+                known_keys(),
             )
         )
     )
@@ -258,7 +257,7 @@ def test_other_variables_are_ignored() -> None:
             f"{service}_PORT_80_TCP": "tcp://10.0.0.1:80",
             f"{service}_PORT_80_TCP_ADDR": "10.0.0.1",
         }
-    assert list(settings.from_environment(environ, SECTION_NAMES)) == []
+    assert list(settings.from_environment(environ, known_keys())) == []
 
 
 @pytest.mark.parametrize(
@@ -270,12 +269,16 @@ def test_other_variables_are_ignored() -> None:
         ("PEILI_ROUTER_KIND", "x", "not the name of a key; did you mean PEILI_ROUTER__KIND?"),
         ("PEILI_PEER_SHARED_KEY_FILE", "x", "not the name of a key; did you mean PEILI_PEER__SHARED_KEY_FILE?"),
         ("PEILI_ROUTR_PEERS", "x", "not the name of a key; did you mean PEILI_ROUTER__PEERS?"),
+        ("PEILI_SHARED_KEY_FILE", "x", "not the name of a key; did you mean PEILI_PEER__SHARED_KEY_FILE?"),
+        ("PEILI_REGISTRY", "x", "not the name of a key; did you mean PEILI_MIRROR__REGISTRIES?"),
+        ("peili_router__kind", "x", "not the name of a key; did you mean PEILI_ROUTER__KIND?"),
+        ("PEILI_CONFIG_FILE", "x", "not the name of a key; did you mean PEILI_CONFIG?"),
         ("PEILI_LOG__", "x", "not the name of a key; write PEILI_SECTION__KEY"),
     ],
 )
 def test_a_mistake_in_a_variable_names_the_variable(name: str, value: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        Config.load(settings.merge(settings.from_environment({name: value}, SECTION_NAMES)))
+        Config.load(settings.merge(settings.from_environment({name: value}, known_keys())))
     assert str(caught.value) == f"{name}: {line}"
 
 
@@ -318,7 +321,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}[a-z0-9]", fullmatch=True).filter(lam
 @given(st.lists(NAMES, min_size=2, max_size=4), st.integers())
 def test_the_name_of_a_variable_is_the_path_of_a_key(path: list[str], value: int) -> None:
     name = "PEILI_" + "__".join(path).upper()
-    (assignment,) = settings.from_environment({name: str(value)}, SECTION_NAMES)
+    (assignment,) = settings.from_environment({name: str(value)}, known_keys())
     assert assignment == settings.Assignment(tuple(path), settings.Setting(value, name, str(value)))
 
 

@@ -16,7 +16,8 @@ from click.shell_completion import CompletionItem, shell_complete
 
 from peili.adapters.standalone import about, load, serve
 from peili.adapters.standalone.config import FORMATS, LEVELS, Config
-from peili.adapters.standalone.load import CONFIG_VARIABLE, DEFAULT_FILE, ConfigMistakes
+from peili.adapters.standalone.load import DEFAULT_FILE, ConfigMistakes
+from peili.adapters.standalone.settings import CONFIG_VARIABLE
 from peili.mirror import ConfigError, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 

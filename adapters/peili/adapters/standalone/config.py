@@ -242,7 +242,7 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
     """
     settings = sections.get(name, {})
     for key in settings:
-        homes = [f"[{section}]" for section, keys in _keys().items() if key in keys]
+        homes = [f"[{section}]" for section, keys in known_keys().items() if key in keys]
         if key not in known and homes:
             raise ConfigError(f"{name}.{key}", f"belongs in {' or '.join(homes)}", source=settings[key].source)
     # PEILI_MIRROR__IDENTITY=42 has no quotes, and is a string.
@@ -257,9 +257,10 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
         raise error.within(name, source=None if setting is None else setting.source) from error
 
 
-def _keys() -> dict[str, tuple[str, ...]]:
-    """Return the keys of each section that has no plug-in."""
+def known_keys() -> dict[str, tuple[str, ...]]:
+    """Return the keys of each section. Those of a plug-in are known to the plug-in, except ``kind``."""
     return {
+        **dict.fromkeys(_DEFAULT_PLUGINS, ("kind",)),
         "local": _field_names(LocalOptions),
         "ops": ("listen",),
         "peer": tuple(name for name in _field_names(PeerOptions) if name != "sources"),
@@ -343,7 +344,7 @@ def _addresses(section: Options, key: str, default: str | list[str], *, empty: b
 
 
 def _load_peer(sections: Sections) -> PeerOptions:
-    with _section("peer", sections, *_keys()["peer"]) as section:
+    with _section("peer", sections, *known_keys()["peer"]) as section:
         options = PeerOptions(
             listen=_addresses(section, "listen", "[::]:5051", empty=True),
             advertise=section.text("advertise", None),

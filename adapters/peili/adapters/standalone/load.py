@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import CHECKS, SECTIONS, Config, load_plugin
-from peili.adapters.standalone.settings import Sections, Setting
+from peili.adapters.standalone.config import CHECKS, Config, known_keys, load_plugin
+from peili.adapters.standalone.settings import CONFIG_VARIABLE, Sections, Setting
 from peili.mirror import ConfigError, Plugins
 
 DEFAULT_FILE = Path("/etc/peili/peili.toml")
 """What is read without --config, if it exists."""
-CONFIG_VARIABLE = "PEILI_CONFIG"
-"""The variable that names another file than `DEFAULT_FILE`, or none if it is empty."""
 
 
 class ConfigMistakes(ConfigError):
@@ -65,7 +63,7 @@ def read(
 ) -> Sections:
     """Collect the configuration from a file, the environment and the options. Raises ConfigError."""
     found = [] if file is None else [*settings.from_file(file)]
-    found += settings.from_environment(os.environ, SECTIONS)
+    found += settings.from_environment(os.environ, known_keys())
     found += settings.from_flags(assignments)
     for key, text in (("format", log_format), ("level", log_level)):
         if text is not None:

@@ -16,6 +16,8 @@ from typing import Any, cast
 from peili.mirror import ConfigError
 
 PREFIX = "PEILI_"
+CONFIG_VARIABLE = "PEILI_CONFIG"
+"""The variable that names the configuration file; no file, if it is empty."""
 _KUBERNETES_VARIABLE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
 
 
@@ -75,18 +77,19 @@ def _parse(path: Path) -> dict[str, Any]:
         raise ConfigError(str(path), "not TOML that can be read: nested too deeply") from error
 
 
-def from_environment(environ: Mapping[str, str], sections: Sequence[str]) -> Iterator[Assignment]:
+def from_environment(environ: Mapping[str, str], keys: dict[str, tuple[str, ...]]) -> Iterator[Assignment]:
     """Read variables such as ``PEILI_ROUTER__KIND``. Raises ConfigError if one has an empty part in its name.
 
-    A variable without a double underscore that resembles the name of a key is an error, too. Those that Kubernetes sets
-    for a Service whose name begins with peili are ignored, such as ``PEILI_PORT``.
+    A variable that resembles the name of a key is an error, too: one with an underscore too few, without the section,
+    or in another case. Those that Kubernetes sets for a Service whose name begins with peili are ignored, such as
+    ``PEILI_PORT``.
 
     Args:
         environ: The variables.
-        sections: The names of all sections.
+        keys: The names of all sections, each with its keys.
     """
     for name, text in sorted(environ.items()):
-        if name.startswith(PREFIX) and (intended := _intended_variable(name, sections)) is not None:
+        if name.upper().startswith(PREFIX) and (intended := _intended_variable(name, keys)) is not None:
             raise ConfigError(name, f"not the name of a key; did you mean {intended}?")
         path = tuple(name.removeprefix(PREFIX).lower().split("__"))
         if name.startswith(PREFIX) and len(path) > 1:
@@ -95,13 +98,24 @@ def from_environment(environ: Mapping[str, str], sections: Sequence[str]) -> Ite
             yield Assignment(path, Setting(toml_value(text), name, text))
 
 
-def _intended_variable(name: str, sections: Sequence[str]) -> str | None:
-    """Return the variable that was probably meant by `name`: ``PEILI_ROUTER_KIND`` has an underscore too few."""
-    if "__" in name or _KUBERNETES_VARIABLE.search(name):
+def _intended_variable(name: str, keys: dict[str, tuple[str, ...]]) -> str | None:
+    """Return the variable that was probably meant by `name`: ``PEILI_ROUTER_KIND`` has an underscore too few.
+
+    `name` begins with the prefix in any case.
+    """
+    upper = name.upper()
+    if "__" in name:
+        return None if name.startswith(PREFIX) else upper
+    if _KUBERNETES_VARIABLE.search(upper) or name == CONFIG_VARIABLE:
         return None
-    section, _, key = name.removeprefix(PREFIX).partition("_")
-    near = difflib.get_close_matches(section.lower(), sections, 1, 0.8)
-    return f"{PREFIX}{near[0].upper()}__{key.upper()}" if key and near else None
+    words = upper.removeprefix(PREFIX).lower()
+    section, _, key = words.partition("_")
+    if key and (near := difflib.get_close_matches(section, keys, 1, 0.8)):
+        return f"{PREFIX}{near[0].upper()}__{key.upper()}"
+    homes = {each: home for home, names in reversed(keys.items()) for each in names if each != "kind"}
+    if near := difflib.get_close_matches(words, homes, 1, 0.77):
+        return f"{PREFIX}{homes[near[0]]}__{near[0]}".upper()
+    return CONFIG_VARIABLE if difflib.get_close_matches(upper, [CONFIG_VARIABLE], 1, 0.8) else None
 
 
 def from_flags(flags: Sequence[str]) -> Iterator[Assignment]:
