@@ -11,7 +11,7 @@ help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
 	@echo "make test    install what the tests need and run them"
 	@echo "make check   lint and type-check"
-	@echo "make docs    generate docs/api.md, docs/metrics.md and the dashboard"
+	@echo "make docs    generate docs/api.md, docs/configuration.md, docs/metrics.md and the dashboard"
 	@echo "make site    make a site of docs/ in build/site, and check its links; no network needed"
 	@echo "make bench   compare with nginx and docker-registry; ARGS='serve --quick' picks rows"
 	@echo "make venv    create a virtual environment with all tools: $(VENV)"
@@ -36,6 +36,7 @@ check: venv
 
 docs: venv
 	@$(BIN)/python scripts/api_page.py
+	@$(BIN)/python scripts/configuration_page.py
 	@$(BIN)/python scripts/metrics_page.py
 	@$(BIN)/python scripts/grafana_dashboard.py
 
