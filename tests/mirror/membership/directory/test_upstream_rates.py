@@ -20,9 +20,9 @@ def test_the_best_recent_rate_counts() -> None:
     for clock.now, available in ((0, 1000), (0.5, 2000), (1, 4000), (2, 5000)):
         fetches.grow("k", available)
     assert fetches.best_rate() == 3000
-    clock.now = 61.5
+    clock.now = 6.5
     assert fetches.best_rate() == 1000
-    clock.now = 63
+    clock.now = 7.5
     assert fetches.best_rate() is None
 
 

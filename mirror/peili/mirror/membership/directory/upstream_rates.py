@@ -11,7 +11,7 @@ _IDLE_TIME = 120.0
 """Seconds after which a fetch that does not grow is forgotten."""
 _WINDOW = 1.0
 """Seconds over which a rate is measured."""
-_RECENT = 60.0
+_RECENT = 5.0
 """Seconds for which a rate counts."""
 
 
@@ -73,7 +73,7 @@ class UpstreamFetches:
         return len(self._fetches)
 
     def best_rate(self) -> float | None:
-        """Return the best rate of the last minute in bytes per second; None if none was measured."""
+        """Return the best rate that was measured in the last seconds, in bytes per second; None if there is none."""
         since = self._clock() - _RECENT
         return max((rate for measured, rate in self._rates if measured >= since), default=None)
 
