@@ -35,7 +35,7 @@ class Host:
         self.mirror = Mirror(self.store, self.router, identity=self.name, **self._options)
         await self._stack.enter_async_context(self.mirror)
         peer = self.url.partition("://")[2]
-        await self._stack.enter_async_context(serve(self.mirror, local="127.0.0.1:0", peer=peer))
+        self.serving = await self._stack.enter_async_context(serve(self.mirror, local="127.0.0.1:0", peer=peer))
 
     async def stop(self) -> None:
         """Stop. Start it again with `start`."""

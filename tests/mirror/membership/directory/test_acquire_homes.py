@@ -24,7 +24,7 @@ from tests.mirror.membership.directory.acquiring import (
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.support.neighbours import Neighbour, neighbours, served, until
 
-from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Peer, Wait
+from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Wait
 from peili.mirror.membership.directory.homes import slot_of
 from peili.mirror.peer_api.directory import HoldersAnswer, KnownHolder
 from peili.mirror.peer_api.leases import (
@@ -43,6 +43,7 @@ from peili.mirror.peer_api.leases import (
 pytestmark = pytest.mark.anyio
 
 KEY = Digest.of(b"a layer")
+HASTY = Limits(lookup_timeout=1, lookup_ttl=0.001, miss_ttl=0.001, directory_heartbeat=1)
 SMALL, LARGE = 4, 12
 """Clusters whose members ask all others, and those whose members rely on the directory."""
 
@@ -156,7 +157,7 @@ def data_at(hosts: list[Host], home: str, salt: str = "") -> bytes:
 @asynccontextmanager
 async def cluster_with(script: Script, count: int = SMALL, others: Collection[Peer] = ()) -> AsyncGenerator[list[Host]]:
     """A cluster with a scripted home."""
-    async with script.serve() as url, cluster(count, Peer(url, (url,)), *others) as hosts:
+    async with script.serve() as url, cluster(count, Peer(url, (url,)), *others, limits=HASTY) as hosts:
         await until(lambda: are_synced(hosts) and all("scripted" in homes(each).ids for each in hosts))
         yield hosts
 
@@ -231,9 +232,9 @@ async def test_an_answer_that_comes_too_late_is_undone() -> None:
     async with cluster_with(script) as hosts:
         data = data_at(hosts, "scripted")
         key = Digest.of(data)
-        await go_upstream(hosts[0], key)  # the second home decides
-        hosts[0].store.add(data)
-        await until(lambda: not len(hosts[0].directory._upstream))  # pyright: ignore[reportPrivateUsage]
+        hosts[1].store.add(data)
+        advice = await feed(hosts[0], key)  # as the second home says
+        assert names(advice) == [hosts[1].url]
         script.may_answer.set()
         await until(lambda: [(each.key, each.end) for each in script.taken] == [(key, LeaseEnd.GONE)])
 

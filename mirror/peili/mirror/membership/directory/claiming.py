@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 
 from peili.mirror.errors import FailureReason
@@ -23,8 +24,6 @@ from peili.mirror.plugins.interfaces import Want
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
-_ANSWER_TIME = 1.0
-"""Seconds to wait for the answer of the first home."""
 _MAX_UNUSABLE = 2
 """How often a home is asked again if this host knows none of the holders that it named."""
 
@@ -190,11 +189,11 @@ class Claiming:
     async def _answer(
         self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
     ) -> Granted | OtherHome | None:
-        """Return the answer of a home; None if there is none in time. An answer that comes too late is undone."""
+        """Return the answer of a home; None if there is none in time. A grant that comes too late is undone."""
         asking = self._tasks.start(self._ask_and_hold(home, key, request, is_final=is_final))
         is_used = False
         try:
-            async with Deadline(_ANSWER_TIME):
+            async with Deadline(self._client.answer_time):
                 answer = await asyncio.shield(asking)
             is_used = True
         except TimeoutError:
@@ -209,7 +208,8 @@ class Claiming:
         self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
     ) -> Granted | OtherHome | None:
         with self._leases.asking(request.key):
-            return await self._client.acquire(home, key, request, is_final=is_final)
+            undo = partial(self._leases.undo, request.key, home)
+            return await self._client.acquire(home, key, request, is_final=is_final, on_lost=undo)
 
     def _undo_late(self, key: str, home: str, asked: asyncio.Task[Granted | OtherHome | None]) -> None:
         if not asked.cancelled() and asked.exception() is None:

@@ -63,11 +63,13 @@ class HomeClient:
         replaced: The homes that are no homes now, and until when.
         identity: The id of this host.
         members: As above.
+        answer_time: Seconds to wait for the answer of a home: ``limits.lookup_timeout``.
     """
 
     def __init__(self, context: Context, health: PeerHealth, members: MemberIds, home: Home) -> None:
         self.replaced: dict[str, float] = {}
         self.identity = context.identity
+        self.answer_time = context.limits.lookup_timeout
         self._context = context
         self._health = health
         self.members = members
@@ -137,13 +139,18 @@ class HomeClient:
         return None if answer is None else self._with_hosts(home, HOLDERS_PATH, answer)
 
     async def acquire(
-        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
+        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool, on_lost: Callable[[], None]
     ) -> Granted | OtherHome | None:
-        """Ask where this host gets a key. None if there is no answer, or if it is wrong."""
+        """Ask where this host gets a key.
+
+        Returns:
+            The answer; None if there is none, or if it is wrong. If the answer may only be lost, `on_lost` is called:
+            the home may have granted something.
+        """
         if home == self.identity:
             return self._home.acquire(AcquireQuery(request, is_final=is_final))
         query = AcquireQuery(request, tuple(self._lists_of(home)), is_final)
-        answer = await self._ask(home, key, ACQUIRE_PATH, query.encode(), parse_acquire_answer)
+        answer = await self._ask(home, key, ACQUIRE_PATH, query.encode(), parse_acquire_answer, on_lost=on_lost)
         if not isinstance(answer, Granted):
             return answer
         known = self._with_hosts(home, ACQUIRE_PATH, answer.known)
@@ -155,7 +162,16 @@ class HomeClient:
             return self._home.report(home, message)
         return await self._ask(home, None, LEASES_PATH, message.encode(), LeasesAnswer.parse)
 
-    async def _ask(self, home: str, key: Key | None, path: str, body: bytes, parse: Callable[[bytes], _T]) -> _T | None:
+    async def _ask(
+        self,
+        home: str,
+        key: Key | None,
+        path: str,
+        body: bytes,
+        parse: Callable[[bytes], _T],
+        *,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> _T | None:
         """Return the answer of a home; None if there is none, or if it is wrong. `key` is what it was asked for."""
         peer = self.members.live().by_id.get(home)
         if peer is None:
@@ -164,6 +180,8 @@ class HomeClient:
             head, answer = await self._post(peer, path, body)
         except PeerUnavailable as error:
             self._replace(home, path)
+            if error.reason != FailureReason.UNREACHABLE:
+                on_lost()
             if key is not None and error.reason in {FailureReason.UNREACHABLE, FailureReason.SILENT}:
                 self._health.exclude_until_alive(key, [peer.id])
             return None
@@ -191,7 +209,7 @@ class HomeClient:
             peer,
             path,
             body,
-            timeout=self._context.limits.lookup_timeout,
+            timeout=self.answer_time,
             max_response=MAX_MESSAGE,
             headers={**JSON_HEADERS, IDENTITY_HEADER: self.identity, **(headers or {})},
         )
