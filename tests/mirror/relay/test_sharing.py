@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from tests.mirror.relay.pulling import LARGE, SHORT, AdvisingRouter, FixedRouter
 from tests.support.ports import free_port
 from typing_extensions import override
 
-from peili.mirror import Digest, Feed, Limits, Mirror, Router, Upstream, serve
+from peili.mirror import Digest, Feed, Holder, Limits, Mirror, Peer, Router, Upstream, serve
 from peili.mirror.peer_api.keys import key_path
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -96,6 +96,11 @@ class SharingHost:
         self._tasks.append(task)
         return reading, task
 
+    @property
+    def feeder(self) -> Holder:
+        """This host as a holder in flight."""
+        return Holder(Peer(self.mirror.identity.id, (str(self.peer.base_url),)), complete=False)
+
     async def state(self, digest: Digest) -> httpx.Response:
         """Ask out of band how the content arrives."""
         return await self.peer.head(key_path(digest), headers=IN_FLIGHT)
@@ -134,7 +139,7 @@ class _BlindStore(MemoryStore):
 
 @asynccontextmanager
 async def sharing(
-    router: Router, *, store: MemoryStore | None = None, verify: bool = True, **limits: Any
+    router: Router, *, identity: str = "me", store: MemoryStore | None = None, verify: bool = True, **limits: Any
 ) -> AsyncGenerator[SharingHost]:
     store = store or MemoryStore()
     all_limits: dict[str, Any] = {
@@ -144,7 +149,7 @@ async def sharing(
         "rate_window": 60.0,
         **limits,
     }
-    mirror = Mirror(store, _Members(router), identity="me", verify=verify, limits=Limits(**all_limits))
+    mirror = Mirror(store, _Members(router), identity=identity, verify=verify, limits=Limits(**all_limits))
     async with (
         mirror,
         serve(mirror, local="127.0.0.1:0", peer=f"127.0.0.1:{free_port()}") as serving,
@@ -480,3 +485,29 @@ async def test_two_requests_share_what_arrives_from_a_feeder() -> None:
         assert (first.body, second.body, child.body) == (data, data, data)
         assert [request.method for request in a.requests].count("GET") == 1
         assert child.headers["Peili-Path"] == "me, a, root"
+
+
+async def test_bytes_stream_through_a_chain_of_hosts() -> None:
+    data = content(LARGE)
+    digest = Digest.of(data)
+    valve = Valve(peili_complete="false", peili_available="0", peili_path="a, root")
+    async with AsyncExitStack() as stack:
+        [a] = await stack.enter_async_context(peers(data, valve))
+        feeder, hosts, pulls = replace(a.holder, complete=False), list[SharingHost](), list[Reading]()
+        for name in ("b", "c", "d"):
+            router = AdvisingRouter(Feed((feeder,)))
+            hosts.append(await stack.enter_async_context(sharing(router, identity=name, store=_BlindStore())))
+            feeder = hosts[-1].feeder
+        valve.open_to(1000)
+        for host in hosts:
+            pulls.append(host.pull(digest)[0])
+            await until(lambda: transfers(host) == 1)  # noqa: B023 - it is awaited at once
+        child, reading = hosts[-1].read(digest)
+        while valve.limit < len(data):
+            valve.open_to(min(valve.limit + PIECE, len(data)))
+            await until(lambda: len(child.body) == valve.limit)
+        await reading
+        await until(lambda: all(pull.is_whole for pull in pulls))
+        assert [child.body, *(pull.body for pull in pulls)] == [data] * 4
+        assert child.headers["Peili-Path"] == "d, c, b, a, root"
+        assert child.headers["Peili-Waiting"] == "c"
