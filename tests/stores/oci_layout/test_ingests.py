@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from peili.mirror import Digest, Gone, Have, NotFound
+from peili.mirror import Aborted, Digest, Gone, Have, NotFound
 from peili.mirror.testing import Watched, entered, watching
 from peili.mirror.testing.images import make_layout
 from peili.stores.oci_layout import OciLayoutStore
@@ -106,3 +106,19 @@ async def test_a_damaged_blob_that_was_an_ingest_is_not_served(layout: Path, ing
         await watched.until(lambda: watched.have.get(DIGEST) == Have(DIGEST, len(DATA)), within=60)
         with pytest.raises(NotFound):
             await store.open(DIGEST)
+
+
+async def test_an_ingest_that_nobody_writes_is_given_up_until_it_grows(layout: Path, ingest: Path) -> None:
+    async with running(layout) as (store, watched):
+        write(ingest, DATA[:1000])
+        await watched.until(lambda: DIGEST in watched.have, within=60)
+        async with await store.open(DIGEST, partial=True) as content:
+            os.utime(ingest, (1, 1))
+            with pytest.raises(Aborted, match="given up"):
+                await content.wait(1000)
+        await watched.until(lambda: DIGEST not in watched.have, within=60)
+        with pytest.raises(NotFound):
+            await store.open(DIGEST, partial=True)
+        write(ingest, DATA[:2000])
+        partial = Have(DIGEST, len(DATA), complete=False, available=2000)
+        await watched.until(lambda: watched.have.get(DIGEST) == partial, within=60)

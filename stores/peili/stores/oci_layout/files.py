@@ -9,6 +9,7 @@ import errno
 import os
 import re
 import stat
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,8 @@ from peili.mirror import MAX_MANIFEST, Digest, NotFound, StoreUnavailable, open_
 
 ALGORITHMS = ("sha256", "sha512")
 MAX_INDEX = 32 << 20
+STALE_AGE = 60.0
+"""Seconds after which an ingest that nobody writes is given up, until it grows."""
 _SIZE = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)
 _MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
@@ -103,8 +106,15 @@ def list_blobs(root: int) -> dict[Digest, BlobFile]:
     return found
 
 
+def is_stale(status: os.stat_result) -> bool:
+    """Return whether an ingest's file was given up: it was not written for `STALE_AGE` seconds."""
+    return time.time() - status.st_mtime > STALE_AGE
+
+
 def list_ingests(root: int) -> dict[Digest, IngestFile]:
     """Return the files ``ingest/ALGORITHM/ENCODED.SIZE``: blobs that another program is still writing.
+
+    A file that was not written for `STALE_AGE` seconds is not among them.
 
     Raises:
         OSError: A directory can't be read.
@@ -116,7 +126,7 @@ def list_ingests(root: int) -> dict[Digest, IngestFile]:
                 for name, status in _regular_files(directory):
                     with suppress(ValueError):  # not the name of an ingest
                         digest, total = _parse_ingest_name(algorithm, name)
-                        if status.st_size <= total:
+                        if status.st_size <= total and not is_stale(status):
                             found[digest] = IngestFile(total, status.st_size)
         except OSError as error:
             if error.errno not in _MISSING:
@@ -131,7 +141,7 @@ def open_ingest(path: Path, digest: Digest) -> tuple[int, int]:
         A descriptor, and the size of the whole blob.
 
     Raises:
-        NotFound, StoreUnavailable: It can't be opened.
+        NotFound, StoreUnavailable: It can't be opened, or was not written for `STALE_AGE` seconds.
     """
     try:
         with (
@@ -139,10 +149,10 @@ def open_ingest(path: Path, digest: Digest) -> tuple[int, int]:
             open_directory("ingest", root) as ingest,
             open_directory(digest.algorithm, ingest) as directory,
         ):
-            for name, _ in _regular_files(directory):
+            for name, status in _regular_files(directory):
                 with suppress(ValueError):  # not the name of an ingest
                     found, total = _parse_ingest_name(digest.algorithm, name)
-                    if found == digest:
+                    if found == digest and not is_stale(status):
                         return open_regular(name, dir_fd=directory), total
     except OSError as error:
         if error.errno not in _MISSING:

@@ -43,6 +43,7 @@ from peili.stores.oci_layout.files import (
     FileStamp,
     blob_name,
     blob_stamp,
+    is_stale,
     open_blob,
     open_ingest,
     read_manifest,
@@ -67,7 +68,7 @@ class OciLayoutStore(Store):
 
     Another program may write a blob of known size slowly to the file ``ingest/ALGORITHM/ENCODED.SIZE`` of the layout,
     for example ``ingest/sha256/2c26….1048576``, and then move it to its place in ``blobs``. The store reports it and
-    opens it (`partial`) while it grows.
+    opens it (`partial`) while it grows. If the file is not written for a minute, it counts as given up until it grows.
 
     Tags are the names in ``index.json``: a full reference (``io.containerd.image.name``,
     ``org.opencontainers.image.ref.name``), or a bare tag of `repository`. Symbolic links below `path` are not followed.
@@ -167,7 +168,8 @@ class OciLayoutStore(Store):
         async with _time_limit(self._path):
             opener = functools.partial(open_ingest, self._path, digest)
             fd, total = await open_in_thread(opener, lambda opened: os.close(opened[0]))
-        return GrowingFileContent(fd, self._path / blob_name(digest), total)
+        final_path = self._path / blob_name(digest)
+        return GrowingFileContent(fd, final_path, total, is_given_up=lambda: is_stale(os.fstat(fd)))
 
     async def _open_blob(self, digest: Digest) -> Content:
         size = self._find_size(digest)
