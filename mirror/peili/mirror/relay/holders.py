@@ -286,10 +286,11 @@ class Holders:
         state, digest = self._state, self._request.digest
         is_allowed = self.reads_in_flight and not state.blame.is_barred_in_flight(digest)
         accepts_in_flight = is_allowed and first is not None and not head_only
+        barred = dict.fromkeys(state.blame.barred_peers(digest) if accepts_in_flight else (), FailureReason.BROKEN)
         return Want(
             digest,
             first or 0,
-            dict(self.rejections.reasons),
+            {**barred, **self.rejections.reasons},
             size=self.rejections.size,
             can_share=accepts_in_flight and to_end and shows_in_flight(state.context),
             accepts_in_flight=accepts_in_flight,
@@ -306,7 +307,9 @@ class Holders:
             others = (holder for holder in holders if holder.peer.id != preferred.id)
             holders = (Holder(preferred, complete=True), *others)
         holders = [each for each in holders if each.peer.id not in self.rejections.reasons]
-        usable = tuple(each for each in holders if each.complete) or tuple(holders[:1] if accepts_in_flight else ())
+        barred = self._state.blame.barred_peers(self._request.digest)
+        feeders = [each for each in holders if accepts_in_flight and each.peer.id not in barred]
+        usable = tuple(each for each in holders if each.complete) or tuple(feeders[:1])
         if not usable:
             raise NotFound(f"no other peer has {self._request.digest}")
         return usable

@@ -47,6 +47,7 @@ class Blame:
     - `suspect`: A peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
     - `poison`: The runtime has wrong bytes.
     - `bar_in_flight`: The blob is read only from peers that have the whole.
+    - `bar_link`: It is read from all peers again, except from two of them while they receive it.
 
     All tables are bounded. Not thread-safe.
 
@@ -66,6 +67,7 @@ class Blame:
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
         self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
         self._barred: OrderedDict[Digest, float] = OrderedDict()  # until when
+        self._barred_peers: OrderedDict[Digest, dict[str, float]] = OrderedDict()
         self._doubted: OrderedDict[tuple[Digest, str], float] = OrderedDict()
 
     def record(self, digest: Digest, peer_id: str, reason: str) -> None:
@@ -139,6 +141,21 @@ class Blame:
     def is_barred_in_flight(self, digest: Digest) -> bool:
         """Return whether `digest` may not be read from peers that still receive it."""
         return self._barred.get(digest, 0.0) > self._clock()
+
+    def bar_link(self, digest: Digest, peer_ids: Collection[str]) -> None:
+        """End `bar_in_flight`, because a wrong byte of `digest` is known to have entered between these peers.
+
+        For ``quarantine_ttl`` seconds, they are not asked for `digest` while they receive it.
+        """
+        until = self._clock() + self._limits.quarantine_ttl
+        self._barred.pop(digest, None)
+        barred = {**self._barred_peers.get(digest, {}), **dict.fromkeys(peer_ids, until)}
+        self._remember(self._barred_peers, digest, barred)
+
+    def barred_peers(self, digest: Digest) -> frozenset[str]:
+        """Return the ids of the peers that are not asked for `digest` while they receive it."""
+        now = self._clock()
+        return frozenset(peer_id for peer_id, until in self._barred_peers.get(digest, {}).items() if until > now)
 
     def clear(self, digest: Digest) -> None:
         """Forget the wrong bytes and the suspects, because the runtime starts `digest` from the beginning."""

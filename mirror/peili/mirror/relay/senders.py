@@ -15,7 +15,7 @@ class Senders:
 
     A peer with the whole content has verified it, so it is to blame if its bytes are wrong. A peer that was still
     receiving the content passed on what nobody had verified: the wrong byte may have entered anywhere before it. If
-    there was such a peer, nobody is blamed, but the content is then read from whole holders only.
+    there was such a peer, nobody is blamed here; see `tracing`.
 
     Args:
         digest: What is transferred.
@@ -75,7 +75,6 @@ def blame_senders(senders: frozenset[str], rejections: Rejections, *, is_certain
         is_certain: Whether all of them did.
     """
     if IN_FLIGHT in senders:
-        rejections.bar_in_flight()
         rejections.exclude(senders - {IN_FLIGHT})
     else:
         rejections.blame_for_wrong_bytes(senders, is_certain=is_certain)

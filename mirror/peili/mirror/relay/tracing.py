@@ -20,6 +20,7 @@ from peili.mirror.peer_api.received import BLOCK, ReceivedBytes, parse_received,
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Feed, LeaseEnd, Upstream, Want
 from peili.mirror.relay.leases import LOOKUP_FACTOR, LeaseReleases
+from peili.mirror.relay.relay import RelayState
 from peili.mirror.support.deadlines import Deadline
 
 _ANSWER_TIMEOUT = 10.0
@@ -43,21 +44,18 @@ class Link:
         return f"between {self.upper or 'upstream'} and {self.lower}"
 
 
-async def trace_wrong_byte(
-    digest: Digest, received: ReceivedBytes, peers: Sequence[Peer], context: Context, releases: LeaseReleases
-) -> Link | None:
-    """Find out where a wrong byte entered. If that was on the way to this host, report it to the router.
+async def trace_wrong_byte(digest: Digest, received: ReceivedBytes, peers: Sequence[Peer], state: RelayState) -> None:
+    """Find out where a wrong byte entered, and bar the two hosts. If this host is one of them, tell the router.
+
+    If it is not found out, because a host on the way does not answer or has forgotten, nobody is barred.
 
     Args:
         digest: The content.
         received: What this host received.
         peers: The peers that this host read from.
-        context: The mirror's context, with the relay's log.
-        releases: Releases the router's lease.
-
-    Returns:
-        The link; None if it was not found, because a host on the way does not answer or has forgotten.
+        state: The relay's state, which remembers the two hosts.
     """
+    context = state.context
     try:
         async with Deadline(_TRACE_TIMEOUT):
             link = await _Trace(digest, peers, context).run(received)
@@ -65,11 +63,11 @@ async def trace_wrong_byte(
         link = None
     if link is None:
         context.log.warning("%s: it was not found out where the wrong byte entered", digest)
-        return None
+        return
     context.log.warning("%s: a wrong byte entered %s", digest, link)
+    state.blame.bar_link(digest, {link.lower, link.upper or link.lower} - {context.identity})
     if link.lower == context.identity and link.upper is not None:
-        await _report(digest, link.upper, context, releases)
-    return link
+        await _report(digest, link.upper, context, state.releases)
 
 
 async def _report(digest: Digest, upper: str, context: Context, releases: LeaseReleases) -> None:

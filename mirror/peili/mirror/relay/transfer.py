@@ -422,13 +422,17 @@ class Transfer:
             self._state.incoming.received.add(self._request.digest, self._received)
 
     def _trace_wrong_byte(self) -> None:
-        """Find out in the background where a wrong byte entered, if it may have come from a host in flight."""
+        """If a wrong byte may have come from a host in flight, find out in the background where it entered.
+
+        Until then, the content is read from whole holders only.
+        """
         state, digest, feeders = self._state, self._request.digest, tuple(self._unverified.feeders)
         if not feeders and IN_FLIGHT not in state.blame.suspects(digest):
             return
+        self._rejections.bar_in_flight()
         received = ReceivedBytes(tuple(self._received.prefixes), list(self._received.sources))  # it does not change
         state.incoming.received.add(digest, received)
-        state.tracing.start(trace_wrong_byte(digest, received, feeders, state.context, state.releases))
+        state.tracing.start(trace_wrong_byte(digest, received, feeders, state))
 
     def _tap_source(self, source: Source) -> None:
         """Let other hosts read what `source` sends."""
