@@ -187,5 +187,3 @@ async def test_a_host_says_from_whom_it_received_what() -> None:
 def test_malformed_answers_are_refused(attempt: object) -> None:
     with pytest.raises(ValueError, match=r".+"):
         parse_received(json.dumps({"attempts": [attempt]}).encode())
-
-

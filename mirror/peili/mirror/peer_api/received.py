@@ -43,21 +43,25 @@ class ReceivedBytes:
         prefixes: The digest of the first `BLOCK` bytes, of the first two, and so on, and in the end of all bytes. The
             algorithm is that of the content's digest.
         sources: From which byte on the host read from whom, by the id; None means from upstream.
+        is_wrong: Whether the host knows that the digest of these bytes is wrong.
     """
 
     prefixes: Sequence[str] = field(default_factory=list[str])
     sources: list[tuple[int, str | None]] = field(default_factory=list[tuple[int, str | None]])
+    is_wrong: bool = False
 
     def encode(self) -> dict[str, Any]:
         """Return the JSON object."""
-        return {"sources": self.sources[-_MAX_SOURCES:], "prefixes": list(self.prefixes)[:MAX_PREFIXES]}
+        attempt = {"sources": self.sources[-_MAX_SOURCES:], "prefixes": list(self.prefixes)[:MAX_PREFIXES]}
+        return {**attempt, "wrong": True} if self.is_wrong else attempt
 
     @classmethod
     def parse(cls, value: Any) -> ReceivedBytes:
         """Read the JSON object. Raises ValueError."""
         attempt = checked(value, isinstance(value, dict), "an attempt is not a JSON object")
         prefixes = parse_list(attempt, "prefixes", _parse_prefix, MAX_PREFIXES)
-        return cls(prefixes, list(parse_list(attempt, "sources", _parse_source, _MAX_SOURCES)))
+        sources = parse_list(attempt, "sources", _parse_source, _MAX_SOURCES)
+        return cls(prefixes, list(sources), attempt.get("wrong") is True)
 
 
 def encode_received(attempts: Sequence[ReceivedBytes]) -> bytes:

@@ -70,6 +70,39 @@ async def trace_wrong_byte(digest: Digest, received: ReceivedBytes, peers: Seque
         await _report(digest, link.upper, context, state.releases)
 
 
+async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer, context: Context) -> bool:
+    """Return whether `feeder` broke off because it found out that the bytes which it passed on are wrong.
+
+    Args:
+        digest: The content.
+        received: What this host received, the last part from `feeder`.
+        feeder: The peer.
+        context: The mirror's context, with the relay's log.
+    """
+    ours = received.prefixes
+    for theirs in await _fetch_received(digest, feeder, context):
+        common = min(len(ours), len(theirs.prefixes))
+        if theirs.is_wrong and (not common or ours[common - 1] == theirs.prefixes[common - 1]):
+            return True
+    return False
+
+
+async def _fetch_received(digest: Digest, peer: Peer, context: Context) -> Sequence[ReceivedBytes]:
+    """Ask a host what it received. Return nothing if it does not say so."""
+    try:
+        response = await context.client.open("GET", peer, received_path(digest), timeout=_ANSWER_TIMEOUT)
+        try:
+            with map_exceptions(peer):
+                async with Deadline(_ANSWER_TIMEOUT):
+                    data = await response.read(MAX_MESSAGE)
+        finally:
+            response.close()
+        return parse_received(data) if response.head.status == 200 else ()
+    except (PeerUnavailable, ValueError) as error:
+        context.log.info("%s: peer %s does not say what it received: %s", digest, peer.id, error)
+        return ()
+
+
 async def _report(digest: Digest, upper: str, context: Context, releases: LeaseReleases) -> None:
     """Let the router bar both ends of the link. The holders in its answer are not used."""
     want = Want(digest, failed={upper: FailureReason.WRONG}, accepts_in_flight=True)
@@ -104,7 +137,7 @@ class _Trace:
         """Return the link where the bytes that this host received were changed; None if it is unknown."""
         lower = self._context.identity
         for _ in range(MAX_PATH):
-            upper: tuple[str, ReceivedBytes] | None = None
+            upper = await self._follow_short(received)
             for start, stop, source in _segments(received):
                 if source is None:
                     if upper is None and start == 0:
@@ -120,28 +153,24 @@ class _Trace:
             lower, received = upper
         return None
 
-    async def _ask(self, peer_id: str) -> Sequence[ReceivedBytes]:
-        """Ask a host what it received. Return nothing if it does not answer."""
-        if peer_id not in self._answers:
-            self._answers[peer_id] = await self._fetch(peer_id)
-        return self._answers[peer_id]
+    async def _follow_short(self, received: ReceivedBytes) -> tuple[str, ReceivedBytes] | None:
+        """Return the last feeder, and what it received, if too few bytes came from it to compare them.
 
-    async def _fetch(self, peer_id: str) -> Sequence[ReceivedBytes]:
-        peer, client = self._peers.get(peer_id), self._context.client
-        if peer is None:
-            return ()
-        try:
-            response = await client.open("GET", peer, received_path(self._digest), timeout=_ANSWER_TIMEOUT)
-            try:
-                with map_exceptions(peer):
-                    async with Deadline(_ANSWER_TIMEOUT):
-                        data = await response.read(MAX_MESSAGE)
-            finally:
-                response.close()
-            return parse_received(data) if response.head.status == 200 else ()
-        except (PeerUnavailable, ValueError) as error:
-            self._context.log.info("%s: peer %s does not say what it received: %s", self._digest, peer_id, error)
-            return ()
+        Only if the feeder itself has found out that its bytes are wrong.
+        """
+        source = received.sources[-1][1] if received.sources else None
+        if source is None or received.prefixes:
+            return None
+        wrong = [each for each in await self._ask(source) if each.is_wrong]
+        return (source, wrong[-1]) if wrong else None
+
+    async def _ask(self, peer_id: str) -> Sequence[ReceivedBytes]:
+        """Ask a host what it received. Return nothing if it does not say so."""
+        if peer_id not in self._answers:
+            peer = self._peers.get(peer_id)
+            found = () if peer is None else await _fetch_received(self._digest, peer, self._context)
+            self._answers[peer_id] = found
+        return self._answers[peer_id]
 
 
 def _segments(received: ReceivedBytes) -> list[tuple[int, int, str | None]]:

@@ -27,8 +27,8 @@ from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.tracing import trace_wrong_byte
-from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
+from peili.mirror.relay.tracing import trace_wrong_byte, was_found_wrong
+from peili.mirror.relay.verify import DigestMismatch, FoundWrong, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
 
@@ -371,6 +371,9 @@ class Transfer:
                     thread, start = state.hash_threads.thread(), self._span.start
                     pipeline = HashPipeline(sink, ring, self._verifier, thread, start=start, progress=progress)
                     await self._run(pipeline, source)
+            except FoundWrong:
+                self._trace_wrong_byte()
+                raise
             except DigestMismatch as error:
                 await sink.send(await self._fetch_end_again(error))
                 progress(self._span.stop)
@@ -385,7 +388,7 @@ class Transfer:
         """Move the whole span through `pipeline`, from `source` and the holders that continue after it.
 
         Raises:
-            DigestMismatch: The bytes are wrong.
+            DigestMismatch: The bytes are wrong. `FoundWrong` if that was found out before the end.
             Aborted: No holder remains.
         """
         while True:
@@ -398,6 +401,7 @@ class Transfer:
                 break
             except PeerUnavailable as error:
                 await self._holders.fail(source, error)
+                await self._check_cut(source, error)
             finally:
                 self.senders[source.peer.id] += source.offset - start
                 self._unverified.add(source)
@@ -408,6 +412,17 @@ class Transfer:
                 await pipeline.release()
                 raise Aborted(f"no holder remains at byte {source.offset}") from error
         await pipeline.finish()
+
+    async def _check_cut(self, source: Source, error: PeerUnavailable) -> None:
+        """Raise FoundWrong if a feeder broke off because it has found out that its bytes are wrong.
+
+        The runtime would otherwise continue after wrong bytes, and notice it only in the end.
+        """
+        if source.in_flight is None or error.reason != FailureReason.BROKEN or isinstance(self._verifier, Unverified):
+            return
+        context = self._state.context
+        if await was_found_wrong(self._request.digest, self._received, source.peer, context):
+            raise FoundWrong(f"peer {source.peer.id} found out that the bytes which it passed on are wrong")
 
     def _record_received(self) -> None:
         """Let other hosts compare what the verifier sees, in case that it is wrong."""
@@ -430,7 +445,7 @@ class Transfer:
         if not feeders and IN_FLIGHT not in state.blame.suspects(digest):
             return
         self._rejections.bar_in_flight()
-        received = ReceivedBytes(tuple(self._received.prefixes), list(self._received.sources))  # it does not change
+        received = ReceivedBytes(tuple(self._received.prefixes), list(self._received.sources), is_wrong=True)
         state.incoming.received.add(digest, received)
         state.tracing.start(trace_wrong_byte(digest, received, feeders, state))
 
@@ -520,10 +535,11 @@ class Transfer:
         In the latter case, `_fetch_end_again` has blamed the senders.
         """
         state, digest = self._state, self._request.digest
+        if not was_sent:
+            self._trace_wrong_byte()  # first: hosts that are cut off now ask for its record
         self._discard_tapped()
         await self._holders.disconnect()
         if not was_sent:
-            self._trace_wrong_byte()
             self._unverified.blame(is_continuation=self._span.start > 0)
         self._unverified.clear()
         if was_sent:

@@ -34,6 +34,10 @@ class DigestMismatch(Exception):
     """The received bytes are not the content of the digest."""
 
 
+class FoundWrong(DigestMismatch):
+    """The host that sent the bytes has found out that they are wrong."""
+
+
 class Verifier:
     """The running hash of some content, from its first byte on. It has one owner.
 
