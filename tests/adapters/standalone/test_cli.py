@@ -144,6 +144,7 @@ def test_the_default_file_is_read_only_if_it_exists(
 
 
 ALL_WRONG = """
+identity = "a"
 [loacl]
 listen = "127.0.0.1:1"
 [peer]
@@ -175,7 +176,7 @@ def test_one_run_names_all_mistakes(tmp_path: Path) -> None:
     done = peili("serve", "--check", "--config", file)
     assert (done.returncode, done.stdout) == (2, "")
     lines = [line.removeprefix(f"peili: {file}: ") for line in done.stderr.splitlines()]
-    own = ["loacl", "peer.listen", "peer.insecure", "peer.advertise", "limits.downloads", "limits.uploads"]
+    own = ["identity", "loacl", "peer.listen", "peer.insecure", "peer.advertise", "limits.downloads", "limits.uploads"]
     own += ["log.verify", "log.level", "watchdog.timeout"]
     assert [line.partition(": ")[0] for line in lines] == [*own, "store.path", "router.peers", "resolver.kind"]
     assert lines[own.index("log.verify")] == "log.verify: belongs in [mirror]"

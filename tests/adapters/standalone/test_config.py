@@ -120,12 +120,17 @@ HTTPS = "https://HOST:PORT or https://HOST:PORT/PATH"
 FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
 SECTIONS = "local, ops, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
+OUTSIDE = "belongs in a section: write [SECTION] above it"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown option; there are: {SECTIONS}"),
     ("[log]\nformt = 'json'", "log.formt: unknown option; did you mean format? there are: format, level"),
     ("[local]\nport = 1", "local.port: unknown option; there are: listen, allow_clients, allow_hosts"),
-    ("listen = '127.0.0.1:1'", "listen: belongs in a section: write [SECTION] above it, not '127.0.0.1:1'"),
+    ("listen = '127.0.0.1:1'", f"listen: {OUTSIDE}; did you mean listen below [local] or [ops] or [peer]?"),
+    ("shared_key = '/key'", f"shared_key: {OUTSIDE}; did you mean shared_key_file below [peer]?"),
+    ("xyz = 1\n[log]\nlevel = 'info'", f"xyz: {OUTSIDE}"),
+    ("router = 'static'", 'router: a section; did you mean kind = "static" below [router]?'),
+    ("[log]\nkind = 'x'", "log.kind: belongs in [store] or [router] or [resolver]"),
     ("[local]\nlisten = 5050", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not 5050"),
     ("[local]\nlisten = '::1:5050'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '::1:5050'"),
     ("[local]\nlisten = '[::1]'", "local.listen: HOST:PORT, [IPv6]:PORT, or a list of them, not '[::1]'"),
@@ -364,10 +369,11 @@ def test_an_unknown_plug_in_is_refused_with_the_names_that_exist(file: Path) -> 
     ],
 )
 def test_both_doors_on_one_port_are_an_error(local: str, peer: str, file: Path) -> None:
+    free = f"{peer.rpartition(':')[0]}:5051"
     same = f"a port of its own; {local} of the local door and {peer} of the peer door are the same"
     with pytest.raises(ConfigError) as caught:
         load(f"local.listen = '{local}'\npeer.listen = ['127.0.0.9:1', '{peer}']", path=file)
-    assert str(caught.value) == f"{file}: peer.listen: {same}"
+    assert str(caught.value) == f"{file}: peer.listen: {same}; did you mean {free}?"
     with pytest.raises(ConfigError, match=r"local\.listen: a port of its own; 127\.0\.0\.1:5051 of"):
         load("local.listen = '127.0.0.1:5051'", path=file)
 

@@ -5,6 +5,8 @@ settings.py collects the values from the file, the environment and the command l
 
 from __future__ import annotations
 
+import difflib
+import json
 import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from peili.adapters.files.config_path import parse_config_path
-from peili.adapters.standalone.settings import Sections
+from peili.adapters.standalone.settings import OUTSIDE, Sections
 from peili.mirror import (
     ConfigError,
     Limits,
@@ -32,6 +34,8 @@ from peili.mirror import (
 )
 
 T = TypeVar("T")
+_PORTS = {"local": 5050, "peer": 5051, "ops": 5052}
+"""The usual port of each door."""
 _DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
 _ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
 
@@ -226,11 +230,28 @@ def _field_names(options: type[Any]) -> tuple[str, ...]:
 
 
 def _check_names(sections: Sections) -> None:
+    for name, settings in sections.items():
+        if (outside := settings.get(OUTSIDE)) is not None:
+            raise ConfigError(name, _outside_hint(name, outside.value), source=outside.source)
     try:
         Options(sections, *SECTIONS)
     except ConfigError as error:
         source = next((setting.source for setting in sections[error.key].values()), None)
         raise ConfigError(error.key, error.expected, source=source) from error
+
+
+def _outside_hint(name: str, value: object) -> str:
+    """Return what would be right instead of a key above all sections."""
+    if name in SECTIONS:
+        key = known_keys()[name][0]
+        return f"a section; did you mean {key} = {json.dumps(value, default=str)} below [{name}]?"
+    homes: dict[str, list[str]] = {}
+    for section, keys in known_keys().items():
+        for key in keys:
+            homes.setdefault(key, []).append(section)
+    near = difflib.get_close_matches(name, homes, 1)
+    hint = f"; did you mean {near[0]} below [{'] or ['.join(homes[near[0]])}]?" if near else ""
+    return f"belongs in a section: write [SECTION] above it{hint}"
 
 
 @contextmanager
@@ -316,6 +337,7 @@ def _load_limits(sections: Sections) -> Limits:
 def _check_ports(sections: Sections) -> None:
     """Check that the doors do not listen on the same port of the same address."""
     doors = {"local": _load_local(sections).listen, "peer": _load_peer(sections).listen, "ops": _load_ops(sections)}
+    ports = {address.rpartition(":")[2] for addresses in doors.values() for address in addresses}
     for (one, addresses), (other, others) in combinations(doors.items(), 2):
         for address, another in product(addresses, others):
             (host, _, port), (other_host, _, other_port) = address.rpartition(":"), another.rpartition(":")
@@ -325,7 +347,10 @@ def _check_ports(sections: Sections) -> None:
                 setting = sections.get(section, {}).get("listen")
                 names = f"{address} of {_DOOR_NAMES[one]} and {another} of {_DOOR_NAMES[other]}"
                 source = None if setting is None else setting.source
-                raise ConfigError(f"{section}.listen", f"a port of its own; {names} are the same", source=source)
+                free = next(each for each in (_PORTS[section], *range(int(port) + 1, 2**16)) if str(each) not in ports)
+                own = f"{(other_host if section == other else host)}:{free}"
+                expected = f"a port of its own; {names} are the same; did you mean {own}?"
+                raise ConfigError(f"{section}.listen", expected, source=source)
 
 
 def _addresses(section: Options, key: str, default: str | list[str], *, empty: bool = False) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from typing import Any, cast
 from peili.mirror import ConfigError
 
 PREFIX = "PEILI_"
+OUTSIDE = ""
+"""Stands for the key of a value that stands in no section."""
 CONFIG_VARIABLE = "PEILI_CONFIG"
 """The variable that names the configuration file; no file, if it is empty."""
 _KUBERNETES_VARIABLE = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
@@ -53,14 +55,15 @@ Sections = Mapping[str, Mapping[str, Setting]]
 
 
 def from_file(path: Path) -> Iterator[Assignment]:
-    """Read a TOML file. Raises ConfigError if it cannot be read."""
+    """Read a TOML file. A key above all sections becomes a section with the key `OUTSIDE`.
+
+    Raises:
+        ConfigError: The file can't be read.
+    """
     source = str(path)
     for section, content in _parse(path).items():
-        if not isinstance(content, dict):
-            raise ConfigError(
-                section, f"belongs in a section: write [SECTION] above it, not {content!r}", source=source
-            )
-        for key, value in cast("dict[str, Any]", content).items():
+        table = cast("dict[str, Any]", content) if isinstance(content, dict) else {OUTSIDE: content}
+        for key, value in table.items():
             yield Assignment((section, key), Setting(value, source))
 
 
