@@ -97,6 +97,13 @@ PANELS = (
         "Lookups by answer of the router", [(rate("peili_lookups_total", "result"), "{{result}}")], "ops", stacked=True
     ),
     Panel("Peers that answer", [(f"peili_peers{{{SELECTED}}}", "{{instance}}")], "short"),
+    Panel("Cold start: what homes answer", [(rate("peili_grants_total", "answer"), "{{answer}}")], "ops", stacked=True),
+    Panel(
+        "Cold start: content that is passed on while it arrives",
+        [(f"sum by (instance) (peili_uploads_in_flight{{{SELECTED}}})", "{{instance}}")],
+        "short",
+        stacked=True,
+    ),
     Panel(
         "Transfers and uploads in progress",
         [(f"sum(peili_transfers{{{SELECTED}}})", "transfers"), (f"sum(peili_uploads{{{SELECTED}}})", "uploads")],

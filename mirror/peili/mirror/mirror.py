@@ -147,9 +147,18 @@ class Mirror:
         self.log = LineLogger(log or logging.getLogger("peili"))
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl, add_headers=self._spans.inject)
-        selection = Selection(registries, exclude)
-        incoming = self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
-        self._context = Context(
+        self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
+        self._context = self._new_context(store, router, client, Selection(registries, exclude))
+        self._resolver, self._extensions = resolver, tuple(extensions)
+        self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
+        self._relay = Relay(self._context, self.metrics, self._incoming, verify=verify)
+        local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
+        self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
+        self._peer_door = PeerDoor(peer, default_registry, self._incoming)
+        self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
+
+    def _new_context(self, store: Store, router: Router, client: PeerClient, selection: Selection) -> Context:
+        return Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
             store=store if selection.is_everything else SelectedStore(store, selection),
@@ -159,15 +168,9 @@ class Mirror:
             limits=self.limits,
             log=self.log,
             limited=self.metrics.limited.add,
-            in_flight=incoming.state,
+            granted=self.metrics.grants.add,
+            in_flight=self._incoming.state,
         )
-        self._resolver, self._extensions = resolver, tuple(extensions)
-        self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
-        self._relay = Relay(self._context, self.metrics, incoming, verify=verify)
-        local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
-        self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
-        self._peer_door = PeerDoor(peer, default_registry, incoming)
-        self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
     def _build_apps(self, auth: Auth, local_auth: Auth, local_hosts: Iterable[str]) -> None:
         """Build the apps, with these layers from the outside to the inside::
@@ -325,6 +328,7 @@ class Mirror:
             advertised=lifecycle.advertised if lifecycle is not None else 0,
             transfers=self._relay.under_way,
             uploads=self._peer_door.upload_slots.in_use,
+            uploads_in_flight=self._peer_door.upload_slots.in_flight,
         )
 
     def collect(self) -> Iterable[Metric]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import subprocess
 import sys
@@ -235,6 +236,25 @@ async def test_a_member_that_does_not_answer_in_time_is_counted() -> None:
         seen = scrape(mirror)
     assert seen("peili_limited_total", limit="lookup_timeout") == 1
     assert seen("peili_peers") == 0
+
+
+async def test_what_homes_answer_is_counted() -> None:
+    async with AsyncExitStack() as stack:
+        routers = [PushRouter(), PushRouter()]
+        mirrors = [Mirror(MemoryStore(), each, identity=name) for each, name in zip(routers, "ab", strict=True)]
+        for mirror in mirrors:
+            await stack.enter_async_context(mirror)
+        servings = [
+            await stack.enter_async_context(serve(each, local="127.0.0.1:0", peer="127.0.0.1:0")) for each in mirrors
+        ]
+        members = [Peer(name, (f"http://{each.peer_addresses[0]}",)) for name, each in zip("ab", servings, strict=True)]
+        for router in routers:
+            router.set(members)
+        runtime = await stack.enter_async_context(httpx.AsyncClient())
+        async with asyncio.timeout(60):
+            while not sum(scrape(each)("peili_grants_total", answer="miss") for each in mirrors):
+                url = f"http://{servings[0].local_addresses[0]}{blob(Digest.of(random.randbytes(8)))}"
+                assert (await runtime.get(url)).status_code == 404
 
 
 async def test_gauges_are_current_and_counters_survive_the_exit() -> None:

@@ -146,6 +146,7 @@ class Door(ABC):
                     await self.send_content(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
             if not response.has_started:
+                self.context.log.debug("%s %s: not sent: %s", target.endpoint.value, target.name, error)
                 raise _http_error(target, error) from error
             self.context.log.warning("%s: response cut off: %s", target.name, error)
         except HTTPError:

@@ -80,6 +80,11 @@ class UploadSlots:
         """The number of uploads that run now."""
         return self._uploads_to.total()
 
+    @property
+    def in_flight(self) -> int:
+        """The number of uploads of content that was still arriving when they began."""
+        return self._children_of.total()
+
     def _exhausted_limit(self, host: str, in_flight: Digest | None) -> str | None:
         limits, total, to_host = self._limits, self._uploads_to.total(), self._uploads_to[host]
         bounds = [

@@ -24,6 +24,8 @@ FROM_STORE, FROM_PEER = "store", "peer"
 """Where content comes from."""
 HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
 """The outcomes of asking the router."""
+SUPERSEDED = "superseded"
+"""A home has a better answer than the one that it gave."""
 
 _LIMITS = (
     "blob_size",
@@ -255,6 +257,13 @@ class Metrics(DoorCounters):
             "result",
             initial=[(each,) for each in (HIT, MISS, WAIT, FAILED)],
         )
+        self.grants = Counts(
+            "peili_grants_total",
+            "What this host, as a home, answered to hosts that asked where to get content: `hit`, from other hosts; "
+            "`miss`, from upstream, as the one that fetches it for all; `wait`; and `superseded`, to ask again.",
+            "answer",
+            initial=[(each,) for each in (HIT, MISS, WAIT, SUPERSEDED)],
+        )
         self.lookup_seconds = Durations("peili_lookup_seconds", "How long the router took to answer.", _LOOKUP_SECONDS)
         self.limited = Counts(
             "peili_limited_total",
@@ -266,7 +275,10 @@ class Metrics(DoorCounters):
 
     def families(self) -> list[Family]:
         """Return all counters with their current values. May be called from any thread."""
-        counters = (self.failures, self.quarantines, self.unverified, self.lookups, self.limited, self.lookup_seconds)
+        counters = (
+            *(self.failures, self.quarantines, self.unverified),
+            *(self.lookups, self.lookup_seconds, self.grants, self.limited),
+        )
         return [
             *self.door_families(),
             *(each.family() for each in counters),
@@ -316,6 +328,7 @@ class Gauges:
     advertised: int | None = None
     transfers: int | None = None
     uploads: int | None = None
+    uploads_in_flight: int | None = None
 
     def families(self) -> list[Family]:
         """Return all gauges."""
@@ -326,6 +339,11 @@ class Gauges:
             _gauge("peili_advertised_keys", "Digests and tags that are advertised to peers.", self.advertised),
             _gauge("peili_transfers", "Requests of the runtime that are relayed, or wait to be.", self.transfers),
             _gauge("peili_uploads", "Responses with content that are being sent to peers.", self.uploads),
+            _gauge(
+                "peili_uploads_in_flight",
+                "Of these, those of content that was still arriving here: the fan-out of a cold start.",
+                self.uploads_in_flight,
+            ),
         ]
 
 

@@ -419,6 +419,7 @@ class Context:
         limits: The bounds of the mirror.
         log: The plug-in's own logger.
         limited: Counts in the mirror's metrics that a limit was reached. Its argument is the name of the limit.
+        granted: Counts what this host, as a home, answered to a host that asked from where to get content.
         in_flight: Returns how the content of a digest arrives at this host, as far as the mirror knows without the
             store. None if the mirror does not expect it.
     """
@@ -432,6 +433,7 @@ class Context:
     limits: Limits
     log: logging.Logger
     limited: Callable[[str], None] = lambda _: None
+    granted: Callable[[str], None] = lambda _: None
     in_flight: Callable[[Digest], InFlight | None] = lambda _: None
 
 

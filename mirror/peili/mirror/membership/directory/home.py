@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from peili.mirror.membership.directory.claims import Claims
 from peili.mirror.membership.directory.records import Records
+from peili.mirror.metrics.counters import HIT, MISS, SUPERSEDED, WAIT
 from peili.mirror.peer_api.directory import HoldersAnswer
-from peili.mirror.peer_api.leases import AcquireQuery, Granted, LeaseReports, LeasesAnswer, OtherHome
+from peili.mirror.peer_api.leases import (
+    AcquireQuery,
+    FeedFrom,
+    GoUpstream,
+    Grant,
+    Granted,
+    LeaseReports,
+    LeasesAnswer,
+    OtherHome,
+    WaitFor,
+)
 from peili.mirror.plugins.interfaces import Context
 
+_ANSWERS: Mapping[type[Grant], str] = {FeedFrom: HIT, GoUpstream: MISS, WaitFor: WAIT}
+"""The names of grants in the metrics."""
 _MAX_HOLDERS = 16
 """How many complete holders an answer names, besides those of the grant."""
 
@@ -34,6 +47,7 @@ class Home:
         self.claims = Claims(context.limits, self.records, zone_of=zone_of, limited=context.limited)
         self._identity = context.identity
         self._log = context.log
+        self._granted = context.granted
         self._first_home = first_home
 
     def acquire(self, query: AcquireQuery) -> Granted | OtherHome:
@@ -43,6 +57,7 @@ class Home:
         if first is not None and first != self._identity:
             return OtherHome(first)
         grant = self.claims.acquire(request)
+        self._granted(_ANSWERS[type(grant)])
         self._log.debug("as a home: %s to %s", grant, request)
         known = self.records.find(request.key, query.known)
         complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]
@@ -53,6 +68,7 @@ class Home:
         """Record what became of the grants of a host."""
         superseded, interval = self.claims.report(host, message.reports, message.upstream_rate)
         for key in superseded:
+            self._granted(SUPERSEDED)
             self._log.debug("as a home: %s should ask for %s again", host, key)
         return LeasesAnswer(tuple(superseded), interval)
 
