@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +22,7 @@ HAS_NSD = shutil.which("nsd", path=SEARCH_PATH) is not None
 # Without a database, because all servers of a machine would share one.
 _CONFIGURATION = """\
 server:
-  ip-address: 127.0.0.1@{port}
-  ip-address: ::1@{port}
+{addresses}
   username: ""
   chroot: ""
   zonesdir: "{directory}"
@@ -53,6 +52,20 @@ ns {ttl} A 127.0.0.1
 """
 
 
+def name_server_configuration(directory: Path, address: str, port: int, records: Iterable[str]) -> Path:
+    """Write the configuration and the zone of a server that the caller starts, and return the former's path."""
+    text = _ZONE.format(ttl=60, serial=1, records="\n".join(records))
+    (directory / "test.zone").write_text(text)
+    return _write_configuration(directory, (address,), port)
+
+
+def _write_configuration(directory: Path, addresses: Iterable[str], port: int, options: str = "") -> Path:
+    listen = "\n".join(f"  ip-address: {each}@{port}" for each in addresses)
+    file = directory / "nsd.conf"
+    file.write_text(_CONFIGURATION.format(addresses=listen, directory=directory, options=options))
+    return file
+
+
 class NameServer:
     """A DNS server for the zone ``test.``
 
@@ -67,7 +80,7 @@ class NameServer:
         self._directory = directory
         self._serial = 0
         self._process: Process | None = None
-        (directory / "nsd.conf").write_text(_CONFIGURATION.format(port=self.port, directory=directory, options=options))
+        _write_configuration(directory, ("127.0.0.1", "::1"), self.port, options)
 
     @property
     def servers(self) -> list[str]:
