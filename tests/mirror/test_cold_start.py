@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 
 import httpx
 import pytest
+from tests.mirror.membership.directory.acquiring import home_of
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.mirror.relay.pulling import content, path_of
 from tests.support.neighbours import until
@@ -121,3 +122,28 @@ async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch() ->
             await until(lambda: joining.received[digest])
             has_changed.set()
         assert upstream.sent == {digest: len(blob)}
+
+
+@pytest.mark.parametrize("vanishing", ["the home", "the root"])
+async def test_every_other_host_gets_the_blob_if_a_host_vanishes(vanishing: str) -> None:
+    blob = content(7 * MIB)
+    digest = Digest.of(blob)
+    async with cluster(HOSTS, limits=LIMITS) as hosts:
+        await until(lambda: are_synced(hosts))
+        upstream, has_changed = Upstream(blob), asyncio.Event()
+        upstream.may_send = lambda start: start < 6 * MIB or has_changed.is_set()
+        home = home_of(hosts, digest)
+        root, *others = [each for each in hosts if each is not home]
+        gone = home if vanishing == "the home" else root
+        runtimes = {each: Runtime(each, upstream) for each in [root, *others]}
+        async with asyncio.TaskGroup() as tasks:
+            pulls = [tasks.create_task(runtimes[root].pull(digest, len(blob)))]
+            await until(lambda: upstream.sent[digest])
+            pulls += [tasks.create_task(runtimes[each].pull(digest, len(blob))) for each in others]
+            await until(lambda: all(runtimes[each].received[digest] for each in others))
+            if gone is root:
+                pulls[0].cancel()
+            await gone.stop()
+            has_changed.set()
+        fetched_again = upstream.sent[digest] - len(blob)
+        assert fetched_again <= (3 * MIB if gone is root else 0)
