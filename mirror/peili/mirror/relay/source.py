@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
@@ -9,7 +10,7 @@ from contextlib import ExitStack
 from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, PeerUnavailable
-from peili.mirror.limits import MIB, Limits
+from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.keys import InFlight
@@ -19,6 +20,10 @@ from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_w
 from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
 
+_GATHER_TIME = 0.005
+"""Seconds between two reads of content in flight, if the first one got less than …"""
+_GATHER_SIZE = 64 * KIB
+"""… this. On average, each hop adds half of that time to the delay of the bytes."""
 _TAPPED_READ = MIB
 """The most bytes of one read if other hosts read, too: a part of the ring, so that they keep up."""
 
@@ -93,6 +98,7 @@ class Source:
         self._request = request
         self._body = body
         self._waited = 0.0
+        self._gather_until = 0.0
         self._current_read: tuple[float, Deadline] | None = None  # when it started, and its deadline
         self._replaced: PeerUnavailable | None = None
         self._stall_timeout = limits.stall_timeout if in_flight is None else limits.wait_timeout
@@ -225,6 +231,7 @@ class Source:
                 async with Deadline(self._stall_timeout) as deadline:
                     self._current_read = started, deadline
                     try:
+                        await self._gather()
                         count = await read(*arguments)
                     finally:
                         self._current_read = None
@@ -238,7 +245,13 @@ class Source:
         if self._rate_check is not None and self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
+        self._gather_until = time.monotonic() + _GATHER_TIME if count < _GATHER_SIZE else 0.0
         return count
+
+    async def _gather(self) -> None:
+        """Let a feeder's bytes gather if few arrived at the last read: a read costs as much as thousands of bytes."""
+        if self.in_flight is not None and (pause := self._gather_until - time.monotonic()) > 0:
+            await asyncio.sleep(pause)
 
 
 async def _send(request: PeerRequest, wanted: ByteRange | None) -> ResponseBody:
