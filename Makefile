@@ -5,7 +5,7 @@ VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check docs site bench venv format clean
+.PHONY: help demo test check docs site bench simulate venv format clean
 
 help:
 	@echo "make demo    pull an image through three mirrors on this machine; no root needed"
@@ -14,6 +14,7 @@ help:
 	@echo "make docs    generate docs/api.md, docs/configuration.md, docs/metrics.md and the dashboard"
 	@echo "make site    make a site of docs/ in build/site, and check its links; no network needed"
 	@echo "make bench   compare with nginx and docker-registry; ARGS='serve --quick' picks rows"
+	@echo "make simulate  simulate pulls of up to 10,000 hosts, for docs/cold-start.md"
 	@echo "make venv    create a virtual environment with all tools: $(VENV)"
 	@echo "make format  format the code with ruff"
 	@echo "make clean   remove what these commands created"
@@ -47,6 +48,10 @@ bench:
 	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
+
+simulate:
+	@sh scripts/venv $(VENV) test
+	@$(BIN)/python -m bench.simulation $(ARGS)
 
 format: venv
 	@$(BIN)/ruff check --quiet --fix-only .

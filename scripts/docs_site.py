@@ -23,7 +23,7 @@ DOCS = ROOT / "docs"
 PAGES = {
     "Start": ("index", "running", "containerd", "k3s", "talos", "clients", "embedding"),
     "Operate": ("configuration", "metrics", "troubleshooting", "security", "faq"),
-    "Understand": ("architecture", "protocol", "benchmarks"),
+    "Understand": ("architecture", "protocol", "cold-start", "benchmarks"),
     "Extend": ("plugins", "api"),
 }
 """The pages of the menu. One that does not exist yet is left out; each page of docs/ must be in it."""

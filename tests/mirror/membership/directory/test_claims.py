@@ -188,6 +188,7 @@ def test_a_slow_root_gets_help_if_others_are_known_to_be_faster() -> None:
     home, offsets = Home(), dict[str, int]()
     for host in "abc":
         home.ask(host)
+    home.now += 0.1
     home.claims.report("x", [], 10.0 * MIB)
     told = advance(home, "abc", {"a": 1, "b": 1, "c": 1}, 4, offsets)
     assert told == {"b"}, "it has the most bytes"
@@ -202,6 +203,7 @@ def test_hosts_move_to_the_root_that_is_ahead() -> None:
     for host in "bcd":
         assert home.feeder(host, size=1000) == "a"
     home.claims.table.fetches()[0].size = 64 * MIB
+    home.now += 0.1
     home.claims.report("x", [], 10.0 * MIB)
     advance(home, "abcd", {"a": 1, "b": 1, "c": 1, "d": 1}, 4, offsets)
     assert home.ask("b", offsets["b"]) == GoUpstream()
@@ -218,6 +220,19 @@ def test_a_root_that_gets_nothing_more_is_replaced_after_a_while() -> None:
     assert not advance(home, "abc", {"a": 0, "b": 0, "c": 0}, 13, offsets)
     assert advance(home, "abc", {"a": 0, "b": 0, "c": 0}, 5, offsets) == {"b"}
     assert home.ask("b", offsets["b"]) == GoUpstream()
+
+
+def test_if_upstream_stops_for_a_while_no_further_host_goes_upstream() -> None:
+    home, offsets = Home(), dict[str, int]()
+    for host in "abc":
+        home.ask(host)
+    home.now += 0.1
+    home.claims.report("x", [], 3.0 * MIB)
+    assert not advance(home, "abc", {"a": 2, "b": 2, "c": 2}, 3, offsets)
+    for _ in range(20):
+        home.claims.report("x", [], 3.0 * MIB)
+        assert not advance(home, "abc", {"a": 0, "b": 0, "c": 0}, 0.5, offsets)
+    assert not advance(home, "abc", {"a": 2, "b": 2, "c": 2}, 3, offsets)
 
 
 def test_if_upstream_gives_nothing_to_anyone_nobody_is_waited_for() -> None:

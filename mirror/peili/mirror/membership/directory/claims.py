@@ -294,7 +294,8 @@ class Claims:
         return self._send_upstream(fetch, need) if feeder is None else self._feed(fetch, fetcher, (feeder,))
 
     def _feed(self, fetch: Fetch, fetcher: Fetcher, feeders: Sequence[Fetcher]) -> Grant:
-        fetcher.is_superseded, fetcher.waits_since = False, None
+        fetcher.is_superseded = fetcher.is_starving = False
+        fetcher.waits_since = None
         if fetcher.is_root:
             fetch.set_root(fetcher, False, self._clock())
         fetch.feed(fetcher, tuple(each.host for each in feeders), self._clock())

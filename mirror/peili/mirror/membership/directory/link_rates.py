@@ -13,7 +13,9 @@ _T = TypeVar("_T")
 _VALID_TIME = 120.0
 """Seconds after which a measured uplink counts no longer."""
 _UPSTREAM_TIME = 30.0
-"""Seconds after which a rate from upstream counts no longer."""
+"""Seconds after which a rate from upstream is no evidence any more …"""
+_SERVED_TIME = 120.0
+"""… and after which it is no longer known whether upstream serves the host."""
 _SLOW_TIME = 60.0
 """Seconds after which a slow host is tried again."""
 _ALWAYS_SLOW, _MOST_SLOW = 2, 0.25
@@ -36,8 +38,11 @@ class LinkRates:
         self._hop: float | None = None
 
     def learn_upstream(self, host: str, rate: float | None, now: float) -> None:
-        """Record the rate at which `host` has lately received something from upstream."""
-        if rate is not None and rate > 0:
+        """Record the rate at which `host` has lately received something from upstream.
+
+        Hosts repeat it. What is repeated was not measured again.
+        """
+        if rate is not None and rate > 0 and self._upstream.get(host, (0.0, 0.0))[0] != rate:
             _put(self._upstream, host, (rate, now))
 
     def learn_uplink(self, feeder: str, rate: float, is_limited: bool, now: float) -> None:
@@ -78,7 +83,7 @@ class LinkRates:
     def has_upstream(self, host: str, now: float) -> bool:
         """Return whether `host` has received something from upstream lately."""
         rate, at = self._upstream.get(host, (0.0, 0.0))
-        return rate > 0 and at + _UPSTREAM_TIME > now
+        return rate > 0 and at + _SERVED_TIME > now
 
     def is_slow(self, host: str, now: float) -> bool:
         """Return whether `host` was called slow lately."""
@@ -87,9 +92,16 @@ class LinkRates:
         self._slow.pop(host, None)
         return False
 
-    def upstream_of_others(self, host: str, now: float) -> float | None:
-        """Return the rate at which other hosts have lately received from upstream: the median of the better half."""
-        rates = sorted(rate for each, rate in _recent(self._upstream, now, _UPSTREAM_TIME) if each != host)
+    def upstream_of_others(self, host: str, since: float, now: float) -> float | None:
+        """Return the rate at which other hosts have received from upstream: the median of the better half.
+
+        Args:
+            host: The host whose own rate is left out.
+            since: What was measured before this time is left out.
+            now: The time.
+        """
+        valid = min(_UPSTREAM_TIME, now - since)
+        rates = sorted(rate for each, rate in _recent(self._upstream, now, valid) if each != host)
         return median(rates[len(rates) // 2 :]) if rates else None
 
     def usual_uplink(self, now: float, without: str = "") -> float | None:

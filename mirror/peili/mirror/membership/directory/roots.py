@@ -16,6 +16,8 @@ _SLOW_FACTOR = 4
 """A root is slow if others get this many times as much from upstream. Three layers at once share one link."""
 _MEASURED_TIME = 2.0
 """Seconds for which a root is measured before it is called slow."""
+_PAUSE = 2.0
+"""Seconds without a byte after which a root counts as stopped, not as slow."""
 _WORTH_TIME = 5.0
 """A further root is worth the effort if the slow one needs at least this many seconds for the rest …"""
 _DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 30.0, 60.0
@@ -72,16 +74,21 @@ def needs_root(fetch: Fetch, rates: LinkRates, now: float) -> bool:
         return False
     if fetch.promoted_at + _PROMOTION_TIME > now:
         return False
-    if not live:
-        return True
-    best = max(live, key=lambda each: each.rate_at(now) or 0.0)
-    rate, others = best.rate_at(now), rates.upstream_of_others(best.host, now)
-    if rate is None or best.offset <= best.claimed or fetch.size is None or best.fed_since + _MEASURED_TIME > now:
+    return not live or _is_slow(fetch, max(live, key=lambda each: each.rate_at(now) or 0.0), rates, now)
+
+
+def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
+    """Return whether others are likely to get much more from upstream than `root`, so that help is worth the effort."""
+    rate = root.rate_at(now)
+    is_measured = root.offset > root.claimed and root.fed_since + _MEASURED_TIME <= now
+    # A root that gets nothing is not slow: maybe nobody gets anything. See `STALLED_TIME`.
+    if rate is None or fetch.size is None or not is_measured or root.grew + _PAUSE <= now:
         return False
-    rest = (fetch.size - best.offset) / max(rate, 1.0)
+    rest = (fetch.size - root.offset) / max(rate, 1.0)
+    others = rates.upstream_of_others(root.host, root.fed_since, now)
     if others is not None and others >= _SLOW_FACTOR * rate:
         return rest >= _WORTH_TIME
-    is_doubted = best.fed_since + _DOUBTED_TIME <= now and rest >= _WORTH_WITHOUT_EVIDENCE
+    is_doubted = root.fed_since + _DOUBTED_TIME <= now and rest >= _WORTH_WITHOUT_EVIDENCE
     return is_doubted and rates.possible_uplink(now) >= _SLOW_FACTOR * rate
 
 
