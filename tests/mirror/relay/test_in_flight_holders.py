@@ -425,3 +425,22 @@ async def test_a_head_request_reads_nothing_in_flight(is_advised: bool) -> None:
         async with pulling(AdvisingRouter(Feed((partial,))) if is_advised else [partial]) as host:
             assert (await host.get(Digest.of(data), method="HEAD")).status == 404
         assert not a.requests
+
+
+async def _sent(peer: ScriptedPeer, count: int) -> None:
+    await until(lambda: any(each.sent > count for each in peer.exchanges))
+
+
+async def test_a_long_transfer_may_have_more_feeders_than_restarts() -> None:
+    data, feeders = content(8 * MIB), [ScriptedFeeder((each + 1) * MIB) for each in range(8)]
+    leases = [FeedingLease() for _ in feeders]
+    async with peers(data, *feeders) as scripted:
+        advice = [Feed((in_flight(each),), lease) for each, lease in zip(scripted, leases, strict=True)]
+        async with pulling(AdvisingRouter(*advice), restarts=3, **QUICK) as host:
+            getting = asyncio.create_task(host.get(Digest.of(data)))
+            for number, lease in enumerate(leases[:-1]):
+                await _sent(scripted[number], MIB)
+                await feeders[number].asked(2)  # all that it has has arrived
+                lease.is_superseded.set()
+            pulled = await getting
+    assert (pulled.whole, pulled.body) == (True, data)

@@ -7,7 +7,8 @@
   cannot use.
 - `source` reads from one holder, whose response `responses` checks. `parallel` queues requests if the runtime fetches
   parts of a blob in parallel. If the holder still receives the content, `feeder` finds out why it sends nothing.
-- `senders` remembers who sent what is not verified yet.
+- `opening` opens the first source, and settles size and range. `senders` and `evidence` remember who sent what is not
+  verified yet, and `tracing` finds out where a wrong byte entered.
 - `pipeline` moves bytes from sources to the runtime, in bounded memory. `verify` checks them.
 - `ingest` reads what the runtime already has of the content. `reputation` remembers how peers behaved.
 """

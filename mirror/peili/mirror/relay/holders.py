@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 from peili.mirror.content.incoming import Tap
 from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable
+from peili.mirror.limits import MIB
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.calls import shows_in_flight
@@ -173,6 +174,7 @@ class Holders:
         """
         source, self._source = self._source, None
         if source is None:
+            await self._leave_feeder()  # if its opening was cancelled
             return
         watcher, self._watcher = self._watcher, None
         scores, progress = self._state.scores, source.progress()
@@ -180,8 +182,11 @@ class Holders:
             supersession.cancel()
             self._supersession = None
         try:
-            if source.in_flight is None:  # what a feeder sends depends on others
-                if progress is not None and (count := source.offset - source.span.start):
+            count = source.offset - source.span.start
+            if source.in_flight is not None:  # what it sends depends on others, so its rate means nothing
+                self._races -= count >= MIB  # a long transfer may have many feeders, if it makes progress with each
+            else:
+                if progress is not None and count:
                     scores.record_rate(source.peer.id, count, progress[1])
                 if not source.remaining:
                     scores.record_success(source.peer.id, source.started)

@@ -17,17 +17,17 @@ from peili.mirror.errors import Aborted, FailureReason, NotFound, PeerUnavailabl
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
-from peili.mirror.peer_api.received import ReceivedBytes
 from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.relay.evidence import Evidence
 from peili.mirror.relay.holders import Holders
-from peili.mirror.relay.ingest import create_verifier, discard_ingest, ingest_size, may_resume
+from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
+from peili.mirror.relay.opening import FirstSource
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
-from peili.mirror.relay.tracing import trace_wrong_byte, was_found_wrong
 from peili.mirror.relay.verify import DigestMismatch, FoundWrong, Unverified, Verifier
 from peili.mirror.support.deadlines import Deadline
 
@@ -104,7 +104,7 @@ class Transfer:
         self._unverified = Senders(request.digest, state, self._rejections)
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
-        self._received = ReceivedBytes()
+        self._evidence = Evidence(request.digest, state)
         self._span = Span.whole(0)
 
     async def begin(self) -> Span:
@@ -119,7 +119,11 @@ class Transfer:
         """
         self._tap = self._holders.tap = self._state.incoming.open_tap(self._request.digest)
         async with self._holders.bounded_wait() as deadline:
-            return await self._begin(deadline)
+            try:
+                return await self._begin(deadline)
+            except Unsatisfiable:
+                self.complete()
+                raise
 
     async def describe(self) -> Descriptor:
         """Return the media type and the size of the content.
@@ -132,8 +136,7 @@ class Transfer:
         """
         self._holders.reads_in_flight = False  # it makes no other host wait for the content
         async with self._holders.bounded_wait() as deadline:
-            source = await self._open_head(deadline)
-            media_type, size = self._media_type_by_head(source), source.span.size
+            media_type, size = await FirstSource(self._request, self._state, self._holders, deadline).describe()
             if media_type is None:
                 size = (await self._begin(deadline)).size
                 media_type = self.media_type
@@ -194,15 +197,12 @@ class Transfer:
     async def _begin(self, deadline: float) -> Span:
         """Open the first source. Collect small content, and prepare to stream large content."""
         wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
-        if wanted and self._rejections.size is not None and not wanted.is_within(self._rejections.size):
-            await self._open_head(deadline)  # raises NotFound if no peer has the content, whatever the range is
-            raise self._end_out_of_range(self._rejections.size)
+        first = FirstSource(self._request, self._state, holders, deadline)
+        await first.check_range()
         if self._request.is_open_ended and wanted:
             holders.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
         while True:
-            source = await self._open_first(deadline)
-            if not await self._has_right_size(source, deadline):
-                continue
+            source = await first.open()
             if wanted and source.span.size > collect_limit and wanted.within(source.span.size) != source.span:
                 holders.trusts_claims = False  # the content was wrongly claimed to be small, and so requested whole
                 continue
@@ -214,73 +214,12 @@ class Transfer:
                 self._verifier = await create_verifier(
                     self._state, self._request, source.span, deadline, is_parallel=holders.uses_windows
                 )
-                self._record_received()
+                self._evidence.begin(self._verifier, source.span.start)
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
                     return self._span  # `send_to` streams it
                 data = await self._collect(source)
             if data is not None:
                 return self._keep_wanted(data)
-
-    async def _open_first(self, deadline: float) -> Source:
-        """Open the first source. Raises NotFound, Unsatisfiable."""
-        wanted, holders, digest = self._request.wanted, self._holders, self._request.digest
-        try:
-            return await holders.open(wanted, whole_if_small=True)
-        except NotFound:
-            if self._rejections.is_size_disputed and self._rejections.accept_size(
-                await ingest_size(self._state, digest, deadline)
-            ):
-                return await self._open_first(deadline)
-            size = self._rejections.size_out_of_range()
-            if wanted is None or size is None:
-                raise
-            if size > self._request.collect_limit:
-                known = self._rejections.size or await ingest_size(self._state, digest, deadline)
-                if size != known and (known is not None or size > self._state.limits.blob_size):
-                    raise
-                raise self._end_out_of_range(size) from None
-        self._rejections.readmit_out_of_range()
-        # The whole content, because the size of small content may be stated only after it is verified.
-        return await holders.open(None, whole_if_small=True)
-
-    async def _open_head(self, deadline: float) -> Source:
-        """Return a source with a holder's response to HEAD. Raises NotFound."""
-        while True:
-            source = await self._holders.open(None, head_only=True)
-            if await self._has_right_size(source, deadline):
-                return source
-
-    def _media_type_by_head(self, source: Source) -> str | None:
-        """Return the media type of the content by a response to HEAD; None if only the content itself shows it.
-
-        It is None if holders of small content contradict each other, if a manifest is claimed to have the type of
-        something else, or if small content of another kind is claimed to be a manifest.
-        """
-        request, holders, size = self._request, self._holders, source.span.size
-        claimed = (source.media_type or "").partition(";")[0].strip()
-        is_contradicted = self._rejections.size is None and bool(holders.claimed_sizes - {size})
-        if is_contradicted and min(size, *holders.claimed_sizes) <= request.collect_limit:
-            return None
-        if request.is_manifest:
-            return claimed if is_manifest_type(claimed) else None
-        return None if is_manifest_type(claimed) and size <= request.collect_limit else OCTET_STREAM
-
-    async def _has_right_size(self, source: Source, deadline: float) -> bool:
-        """Return whether the stated size of large content is right, as far as the runtime knows. Fail a wrong peer."""
-        if self._rejections.size is not None or source.span.size <= self._request.collect_limit:
-            return True
-        self._rejections.size = await ingest_size(self._state, self._request.digest, deadline)
-        try:
-            self._rejections.check_size(source.peer, source.span)
-        except PeerUnavailable as error:
-            await self._holders.fail(source, error)
-            return False
-        return True
-
-    def _end_out_of_range(self, size: int) -> Unsatisfiable:
-        """Complete the transfer, and return the error if no byte of the content is in the requested range."""
-        self.complete()
-        return Unsatisfiable(self._request.wanted, size)
 
     async def _collect(self, source: Source) -> bytes | None:
         """Collect and verify the whole span. Return None if it was wrong and another holder should be tried."""
@@ -355,7 +294,7 @@ class Transfer:
         self.data = data
         if wanted is not None and self._span.is_whole:
             if not wanted.is_within(self._span.size):
-                raise self._end_out_of_range(self._span.size)
+                raise Unsatisfiable(wanted, self._span.size)
             self.trim_to(wanted.within(self._span.size))
         return self._span
 
@@ -394,14 +333,14 @@ class Transfer:
         while True:
             before, start = self.senders.pop(source.peer.id, 0), source.offset
             self.senders[source.peer.id] = before  # at the end: it sends now
-            self._received.sources.append((source.offset, source.peer.id))
+            self._evidence.add(source)
             self._tap_source(source)
             try:
                 await pipeline.consume(source)
                 break
             except PeerUnavailable as error:
                 await self._holders.fail(source, error)
-                await self._check_cut(source, error)
+                await self._evidence.check_cut(source, error)
             finally:
                 self.senders[source.peer.id] += source.offset - start
                 self._unverified.add(source)
@@ -413,41 +352,15 @@ class Transfer:
                 raise Aborted(f"no holder remains at byte {source.offset}") from error
         await pipeline.finish()
 
-    async def _check_cut(self, source: Source, error: PeerUnavailable) -> None:
-        """Raise FoundWrong if a feeder broke off because it has found out that its bytes are wrong.
-
-        The runtime would otherwise continue after wrong bytes, and notice it only in the end.
-        """
-        if source.in_flight is None or error.reason != FailureReason.BROKEN or isinstance(self._verifier, Unverified):
-            return
-        context = self._state.context
-        if await was_found_wrong(self._request.digest, self._received, source.peer, context):
-            raise FoundWrong(f"peer {source.peer.id} found out that the bytes which it passed on are wrong")
-
-    def _record_received(self) -> None:
-        """Let other hosts compare what the verifier sees, in case that it is wrong."""
-        if not isinstance(self._verifier, Unverified):
-            earlier = [
-                each for each in self._state.incoming.received.get(self._request.digest)[-1:] if self._span.start > 0
-            ]
-            sources = [each for attempt in earlier for each in attempt.sources if each[0] < self._span.start]
-            if self._span.start > 0 and not sources:
-                sources.append((0, None))  # the runtime has the beginning, and not through the relay
-            self._received = ReceivedBytes(self._verifier.prefixes, sources)
-            self._state.incoming.received.add(self._request.digest, self._received)
-
     def _trace_wrong_byte(self) -> None:
-        """If a wrong byte may have come from a host in flight, find out in the background where it entered.
+        """If a wrong byte may have come from a host in flight, find out where it entered.
 
         Until then, the content is read from whole holders only.
         """
-        state, digest, feeders = self._state, self._request.digest, tuple(self._unverified.feeders)
-        if not feeders and IN_FLIGHT not in state.blame.suspects(digest):
-            return
-        self._rejections.bar_in_flight()
-        received = ReceivedBytes(tuple(self._received.prefixes), list(self._received.sources), is_wrong=True)
-        state.incoming.received.add(digest, received)
-        state.tracing.start(trace_wrong_byte(digest, received, feeders, state))
+        feeders = tuple(self._unverified.feeders)
+        if feeders or IN_FLIGHT in self._state.blame.suspects(self._request.digest):
+            self._rejections.bar_in_flight()
+            self._evidence.trace(feeders)
 
     def _tap_source(self, source: Source) -> None:
         """Let other hosts read what `source` sends."""

@@ -2,6 +2,18 @@
 
 A `Verifier` hashes the content of one transfer. `HashThreadPool` has the threads for that. `KnownSizes` remembers the
 sizes that verified manifests state.
+
+Who verifies what, and when:
+
+- The relay verifies manifests, and content up to ``limits.verify_ahead``, before its first byte is sent.
+- It verifies larger content while it is sent (unless ``verify`` is off), and withholds the last piece until the digest
+  is right. It does so whether the content came from whole holders or from hosts that were still receiving it.
+- What it passes on to other hosts meanwhile is not verified yet. Each of them verifies in the same way, so a wrong byte
+  reaches no runtime as whole content, however long the chain is.
+- It can't verify a range that does not reach the end, or whose beginning the store can't show.
+- The runtime verifies every digest again when it commits content. The relay removes the runtime's unfinished copy if
+  that has a wrong byte, because the runtime would otherwise continue after it.
+- What the store has whole was verified by the runtime, and is not verified again when it is sent.
 """
 
 from __future__ import annotations
