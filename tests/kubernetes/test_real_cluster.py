@@ -277,7 +277,8 @@ class KubernetesSubject(MembershipSubject):
     def __init__(self, api: ApiServer, account: ServiceAccount) -> None:
         self._service = f"kit-{next(NUMBERS)}"
         options = {"api_server": api.url, "credentials": str(account.folder), "service": self._service}
-        self.router = self._relocated = Relocated.from_config(options)
+        # The other hosts of the kit are on loopback.
+        self.router = self._relocated = Relocated.from_config({**options, "any_address": True})
         self._account = account
 
     @override

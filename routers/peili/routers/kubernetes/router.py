@@ -122,9 +122,9 @@ class KubernetesRouter(MembershipRouter):
 
         They are ``service`` (``peili``) and ``namespace`` (that of this pod); ``port`` of the peer doors (that of the
         endpoints which is named ``peer``, or their only one); ``scheme`` (``http``) and ``path`` of the peer doors;
-        ``tls_name``, which all certificates show; ``zone_label``, the label of nodes that has their zone (what the
-        endpoints say); ``api_server``, a URL, and ``credentials``, a folder (those of the pod); and ``timeout`` (10)
-        in seconds.
+        ``tls_name``, which all certificates show; ``any_address`` (false), which allows addresses such as loopback;
+        ``zone_label``, the label of nodes that has their zone (what the endpoints say); ``api_server``, a URL, and
+        ``credentials``, a folder (those of the pod); and ``timeout`` (10) in seconds.
         """
         return cls(KubernetesOptions.from_config(config, os.environ))
 
