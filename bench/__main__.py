@@ -168,8 +168,10 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
     with tempfile.TemporaryDirectory(prefix="peili-bench-", dir=arguments.folder) as folder:
         Path(folder).chmod(0o755)  # nginx's workers run as another user
         setting = Setting(Path(folder), quick=arguments.quick)
-        for name in chosen:
+        for number, name in enumerate(chosen, 1):
             started = time.monotonic()
+            if sys.stderr.isatty():
+                print(f"measuring {name}, {number} of {len(chosen)} …", file=sys.stderr, flush=True)
             try:
                 with closing(_rows(name, setting)) as found:
                     for row in found:

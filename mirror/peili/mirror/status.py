@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.accounting.received import Received
@@ -54,6 +55,7 @@ class StatusParts:
     def document(self) -> dict[str, Any]:
         """Return the status as values for JSON. Times are in seconds since 1970, sizes in bytes."""
         accounting, peers = self.accounting, list(self.peers)
+        names = names_by_address(peers)
         accounting.sample()
         return {
             "identity": self.identity.id,
@@ -73,7 +75,7 @@ class StatusParts:
             "runtime": self.metrics.clients.summary(),
             "received": _received(accounting.totals()),
             "received_today": _received(accounting.history.today),
-            "transfers": [self._transfer(each) for each in accounting.active() if each.repository][:_MOST_ROWS],
+            "transfers": [self._transfer(each, names) for each in accounting.active() if each.repository][:_MOST_ROWS],
             "pulls": [each.json() for each in accounting.pulls],
             "recent_pulls": [each.json() for each in reversed(accounting.recent)],
             "problems": [asdict(each) for each in self.problems],
@@ -88,11 +90,12 @@ class StatusParts:
             described |= {"last_seen": contact.last_seen, "round_trip": contact.round_trip}
         return described
 
-    def _transfer(self, record: RequestRecord) -> dict[str, Any]:
+    def _transfer(self, record: RequestRecord, names: Mapping[str, str]) -> dict[str, Any]:
         """Return a request in progress.
 
-        ``from`` is the peer that sends it to this host, ``to`` the host that gets it. ``path`` are the ids from this
-        host to the one that has the content or, if ``from_upstream``, whose runtime fetches it.
+        ``from`` is the peer that sends it to this host, ``to`` the host that gets it: its id if `names` has its
+        address. ``path`` are the ids from this host to the one that has the content or, if ``from_upstream``, whose
+        runtime fetches it.
         """
         incoming = self.incoming(record.digest) if record.digest is not None else None
         state = incoming.state() if incoming is not None else None
@@ -107,10 +110,19 @@ class StatusParts:
             "seconds": round(time.monotonic() - record.started, 3),
             "source": record.source or None,
             "from": next(reversed([*record.senders]), None) if is_local else None,
-            "to": record.client if record.door == PEER else None,
+            "to": names.get(record.client, record.client) if record.door == PEER else None,
             "path": list(state.path) if state is not None else [],
             "from_upstream": incoming is not None and incoming.is_from_upstream,
         }
+
+
+def names_by_address(peers: Iterable[Peer]) -> dict[str, str]:
+    """Return the ids of the peers by the addresses in their URLs, without addresses that several peers have."""
+    found: dict[str, set[str]] = {}
+    for peer in peers:
+        for url in peer.urls:
+            found.setdefault(urlsplit(url).hostname or "", set()).add(peer.id)
+    return {address: ids.pop() for address, ids in found.items() if len(ids) == 1}
 
 
 def _described(peer: Peer) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import pulling
 from tests.support.neighbours import black_hole_url
@@ -204,3 +205,12 @@ async def test_the_events_are_the_status_each_second_until_the_drain() -> None:
             assert draining is not None
             await draining
         assert all(json.loads(each.removeprefix("data: "))["identity"] == "node-a" for each in events)
+
+
+async def test_a_peer_that_is_known_only_by_its_url_says_its_id() -> None:
+    async with host() as asked:
+        [url] = asked.mirror.status()["peers"][0]["urls"]
+        stranger = Mirror(MemoryStore(), StaticRouter([Peer(url, (url,))]))
+        async with stranger, client_for(stranger.ops) as client:
+            [answer] = (await client.get("/ping")).json()
+    assert (answer["id"], answer["answers_as"], answer["error"]) == (url, "node-b", None)

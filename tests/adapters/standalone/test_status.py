@@ -26,6 +26,7 @@ from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.identity import default_identity
 from peili.adapters.standalone.status import render
 from peili.mirror import Digest, Mirror, Peer, Serving, serve
+from peili.mirror.status import names_by_address
 from peili.mirror.support.log_lines import LoggedProblem
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -97,6 +98,12 @@ async def test_it_shows_what_is_in_flight_and_from_whom(capsys: pytest.CaptureFi
         rf"\n\nin flight\n  docker.io/library/demo +{digest.encoded[:12]} +\S+ [KM]iB of 5\.0 MiB .*/s +from node-b\n",
         text,
     )
+
+
+def test_an_address_that_one_peer_has_stands_for_it() -> None:
+    peers = [Peer("b", ("http://10.0.0.2:1", "http://[fd00::2]:1")), Peer("c", ("http://10.0.0.3:1",))]
+    again = Peer("d", ("http://10.0.0.3:2",))
+    assert names_by_address([*peers, again]) == {"10.0.0.2": "b", "fd00::2": "b"}
 
 
 async def test_watch_shows_it_on_the_whole_terminal_until_it_is_interrupted() -> None:

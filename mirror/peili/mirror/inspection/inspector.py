@@ -158,4 +158,5 @@ def _ping_problem(peer: Peer, status: int, identity: str | None) -> str | None:
         return f"something else than peili answers ({status})"
     if status != 200:
         return f"it answers {status}" + (": its door is closed to this host" if status == 403 else "")
-    return None if identity == peer.id else f"it answers as {identity}"
+    is_named = peer.id not in peer.urls  # otherwise its id is not known in advance
+    return f"it answers as {identity}" if is_named and identity != peer.id else None
