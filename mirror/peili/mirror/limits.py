@@ -36,7 +36,7 @@ class Limits:
     directory_records: int = 131_072  # keys of all hosts together, a key counts once for each holder
     claim_keys: int = 8192  # keys that are being fetched, of all hosts together
     claim_hosts: int = 65_536  # hosts that fetch them, counted once for each key
-    claim_timeout: float = 2.0  # others wait this long for a host that fetches from upstream, until it has bytes
+    claim_timeout: float = 5.0  # others wait this long for a host that fetches from upstream, until it has bytes
     # Relaying to the runtime
     connect_timeout: float = 1.0
     first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder
