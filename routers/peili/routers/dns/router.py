@@ -132,8 +132,9 @@ class DnsRouter(MembershipRouter):
 
         They are either ``name`` and ``port``, or ``srv``, a name with SRV records; ``scheme`` (``http``) and ``path``
         of the members' peer doors; ``ip_version``, which is ``"v4"``, ``"v6"`` or ``"all"``; ``tls_name``, which all
-        certificates show; ``servers``, a list of DNS servers (those of ``/etc/resolv.conf``); ``min_ttl`` (5) and
-        ``max_ttl`` (300), the bounds of the time that an answer is used, and ``timeout`` (5), in seconds.
+        certificates show; ``any_address`` (false), which allows addresses such as loopback; ``servers``, a list of DNS
+        servers (those of ``/etc/resolv.conf``); ``min_ttl`` (5) and ``max_ttl`` (300), the bounds of the time that an
+        answer is used, and ``timeout`` (5), in seconds.
         """
         return cls(DnsOptions.from_config(config))
 
