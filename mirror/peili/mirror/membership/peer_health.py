@@ -179,12 +179,18 @@ class PeerHealth:
                 peer.urls[0],
             )
 
-    def mark_dead(self, peer: Peer, reason: str) -> None:
-        """Leave `peer` out until it answers again. `reason` becomes the beginning of the log line."""
+    def mark_dead(self, peer: Peer, reason: str, *, probe_now: bool = False) -> None:
+        """Leave `peer` out until it answers again.
+
+        Args:
+            peer: The peer.
+            reason: Why; it becomes the beginning of the log line.
+            probe_now: Whether it is probed at once, because it may only have been slow.
+        """
         if self.is_usable(peer):
             extra = {"event": "peer lost", "peer": peer.id}
             self._context.log.info("%s; it is left out until it answers again", reason, extra=extra)
-            self._exclude(peer, reason, probe_now=False)
+            self._exclude(peer, reason, probe_now=probe_now)
 
     def exclude_until_alive(self, key: Key, names: Collection[str]) -> None:
         """Leave out the members in `names`, which failed to deliver `key`, and probe each at once.

@@ -16,7 +16,6 @@ from itertools import islice
 from peili.mirror.errors import FailureReason
 from peili.mirror.membership.directory.home_client import FIRST_ANSWER, HomeClient
 from peili.mirror.membership.directory.leases import Leases
-from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import MAX_FAILED, ClaimRequest, FeedFrom, Granted, OtherHome, WaitFor
 from peili.mirror.peer_api.peers import Holder
@@ -117,7 +116,7 @@ class Claiming:
         request = self._request(want)
 
         def ask(home: str) -> asyncio.Task[Claimed | None]:
-            return self._tasks.start(self._ask_home(home, want.key, request, is_first=home == first))
+            return self._tasks.start(self._ask_home(home, request, is_first=home == first))
 
         questions = [ask(homes[0])]
         with suppress(TimeoutError):
@@ -147,12 +146,12 @@ class Claiming:
             upstream_rate=self._leases.upstream.best_rate(),
         )
 
-    async def _ask_home(self, home: str, key: Key, request: ClaimRequest, *, is_first: bool) -> Claimed | None:
+    async def _ask_home(self, home: str, request: ClaimRequest, *, is_first: bool) -> Claimed | None:
         """Ask a home, or the one that it names instead, until it names a holder that this host knows."""
-        answer = await self._answer(home, key, request, is_final=not is_first)
+        answer = await self._answer(home, request, is_final=not is_first)
         if isinstance(answer, OtherHome):
             home = answer.id if self._can_ask(answer.id) else home
-            answer = await self._answer(home, key, request, is_final=True)
+            answer = await self._answer(home, request, is_final=True)
         for _ in range(_MAX_UNUSABLE + 1):
             if not isinstance(answer, Granted):
                 return None
@@ -163,7 +162,7 @@ class Claiming:
                 return Claimed(home, answer, holders)
             unusable = {each.id: self._problem(each.id) for each in answer.grant.holders}
             request = replace(request, failed=_newest({**unusable, **request.failed}))
-            answer = await self._answer(home, key, request, is_final=True)
+            answer = await self._answer(home, request, is_final=True)
         self._undo(request.key, home, answer)
         return None
 
@@ -186,11 +185,9 @@ class Claiming:
         is_known = self._client.members.member(host) is not None
         return FailureReason.UNREACHABLE if is_known else FailureReason.REFUSED
 
-    async def _answer(
-        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
-    ) -> Granted | OtherHome | None:
+    async def _answer(self, home: str, request: ClaimRequest, *, is_final: bool) -> Granted | OtherHome | None:
         """Return the answer of a home; None if there is none in time. A grant that comes too late is undone."""
-        asking = self._tasks.start(self._ask_and_hold(home, key, request, is_final=is_final))
+        asking = self._tasks.start(self._ask_and_hold(home, request, is_final=is_final))
         is_used = False
         try:
             async with Deadline(self._client.answer_time):
@@ -204,12 +201,10 @@ class Claiming:
                 asking.add_done_callback(lambda done: self._undo_late(request.key, home, done))
         return answer
 
-    async def _ask_and_hold(
-        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool
-    ) -> Granted | OtherHome | None:
+    async def _ask_and_hold(self, home: str, request: ClaimRequest, *, is_final: bool) -> Granted | OtherHome | None:
         with self._leases.asking(request.key):
             undo = partial(self._leases.undo, request.key, home)
-            return await self._client.acquire(home, key, request, is_final=is_final, on_lost=undo)
+            return await self._client.acquire(home, request, is_final=is_final, on_lost=undo)
 
     def _undo_late(self, key: str, home: str, asked: asyncio.Task[Granted | OtherHome | None]) -> None:
         if not asked.cancelled() and asked.exception() is None:

@@ -135,11 +135,11 @@ class HomeClient:
         if home == self.identity:
             return self._home.records.find(str(key))
         query = HoldersQuery(str(key), tuple(self._lists_of(home)))
-        answer = await self._ask(home, key, HOLDERS_PATH, query.encode(), HoldersAnswer.parse)
+        answer = await self._ask(home, HOLDERS_PATH, query.encode(), HoldersAnswer.parse)
         return None if answer is None else self._with_hosts(home, HOLDERS_PATH, answer)
 
     async def acquire(
-        self, home: str, key: Key, request: ClaimRequest, *, is_final: bool, on_lost: Callable[[], None]
+        self, home: str, request: ClaimRequest, *, is_final: bool, on_lost: Callable[[], None]
     ) -> Granted | OtherHome | None:
         """Ask where this host gets a key.
 
@@ -150,7 +150,7 @@ class HomeClient:
         if home == self.identity:
             return self._home.acquire(AcquireQuery(request, is_final=is_final))
         query = AcquireQuery(request, tuple(self._lists_of(home)), is_final)
-        answer = await self._ask(home, key, ACQUIRE_PATH, query.encode(), parse_acquire_answer, on_lost=on_lost)
+        answer = await self._ask(home, ACQUIRE_PATH, query.encode(), parse_acquire_answer, on_lost=on_lost)
         if not isinstance(answer, Granted):
             return answer
         known = self._with_hosts(home, ACQUIRE_PATH, answer.known)
@@ -160,19 +160,18 @@ class HomeClient:
         """Report what became of the answers of a home. None if it did not take the report."""
         if home == self.identity:
             return self._home.report(home, message)
-        return await self._ask(home, None, LEASES_PATH, message.encode(), LeasesAnswer.parse)
+        return await self._ask(home, LEASES_PATH, message.encode(), LeasesAnswer.parse)
 
     async def _ask(
         self,
         home: str,
-        key: Key | None,
         path: str,
         body: bytes,
         parse: Callable[[bytes], _T],
         *,
         on_lost: Callable[[], None] = lambda: None,
     ) -> _T | None:
-        """Return the answer of a home; None if there is none, or if it is wrong. `key` is what it was asked for."""
+        """Return the answer of a home; None if there is none, or if it is wrong."""
         peer = self.members.live().by_id.get(home)
         if peer is None:
             return None
@@ -182,8 +181,8 @@ class HomeClient:
             self._replace(home, path)
             if error.reason != FailureReason.UNREACHABLE:
                 on_lost()
-            if key is not None and error.reason in {FailureReason.UNREACHABLE, FailureReason.SILENT}:
-                self._health.exclude_until_alive(key, [peer.id])
+            if path != LEASES_PATH and error.reason in {FailureReason.UNREACHABLE, FailureReason.SILENT}:
+                self._health.mark_dead(peer, str(error), probe_now=True)
             return None
         if path != HOLDERS_PATH and head.status in {403, *_NOT_FOUND}:
             seconds = _UNKNOWN_TIME if head.status == 403 else _OLD_TIME
