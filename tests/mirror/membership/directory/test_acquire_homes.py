@@ -164,12 +164,12 @@ async def cluster_with(script: Script, count: int = SMALL, others: Collection[Pe
 
 WRONG_ANSWERS: dict[str, Answer] = {
     "an old version": lambda _: Response(status_code=404),
-    "it does not know the host": lambda _: Response(status_code=403),
     "busy": lambda _: Response(status_code=429),
     "silent": lambda _: None,
-    "nobody knows them": lambda _: grants(FeedFrom((KnownHolder("stranger", 1), KnownHolder("h99", 1, 1)))),
-    "the host itself": lambda query: grants(FeedFrom((KnownHolder(query.request.host, 1),))),
-    "a home that nobody knows": lambda query: None if query.is_final else Response(OtherHome("stranger").encode()),
+    "nobody knows them": lambda query: grants(FeedFrom((KnownHolder("x", 1), KnownHolder(query.request.host, 1)))),
+    "nobody knows that home": lambda query: Response(
+        OtherHome("x").encode(), status_code=403 if query.is_final else 200
+    ),
 }
 
 
