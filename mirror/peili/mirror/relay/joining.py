@@ -55,14 +55,14 @@ async def open_joined(
 
 
 async def _has_begun(incoming: Incoming, tap: Tap) -> bool:
-    """Wait until the other transfer has its first bytes. Return whether it has, in time."""
+    """Wait until the other transfer has its first bytes. Return whether it has, in time, and keeps them in memory."""
     try:
         async with Deadline(PATIENCE):
-            while incoming.size is None or incoming.ring is None:
+            while incoming.size is None or (incoming.ring is None and incoming.needs_ring):
                 changed = incoming.changes.next_change
                 if not incoming.has_other_source(tap):
                     return False
                 await changed.wait()
     except TimeoutError:
         return False
-    return True
+    return incoming.ring is not None
