@@ -100,8 +100,8 @@ async def test_find_says_who_has_which_part_and_what_a_pull_would_do(capsys: pyt
     assert lines[6] == "what a pull would do"
     assert "1. DeferResolver leaves the tag to the registry: the runtime asks it which digest it means" in lines[7]
     assert f"2. the tag means {Digest.of(INDEX)}, says this host's store or a peer" in lines[8]
-    assert "3. 1 parts, 1.5 KiB, are here: the runtime gets them from the store" in lines[9]
-    assert "4. 4 parts, 2.4 MiB, come from peers" in lines[10]
+    assert "3. from this host's store: 1 part, 1.5 KiB" in lines[9]
+    assert "4. from peers: 4 parts, 2.4 MiB" in lines[10]
 
 
 async def test_find_with_test_fetches_the_beginning_of_each_part_and_keeps_nothing(

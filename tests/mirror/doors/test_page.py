@@ -112,7 +112,7 @@ async def check_keyboard(page: Browser) -> None:
     await page.until("document.querySelectorAll('#result tbody tr').length === 3")
     result = await page.run("document.getElementById('result').innerText")
     assert "node-b" in result
-    assert "come from peers" in result
+    assert "from peers: 3 parts" in result
     await page.press("Tab", 9)
     await page.press("Tab", 9)
     assert await page.run("document.activeElement.value") == "try"

@@ -79,11 +79,11 @@ def render(document: Mapping[str, Any]) -> str:
 def _host(document: Mapping[str, Any]) -> list[str]:
     up = seconds_text(max(0.0, document["now"] - document["started"]))
     lines = [f"{document['identity']}  peili {document['version']}, up {up}"]
-    notes = {"store": f"; {document['advertised']} keys are shared with peers", "router": f"; {_peer_count(document)}"}
+    notes = {"store": f"; shared with peers: {document['advertised']} keys", "router": f"; {_peer_count(document)}"}
     for part, kind in document["plugins"].items():
         state = "ready" if document["ready"].get(part) else "NOT READY"
         lines.append(f"  {part:10}{kind}, {state}{notes.get(part, '')}")
-    lines.append(f"  {'reached at':10}{', '.join(document['urls']) or 'no URL: there is no peer door'}")
+    lines.append(f"  {'urls':10}{', '.join(document['urls']) or 'no URL: there is no peer door'}")
     clients = [
         f"{name} ({counts['requests']:.0f} times, last {_ago(document, counts['last'])})"
         for name, counts in document["runtime"].items()
@@ -93,7 +93,7 @@ def _host(document: Mapping[str, Any]) -> list[str]:
 
 def _peer_count(document: Mapping[str, Any]) -> str:
     dead = len(document["unreachable"])
-    return f"{document['peers_known']} peers answer" + (f", {dead} do not" if dead else "")
+    return f"peers that answer: {document['peers_known']}" + (f", that do not: {dead}" if dead else "")
 
 
 def _received(document: Mapping[str, Any]) -> list[str]:

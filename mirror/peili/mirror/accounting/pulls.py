@@ -81,7 +81,7 @@ class Pull:
             f"{bytes_text(received.upstream)} from upstream; saved {share_text(received.saved)}"
         )
         missing = len(self.pending)
-        return f"{line}; {missing} parts were left to upstream and are not in the store" if missing else line
+        return f"{line}; left to upstream and not in the store so far: {missing}" if missing else line
 
     def json(self) -> Mapping[str, Any]:
         """Return the pull for ``/status`` and for logs in JSON."""

@@ -26,9 +26,9 @@ MOST_PEERS = 32
 _REQUESTS_AT_ONCE = 8
 _MOST_PARTS = 1024
 _SOURCES = {
-    "store": "are here: the runtime gets them from the store",
-    "peers": "come from peers",
-    "upstream": "have no holder: the runtime goes upstream",
+    "store": "from this host's store",
+    "peers": "from peers",
+    "upstream": "from upstream, because nobody has it",
 }
 
 
@@ -52,7 +52,7 @@ class FoundImage:
         by_source = {source: [each for each in self.parts if each.source == source] for source in _SOURCES}
         sizes = {source: sum(each.size or 0 for each in parts) for source, parts in by_source.items()}
         steps = [
-            f"{len(parts)} parts, {bytes_text(sizes[source])}, {_SOURCES[source]}"
+            f"{_SOURCES[source]}: {len(parts)} part{'s'[: len(parts) != 1]}, {bytes_text(sizes[source])}"
             for source, parts in by_source.items()
             if parts
         ]
