@@ -176,7 +176,8 @@ class FetchTable:
         return fetcher
 
     def _grow(self, fetch: Fetch, fetcher: Fetcher, offset: int, now: float) -> None:
-        """Record that a host has `offset` bytes. Its feeder then has at least as many."""
+        """Record that a host says that it has `offset` bytes. Its feeder then has at least as many."""
+        fetcher.measure(offset, now)
         if not fetcher.grow(offset, now):
             return
         fetch.refusals = 0

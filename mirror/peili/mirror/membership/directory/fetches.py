@@ -97,17 +97,21 @@ class Fetcher:
         self.root = self.host
 
     def grow(self, offset: int, now: float) -> bool:
-        """Record that it has `offset` bytes. Returns whether these are more than before."""
+        """Record that it has at least `offset` bytes. Returns whether that is more than was known."""
         if offset <= self.offset:
             return False
         self.offset, self.grew, self.is_starving = offset, now, False
+        return True
+
+    def measure(self, offset: int, now: float) -> None:
+        """Measure its rate. It has said itself that it has `offset` bytes now."""
         if self._measured is None:
-            self._measured = now, offset
-        elif now - self._measured[0] >= _WINDOW:
+            if offset > self.fed_offset:
+                self._measured = now, offset
+        elif offset > self._measured[1] and now - self._measured[0] >= _WINDOW:
             rate = (offset - self._measured[1]) / (now - self._measured[0])
             self.rate = rate if self.rate is None else (self.rate + rate) / 2
             self._measured = now, offset
-        return True
 
     def measure_anew(self) -> None:
         """Forget its rate, because it now gets its bytes from somewhere else."""
@@ -203,6 +207,9 @@ class Fetch:
             self.arrange(old)
         fetcher.feeders, fetcher.fed_since, fetcher.fed_offset = feeders, now, fetcher.offset
         for new in feeders:
+            for sibling in self.children.get(new, ()):
+                if sibling in self.hosts:
+                    self.hosts[sibling].measure_anew()  # it had more of the uplink until now
             self.children.setdefault(new, {})[fetcher.host] = None
             self._loads[new] += 1
             self.arrange(new)
@@ -216,7 +223,8 @@ class Fetch:
         if is_root:
             self.feed(fetcher, (), now)
             fetcher.measure_anew()
-            fetcher.claimed, fetcher.grew, fetcher.fed_since = fetcher.offset, now, now
+            fetcher.claimed = fetcher.fed_offset = fetcher.offset
+            fetcher.grew = fetcher.fed_since = now
             fetcher.is_starving = False
             self.roots[fetcher.host] = None
         else:
