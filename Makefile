@@ -48,6 +48,7 @@ bench:
 	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m bench.prepare
 	@$(BIN)/python -m bench $(ARGS)
+	@test -n "$(ARGS)" || $(BIN)/python -m bench fuzz --seconds 30
 
 simulate:
 	@sh scripts/venv $(VENV) test

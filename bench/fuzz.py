@@ -1,13 +1,16 @@
-"""Tests the editors of hosts.toml, registries.yaml and Talos's documents with random files. Nothing is measured.
+"""Tests the editors of hosts.toml, registries.yaml and Talos's documents, and the doors. Nothing is measured.
 
 Each input is a file of tests/differential with some random changes. tests/differential/invariants.py checks the rules
-of the editors. The printed seed creates the same inputs again.
+of the editors. The printed seed creates the same inputs again. The doors are tested by door_fuzzer.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import random
+import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. The exit code is 1 if an editor has broken a rule."""
     arguments = _parser().parse_args(argv)
     rng = random.Random(arguments.seed)
-    print(f"seed {arguments.seed}, {arguments.seconds:g} seconds for each editor", flush=True)
+    print(f"seed {arguments.seed}, {arguments.seconds:g} seconds for each editor and each door", flush=True)
     faults = 0
     for name, editor in EDITORS.items():
         with tempfile.TemporaryDirectory(prefix="peili-fuzz-", dir=arguments.folder) as folder:
@@ -109,12 +112,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         for data, what in sorted(found, key=lambda each: len(each[0]))[:_SHOWN]:
             print(f"  {data!r}\n    {what}", file=sys.stderr)
         faults += len(found)
+    for door in ("local", "peer"):
+        with tempfile.TemporaryDirectory(prefix="peili-fuzz-", dir=arguments.folder) as folder:
+            faults += not _fuzz_door(door, Path(folder), arguments)
     return 1 if faults else 0
+
+
+def has_atheris() -> bool:
+    """Return whether atheris is installed. It has no wheels for some versions of Python."""
+    return importlib.util.find_spec("atheris") is not None
+
+
+def _fuzz_door(door: str, folder: Path, arguments: argparse.Namespace) -> bool:
+    """Let atheris send inputs to a door. Return whether no fault was found, or whether there is no atheris."""
+    if not has_atheris():
+        print(f"{door} door: not tested, because atheris is not installed", flush=True)
+        return True
+    bound = f"-max_total_time={arguments.seconds:.0f}" if arguments.seconds else "-runs=50"
+    seed = f"-seed={arguments.seed % 2**31 or 1}"
+    command = [sys.executable, "-m", "bench.door_fuzzer", door, str(folder), bound, seed]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace")
+    count = re.search(r"^Done (\d+) runs", done.stderr, re.MULTILINE)
+    is_right = done.returncode == 0 and count is not None
+    print(
+        f"{door} door: {int(count[1]):,} inputs, 0 faults" if is_right and count else f"{door} door: a fault",
+        flush=True,
+    )
+    if not is_right:
+        print(done.stderr[-4000:], file=sys.stderr)
+    return is_right
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench fuzz", description="Tests the editors with random files.")
-    parser.add_argument("--seconds", type=float, default=60, help="for each editor (%(default)g)")
+    parser.add_argument("--seconds", type=float, default=60, help="for each editor and each door (%(default)g)")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32), help="by default a random one")
     shared = Path("/dev/shm")
     folder = shared if shared.is_dir() else Path(tempfile.gettempdir())

@@ -11,12 +11,27 @@ from bench import fuzz
 from bench.__main__ import main
 
 
-def test_one_input_for_each_editor(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_one_input_for_each_editor(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "has_atheris", lambda: False)
     assert main(["fuzz", "--seconds", "0", "--seed", "7", "--folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "seed 7, 0 seconds for each editor",
+        "seed 7, 0 seconds for each editor and each door",
         *(f"{name}: 1 inputs, 0 faults" for name in ("hosts.toml", "registries.yaml", "Talos")),
+        *(f"{door} door: not tested, because atheris is not installed" for door in ("local", "peer")),
     ]
+
+
+@pytest.mark.skipif(not fuzz.has_atheris(), reason="not installed: atheris")
+def test_both_doors_answer_what_atheris_sends(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "EDITORS", {})
+    assert main(["fuzz", "--seconds", "0", "--seed", "7", "--folder", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [each.split(":")[0] for each in lines] == ["local door", "peer door"]
+    assert all(each.endswith(" inputs, 0 faults") for each in lines)
 
 
 def test_a_fault_is_printed_with_its_input(
@@ -26,6 +41,7 @@ def test_a_fault_is_printed_with_its_input(
         yield "it is as it is"
         raise RuntimeError("broken")
 
+    monkeypatch.setattr(fuzz, "has_atheris", lambda: False)
     monkeypatch.setattr(fuzz, "EDITORS", {"editor": fuzz.Editor([b"file"], [b"file"], faults)})
     assert main(["fuzz", "--seconds", "0", "--folder", str(tmp_path)]) == 1
     output = capsys.readouterr()

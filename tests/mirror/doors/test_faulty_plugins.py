@@ -20,7 +20,18 @@ from tests.mirror.doors.in_memory_host import InMemoryHost, client_for
 from tests.support.waiting import until
 from typing_extensions import override
 
-from peili.mirror import Content, Descriptor, Digest, Limits, Mirror, Peer, Reference, Resolver
+from peili.mirror import (
+    Content,
+    Descriptor,
+    Digest,
+    Limits,
+    Mirror,
+    NotFound,
+    Peer,
+    Reference,
+    Resolver,
+    StoreUnavailable,
+)
 from peili.mirror.content import files as filecontent
 from peili.mirror.content.files import FileContent
 from peili.mirror.oci.references import OCTET_STREAM
@@ -263,3 +274,23 @@ async def test_an_unreachable_own_peer_door_is_logged(caplog: pytest.LogCaptureF
         async with mirror:
             await until(lambda: "not advertised to peers" in caplog.text)
     assert "http://127.0.0.1:1" in caplog.text
+
+
+@pytest.mark.parametrize(("error", "status"), [(NotFound, 404), (StoreUnavailable, 503), (RuntimeError, 404)])
+async def test_other_hosts_are_not_told_a_path_of_this_host(error: type[Exception], status: int) -> None:
+    class Telling(MemoryStore):
+        @override
+        async def describe(self, digest: Digest) -> Descriptor:
+            raise error("/var/lib/secret/blobs can't be read")
+
+        @override
+        async def resolve(self, reference: Reference) -> Descriptor:
+            raise error("/var/lib/secret/index.json can't be read")
+
+    digest = Digest.of(b"of this host")
+    mirror = Mirror(Telling(), MemoryRouter())
+    async with mirror, client_for(mirror.peer) as client:
+        for path in (f"blobs/{digest}", f"manifests/{digest}", "manifests/v1"):
+            response = await client.get(f"/v2/registry.example/demo/{path}")
+            assert response.status_code == status
+            assert "secret" not in response.text

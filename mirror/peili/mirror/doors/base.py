@@ -53,7 +53,12 @@ class Door(ABC):
     Args:
         context: The context of the mirror, with the log of this door.
         default_registry: The registry of requests that name none.
+
+    Attributes:
+        tells_reasons: Whether responses have the messages of plug-ins, which may contain paths of this host.
     """
+
+    tells_reasons = True
 
     def __init__(self, context: Context, default_registry: str | None) -> None:
         self.context = context
@@ -147,7 +152,7 @@ class Door(ABC):
         except (NotFound, Aborted, Unavailable) as error:
             if not response.has_started:
                 self.context.log.debug("%s %s: not sent: %s", target.endpoint.value, target.name, error)
-                raise _http_error(target, error) from error
+                raise self._http_error(target, error) from error
             self.context.log.warning("%s: response cut off: %s", target.name, error)
         except HTTPError:
             raise  # a decision of the door, not an error of a plug-in
@@ -156,7 +161,15 @@ class Door(ABC):
                 raise  # usually from sending: the client has disconnected
             self.context.log.exception("%s: a plug-in failed", target.name)
             if not response.has_started:
-                raise _http_error(target, NotFound()) from error
+                raise self._http_error(target, NotFound()) from error
+
+    def _http_error(self, target: Target, error: Exception) -> HTTPError:
+        """Return the error response for an error of a plug-in or of the relay: 503 for `Unavailable`, else 404."""
+        reason = str(error) if self.tells_reasons else ""
+        if isinstance(error, Unavailable):
+            return HTTPError(503, TOOMANYREQUESTS, reason or "this host can't answer now", {"Retry-After": "1"})
+        code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
+        return HTTPError(404, code, reason or f"{target.name} is not available")
 
     @abstractmethod
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
@@ -220,14 +233,6 @@ def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
         return descriptor
     keeps_type = target.endpoint is Endpoint.MANIFEST or is_manifest(descriptor.media_type)
     return descriptor if keeps_type else replace(descriptor, media_type=OCTET_STREAM)
-
-
-def _http_error(target: Target, error: Exception) -> HTTPError:
-    """Return the error response for an error of a plug-in or of the relay: 503 for `Unavailable`, else 404."""
-    if isinstance(error, Unavailable):
-        return HTTPError(503, TOOMANYREQUESTS, str(error), {"Retry-After": "1"})
-    code = MANIFEST_UNKNOWN if target.endpoint is Endpoint.MANIFEST else BLOB_UNKNOWN
-    return HTTPError(404, code, str(error) or f"{target.name} is not available")
 
 
 class RequestScope:

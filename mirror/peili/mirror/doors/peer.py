@@ -111,6 +111,8 @@ class PeerDoor(Door):
         upload_slots: The uploads that run.
     """
 
+    tells_reasons = False
+
     def __init__(self, context: Context, default_registry: str | None, incoming: IncomingRegistry) -> None:
         super().__init__(context, default_registry)
         self.upload_slots = UploadSlots(context.limits, context.limited)
