@@ -37,7 +37,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "detect_media_type Peer AddressKinds base_url is_identity IDENTITY_HEADER Holder UnreachablePeer",
         "Plug-ins": "Plugin Context Plugins STORES ROUTERS RESOLVERS Options Backoff Broadcast Tasks is_cancelled "
         "running_already",
-        "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular "
+        "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular open_below "
         "open_in_thread Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
         "Resolvers": "Resolver ResolverLoader",

@@ -4,7 +4,7 @@ The names that are exported here are the public interface. All others may change
 """
 
 from peili.mirror.client.client import PeerClient
-from peili.mirror.content.files import FileContent, open_in_thread, open_regular
+from peili.mirror.content.files import FileContent, open_below, open_in_thread, open_regular
 from peili.mirror.content.growing import GrowingFileContent
 from peili.mirror.content.inventory import Inventory
 from peili.mirror.doors.middleware import Auth, clients_in, loopback_only
@@ -146,6 +146,7 @@ __all__ = [
     "is_registry",
     "looks_like_registry",
     "loopback_only",
+    "open_below",
     "open_in_thread",
     "open_regular",
     "parse_key",

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 from peili.mirror import Aborted, NotFound
 from peili.mirror.content import files as module
-from peili.mirror.content.files import FileContent
+from peili.mirror.content.files import FileContent, open_below
 
 pytestmark = pytest.mark.anyio
 
@@ -171,3 +171,34 @@ async def test_a_cancelled_opening_leaks_no_descriptor(path: Path) -> None:
     async with asyncio.timeout(30):
         while descriptors() != before:  # noqa: ASYNC110 - a thread closes it soon, and tells nobody
             await asyncio.sleep(0.01)
+
+
+def test_nothing_outside_of_a_directory_is_opened(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "blobs" / "sha256").mkdir(parents=True)
+    (outside / "sha256").mkdir(parents=True)
+    (root / "blobs" / "sha256" / "right").write_bytes(b"right")
+    for secret in (outside / "secret", outside / "sha256" / "secret"):
+        secret.write_bytes(b"secret")
+    (root / "blobs" / "sha256" / "link").symlink_to(outside / "secret")
+    (root / "linked").symlink_to(outside)
+    (root / "blobs" / "up").symlink_to("../../outside")
+    right = open_below(root, "blobs/sha256/right")
+    assert os.read(right, 100) == b"right"
+    os.close(right)
+    for path in (
+        "blobs/sha256/link",
+        "linked/secret",
+        "linked/sha256/secret",
+        "blobs/up/secret",
+        "../outside/secret",
+        "blobs/../../outside/secret",
+        outside / "secret",
+        "blobs/sha256",
+        "missing",
+    ):
+        with pytest.raises(NotFound):
+            open_below(root, path)
+    alias = tmp_path / "alias"
+    alias.symlink_to(root)  # the root itself may be a link: the operator has chosen it
+    os.close(open_below(alias, "blobs/sha256/right"))

@@ -1,5 +1,7 @@
 """Hosts with certificates that trustme makes, which have other extensions and chains than those of openssl(1)."""
 
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
+# trustme does not state all its types.
 from __future__ import annotations
 
 import datetime as dt

@@ -12,7 +12,7 @@ from tests.stores.containerd.helpers import PROMPT, eventually, read_all, ready
 from tests.stores.containerd.namespace import Namespace, new_namespace
 
 from peili.mirror import Aborted, Content, Digest, NotFound
-from peili.mirror.content.files import open_regular
+from peili.mirror.content.files import open_below
 from peili.mirror.testing import watching
 from peili.stores.containerd import ContainerdStore
 from peili.stores.containerd import content as content_module
@@ -172,14 +172,14 @@ async def test_a_cancelled_open_leaves_no_file_open(
 ) -> None:
     called, go_on, opened = threading.Event(), threading.Event(), list[Path]()
 
-    def open_slowly(path: Path) -> int:
+    def open_slowly(root: Path, path: Path) -> int:
         called.set()
         assert go_on.wait(60)
-        fd = open_regular(path)
+        fd = open_below(root, path)
         opened.append(Path(f"/proc/self/fd/{fd}"))
         return fd
 
-    monkeypatch.setattr(content_module, "open_regular", open_slowly)
+    monkeypatch.setattr(content_module, "open_below", open_slowly)
     store = namespace.store()
     async with ready(store), namespace.writing(data) as writer:
         await writer.write(data[:MIB])

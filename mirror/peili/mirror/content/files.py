@@ -19,6 +19,7 @@ from peili.mirror.plugins.content import Content
 
 _T = TypeVar("_T")
 _NOWAIT: int = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in the page cache
+_MISSING = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 _NEEDS_THREAD = {errno.EAGAIN, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
 
@@ -37,13 +38,43 @@ def open_regular(path: str | Path, *, dir_fd: int | None = None) -> int:
         # O_NONBLOCK: without it, opening a FIFO would wait.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}:
+        if error.errno in _MISSING:
             raise NotFound(f"no regular file at {path}") from error
         raise StoreUnavailable(f"{path}: {error.strerror}") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise NotFound(f"no regular file at {path}")
     return fd
+
+
+def open_below(root: Path, path: str | Path) -> int:
+    """Open a regular file below a directory for reading, and return its descriptor. May block.
+
+    Args:
+        root: The directory.
+        path: The path of the file, relative to `root`. No symbolic link in it is followed, and it must not have ``..``.
+
+    Raises:
+        NotFound: There is no regular file.
+        StoreUnavailable: The file can't be opened.
+    """
+    *names, last = Path(path).parts
+    if Path(path).is_absolute() or ".." in (*names, last):
+        raise NotFound(f"not a path below {root}: {path}")
+    try:
+        directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for name in names:
+                below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=directory)
+                os.close(directory)
+                directory = below
+            return open_regular(last, dir_fd=directory)
+        finally:
+            os.close(directory)
+    except OSError as error:
+        if error.errno in _MISSING:
+            raise NotFound(f"no regular file at {path} below {root}") from error
+        raise StoreUnavailable(f"{path}: {error.strerror}") from error
 
 
 def is_cached(fd: int, offset: int) -> bool:

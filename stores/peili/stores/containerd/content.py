@@ -22,8 +22,8 @@ from peili.mirror import (
     GrowingFileContent,
     NotFound,
     StoreUnavailable,
+    open_below,
     open_in_thread,
-    open_regular,
 )
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
@@ -132,7 +132,7 @@ async def open_ingest(
         if is_given_up(path):
             continue
         with suppress(NotFound, StoreUnavailable):
-            opener = partial(open_regular, path / "data")
+            opener = partial(open_below, root, path.relative_to(root) / "data")
             fd = await open_in_thread(opener, os.close)
             total = _read_total(path)
             return GrowingFileContent(fd, blob_path(root, digest), total, is_given_up=partial(is_given_up, path))

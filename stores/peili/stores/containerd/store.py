@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,6 +33,7 @@ from peili.mirror import (
     StoreEvent,
     StoreUnavailable,
     detect_media_type,
+    open_below,
     running_already,
 )
 from peili.stores.containerd.api import ContainerdApi
@@ -221,7 +223,8 @@ class ContainerdStore(Store):
         blob, root = await self._find_blob(digest), self._connection.follower.content_root
         if root is not None:
             try:
-                content = await FileContent.open(blob_path(root, digest))
+                path = blob_path(root, digest).relative_to(root)
+                content = await FileContent.open(path, opener=partial(open_below, root))
             except (NotFound, StoreUnavailable):
                 pass  # removed since the last list, or not readable for this process: ask containerd
             else:
