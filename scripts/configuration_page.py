@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import SECTIONS, Config, TLSOptions, known_keys, load_plugin
+from peili.adapters.standalone.config import SECTIONS, Config, known_keys, load_plugin
+from peili.adapters.standalone.door_options import TLSOptions
 from peili.mirror import RESOLVERS, ROUTERS, STORES, Limits, Options, Plugins
 from peili.mirror.limits import UNLIMITED
 from peili.mirror.support.options import MISSING

@@ -49,6 +49,7 @@ async def serve(
     local: Address | Sequence[Address],
     peer: Address | Sequence[Address] | None = None,
     ops: Address | Sequence[Address] | None = None,
+    local_ssl: ssl.SSLContext | None = None,
     peer_ssl: ssl.SSLContext | None = None,
     advertise: str | Sequence[str] | None = None,
 ) -> AsyncGenerator[Serving]:
@@ -63,6 +64,7 @@ async def serve(
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
         ops: Where to serve `Mirror.ops`. None means at the addresses of the local door.
+        local_ssl: Serves the local door with TLS. If it verifies clients, the runtime needs a certificate.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
@@ -74,7 +76,8 @@ async def serve(
     addresses = ((local, "127.0.0.1"), (peer, "::"), (ops, "127.0.0.1"))
     with _listening(addresses, mirror.limits.reader_timeout) as (local_sockets, peer_sockets, ops_sockets):
         local_app = mirror.local if ops_sockets else OpsMiddleware(mirror.local, mirror.local_ops)
-        doors = [(_DoorServer(LOCAL, local_app, mirror), local_sockets)]
+        local_context = None if local_ssl is None else lambda: local_ssl
+        doors = [(_DoorServer(LOCAL, local_app, mirror, local_context), local_sockets)]
         if peer_sockets:
             doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
             found = urls_of(peer_sockets, "https" if context else "http") if advertise is None else advertise

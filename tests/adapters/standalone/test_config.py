@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.adapters.standalone import settings
-from peili.adapters.standalone.config import Config, TLSOptions, known_keys
+from peili.adapters.standalone.config import Config, known_keys
+from peili.adapters.standalone.door_options import TLSOptions
 from peili.mirror import ConfigError, Limits, Plugins
 
 
@@ -125,7 +126,10 @@ WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
     ("[x]\ny = 1", f"x: unknown option; there are: {SECTIONS}"),
     ("[log]\nformt = 'json'", "log.formt: unknown option; did you mean format? there are: format, level"),
-    ("[local]\nport = 1", "local.port: unknown option; there are: listen, allow_clients, allow_hosts"),
+    (
+        "[local]\nport = 1",
+        "local.port: unknown option; there are: listen, allow_clients, allow_hosts, cert, key, client_ca",
+    ),
     ("listen = '127.0.0.1:1'", f"listen: {OUTSIDE}; did you mean listen below [local] or [ops] or [peer]?"),
     ("shared_key = '/key'", f"shared_key: {OUTSIDE}; did you mean shared_key_file below [peer]?"),
     ("xyz = 1\n[log]\nlevel = 'info'", f"xyz: {OUTSIDE}"),

@@ -11,20 +11,17 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from ipaddress import ip_address
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from peili.adapters.files.config_path import parse_config_path
+from peili.adapters.standalone.door_options import LocalOptions, PeerOptions, TLSOptions
 from peili.adapters.standalone.settings import OUTSIDE, Sections
 from peili.mirror import (
     ConfigError,
     Limits,
     Options,
-    PeerCertificates,
-    PeerKeys,
-    PeerTLS,
     PluginNotFound,
     Selection,
     base_url,
@@ -45,68 +42,6 @@ PEER_DOOR_ADVICE = "set peer.shared_key_file to a file that `peili keys new` mak
 """How to let other hosts use the peer door."""
 
 _ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
-
-
-@dataclass(frozen=True, slots=True)
-class LocalOptions:
-    """The section ``[local]``.
-
-    Attributes:
-        listen: The addresses of the local door.
-        allow_clients: Networks whose hosts may use it, in addition to this host.
-        allow_hosts: Names of the door, in addition to its addresses and ``localhost``. ``*`` allows every name.
-    """
-
-    listen: tuple[str, ...]
-    allow_clients: tuple[str, ...] = ()
-    allow_hosts: tuple[str, ...] = ()
-
-    @property
-    def is_only_for_this_host(self) -> bool:
-        """Whether the door listens on other addresses than loopback, but refuses all other hosts."""
-        hosts = [each.rpartition(":")[0].strip("[]") for each in self.listen]
-        return not self.allow_clients and any(each != "localhost" and not _is_loopback(each) for each in hosts if each)
-
-
-@dataclass(frozen=True, slots=True)
-class TLSOptions:
-    """The table ``peer.tls``. The parameters of `PeerCertificates` have the same names."""
-
-    ca: Path
-    cert: Path
-    key: Path
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PeerOptions:
-    """The section ``[peer]``. With an empty `listen` there is no peer door.
-
-    At most one of `insecure`, `shared_key_file` and `tls` is set. Without any, the peer door refuses other hosts.
-
-    Attributes:
-        sources: Where each key was set.
-    """
-
-    listen: tuple[str, ...]
-    advertise: str | None
-    insecure: bool
-    shared_key_file: Path | None = None
-    tls: TLSOptions | None = None
-    sources: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-
-    def build_tls(self, identity: str) -> PeerTLS | None:
-        """Return the TLS between peers for the host `identity`; None for plain HTTP. Raises ConfigError."""
-        try:
-            if self.tls is not None:
-                return PeerCertificates(self.tls.ca, self.tls.cert, self.tls.key, self.tls.names)
-            return PeerKeys(self.shared_key_file, identity) if self.shared_key_file is not None else None
-        except ConfigError as error:
-            section, key = ("peer.tls", "tls") if self.tls is not None else ("peer", "shared_key_file")
-            raise error.within(section, source=self.sources.get(key)) from error
-        except ImportError as error:
-            key = "shared_key_file"
-            raise ConfigError(f"peer.{key}", str(error), source=self.sources.get(key)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +90,17 @@ class HostsOptions:
         apply: Put peili first in containerd's registries while the mirror runs.
         config_path: containerd's setting of that name; empty for containerd's defaults.
         registries: The registries to change; empty for those of the section ``[mirror]``.
+        ca: The authority of the local door's certificate, for containerd.
+        client_cert: The certificate that containerd shows to the local door.
+        client_key: The private key of that certificate. Nobody but its owner may read it.
     """
 
     apply: bool
     config_path: tuple[str, ...]
     registries: tuple[str, ...]
+    ca: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,19 +240,15 @@ def _load_local(sections: Sections) -> LocalOptions:
             listen=_addresses(section, "listen", "127.0.0.1:5050"),
             allow_clients=section.texts("allow_clients", (), empty=True),
             allow_hosts=section.texts("allow_hosts", (), empty=True),
+            cert=section.path("cert", None),
+            key=section.path("key", None),
+            client_ca=section.path("client_ca", None),
         )
         try:
             clients_in(options.allow_clients)
         except ValueError as error:
             raise ConfigError("allow_clients", f"networks such as 10.0.0.0/24: {error}") from error
         return options
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _load_ops(sections: Sections) -> tuple[str, ...]:
@@ -442,6 +379,9 @@ def _load_hosts(sections: Sections) -> HostsOptions:
             apply=section.boolean("apply", False),
             config_path=section.texts("config_path", (), empty=True),
             registries=section.texts("registries", (), empty=True),
+            ca=section.path("ca", None),
+            client_cert=section.path("client_cert", None),
+            client_key=section.path("client_key", None),
         )
         if options.config_path:
             parse_config_path(options.config_path)

@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
@@ -15,6 +16,7 @@ from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.editor import print_outcome
 from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.door_options import check_private
 from peili.mirror import ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
 
@@ -33,10 +35,11 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
         ConfigError: containerd cannot reach the door, or the section ``[hosts]`` is wrong.
     """
     files = HostsFiles(
-        mirror_url(local or config.local.listen),
+        mirror_url(local or config.local.listen, has_tls=config.local.cert is not None),
         config_path=config.hosts.config_path or None,
         registries=_registries(config),
         capabilities=_capabilities(config),
+        **_certificates(config),
     )
     return ContainerdHosts(files, socket=_socket(config))
 
@@ -72,7 +75,7 @@ def run(
         ConfigError: An option or the configuration is wrong.
         PeiliError: A file cannot be read.
     """
-    mirror = mirror or mirror_url(config.local.listen)
+    mirror = mirror or mirror_url(config.local.listen, has_tls=config.local.cert is not None)
     registries = registries or (_registries(config) if action == "apply" else ())
     if file_format != "containerd":
         command = importlib.import_module(f"peili.adapters.{file_format}.command")
@@ -86,6 +89,7 @@ def run(
         registries=registries,
         capabilities=_capabilities(config),
         version=version,
+        **_certificates(config),
     )
     code = _run_action(action, files, dry_run=dry_run, as_json=as_json)
     if action == "apply" and (warning := kubernetes_warning(version, _socket(config))):
@@ -101,7 +105,26 @@ def _run_action(action: str, files: HostsFiles, *, dry_run: bool, as_json: bool)
     return print_outcome(files.remove(dry_run=dry_run), "nothing to do: there is nothing of peili's", dry_run=dry_run)
 
 
-def mirror_url(local: Sequence[str]) -> str:
+class _Certificates(TypedDict):
+    """The arguments of `HostsFiles` for TLS."""
+
+    ca: Path | None
+    client: tuple[Path, Path] | None
+
+
+def _certificates(config: Config) -> _Certificates:
+    """Return the files with which containerd reaches a local door with TLS. Raises ConfigError."""
+    cert, key = config.hosts.client_cert, config.hosts.client_key
+    if (cert is None) != (key is None):
+        missing = "client_key" if key is None else "client_cert"
+        raise ConfigError(f"hosts.{missing}", "both client_cert and client_key, or neither")
+    if cert is None or key is None:
+        return {"ca": config.hosts.ca, "client": None}
+    check_private("hosts.client_key", key)
+    return {"ca": config.hosts.ca, "client": (cert, key)}
+
+
+def mirror_url(local: Sequence[str], *, has_tls: bool = False) -> str:
     """Return the URL at which this host's containerd reaches a local door at the addresses `local`.
 
     Raises:
@@ -110,7 +133,7 @@ def mirror_url(local: Sequence[str]) -> str:
     host, _, port = local[0].rpartition(":")
     if int(port) == 0:
         raise ConfigError("local.listen", "an address with a fixed port, because containerd's configuration names it")
-    return f"http://{_LOOPBACK.get(host, host)}:{port}"
+    return f"{'https' if has_tls else 'http'}://{_LOOPBACK.get(host, host)}:{port}"
 
 
 def _registries(config: Config) -> tuple[str, ...]:

@@ -193,6 +193,7 @@ async def _run(config: Config, mirror: Mirror, sockets: _Sockets, log: logging.L
                 local=sockets.local,
                 peer=sockets.peer or None,
                 ops=sockets.ops or None,
+                local_ssl=config.local.build_ssl(),
                 advertise=config.peer.advertise,
             ) as serving,
         ):

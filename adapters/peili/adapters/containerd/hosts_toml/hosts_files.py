@@ -49,6 +49,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         version: containerd's version, such as ``2.1.4``. If it is not known, peili writes only what every version
             understands.
         dial_timeout: How long containerd 2.1 and later wait for a connection to peili, such as ``500ms``.
+        ca: The file of the authority that has issued the certificate of a local door with TLS.
+        client: The files of the certificate that containerd shows to the local door, and of its private key.
 
     Raises:
         ConfigError: A value is wrong, or k3s generates one of the directories; then use `peili.adapters.k3s`.
@@ -63,11 +65,18 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         capabilities: Iterable[str] = ("pull",),
         version: str | None = None,
         dial_timeout: str = "500ms",
+        ca: Path | None = None,
+        client: tuple[Path, Path] | None = None,
     ) -> None:
         self._config_path = None if config_path is None else parse_config_path(config_path)
         self.registries = _checked_registries(registries)
         self._host = MirrorHost(
-            check_mirror_url(mirror), _checked_capabilities(capabilities), dial_timeout, _parse_version(version)
+            check_mirror_url(mirror),
+            _checked_capabilities(capabilities),
+            dial_timeout,
+            _parse_version(version),
+            None if ca is None else ca.absolute(),
+            None if client is None else (client[0].absolute(), client[1].absolute()),
         )
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from peili.adapters.containerd.hosts_toml.directories import (
     RegistryDirectory,
@@ -43,17 +44,28 @@ class MirrorHost:
         capabilities: What containerd may request from it.
         dial_timeout: How long containerd waits for a connection, such as ``500ms``.
         version: The containerd that reads the file.
+        ca: The authority of the door's certificate; None for those of the system.
+        client: The certificate that containerd shows, and its private key.
     """
 
     url: str
     capabilities: tuple[str, ...]
     dial_timeout: str
     version: ContainerdVersion
+    ca: Path | None = None
+    client: tuple[Path, Path] | None = None
 
     @property
     def settings(self) -> dict[str, Any]:
         """The keys of its table."""
         settings: dict[str, Any] = {"capabilities": list(self.capabilities)}
+        if self.ca is not None:
+            settings["ca"] = str(self.ca)
+        if self.client is not None:
+            settings["client"] = [[str(each) for each in self.client]]
+        path = urlsplit(self.url).path
+        if path != "/v2" and path.endswith("/v2"):  # the root of the API itself
+            settings["override_path"] = True
         if self.version.is_known and self.version.has_dial_timeout:
             settings["dial_timeout"] = self.dial_timeout
         return settings

@@ -1,0 +1,116 @@
+"""A local door with TLS, and what `hosts apply` writes for it."""
+
+from __future__ import annotations
+
+import ssl
+import tomllib
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.support.certificates import Authority, Certificate
+
+from peili.adapters.containerd import HostsFiles
+from peili.adapters.standalone import hosts
+from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.door_options import LocalOptions
+from peili.adapters.standalone.settings import Setting
+from peili.mirror import ConfigError, Mirror, serve
+from peili.routers.memory import MemoryRouter
+from peili.stores.memory import MemoryStore
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "authority")
+
+
+def private(certificate: Certificate) -> Certificate:
+    certificate.key.chmod(0o600)
+    return certificate
+
+
+def configuration(**sections: dict[str, object]) -> Config:
+    found = {name: {key: Setting(value, "here") for key, value in each.items()} for name, each in sections.items()}
+    return Config.load({"peer": {"insecure": Setting(True, "here")}, **found})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("needs_certificate", [False, True])
+async def test_the_door_demands_a_certificate_if_it_has_an_authority(
+    needs_certificate: bool, authority: Authority, tmp_path: Path
+) -> None:
+    door, runtime = (private(authority.issue(tmp_path / name, "127.0.0.1")) for name in ("door", "runtime"))
+    options = LocalOptions(
+        ("127.0.0.1:0",), cert=door.cert, key=door.key, client_ca=authority.cert if needs_certificate else None
+    )
+    mirror = Mirror(MemoryStore(), MemoryRouter())
+    without = ssl.create_default_context(cafile=authority.cert)
+    async with mirror, serve(mirror, local="127.0.0.1:0", local_ssl=options.build_ssl()) as serving:
+        url = f"https://{serving.local_addresses[0]}/v2/"
+        async with httpx.AsyncClient(verify=runtime.client_context(), trust_env=False) as client:
+            assert (await client.get(url)).status_code == 200
+        async with httpx.AsyncClient(verify=without, trust_env=False) as client:
+            if needs_certificate:
+                with pytest.raises(httpx.TransportError):
+                    await client.get(url)
+            else:
+                assert (await client.get(url)).status_code == 200
+
+
+def test_hosts_toml_gets_the_certificates(authority: Authority, tmp_path: Path) -> None:
+    door, runtime = (private(authority.issue(tmp_path / name, "127.0.0.1")) for name in ("door", "runtime"))
+    config = configuration(
+        local={"cert": str(door.cert), "key": str(door.key), "client_ca": str(authority.cert)},
+        hosts={
+            "config_path": [str(tmp_path / "certs.d")],
+            "ca": str(authority.cert),
+            "client_cert": str(runtime.cert),
+            "client_key": str(runtime.key),
+        },
+    )
+    files = hosts.extension(config)._files
+    assert not files.apply().problems
+    written = tomllib.loads((tmp_path / "certs.d/_default/hosts.toml").read_text())
+    [(url, host)] = written["host"].items()
+    assert url == "https://127.0.0.1:5050"
+    assert (host["ca"], host["client"]) == (str(authority.cert), [[str(runtime.cert), str(runtime.key)]])
+    files.remove()
+    assert not (tmp_path / "certs.d").exists()
+
+
+def test_a_door_below_a_path_gets_override_path(tmp_path: Path) -> None:
+    for number, (url, overrides) in enumerate(
+        (("http://127.0.0.1:8000/images/v2", True), ("http://127.0.0.1:8000", False))
+    ):
+        root = tmp_path / str(number)
+        assert not HostsFiles(url, config_path=[root]).apply().problems
+        [host] = tomllib.loads((root / "_default/hosts.toml").read_text())["host"].values()
+        assert host.get("override_path", False) is overrides
+
+
+@pytest.mark.parametrize("of", ["local.key", "hosts.client_key"])
+def test_a_key_that_others_may_read_is_refused(of: str, authority: Authority, tmp_path: Path) -> None:
+    issued = private(authority.issue(tmp_path / "node", "127.0.0.1"))
+    issued.key.chmod(0o640)
+    config = configuration(
+        local={"cert": str(issued.cert), "key": str(issued.key)},
+        hosts={"client_cert": str(issued.cert), "client_key": str(issued.key)},
+    )
+    with pytest.raises(ConfigError, match=rf"^{of}: a file that only its owner may read; chmod 600 "):
+        config.local.build_ssl() if of == "local.key" else hosts.extension(config)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "line"),
+    [
+        ("local", {"cert": "a"}, "local.key: both cert and key, or neither"),
+        ("local", {"client_ca": "a"}, "local.client_ca: only together with cert and key"),
+        ("hosts", {"client_key": "a"}, "hosts.client_cert: both client_cert and client_key, or neither"),
+    ],
+)
+def test_half_of_a_setting_is_an_error(section: str, values: dict[str, object], line: str) -> None:
+    config = configuration(**{section: values})
+    with pytest.raises(ConfigError) as raised:
+        config.local.build_ssl() if section == "local" else hosts.extension(config)
+    assert str(raised.value).endswith(line)
