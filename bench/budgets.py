@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.measure import AtMost, AtMostMore, RatioOf
 
 SERVE = RatioOf(0.9)
-SERVE_TLS = RatioOf(0.5)
+SERVE_TLS = RatioOf(0.55)
 RELAY_VERIFIED = RatioOf(1.3)
 RELAY_SPLICED = RatioOf(2)
 RELAY_TLS = RatioOf(1)
