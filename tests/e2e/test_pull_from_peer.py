@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
+from tests.e2e.access import start_peili
 from tests.e2e.checks import KIB, MIB, assert_has
-from tests.lab.lab import Lab, RouterKind
+from tests.lab.lab import Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import RELEASE_NAMES, ParameterSet, each_release, release
-from tests.support.certificates import Authority
 
 from peili.mirror.oci.children import host_platform
-from peili.mirror.tls.key_file import create_key_file
 
 PLATFORMS = (host_platform(), "linux/riscv64")
 
@@ -34,25 +33,11 @@ def setups() -> list[ParameterSet]:
     ]
 
 
-def start_peili(lab: Lab, router: RouterKind, access: str) -> None:
-    """Start peili on all hosts, with peer doors that are open, or closed by a key or by certificates."""
-    if access == "open":
-        lab.start_peili(router=router)
-    elif access == "shared key":
-        create_key_file(lab.directory / "key")
-        lab.start_peili(router=router, peer={"shared_key_file": str(lab.directory / "key")})
-    else:
-        authority = Authority(lab.directory / "authority")
-        for name, host in lab.hosts.items():
-            issued = authority.issue(lab.directory / "certificates" / name, host.node.address)
-            lab.start_peili(name, router=router, peer={"tls": issued.files()})
-
-
 @pytest.fixture(scope="module", params=setups())
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     name, router, access = request.param
     with Lab("a", "b", "c", release=release(name)) as lab:
-        start_peili(lab, router, access)
+        start_peili(lab, access, router=router)
         yield lab
 
 
