@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ async def serve(
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
         ops: Where to serve `Mirror.ops`. None means at the addresses of the local door.
-        local_ssl: Serves the local door with TLS. If it verifies clients, the runtime needs a certificate.
+        local_ssl: Serves the local door with TLS. It may demand client certificates.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
 
@@ -76,16 +76,14 @@ async def serve(
     addresses = ((local, "127.0.0.1"), (peer, "::"), (ops, "127.0.0.1"))
     with _listening(addresses, mirror.limits.reader_timeout) as (local_sockets, peer_sockets, ops_sockets):
         local_app = mirror.local if ops_sockets else OpsMiddleware(mirror.local, mirror.local_ops)
-        local_context = None if local_ssl is None else lambda: local_ssl
-        doors = [(_DoorServer(LOCAL, local_app, mirror, local_context), local_sockets)]
+        doors = [(_DoorServer(LOCAL, local_app, mirror, _always(local_ssl)), local_sockets)]
         if peer_sockets:
             doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
-            found = urls_of(peer_sockets, "https" if context else "http") if advertise is None else advertise
-            mirror.listens_at([found] if isinstance(found, str) else found)
+            urls = urls_of(peer_sockets, "https" if context else "http")
+            mirror.listens_at(urls if advertise is None else [advertise] if isinstance(advertise, str) else advertise)
         if ops_sockets:
             doors.append((_DoorServer(OPS, mirror.local_ops, mirror), ops_sockets))
-        sockets_of_doors = (local_sockets, peer_sockets, ops_sockets or local_sockets)
-        serving = Serving(*(tuple(map(address_of, each)) for each in sockets_of_doors))
+        serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
         async with contextlib.AsyncExitStack() as stack:
             for door, sockets in doors:
                 await stack.enter_async_context(door.listening(sockets))
@@ -118,7 +116,15 @@ def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[
         if peer_ssl is not None:
             raise ConfigError("peer_ssl", "either this, or `peer_tls` of the mirror, not both")
         return lambda: peer_tls.contexts().server
-    return None if peer_ssl is None else lambda: peer_ssl
+    return _always(peer_ssl)
+
+
+def _addresses(sockets: Iterable[socket.socket]) -> tuple[str, ...]:
+    return tuple(map(address_of, sockets))
+
+
+def _always(context: ssl.SSLContext | None) -> Callable[[], ssl.SSLContext] | None:
+    return None if context is None else lambda: context
 
 
 class _DoorServer(uvicorn.Server):

@@ -80,8 +80,7 @@ def run(
     if file_format != "containerd":
         command = importlib.import_module(f"peili.adapters.{file_format}.command")
         names = tuple("*" if name == DEFAULT else name for name in registries)
-        code: int = command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json)
-        return code
+        return int(command.run(action, mirror, names, file=file, dry_run=dry_run, as_json=as_json))
     version = version or checked_version(asyncio.run(find_version(_socket(config))), _warn)
     files = HostsFiles(
         mirror,
