@@ -62,6 +62,7 @@ class Limits:
     # Serving to peers
     uploads: int = 64
     uploads_per_peer: int = 16
+    uploads_per_blob: int = 64
     in_flight_uploads: int = 32  # of these, uploads of content that is still arriving …
     children: int = 4  # … and uploads of one such blob, which share what this host receives
     upload_rate: int = UNLIMITED  # bytes per second to all peers; for each min_rate of it, one upload may run …

@@ -12,13 +12,15 @@ from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.mirror.doors.server_kinds import SERVER_KINDS
 from tests.support.waiting import until
 
-from peili.mirror import Limits
+from peili.mirror import Digest, Limits
 from peili.mirror.doors.pacing import Pacer, Rate, RateLimit
 from peili.mirror.doors.peer import UploadSlots
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.requests import HTTPError
 
 pytestmark = pytest.mark.anyio
+
+DIGEST = Digest.of(b"any content")
 
 
 def test_a_rate_grants_no_more_than_its_bytes_per_second() -> None:
@@ -68,12 +70,12 @@ async def test_without_a_limit_nothing_is_paced() -> None:
 def test_a_rate_allows_only_as_many_uploads_as_it_can_feed(limits: Limits, limit: str) -> None:
     limited: list[str] = []
     slots = UploadSlots(limits, limited.append)
-    with slots.acquire("a"), slots.acquire("a"), slots.acquire("a"):
-        with pytest.raises(HTTPError) as refused, slots.acquire("a"):
+    with slots.acquire("a", DIGEST), slots.acquire("a", DIGEST), slots.acquire("a", DIGEST):
+        with pytest.raises(HTTPError) as refused, slots.acquire("a", DIGEST):
             pass
         assert (refused.value.status, refused.value.headers["Retry-After"]) == (429, "1")
         assert limited == [limit]
-    with slots.acquire("a"):
+    with slots.acquire("a", DIGEST):
         pass
 
 

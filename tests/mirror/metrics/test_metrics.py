@@ -186,7 +186,7 @@ async def test_a_request_that_reaches_a_limit_is_counted(limit: str) -> None:
         assert scrape(host.mirror)("peili_limited_total", limit=limit) == 1
 
 
-@pytest.mark.parametrize("limit", ["uploads", "uploads_per_peer"])
+@pytest.mark.parametrize("limit", ["uploads", "uploads_per_blob", "uploads_per_peer"])
 async def test_a_peer_that_is_refused_for_too_many_uploads_is_counted(limit: str) -> None:
     limits: dict[str, Any] = {limit: 1, "drain_timeout": 0.1}
     async with served_host(limits=Limits(**limits)) as host, httpx.AsyncClient() as client:

@@ -62,6 +62,7 @@ _LIMITS = (
     "upload_rate",
     "upload_rate_per_peer",
     "uploads",
+    "uploads_per_blob",
     "uploads_per_peer",
     "wait_timeout",
 )
