@@ -79,8 +79,7 @@ async def serve(
         doors = [(_DoorServer(LOCAL, local_app, mirror, _always(local_ssl)), local_sockets)]
         if peer_sockets:
             doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
-            urls = urls_of(peer_sockets, "https" if context else "http")
-            mirror.listens_at(urls if advertise is None else [advertise] if isinstance(advertise, str) else advertise)
+            mirror.listens_at(_urls(advertise) or urls_of(peer_sockets, "https" if context else "http"))
         if ops_sockets:
             doors.append((_DoorServer(OPS, mirror.local_ops, mirror), ops_sockets))
         serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
@@ -117,6 +116,10 @@ def _peer_context(mirror: Mirror, peer_ssl: ssl.SSLContext | None) -> Callable[[
             raise ConfigError("peer_ssl", "either this, or `peer_tls` of the mirror, not both")
         return lambda: peer_tls.contexts().server
     return _always(peer_ssl)
+
+
+def _urls(advertise: str | Sequence[str] | None) -> Sequence[str]:
+    return [advertise] if isinstance(advertise, str) else advertise or ()
 
 
 def _addresses(sockets: Iterable[socket.socket]) -> tuple[str, ...]:
