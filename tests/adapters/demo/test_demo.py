@@ -19,14 +19,14 @@ def demo(temporary: Path, *flags: str) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=100,
         env={"TMPDIR": str(temporary), "HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9"},
         check=False,
     )
     return done.returncode, done.stdout
 
 
-def test_a_pull_continues_from_another_host_if_its_host_fails(tmp_path: Path) -> None:
+def test_a_pull_continues_from_another_host_and_three_hosts_share_one_download(tmp_path: Path) -> None:
     code, output = demo(tmp_path)
     assert code == 0, output
     assert output.count("; all 6 digests are right") == 2, output
@@ -34,6 +34,11 @@ def test_a_pull_continues_from_another_host_if_its_host_fails(tmp_path: Path) ->
     largest = re.search(r" 32\.0 MiB .* from [ab] \((\S+) MiB\) then [ab] \((\S+) MiB\)\n", output)
     assert largest is not None, output
     assert [float(part) for part in largest.groups()] == pytest.approx([8, 24], abs=0.1)
+    copies = re.search(r"the registry has sent (\S+) copies for 3 hosts", output)
+    assert copies is not None, output
+    assert 1 <= float(copies[1]) < 2, output
+    for host in "def":
+        assert re.search(rf"   {host}  \[#{{20}}\] 12\.0 of 12\.0 MiB  from ", output), output
     assert "Traceback" not in output
     assert not list(tmp_path.iterdir())
 

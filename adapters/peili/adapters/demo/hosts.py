@@ -25,6 +25,7 @@ from peili.mirror import (
     Digest,
     Feed,
     Have,
+    Holder,
     Key,
     Lease,
     Limits,
@@ -223,14 +224,30 @@ class TransferRecord:
 
 
 class _RecordingLease(Lease):
-    def __init__(self, transfers: TransferRecord, want: Want, peer: str) -> None:
+    """Records the progress, and passes everything on to the router's own lease."""
+
+    def __init__(self, transfers: TransferRecord, want: Want, peer: str, lease: Lease) -> None:
         self._transfers = transfers
         self._want = want
         self._peer = peer
+        self._lease = lease
+
+    @override
+    def use(self, holder: Holder) -> None:
+        self._lease.use(holder)
 
     @override
     def progress(self, offset: int) -> None:
         self._transfers.add(self._want.key, self._peer, self._want.offset)
+        self._lease.progress(offset)
+
+    @override
+    async def superseded(self) -> None:
+        await self._lease.superseded()
+
+    @override
+    async def release(self, reason: str) -> None:
+        await self._lease.release(reason)
 
 
 class RecordingRouter(StaticRouter):
@@ -247,4 +264,5 @@ class RecordingRouter(StaticRouter):
             return advice
         first = advice.holders[0]
         self._transfers.choose(want.key, first.peer.id)
-        return replace(advice, holders=(first,), lease=_RecordingLease(self._transfers, want, first.peer.id))
+        lease = _RecordingLease(self._transfers, want, first.peer.id, advice.lease)
+        return replace(advice, holders=(first,), lease=lease)

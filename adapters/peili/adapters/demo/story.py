@@ -17,6 +17,7 @@ from typing import Any, cast
 from typing_extensions import override
 
 from peili.adapters.demo.client import require_oras
+from peili.adapters.demo.cold_start import ColdStart
 from peili.adapters.demo.hosts import DemoHost
 from peili.mirror import Digest, PeiliError
 from peili.mirror.testing import Image, make_layout
@@ -25,7 +26,7 @@ NAME = "registry.example/demo/app:v1"
 _MIB = 1 << 20
 _LAYERS = (_MIB, 4 * _MIB, 16 * _MIB, 32 * _MIB)
 _FAIL_AFTER = 8 * _MIB
-_TIMEOUT = 20.0  # seconds
+_TIMEOUT = 40.0  # seconds
 _DIGEST = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 
 
@@ -80,6 +81,8 @@ class Demo:
             _print("   b stores the image, as a runtime does: now a and b have it")
             _print("\n3. A client of c pulls the image, and the host that sends the largest layer fails")
             right = await self._pull_while_a_host_fails(c, image) is not None
+            _print("\n4. Clients of three new hosts pull at once what only a slow registry has")
+            right = await ColdStart(self._directory, _print).run(_log()) and right
             _print("\nEvery digest was right." if right else "\nNot every digest was right.")
             return right
 
