@@ -24,6 +24,7 @@ class ScriptedFeeder:
         questions: How often it was asked about the key.
         received: What it says that it received; None if it does not know.
         sent: What it sends instead of its content.
+        has_keys: Whether its router answers requests for keys. If not, only its door answers.
         held: While it is not set, requests for the content get no answer.
     """
 
@@ -33,7 +34,7 @@ class ScriptedFeeder:
         self.path: tuple[str, ...] = ()
         self.waiting = "upstream"
         self.status = 200
-        self.is_whole = False
+        self.is_whole, self.has_keys = False, True
         self.on_question: Callable[[Exchange], Awaitable[None]] | None = None
         self.questions = 0
         self.held = asyncio.Event()
@@ -45,6 +46,12 @@ class ScriptedFeeder:
 
     async def __call__(self, exchange: Exchange) -> None:
         if exchange.request.path.startswith("/_router/keys/"):
+            if self.has_keys:
+                await self._answer_question(exchange)
+            else:
+                await exchange.head(404, content_length="0")
+            return
+        if exchange.request.method == "HEAD":
             await self._answer_question(exchange)
             return
         if exchange.request.path.startswith("/_relay/"):

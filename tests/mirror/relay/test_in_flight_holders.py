@@ -172,6 +172,15 @@ async def test_a_feeder_that_waits_is_waited_for(before_the_first_byte: bool, wa
         assert len(f.router.wants) == 1
 
 
+async def test_a_feeder_whose_router_has_no_keys_is_asked_for_the_content() -> None:
+    async with feeding("b") as f, f.getting() as getting:
+        await f.feeder.set(has_keys=False)
+        await f.feeder.asked(4)
+        await f.feeder.set(available=LARGE)
+        assert (await getting).body == f.data
+        assert len(f.router.wants) == 1
+
+
 async def _does_not_answer(exchange: Exchange) -> None:
     await exchange.silence()
 

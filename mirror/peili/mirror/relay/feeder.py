@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from peili.mirror.client.connection import ResponseHead
@@ -65,12 +66,13 @@ class Feeder:
         digest: The content.
         context: The mirror's context.
         lease: Is told which bytes the feeder has. If it is superseded, the feeder is left.
+        path: The path of the content at the feeder.
         offset: The first byte that this host reads.
         patience: Seconds without a byte after which the feeder is left, although it is not to blame.
         checks_rate: Whether the feeder is left if it is slow. If several feeders are slow, this host itself may be.
 
     Attributes:
-        path: The ids of the feeder, of the host that it reads from, and so on, as far as it says them.
+        chain: The ids of the feeder, of the host that it reads from, and so on, as far as it says them.
         waited: Seconds since the last byte arrived, as far as this host was ready to read.
     """
 
@@ -81,14 +83,16 @@ class Feeder:
         context: Context,
         lease: TransferLease,
         *,
+        path: str,
         offset: int,
         patience: float,
         checks_rate: bool,
     ) -> None:
-        self.path: tuple[str, ...] = (holder.peer.id,)
+        self.chain: tuple[str, ...] = (holder.peer.id,)
         self.waited = 0.0
         self._holder = holder
         self._digest = digest
+        self._path = path
         self._context = context
         self._lease = lease
         self._offset = offset
@@ -209,7 +213,7 @@ class Feeder:
         if in_flight is None:
             size = self._source.span.size if self._source is not None else self._holder.size
             in_flight = InFlight(size or self._offset + 1, size, (self._holder.peer.id,))
-        self.path = in_flight.path or self.path
+        self.chain = in_flight.path or self.chain
         if self._source is not None and self._source.in_flight is not None:
             self._source.in_flight = in_flight
             self._report(in_flight, is_complete=is_complete)
@@ -236,9 +240,15 @@ class Feeder:
 
     async def _ask(self) -> ResponseHead:
         """Ask the feeder what it has. Raises PeerUnavailable."""
-        context = self._context
+        context, peer = self._context, self._holder.peer
         headers, timeout = in_flight_headers(context.identity), context.limits.lookup_timeout
-        return await context.client.head(self._holder.peer, key_path(self._digest), timeout=timeout, headers=headers)
+        head = await context.client.head(peer, key_path(self._digest), timeout=timeout, headers=headers)
+        if head.status != 404:
+            return head
+        try:  # its router may have no keys, so the door is asked for the content itself
+            return await context.client.head(peer, self._path, timeout=timeout, headers=headers)
+        except PeerUnavailable:
+            return replace(head, status=503)  # it lives, but can't say what it has
 
     def _sample(self) -> _Sample:
         now, source = self._loop.time(), self._source

@@ -262,12 +262,13 @@ class Holders:
             self._request.digest,
             self._state.context,
             self.lease,
+            path=self._request.path,
             offset=(wanted.first or 0) if wanted is not None else 0,
             patience=_PATIENCE * limits.wait_timeout,
             checks_rate=slow < _MAX_SLOW_FEEDERS,
         )
         if self.tap is not None:  # before the request: if both hosts wait for each other, they find out
-            self.tap.read_from(lambda: feeder.path, needs_ring=True)
+            self.tap.read_from(lambda: feeder.chain, needs_ring=True)
         try:
             source = await feeder.open(self._open_at(holder, wanted))
         except PeerUnavailable as error:

@@ -64,8 +64,8 @@ class Source:
         span: The bytes that the peer sends.
         body: The body of the response.
         limits: ``stall_timeout``, ``rate_window`` and ``min_rate`` apply to reading.
-        in_flight: Given if the peer still receives the content. Then only ``wait_timeout`` applies to reading, because
-            the peer may have nothing to send; see `feeder`.
+        in_flight: Given if the peer still receives the content. It may have nothing to send for long, so `feeder`
+            decides how long to wait.
         is_joined: Whether another transfer receives the bytes.
 
     Attributes:
@@ -101,7 +101,8 @@ class Source:
         self._gather_until = 0.0
         self._current_read: tuple[float, Deadline] | None = None  # when it started, and its deadline
         self._replaced: PeerUnavailable | None = None
-        self._stall_timeout = limits.stall_timeout if in_flight is None else limits.wait_timeout
+        # In flight, `feeder` ends the wait before this, and knows whether the peer is to blame.
+        self._stall_timeout = limits.stall_timeout + (0 if in_flight is None else limits.wait_timeout)
         self._max_counted_wait = min(limits.stall_timeout, limits.rate_window / 2)
         self._rate_check = _RateCheck(limits) if in_flight is None else None
 
