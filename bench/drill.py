@@ -13,12 +13,15 @@ from functools import partial
 
 from tests.lab.lab import Host
 from tests.lab.namespaces import NamespaceNode
+from tests.lab.processes import Process
 from tests.lab.upstream import Upstream
 
 from bench.cold_start import ColdStart
 from peili.mirror import Digest
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
 
+_NOTICED = 1.0
+"""Seconds in which the registry notices that nobody reads a response any more."""
 _SECONDS = 120
 """How long the pulls of a drill may take."""
 
@@ -60,6 +63,7 @@ class Drill:
         self.tries = 1
         self._stack = stack
         self._exempt: set[str] = set()
+        self._lost: list[Process] = []
 
     @property
     def hosts(self) -> Sequence[Host]:
@@ -84,6 +88,8 @@ class Drill:
     def lose(self, host: Host) -> None:
         """Do not expect that `host` gets the image."""
         self._exempt.add(host.name)
+        if (pull := self.pulls.running.get(host.name)) is not None:
+            self._lost.append(pull)
         self.pulls.forget(host.name)
 
     def kill(self, host: Host) -> None:
@@ -118,6 +124,9 @@ class Drill:
             self.pulls.wait(_SECONDS)
         without = {host.name: reason for host in survivors if (reason := self._problem(host))}
         last = max((self.pulls.complete.get(host.name, self.pulls.elapsed) for host in survivors), default=0.0)
+        for pull in self._lost:  # so that the registry logs what it has sent to them
+            pull.kill()
+        self.wait(_NOTICED)
         return Outcome(self.pulls.copies(), last, without)
 
     def _has_more(self, host: Host, share: float) -> bool:
