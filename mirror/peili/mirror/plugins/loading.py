@@ -30,6 +30,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
     ROUTERS: {
         "dns": "peili.routers.dns:DnsRouter",
         "file": "peili.routers.file:FileRouter",
+        "kubernetes": "peili.routers.kubernetes:KubernetesRouter",
         "mdns": "peili.routers.mdns:MdnsRouter",
         "memory": "peili.routers.memory:MemoryRouter",
         "push": "peili.mirror:PushRouter",
