@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ _HEADER = (
     "| hosts | what happens | copies | median | last | depth | uploads, 95 % | most | messages | busiest home |\n"
     "|---|---|---|---|---|---|---|---|---|---|"
 )
+_STYLES = ("-", "--", ":", "-.")
 _COLORS = 32
 """Colors of the PNG. With all of them it is four times as large."""
 
@@ -71,11 +73,13 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
     figure = Figure(figsize=(11, 8), layout="constrained")
     (times, depths), (uploads, bars) = figure.subplots(2, 2)
     plain = [each for each in outcomes if not each.scenario.expected]
+    numbers = sorted({each.scenario.hosts for each in plain})
+    styles = dict(zip(dict.fromkeys(each.scenario.name for each in plain), cycle(_STYLES), strict=False))
     for each in plain:
         label = f"{each.scenario.hosts:,} hosts, {each.scenario.name}"
-        _share(times, each.times, label)
-        _share(depths, np.sort(each.depths), label)
-        _share(uploads, each.uploads, label)
+        color, style = f"C{numbers.index(each.scenario.hosts)}", styles[each.scenario.name]
+        for plot, values in ((times, each.times), (depths, np.sort(each.depths)), (uploads, each.uploads)):
+            _share(plot, values, label, color, style)
     times.set_xlabel("time until a host is done, in F/B")
     depths.set_xlabel("hops from the root")
     uploads.set_xlabel("what a host has sent, in images")
@@ -85,10 +89,10 @@ def draw(outcomes: Sequence[Outcome], file: Path) -> None:
     Image.open(whole).convert("RGB").quantize(_COLORS).save(file, optimize=True)
 
 
-def _share(plot: Axes, values: Numbers, label: str) -> None:
+def _share(plot: Axes, values: Numbers, label: str, color: str, style: str) -> None:
     """Draw which share of the hosts has at most each value."""
     picked = values[np.linspace(0, values.size - 1, min(values.size, 500)).astype(int)]
-    plot.plot(picked, np.linspace(0, 100, picked.size), label=label, linewidth=1)
+    plot.plot(picked, np.linspace(0, 100, picked.size), label=label, color=color, linestyle=style, linewidth=1)
     plot.set_ylabel("% of the hosts")
     plot.grid(alpha=0.3)
 
