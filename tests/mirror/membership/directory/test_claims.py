@@ -246,6 +246,19 @@ def test_if_upstream_gives_nothing_to_anyone_nobody_is_waited_for() -> None:
     assert home.ask("a") == GoUpstream()
 
 
+def test_then_those_that_wait_already_are_told_too() -> None:
+    home = Home()
+    for host in "abcdefg":
+        home.ask(host)
+    for root, child in ("ab", "bc", "cd"):
+        home.now += home.limits.claim_timeout + 1
+        assert home.report(child, 0, root) == [KEY], "it waits for nothing"
+        home.ask(child)
+    for host in "efg":
+        assert home.report(host, 0) == [KEY]
+        assert home.ask(host) == GoUpstream()
+
+
 def test_a_home_that_was_restarted_learns_who_feeds_whom_from_reports() -> None:
     home = Home()
     home.report("c", 3 * MIB, "b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.mirror.membership.directory.home import MIB, Home
@@ -138,6 +138,7 @@ Anything.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     derandomize=True,
+    phases=[Phase.generate],  # a failure is shown as it was found, at once
     suppress_health_check=[HealthCheck.too_slow],
 )
 TestAnything = Anything.TestCase

@@ -237,6 +237,8 @@ class Claims:
             fetch.refusals += 1
             fetch.set_root(failed, False, now)
             fetch.supersede_children(failed.host)
+            if fetch.refusals == _MAX_REFUSALS:
+                fetch.supersede_all_without_bytes()
         if fetch.reviewed_at + _WAIT > now:
             return
         fetch.reviewed_at = now

@@ -321,6 +321,12 @@ class Fetch:
             level = [child for each in level for child in self.children.get(each, ())]
         return found, height
 
+    def supersede_all_without_bytes(self) -> None:
+        """Record that all hosts should ask again that have nothing yet: they wait for hosts that get nothing."""
+        for fetcher in self.hosts.values():
+            if fetcher.feeders and not fetcher.offset:
+                self.supersede(fetcher)
+
     def share(self, host: str) -> float:
         """Return the share of the hosts that `host` feeds, of all keys, that it feeds with this key."""
         return len(self.children.get(host, ())) / max(1, self._loads[host])
