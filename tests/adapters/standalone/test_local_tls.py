@@ -69,7 +69,7 @@ def test_hosts_toml_gets_the_certificates(authority: Authority, tmp_path: Path) 
             "client_key": str(runtime.key),
         },
     )
-    files = hosts.extension(config)._files
+    files = hosts.extension(config).files
     assert not files.apply().problems
     written = tomllib.loads((tmp_path / "certs.d/_default/hosts.toml").read_text())
     [(url, host)] = written["host"].items()

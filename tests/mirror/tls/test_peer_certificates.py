@@ -114,9 +114,9 @@ async def test_a_peer_that_answers_with_another_id_than_its_certificate_shows_is
     async with tls_host(one_tls, "one") as one, tls_host(false_tls, "two") as false:
         one.know(false)
         assert await one.pull(false.store.add(b"of two").digest) == 404
-        client = one.mirror._context.client
-        with pytest.raises(PeerUnavailable, match="it answers as 'two', but its certificate shows 'false'"):
-            await client.head(Peer("two", (false.url,)), "/v2/", timeout=20)
+        async with PeerClient(Limits(connect_timeout=30), tls=one_tls) as client:
+            with pytest.raises(PeerUnavailable, match="it answers as 'two', but its certificate shows 'false'"):
+                await client.head(Peer("two", (false.url,)), "/v2/", timeout=20)
 
 
 async def test_the_peer_door_answers_403_to_a_certificate_with_other_names(

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ asyncio.run(main())
 
 
 @contextmanager
-def usable_by_all(containerd: Containerd, root: Path) -> Iterator[None]:
+def usable_by_all(containerd: Containerd, root: Path) -> Generator[None]:
     """Let every user use the socket and read the content."""
     paths = [containerd.socket, *containerd.socket.parents, root, *root.parents, *root.rglob("*")]
     modes = {path: path.stat().st_mode for path in paths if path != Path("/")}

@@ -27,17 +27,20 @@ class ContainerdHosts(Plugin):
     Args:
         files: The hosts.toml files.
         socket: The socket of containerd. The extension asks it for its version, and uses what that version supports.
+
+    Attributes:
+        files: The hosts.toml files, for any version of containerd.
     """
 
     def __init__(self, files: HostsFiles, *, socket: str | Path | None = None) -> None:
-        self._files = files
+        self.files = files
         self._socket = None if socket is None else Path(socket)
         self._is_applied = False
 
     @override
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
-        files, version = self._files, None
+        files, version = self.files, None
         if self._socket is not None:
             version = checked_version(await running_version(self._socket), context.log.warning)
             files = files if version is None else files.for_version(version)

@@ -377,8 +377,9 @@ def test_a_dry_run_returns_the_changes_and_makes_none(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_argument_is_an_error_at_once(options: dict[str, Any], key: str) -> None:
+    arguments: dict[str, Any] = {"mirror": MIRROR, **options}
     with pytest.raises(ConfigError) as caught:
-        HostsFiles(**{"mirror": MIRROR, **options})
+        HostsFiles(**arguments)
     assert caught.value.key == key
 
 
