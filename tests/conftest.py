@@ -7,6 +7,9 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+# So that a failure there shows its values. Here, because tests of the bench import it before those in tests/e2e.
+pytest.register_assert_rewrite("tests.e2e.checks")
+
 # A configuration of this machine is not read.
 os.environ.setdefault("PEILI_CONFIG", "")
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from tests.lab.lab import Lab, missing_commands
 
-pytest.register_assert_rewrite("tests.e2e.checks")  # so that a failure there shows its values
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests if a command of the laboratory is not installed. `make test` installs it if it may."""

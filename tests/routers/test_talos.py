@@ -226,7 +226,7 @@ async def test_a_file_is_only_read_if_it_has_changed(tmp_path: Path) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(file_source, "_signature_of"), (file_source, "_read_file"), (talos_router, "parse_members")],
+    [(file_source, "_signature_of"), (file_source, "read_file"), (talos_router, "parse_members")],
 )
 async def test_reading_a_file_does_not_block_the_loop(
     module: ModuleType, function: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
