@@ -65,9 +65,9 @@ def test_a_fault_costs_no_more_than_the_design_says(name: str, copies: float, la
 def test_if_upstream_is_dead_all_hosts_know_soon() -> None:
     scenario = next(each for each in faults(12) if each.name == "upstream is dead from the start")
     outcome = simulate(scenario)
-    seconds = outcome.times[-1] * sum(scenario.sizes) / scenario.rates.host
+    simulated_seconds = outcome.times[-1] * sum(scenario.sizes) / scenario.rates.host
     assert outcome.failed == 0
-    assert seconds <= 40
+    assert simulated_seconds <= 40
 
 
 def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class PartReader:
         self._context = context
 
     async def read(self, part: Part, target: Target, limit: int) -> bytes | None:
-        """Return up to `limit` bytes of a part from whoever has it whole; None if nobody sends it."""
+        """Return up to `limit` bytes of a part from a peer that has it whole; None if nobody sends it."""
         if part.is_here:
             with suppress(PeiliError):
                 return await self._read_store(part.digest, limit)
