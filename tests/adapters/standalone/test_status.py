@@ -160,6 +160,13 @@ def test_without_a_peili_one_line_says_what_to_do(capsys: pytest.CaptureFixture[
     )
 
 
+@pytest.mark.parametrize("command", [["status"], ["ping"], ["find", "redis"]])
+@pytest.mark.parametrize("url", ["http://[::", "http://a b", "127.0.0.1:5050", "ftp://127.0.0.1", "http://a/?b", ""])
+def test_a_url_that_is_none_is_wrong_usage(url: str, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--url", url]) == 2
+    assert f"not a base URL: {url!a}; expected http://HOST:PORT" in capsys.readouterr().err
+
+
 async def test_a_server_that_is_no_peili_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     async with hosts() as (_, serving, _store):
         url = f"http://{serving.local_addresses[0]}"

@@ -18,7 +18,7 @@ from peili.adapters.standalone import about, load, serve
 from peili.adapters.standalone.config import FORMATS, LEVELS, Config
 from peili.adapters.standalone.load import DEFAULT_FILE, ConfigMistakes
 from peili.adapters.standalone.settings import CONFIG_VARIABLE
-from peili.mirror import ConfigError, PeiliError, Plugins
+from peili.mirror import ConfigError, Peer, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 
 _FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.
@@ -150,8 +150,19 @@ def serve_command(
     return 0
 
 
+def _checked_url(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Return the value of `--url` without a slash at its end. Raises BadParameter if it is not a base URL."""
+    try:
+        return None if value is None else Peer("peili", (value,)).urls[0]
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
 _URL = click.option(
-    "--url", metavar="URL", help="The address of the running peili. By default, from ops.listen or local.listen."
+    "--url",
+    metavar="URL",
+    callback=_checked_url,
+    help="The address of the running peili. By default, from ops.listen or local.listen.",
 )
 
 
