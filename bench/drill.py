@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from tests.lab.authentication import Htpasswd
 from tests.lab.lab import Host
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import Process
@@ -109,7 +110,8 @@ class Drill:
         node = lab.network.add_node("second")
         assert isinstance(node, NamespaceNode)
         node.limit_link(rate)
-        second = Upstream(node, lab.directory / "second", storage=lab.upstream.storage, closed=closed)
+        authentication = Htpasswd(lab.directory) if closed else None
+        second = Upstream(node, lab.directory / "second", storage=lab.upstream.storage, authentication=authentication)
         self._stack.callback(second.stop)
         second.start()
         self.pulls.count(second)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tests.containerd_releases import Release
 from tests.lab import cri
+from tests.lab.authentication import Credentials
 from tests.lab.network import Node
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.lab.releases import release as chosen_release
@@ -173,13 +174,13 @@ class Containerd:
         """
         run(self._pull_command(name, *options))
 
-    def cri_pull(self, name: str) -> None:
-        """Pull the image called `name` through the CRI API, as Kubernetes does.
+    def cri_pull(self, name: str, credentials: Credentials | None = None) -> None:
+        """Pull the image called `name` through the CRI API, as Kubernetes does, with or without a pull secret.
 
         Raises:
             CommandFailed: The pull failed.
         """
-        cri.pull(self.socket, name)
+        cri.pull(self.socket, name, credentials)
 
     def start_pull(self, name: str, *options: str) -> Process:
         """Start a pull and return the `ctr` process. If that process ends, the pull ends.

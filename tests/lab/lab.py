@@ -13,12 +13,14 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from tests.containerd_releases import Release
+from tests.lab.authentication import Authentication
 from tests.lab.containerd import Containerd
 from tests.lab.namespaces import NamespaceNetwork, namespaces_work
 from tests.lab.network import PEER_PORT, LoopbackNetwork, Network, Node
 from tests.lab.peili_process import PeiliProcess, Sections
 from tests.lab.processes import ENVIRONMENT
 from tests.lab.run_names import PATTERN, is_stale, new_name
+from tests.lab.token_server import TokenServer, User
 from tests.lab.upstream import Published, Upstream
 from tests.support.directories import short_parent
 
@@ -104,7 +106,30 @@ class Lab:
     ) -> None:
         self._stack.close()
 
-    def publish(self, repository: str, layers: Sequence[int], *, platforms: Sequence[str] = ()) -> Published:
+    def add_token_server(self, users: Mapping[str, User], *, public: Sequence[str] = ()) -> TokenServer:
+        """Start a token server on a node of its own. Its users and public repositories are those of `TokenServer`."""
+        server = TokenServer(self.network.add_node("tokens"), self.directory / "tokens", users=users, public=public)
+        self._stack.callback(server.stop)
+        server.start()
+        return server
+
+    def add_upstream(self, name: str, authentication: Authentication | None = None) -> Upstream:
+        """Start a further registry on a node called `name`, with a mirror on each host."""
+        upstream = Upstream(self.network.add_node(name), self.directory / name, authentication=authentication)
+        self._stack.callback(upstream.stop)
+        upstream.start()
+        for host in self.hosts.values():
+            host.containerd.set_mirrors(upstream.name, f"http://{host.peili.local}")
+        return upstream
+
+    def publish(
+        self,
+        repository: str,
+        layers: Sequence[int],
+        *,
+        platforms: Sequence[str] = (),
+        to: Upstream | None = None,
+    ) -> Published:
         """Create an image and push it to the upstream registry, which must run.
 
         Args:
@@ -112,10 +137,12 @@ class Lab:
             layers: The size of each layer in bytes. The content is random.
             platforms: The platforms of the image. The default is the platform of this machine. With several, the image
                 has an index.
+            to: The registry. The default is the one that each laboratory has.
         """
         self._images += 1
         layout = self.directory / f"image-{self._images}"
-        return self.upstream.push(make_layout(layout, layers=layers, tags=["v1"], platforms=platforms), repository)
+        image = make_layout(layout, layers=layers, tags=["v1"], platforms=platforms)
+        return (to or self.upstream).push(image, repository)
 
     def start_peili(
         self, *names: str, router: RouterKind = "static", known: Sequence[str] = (), **sections: Mapping[str, Any]

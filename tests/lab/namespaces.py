@@ -47,6 +47,17 @@ class NamespaceNode(Node):
             raise
         return connection
 
+    def listen(self, port: int) -> socket.socket:
+        listening = _create_socket_in(_NETNS / self.name)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind((self.address, port))
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
+        return listening
+
     def limit_rate(self, rate: str) -> None:
         """Limit what the node sends.
 

@@ -20,7 +20,7 @@ from typing import Self
 
 from tests.lab.processes import DEADLINE
 
-REGISTRY_PORT, LOCAL_PORT, PEER_PORT = USUAL_PORTS = (5000, 5050, 5051)
+REGISTRY_PORT, LOCAL_PORT, PEER_PORT, TOKEN_PORT = USUAL_PORTS = (5000, 5050, 5051, 5001)
 
 _node_numbers = itertools.count()  # of the loopback nodes of all laboratories in this process
 
@@ -66,6 +66,14 @@ class Node(ABC):
 
         Raises:
             OSError: The connection failed.
+        """
+
+    @abstractmethod
+    def listen(self, port: int) -> socket.socket:
+        """Open a socket that listens on the node's address.
+
+        Raises:
+            OSError: The port is in use.
         """
 
     def request(
@@ -129,6 +137,9 @@ class LoopbackNode(Node):
 
     def connect(self, address: str, port: int) -> socket.socket:
         return socket.create_connection((address, port), timeout=DEADLINE)
+
+    def listen(self, port: int) -> socket.socket:
+        return socket.create_server((self.address, port))
 
 
 class LoopbackNetwork(Network):

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.lab.authentication import Authentication
 from tests.lab.network import REGISTRY_PORT, Node
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.support.certificates import Certificate
@@ -23,9 +24,6 @@ storage:
 http: {{addr: "{name}", secret: laboratory{tls}}}
 {auth}
 """
-
-_AUTH = "auth: {{htpasswd: {{realm: laboratory, path: {directory}/htpasswd}}}}"
-"""docker-registry writes the file, with a password that nobody knows."""
 
 _TLS = ", tls: {{certificate: {cert}, key: {key}, clientcas: [{ca}]}}"
 
@@ -78,7 +76,7 @@ class Upstream:
         storage: The `storage` of another registry, with which this one shares its content.
         certificate: The registry's certificate. If it is given, the registry speaks TLS and requires clients to have a
             certificate of the same authority.
-        closed: Whether the registry answers 401 to everyone.
+        authentication: How the registry authenticates users. By default, everyone may do everything.
 
     Attributes:
         name: The `host:port` of the registry, as references contain it.
@@ -92,11 +90,12 @@ class Upstream:
         *,
         storage: Path | None = None,
         certificate: Certificate | None = None,
-        closed: bool = False,
+        authentication: Authentication | None = None,
     ) -> None:
         self.node = node
         self.storage = storage or directory / "storage"
         self._tls = None if certificate is None else certificate.client_context()
+        self._publisher = None if authentication is None else authentication.publisher
         self._directory = directory
         self._process: Process | None = None
         self._markers = itertools.count()
@@ -105,7 +104,7 @@ class Upstream:
         directory.mkdir(parents=True)
         self._configuration = directory / "registry.yml"
         tls = "" if certificate is None else _TLS.format(**certificate.files())
-        auth = _AUTH.format(directory=directory) if closed else ""
+        auth = "" if authentication is None else f"auth: {authentication.settings}"
         self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls, auth=auth))
 
     @property
@@ -131,6 +130,7 @@ class Upstream:
         """Push an image that has the tag `tag` in its OCI layout."""
         name = f"{self.name}/{repository}"
         options = ["--all", "--preserve-digests", "--dest-tls-verify=false"]
+        options += [] if self._publisher is None else [f"--dest-creds={self._publisher}"]
         source, target = f"oci:{image.path}:{tag}", f"docker://{name}:{tag}"
         run(self.node.command(["skopeo", "--insecure-policy", "copy", "--quiet", *options, source, target]))
         return Published(image, self.name, repository, tag)
