@@ -6,22 +6,20 @@ No upstream registry has the images, unless a test says so: the clients get them
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from itertools import count
 from pathlib import Path
 
 import pytest
 from tests.e2e.checks import KIB
 from tests.lab.docker import Docker
-from tests.lab.lab import Host, Lab
-from tests.lab.processes import ENVIRONMENT, CommandFailed, run, wait_for
+from tests.lab.lab import Lab
+from tests.lab.processes import ENVIRONMENT, CommandFailed, wait_for
+from tests.lab.pullers import PULLERS, REGISTRY, Puller
 
 from peili.mirror.testing.images import Image, make_layout, pack_tar
 
 NUMBERS = count(1)
-REGISTRY = "registry.test"
-"""What the registry is called in references. A name with a port can't stand in the path of another reference."""
-PULLERS = ("podman", "buildah", "skopeo")
 
 
 def needs(*commands: str) -> pytest.MarkDecorator:
@@ -69,46 +67,15 @@ def remove_a_layer(lab: Lab, image: Image) -> None:
     wait_for(lambda: not holder.can_find(f"/v2/library/any/blobs/{digest}"), "the layer is gone")
 
 
-class Puller:
-    """Podman, Buildah or skopeo on the host `client`, with its own storage and with peili as a mirror of a registry.
-
-    CRI-O reads the same configuration with the same library.
-    """
-
-    def __init__(self, name: str, host: Host, registry: str, directory: Path) -> None:
-        self._name = name
-        self._host = host
-        self._directory = directory
-        lines = ["[[registry]]", f'prefix = "{REGISTRY}"', f'location = "{registry}"', "insecure = true"]
-        lines += ["[[registry.mirror]]", f'location = "{host.peili.local}/{REGISTRY}"', "insecure = true"]
-        registries = directory / ".config/containers/registries.conf"
-        registries.parent.mkdir(parents=True)
-        registries.write_text("\n".join(lines) + "\n")
-
-    def pull(self, reference: str) -> None:
-        """Pull an image. Raises CommandFailed."""
-        run(self._host.node.command(["env", f"HOME={self._directory}", *self._command(reference)]))
-
-    def _command(self, reference: str) -> Sequence[str]:
-        storage = [f"--root={self._directory}/root", f"--runroot={self._directory}/run", "--storage-driver=vfs"]
-        match self._name:
-            case "podman":
-                return ["podman", *storage, "--cgroup-manager=cgroupfs", "pull", "--quiet", reference]
-            case "buildah":
-                return ["buildah", *storage, "pull", "--quiet", reference]
-            case _:
-                target = f"dir:{self._directory / 'copy'}"
-                return ["skopeo", "--insecure-policy", "copy", "--quiet", f"docker://{reference}", target]
-
-
 @pytest.fixture(params=[pytest.param(each, marks=needs(each)) for each in PULLERS])
 def puller(request: pytest.FixtureRequest, lab: Lab) -> Puller:
     return make_puller(lab, request.param, "client")
 
 
 def make_puller(lab: Lab, name: str, host: str) -> Puller:
-    directory = lab.directory / f"puller-{next(NUMBERS)}"  # Podman needs a short path
-    return Puller(name, lab.hosts[host], lab.upstream.name, directory)
+    directory = lab.directory / f"puller-{next(NUMBERS)}"
+    mirror = lab.hosts[host].peili.local
+    return Puller(name, lab.hosts[host].node, directory, lab.upstream.name, mirror)
 
 
 def requests_to_upstream(lab: Lab, before: int) -> list[str]:
