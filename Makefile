@@ -36,13 +36,13 @@ check: venv
 	@$(BIN)/lint-imports
 
 docs: venv
-	@$(BIN)/python scripts/api_page.py
-	@$(BIN)/python scripts/configuration_page.py
-	@$(BIN)/python scripts/metrics_page.py
-	@$(BIN)/python scripts/grafana_dashboard.py
+	@$(BIN)/python -m scripts.api_page
+	@$(BIN)/python -m scripts.configuration_page
+	@$(BIN)/python -m scripts.metrics_page
+	@$(BIN)/python -m scripts.grafana_dashboard
 
 site: venv
-	@$(BIN)/python scripts/docs_site.py
+	@$(BIN)/python -m scripts.docs_site
 
 bench:
 	@sh scripts/venv $(VENV) test

@@ -1,24 +1,22 @@
 """Writes docs/api.md from the docstrings of everything public; griffe reads the sources. `make docs` runs it.
 
-    python scripts/api_page.py [--check]
+    python -m scripts.api_page [--check]
 
 With --check, nothing is written. The exit code is 1 if the page is out of date.
 """
 
 from __future__ import annotations
 
-import argparse
 import ast
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from griffe import DocstringSectionKind as Section
 from griffe import GriffeLoader
+from scripts.generated import ROOT, write_or_check
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "api.md"
 INTRODUCTION = """\
 # API
@@ -70,19 +68,6 @@ PUBLIC: dict[str, dict[str, str]] = {
 """The public modules, and the order of their names by subject. Without names, it is the order of ``__all__``."""
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check: bool = parser.parse_args().check
-    text = page()
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        print("docs/api.md does not match the docstrings; run: make docs", file=sys.stderr)
-        return 1
-    return 0
-
-
 def page() -> str:
     """The whole page. Raises LookupError if a public name is not in `PUBLIC` or has no docstring."""
     loader = GriffeLoader(
@@ -116,7 +101,7 @@ def subjects_of(module: Any) -> dict[str, str]:
     exports = [str(name) for name in module.exports or ()]
     subjects = PUBLIC[module.path] or {"": " ".join(exports)}
     if exports and (difference := set(exports) ^ set(" ".join(subjects.values()).split())):
-        raise LookupError(f"PUBLIC in {Path(__file__).name} and {module.path}.__all__ differ: {sorted(difference)}")
+        raise LookupError(f"PUBLIC in scripts/api_page.py and {module.path}.__all__ differ: {sorted(difference)}")
     return subjects
 
 
@@ -207,4 +192,4 @@ def sections(found: Any) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page, __doc__))

@@ -1,6 +1,6 @@
 """Writes docs/configuration.md: each key with its default, its unit and an example. `make docs` runs it.
 
-    python scripts/configuration_page.py [--check]
+    python -m scripts.configuration_page [--check]
 
 The code that reads the configuration says which keys exist, what is right for them, and their defaults: this script
 lets it read the examples in configuration.toml, and notes what it asks for. The meanings are the comments there, and
@@ -9,7 +9,6 @@ those of `Limits`. With --check, nothing is written. The exit code is 1 if the p
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
@@ -20,6 +19,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from scripts.generated import ROOT, write_or_check
+
 from peili.adapters.standalone import settings
 from peili.adapters.standalone.config import SECTIONS, Config, known_keys, load_plugin
 from peili.adapters.standalone.door_options import TLSOptions
@@ -27,7 +28,6 @@ from peili.mirror import RESOLVERS, ROUTERS, STORES, Limits, Options, Plugins
 from peili.mirror.limits import UNLIMITED
 from peili.mirror.support.options import MISSING
 
-ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/configuration.md"
 EXAMPLES = Path(__file__).with_name("configuration.toml")
 GROUPS = {"store": STORES, "router": ROUTERS, "resolver": RESOLVERS}
@@ -73,10 +73,10 @@ def recording() -> Generator[list[Asked]]:
     asked: list[Asked] = []
     init, value = Options.__init__, Options.value
 
-    def noting_init(self: Options, config: Mapping[str, Any], *known: str, within: str = "") -> None:
-        asked.append(Asked(known, within))
+    def noting_init(self: Options, config: Mapping[str, Any], *known: str, **places: str) -> None:
+        asked.append(Asked(known, places.get("within", "")))
         self.__dict__["asked"] = asked[-1]
-        init(self, config, *known, within=within)
+        init(self, config, *known, **places)
 
     def noting_value(self: Options, key: str, kind: Any, expected: str, *default: Any) -> Any:
         self.__dict__["asked"].keys[key] = (default[0] if default else MISSING, expected)
@@ -115,19 +115,6 @@ class Examples:
     def unused(self) -> set[str]:
         """Return the examples of keys that do not exist."""
         return set(self._lines) - self._used
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--check", action="store_true", help="write nothing, compare")
-    check: bool = parser.parse_args().check
-    text = page()
-    if not check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        print("docs/configuration.md does not match the code; run: make docs", file=sys.stderr)
-        return 1
-    return 0
 
 
 def page() -> str:
@@ -258,4 +245,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(PAGE, page, __doc__))

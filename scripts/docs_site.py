@@ -1,4 +1,4 @@
-"""Makes a site of the documentation: `python scripts/docs_site.py [DIRECTORY]` writes HTML into build/site.
+"""Makes a site of the documentation: `python -m scripts.docs_site [DIRECTORY]` writes HTML into build/site.
 
 It needs no network. Every link is checked: a page, a heading or a file that does not exist is an error. Addresses on
 the web are not fetched.
@@ -17,8 +17,8 @@ from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from scripts.generated import ROOT
 
-ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {
     "Start": ("index", "running", "containerd", "k3s", "talos", "clients", "embedding"),

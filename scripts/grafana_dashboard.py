@@ -1,18 +1,19 @@
-"""Writes packaging/grafana/dashboard.json from the list of panels below: `python scripts/grafana_dashboard.py`.
+"""Writes packaging/grafana/dashboard.json from the list of panels below: `python -m scripts.grafana_dashboard`.
 
 A test compares the file with what this writes, and runs each query on a real Prometheus.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parents[1] / "packaging" / "grafana" / "dashboard.json"
+from scripts.generated import ROOT, write_or_check
+
+FILE = ROOT / "packaging" / "grafana" / "dashboard.json"
 SELECTED = 'instance=~"$instance"'
 
 
@@ -147,6 +148,11 @@ PANELS = (
 )
 
 
+def text() -> str:
+    """Return the text of the file."""
+    return json.dumps(dashboard(), indent=2) + "\n"
+
+
 def dashboard() -> dict[str, Any]:
     """Return the dashboard in Grafana's format."""
     panels: list[dict[str, Any]] = []
@@ -206,11 +212,5 @@ def _instance_variable() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(dashboard(), indent=2) + "\n", encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(write_or_check(FILE, text, __doc__))

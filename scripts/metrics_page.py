@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+import sys
+
+from scripts.generated import ROOT, write_or_check
 
 from peili.mirror.metrics.counters import empty_families
 
-FILE = Path(__file__).parents[1] / "docs" / "metrics.md"
+FILE = ROOT / "docs" / "metrics.md"
 _INTRODUCTION = """\
 # Metrics
 
@@ -55,10 +56,5 @@ def page() -> str:
     return _INTRODUCTION + "".join(rows) + _TRACES
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
-    FILE.write_text(page(), encoding="utf-8")
-
-
 if __name__ == "__main__":
-    main()
+    sys.exit(write_or_check(FILE, page, __doc__))

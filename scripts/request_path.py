@@ -1,6 +1,6 @@
 """Counts the functions and modules of this project that one request runs, and the depth of its call stack.
 
-`python scripts/request_path.py` prints one line for a GET of a blob that a peer has, and one for a peer's HEAD of a
+`python -m scripts.request_path` prints one line for a GET of a blob that a peer has, and one for a peer's HEAD of a
 blob that this host has. With `--list`, it also prints the modules and their functions. Each request is made twice. Only
 the second one counts, without the set-up of connections and peers. The peer runs in another process and does not count.
 """
@@ -20,12 +20,12 @@ from types import FrameType
 from typing import Any, ClassVar, Self
 
 import httpx
+from scripts.generated import ROOT
 
 from peili.mirror import Digest, Mirror, Peer, serve
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
-ROOT = Path(__file__).parents[1]
 TREES = tuple(str(ROOT / tree) for tree in ("mirror", "routers", "stores", "adapters"))
 MIB = 1 << 20
 OWN, OTHER = b"own" * MIB, b"other" * MIB

@@ -25,8 +25,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_page_is_what_make_docs_writes() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "api_page.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.api_page", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, ""), "griffe warns of arguments that do not exist"
 
 

@@ -28,8 +28,8 @@ def table(title: str) -> dict[str, list[str]]:
 
 
 def test_the_page_is_what_make_docs_writes() -> None:
-    command = [sys.executable, str(ROOT / "scripts/configuration_page.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "scripts.configuration_page", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
 
 

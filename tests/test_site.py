@@ -47,4 +47,4 @@ def test_a_page_that_is_not_in_the_menu_is_named(tmp_path: Path) -> None:
 
 def test_the_page_of_the_metrics_is_what_the_script_writes() -> None:
     written = metrics_page.FILE.read_text(encoding="utf-8")
-    assert written == metrics_page.page(), "run: python scripts/metrics_page.py"
+    assert written == metrics_page.page(), "run: make docs"

@@ -134,7 +134,7 @@ def test_promtool_accepts_the_rules() -> None:
 
 def test_the_dashboard_is_what_the_script_writes() -> None:
     written = json.loads(grafana_dashboard.FILE.read_text(encoding="utf-8"))
-    assert written == grafana_dashboard.dashboard(), "run: python scripts/grafana_dashboard.py"
+    assert written == grafana_dashboard.dashboard(), "run: make docs"
 
 
 def test_they_name_only_metrics_that_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,10 @@ WRONG = [
     ("[mirror]\nidentity = ''", "mirror.identity: a string that is not empty, not ''"),
     ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions; '(' is none: "),
     ("[limits]\nuploads = 0", "limits.uploads: a whole number above zero, not 0"),
-    ("[limits]\nupload = 1", "limits.upload: unknown option; did you mean uploads? there are: lookup_timeout, "),
+    (
+        "[limits]\nupload = 1",
+        f"limits.upload: unknown option; did you mean uploads? docs/configuration.md lists all {len(fields(Limits))}",
+    ),
     ("[hosts]\napply = 'yes'", "hosts.apply: true or false, not 'yes'"),
     ("[hosts]\nconfig_path = '/etc'", "hosts.config_path: a list of strings, not '/etc'"),
     ("[hosts]\nconfig_path = ['/a::/b']", f"hosts.config_path: {FOLDERS}"),

@@ -196,8 +196,8 @@ def _outside_hint(name: str, value: object) -> str:
 
 
 @contextmanager
-def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
-    """Yield the options of one section.
+def _section(name: str, sections: Sections, *known: str, listed_in: str = "") -> Generator[Options]:
+    """Yield the options of one section. For `known` and `listed_in`, see `Options`.
 
     A ConfigError that is raised in the block gets the name of the section and the source of the value: a file, a
     variable or an option of the command line.
@@ -213,7 +213,7 @@ def _section(name: str, sections: Sections, *known: str) -> Generator[Options]:
         for key, each in settings.items()
     }
     try:
-        yield Options(values, *known)
+        yield Options(values, *known, listed_in=listed_in)
     except ConfigError as error:
         setting = settings.get(re.split(r"[.\[]", error.key)[0])  # the key may be in a table, such as tls.ca
         raise error.within(name, source=None if setting is None else setting.source) from error
@@ -267,7 +267,7 @@ def _load_watchdog(sections: Sections) -> float:
 
 
 def _load_limits(sections: Sections) -> Limits:
-    with _section("limits", sections, *_field_names(Limits)):
+    with _section("limits", sections, *_field_names(Limits), listed_in="docs/configuration.md"):
         return Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
 
 

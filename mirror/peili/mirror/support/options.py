@@ -34,17 +34,18 @@ class Options:
         config: The table. It is not changed.
         known: The names of all options that exist.
         within: The dotted key of the table itself, if it is nested in another one.
+        listed_in: A document that lists all options. The error for an unknown one then names it instead of all options.
 
     Raises:
         ConfigError: `config` has a key that is not in `known`.
     """
 
-    def __init__(self, config: Mapping[str, Any], *known: str, within: str = "") -> None:
+    def __init__(self, config: Mapping[str, Any], *known: str, within: str = "", listed_in: str = "") -> None:
         self._config = config
         self._prefix = f"{within}." if within else ""
         for key in config:
             if key not in known:
-                raise ConfigError(self._prefix + key, unknown_name("option", key, known))
+                raise ConfigError(self._prefix + key, unknown_name("option", key, known, listed_in))
 
     def __contains__(self, key: str) -> bool:
         """Return whether the option `key` is given."""
@@ -176,13 +177,17 @@ class Options:
         return Options(cast("Mapping[str, Any]", value), *known, within=self._prefix + place)
 
 
-def unknown_name(what: str, name: str, known: Collection[str]) -> str:
-    """Return the text for a name that does not exist: the most similar name, and all names that exist."""
+def unknown_name(what: str, name: str, known: Collection[str], listed_in: str = "") -> str:
+    """Return the text for a name that does not exist: the most similar name, and all names that exist.
+
+    If a document lists the names, it is named instead of them.
+    """
     if not known:
         return f"unknown {what}; there are none"
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return f"unknown {what}; {hint}there are: {', '.join(known)}"
+    names = f"{listed_in} lists all {len(known)}" if listed_in else f"there are: {', '.join(known)}"
+    return f"unknown {what}; {hint}{names}"
 
 
 def _shown(value: object) -> str:
