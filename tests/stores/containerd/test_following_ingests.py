@@ -119,6 +119,25 @@ async def test_an_ingest_without_a_writer_is_gone_until_it_is_continued(
     await watched.until(lambda: watched.have.get(writer.digest) == Have(writer.digest, SIZE), within=PROMPT)
 
 
+async def test_readers_do_not_keep_an_ingest_without_a_writer(
+    store: ContainerdStore, watched: Watched, namespace: Namespace, data: bytes
+) -> None:
+    async with namespace.writing(data) as writer:
+        await writer.write(data[:MIB])
+        await watched.until(is_partial(watched, writer.digest, MIB), within=PROMPT)
+
+    async def ask_how_far_it_is() -> None:
+        while True:
+            async with await store.open(writer.digest, partial=True) as content:
+                assert content.available == MIB
+            await asyncio.sleep(ingests_module.CLOSE_TIMEOUT / 10)
+
+    with pytest.raises(NotFound):
+        async with asyncio.timeout(PROMPT):
+            await ask_how_far_it_is()
+    await watched.until(lambda: writer.digest not in watched.have, within=PROMPT)
+
+
 async def test_an_old_ingest_is_not_reported_until_it_grows(namespace: Namespace, data: bytes) -> None:
     async with namespace.writing(data) as writer:
         await writer.write(data[:MIB])

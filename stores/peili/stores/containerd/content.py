@@ -115,7 +115,12 @@ class ApiContent(Content):
 
 
 async def open_ingest(
-    root: Path, namespaces: Collection[str], digest: Digest, is_given_up: Callable[[Path], bool]
+    root: Path,
+    namespaces: Collection[str],
+    digest: Digest,
+    *,
+    is_given_up: Callable[[Path], bool],
+    expect_open: Callable[[Path], None],
 ) -> Content:
     """Open the ingest of a blob.
 
@@ -124,6 +129,7 @@ async def open_ingest(
         namespaces: Only ingests in these namespaces count.
         digest: The digest of the blob.
         is_given_up: Returns whether the ingest with this directory has lost its writer. It then does not count.
+        expect_open: Called with the directory of an ingest before its file is opened.
 
     Raises:
         NotFound: There is no such ingest.
@@ -132,6 +138,7 @@ async def open_ingest(
         if is_given_up(path):
             continue
         with suppress(NotFound, StoreUnavailable):
+            expect_open(path)
             opener = partial(open_below, root, path.relative_to(root) / "data")
             fd = await open_in_thread(opener, os.close)
             total = _read_total(path)

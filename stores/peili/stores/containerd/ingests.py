@@ -98,6 +98,11 @@ class IngestFollower:
             return False
         return ingest.is_stale or (closed is not None and asyncio.get_running_loop().time() - closed >= CLOSE_TIMEOUT)
 
+    def expect_open(self, path: Path) -> None:
+        """Note that this process is about to open the ingest in the directory `path`. It writes nothing."""
+        if self._notifier is not None:
+            self._notifier.expect_open(path / "data")
+
     def _closed_since(self, path: Path) -> float | None:
         return None if self._notifier is None else self._notifier.closed_since(path / "data")
 

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import os
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,7 @@ class DirectoryNotifier:
         self._directories: dict[int, Path] = {}
         self._closed: dict[Path, float] = {}  # when each file was closed by its last writer
         self._reopened: dict[Path, float] = {}  # of these, when each was opened again, perhaps only by a reader
+        self._expected = Counter[Path]()  # how often this process is about to open each file
         if self._fd is not None:
             self._loop.add_reader(self._fd, self._read_events)
 
@@ -69,16 +71,26 @@ class DirectoryNotifier:
         for files in (self._closed, self._reopened):
             for path in [path for path in files if path.parent == directory]:
                 del files[path]
+        for path in [path for path in self._expected if path.parent == directory]:
+            del self._expected[path]
         if self._fd is not None and number is not None:
             _LIBC.inotify_rm_watch(self._fd, number)  # fails if the directory was removed, which ended the watch
+
+    def expect_open(self, path: Path) -> None:
+        """Note that this process is about to open a file to read it. Call it before each time.
+
+        Otherwise, a file that this process reads again and again would never count as closed.
+        """
+        if path.parent in self._watches:
+            self._expected[path] += 1
 
     def closed_since(self, path: Path) -> float | None:
         """Return when the last writer of a file in a watched directory closed it.
 
         Returns:
             The time of the loop's clock. None if it is not known that nobody writes the file: it was not closed since
-            its directory is watched, it was written afterwards, or somebody opened it in the last `REOPEN_TIMEOUT`
-            seconds. The system does not tell whether that was a writer.
+            its directory is watched, it was written afterwards, or another process opened it in the last
+            `REOPEN_TIMEOUT` seconds. The system does not tell whether that was a writer.
         """
         self._read_events()
         reopened = self._reopened.get(path)
@@ -121,7 +133,9 @@ class DirectoryNotifier:
         if mask & _CLOSE_WRITE:
             self._closed[path] = self._loop.time()
         elif mask & _OPEN:
-            if path in self._closed:
+            if self._expected[path]:
+                self._expected[path] -= 1
+            elif path in self._closed:
                 self._reopened[path] = self._loop.time()
             return
         else:

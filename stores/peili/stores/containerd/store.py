@@ -147,7 +147,9 @@ class ContainerdStore(Store):
             if not partial or root is None:
                 raise
         try:
-            return await open_ingest(root, await self._namespaces(), digest, self._connection.ingests.is_given_up)
+            ingests, namespaces = self._connection.ingests, await self._namespaces()
+            is_given_up, expect_open = ingests.is_given_up, ingests.expect_open
+            return await open_ingest(root, namespaces, digest, is_given_up=is_given_up, expect_open=expect_open)
         except NotFound:
             return await self._open_blob(digest)  # the ingest may have become a blob in between
 
