@@ -54,7 +54,8 @@ class ClaimRequest:
         size: The size of the whole content in bytes, if the host knows it.
         can_share: Whether it can show the content to others while it arrives.
         failed: The ids of hosts that it can't use, each with the reason, a `FailureReason`.
-        upstream_rate: The best rate in bytes per second at which it has lately received anything from upstream.
+        upstream_rate: The best rate in bytes per second at which it has lately received anything from upstream; 0 if
+            that was too small to show a rate.
     """
 
     host: str

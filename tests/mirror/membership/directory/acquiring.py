@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tests.mirror.membership.directory.cluster import Host
 
 from peili.mirror import Digest, Feed, LeaseEnd, Upstream, Wait, Want
-from peili.mirror.membership.directory.fetches import Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
 from peili.mirror.membership.directory.homes import HomeSet, slot_of
 
 

@@ -44,10 +44,16 @@ class Home:
 
     def has(self, host: str, available: int | None, key: str = KEY) -> None:
         """Report to the records what the store of `host` has; None is everything."""
+        self._publish(host, have=(Holding(key, 64 * MIB, available),))
+
+    def gone(self, host: str, key: str = KEY) -> None:
+        """Report to the records that the store of `host` has nothing any more."""
+        self._publish(host, gone=(key,))
+
+    def _publish(self, host: str, **changes: Any) -> None:
         self.sequences[host] = sequence = self.sequences.get(host, -1) + 1
         homes = ("home",) if sequence == 0 else None
-        holding = Holding(key, 64 * MIB, available)
-        assert self.records.apply(host, Holdings("s", sequence, 60.0, homes, True, have=(holding,)))
+        assert self.records.apply(host, Holdings("s", sequence, 60.0, homes, True, **changes))
 
     def report(self, host: str, offset: int, feeder: str | None = None, key: str = KEY, **changes: Any) -> list[str]:
         superseded, seconds = self.claims.report(host, [LeaseReport(key, offset, feeder, **changes)], None)

@@ -10,7 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.mirror.membership.directory.home import MIB, Home
 
 from peili.mirror import FailureReason, LeaseEnd
-from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.roots import MAX_ROOTS
 from peili.mirror.peer_api.leases import FeedFrom, GoUpstream, WaitFor
 

@@ -26,15 +26,18 @@ def test_the_best_recent_rate_counts() -> None:
     assert fetches.best_rate() is None
 
 
-def test_small_content_shows_a_rate_when_it_is_complete() -> None:
+def test_content_shows_a_rate_when_it_is_complete_unless_it_is_small() -> None:
     clock = Clock()
     fetches = UpstreamFetches(clock)
-    fetches.begin("k")
+    fetches.begin("small")
+    fetches.begin("large")
     clock.now = 0.5
-    fetches.complete("k", 100)
-    fetches.complete("other", 1_000_000)
-    assert fetches.best_rate() == 200
-    assert "k" not in fetches
+    fetches.complete("small", 100)
+    fetches.complete("other", 10_000_000)
+    assert fetches.best_rate() == 0, "it was served, but that shows no rate"
+    fetches.complete("large", 2_000_000)
+    assert fetches.best_rate() == 4_000_000
+    assert "small" not in fetches
 
 
 def test_fetches_that_do_not_grow_and_the_oldest_of_too_many_are_forgotten() -> None:

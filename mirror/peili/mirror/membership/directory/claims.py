@@ -14,12 +14,14 @@ from peili.mirror.limits import KIB, Limits
 from peili.mirror.membership.directory.fan_out import choose_fan_out
 from peili.mirror.membership.directory.feeders import Need, choose_in_flight, choose_whole
 from peili.mirror.membership.directory.fetch_table import FetchTable
-from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.membership.directory.roots import (
     MAX_ROOTS,
     choose_root,
+    dead_roots,
     lagging_roots,
     needs_root,
     unproven_roots,
@@ -227,7 +229,8 @@ class Claims:
         for each in [fetch.hosts[host] for host in hosts if host in fetch.hosts]:
             need = self._need(fetch, each, now)
             better = None if each.is_superseded else choose_in_flight(fetch, need)
-            if better is not None and better.host not in each.feeders and better.root not in need.lagging:
+            is_better = better is not None and better.host not in each.feeders and better.root not in need.lagging
+            if better is not None and is_better and fetch.is_live(better.root, now):
                 fetch.supersede(each)
 
     def _review(self, fetch: Fetch, now: float) -> None:
@@ -251,8 +254,8 @@ class Claims:
                     root.is_slow = True
                     fetch.arrange(root.host)
                 fetch.supersede(promoted)
-        for overtaken in lagging_roots(fetch, now):
-            self._move(fetch, fetch.children.get(overtaken, ()), now)
+        for bad in (*lagging_roots(fetch, now), *dead_roots(fetch, now)):
+            self._move(fetch, fetch.children.get(bad, ()), now)
         for slow in [each for each in fetch.slow_hosts() if each.is_moved_last and not fetch.children.get(each.host)]:
             slow.is_moved_last = False
             self._move(fetch, [slow.host], now)

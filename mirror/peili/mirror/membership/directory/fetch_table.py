@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from peili.mirror.errors import FailureReason
 from peili.mirror.limits import Limits
-from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.peer_api.leases import ClaimRequest, LeaseReport
@@ -78,6 +80,8 @@ class FetchTable:
         fetch.size = fetch.size or request.size
         fetcher.can_share = request.can_share
         fetch.hear(fetcher, now)
+        if request.offset < fetcher.offset:
+            self._lose(fetch, fetcher, request.offset)
         self._grow(fetch, fetcher, request.offset, now)
         fetch.arrange(fetcher.host)
         return fetch, fetcher
@@ -103,6 +107,10 @@ class FetchTable:
                 pass  # it asks again, and may get the same feeder
             case LeaseEnd.GONE | LeaseEnd.DONE:
                 self.forget(fetch, host)
+            case FailureReason.WRONG:
+                self._lose(fetch, fetcher, 0)
+                fetch.feed(fetcher, (), now)
+                fetch.supersede_children(host)
             case _ if entry.feeder in fetcher.feeders:
                 fetch.feed(fetcher, (), now)
                 fetcher.is_starving = True  # until it has asked again, or has got bytes from somewhere else
@@ -118,6 +126,8 @@ class FetchTable:
             fetch.hosts[gone].is_disputed = False
             if fetch.hosts[gone].is_whole:
                 self.forget(fetch, gone)
+            elif not fetch.hosts[gone].feeders:
+                self._end_ingest(fetch, fetch.hosts[gone])
         for holder in holders:
             fetcher = fetch.hosts.get(holder.id)
             if fetcher is None:
@@ -175,9 +185,23 @@ class FetchTable:
         fetch.add(fetcher)
         return fetcher
 
+    def _end_ingest(self, fetch: Fetch, fetcher: Fetcher) -> None:
+        """Record that the store of a host that nobody feeds shows nothing any more: its runtime has given up."""
+        fetcher.is_starving = True
+        fetcher.has_given_up = fetcher.is_root and fetcher.offset <= fetcher.claimed
+        self._lose(fetch, fetcher, 0)
+        fetch.supersede_children(fetcher.host)
+
+    def _lose(self, fetch: Fetch, fetcher: Fetcher, offset: int) -> None:
+        """Record that a host has only `offset` bytes, unless its store shows more."""
+        shown = (each.available or 0 for each in self._records.holders_of(fetch.key) if each.id == fetcher.host)
+        fetcher.restart(min(fetcher.offset, max(offset, *shown, 0)))
+        fetch.arrange(fetcher.host)
+
     def _grow(self, fetch: Fetch, fetcher: Fetcher, offset: int, now: float) -> None:
         """Record that a host says that it has `offset` bytes. Its feeder then has at least as many."""
-        fetcher.measure(offset, now)
+        if fetcher.measure(offset, now) and fetcher.is_root:
+            self._rates.learn_upstream(fetcher.host, fetcher.rate, now)
         if not fetcher.grow(offset, now):
             return
         fetch.refusals = 0

@@ -4,138 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from peili.mirror.membership.directory.fetcher import Fetcher, Place
 
 MAX_DEPTH = 64
 """How many hops a host is from its root at most."""
 STALLED_TIME = 15.0
 """Seconds without a byte after which a host that no other host feeds is no longer relied on."""
-_WINDOW = 0.4
-"""The shortest time in seconds over which a rate is measured."""
-_EXTRAPOLATED = 1.0
-"""Seconds for which a host is assumed to go on at its rate."""
 
 _COMPARED = 16
 """Of so many hosts, the one that feeds the fewest for other keys comes first."""
-
-_Place = tuple[str | None, int, int]
-
-
-@dataclass(eq=False, slots=True)
-class Fetcher:
-    """A host that fetches the key, or has it whole.
-
-    Attributes:
-        host: The id of the host.
-        zone: Its zone; empty if it is not known.
-        since: When this home first heard of it for this key.
-        heard: When this home last heard of it for this key.
-        offset: How many bytes from the start it has.
-        grew: When these became more; at first, when it was told where to get them.
-        rate: The bytes per second at which it receives, once that was measured.
-        feeders: The hosts that it was told to read from. Several only if all of them have the whole content.
-        fed_since: When it was told so …
-        fed_offset: … and how many bytes it had then.
-        depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
-        root: The host at the end of its path.
-        is_root: Whether its runtime was sent upstream, so that others may wait for it …
-        claimed: … and from which offset on.
-        can_share: Whether it can feed others while it receives.
-        is_whole: Whether it has the whole content.
-        whole_since: Since when.
-        is_disputed: Whether it has asked for the key although its reports say that it has it whole.
-        asked: When it last asked for the key.
-        waits_since: Since when it waits for a free feeder.
-        is_silent: Whether another host got no answer from it since it was last heard.
-        is_starving: Whether another host was told that it gets no further bytes.
-        is_barred: Whether wrong bytes went over a link of it, so that it feeds nobody while it receives.
-        is_slow: Whether it feeds others only if nobody else can.
-        is_superseded: Whether it should ask again.
-        is_promoted: Whether it is sent upstream when it asks again.
-        is_moved_last: Whether it should ask again once it feeds nobody.
-        failed: The hosts about which it has complained.
-        blames: The feeders that were called slow because of it.
-        lag: By how many bytes it was behind its feeder.
-        bad_reports: How many of its reports in a row have shown a slow link.
-    """
-
-    host: str
-    zone: str
-    since: float
-    heard: float
-    grew: float
-    offset: int = 0
-    rate: float | None = None
-    feeders: tuple[str, ...] = ()
-    fed_since: float = 0.0
-    fed_offset: int = 0
-    depth: int = 1
-    root: str = ""
-    is_root: bool = False
-    claimed: int = 0
-    can_share: bool = False
-    is_whole: bool = False
-    whole_since: float = 0.0
-    is_disputed: bool = False
-    asked: float = float("-inf")
-    waits_since: float | None = None
-    is_silent: bool = False
-    is_starving: bool = False
-    is_barred: bool = False
-    is_slow: bool = False
-    is_superseded: bool = False
-    is_promoted: bool = False
-    is_moved_last: bool = False
-    failed: frozenset[str] = frozenset()
-    blames: set[str] = field(default_factory=set[str])
-    lag: float = 0.0
-    bad_reports: int = 0
-    _measured: tuple[float, int] | None = None
-    place: _Place | None = None
-
-    def __post_init__(self) -> None:
-        self.root = self.host
-
-    def grow(self, offset: int, now: float) -> bool:
-        """Record that it has at least `offset` bytes. Returns whether that is more than was known."""
-        if offset <= self.offset:
-            return False
-        self.offset, self.grew, self.is_starving = offset, now, False
-        return True
-
-    def measure(self, offset: int, now: float) -> None:
-        """Measure its rate. It has said itself that it has `offset` bytes now."""
-        if self._measured is None:
-            if offset > self.fed_offset:
-                self._measured = now, offset
-        elif offset > self._measured[1] and now - self._measured[0] >= _WINDOW:
-            rate = (offset - self._measured[1]) / (now - self._measured[0])
-            self.rate = rate if self.rate is None else (self.rate + rate) / 2
-            self._measured = now, offset
-
-    def measure_anew(self) -> None:
-        """Forget its rate, because it now gets its bytes from somewhere else."""
-        self.rate, self._measured, self.lag, self.bad_reports = None, None, 0.0, 0
-
-    def offset_at(self, now: float) -> float:
-        """Return how many bytes it probably has at `now`."""
-        return self.offset + (self.rate or 0.0) * min(_EXTRAPOLATED, max(0.0, now - self.grew))
-
-    def rate_at(self, now: float) -> float | None:
-        """Return its rate at `now`, which is lower if it has got nothing for long."""
-        if self.rate is None or self._measured is None or now - self._measured[0] < 2 * _EXTRAPOLATED:
-            return self.rate
-        return min(self.rate, (self.offset - self._measured[1]) / (now - self._measured[0]))
-
-    @property
-    def can_feed(self) -> bool:
-        """Whether it may feed others."""
-        return self.has_content and not self.is_silent and not self.is_slow
-
-    @property
-    def has_content(self) -> bool:
-        """Whether it may show others what it has."""
-        return self.is_whole or (self.can_share and not self.is_barred)
 
 
 class Fetch:
@@ -173,7 +51,7 @@ class Fetch:
         self.active = 0
         self.most = most
         self._loads = loads
-        self._places: dict[_Place, dict[str, None]] = {}
+        self._places: dict[Place, dict[str, None]] = {}
 
     def add(self, fetcher: Fetcher) -> None:
         """Add a host."""
@@ -221,11 +99,13 @@ class Fetch:
         """Record that the runtime of `fetcher` was sent upstream and is waited for, or no longer is."""
         fetcher.is_root = is_root
         if is_root:
+            for each in self.hosts.values():  # whoever was to go upstream need not any more
+                each.is_promoted = False
             self.feed(fetcher, (), now)
             fetcher.measure_anew()
             fetcher.claimed = fetcher.fed_offset = fetcher.offset
             fetcher.grew = fetcher.fed_since = now
-            fetcher.is_starving = False
+            fetcher.is_starving = fetcher.has_given_up = False
             self.roots[fetcher.host] = None
         else:
             self.roots.pop(fetcher.host, None)
@@ -347,7 +227,7 @@ class Fetch:
         """Return the hosts that were sent upstream and from which bytes can be expected."""
         return [self.hosts[each] for each in self.roots if self.is_live(each, now)]
 
-    def _place(self, fetcher: Fetcher, place: _Place | None) -> None:
+    def _place(self, fetcher: Fetcher, place: Place | None) -> None:
         old = fetcher.place
         if old == place:
             return

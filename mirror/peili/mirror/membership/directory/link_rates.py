@@ -32,6 +32,7 @@ class LinkRates:
 
     def __init__(self) -> None:
         self._upstream: dict[str, tuple[float, float]] = {}  # by host: rate, time
+        self._served: dict[str, float] = {}  # by host: when upstream has sent it something
         self._limited: dict[str, tuple[float, float]] = {}  # by feeder: rate, time
         self._at_least: dict[str, tuple[float, float]] = {}
         self._slow: dict[str, float] = {}  # by host: until when
@@ -40,9 +41,11 @@ class LinkRates:
     def learn_upstream(self, host: str, rate: float | None, now: float) -> None:
         """Record the rate at which `host` has lately received something from upstream.
 
-        Hosts repeat it. What is repeated was not measured again.
+        Hosts repeat it. What is repeated was not measured again. A rate of 0 says that it was too little to measure.
         """
-        if rate is not None and rate > 0 and self._upstream.get(host, (0.0, 0.0))[0] != rate:
+        if rate is not None:
+            _put(self._served, host, now)
+        if rate and self._upstream.get(host, (0.0, 0.0))[0] != rate:
             _put(self._upstream, host, (rate, now))
 
     def learn_uplink(self, feeder: str, rate: float, is_limited: bool, now: float) -> None:
@@ -82,8 +85,7 @@ class LinkRates:
 
     def has_upstream(self, host: str, now: float) -> bool:
         """Return whether `host` has received something from upstream lately."""
-        rate, at = self._upstream.get(host, (0.0, 0.0))
-        return rate > 0 and at + _SERVED_TIME > now
+        return self._served.get(host, float("-inf")) + _SERVED_TIME > now
 
     def is_slow(self, host: str, now: float) -> bool:
         """Return whether `host` was called slow lately."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from zlib import crc32
 
 from peili.mirror.limits import MIB
-from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 
 MAX_ROOTS = 3
@@ -16,12 +18,12 @@ _SLOW_FACTOR = 4
 """A root is slow if others get this many times as much from upstream. Three layers at once share one link."""
 _MEASURED_TIME = 2.0
 """Seconds for which a root is measured before it is called slow."""
-_PAUSE = 2.0
-"""Seconds without a byte after which a root counts as stopped, not as slow."""
 _WORTH_TIME = 5.0
 """A further root is worth the effort if the slow one needs at least this many seconds for the rest …"""
-_DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 30.0, 60.0
-"""… and without evidence that others are faster, after this many seconds if it needs this many for the rest."""
+_DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 15.0, 60.0
+"""… and without evidence that others are faster, after this many seconds if it needs this many for the rest …"""
+_TRIAL_SPREAD = 30.0
+"""… and up to so many seconds later, depending on the key. What one key shows of upstream is evidence for others."""
 _PROMOTION_TIME = 5.0
 """Seconds from one promotion to the next, so that the effect of the first can be seen."""
 _AHEAD = 4 * MIB
@@ -32,10 +34,12 @@ _FASTER = 1.5
 
 _KNOWN_TIME = 10.0
 """Seconds that the first bytes may need if the host has got something else from upstream lately."""
+_SLOW_STEPS = 2
+"""They may also need this many times as long as another root needs from one step of its file to the next."""
 
 
 def unproven_roots(fetch: Fetch, rates: LinkRates, timeout: float, now: float) -> list[Fetcher]:
-    """Return the roots that have got no byte in time.
+    """Return the roots that have got no byte in time, or whose runtime has given up without one.
 
     Args:
         fetch: The key.
@@ -43,12 +47,14 @@ def unproven_roots(fetch: Fetch, rates: LinkRates, timeout: float, now: float) -
         timeout: ``limits.claim_timeout``.
         now: The time.
     """
-    unproven = (each for each in map(fetch.hosts.__getitem__, fetch.roots) if each.offset <= each.claimed)
-    return [
-        each
-        for each in unproven
-        if each.fed_since + (_KNOWN_TIME if rates.has_upstream(each.host, now) else timeout + _REPORT_TIME) <= now
-    ]
+    roots = [fetch.hosts[each] for each in fetch.roots]
+    slowest = max((each.step_time for each in roots), default=0.0)
+
+    def is_late(root: Fetcher) -> bool:
+        time = _KNOWN_TIME if rates.has_upstream(root.host, now) else timeout + _REPORT_TIME
+        return root.offset <= root.claimed and root.fed_since + max(time, _SLOW_STEPS * slowest) <= now
+
+    return [each for each in roots if each.has_given_up or is_late(each)]
 
 
 def lagging_roots(fetch: Fetch, now: float) -> set[str]:
@@ -67,6 +73,14 @@ def _is_overtaken(root: Fetcher, lead: Fetcher, now: float) -> bool:
     return lead.offset - root.offset > max(_AHEAD, slow) and fast > _FASTER * slow
 
 
+def dead_roots(fetch: Fetch, now: float) -> list[str]:
+    """Return the hosts at the end of a path from which nothing more can be expected, if another one lives."""
+    if not fetch.live_roots(now):
+        return []
+    known = [fetch.hosts[each] for each in fetch.children if each in fetch.hosts]
+    return [each.host for each in known if each.root == each.host and not fetch.is_live(each.host, now)]
+
+
 def needs_root(fetch: Fetch, rates: LinkRates, now: float) -> bool:
     """Return whether a further host should go upstream, because the roots do too little."""
     live = fetch.live_roots(now)
@@ -82,25 +96,36 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
     rate = root.rate_at(now)
     is_measured = root.offset > root.claimed and root.fed_since + _MEASURED_TIME <= now
     # A root that gets nothing is not slow: maybe nobody gets anything. See `STALLED_TIME`.
-    if rate is None or fetch.size is None or not is_measured or root.grew + _PAUSE <= now:
+    if rate is None or fetch.size is None or not is_measured or root.has_paused(now):
         return False
     rest = (fetch.size - root.offset) / max(rate, 1.0)
     others = rates.upstream_of_others(root.host, root.fed_since, now)
     if others is not None and others >= _SLOW_FACTOR * rate:
         return rest >= _WORTH_TIME
-    is_doubted = root.fed_since + _DOUBTED_TIME <= now and rest >= _WORTH_WITHOUT_EVIDENCE
+    is_upstream_slow = others is not None and others * _SLOW_FACTOR >= rate  # the others get no more
+    if is_upstream_slow or len(fetch.roots) > 1:
+        return False
+    is_doubted = root.fed_since + _trial_time(fetch.key) <= now and rest >= _WORTH_WITHOUT_EVIDENCE
     return is_doubted and rates.possible_uplink(now) >= _SLOW_FACTOR * rate
+
+
+def _trial_time(key: str) -> float:
+    """Return after how many seconds without evidence a further root is tried."""
+    return _DOUBTED_TIME + _TRIAL_SPREAD * (crc32(key.encode()) % 1000) / 1000
 
 
 def choose_root(fetch: Fetch, refused: Container[str], count_roots: Callable[[str], int]) -> Fetcher | None:
     """Return the host that should go upstream: the one with the most bytes; None if there is none.
 
+    Of several, it is one that is a root for the fewest keys, and then the nearest to its root: the others follow it.
+
     Args:
         fetch: The key.
         refused: Hosts that got nothing from upstream lately.
-        count_roots: Returns for how many keys a host is a root. Of hosts with equally many bytes, the lowest is taken.
+        count_roots: Returns for how many keys a host is a root.
     """
     able = [each for each in fetch.hosts.values() if each.can_feed and not each.is_whole and not each.is_root]
     able = [each for each in able if each.host not in refused]
     most = max((each.offset for each in able), default=0)
-    return min((each for each in able if each.offset == most), key=lambda each: count_roots(each.host), default=None)
+    best = (each for each in able if each.offset == most)
+    return min(best, key=lambda each: (count_roots(each.host), each.depth), default=None)

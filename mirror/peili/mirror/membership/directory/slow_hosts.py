@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from peili.mirror.limits import MIB
-from peili.mirror.membership.directory.fetches import Fetch, Fetcher
+from peili.mirror.membership.directory.fetcher import Fetcher
+from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 
 _LAG = 4 * MIB

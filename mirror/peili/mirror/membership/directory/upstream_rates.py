@@ -6,6 +6,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from peili.mirror.limits import MIB
+
 _MAX_FETCHES = 1024
 _IDLE_TIME = 120.0
 """Seconds after which a fetch that does not grow is forgotten."""
@@ -13,6 +15,8 @@ _WINDOW = 1.0
 """Seconds over which a rate is measured."""
 _RECENT = 5.0
 """Seconds for which a rate counts."""
+_MEASURED_SIZE = MIB
+"""The smallest content whose transfer shows a rate as a whole. What is smaller shows how fast upstream answers."""
 
 
 @dataclass(slots=True)
@@ -51,7 +55,7 @@ class UpstreamFetches:
         """Record that the runtime has `key` whole. Its rate counts, too, although it may not have begun at once."""
         fetch, now = self._fetches.pop(key, None), self._clock()
         if fetch is not None and size is not None and now > fetch.allowed:
-            self._rates.append((now, size / (now - fetch.allowed)))
+            self._rates.append((now, size / (now - fetch.allowed) if size >= _MEASURED_SIZE else 0.0))
 
     def end(self, key: str) -> None:
         """Record that the runtime does not fetch `key` from upstream any more."""
@@ -73,7 +77,11 @@ class UpstreamFetches:
         return len(self._fetches)
 
     def best_rate(self) -> float | None:
-        """Return the best rate that was measured in the last seconds, in bytes per second; None if there is none."""
+        """Return the best rate that was measured in the last seconds, in bytes per second.
+
+        Returns:
+            The rate. 0 if upstream has sent only small content, which shows no rate; None if it has sent nothing.
+        """
         since = self._clock() - _RECENT
         return max((rate for measured, rate in self._rates if measured >= since), default=None)
 
