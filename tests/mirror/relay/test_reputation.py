@@ -83,6 +83,17 @@ def test_tables_are_bounded_and_the_oldest_entry_is_dropped(blame: Blame) -> Non
     assert [blame.is_poisoned(digest) for digest in digests] == [False, True, True, True]
 
 
+def test_a_runtime_that_fetches_in_vain_is_told_so_a_few_times(blame: Blame) -> None:
+    assert blame.next_cut(ONE) is None
+    blame.poison(ONE)
+    assert blame.next_cut(ONE) is None, "it may have another copy"
+    blame.fetch_in_vain(ONE, 1000)
+    assert [blame.next_cut(ONE) for _ in range(6)] == [1000] * 5 + [None]
+    blame.fetch_in_vain(ONE, 1000)
+    blame.clear(ONE)
+    assert blame.next_cut(ONE) is None
+
+
 def test_a_blob_is_poisoned_until_the_runtime_starts_again_or_the_time_is_up(blame: Blame, clock: Clock) -> None:
     assert not blame.is_poisoned(ONE)
     blame.poison(ONE)

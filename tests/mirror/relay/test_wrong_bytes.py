@@ -354,7 +354,8 @@ async def test_a_head_request_does_not_clear_a_poisoned_blob() -> None:
     async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
         assert not (await host.get(digest, f"bytes={at}-")).whole
         assert (await host.get(digest, method="HEAD")).status == 200
-        assert (await host.get(digest, f"bytes={at}-")).status == 404
+        cut = await host.get(digest, f"bytes={at}-")
+        assert (cut.body, cut.whole) == (b"", False)
         assert (await host.get(digest)).body == data  # this starts again
         store.begin(digest, LARGE).write(data[:at])
         assert (await host.get(digest, f"bytes={at}-")).body == data[at:]
@@ -381,6 +382,20 @@ async def test_a_head_request_does_not_clear_suspects() -> None:
             router.holders = (a.holder, c.holder)
             assert (await host.get(digest)).body == data
             assert len(a.requests) == 1
+
+
+async def test_a_runtime_whose_wrong_bytes_were_removed_gives_up_and_does_not_fetch_the_rest_in_vain() -> None:
+    data, store, at = content(LARGE), DiscardRecorder(), 300_000
+    digest = Digest.of(data)
+    store.begin(digest, LARGE).write(data[:at])
+    async with peers(data, wrong_start, honest) as [a, b], pulling([a.holder, b.holder], store=store) as host:
+        assert not (await host.get(digest, f"bytes={at}-")).whole
+        assert store.discarded == [digest]
+        asked = len(a.requests) + len(b.requests)
+        cuts = [await host.get(digest, f"bytes={at}-") for _ in range(5)]
+        assert {(each.status, each.body, each.whole) for each in cuts} == {(206, b"", False)}
+        assert (await host.get(digest, f"bytes={at}-")).status == 404, "this runtime does not give up"
+        assert len(a.requests) + len(b.requests) == asked
 
 
 class FailingDiscardStore(MemoryStore):

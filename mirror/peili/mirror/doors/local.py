@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
+from typing import NoReturn
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -19,15 +20,15 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.doors.whole_images import WholeImages
-from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.ranges import Unsatisfiable
-from peili.mirror.oci.references import Descriptor, Digest
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
 from peili.mirror.oci.requests import Endpoint, HTTPError, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
-from peili.mirror.relay.relay import Relay
+from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer, open_transfer
 
 
@@ -64,7 +65,10 @@ class LocalDoor(Door):
             await self._whole_images.require(target, digest)
         if not await self._send_from_store(target, digest, response):
             record.source = FROM_PEER
-            await self._send_from_peers(target, digest, response, record)
+            try:
+                await self._send_from_peers(target, digest, response, record)
+            except FetchesInVain as error:
+                await self._cut_off(digest, response, error)
 
     async def _require_selected(self, digest: Digest) -> None:
         """Raise NotFound for content that this host knows only through excluded images, or if that is not known."""
@@ -144,6 +148,12 @@ class LocalDoor(Door):
                 await self._send_transfer(target, digest, response, transfer)
             finally:
                 record.is_wrong = transfer.has_sent_wrong_bytes
+
+    async def _cut_off(self, digest: Digest, response: ResponseWriter, error: FetchesInVain) -> NoReturn:
+        """Break a response off before its first byte. After a few of them, the runtime gives its pull up at once."""
+        descriptor = Descriptor(OCTET_STREAM, digest, error.span.size)
+        await response.start(descriptor, error.span, is_partial=True)
+        raise Aborted(str(error)) from error
 
     async def _send_transfer(
         self, target: Target, digest: Digest, response: ResponseWriter, transfer: Transfer

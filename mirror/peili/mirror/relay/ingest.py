@@ -154,8 +154,12 @@ async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store)
     return True
 
 
-async def discard_ingest(state: RelayState, digest: Digest) -> None:
-    """Remove the ingest of `digest`, because its bytes are wrong. A failure is logged and not raised."""
+async def discard_ingest(state: RelayState, digest: Digest) -> bool:
+    """Remove the ingest of `digest`, because its bytes are wrong. A failure is logged and not raised.
+
+    Returns:
+        Whether it was removed.
+    """
     try:
         is_removed = await call(
             lambda: state.context.store.discard(digest),
@@ -166,6 +170,7 @@ async def discard_ingest(state: RelayState, digest: Digest) -> None:
         )
     except Unavailable as error:
         state.log.warning("%s: the runtime's unfinished copy is wrong and could not be removed: %s", digest, error)
-    else:
-        if is_removed:
-            state.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+        return False
+    if is_removed:
+        state.log.warning("%s: removed the runtime's unfinished copy, which was wrong", digest)
+    return is_removed

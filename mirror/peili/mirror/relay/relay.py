@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.errors import NotFound
 from peili.mirror.metrics.counters import Metrics
-from peili.mirror.oci.ranges import ByteRange
+from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.leases import LeaseReleases
@@ -87,6 +87,20 @@ class RelayState:
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)
 
 
+class FetchesInVain(NotFound):
+    """The runtime wants the rest of content whose beginning it has wrong, and its unfinished copy was removed.
+
+    If it were sent upstream, it would fetch the rest, and only then fail. Its next pull begins anew.
+
+    Attributes:
+        span: What it wants.
+    """
+
+    def __init__(self, digest: Digest, span: Span) -> None:
+        self.span = span
+        super().__init__(f"the runtime had wrong bytes of {digest}, which were removed")
+
+
 class Relay:
     """Admits transfers from peers; see `open_transfer`. May be used concurrently, on the mirror's loop.
 
@@ -141,7 +155,7 @@ class Relay:
         Raises:
             NotFound: The mirror is not running, there are too many transfers, or the runtime wants the rest of content
                 of which it already has wrong bytes. In the last case, the whole could not match the digest, and the
-                sender of the rest would be blamed for it.
+                sender of the rest would be blamed for it. `FetchesInVain` if the runtime's copy was also removed.
         """
         state = self._state
         if state is None or not self._is_open:
@@ -151,6 +165,9 @@ class Relay:
             self._metrics.limited.add("transfers")
             raise NotFound(f"{busy} transfers are in progress, or their leases are being released")
         if wanted is not None and wanted.first != 0 and state.blame.is_poisoned(digest):
+            size = state.blame.next_cut(digest)
+            if size is not None and wanted.is_within(size):
+                raise FetchesInVain(digest, wanted.within(size))
             raise NotFound(f"the runtime has wrong bytes of {digest}")
         self.under_way += 1
         try:

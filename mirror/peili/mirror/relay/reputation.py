@@ -28,6 +28,8 @@ _FORGET_AFTER = 600.0
 """Seconds without a request after which a peer is forgotten. It may no longer exist."""
 _LIGHT_REST = 0.2
 """The part of a full rest for a peer that may work well: it refused, was busy, or hesitated."""
+_MAX_CUTS = 5
+"""How often a runtime that fetches in vain is cut off. containerd gives up after four cuts at one byte."""
 _MAX_RECENT = 3
 """The largest number of recent failures that counts."""
 _NEWEST_WEIGHT = 0.5
@@ -46,6 +48,7 @@ class Blame:
     - `doubt`: A peer is one of several that may have sent wrong bytes in the same transfer.
     - `suspect`: A peer sent unverified bytes that the runtime now has. They may turn out to be wrong later.
     - `poison`: The runtime has wrong bytes.
+    - `fetch_in_vain`: It fetches the rest in vain, because its unfinished copy was removed.
     - `bar_in_flight`: The blob is read only from peers that have the whole.
     - `bar_link`: It is read from all peers again, except from two of them while they receive it.
 
@@ -65,6 +68,7 @@ class Blame:
         self._metrics = metrics or Metrics()
         self._excluded: OrderedDict[tuple[Digest, str], tuple[float, str]] = OrderedDict()  # until when, and why
         self._poisoned: OrderedDict[Digest, float] = OrderedDict()
+        self._in_vain: OrderedDict[Digest, tuple[int, int]] = OrderedDict()  # the size, and how often it was told
         self._suspects: OrderedDict[Digest, dict[str, float]] = OrderedDict()
         self._barred: OrderedDict[Digest, float] = OrderedDict()  # until when
         self._barred_peers: OrderedDict[Digest, dict[str, float]] = OrderedDict()
@@ -134,6 +138,22 @@ class Blame:
         """Note that the runtime has wrong bytes of `digest`, so that it cannot continue."""
         self._remember(self._poisoned, digest, self._clock() + self._limits.quarantine_ttl)
 
+    def fetch_in_vain(self, digest: Digest, size: int) -> None:
+        """Note that the runtime's unfinished copy of `digest`, which has `size` bytes as a whole, was removed."""
+        self._remember(self._in_vain, digest, (size, 0))
+
+    def next_cut(self, digest: Digest) -> int | None:
+        """Return the size of content of which the runtime fetches the rest in vain.
+
+        Returns:
+            None if it does not, or if this was returned `_MAX_CUTS` times: this runtime does not give up.
+        """
+        size, cuts = self._in_vain.get(digest, (0, _MAX_CUTS))
+        if not self.is_poisoned(digest) or cuts >= _MAX_CUTS:
+            return None
+        self._in_vain[digest] = size, cuts + 1
+        return size
+
     def bar_in_flight(self, digest: Digest, seconds: float) -> None:
         """Let nobody read `digest` from peers that still receive it, for this time."""
         self._remember(self._barred, digest, self._clock() + seconds)
@@ -160,6 +180,7 @@ class Blame:
     def clear(self, digest: Digest) -> None:
         """Forget the wrong bytes and the suspects, because the runtime starts `digest` from the beginning."""
         self._poisoned.pop(digest, None)
+        self._in_vain.pop(digest, None)
         self._suspects.pop(digest, None)
 
     def is_poisoned(self, digest: Digest) -> bool:

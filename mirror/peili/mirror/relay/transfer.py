@@ -458,4 +458,5 @@ class Transfer:
         if was_sent:
             self.has_sent_wrong_bytes = True
             state.blame.poison(digest)
-            await discard_ingest(state, digest)
+            if await discard_ingest(state, digest):
+                state.blame.fetch_in_vain(digest, self._span.size)
