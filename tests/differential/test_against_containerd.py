@@ -24,7 +24,7 @@ KNOWN = ("an IPv6 door", "IPv6", "a byte-order mark", "the door by hand, /v2", "
 """Cases that once broke pulls. They are tested with every release in every run."""
 
 PAIRS = [
-    pytest.param(each.values[0], name, marks=each.marks, id=f"{name} ({each.values[0]})")
+    pytest.param(name, each.values[0], marks=each.marks, id=f"{name} ({each.values[0]})")
     for at, each in enumerate(each_release(*RELEASE_NAMES))
     for number, name in enumerate(CORPUS)
     if THOROUGH or name in KNOWN or number % len(RELEASE_NAMES) == at
@@ -47,7 +47,8 @@ def oracle(request: pytest.FixtureRequest, servers: RecordingServers) -> Generat
         yield oracle
 
 
-@pytest.mark.parametrize(("oracle", "name"), PAIRS, indirect=["oracle"])
+# Without the scope, pytest would start containerd for each case.
+@pytest.mark.parametrize(("name", "oracle"), PAIRS, indirect=["oracle"], scope="module")
 def test_peili_and_containerd_agree(oracle: ContainerdOracle, name: str, tmp_path: Path) -> None:
     tags = THOROUGH or name in KNOWN or list(CORPUS).index(name) % 3 == 0
     assert disagreements(CORPUS[name], oracle, tmp_path / "hosts", tags=tags) == []
