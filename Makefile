@@ -26,7 +26,7 @@ demo:
 test:
 	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -n 4 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check --quiet .

@@ -93,6 +93,7 @@ class Lab:
             stack.callback(self.upstream.stop)
             self.upstream.start()
             self.hosts = {name: self._host(name, stack, with_cri=with_cri) for name in names}
+            stack.callback(self.stop_peili)
             for host in self.hosts.values():
                 host.containerd.wait_ready()
             self._stack = stack.pop_all()
@@ -164,7 +165,9 @@ class Lab:
             host.peili.wait_ready()
 
     def stop_peili(self) -> None:
-        """Stop peili on all hosts."""
+        """Stop peili on all hosts, at the same time."""
+        for host in self.hosts.values():
+            host.peili.terminate()
         for host in self.hosts.values():
             host.peili.stop()
 
@@ -185,7 +188,6 @@ class Lab:
         )
         host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"))
         stack.callback(containerd.stop)
-        stack.callback(host.peili.stop)
         containerd.launch()
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host

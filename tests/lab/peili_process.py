@@ -73,6 +73,11 @@ class PeiliProcess:
             error.add_note(self.log())
             raise
 
+    def terminate(self) -> None:
+        """Let peili stop, if it runs, and do not wait until it has."""
+        if self._process is not None:
+            self._process.terminate()
+
     def stop(self) -> None:
         """Stop peili with SIGTERM, if it runs."""
         if self._process is not None:

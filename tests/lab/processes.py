@@ -110,6 +110,7 @@ class Process:
                 pass_fds=keep,
             )
         self.pid = self._child.pid
+        self._is_terminated = False
 
     @property
     def is_running(self) -> bool:
@@ -138,10 +139,16 @@ class Process:
         if status := self.wait(timeout):
             raise CommandFailed(f"{' '.join(self.command)} ended with {status}:\n{self.output()}")
 
+    def terminate(self) -> None:
+        """Send SIGTERM, and do not wait until the process ends. A second call does nothing: peili would end at once."""
+        if not self._is_terminated:
+            self._is_terminated = True
+            self.resume()
+            self._child.terminate()
+
     def stop(self, timeout: float = 20) -> int:
         """Send SIGTERM, and after `timeout` seconds SIGKILL. Return the exit status."""
-        self.resume()
-        self._child.terminate()
+        self.terminate()
         try:
             return self.wait(timeout)
         except subprocess.TimeoutExpired:
