@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.access import start_peili
 from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import GENEROUS_LIMITS, Lab
 from tests.lab.namespaces import NamespaceNode
@@ -13,14 +12,14 @@ from tests.lab.pulls import Pulls
 from tests.lab.releases import release
 
 
-@pytest.fixture(params=["shared key", "certificates"])
+@pytest.fixture(params=["key", "certificates"])
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("a", "b", "c", release=release("installed")) as lab:
+    with Lab("a", "b", "c", release=release("installed"), access=request.param) as lab:
         for node in (lab.upstream.node, *(host.node for host in lab.hosts.values())):
             if not isinstance(node, NamespaceNode):
                 pytest.skip("the rate of loopback can't be limited, so a layer would arrive at once")
             node.limit_link("80mbit")
-        start_peili(lab, request.param, limits={**GENEROUS_LIMITS, "claim_timeout": 10})
+        lab.start_peili(limits={**GENEROUS_LIMITS, "claim_timeout": 10})
         yield lab
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import threading
 from collections.abc import Generator
 
@@ -11,7 +10,6 @@ import pytest
 from tests.e2e.checks import MIB, assert_has
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
-from tests.lab.network import PEER_PORT
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
 
@@ -54,9 +52,7 @@ class Child(threading.Thread):
         self.is_whole = False
         self._request = {"Peili-In-Flight": "1"} | ({} if byte_range is None else {"Range": byte_range})
         self._path = path
-        self._address = puller.node.address, puller.node.port(PEER_PORT)
-        self._connection = http.client.HTTPConnection(*self._address)
-        self._connection.sock = child.node.connect(*self._address)
+        self._connection = child.connect_to(puller)
 
     def run(self) -> None:
         self._connection.request("GET", self._path, headers=self._request)

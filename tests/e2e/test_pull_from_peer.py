@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 
 import pytest
-from tests.e2e.access import start_peili
 from tests.e2e.checks import KIB, MIB, assert_has
 from tests.lab.lab import Lab
 from tests.lab.processes import wait_for
@@ -19,10 +18,10 @@ PLATFORMS = (host_platform(), "linux/riscv64")
 def setups() -> list[ParameterSet]:
     """Return each containerd release with static peers, and one release with mDNS, with a key and with certificates."""
     static = [
-        pytest.param((*each.values, "static", "open"), marks=each.marks, id=f"{each.values[0]}-static")
+        pytest.param((*each.values, "static", None), marks=each.marks, id=f"{each.values[0]}-static")
         for each in each_release(*RELEASE_NAMES)
     ]
-    others = [("mdns", "open"), ("mdns", "shared key"), ("static", "shared key"), ("static", "certificates")]
+    others = [("mdns", "open"), ("mdns", "key"), ("static", "key"), ("static", "certificates")]
     return [
         *static,
         *(
@@ -36,8 +35,8 @@ def setups() -> list[ParameterSet]:
 @pytest.fixture(scope="module", params=setups())
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     name, router, access = request.param
-    with Lab("a", "b", "c", release=release(name)) as lab:
-        start_peili(lab, access, router=router)
+    with Lab("a", "b", "c", release=release(name), access=access) as lab:
+        lab.start_peili(router=router)
         yield lab
 
 

@@ -6,7 +6,6 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has
-from tests.lab.containerd import NAMESPACE
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
@@ -26,10 +25,9 @@ def lab(request: pytest.FixtureRequest, source: str) -> Generator[Lab]:
             pytest.skip("all members of Talos have the same port, which is impossible on loopback")
         for host in lab.hosts.values():
             write_members(lab, host, host)
-            store = {"kind": "containerd", "address": str(host.containerd.socket), "namespaces": [NAMESPACE]}
             file = str(lab.directory / host.name / "members.json")
             options = {"file": file} if source == "file" else {"command": ["cat", file]}
-            host.peili.start({"store": store, "router": {"kind": "talos", **options, "interval": 0.1}})
+            lab.start_peili(host.name, router={"kind": "talos", **options, "interval": 0.1})
         yield lab
 
 

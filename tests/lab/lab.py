@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from tests.containerd_releases import Release
+from tests.lab.access import Access, AccessKind
 from tests.lab.authentication import Authentication
 from tests.lab.containerd import Containerd
 from tests.lab.namespaces import NamespaceNetwork, namespaces_work
@@ -43,6 +45,7 @@ class Host:
     node: Node
     containerd: Containerd
     peili: PeiliProcess
+    access: Access
 
     def can_find(self, path: str) -> bool:
         """Return whether the local door of this host answers `path` with 200, from its store or from a peer."""
@@ -50,7 +53,21 @@ class Host:
 
     def can_fetch_from(self, other: Host, path: str) -> bool:
         """Return whether the peer door of `other` answers `path` with 200 to this host."""
-        return self.node.request("HEAD", other.node.address, other.node.port(PEER_PORT), path).status == 200
+        with closing(self.connect_to(other)) as connection:
+            connection.request("HEAD", path)
+            return connection.getresponse().status == 200
+
+    def connect_to(self, other: Host) -> http.client.HTTPConnection:
+        """Return a new connection to the peer door of `other`, with the key or certificate of this host.
+
+        Raises:
+            OSError: The connection failed.
+        """
+        address, port = other.node.address, other.node.port(PEER_PORT)
+        connection = http.client.HTTPConnection(address, port)
+        tls, plain = self.access.client_context(self.name, self.node.address), self.node.connect(address, port)
+        connection.sock = plain if tls is None else tls.wrap_socket(plain)
+        return connection
 
 
 class Lab:
@@ -65,9 +82,11 @@ class Lab:
         settings: See `Containerd`.
         snapshotter: See `Containerd`.
         parent: The directory in which the laboratory's own directory is created. Its path has to be short.
+        access: Who may use the peer doors. The default is everyone, or what PEILI_TEST_TLS says.
 
     Attributes:
         directory: The directory of all files. It has a short path.
+        access: See above.
         network: The network of the hosts and the registry.
         upstream: The registry, which runs.
         hosts: The hosts by name.
@@ -81,6 +100,7 @@ class Lab:
         settings: str = "",
         snapshotter: str = "native",
         parent: Path | None = None,
+        access: AccessKind | None = None,
     ) -> None:
         self._release = release
         self._settings = settings
@@ -88,6 +108,7 @@ class Lab:
         with ExitStack() as stack:
             self.directory = _create_directory(parent or short_parent())
             stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            self.access = Access(self.directory / "access", access)
             self.network = stack.enter_context(make_network())
             self.upstream = Upstream(self.network.add_node("upstream"), self.directory / "upstream")
             stack.callback(self.upstream.stop)
@@ -146,21 +167,25 @@ class Lab:
         return (to or self.upstream).push(image, repository)
 
     def start_peili(
-        self, *names: str, router: RouterKind = "static", known: Sequence[str] = (), **sections: Mapping[str, Any]
+        self,
+        *names: str,
+        router: RouterKind | Mapping[str, Any] = "static",
+        known: Sequence[str] = (),
+        **sections: Mapping[str, Any],
     ) -> None:
         """Start peili on some hosts and wait until they are ready.
 
         Args:
             names: The hosts. The default is all of them.
-            router: How they find each other. With `static`, all hosts of the laboratory are peers.
+            router: How they find each other, or the section of the configuration. With `static`, all hosts of the
+                laboratory are peers.
             known: With `static`, the names of the hosts that are peers, if not all are.
             sections: Sections of the configuration that replace the default ones. By default, the store is the host's
-                containerd. With `peer`, which then has a key or certificates, static peers have https URLs.
+                containerd.
         """
-        scheme = "https" if "peer" in sections else "http"
         hosts = [self.hosts[name] for name in names or self.hosts]
         for host in hosts:
-            host.peili.launch({**self._sections(host, router, known, scheme), **sections})
+            host.peili.launch({**self._sections(host, router, known), **sections})
         for host in hosts:
             host.peili.wait_ready()
 
@@ -186,20 +211,28 @@ class Lab:
             with_cri=with_cri,
             settings=self._settings,
         )
-        host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"))
+        host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"), self.access)
         stack.callback(containerd.stop)
         containerd.launch()
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")
         return host
 
-    def _sections(self, host: Host, router: RouterKind, known: Sequence[str], scheme: str) -> Sections:
+    def _sections(self, host: Host, router: RouterKind | Mapping[str, Any], known: Sequence[str]) -> Sections:
         containerd = host.containerd
         store = {"kind": "containerd", "address": str(containerd.socket), "namespaces": [containerd.namespace]}
-        shared: Sections = {"store": store, "limits": GENEROUS_LIMITS}
-        if router == "mdns":
-            return {**shared, "router": {"kind": "mdns", "interfaces": [host.node.interface]}}
-        peers = [f"{scheme}://{self.hosts[name].peili.peer}" for name in known or self.hosts]
-        return {**shared, "router": {"kind": "static", "peers": peers}}
+        peer = self.access.section(host.name, host.node.address)
+        return {
+            "store": store,
+            "limits": GENEROUS_LIMITS,
+            "peer": peer,
+            "router": self._router(host, router, known) if isinstance(router, str) else router,
+        }
+
+    def _router(self, host: Host, kind: RouterKind, known: Sequence[str]) -> Mapping[str, Any]:
+        if kind == "mdns":
+            return {"kind": "mdns", "interfaces": [host.node.interface]}
+        peers = [f"{self.access.scheme}://{self.hosts[name].peili.peer}" for name in known or self.hosts]
+        return {"kind": "static", "peers": peers}
 
 
 def _create_directory(parent: Path) -> Path:

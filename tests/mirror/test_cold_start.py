@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
 import httpx
 import pytest
+from tests.lab.access import Access
 from tests.mirror.membership.directory.acquiring import home_of
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.mirror.relay.pulling import content, path_of
@@ -81,9 +83,14 @@ class Runtime:
                     assert len(ingest.data) > offset, "a response was cut without progress"
 
 
-async def test_each_blob_is_fetched_once_when_all_hosts_ask_at_the_same_time() -> None:
+@pytest.fixture
+def access(tmp_path: Path) -> Access:
+    return Access(tmp_path / "access")
+
+
+async def test_each_blob_is_fetched_once_when_all_hosts_ask_at_the_same_time(access: Access) -> None:
     blobs = [content(size) for size in (3 * MIB, 2 * MIB + 1, 300 * KIB, 5 * KIB)]
-    async with cluster(HOSTS, limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream = Upstream(*blobs)
         runtimes = [Runtime(each, upstream) for each in hosts]
@@ -91,10 +98,10 @@ async def test_each_blob_is_fetched_once_when_all_hosts_ask_at_the_same_time() -
         assert upstream.sent == {Digest.of(each): len(each) for each in blobs}
 
 
-async def test_the_bytes_reach_every_host_while_upstream_still_sends() -> None:
+async def test_the_bytes_reach_every_host_while_upstream_still_sends(access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream = Upstream(blob)
         runtimes = [Runtime(each, upstream) for each in hosts]
@@ -104,10 +111,10 @@ async def test_the_bytes_reach_every_host_while_upstream_still_sends() -> None:
         assert upstream.sent == {digest: len(blob)}
 
 
-async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch() -> None:
+async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch(access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream, has_changed = Upstream(blob), asyncio.Event()
         upstream.may_send = lambda start: start < 6 * MIB or has_changed.is_set()
@@ -125,10 +132,10 @@ async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch() ->
 
 
 @pytest.mark.parametrize("vanishing", ["the home", "the root"])
-async def test_every_other_host_gets_the_blob_if_a_host_vanishes(vanishing: str) -> None:
+async def test_every_other_host_gets_the_blob_if_a_host_vanishes(vanishing: str, access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream, has_changed = Upstream(blob), asyncio.Event()
         upstream.may_send = lambda start: start < 6 * MIB or has_changed.is_set()

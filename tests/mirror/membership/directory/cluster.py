@@ -10,7 +10,7 @@ from typing import Any
 from tests.support.neighbours import holder_ids
 from tests.support.ports import free_ports
 
-from peili.mirror import Key, Limits, Mirror, Peer, PeerKeys, serve
+from peili.mirror import Key, Limits, Mirror, Peer, PeerTLS, serve
 from peili.mirror.membership.directory.directory import Directory
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -76,7 +76,7 @@ def are_synced(hosts: Collection[Host], names: Collection[str] | None = None) ->
 
 @asynccontextmanager
 async def cluster(
-    count: int, *others: Peer, keys: Callable[[str], PeerKeys] | None = None, **options: Any
+    count: int, *others: Peer, keys: Callable[[str], PeerTLS] | None = None, **options: Any
 ) -> AsyncGenerator[list[Host]]:
     """Run hosts ``h0``, ``h1``, … which have one list of URLs: of themselves and of `others`.
 
