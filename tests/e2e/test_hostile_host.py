@@ -1,7 +1,8 @@
-"""A hostile host in the same network announces itself by mDNS, as another host and with addresses of its victims."""
+"""One hostile host does everything that it can, without the cluster's key and with it. Honest pulls go on."""
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 from collections.abc import Generator
@@ -9,48 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.e2e.hostile import INSIDERS, TRAP_PORT, Job
 from tests.lab.lab import make_network
 from tests.lab.network import Node
-from tests.lab.peili_process import PeiliProcess, Sections
+from tests.lab.peili_process import PeiliProcess
 from tests.lab.processes import Process, wait_for
 
+from peili.mirror import Descriptor, Digest
 from peili.mirror.testing import make_layout
 from peili.mirror.tls.key_file import create_key_file
 
-HOSTILE = """
-import asyncio, ipaddress, sys
-from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
-
-own, victim, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-SERVICE = "_peili._tcp.local."
-
-async def serve(reader, writer):
-    data = await reader.read(100)
-    print("received", data[:40], flush=True)
-    writer.write(b"HTTP/1.1 200 OK\\r\\nPeili-Id: two\\r\\nContent-Length: 9999999\\r\\n\\r\\nwrong")
-    await asyncio.sleep(3600)
-
-def service(name, identity, address, port, scheme="https"):
-    return AsyncServiceInfo(SERVICE, f"{name}.{SERVICE}", port=port, properties={"id": identity, "scheme": scheme},
-                            server=f"{name}.local.", parsed_addresses=[address])
-
-async def main():
-    await asyncio.start_server(serve, own, 5051)
-    zeroconf = AsyncZeroconf(interfaces=[own])
-    services = [service("as-two", victim, own, 5051), service("plain", "plain", own, 5051, "http")]
-    for number, address in enumerate(("127.0.0.1", "169.254.169.254", "0.0.0.0", "224.0.0.251")):
-        services.append(service(f"at-{number}", f"at-{number}", address, 7777))
-    services += [service(f"flood-{number}", f"flood-{number}", "10.77.0.250", 1) for number in range(count)]
-    announcing = (zeroconf.async_register_service(each, cooperating_responders=True) for each in services)
-    await asyncio.gather(*await asyncio.gather(*announcing))
-    print("announced", flush=True)
-    await asyncio.sleep(3600)
-
-asyncio.run(main())
-"""
-LISTENER = """
-import socket, sys
-with socket.create_server(("127.0.0.1", 7777)) as listener:
+MAX_ALERT = 64
+"""Bytes of the TLS record that says why a handshake has failed. A response is longer."""
+TRAP = f"""
+import socket
+with socket.create_server(("127.0.0.1", {TRAP_PORT})) as listener:
     print("listening", flush=True)
     while True:
         connection, address = listener.accept()
@@ -59,58 +33,94 @@ with socket.create_server(("127.0.0.1", 7777)) as listener:
 """
 
 
-def peers_of(host: PeiliProcess) -> dict[str, Any]:
-    status = json.loads(host.request("GET", "/status").body)
-    return {each["id"]: each for each in (*status["peers"], *status["unreachable"])}
+class Scene:
+    """The honest hosts `one` and `two`, of which `two` has an image, and a hostile host in the same network."""
 
+    def __init__(self, nodes: list[Node], directory: Path) -> None:
+        hostile, one, two = nodes
+        self._key = directory / "key"
+        create_key_file(self._key)
+        self.image = make_layout(directory / "image", layers=[200_000] * 4)
+        self._empty = make_layout(directory / "empty", layers=[10])
+        self.one, self.two = PeiliProcess(one, "one", directory / "one"), PeiliProcess(two, "two", directory / "two")
+        files = [str(self.image.blob_path(each.digest)) for each in self.image.layers]
+        job = Job(hostile.address, two.address, "two", [one.address], str(self._key), files)
+        command = [sys.executable, "-m", "tests.e2e.hostile", job.as_argument()]
+        self.trap = Process(one.command([sys.executable, "-c", TRAP]), directory / "trap.log")
+        self.hostile = Process(hostile.command(command), directory / "hostile.log")
 
-def run_script(node: Node, log: Path, script: str, *arguments: str) -> Process:
-    return Process(node.command([sys.executable, "-c", script, *arguments]), log)
+    def start(self) -> None:
+        """Start the honest hosts after the hostile one."""
+        wait_for(lambda: "listening" in self.trap.output(), "the program on loopback listens")
+        wait_for(lambda: self.did("announced"), "the hostile host has announced itself")
+        for host, layout in ((self.one, self._empty), (self.two, self.image)):
+            host.start(
+                {
+                    "peer": {"shared_key_file": str(self._key), "listen": "[::]:5051"},
+                    "store": {"kind": "oci-layout", "path": str(layout.path)},
+                    "router": {"kind": "mdns"},
+                }
+            )
+
+    def stop(self) -> None:
+        for process in (self.hostile, self.trap, self.one, self.two):
+            process.stop()
+
+    def did(self, what: str) -> list[Any]:
+        """Return the values that the hostile host has reported with `what`."""
+        lines = [line for line in self.hostile.output().splitlines() if line.startswith("[")]
+        return [value for event, value in map(json.loads, lines) if event == what]
+
+    def pull(self, layer: Descriptor) -> bool:
+        """Request a layer from the local door of `one`, which has no content. Return whether it was sent whole."""
+        try:
+            answer = self.one.request("GET", f"/v2/registry.example/demo/blobs/{layer.digest}")
+        except (OSError, http.client.HTTPException):  # cut off; a runtime asks again
+            return False
+        if answer.status != 200:
+            return False
+        assert Digest.of(answer.body) == layer.digest, "wrong bytes were delivered"
+        return True
+
+    def pull_all(self) -> None:
+        """Pull each layer of the image, as often as it takes."""
+        for layer in self.image.layers:
+            wait_for(lambda layer=layer: self.pull(layer), "one pulls from two")  # type: ignore[misc]  # bound early
+
+    def peers(self) -> dict[str, Any]:
+        """Return what `one` says about the peers that it knows, by their ids."""
+        status = json.loads(self.one.request("GET", "/status").body)
+        return {each["id"]: each for each in (*status["peers"], *status["unreachable"])}
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Generator[list[Node]]:
+def scene(tmp_path: Path) -> Generator[Scene]:
     with make_network() as network:
         if not network.privileged:
             pytest.skip("network namespaces can't be created here")
-        yield [network.add_node(name) for name in ("hostile", "one", "two")]
+        scene = Scene([network.add_node(name) for name in ("hostile", "one", "two")], tmp_path)
+        try:
+            scene.start()
+            yield scene
+        finally:
+            scene.stop()
 
 
-def test_an_announcement_hides_nothing_and_leads_nowhere(nodes: list[Node], tmp_path: Path) -> None:
-    hostile, *honest = nodes
-    image = make_layout(tmp_path / "image", layers=[300_000])
-    empty = make_layout(tmp_path / "empty", layers=[10])
-    create_key_file(tmp_path / "key")
-    hosts = [PeiliProcess(node, name, tmp_path / name) for node, name in zip(honest, ("one", "two"), strict=True)]
-    one, two = hosts
-    processes: list[Process] = []
-    try:
-        processes.append(run_script(honest[0], tmp_path / "listener.log", LISTENER))
-        processes.append(
-            run_script(hostile, tmp_path / "hostile.log", HOSTILE, hostile.address, "two", "30"),
-        )
-        wait_for(lambda: "listening" in processes[0].output(), "the program on loopback listens")
-        wait_for(lambda: "announced" in processes[1].output(), "the hostile host has announced itself")
-        for host, layout in ((one, empty), (two, image)):
-            sections: Sections = {
-                "peer": {"shared_key_file": str(tmp_path / "key"), "listen": "[::]:5051"},
-                "store": {"kind": "oci-layout", "path": str(layout.path)},
-                "router": {"kind": "mdns"},
-            }
-            host.start(sections)
-        layer = image.layers[0]
-        path = f"/v2/registry.example/demo/blobs/{layer.digest}"
-        wait_for(lambda: one.request("GET", path).status == 200, "one pulls from two")
-        assert len(one.request("GET", path).body) == layer.size
-        known = peers_of(one)
-        assert any(f"https://{two.peer}" in each["urls"] for each in known.values())
-        urls = {url for each in known.values() for url in each["urls"]}
-        assert not [url for url in urls if ":7777" in url], "addresses of no other host"
-        assert "connected" not in processes[0].output()
-        wait_for(lambda: "received" in processes[1].output(), "the hostile host was connected to")
-        assert "HTTP" not in processes[1].output(), "it was told more than a TLS handshake"
-    finally:
-        for process in processes:
-            process.stop()
-        for host in hosts:
-            host.stop()
+def test_honest_pulls_go_on_whatever_a_hostile_host_does(scene: Scene) -> None:
+    def has_tried_everything() -> bool:
+        scene.pull_all()
+        connections, requests = scene.did("repeated a connection"), scene.did("repeated a request")
+        return set(scene.did("was asked")) == set(INSIDERS) and bool(connections) and bool(requests)
+
+    wait_for(has_tried_everything, "the hostile host has tried everything")
+    scene.pull_all()
+
+    known = scene.peers()
+    assert any(f"https://{scene.two.peer}" in each["urls"] for each in known.values()), "two is not hidden"
+    assert not [url for each in known.values() for url in each["urls"] if f":{TRAP_PORT}" in url]
+    assert "connected" not in scene.trap.output(), "no address or redirect leads to loopback"
+    told = scene.did("was told")
+    assert told
+    assert "HTTP" not in str(told), "without a key it is told no more than a TLS handshake"
+    assert max(scene.did("repeated a connection")) <= MAX_ALERT, "a repeated connection gets no response"
+    assert {status.split()[1] for _, status in scene.did("repeated a request")} == {"403"}

@@ -7,19 +7,24 @@ tests check whether the content came from a peer or from upstream.
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
+import sys
+import tomllib
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
 import pytest
 from tests.e2e.checks import KIB, platform_digests
+from tests.e2e.mounted_agent import PATH
 from tests.lab.lab import GENEROUS_LIMITS, Host, Lab
-from tests.lab.processes import run
+from tests.lab.network import LOCAL_PORT
+from tests.lab.processes import Process, run, wait_for
 from tests.lab.releases import CONTAINERD_1, RELEASE_NAMES, ParameterSet, each_release, release
 from tests.lab.upstream import Upstream
-from tests.support.certificates import Certificate, make_certificate
+from tests.support.certificates import Authority, Certificate, make_certificate
 from tests.support.trees import Tree, make_tree, snapshot
 
 from peili.adapters.containerd.version import ContainerdVersion, installed_version, running_version
@@ -275,6 +280,103 @@ def test_peili_serve_is_in_hosts_toml_only_while_it_runs(setup: Setup) -> None:
         host.peili.stop()
     assert snapshot(host.containerd.hosts) == original
     assert blobs_from_upstream(setup, host, case) > 0
+
+
+TLS_RELEASES = each_release("installed", "2.4.2")
+"""A release of containerd 1 and one of containerd 2."""
+
+
+class LocalTLS:
+    """The certificates of a local door and of the runtime, on the host without a peili of its own.
+
+    The host's hosts.toml has a mirror that does not answer, and a server.
+
+    Attributes:
+        door: The certificate of the door.
+        runtime: The certificate that the runtime shows.
+        hosts: The section `[hosts]`.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.host = setup.without_peili
+        self._setup = setup
+        self.case = mirror_only(f'server = "http://{setup.registries.plain}"\n\n[host."http://127.0.0.1:1"]\n')
+        self.restore()
+        directory = setup.lab.directory / "local-tls"
+        if not directory.exists():
+            authority = Authority(directory / "authority")
+            for name in ("door", "runtime"):
+                authority.issue(directory / name, self.host.node.loopback).key.chmod(0o600)
+        self.door, self.runtime = Certificate.below(directory / "door"), Certificate.below(directory / "runtime")
+        self.hosts = {
+            "config_path": [str(self.host.containerd.hosts)],
+            "ca": str(self.runtime.ca),
+            "client_cert": str(self.runtime.cert),
+            "client_key": str(self.runtime.key),
+        }
+
+    def restore(self) -> None:
+        """Write the host's hosts.toml as it was at first."""
+        shutil.rmtree(self.host.containerd.hosts, ignore_errors=True)
+        make_tree(self.host.containerd.hosts, self.case.tree)
+
+    def check_hosts_toml(self, url: str, **settings: object) -> None:
+        """Check that peili is the first host and has the certificates and `settings`, and that the rest is the same."""
+        written = tomllib.loads((self.host.containerd.hosts / OTHER / "hosts.toml").read_text())
+        assert written["server"] == f"http://{self._setup.registries.plain}"
+        assert [*written["host"]] == [url, "http://127.0.0.1:1"]
+        own = self.runtime
+        expected = {"ca": str(own.ca), "client": [[str(own.cert), str(own.key)]], **settings}
+        assert {name: written["host"][url].get(name) for name in expected} == expected
+
+    def blobs_from_upstream(self) -> int:
+        return blobs_from_upstream(self._setup, self.host, self.case)
+
+
+@pytest.mark.parametrize("setup", TLS_RELEASES, indirect=True)
+def test_containerd_uses_a_local_door_that_demands_its_certificate(setup: Setup) -> None:
+    tls = LocalTLS(setup)
+    peili = tls.host.peili
+    local = {"cert": str(tls.door.cert), "key": str(tls.door.key), "client_ca": str(tls.door.ca)}
+    peili.local_tls = tls.runtime.client_context()
+    try:
+        setup.lab.start_peili("without-peili", local=local, hosts={**tls.hosts, "apply": True})
+        tls.check_hosts_toml(f"https://{peili.local}")
+        assert tls.blobs_from_upstream() == 0
+        peili.kill()
+        assert tls.blobs_from_upstream() > 0
+    finally:
+        peili.local_tls = None
+        peili.stop()
+
+
+@pytest.mark.parametrize("setup", TLS_RELEASES, indirect=True)
+def test_containerd_uses_the_door_of_an_agent_below_a_path(setup: Setup) -> None:
+    tls = LocalTLS(setup)
+    node, address = tls.host.node, tls.host.node.loopback
+    port = node.port(LOCAL_PORT)
+    holder = f"{setup.lab.access.scheme}://{setup.lab.hosts['holder'].peili.peer}"
+    access = setup.lab.access.section("without-peili", node.address)
+    job = {"host": address, "port": port, "tls": tls.door.files(), "peer": holder, "access": access}
+    command = [sys.executable, "-m", "tests.e2e.mounted_agent", json.dumps(job)]
+    configuration = setup.lab.directory / "hosts.toml"
+    configuration.write_text("[hosts]\n" + "".join(f"{key} = {json.dumps(each)}\n" for key, each in tls.hosts.items()))
+    url, context = f"https://{address}:{port}{PATH}", tls.runtime.client_context()
+
+    def is_ready() -> bool:
+        with suppress(OSError):
+            return node.request("GET", address, port, f"{PATH}/", tls=context).status == 200
+        return False
+
+    agent = Process(node.command(command), setup.lab.directory / "agent.log")
+    try:
+        wait_for(is_ready, "the agent answers")
+        assert peili_hosts("apply", tls.host, "--config", str(configuration), "--mirror", url) == 0
+        tls.check_hosts_toml(url, override_path=True)
+        assert tls.blobs_from_upstream() == 0
+    finally:
+        agent.stop()
+    assert tls.blobs_from_upstream() > 0
 
 
 @pytest.mark.parametrize("setup", each_release(*RELEASE_NAMES), indirect=True)

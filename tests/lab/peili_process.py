@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ class PeiliProcess:
     Attributes:
         local: The address of the local door, as `host:port`.
         peer: The address of the peer door, as `host:port`.
+        local_tls: With which TLS `request` connects to the local door. By default, the door speaks plain HTTP.
     """
 
     def __init__(self, node: Node, name: str, directory: Path) -> None:
@@ -34,6 +36,7 @@ class PeiliProcess:
         self._log = directory / "peili.log"
         self._process: Process | None = None
         self.identity = name
+        self.local_tls: ssl.SSLContext | None = None
         self.local = f"{node.loopback}:{node.port(LOCAL_PORT)}"
         self.peer = f"{node.address}:{node.port(PEER_PORT)}"
         directory.mkdir(parents=True)
@@ -53,15 +56,13 @@ class PeiliProcess:
         """Start peili, and do not wait until it is ready.
 
         Args:
-            sections: The configuration without `local`, `peer.listen` and `mirror.identity`, which are set here.
+            sections: The configuration without `local.listen`, `peer.listen` and `mirror.identity`, which are set here.
                 Without `peer`, the peer door is open to everyone.
         """
-        doors: Sections = {
-            "local": {"listen": self.local},
-            "mirror": {"identity": self.identity},
-        }
+        local = {"listen": self.local, **sections.get("local", {})}
+        mirror = {"identity": self.identity, **sections.get("mirror", {})}
         peer = {"listen": self.peer, **sections.get("peer", {"insecure": True})}
-        self.configuration.write_text(_toml({**doors, **sections, "peer": peer}))
+        self.configuration.write_text(_toml({**sections, "local": local, "mirror": mirror, "peer": peer}))
         command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
         self._process = Process(self._node.command(command), self._log)
 
@@ -113,7 +114,8 @@ class PeiliProcess:
             OSError: The connection failed.
             http.client.HTTPException: The response is not valid HTTP.
         """
-        return self._node.request(method, self._node.loopback, self._node.port(LOCAL_PORT), path, headers)
+        address, port = self._node.loopback, self._node.port(LOCAL_PORT)
+        return self._node.request(method, address, port, path, headers, tls=self.local_tls)
 
     def has_open(self, file: Path) -> bool:
         """Return whether peili has `file` open at this moment."""

@@ -25,6 +25,7 @@ class RecordedRequest:
     method: str
     path: str
     headers: dict[str, str]
+    body: bytes = b""
 
     @property
     def range(self) -> str | None:
@@ -138,8 +139,9 @@ class ScriptedPeer:
         request, *lines = head.strip().split("\r\n")
         method, path, _ = request.split(" ")
         pairs = (line.split(":", 1) for line in lines)
-        recorded = RecordedRequest(method, path, {name.lower(): value.strip() for name, value in pairs})
-        await reader.readexactly(int(recorded.headers.get("content-length", 0)))
+        headers = {name.lower(): value.strip() for name, value in pairs}
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        recorded = RecordedRequest(method, path, headers, body)
         exchange = Exchange(recorded, self.content, reader, writer)
         self.requests.append(recorded)
         self.exchanges.append(exchange)
