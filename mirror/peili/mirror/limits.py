@@ -68,6 +68,7 @@ class Limits:
     upload_rate: int = UNLIMITED  # bytes per second to all peers; for each min_rate of it, one upload may run …
     upload_rate_per_peer: int = UNLIMITED  # … and the same for one peer
     # Serving to peers and to the runtime
+    manifest_memory: int = 2 * MIB  # for the manifests that a door has sent last; it opens no file for them again
     local_rate: int = UNLIMITED  # bytes per second to the runtime
     reader_timeout: float = 60.0  # a client that reads nothing for this long is cut off
     response_timeout: float = 3600.0  # a response that takes longer in total is cut off

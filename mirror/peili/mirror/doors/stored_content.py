@@ -11,11 +11,12 @@ from functools import partial
 from typing import Self, TypeAlias, TypeVar
 
 from peili.mirror.content.files import is_cached
+from peili.mirror.doors.manifest_memory import ManifestMemory
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.errors import Aborted, NotFound, PeiliError, StoreUnavailable
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import MultipartByteranges, Span
-from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
+from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, is_manifest
 from peili.mirror.peer_api.keys import InFlight, availability_headers
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Content
@@ -135,9 +136,13 @@ class ContentOpener:
 
     Args:
         context: The context of the door.
+
+    Attributes:
+        manifests: The manifests that were sent last.
     """
 
     def __init__(self, context: Context) -> None:
+        self.manifests = ManifestMemory(context.limits.manifest_memory)
         self._context = context
         self._openings = Tasks()  # without a log: `open` raises the errors, and those of abandoned calls do not matter
 
@@ -226,8 +231,14 @@ async def send_stored(response: ResponseWriter, opener: ContentOpener, descripto
         return
     is_partial = bool(spans)
     span = spans[0] if is_partial else Span.whole(descriptor.size)
+    manifest = opener.manifests.get(descriptor.digest)
+    if manifest is not None and len(manifest) == descriptor.size:
+        await response.send_whole(descriptor, span, manifest[span.start : span.stop], is_partial=is_partial)
+        return
     async with await opener.open(descriptor.digest, span) as content:
         if len(content.first) == span.length:
+            if is_manifest(descriptor.media_type) and span.is_whole:
+                opener.manifests.add(descriptor.digest, content.first)
             await response.send_whole(descriptor, span, content.first, is_partial=is_partial)
             return
         await response.start(descriptor, span, is_partial=is_partial)
