@@ -8,13 +8,12 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from enum import Enum, auto
 from itertools import count
 
 import numpy as np
 
 from bench.simulation.homes import View
+from bench.simulation.hosts import NEVER, SimulatedHost, State, Transfer
 from bench.simulation.network import NOBODY, Network, Rates
 from peili.mirror import FailureReason, LeaseEnd, Limits
 from peili.mirror.limits import MIB
@@ -31,57 +30,10 @@ _GATHER_TIME = 0.05
 _GROWTH_INTERVAL = 0.5
 _UPSTREAM_DELAY = 0.05
 """Seconds that the runtime needs to go upstream."""
+_GIVEN_UP_AFTER = 1.0
+"""Seconds after which the store knows that the runtime has closed its unfinished file for good."""
 _RETRY_AFTER = 10.0
 """Seconds after which a pull that failed is repeated."""
-
-
-NEVER = -1.0
-
-
-class State(Enum):
-    """What a transfer does."""
-
-    IDLE = auto()
-    WAITING = auto()
-    FED = auto()
-    UPSTREAM = auto()
-    DONE = auto()
-    FAILED = auto()
-
-
-@dataclass(eq=False, slots=True)
-class Transfer:
-    """A layer on its way to a host."""
-
-    host: int
-    layer: int
-    row: int
-    state: State = State.IDLE
-    feeder: int = NOBODY
-    home: str = ""
-    failed: dict[str, str] = field(default_factory=dict[str, str])
-    depth: int = 0
-    claimed_at: float = NEVER
-    claimed: float = 0.0
-    published: float = -1.0
-
-
-@dataclass(eq=False, slots=True)
-class SimulatedHost:
-    """A host."""
-
-    number: int
-    name: str
-    view: View
-    is_alive: bool = True
-    is_denied: bool = False
-    next_layer: int = 0
-    running: int = 0
-    upstream_rate: float | None = None
-    finished: float | None = None
-    known_dead: set[str] = field(default_factory=set[str])
-    reporting: set[str] = field(default_factory=set[str])
-    held: dict[int, Transfer] = field(default_factory=dict[int, Transfer])
 
 
 class Cluster:
@@ -236,6 +188,8 @@ class Cluster:
             if not host.is_denied:
                 self._give_up(host)
             else:
+                transfer.failed = {}
+                self.at(self.time + _GIVEN_UP_AFTER, lambda: self._withdraw(transfer))
                 self.at(self.time + _RETRY_AFTER, lambda: self._retry(transfer))
             return
         transfer.state = State.UPSTREAM
@@ -249,7 +203,7 @@ class Cluster:
             self._unfinished -= 1
 
     def _retry(self, transfer: Transfer) -> None:
-        transfer.state, transfer.failed = State.WAITING, {}
+        transfer.state = State.WAITING
         self._progress[transfer.row] = self.time
         self.acquire(transfer)
 
@@ -290,28 +244,31 @@ class Cluster:
             self._unfinished -= 1
         return None
 
-    def _discard(self, transfer: Transfer) -> None:
-        """The digest is wrong: begin again, only with whole holders or upstream."""
-        host, feeder = self.hosts[transfer.host], transfer.feeder
-        if transfer.state is State.FED and self.network.corrupt[feeder]:  # the link where the byte was changed
-            transfer.failed[self.hosts[feeder].name] = FailureReason.WRONG
-            host.view.acquire(
-                transfer.home,
-                ClaimRequest(host.name, self.keys[transfer.layer], failed={self.hosts[feeder].name: "wrong"}),
-            )
-        self._stop(transfer, State.WAITING)
+    def _discard(self, transfer: Transfer, link: tuple[int, int] | None = None) -> None:
+        """The digest is wrong: find out where, tell those behind, and begin again when the pull is repeated."""
+        host, key = self.hosts[transfer.host], self.keys[transfer.layer]
+        upper, lower = link = link or self._wrong_link(transfer)
+        if lower == transfer.host:
+            failed = {self.hosts[upper].name: FailureReason.WRONG}
+            host.view.acquire(transfer.home, ClaimRequest(host.name, key, failed=failed))
+        barred = {self.hosts[each].name for each in (upper, lower) if each != transfer.host}
+        transfer.failed = dict.fromkeys(barred, FailureReason.BROKEN)
+        host.view.report(transfer.home, host.name, [self._report_of(transfer, FailureReason.WRONG)], None)
+        children = self._children(transfer)
+        self._stop(transfer, State.FAILED)
         self.network.offset[transfer.row], self.network.tainted[transfer.row] = 0, False
-        host.view.report(transfer.home, host.name, [self._report_of(transfer, LeaseEnd.GONE)], None)
-        for child in self._children(transfer):
-            self._fail_later(child, FailureReason.STARVING, self._hop)
-        holders = host.view.whole_holders(transfer.home, self.keys[transfer.layer])
-        numbers = [int(each.partition("-")[2]) for each in holders]
-        uploads = np.bincount(self.network.source + 1, minlength=len(self.hosts) + 2)[1:]
-        usable = [each for each in numbers if not self.network.corrupt[each] and uploads[each] < self.limits.uploads]
-        if usable:
-            self._connect(transfer, self._random.choice(usable))
-        else:
-            self._go_upstream(transfer)
+        for child in children:
+            if self.network.tainted[child.row]:
+                self._discard(child, link)
+            else:
+                self._fail_later(child, FailureReason.STARVING, self._hop)
+        self.at(self.time + _RETRY_AFTER, lambda: self._retry(transfer))
+
+    def _wrong_link(self, transfer: Transfer) -> tuple[int, int]:
+        """Return the two hosts between which a byte was changed, the upper one first, as tracing finds them."""
+        while transfer.state is State.FED and not self.network.corrupt[transfer.feeder]:
+            transfer = self.transfers[self.network.row(transfer.feeder, transfer.layer)]
+        return transfer.feeder, transfer.host
 
     def _stop(self, transfer: Transfer, state: State) -> None:
         transfer.state, transfer.feeder = state, NOBODY
@@ -345,6 +302,11 @@ class Cluster:
         transfer.published = self.network.size[transfer.row] if available is None else available
         for home in host.view.homes_of(key, host.known_dead):
             host.view.publish(home, host.name, key, int(self.network.size[transfer.row]), available)
+
+    def _withdraw(self, transfer: Transfer) -> None:
+        host, key = self.hosts[transfer.host], self.keys[transfer.layer]
+        for home in host.view.homes_of(key, host.known_dead):
+            host.view.withdraw(home, host.name, key)
 
     def _report_of(self, transfer: Transfer, end: str | None = None) -> LeaseReport:
         feeder = None if transfer.feeder == NOBODY else self.hosts[transfer.feeder].name

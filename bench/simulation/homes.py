@@ -73,19 +73,23 @@ class View:
 
     def publish(self, home: str, host: str, key: str, size: int, available: int | None) -> None:
         """Report to a home what the store of a host has."""
+        self._report_holding(home, host, have=(Holding(key, size, available),))
+
+    def withdraw(self, home: str, host: str, key: str) -> None:
+        """Report to a home that the store of a host has nothing of a key any more."""
+        self._report_holding(home, host, gone=(key,))
+
+    def _report_holding(
+        self, home: str, host: str, *, have: tuple[Holding, ...] = (), gone: tuple[str, ...] = ()
+    ) -> None:
         if home in self.dead:
             return
         self._count("holdings", home)
         sequence = self._sequences[host, home]
         self._sequences[host, home] += 1
         homes = tuple(self._ids) if sequence == 0 else None
-        message = Holdings("s", sequence, _INTERVAL, homes, True, have=(Holding(key, size, available),))
+        message = Holdings("s", sequence, _INTERVAL, homes, True, have=have, gone=gone)
         self._home(home).records.apply(host, message)
-
-    def whole_holders(self, home: str, key: str) -> list[str]:
-        """Ask a home for the holders of the whole content."""
-        self._count("holders", home)
-        return [each.id for each in self._home(home).records.holders_of(key) if each.available is None]
 
     def expire(self) -> None:
         """Let the homes forget what is too old."""

@@ -117,15 +117,15 @@ def _trial_time(key: str) -> float:
 def choose_root(fetch: Fetch, refused: Container[str], count_roots: Callable[[str], int]) -> Fetcher | None:
     """Return the host that should go upstream: the one with the most bytes; None if there is none.
 
-    Of several, it is one that is a root for the fewest keys, and then the nearest to its root: the others follow it.
+    Of several, it is the nearest to its root, so that the others follow it.
 
     Args:
         fetch: The key.
         refused: Hosts that got nothing from upstream lately.
-        count_roots: Returns for how many keys a host is a root.
+        count_roots: Returns for how many keys a host is a root. Of hosts as near as each other, the lowest is taken.
     """
     able = [each for each in fetch.hosts.values() if each.can_feed and not each.is_whole and not each.is_root]
     able = [each for each in able if each.host not in refused]
     most = max((each.offset for each in able), default=0)
     best = (each for each in able if each.offset == most)
-    return min(best, key=lambda each: (count_roots(each.host), each.depth), default=None)
+    return min(best, key=lambda each: (each.depth, count_roots(each.host)), default=None)

@@ -1,0 +1,58 @@
+"""What a simulated host knows of itself, and of each layer that it pulls. No behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from bench.simulation.homes import View
+from bench.simulation.network import NOBODY
+
+NEVER = -1.0
+"""The time of what has not happened."""
+
+
+class State(Enum):
+    """What a transfer does."""
+
+    IDLE = auto()
+    WAITING = auto()
+    FED = auto()
+    UPSTREAM = auto()
+    DONE = auto()
+    FAILED = auto()
+
+
+@dataclass(eq=False, slots=True)
+class Transfer:
+    """A layer on its way to a host."""
+
+    host: int
+    layer: int
+    row: int
+    state: State = State.IDLE
+    feeder: int = NOBODY
+    home: str = ""
+    failed: dict[str, str] = field(default_factory=dict[str, str])
+    depth: int = 0
+    claimed_at: float = NEVER
+    claimed: float = 0.0
+    published: float = -1.0
+
+
+@dataclass(eq=False, slots=True)
+class SimulatedHost:
+    """A host."""
+
+    number: int
+    name: str
+    view: View
+    is_alive: bool = True
+    is_denied: bool = False
+    next_layer: int = 0
+    running: int = 0
+    upstream_rate: float | None = None
+    finished: float | None = None
+    known_dead: set[str] = field(default_factory=set[str])
+    reporting: set[str] = field(default_factory=set[str])
+    held: dict[int, Transfer] = field(default_factory=dict[int, Transfer])
