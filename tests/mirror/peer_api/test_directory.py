@@ -42,6 +42,7 @@ HOLDINGS = st.builds(
     is_synced=st.booleans(),
     have=st.lists(st.builds(Holding, KEYS, SIZES, AVAILABLE), max_size=4).map(tuple),
     gone=st.lists(KEYS, max_size=4).map(tuple),
+    upstream_rate=st.none() | st.floats(0, 1e12),
 )
 ANSWERS = st.builds(
     HoldersAnswer,

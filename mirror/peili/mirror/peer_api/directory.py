@@ -19,6 +19,7 @@ from peili.mirror.peer_api.messages import (
     parse_list,
     parse_number,
     parse_object,
+    parse_rate,
     parse_seconds,
     parse_state,
     parse_text,
@@ -71,6 +72,7 @@ class Holdings:
         is_synced: Whether the home now knows every key that the host has and for which the home is one of the homes.
         have: Keys that the host has. An entry replaces the earlier one of its key.
         gone: Keys that the host no longer has, or no longer reports to this home.
+        upstream_rate: As in `ClaimRequest`.
     """
 
     session: str
@@ -80,6 +82,7 @@ class Holdings:
     is_synced: bool
     have: tuple[Holding, ...] = ()
     gone: tuple[str, ...] = ()
+    upstream_rate: float | None = None
 
     def encode(self) -> bytes:
         """Return the message as it is sent."""
@@ -93,13 +96,15 @@ class Holdings:
         }
         if self.homes is not None:
             message["homes"] = self.homes
+        if self.upstream_rate is not None:
+            message["rate"] = self.upstream_rate
         return encode_message(message)
 
     @classmethod
     def parse(cls, data: bytes) -> Holdings:
         """Parse a message. Raises ValueError."""
         message = parse_object(data)
-        homes = message.get("homes")
+        homes, rate = message.get("homes"), message.get("rate")
         have = parse_list(message, "have", _holding, MAX_BATCH)
         gone = parse_list(message, "gone", parse_key, MAX_BATCH)
         if len(have) + len(gone) > MAX_BATCH:
@@ -112,6 +117,7 @@ class Holdings:
             is_synced=parse_boolean(message, "synced"),
             have=have,
             gone=gone,
+            upstream_rate=None if rate is None else parse_rate(rate, "rate"),
         )
 
 

@@ -47,6 +47,20 @@ def test_a_root_that_grows_in_large_steps_gets_help_if_others_are_faster() -> No
     assert home.ask("b", 2 * MIB) == GoUpstream()
 
 
+def test_a_root_that_gets_other_content_fast_is_not_slow() -> None:
+    home, key = Home(), KEY.replace("0", "1")
+    start(home, "abc")
+    home.ask("a", key=key)
+    for second in range(1, 30):
+        home.now += 1.0
+        home.has("a", int(second / STEP) * MIB)
+        home.has("a", second * 2 * MIB, key)
+        home.claims.report("x", [], 5.0 * MIB + second)
+        home.claims.expire()
+        home.claims.learn_upstream("a", 2.0 * MIB + second)
+        assert not home.report("b", int(second / STEP) * MIB, "a")
+
+
 def test_without_evidence_one_further_host_is_tried_and_no_third_one() -> None:
     home = Home()
     start(home, "abcd")

@@ -104,7 +104,7 @@ class Claims:
         whole holder is free.
         """
         now = self._clock()
-        self._rates.learn_upstream(request.host, request.upstream_rate, now)
+        self.learn_upstream(request.host, request.upstream_rate)
         fetch, fetcher = self.table.enter(request, now)
         if fetch is None or fetcher is None:
             whole = [each for each in self._records.holders_of(request.key) if each.available is None]
@@ -133,7 +133,7 @@ class Claims:
             The keys for which the host should ask again, and the seconds until its next report.
         """
         now = self._clock()
-        self._rates.learn_upstream(host, upstream_rate, now)
+        self.learn_upstream(host, upstream_rate)
         self._reporters[host] = now
         is_near = self._near.get(host, now) > now
         superseded: list[str] = []
@@ -154,6 +154,10 @@ class Claims:
                     superseded.append(entry.key)
         interval = _REPORT_INTERVAL if is_near else len(self._reporters) / _REPORTS_PER_SECOND
         return superseded, min(max(interval, _REPORT_INTERVAL), _MAX_REPORT_INTERVAL)
+
+    def learn_upstream(self, host: str, rate: float | None) -> None:
+        """Record the rate at which `host` has lately received something from upstream; as in `ClaimRequest`."""
+        self._rates.learn_upstream(host, rate, self._clock())
 
     def settle(self) -> None:
         """Send nobody upstream for a moment, because the members have changed: another home may know more."""

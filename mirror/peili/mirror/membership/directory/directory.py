@@ -68,7 +68,12 @@ class Directory:
         self._client = HomeClient(context, health, self.members, self.home)
         self._upstream = UpstreamFetches(time.monotonic)
         self.publisher = Publisher(
-            context.limits, tasks, self._client.send_holdings, self._interval, self._upstream.__contains__
+            context.limits,
+            tasks,
+            self._client.send_holdings,
+            self._interval,
+            is_awaited=self._upstream.__contains__,
+            upstream_rate=self._upstream.best_rate,
         )
         self.leases = Leases(tasks, self._client.report, self.members.id_of, self._upstream)
         self.claiming = Claiming(tasks, self._client, self.leases, self._homes_of)

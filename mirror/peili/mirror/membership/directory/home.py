@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from peili.mirror.membership.directory.claims import Claims
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.metrics.counters import HIT, MISS, SUPERSEDED, WAIT
-from peili.mirror.peer_api.directory import HoldersAnswer
+from peili.mirror.peer_api.directory import HoldersAnswer, Holdings
 from peili.mirror.peer_api.leases import (
     AcquireQuery,
     FeedFrom,
@@ -63,6 +63,11 @@ class Home:
         complete = tuple(each for each in known.holders if each.available is None)[:_MAX_HOLDERS]
         _, interval = self.claims.report(request.host, ())
         return Granted(grant, HoldersAnswer(complete, known.version, known.hosts), interval)
+
+    def take(self, host: str, message: Holdings) -> bool:
+        """Record what `host` reports about itself. Returns whether the message was accepted; see `Records.apply`."""
+        self.claims.learn_upstream(host, message.upstream_rate)
+        return self.records.apply(host, message)
 
     def report(self, host: str, message: LeaseReports) -> LeasesAnswer:
         """Record what became of the grants of a host."""

@@ -106,7 +106,7 @@ class HomeClient:
     async def send_holdings(self, home: str, message: Holdings) -> Reply:
         """Report keys of this host. A home that fails is not marked dead, because it may just be starting."""
         if home == self.identity:
-            return Reply.ACCEPTED if self._home.records.apply(home, message) else Reply.OUT_OF_SEQUENCE
+            return Reply.ACCEPTED if self._home.take(home, message) else Reply.OUT_OF_SEQUENCE
         peer = self.members.member(home)
         if peer is None:
             return Reply.FAILED

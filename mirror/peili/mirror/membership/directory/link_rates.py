@@ -14,6 +14,10 @@ _VALID_TIME = 120.0
 """Seconds after which a measured uplink counts no longer."""
 _UPSTREAM_TIME = 30.0
 """Seconds after which a rate from upstream is no evidence any more …"""
+_OWN_TIME = 10.0
+"""… and does not count any more for the host itself …"""
+_BEST_TIME = 5.0
+"""… and after which a lower one takes its place …"""
 _SERVED_TIME = 120.0
 """… and after which it is no longer known whether upstream serves the host."""
 _SLOW_TIME = 60.0
@@ -42,10 +46,12 @@ class LinkRates:
         """Record the rate at which `host` has lately received something from upstream.
 
         Hosts repeat it. What is repeated was not measured again. A rate of 0 says that it was too little to measure.
+        The best rate of the last seconds counts: a host may receive several things at the same time.
         """
         if rate is not None:
             _put(self._served, host, now)
-        if rate and self._upstream.get(host, (0.0, 0.0))[0] != rate:
+        known, at = self._upstream.get(host, (0.0, now))
+        if rate and (rate > known or (rate < known and at + _BEST_TIME <= now)):
             _put(self._upstream, host, (rate, now))
 
     def learn_uplink(self, feeder: str, rate: float, is_limited: bool, now: float) -> None:
@@ -93,6 +99,10 @@ class LinkRates:
             return True
         self._slow.pop(host, None)
         return False
+
+    def upstream_of(self, host: str, now: float) -> float:
+        """Return the rate at which `host` has received something from upstream lately; 0 if it is not known."""
+        return _fresh(self._upstream, host, now, _OWN_TIME)
 
     def upstream_of_others(self, host: str, since: float, now: float) -> float | None:
         """Return the rate at which other hosts have received from upstream: the median of the better half.

@@ -47,6 +47,7 @@ class Publisher:
         interval: Returns the seconds between two messages to a home.
         is_awaited: Returns whether other hosts may wait for the content of a key while it arrives here. Its growth is
             sent about twice a second. The growth of other content waits for the next message.
+        upstream_rate: Returns the rate for `Holdings.upstream_rate`.
     """
 
     def __init__(
@@ -55,13 +56,16 @@ class Publisher:
         tasks: Tasks,
         send: Callable[[str, Holdings], Awaitable[Reply]],
         interval: Callable[[], float],
+        *,
         is_awaited: Callable[[str], bool] = lambda _: False,
+        upstream_rate: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._limits = limits
         self._tasks = tasks
         self._send = send
         self._interval = interval
         self._is_awaited = is_awaited
+        self._upstream_rate = upstream_rate
         self._slots = asyncio.Semaphore(_MAX_REQUESTS)
         self._by_slot: dict[int, dict[str, Have]] = {}
         self._homes = HomeSet(frozenset())
@@ -164,6 +168,7 @@ class Publisher:
             is_synced=link.is_synced or len(items) == len(link.pending),
             have=tuple(_holding(key, have) for key, have in items if have is not None),
             gone=tuple(key for key, have in items if have is None),
+            upstream_rate=self._upstream_rate(),
         )
         match await self._send(link.home, message):
             case Reply.ACCEPTED:

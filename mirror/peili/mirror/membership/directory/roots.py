@@ -99,6 +99,7 @@ def _is_slow(fetch: Fetch, root: Fetcher, rates: LinkRates, now: float) -> bool:
     if rate is None or fetch.size is None or not is_measured or root.has_paused(now):
         return False
     rest = (fetch.size - root.offset) / max(rate, 1.0)
+    rate = max(rate, rates.upstream_of(root.host, now))  # it may receive other keys on the same path
     others = rates.upstream_of_others(root.host, root.fed_since, now)
     if others is not None and others >= _SLOW_FACTOR * rate:
         return rest >= _WORTH_TIME

@@ -104,7 +104,7 @@ def _take_holdings(directory: Directory, request: Request, body: bytes) -> Respo
     message = Holdings.parse(body)
     if message.sequence == 0:
         directory.publisher.hurry(identity)  # it has restarted, so it has lost the reports of this host
-    is_accepted = directory.home.records.apply(identity, message)
+    is_accepted = directory.home.take(identity, message)
     return Response(status_code=204) if is_accepted else _problem(409, "send all")
 
 
