@@ -5,11 +5,17 @@ They have all the extensions that RFC 5280 requires. Python checks these from ve
 
 from __future__ import annotations
 
+import datetime as dt
 import ssl
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 _NEW = ("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
 _AUTHORITY_EXTENSIONS = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
@@ -80,6 +86,28 @@ class Authority:
         names = "subjectAltName=" + ",".join(map(_general_name, (address, *others)))
         _create(issued.cert, issued.key, address, *signed, *_NODE_EXTENSIONS, "-addext", names)
         return issued
+
+    def write_revocations(self, file: Path, *revoked: Certificate, days: int = 1) -> None:
+        """Write the list of the certificates that are revoked, in place of an older one.
+
+        Args:
+            file: The PEM file.
+            revoked: The certificates.
+            days: When the list expires, in days from now.
+        """
+        now = dt.datetime.now(dt.UTC)
+        builder = x509.CertificateRevocationListBuilder().last_update(now - dt.timedelta(days=2))
+        builder = builder.next_update(now + dt.timedelta(days=days))
+        builder = builder.issuer_name(x509.load_pem_x509_certificate(self.cert.read_bytes()).subject)
+        for each in revoked:
+            serial = x509.load_pem_x509_certificate(each.cert.read_bytes()).serial_number
+            entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now)
+            builder = builder.add_revoked_certificate(entry.build())
+        key = load_pem_private_key(self._key.read_bytes(), None)
+        assert isinstance(key, EllipticCurvePrivateKey)
+        new = file.with_suffix(".new")
+        new.write_bytes(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+        new.rename(file)
 
 
 def make_certificate(directory: Path, address: str = "127.0.0.1") -> Certificate:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import shutil
 import ssl
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.mirror.tls.tls_hosts import status_at, tls_host, until_pulled
 from tests.support.certificates import Authority, Certificate
@@ -24,8 +26,8 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "authority")
 
 
-def certificates(files: Certificate, *names: str) -> PeerCertificates:
-    return PeerCertificates(files.ca, files.cert, files.key, names)
+def certificates(files: Certificate, *names: str, crl: Path | None = None) -> PeerCertificates:
+    return PeerCertificates(files.ca, files.cert, files.key, names, crl=crl)
 
 
 async def test_hosts_with_certificates_of_one_authority_pull_from_each_other(
@@ -179,6 +181,59 @@ async def is_answered(port: int, files: Certificate) -> bool:
         return b" 200 " in await status_at(port, files.client_context(), "127.0.0.1")
     except OSError:
         return False
+
+
+async def test_a_revoked_host_is_refused_in_both_directions(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
+    crl = tmp_path / "crl.pem"
+    authority.write_revocations(crl)
+    one_files, two_files, three_files = (authority.issue(tmp_path / name, "127.0.0.1") for name in ("1", "2", "3"))
+    one_tls, two_tls = certificates(one_files, crl=crl), certificates(two_files)
+    async with tls_host(one_tls, "one") as one, tls_host(two_tls, "two") as two:
+        one.know(two)
+        two.know(one)
+        await until_pulled(two, one.store.add(b"of one").digest)
+        await until_pulled(one, two.store.add(b"of two").digest)
+        async with httpx.AsyncClient(verify=two_files.client_context(), trust_env=False, timeout=60) as open_before:
+            assert (await open_before.get(f"{one.url}/v2/")).status_code == 200
+            authority.write_revocations(crl, two_files)
+            await until_answered(one.port, three_files, old=two_files)
+            last = await open_before.get(f"{one.url}/v2/")  # may still be answered, but the connection is closed
+            assert last.headers["connection"] == "close"
+            with pytest.raises(httpx.TransportError):
+                await open_before.get(f"{one.url}/v2/")
+        assert await two.pull(one.store.add(b"of one, later").digest) == 404
+        assert await one.pull(two.store.add(b"of two, later").digest) == 404
+
+
+async def test_nobody_is_a_peer_while_the_list_of_revoked_certificates_has_expired(
+    authority: Authority, tmp_path: Path
+) -> None:
+    crl, two_files = tmp_path / "crl.pem", authority.issue(tmp_path / "two", "127.0.0.1")
+    authority.write_revocations(crl, days=-1)
+    async with tls_host(certificates(authority.issue(tmp_path / "one", "127.0.0.1"), crl=crl), "one") as one:
+        assert not await is_answered(one.port, two_files)
+
+
+@pytest.mark.parametrize(
+    ("has_list", "has_certificate", "problem"),
+    [
+        (False, False, "{crl} has no usable list of revoked certificates: "),
+        (False, True, "{crl} has no list of revoked certificates"),
+        (True, True, "{crl} must have lists of revoked certificates only, and no certificate"),
+    ],
+)
+def test_a_file_without_lists_of_revoked_certificates_is_named(
+    authority: Authority, tmp_path: Path, *, has_list: bool, has_certificate: bool, problem: str
+) -> None:
+    crl, strange = tmp_path / "crl.pem", Authority(tmp_path / "strange")
+    authority.write_revocations(crl)
+    parts = (crl.read_bytes() if has_list else b"", strange.cert.read_bytes() if has_certificate else b"")
+    crl.write_bytes(b"".join(parts))
+    with pytest.raises(ConfigError, match=re.escape(f"crl: {problem.format(crl=crl)}")):
+        certificates(authority.issue(tmp_path / "one", "127.0.0.1"), crl=crl)
 
 
 async def test_half_written_files_keep_the_old_ones_and_are_logged_once(

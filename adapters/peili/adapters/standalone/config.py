@@ -324,7 +324,8 @@ def _load_tls(section: Options) -> TLSOptions | None:
         return None
     expected = "a table such as { ca = FILE, cert = FILE, key = FILE }"
     table = section.table("tls", section.value("tls", dict, expected), *_field_names(TLSOptions), expected=expected)
-    return TLSOptions(table.path("ca"), table.path("cert"), table.path("key"), table.texts("names", ()))
+    files = (table.path("ca"), table.path("cert"), table.path("key"))
+    return TLSOptions(*files, table.texts("names", ()), table.path("crl", None))
 
 
 def _check_peer(options: PeerOptions, section: Options) -> None:

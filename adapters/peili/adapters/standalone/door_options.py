@@ -68,6 +68,7 @@ class TLSOptions:
     cert: Path
     key: Path
     names: tuple[str, ...]
+    crl: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class PeerOptions:
         """Return the TLS between peers for the host `identity`; None for plain HTTP. Raises ConfigError."""
         try:
             if self.tls is not None:
-                return PeerCertificates(self.tls.ca, self.tls.cert, self.tls.key, self.tls.names)
+                return PeerCertificates(self.tls.ca, self.tls.cert, self.tls.key, self.tls.names, crl=self.tls.crl)
             return PeerKeys(self.shared_key_file, identity) if self.shared_key_file is not None else None
         except ConfigError as error:
             section, key = ("peer.tls", "tls") if self.tls is not None else ("peer", "shared_key_file")

@@ -340,11 +340,15 @@ class ConnectionPool:
         while connections := self._idle_of.get(origin):
             connection = connections[-1]
             self._remove_idle(connection)
-            if connection.transport.is_quiet():
+            if connection.transport.is_quiet() and self._is_current(connection):
                 self._active.add(connection)
                 return connection
             connection.transport.close()
         return None
+
+    def _is_current(self, connection: Connection) -> bool:
+        """Return whether a new connection would have the same TLS context: the peer may have been revoked since."""
+        return not isinstance(self._tls, PeerTLS) or connection.transport.tls is self._tls.contexts().client
 
     async def connect(self, origin: Origin, timeout: float) -> Connection:
         """Make a new connection to `origin` within `timeout` seconds.

@@ -71,9 +71,11 @@ class Transport(ABC):
 
     Attributes:
         identity: The id of the peer that its verified certificate shows; None if it shows none.
+        tls: The context of the connection; None without TLS.
     """
 
     identity: str | None = None
+    tls: ssl.SSLContext | None = None
 
     @abstractmethod
     async def send(self, data: bytes) -> None:
@@ -267,6 +269,7 @@ class TlsTransport(Transport):
     """TLS on a non-blocking socket. OpenSSL decrypts into the caller's buffer: asyncio's streams would copy twice."""
 
     def __init__(self, secured: ssl.SSLSocket) -> None:
+        self.tls = secured.context
         self._socket = secured
         self._loop = asyncio.get_running_loop()
 

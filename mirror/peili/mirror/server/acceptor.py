@@ -57,14 +57,16 @@ class ConnectionSlot:
     Attributes:
         transport: The transport of the connection, as soon as there is one.
         opening: The task that makes the transport.
+        is_outdated: Returns whether a connection that is made now would have another TLS context.
     """
 
-    __slots__ = ("_slots", "opening", "transport")
+    __slots__ = ("_slots", "is_outdated", "opening", "transport")
 
     def __init__(self, slots: _ConnectionSlots) -> None:
         self._slots = slots
         self.opening: asyncio.Task[None] | None = None
         self.transport: asyncio.Transport | None = None
+        self.is_outdated: Callable[[], bool] = lambda: False
 
     def set_idle(self) -> None:
         """Note that the connection waits for a request, and may be closed to make room for a new one."""
@@ -251,7 +253,7 @@ class Acceptor:
                 return
 
     def _start_opening(self, connection: socket.socket, slot: ConnectionSlot) -> None:
-        slot.opening = task = self._loop.create_task(self._open(connection, self._make_protocol(slot)))
+        slot.opening = task = self._loop.create_task(self._open(connection, slot, self._make_protocol(slot)))
         self._opening.add(task)
 
         def opened(task: asyncio.Task[None]) -> None:
@@ -263,9 +265,11 @@ class Acceptor:
 
         task.add_done_callback(opened)
 
-    async def _open(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        tls = self._tls() if self._tls is not None else None
-        timeout = self._limits.header_timeout if tls is not None else None
+    async def _open(self, connection: socket.socket, slot: ConnectionSlot, protocol: asyncio.Protocol) -> None:
+        tls, timeout = None, None
+        if (current := self._tls) is not None:
+            tls, timeout = current(), self._limits.header_timeout
+            slot.is_outdated = lambda: current() is not tls
         try:
             await self._loop.connect_accepted_socket(
                 lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=timeout

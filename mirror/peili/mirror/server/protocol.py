@@ -431,6 +431,9 @@ class _RequestTimeouts(_UvicornProtocol):
 
             async def noting_send(message: Message) -> None:
                 nonlocal is_finished
+                if message["type"] == "http.response.start" and self.slot.is_outdated():
+                    # The client may have no right certificate any more. Its next connection shows that.
+                    message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
                 is_finished = message["type"] == "http.response.body" and not message.get("more_body", False)
                 await send(message)
                 if is_finished:

@@ -205,6 +205,9 @@ class PeerCertificates(TLSFromFiles):
             certificate must show `Peer.tls_name` or the host of its URL. With `names`, that host is not checked. If an
             expression has a group that is called ``id``, the group is the id of the peer, as in
             ``spiffe://cluster/node/(?P<id>.+)``. Each host must then have the id that its certificate shows.
+        crl: The lists of revoked certificates, as a PEM file: one of each authority that issues certificates of peers.
+            While a list is missing or has expired, no certificate of its authority is accepted. None means that
+            revocation is not checked.
         log: Gets the errors; by default ``peili.tls``.
 
     Raises:
@@ -212,11 +215,18 @@ class PeerCertificates(TLSFromFiles):
     """
 
     def __init__(
-        self, ca: Path, cert: Path, key: Path, names: Iterable[str] = (), *, log: logging.Logger | None = None
+        self,
+        ca: Path,
+        cert: Path,
+        key: Path,
+        names: Iterable[str] = (),
+        *,
+        crl: Path | None = None,
+        log: logging.Logger | None = None,
     ) -> None:
-        self._ca, self._cert, self._key = ca, cert, key
+        self._ca, self._cert, self._key, self._crl = ca, cert, key, crl
         self._patterns = [_compile(pattern) for pattern in names]
-        super().__init__(ca, cert, key, log=log)
+        super().__init__(ca, cert, key, *([] if crl is None else [crl]), log=log)
 
     @override
     def name_to_check(self, tls_name: str | None, host: str) -> str:
@@ -249,6 +259,8 @@ class PeerCertificates(TLSFromFiles):
                 context.load_verify_locations(self._ca)
             except OSError as error:  # SSLError is one
                 raise ConfigError("ca", f"{self._ca} has no usable certificate: {_reason(error)}") from error
+            if self._crl is not None:
+                _load_crl(context, self._crl)
             self._load_chain(context)
         contexts.client.check_hostname = not self._patterns
         return contexts
@@ -264,6 +276,21 @@ class PeerCertificates(TLSFromFiles):
         except OSError as error:
             expected = f"a certificate and its private key, both PEM; {self._cert} and {self._key} are not"
             raise ConfigError("cert", f"{expected}: {_reason(error)}") from error
+
+
+def _load_crl(context: ssl.SSLContext, file: Path) -> None:
+    """Let `context` refuse the certificates in the lists in `file`. Raises ConfigError."""
+    before = context.cert_store_stats()
+    try:
+        context.load_verify_locations(file)
+    except OSError as error:
+        raise ConfigError("crl", f"{file} has no usable list of revoked certificates: {_reason(error)}") from error
+    after = context.cert_store_stats()
+    if after["crl"] == before["crl"]:
+        raise ConfigError("crl", f"{file} has no list of revoked certificates")
+    if after["x509"] != before["x509"]:  # it would be trusted
+        raise ConfigError("crl", f"{file} must have lists of revoked certificates only, and no certificate")
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
 
 
 def _state(path: Path) -> tuple[int, int, int] | None:
