@@ -84,6 +84,22 @@ def test_if_others_get_no_more_from_upstream_nobody_is_tried() -> None:
     assert not grow_in_steps(home, "abc", 60, said=MIB / STEP)
 
 
+def test_the_child_of_a_lost_root_takes_its_place_although_others_have_reported_more_lately() -> None:
+    home = Home()
+    start(home, "abcd")
+    home.has("a", 8 * MIB)
+    home.claims.expire()
+    for host, feeder in ("ba", "cb"):
+        home.report(host, 7 * MIB, feeder)
+    home.report("d", 8 * MIB, "c")
+    home.gone("a")
+    home.now += 0.3
+    home.claims.expire()
+    assert home.report("b", 8 * MIB, "a") == [KEY]
+    assert home.ask("b", 8 * MIB) == GoUpstream()
+    assert home.report("c", 8 * MIB, "b") == home.report("d", 8 * MIB, "c") == []
+
+
 @pytest.mark.parametrize("failed", [{}, {"a": FailureReason.BROKEN}, {"a": FailureReason.STARVING}])
 def test_only_one_host_takes_the_place_of_a_root_whose_runtime_was_killed(failed: dict[str, str]) -> None:
     home = Home()
@@ -140,6 +156,17 @@ def test_a_root_whose_runtime_gives_up_without_a_byte_is_replaced_at_once() -> N
     assert home.feeder("c") == "b"
     assert home.feeder("a") == "c"
     assert list(home.claims.table.fetches()[0].roots) == ["b"]
+
+
+def test_bytes_that_still_arrive_from_a_lost_root_do_not_revive_it() -> None:
+    home = Home()
+    start(home, "abc")
+    home.has("a", 8 * MIB)
+    home.claims.expire()
+    home.gone("a")
+    home.claims.expire()
+    home.report("b", 8 * MIB, "a")
+    assert not home.claims.table.fetches()[0].is_live("a", home.now)
 
 
 def test_a_host_that_begins_again_is_no_longer_taken_for_one_with_bytes() -> None:

@@ -199,7 +199,7 @@ class FetchTable:
         fetch.arrange(fetcher.host)
 
     def _grow(self, fetch: Fetch, fetcher: Fetcher, offset: int, now: float) -> None:
-        """Record that a host says that it has `offset` bytes. Its feeder then has at least as many."""
+        """Record that a host says that it has `offset` bytes. Those on its path then have at least as many."""
         if fetcher.measure(offset, now) and fetcher.is_root:
             self._rates.learn_upstream(fetcher.host, fetcher.rate, now)
         if not fetcher.grow(offset, now):
@@ -207,9 +207,10 @@ class FetchTable:
         fetch.refusals = 0
         fetch.hear(fetcher, now)
         fetch.arrange(fetcher.host)
-        for each in fetcher.feeders:
-            if (feeder := fetch.hosts.get(each)) is not None and feeder.offset < offset:
-                feeder.grow(offset, now)
+        below = [fetcher]
+        while below:
+            feeders = [fetch.hosts[each] for each in below.pop().feeders if each in fetch.hosts]
+            below += [each for each in feeders if not each.is_starving and each.grow(offset, now)]
 
     def _follow_feeder(self, fetch: Fetch, fetcher: Fetcher, entry: LeaseReport, now: float) -> None:
         """Note that a host reads from another one than this home knows."""
