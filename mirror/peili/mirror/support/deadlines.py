@@ -63,7 +63,7 @@ class Countdown:
 class Deadline:
     """A timeout for a block of code, like `asyncio.timeout`, with a `Countdown`: ``async with Deadline(seconds):``.
 
-    The block is cancelled at the end of the time, and TimeoutError is raised.
+    The block is cancelled at the end of the time, and TimeoutError is raised. It is entered once.
 
     Args:
         seconds: The time for the block.
@@ -71,10 +71,14 @@ class Deadline:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._timeout = asyncio.timeout(None)
+        self._is_expired = False
+        self._expiry: asyncio.Handle | None = None
 
     async def __aenter__(self) -> Self:
-        await self._timeout.__aenter__()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("not in a task")
+        self._task, self._cancelling = task, task.cancelling()
         self._countdown = Countdown(self._seconds, self.expire)
         return self
 
@@ -82,7 +86,11 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._countdown.cancel()
-        await self._timeout.__aexit__(kind, error, trace)
+        if self._expiry is not None:
+            self._expiry.cancel()
+        # As in asyncio.timeout: if other code has cancelled the task, too, that cancellation continues.
+        if self._is_expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
 
     @property
     def remaining(self) -> float:
@@ -94,8 +102,16 @@ class Deadline:
 
     def expired(self) -> bool:
         """Return whether the block was cancelled because the time was up."""
-        return self._timeout.expired()
+        return self._is_expired
 
     def expire(self) -> None:
-        """Let the time end now. Call it only while the deadline is entered."""
-        self._timeout.reschedule(asyncio.get_running_loop().time())
+        """Let the time end now. Call it only while the deadline is entered. Idempotent.
+
+        If what the block waits for has just arrived, the block receives that first, and may end before the deadline.
+        """
+        if self._expiry is None:
+            self._expiry = asyncio.get_running_loop().call_soon(self._cancel)
+
+    def _cancel(self) -> None:
+        self._is_expired = True
+        self._task.cancel()
