@@ -24,7 +24,7 @@ from tests.mirror.relay.pulling import SHORT, content, until
 from tests.support.certificates import make_certificate
 
 from peili.mirror import Limits, Peer, PeerUnavailable
-from peili.mirror.client import client as client_module
+from peili.mirror.client import pool
 from peili.mirror.client.client import PeerClient, map_exceptions
 from peili.mirror.client.connection import MAX_HEAD_SIZE, RemoteProtocolError, parse_head
 
@@ -254,7 +254,7 @@ async def test_the_response_to_head_has_no_body() -> None:
 
 
 async def test_idle_connections_are_closed_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "KEEP_ALIVE", 0.1)
+    monkeypatch.setattr(pool, "KEEP_ALIVE", 0.1)
     async with peers(DATA, honest) as [a], peer_client() as client:
         await fetch(client, a.peer)
         assert a.open == 1

@@ -17,7 +17,7 @@ from tests.mirror.tls.tls_hosts import TLSHost, host_keys, status_at, tls_host, 
 from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Mirror, PeerKeys, PeerTLS, PushRouter, TLSContexts, peer_identity, serve
-from peili.mirror.client import client
+from peili.mirror.client import pool
 from peili.mirror.tls import peer_keys, peer_tls
 from peili.stores.memory import MemoryStore
 
@@ -143,7 +143,7 @@ async def test_keys_are_replaced_in_three_steps_without_a_failed_pull(
 ) -> None:
     """As in docs/security.md. Each step reaches one host after the other, and after each, every host pulls."""
     monkeypatch.setattr(peer_tls, "_REFRESH_INTERVAL", 0.05)
-    monkeypatch.setattr(client, "KEEP_ALIVE", 0.0)  # each pull makes new connections
+    monkeypatch.setattr(pool, "KEEP_ALIVE", 0.0)  # each pull makes new connections
     names = ["one", "two", "three"]
     async with AsyncExitStack() as stack:
         hosts = [await stack.enter_async_context(tls_host(host_keys(tmp_path, name, KEY))) for name in names]

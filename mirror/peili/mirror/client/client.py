@@ -1,4 +1,4 @@
-"""The HTTP client for peers, and the pool of its connections.
+"""The HTTP client for peers.
 
 The client chooses a URL of the peer that works, checks the name in its certificate, and never uses a proxy. It
 translates errors of the network to `PeerUnavailable`.
@@ -9,42 +9,58 @@ long per request. It would also take 8 MiB of memory in each host agent.
 
 from __future__ import annotations
 
-import asyncio
 import ssl
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import quote, urlsplit
 
 from peili.mirror.client.connection import (
-    Connection,
     RemoteProtocolError,
     Response,
     ResponseHead,
     ServerDisconnected,
 )
-from peili.mirror.client.dns import AddressResolver
-from peili.mirror.client.transport import Origin, connect
+from peili.mirror.client.pool import CONNECT_TIMEOUT, ConnectError, ConnectionPool
+from peili.mirror.client.transport import Origin
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import PeerTLS
 
-KEEP_ALIVE = 15.0
-"""Seconds for which an idle connection is kept. `serve` keeps it for longer, so that the client usually closes first.
-
-The server of a host agent may close it earlier (uvicorn: after 5 s). That is harmless: a closed connection is not used,
-and a request without a body is sent again if the connection ends before the response begins.
-"""
-_MAX_IDLE = 256
 _MAX_PREFERENCES = 4096
-_CONNECT_TIMEOUT = "no connection in time"
 _SAFE_IN_TARGET = "/:?=&%@!$'()*+,;~[]"
 """What a path with a query may contain in addition to letters and digits. Other characters are escaped."""
+
+
+@dataclass(frozen=True, slots=True)
+class _BaseURL:
+    """The parts of a URL of a peer.
+
+    Attributes:
+        host: The host name in ASCII, or the address.
+        path: The path, which requests extend.
+        host_header: The value of the header Host.
+    """
+
+    is_secure: bool
+    host: str
+    port: int
+    path: str
+    host_header: str
+
+    @classmethod
+    def parse(cls, url: str) -> _BaseURL:
+        """Return the parts of `url`. Raises UnicodeError if its host is not a host name."""
+        parts = urlsplit(url)
+        is_secure = parts.scheme == "https"
+        host, port = parts.hostname or "", parts.port or (443 if is_secure else 80)
+        if not host.isascii() or ".." in host:
+            host = host.encode("idna").decode("ascii")
+        return cls(is_secure, host, port, parts.path, f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +74,6 @@ class Contact:
 
     last_seen: float
     round_trip: float | None
-
-
-class ConnectError(Exception):
-    """No connection could be made. Its message says why."""
 
 
 class PeerClient:
@@ -89,6 +101,7 @@ class PeerClient:
         self._limits = limits
         self._preferred: dict[str, str] = {}  # peer id -> the URL that worked last
         self._contacts: dict[str, Contact] = {}  # by the peer's id
+        self._base_urls: dict[str, _BaseURL] = {}  # by the URL
         self._headers = {"Accept-Encoding": "identity", "User-Agent": "peili", **(headers or {})}
         self._add_headers = add_headers
         self._tls = tls
@@ -196,8 +209,10 @@ class PeerClient:
         previous = self._contacts.pop(peer.id, None)
         if len(self._contacts) >= _MAX_PREFERENCES:
             del self._contacts[next(iter(self._contacts))]
-        known = previous.round_trip if previous is not None else None
-        self._contacts[peer.id] = Contact(time.time(), request.seconds if request.method == "HEAD" else known)
+        round_trip = previous.round_trip if previous is not None else None
+        if request.method == "HEAD":
+            round_trip = time.monotonic() - request.started
+        self._contacts[peer.id] = Contact(time.time(), round_trip)
 
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
@@ -208,7 +223,7 @@ class PeerClient:
         for index, url in enumerate(urls):
             connect_timeout = min(deadline.remaining / (len(urls) - index), self._limits.connect_timeout)
             try:
-                response = await self._send_to(self._origin(url, peer), url, request, connect_timeout)
+                response = await self._send_to(peer, url, request, connect_timeout)
             except (ConnectError, UnicodeError) as error:
                 self._preferred.pop(peer.id, None)
                 last_error = error
@@ -221,44 +236,58 @@ class PeerClient:
                 return response
         raise last_error or PeerUnavailable(f"peer {peer.id} has no URL")
 
-    def _origin(self, url: str, peer: Peer) -> Origin:
-        """Return the origin of `url`. Raises ConnectError for an http URL if mutual TLS is required."""
-        if not isinstance(self._tls, PeerTLS):
-            return Origin.of(url, peer)
-        origin = Origin.of(url, peer, self._tls)
-        if not origin.is_secure:
-            raise ConnectError(f"{url} must be an https URL, because hosts connect to peers with mutual TLS")
-        return origin
-
-    async def _send_to(self, origin: Origin, url: str, request: _Request, connect_timeout: float) -> Response:
+    async def _send_to(self, peer: Peer, url: str, request: _Request, connect_timeout: float) -> Response:
         """Send the request to `url`, on an idle connection if there is one."""
-        data = self._encode(origin, url, request)
+        base = self._base_url(url)
+        origin, data = self._origin(base, url, peer), self._encode(base, request)
         if (idle := self._pool.take_idle(origin)) is not None:
-            request.is_connecting = False
+            request.begin()
             try:
-                return await request.timed(idle.request(request.method, data))
+                return await idle.request(request.method, data)
             except ServerDisconnected:
                 if request.body is not None:
                     raise  # the peer may have read it
                 # The peer has closed the idle connection. A new one shows whether the peer is reachable.
         request.is_connecting = True
         connection = await self._pool.connect(origin, connect_timeout)
-        request.is_connecting = False
-        return await request.timed(connection.request(request.method, data))
+        request.begin()
+        return await connection.request(request.method, data)
 
-    def _encode(self, origin: Origin, url: str, request: _Request) -> bytes:
+    def _base_url(self, url: str) -> _BaseURL:
+        base = self._base_urls.get(url)
+        if base is None:
+            base = _BaseURL.parse(url)
+            if len(self._base_urls) >= _MAX_PREFERENCES:
+                self._base_urls.clear()  # they are parsed again
+            self._base_urls[url] = base
+        return base
+
+    def _origin(self, base: _BaseURL, url: str, peer: Peer) -> Origin:
+        """Return where to connect to. Raises ConnectError for an http URL if mutual TLS is required."""
+        name = peer.tls_name or base.host
+        if isinstance(self._tls, PeerTLS):
+            if not base.is_secure:
+                raise ConnectError(f"{url} must be an https URL, because hosts connect to peers with mutual TLS")
+            name = self._tls.name_to_check(peer.tls_name, base.host)
+        return Origin(base.is_secure, base.host, base.port, name, peer.dialled)
+
+    def _encode(self, base: _BaseURL, request: _Request) -> bytes:
         """Return the bytes of a request."""
-        host = f"[{origin.host}]" if ":" in origin.host else origin.host
-        target = quote(urlsplit(url).path + request.path, safe=_SAFE_IN_TARGET)
-        headers = {"Host": f"{host}:{origin.port}", **self._headers, **request.headers}
+        target = quote(base.path + request.path, safe=_SAFE_IN_TARGET)
+        headers = {"Host": base.host_header, **self._headers, **request.headers}
         if request.body is not None:
             headers["Content-Length"] = str(len(request.body))
         self._add_headers(headers)
-        lines = [f"{name}: {value}" for name, value in headers.items()]
-        if any("\r" in line or "\n" in line for line in lines):
-            raise ValueError("a header has more than one line")
-        head = "\r\n".join([f"{request.method} {target} HTTP/1.1", *lines, "\r\n"]).encode("latin-1")
+        text = "".join([f"{request.method} {target} HTTP/1.1\r\n", *map(_header_line, headers.items()), "\r\n"])
+        head = text.encode("latin-1")
         return head + request.body if request.body else head
+
+
+def _header_line(header: tuple[str, str]) -> str:
+    name, value = header
+    if "\r" in value or "\n" in value or "\r" in name or "\n" in name:
+        raise ValueError("a header has more than one line")
+    return f"{name}: {value}\r\n"
 
 
 @dataclass(slots=True)
@@ -269,7 +298,7 @@ class _Request:
         path: The path below the base URL of the peer.
         body: The body. A request without one may be sent again if the connection ends before the response begins.
         is_connecting: Whether the request waits for a connection.
-        seconds: How long the head of the response took, once there was a connection.
+        started: When the request was sent, on a connection.
     """
 
     method: str
@@ -277,15 +306,12 @@ class _Request:
     headers: Mapping[str, str]
     body: bytes | None = None
     is_connecting: bool = False
-    seconds: float = 0.0
+    started: float = 0.0
 
-    async def timed(self, response: Awaitable[Response]) -> Response:
-        """Wait for `response`, and measure how long that takes."""
-        started = time.monotonic()
-        try:
-            return await response
-        finally:
-            self.seconds = time.monotonic() - started
+    def begin(self) -> None:
+        """Note that there is a connection, on which the request is sent now."""
+        self.is_connecting = False
+        self.started = time.monotonic()
 
 
 @contextmanager
@@ -303,7 +329,7 @@ def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[Non
         yield
     except (TimeoutError, OSError, RemoteProtocolError, ConnectError, UnicodeError) as error:
         if isinstance(error, TimeoutError) and request is not None and request.is_connecting:
-            raise PeerUnavailable(f"peer {peer.id}: {_CONNECT_TIMEOUT}", FailureReason.UNREACHABLE) from error
+            raise PeerUnavailable(f"peer {peer.id}: {CONNECT_TIMEOUT}", FailureReason.UNREACHABLE) from error
         match error:  # errors of TLS are OSErrors, and UnicodeError means a malformed host name
             case TimeoutError():
                 reason = FailureReason.SILENT
@@ -312,109 +338,3 @@ def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[Non
             case _:
                 reason = FailureReason.UNREACHABLE
         raise PeerUnavailable(f"peer {peer.id}: {str(error) or type(error).__name__}", reason) from error
-
-
-class ConnectionPool:
-    """The connections of one client. An idle one is kept for `KEEP_ALIVE` seconds, to save the handshake.
-
-    Used on one event loop. Call `close` at the end.
-
-    Args:
-        tls: How to connect to https origins. None means with the certificate authorities of the system.
-
-    Attributes:
-        is_closed: Whether `close` was called.
-    """
-
-    def __init__(self, tls: ssl.SSLContext | PeerTLS | None) -> None:
-        self._tls = tls
-        self._resolver = AddressResolver()
-        self._idle: OrderedDict[Connection, float] = OrderedDict()  # with the time since when; the oldest is first
-        self._idle_of: dict[Origin, list[Connection]] = {}  # the same connections
-        self._active: set[Connection] = set()
-        self._expiry: asyncio.TimerHandle | None = None
-        self.is_closed = False
-
-    def take_idle(self, origin: Origin) -> Connection | None:
-        """Take the idle connection to `origin` that was used last, if there is one. So the others expire."""
-        while connections := self._idle_of.get(origin):
-            connection = connections[-1]
-            self._remove_idle(connection)
-            if connection.transport.is_quiet() and self._is_current(connection):
-                self._active.add(connection)
-                return connection
-            connection.transport.close()
-        return None
-
-    def _is_current(self, connection: Connection) -> bool:
-        """Return whether a new connection would have the same TLS context: the peer may have been revoked since."""
-        return not isinstance(self._tls, PeerTLS) or connection.transport.tls is self._tls.contexts().client
-
-    async def connect(self, origin: Origin, timeout: float) -> Connection:
-        """Make a new connection to `origin` within `timeout` seconds.
-
-        Raises:
-            ConnectError: The connection failed, or the pool is closed.
-        """
-        if self.is_closed:
-            raise ConnectError("this client is closed")
-        if origin.is_secure and self._tls is None:
-            self._tls = await asyncio.to_thread(ssl.create_default_context)  # reads many files
-        try:
-            transport = await connect(origin, self._tls if origin.is_secure else None, timeout, self._resolver)
-        except TimeoutError as error:
-            raise ConnectError(_CONNECT_TIMEOUT) from error
-        except (OSError, UnicodeError) as error:
-            raise ConnectError(str(error) or type(error).__name__) from error
-        if self.is_closed:  # in the meantime
-            transport.close()
-            raise ConnectError("this client is closed")
-        connection = Connection(origin, transport, self._release)
-        self._active.add(connection)
-        return connection
-
-    def close(self) -> None:
-        """Close the idle connections, and end the streams of the others. Idempotent."""
-        self.is_closed = True
-        if self._expiry is not None:
-            self._expiry.cancel()
-        self._resolver.close()
-        while self._idle:
-            self._close_oldest()
-        for connection in self._active:
-            connection.transport.interrupt()
-
-    def _release(self, connection: Connection, is_reusable: bool) -> None:
-        self._active.discard(connection)
-        if not is_reusable or self.is_closed:
-            connection.transport.close()
-            return
-        loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.time()
-        self._idle_of.setdefault(connection.origin, []).append(connection)
-        if len(self._idle) > _MAX_IDLE:
-            self._close_oldest()
-        if self._expiry is None:
-            self._expiry = loop.call_later(KEEP_ALIVE, self._close_expired)
-
-    def _remove_idle(self, connection: Connection) -> None:
-        del self._idle[connection]
-        others = self._idle_of[connection.origin]
-        others.remove(connection)
-        if not others:
-            del self._idle_of[connection.origin]
-
-    def _close_oldest(self) -> None:
-        connection = next(iter(self._idle))
-        self._remove_idle(connection)
-        connection.transport.close()
-
-    def _close_expired(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._expiry = None
-        while self._idle:
-            expires = next(iter(self._idle.values())) + KEEP_ALIVE
-            if loop.time() < expires:
-                self._expiry = loop.call_at(expires, self._close_expired)
-                return
-            self._close_oldest()

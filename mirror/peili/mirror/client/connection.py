@@ -124,7 +124,7 @@ class Connection:
 
     def release(self, *, is_reusable: bool) -> None:
         """End the use of the connection for the current request."""
-        self._on_release(self, is_reusable and self.transport.is_quiet())
+        self._on_release(self, is_reusable)
 
     async def _exchange(self, data: bytes) -> tuple[ResponseHead, memoryview]:
         """Return the head of the response, and the bytes that came with it."""

@@ -14,13 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from typing_extensions import override
 
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.peer_api.addresses import AddressKinds
-from peili.mirror.peer_api.peers import Peer
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import PeerTLS, certificate_names
 
@@ -44,26 +42,6 @@ class Origin:
     port: int
     tls_name: str
     dialled: AddressKinds = AddressKinds.ANY
-
-    @classmethod
-    def of(cls, url: str, peer: Peer, tls: PeerTLS | None = None) -> Origin:
-        """Return the origin of a URL of a peer.
-
-        Args:
-            url: The URL.
-            peer: The peer. Its `Peer.tls_name` and `Peer.dialled` count.
-            tls: The mutual TLS, if any; it decides which name is checked.
-
-        Raises:
-            UnicodeError: The host of the URL is not a host name.
-        """
-        parts = urlsplit(url)
-        is_secure = parts.scheme == "https"
-        host = parts.hostname or ""
-        if not host.isascii() or ".." in host:
-            host = host.encode("idna").decode("ascii")
-        name = (peer.tls_name or host) if tls is None else tls.name_to_check(peer.tls_name, host)
-        return cls(is_secure, host, parts.port or (443 if is_secure else 80), name, peer.dialled)
 
 
 class Transport(ABC):

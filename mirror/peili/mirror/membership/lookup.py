@@ -11,14 +11,13 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Iterator
 
 from peili.mirror.client.connection import ResponseHead
-from peili.mirror.errors import PeerUnavailable
+from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.membership.peer_health import PeerHealth
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import key_path, parse_holder
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Broadcast, Tasks
 
 _ENOUGH_HOLDERS = 16
@@ -31,6 +30,7 @@ class KeyQuery:
     """One round of questions about one key, shared by all its lookups. It goes on if one of them is cancelled.
 
     Attributes:
+        path: The path of the question to a member.
         revision: `PeerHealth.revision` at the start of the query. A miss is only reused while it is unchanged, because
             a peer that becomes available may have the key.
         deadline: The time on the loop's clock after which no further member is asked.
@@ -42,6 +42,7 @@ class KeyQuery:
 
     def __init__(self, key: Key, revision: int, deadline: float) -> None:
         self.key = key
+        self.path = key_path(key)
         self.revision = revision
         self.deadline = deadline
         self.holders: list[Holder] = []
@@ -187,14 +188,13 @@ class KeyLookup:
         """Ask `peer` for the key. Raises no Exception, which would cancel the other questions of the task group."""
         timeout = self._context.limits.lookup_timeout
         try:
-            async with Deadline(timeout):
-                answer = await self._context.client.head(peer, key_path(query.key), timeout=timeout)
-            self._read_answer(query, peer, answer)
+            self._read_answer(query, peer, await self._context.client.head(peer, query.path, timeout=timeout))
         except PeerUnavailable as error:
-            self._health.mark_dead(peer, str(error))
-        except TimeoutError:
-            self._context.limited("lookup_timeout")
-            self._health.mark_dead(peer, f"peer {peer.id}: no answer within {timeout:g} s")
+            reason = str(error)
+            if error.reason == FailureReason.SILENT:
+                self._context.limited("lookup_timeout")
+                reason = f"peer {peer.id}: no answer within {timeout:g} s"
+            self._health.mark_dead(peer, reason)
         except Exception as error:
             self._context.log.exception("asking peer %s failed, which is a bug", peer.id)
             self._health.mark_dead(peer, f"peer {peer.id} can't be asked: {error!r}")

@@ -7,8 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from peili.mirror.client.client import KEEP_ALIVE
 from peili.mirror.client.connection import ResponseHead
+from peili.mirror.client.pool import KEEP_ALIVE
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.membership.directory.home import Home
 from peili.mirror.membership.directory.members import MemberIds
