@@ -20,10 +20,16 @@ from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_w
 from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
 
-_GATHER_TIME = 0.005
-"""Seconds between two reads of content in flight, if the first one got less than …"""
-_GATHER_SIZE = 64 * KIB
-"""… this. On average, each hop adds half of that time to the delay of the bytes."""
+_GATHER_SIZE = 128 * KIB
+"""The bytes that one read of content in flight should get. Each read costs as much as thousands of bytes, because the
+bytes are also hashed, and sent to the runtime and to other hosts, each time.
+"""
+_GATHER_MIN, _GATHER_MAX = 0.005, 0.04
+"""The least and the most seconds for which bytes gather if a read got fewer. On average, each hop adds half of that
+time to the delay of the bytes …
+"""
+_GATHER_SHARE = 1 / 128
+"""… so in between, the time is this share of what the whole transfer takes."""
 _TAPPED_READ = MIB
 """The most bytes of one read if other hosts read, too: a part of the ring, so that they keep up."""
 
@@ -98,6 +104,7 @@ class Source:
         self._request = request
         self._body = body
         self._waited = 0.0
+        self._read_at = self.started  # when the last read has ended
         self._gather_until = 0.0
         self._current_read: tuple[float, Deadline] | None = None  # when it started, and its deadline
         self._replaced: PeerUnavailable | None = None
@@ -246,11 +253,20 @@ class Source:
         if self._rate_check is not None and self._rate_check.is_slow(count, min(waited, self._max_counted_wait)):
             raise PeerUnavailable(f"peer {self.peer.id} sends too slowly", FailureReason.SLOW)
         self.offset += count
-        self._gather_until = time.monotonic() + _GATHER_TIME if count < _GATHER_SIZE else 0.0
+        self._plan_gathering(count)
         return count
 
+    def _plan_gathering(self, count: int) -> None:
+        """Note when the next read should begin: when enough bytes have arrived, if they go on to come at this rate."""
+        now = time.monotonic()
+        seconds, self._read_at = now - self._read_at, now
+        self._gather_until = 0.0
+        if 0 < count < _GATHER_SIZE:
+            most = max(_GATHER_MIN, min(_GATHER_MAX, _GATHER_SHARE * seconds * self.span.length / count))
+            self._gather_until = now + min(most, seconds * _GATHER_SIZE / count)
+
     async def _gather(self) -> None:
-        """Let a feeder's bytes gather if few arrived at the last read: a read costs as much as thousands of bytes."""
+        """Let a feeder's bytes gather if few arrived at the last read."""
         if self.in_flight is not None and (pause := self._gather_until - time.monotonic()) > 0:
             await asyncio.sleep(pause)
 
