@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -283,15 +284,16 @@ class Containerd:
             return self._ctr("content", "fetch", "--hosts-dir", str(self.hosts), *options, name)
         if not self._has_local_option or "--local" in options:  # ctr fetches; it has no limit by default
             options = ("--max-concurrent-downloads", str(_LAYERS_AT_ONCE), *options)
-        return self._ctr("images", "pull", *self._unpack_options(), "--hosts-dir", str(self.hosts), *options, name)
+        # `--debug` leaves out the progress bar, for which ctr asks containerd for everything ten times a second.
+        pull = [*self._unpack_options(), "--hosts-dir", str(self.hosts), *options, name]
+        return self._ctr("images", "pull", *pull, more=["--debug"])
 
     def _unpack_options(self) -> list[str]:
         return ["--snapshotter", self._snapshotter] if self._unpack else []
 
-    def _ctr(self, *arguments: str) -> list[str]:
-        return self._node.command(
-            [self.release.program("ctr"), "--address", str(self.socket), "--namespace", self.namespace, *arguments]
-        )
+    def _ctr(self, *arguments: str, more: Sequence[str] = ()) -> list[str]:
+        options = ["--address", str(self.socket), "--namespace", self.namespace, *more]
+        return self._node.command([self.release.program("ctr"), *options, *arguments])
 
     def _is_ready(self) -> bool:
         if self._process is None or not self._process.is_running:
