@@ -27,8 +27,10 @@ _ALWAYS_SLOW, _MOST_SLOW = 2, 0.25
 _MOST = 1024
 """How many hosts are remembered for each kind of measurement."""
 _HOP_MIN, _HOP_MAX = 0.001, 1.0
-_HOP_WEIGHT = 0.1
-"""How much one measurement of a hop counts against all before it."""
+_HOP_WEIGHT_DOWN, _HOP_WEIGHT_UP = 0.5, 0.02
+"""How much one measurement of a hop counts against all before it, if it is shorter and if it is longer. What a hop
+itself adds is near the shortest. The rest is the wait for a shared link or processor: a flatter tree would lengthen it.
+"""
 
 
 class LinkRates:
@@ -73,7 +75,9 @@ class LinkRates:
     def learn_hop(self, seconds: float) -> None:
         """Record by how many seconds a host was behind its feeder."""
         seconds = min(max(seconds, _HOP_MIN), _HOP_MAX)
-        self._hop = seconds if self._hop is None else self._hop + _HOP_WEIGHT * (seconds - self._hop)
+        before = Links().hop if self._hop is None else self._hop
+        weight = _HOP_WEIGHT_UP if seconds > before else _HOP_WEIGHT_DOWN
+        self._hop = before + weight * (seconds - before)
 
     def mark_slow(self, host: str, now: float) -> None:
         """Record that others should not wait for what `host` sends.
