@@ -28,6 +28,7 @@ from bench.rows import (
     flood,
     growth,
     health,
+    home,
     memory,
     misses,
     parallel,
@@ -53,6 +54,7 @@ MEASURED: Mapping[str, Callable[[Setting], Iterator[Row]]] = {
         faults,
         memory,
         growth,
+        home,
         containerd,
     )
 }
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, failed, seconds_of = _measure(chosen, arguments)
     seconds = time.monotonic() - started
     document = report.document(rows, machine, quick=arguments.quick, seconds=seconds, groups=seconds_of)
-    thorough = not arguments.quick and not failed and chosen == [*MEASURED]
+    thorough = not arguments.quick and not arguments.only and not failed and chosen == [*MEASURED]
     _keep(rows, document, arguments.json or (FULL if thorough else PARTIAL))
     return 1 if failed else 0
 
@@ -104,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: only shows that the rows run")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only the scenes of coldstart whose name has TEXT")
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a JSON file")
     parser.add_argument(
         "--publish", action="store_true", help="measure nothing: put the full run into docs/ and README"
@@ -167,7 +170,7 @@ def _measure(chosen: Sequence[str], arguments: argparse.Namespace) -> tuple[list
     seconds_of: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="peili-bench-", dir=arguments.folder) as folder:
         Path(folder).chmod(0o755)  # nginx's workers run as another user
-        setting = Setting(Path(folder), quick=arguments.quick)
+        setting = Setting(Path(folder), quick=arguments.quick, only=arguments.only)
         for number, name in enumerate(chosen, 1):
             started = time.monotonic()
             if sys.stderr.isatty():

@@ -25,3 +25,9 @@ COLD_START_LAST = AtMost(1.25)
 COLD_START_SLOW_UPSTREAM = AtMost(1.15)
 FLOOD_P99 = RatioOf(0.1)
 FLOOD_LONGEST = AtMost(500)
+MISS_OF_MANY = RatioOf(0.5)
+"""A miss among 1,000 members takes at most twice as long as among 10."""
+RELAY_OF_MANY = RatioOf(0.5)
+MISS_HALF_SILENT = AtMost(1.1)
+"""Once each silent member has failed, a miss takes at most this many times as long as without them."""
+MISS_HALF_SILENT_P99 = AtMost(60)

@@ -38,10 +38,13 @@ MEGABYTES = Unit("MB", more_is_better=False)
 TESTS = Unit("tests", more_is_better=True)
 COPIES = Unit("copies", more_is_better=False)
 HOSTS = Unit("hosts", more_is_better=False)
+TIMES = Unit("x", more_is_better=False)
 PERCENT = Unit("CPU %", more_is_better=False)
 TIMES_LINK = Unit("x F/B", more_is_better=False)
 """Multiples of the time that a link with the rate B needs for F bytes."""
 MEBIBYTES = Unit("MiB", more_is_better=False)
+MESSAGES = Unit("messages", more_is_better=False)
+MESSAGES_PER_SECOND = Unit("messages/s", more_is_better=False)
 
 
 @dataclass(frozen=True, slots=True)

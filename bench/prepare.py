@@ -31,6 +31,7 @@ NEEDS: Mapping[str, Collection[str]] = {
     "faults": ("containerd", "docker-registry", "skopeo", "iproute2"),
     "memory": ("containerd", "docker-registry"),
     "growth": (),
+    "home": (),
     "containerd": ("containerd", "docker-registry", "skopeo"),
 }
 """The packages that each row needs, in the order of the table."""

@@ -48,10 +48,12 @@ class Setting:
     Attributes:
         folder: The folder of all files of the run.
         quick: Whether sizes and numbers are small. Such a run only shows that the rows work.
+        only: A part of the names of the scenes to measure, in a row that has scenes; empty for all.
     """
 
     folder: Path
     quick: bool = False
+    only: str = ""
     _numbers: itertools.count[int] = field(default_factory=itertools.count, repr=False)
 
     @property

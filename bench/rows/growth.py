@@ -16,7 +16,19 @@ from tests.support.ports import free_ports
 
 from bench import budgets
 from bench.clients import Clients, RequestResult
-from bench.measure import CPU_MILLISECONDS, MILLISECONDS, PER_SECOND, Budget, Busy, Place, Row, Unit, take_turns
+from bench.measure import (
+    CPU_MILLISECONDS,
+    MILLISECONDS,
+    PER_SECOND,
+    TIMES,
+    Budget,
+    Busy,
+    Place,
+    RatioOf,
+    Row,
+    Unit,
+    take_turns,
+)
 from bench.mirrors import MEMORY_STORE, QUIET, Peili, cluster, empty_peers, layout_store, peili, static_router
 from bench.processes import silent_port
 from bench.rows.misses import miss
@@ -91,24 +103,28 @@ def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
 
         def half_dead(how: str) -> Callable[[Host], Sample]:
             def misses(host: Host) -> Sample:
+                alive = miss(clients, host.mirror.local, seconds=setting.seconds)
                 result = miss(clients, by_number[host.at].half_dead[how].local, seconds=setting.seconds)
-                return Sample((result.median, result.p99), result.client)
+                return Sample((result.median, result.p99, result.median / alive.median), result.client)
 
             return misses
 
-        what = "a miss, half of them dead"
         figures = [
-            *_figures(setting, clients),
-            *(
-                Figure(
-                    [Column(f"{what}: {how}", MILLISECONDS), Column(f"{what}: {how}: p99", MILLISECONDS)],
-                    half_dead(how),
-                )
-                for how in _DEAD
-            ),
-            Figure([Column("blobs of 4 KiB relayed", PER_SECOND)], relayed),
+            *_figures(setting, clients, budgets.MISS_OF_MANY),
+            *(Figure(_columns_of_dead(how), half_dead(how)) for how in _DEAD),
+            Figure([Column("blobs of 4 KiB relayed", PER_SECOND, budgets.RELAY_OF_MANY)], relayed),
         ]
         yield from _growth_rows("known peers", setting, hosts, figures)
+
+
+def _columns_of_dead(how: str) -> Sequence[Column]:
+    """Return the columns of misses while half of the peers are dead. Each of these has failed once."""
+    what, is_silent = f"a miss, half of them dead: {how}", how == "silent"
+    return (
+        Column(what, MILLISECONDS),
+        Column(f"{what}: p99", MILLISECONDS, budgets.MISS_HALF_SILENT_P99 if is_silent else None),
+        Column(f"{what}: compared with none dead", TIMES, budgets.MISS_HALF_SILENT if is_silent else None),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,4 +246,5 @@ def _column_rows(
         against = ("", ()) if first else (f"ours with {hosts[0].at:,}", values[0])
         busy = Busy(client) if first else Busy(client, clients[0])
         what, place = f"{column.what}, {host.at:,} {axis}", Place(axis, host.at, column.what)
-        yield Row(GROUP, what, column.unit, taken, *against, column.budget, place, busy)
+        budget = None if first and isinstance(column.budget, RatioOf) else column.budget
+        yield Row(GROUP, what, column.unit, taken, *against, budget, place, busy)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
+from peili.mirror.limits import Limits
 from peili.mirror.membership.directory.claiming import Asking, Claiming
 from peili.mirror.membership.directory.home import Home
 from peili.mirror.membership.directory.home_client import FIRST_ANSWER, HomeClient
@@ -36,6 +37,11 @@ _USELESS_TIME = 2.0
 _MESSAGES_PER_SECOND = 10
 """How many messages a home receives from all members together. With more members, each sends less often."""
 _MAX_INTERVAL = 600.0
+
+
+def message_interval(members: int, limits: Limits) -> float:
+    """Return the seconds between two messages of a host to a home, if there are so many members."""
+    return max(limits.directory_heartbeat, min(members / _MESSAGES_PER_SECOND, _MAX_INTERVAL))
 
 
 class Directory:
@@ -167,8 +173,7 @@ class Directory:
 
     def _interval(self) -> float:
         """Return the seconds between two messages to a home. They grow with the members, to spare the homes."""
-        count = len(self.members.live().ids)
-        return max(self._context.limits.directory_heartbeat, min(count / _MESSAGES_PER_SECOND, _MAX_INTERVAL))
+        return message_interval(len(self.members.live().ids), self._context.limits)
 
     async def _ask_homes(self, homes: Collection[str], key: Key) -> list[HoldersAnswer]:
         """Return the answers that the homes of `key` send in time. Stop waiting when an answer has a holder.

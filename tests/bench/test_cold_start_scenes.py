@@ -1,0 +1,24 @@
+"""`python -m bench coldstart --only TEXT` measures the scenes whose names have the text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench.rows.coldstart import chosen_scenes
+from bench.setting import Setting
+
+
+def _names(only: str) -> list[str]:
+    scenes = chosen_scenes(Setting(Path(), only=only))
+    return [scene.name(image) for scene in scenes for image in scene.images]
+
+
+def test_scenes_are_chosen_by_their_names() -> None:
+    assert len(_names("")) > len(_names("16 hosts")) == 2
+    assert _names("40 x 1 MiB") == ["8 hosts, 40 Mbit/s, 40 x 1 MiB"]
+
+
+def test_a_text_in_no_name_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="no scene has '9 hosts' in its name"):
+        chosen_scenes(Setting(Path(), only="9 hosts"))
