@@ -18,6 +18,8 @@ from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_
 MBIT = 125_000
 LINKS = Rates(host=100 * MBIT, upstream=100 * MBIT)
 ONE_LAYER = (64 * MIB,)
+_OVERHEAD = 1514 / 1448
+"""The bytes of an Ethernet frame for each byte of content in it. The laboratory limits frames."""
 _MOST = 600.0
 """The longest simulated time in seconds."""
 
@@ -38,6 +40,7 @@ class Scenario:
         prepare: Arranges what happens.
         parts: Into how many parts the cluster is divided that know only themselves.
         join_interval: Seconds from the start of one host to the next; 0 is all within 0.1 s.
+        overhead: How many bytes the links carry for each byte of content. F/B counts all of them.
         expected: What the design says, for the report.
     """
 
@@ -48,6 +51,7 @@ class Scenario:
     prepare: Callable[[Cluster], None] = _nothing
     parts: int = 1
     join_interval: float = 0.0
+    overhead: float = 1.0
     expected: str = ""
 
 
@@ -94,7 +98,7 @@ def simulate(scenario: Scenario, seed: int = 1) -> Outcome:
     return Outcome(
         scenario,
         copies=float(network.sent[network.upstream]) / image,
-        times=np.sort(np.array(ends)) / (image / scenario.rates.host),
+        times=np.sort(np.array(ends)) / (image / (scenario.rates.host * scenario.overhead)),
         failed=sum(each.finished is None for each in alive),
         depths=np.array([float(each.depth) for each in cluster.transfers]),
         uploads=np.sort(network.sent[: network.upstream]) / image,
@@ -118,6 +122,25 @@ def normal(hosts: int) -> list[Scenario]:
         Scenario("4 layers of 16 MiB", hosts, (16 * MIB,) * 4),
         Scenario(f"{small} layers of 1 MiB", hosts, (MIB,) * small),
     ]
+
+
+def laboratory(hop: float) -> list[Scenario]:
+    """Return scenes that were measured with real hosts, too; see bench/rows/coldstart.py.
+
+    Args:
+        hop: The delay of a hop in seconds.
+    """
+    images = {"1 x 64 MiB": ONE_LAYER, "4 x 16 MiB": (16 * MIB,) * 4, "40 x 1 MiB": (MIB,) * 40}
+    scenes = [(8, 40, name) for name in images] + [(16, 20, "1 x 64 MiB"), (16, 20, "4 x 16 MiB")]
+    return [
+        Scenario(f"{rate} Mbit/s, {name}", hosts, images[name], _limited(rate, hop), overhead=_OVERHEAD)
+        for hosts, rate, name in scenes
+    ]
+
+
+def _limited(rate: int, hop: float) -> Rates:
+    content = rate * MBIT / _OVERHEAD
+    return Rates(host=content, upstream=content, hop=hop)
 
 
 def faults(hosts: int) -> list[Scenario]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bench.simulation import report
 from bench.simulation.network import NOBODY, Network, Rates
-from bench.simulation.scenarios import Outcome, Scenario, faults, normal, simulate
+from bench.simulation.scenarios import Outcome, Scenario, faults, laboratory, normal, simulate
 
 MIB = 1024 * 1024
 
@@ -39,6 +39,11 @@ def test_each_uplink_is_used_once_and_upstream_sends_one_copy(name: str) -> None
     assert outcome.times[-1] < 1.25
     assert outcome.uploads[-1] < 1.05
     assert np.all(outcome.uploads >= 0)
+
+
+def test_the_scenes_of_the_laboratory_count_packet_headers_and_longer_hops() -> None:
+    times = [simulate(laboratory(hop)[0]).times[-1] for hop in (0.02, 0.2)]
+    assert 1514 / 1448 < times[0] < times[1] < 1.3
 
 
 @pytest.mark.parametrize(
