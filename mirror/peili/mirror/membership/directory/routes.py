@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -27,6 +28,8 @@ from peili.mirror.tls.peer_tls import PEER_NAMES, peer_identity
 
 _MAX_REQUESTS = 256
 """How many messages are read at the same time. Further ones are answered with 429."""
+_MAX_CACHED = 4096
+"""How many texts of addresses are remembered. To parse one takes a third of the time that a message takes."""
 
 
 class DirectoryRoutes:
@@ -153,9 +156,9 @@ def _is_from(peer: Peer, identity: str, request: Request) -> bool:
     certified: Collection[str] | None = request.scope.get(PEER_NAMES)
     if certified is not None and not {each.lower() for each in certified}.isdisjoint(_names(peer)):
         return True
-    addresses = [_ip_address(urlsplit(url).hostname or "") for url in peer.urls]
+    addresses = _addresses(peer.urls)
     is_named = certified is None and None in addresses
-    return is_named or (request.client is not None and _ip_address(request.client.host) in {*addresses} - {None})
+    return is_named or (request.client is not None and _ip_address(request.client.host) in addresses - {None})
 
 
 def _names(peer: Peer) -> set[str]:
@@ -164,6 +167,13 @@ def _names(peer: Peer) -> set[str]:
     return hosts if peer.tls_name is None else {peer.tls_name.lower()}
 
 
+@lru_cache(_MAX_CACHED)
+def _addresses(urls: tuple[str, ...]) -> frozenset[IPv4Address | IPv6Address | None]:
+    """Return the addresses in the URLs of a peer, and None if one of them has a name."""
+    return frozenset(_ip_address(urlsplit(url).hostname or "") for url in urls)
+
+
+@lru_cache(_MAX_CACHED)
 def _ip_address(text: str) -> IPv4Address | IPv6Address | None:
     with suppress(ValueError):
         address = ip_address(text.partition("%")[0])
