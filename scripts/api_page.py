@@ -39,6 +39,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "open_in_thread Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
         "Resolvers": "Resolver ResolverLoader",
+        "Registries": "ApiRoot RootFinder default_roots",
         "Metrics": "Collector Family Distribution",
         "Errors": "PeiliError NotFound Unavailable StoreUnavailable RouterUnavailable PeerUnavailable Aborted "
         "ConfigError PluginNotFound ListenError",

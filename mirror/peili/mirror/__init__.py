@@ -66,6 +66,7 @@ from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
 from peili.mirror.tls.peer_keys import PeerKeys
 from peili.mirror.tls.peer_tls import PeerCertificates, PeerTLS, TLSContexts, peer_identity
+from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
 __all__ = [
     "IDENTITY_HEADER",
@@ -77,6 +78,7 @@ __all__ = [
     "Aborted",
     "Address",
     "AddressKinds",
+    "ApiRoot",
     "Auth",
     "Backoff",
     "Broadcast",
@@ -119,6 +121,7 @@ __all__ = [
     "Reference",
     "Resolver",
     "ResolverLoader",
+    "RootFinder",
     "Router",
     "RouterUnavailable",
     "Selection",
@@ -138,6 +141,7 @@ __all__ = [
     "base_url",
     "check_registries",
     "clients_in",
+    "default_roots",
     "detect_media_type",
     "http_protocol",
     "is_cancelled",

@@ -112,6 +112,7 @@ class Lifecycle:
         """Enter the plug-ins. Return when each was tried once, or after ``limits.start_timeout`` seconds."""
         await self._stack.enter_async_context(refreshing(self._peer_tls, self._context.log))
         await self._stack.enter_async_context(self._context.client)
+        await self._stack.enter_async_context(self._context.upstream)
         self._tasks.start(self._background(self._context))
         self._relay.start()
         await self._enter()

@@ -50,6 +50,8 @@ from peili.mirror.status import StatusParts
 from peili.mirror.support.log_lines import LineLogger
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
+from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.roots import RootFinder, default_roots
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -91,6 +93,8 @@ class Mirror:
         extensions: Other plug-ins that run with the mirror, for example `ContainerdHosts`. They are entered after the
             store, the router and the resolver, and exited before them, already by `drain`. If one fails or is not
             ready, the rest works as usual.
+        upstream_roots: Finds the API of a registry, for the few questions that are asked upstream. It runs in a thread,
+            and what it returns is used for half a minute. By default `default_roots`.
         limits: The bounds of the mirror.
         log: The logger of all its parts. By default ``peili``. Each message is one line of at most 2,000 characters.
 
@@ -136,6 +140,7 @@ class Mirror:
         default_registry: str | None = None,
         verify: bool = True,
         extensions: Iterable[Plugin] = (),
+        upstream_roots: RootFinder = default_roots,
         limits: Limits | None = None,
         log: logging.Logger | None = None,
     ) -> None:
@@ -148,7 +153,13 @@ class Mirror:
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl, add_headers=self._spans.inject)
         self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
-        self._context = self._new_context(store, router, client, Selection(registries, exclude))
+        upstream = UpstreamClient(
+            self.limits,
+            roots=upstream_roots,
+            log=self.log.getChild("upstream"),
+            count=self.metrics.upstream_requests.add,
+        )
+        self._context = self._new_context(store, router, client, upstream, Selection(registries, exclude))
         self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._relay = Relay(self._context, self.metrics, self._incoming, verify=verify)
@@ -157,7 +168,9 @@ class Mirror:
         self._peer_door = PeerDoor(peer, default_registry, self._incoming)
         self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
-    def _new_context(self, store: Store, router: Router, client: PeerClient, selection: Selection) -> Context:
+    def _new_context(
+        self, store: Store, router: Router, client: PeerClient, upstream: UpstreamClient, selection: Selection
+    ) -> Context:
         return Context(
             identity=self.identity.id,
             listening=lambda: wait_until_listening(lambda: self.identity, client, self.limits, self.log),
@@ -167,6 +180,7 @@ class Mirror:
             selection=selection,
             limits=self.limits,
             log=self.log,
+            upstream=upstream,
             limited=self.metrics.limited.add,
             granted=self.metrics.grants.add,
             in_flight=self._incoming.state,

@@ -272,13 +272,19 @@ class Metrics(DoorCounters):
             "limit",
             initial=[(each,) for each in _LIMITS],
         )
+        self.upstream_requests = Counts(
+            "peili_upstream_requests_total",
+            "Questions that this host asked a registry (it never fetches content from one), by endpoint of the API and "
+            "by answer.",
+            *("endpoint", "answer"),
+        )
         self.clients = RuntimeClients()
 
     def families(self) -> list[Family]:
         """Return all counters with their current values. May be called from any thread."""
         counters = (
             *(self.failures, self.quarantines, self.unverified),
-            *(self.lookups, self.lookup_seconds, self.grants, self.limited),
+            *(self.lookups, self.lookup_seconds, self.grants, self.limited, self.upstream_requests),
         )
         return [
             *self.door_families(),

@@ -26,6 +26,7 @@ from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
+from peili.mirror.upstream.client import UpstreamClient
 
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default
@@ -418,6 +419,7 @@ class Context:
         selection: The registries and repositories that the mirror is for.
         limits: The bounds of the mirror.
         log: The plug-in's own logger.
+        upstream: Asks registries.
         limited: Counts in the mirror's metrics that a limit was reached. Its argument is the name of the limit.
         granted: Counts what this host, as a home, answered to a host that asked from where to get content.
         in_flight: Returns how the content of a digest arrives at this host, as far as the mirror knows without the
@@ -432,6 +434,7 @@ class Context:
     selection: Selection
     limits: Limits
     log: logging.Logger
+    upstream: UpstreamClient = field(default_factory=UpstreamClient)
     limited: Callable[[str], None] = lambda _: None
     granted: Callable[[str], None] = lambda _: None
     in_flight: Callable[[Digest], InFlight | None] = lambda _: None

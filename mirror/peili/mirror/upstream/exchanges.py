@@ -1,0 +1,61 @@
+"""One request to a registry and its response, as values. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class ExchangeFailed(Exception):
+    """There was no response that can be used. The message says why, without addresses of redirects."""
+
+
+class TooLarge(ExchangeFailed):
+    """The body of the response is larger than allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request.
+
+    Attributes:
+        method: HEAD or GET.
+        url: The URL.
+        headers: The headers that every host may see.
+        authorization: The Authorization header, for the origin of `url` only.
+        most: The largest body of the response in bytes.
+        stops_at_other_host: Return a redirect to another host as the reply.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    authorization: str | None
+    most: int
+    stops_at_other_host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryReply:
+    """A response of a registry.
+
+    Attributes:
+        status: The status code.
+        headers: The headers, with names in lower case. Equal ones are joined with a comma.
+        challenges: The values of all WWW-Authenticate headers.
+        body: The body; empty for HEAD.
+        location: Where a redirect leads to that was not followed.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    challenges: Sequence[str] = ()
+    body: bytes = b""
+    location: str | None = None
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether the registry says only where the content is."""
+        return self.status in _REDIRECTS

@@ -1,0 +1,106 @@
+"""What the client knows about each registry: where its API is, how it challenges, and when it wants no request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from functools import partial
+
+from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.challenges import Challenge
+from peili.mirror.upstream.roots import ApiRoot, RootFinder
+
+_MOST_REGISTRIES = 256
+_ROOTS_TTL = 30.0
+"""Seconds for which the roots of a registry are remembered. Their files may change."""
+_CHALLENGE_TTL = 600.0
+"""Seconds for which it is remembered how a registry challenges. If it does not answer then, the old answer stays."""
+_LONGEST_PAUSE = 60.0
+"""Seconds for which a registry is not asked at most because it said so."""
+
+
+@dataclass(slots=True)
+class KnownRegistry:
+    """What is known about one registry.
+
+    Attributes:
+        challenge: How it challenges; None if it does not.
+        challenger: The root that challenged last. Tokens are for this one only.
+        asking: Held while the registry is asked how it challenges.
+    """
+
+    challenge: Challenge | None = None
+    challenger: ApiRoot | None = None
+    asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _roots: tuple[ApiRoot, ...] = ()
+    _roots_until: float = 0.0
+    _challenge_until: float | None = None
+    _paused_until: float = 0.0
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the registry has said how it challenges."""
+        return self._challenge_until is not None
+
+    @property
+    def is_challenge_fresh(self) -> bool:
+        """Whether the registry need not be asked again how it challenges."""
+        return self._challenge_until is not None and time.monotonic() < self._challenge_until
+
+    def keep_challenge(self) -> None:
+        """Remember `challenge`, which the registry has just said."""
+        self._challenge_until = time.monotonic() + _CHALLENGE_TTL
+
+    def pause(self) -> float:
+        """Return for how many seconds the registry wants no request; zero or less if it may be asked."""
+        return self._paused_until - time.monotonic()
+
+    def pause_for(self, seconds: float) -> None:
+        """Ask nothing for this time, but for no longer than a minute."""
+        self._paused_until = time.monotonic() + min(seconds, _LONGEST_PAUSE)
+
+    async def roots(self, find: RootFinder, registry: str, threads: DaemonThreads) -> tuple[ApiRoot, ...]:
+        """Return where the API of `registry` is. Raises what `find` raises."""
+        if time.monotonic() >= self._roots_until:
+            self._roots = tuple(await threads.run(partial(find, registry)))
+            self._roots_until = time.monotonic() + _ROOTS_TTL
+        return self._roots
+
+
+class KnownRegistries:
+    """The registries that were asked. Of many, those are forgotten that were not used for longest.
+
+    Args:
+        find_roots: Finds the API of a registry.
+        threads: Calls it.
+        log: Receives its errors.
+    """
+
+    def __init__(self, find_roots: RootFinder, threads: DaemonThreads, log: logging.Logger) -> None:
+        self._find_roots = find_roots
+        self._threads = threads
+        self._log = log
+        self._known: OrderedDict[str, KnownRegistry] = OrderedDict()
+
+    def get(self, registry: str) -> KnownRegistry:
+        """Return what is known about `registry`."""
+        known = self._known.setdefault(registry.lower(), KnownRegistry())
+        self._known.move_to_end(registry.lower())
+        if len(self._known) > _MOST_REGISTRIES:
+            self._known.popitem(last=False)
+        return known
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
+    async def roots(self, registry: str) -> tuple[ApiRoot, ...]:
+        """Return where the API of `registry` is; nothing if that can't be found out, which is logged."""
+        try:
+            return await self.get(registry).roots(self._find_roots, registry, self._threads)
+        except Exception:  # noqa: BLE001 - a function of the host agent, which may raise anything
+            self._log.exception("%s: where its API is could not be found out", registry)
+            return ()

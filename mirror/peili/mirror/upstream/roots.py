@@ -1,0 +1,86 @@
+"""Where the API of a registry is, as a container runtime would find it without further configuration."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+from urllib.parse import urlsplit
+
+_DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+"""The registries whose API is at another host."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRoot:
+    """The root of a registry's API.
+
+    Attributes:
+        url: The URL up to and with ``/v2``, without a slash at its end.
+        ca: Files with the certificates of authorities; empty for those of the system.
+        client: Pairs of files: a certificate that is shown to the registry, and its private key.
+        skip_verify: Accept every certificate.
+        headers: Headers that each request gets.
+
+    Raises:
+        ValueError: The URL is not an http or https URL, or it has a user, a query or a fragment.
+    """
+
+    url: str
+    ca: tuple[Path, ...] = ()
+    client: tuple[tuple[Path, Path], ...] = ()
+    skip_verify: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        _ = parts.port  # raises ValueError if it is not a port
+        is_plain = not (parts.query or parts.fragment or parts.username or parts.password)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain or self.url.endswith("/"):
+            raise ValueError(f"not the root of an API: {self.url[:80]!a}; right is https://HOST/v2")
+
+    @classmethod
+    def of(cls, url: str, **options: object) -> ApiRoot:
+        """Return the root below the URL of a registry; ``/v2`` is added to it unless it ends so.
+
+        Args:
+            url: The URL, such as ``https://registry.example:5000``.
+            options: The other attributes.
+
+        Raises:
+            ValueError: `url` is malformed.
+        """
+        url = url.rstrip("/")
+        return cls(url if url.endswith("/v2") else f"{url}/v2", **options)  # type: ignore[arg-type]
+
+
+RootFinder: TypeAlias = Callable[[str], Sequence[ApiRoot]]
+"""Returns the roots at which the API of a registry is asked for, in this order. It runs in a thread and may block."""
+
+
+def default_roots(registry: str) -> Sequence[ApiRoot]:
+    """Return the root of a registry that nobody has configured.
+
+    It is ``https://REGISTRY/v2``, but that of ``docker.io`` is at another host, and a registry on this host has plain
+    HTTP, as with containerd.
+
+    Args:
+        registry: The host name of the registry, with or without a port.
+
+    Raises:
+        ValueError: `registry` is not a host name.
+    """
+    scheme = "http" if _is_local(registry) else "https"
+    return (ApiRoot(f"{scheme}://{_DOCKER_HUB.get(registry.lower(), registry)}/v2"),)
+
+
+def _is_local(registry: str) -> bool:
+    parts = urlsplit(f"//{registry}")
+    if parts.hostname == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return False

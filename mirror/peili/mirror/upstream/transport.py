@@ -1,0 +1,166 @@
+"""One exchange with a registry over HTTP: connections, certificates, proxies, redirects and bounds.
+
+It uses httpx, which knows proxies. Connections to peers have a client of their own, which is faster.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from pathlib import Path
+from typing import TypeAlias
+
+import httpx
+
+from peili.mirror.limits import Limits
+from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, RegistryReply, TooLarge
+from peili.mirror.upstream.roots import ApiRoot
+
+_MOST_REDIRECTS = 5
+_KEEP_ALIVE = 30.0
+"""Seconds for which an unused connection is kept."""
+_UNUSED_CONNECTIONS = 4
+_MOST_POOLS = 64
+"""Registries with certificates of their own that are used at the same time."""
+_USER_AGENT = "peili"
+_LONGEST_REASON = 200
+
+_Trust: TypeAlias = tuple[bool, tuple[Path, ...], tuple[tuple[Path, Path], ...], bool]
+"""What the TLS context depends on. Roots that have it in common share a pool of connections."""
+
+
+class RegistryTransport:
+    """Sends requests to registries. Used on one event loop. Call `aclose` at the end.
+
+    The variables ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` are honoured. No other configuration
+    of this host's user is read, for example no ``.netrc``.
+
+    Args:
+        limits: ``connect_timeout`` and ``upstream_requests``, the number of connections.
+        threads: Reads certificates.
+    """
+
+    def __init__(self, limits: Limits, threads: DaemonThreads) -> None:
+        self._limits = limits
+        self._threads = threads
+        self._pools: dict[_Trust, httpx.AsyncClient] = {}
+        self._is_closed = False
+
+    async def aclose(self) -> None:
+        """Close all connections. Requests that are under way fail. Idempotent."""
+        self._is_closed = True
+        while self._pools:
+            await self._pools.popitem()[1].aclose()
+
+    async def send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply:
+        """Send a request, follow its redirects, and read the response. The caller bounds the time.
+
+        A redirect to another host is followed without the Authorization header, and never from https to http. One from
+        http to https fails, because such a registry has no authority.
+
+        Raises:
+            ExchangeFailed: There is no response that can be used.
+        """
+        try:
+            return await self._send(await self._pool(root), exchange)
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, ImportError, ValueError) as error:
+            raise ExchangeFailed(_reason(error)) from error
+
+    async def _send(self, pool: httpx.AsyncClient, exchange: Exchange) -> RegistryReply:
+        url, origin = httpx.URL(exchange.url), _origin(httpx.URL(exchange.url))
+        for _ in range(_MOST_REDIRECTS + 1):
+            headers = dict(exchange.headers)
+            if exchange.authorization is not None and _origin(url) == origin:
+                headers["Authorization"] = exchange.authorization
+            async with _response(pool, exchange.method, url, headers) as response:
+                location = response.headers.get("location") if response.has_redirect_location else None
+                if location is None:
+                    return await _reply(response, exchange)
+            following = url.join(location)
+            if following.scheme not in {"http", "https"} or (url.scheme == "https" and following.scheme == "http"):
+                raise ExchangeFailed("it redirects from https to another scheme")
+            if exchange.stops_at_other_host and _origin(following) != origin:
+                return RegistryReply(response.status_code, {}, location=str(following))
+            url = following
+        raise ExchangeFailed(f"it redirects more than {_MOST_REDIRECTS} times")
+
+    async def _pool(self, root: ApiRoot) -> httpx.AsyncClient:
+        trust: _Trust = (root.url.startswith("https:"), root.ca, root.client, root.skip_verify)
+        if trust not in self._pools:
+            context = await self._threads.run(partial(_tls_context, trust))
+            if len(self._pools) >= _MOST_POOLS:
+                raise ExchangeFailed(f"more than {_MOST_POOLS} registries have certificates of their own")
+            if self._is_closed:
+                raise ExchangeFailed("the mirror is not running")
+            self._pools.setdefault(trust, self._new_pool(context))  # another task may have been faster
+        return self._pools[trust]
+
+    def _new_pool(self, context: ssl.SSLContext) -> httpx.AsyncClient:
+        most = self._limits.upstream_requests
+        return httpx.AsyncClient(
+            verify=context,
+            # One requester's cookies are not for the next one.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+            limits=httpx.Limits(
+                max_connections=most,
+                max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
+                keepalive_expiry=_KEEP_ALIVE,
+            ),
+            timeout=httpx.Timeout(None, connect=self._limits.connect_timeout),  # the caller bounds the rest
+        )
+
+
+@asynccontextmanager
+async def _response(
+    pool: httpx.AsyncClient, method: str, url: httpx.URL, headers: Mapping[str, str]
+) -> AsyncGenerator[httpx.Response]:
+    response = await pool.send(pool.build_request(method, url, headers=headers), stream=True)
+    try:
+        yield response
+    finally:
+        await response.aclose()
+
+
+async def _reply(response: httpx.Response, exchange: Exchange) -> RegistryReply:
+    body = bytearray()
+    if exchange.method != "HEAD":
+        if response.headers.get("content-encoding", "identity") != "identity":
+            raise ExchangeFailed("it compresses its answer, although it was not asked to")
+        async for piece in response.aiter_raw():
+            body += piece
+            if len(body) > exchange.most:
+                raise TooLarge(f"its answer is larger than {exchange.most} bytes")
+    challenges = response.headers.get_list("www-authenticate")
+    return RegistryReply(response.status_code, dict(response.headers), challenges, bytes(body))
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    ports = {"http": 80, "https": 443}
+    return (url.scheme, url.host, url.port or ports.get(url.scheme))
+
+
+def _tls_context(trust: _Trust) -> ssl.SSLContext:
+    """Return the context for connections. Blocks. Raises OSError if a file can't be read or has no certificate."""
+    is_used, authorities, client, skip_verify = trust
+    if not is_used:
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the system's authorities take long to load
+    context = ssl.create_default_context()  # the system's authorities, also if there are more
+    for file in authorities:
+        context.load_verify_locations(cafile=file)
+    for certificate, key in client:
+        context.load_cert_chain(certificate, key)
+    if skip_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _reason(error: Exception) -> str:
+    """Return one line that says what went wrong."""
+    text = " ".join(str(error).split())
+    name = type(error).__name__
+    return f"{name}: {text[:_LONGEST_REASON]}" if text else name

@@ -1,0 +1,288 @@
+"""`UpstreamClient` asks registries over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from dataclasses import replace
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+from tests.mirror.upstream.registries import (
+    BY_TAG,
+    DIGEST,
+    HASTY,
+    HEADERS,
+    MANIFEST,
+    PATIENT,
+    WITH_TOKEN,
+    SmallRegistry,
+    registries,
+)
+from tests.support.neighbours import refusing_url, served, until
+
+from peili.mirror import Descriptor, Digest
+from peili.mirror.oci.references import OCI_MANIFEST
+from peili.mirror.oci.requests import Endpoint
+from peili.mirror.upstream.answers import Absent, Answer, Challenged, Denied, Fetched, Readable, Unreachable
+from peili.mirror.upstream.challenges import Challenge
+from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.roots import ApiRoot
+
+pytestmark = pytest.mark.anyio
+
+BEARER = Challenge("Bearer", {"realm": "https://auth.example/token", "service": "registry.example"})
+CHALLENGE = {"WWW-Authenticate": str(BEARER)}
+READABLE = Readable(Descriptor(OCI_MANIFEST, DIGEST, len(MANIFEST)))
+OTHER = Digest.of(b"other")
+BLOB = replace(BY_TAG, endpoint=Endpoint.BLOB, reference=str(OTHER))
+TAGS = replace(BY_TAG, endpoint=Endpoint.TAGS, reference="list")
+PATH = "/v2/acme/demo/manifests/v1"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [
+        (200, HEADERS, READABLE),
+        (200, {**HEADERS, "Content-Type": f"{OCI_MANIFEST}; charset=utf-8"}, READABLE),
+        (200, {"Content-Type": OCI_MANIFEST}, READABLE),  # without a digest, which is then calculated
+        (401, CHALLENGE, Challenged(BEARER)),
+        (401, {}, Denied("401 without a challenge")),
+        (403, {}, Denied("it answered 403")),
+        (404, {}, Absent()),
+        (429, {"Retry-After": "7"}, Unreachable("it answered 429", 7)),
+        (429, {}, Unreachable("it answered 429")),
+        (503, {"Retry-After": "later"}, Unreachable("it answered 503")),
+        (200, {**HEADERS, "Docker-Content-Digest": "sha256:1"}, Denied),
+        (200, {**HEADERS, "Content-Type": "no type"}, Denied),
+        (307, {"Location": "/v2/"}, READABLE),
+        (307, {"Location": PATH}, Unreachable),  # it never ends
+        (307, {"Location": "file:///etc/passwd"}, Unreachable),
+    ],
+)
+async def test_each_response_has_a_meaning(status: int, headers: dict[str, str], expected: Answer | type) -> None:
+    registry = SmallRegistry()
+    registry.answers[PATH] = (status, headers, MANIFEST)
+    async with registries(registry) as client:
+        answer = await client.ask(BY_TAG)
+    assert answer == expected or (isinstance(expected, type) and isinstance(answer, expected)), answer
+
+
+async def test_another_digest_than_the_one_that_was_asked_for_is_refused() -> None:
+    async with registries(SmallRegistry()) as client:
+        assert isinstance(await client.ask(replace(BY_TAG, reference=str(OTHER))), Denied)
+        assert await client.ask(replace(BY_TAG, reference=str(DIGEST))) == READABLE
+
+
+async def test_the_registry_is_asked_for_manifests_with_the_requesters_rights() -> None:
+    registry = SmallRegistry()
+    async with registries(registry) as client:
+        await client.ask(WITH_TOKEN)
+    assert registry.asked == [("HEAD", PATH, "Bearer secret")]
+    assert "secret" not in repr(WITH_TOKEN)
+
+
+async def test_a_redirect_to_another_host_does_not_get_the_rights() -> None:
+    registry, other = SmallRegistry(), SmallRegistry()
+    async with registries(registry) as client, served(other) as url:
+        registry.answers[PATH] = (307, {"Location": "/v2/acme/moved"}, b"")
+        registry.answers["/v2/acme/moved"] = (307, {"Location": f"{url}/there?signature=s"}, b"")
+        assert await client.ask(WITH_TOKEN) == READABLE
+    assert [each[2] for each in registry.asked] == ["Bearer secret"] * 2
+    assert other.asked == [("HEAD", "/there", None)]
+
+
+async def test_a_blob_that_is_at_another_host_is_found_there_by_nobody() -> None:
+    """A signed URL is often for GET only, so HEAD would be refused there."""
+    registry, storage = SmallRegistry(), SmallRegistry(403)
+    async with registries(registry) as client, served(storage) as url:
+        registry.default = (307, {"Location": f"{url}/signed"}, b"")
+        assert await client.ask(BLOB) == Readable(None)
+    assert storage.asked == []
+
+
+async def test_a_registry_that_does_not_answer_in_time_is_unreachable() -> None:
+    registry = SmallRegistry()
+    registry.open.clear()
+    async with registries(registry, limits=HASTY) as client:
+        assert await client.ask(BY_TAG) == Unreachable("no answer in 0.2 s")
+        assert isinstance(await client.challenge("registry.example"), Unreachable)
+
+
+async def test_the_questions_at_the_same_time_are_bounded() -> None:
+    registry = SmallRegistry()
+    registry.open.clear()
+    async with registries(registry, limits=replace(PATIENT, upstream_requests=2)) as client:
+        asking = [asyncio.create_task(client.ask(BY_TAG)) for _ in range(5)]
+        await until(lambda: len(registry.asked) == 2)
+        registry.open.set()
+        assert await asyncio.gather(*asking) == [READABLE] * 5
+    assert registry.most_at_once == 2
+
+
+async def test_waiting_for_a_free_connection_counts() -> None:
+    registry = SmallRegistry()
+    registry.open.clear()
+    async with registries(registry, limits=replace(HASTY, upstream_requests=1)) as client:
+        answers = await asyncio.gather(*(client.ask(BY_TAG) for _ in range(5)))
+    assert answers == [Unreachable("no answer in 0.2 s")] * 5
+
+
+async def test_nobody_there_or_not_running_is_unreachable() -> None:
+    client = UpstreamClient(PATIENT, roots=lambda _: [ApiRoot.of(refusing_url())])
+    assert await client.ask(BY_TAG) == Unreachable("this mirror is not running")
+    async with client:
+        assert isinstance(await client.ask(BY_TAG), Unreachable)
+    assert isinstance(await client.ask(BY_TAG), Unreachable)
+
+
+async def test_a_registry_whose_api_is_not_found_is_unreachable(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(registry: str) -> list[ApiRoot]:
+        raise RuntimeError(f"no file for {registry}")
+
+    async with UpstreamClient(PATIENT, roots=fail) as client:
+        assert isinstance(await client.ask(BY_TAG), Unreachable)
+        assert isinstance(await client.fetch(TAGS), Unreachable)
+    assert "where its API is could not be found out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "expected"),
+    [(200, {}, None), (401, CHALLENGE, BEARER), (401, {"WWW-Authenticate": "Negotiate"}, None), (404, {}, None)],
+)
+async def test_a_registry_is_asked_once_how_it_challenges(
+    status: int, headers: dict[str, str], expected: Challenge | None
+) -> None:
+    registry = SmallRegistry(status, headers)
+    async with registries(registry) as client:
+        assert await asyncio.gather(*(client.challenge("registry.example") for _ in range(5))) == [expected] * 5
+        assert await client.challenge("Registry.Example") == expected
+    assert registry.asked == [("GET", "/v2/", None)]
+
+
+async def test_how_a_registry_challenges_is_asked_again_after_a_failure() -> None:
+    registry = SmallRegistry(503)
+    async with registries(registry) as client:
+        assert isinstance(await client.challenge("registry.example"), Unreachable)
+        registry.default = (401, CHALLENGE, b"")
+        assert await client.challenge("registry.example") == BEARER
+
+
+async def test_a_registry_that_wants_no_request_gets_none() -> None:
+    registry = SmallRegistry(429, {"Retry-After": formatdate(time.time() + 100, usegmt=True)})
+    async with registries(registry) as client:
+        assert isinstance(await client.ask(BY_TAG), Unreachable)
+        again = await client.ask(BY_TAG)
+    assert len(registry.asked) == 1
+    assert isinstance(again, Unreachable)
+    assert again.retry_after is not None
+
+
+async def test_the_mirrors_of_a_registry_are_asked_first() -> None:
+    mirror, registry = SmallRegistry(404), SmallRegistry()
+    async with registries(mirror, registry) as client:
+        assert await client.ask(BY_TAG) == READABLE
+        mirror.default = (500, {}, b"")
+        assert await client.ask(BY_TAG) == READABLE
+        mirror.default = (200, HEADERS, MANIFEST)
+        assert await client.ask(BY_TAG) == READABLE
+    assert (mirror.heads, registry.heads) == (3, 2)
+
+
+async def test_a_token_is_only_for_the_root_that_challenged() -> None:
+    mirror, registry = SmallRegistry(404), SmallRegistry(401, CHALLENGE)
+    mirror.answers["/v2/"] = (200, {}, b"")
+    async with registries(mirror, registry) as client:
+        assert await client.ask(BY_TAG) == Challenged(BEARER)
+        registry.default = (200, HEADERS, MANIFEST)
+        registry.answers["/v2/"] = (401, CHALLENGE, b"")
+        assert await client.ask(WITH_TOKEN) == READABLE
+    assert [each[2] for each in mirror.asked if each[2]] == []
+    assert registry.asked[-1] == ("HEAD", PATH, "Bearer secret")
+
+
+async def test_the_pages_of_a_list_are_read() -> None:
+    registry = SmallRegistry()
+    first, second = b'{"tags": ["a"]}', b'{"tags": ["b"]}'
+    registry.answers["/v2/acme/demo/tags/list"] = (200, {"Link": '</v2/page2?n=1&last=a>; rel="next"'}, first)
+    registry.answers["/v2/page2"] = (200, {}, second)
+    async with registries(registry) as client:
+        assert await client.fetch(TAGS) == Fetched((first, second))
+    async with registries(registry, limits=replace(PATIENT, upstream_answer=len(first))) as client:
+        assert isinstance(await client.fetch(TAGS), Denied)
+
+
+async def test_a_page_at_another_host_is_not_read() -> None:
+    registry, other = SmallRegistry(), SmallRegistry()
+    async with registries(registry) as client, served(other) as url:
+        registry.default = (200, {"Link": f"<{url}/next>; rel=next"}, b"{}")
+        assert await client.fetch(replace(TAGS, authorization="Bearer secret")) == Fetched((b"{}",))
+    assert other.asked == []
+
+
+async def test_a_compressed_answer_is_not_read() -> None:
+    registry = SmallRegistry(200, {"Content-Encoding": "gzip"}, b"\x1f\x8b")
+    async with registries(registry) as client:
+        assert isinstance(await client.fetch(TAGS), Unreachable)
+
+
+async def test_a_cookie_is_not_sent_to_the_registry_again() -> None:
+    seen: list[str | None] = []
+    registry = SmallRegistry()
+    registry.default = (200, {**HEADERS, "Set-Cookie": "session=1; Path=/"}, MANIFEST)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(Request(scope).headers.get("cookie"))
+        await registry(scope, receive, send)
+
+    async with served(app) as url, UpstreamClient(PATIENT, roots=lambda _: [ApiRoot.of(url)]) as client:
+        assert await client.ask(WITH_TOKEN) == READABLE
+        assert await client.ask(BY_TAG) == READABLE
+    assert seen == [None, None]
+
+
+async def test_requests_are_counted() -> None:
+    registry = SmallRegistry()
+    counted: Counter[tuple[str, str]] = Counter()
+    async with served(registry) as url:
+        client = UpstreamClient(
+            PATIENT, roots=lambda _: [ApiRoot.of(url)], count=lambda *labels: counted.update([labels])
+        )
+        async with client:
+            await client.ask(BY_TAG)
+            await client.challenge("registry.example")
+            registry.default = (404, {}, b"")
+            await client.ask(BLOB)
+    assert counted == {("manifests", "readable"): 1, ("base", "fetched"): 1, ("blobs", "absent"): 1}
+
+
+async def test_proxies_are_used_and_netrc_is_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine registry.example login user password secret\n")
+    netrc.chmod(0o600)
+    proxy = SmallRegistry()
+    async with served(proxy) as url:
+        monkeypatch.setenv("NETRC", str(netrc))
+        monkeypatch.setenv("HTTP_PROXY", url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with UpstreamClient(PATIENT, roots=lambda name: [ApiRoot.of(f"http://{name}")]) as client:
+            assert await client.ask(BY_TAG) == READABLE
+            assert isinstance(await client.ask(replace(BY_TAG, registry="127.0.0.1:1")), Unreachable)
+    assert [each[2] for each in proxy.asked] == [None]
+
+
+async def test_a_question_can_be_cancelled_and_asked_again() -> None:
+    registry = SmallRegistry()
+    registry.open.clear()
+    async with registries(registry, limits=replace(PATIENT, upstream_requests=1)) as client:
+        asking = asyncio.create_task(client.ask(BY_TAG))
+        await until(lambda: bool(registry.asked))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        registry.open.set()
+        assert await client.ask(BY_TAG) == READABLE
