@@ -38,11 +38,11 @@ PUBLIC: dict[str, dict[str, str]] = {
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular open_below "
         "open_in_thread Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
-        "Resolvers": "Resolver ResolverLoader",
+        "Resolvers": "Resolver Resolution Requester ResolverLoader",
         "Registries": "ApiRoot RootFinder default_roots",
         "Metrics": "Collector Family Distribution",
         "Errors": "PeiliError NotFound Unavailable StoreUnavailable RouterUnavailable PeerUnavailable Aborted "
-        "ConfigError PluginNotFound ListenError",
+        "ConfigError PluginNotFound ListenError AuthorizationRequired",
     },
     "peili.mirror.testing": {
         "Conformance kits": "check_store check_content check_router check_membership_router check_resolver "

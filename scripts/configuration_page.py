@@ -21,7 +21,7 @@ from typing import Any
 
 from scripts.generated import ROOT, write_or_check
 
-from peili.adapters.standalone import settings
+from peili.adapters.standalone import settings, upstreams
 from peili.adapters.standalone.config import SECTIONS, Config, known_keys, load_plugin
 from peili.adapters.standalone.door_options import TLSOptions
 from peili.mirror import RESOLVERS, ROUTERS, STORES, Limits, Options, Plugins
@@ -122,7 +122,9 @@ def page() -> str:
     examples = Examples()
     parts = [INTRODUCTION]
     for section in SECTIONS:
-        if section == "limits":
+        if section == "upstream":
+            parts.append(_table('[upstream."REGISTRY"]', _upstream_rows(examples)))
+        elif section == "limits":
             parts.append(_table("[limits]", _limit_rows(examples)))
         else:
             parts.append(_table(f"[{section}]", _section_rows(section, examples)))
@@ -158,6 +160,15 @@ def _tls_rows(examples: Examples) -> list[Row]:
     table = next(each for each in asked if each.within == "tls")
     known = tuple(each.name for each in fields(TLSOptions))
     return [_row(key, table.keys[key], f"peer.tls.{key}", examples) for key in known]
+
+
+def _upstream_rows(examples: Examples) -> list[Row]:
+    ((registry, table),) = examples.tables["upstream"].items()
+    with recording() as asked:
+        Config.load({"upstream": {registry: settings.Setting({"ca": table["ca"]}, "example")}})
+    found = next(each for each in asked if each.known == upstreams.KEYS)
+    found.keys["url"] = (None, "")  # its default depends on the registry
+    return [_row(key, found.keys[key], f'upstream."{registry}.{key}', examples) for key in upstreams.KEYS]
 
 
 def _limit_rows(examples: Examples) -> list[Row]:

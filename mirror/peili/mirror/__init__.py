@@ -10,6 +10,7 @@ from peili.mirror.content.inventory import Inventory
 from peili.mirror.doors.middleware import Auth, clients_in, loopback_only
 from peili.mirror.errors import (
     Aborted,
+    AuthorizationRequired,
     ConfigError,
     FailureReason,
     ListenError,
@@ -38,6 +39,7 @@ from peili.mirror.oci.references import (
     looks_like_registry,
     parse_key,
 )
+from peili.mirror.oci.requests import Requester
 from peili.mirror.oci.selection import Selection, check_registries
 from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, UnreachablePeer, base_url, is_identity
@@ -48,6 +50,7 @@ from peili.mirror.plugins.interfaces import (
     Lease,
     LeaseEnd,
     Plugin,
+    Resolution,
     Resolver,
     ResolverLoader,
     Router,
@@ -80,6 +83,7 @@ __all__ = [
     "AddressKinds",
     "ApiRoot",
     "Auth",
+    "AuthorizationRequired",
     "Backoff",
     "Broadcast",
     "Collector",
@@ -119,6 +123,8 @@ __all__ = [
     "Plugins",
     "PushRouter",
     "Reference",
+    "Requester",
+    "Resolution",
     "Resolver",
     "ResolverLoader",
     "RootFinder",

@@ -1,6 +1,7 @@
 """All errors that peili raises on purpose.
 
     PeiliError
+      x AuthorizationRequired  the registry wants to know who asks
       x NotFound             the content does not exist here, or peili does not serve it
       + Unavailable          there is no answer now; another try may succeed
         x StoreUnavailable
@@ -48,6 +49,18 @@ class FailureReason(StrEnum):
 
 class PeiliError(Exception):
     """The base of all errors that peili raises on purpose."""
+
+
+class AuthorizationRequired(PeiliError):
+    """The registry wants to know who asks before it says what a tag means.
+
+    Attributes:
+        challenge: What the requester has to show, as the value of a WWW-Authenticate header.
+    """
+
+    def __init__(self, challenge: str) -> None:
+        self.challenge = challenge
+        super().__init__("the registry wants to know who asks")
 
 
 class NotFound(PeiliError):

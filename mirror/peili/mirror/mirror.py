@@ -23,6 +23,7 @@ from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.doors.local import LocalDoor
 from peili.mirror.doors.local_checks import RequestChecks, check_host, check_no_browser, check_same_site
 from peili.mirror.doors.middleware import (
+    RESOLVER_PATH,
     ROUTER_PATH,
     AccessCheck,
     Auth,
@@ -191,16 +192,15 @@ class Mirror:
 
             local:  RequestMetrics > RequestChecks > AccessCheck > Pacing > LocalDoor
             peer:   RequestMetrics > AccessCheck > Pacing > PeerDoor
-                                                          > PluginRouteMiddleware > a route (below ROUTER_PATH)
+                                                          > PluginRouteMiddleware > a route of a plug-in
             ops:    RequestChecks > HostHeaderCheck > Starlette
 
         `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`, which
         also checks the Host of requests to `ops`. `Pacing` is there only if a number of bytes per second is limited.
         """
         # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
-        router_routes = PluginRouteMiddleware(ExceptionMiddleware(routing.Router(self._routes())), self._context)
-        mount = routing.Mount(ROUTER_PATH, router_routes)
-        peer = routing.Router([mount, *self._peer_door.routes()], redirect_slashes=False, default=self._peer_door)
+        mounts = [self._mount(ROUTER_PATH, self._context.router), self._mount(RESOLVER_PATH, self._resolver)]
+        peer = routing.Router([*mounts, *self._peer_door.routes()], redirect_slashes=False, default=self._peer_door)
         pacers = door_pacers(self.limits, self.metrics.limited.add)
         local_checked: ASGIApp = AccessCheck(paced(self._local_door, pacers.local), LOCAL, local_auth, self._context)
         peer_checked = AccessCheck(paced(peer, pacers.peer), PEER, auth, self._context, identity=self.identity.id)
@@ -222,14 +222,14 @@ class Mirror:
         self.ops = RequestChecks(ops_app(sources, self._status_streams), [check_same_site], self._context)
         self.local_ops = RequestChecks(self.ops, [host_check], self._context)
 
-    def _routes(self) -> list[routing.BaseRoute]:
-        """Return the routes of the router; none if it fails."""
-        router = self._context.router
+    def _mount(self, path: str, plugin: Router | Resolver) -> routing.Mount:
+        """Return the routes of the router or of the resolver, below `path`; none if it fails."""
         try:
-            return list(router.routes())
+            routes = list(plugin.routes())
         except Exception:  # a plug-in may raise anything, which must not end the host agent
-            self.log.exception("%s failed to return its routes", type(router).__name__)
-            return []
+            self.log.exception("%s failed to return its routes", type(plugin).__name__)
+            routes = []
+        return routing.Mount(path, PluginRouteMiddleware(ExceptionMiddleware(routing.Router(routes)), self._context))
 
     def readiness(self) -> Mapping[str, bool]:
         """Return, for each part, whether it can do its work now. Call it on the mirror's loop.

@@ -73,6 +73,7 @@ class StatusParts:
                 for each in self.unreachable
             ],
             "runtime": self.metrics.clients.summary(),
+            "upstream_requests": self.metrics.upstream_requests.total(),
             "received": _received(accounting.totals()),
             "received_today": _received(accounting.history.today),
             "transfers": [self._transfer(each, names) for each in accounting.active() if each.repository][:_MOST_ROWS],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class MemoryStore(Store):
         self._blobs: dict[Digest, _MemoryBlob] = {}
         self._ingests: dict[Digest, MemoryIngest] = {}
         self._tags: dict[Reference, Descriptor] = {}
+        self._tagged: dict[Reference, float] = {}  # since when a tag means what it means
         self._inventory = Inventory()
         self._inventory.replace(())
 
@@ -46,6 +48,8 @@ class MemoryStore(Store):
         """Let a tag point to complete content of this store. Raises ValueError if the content is not here."""
         if descriptor.digest not in self._blobs:
             raise ValueError(f"{descriptor.digest} is not here; add() it before it is tagged")
+        if self._tags.get(reference) != descriptor:
+            self._tagged[reference] = time.time()
         self._tags[reference] = descriptor
         self._publish(reference)
 
@@ -61,6 +65,7 @@ class MemoryStore(Store):
         for each in removed:
             if isinstance(each, Reference):
                 self._tags.pop(each, None)
+                self._tagged.pop(each, None)
             else:
                 self._blobs.pop(each, None)
         self._publish(*removed)
@@ -114,6 +119,11 @@ class MemoryStore(Store):
     @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         return sorted(self._tags.items(), key=lambda item: item[0])
+
+    @override
+    async def tagged_at(self, reference: Reference) -> float | None:
+        await self.resolve(reference)
+        return self._tagged[reference]
 
     @override
     async def discard(self, digest: Digest) -> bool:

@@ -121,7 +121,7 @@ TLS = "tls = { ca = '/ca', cert = '/cert', key = '/key' }"
 HTTPS = "https://HOST:PORT or https://HOST:PORT/PATH"
 FOLDERS = "directories, as in containerd's setting config_path, such as /etc/containerd/certs.d"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd/certs.d"
-SECTIONS = "local, ops, peer, store, router, resolver, mirror, limits, hosts, log, watchdog"
+SECTIONS = "local, ops, peer, store, router, resolver, mirror, upstream, limits, hosts, log, watchdog"
 OUTSIDE = "belongs in a section: write [SECTION] above it"
 WRONG = [
     ("[routr]\nkind = 'static'", f"routr: unknown option; did you mean router? there are: {SECTIONS}"),
@@ -179,6 +179,18 @@ WRONG = [
         f"hosts.config_path: a directory that k3s and RKE2 do not generate, not {K3S}; run: ",
     ),
     ("[hosts]\nregistries = ['a/b']", "hosts.registries: host names such as docker.io, not 'a/b'"),
+    ("upstream = 1", 'upstream: a section for each registry, as in [upstream."registry.example"]'),
+    (
+        "[upstream]\nurl = 'https://a'",
+        'upstream."url": a table, as in [upstream."registry.example"]',
+    ),
+    ("[upstream.'a/b']", 'upstream."a/b": the host name of a registry, as in [upstream."registry.example"]'),
+    ("[upstream.'a.io']\nx = 1", 'upstream."a.io".x: unknown option; there are: url, ca'),
+    ("[upstream.'a.io']\nca = 'x'", "upstream.\"a.io\".ca: an absolute path, not 'x'"),
+    (
+        "[upstream.'a.io']\nurl = 'a.io'",
+        "upstream.\"a.io\".url: an http or https URL, such as https://registry.example, not 'a.io'",
+    ),
     ("[log]\nformat = 'xml'", "log.format: one of text, json, not 'xml'"),
     ("[log]\nlevel = 3", "log.level: one of debug, info, warning, error, not 3"),
     ("[watchdog]\ntimeout = -1", "watchdog.timeout: a number of seconds, 0 for off, not -1"),

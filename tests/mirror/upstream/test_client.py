@@ -249,9 +249,11 @@ async def test_requests_are_counted() -> None:
     registry = SmallRegistry()
     counted: Counter[tuple[str, str]] = Counter()
     async with served(registry) as url:
-        client = UpstreamClient(
-            PATIENT, roots=lambda _: [ApiRoot.of(url)], count=lambda *labels: counted.update([labels])
-        )
+
+        def count(endpoint: str, answer: str) -> None:
+            counted[endpoint, answer] += 1
+
+        client = UpstreamClient(PATIENT, roots=lambda _: [ApiRoot.of(url)], count=count)
         async with client:
             await client.ask(BY_TAG)
             await client.challenge("registry.example")

@@ -58,7 +58,7 @@ def test_names_do_not_clash_with_containerds_own() -> None:
         (api_pb2.Info, {"digest": 1, "size": 2}),
         (api_pb2.ReadContentRequest, {"digest": 1, "offset": 2, "size": 3}),
         (api_pb2.Status, {"ref": 3}),
-        (api_pb2.Image, {"name": 1, "target": 3}),
+        (api_pb2.Image, {"name": 1, "target": 3, "updated_at": 8}),
         (api_pb2.Envelope, {"namespace": 2, "topic": 3, "event": 4}),
         (api_pb2.Plugin, {"type": 1, "id": 2, "exports": 5, "init_err": 7}),
         (api_pb2.PluginError, {"message": 2}),

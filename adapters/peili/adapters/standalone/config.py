@@ -18,7 +18,9 @@ from typing import Any, TypeVar, cast
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.standalone.door_options import LocalOptions, PeerOptions, TLSOptions
 from peili.adapters.standalone.settings import OUTSIDE, Sections
+from peili.adapters.standalone.upstreams import parse_upstream
 from peili.mirror import (
+    ApiRoot,
     ConfigError,
     Limits,
     Options,
@@ -118,6 +120,7 @@ class Config:
     Attributes:
         ops: The addresses of probes, metrics, status and the page. Empty for those of the local door.
         watchdog: How many seconds the event loop may be blocked; 0 switches the watchdog off.
+        upstreams: Where the API of a registry is, by registry; see `root_finder`.
         file: The file that it was read from; None if there is none.
     """
 
@@ -132,6 +135,7 @@ class Config:
     hosts: HostsOptions
     log: LogOptions
     watchdog: float
+    upstreams: Mapping[str, ApiRoot] = field(default_factory=dict[str, ApiRoot], hash=False)
     file: Path | None = None
 
     @classmethod
@@ -154,6 +158,7 @@ class Config:
             hosts=_load_hosts(sections),
             log=_load_log(sections),
             watchdog=_load_watchdog(sections),
+            upstreams=_load_upstreams(sections),
             file=file,
         )
         _check_ports(sections)
@@ -161,7 +166,10 @@ class Config:
 
 
 _DEFAULT_PLUGINS = {"store": "containerd", "router": "mdns", "resolver": "defer"}
-SECTIONS = ("local", "ops", "peer", "store", "router", "resolver", "mirror", "limits", "hosts", "log", "watchdog")
+SECTIONS = (
+    *("local", "ops", "peer", "store", "router", "resolver", "mirror", "upstream", "limits", "hosts", "log"),
+    "watchdog",
+)
 _STRINGS = ("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level")
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
@@ -183,6 +191,8 @@ def _check_names(sections: Sections) -> None:
 
 def _outside_hint(name: str, value: object) -> str:
     """Return what would be right instead of a key above all sections."""
+    if name == "upstream":
+        return 'a section for each registry, as in [upstream."registry.example"]'
     if name in SECTIONS:
         key = known_keys()[name][0]
         return f"a section; did you mean {key} = {json.dumps(value, default=str)} below [{name}]?"
@@ -269,6 +279,16 @@ def _load_watchdog(sections: Sections) -> float:
 def _load_limits(sections: Sections) -> Limits:
     with _section("limits", sections, *_field_names(Limits), listed_in="docs/configuration.md"):
         return Limits(**{key: setting.value for key, setting in sections.get("limits", {}).items()})
+
+
+def _load_upstreams(sections: Sections) -> dict[str, ApiRoot]:
+    found: dict[str, ApiRoot] = {}
+    for registry, setting in sections.get("upstream", {}).items():
+        try:
+            found[registry] = parse_upstream(registry, setting.value)
+        except ConfigError as error:
+            raise error.within("upstream", source=setting.source) from error
+    return found
 
 
 def _check_ports(sections: Sections) -> None:
@@ -400,6 +420,7 @@ CHECKS: tuple[Callable[[Sections], object], ...] = (
     _load_hosts,
     _load_log,
     _load_watchdog,
+    _load_upstreams,
     _check_ports,
 )
 """What `Config.load` does, without the plug-ins."""

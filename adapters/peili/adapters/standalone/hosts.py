@@ -6,7 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,7 +17,7 @@ from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.editor import print_outcome
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.door_options import check_private
-from peili.mirror import ConfigError, PeiliError
+from peili.mirror import ApiRoot, ConfigError, PeiliError
 from peili.stores.containerd.options import DEFAULT_ADDRESS
 
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
@@ -42,6 +42,18 @@ def extension(config: Config, local: Sequence[str] = ()) -> ContainerdHosts:
         **_certificates(config),
     )
     return ContainerdHosts(files, socket=_socket(config))
+
+
+def upstream_roots(config: Config, local: Sequence[str] = ()) -> Callable[[str], Sequence[ApiRoot]]:
+    """Return what finds the API of a registry as this host's containerd does; see `HostsFiles.upstream_roots`.
+
+    Args:
+        config: The configuration of the mirror.
+        local: The addresses of the local door, if they are not those in `config`.
+    """
+    addresses = [each for each in local or config.local.listen if not each.endswith(":0")]
+    mirror = mirror_url(addresses, has_tls=config.local.cert is not None) if addresses else "http://127.0.0.1:5050"
+    return HostsFiles(mirror, config_path=config.hosts.config_path or None).upstream_roots
 
 
 def run(

@@ -18,7 +18,21 @@ from peili.adapters.standalone.about import version
 from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
 from peili.adapters.standalone.identity import default_identity
 from peili.adapters.standalone.systemd import Notifier, PassedSockets, passed_sockets
-from peili.mirror import ConfigError, Mirror, Plugin, Plugins, PushRouter, Router, Serving, Watchdog, clients_in, serve
+from peili.adapters.standalone.upstreams import root_finder
+from peili.mirror import (
+    ConfigError,
+    Mirror,
+    Plugin,
+    Plugins,
+    PushRouter,
+    RootFinder,
+    Router,
+    Serving,
+    Watchdog,
+    clients_in,
+    default_roots,
+    serve,
+)
 from peili.mirror.server.listening import bind
 from peili.routers.file import FileRouter
 from peili.routers.memory import MemoryRouter
@@ -61,6 +75,7 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
         extensions=_extensions(config, local),
+        upstream_roots=_upstream_roots(config, local),
         limits=config.limits,
         log=logging.getLogger(logs.LOGGER),
     )
@@ -115,6 +130,15 @@ def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
     except ImportError as error:
         raise ConfigError("hosts.apply", str(error)) from error
     return [hosts.extension(config, local)]
+
+
+def _upstream_roots(config: Config, local: Sequence[str]) -> RootFinder:
+    """Return what finds the API of a registry. Without the extra `command`, containerd's files are not read."""
+    try:
+        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
+    except ImportError:
+        return root_finder(config.upstreams, default_roots)
+    return root_finder(config.upstreams, hosts.upstream_roots(config, local))
 
 
 def run(config: Config, plugins: Plugins | None = None) -> None:

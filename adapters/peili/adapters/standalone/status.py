@@ -80,6 +80,8 @@ def _host(document: Mapping[str, Any]) -> list[str]:
     up = seconds_text(max(0.0, document["now"] - document["started"]))
     lines = [f"{document['identity']}  peili {document['version']}, up {up}"]
     notes = {"store": f"; shared with peers: {document['advertised']} keys", "router": f"; {_peer_count(document)}"}
+    if asked := document.get("upstream_requests"):  # an older peili does not count them
+        notes["resolver"] = f"; requests to registries: {asked:.0f}"
     for part, kind in document["plugins"].items():
         state = "ready" if document["ready"].get(part) else "NOT READY"
         lines.append(f"  {part:10}{kind}, {state}{notes.get(part, '')}")

@@ -141,6 +141,10 @@ class SelectedStore(Store):
         return await self._store.open(digest, partial=partial)
 
     @override
+    async def tagged_at(self, reference: Reference) -> float | None:
+        return await self._store.tagged_at(reference)
+
+    @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         return [each for each in await self._store.images() if self._allows(each[0])]
 

@@ -20,12 +20,12 @@ from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.response import ResponseWriter, range_error
 from peili.mirror.doors.stored_content import send_stored
 from peili.mirror.doors.whole_images import WholeImages
-from peili.mirror.errors import Aborted, NotFound, Unavailable
+from peili.mirror.errors import Aborted, AuthorizationRequired, NotFound, Unavailable
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
-from peili.mirror.oci.requests import Endpoint, HTTPError, Target
+from peili.mirror.oci.requests import UNAUTHORIZED, Endpoint, HTTPError, Requester, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
@@ -56,7 +56,7 @@ class LocalDoor(Door):
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
-        digest = target.digest or await self._resolve(target)
+        digest = target.digest or await self._resolve(target, response)
         target = replace(target, digest=digest, tag=None)  # peers are asked for the digest, not for the tag
         record = request_record(scope)
         record.source, record.digest = FROM_STORE, digest
@@ -93,17 +93,21 @@ class LocalDoor(Door):
         except Unavailable:
             return ()
 
-    async def _resolve(self, target: Target) -> Digest:
-        resolve = partial(self._resolver.resolve, self.reference(target))
+    async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
+        requester = Requester(response.header(b"authorization"))
+        resolve = partial(self._resolver.resolve_for, self.reference(target), requester)
+        allowed = (NotFound, Unavailable, AuthorizationRequired)
         try:
-            descriptor = await call(
-                resolve, self.context, "the resolver", about=target.name, allowed=(NotFound, Unavailable)
-            )
+            resolution = await call(resolve, self.context, "the resolver", about=target.name, allowed=allowed)
         except Unavailable as error:
             raise NotFound(f"{target.name} cannot be resolved: {error}") from error
-        if descriptor is None:
+        except AuthorizationRequired as error:
+            raise HTTPError(401, UNAUTHORIZED, str(error), {"WWW-Authenticate": error.challenge}) from error
+        if resolution is None:
             raise NotFound(f"{target.name} is resolved upstream")
-        return descriptor.digest
+        if resolution.warning is not None:
+            response.more_headers.append((b"warning", resolution.warning.encode("latin-1")))
+        return resolution.descriptor.digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
         """Send the content if the store has it whole. Return whether it has. A store that fails counts as empty.

@@ -28,6 +28,8 @@ from peili.mirror.tls.peer_tls import PEER_IDENTITY
 
 ROUTER_PATH = "/_router"
 """Requests to the peer door below this path go to the router's routes. No repository name begins with an underscore."""
+RESOLVER_PATH = "/_resolver"
+"""The same for the resolver's routes."""
 _SCOPE_KEY = "peili.request_record"
 _NO_ENDPOINT = "none"
 _OPS_PATHS = frozenset(

@@ -52,6 +52,7 @@ class ResponseWriter:
         has_started: Whether the status was sent. From then on, no other response is possible.
         socket_writer: Writes the body directly to the socket, if the server supports that. Read it after `start`, which
             decides whether it is used.
+        more_headers: Headers that the response gets in addition, whatever it is.
         can_send_path: Whether the server supports `send_path`.
     """
 
@@ -62,6 +63,7 @@ class ResponseWriter:
         if self.socket_writer is not None:
             self.socket_writer.set_timeout(reader_timeout)
         self.can_send_path = "http.response.pathsend" in (scope.get("extensions") or ())
+        self.more_headers: list[tuple[bytes, bytes]] = []
         self._headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of equal names wins
         self._send = send
         self._can_chunk = scope.get("http_version", "1.1") != "1.0"
@@ -202,7 +204,11 @@ class ResponseWriter:
 
     async def _send_start(self, status: int, headers: list[tuple[bytes, bytes]], *rest: Message) -> None:
         self.has_started = True
-        start: Message = {"type": "http.response.start", "status": status, "headers": [_VERSION_HEADER, *headers]}
+        start: Message = {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [_VERSION_HEADER, *headers, *self.more_headers],
+        }
         await self._send_in_time(start, *rest)
 
     async def _send_in_time(self, *messages: Message) -> None:

@@ -130,6 +130,10 @@ class Counts:
         """Return the value of the series with the label values `labels`."""
         return self._values.get(labels, 0)
 
+    def total(self) -> float:
+        """Return the sum of all series."""
+        return sum(self._values.values())
+
     def family(self) -> Family:
         """Return the current values."""
         return Family(self._name, "counter", self._text, self._labels, dict(self._values))

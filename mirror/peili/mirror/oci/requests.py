@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from urllib.parse import parse_qsl, quote
 
@@ -27,6 +27,7 @@ MANIFEST_UNKNOWN = "MANIFEST_UNKNOWN"
 BLOB_UNKNOWN = "BLOB_UNKNOWN"
 SIZE_INVALID = "SIZE_INVALID"
 DENIED = "DENIED"
+UNAUTHORIZED = "UNAUTHORIZED"
 UNSUPPORTED = "UNSUPPORTED"
 TOOMANYREQUESTS = "TOOMANYREQUESTS"
 
@@ -59,6 +60,17 @@ class HTTPError(Exception):
     def body(self) -> bytes:
         """Return the JSON document of the response."""
         return json.dumps({"errors": [{"code": self.code, "message": str(self)}]}).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Requester:
+    """Who sent a request, as far as a registry can tell.
+
+    Attributes:
+        authorization: The Authorization header; None without one. It is not kept, not logged, and not sent to peers.
+    """
+
+    authorization: str | None = field(default=None, repr=False)
 
 
 class Endpoint(Enum):

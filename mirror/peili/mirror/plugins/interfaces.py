@@ -21,6 +21,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.errors import Unavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
+from peili.mirror.oci.requests import Requester
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
@@ -121,6 +122,14 @@ class Store(Plugin):
     @abstractmethod
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         """Return all tag references of this host with what they mean, sorted by reference."""
+
+    async def tagged_at(self, reference: Reference) -> float | None:
+        """Return since when `reference` means what it means here, in seconds since 1970. By default it is not known.
+
+        Raises:
+            NotFound: The store does not have the reference.
+        """
+        return None
 
     def shows_in_flight(self) -> bool:
         """Return whether `open` with `partial` shows what the runtime fetches now, or begins to fetch. Must be cheap.
@@ -358,8 +367,26 @@ class ResolverLoader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What a tag means.
+
+    Attributes:
+        descriptor: The content.
+        warning: What to think of it, as the value of a Warning header (RFC 7234, 5.5), for example that it may be old;
+            None if there is nothing to say.
+    """
+
+    descriptor: Descriptor
+    warning: str | None = None
+
+
 class Resolver(Plugin):
-    """Which digest a tag means."""
+    """Which digest a tag means.
+
+    A resolver that asks the registry with the rights of the runtime overrides `resolve_for`; all others need only
+    `resolve`.
+    """
 
     @classmethod
     def from_plugins(cls, config: Mapping[str, Any], plugins: ResolverLoader) -> Self:
@@ -383,6 +410,29 @@ class Resolver(Plugin):
         Raises:
             Unavailable: The resolver can't answer now. This counts as None.
         """
+
+    async def resolve_for(self, reference: Reference, requester: Requester) -> Resolution | None:
+        """Return what `reference` means, to answer a request of the runtime.
+
+        By default, it is what `resolve` returns. May be called concurrently. Takes bounded time.
+
+        Args:
+            reference: The reference.
+            requester: Who asks.
+
+        Raises:
+            AuthorizationRequired: The registry wants to know who asks.
+            Unavailable: The resolver can't answer now. This counts as None.
+        """
+        descriptor = await self.resolve(reference)
+        return None if descriptor is None else Resolution(descriptor)
+
+    def routes(self) -> Sequence[BaseRoute]:
+        """Return the routes for other hosts: served below ``/_resolver`` of the peer door, behind its access check.
+
+        As for `Router.routes`.
+        """
+        return ()
 
     async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
         """Return the tags of a repository for which `resolve` has an answer. Takes bounded time.
@@ -420,6 +470,7 @@ class Context:
         limits: The bounds of the mirror.
         log: The plug-in's own logger.
         upstream: Asks registries.
+        covers: Returns whether only who has the right to may read a repository, given its registry and its name.
         limited: Counts in the mirror's metrics that a limit was reached. Its argument is the name of the limit.
         granted: Counts what this host, as a home, answered to a host that asked from where to get content.
         in_flight: Returns how the content of a digest arrives at this host, as far as the mirror knows without the
@@ -435,6 +486,7 @@ class Context:
     limits: Limits
     log: logging.Logger
     upstream: UpstreamClient = field(default_factory=UpstreamClient)
+    covers: Callable[[str, str], bool] = lambda registry, repository: False
     limited: Callable[[str], None] = lambda _: None
     granted: Callable[[str], None] = lambda _: None
     in_flight: Callable[[Digest], InFlight | None] = lambda _: None

@@ -42,6 +42,7 @@ BUILT_IN: Mapping[str, Mapping[str, str]] = {
         "defer": "peili.mirror.resolvers:DeferResolver",
         "local": "peili.mirror.resolvers:LocalResolver",
         "peers": "peili.mirror.resolvers:PeersResolver",
+        "upstream": "peili.mirror.resolvers:UpstreamResolver",
     },
 }
 

@@ -3,5 +3,6 @@
 from peili.mirror.resolvers.chain import ChainResolver
 from peili.mirror.resolvers.local import DeferResolver, LocalResolver
 from peili.mirror.resolvers.peers import PeersResolver
+from peili.mirror.resolvers.upstream import UpstreamResolver
 
-__all__ = ["ChainResolver", "DeferResolver", "LocalResolver", "PeersResolver"]
+__all__ = ["ChainResolver", "DeferResolver", "LocalResolver", "PeersResolver", "UpstreamResolver"]

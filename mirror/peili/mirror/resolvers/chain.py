@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
+from starlette.routing import BaseRoute
 from typing_extensions import override
 
 from peili.mirror.errors import ConfigError, PluginNotFound, Unavailable
 from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.plugins.interfaces import Context, Resolver, ResolverLoader
+from peili.mirror.oci.requests import Requester
+from peili.mirror.plugins.interfaces import Context, Resolution, Resolver, ResolverLoader
 from peili.mirror.plugins.loading import Plugins
 from peili.mirror.support.options import Options
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +59,13 @@ class ChainResolver(Resolver):
     @asynccontextmanager
     async def run(self, context: Context) -> AsyncGenerator[None]:
         async with AsyncExitStack() as stack:
-            for resolver in {id(each): each for rule in self._rules for each in rule.resolvers}.values():  # once each
+            for resolver in self._resolvers():
                 await stack.enter_async_context(resolver.run(context))
             yield
 
     @override
     def ready(self) -> bool:
-        return all(resolver.ready() for rule in self._rules for resolver in rule.resolvers)
+        return all(resolver.ready() for resolver in self._resolvers())
 
     @override
     async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
@@ -73,16 +77,32 @@ class ChainResolver(Resolver):
                     found |= {tag for tag in listed if self._rule_for(Reference(registry, repository, tag)) is rule}
         return found
 
+    @override
+    def routes(self) -> Sequence[BaseRoute]:
+        return [route for resolver in self._resolvers() for route in resolver.routes()]
+
+    def _resolvers(self) -> Sequence[Resolver]:
+        """Return all resolvers, each once."""
+        return tuple({id(each): each for rule in self._rules for each in rule.resolvers}.values())
+
     def _rule_for(self, reference: Reference) -> Rule | None:
         return next((each for each in self._rules if each.pattern.search(str(reference))), None)
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
+        return await self._first(reference, lambda resolver: resolver.resolve(reference))
+
+    @override
+    async def resolve_for(self, reference: Reference, requester: Requester) -> Resolution | None:
+        return await self._first(reference, lambda resolver: resolver.resolve_for(reference, requester))
+
+    async def _first(self, reference: Reference, ask: Callable[[Resolver], Awaitable[_T | None]]) -> _T | None:
+        """Return the first answer of the resolvers for `reference`."""
         rule = self._rule_for(reference)
         for resolver in rule.resolvers if rule else ():
             try:
-                if (descriptor := await resolver.resolve(reference)) is not None:
-                    return descriptor
+                if (answer := await ask(resolver)) is not None:
+                    return answer
             except Unavailable:
                 continue  # the next one may know
         return None

@@ -19,6 +19,7 @@ from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.plugins.interfaces import Context, Plugin, Router, Store
+from peili.mirror.upstream.client import UpstreamClient
 
 
 @asynccontextmanager
@@ -32,6 +33,7 @@ async def context_for(
     selection: Selection | None = None,
     limits: Limits | None = None,
     log: logging.Logger | None = None,
+    upstream: UpstreamClient | None = None,
 ) -> AsyncGenerator[Context]:
     """Create a context to enter `plugin` with: ``plugin.run(context)``. It is valid until this exits.
 
@@ -44,6 +46,7 @@ async def context_for(
         selection: The selection of registries. By default it allows everything.
         limits: The limits. By default those of a mirror without configuration.
         log: The logger. By default one with the name of the plug-in's class.
+        upstream: Asks registries; it is entered already. By default every registry is unreachable.
     """
     limits = limits or Limits()
     # Tests use plain HTTP. To load the system's certificate authorities would take longer than most checks.
@@ -60,7 +63,8 @@ async def context_for(
         return peer
 
     try:
-        yield Context(identity, listening, store, router, client, selection or Selection(), limits, log)
+        selection, upstream = selection or Selection(), upstream or UpstreamClient()
+        yield Context(identity, listening, store, router, client, selection, limits, log, upstream)
     finally:
         await client.aclose()
 

@@ -24,6 +24,7 @@ from peili.mirror.testing.conformance import (
     plugin_promises,
 )
 from peili.mirror.testing.contexts import context_for
+from peili.mirror.upstream.client import UpstreamClient
 
 _STEP_TIMEOUT = 5.0  # seconds for one call of resolve
 
@@ -35,11 +36,13 @@ class ResolverSubject(ABC):
         resolver: The resolver, not entered. The kit enters it more than once.
         store: The mirror's store, already entered; None for an empty one.
         router: The mirror's router, already entered; None for one without peers.
+        upstream: What asks registries, already entered; None if every registry is unreachable.
     """
 
     resolver: Resolver
     store: Store | None = None
     router: Router | None = None
+    upstream: UpstreamClient | None = None
 
     @abstractmethod
     async def know(self, reference: Reference) -> Descriptor | None:
@@ -70,7 +73,8 @@ async def check_resolver(factory: ResolverFactory, *, within: float = DEFAULT_TI
 @asynccontextmanager
 async def _entered(subject: ResolverSubject) -> AsyncGenerator[Resolver]:
     resolver = subject.resolver
-    async with context_for(resolver, store=subject.store, router=subject.router) as context, resolver.run(context):
+    parts = context_for(resolver, store=subject.store, router=subject.router, upstream=subject.upstream)
+    async with parts as context, resolver.run(context):
         yield resolver
 
 

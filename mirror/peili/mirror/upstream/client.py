@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+import math
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
@@ -104,10 +105,25 @@ class UpstreamClient:
         what it said last still counts.
         """
         known = self._registries.get(registry)
-        if known.is_challenge_fresh:
+        if known.is_fresh(math.inf):
             return known.challenge
-        asked = await self._bounded(self._learn_challenge(registry, known))
+        asked = await self._bounded(self._learn_challenge(registry, known, math.inf))
         return asked if not known.has_answered else known.challenge
+
+    async def probe(self, registry: str, within: float) -> Challenge | Unreachable | None:
+        """Return how a registry challenges, as `challenge` does, if it also has answered lately.
+
+        Args:
+            registry: The registry.
+            within: If it has not answered anything for this many seconds, it is asked.
+
+        Returns:
+            The challenge; None if it does not challenge; `Unreachable` if it does not answer now.
+        """
+        known = self._registries.get(registry)
+        if known.is_fresh(within):
+            return known.challenge
+        return await self._bounded(self._learn_challenge(registry, known, within))
 
     async def fetch(self, question: Question) -> Fetched | Refusal:
         """Read a document: the tags of a repository, or the referrers of a digest. All its pages are read.
@@ -143,19 +159,21 @@ class UpstreamClient:
         known = self._registries.get(question.registry)
         if (pause := known.pause()) > 0:
             return Unreachable("it wants no request yet", pause)
-        roots = await self._registries.roots(question.registry)
+        roots: Sequence[ApiRoot] = await self._registries.roots(question.registry)
         if question.authorization is not None and len(roots) > 1:
-            await self._learn_challenge(question.registry, known)
+            await self._learn_challenge(question.registry, known, math.inf)
             roots = (known.challenger or roots[-1],)
         challenged: Challenged | None = None
         answer: _T | Refusal = Unreachable("its API was not found")
-        for root in roots:
+        for number, root in enumerate(roots, 1):
             answer = await self._in_its_share(ask(root, question), len(roots))
             self._count(question.endpoint.value, type(answer).__name__.lower())
+            if not isinstance(answer, Unreachable):
+                known.note_answer()
             match answer:
                 case Challenged() if challenged is None:
                     challenged, known.challenger = answer, root
-                case Unreachable(_, retry_after) if retry_after is not None and root == roots[-1]:
+                case Unreachable(_, retry_after) if retry_after is not None and number == len(roots):
                     known.pause_for(retry_after)
                 case Challenged() | Denied() | Absent() | Unreachable():
                     pass
@@ -165,15 +183,18 @@ class UpstreamClient:
 
     async def _in_its_share(self, work: Awaitable[_T | Refusal], roots: int) -> _T | Refusal:
         """Return the answer of one of several roots. None of them uses the time of the others."""
+        seconds = self._limits.upstream_timeout / roots
         try:
-            async with Deadline(self._limits.upstream_timeout / roots):
+            async with Deadline(seconds):
                 return await work
         except TimeoutError:
-            return Unreachable("no answer in its time")
+            return Unreachable(f"no answer in {seconds:g} s")
 
-    async def _learn_challenge(self, registry: str, known: KnownRegistry) -> Challenge | Unreachable | None:
+    async def _learn_challenge(
+        self, registry: str, known: KnownRegistry, within: float
+    ) -> Challenge | Unreachable | None:
         async with known.asking:
-            if known.is_challenge_fresh:
+            if known.is_fresh(within):
                 return known.challenge
             answer = await self._try_roots(Question(registry, "", Endpoint.BASE, ""), self._ask_base)
             match answer:

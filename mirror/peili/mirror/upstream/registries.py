@@ -37,22 +37,28 @@ class KnownRegistry:
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _roots: tuple[ApiRoot, ...] = ()
     _roots_until: float = 0.0
-    _challenge_until: float | None = None
+    _challenged_at: float | None = None
+    _answered_at: float = 0.0
     _paused_until: float = 0.0
 
     @property
     def has_answered(self) -> bool:
         """Whether the registry has said how it challenges."""
-        return self._challenge_until is not None
+        return self._challenged_at is not None
 
-    @property
-    def is_challenge_fresh(self) -> bool:
-        """Whether the registry need not be asked again how it challenges."""
-        return self._challenge_until is not None and time.monotonic() < self._challenge_until
+    def is_fresh(self, within: float) -> bool:
+        """Return whether `challenge` is fresh, and the registry has answered anything `within` this many seconds."""
+        now = time.monotonic()
+        is_known = self._challenged_at is not None and now < self._challenged_at + _CHALLENGE_TTL
+        return is_known and now - self._answered_at < within
 
     def keep_challenge(self) -> None:
         """Remember `challenge`, which the registry has just said."""
-        self._challenge_until = time.monotonic() + _CHALLENGE_TTL
+        self._challenged_at = time.monotonic()
+
+    def note_answer(self) -> None:
+        """Remember that the registry, or a mirror of it, has just answered."""
+        self._answered_at = time.monotonic()
 
     def pause(self) -> float:
         """Return for how many seconds the registry wants no request; zero or less if it may be asked."""

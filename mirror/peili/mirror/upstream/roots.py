@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 _DOCKER_HUB = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -42,7 +42,7 @@ class ApiRoot:
             raise ValueError(f"not the root of an API: {self.url[:80]!a}; right is https://HOST/v2")
 
     @classmethod
-    def of(cls, url: str, **options: object) -> ApiRoot:
+    def of(cls, url: str, **options: Any) -> ApiRoot:
         """Return the root below the URL of a registry; ``/v2`` is added to it unless it ends so.
 
         Args:
@@ -53,7 +53,7 @@ class ApiRoot:
             ValueError: `url` is malformed.
         """
         url = url.rstrip("/")
-        return cls(url if url.endswith("/v2") else f"{url}/v2", **options)  # type: ignore[arg-type]
+        return cls(url if url.endswith("/v2") else f"{url}/v2", **options)
 
 
 RootFinder: TypeAlias = Callable[[str], Sequence[ApiRoot]]

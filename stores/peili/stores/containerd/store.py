@@ -116,12 +116,23 @@ class ContainerdStore(Store):
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor:
+        target, _ = await self._image(reference)
+        return target
+
+    @override
+    async def tagged_at(self, reference: Reference) -> float | None:
+        _, updated = await self._image(reference)
+        return updated or None
+
+    async def _image(self, reference: Reference) -> tuple[Descriptor, float]:
+        """Return what an image is, and when it was updated, in seconds since 1970. Raises NotFound."""
         for namespace in await self._namespaces():
             try:
-                target = parse_target(await self._connection.api.image(namespace, str(reference)))
+                image = await self._connection.api.image(namespace, str(reference))
+                target = parse_target(image)
                 if target is not None:
                     await self._find_blob(target.digest)  # a tag without its manifest does not count
-                    return target
+                    return target, image.updated_at.seconds
             except NotFound:
                 continue
         raise NotFound(f"containerd has no image {reference}")

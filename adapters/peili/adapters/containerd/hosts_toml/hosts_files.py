@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -18,13 +18,13 @@ from peili.adapters.containerd.hosts_toml.directories import (
     registry_directories,
 )
 from peili.adapters.containerd.hosts_toml.insertion import MirrorHost, insertion_edit
-from peili.adapters.containerd.hosts_toml.model import CAPABILITIES, DEFAULT
+from peili.adapters.containerd.hosts_toml.model import CAPABILITIES, DEFAULT, RegistryHost, api_root
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
 from peili.adapters.files.urls import check_mirror_url
-from peili.mirror import ConfigError, check_registries
+from peili.mirror import ApiRoot, ConfigError, check_registries, default_roots
 
 _CONTAINERD = Path("/etc/containerd/certs.d")
 _DOCKER = Path("/etc/docker/certs.d")
@@ -102,6 +102,25 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
     def show(self) -> list[RegistryStatus]:
         """Return the status of every registry's directory. Raises OSError if one of `roots` cannot be read."""
         return registry_statuses(self.roots, self._host.url, self._host.version)
+
+    def upstream_roots(self, registry: str) -> Sequence[ApiRoot]:
+        """Return where containerd finds the API of `registry`, in its order and without peili. Blocks. Never raises.
+
+        If the files do not say, or if it is not sure what they mean, it is where the registry is without them.
+        """
+        try:
+            found = {each.registry: each for each in self.show() if each.hosts and not each.is_uncertain}
+            status = found.get(registry) or found.get(DEFAULT)
+            hosts = () if status is None else status.hosts
+            return [root for host in hosts for root in self._roots(host, registry)] or default_roots(registry)
+        except (OSError, ValueError):
+            return default_roots(registry)
+
+    def _roots(self, host: RegistryHost, registry: str) -> Sequence[ApiRoot]:
+        """Return the root of a host. Raises ValueError."""
+        if host.leads_to(self._host.url) or not host.has_capabilities("resolve"):
+            return ()
+        return default_roots(registry) if host.url is None and not host.values else (api_root(host, registry),)
 
     @override
     def _locked_paths(self) -> tuple[Path, ...]:

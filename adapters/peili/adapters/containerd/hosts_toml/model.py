@@ -12,6 +12,7 @@ from peili.adapters.containerd.hosts_toml.toml_subset import Document
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.editor import Ambiguous
 from peili.adapters.files.urls import is_plain, same_door
+from peili.mirror import ApiRoot, default_roots
 
 CAPABILITIES = ("pull", "resolve", "push")
 DEFAULT = "_default"
@@ -56,6 +57,37 @@ class RegistryHost:
     def has_capabilities(self, *capabilities: str) -> bool:
         """Return whether containerd requests all of these from it."""
         return {*capabilities} <= {*self.capabilities}
+
+
+def api_root(host: RegistryHost, registry: str) -> ApiRoot:
+    """Return the root of the API at `host`, with its certificates and headers. Raises ValueError.
+
+    Args:
+        host: A host for `registry`.
+        registry: The registry.
+    """
+    url = host.url if host.url is not None else default_roots(registry)[0].url
+    url = url if "://" in url else f"https://{url}"
+    options: dict[str, Any] = {
+        "ca": tuple(Path(each) for each in _listed(host.values.get("ca"))),
+        "client": tuple(_pair(each) for each in _listed(host.values.get("client"))),
+        "skip_verify": bool(host.values.get("skip_verify")),
+        "headers": {name: ", ".join(_listed(value)) for name, value in host.values.get("header", {}).items()},
+    }
+    return ApiRoot(url.rstrip("/"), **options) if "override_path" in host.settings else ApiRoot.of(url, **options)
+
+
+def _listed(value: Any) -> list[Any]:
+    """Return the items of a list, or one value as a list."""
+    if isinstance(value, list):
+        return value  # pyright: ignore[reportUnknownVariableType] - each caller checks the items
+    return [] if value is None else [value]
+
+
+def _pair(value: Any) -> tuple[Path, Path]:
+    """Return the files of a certificate and of its key; one file may have both."""
+    files = [Path(each) for each in _listed(value)]
+    return files[0], files[-1]
 
 
 def hosts_of(document: Document) -> dict[str, dict[str, Any]]:

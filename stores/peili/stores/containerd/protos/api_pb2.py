@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(peili/stores/containerd/protos/api.proto\x12\x17peili.stores.containerd\x1a\x19google/protobuf/any.proto\"$\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\";\n\x0cInfoResponse\x12+\n\x04info\x18\x01 \x01(\x0b\x32\x1d.peili.stores.containerd.Info\"\x14\n\x12ListContentRequest\"B\n\x13ListContentResponse\x12+\n\x04info\x18\x01 \x03(\x0b\x32\x1d.peili.stores.containerd.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x15\n\x06Status\x12\x0b\n\x03ref\x18\x03 \x01(\t\"\x15\n\x13ListStatusesRequest\"I\n\x14ListStatusesResponse\x12\x31\n\x08statuses\x18\x01 \x03(\x0b\x32\x1f.peili.stores.containerd.Status\"\x1b\n\x0c\x41\x62ortRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"J\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x06target\x18\x03 \x01(\x0b\x32#.peili.stores.containerd.Descriptor\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetImageResponse\x12-\n\x05image\x18\x01 \x01(\x0b\x32\x1e.peili.stores.containerd.Image\"\x13\n\x11ListImagesRequest\"D\n\x12ListImagesResponse\x12.\n\x06images\x18\x01 \x03(\x0b\x32\x1e.peili.stores.containerd.Image\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"Q\n\x08\x45nvelope\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12#\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1a\n\nImageEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\",\n\x0c\x43ontentEvent\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"!\n\x0ePluginsRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"\x1e\n\x0bPluginError\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xc9\x01\n\x06Plugin\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12=\n\x07\x65xports\x18\x05 \x03(\x0b\x32,.peili.stores.containerd.Plugin.ExportsEntry\x12\x36\n\x08init_err\x18\x07 \x01(\x0b\x32$.peili.stores.containerd.PluginError\x1a.\n\x0c\x45xportsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0fPluginsResponse\x12\x30\n\x07plugins\x18\x01 \x03(\x0b\x32\x1f.peili.stores.containerd.Plugin\"\x17\n\x15ListNamespacesRequest\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x16ListNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".peili.stores.containerd.Namespaceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(peili/stores/containerd/protos/api.proto\x12\x17peili.stores.containerd\x1a\x19google/protobuf/any.proto\"$\n\x04Info\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"\x1d\n\x0bInfoRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\";\n\x0cInfoResponse\x12+\n\x04info\x18\x01 \x01(\x0b\x32\x1d.peili.stores.containerd.Info\"\x14\n\x12ListContentRequest\"B\n\x13ListContentResponse\x12+\n\x04info\x18\x01 \x03(\x0b\x32\x1d.peili.stores.containerd.Info\"B\n\x12ReadContentRequest\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04size\x18\x03 \x01(\x03\"3\n\x13ReadContentResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"\x15\n\x06Status\x12\x0b\n\x03ref\x18\x03 \x01(\t\"\x15\n\x13ListStatusesRequest\"I\n\x14ListStatusesResponse\x12\x31\n\x08statuses\x18\x01 \x03(\x0b\x32\x1f.peili.stores.containerd.Status\"\x1b\n\x0c\x41\x62ortRequest\x12\x0b\n\x03ref\x18\x01 \x01(\t\">\n\nDescriptor\x12\x12\n\nmedia_type\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x0c\n\x04size\x18\x03 \x01(\x03\"\x17\n\x04Time\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\"}\n\x05Image\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x33\n\x06target\x18\x03 \x01(\x0b\x32#.peili.stores.containerd.Descriptor\x12\x31\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1d.peili.stores.containerd.Time\"\x1f\n\x0fGetImageRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"A\n\x10GetImageResponse\x12-\n\x05image\x18\x01 \x01(\x0b\x32\x1e.peili.stores.containerd.Image\"\x13\n\x11ListImagesRequest\"D\n\x12ListImagesResponse\x12.\n\x06images\x18\x01 \x03(\x0b\x32\x1e.peili.stores.containerd.Image\"#\n\x10SubscribeRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"Q\n\x08\x45nvelope\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\r\n\x05topic\x18\x03 \x01(\t\x12#\n\x05\x65vent\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\"\x1a\n\nImageEvent\x12\x0c\n\x04name\x18\x01 \x01(\t\",\n\x0c\x43ontentEvent\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\"!\n\x0ePluginsRequest\x12\x0f\n\x07\x66ilters\x18\x01 \x03(\t\"\x1e\n\x0bPluginError\x12\x0f\n\x07message\x18\x02 \x01(\t\"\xc9\x01\n\x06Plugin\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12=\n\x07\x65xports\x18\x05 \x03(\x0b\x32,.peili.stores.containerd.Plugin.ExportsEntry\x12\x36\n\x08init_err\x18\x07 \x01(\x0b\x32$.peili.stores.containerd.PluginError\x1a.\n\x0c\x45xportsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0fPluginsResponse\x12\x30\n\x07plugins\x18\x01 \x03(\x0b\x32\x1f.peili.stores.containerd.Plugin\"\x17\n\x15ListNamespacesRequest\"\x19\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\"P\n\x16ListNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".peili.stores.containerd.Namespaceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -48,38 +48,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ABORTREQUEST']._serialized_end=585
   _globals['_DESCRIPTOR']._serialized_start=587
   _globals['_DESCRIPTOR']._serialized_end=649
-  _globals['_IMAGE']._serialized_start=651
-  _globals['_IMAGE']._serialized_end=725
-  _globals['_GETIMAGEREQUEST']._serialized_start=727
-  _globals['_GETIMAGEREQUEST']._serialized_end=758
-  _globals['_GETIMAGERESPONSE']._serialized_start=760
-  _globals['_GETIMAGERESPONSE']._serialized_end=825
-  _globals['_LISTIMAGESREQUEST']._serialized_start=827
-  _globals['_LISTIMAGESREQUEST']._serialized_end=846
-  _globals['_LISTIMAGESRESPONSE']._serialized_start=848
-  _globals['_LISTIMAGESRESPONSE']._serialized_end=916
-  _globals['_SUBSCRIBEREQUEST']._serialized_start=918
-  _globals['_SUBSCRIBEREQUEST']._serialized_end=953
-  _globals['_ENVELOPE']._serialized_start=955
-  _globals['_ENVELOPE']._serialized_end=1036
-  _globals['_IMAGEEVENT']._serialized_start=1038
-  _globals['_IMAGEEVENT']._serialized_end=1064
-  _globals['_CONTENTEVENT']._serialized_start=1066
-  _globals['_CONTENTEVENT']._serialized_end=1110
-  _globals['_PLUGINSREQUEST']._serialized_start=1112
-  _globals['_PLUGINSREQUEST']._serialized_end=1145
-  _globals['_PLUGINERROR']._serialized_start=1147
-  _globals['_PLUGINERROR']._serialized_end=1177
-  _globals['_PLUGIN']._serialized_start=1180
-  _globals['_PLUGIN']._serialized_end=1381
-  _globals['_PLUGIN_EXPORTSENTRY']._serialized_start=1335
-  _globals['_PLUGIN_EXPORTSENTRY']._serialized_end=1381
-  _globals['_PLUGINSRESPONSE']._serialized_start=1383
-  _globals['_PLUGINSRESPONSE']._serialized_end=1450
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1452
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1475
-  _globals['_NAMESPACE']._serialized_start=1477
-  _globals['_NAMESPACE']._serialized_end=1502
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1504
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1584
+  _globals['_TIME']._serialized_start=651
+  _globals['_TIME']._serialized_end=674
+  _globals['_IMAGE']._serialized_start=676
+  _globals['_IMAGE']._serialized_end=801
+  _globals['_GETIMAGEREQUEST']._serialized_start=803
+  _globals['_GETIMAGEREQUEST']._serialized_end=834
+  _globals['_GETIMAGERESPONSE']._serialized_start=836
+  _globals['_GETIMAGERESPONSE']._serialized_end=901
+  _globals['_LISTIMAGESREQUEST']._serialized_start=903
+  _globals['_LISTIMAGESREQUEST']._serialized_end=922
+  _globals['_LISTIMAGESRESPONSE']._serialized_start=924
+  _globals['_LISTIMAGESRESPONSE']._serialized_end=992
+  _globals['_SUBSCRIBEREQUEST']._serialized_start=994
+  _globals['_SUBSCRIBEREQUEST']._serialized_end=1029
+  _globals['_ENVELOPE']._serialized_start=1031
+  _globals['_ENVELOPE']._serialized_end=1112
+  _globals['_IMAGEEVENT']._serialized_start=1114
+  _globals['_IMAGEEVENT']._serialized_end=1140
+  _globals['_CONTENTEVENT']._serialized_start=1142
+  _globals['_CONTENTEVENT']._serialized_end=1186
+  _globals['_PLUGINSREQUEST']._serialized_start=1188
+  _globals['_PLUGINSREQUEST']._serialized_end=1221
+  _globals['_PLUGINERROR']._serialized_start=1223
+  _globals['_PLUGINERROR']._serialized_end=1253
+  _globals['_PLUGIN']._serialized_start=1256
+  _globals['_PLUGIN']._serialized_end=1457
+  _globals['_PLUGIN_EXPORTSENTRY']._serialized_start=1411
+  _globals['_PLUGIN_EXPORTSENTRY']._serialized_end=1457
+  _globals['_PLUGINSRESPONSE']._serialized_start=1459
+  _globals['_PLUGINSRESPONSE']._serialized_end=1526
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1528
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1551
+  _globals['_NAMESPACE']._serialized_start=1553
+  _globals['_NAMESPACE']._serialized_end=1578
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1580
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1660
 # @@protoc_insertion_point(module_scope)

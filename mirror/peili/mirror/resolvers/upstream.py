@@ -1,0 +1,220 @@
+"""A resolver that asks the registry what a tag means, and peers only while the registry does not answer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any, Self
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from typing_extensions import override
+
+from peili.mirror.errors import AuthorizationRequired, ConfigError
+from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.oci.requests import Endpoint, Requester
+from peili.mirror.peer_api.messages import JSON_HEADERS
+from peili.mirror.peer_api.tags import TAG_ROUTE
+from peili.mirror.plugins.interfaces import Context, Resolution, Resolver, running_already
+from peili.mirror.resolvers.outage import guess, own_answer
+from peili.mirror.resolvers.peers import PeersResolver
+from peili.mirror.resolvers.told_tags import ToldTags
+from peili.mirror.support.options import Options
+from peili.mirror.support.single_flight import SingleFlight
+from peili.mirror.support.tasks import Tasks
+from peili.mirror.tls.peer_tls import peer_identity
+from peili.mirror.upstream.answers import Absent, Answer, Challenged, Question, Readable, Unreachable
+from peili.mirror.upstream.challenges import Challenge
+
+TAG_TTL = 30.0
+"""Seconds for which an answer of the registry is used, by default."""
+_STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
+"""The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
+
+
+class UpstreamResolver(Resolver):
+    """Asks the registry by HEAD, with the rights of the runtime. The content can then come from peers.
+
+    If the registry demands rights, the runtime gets its challenge, and comes back with a token. While the registry is
+    down, slow or rate-limited, a tag means what this host, else a peer, was told last; else what the newest image of
+    that name on this host or on a peer is. Such an answer has a Warning header and a line in the log. The registry is
+    asked again for the next request.
+
+    Args:
+        tag_ttl: Seconds for which an answer of the registry is used.
+        immutable: Regular expressions. A tag that matches one as a whole always means the same, so the registry is
+            not asked if an image of that name is here or at a peer.
+
+    Raises:
+        ConfigError: An option is wrong.
+    """
+
+    _running: _Running | None = None
+
+    def __init__(self, *, tag_ttl: float = TAG_TTL, immutable: Iterable[str] = ()) -> None:
+        if not tag_ttl > 0:
+            raise ConfigError("tag_ttl", f"a number of seconds above zero, not {tag_ttl!r}")
+        self._tag_ttl = tag_ttl
+        self._immutable = tuple(_pattern(each) for each in immutable)
+
+    @classmethod
+    @override
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        options = Options(config, "tag_ttl", "immutable")
+        return cls(
+            tag_ttl=options.number("tag_ttl", TAG_TTL, minimum=0.001, expected="a number of seconds above zero"),
+            immutable=options.texts("immutable", (), empty=True, expected="a list of regular expressions"),
+        )
+
+    @override
+    @asynccontextmanager
+    async def run(self, context: Context) -> AsyncGenerator[None]:
+        if self._running is not None:
+            raise running_already(self)
+        peers = PeersResolver()
+        async with Tasks(context.log) as tasks, peers.run(context):
+            self._running = _Running(context, tasks, peers, self._tag_ttl)
+            try:
+                yield
+            finally:
+                self._running = None
+
+    @override
+    def routes(self) -> Sequence[BaseRoute]:
+        return (Route(TAG_ROUTE, self._answer_peer, methods=["GET"]),)
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor | None:
+        try:
+            resolution = await self.resolve_for(reference, Requester())
+        except AuthorizationRequired:
+            return None
+        return None if resolution is None else resolution.descriptor
+
+    @override
+    async def resolve_for(self, reference: Reference, requester: Requester) -> Resolution | None:
+        if (running := self._running) is None:
+            return None
+        if any(each.fullmatch(reference.tag) for each in self._immutable):
+            descriptor = await running.peers.resolve(reference)
+            if descriptor is not None:
+                return Resolution(descriptor)
+        if (told := running.told.get(reference, within=self._tag_ttl)) is not None:
+            return Resolution(told.descriptor)
+        return await running.resolve(reference, requester)
+
+    async def _answer_peer(self, request: Request) -> Response:
+        """Say what this host knows about a tag."""
+        if (running := self._running) is None:
+            return Response(status_code=503)
+        try:
+            reference = Reference.parse(request.query_params.get("reference", ""))
+        except ValueError:
+            return Response(status_code=400)
+        registry, repository, context = reference.registry, reference.repository, running.context
+        is_open = not context.covers(registry, repository) or peer_identity(request) is not None
+        if not is_open or not context.selection.allows(registry, repository, reference.tag):
+            return Response(status_code=404)
+        answer = await own_answer(context, running.told, reference)
+        return Response(answer.encode(), headers=JSON_HEADERS)
+
+
+class _Running:
+    """The resolver while it runs.
+
+    Args:
+        context: The mirror.
+        tasks: Owns the questions that are under way.
+        peers: Finds images on this host and on peers.
+        tag_ttl: See `UpstreamResolver`.
+
+    Attributes:
+        told: What registries said.
+    """
+
+    def __init__(self, context: Context, tasks: Tasks, peers: PeersResolver, tag_ttl: float) -> None:
+        self.context = context
+        self.peers = peers
+        self.told = ToldTags(context.limits.lookup_keys, partial(context.limited, "lookup_keys"))
+        self._tag_ttl = tag_ttl
+        self._log = context.log
+        self._salt = secrets.token_bytes(16)
+        self._asking = SingleFlight[tuple[Reference, bytes], Answer](tasks)
+        self._down: set[str] = set()
+
+    async def resolve(self, reference: Reference, requester: Requester) -> Resolution | None:
+        """Ask the registry, or guess if it does not answer."""
+        key = (reference, self._fingerprint(requester))
+        answer = await self._asking.call(key, lambda: self._ask(reference, requester))
+        self._note_state(reference.registry, answer)
+        match answer:
+            case Readable(Descriptor() as descriptor):
+                return Resolution(descriptor)
+            case Challenged(challenge) if requester.authorization is None or _is_expired(challenge):
+                raise AuthorizationRequired(str(challenge))
+            case Unreachable(why):
+                return await self._guess(reference, why)
+            case _:
+                self._log.debug("%s: the registry decides: %s", reference, answer)
+                return None
+
+    async def _ask(self, reference: Reference, requester: Requester) -> Answer:
+        upstream = self.context.upstream
+        registry, repository = reference.registry, reference.repository
+        if requester.authorization is None:
+            # Most registries let nobody in without a token. To learn that from HEAD would count as a request twice.
+            challenge = await upstream.probe(registry, self._tag_ttl)
+            if isinstance(challenge, Unreachable):
+                return challenge
+            if challenge is not None:
+                return Challenged(challenge.for_repository(repository))
+        question = Question(registry, repository, Endpoint.MANIFEST, reference.tag, requester.authorization)
+        answer = await upstream.ask(question)
+        match answer:
+            case Readable(Descriptor() as descriptor):
+                self.told.note(reference, descriptor)
+            case Absent():
+                self.told.forget(reference)
+            case _:
+                pass
+        return answer
+
+    async def _guess(self, reference: Reference, why: str) -> Resolution | None:
+        found = await guess(self.context, self.told, reference)
+        if found is None:
+            self._log.info("%s: nobody here knows it, and %s does not answer: %s", reference, reference.registry, why)
+            return None
+        descriptor, age = found.known.descriptor, found.known.age
+        since = "" if age is None else f" since {age:.0f} s"
+        text = "%s: answered with %s, which %s%s, because %s does not answer: %s"
+        self._log.warning(text, reference, descriptor.digest, found.source, since, reference.registry, why)
+        return Resolution(descriptor, _STALE)
+
+    def _note_state(self, registry: str, answer: Answer) -> None:
+        """Log when a registry answers again."""
+        if isinstance(answer, Unreachable):
+            if len(self._down) < self.context.limits.lookup_keys:
+                self._down.add(registry)
+        elif registry in self._down:
+            self._down.discard(registry)
+            self._log.info("%s answers again, so it decides again what its tags mean", registry)
+
+    def _fingerprint(self, requester: Requester) -> bytes:
+        return hashlib.blake2b((requester.authorization or "").encode(), key=self._salt, digest_size=16).digest()
+
+
+def _is_expired(challenge: Challenge) -> bool:
+    """Return whether a registry says that the token is no longer valid, so that the runtime should get a new one."""
+    return not challenge.is_basic and challenge.parameters.get("error") == "invalid_token"
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ConfigError("immutable", f"regular expressions; {text!r} is none: {error}") from error

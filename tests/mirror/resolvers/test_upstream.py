@@ -1,0 +1,349 @@
+"""The resolver ``upstream``: the registry decides what a tag means, and peers only while it does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import httpx
+import pytest
+from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST, SmallRegistry
+from tests.support.neighbours import refusing_url, served, until
+from typing_extensions import override
+
+from peili.mirror import (
+    AuthorizationRequired,
+    ConfigError,
+    Descriptor,
+    Digest,
+    Limits,
+    Mirror,
+    Peer,
+    Plugins,
+    PushRouter,
+    Reference,
+    Requester,
+    serve,
+)
+from peili.mirror.resolvers import UpstreamResolver
+from peili.mirror.testing import ResolverSubject, check_options, check_resolver
+from peili.mirror.upstream.challenges import Challenge
+from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.roots import ApiRoot
+from peili.stores.memory import MemoryStore
+
+pytestmark = pytest.mark.anyio
+
+V1 = Reference.parse("registry.example/acme/demo:v1")
+PATH = "/v2/acme/demo/manifests/v1"
+BEARER = Challenge("Bearer", {"realm": "https://auth.example/token", "service": "registry.example"})
+TOKEN = Requester("Bearer right")
+OLD = b'{"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"n": "old"}}'
+NEW = b'{"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"n": "new"}}'
+LIMITS = Limits(upstream_timeout=10, first_byte_timeout=20, lookup_timeout=10, connect_timeout=10)
+
+
+class Registry(SmallRegistry):
+    """A registry whose tags a test moves."""
+
+    def __init__(self) -> None:
+        super().__init__(404, {}, b"")
+        self.answers["/v2/"] = (200, {}, b"")
+
+    def move(self, data: bytes, tag: str = "v1") -> Digest:
+        """Let a tag mean the manifest `data` from now on."""
+        digest = Digest.of(data)
+        self.answers[f"/v2/acme/demo/manifests/{tag}"] = (200, {**HEADERS, "Docker-Content-Digest": digest}, data)
+        return digest
+
+    def go_down(self, status: int = 503, **headers: str) -> None:
+        """Answer everything with an error."""
+        self.answers.clear()
+        self.default = (status, headers, b"")
+
+
+@dataclass
+class Host:
+    """A mirror with the resolver, and what its runtime sees."""
+
+    mirror: Mirror
+    resolver: UpstreamResolver
+    store: MemoryStore
+    router: PushRouter
+    client: httpx.AsyncClient
+
+    async def ask(self, tag: str = "v1", method: str = "HEAD", **headers: str) -> httpx.Response:
+        return await self.client.request(
+            method, f"/v2/acme/demo/manifests/{tag}", params={"ns": "registry.example"}, headers=headers
+        )
+
+    async def digest(self, tag: str = "v1") -> str | None:
+        """Return what a tag means; None if the runtime is sent upstream."""
+        response = await self.ask(tag)
+        return response.headers["docker-content-digest"] if response.status_code == 200 else None
+
+    def have(self, data: bytes, reference: Reference = V1) -> Digest:
+        """Let the host have an image."""
+        descriptor = self.store.add(data)
+        self.store.tag(reference, descriptor)
+        return descriptor.digest
+
+
+@dataclass
+class Cluster:
+    """Hosts that know each other, and their registry."""
+
+    registry: Registry = field(default_factory=Registry)
+    hosts: list[Host] = field(default_factory=list[Host])
+
+
+@asynccontextmanager
+async def cluster(number: int, *, limits: Limits = LIMITS, **options: object) -> AsyncGenerator[Cluster]:
+    made = Cluster()
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(served(made.registry))
+        for n in range(number):
+            host = await stack.enter_async_context(_host(f"host-{n}", url, limits, options))
+            made.hosts.append(host)
+        for each in made.hosts:
+            each.router.set(other.mirror.identity for other in made.hosts if other is not each)
+        for each in made.hosts:
+            await until(lambda each=each: len(each.router.peers()) == number - 1)  # type: ignore[misc]
+        yield made
+
+
+@asynccontextmanager
+async def _host(name: str, url: str, limits: Limits, options: dict[str, object]) -> AsyncGenerator[Host]:
+    resolver = Plugins().resolver("upstream", options)
+    assert isinstance(resolver, UpstreamResolver)
+    store, router = MemoryStore(), PushRouter()
+    mirror = Mirror(
+        store, router, resolver, identity=name, insecure=True, limits=limits, upstream_roots=lambda _: [ApiRoot.of(url)]
+    )
+    async with (
+        mirror,
+        serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
+        httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}", timeout=60) as client,
+    ):
+        yield Host(mirror, resolver, store, router, client)
+
+
+class Subject(ResolverSubject):
+    def __init__(self, registry: Registry) -> None:
+        self.resolver = UpstreamResolver()
+        self.registry = registry
+
+    @override
+    async def know(self, reference: Reference) -> Descriptor | None:
+        data = b'{"schemaVersion": 2, "of": "%s"}' % str(reference).encode()
+        path = f"/v2/{reference.repository}/manifests/{reference.tag}"
+        headers = {**HEADERS, "Docker-Content-Digest": Digest.of(data)}
+        self.registry.answers[path] = (200, headers, data)
+        return Descriptor(HEADERS["Content-Type"], Digest.of(data), len(data))
+
+
+async def test_the_resolver_keeps_every_promise() -> None:
+    registry = Registry()
+
+    async with served(registry) as url:
+
+        @asynccontextmanager
+        async def factory() -> AsyncGenerator[ResolverSubject]:
+            async with UpstreamClient(roots=lambda _: [ApiRoot.of(url)]) as client:
+                subject = Subject(registry)
+                subject.upstream = client
+                yield subject
+
+        await check_resolver(factory)
+
+
+def test_the_options_are_checked() -> None:
+    check_options(UpstreamResolver, {"tag_ttl": 5, "immutable": ["v\\d+"]})
+    for wrong in ({"tag_ttl": 0}, {"immutable": ["("]}):
+        with pytest.raises(ConfigError):
+            UpstreamResolver.from_config(wrong)
+
+
+async def test_a_moved_tag_is_seen_although_hosts_have_the_old_image() -> None:
+    async with cluster(2, tag_ttl=0.001) as made:
+        one, other = made.hosts
+        old = made.registry.move(OLD)
+        for each in made.hosts:
+            each.have(OLD)
+        assert await one.digest() == old
+        other.store.add(NEW)
+        new = made.registry.move(NEW)
+        response = await one.ask(method="GET")
+        assert (response.headers["docker-content-digest"], response.content) == (new, NEW)  # from the other host
+        assert "warning" not in response.headers
+
+
+async def test_an_answer_is_used_for_tag_ttl_and_by_all_who_wait_for_it() -> None:
+    async with cluster(1, tag_ttl=1000) as made:
+        (host,) = made.hosts
+        host.have(OLD)
+        old = made.registry.move(OLD)
+        made.registry.open.clear()
+        asking = [asyncio.create_task(host.digest()) for _ in range(5)]
+        await until(lambda: bool(made.registry.asked))
+        made.registry.open.set()
+        assert await asyncio.gather(*asking) == [old] * 5
+        made.registry.move(NEW)
+        assert await host.digest() == old
+        assert made.registry.heads == 1
+        assert host.mirror.status()["upstream_requests"] == len(made.registry.asked)
+
+
+async def test_the_runtime_gets_the_challenge_of_the_registry_and_its_token_is_used() -> None:
+    async with cluster(1) as made:
+        (host,) = made.hosts
+        host.have(OLD)
+        made.registry.answers["/v2/"] = made.registry.default = (401, {"WWW-Authenticate": str(BEARER)}, b"")
+        response = await host.ask()
+        expected = BEARER.for_repository("acme/demo")
+        assert (response.status_code, response.headers["www-authenticate"]) == (401, str(expected))
+        assert made.registry.heads == 0  # the challenge costs no request that counts
+        old = made.registry.move(OLD)
+        response = await host.ask(Authorization="Bearer right")
+        assert response.headers["docker-content-digest"] == old
+        assert made.registry.asked[-1] == ("HEAD", PATH, "Bearer right")
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [(401, "invalid_token", 401), (401, "insufficient_scope", 404), (401, "", 404), (403, "", 404)],
+)
+async def test_a_token_that_the_registry_refuses_leads_there(status: int, error: str, expected: int) -> None:
+    async with cluster(1) as made:
+        challenge = Challenge("Bearer", {**BEARER.parameters, **({"error": error} if error else {})})
+        made.registry.default = (status, {"WWW-Authenticate": str(challenge)}, b"")
+        response = await made.hosts[0].ask(Authorization="Bearer wrong")
+        assert response.status_code == expected
+        assert ("www-authenticate" in response.headers) == (expected == 401)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_while_the_registry_is_down_the_last_answer_counts(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    async with cluster(2, tag_ttl=0.001) as made:
+        one, other = made.hosts
+        old = made.registry.move(OLD)
+        assert await one.digest() is None  # nobody has the content
+        for each in made.hosts:
+            each.store.add(OLD)
+        made.registry.go_down(status)
+        with caplog.at_level(logging.INFO, "peili"):
+            for each in made.hosts:  # the other host asks the first one
+                response = await each.ask()
+                assert response.headers["docker-content-digest"] == old
+                assert response.headers["warning"] == '110 - "Response is Stale", 111 - "Revalidation Failed"'
+            assert [line for line in caplog.messages if "answered with" in line and "does not answer" in line]
+            made.registry.answers["/v2/"] = (200, {}, b"")
+            new = made.registry.move(NEW)
+            one.store.add(NEW)
+            response = await one.ask()
+            assert response.headers["docker-content-digest"] == new
+            assert "warning" not in response.headers
+        assert any("answers again" in line for line in caplog.messages)
+        assert other.mirror.metrics.upstream_requests.value("base", "unreachable") == 1
+
+
+async def test_without_a_memory_the_newest_image_counts() -> None:
+    async with cluster(3) as made:
+        made.registry.go_down()
+        one, other, third = made.hosts
+        other.have(OLD)
+        third.have(OLD)
+        assert await one.digest() == Digest.of(OLD)
+        newest = other.have(NEW)
+        one.store.add(NEW)
+        assert await one.digest() == newest
+
+
+async def test_a_slow_registry_counts_as_down() -> None:
+    limits = Limits(upstream_timeout=0.2, lookup_timeout=10, first_byte_timeout=20)
+    async with cluster(1, limits=limits) as made:
+        (host,) = made.hosts
+        old = host.have(OLD)
+        made.registry.open.clear()
+        response = await host.ask(Authorization="Bearer right")
+        assert response.headers["docker-content-digest"] == old
+        assert "warning" in response.headers
+
+
+async def test_what_nobody_knows_is_left_to_the_runtime() -> None:
+    async with cluster(2) as made:
+        made.registry.go_down()
+        assert (await made.hosts[0].ask()).status_code == 404
+
+
+async def test_a_tag_that_the_registry_deleted_is_forgotten() -> None:
+    async with cluster(1, tag_ttl=0.001) as made:
+        (host,) = made.hosts
+        host.store.add(OLD)
+        made.registry.move(OLD)
+        assert await host.digest() is not None
+        del made.registry.answers[PATH]
+        assert (await host.ask()).status_code == 404
+        made.registry.go_down()
+        assert (await host.ask()).status_code == 404
+
+
+async def test_an_immutable_tag_is_not_asked_for_if_a_peer_has_it() -> None:
+    async with cluster(2, immutable=["v\\d+"]) as made:
+        one, other = made.hosts
+        new = made.registry.move(NEW)
+        one.store.add(NEW)
+        assert await one.digest() == new  # nobody here has an image of that name
+        old = other.have(OLD)
+        assert await other.digest() == old
+        assert made.registry.heads == 1
+        made.registry.move(NEW, "latest")
+        other.store.add(NEW)
+        other.have(OLD, Reference.parse("registry.example/acme/demo:latest"))
+        assert await other.digest("latest") == new
+
+
+def covers_demo(registry: str, repository: str) -> bool:
+    return repository == "acme/demo"
+
+
+async def test_a_host_says_nothing_about_covered_repositories_to_strangers() -> None:
+    async with cluster(2) as made:
+        one, _ = made.hosts
+        one.have(OLD)
+        running = one.resolver._running  # pyright: ignore[reportPrivateUsage] - only the mirror decides what is covered
+        assert running is not None
+        peer: Peer = one.mirror.identity
+        async with httpx.AsyncClient(base_url=peer.urls[0]) as client:
+            ask = {"reference": str(V1)}
+            assert (await client.get("/_resolver/v1/tag", params=ask)).json()["image"]["digest"] == Digest.of(OLD)
+            object.__setattr__(running.context, "covers", covers_demo)
+            assert (await client.get("/_resolver/v1/tag", params=ask)).status_code == 404
+            assert (await client.get("/_resolver/v1/tag", params={"reference": "x"})).status_code == 400
+
+
+async def test_without_a_mirror_nothing_is_known() -> None:
+    resolver = UpstreamResolver()
+    assert await resolver.resolve(V1) is None
+
+
+async def test_an_unreachable_registry_never_raises() -> None:
+    async with _host("alone", refusing_url(), LIMITS, {}) as host:
+        assert await host.resolver.resolve(V1) is None
+        assert await host.resolver.resolve_for(V1, TOKEN) is None
+        assert host.have(MANIFEST) == DIGEST
+        resolution = await host.resolver.resolve_for(V1, TOKEN)
+        assert resolution is not None
+        assert resolution.warning is not None
+
+
+async def test_a_required_authorization_is_raised_for_the_door() -> None:
+    async with cluster(1) as made:
+        made.registry.answers["/v2/"] = (401, {"WWW-Authenticate": str(BEARER)}, b"")
+        resolver = made.hosts[0].resolver
+        with pytest.raises(AuthorizationRequired):
+            await resolver.resolve_for(V1, Requester())
+        assert await resolver.resolve(V1) is None
