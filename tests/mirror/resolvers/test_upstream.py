@@ -85,6 +85,12 @@ class Host:
         response = await self.ask(tag)
         return response.headers["docker-content-digest"] if response.status_code == 200 else None
 
+    @property
+    def home(self) -> str:
+        """The id of the host that this one takes for the home of the tag."""
+        home = self.router.home(V1)
+        return self.mirror.identity.id if home is None else home.id
+
     def have(self, data: bytes, reference: Reference = V1) -> Digest:
         """Let the host have an image."""
         descriptor = self.store.add(data)
@@ -347,3 +353,52 @@ async def test_a_required_authorization_is_raised_for_the_door() -> None:
         with pytest.raises(AuthorizationRequired):
             await resolver.resolve_for(V1, Requester())
         assert await resolver.resolve(V1) is None
+
+
+async def test_hosts_that_share_tags_ask_the_registry_once() -> None:
+    async with cluster(4, tag_share=True, tag_ttl=1000) as made:
+        await until(lambda: len({each.home for each in made.hosts}) == 1)
+        old = made.registry.move(OLD)
+        for each in made.hosts:
+            each.store.add(OLD)
+        assert await asyncio.gather(*(each.digest() for each in made.hosts)) == [old] * 4
+        assert made.registry.heads == 1
+        made.registry.move(NEW)
+        assert await asyncio.gather(*(each.digest() for each in made.hosts)) == [old] * 4
+        assert made.registry.heads == 1
+
+
+async def test_a_host_that_asks_for_all_and_gets_no_answer_lets_the_next_one_ask() -> None:
+    async with cluster(3, tag_share=True) as made:
+        await until(lambda: len({each.home for each in made.hosts}) == 1)
+        assert [await each.digest() for each in made.hosts] == [None] * 3
+        old = made.registry.move(OLD)
+        for each in made.hosts:
+            each.store.add(OLD)
+        assert [await each.digest() for each in made.hosts] == [old] * 3
+        assert made.registry.heads == 3 + 1
+
+
+async def test_covered_repositories_are_not_shared() -> None:
+    async with cluster(2, tag_share=True) as made:
+        made.registry.move(OLD)
+        for each in made.hosts:
+            running = each.resolver._running  # pyright: ignore[reportPrivateUsage] - as above
+            assert running is not None
+            object.__setattr__(running.context, "covers", covers_demo)
+            await each.digest()
+        assert made.registry.heads == 2
+        peer = made.hosts[0].mirror.identity
+        async with httpx.AsyncClient(base_url=peer.urls[0]) as client:
+            ask = {"reference": str(V1), "within": "30"}
+            assert (await client.get("/_resolver/v1/shared-tag", params=ask)).status_code == 404
+
+
+@pytest.mark.parametrize("within", ["", "x", "0", "nan", "1e9"])
+async def test_a_malformed_question_of_a_host_is_refused(within: str) -> None:
+    async with _host("alone", refusing_url(), LIMITS, {"tag_share": True}) as host:
+        peer = host.mirror.identity.urls[0]
+        ask = {"reference": str(V1), "within": within}
+        assert (await host.client.get(f"{peer}/_resolver/v1/shared-tag", params=ask)).status_code == 400
+        told = {"reference": str(V1), "told": within or "[]"}
+        assert (await host.client.post(f"{peer}/_resolver/v1/told-tag", params=told)).status_code == 400

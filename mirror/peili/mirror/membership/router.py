@@ -179,6 +179,10 @@ class MembershipRouter(Router):
         return () if self._peili_membership is None else self._peili_membership.health.live_peers()
 
     @override
+    def home(self, key: Key) -> Peer | None:
+        return None if self._peili_membership is None else self._peili_membership.directory.home_peer(str(key))
+
+    @override
     def unreachable(self) -> Collection[UnreachablePeer]:
         return () if self._peili_membership is None else self._peili_membership.health.dead_peers()
 

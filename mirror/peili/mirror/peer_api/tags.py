@@ -2,6 +2,11 @@
 
 The request is ``GET {peer}/_resolver/v1/tag?reference={reference}``. The answer says what the registry said last, and
 what the other host's own image of that name is. Hosts ask each other while the registry does not answer.
+
+Hosts that share tags ask the registry once for all. The home of the tag is asked
+``GET {home}/_resolver/v1/shared-tag?reference={reference}&within=30``. It says what the registry said within
+30 s, or answers 204 if the asking host shall ask the registry. That host then reports by
+``POST {home}/_resolver/v1/told-tag?reference={reference}&told={answer}``, without ``told`` if it got no answer.
 """
 
 from __future__ import annotations
@@ -11,10 +16,12 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from peili.mirror.oci.references import Descriptor, Digest, Reference, is_media_type
-from peili.mirror.peer_api.messages import checked, encode_message, parse_number, parse_object
+from peili.mirror.peer_api.messages import checked, encode_message, parse_number, parse_object, parse_seconds
 
 TAG_ROUTE = "/v1/tag"
 """The route, below the resolver's part of the peer door."""
+SHARED_ROUTE = "/v1/shared-tag"
+TOLD_ROUTE = "/v1/told-tag"
 _PREFIX = "/_resolver"
 _MAX_AGE = 2**40
 
@@ -81,3 +88,26 @@ class TagAnswer:
 def tag_path(reference: Reference) -> str:
     """Return path and query of the request about `reference`, relative to the base URL of the peer."""
     return f"{_PREFIX}{TAG_ROUTE}?{urlencode({'reference': str(reference)})}"
+
+
+def shared_path(reference: Reference, within: float) -> str:
+    """Return path and query of the request for what the registry said about `reference` within some seconds."""
+    return f"{_PREFIX}{SHARED_ROUTE}?{urlencode({'reference': str(reference), 'within': f'{within:g}'})}"
+
+
+def told_path(reference: Reference, told: KnownTag | None) -> str:
+    """Return path and query of the report of what the registry said; None if it said nothing."""
+    query = {"reference": str(reference)}
+    if told is not None:
+        query["told"] = encode_message(told.encode()).decode()
+    return f"{_PREFIX}{TOLD_ROUTE}?{urlencode(query)}"
+
+
+def parse_told(text: str | None) -> KnownTag | None:
+    """Return the tag in a report; None if it is missing. Raises ValueError."""
+    return None if text is None else KnownTag.parse(parse_object(text.encode()))
+
+
+def parse_within(text: str | None) -> float:
+    """Return a number of seconds. Raises ValueError."""
+    return parse_seconds(float(text or ""), "within")

@@ -338,6 +338,13 @@ class Router(Plugin):
     def peers(self) -> Collection[Peer]:
         """Return the peers that are known and answer, without this host. Must be cheap, and must not raise."""
 
+    def home(self, key: Key) -> Peer | None:
+        """Return the peer that all hosts agree on to coordinate what concerns `key`. Must be cheap, and must not raise.
+
+        By default there is none. None is also returned if it is this host, or does not answer.
+        """
+        return None
+
     def unreachable(self) -> Collection[UnreachablePeer]:
         """Return the peers that are known, but do not answer. Must be cheap, and must not raise."""
         return ()

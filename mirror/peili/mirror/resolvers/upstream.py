@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -19,10 +19,11 @@ from peili.mirror.errors import AuthorizationRequired, ConfigError
 from peili.mirror.oci.references import Descriptor, Reference
 from peili.mirror.oci.requests import Endpoint, Requester
 from peili.mirror.peer_api.messages import JSON_HEADERS
-from peili.mirror.peer_api.tags import TAG_ROUTE
+from peili.mirror.peer_api.tags import SHARED_ROUTE, TAG_ROUTE, TOLD_ROUTE, TagAnswer, parse_told, parse_within
 from peili.mirror.plugins.interfaces import Context, Resolution, Resolver, running_already
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
+from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.options import Options
 from peili.mirror.support.single_flight import SingleFlight
@@ -49,6 +50,8 @@ class UpstreamResolver(Resolver):
         tag_ttl: Seconds for which an answer of the registry is used.
         immutable: Regular expressions. A tag that matches one as a whole always means the same, so the registry is
             not asked if an image of that name is here or at a peer.
+        tag_share: Ask the registry once for all hosts, through the home of each tag in the directory. Each peer can
+            then say what a tag means. Repositories that only some may read are not shared.
 
     Raises:
         ConfigError: An option is wrong.
@@ -56,19 +59,21 @@ class UpstreamResolver(Resolver):
 
     _running: _Running | None = None
 
-    def __init__(self, *, tag_ttl: float = TAG_TTL, immutable: Iterable[str] = ()) -> None:
+    def __init__(self, *, tag_ttl: float = TAG_TTL, immutable: Iterable[str] = (), tag_share: bool = False) -> None:
         if not tag_ttl > 0:
             raise ConfigError("tag_ttl", f"a number of seconds above zero, not {tag_ttl!r}")
         self._tag_ttl = tag_ttl
+        self._tag_share = tag_share
         self._immutable = tuple(_pattern(each) for each in immutable)
 
     @classmethod
     @override
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        options = Options(config, "tag_ttl", "immutable")
+        options = Options(config, "tag_ttl", "immutable", "tag_share")
         return cls(
             tag_ttl=options.number("tag_ttl", TAG_TTL, minimum=0.001, expected="a number of seconds above zero"),
             immutable=options.texts("immutable", (), empty=True, expected="a list of regular expressions"),
+            tag_share=options.boolean("tag_share", False),
         )
 
     @override
@@ -78,7 +83,7 @@ class UpstreamResolver(Resolver):
             raise running_already(self)
         peers = PeersResolver()
         async with Tasks(context.log) as tasks, peers.run(context):
-            self._running = _Running(context, tasks, peers, self._tag_ttl)
+            self._running = _Running(context, tasks, peers, self._tag_ttl, shares=self._tag_share)
             try:
                 yield
             finally:
@@ -86,7 +91,11 @@ class UpstreamResolver(Resolver):
 
     @override
     def routes(self) -> Sequence[BaseRoute]:
-        return (Route(TAG_ROUTE, self._answer_peer, methods=["GET"]),)
+        return (
+            Route(TAG_ROUTE, self._for_peer(_answer_tag), methods=["GET"]),
+            Route(SHARED_ROUTE, self._for_peer(_answer_shared), methods=["GET"]),
+            Route(TOLD_ROUTE, self._for_peer(_take_told), methods=["POST"]),
+        )
 
     @override
     async def resolve(self, reference: Reference) -> Descriptor | None:
@@ -108,20 +117,49 @@ class UpstreamResolver(Resolver):
             return Resolution(told.descriptor)
         return await running.resolve(reference, requester)
 
-    async def _answer_peer(self, request: Request) -> Response:
-        """Say what this host knows about a tag."""
-        if (running := self._running) is None:
-            return Response(status_code=503)
-        try:
-            reference = Reference.parse(request.query_params.get("reference", ""))
-        except ValueError:
-            return Response(status_code=400)
-        registry, repository, context = reference.registry, reference.repository, running.context
-        is_open = not context.covers(registry, repository) or peer_identity(request) is not None
-        if not is_open or not context.selection.allows(registry, repository, reference.tag):
-            return Response(status_code=404)
-        answer = await own_answer(context, running.told, reference)
-        return Response(answer.encode(), headers=JSON_HEADERS)
+    def _for_peer(
+        self, answer: Callable[[_Running, Reference, Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Return an endpoint for requests of other hosts about one tag. `answer` may raise ValueError."""
+
+        async def endpoint(request: Request) -> Response:
+            if (running := self._running) is None:
+                return Response(status_code=503)
+            try:
+                reference = Reference.parse(request.query_params.get("reference", ""))
+                if not _may_know(running.context, reference, request):
+                    return Response(status_code=404)
+                return await answer(running, reference, request)
+            except ValueError:
+                return Response(status_code=400)
+
+        return endpoint
+
+
+def _may_know(context: Context, reference: Reference, request: Request) -> bool:
+    """Return whether a host may know what a tag means. If only some may read it, it must have proven who it is."""
+    registry, repository = reference.registry, reference.repository
+    is_open = not context.covers(registry, repository) or peer_identity(request) is not None
+    return is_open and context.selection.allows(registry, repository, reference.tag)
+
+
+async def _answer_tag(running: _Running, reference: Reference, request: Request) -> Response:
+    answer = await own_answer(running.context, running.told, reference)
+    return Response(answer.encode(), headers=JSON_HEADERS)
+
+
+async def _answer_shared(running: _Running, reference: Reference, request: Request) -> Response:
+    if not running.is_shared(reference):
+        return Response(status_code=404)
+    told = await running.claims.acquire(reference, parse_within(request.query_params.get("within")))
+    return Response(status_code=204) if told is None else Response(TagAnswer(told).encode(), headers=JSON_HEADERS)
+
+
+async def _take_told(running: _Running, reference: Reference, request: Request) -> Response:
+    if not running.is_shared(reference):
+        return Response(status_code=404)
+    running.claims.report(reference, parse_told(request.query_params.get("told")))
+    return Response(status_code=204)
 
 
 class _Running:
@@ -132,20 +170,32 @@ class _Running:
         tasks: Owns the questions that are under way.
         peers: Finds images on this host and on peers.
         tag_ttl: See `UpstreamResolver`.
+        shares: Whether hosts share what registries said.
 
     Attributes:
         told: What registries said.
+        claims: This host as a home of tags.
     """
 
-    def __init__(self, context: Context, tasks: Tasks, peers: PeersResolver, tag_ttl: float) -> None:
+    def __init__(self, context: Context, tasks: Tasks, peers: PeersResolver, tag_ttl: float, *, shares: bool) -> None:
+        limits = context.limits
         self.context = context
         self.peers = peers
-        self.told = ToldTags(context.limits.lookup_keys, partial(context.limited, "lookup_keys"))
+        self.told = ToldTags(limits.lookup_keys, partial(context.limited, "lookup_keys"))
+        timeout = limits.upstream_timeout
+        self.claims = TagClaims(self.told, timeout=timeout, wait=timeout / 2, most=limits.lookup_keys)
+        self._shared = SharedTags(context, self.claims, tag_ttl)
+        self._shares = shares
+        self._tasks = tasks
         self._tag_ttl = tag_ttl
         self._log = context.log
         self._salt = secrets.token_bytes(16)
         self._asking = SingleFlight[tuple[Reference, bytes], Answer](tasks)
         self._down: set[str] = set()
+
+    def is_shared(self, reference: Reference) -> bool:
+        """Return whether hosts share what the registry says about a tag."""
+        return self._shares and not self.context.covers(reference.registry, reference.repository)
 
     async def resolve(self, reference: Reference, requester: Requester) -> Resolution | None:
         """Ask the registry, or guess if it does not answer."""
@@ -164,6 +214,20 @@ class _Running:
                 return None
 
     async def _ask(self, reference: Reference, requester: Requester) -> Answer:
+        """Ask the home of the tag, if tags are shared, and the registry if no other host does."""
+        if not self.is_shared(reference):
+            return await self._ask_registry(reference, requester)
+        told = await self._shared.acquire(reference)
+        if told is not None:
+            self.told.note(reference, told.descriptor, told.age or 0.0)
+            return Readable(told.descriptor)
+        try:
+            return await self._ask_registry(reference, requester)
+        finally:
+            told = self.told.get(reference, within=self._tag_ttl)
+            self._tasks.start(self._shared.report(reference, told))
+
+    async def _ask_registry(self, reference: Reference, requester: Requester) -> Answer:
         upstream = self.context.upstream
         registry, repository = reference.registry, reference.repository
         if requester.authorization is None:

@@ -135,6 +135,11 @@ class Directory:
         unknown = [live.by_id[each] for each in live.ids - known - found]
         return holders, [*unknown, *live.others]
 
+    def home_peer(self, key: str) -> Peer | None:
+        """Return the first home of a key; None if it is this host, or does not answer."""
+        home = self._first_home(key)
+        return None if home is None else self.members.live().by_id.get(home)
+
     def _update(self) -> None:
         """Choose the homes anew, and forget what has expired."""
         now = asyncio.get_running_loop().time()
