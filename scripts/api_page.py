@@ -38,7 +38,7 @@ PUBLIC: dict[str, dict[str, str]] = {
         "Stores": "Store StoreEvent Have Gone Synced Content FileContent GrowingFileContent open_regular open_below "
         "open_in_thread Inventory",
         "Routers": "Router Want FailureReason Feed Wait Upstream Lease LeaseEnd MembershipRouter PushRouter PeerClient",
-        "Resolvers": "Resolver Resolution Requester ResolverLoader",
+        "Resolvers": "Resolver Resolution Listed Requester ResolverLoader",
         "Registries": "ApiRoot RootFinder default_roots",
         "Metrics": "Collector Family Distribution",
         "Errors": "PeiliError NotFound Unavailable StoreUnavailable RouterUnavailable PeerUnavailable Aborted "

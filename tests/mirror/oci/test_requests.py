@@ -112,7 +112,7 @@ def test_the_registry_comes_from_ns_else_the_path_else_the_default(
         ("/v1/", 404, "UNSUPPORTED"),
         ("/v22/x/manifests/v1", 404, "UNSUPPORTED"),
         ("/v2/_catalog", 404, "UNSUPPORTED"),
-        ("/v2/x/referrers/sha256:0", 404, "UNSUPPORTED"),
+        ("/v2/x/referrers/sha256:0", 400, "DIGEST_INVALID"),
         ("/v2/x/tags/other", 404, "UNSUPPORTED"),
         ("/v2/manifests/v1", 400, "NAME_INVALID"),
         ("/v2/X/manifests/v1", 400, "NAME_INVALID"),

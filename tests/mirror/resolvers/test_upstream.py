@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST, SmallRegistry
+from tests.mirror.resolvers.registry_cluster import (
+    BEARER,
+    LIMITS,
+    NEW,
+    OLD,
+    PATH,
+    TOKEN,
+    V1,
+    Registry,
+    cluster,
+    cover_demo,
+    single_host,
+)
+from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST
 from tests.support.neighbours import refusing_url, served, until
 from typing_extensions import override
 
@@ -20,127 +33,24 @@ from peili.mirror import (
     Descriptor,
     Digest,
     Limits,
-    Mirror,
     Peer,
-    Plugins,
-    PushRouter,
     Reference,
     Requester,
-    serve,
 )
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.roots import ApiRoot
-from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
-
-V1 = Reference.parse("registry.example/acme/demo:v1")
-PATH = "/v2/acme/demo/manifests/v1"
-BEARER = Challenge("Bearer", {"realm": "https://auth.example/token", "service": "registry.example"})
-TOKEN = Requester("Bearer right")
-OLD = b'{"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"n": "old"}}'
-NEW = b'{"schemaVersion": 2, "config": {}, "layers": [], "annotations": {"n": "new"}}'
-LIMITS = Limits(upstream_timeout=10, first_byte_timeout=20, lookup_timeout=10, connect_timeout=10)
-
-
-class Registry(SmallRegistry):
-    """A registry whose tags a test moves."""
-
-    def __init__(self) -> None:
-        super().__init__(404, {}, b"")
-        self.answers["/v2/"] = (200, {}, b"")
-
-    def move(self, data: bytes, tag: str = "v1") -> Digest:
-        """Let a tag mean the manifest `data` from now on."""
-        digest = Digest.of(data)
-        self.answers[f"/v2/acme/demo/manifests/{tag}"] = (200, {**HEADERS, "Docker-Content-Digest": digest}, data)
-        return digest
-
-    def go_down(self, status: int = 503, **headers: str) -> None:
-        """Answer everything with an error."""
-        self.answers.clear()
-        self.default = (status, headers, b"")
-
-
-@dataclass
-class Host:
-    """A mirror with the resolver, and what its runtime sees."""
-
-    mirror: Mirror
-    resolver: UpstreamResolver
-    store: MemoryStore
-    router: PushRouter
-    client: httpx.AsyncClient
-
-    async def ask(self, tag: str = "v1", method: str = "HEAD", **headers: str) -> httpx.Response:
-        return await self.client.request(
-            method, f"/v2/acme/demo/manifests/{tag}", params={"ns": "registry.example"}, headers=headers
-        )
-
-    async def digest(self, tag: str = "v1") -> str | None:
-        """Return what a tag means; None if the runtime is sent upstream."""
-        response = await self.ask(tag)
-        return response.headers["docker-content-digest"] if response.status_code == 200 else None
-
-    @property
-    def home(self) -> str:
-        """The id of the host that this one takes for the home of the tag."""
-        home = self.router.home(V1)
-        return self.mirror.identity.id if home is None else home.id
-
-    def have(self, data: bytes, reference: Reference = V1) -> Digest:
-        """Let the host have an image."""
-        descriptor = self.store.add(data)
-        self.store.tag(reference, descriptor)
-        return descriptor.digest
-
-
-@dataclass
-class Cluster:
-    """Hosts that know each other, and their registry."""
-
-    registry: Registry = field(default_factory=Registry)
-    hosts: list[Host] = field(default_factory=list[Host])
-
-
-@asynccontextmanager
-async def cluster(number: int, *, limits: Limits = LIMITS, **options: object) -> AsyncGenerator[Cluster]:
-    made = Cluster()
-    async with AsyncExitStack() as stack:
-        url = await stack.enter_async_context(served(made.registry))
-        for n in range(number):
-            host = await stack.enter_async_context(_host(f"host-{n}", url, limits, options))
-            made.hosts.append(host)
-        for each in made.hosts:
-            each.router.set(other.mirror.identity for other in made.hosts if other is not each)
-        for each in made.hosts:
-            await until(lambda each=each: len(each.router.peers()) == number - 1)  # type: ignore[misc]
-        yield made
-
-
-@asynccontextmanager
-async def _host(name: str, url: str, limits: Limits, options: dict[str, object]) -> AsyncGenerator[Host]:
-    resolver = Plugins().resolver("upstream", options)
-    assert isinstance(resolver, UpstreamResolver)
-    store, router = MemoryStore(), PushRouter()
-    mirror = Mirror(
-        store, router, resolver, identity=name, insecure=True, limits=limits, upstream_roots=lambda _: [ApiRoot.of(url)]
-    )
-    async with (
-        mirror,
-        serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-        httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}", timeout=60) as client,
-    ):
-        yield Host(mirror, resolver, store, router, client)
 
 
 class Subject(ResolverSubject):
     def __init__(self, registry: Registry) -> None:
         self.resolver = UpstreamResolver()
         self.registry = registry
+        self.tags: list[str] = []
 
     @override
     async def know(self, reference: Reference) -> Descriptor | None:
@@ -148,6 +58,9 @@ class Subject(ResolverSubject):
         path = f"/v2/{reference.repository}/manifests/{reference.tag}"
         headers = {**HEADERS, "Docker-Content-Digest": Digest.of(data)}
         self.registry.answers[path] = (200, headers, data)
+        self.tags.append(reference.tag)
+        listed = json.dumps({"tags": self.tags}).encode()
+        self.registry.answers[f"/v2/{reference.repository}/tags/list"] = (200, {}, listed)
         return Descriptor(HEADERS["Content-Type"], Digest.of(data), len(data))
 
 
@@ -312,21 +225,15 @@ async def test_an_immutable_tag_is_not_asked_for_if_a_peer_has_it() -> None:
         assert await other.digest("latest") == new
 
 
-def covers_demo(registry: str, repository: str) -> bool:
-    return repository == "acme/demo"
-
-
 async def test_a_host_says_nothing_about_covered_repositories_to_strangers() -> None:
     async with cluster(2) as made:
         one, _ = made.hosts
         one.have(OLD)
-        running = one.resolver._running  # pyright: ignore[reportPrivateUsage] - only the mirror decides what is covered
-        assert running is not None
         peer: Peer = one.mirror.identity
         async with httpx.AsyncClient(base_url=peer.urls[0]) as client:
             ask = {"reference": str(V1)}
             assert (await client.get("/_resolver/v1/tag", params=ask)).json()["image"]["digest"] == Digest.of(OLD)
-            object.__setattr__(running.context, "covers", covers_demo)
+            cover_demo(one)
             assert (await client.get("/_resolver/v1/tag", params=ask)).status_code == 404
             assert (await client.get("/_resolver/v1/tag", params={"reference": "x"})).status_code == 400
 
@@ -337,7 +244,7 @@ async def test_without_a_mirror_nothing_is_known() -> None:
 
 
 async def test_an_unreachable_registry_never_raises() -> None:
-    async with _host("alone", refusing_url(), LIMITS, {}) as host:
+    async with single_host("alone", refusing_url(), LIMITS, {}) as host:
         assert await host.resolver.resolve(V1) is None
         assert await host.resolver.resolve_for(V1, TOKEN) is None
         assert host.have(MANIFEST) == DIGEST
@@ -383,9 +290,7 @@ async def test_covered_repositories_are_not_shared() -> None:
     async with cluster(2, tag_share=True) as made:
         made.registry.move(OLD)
         for each in made.hosts:
-            running = each.resolver._running  # pyright: ignore[reportPrivateUsage] - as above
-            assert running is not None
-            object.__setattr__(running.context, "covers", covers_demo)
+            cover_demo(each)
             await each.digest()
         assert made.registry.heads == 2
         peer = made.hosts[0].mirror.identity
@@ -396,7 +301,7 @@ async def test_covered_repositories_are_not_shared() -> None:
 
 @pytest.mark.parametrize("within", ["", "x", "0", "nan", "1e9"])
 async def test_a_malformed_question_of_a_host_is_refused(within: str) -> None:
-    async with _host("alone", refusing_url(), LIMITS, {"tag_share": True}) as host:
+    async with single_host("alone", refusing_url(), LIMITS, {"tag_share": True}) as host:
         peer = host.mirror.identity.urls[0]
         ask = {"reference": str(V1), "within": within}
         assert (await host.client.get(f"{peer}/_resolver/v1/shared-tag", params=ask)).status_code == 400

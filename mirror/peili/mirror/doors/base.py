@@ -9,6 +9,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -27,6 +28,7 @@ from peili.mirror.oci.requests import (
     MANIFEST_UNKNOWN,
     NAME_UNKNOWN,
     TOOMANYREQUESTS,
+    UNSUPPORTED,
     Endpoint,
     HTTPError,
     Target,
@@ -142,13 +144,7 @@ class Door(ABC):
     async def _respond(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send the response. Translate errors to HTTPError; once the response has started, log them instead."""
         try:
-            match target.endpoint:
-                case Endpoint.BASE:
-                    await response.json({})
-                case Endpoint.TAGS:
-                    await send_tags(target, response, scope, self.context, self.list_tags)
-                case Endpoint.MANIFEST | Endpoint.BLOB:
-                    await self.send_content(target, response, scope)
+            await self._send(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
             if not response.has_started:
                 self.context.log.debug("%s %s: not sent: %s", target.endpoint.value, target.name, error)
@@ -162,6 +158,17 @@ class Door(ABC):
             self.context.log.exception("%s: a plug-in failed", target.name)
             if not response.has_started:
                 raise self._http_error(target, NotFound()) from error
+
+    async def _send(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        match target.endpoint:
+            case Endpoint.BASE:
+                await response.json({})
+            case Endpoint.TAGS:
+                await send_tags(target, response, scope, self.context, partial(self.list_tags, response))
+            case Endpoint.REFERRERS:
+                await self.send_referrers(target, response, scope)
+            case Endpoint.MANIFEST | Endpoint.BLOB:
+                await self.send_content(target, response, scope)
 
     def _http_error(self, target: Target, error: Exception) -> HTTPError:
         """Return the error response for an error of a plug-in or of the relay: 503 for `Unavailable`, else 404."""
@@ -187,10 +194,19 @@ class Door(ABC):
             Unavailable: A plug-in or a peer does not answer.
         """
 
-    async def list_tags(self, target: Target, stored: Collection[str]) -> Collection[str]:
+    async def send_referrers(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        """Send what refers to a digest. Arguments are those of `send_content`. Only the local door knows that.
+
+        Raises:
+            HTTPError: It is not known.
+        """
+        raise HTTPError(404, UNSUPPORTED, "the referrers are not known here")
+
+    async def list_tags(self, response: ResponseWriter, target: Target, stored: Collection[str]) -> Collection[str]:
         """Return the tags of a repository that this door answers. `stored` are those that the store can serve.
 
         Raises:
+            HTTPError: The request is refused.
             Unavailable: A plug-in does not answer.
         """
         return stored

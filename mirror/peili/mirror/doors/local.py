@@ -6,10 +6,10 @@ of an image gets a manifest only if the whole image is available (whole_images.p
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from functools import partial
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from starlette.types import Scope
 from typing_extensions import override
@@ -24,12 +24,14 @@ from peili.mirror.errors import Aborted, AuthorizationRequired, NotFound, Unavai
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.ranges import Unsatisfiable
-from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest
-from peili.mirror.oci.requests import UNAUTHORIZED, Endpoint, HTTPError, Requester, Target
+from peili.mirror.oci.references import OCI_INDEX, OCTET_STREAM, Descriptor, Digest
+from peili.mirror.oci.requests import NAME_UNKNOWN, UNAUTHORIZED, Endpoint, HTTPError, Requester, Target, parse_query
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer, open_transfer
+
+_T = TypeVar("_T")
 
 
 class LocalDoor(Door):
@@ -83,30 +85,52 @@ class LocalDoor(Door):
         raise NotFound(f"this mirror is not for {digest}")
 
     @override
-    async def list_tags(self, target: Target, stored: Collection[str]) -> Collection[str]:
+    async def list_tags(self, response: ResponseWriter, target: Target, stored: Collection[str]) -> Collection[str]:
         """Return the tags that the resolver answers. The others are those of the registry, which has its own list."""
         if target.registry is None:
             return ()
-        find = partial(self._resolver.tags, target.registry, target.repository, stored)
-        try:
-            return await call(find, self.context, "the resolver", about=target.name, allowed=(Unavailable,))
-        except Unavailable:
+        find = partial(self._resolver.tags_for, target.registry, target.repository, stored, _requester(response))
+        listing = await self._ask_resolver(find, target)
+        if listing is None:
             return ()
+        _warn(response, listing.warning)
+        return listing.items
 
-    async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
-        requester = Requester(response.header(b"authorization"))
-        resolve = partial(self._resolver.resolve_for, self.reference(target), requester)
+    @override
+    async def send_referrers(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+        """Send what refers to a digest as an index (OCI distribution spec, "Listing Referrers")."""
+        if target.registry is None or target.digest is None:
+            raise HTTPError(404, NAME_UNKNOWN, f"the registry of {target.name} is unknown; name it with ?ns=")
+        digest, requester = target.digest, _requester(response)
+        find = partial(self._resolver.referrers_for, target.registry, target.repository, digest, requester)
+        listing = await self._ask_resolver(find, target)
+        if listing is None:
+            raise HTTPError(404, NAME_UNKNOWN, f"the referrers of {target.name} are known upstream")
+        _warn(response, listing.warning)
+        headers = {"Content-Type": OCI_INDEX}
+        manifests = list(listing.items)
+        if (wanted := parse_query(scope).get("artifactType")) is not None:
+            manifests = [each for each in manifests if each.get("artifactType") == wanted]
+            headers["OCI-Filters-Applied"] = "artifactType"
+        await response.json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}, headers)
+
+    async def _ask_resolver(self, ask: Callable[[], Awaitable[_T]], target: Target) -> _T | None:
+        """Return what the resolver answers; None if it can't. Raises HTTPError 401 if the registry demands rights."""
         allowed = (NotFound, Unavailable, AuthorizationRequired)
         try:
-            resolution = await call(resolve, self.context, "the resolver", about=target.name, allowed=allowed)
-        except Unavailable as error:
-            raise NotFound(f"{target.name} cannot be resolved: {error}") from error
+            return await call(ask, self.context, "the resolver", about=target.name, allowed=allowed)
         except AuthorizationRequired as error:
             raise HTTPError(401, UNAUTHORIZED, str(error), {"WWW-Authenticate": error.challenge}) from error
+        except Unavailable as error:
+            self.context.log.debug("%s: the resolver can't answer: %s", target.name, error)
+            return None
+
+    async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
+        resolve = partial(self._resolver.resolve_for, self.reference(target), _requester(response))
+        resolution = await self._ask_resolver(resolve, target)
         if resolution is None:
             raise NotFound(f"{target.name} is resolved upstream")
-        if resolution.warning is not None:
-            response.more_headers.append((b"warning", resolution.warning.encode("latin-1")))
+        _warn(response, resolution.warning)
         return resolution.descriptor.digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
@@ -182,3 +206,14 @@ class LocalDoor(Door):
         await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
         await transfer.send_to(response)
         await response.end()
+
+
+def _requester(response: ResponseWriter) -> Requester:
+    """Return who sent the request that `response` answers."""
+    return Requester(response.header(b"authorization"))
+
+
+def _warn(response: ResponseWriter, warning: str | None) -> None:
+    """Let the response have a Warning header."""
+    if warning is not None:
+        response.more_headers.append((b"warning", warning.encode("latin-1")))

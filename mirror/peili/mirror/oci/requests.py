@@ -80,6 +80,7 @@ class Endpoint(Enum):
     MANIFEST = "manifests"
     BLOB = "blobs"
     TAGS = "tags"
+    REFERRERS = "referrers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Target:
         endpoint: The endpoint of the API.
         registry: The registry; None if the request names none and there is no default.
         repository: The repository; empty for `Endpoint.BASE`.
-        digest: The digest of a blob, or of a manifest without a tag.
+        digest: The digest of a blob, of a manifest without a tag, or of what the referrers refer to.
         tag: The tag of a manifest.
         is_registry_in_path: Whether only the path names the registry. Such a runtime may take a manifest from a mirror
             and then never go upstream for what is missing.
@@ -173,9 +174,13 @@ def parse_target(path: str, *, ns: str | None, default_registry: str | None) -> 
         if not is_tag(last):
             raise HTTPError(400, MANIFEST_INVALID, f"neither a tag nor a digest: {last[:80]!a}")
         return replace(target, tag=last)
+    if kind == "referrers":
+        return replace(_parse_name(Endpoint.REFERRERS, name, ns, default_registry), digest=_digest(last))
     if kind == "blobs":
         return replace(_parse_name(Endpoint.BLOB, name, ns, default_registry), digest=_digest(last))
-    raise HTTPError(404, UNSUPPORTED, "not part of the API of a mirror; it has manifests, blobs and tags/list")
+    raise HTTPError(
+        404, UNSUPPORTED, "not part of the API of a mirror; it has manifests, blobs, tags/list and referrers"
+    )
 
 
 def _parse_name(endpoint: Endpoint, name: list[str], ns: str | None, default: str | None) -> Target:

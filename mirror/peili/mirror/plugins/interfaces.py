@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Map
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from starlette.routing import BaseRoute
 
@@ -28,6 +28,8 @@ from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
 from peili.mirror.upstream.client import UpstreamClient
+
+_Item = TypeVar("_Item")
 
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default
@@ -388,6 +390,19 @@ class Resolution:
     warning: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[_Item]):
+    """What a repository has.
+
+    Attributes:
+        items: The tags, or the descriptors of referrers as JSON objects.
+        warning: As in `Resolution`.
+    """
+
+    items: Sequence[_Item] = ()
+    warning: str | None = None
+
+
 class Resolver(Plugin):
     """Which digest a tag means.
 
@@ -460,6 +475,42 @@ class Resolver(Plugin):
                 if await self.resolve(Reference(registry, repository, tag)) is not None:
                     found.append(tag)
         return found
+
+    async def tags_for(
+        self, registry: str, repository: str, stored: Collection[str], requester: Requester
+    ) -> Listed[str]:
+        """Return the tags of a repository, to answer a request of the runtime. By default, they are those of `tags`.
+
+        Args:
+            registry: The registry.
+            repository: The repository.
+            stored: The tags that this host's store can serve.
+            requester: Who asks.
+
+        Raises:
+            AuthorizationRequired: The registry wants to know who asks.
+            Unavailable: The resolver can't answer now. This counts as no tags.
+        """
+        return Listed(tuple(await self.tags(registry, repository, stored)))
+
+    async def referrers_for(
+        self, registry: str, repository: str, digest: Digest, requester: Requester
+    ) -> Listed[Mapping[str, Any]] | None:
+        """Return the descriptors of what refers to `digest`, such as signatures, to answer a request of the runtime.
+
+        By default it is None: the resolver does not know, so that the runtime asks upstream. Takes bounded time.
+
+        Args:
+            registry: The registry.
+            repository: The repository.
+            digest: The digest of a manifest.
+            requester: Who asks.
+
+        Raises:
+            AuthorizationRequired: The registry wants to know who asks.
+            Unavailable: The resolver can't answer now. This counts as None.
+        """
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from starlette.routing import BaseRoute
 from typing_extensions import override
 
 from peili.mirror.errors import ConfigError, PluginNotFound, Unavailable
-from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.oci.requests import Requester
-from peili.mirror.plugins.interfaces import Context, Resolution, Resolver, ResolverLoader
+from peili.mirror.plugins.interfaces import Context, Listed, Resolution, Resolver, ResolverLoader
 from peili.mirror.plugins.loading import Plugins
 from peili.mirror.support.options import Options
 
@@ -69,13 +69,45 @@ class ChainResolver(Resolver):
 
     @override
     async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        async def listed(resolver: Resolver) -> Listed[str]:
+            return Listed(tuple(await resolver.tags(registry, repository, stored)))
+
+        return (await self._tags(registry, repository, listed)).items
+
+    @override
+    async def tags_for(
+        self, registry: str, repository: str, stored: Collection[str], requester: Requester
+    ) -> Listed[str]:
+        return await self._tags(
+            registry, repository, lambda resolver: resolver.tags_for(registry, repository, stored, requester)
+        )
+
+    async def _tags(
+        self, registry: str, repository: str, ask: Callable[[Resolver], Awaitable[Listed[str]]]
+    ) -> Listed[str]:
+        """Return the tags that `resolve` answers: of each resolver, those for which its rule is the first one."""
         found: set[str] = set()
+        warning: str | None = None
         for rule in self._rules:
             for resolver in rule.resolvers:
                 with suppress(Unavailable):
-                    listed = await resolver.tags(registry, repository, stored)
-                    found |= {tag for tag in listed if self._rule_for(Reference(registry, repository, tag)) is rule}
-        return found
+                    listed = await ask(resolver)
+                    fit = {
+                        each for each in listed.items if self._rule_for(Reference(registry, repository, each)) is rule
+                    }
+                    found |= fit
+                    warning = warning or (listed.warning if fit else None)
+        return Listed(tuple(found), warning)
+
+    @override
+    async def referrers_for(
+        self, registry: str, repository: str, digest: Digest, requester: Requester
+    ) -> Listed[Mapping[str, Any]] | None:
+        for resolver in self._resolvers():
+            with suppress(Unavailable):
+                if (found := await resolver.referrers_for(registry, repository, digest, requester)) is not None:
+                    return found
+        return None
 
     @override
     def routes(self) -> Sequence[BaseRoute]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-import secrets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Self
@@ -16,26 +14,27 @@ from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
 from peili.mirror.errors import AuthorizationRequired, ConfigError
-from peili.mirror.oci.references import Descriptor, Reference
+from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.oci.requests import Endpoint, Requester
-from peili.mirror.peer_api.messages import JSON_HEADERS
+from peili.mirror.peer_api.messages import JSON_HEADERS, encode_message
 from peili.mirror.peer_api.tags import SHARED_ROUTE, TAG_ROUTE, TOLD_ROUTE, TagAnswer, parse_told, parse_within
-from peili.mirror.plugins.interfaces import Context, Resolution, Resolver, running_already
+from peili.mirror.plugins.interfaces import Context, Listed, Resolution, Resolver, running_already
+from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
+from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, without_rights
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.options import Options
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.tls.peer_tls import peer_identity
-from peili.mirror.upstream.answers import Absent, Answer, Challenged, Question, Readable, Unreachable
-from peili.mirror.upstream.challenges import Challenge
+from peili.mirror.upstream.answers import Absent, Answer, Question, Readable, Unreachable
 
+_REFERRERS = ("registry", "repository", "digest")
+"""The parameters of a question about referrers."""
 TAG_TTL = 30.0
 """Seconds for which an answer of the registry is used, by default."""
-_STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
-"""The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
 
 
 class UpstreamResolver(Resolver):
@@ -92,6 +91,7 @@ class UpstreamResolver(Resolver):
     @override
     def routes(self) -> Sequence[BaseRoute]:
         return (
+            Route(REFERRERS_ROUTE, self._answer_referrers, methods=["GET"]),
             Route(TAG_ROUTE, self._for_peer(_answer_tag), methods=["GET"]),
             Route(SHARED_ROUTE, self._for_peer(_answer_shared), methods=["GET"]),
             Route(TOLD_ROUTE, self._for_peer(_take_told), methods=["POST"]),
@@ -116,6 +116,43 @@ class UpstreamResolver(Resolver):
         if (told := running.told.get(reference, within=self._tag_ttl)) is not None:
             return Resolution(told.descriptor)
         return await running.resolve(reference, requester)
+
+    @override
+    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
+        try:
+            return (await self.tags_for(registry, repository, stored, Requester())).items
+        except AuthorizationRequired:
+            return ()
+
+    @override
+    async def tags_for(
+        self, registry: str, repository: str, stored: Collection[str], requester: Requester
+    ) -> Listed[str]:
+        if (running := self._running) is None:
+            return Listed()
+        return await running.listings.tags(registry, repository, stored, requester)
+
+    @override
+    async def referrers_for(
+        self, registry: str, repository: str, digest: Digest, requester: Requester
+    ) -> Listed[Mapping[str, Any]] | None:
+        if (running := self._running) is None:
+            return None
+        return await running.listings.referrers(registry, repository, digest, requester)
+
+    async def _answer_referrers(self, request: Request) -> Response:
+        """Say to another host what the registry said about referrers that everybody may know."""
+        if (running := self._running) is None:
+            return Response(status_code=503)
+        registry, repository, digest = (request.query_params.get(each, "") for each in _REFERRERS)
+        try:
+            told = running.listings.told_referrers(registry, repository, Digest(digest))
+        except ValueError:
+            return Response(status_code=400)
+        is_open = not running.context.covers(registry, repository)
+        if told is None or not is_open or not running.context.selection.allows(registry, repository):
+            return Response(status_code=404)
+        return Response(encode_message({"manifests": told}), headers=JSON_HEADERS)
 
     def _for_peer(
         self, answer: Callable[[_Running, Reference, Request], Awaitable[Response]]
@@ -175,6 +212,7 @@ class _Running:
     Attributes:
         told: What registries said.
         claims: This host as a home of tags.
+        listings: The tags and referrers of repositories.
     """
 
     def __init__(self, context: Context, tasks: Tasks, peers: PeersResolver, tag_ttl: float, *, shares: bool) -> None:
@@ -184,12 +222,13 @@ class _Running:
         self.told = ToldTags(limits.lookup_keys, partial(context.limited, "lookup_keys"))
         timeout = limits.upstream_timeout
         self.claims = TagClaims(self.told, timeout=timeout, wait=timeout / 2, most=limits.lookup_keys)
+        self.listings = Listings(context, tasks, peers, tag_ttl)
         self._shared = SharedTags(context, self.claims, tag_ttl)
         self._shares = shares
         self._tasks = tasks
         self._tag_ttl = tag_ttl
         self._log = context.log
-        self._salt = secrets.token_bytes(16)
+        self._fingerprints = Fingerprints()
         self._asking = SingleFlight[tuple[Reference, bytes], Answer](tasks)
         self._down: set[str] = set()
 
@@ -199,14 +238,13 @@ class _Running:
 
     async def resolve(self, reference: Reference, requester: Requester) -> Resolution | None:
         """Ask the registry, or guess if it does not answer."""
-        key = (reference, self._fingerprint(requester))
+        key = (reference, self._fingerprints.of(requester))
         answer = await self._asking.call(key, lambda: self._ask(reference, requester))
         self._note_state(reference.registry, answer)
+        demand_rights(answer, requester)
         match answer:
             case Readable(Descriptor() as descriptor):
                 return Resolution(descriptor)
-            case Challenged(challenge) if requester.authorization is None or _is_expired(challenge):
-                raise AuthorizationRequired(str(challenge))
             case Unreachable(why):
                 return await self._guess(reference, why)
             case _:
@@ -231,12 +269,9 @@ class _Running:
         upstream = self.context.upstream
         registry, repository = reference.registry, reference.repository
         if requester.authorization is None:
-            # Most registries let nobody in without a token. To learn that from HEAD would count as a request twice.
-            challenge = await upstream.probe(registry, self._tag_ttl)
-            if isinstance(challenge, Unreachable):
-                return challenge
-            if challenge is not None:
-                return Challenged(challenge.for_repository(repository))
+            refused = await without_rights(upstream, registry, repository, self._tag_ttl)
+            if refused is not None:
+                return refused
         question = Question(registry, repository, Endpoint.MANIFEST, reference.tag, requester.authorization)
         answer = await upstream.ask(question)
         match answer:
@@ -257,7 +292,7 @@ class _Running:
         since = "" if age is None else f" since {age:.0f} s"
         text = "%s: answered with %s, which %s%s, because %s does not answer: %s"
         self._log.warning(text, reference, descriptor.digest, found.source, since, reference.registry, why)
-        return Resolution(descriptor, _STALE)
+        return Resolution(descriptor, STALE)
 
     def _note_state(self, registry: str, answer: Answer) -> None:
         """Log when a registry answers again."""
@@ -267,14 +302,6 @@ class _Running:
         elif registry in self._down:
             self._down.discard(registry)
             self._log.info("%s answers again, so it decides again what its tags mean", registry)
-
-    def _fingerprint(self, requester: Requester) -> bytes:
-        return hashlib.blake2b((requester.authorization or "").encode(), key=self._salt, digest_size=16).digest()
-
-
-def _is_expired(challenge: Challenge) -> bool:
-    """Return whether a registry says that the token is no longer valid, so that the runtime should get a new one."""
-    return not challenge.is_basic and challenge.parameters.get("error") == "invalid_token"
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -1,0 +1,56 @@
+"""What the questions of the resolver ``upstream`` have in common: who asks, and what becomes of a challenge."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+
+from peili.mirror.errors import AuthorizationRequired
+from peili.mirror.oci.requests import Requester
+from peili.mirror.upstream.answers import Challenged, Unreachable
+from peili.mirror.upstream.client import UpstreamClient
+
+STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
+"""The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
+
+
+class Fingerprints:
+    """Tells requesters apart without keeping what they show. Another object makes others of the same requesters."""
+
+    def __init__(self) -> None:
+        self._salt = secrets.token_bytes(16)
+
+    def of(self, requester: Requester) -> bytes:
+        """Return the fingerprint of a requester."""
+        return hashlib.blake2b((requester.authorization or "").encode(), key=self._salt, digest_size=16).digest()
+
+
+async def without_rights(
+    upstream: UpstreamClient, registry: str, repository: str, within: float
+) -> Challenged | Unreachable | None:
+    """Return how a registry answers requests without rights; None if it has to be asked.
+
+    Most registries let nobody in without a token. To learn that from a real question would cost one more.
+
+    Args:
+        upstream: Asks registries.
+        registry: The registry.
+        repository: The repository.
+        within: If the registry has not answered anything for this many seconds, it is asked whether it is there.
+    """
+    challenge = await upstream.probe(registry, within)
+    if challenge is None or isinstance(challenge, Unreachable):
+        return challenge
+    return Challenged(challenge.for_repository(repository))
+
+
+def demand_rights(answer: object, requester: Requester) -> None:
+    """Raise AuthorizationRequired if `answer` is a challenge to a requester that can get a token, or a new one.
+
+    If the registry refuses a token that has not expired, the requester has to find out there what is wrong.
+    """
+    if isinstance(answer, Challenged):
+        challenge = answer.challenge
+        is_expired = not challenge.is_basic and challenge.parameters.get("error") == "invalid_token"
+        if requester.authorization is None or is_expired:
+            raise AuthorizationRequired(str(challenge))
