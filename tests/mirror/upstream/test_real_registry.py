@@ -1,0 +1,152 @@
+"""`UpstreamClient` and the resolver ``upstream`` with Debian's docker-registry, its tokens and its htpasswd."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+
+import pytest
+from tests.lab.authentication import Credentials, Htpasswd
+from tests.lab.network import LoopbackNetwork
+from tests.lab.token_server import EXPIRED, TokenServer, User
+from tests.lab.upstream import Published, Upstream
+from tests.program_cache import SEARCH_PATH
+
+from peili.mirror import AuthorizationRequired, Limits, Reference, Requester
+from peili.mirror.oci.requests import Endpoint
+from peili.mirror.resolvers import UpstreamResolver
+from peili.mirror.testing import context_for, make_layout
+from peili.mirror.upstream.answers import Absent, Challenged, Fetched, Question, Readable, Unreachable
+from peili.mirror.upstream.client import UpstreamClient
+
+HAS_PROGRAMS = all(shutil.which(each, path=SEARCH_PATH) for each in ("docker-registry", "skopeo"))
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not HAS_PROGRAMS, reason="docker-registry or skopeo is not installed"),
+]
+
+PATIENT = Limits(upstream_timeout=20, connect_timeout=20)
+ALICE = Credentials("alice", "secret")
+
+
+@dataclass(frozen=True, slots=True)
+class Registries:
+    """A registry with tokens and one with htpasswd, both with the same image."""
+
+    tokens: TokenServer
+    private: Upstream
+    basic: Upstream
+    image: Published
+    public: Published
+
+    def token(self, *repositories: str, user: Credentials | None = ALICE) -> str:
+        """Return the Authorization header with a token for these repositories."""
+        issued = self.tokens.issue(user, [f"repository:{each}:pull" for each in repositories])
+        assert issued is not None
+        return f"Bearer {issued.token}"
+
+    def question(self, repository: str, authorization: str | None = None, *, tag: str = "v1") -> Question:
+        return Question(self.private.name, repository, Endpoint.MANIFEST, tag, authorization)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registries]:
+    directory = tmp_path_factory.mktemp("registries")
+    image = make_layout(directory / "image", layers=[20_000], tags=["v1"])
+    with LoopbackNetwork() as network:
+        node = network.add_node("private")
+        tokens = TokenServer(node, directory / "tokens", users={"alice": User("secret", ["team/*"])}, public=["open/*"])
+        private = Upstream(node, directory / "private", authentication=tokens)
+        passwords = Htpasswd(directory)
+        basic = Upstream(network.add_node("basic"), directory / "basic", authentication=passwords)
+        tokens.start()
+        private.start()
+        basic.start()
+        try:
+            published = private.push(image, "team/app")
+            public = private.push(image, "open/app")
+            basic.push(image, "team/app")
+            yield Registries(tokens, private, basic, published, public)
+        finally:
+            private.stop()
+            basic.stop()
+            tokens.stop()
+
+
+def basic_header(credentials: Credentials) -> str:
+    return f"Basic {base64.b64encode(str(credentials).encode()).decode()}"
+
+
+async def test_a_token_registry_answers_by_rights(real: Registries) -> None:
+    target = real.image.image.target
+    async with UpstreamClient(PATIENT) as client:
+        challenge = await client.challenge(real.private.name)
+        assert not isinstance(challenge, Unreachable)
+        assert challenge is not None
+        assert (challenge.scheme, challenge.parameters["realm"]) == ("Bearer", real.tokens.realm)
+        assert isinstance(await client.ask(real.question("team/app")), Challenged)
+
+        found = await client.ask(real.question("team/app", real.token("team/app")))
+        assert isinstance(found, Readable)
+        assert found.descriptor is not None
+        assert (found.descriptor.digest, found.descriptor.size) == (target.digest, target.size)
+        assert isinstance(await client.ask(real.question("open/app", real.token("open/app", user=None))), Readable)
+        absent = real.question("team/app", real.token("team/app"), tag="none")
+        assert await client.ask(absent) == Absent()
+
+        refused = await client.ask(real.question("team/app", real.token("open/app")))
+        assert isinstance(refused, Challenged)
+        assert refused.challenge.parameters["error"] == "insufficient_scope"
+        real.tokens.lifetime = EXPIRED
+        try:
+            expired = await client.ask(real.question("team/app", real.token("team/app")))
+        finally:
+            real.tokens.lifetime = 300
+        assert isinstance(expired, Challenged)
+        assert expired.challenge.parameters["error"] == "invalid_token"
+
+
+async def test_a_registry_with_passwords_answers_by_them(real: Registries) -> None:
+    async with UpstreamClient(PATIENT) as client:
+        challenge = await client.challenge(real.basic.name)
+        assert not isinstance(challenge, Unreachable)
+        assert challenge is not None
+        assert challenge.is_basic
+        question = Question(real.basic.name, "team/app", Endpoint.MANIFEST, "v1")
+        assert isinstance(await client.ask(question), Challenged)
+        publisher = basic_header(Htpasswd(real.basic.storage).publisher)
+        assert isinstance(await client.ask(replace(question, authorization=publisher)), Readable)
+        wrong = basic_header(Credentials("publisher", "wrong"))
+        assert isinstance(await client.ask(replace(question, authorization=wrong)), Challenged)
+
+
+async def test_tags_are_listed_with_a_token(real: Registries) -> None:
+    question = replace(real.question("team/app"), endpoint=Endpoint.TAGS, reference="list")
+    async with UpstreamClient(PATIENT) as client:
+        assert isinstance(await client.fetch(question), Challenged)
+        answer = await client.fetch(replace(question, authorization=real.token("team/app")))
+    assert isinstance(answer, Fetched)
+    assert json.loads(answer.pages[0])["tags"] == ["v1"]
+
+
+async def test_the_resolver_asks_the_registry_once_with_the_token_of_the_runtime(real: Registries) -> None:
+    resolver, reference = UpstreamResolver(), Reference(real.private.name, "team/app", "v1")
+    async with (
+        UpstreamClient(PATIENT) as client,
+        context_for(resolver, upstream=client) as context,
+        resolver.run(context),
+    ):
+        position = real.private.log_position()
+        with pytest.raises(AuthorizationRequired) as caught:
+            await resolver.resolve_for(reference, Requester())
+        assert 'scope="repository:team/app:pull"' in caught.value.challenge
+        for _ in range(3):
+            resolution = await resolver.resolve_for(reference, Requester(real.token("team/app")))
+            assert resolution is not None
+            assert resolution.descriptor.digest == real.image.image.target.digest
+        real.private.log_position()
+        asked = [each.method for each in real.private.requests(position)]
+    assert asked == ["GET", "HEAD"]
