@@ -1,8 +1,9 @@
 """Counts the functions and modules of this project that one request runs, and the depth of its call stack.
 
 `python -m scripts.request_path` prints one line for a GET of a blob that a peer has, and one for a peer's HEAD of a
-blob that this host has. With `--list`, it also prints the modules and their functions. Each request is made twice. Only
-the second one counts, without the set-up of connections and peers. The peer runs in another process and does not count.
+blob that this host has. With `--list`, it also prints the modules and their functions, and the deepest stack. Each
+request is made twice. Only the second one counts, without the set-up of connections and peers. The peer runs in another
+process and does not count. Both hosts know each other, and have told each other what they have.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,7 +23,7 @@ from typing import Any, ClassVar, Self
 import httpx
 from scripts.generated import ROOT
 
-from peili.mirror import Digest, Mirror, Peer, serve
+from peili.mirror import Digest, Mirror, Peer, PushRouter, serve
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
@@ -32,6 +33,8 @@ OWN, OTHER = b"own" * MIB, b"other" * MIB
 """The content of this host and of its peer."""
 
 
+SETTLING = 3
+"""Seconds in which the two hosts tell each other what they have."""
 TRIES = 10
 """Each request is traced so often. The smallest trace counts: others may contain work in the background."""
 
@@ -46,7 +49,7 @@ class Trace:
 
     def __init__(self) -> None:
         self.functions: dict[str, set[str]] = defaultdict(set)
-        self.depth = 0
+        self.stack: list[str] = []
 
     def __enter__(self) -> Self:
         Trace._active = self
@@ -73,17 +76,20 @@ class Trace:
     def add(self, frame: FrameType) -> None:
         """Count a call."""
         self.functions[frame.f_code.co_filename].add(frame.f_code.co_qualname)
-        depth, caller = 0, frame.f_back
+        stack, caller = [frame.f_code.co_qualname], frame.f_back
         while caller is not None:
-            depth += caller.f_code.co_filename.startswith(TREES)
+            if caller.f_code.co_filename.startswith(TREES):
+                stack.append(caller.f_code.co_qualname)
             caller = caller.f_back
-        self.depth = max(self.depth, depth + 1)
+        self.stack = max(self.stack, stack, key=len)
 
     def print(self, title: str, *, functions: bool) -> None:
         """Print the counts, and with `functions` also the modules and their functions."""
-        print(f"{title}: {self.count()} functions in {len(self.functions)} modules, {self.depth} frames deep")
+        print(f"{title}: {self.count()} functions in {len(self.functions)} modules, {len(self.stack)} frames deep")
         for file, names in sorted(self.functions.items()) if functions else ():
             print(f"  {Path(file).relative_to(ROOT)}: {', '.join(sorted(names))}")
+        if functions:
+            print(f"  the deepest stack: {' > '.join(reversed(self.stack))}")
 
 
 def main() -> None:
@@ -95,24 +101,33 @@ def main() -> None:
 
 
 async def run_peer() -> None:
-    """Serve `OTHER`, print the address, and run until the standard input ends."""
-    store = MemoryStore()
+    """Serve `OTHER`, print the address, read that of the other host, and run until the standard input ends."""
+    store, router = MemoryStore(), PushRouter()
     store.add(OTHER)
-    mirror = Mirror(store, StaticRouter([]))
+    mirror = Mirror(store, router)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         print(serving.peer_addresses[0], flush=True)
+        url = (await asyncio.to_thread(sys.stdin.readline)).strip()
+        router.set([Peer("this", (url,))])
         await asyncio.to_thread(sys.stdin.read)
 
 
 @contextmanager
-def peer_process() -> Generator[str]:
-    """Run a peer in another process, and yield its URL."""
-    command = [sys.executable, __file__, "--run-peer"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+def peer_process() -> Generator[tuple[str, Callable[[str], None]]]:
+    """Run a peer in another process. Yield its URL, and a function that tells it the URL of this host."""
+    command = [sys.executable, "-m", "scripts.request_path", "--run-peer"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:  # noqa: S603
         assert process.stdout is not None
         assert process.stdin is not None
-        yield f"http://{process.stdout.readline().strip()}"
-        process.stdin.close()
+        requests = process.stdin
+
+        def tell(url: str) -> None:
+            requests.write(f"{url}\n")
+            requests.flush()
+
+        yield f"http://{process.stdout.readline().strip()}", tell
+        requests.close()
 
 
 async def trace_request(client: httpx.AsyncClient, method: str, url: str) -> Trace:
@@ -126,7 +141,7 @@ async def trace_request(client: httpx.AsyncClient, method: str, url: str) -> Tra
 async def count(*, functions: bool) -> None:
     """Make the two requests and print their counts."""
     Trace.watch()
-    with peer_process() as url:
+    with peer_process() as (url, tell):
         store = MemoryStore()
         store.add(OWN)
         mirror = Mirror(store, StaticRouter([Peer("other", (url,))]))
@@ -136,6 +151,8 @@ async def count(*, functions: bool) -> None:
             httpx.AsyncClient() as client,
         ):
             local, peer = serving.local_addresses[0], serving.peer_addresses[0]
+            tell(f"http://{peer}")
+            await asyncio.sleep(SETTLING)
             for title, method, address, content in (
                 ("GET of a blob that a peer has", "GET", local, OTHER),
                 ("a peer's HEAD of a blob that this host has", "HEAD", peer, OWN),
