@@ -21,7 +21,7 @@ from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.inspection.inspector import Busy, Inspector
 from peili.mirror.metrics.counters import Family
 from peili.mirror.oci.image_names import parse_image
-from peili.mirror.server.protocol import HostHeaderCheck
+from peili.mirror.server.request_limits import HostHeaderCheck
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Broadcast
 

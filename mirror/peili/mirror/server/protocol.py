@@ -5,8 +5,8 @@ Up to four mixins extend uvicorn's protocol class. Each has one task:
     _PeerNames            tells the app which names the client's certificate shows (only with TLS)
     _RequestTimeouts      closes a connection whose request does not arrive in time, or whose response is unfinished
     _SocketWriterMixin    offers apps a socket writer (only on Linux, without TLS, with httptools)
-    _RequestLimits        bounds the size of a request's head, and the requests that wait on a connection (only with
-                          httptools; h11, uvicorn's other parser, reads one request at a time and bounds its head)
+    _RequestLimits        bounds the size of a request's head, and the requests that wait on a connection; see
+                          request_limits.py
 
 A socket writer sends the bytes of a body itself. Afterwards, uvicorn receives a body message that contains an
 `_AlreadySent` of the same length instead of the bytes. uvicorn counts it and writes it to its transport. That is a
@@ -20,38 +20,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 import sys
-from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import uvicorn
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from peili.mirror.limits import KIB, Limits
-from peili.mirror.oci.requests import host_error
+from peili.mirror.limits import Limits
 from peili.mirror.server.acceptor import ConnectionSlot
+from peili.mirror.server.request_limits import UvicornProtocol, with_request_limits
 from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
 from peili.mirror.support.deadlines import Countdown
 from peili.mirror.tls.peer_tls import PEER_NAMES, certificate_names
 
 LINGER = 1.0
 """Seconds for which a client may still read what was sent before its connection was closed."""
-
-_BODY_PIECE = 4 * KIB
-"""Bytes of a request's body that are parsed at once."""
-_HEAD_PIECE = KIB
-"""Bytes of a request's head that are parsed at once."""
-_HEAD_END = b"\r\n\r\n"
-_NEXT_REQUEST = re.compile(rb"\r\n\r\n[A-Z-]{3,20} ")
-"""Where a request begins behind another one. A body may match, too, but a pipelined request has no body."""
 
 
 def http_protocol() -> type[asyncio.Protocol]:
@@ -63,7 +52,7 @@ def http_protocol() -> type[asyncio.Protocol]:
     ``limits.header_size``. A request without exactly one well-formed Host header is answered with 400. Everything else
     is as in uvicorn's own protocol.
     """
-    return _with_socket_writer(_with_request_limits(AutoHTTPProtocol, Limits(), lambda _: None))
+    return _with_socket_writer(with_request_limits(AutoHTTPProtocol, Limits(), lambda _: None))
 
 
 def protocol_factory(
@@ -84,7 +73,7 @@ def protocol_factory(
     bases = (
         _PeerNames,
         _RequestTimeouts,
-        _with_socket_writer(_with_request_limits(config.http_protocol_class, limits, limited)),
+        _with_socket_writer(with_request_limits(config.http_protocol_class, limits, limited)),
     )
     protocol_class: Any = type("DoorProtocol", bases, {"limits": limits, "limited": staticmethod(limited)})
 
@@ -94,16 +83,6 @@ def protocol_factory(
         return protocol
 
     return make_protocol
-
-
-def _with_request_limits(
-    protocol_class: type[asyncio.Protocol], limits: Limits, limited: Callable[[str], None]
-) -> type[asyncio.Protocol]:
-    """Return a subclass with `_RequestLimits`, if `protocol_class` is uvicorn's protocol on httptools."""
-    if not issubclass(protocol_class, HttpToolsProtocol):
-        return protocol_class
-    attributes = {"limits": limits, "limited": staticmethod(limited)}
-    return type("RequestLimitsProtocol", (_RequestLimits, protocol_class), attributes)
 
 
 def _with_socket_writer(protocol_class: type[asyncio.Protocol]) -> type[asyncio.Protocol]:
@@ -117,188 +96,7 @@ def _with_socket_writer(protocol_class: type[asyncio.Protocol]) -> type[asyncio.
     return type("SocketWriterProtocol", (_SocketWriterMixin, protocol_class), {})
 
 
-class HostHeaderCheck:
-    """Passes on requests with exactly one well-formed Host header. Answers 400 to the others.
-
-    Args:
-        app: The app that receives the requests.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        problem = host_error(scope) if scope["type"] == "http" else None
-        if problem is None:
-            await self._app(scope, receive, send)
-        else:
-            response = PlainTextResponse(f"{problem}\n", status_code=400, headers={"Connection": "close"})
-            await response(scope, receive, send)
-
-
-class _UvicornProtocol(asyncio.Protocol):
-    """Declares the attributes of uvicorn's protocols that are used here."""
-
-    app: ASGIApp
-    config: uvicorn.Config
-
-
-class _Cycle(Protocol):
-    """A request and its response, in uvicorn's protocol on httptools."""
-
-    more_body: bool
-    response_complete: bool
-    disconnected: bool
-    message_event: asyncio.Event
-
-
-class _UvicornHttpTools(_UvicornProtocol):
-    """Declares the attributes that only uvicorn's protocol on httptools has. The parser calls the `on_` methods."""
-
-    transport: asyncio.Transport
-    pipeline: deque[tuple[_Cycle, ASGIApp]]
-    url: bytes
-    headers: list[tuple[bytes, bytes]]
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()  # type: ignore[misc]  # pyright: ignore
-
-    def on_headers_complete(self) -> None:
-        super().on_headers_complete()  # type: ignore[misc]  # pyright: ignore
-
-    def on_message_complete(self) -> None:
-        super().on_message_complete()  # type: ignore[misc]  # pyright: ignore
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()  # type: ignore[misc]  # pyright: ignore
-
-    def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
-        super()._start_asgi_task(cycle, app)  # type: ignore[misc]  # pyright: ignore
-
-
-class _RequestLimits(_UvicornHttpTools):
-    """Bounds the size of a request's head and the requests that wait behind another one. Checks the Host header.
-
-    uvicorn makes an object of some kilobytes for each request, and continues to read as soon as an app waits for the
-    client to disconnect. Here, the bytes behind a request are parsed only when its response is complete. Bytes are
-    parsed in pieces, usually one head at a time, and the limits are checked after each piece.
-    """
-
-    limits: Limits
-    limited: Callable[[str], None]
-    _active_cycle: _Cycle | None = None
-    _unparsed = b""
-    _is_in_body = False
-    _head_size: int | None = None
-    """The bytes of the incomplete head; None between heads. The piece in which the head begins is not counted, because
-    it may contain the end of another request. So the number may be too small by up to one piece.
-    """
-    _head_began = False
-    """Whether a head began in the piece that is parsed now."""
-
-    @override
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self.app = HostHeaderCheck(self.app)
-
-    @override
-    def data_received(self, data: bytes) -> None:
-        self._unparsed = self._unparsed + data if self._unparsed else data
-        self._parse_next()
-
-    def _parse_next(self) -> None:
-        """Parse up to the end of the next complete request, or all bytes if there is none."""
-        data, self._unparsed, start = self._unparsed, b"", 0
-        while start < len(data) and not self._is_responding():
-            stop = self._end_of_piece(data, start)
-            self._parse(data[start:stop] if stop - start < len(data) else data)
-            start = stop
-            if self.transport.is_closing():
-                return
-        self._unparsed = data[start:]
-        if (limit := self._exceeded_limit()) is not None:
-            self._abort(limit)
-
-    def _is_responding(self) -> bool:
-        """Return whether a complete request waits for the end of its response."""
-        cycle = self._active_cycle
-        return cycle is not None and not (cycle.response_complete or cycle.more_body)
-
-    def _end_of_piece(self, data: bytes, start: int) -> int:
-        """Return where the next piece ends: usually at the end of a head."""
-        if self._is_in_body:
-            return min(start + _BODY_PIECE, len(data))
-        head_end = data.find(_HEAD_END, start, start + _HEAD_PIECE)
-        return head_end + len(_HEAD_END) if head_end >= 0 else min(start + _HEAD_PIECE, len(data))
-
-    def _parse(self, piece: bytes) -> None:
-        was_in_head, self._head_began = self._head_size is not None, False
-        super().data_received(piece)
-        if was_in_head and self._head_size is not None and not self._head_began:
-            self._head_size += len(piece)
-        if self._head_size is not None and max(self._head_size, self._parsed_head_size()) > self.limits.header_size:
-            self._abort("header_size")
-        elif len(self.pipeline) > self.limits.pipeline:
-            self._abort("pipeline")
-
-    def _parsed_head_size(self) -> int:
-        """Return the approximate number of bytes of the current head that were parsed."""
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    def _abort(self, limit: str) -> None:
-        """Close the connection because it exceeds `limit`."""
-        self.limited(limit)
-        self.transport.abort()
-
-    def _exceeded_limit(self) -> str | None:
-        """Return the limit that the unparsed requests exceed. Their number is estimated with a regular expression."""
-        if not self._unparsed:
-            return None
-        if len(self.pipeline) + len(_NEXT_REQUEST.findall(self._unparsed)) >= self.limits.pipeline:
-            return "pipeline"
-        return "pipeline_size" if len(self._unparsed) > self.limits.pipeline_size else None
-
-    @override
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self.pipeline.clear()
-        self._unparsed = b""
-        if self._active_cycle is not None:  # uvicorn notifies only the request that arrived last
-            self._active_cycle.disconnected = True
-            self._active_cycle.message_event.set()
-            self._active_cycle = None
-
-    @override
-    def on_message_begin(self) -> None:
-        self._head_size, self._head_began = 0, True
-        super().on_message_begin()
-
-    @override
-    def on_headers_complete(self) -> None:
-        if self._parsed_head_size() > self.limits.header_size:
-            return  # hides the request from uvicorn; `_parse` then closes the connection
-        self._head_size = None
-        self._is_in_body = True
-        super().on_headers_complete()
-
-    @override
-    def on_message_complete(self) -> None:
-        self._is_in_body = False
-        super().on_message_complete()
-
-    @override
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._unparsed and not self.transport.is_closing():
-            self._parse_next()
-
-    @override
-    def _start_asgi_task(self, cycle: _Cycle, app: ASGIApp) -> None:
-        self._active_cycle = cycle
-        super()._start_asgi_task(cycle, app)
-
-
-class _SocketWriterMixin(_UvicornProtocol):
+class _SocketWriterMixin(UvicornProtocol):
     """Offers the app a socket writer."""
 
     _socket_writer: DirectSocketWriter | None = None
@@ -377,7 +175,7 @@ async def _lost_app(scope: Scope, receive: Receive, send: Send) -> None:
     """The app of a lost connection. It is never called."""
 
 
-class _PeerNames(_UvicornProtocol):
+class _PeerNames(UvicornProtocol):
     """Adds the names in the verified certificate of the client to the scope of each request."""
 
     @override
@@ -394,7 +192,7 @@ class _PeerNames(_UvicornProtocol):
             self.app = app_with_names
 
 
-class _RequestTimeouts(_UvicornProtocol):
+class _RequestTimeouts(UvicornProtocol):
     """Closes a connection whose request does not arrive in time, or whose response was left unfinished."""
 
     limits: Limits
