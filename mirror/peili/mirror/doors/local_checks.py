@@ -65,11 +65,17 @@ def check_host(allowed: Iterable[str]) -> RequestCheck:
         allowed: Further host names and addresses, without a port. `ANY_HOST` allows all.
     """
     names = frozenset(each.lower() for each in allowed)
+    last_allowed: tuple[str, object] | None = None  # a runtime sends the same Host again and again
 
     def check(scope: Scope) -> str | None:
+        nonlocal last_allowed
         header = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").strip()
+        if (header, scope.get("server")) == last_allowed:
+            return None
         host = _host_of(header)
-        if not header or ANY_HOST in names or host in names or host == _LOCALHOST or _is_address_of(host, scope):
+        is_allowed = not header or ANY_HOST in names or host in names or host == _LOCALHOST
+        if is_allowed or _is_address_of(host, scope):
+            last_allowed = header, scope.get("server")
             return None
         if host_error(scope) is not None:
             return None

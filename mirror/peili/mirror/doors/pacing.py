@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from typing_extensions import override
 
 from peili.mirror.limits import KIB, UNLIMITED, Limits
-from peili.mirror.server.socket_writer import PIECE, SocketSend, SocketWriter, get_socket_writer
+from peili.mirror.server.socket_writer import PIECE, SocketSend, SocketWriter, WrappedSocketWriter, get_socket_writer
 
 _BURST = 0.1
 """Seconds of unused rate that may be made up for."""
@@ -142,21 +142,13 @@ class Pacing:
         await self._app(scope, receive, paced)
 
 
-class PacedSocketWriter(SocketWriter):
+class PacedSocketWriter(WrappedSocketWriter):
     """Sends pieces to `client`, each as soon as `pacer` allows it."""
 
     def __init__(self, writer: SocketWriter, pacer: Pacer, client: str) -> None:
-        self._writer = writer
+        super().__init__(writer)
         self._pacer = pacer
         self._client = client
-
-    @override
-    def prepare(self) -> bool:
-        return self._writer.prepare()
-
-    @override
-    def set_timeout(self, seconds: float) -> None:
-        self._writer.set_timeout(seconds)
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import TypeVar
 
 from peili.mirror.errors import NotFound, RouterUnavailable, Unavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT, Metrics
@@ -14,6 +16,8 @@ from peili.mirror.peer_api.peers import Holder
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context, Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.support.tasks import Tasks, is_cancelled
+
+_T = TypeVar("_T")
 
 _MIN_WAIT = 0.01
 """The shortest wait in seconds. Without it, a `Wait` until a time in the past would cause a busy loop."""
@@ -133,11 +137,11 @@ class TransferLease:
 
     def use(self, holder: Holder) -> None:
         """Tell the lease that the transfer reads from `holder` now, or how much the current one has."""
-        self._report(lambda lease: lease.use(holder))
+        self._report(self._lease.use, holder)
 
     def progress(self, offset: int) -> None:
         """Tell the lease that the runtime has received the bytes before `offset`."""
-        self._report(lambda lease: lease.progress(offset))
+        self._report(self._lease.progress, offset)
 
     @property
     def may_be_superseded(self) -> bool:
@@ -166,7 +170,7 @@ class TransferLease:
         answer: object = None  # a plug-in may return anything
         try:
             answer = await call(
-                lambda: router.acquire(want),
+                partial(router.acquire, want),
                 self._context,
                 name,
                 about=want.key,
@@ -192,12 +196,12 @@ class TransferLease:
         self._lease, self.end_reason, self._takes_reports = lease, LeaseEnd.UPSTREAM, True
         await self._releases.release(previous, reason, self._digest)
 
-    def _report(self, report: Callable[[Lease], None]) -> None:
+    def _report(self, report: Callable[[_T], None], news: _T) -> None:
         """Report to the lease. If it raises an error once, it gets no more reports."""
         if not self._takes_reports:
             return
         try:
-            report(self._lease)
+            report(news)
         except Exception:
             self._takes_reports = False
             self._context.log.exception("%s: the router's lease failed to take progress", self._digest)

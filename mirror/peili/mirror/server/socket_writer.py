@@ -120,12 +120,11 @@ def wrap_send(send: Send, wrapper: Send) -> Send:
     return SocketSend(wrapper, send.socket_writer) if isinstance(send, SocketSend) else wrapper
 
 
-class CountingSocketWriter(SocketWriter):
-    """Calls `count` with the number of bytes after each write to `writer`."""
+class WrappedSocketWriter(SocketWriter):
+    """The base of writers that do something more with each write to `writer`."""
 
-    def __init__(self, writer: SocketWriter, count: Callable[[int], None]) -> None:
+    def __init__(self, writer: SocketWriter) -> None:
         self._writer = writer
-        self._count = count
 
     @override
     def prepare(self) -> bool:
@@ -134,6 +133,14 @@ class CountingSocketWriter(SocketWriter):
     @override
     def set_timeout(self, seconds: float) -> None:
         self._writer.set_timeout(seconds)
+
+
+class CountingSocketWriter(WrappedSocketWriter):
+    """Calls `count` with the number of bytes after each write to `writer`."""
+
+    def __init__(self, writer: SocketWriter, count: Callable[[int], None]) -> None:
+        super().__init__(writer)
+        self._count = count
 
     @override
     async def sendfile(self, fd: int, offset: int, count: int) -> int:
