@@ -150,7 +150,7 @@ async def test_watchers_see_a_new_namespace_by_default(own_namespace: Namespace)
 
 
 async def test_a_list_of_many_messages_is_complete(own_namespace: Namespace) -> None:
-    image = await own_namespace.load(layers=[10] * 1000)
+    image = await own_namespace.load(layers=[10] * 250)  # containerd puts 100 into a message
     store = own_namespace.store()
     async with entered(store), watching(store) as seen:
         await seen.until(lambda: seen.synced, within=PROMPT)

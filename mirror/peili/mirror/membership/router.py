@@ -7,6 +7,7 @@ peer_api/keys.py). `PushRouter` has a membership that a host agent sets.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
@@ -160,7 +161,8 @@ class MembershipRouter(Router):
             advice = await membership.sources.acquire(want, whole_holders)
         else:
             advice = await whole_holders()
-        membership.context.log.debug("%s from byte %d: %s", want.key, want.offset, _describe(advice))
+        if membership.context.log.isEnabledFor(logging.DEBUG):
+            membership.context.log.debug("%s from byte %d: %s", want.key, want.offset, _describe(advice))
         return advice
 
     @override

@@ -186,29 +186,10 @@ class Claiming:
         return FailureReason.UNREACHABLE if is_known else FailureReason.REFUSED
 
     async def _answer(self, home: str, request: ClaimRequest, *, is_final: bool) -> Granted | OtherHome | None:
-        """Return the answer of a home; None if there is none in time. A grant that comes too late is undone."""
-        asking = self._tasks.start(self._ask_and_hold(home, request, is_final=is_final))
-        is_used = False
-        try:
-            async with Deadline(self._client.answer_time):
-                answer = await asyncio.shield(asking)
-            is_used = True
-        except TimeoutError:
-            self._client.mark_slow(home)
-            return None
-        finally:
-            if not is_used:
-                asking.add_done_callback(lambda done: self._undo_late(request.key, home, done))
-        return answer
-
-    async def _ask_and_hold(self, home: str, request: ClaimRequest, *, is_final: bool) -> Granted | OtherHome | None:
+        """Return the answer of a home; None if there is none in time. A grant that may come too late is undone."""
         with self._leases.asking(request.key):
             undo = partial(self._leases.undo, request.key, home)
             return await self._client.acquire(home, request, is_final=is_final, on_lost=undo)
-
-    def _undo_late(self, key: str, home: str, asked: asyncio.Task[Granted | OtherHome | None]) -> None:
-        if not asked.cancelled() and asked.exception() is None:
-            self._undo(key, home, asked.result())
 
     def _undo(self, key: str, home: str, answer: Granted | OtherHome | None) -> None:
         if isinstance(answer, Granted) and not isinstance(answer.grant, WaitFor):
