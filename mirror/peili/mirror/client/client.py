@@ -9,6 +9,7 @@ long per request. It would also take 8 MiB of memory in each host agent.
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -34,6 +35,8 @@ from peili.mirror.tls.peer_tls import PeerTLS
 _MAX_PREFERENCES = 4096
 _SAFE_IN_TARGET = "/:?=&%@!$'()*+,;~[]"
 """What a path with a query may contain in addition to letters and digits. Other characters are escaped."""
+_USUAL_TARGET = re.compile(r"[A-Za-z0-9/:._-]+")
+"""Nothing to escape, which is found out faster than by escaping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +276,9 @@ class PeerClient:
 
     def _encode(self, base: _BaseURL, request: _Request) -> bytes:
         """Return the bytes of a request."""
-        target = quote(base.path + request.path, safe=_SAFE_IN_TARGET)
+        target = base.path + request.path
+        if not _USUAL_TARGET.fullmatch(target):
+            target = quote(target, safe=_SAFE_IN_TARGET)
         headers = {"Host": base.host_header, **self._headers, **request.headers}
         if request.body is not None:
             headers["Content-Length"] = str(len(request.body))

@@ -11,7 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class Origin:
     host: str
     port: int
     tls_name: str
-    dialled: AddressKinds = AddressKinds.ANY
+    dialled: AddressKinds = field(default=AddressKinds.ANY, hash=False)  # the hash of an enum is slow
 
 
 class Transport(ABC):
