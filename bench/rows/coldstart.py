@@ -73,7 +73,7 @@ _SCENES = (
     Scene(8, _EIGHT, [_MANY]),
     Scene(8, _EIGHT, [_ONE, _FOUR], interval=2),
     Scene(8, _EIGHT, [_ONE, _FOUR], last=budgets.COLD_START_LAST, release=_LATER, compare=0),
-    Scene(16, _SIXTEEN, [_ONE, _FOUR], last=budgets.COLD_START_LAST),
+    Scene(16, _SIXTEEN, [_ONE, _FOUR], last=budgets.COLD_START_LAST, compare=0),
     Scene(8, _SLOW_UPSTREAM, [_ONE], last=budgets.COLD_START_SLOW_UPSTREAM),
 )
 _QUICK = (Scene(2, Links(400, 400), [Image(2, 1)]),)

@@ -129,6 +129,10 @@ class Fetcher:
         """Return how many bytes it probably has at `now`."""
         return self.offset + (self.rate or 0.0) * min(_EXTRAPOLATED, max(0.0, now - self.grew))
 
+    def average_rate(self, now: float) -> float:
+        """Return the bytes per second that it has received since it was told where to get them."""
+        return max(0, self.offset - self.fed_offset) / max(now - self.fed_since, _WINDOW)
+
     def rate_at(self, now: float) -> float | None:
         """Return its rate at `now`, which is lower if it has got nothing for long.
 

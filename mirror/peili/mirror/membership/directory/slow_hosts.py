@@ -47,7 +47,9 @@ def judge_link(fetch: Fetch, child: Fetcher, available: int, rates: LinkRates, n
     if len(rates_of_all) < len(siblings):
         return None  # the uplink is shared with a host that was not measured yet
     sent = sum(rates_of_all) / fetch.share(feeder.host)
-    rates.learn_uplink(feeder.host, sent, is_limited, now)
+    # Reports that come late make a rate look higher than it is, so the uplink has at least what was sent on average.
+    average = sum(each.average_rate(now) for each in siblings)
+    rates.learn_uplink(feeder.host, sent if is_limited else min(sent, average), is_limited, now)
     if not is_limited:
         child.bad_reports = 0
         if not feeder.is_whole and feeder.rate is not None and child.rate > 0:
