@@ -97,6 +97,12 @@ PANELS = (
     Panel(
         "Lookups by answer of the router", [(rate("peili_lookups_total", "result"), "{{result}}")], "ops", stacked=True
     ),
+    Panel(
+        "Questions to registries by answer",
+        [(rate("peili_upstream_requests_total", "answer"), "{{answer}}")],
+        "reqps",
+        stacked=True,
+    ),
     Panel("Peers that answer", [(f"peili_peers{{{SELECTED}}}", "{{instance}}")], "short"),
     Panel("Cold start: what homes answer", [(rate("peili_grants_total", "answer"), "{{answer}}")], "ops", stacked=True),
     Panel(

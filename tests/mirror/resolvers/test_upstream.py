@@ -41,6 +41,7 @@ from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.exchanges import USER_AGENT
 from peili.mirror.upstream.roots import ApiRoot
 
 pytestmark = pytest.mark.anyio
@@ -236,6 +237,18 @@ async def test_a_host_says_nothing_about_covered_repositories_to_strangers() -> 
             cover_demo(one)
             assert (await client.get("/_resolver/v1/tag", params=ask)).status_code == 404
             assert (await client.get("/_resolver/v1/tag", params={"reference": "x"})).status_code == 400
+
+
+async def test_a_question_of_a_peili_is_not_passed_on(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise, a mirror that is configured as its own registry would ask itself again and again."""
+    async with cluster(1) as made:
+        (host,) = made.hosts
+        host.store.add(OLD)
+        made.registry.move(OLD)
+        assert (await host.ask(**{"User-Agent": USER_AGENT})).status_code == 404
+        assert made.registry.asked == []
+        assert any("leave this door out" in line for line in caplog.messages)
+        assert await host.digest() is not None
 
 
 async def test_without_a_mirror_nothing_is_known() -> None:

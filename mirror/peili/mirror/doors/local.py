@@ -30,6 +30,7 @@ from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer, open_transfer
+from peili.mirror.upstream.exchanges import USER_AGENT
 
 _T = TypeVar("_T")
 
@@ -90,7 +91,7 @@ class LocalDoor(Door):
         if target.registry is None:
             return ()
         find = partial(self._resolver.tags_for, target.registry, target.repository, stored, _requester(response))
-        listing = await self._ask_resolver(find, target)
+        listing = await self._ask_resolver(find, target, response)
         if listing is None:
             return ()
         _warn(response, listing.warning)
@@ -103,7 +104,7 @@ class LocalDoor(Door):
             raise HTTPError(404, NAME_UNKNOWN, f"the registry of {target.name} is unknown; name it with ?ns=")
         digest, requester = target.digest, _requester(response)
         find = partial(self._resolver.referrers_for, target.registry, target.repository, digest, requester)
-        listing = await self._ask_resolver(find, target)
+        listing = await self._ask_resolver(find, target, response)
         if listing is None:
             raise HTTPError(404, NAME_UNKNOWN, f"the referrers of {target.name} are known upstream")
         _warn(response, listing.warning)
@@ -114,8 +115,14 @@ class LocalDoor(Door):
             headers["OCI-Filters-Applied"] = "artifactType"
         await response.json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}, headers)
 
-    async def _ask_resolver(self, ask: Callable[[], Awaitable[_T]], target: Target) -> _T | None:
+    async def _ask_resolver(
+        self, ask: Callable[[], Awaitable[_T]], target: Target, response: ResponseWriter
+    ) -> _T | None:
         """Return what the resolver answers; None if it can't. Raises HTTPError 401 if the registry demands rights."""
+        if response.header(b"user-agent") == USER_AGENT:
+            text = "%s: a peili asks this door as if it were a registry; leave this door out of [upstream]"
+            self.context.log.warning(text, target.name)
+            return None
         allowed = (NotFound, Unavailable, AuthorizationRequired)
         try:
             return await call(ask, self.context, "the resolver", about=target.name, allowed=allowed)
@@ -127,7 +134,7 @@ class LocalDoor(Door):
 
     async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
         resolve = partial(self._resolver.resolve_for, self.reference(target), _requester(response))
-        resolution = await self._ask_resolver(resolve, target)
+        resolution = await self._ask_resolver(resolve, target, response)
         if resolution is None:
             raise NotFound(f"{target.name} is resolved upstream")
         _warn(response, resolution.warning)

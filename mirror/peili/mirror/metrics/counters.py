@@ -281,6 +281,7 @@ class Metrics(DoorCounters):
             "Questions that this host asked a registry (it never fetches content from one), by endpoint of the API and "
             "by answer.",
             *("endpoint", "answer"),
+            initial=[("manifests", each) for each in ("readable", "challenged", "denied", "absent", "unreachable")],
         )
         self.clients = RuntimeClients()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+USER_AGENT = "peili"
+"""The User-Agent of these requests. A local door does not ask a registry to answer them, so that they can't loop."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 

@@ -17,7 +17,7 @@ import httpx
 
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
-from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import USER_AGENT, Exchange, ExchangeFailed, RegistryReply, TooLarge
 from peili.mirror.upstream.roots import ApiRoot
 
 _MOST_REDIRECTS = 5
@@ -26,7 +26,6 @@ _KEEP_ALIVE = 30.0
 _UNUSED_CONNECTIONS = 4
 _MOST_POOLS = 64
 """Registries with certificates of their own that are used at the same time."""
-_USER_AGENT = "peili"
 _LONGEST_REASON = 200
 
 _Trust: TypeAlias = tuple[bool, tuple[Path, ...], tuple[tuple[Path, Path], ...], bool]
@@ -105,7 +104,7 @@ class RegistryTransport:
             verify=context,
             # One requester's cookies are not for the next one.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             limits=httpx.Limits(
                 max_connections=most,
                 max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
