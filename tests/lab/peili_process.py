@@ -132,7 +132,7 @@ def _toml(sections: Sections) -> str:
     """Format sections as TOML."""
     lines: list[str] = []
     for section, values in sections.items():
-        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items())]
+        lines += [f"[{section}]", *(f"{json.dumps(key)} = {_toml_value(value)}" for key, value in values.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -141,4 +141,4 @@ def _toml_value(value: Any) -> str:
     if not isinstance(value, Mapping):
         return json.dumps(value)
     table = cast("Mapping[str, Any]", value)
-    return "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in table.items()) + " }"
+    return "{ " + ", ".join(f"{json.dumps(key)} = {_toml_value(each)}" for key, each in table.items()) + " }"
