@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(MEASURED)
     parser.add_argument("rows", nargs="*", metavar="ROW", type=_row, help=f"{names}; by default all")
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: only shows that the rows run")
-    parser.add_argument("--only", default="", metavar="TEXT", help="only the scenes of coldstart whose name has TEXT")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="only the scenes of coldstart, and faults, that have TEXT"
+    )
     parser.add_argument("--show", type=Path, metavar="FILE", help="measure nothing: print the table of a JSON file")
     parser.add_argument(
         "--publish", action="store_true", help="measure nothing: put the full run into docs/ and README"

@@ -48,7 +48,7 @@ class Setting:
     Attributes:
         folder: The folder of all files of the run.
         quick: Whether sizes and numbers are small. Such a run only shows that the rows work.
-        only: A part of the names of the scenes to measure, in a row that has scenes; empty for all.
+        only: A part of the names of the scenes or faults to measure, in a row that has some; empty for all.
     """
 
     folder: Path

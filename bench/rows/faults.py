@@ -5,7 +5,7 @@ The reference of each time is the same cold start without the fault. Every fault
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -20,9 +20,22 @@ _AGAINST = "without the fault"
 
 
 def rows(setting: Setting) -> Iterator[Row]:
-    """Yield rows of each fault. Raises RuntimeError if the machine can't limit links."""
-    for fault in setting.pick(FAULTS, [replace(FAULTS[0], layers=(MIB,))]):
+    """Yield rows of each fault.
+
+    Raises:
+        RuntimeError: The machine can't limit links, or no fault is meant.
+    """
+    for fault in chosen_faults(setting):
         yield from _fault_rows(setting, fault)
+
+
+def chosen_faults(setting: Setting) -> Sequence[Fault]:
+    """Return the faults whose description has the text of ``--only``. Raises RuntimeError if there is none."""
+    faults = setting.pick(FAULTS, [replace(FAULTS[0], layers=(MIB,))])
+    chosen = [each for each in faults if setting.only in each.what]
+    if not chosen:
+        raise RuntimeError(f"no fault has {setting.only!r} in its description")
+    return chosen
 
 
 def _fault_rows(setting: Setting, fault: Fault) -> Iterator[Row]:

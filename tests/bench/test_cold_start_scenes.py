@@ -1,4 +1,4 @@
-"""`python -m bench coldstart --only TEXT` measures the scenes whose names have the text."""
+"""`python -m bench coldstart faults --only TEXT` measures the scenes and the faults that have the text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from bench.rows.coldstart import chosen_scenes
+from bench.rows.faults import chosen_faults
 from bench.setting import Setting
 
 
@@ -22,3 +23,14 @@ def test_scenes_are_chosen_by_their_names() -> None:
 def test_a_text_in_no_name_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="no scene has '9 hosts' in its name"):
         chosen_scenes(Setting(Path(), only="9 hosts"))
+    with pytest.raises(RuntimeError, match="no fault has '9 hosts' in its description"):
+        chosen_faults(Setting(Path(), only="9 hosts"))
+
+
+def test_faults_are_chosen_by_their_descriptions() -> None:
+    assert len(chosen_faults(Setting(Path()))) == 17
+    assert [each.what.rpartition("'s ")[2] for each in chosen_faults(Setting(Path(), only="is stopped"))] == [
+        "containerd is stopped",
+        "client is stopped",
+        "peili is stopped",
+    ]
