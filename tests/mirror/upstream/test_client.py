@@ -212,6 +212,8 @@ async def test_the_pages_of_a_list_are_read() -> None:
     registry.answers["/v2/page2"] = (200, {}, second)
     async with registries(registry) as client:
         assert await client.fetch(TAGS) == Fetched((first, second))
+        registry.answers["/v2/page2"] = (503, {}, b"")
+        assert isinstance(await client.fetch(TAGS), Denied)  # whole or not at all
     async with registries(registry, limits=replace(PATIENT, upstream_answer=len(first))) as client:
         assert isinstance(await client.fetch(TAGS), Denied)
 

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from peili.mirror.limits import KIB, Limits
@@ -132,9 +133,12 @@ class UpstreamClient:
             question: The endpoint is `Endpoint.TAGS` or `Endpoint.REFERRERS`.
 
         Returns:
-            The pages; or `Denied` if they have more than ``limits.upstream_answer`` bytes together.
+            The pages; or `Denied` if they have more than ``limits.upstream_answer`` bytes together, or if only some of
+            them arrive in time.
         """
-        return await self._bounded(self._fetch(question))
+        pages: list[bytes] = []
+        answer = await self._bounded(self._try_roots(question, partial(self._fetch_pages, pages)))
+        return Denied("only a part of it arrived") if pages and isinstance(answer, Unreachable) else answer
 
     async def _bounded(self, work: Coroutine[Any, Any, _T]) -> _T | Unreachable:
         """Return what `work` returns in time, as soon as there is a slot."""
@@ -242,12 +246,10 @@ class UpstreamClient:
         except ValueError as error:
             return Denied(str(error))
 
-    async def _fetch(self, question: Question) -> Fetched | Refusal:
-        return await self._try_roots(question, self._fetch_pages)
-
-    async def _fetch_pages(self, root: ApiRoot, question: Question) -> Fetched | Refusal:
+    async def _fetch_pages(self, pages: list[bytes], root: ApiRoot, question: Question) -> Fetched | Refusal:
+        """Read all pages at one root, and note in `pages` those that have arrived."""
         exchange = self._exchange("GET", root, question, most=self._limits.upstream_answer)
-        pages: list[bytes] = []
+        pages.clear()
         while len(pages) < _MOST_PAGES:
             reply = await self._send(root, exchange)
             if isinstance(reply, (Denied, Unreachable)):
