@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -125,7 +126,10 @@ async def check_keyboard(page: Browser) -> None:
     await page.until("document.querySelector('#result .bad') !== null")
     await page.run("document.getElementById('list').focus()")
     await page.press("Enter", 13, "\r")
-    await page.until("document.getElementById('images').innerText.includes('The store has no image.')")
+    await page.until("document.getElementById('images').innerText.includes('docker.io/library/demo:v1')")
+    images = await page.run("document.getElementById('images').innerText")
+    assert "0 images with a tag here, 1 image only on others" in images
+    assert re.search(r"library/demo:v1\s+\w{12}\s+no\s+node-b", images)
 
 
 async def check_readers(page: Browser) -> None:

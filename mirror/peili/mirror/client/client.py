@@ -167,24 +167,24 @@ class PeerClient:
         method: str,
         peer: Peer,
         path: str,
-        body: bytes,
+        body: bytes | None,
         *,
         timeout: float,
         max_response: int,
         headers: Mapping[str, str] | None = None,
     ) -> tuple[ResponseHead, bytes]:
-        """Send a request with a body, and read the whole response.
+        """Send a request, and read the whole response.
 
-        The URLs are tried as by `open`. The request is sent at most once: if the connection ends after the client began
-        to send, the peer may have acted on it, so the caller decides whether to repeat it. The connection is kept only
-        after a status from 200 to 299: a server that refuses a request need not have read its body, and would take the
-        rest of it for the next request.
+        The URLs are tried as by `open`. A request with a body is sent at most once: if the connection ends after the
+        client began to send, the peer may have acted on it, so the caller decides whether to repeat it. Its connection
+        is kept only after a status from 200 to 299: a server that refuses a request need not have read its body, and
+        would take the rest of it for the next request.
 
         Args:
             method: The method, for example POST.
             peer: The peer.
             path: The path below the base URL of the peer, with a slash at its start.
-            body: The body of the request.
+            body: The body of the request; None for a GET.
             timeout: Seconds for everything, up to the end of the response.
             max_response: The largest body of a response that is read, in bytes.
             headers: More headers of the request. With ``Connection: close``, the connection is not kept.

@@ -135,6 +135,7 @@ class Door(ABC):
         )
         if not is_selected:
             self.note_excluded(target)
+            self.context.log.debug("%s %s: not sent: excluded by the configuration", target.endpoint.value, target.name)
             raise HTTPError(404, NAME_UNKNOWN, f"this mirror is not for {target.name}")
         return target
 

@@ -66,7 +66,9 @@ class LocalDoor(Door):
         await self._require_selected(digest)
         if target.is_registry_in_path and target.endpoint is Endpoint.MANIFEST:
             await self._whole_images.require(target, digest)
-        if not await self._send_from_store(target, digest, response):
+        if await self._send_from_store(target, digest, response):
+            self.context.log.debug("%s %s: sent from the store, which has it whole", target.endpoint.value, target.name)
+        else:
             record.source = FROM_PEER
             try:
                 await self._send_from_peers(target, digest, response, record)

@@ -16,6 +16,7 @@ from typing_extensions import override
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.content.incoming_content import IncomingContent
 from peili.mirror.doors.base import Door, requested_descriptor
+from peili.mirror.doors.images import ImagesRoute
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.received import ReceivedRoute
 from peili.mirror.doors.response import ResponseWriter
@@ -129,7 +130,7 @@ class PeerDoor(Door):
 
     def routes(self) -> Sequence[Route]:
         """Return the routes of requests that are not for content."""
-        return (ReceivedRoute(self.context, self._incoming.received).route(),)
+        return (ReceivedRoute(self.context, self._incoming.received).route(), ImagesRoute(self.context).route())
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:

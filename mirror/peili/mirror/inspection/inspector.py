@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from peili.mirror.errors import NotFound, PeerUnavailable, PeiliError, Unavailable
+from peili.mirror.inspection.images import ImageList
 from peili.mirror.inspection.lookup import MOST_PEERS, FoundImage, ImageLookup
 from peili.mirror.inspection.reading import PartReader
 from peili.mirror.oci.requests import Target
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
-from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.resolvers.peers import PeersResolver
 from peili.mirror.support.deadlines import Deadline
@@ -46,6 +46,7 @@ class Inspector:
         self._reader = PartReader(context)
         self._resolver = resolver
         self._images = ImageLookup(context, self._reader)
+        self._list = ImageList(context, self._images)
         self._asked = 0
 
     async def find(self, target: Target) -> dict[str, Any]:
@@ -98,23 +99,15 @@ class Inspector:
         async with self._question():
             return await asyncio.gather(*(self._images.limited(self._ping(each)) for each in wanted))
 
-    async def images(self) -> list[dict[str, Any]]:
-        """Return the images of this host's store, each with the peers that have its manifest whole.
+    async def images(self) -> dict[str, Any]:
+        """Return the images of this host and of its peers, with who has each; see `ImageList.document`.
 
         Raises:
             Busy: See above.
             Unavailable: See above; or the store doesn't answer.
         """
         async with self._question():
-            found = await call(self._context.store.images, self._context, "the store", allowed=(Unavailable,))
-            listed = found[:MOST_PEERS]
-            holders = await asyncio.gather(
-                *(self._images.limited(self._images.whole_holders(each.digest)) for _, each in listed)
-            )
-        return [
-            {"image": str(reference), "digest": each.digest, "peers": [holder.peer.id for holder in found_holders]}
-            for (reference, each), found_holders in zip(listed, holders, strict=True)
-        ]
+            return await self._list.document()
 
     async def _look_up(self, target: Target) -> FoundImage:
         own = (self._resolver, type(self._resolver).__name__)

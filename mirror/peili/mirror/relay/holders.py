@@ -113,11 +113,24 @@ class Holders:
                 is_small = whole_if_small and self._is_small(holder)
                 self._source = await self._open_feeder(holder, None if is_small else wanted)
             if self._source is not None:
+                self._log_choice(self._source)
                 if not head_only:
                     self._begin_reading(self._source)
                 return self._source
         self._state.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._request.digest}")
+
+    def _log_choice(self, source: Source) -> None:
+        if source.in_flight is not None:
+            reason = "where it still arrives, because no holder has it whole"
+        elif self._replacement is not None and self._replacement.id == source.peer.id:
+            reason = "because it was much faster than the last holder"
+        else:
+            reason = f"the first that delivers of {', '.join(each.peer.id for each in self._named)}"
+        start = source.span.start
+        self._state.log.debug(
+            "%s: read from %s from byte %d on, %s", self._request.digest, source.peer.id, start, reason
+        )
 
     async def open_rest(self, previous: Source, span: Span) -> Source:
         """Open a source for `span` at the peer of the `previous` source if possible, else at another holder.

@@ -267,7 +267,8 @@ class _Race:
         holder, started = self._attempts.pop(attempt)
         try:
             self._winner = attempt.result()
-        except NotFaster:
+        except NotFaster as error:
+            self._options.log.debug("the current holder stays: %s", error)
             return False
         except PeerUnavailable as error:
             self._options.on_failure(holder.peer, error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from peili.mirror.client.client import map_exceptions
 from peili.mirror.errors import FailureReason, PeerUnavailable, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.keys import MAX_PATH
@@ -90,14 +89,10 @@ async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer,
 async def _fetch_received(digest: Digest, peer: Peer, context: Context) -> Sequence[ReceivedBytes]:
     """Ask a host what it received. Return nothing if it does not say so."""
     try:
-        response = await context.client.open("GET", peer, received_path(digest), timeout=_ANSWER_TIMEOUT)
-        try:
-            with map_exceptions(peer):
-                async with Deadline(_ANSWER_TIMEOUT):
-                    data = await response.read(MAX_MESSAGE)
-        finally:
-            response.close()
-        return parse_received(data) if response.head.status == 200 else ()
+        head, data = await context.client.request(
+            "GET", peer, received_path(digest), None, timeout=_ANSWER_TIMEOUT, max_response=MAX_MESSAGE
+        )
+        return parse_received(data) if head.status == 200 else ()
     except (PeerUnavailable, ValueError) as error:
         context.log.info("%s: peer %s does not say what it received: %s", digest, peer.id, error)
         return ()

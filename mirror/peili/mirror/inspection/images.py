@@ -1,0 +1,83 @@
+"""Lists the images of this host and of its peers, with who has each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from peili.mirror.errors import PeerUnavailable, Unavailable
+from peili.mirror.inspection.lookup import MOST_PEERS, ImageLookup
+from peili.mirror.oci.references import Digest, Reference
+from peili.mirror.peer_api.images import IMAGES_PATH, ImageNames
+from peili.mirror.peer_api.messages import MAX_MESSAGE
+from peili.mirror.peer_api.peers import Peer
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context
+
+_MOST_LISTED = 256
+"""How many images of this host, and how many others, are listed."""
+
+_Image: TypeAlias = tuple[Reference, Digest]
+
+
+class ImageList:
+    """Asks the store and the peers which images they have.
+
+    Args:
+        context: The mirror's context.
+        lookup: Finds out who has a manifest.
+    """
+
+    def __init__(self, context: Context, lookup: ImageLookup) -> None:
+        self._context = context
+        self._lookup = lookup
+
+    async def document(self) -> dict[str, Any]:
+        """Return the images as values for JSON: first those of this host, then those that only peers have.
+
+        ``total`` counts them all, as far as they are known. ``asked`` are the ids of the peers that were asked, and
+        ``silent`` has the reason for each that did not answer.
+
+        Raises:
+            Unavailable: The store doesn't answer.
+        """
+        context = self._context
+        found = await call(context.store.images, context, "the store", allowed=(Unavailable,))
+        own = [(reference, descriptor.digest) for reference, descriptor in found]
+        peers = [*context.router.peers()][:MOST_PEERS]
+        answers = dict(
+            zip((each.id for each in peers), await self._gather([self._ask(each) for each in peers]), strict=True)
+        )
+        told = {peer: answer for peer, answer in answers.items() if isinstance(answer, ImageNames)}
+        others = sorted({image for answer in told.values() for image in answer.images} - {*own})
+        unnamed = max((answer.total - len(answer.images) for answer in told.values()), default=0)
+        return {
+            "images": [*await self._rows(own, told, is_here=True), *await self._rows(others, told, is_here=False)],
+            "total": len(own) + len(others) + unnamed,
+            "asked": list(answers),
+            "silent": {peer: answer for peer, answer in answers.items() if isinstance(answer, str)},
+        }
+
+    async def _rows(
+        self, images: Sequence[_Image], told: Mapping[str, ImageNames], *, is_here: bool
+    ) -> list[dict[str, Any]]:
+        listed = images[:_MOST_LISTED]
+        holders = await self._gather([self._lookup.whole_holders(digest) for _, digest in listed])
+        rows: list[dict[str, Any]] = []
+        for image, found in zip(listed, holders, strict=True):
+            names = {each.peer.id for each in found} | {peer for peer, each in told.items() if image in each.images}
+            rows.append({"image": str(image[0]), "digest": image[1], "here": is_here, "peers": sorted(names)})
+        return rows
+
+    async def _gather(self, work: Sequence[Any]) -> list[Any]:
+        return await asyncio.gather(*(self._lookup.limited(each) for each in work))
+
+    async def _ask(self, peer: Peer) -> ImageNames | str:
+        """Ask a peer which images it has. Return the reason if it doesn't say so."""
+        client, timeout = self._context.client, self._context.limits.first_byte_timeout
+        try:
+            head, data = await client.request("GET", peer, IMAGES_PATH, None, timeout=timeout, max_response=MAX_MESSAGE)
+            return ImageNames.parse(data) if head.status == 200 else f"it answers {head.status}"
+        except (PeerUnavailable, ValueError) as error:
+            return str(error)
