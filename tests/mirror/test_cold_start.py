@@ -3,84 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.lab.access import Access
+from tests.mirror.cold_start import COLD_LIMITS, Runtime, Upstream
 from tests.mirror.membership.directory.acquiring import home_of
-from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
-from tests.mirror.relay.pulling import content, path_of
+from tests.mirror.membership.directory.cluster import are_synced, cluster
+from tests.mirror.relay.pulling import content
 from tests.support.neighbours import until
 
-from peili.mirror import Digest, Limits
+from peili.mirror import Digest
 from peili.mirror.limits import KIB, MIB
-from peili.stores.memory import MemoryIngest
 
 pytestmark = pytest.mark.anyio
 
 HOSTS = 6
-LIMITS = Limits(lookup_timeout=5, claim_timeout=60, wait_timeout=60)
-CHUNK = 64 * KIB
-
-
-class Upstream:
-    """A registry. It counts what it sends.
-
-    Attributes:
-        sent: The bytes that were sent, by digest.
-        may_send: Waited for before each chunk, with its first byte.
-    """
-
-    def __init__(self, *blobs: bytes) -> None:
-        self._blobs = {Digest.of(each): each for each in blobs}
-        self.sent = Counter[Digest]()
-        self.may_send: Callable[[int], bool] = lambda _: True
-
-    async def read(self, digest: Digest, offset: int) -> AsyncGenerator[bytes]:
-        for start in range(offset, len(self._blobs[digest]), CHUNK):
-            await until(lambda start=start: self.may_send(start))  # type: ignore[misc]  # bound early
-            chunk = self._blobs[digest][start : start + CHUNK]
-            self.sent[digest] += len(chunk)
-            yield chunk
-
-
-class Runtime:
-    """Does what containerd does with one mirror: it writes what arrives into the store, and goes upstream after a 404.
-
-    Attributes:
-        received: How many bytes have arrived, by digest.
-    """
-
-    def __init__(self, host: Host, upstream: Upstream) -> None:
-        self._store = host.store
-        self._upstream = upstream
-        self._url = f"http://{host.serving.local_addresses[0]}"
-        self.received = Counter[Digest]()
-
-    async def pull(self, digest: Digest, size: int) -> None:
-        ingest = self._store.begin(digest, size)
-        try:
-            await self._fill(ingest, digest, size)
-        except asyncio.CancelledError:
-            ingest.abort()
-            raise
-        ingest.commit()
-
-    async def _fill(self, ingest: MemoryIngest, digest: Digest, size: int) -> None:
-        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=60) as client:
-            while (offset := len(ingest.data)) < size:
-                headers = {"Range": f"bytes={offset}-"} if offset else {}
-                try:
-                    async with client.stream("GET", path_of(digest), headers=headers) as response:
-                        found = response.status_code in {200, 206}
-                        async for chunk in response.aiter_raw() if found else self._upstream.read(digest, offset):
-                            ingest.write(chunk)
-                            self.received[digest] = len(ingest.data)
-                except httpx.TransportError:
-                    assert len(ingest.data) > offset, "a response was cut without progress"
 
 
 @pytest.fixture
@@ -90,7 +28,7 @@ def access(tmp_path: Path) -> Access:
 
 async def test_each_blob_is_fetched_once_when_all_hosts_ask_at_the_same_time(access: Access) -> None:
     blobs = [content(size) for size in (3 * MIB, 2 * MIB + 1, 300 * KIB, 5 * KIB)]
-    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=COLD_LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream = Upstream(*blobs)
         runtimes = [Runtime(each, upstream) for each in hosts]
@@ -101,7 +39,7 @@ async def test_each_blob_is_fetched_once_when_all_hosts_ask_at_the_same_time(acc
 async def test_the_bytes_reach_every_host_while_upstream_still_sends(access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=COLD_LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream = Upstream(blob)
         runtimes = [Runtime(each, upstream) for each in hosts]
@@ -114,7 +52,7 @@ async def test_the_bytes_reach_every_host_while_upstream_still_sends(access: Acc
 async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch(access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=COLD_LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream, has_changed = Upstream(blob), asyncio.Event()
         upstream.may_send = lambda start: start < 6 * MIB or has_changed.is_set()
@@ -135,7 +73,7 @@ async def test_hosts_that_join_and_leave_in_the_middle_cost_no_second_fetch(acce
 async def test_every_other_host_gets_the_blob_if_a_host_vanishes(vanishing: str, access: Access) -> None:
     blob = content(7 * MIB)
     digest = Digest.of(blob)
-    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=LIMITS) as hosts:
+    async with cluster(HOSTS, keys=access.peer_tls_factory(), limits=COLD_LIMITS) as hosts:
         await until(lambda: are_synced(hosts))
         upstream, has_changed = Upstream(blob), asyncio.Event()
         upstream.may_send = lambda start: start < 6 * MIB or has_changed.is_set()

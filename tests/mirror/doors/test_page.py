@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
 import pytest
-from tests.mirror.relay.pulling import manifest_with, path_of
+from tests.mirror.cold_start import COLD_LIMITS, Runtime, Upstream
+from tests.mirror.membership.directory.cluster import are_synced, cluster
+from tests.mirror.relay.pulling import content, manifest_with, path_of
 from tests.support.browser import CHROMIUM, Browser, browser
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Mirror, Peer, Reference, serve
+from peili.mirror.limits import MIB
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
@@ -25,6 +30,10 @@ pytestmark = [
 ]
 LAYER = bytes(6 << 20)
 
+BOXES = """
+[...document.querySelectorAll('#chains .node rect')].map((each) => each.getBoundingClientRect())
+  .map((each) => [each.left, each.right])
+"""
 CONTRAST = """
 (() => {
   const light = (color) => {
@@ -168,6 +177,41 @@ def check_traffic(host: Shown) -> None:
     problems = [each["entry"] for each in host.page.named("Log.entryAdded")]
     expected = [each for each in problems if "status of 400" in each["text"]]  # the name that is none
     assert problems == expected, json.dumps(problems)
+
+
+async def test_the_page_draws_the_chain_of_a_cold_start_from_upstream_to_this_host(tmp_path: Path) -> None:
+    blob = content(7 * MIB)
+    digest = Digest.of(blob)
+    async with cluster(4, limits=COLD_LIMITS) as hosts, browser(tmp_path) as page:
+        await until(lambda: are_synced(hosts))
+        upstream, is_seen = Upstream(blob), asyncio.Event()
+        upstream.may_send = lambda start: start < 6 * MIB or is_seen.is_set()
+        runtimes = [Runtime(each, upstream) for each in hosts]
+        async with asyncio.TaskGroup() as pulls:
+            for runtime in runtimes:
+                pulls.create_task(runtime.pull(digest, len(blob)))
+            await until(lambda: all(each.received[digest] for each in runtimes))
+            way = {each: way_of(each.mirror) for each in hosts}
+            last = max(hosts, key=lambda host: len(way[host]))
+            assert len(way[last]) >= 3, "at least three hosts are in a chain"
+            await page.open(f"http://{last.serving.local_addresses[0]}/")
+            names = ["upstream", *reversed(way[last])]
+            await page.until(f"document.querySelector('#chains svg')?.ariaLabel.endsWith(': {' to '.join(names)}')")
+            drawn = await page.run(
+                "[...document.querySelectorAll('#chains .node title')].map((each) => each.textContent)"
+            )
+            assert drawn == names
+            boxes = await page.run(BOXES)
+            assert all(one[1] < other[0] for one, other in pairwise(boxes)), "they stand side by side, in this order"
+            assert await page.run("document.querySelectorAll('#chains .edge.flows').length") == len(names) - 1
+            assert await page.run("document.querySelector('#chains .node.self title').textContent") == last.name
+            is_seen.set()
+        await page.until("document.getElementById('transfers').innerText.includes('Nothing is in flight.')")
+
+
+def way_of(mirror: Mirror) -> list[str]:
+    """Return the ids on the way of the bytes, from this host to the one whose runtime fetches from upstream."""
+    return next((each["path"] for each in mirror.status()["transfers"] if each["door"] == "local"), [])
 
 
 async def test_the_page_is_one_file_and_reloads_nothing_from_elsewhere() -> None:
