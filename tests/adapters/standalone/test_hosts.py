@@ -13,6 +13,9 @@ from tests.adapters.standalone.test_serve import Start, start
 from tests.support.ports import free_port
 from tests.support.trees import make_tree, snapshot
 
+from peili.adapters.containerd import HostsFiles
+from peili.adapters.files.editor import Change, Problem
+from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.standalone.cli import main
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
@@ -49,6 +52,31 @@ def test_apply_show_and_remove(root: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["hosts", "remove", *where]) == 0
     assert capsys.readouterr() == ("nothing to do: there is nothing of peili's\n", "")
     assert snapshot(root) == was
+
+
+def test_each_change_is_printed_when_it_is_made_and_a_terminal_shows_the_number_of_files(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(root, {f"r{number}.example/hosts.toml": MIRRORED for number in range(300)})
+    files = HostsFiles("http://127.0.0.1:5050", config_path=[root], version="1.6.20")
+    printed: list[str] = []
+    printer = OutcomePrinter(dry_run=False)
+
+    def report(result: Change | Problem | None) -> None:
+        printer(result)
+        printed.append(capsys.readouterr().out)
+
+    files.apply(report=report)
+    assert len(printed) == 302  # docker.io and _default, too
+    assert all(each.count("\n") == 1 for each in printed), "one line after each file"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    printer = OutcomePrinter(dry_run=False, silence=0)
+    files.apply(report=printer)
+    assert printer.end("nothing to do") == 0
+    output = capsys.readouterr()
+    assert output.out == "nothing to do\n"
+    assert output.err.startswith("\r\x1b[Kfiles looked at: 1, changed: 0 …")
+    assert output.err.endswith("\r\x1b[K")
 
 
 def test_a_dry_run_is_a_diff_that_patch_understands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

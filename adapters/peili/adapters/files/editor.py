@@ -7,13 +7,12 @@ in force (`show`).
 from __future__ import annotations
 
 import difflib
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from peili.adapters.files import atomic
 from peili.mirror import PeiliError
@@ -86,25 +85,8 @@ class Outcome:
     problems: tuple[Problem, ...]
 
 
-def print_outcome(outcome: Outcome, nothing: str, *, dry_run: bool, note: str = "") -> int:
-    """Print changes on standard output, and problems on standard error, as `peili hosts` does.
-
-    Args:
-        outcome: The outcome.
-        nothing: The line for an outcome without changes and problems.
-        dry_run: Print the changes as a diff.
-        note: A line that follows each change that was made.
-
-    Returns:
-        The exit code: 1 if there are problems.
-    """
-    for change in outcome.changes:
-        sys.stdout.write(change.diff() if dry_run else "\n".join([str(change), *filter(None, [note]), ""]))
-    for problem in outcome.problems:
-        sys.stderr.write(f"peili: {problem}\n")
-    if not outcome.changes and not outcome.problems:
-        sys.stdout.write(f"{nothing}\n")
-    return 1 if outcome.problems else 0
+Report: TypeAlias = Callable[[Change | Problem | None], object]
+"""What is called after each file, with what happened to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,23 +139,25 @@ class ConfigEditor(ABC, Generic[ViewT]):
     A subclass provides `show` and the three methods whose names begin with an underscore.
     """
 
-    def apply(self, *, dry_run: bool = False) -> Outcome:
+    def apply(self, *, dry_run: bool = False, report: Report | None = None) -> Outcome:
         """Put the door in front of every chosen registry for which it is not in front yet.
 
         Args:
             dry_run: Work out the changes, but write nothing.
+            report: Called after each file with what happened to it; with None if it has the right content already.
         """
-        return self._run(self._edits_to_apply, dry_run=dry_run)
+        return self._run(self._edits_to_apply, dry_run=dry_run, report=report)
 
-    def remove(self, *, dry_run: bool = False) -> Outcome:
+    def remove(self, *, dry_run: bool = False, report: Report | None = None) -> Outcome:
         """Take out what `apply` put in for the chosen registries, with whatever URL and settings.
 
         What was there before remains, byte for byte, with the changes that others made since.
 
         Args:
             dry_run: Work out the changes, but write nothing.
+            report: As for `apply`.
         """
-        return self._run(self._edits_to_remove, dry_run=dry_run)
+        return self._run(self._edits_to_remove, dry_run=dry_run, report=report)
 
     @abstractmethod
     def show(self) -> list[ViewT]:
@@ -198,17 +182,25 @@ class ConfigEditor(ABC, Generic[ViewT]):
     def _edits_to_remove(self) -> Iterable[Callable[[], Edit]]:
         """Yield the edits of `remove`, as `_edits_to_apply` does for `apply`."""
 
-    def _run(self, plan: Callable[[], Iterable[Callable[[], Edit]]], *, dry_run: bool) -> Outcome:
+    def _run(
+        self, plan: Callable[[], Iterable[Callable[[], Edit]]], *, dry_run: bool, report: Report | None
+    ) -> Outcome:
         done: list[Change | Problem | None] = []
+
+        def note(result: Change | Problem | None) -> None:
+            done.append(result)
+            if report is not None:
+                report(result)
+
         paths = self._locked_paths()
         try:
             with nullcontext() if dry_run else atomic.lock(paths):
                 if not dry_run:
                     atomic.remove_leftovers(paths)
                 for make_edit in plan():
-                    done.append(_run_edit(make_edit, dry_run=dry_run))  # noqa: PERF401 - kept if a later one raises
+                    note(_run_edit(make_edit, dry_run=dry_run))
         except (CannotEdit, OSError) as error:
-            done.append(_problem(error, paths[0]))
+            note(_problem(error, paths[0]))
         changes = tuple(each for each in done if isinstance(each, Change))
         return Outcome(changes, tuple(each for each in done if isinstance(each, Problem)))
 

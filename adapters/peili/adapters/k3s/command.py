@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from peili.adapters.files.editor import CannotEdit, print_outcome
+from peili.adapters.files.editor import CannotEdit
+from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.k3s.registries_file import K3sRegistryView, RegistriesFile, installed_files
 from peili.mirror import PeiliError
 
@@ -39,13 +40,14 @@ def run(action: str, mirror: str, registries: Sequence[str], *, file: Path | Non
 
 
 def _edit(action: str, file: RegistriesFile, *, dry_run: bool) -> int:
-    if action == "apply":
-        outcome, nothing = file.apply(dry_run=dry_run), "peili is in front already"
-    else:
-        outcome, nothing = file.remove(dry_run=dry_run), "there is nothing of peili's"
     units = "k3s or k3s-agent" if file.product == "k3s" else "rke2-server or rke2-agent"
     note = f"it takes effect when {file.product} is restarted (systemctl restart {units})"
-    return print_outcome(outcome, f"nothing to do in {file.file}: {nothing}", dry_run=dry_run, note=note)
+    printer = OutcomePrinter(dry_run=dry_run, note=note)
+    if action == "apply":
+        file.apply(dry_run=dry_run, report=printer)
+        return printer.end(f"nothing to do in {file.file}: peili is in front already")
+    file.remove(dry_run=dry_run, report=printer)
+    return printer.end(f"nothing to do in {file.file}: there is nothing of peili's")
 
 
 def _show(files: Sequence[RegistriesFile], *, as_json: bool) -> int:

@@ -14,7 +14,7 @@ from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, find_version
-from peili.adapters.files.editor import print_outcome
+from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.door_options import check_private
 from peili.mirror import ApiRoot, ConfigError, PeiliError
@@ -111,9 +111,12 @@ def run(
 def _run_action(action: str, files: HostsFiles, *, dry_run: bool, as_json: bool) -> int:
     if action == "show":
         return _show(files, as_json=as_json)
+    printer = OutcomePrinter(dry_run=dry_run)
     if action == "apply":
-        return print_outcome(files.apply(dry_run=dry_run), "nothing to do: peili is in front already", dry_run=dry_run)
-    return print_outcome(files.remove(dry_run=dry_run), "nothing to do: there is nothing of peili's", dry_run=dry_run)
+        files.apply(dry_run=dry_run, report=printer)
+        return printer.end("nothing to do: peili is in front already")
+    files.remove(dry_run=dry_run, report=printer)
+    return printer.end("nothing to do: there is nothing of peili's")
 
 
 class _Certificates(TypedDict):
