@@ -15,7 +15,7 @@ from peili.mirror.content.incoming import Incoming
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import Peer, UnreachablePeer
+from peili.mirror.peer_api.peers import Peer, UnreachablePeer, is_identity
 from peili.mirror.support.log_lines import LoggedProblem
 
 _MOST_ROWS = 256
@@ -89,6 +89,8 @@ class StatusParts:
             described["labels"] = dict(peer.labels)
         if contact is not None:
             described |= {"last_seen": contact.last_seen, "round_trip": contact.round_trip}
+            if contact.identity not in {None, peer.id} and is_identity(contact.identity or ""):
+                described["answers_as"] = contact.identity
         return described
 
     def _transfer(self, record: RequestRecord, names: Mapping[str, str]) -> dict[str, Any]:

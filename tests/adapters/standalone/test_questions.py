@@ -135,9 +135,9 @@ async def test_an_image_that_nobody_has_ends_with_1(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize("name", ["Demo:v1", "demo:", "demo@sha256:12", "", "a b", "demo:v1/x/blobs"])
 async def test_a_name_that_is_none_is_refused_in_one_line(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     async with host() as asked:
-        assert await asked.run("find", name) == 1
+        assert await asked.run("find", name) == 2
     error = capsys.readouterr().err
-    assert re.fullmatch(r"peili: http://\S+/find answers 400: .*\n", error), error
+    assert re.fullmatch(r"peili: IMAGE: not .*\n", error), error
 
 
 async def test_a_part_that_a_peer_sends_wrong_or_not_to_its_end_is_named() -> None:
@@ -172,11 +172,10 @@ async def test_a_peer_that_does_not_answer_fails_in_bounded_time(capsys: pytest.
 
 async def test_images_lists_what_is_here_and_who_else_has_it() -> None:
     async with host() as asked, httpx.AsyncClient(base_url=asked.url) as client:
-        assert (await client.get("/images")).json() == []
+        row = {"image": "docker.io/library/demo:v1", "digest": Digest.of(INDEX), "peers": ["node-b"]}
+        assert (await client.get("/images")).json()["images"] == [{**row, "here": False}]
         asked.store.tag(Reference("docker.io", "library/demo", "v1"), asked.store.add(INDEX))
-        assert (await client.get("/images")).json() == [
-            {"image": "docker.io/library/demo:v1", "digest": Digest.of(INDEX), "peers": ["node-b"]}
-        ]
+        assert (await client.get("/images")).json()["images"] == [{**row, "here": True}]
 
 
 async def test_only_few_questions_are_answered_at_the_same_time() -> None:

@@ -74,7 +74,7 @@ async def test_it_shows_peers_bytes_by_source_and_problems(capsys: pytest.Captur
     assert re.search(r"\n  store     MemoryStore, ready; shared with peers: \d+ keys\n", text)
     assert "\n  router    StaticRouter, ready; peers that answer: 1, that do not: 1\n" in text
     assert re.search(r"\n  urls      http://127\.0\.0\.1:\d+\n", text)
-    assert re.search(r"asked by  containerd \(1 times, last \S+ m?s ago\), other \(1 times, last ", text)
+    assert re.search(r"asked by  containerd \(once, last \S+ m?s ago\), other \(once, last ", text)
     assert re.search(r"\n  from peers +5\.0 MiB +5\.0 MiB\n", text)
     assert re.search(r"\n  from upstream +1000 B +1000 B\n", text)
     assert re.search(r"\n  saved +99 % +99 %\n", text)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
 from peili.adapters.standalone.config import Config
-from peili.mirror import PeiliError
+from peili.mirror import ConfigError, PeiliError
 
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
 _TIMEOUT = 5.0
@@ -31,6 +31,7 @@ def fetch(url: str, path: str, parameters: Mapping[str, str] | None = None, *, t
 
     Raises:
         PeiliError: No peili answers, or it refuses. The message says what to do.
+        ConfigError: peili calls a parameter wrong; the key is its name.
     """
     try:
         answer = httpx.get(url + path, params=parameters, timeout=timeout, trust_env=False)
@@ -39,8 +40,14 @@ def fetch(url: str, path: str, parameters: Mapping[str, str] | None = None, *, t
         raise PeiliError(
             f"no peili answers at {url}: {reason}; is `peili serve` running, and with this configuration?"
         ) from error
-    if answer.status_code == 200 and answer.headers.get("content-type", "").startswith("application/json"):
-        return answer.json()
+    if answer.headers.get("content-type", "").startswith("application/json"):
+        document = answer.json()
+        if answer.status_code == 200:
+            return document
+        if isinstance(document, dict) and isinstance(error := cast("dict[str, Any]", document).get("error"), str):
+            if answer.status_code == 400:
+                raise ConfigError(", ".join(parameters or ()).upper(), error)
+            raise PeiliError(error)
     text = " ".join(answer.text[:200].split())
     raise PeiliError(
         f"{url}{path} answers {answer.status_code}: {text or 'without a text'}; is it the address of a peili?"

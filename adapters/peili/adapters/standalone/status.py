@@ -87,7 +87,7 @@ def _host(document: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {part:10}{kind}, {state}{notes.get(part, '')}")
     lines.append(f"  {'urls':10}{', '.join(document['urls']) or 'no URL: there is no peer door'}")
     clients = [
-        f"{name} ({counts['requests']:.0f} times, last {_ago(document, counts['last'])})"
+        f"{name} ({_times(counts['requests'])}, last {_ago(document, counts['last'])})"
         for name, counts in document["runtime"].items()
     ]
     return [*lines, f"  {'asked by':10}{', '.join(clients) or 'nobody so far'}"]
@@ -110,7 +110,7 @@ def _received(document: Mapping[str, Any]) -> list[str]:
 def _peers(document: Mapping[str, Any]) -> list[str]:
     rows = [
         (
-            peer["id"],
+            peer.get("answers_as") or peer["id"],  # a list of URLs has no ids
             peer["urls"][0] if peer["urls"] else "",
             "answers" if peer.get("last_seen") is None else f"seen {_ago(document, peer['last_seen'])}",
             "" if peer.get("round_trip") is None else seconds_text(peer["round_trip"]),
@@ -164,6 +164,10 @@ def _problems(document: Mapping[str, Any]) -> list[str]:
 
 def _ago(document: Mapping[str, Any], when: float) -> str:
     return f"{seconds_text(max(0.0, document['now'] - when))} ago"
+
+
+def _times(count: float) -> str:
+    return "once" if count == 1 else f"{count:.0f} times"
 
 
 def _short(digest: str | None) -> str:

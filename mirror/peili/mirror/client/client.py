@@ -28,7 +28,7 @@ from peili.mirror.client.pool import CONNECT_TIMEOUT, ConnectError, ConnectionPo
 from peili.mirror.client.transport import Origin
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peer_api.peers import Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import PeerTLS
 
@@ -73,10 +73,12 @@ class Contact:
     Attributes:
         last_seen: When its head arrived, in seconds since 1970.
         round_trip: How many seconds the last HEAD request took, without connecting; None if there was none.
+        identity: The id that the peer answered with; None if it answered without one.
     """
 
     last_seen: float
     round_trip: float | None
+    identity: str | None
 
 
 class PeerClient:
@@ -208,14 +210,14 @@ class PeerClient:
         """Return when `peer` answered last; None if it has not, or if too many others have since then."""
         return self._contacts.get(peer.id)
 
-    def _note_contact(self, peer: Peer, request: _Request) -> None:
+    def _note_contact(self, peer: Peer, request: _Request, response: Response) -> None:
         previous = self._contacts.pop(peer.id, None)
         if len(self._contacts) >= _MAX_PREFERENCES:
             del self._contacts[next(iter(self._contacts))]
         round_trip = previous.round_trip if previous is not None else None
         if request.method == "HEAD":
             round_trip = time.monotonic() - request.started
-        self._contacts[peer.id] = Contact(time.time(), round_trip)
+        self._contacts[peer.id] = Contact(time.time(), round_trip, response.head.header(IDENTITY_HEADER))
 
     async def _try_urls(self, peer: Peer, request: _Request, deadline: Deadline) -> Response:
         """Try one URL after the other. An attempt to connect takes at most its share of the remaining time."""
@@ -231,7 +233,7 @@ class PeerClient:
                 self._preferred.pop(peer.id, None)
                 last_error = error
             else:
-                self._note_contact(peer, request)
+                self._note_contact(peer, request, response)
                 if len(urls) > 1:
                     if len(self._preferred) >= _MAX_PREFERENCES:
                         self._preferred.clear()  # costs each peer one attempt at most
@@ -342,4 +344,5 @@ def map_exceptions(peer: Peer, request: _Request | None = None) -> Generator[Non
                 reason = FailureReason.BROKEN
             case _:
                 reason = FailureReason.UNREACHABLE
-        raise PeerUnavailable(f"peer {peer.id}: {str(error) or type(error).__name__}", reason) from error
+        text = str(error) or ("no answer in time" if reason == FailureReason.SILENT else type(error).__name__)
+        raise PeerUnavailable(f"peer {peer.id}: {text}", reason) from error

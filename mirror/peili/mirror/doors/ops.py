@@ -164,20 +164,23 @@ def _questions(sources: OpsSources) -> dict[str, _Endpoint]:
 
 
 def _question(ask: Callable[[Request], Awaitable[object]], is_running: Callable[[], bool]) -> _Endpoint:
-    """Return an endpoint that answers with what `ask` returns, or with its error in one line."""
+    """Return an endpoint that answers with what `ask` returns, or with ``{"error": …}``, which is one line."""
+
+    def refuse(status: int, error: object, headers: Mapping[str, str] | None = None) -> Response:
+        return JSONResponse({"error": str(error)}, status, headers)
 
     async def endpoint(request: Request) -> Response:
         if not is_running():
-            return PlainTextResponse("the mirror is not running\n", status_code=503)
+            return refuse(503, "the mirror is not running")
         try:
             return JSONResponse(await ask(request))
         except ValueError as error:
-            return PlainTextResponse(f"{error}\n", status_code=400)
+            return refuse(400, error)
         except NotFound as error:
-            return PlainTextResponse(f"{error}\n", status_code=404)
+            return refuse(404, error)
         except Busy as error:
-            return PlainTextResponse(f"{error}\n", status_code=429, headers={"Retry-After": "1"})
+            return refuse(429, error, {"Retry-After": "1"})
         except Unavailable as error:
-            return PlainTextResponse(f"{error}\n", status_code=503)
+            return refuse(503, error)
 
     return endpoint

@@ -23,13 +23,11 @@ from peili.adapters.containerd.doctor.mirror_checks import (
     MirrorStatus,
     check_containerd_requests,
     check_local_door,
-    check_peer_door,
-    check_peers,
     check_readiness,
     check_request,
     make_client,
-    make_peer_client,
 )
+from peili.adapters.containerd.doctor.peer_checks import check_peer_door, check_peers, make_peer_client
 from peili.adapters.containerd.doctor.registry_settings import registry_settings
 from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok, summary, warn
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
@@ -461,10 +459,10 @@ async def test_the_doctor_asks_peer_doors_with_the_shared_key(tmp_path: Path) ->
         async with make_peer_client(one_keys) as client:
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result == ok("peer door", f"this peili answers at {one.url}")
-            fix = "open the peers' port, and give all hosts the same key"
-            assert [each async for each in check_peers(client, status, 0)] == [
-                warn("peers", "1 of 2 do not answer: other", fix)
-            ]
+            [problem] = [each async for each in check_peers(client, status, 0)]
+            assert problem.what.startswith("other is known, but does not answer, and was never seen: ")
+            fix = f"start peili there, or open its port: {other.url}; it needs the same key, or a certificate of "
+            assert problem.fix == f"{fix}the same authority"
         async with make_peer_client(other_keys) as client:
             [result] = [each async for each in check_peer_door(client, status, is_closed=False)]
             assert result.level is Level.FAIL

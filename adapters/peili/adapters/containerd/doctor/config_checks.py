@@ -105,12 +105,12 @@ def check_config_path(
         what = "not set, so containerd reads no hosts.toml and uses no mirror"
         yield fail(about, what, _K3S_FIX if is_k3s else fix)
         return
-    origin = " (by default)" if settings.is_default else ""
-    yield ok(about, f"{', then '.join(settings.directories)}{origin}")
-    missing = [each for each in settings.directories if not Path(each).is_dir()]
-    for each in missing if len(missing) == len(settings.directories) else ():
-        if each != DOCKER_DIRECTORY:
-            yield fail(about, f"the directory {each} does not exist", _apply_command([Path(each)]))
+    names = ", then ".join(settings.directories) + (" (by default)" if settings.is_default else "")
+    if any(Path(each).is_dir() for each in settings.directories):
+        yield ok(about, names)
+        return
+    for each in [each for each in settings.directories if each != DOCKER_DIRECTORY] or settings.directories:
+        yield fail(about, f"the directory {each} does not exist", _apply_command([Path(each)]))
 
 
 def check_conflicts(settings: RegistrySettings) -> Iterator[CheckResult]:

@@ -148,8 +148,9 @@ async def check_content(api: ContainerdApi, content_path: Path | None) -> CheckR
                     with blob.open("rb"):
                         pass
     except OSError as error:
-        if content_path is None and not root.exists() and not await _has_blobs(api):
-            what = f"{root} does not exist yet: containerd creates it with its first blob, and peili then uses it"
+        is_new = isinstance(error, FileNotFoundError) and (content_path is None or root.exists())
+        if is_new and not await _has_blobs(api):
+            what = f"{blobs} does not exist yet: containerd creates it with its first blob, and peili then uses it"
             return ok(about, what)
         reason = (error.strerror or str(error)).lower()
         what = f"{error.filename}: {reason}, so peili reads it through containerd's API, which is slow"

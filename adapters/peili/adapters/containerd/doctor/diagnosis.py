@@ -9,7 +9,7 @@ from pathlib import Path
 
 import httpx
 
-from peili.adapters.containerd.doctor import config_checks, daemon_checks, mirror_checks
+from peili.adapters.containerd.doctor import config_checks, daemon_checks, mirror_checks, peer_checks
 from peili.adapters.containerd.doctor.configuration import (
     DEFAULT_FILE,
     Configuration,
@@ -173,11 +173,11 @@ async def _check_mirror(
     if status is None:
         return
     yield mirror_checks.check_readiness(status)
-    async with mirror_checks.make_peer_client(target.peer_tls) as peer_client:
+    async with peer_checks.make_peer_client(target.peer_tls) as peer_client:
         peers = peer_client if target.peer_tls is not None else client
-        async for result in mirror_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
+        async for result in peer_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result
-        async for result in mirror_checks.check_peers(peers, status, time.time()):
+        async for result in peer_checks.check_peers(peers, status, time.time()):
             yield result
     yield mirror_checks.check_containerd_requests(status, time.time())
     if api is not None:

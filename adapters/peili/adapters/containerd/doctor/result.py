@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 from typing import Any
 
+_DAY, _HOUR, _MINUTE = 86400, 3600, 60
+
 
 class Level(Enum):
     """How a check ended.
@@ -72,3 +74,11 @@ def summary(results: Sequence[CheckResult]) -> str:
 def as_root() -> str:
     """Return the advice to run as root, as the beginning of a fix; empty if this process is root already."""
     return "" if os.geteuid() == 0 else "run as root, or "
+
+
+def ago(seconds: float) -> str:
+    """Return a time as text, such as ``5 minutes``."""
+    for length, name in ((_DAY, "days"), (_HOUR, "hours"), (_MINUTE, "minutes")):
+        if seconds >= 2 * length:
+            return f"{int(seconds // length)} {name}"
+    return f"{max(0, int(seconds))} seconds"
