@@ -31,6 +31,7 @@ from peili.mirror.doors.middleware import (
     RequestMetrics,
     anyone,
     loopback_only,
+    or_this_host,
 )
 from peili.mirror.doors.ops import OpsSources, StatusStreams, ops_app
 from peili.mirror.doors.pacing import door_pacers, paced
@@ -104,7 +105,9 @@ class Mirror:
             has no content until then.
         peer: The peer door, an ASGI app.
         ops: An ASGI app with ``/livez``, ``/readyz``, ``/metrics`` and ``/status``.
-        local_ops: The same for the address of the local door: it refuses the same Host headers.
+        local_ops: The same for the address of the local door: it is for this host and for `local_auth`, and refuses the
+            same Host headers.
+        own_ops: The same for an address of its own, as `serve` serves it: it refuses the same Host headers.
         identity: This host as a peer. Its URLs are those that were given, else those that `serve` detected.
         limits: The bounds of the mirror.
         peer_tls: The mutual TLS between peers, if there is any.
@@ -120,6 +123,7 @@ class Mirror:
     peer: ASGIApp
     ops: ASGIApp
     local_ops: ASGIApp
+    own_ops: ASGIApp
     _lifecycle: Lifecycle | None = None  # while the mirror is entered
     _is_exiting = False
 
@@ -220,7 +224,8 @@ class Mirror:
             is_running=lambda: self._lifecycle is not None,
         )
         self.ops = RequestChecks(ops_app(sources, self._status_streams), [check_same_site], self._context)
-        self.local_ops = RequestChecks(self.ops, [host_check], self._context)
+        self.own_ops = RequestChecks(self.ops, [host_check], self._context)
+        self.local_ops = AccessCheck(self.own_ops, LOCAL, or_this_host(local_auth), self._context)
 
     def _mount(self, path: str, plugin: Router | Resolver) -> routing.Mount:
         """Return the routes of the router or of the resolver, below `path`; none if it fails."""

@@ -63,7 +63,8 @@ async def serve(
         mirror: The mirror.
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
-        ops: Where to serve `Mirror.ops`. None means at the addresses of the local door.
+        ops: Where to serve `Mirror.ops`. None means at the addresses of the local door, for
+            this host and the clients of that door.
         local_ssl: Serves the local door with TLS. It may demand client certificates.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.
@@ -81,7 +82,7 @@ async def serve(
             doors.append((_DoorServer(PEER, mirror.peer, mirror, context), peer_sockets))
             mirror.listens_at(_urls(advertise) or urls_of(peer_sockets, "https" if context else "http"))
         if ops_sockets:
-            doors.append((_DoorServer(OPS, mirror.local_ops, mirror), ops_sockets))
+            doors.append((_DoorServer(OPS, mirror.own_ops, mirror), ops_sockets))
         serving = Serving(*map(_addresses, (local_sockets, peer_sockets, ops_sockets or local_sockets)))
         async with contextlib.AsyncExitStack() as stack:
             for door, sockets in doors:

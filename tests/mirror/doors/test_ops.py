@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 
 import pytest
+from starlette.types import Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
 from typing_extensions import override
 
-from peili.mirror import Mirror, Peer, PushRouter, Unavailable
+from peili.mirror import Mirror, Peer, PushRouter, Unavailable, clients_in
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -45,6 +46,23 @@ async def test_livez_is_always_200_and_readyz_needs_every_part() -> None:
             assert (await client.head("/readyz")).status_code == 200
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("client", "status"), [("127.0.0.1", 200), ("::1", 200), ("10.0.0.9", 403), ("10.0.0.1", 200), ("10.1.2.3", 200)]
+)
+async def test_at_the_local_door_only_its_clients_and_this_host_see_ops(client: str, status: int) -> None:
+    mirror = Mirror(MemoryStore(), MemoryRouter(), local_auth=clients_in(["10.1.0.0/16"]), local_hosts=["*"])
+
+    async def at_its_address(scope: Scope, receive: Receive, send: Send) -> None:
+        await mirror.local_ops({**scope, "server": ("10.0.0.1", 5050)}, receive, send)
+
+    for path in ("/status", "/livez", "/images", "/"):
+        async with client_for(at_its_address, client) as asking:
+            found = (await asking.get(path)).status_code
+        assert found == (503 if (status, path) == (200, "/images") else status)  # the mirror is not entered
+    async with client_for(mirror.own_ops, client) as asking:
+        assert (await asking.get("/status")).status_code == 200
 
 
 async def test_a_mirror_that_is_not_entered_is_not_ready() -> None:

@@ -80,6 +80,17 @@ def clients_in(networks: Iterable[str]) -> Callable[[HTTPConnection], bool]:
     return auth
 
 
+def or_this_host(auth: Auth) -> Auth:
+    """Return an `Auth` that allows what `auth` allows, and every request from an address of this host itself."""
+
+    def either(connection: HTTPConnection) -> bool | str | Awaitable[bool | str]:
+        client, server = connection.client, connection.scope.get("server")
+        is_own = client is not None and server is not None and client.host == server[0]
+        return loopback_only(connection) or is_own or auth(connection)
+
+    return either
+
+
 def _client_address(connection: HTTPConnection) -> IPv4Address | IPv6Address | None:
     """Return the address of the client. An IPv4 address on an IPv6 socket is returned as an IPv4 address."""
     if connection.client is None:
