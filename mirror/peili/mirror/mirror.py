@@ -331,7 +331,7 @@ class Mirror:
             ready=self.readiness(),
             peers=lifecycle.peers() if lifecycle is not None else (),
             unreachable=lifecycle.unreachable() if lifecycle is not None else (),
-            contact=self._context.client.contact,
+            client=self._context.client,
             incoming=self._incoming.get,
             advertised=lifecycle.advertised if lifecycle is not None else 0,
             metrics=self.metrics,

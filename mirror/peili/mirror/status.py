@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.accounting.received import Received
-from peili.mirror.client.client import Contact
+from peili.mirror.client.client import PeerClient
 from peili.mirror.content.incoming import Incoming
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import Digest
-from peili.mirror.peer_api.peers import Peer, UnreachablePeer, is_identity
+from peili.mirror.peer_api.peers import Peer, UnreachablePeer
 from peili.mirror.support.log_lines import LoggedProblem
 
 _MOST_ROWS = 256
@@ -32,7 +32,7 @@ class StatusParts:
         ready: Whether each part is ready.
         peers: The peers that answer.
         unreachable: The peers that do not.
-        contact: Returns when a peer answered last.
+        client: Knows when each peer answered last.
         incoming: Returns the content of a digest that arrives here; None if it does not.
         advertised: The number of keys that peers know this host has.
         metrics: The counters.
@@ -45,7 +45,7 @@ class StatusParts:
     ready: Mapping[str, bool]
     peers: Iterable[Peer]
     unreachable: Iterable[UnreachablePeer]
-    contact: Callable[[Peer], Contact | None]
+    client: PeerClient
     incoming: Callable[[Digest], Incoming | None]
     advertised: int
     metrics: Metrics
@@ -69,7 +69,7 @@ class StatusParts:
             "peers_known": len(peers),
             "peers": [self._peer(each) for each in peers[:_MOST_ROWS]],
             "unreachable": [
-                {**_described(each.peer), "reason": each.reason, "since": each.since, "last_seen": each.last_seen}
+                {**self._described(each.peer), "reason": each.reason, "since": each.since, "last_seen": each.last_seen}
                 for each in self.unreachable
             ],
             "runtime": self.metrics.clients.summary(),
@@ -82,15 +82,17 @@ class StatusParts:
             "problems": [asdict(each) for each in self.problems],
         }
 
+    def _described(self, peer: Peer) -> dict[str, Any]:
+        described: dict[str, Any] = {"id": peer.id, "name": self.client.name_of(peer), "urls": list(peer.urls)}
+        return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
+
     def _peer(self, peer: Peer) -> dict[str, Any]:
-        contact = self.contact(peer)
-        described = _described(peer)
+        contact = self.client.contact(peer)
+        described = self._described(peer)
         if peer.labels:
             described["labels"] = dict(peer.labels)
         if contact is not None:
             described |= {"last_seen": contact.last_seen, "round_trip": contact.round_trip}
-            if contact.identity not in {None, peer.id} and is_identity(contact.identity or ""):
-                described["answers_as"] = contact.identity
         return described
 
     def _transfer(self, record: RequestRecord, names: Mapping[str, str]) -> dict[str, Any]:
@@ -126,11 +128,6 @@ def names_by_address(peers: Iterable[Peer]) -> dict[str, str]:
         for url in peer.urls:
             found.setdefault(urlsplit(url).hostname or "", set()).add(peer.id)
     return {address: ids.pop() for address, ids in found.items() if len(ids) == 1}
-
-
-def _described(peer: Peer) -> dict[str, Any]:
-    described: dict[str, Any] = {"id": peer.id, "urls": list(peer.urls)}
-    return described if peer.tls_name is None else {**described, "tls_name": peer.tls_name}
 
 
 def _received(received: Received) -> dict[str, Any]:

@@ -170,6 +170,26 @@ async def test_a_peer_that_does_not_answer_fails_in_bounded_time(capsys: pytest.
     assert answer["error"].startswith("peer node-z: ")
 
 
+async def test_a_peer_of_which_only_the_url_is_known_has_the_name_that_it_answers_with(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with host() as there:
+        [url] = there.there.identity.urls
+        mirror = Mirror(MemoryStore(), StaticRouter([Peer(url, (url,))]), identity="node-c")
+        async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
+            asked = Host(mirror, MemoryStore(), there.there, f"http://{serving.ops_addresses[0]}")
+            await asked.run("ping")
+            assert await asked.run("ping", "node-b") == 0
+            assert await asked.run("find", "demo:v1") == 0
+            assert await asked.run("status") == 0
+            async with httpx.AsyncClient(base_url=asked.url) as client:
+                images = (await client.get("/images")).json()
+    assert images["asked"] == ["node-b"]
+    out = capsys.readouterr().out
+    assert re.search(rf"\n  node-b  {url}  seen ", out)
+    assert re.search(r"\n  manifest .*  node-b\n", out)
+
+
 async def test_images_lists_what_is_here_and_who_else_has_it() -> None:
     async with host() as asked, httpx.AsyncClient(base_url=asked.url) as client:
         row = {"image": "docker.io/library/demo:v1", "digest": Digest.of(INDEX), "peers": ["node-b"]}

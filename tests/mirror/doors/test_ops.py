@@ -97,8 +97,8 @@ async def test_status_shows_identity_peers_and_runtime_requests() -> None:
             document = (await client.get("/status")).json()
             assert all(document["ready"].values())
             assert document["peers"] == [
-                {"id": "other", "urls": ["http://10.0.0.3:5051"]},
-                {"id": "named", "urls": ["https://10.0.0.4:5051"], "tls_name": "node.example"},
+                {"id": "other", "name": "other", "urls": ["http://10.0.0.3:5051"]},
+                {"id": "named", "name": "named", "urls": ["https://10.0.0.4:5051"], "tls_name": "node.example"},
             ]
             assert {name: counts["requests"] for name, counts in document["runtime"].items()} == {
                 "containerd": 2,

@@ -57,7 +57,7 @@ def _found(document: Mapping[str, Any]) -> list[str]:
 
 
 def _where(part: Mapping[str, Any]) -> str:
-    names = [each["id"] if each["complete"] else f"{each['id']} (arriving)" for each in part["holders"]]
+    names = [each["name"] if each["complete"] else f"{each['name']} (arriving)" for each in part["holders"]]
     if len(names) > _MOST_NAMES:
         names[_MOST_NAMES:] = [f"{len(names) - _MOST_NAMES} more"]
     return ", ".join([*(["here"] if part["here"] else []), *names]) or "only upstream"

@@ -110,7 +110,7 @@ def _received(document: Mapping[str, Any]) -> list[str]:
 def _peers(document: Mapping[str, Any]) -> list[str]:
     rows = [
         (
-            peer.get("answers_as") or peer["id"],  # a list of URLs has no ids
+            peer["name"],
             peer["urls"][0] if peer["urls"] else "",
             "answers" if peer.get("last_seen") is None else f"seen {_ago(document, peer['last_seen'])}",
             "" if peer.get("round_trip") is None else seconds_text(peer["round_trip"]),
@@ -120,7 +120,7 @@ def _peers(document: Mapping[str, Any]) -> list[str]:
     for peer in document["unreachable"]:
         seen = "never seen" if peer["last_seen"] is None else f"last seen {_ago(document, peer['last_seen'])}"
         state = f"DOES NOT ANSWER, {seen}: {peer['reason']}"
-        rows.append((peer["id"], peer["urls"][0] if peer["urls"] else "", state, ""))
+        rows.append((peer["name"], peer["urls"][0] if peer["urls"] else "", state, ""))
     if not rows:
         return ["peers: none is known"]
     more = document["peers_known"] - len(document["peers"])

@@ -28,7 +28,7 @@ from peili.mirror.client.pool import CONNECT_TIMEOUT, ConnectError, ConnectionPo
 from peili.mirror.client.transport import Origin
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.limits import Limits
-from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
+from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer, is_identity
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.peer_tls import PeerTLS
 
@@ -209,6 +209,12 @@ class PeerClient:
     def contact(self, peer: Peer) -> Contact | None:
         """Return when `peer` answered last; None if it has not, or if too many others have since then."""
         return self._contacts.get(peer.id)
+
+    def name_of(self, peer: Peer) -> str:
+        """Return the name of `peer` for people: its id, or the one that it answered with if only its URL is known."""
+        contact = self._contacts.get(peer.id)
+        identity = contact.identity if contact is not None else None
+        return identity if peer.id in peer.urls and identity and is_identity(identity) else peer.id
 
     def _note_contact(self, peer: Peer, request: _Request, response: Response) -> None:
         previous = self._contacts.pop(peer.id, None)

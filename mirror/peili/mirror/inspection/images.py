@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from peili.mirror.errors import PeerUnavailable, Unavailable
@@ -36,7 +36,7 @@ class ImageList:
     async def document(self) -> dict[str, Any]:
         """Return the images as values for JSON: first those of this host, then those that only peers have.
 
-        ``total`` counts them all, as far as they are known. ``asked`` are the ids of the peers that were asked, and
+        ``total`` counts them all, as far as they are known. ``asked`` are the names of the peers that were asked, and
         ``silent`` has the reason for each that did not answer.
 
         Raises:
@@ -46,27 +46,30 @@ class ImageList:
         found = await call(context.store.images, context, "the store", allowed=(Unavailable,))
         own = [(reference, descriptor.digest) for reference, descriptor in found]
         peers = [*context.router.peers()][:MOST_PEERS]
-        answers = dict(
-            zip((each.id for each in peers), await self._gather([self._ask(each) for each in peers]), strict=True)
-        )
-        told = {peer: answer for peer, answer in answers.items() if isinstance(answer, ImageNames)}
-        others = sorted({image for answer in told.values() for image in answer.images} - {*own})
-        unnamed = max((answer.total - len(answer.images) for answer in told.values()), default=0)
+        names = [context.client.name_of(each) for each in peers]
+        answers = list(zip(names, await self._gather([self._ask(each) for each in peers]), strict=True))
+        told = [(name, answer) for name, answer in answers if isinstance(answer, ImageNames)]
+        others = sorted({image for _, answer in told for image in answer.images} - {*own})
+        unnamed = max((answer.total - len(answer.images) for _, answer in told), default=0)
         return {
             "images": [*await self._rows(own, told, is_here=True), *await self._rows(others, told, is_here=False)],
             "total": len(own) + len(others) + unnamed,
-            "asked": list(answers),
-            "silent": {peer: answer for peer, answer in answers.items() if isinstance(answer, str)},
+            "asked": names,
+            "silent": {name: answer for name, answer in answers if isinstance(answer, str)},
         }
 
     async def _rows(
-        self, images: Sequence[_Image], told: Mapping[str, ImageNames], *, is_here: bool
+        self, images: Sequence[_Image], told: Sequence[tuple[str, ImageNames]], *, is_here: bool
     ) -> list[dict[str, Any]]:
         listed = images[:_MOST_LISTED]
-        holders = await self._gather([self._lookup.whole_holders(digest) for _, digest in listed])
+        whole = await self._gather([self._lookup.whole_holders(digest) for _, digest in listed])
+        having: dict[_Image, set[str]] = {}
+        for name, answer in told:
+            for image in answer.images:
+                having.setdefault(image, set()).add(name)
         rows: list[dict[str, Any]] = []
-        for image, found in zip(listed, holders, strict=True):
-            names = {each.peer.id for each in found} | {peer for peer, each in told.items() if image in each.images}
+        for image, holders in zip(listed, whole, strict=True):
+            names = having.get(image, set()) | {self._context.client.name_of(each.peer) for each in holders}
             rows.append({"image": str(image[0]), "digest": image[1], "here": is_here, "peers": sorted(names)})
         return rows
 

@@ -84,7 +84,7 @@ class Inspector:
         return document
 
     async def ping(self, name: str | None = None) -> list[dict[str, Any]]:
-        """Ask each peer, or only the one with the id `name`, three times, and return the times that it took.
+        """Ask each peer, or only the one with this name, id or URL, three times, and return the times that it took.
 
         Raises:
             NotFound: No peer is called `name`.
@@ -93,7 +93,8 @@ class Inspector:
         """
         router = self._context.router
         peers = [*router.peers(), *(each.peer for each in router.unreachable())]
-        wanted = [each for each in peers if name in {None, each.id, *each.urls}][:MOST_PEERS]
+        name_of = self._context.client.name_of
+        wanted = [each for each in peers if name in {None, each.id, name_of(each), *each.urls}][:MOST_PEERS]
         if name is not None and not wanted:
             raise NotFound(f"no peer is called {name}; `peili status` lists them")
         async with self._question():

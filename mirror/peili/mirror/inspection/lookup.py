@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -35,17 +35,22 @@ _SOURCES = {
 class FoundImage:
     """What was found out about an image.
 
+    Args:
+        target: The manifest of the image.
+        name_of: Returns the name of a peer for people.
+
     Attributes:
         digest: The digest of its manifest; None if nobody knows it.
         parts: Its manifests, its configuration and its layers.
         steps: What a pull would do, in sentences.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, name_of: Callable[[Peer], str]) -> None:
         self.digest: Digest | None = None
         self.parts: list[Part] = []
         self.steps: list[str] = []
         self._target = target
+        self._name_of = name_of
 
     def document(self) -> dict[str, Any]:
         """Return it as values for JSON."""
@@ -59,7 +64,7 @@ class FoundImage:
         return {
             "image": self._target.name,
             "digest": self.digest,
-            "parts": [each.json() for each in self.parts],
+            "parts": [each.json(self._name_of) for each in self.parts],
             "bytes": sizes,
             "steps": [*self.steps, *steps],
         }
@@ -90,7 +95,7 @@ class ImageLookup:
             target: The manifest of the image.
             resolvers: What resolves a tag, the mirror's resolver first. Each has a name for messages.
         """
-        image = FoundImage(target)
+        image = FoundImage(target, self._context.client.name_of)
         selection = self._context.selection
         if not selection.allows(target.registry, target.repository, target.tag):
             image.steps.append(f"this mirror is not for {target.name}: the runtime goes upstream for all of it")

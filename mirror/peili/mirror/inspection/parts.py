@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from peili.mirror.oci.references import OCI_INDEX, Digest, detect_media_type, is_manifest
-from peili.mirror.peer_api.peers import Holder
+from peili.mirror.peer_api.peers import Holder, Peer
 
 MANIFEST, CONFIG, LAYER = "manifest", "config", "layer"
 _MOST_CHILDREN = 512
@@ -39,15 +39,21 @@ class Part:
         """From where a pull would get it now: ``store``, ``peers`` or ``upstream``."""
         return "store" if self.is_here else "peers" if self.holders else "upstream"
 
-    def json(self) -> dict[str, Any]:
-        """Return it as values for JSON."""
+    def json(self, name_of: Callable[[Peer], str]) -> dict[str, Any]:
+        """Return it as values for JSON. `name_of` returns the name of a peer for people."""
         return {
             "kind": self.kind,
             "digest": self.digest,
             "size": self.size,
             "here": self.is_here,
             "holders": [
-                {"id": each.peer.id, "complete": each.complete, "available": each.available} for each in self.holders
+                {
+                    "id": each.peer.id,
+                    "name": name_of(each.peer),
+                    "complete": each.complete,
+                    "available": each.available,
+                }
+                for each in self.holders
             ],
             "source": self.source,
         }

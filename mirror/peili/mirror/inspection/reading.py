@@ -56,7 +56,7 @@ class PartReader:
         if part.is_here:
             tries.append(("the store", lambda: self._read_store(part.digest, _SAMPLE)))
         tries += [
-            (each.peer.id, lambda peer=each.peer: self._read_peer(peer, own, _SAMPLE))  # type: ignore[misc]
+            (self._context.client.name_of(each.peer), lambda peer=each.peer: self._read_peer(peer, own, _SAMPLE))  # type: ignore[misc]
             for each in part.holders
             if each.complete
         ]
