@@ -109,16 +109,17 @@ def test_the_first_hour_of_an_operator(journey: Journey) -> None:
     a, b, c = lab.hosts.values()
     published = lab.publish("library/journey", [2 * MIB, MIB])
     a.containerd.cri_pull(published.by_tag)
+    only_a = lab.publish("library/only-a", [1000])
+    a.containerd.cri_pull(only_a.by_tag)
     lab.upstream.stop()  # from here on, only peers have it
     for host in (b, c):
         host.containerd.cri_pull(published.by_digest)
         assert_has(host, published.image)
     layer = published.image.layers[0].digest.encoded[:12]
-    addresses = [each.node.address for each in (a, c)]
 
     def is_found_at_all() -> bool:
         lines = [line for line in journey.run(b, "find", published.by_digest).splitlines() if layer in line]
-        return bool(lines) and "here" in lines[0] and all(address in lines[0] for address in addresses)
+        return bool(lines) and {"here", "a", "c"} <= set(re.split(r"[ ,]+", lines[0]))
 
     wait_for(is_found_at_all, "every host has the layer, says peili find", pause=0.5)
     for host in (b, c):
@@ -129,3 +130,7 @@ def test_the_first_hour_of_an_operator(journey: Journey) -> None:
         page = host.node.request("GET", "127.0.0.1", 5050, "/")
         assert page.status == 200
         assert b"<html" in page.body.lower()
+        images = json.loads(host.node.request("GET", "127.0.0.1", 5050, "/images").body)
+        rows = {each["image"]: each for each in images["images"]}
+        assert {name: each["here"] for name, each in rows.items()} == {published.by_tag: True, only_a.by_tag: False}
+        assert rows[only_a.by_tag]["peers"] == ["a"]

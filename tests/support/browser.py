@@ -82,11 +82,12 @@ class Browser:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def until(self, condition: str) -> None:
-        """Wait until a JavaScript expression is true."""
+    async def until(self, condition: str) -> Any:
+        """Wait until a JavaScript expression is true, and return its value."""
         async with asyncio.timeout(_TIME):
-            while not await self.run(condition):  # noqa: ASYNC110 - the page has no event for it
+            while not (value := await self.run(condition)):  # noqa: ASYNC110 - the page has no event for it
                 await asyncio.sleep(0.05)
+        return value
 
     async def press(self, key: str, code: int, text: str = "") -> None:
         """Press a key."""

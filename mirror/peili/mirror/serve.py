@@ -63,8 +63,7 @@ async def serve(
         mirror: The mirror.
         local: Where to serve the local door. A socket is duplicated; the caller still owns it.
         peer: Where to serve the peer door. None means that it is not served.
-        ops: Where to serve `Mirror.ops`. None means at the addresses of the local door, for
-            this host and the clients of that door.
+        ops: Where to serve `Mirror.ops`. None means at the addresses of the local door, for its clients and this host.
         local_ssl: Serves the local door with TLS. It may demand client certificates.
         peer_ssl: Serves the peer door with TLS. Not for a mirror with `peer_tls`, which is used instead.
         advertise: The URLs at which other hosts reach the peer door. By default they are detected.

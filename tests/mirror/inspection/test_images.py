@@ -46,7 +46,7 @@ async def images_of(mirror: Mirror) -> dict[str, Any]:
 
 
 async def test_images_that_only_others_have_are_listed_after_those_of_this_host() -> None:
-    here, there = store_with(app=MANIFEST), store_with(app=MANIFEST, tool=NEWER)
+    here, there = store_with(app=MANIFEST), store_with(app=MANIFEST, older=MANIFEST, tool=NEWER)
     here.tag(Reference("docker.io", "library/mine", "v1"), here.add(b"{}"))
     async with (
         served("node-b", there) as b,
@@ -57,6 +57,7 @@ async def test_images_that_only_others_have_are_listed_after_those_of_this_host(
     rows = [(each["image"], each["digest"], each["here"], each["peers"]) for each in found["images"]]
     others = [
         ("docker.io/library/app:v1", TWO, False, ["node-b", "node-c"]),  # a tag may mean something else elsewhere
+        ("docker.io/library/older:v1", ONE, True, ["node-b"]),  # what it means is here under another name
         ("docker.io/library/tool:v1", TWO, False, ["node-b", "node-c"]),  # node-c has it under another name
     ]
     assert rows == [
@@ -64,7 +65,7 @@ async def test_images_that_only_others_have_are_listed_after_those_of_this_host(
         ("docker.io/library/mine:v1", Digest.of(b"{}"), True, []),
         *others,
     ]
-    assert (found["total"], found["asked"], found["silent"]) == (4, ["node-b", "node-c"], {})
+    assert (found["total"], found["asked"], found["silent"]) == (5, ["node-b", "node-c"], {})
 
 
 async def test_excluded_images_are_told_to_nobody() -> None:
@@ -115,7 +116,7 @@ async def test_a_peer_that_is_silent_costs_a_bounded_time() -> None:
 
 
 async def test_of_many_images_and_peers_some_are_listed_and_all_are_counted() -> None:
-    here, there = (store_with(**{f"{name}{number}": MANIFEST for number in range(1100)}) for name in "ab")
+    here, there = (store_with(**{f"{name}{number}": b"{}" + name.encode() for number in range(1100)}) for name in "ab")
     async with AsyncExitStack() as stack:
         b = await stack.enter_async_context(served("node-b", there))
         silent_peers = [Peer(f"n{number}", ("http://127.0.0.1:1",)) for number in range(40)]

@@ -44,10 +44,11 @@ def fetch(url: str, path: str, parameters: Mapping[str, str] | None = None, *, t
         document = answer.json()
         if answer.status_code == 200:
             return document
-        if isinstance(document, dict) and isinstance(error := cast("dict[str, Any]", document).get("error"), str):
+        refusal = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
+        if isinstance(refusal, str):
             if answer.status_code == 400:
-                raise ConfigError(", ".join(parameters or ()).upper(), error)
-            raise PeiliError(error)
+                raise ConfigError(", ".join(parameters or ()).upper(), refusal)
+            raise PeiliError(refusal)
     text = " ".join(answer.text[:200].split())
     raise PeiliError(
         f"{url}{path} answers {answer.status_code}: {text or 'without a text'}; is it the address of a peili?"

@@ -34,8 +34,9 @@ class ImageList:
         self._lookup = lookup
 
     async def document(self) -> dict[str, Any]:
-        """Return the images as values for JSON: first those of this host, then those that only peers have.
+        """Return the images as values for JSON: first the tags of this host, then those that only peers have.
 
+        ``here`` says whether this host has the manifest, maybe without the tag or with another one.
         ``total`` counts them all, as far as they are known. ``asked`` are the names of the peers that were asked, and
         ``silent`` has the reason for each that did not answer.
 
@@ -52,23 +53,22 @@ class ImageList:
         others = sorted({image for _, answer in told for image in answer.images} - {*own})
         unnamed = max((answer.total - len(answer.images) for _, answer in told), default=0)
         return {
-            "images": [*await self._rows(own, told, is_here=True), *await self._rows(others, told, is_here=False)],
+            "images": [*await self._rows(own, told), *await self._rows(others, told)],
             "total": len(own) + len(others) + unnamed,
             "asked": names,
             "silent": {name: answer for name, answer in answers if isinstance(answer, str)},
         }
 
-    async def _rows(
-        self, images: Sequence[_Image], told: Sequence[tuple[str, ImageNames]], *, is_here: bool
-    ) -> list[dict[str, Any]]:
+    async def _rows(self, images: Sequence[_Image], told: Sequence[tuple[str, ImageNames]]) -> list[dict[str, Any]]:
         listed = images[:_MOST_LISTED]
+        here = await self._gather([self._lookup.is_here(digest) for _, digest in listed])
         whole = await self._gather([self._lookup.whole_holders(digest) for _, digest in listed])
         having: dict[_Image, set[str]] = {}
         for name, answer in told:
             for image in answer.images:
                 having.setdefault(image, set()).add(name)
         rows: list[dict[str, Any]] = []
-        for image, holders in zip(listed, whole, strict=True):
+        for image, is_here, holders in zip(listed, here, whole, strict=True):
             names = having.get(image, set()) | {self._context.client.name_of(each.peer) for each in holders}
             rows.append({"image": str(image[0]), "digest": image[1], "here": is_here, "peers": sorted(names)})
         return rows
