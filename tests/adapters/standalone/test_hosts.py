@@ -79,6 +79,17 @@ def test_each_change_is_printed_when_it_is_made_and_a_terminal_shows_the_number_
     assert output.err.endswith("\r\x1b[K")
 
 
+def test_all_files_are_changed_although_nobody_reads_the_output(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_tree(root, {f"r{number}.example/hosts.toml": MIRRORED for number in range(3)})
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main(["hosts", "apply", "--config-path", str(root), *OLD]) == 141
+    files = HostsFiles("http://127.0.0.1:5050", config_path=[root], version="1.6.20")
+    assert [each.is_first for each in files.show()] == [True] * 5
+
+
 def test_a_dry_run_is_a_diff_that_patch_understands(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     was = snapshot(root)
     assert main(["hosts", "apply", "--config-path", str(root), "--dry-run", *OLD]) == 0

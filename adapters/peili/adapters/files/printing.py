@@ -31,19 +31,27 @@ class OutcomePrinter:
         self._files = self._changes = self._problems = 0
         self._next = time.monotonic() + silence
         self._is_shown = False
+        self._error: OSError | None = None
 
     def __call__(self, result: Change | Problem | None) -> None:
-        """Print what happened to a file; None means that it has the right content already."""
+        """Print what happened to a file; None means that it has the right content already. Never raises."""
         self._files += 1
+        self._changes += isinstance(result, Change)
+        self._problems += isinstance(result, Problem)
+        if self._error is None:
+            try:
+                self._print(result)
+            except OSError as error:  # nobody reads on: the files are changed all the same
+                self._error = error
+
+    def _print(self, result: Change | Problem | None) -> None:
         if result is not None:
             self._erase()
         if isinstance(result, Change):
-            self._changes += 1
             lines = [str(result), *filter(None, [self._note]), ""]
             sys.stdout.write(result.diff() if self._dry_run else "\n".join(lines))
             sys.stdout.flush()
         elif result is not None:
-            self._problems += 1
             sys.stderr.write(f"peili: {result}\n")
         if sys.stderr.isatty() and time.monotonic() >= self._next:
             self._next = time.monotonic() + _PAUSE
@@ -59,7 +67,12 @@ class OutcomePrinter:
 
         Returns:
             The exit code: 1 if there were problems.
+
+        Raises:
+            OSError: The output could not be written, for example because its reader has ended.
         """
+        if self._error is not None:
+            raise self._error
         self._erase()
         if not self._changes and not self._problems:
             sys.stdout.write(f"{nothing}\n")
