@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 import tomllib
 from pathlib import Path
@@ -11,11 +12,15 @@ import pytest
 from tests.support.certificates import Authority, Certificate
 
 from peili.adapters.containerd import HostsFiles
+from peili.adapters.containerd.doctor.mirror_checks import check_local_door, make_client
+from peili.adapters.containerd.doctor.result import ok
 from peili.adapters.standalone import hosts
 from peili.adapters.standalone.config import Config
+from peili.adapters.standalone.doctor import doctor_target
 from peili.adapters.standalone.door_options import LocalOptions
+from peili.adapters.standalone.operations import RunningPeili
 from peili.adapters.standalone.settings import Setting
-from peili.mirror import ConfigError, Mirror, serve
+from peili.mirror import ConfigError, Mirror, PeiliError, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -56,6 +61,31 @@ async def test_the_door_demands_a_certificate_if_it_has_an_authority(
                     await client.get(url)
             else:
                 assert (await client.get(url)).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_status_and_doctor_reach_the_door_as_containerd_does(authority: Authority, tmp_path: Path) -> None:
+    door, runtime = (private(authority.issue(tmp_path / name, "127.0.0.1")) for name in ("door", "runtime"))
+    options = LocalOptions(("127.0.0.1:0",), cert=door.cert, key=door.key, client_ca=authority.cert)
+    mirror = Mirror(MemoryStore(), MemoryRouter(), identity="here")
+    async with mirror, serve(mirror, local="127.0.0.1:0", local_ssl=options.build_ssl()) as serving:
+        local: dict[str, object] = {"listen": serving.local_addresses[0], "cert": str(door.cert), "key": str(door.key)}
+        trusted: dict[str, object] = {"ca": str(authority.cert)}
+        shown = {**trusted, "client_cert": str(runtime.cert), "client_key": str(runtime.key)}
+        for section, is_right in (({}, False), (trusted, False), (shown, True)):
+            config = configuration(local=local, hosts=section, store={"kind": "memory"})
+            target = doctor_target(config, None)
+            async with make_client(target.door_tls) as client:
+                _, result = await check_local_door(client, target.mirror, target.ops)
+            asking = asyncio.to_thread(RunningPeili.of(config).fetch, "/status")
+            if is_right:
+                assert (await asking)["identity"] == "here"
+                assert result == ok("local door", f"peili here answers at https://{serving.local_addresses[0]}")
+            else:
+                with pytest.raises(PeiliError, match=r"; set hosts\.ca, and hosts\.client_cert if"):
+                    await asking
+                assert result.what.startswith("no TLS connection to https://")
+                assert result.fix.startswith("set hosts.ca")
 
 
 def test_hosts_toml_gets_the_certificates(authority: Authority, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -20,6 +20,9 @@ from peili.adapters.standalone.load import DEFAULT_FILE, ConfigMistakes
 from peili.adapters.standalone.settings import CONFIG_VARIABLE
 from peili.mirror import ConfigError, Peer, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
+
+if TYPE_CHECKING:
+    from peili.adapters.standalone.operations import RunningPeili
 
 _FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.
 F = TypeVar("F", bound=Callable[..., Any])
@@ -181,7 +184,7 @@ def status_command(
     """
     from peili.adapters.standalone import status  # noqa: PLC0415 - httpx is slow to import
 
-    return status.run(_ops_url(config, assignments, url), sys.stdout.write, as_json=as_json, watch=watch)
+    return status.run(_running(config, assignments, url), sys.stdout.write, as_json=as_json, watch=watch)
 
 
 @peili.command("find", epilog=_PRECEDENCE)
@@ -200,8 +203,8 @@ def find_command(
     """
     from peili.adapters.standalone import questions  # noqa: PLC0415 - httpx is slow to import
 
-    target = _ops_url(config, assignments, url)
-    return questions.find(target, image, sys.stdout.write, test=test, as_json=as_json)
+    running = _running(config, assignments, url)
+    return questions.find(running, image, sys.stdout.write, test=test, as_json=as_json)
 
 
 @peili.command("ping", epilog=_PRECEDENCE)
@@ -218,14 +221,14 @@ def ping_command(
     """
     from peili.adapters.standalone import questions  # noqa: PLC0415 - httpx is slow to import
 
-    return questions.ping(_ops_url(config, assignments, url), peer, sys.stdout.write, as_json=as_json)
+    return questions.ping(_running(config, assignments, url), peer, sys.stdout.write, as_json=as_json)
 
 
-def _ops_url(config: Path | None, assignments: Sequence[str], url: str | None) -> str:
-    """Return the address of the running peili: `url`, or the one in the configuration."""
-    from peili.adapters.standalone import operations  # noqa: PLC0415 - httpx is slow to import
+def _running(config: Path | None, assignments: Sequence[str], url: str | None) -> RunningPeili:
+    """Return the running peili: at `url`, or the one of the configuration."""
+    from peili.adapters.standalone.operations import RunningPeili  # noqa: PLC0415 - httpx is slow to import
 
-    return url.rstrip("/") if url is not None else operations.ops_url(load.load(config, assignments))
+    return RunningPeili(url.rstrip("/")) if url is not None else RunningPeili.of(load.load(config, assignments))
 
 
 @peili.command("doctor", epilog=_PRECEDENCE)

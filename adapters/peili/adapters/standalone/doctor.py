@@ -11,7 +11,7 @@ from peili.adapters.containerd.doctor.diagnosis import DoctorTarget, diagnose
 from peili.adapters.containerd.doctor.result import CheckResult, Level, summary
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.hosts import mirror_url
-from peili.adapters.standalone.operations import ops_url
+from peili.adapters.standalone.operations import RunningPeili, door_tls
 from peili.mirror import Selection
 from peili.stores.containerd.options import ContainerdOptions
 
@@ -33,7 +33,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         options = ContainerdOptions.from_config({})
     peer_tls = config.peer.build_tls("doctor")
     return DoctorTarget(
-        mirror=mirror_url(config.local.listen),
+        mirror=mirror_url(config.local.listen, has_tls=config.local.cert is not None),
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
@@ -45,7 +45,8 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         is_peer_door_closed=peer_tls is None and not config.peer.insecure,
         peer_tls=peer_tls,
         store_kind=kind,
-        ops=ops_url(config) if config.ops else None,
+        ops=RunningPeili.of(config).url if config.ops else None,
+        door_tls=door_tls(config),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,42 +15,79 @@ _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: 
 _TIMEOUT = 5.0
 
 
-def ops_url(config: Config) -> str:
-    """Return the URL at which this host reaches status, metrics and the page of the peili that `config` describes."""
-    host, _, port = (config.ops or config.local.listen)[0].rpartition(":")
-    return f"http://{_LOOPBACK.get(host, host)}:{port}"
+def door_tls(config: Config) -> ssl.SSLContext | None:
+    """Return how a client on this host reaches a local door with TLS, as hosts.toml says it to containerd.
 
-
-def fetch(url: str, path: str, parameters: Mapping[str, str] | None = None, *, timeout: float = _TIMEOUT) -> Any:
-    """Return the JSON document at `path` of the running peili.
-
-    Args:
-        url: See `ops_url`.
-        path: The path.
-        parameters: The query.
-        timeout: How many seconds the answer may take.
+    Returns:
+        None if the door has no TLS.
 
     Raises:
-        PeiliError: No peili answers, or it refuses. The message says what to do.
-        ConfigError: peili calls a parameter wrong; the key is its name.
+        ConfigError: A file of the section ``[hosts]`` can't be used.
     """
+    if config.local.cert is None:
+        return None
+    context, hosts, key = ssl.create_default_context(), config.hosts, "ca"
     try:
-        answer = httpx.get(url + path, params=parameters, timeout=timeout, trust_env=False)
-    except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
+        if hosts.ca is not None:
+            context.load_verify_locations(hosts.ca)
+        key = "client_cert"
+        if hosts.client_cert is not None:
+            context.load_cert_chain(hosts.client_cert, hosts.client_key)
+    except OSError as error:
+        raise ConfigError(f"hosts.{key}", f"a PEM file that can be used: {error}") from error
+    return context
+
+
+class RunningPeili:
+    """The running peili of this host, at its address for operators.
+
+    Args:
+        url: The base URL.
+        tls: How to reach an https URL. None means with the system's certificate authorities.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
+        self.url = url
+        self._tls = tls
+
+    @classmethod
+    def of(cls, config: Config) -> RunningPeili:
+        """Return the peili that `config` describes. Raises ConfigError; see `door_tls`."""
+        tls = None if config.ops else door_tls(config)
+        host, _, port = (config.ops or config.local.listen)[0].rpartition(":")
+        return cls(f"{'http' if tls is None else 'https'}://{_LOOPBACK.get(host, host)}:{port}", tls)
+
+    def fetch(self, path: str, parameters: Mapping[str, str] | None = None, *, timeout: float = _TIMEOUT) -> Any:
+        """Return the JSON document at `path`.
+
+        Args:
+            path: The path.
+            parameters: The query.
+            timeout: How many seconds the answer may take.
+
+        Raises:
+            PeiliError: No peili answers, or it refuses. The message says what to do.
+            ConfigError: peili calls a parameter wrong; the key is its name.
+        """
+        verify: ssl.SSLContext | bool = True if self._tls is None else self._tls
+        try:
+            answer = httpx.get(self.url + path, params=parameters, timeout=timeout, trust_env=False, verify=verify)
+        except httpx.HTTPError as error:
+            reason = str(error) or type(error).__name__
+            hint = "is `peili serve` running, and with this configuration?"
+            if "[SSL" in reason or (self._tls is not None and not isinstance(error, httpx.ConnectError)):
+                hint = "set hosts.ca, and hosts.client_cert if local.client_ca is set"
+            raise PeiliError(f"no peili answers at {self.url}: {reason}; {hint}") from error
+        if answer.headers.get("content-type", "").startswith("application/json"):
+            document = answer.json()
+            if answer.status_code == 200:
+                return document
+            refusal = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
+            if isinstance(refusal, str):
+                if answer.status_code == 400:
+                    raise ConfigError(", ".join(parameters or ()).upper(), refusal)
+                raise PeiliError(refusal)
+        text = " ".join(answer.text[:200].split())
         raise PeiliError(
-            f"no peili answers at {url}: {reason}; is `peili serve` running, and with this configuration?"
-        ) from error
-    if answer.headers.get("content-type", "").startswith("application/json"):
-        document = answer.json()
-        if answer.status_code == 200:
-            return document
-        refusal = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
-        if isinstance(refusal, str):
-            if answer.status_code == 400:
-                raise ConfigError(", ".join(parameters or ()).upper(), refusal)
-            raise PeiliError(refusal)
-    text = " ".join(answer.text[:200].split())
-    raise PeiliError(
-        f"{url}{path} answers {answer.status_code}: {text or 'without a text'}; is it the address of a peili?"
-    )
+            f"{self.url}{path} answers {answer.status_code}: {text or 'without a text'}; is it the address of a peili?"
+        )

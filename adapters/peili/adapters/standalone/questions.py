@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peili.adapters.standalone.operations import fetch
+from peili.adapters.standalone.operations import RunningPeili
 from peili.adapters.standalone.tables import table
 from peili.mirror.support.units import bytes_text, seconds_text
 
@@ -15,11 +15,11 @@ _TIMEOUT = 90.0
 _MOST_NAMES = 4
 
 
-def find(url: str, image: str, write: Callable[[str], object], *, test: bool, as_json: bool) -> int:
+def find(running: RunningPeili, image: str, write: Callable[[str], object], *, test: bool, as_json: bool) -> int:
     """Show who has which part of `image`, and with `test` whether each part arrives.
 
     Args:
-        url: The address of the running peili.
+        running: The running peili.
         image: The image, as people write it.
         write: Called with the text.
         test: Whether to fetch the first MiB of each part.
@@ -31,7 +31,7 @@ def find(url: str, image: str, write: Callable[[str], object], *, test: bool, as
     Raises:
         PeiliError: No peili answers, or it refuses.
     """
-    document = fetch(url, "/try" if test else "/find", {"image": image}, timeout=_TIMEOUT)
+    document = running.fetch("/try" if test else "/find", {"image": image}, timeout=_TIMEOUT)
     if as_json:
         write(json.dumps(document, indent=2) + "\n")
     else:
@@ -71,11 +71,11 @@ def _tested(test: Mapping[str, Any] | None) -> str:
     return f"{bytes_text(test['bytes'])} from {test['from']} in {seconds_text(test['seconds'])}"
 
 
-def ping(url: str, peer: str | None, write: Callable[[str], object], *, as_json: bool) -> int:
+def ping(running: RunningPeili, peer: str | None, write: Callable[[str], object], *, as_json: bool) -> int:
     """Show how long each peer takes to answer.
 
     Args:
-        url: The address of the running peili.
+        running: The running peili.
         peer: The id or the URL of one peer; None for all.
         write: Called with the text.
         as_json: Whether to write JSON.
@@ -86,7 +86,7 @@ def ping(url: str, peer: str | None, write: Callable[[str], object], *, as_json:
     Raises:
         PeiliError: No peili answers, or it knows no such peer.
     """
-    answers = fetch(url, "/ping", {} if peer is None else {"peer": peer}, timeout=_TIMEOUT)
+    answers = running.fetch("/ping", {} if peer is None else {"peer": peer}, timeout=_TIMEOUT)
     if as_json:
         write(json.dumps(answers, indent=2) + "\n")
     else:

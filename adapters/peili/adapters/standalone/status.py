@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from peili.adapters.standalone.operations import fetch
+from peili.adapters.standalone.operations import RunningPeili
 from peili.adapters.standalone.tables import table
 from peili.mirror import PeiliError
 from peili.mirror.support.units import bytes_text, seconds_text, share_text
@@ -18,11 +18,11 @@ _MOST_PULLS = 5
 _MOST_PROBLEMS = 5
 
 
-def run(url: str, write: Callable[[str], object], *, as_json: bool, watch: bool) -> int:
+def run(running: RunningPeili, write: Callable[[str], object], *, as_json: bool, watch: bool) -> int:
     """Show the status.
 
     Args:
-        url: The address of the running peili.
+        running: The running peili.
         write: Called with the text.
         as_json: Write the document as JSON; with `watch`, one line each second.
         watch: Repeat until SIGINT.
@@ -34,9 +34,9 @@ def run(url: str, write: Callable[[str], object], *, as_json: bool, watch: bool)
         PeiliError: No peili answers; or `watch` needs rich, which is missing.
     """
     if watch and not as_json:
-        _watch(url)
+        _watch(running)
     while True:
-        document = fetch(url, "/status")
+        document = running.fetch("/status")
         if not as_json:
             write(render(document))
         else:
@@ -46,18 +46,18 @@ def run(url: str, write: Callable[[str], object], *, as_json: bool, watch: bool)
         time.sleep(INTERVAL)
 
 
-def _watch(url: str) -> None:
+def _watch(running: RunningPeili) -> None:
     """Show the status on the whole terminal until SIGINT. While peili does not answer, say so."""
     try:
         from rich.live import Live  # noqa: PLC0415 - only for this
         from rich.text import Text  # noqa: PLC0415
     except ImportError as error:
         raise PeiliError("`peili status --watch` needs pip install 'peili[command]'") from error
-    with Live(Text(render(fetch(url, "/status"))), screen=True, auto_refresh=False) as live:
+    with Live(Text(render(running.fetch("/status"))), screen=True, auto_refresh=False) as live:
         while True:
             time.sleep(INTERVAL)
             try:
-                text = render(fetch(url, "/status"))
+                text = render(running.fetch("/status"))
             except PeiliError as error:
                 text = str(error)
             live.update(Text(text), refresh=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class DoctorTarget:
         is_peer_door_closed: Whether the peer door refuses every other host.
         peer_tls: The TLS between peers; None for plain HTTP.
         store_kind: The kind of store that peili serves.
+        door_tls: How to reach a local door with TLS; None for the system's certificate authorities.
     """
 
     mirror: str
@@ -53,6 +55,7 @@ class DoctorTarget:
     peer_tls: PeerTLS | None = None
     store_kind: str = "containerd"
     ops: str | None = None
+    door_tls: ssl.SSLContext | None = None
 
 
 async def diagnose(target: DoctorTarget) -> AsyncGenerator[CheckResult, None]:
@@ -63,7 +66,7 @@ async def diagnose(target: DoctorTarget) -> AsyncGenerator[CheckResult, None]:
     if target.store_kind != "containerd":
         what = f"peili serves a store of kind {target.store_kind!r}, so it does not share what containerd pulls"
         yield warn("store", what, 'set store.kind = "containerd"')
-    async with ContainerdApi(target.address) as api, mirror_checks.make_client() as client:
+    async with ContainerdApi(target.address) as api, mirror_checks.make_client(target.door_tls) as client:
         version, result = await daemon_checks.check_containerd(api, target.address)
         yield result
         is_up = result.level is not Level.FAIL
@@ -173,8 +176,8 @@ async def _check_mirror(
     if status is None:
         return
     yield mirror_checks.check_readiness(status)
-    async with peer_checks.make_peer_client(target.peer_tls) as peer_client:
-        peers = peer_client if target.peer_tls is not None else client
+    async with peer_checks.make_peer_client(target.peer_tls) as peer_client, mirror_checks.make_client() as plain:
+        peers = peer_client if target.peer_tls is not None else plain
         async for result in peer_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result
         async for result in peer_checks.check_peers(peers, status, time.time()):

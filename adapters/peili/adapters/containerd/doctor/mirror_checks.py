@@ -41,13 +41,14 @@ class MirrorStatus:
     runtime: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
 
 
-def make_client() -> httpx.AsyncClient:
-    """Return a client without a proxy and with the system's certificate authorities.
+def make_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+    """Return a client without a proxy. That is how containerd reaches a mirror, and how peers reach the peer door.
 
-    That is how containerd reaches a mirror on this host, and how peers reach the peer door.
+    Args:
+        tls: How https URLs are reached. None means with the system's certificate authorities.
     """
-    tls = ssl.create_default_context()
-    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=tls, headers={"User-Agent": "peili-doctor"})
+    verify = tls or ssl.create_default_context()
+    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=verify, headers={"User-Agent": "peili-doctor"})
 
 
 class _NoPeili(Exception):
@@ -89,8 +90,12 @@ async def _get(client: httpx.AsyncClient, url: str, path: str) -> httpx.Response
         what = f"{url} accepts connections, but does not answer within {TIMEOUT:g} seconds"
         raise _NoPeili(what, "restart peili; containerd has no timeout of its own, and would wait as long") from error
     except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        if "[SSL" in reason or (url.startswith("https:") and not isinstance(error, httpx.ConnectError)):
+            fix = "set hosts.ca to the authority of local.cert, and hosts.client_cert if local.client_ca is set"
+            raise _NoPeili(f"no TLS connection to {url}, as containerd would make one: {reason}", fix) from error
         fix = "start peili, or set local.listen to the address that hosts.toml names"
-        raise _NoPeili(f"nothing answers at {url} ({str(error) or type(error).__name__})", fix) from error
+        raise _NoPeili(f"nothing answers at {url} ({reason})", fix) from error
 
 
 def _another_program(response: httpx.Response, url: str, path: str, key: str) -> _NoPeili:
