@@ -6,15 +6,19 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.relay.peers import ScriptedPeer, honest, listening, silent
 from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Limits, Mirror, Peer, Reference, serve
+from peili.mirror.doors.images import ImagesRoute
 from peili.mirror.peer_api.images import IMAGES_PATH, MAX_IMAGES, ImageNames
+from peili.mirror.testing import context_for
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
 
@@ -79,6 +83,18 @@ async def test_excluded_images_are_told_to_nobody() -> None:
         ("docker.io/library/secret:v1", True),
         ("docker.io/library/app:v1", False),
     ]
+
+
+def is_secret(_: str, repository: str) -> bool:
+    return repository == "library/secret"
+
+
+async def test_images_that_only_some_may_pull_are_told_to_nobody() -> None:
+    async with context_for(StaticRouter([]), store=store_with(app=MANIFEST, secret=NEWER)) as context:
+        route = ImagesRoute(replace(context, covers=is_secret)).route()
+        async with client_for(Starlette(routes=[route])) as client:
+            told = ImageNames.parse((await client.get(IMAGES_PATH)).content)
+    assert ([str(name) for name, _ in told.images], told.total) == (["docker.io/library/app:v1"], 1)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,9 @@ _TTL = 1.0
 
 
 class ImagesRoute:
-    """The route of the peer door that says which images this host has. Excluded images are not told.
+    """The route of the peer door that says which images this host has.
+
+    Excluded images are not told, and neither are those that only some may pull.
 
     Args:
         context: The context of the peer door.
@@ -49,5 +51,7 @@ class ImagesRoute:
     async def _read(self) -> ImageNames:
         """List the images of the store. Raises Unavailable."""
         found = await call(self._context.store.images, self._context, "the store", allowed=(Unavailable,))
-        names = [(reference, descriptor.digest) for reference, descriptor in found[:MAX_IMAGES]]
-        return ImageNames(names, len(found))
+        names = [
+            (name, each.digest) for name, each in found if not self._context.covers(name.registry, name.repository)
+        ]
+        return ImageNames(names[:MAX_IMAGES], len(names))
