@@ -47,6 +47,7 @@ class Access:
         self.kind: AccessKind = kind or chosen_access()
         self.scheme = "http" if self.kind == "open" else "https"
         self._directory = directory
+        self._issued: dict[str, PeerTLS] = {}
         if self.kind == "key":
             directory.mkdir(parents=True, exist_ok=True)
             create_key_file(self._key)
@@ -59,16 +60,16 @@ class Access:
             case "open":
                 return {"insecure": True}
             case "key":
+                self.peer_tls(name, address)  # issued now, because a test may have no time for it later
                 return {"shared_key_file": str(self._key)}
             case "certificates":
                 return {"tls": self._certificate(name, address).files()}
 
     def peer_tls(self, name: str, address: str = "127.0.0.1") -> PeerTLS:
-        """Return the TLS of the host `name`. The access must not be open."""
-        if self.kind == "key":
-            return PeerKeys(self._key, name)
-        issued = self._certificate(name, address)
-        return PeerCertificates(issued.ca, issued.cert, issued.key)
+        """Return the TLS of the host `name`, the same each time. The access must not be open."""
+        if name not in self._issued:
+            self._issued[name] = self._issue(name, address)
+        return self._issued[name]
 
     def peer_tls_factory(self) -> Callable[[str], PeerTLS] | None:
         """Return `peer_tls`; None if the access is open."""
@@ -81,6 +82,12 @@ class Access:
         context = self.peer_tls(name, address).contexts().client
         context.check_hostname = False  # with a key, no certificate shows an address
         return context
+
+    def _issue(self, name: str, address: str) -> PeerTLS:
+        if self.kind == "key":
+            return PeerKeys(self._key, name)
+        issued = self._certificate(name, address)
+        return PeerCertificates(issued.ca, issued.cert, issued.key)
 
     @property
     def _key(self) -> Path:
