@@ -90,15 +90,9 @@ def ping(running: RunningPeili, peer: str | None, write: Callable[[str], object]
     if as_json:
         write(json.dumps(answers, indent=2) + "\n")
     else:
-        rows = [(_name(each), each["urls"][0] if each["urls"] else "", _measured(each)) for each in answers]
+        rows = [(each["name"], each["urls"][0] if each["urls"] else "", _measured(each)) for each in answers]
         write("\n".join(table(rows) if rows else ["no peer is known"]) + "\n")
     return 1 if any(each["error"] for each in answers) else 0
-
-
-def _name(answer: Mapping[str, Any]) -> str:
-    """Return the id of a peer. A peer that is known only by its URL says its id when it answers."""
-    is_named = answer["id"] not in answer["urls"]
-    return str(answer["id"] if is_named else answer["answers_as"] or answer["id"])
 
 
 def _measured(answer: Mapping[str, Any]) -> str:

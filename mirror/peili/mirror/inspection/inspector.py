@@ -144,7 +144,14 @@ class Inspector:
                 times.append(contact.round_trip)
             identity = head.header(IDENTITY_HEADER)
             error = _ping_problem(peer, head.status, identity)
-        return {"id": peer.id, "urls": list(peer.urls), "answers_as": identity, "seconds": times, "error": error}
+        return {
+            "id": peer.id,
+            "name": client.name_of(peer),
+            "urls": list(peer.urls),
+            "answers_as": identity,
+            "seconds": times,
+            "error": error,
+        }
 
 
 def _ping_problem(peer: Peer, status: int, identity: str | None) -> str | None:

@@ -385,7 +385,7 @@ def test_a_closed_peer_door_and_peers_that_do_not_answer(applied: Setup) -> None
 
 def test_a_peer_that_peili_knows_to_be_dead_is_named_with_the_reason(applied: Setup) -> None:
     key = f"/v2/demo/blobs/sha256:{'7' * 64}?ns={REGISTRY}"  # nobody has it, so peili asks the neighbour
-    seen = f"http://{applied.neighbour.peer} is known, but does not answer, and was last seen"
+    seen = f"{applied.neighbour.identity} is known, but does not answer, and was last seen"
 
     def find() -> str | None:
         applied.peili.request("GET", key)

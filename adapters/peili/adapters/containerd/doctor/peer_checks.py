@@ -95,7 +95,7 @@ def _silent_peers(peers: Sequence[Mapping[str, Any]], now: float, *, has_tls: bo
     for peer in peers[:_MAX_NAMED_PEERS]:
         seen = peer.get("last_seen")
         when = "was never seen" if seen is None else f"was last seen {ago(now - seen)} ago"
-        what = f"{peer['id']} is known, but does not answer, and {when}: {peer.get('reason')}"
+        what = f"{peer.get('name') or peer['id']} is known, but does not answer, and {when}: {peer.get('reason')}"
         results.append(warn(about, what, f"start peili there, or open its port: {', '.join(peer['urls'])}{key}"))
     if len(peers) > _MAX_NAMED_PEERS:
         results.append(warn(about, f"{len(peers)} known peers do not answer in total", "see the status for all"))
