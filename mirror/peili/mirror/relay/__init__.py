@@ -7,8 +7,9 @@
   cannot use.
 - `source` reads from one holder, whose response `responses` checks. `parallel` queues requests if the runtime fetches
   parts of a blob in parallel. If the holder still receives the content, `feeder` finds out why it sends nothing.
-- `opening` opens the first source, and settles size and range. `senders` and `evidence` remember who sent what is not
-  verified yet, and `tracing` finds out where a wrong byte entered.
+- `opening` opens the first source, and settles size and range. `reception` moves the bytes of sources through a
+  pipeline, and lets other hosts read them. `senders` remembers who sent what is not verified yet, and `tracing` finds
+  out where a wrong byte entered.
 - `pipeline` moves bytes from sources to the runtime, in bounded memory. `verify` checks them.
 - `ingest` reads what the runtime already has of the content. `reputation` remembers how peers behaved.
 """

@@ -12,18 +12,16 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from peili.mirror.content.incoming import Tap
-from peili.mirror.errors import Aborted, FailureReason, NotFound, PeerUnavailable
+from peili.mirror.errors import Aborted, FailureReason, NotFound
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
-from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.plugins.interfaces import LeaseEnd
-from peili.mirror.relay.evidence import Evidence
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
 from peili.mirror.relay.opening import FirstSource
-from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Pipeline, Sink
+from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Sink
+from peili.mirror.relay.reception import Reception
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
 from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders, blame_senders
@@ -79,7 +77,6 @@ class Transfer:
         state: The state that all transfers share.
 
     Attributes:
-        senders: The bytes that each peer sent so far, by its id, wrong ones included. The last peer sends now.
         has_sent_wrong_bytes: Whether the runtime got wrong bytes. The store was asked to discard them.
         data: All bytes that `send_to` will send, if they were collected: verified in memory before the first one is
             sent.
@@ -89,22 +86,19 @@ class Transfer:
     """
 
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
-        self.senders: dict[str, int] = {}
         self.has_sent_wrong_bytes = False
         self.data: bytes | None = None
         self.media_type = OCTET_STREAM
         self.is_abandoned = False
         self._is_complete = False
-        self._tap: Tap | None = None  # only if the runtime wants the bytes
         self._request = request
         self._state = state
         self._holders = Holders(request, state)
         self._rejections = self._holders.rejections
         self._source: Source | None = None
-        self._unverified = Senders(request.digest, state, self._rejections)
+        self._reception = Reception(request, state, self._holders)
         self._reserved = 0  # bytes of the buffer pool
         self._verifier: Verifier = Unverified(request.digest)
-        self._evidence = Evidence(request.digest, state)
         self._span = Span.whole(0)
 
     async def begin(self) -> Span:
@@ -117,7 +111,7 @@ class Transfer:
             NotFound: No peer sends the content; the runtime must go upstream.
             Unsatisfiable: A holder has the content, but no byte of it is in the requested range.
         """
-        self._tap = self._holders.tap = self._state.incoming.open_tap(self._request.digest)
+        self._reception.share()
         async with self._holders.bounded_wait() as deadline:
             try:
                 return await self._begin(deadline)
@@ -142,6 +136,11 @@ class Transfer:
                 media_type = self.media_type
         self.complete()
         return Descriptor(media_type, self._request.digest, size)
+
+    @property
+    def senders(self) -> dict[str, int]:
+        """The bytes that each peer sent so far, by its id, wrong ones included. The last peer sends now."""
+        return self._reception.senders
 
     def complete(self) -> None:
         """Note that the runtime has all that it wanted. The router learns this when its lease is released."""
@@ -185,9 +184,7 @@ class Transfer:
 
     async def aclose(self) -> None:
         """Free the memory, the peer's connection and the router's lease."""
-        if self._tap is not None:
-            is_expected = self._is_complete or shows_in_flight(self._state.context)
-            self._tap.close(is_abandoned=self.is_abandoned, is_expected=is_expected)
+        self._reception.close(is_abandoned=self.is_abandoned, is_complete=self._is_complete)
         self.data = None
         self._release_memory()
         if self.is_abandoned:
@@ -214,7 +211,7 @@ class Transfer:
                 self._verifier = await create_verifier(
                     self._state, self._request, source.span, deadline, is_parallel=holders.uses_windows
                 )
-                self._evidence.begin(self._verifier, source.span.start)
+                self._reception.record(self._verifier, source.span.start)
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
                     return self._span  # `send_to` streams it
                 data = await self._collect(source)
@@ -226,7 +223,7 @@ class Transfer:
         await self._reserve_memory(self._span.length)
         pipeline = CollectPipeline(self._span.length, self._verifier, self._state.hash_threads.thread())
         try:
-            await self._run(pipeline, source)
+            await self._reception.run(pipeline, source, self._span)
         except DigestMismatch as error:
             if self._span.start > 0:
                 return await self._collect_end_again(error)
@@ -254,11 +251,11 @@ class Transfer:
         await self._reserve_memory(size)
         buffer, verifier = memoryview(bytearray(size)), Verifier(self._request.digest)
         try:
-            await self._run(FillPipeline(buffer[part.start : part.stop]), source)
+            await self._reception.run(FillPipeline(buffer[part.start : part.stop]), source, self._span)
             for span in rest:
                 self._span = span
                 source = await self._holders.open_rest(source, span)
-                await self._run(FillPipeline(buffer[span.start : span.stop]), source)
+                await self._reception.run(FillPipeline(buffer[span.start : span.stop]), source, self._span)
             self._span = Span.whole(size)
             await self._state.hash_threads.thread().feed(verifier, buffer)
             data = bytes(verifier.finish())
@@ -276,13 +273,13 @@ class Transfer:
         """Readmit the holders that state another size, which may be the right one. Return whether there are any."""
         if not self._rejections.readmit_other_sizes():
             return False
-        self._unverified.clear()  # their bytes are discarded
-        self._discard_tapped()
+        self._reception.unverified.clear()  # their bytes are discarded
+        self._reception.discard()
         return True
 
     def _record_verified(self, data: bytes) -> None:
         """Record the size and the media type of the verified content, and the sizes that a manifest states."""
-        self._unverified.clear()
+        self._reception.unverified.clear()
         self._state.sizes.add_verified(self._request.digest, len(data))
         self.media_type = detect_media_type(data)
         if is_manifest_type(self.media_type) or (self._request.is_manifest and self.media_type != OCTET_STREAM):
@@ -303,78 +300,25 @@ class Transfer:
         state, progress = self._state, self._holders.lease.progress
         try:
             if isinstance(self._verifier, Unverified):
-                await self._run(PassThroughPipeline(sink, state.buffers, progress), source)
+                await self._reception.run(PassThroughPipeline(sink, state.buffers, progress), source, self._span)
                 return
             try:
                 with state.buffers.ring() as ring:
                     thread, start = state.hash_threads.thread(), self._span.start
                     pipeline = HashPipeline(sink, ring, self._verifier, thread, start=start, progress=progress)
-                    await self._run(pipeline, source)
+                    await self._reception.run(pipeline, source, self._span)
             except FoundWrong:
-                self._trace_wrong_byte()
+                self._reception.trace_wrong_byte()
                 raise
             except DigestMismatch as error:
                 await sink.send(await self._fetch_end_again(error))
                 progress(self._span.stop)
-            self._unverified.clear()  # their bytes are right
+            self._reception.unverified.clear()  # their bytes are right
         except DigestMismatch as error:
             await self._handle_mismatch(was_sent=True)
             raise Aborted(str(error)) from error
         finally:
-            self._unverified.suspect()
-
-    async def _run(self, pipeline: Pipeline, source: Source) -> None:
-        """Move the whole span through `pipeline`, from `source` and the holders that continue after it.
-
-        Raises:
-            DigestMismatch: The bytes are wrong. `FoundWrong` if that was found out before the end.
-            Aborted: No holder remains.
-        """
-        while True:
-            before, start = self.senders.pop(source.peer.id, 0), source.offset
-            self.senders[source.peer.id] = before  # at the end: it sends now
-            self._evidence.add(source)
-            self._tap_source(source)
-            try:
-                await pipeline.consume(source)
-                break
-            except PeerUnavailable as error:
-                await self._holders.fail(source, error)
-                await self._evidence.check_cut(source, error)
-            finally:
-                self.senders[source.peer.id] += source.offset - start
-                self._unverified.add(source)
-            try:
-                source = await self._holders.resume(source.offset, self._span)
-            except NotFound as error:
-                # The withheld bytes are not the end of the content. With them, the runtime continues at a later byte.
-                await pipeline.release()
-                raise Aborted(f"no holder remains at byte {source.offset}") from error
-        await pipeline.finish()
-
-    def _trace_wrong_byte(self) -> None:
-        """If a wrong byte may have come from a host in flight, find out where it entered.
-
-        Until then, the content is read from whole holders only.
-        """
-        feeders = tuple(self._unverified.feeders)
-        if feeders or IN_FLIGHT in self._state.blame.suspects(self._request.digest):
-            self._rejections.bar_in_flight()
-            self._evidence.trace(feeders)
-
-    def _tap_source(self, source: Source) -> None:
-        """Let other hosts read what `source` sends."""
-        if self._tap is not None and not source.is_joined:
-            # Without a ring, another host could get content that is collected only when it was verified and written.
-            is_collected = source.span.size <= self._request.collect_limit
-            needs_ring = is_collected or source.in_flight is not None
-            self._tap.read_from(lambda: source.path, size=source.span.size, needs_ring=needs_ring)
-            source.tap = self._tap
-
-    def _discard_tapped(self) -> None:
-        """Let other hosts discard what they have read: it was wrong."""
-        if self._tap is not None:
-            self._tap.discard_bytes()
+            self._reception.unverified.suspect()
 
     async def _reserve_memory(self, count: int) -> None:
         """Release what was reserved before, and reserve `count` bytes of the buffer pool. Raises NotFound."""
@@ -412,23 +356,23 @@ class Transfer:
         Raises:
             DigestMismatch: Bytes before the end are wrong, or no other holder remains.
         """
-        self._discard_tapped()
+        self._reception.discard()
         verifier, span, holders = self._verifier, self._span, self._holders
-        self._trace_wrong_byte()
+        self._reception.trace_wrong_byte()
         wrong = bytes(verifier.rewind())
         start = span.stop - len(wrong)
-        senders, senders_of_end = self._unverified, self._unverified.since(start)
+        senders, senders_of_end = self._reception.unverified, self._reception.unverified.since(start)
         self._rejections.exclude(senders_of_end - {IN_FLIGHT})
         holders.reads_in_flight, holders.lease.end_reason = False, FailureReason.WRONG
         try:
             while wrong:
-                self._unverified = Senders(self._request.digest, self._state, self._rejections)
+                self._reception.unverified = Senders(self._request.digest, self._state, self._rejections)
                 await self._reserve_memory(len(wrong))
                 pipeline = CollectPipeline(len(wrong), verifier, self._state.hash_threads.thread())
                 try:
-                    await self._run(pipeline, await holders.resume(start, span))
+                    await self._reception.run(pipeline, await holders.resume(start, span), span)
                 except DigestMismatch:
-                    self._rejections.exclude(self._unverified.since(start))
+                    self._rejections.exclude(self._reception.unverified.since(start))
                     if verifier.rewind() == wrong:
                         break  # two holders agree about the end, so a byte before it is wrong
                 else:
@@ -437,7 +381,7 @@ class Transfer:
         except (NotFound, Aborted):
             pass  # there is no other holder, or no memory
         finally:
-            self._unverified = senders
+            self._reception.unverified = senders
         # Not the holders that sent the end again: the wrong byte may be before it.
         senders.blame(is_continuation=span.start > 0)
         raise error
@@ -449,12 +393,12 @@ class Transfer:
         """
         state, digest = self._state, self._request.digest
         if not was_sent:
-            self._trace_wrong_byte()  # first: hosts that are cut off now ask for its record
-        self._discard_tapped()
+            self._reception.trace_wrong_byte()  # first: hosts that are cut off now ask for its record
+        self._reception.discard()
         await self._holders.disconnect()
         if not was_sent:
-            self._unverified.blame(is_continuation=self._span.start > 0)
-        self._unverified.clear()
+            self._reception.unverified.blame(is_continuation=self._span.start > 0)
+        self._reception.unverified.clear()
         if was_sent:
             self.has_sent_wrong_bytes = True
             state.blame.poison(digest)
