@@ -28,7 +28,7 @@ adapters. All other names may change at any time. Everything is typed (`py.typed
 PUBLIC: dict[str, dict[str, str]] = {
     "peili.mirror": {
         "The mirror": "Mirror serve Serving Address http_protocol Auth loopback_only clients_in Selection "
-        "check_registries Limits Watchdog",
+        "check_registries PullRights Limits Watchdog",
         "TLS between peers": "PeerTLS PeerKeys PeerCertificates TLSContexts peer_identity",
         "Values": "Digest Reference Key parse_key is_registry looks_like_registry Descriptor OCTET_STREAM MAX_MANIFEST "
         "is_manifest "

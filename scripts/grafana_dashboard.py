@@ -104,6 +104,7 @@ PANELS = (
         stacked=True,
     ),
     Panel("Peers that answer", [(f"peili_peers{{{SELECTED}}}", "{{instance}}")], "short"),
+    Panel("Who may pull: decisions", [(rate("peili_rights_total", "decision"), "{{decision}}")], "ops", stacked=True),
     Panel("Cold start: what homes answer", [(rate("peili_grants_total", "answer"), "{{answer}}")], "ops", stacked=True),
     Panel(
         "Cold start: content that is passed on while it arrives",

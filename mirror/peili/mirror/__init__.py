@@ -62,6 +62,7 @@ from peili.mirror.plugins.interfaces import (
     running_already,
 )
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
+from peili.mirror.rights.policy import PullRights
 from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address
 from peili.mirror.server.protocol import http_protocol
@@ -123,6 +124,7 @@ __all__ = [
     "Plugin",
     "PluginNotFound",
     "Plugins",
+    "PullRights",
     "PushRouter",
     "Reference",
     "Requester",

@@ -59,6 +59,8 @@ class Limits:
     quarantine_ttl: float = 600.0  # how long a peer that sent wrong bytes is not asked for that blob
     failure_ttl: float = 10.0  # how long a peer that stalled or broke off is not asked for that blob
     quarantine_entries: int = 1024
+    # Who may pull
+    grants: int = 65_536  # answers of registries that are remembered
     # Asking registries
     upstream_timeout: float = 1.5  # a registry that does not answer a question in this time counts as down
     upstream_requests: int = 32  # questions at the same time; the others wait, within that time

@@ -48,8 +48,11 @@ from peili.mirror.peer_api.peers import Peer, is_identity
 from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, Router, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers import DeferResolver
+from peili.mirror.rights.gate import Gate
+from peili.mirror.rights.policy import PullRights
 from peili.mirror.status import StatusParts
 from peili.mirror.support.log_lines import LineLogger
+from peili.mirror.support.tasks import Tasks
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
 from peili.mirror.upstream.client import UpstreamClient
@@ -92,6 +95,7 @@ class Mirror:
         default_registry: The registry of requests that name none.
         verify: Hash all content that is relayed. Manifests, and content up to ``limits.verify_ahead`` bytes, are
             always hashed.
+        rights: Whose images are given only to those who may pull them from the registry. None means: no images.
         extensions: Other plug-ins that run with the mirror, for example `ContainerdHosts`. They are entered after the
             store, the router and the resolver, and exited before them, already by `drain`. If one fails or is not
             ready, the rest works as usual.
@@ -144,6 +148,7 @@ class Mirror:
         exclude: Iterable[str] = (),
         default_registry: str | None = None,
         verify: bool = True,
+        rights: PullRights | None = None,
         extensions: Iterable[Plugin] = (),
         upstream_roots: RootFinder = default_roots,
         limits: Limits | None = None,
@@ -165,11 +170,12 @@ class Mirror:
             count=self.metrics.upstream_requests.add,
         )
         self._context = self._new_context(store, router, client, upstream, Selection(registries, exclude))
+        self._gate = self._new_gate(rights)
         self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._relay = Relay(self._context, self.metrics, self._incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
-        self._local_door = LocalDoor(local, default_registry, resolver, self._relay)
+        self._local_door = LocalDoor(local, default_registry, resolver, self._relay, self._gate)
         self._peer_door = PeerDoor(peer, default_registry, self._incoming)
         self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
@@ -190,6 +196,15 @@ class Mirror:
             granted=self.metrics.grants.add,
             in_flight=self._incoming.state,
         )
+
+    def _new_gate(self, rights: PullRights | None) -> Gate | None:
+        """Return what decides who may pull, if anything is covered. The context then says so to all parts."""
+        if rights is None or not rights.coverage:
+            return None
+        context = replace(self._context, log=self.log.getChild("rights"))
+        gate = Gate(context, self._context.upstream, rights, self.metrics.rights.add)
+        self._context = replace(self._context, covers=rights.coverage.covers, is_open=gate.repositories.is_open)
+        return gate
 
     def _build_apps(self, auth: Auth, local_auth: Auth, local_hosts: Iterable[str]) -> None:
         """Build the apps, with these layers from the outside to the inside::
@@ -399,7 +414,7 @@ class Mirror:
             raise RuntimeError("this mirror is running already")
         plugins = self._plugins.values()
         self._lifecycle = Lifecycle(
-            self._context, plugins, self._extensions, self._relay, self.peer_tls, background=self._account
+            self._context, plugins, self._extensions, self._relay, self.peer_tls, background=self._run_background
         )
         try:
             await self._lifecycle.start()
@@ -408,9 +423,12 @@ class Mirror:
             raise
         return self
 
-    async def _account(self, context: Context) -> None:
-        """Run the accounting, which counts what the runtime got of excluded images, too."""
-        await self.accounting.run(replace(context, store=cast("Store", self._plugins["store"])))
+    async def _run_background(self, context: Context) -> None:
+        """Run what follows the store. The accounting counts what the runtime got of excluded images, too."""
+        async with Tasks(self.log) as tasks:
+            if self._gate is not None:
+                tasks.start(self._gate.run())
+            await self.accounting.run(replace(context, store=cast("Store", self._plugins["store"])))
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Withdraw what was advertised, wait for the leases that are being released, and exit the plug-ins.

@@ -95,3 +95,15 @@ async def test_every_namespace_is_served_by_default(own_namespace: Namespace) ->
         two = await new_namespace(own_namespace.containerd, own_namespace.directory).load("docker.io/library/demo:two")
         assert (await store.describe(one.target.digest)).size == one.target.size
         assert await store.resolve(Reference.parse("docker.io/library/demo:two")) == two.target
+
+
+async def test_an_image_without_a_tag_has_a_repository(store: ContainerdStore, namespace: Namespace) -> None:
+    image = await namespace.load("ghcr.io/me/x:1")
+    digest = image.target.digest
+    for name in (f"quay.io/me/pulled@{digest}", f"quay.io/me/both:2@{digest}", str(digest)):
+        await namespace.ctr("images", "tag", "ghcr.io/me/x:1", name)
+    assert set(await store.repositories()) == {
+        ("ghcr.io", "me/x", digest),
+        ("quay.io", "me/pulled", digest),
+        ("quay.io", "me/both", digest),
+    }

@@ -25,6 +25,7 @@ from peili.mirror import (
     Limits,
     Options,
     PluginNotFound,
+    PullRights,
     Selection,
     base_url,
     check_registries,
@@ -40,6 +41,7 @@ _ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not lis
 
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
+OUTAGES = ("deny", "remembered")
 PEER_DOOR_ADVICE = "set peer.shared_key_file to a file that `peili keys new` makes once for all hosts"
 """How to let other hosts use the peer door."""
 
@@ -75,13 +77,29 @@ class PluginSection:
 
 @dataclass(frozen=True, slots=True)
 class MirrorOptions:
-    """The section ``[mirror]``. The parameters of `Mirror` have the same names."""
+    """The section ``[mirror]``. Parameters of `Mirror` have the same names. `PullRights` has those of ``authorize``."""
 
     registries: tuple[str, ...]
     exclude: tuple[str, ...]
     verify: bool
     default_registry: str | None
     identity: str | None
+    authorize: tuple[str, ...] = ()
+    authorize_ttl: float = 300.0
+    authorize_basic: bool = True
+    authorize_outage: str = "deny"
+    authorize_grace: float = 86400.0
+
+    @property
+    def rights(self) -> PullRights:
+        """Who may pull. Raises ConfigError."""
+        return PullRights(
+            self.authorize,
+            ttl=self.authorize_ttl,
+            basic=self.authorize_basic,
+            outage=self.authorize_outage,
+            grace=self.authorize_grace,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +188,9 @@ SECTIONS = (
     *("local", "ops", "peer", "store", "router", "resolver", "mirror", "upstream", "limits", "hosts", "log"),
     "watchdog",
 )
-_STRINGS = ("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level")
+_STRINGS = (
+    *("kind", "advertise", "shared_key_file", "default_registry", "identity", "format", "level", "authorize_outage"),
+)
 """The keys, in any section, that are always a string: a value without quotes that looks like a number is one, too."""
 
 
@@ -382,10 +402,16 @@ def _load_mirror(sections: Sections) -> MirrorOptions:
             verify=section.boolean("verify", True),
             default_registry=section.text("default_registry", None),
             identity=section.text("identity", None),
+            authorize=section.texts("authorize", (), empty=True),
+            authorize_ttl=section.number("authorize_ttl", 300.0, expected="a number of seconds above zero"),
+            authorize_basic=section.boolean("authorize_basic", True),
+            authorize_outage=section.choice("authorize_outage", OUTAGES, "deny"),
+            authorize_grace=section.number("authorize_grace", 86400.0, expected="a number of seconds above zero"),
         )
         if options.identity is not None and not is_identity(options.identity):
             raise section.wrong("identity", "up to 255 of the visible ASCII characters")
         Selection(options.registries, options.exclude)
+        _ = options.rights
         if options.default_registry is not None:
             try:
                 check_registries((options.default_registry,))

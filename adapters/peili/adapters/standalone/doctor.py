@@ -37,6 +37,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         address=options.socket,
         namespaces=options.namespaces,
         selection=Selection(config.mirror.registries, config.mirror.exclude),
+        rights=config.mirror.rights,
         content_path=options.content_path,
         hosts_directories=tuple(
             Path(folder) for each in config.hosts.config_path for folder in each.split(":") if folder

@@ -74,6 +74,7 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         exclude=config.mirror.exclude,
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
+        rights=config.mirror.rights,
         extensions=_extensions(config, local),
         upstream_roots=_upstream_roots(config, local),
         limits=config.limits,
@@ -304,6 +305,8 @@ def _log_start(config: Config, mirror: Mirror, serving: Serving, log: logging.Lo
     )
     if config.local.is_only_for_this_host:
         log.warning("the local door refuses every other host: list the networks of clients in local.allow_clients")
+    if config.mirror.authorize and peer and mirror.peer_tls is None:
+        log.warning("what mirror.authorize covers is not given to other hosts, because they can't prove who they are")
     if peer and config.peer.insecure:
         log.warning("peer.insecure is set, so everyone who reaches the peer door can read this host's images")
     elif peer and mirror.peer_tls is None:

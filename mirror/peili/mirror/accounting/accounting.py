@@ -69,7 +69,10 @@ class Accounting:
         if not record.repository or not record.is_get:
             return
         digest = record.digest
-        is_missed = digest is not None and record.answer in {"missing", "failed", "cut", "none"}
+        # After 403, too: this host does not decide who may pull, so the runtime asks the registry.
+        is_missed = digest is not None and (
+            record.answer in {"missing", "failed", "cut", "none"} or record.status == 403
+        )
         if digest is not None and record.source != FROM_STORE:
             self._requested.note(digest, record.sent, is_missed=is_missed)
             if record.is_wrong:

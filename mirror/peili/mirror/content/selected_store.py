@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
 
 from typing_extensions import override
@@ -147,6 +147,10 @@ class SelectedStore(Store):
     @override
     async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
         return [each for each in await self._store.images() if self._allows(each[0])]
+
+    @override
+    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+        return [each for each in await self._store.repositories() if self._selection.allows(each[0], each[1])]
 
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:

@@ -165,6 +165,7 @@ class Door(ABC):
             case Endpoint.BASE:
                 await response.json({})
             case Endpoint.TAGS:
+                await self.require_list(target, scope)
                 await send_tags(target, response, scope, self.context, partial(self.list_tags, response))
             case Endpoint.REFERRERS:
                 await self.send_referrers(target, response, scope)
@@ -194,6 +195,9 @@ class Door(ABC):
             Aborted: The content ended too early. The response is cut off.
             Unavailable: A plug-in or a peer does not answer.
         """
+
+    async def require_list(self, target: Target, scope: Scope) -> None:  # noqa: B027 - the local door asks its resolver
+        """Return if the client may have the tags of a repository. Raises NotFound if not."""
 
     async def send_referrers(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send what refers to a digest. Arguments are those of `send_content`. Only the local door knows that.

@@ -30,6 +30,7 @@ from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer, open_transfer
+from peili.mirror.rights.gate import Gate
 from peili.mirror.upstream.exchanges import USER_AGENT
 
 _T = TypeVar("_T")
@@ -43,13 +44,22 @@ class LocalDoor(Door):
         default_registry: See `Door`.
         resolver: Resolves tags.
         relay: Fetches content that the store does not have.
+        gate: Decides who may have what; None if everybody may have everything.
     """
 
-    def __init__(self, context: Context, default_registry: str | None, resolver: Resolver, relay: Relay) -> None:
+    def __init__(
+        self,
+        context: Context,
+        default_registry: str | None,
+        resolver: Resolver,
+        relay: Relay,
+        gate: Gate | None = None,
+    ) -> None:
         super().__init__(context, default_registry)
+        self._gate = gate
         self._resolver = resolver
         self._relay = relay
-        self._whole_images = WholeImages(context, relay)
+        self._whole_images = WholeImages(context, relay, gate)
         self._selected = context.store if isinstance(context.store, SelectedStore) else None
 
     @override
@@ -64,9 +74,15 @@ class LocalDoor(Door):
         record = request_record(scope)
         record.source, record.digest = FROM_STORE, digest
         await self._require_selected(digest)
+        uses_store, authorization = True, response.header(b"authorization")
+        if self._gate is not None:
+            if response.header(b"user-agent") == USER_AGENT:
+                raise NotFound("a peili asks this door as if it were a registry")
+            permit = await self._gate.check(target, digest, authorization)
+            target, uses_store = replace(target, is_checked=permit.is_checked), permit.uses_store
         if target.is_registry_in_path and target.endpoint is Endpoint.MANIFEST:
-            await self._whole_images.require(target, digest)
-        if await self._send_from_store(target, digest, response):
+            await self._whole_images.require(target, digest, authorization)
+        if uses_store and await self._send_from_store(target, digest, response):
             self.context.log.debug("%s %s: sent from the store, which has it whole", target.endpoint.value, target.name)
         else:
             record.source = FROM_PEER
@@ -92,7 +108,11 @@ class LocalDoor(Door):
         """Return the tags that the resolver answers. The others are those of the registry, which has its own list."""
         if target.registry is None:
             return ()
-        find = partial(self._resolver.tags_for, target.registry, target.repository, stored, _requester(response))
+        if self.context.covers(target.registry, target.repository):
+            stored = ()  # only a resolver that asks the registry knows who may have the list
+        find = partial(
+            self._resolver.tags_for, target.registry, target.repository, stored, self._requester(response, target)
+        )
         listing = await self._ask_resolver(find, target, response)
         if listing is None:
             return ()
@@ -104,7 +124,7 @@ class LocalDoor(Door):
         """Send what refers to a digest as an index (OCI distribution spec, "Listing Referrers")."""
         if target.registry is None or target.digest is None:
             raise HTTPError(404, NAME_UNKNOWN, f"the registry of {target.name} is unknown; name it with ?ns=")
-        digest, requester = target.digest, _requester(response)
+        digest, requester = target.digest, self._requester(response, target)
         find = partial(self._resolver.referrers_for, target.registry, target.repository, digest, requester)
         listing = await self._ask_resolver(find, target, response)
         if listing is None:
@@ -116,6 +136,13 @@ class LocalDoor(Door):
             manifests = [each for each in manifests if each.get("artifactType") == wanted]
             headers["OCI-Filters-Applied"] = "artifactType"
         await response.json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests}, headers)
+
+    def _requester(self, response: ResponseWriter, target: Target) -> Requester:
+        """Return who sent the request that `response` answers. Raises HTTPError 403 for an unwanted password."""
+        authorization = response.header(b"authorization")
+        if self._gate is not None:
+            self._gate.check_scheme(target, authorization)
+        return Requester(authorization)
 
     async def _ask_resolver(
         self, ask: Callable[[], Awaitable[_T]], target: Target, response: ResponseWriter
@@ -129,13 +156,15 @@ class LocalDoor(Door):
         try:
             return await call(ask, self.context, "the resolver", about=target.name, allowed=allowed)
         except AuthorizationRequired as error:
+            if self._gate is not None:
+                self._gate.check_scheme(target, error.challenge)
             raise HTTPError(401, UNAUTHORIZED, str(error), {"WWW-Authenticate": error.challenge}) from error
         except Unavailable as error:
             self.context.log.debug("%s: the resolver can't answer: %s", target.name, error)
             return None
 
     async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
-        resolve = partial(self._resolver.resolve_for, self.reference(target), _requester(response))
+        resolve = partial(self._resolver.resolve_for, self.reference(target), self._requester(response, target))
         resolution = await self._ask_resolver(resolve, target, response)
         if resolution is None:
             raise NotFound(f"{target.name} is resolved upstream")
@@ -203,6 +232,8 @@ class LocalDoor(Door):
         try:
             descriptor = requested_descriptor(target, Descriptor(transfer.media_type, digest, span.size))
             if target.endpoint is Endpoint.MANIFEST:
+                if self._gate is not None and transfer.data is not None:
+                    self._gate.manifests.note(digest, transfer.data)
                 span = response.span(digest, span.size)
                 transfer.trim_to(span)
         except (NotFound, HTTPError):
@@ -215,11 +246,6 @@ class LocalDoor(Door):
         await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
         await transfer.send_to(response)
         await response.end()
-
-
-def _requester(response: ResponseWriter) -> Requester:
-    """Return who sent the request that `response` answers."""
-    return Requester(response.header(b"authorization"))
 
 
 def _warn(response: ResponseWriter, warning: str | None) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import aclosing, contextmanager, nullcontext
 from functools import partial
 
+from starlette.requests import HTTPConnection
 from starlette.routing import Route
 from starlette.types import Scope
 from typing_extensions import override
@@ -26,11 +27,12 @@ from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Descriptor, Digest, detect_media_type
-from peili.mirror.oci.requests import TOOMANYREQUESTS, Endpoint, HTTPError, Target
+from peili.mirror.oci.requests import CHECKED, TOOMANYREQUESTS, Endpoint, HTTPError, Target, parse_query
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, InFlight, accepts_in_flight
 from peili.mirror.plugins.calls import call, shows_in_flight
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.tls.peer_tls import has_proven_itself
 
 _IN_FLIGHT = IN_FLIGHT_HEADER.lower().encode()
 
@@ -139,6 +141,7 @@ class PeerDoor(Door):
         client = scope.get("client")
         host = client[0] if client else ""
         accepts_partial = digest is not None and accepts_in_flight(response.header(_IN_FLIGHT))
+        await self._require_right(target, scope)
         if digest is None:
             resolve = partial(store.resolve, self.reference(target))
             digest = (await call(resolve, self.context, "the store", allowed=(Exception,))).digest
@@ -158,6 +161,25 @@ class PeerDoor(Door):
             return
         with self.upload_slots.acquire(host, digest):
             await send_stored(response, self.opener, descriptor)
+
+    async def _require_right(self, target: Target, scope: Scope) -> None:
+        """Raise NotFound if the request is for content that only some may have, and does not show that this one may.
+
+        The host that asks must have proven who it is, and must say that it has checked the rights of its requester. To
+        tell what a tag means, the first is enough: that is no content yet.
+        """
+        if await self.context.is_open(target.digest or self.reference(target)):
+            return
+        is_checked = parse_query(scope).get(CHECKED) == "1"
+        tells_only = target.digest is None and scope["method"] == "HEAD"
+        if not (has_proven_itself(HTTPConnection(scope)) and (is_checked or tells_only)):
+            raise NotFound(f"{target.name} is not for everybody")
+
+    @override
+    async def require_list(self, target: Target, scope: Scope) -> None:
+        is_covered = target.registry is not None and self.context.covers(target.registry, target.repository)
+        if is_covered and not has_proven_itself(HTTPConnection(scope)):
+            raise NotFound(f"the tags of {target.name} are not for everybody")
 
     async def _send_in_flight(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
         """Send content that is not whole yet.

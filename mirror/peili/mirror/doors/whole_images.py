@@ -11,11 +11,12 @@ from functools import partial
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.children import Children, children_of, host_platform
 from peili.mirror.oci.references import MAX_MANIFEST, Digest
-from peili.mirror.oci.requests import Target
+from peili.mirror.oci.requests import Endpoint, HTTPError, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.relay.transfer import open_transfer
+from peili.mirror.rights.gate import Gate
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 
@@ -33,21 +34,24 @@ class WholeImages:
     Args:
         context: The context of the local door.
         relay: Fetches manifests that the store does not have.
+        gate: Decides who may have what; None if everybody may have everything.
     """
 
-    def __init__(self, context: Context, relay: Relay) -> None:
+    def __init__(self, context: Context, relay: Relay, gate: Gate | None = None) -> None:
         self._context = context
+        self._gate = gate
         self._relay = relay
         self._platform = host_platform()
 
-    async def require(self, target: Target, digest: Digest) -> None:
-        """Return if this host or its peers have everything that a runtime on this host needs of an image.
+    async def require(self, target: Target, digest: Digest, authorization: str | None = None) -> None:
+        """Return if this host or its peers have everything that a runtime on this host needs of an image, and give it.
 
         It takes at most ``limits.first_byte_timeout`` seconds.
 
         Args:
             target: The request for the manifest or the index.
             digest: Its digest.
+            authorization: The Authorization header of the request.
 
         Raises:
             NotFound: Something is missing, or it could not be found out in time.
@@ -55,14 +59,14 @@ class WholeImages:
         deadline = Deadline(self._context.limits.first_byte_timeout)
         try:
             async with deadline:
-                await self._require_all(target, [digest])
+                await self._require_all(target, [digest], authorization)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             self._context.limited("first_byte_timeout")
             raise NotFound(f"whether all of {target.name} is available was not found out in time") from error
 
-    async def _require_all(self, target: Target, manifests: Iterable[Digest]) -> None:
+    async def _require_all(self, target: Target, manifests: Iterable[Digest], authorization: str | None) -> None:
         blobs: dict[Digest, None] = {}
         for _ in range(_MAX_DEPTH):
             deeper: dict[Digest, None] = {}
@@ -73,7 +77,7 @@ class WholeImages:
                 if len(blobs) + len(deeper) > _MAX_CHILDREN:
                     raise NotFound(f"{target.name} has more than {_MAX_CHILDREN} children")
             if not deeper:
-                await self._require_blobs(target, blobs)
+                await self._require_blobs(replace(target, endpoint=Endpoint.BLOB, tag=None), blobs, authorization)
                 return
             manifests = deeper
         raise NotFound(f"{target.name} has indexes in indexes")
@@ -104,31 +108,53 @@ class WholeImages:
             raise NotFound(f"{digest} was not collected")
         return data
 
-    async def _require_blobs(self, target: Target, blobs: Iterable[Digest]) -> None:
+    async def _require_blobs(self, target: Target, blobs: Iterable[Digest], authorization: str | None) -> None:
         turns = asyncio.Semaphore(_MAX_LOOKUPS)
         async with Tasks() as tasks:
-            lookups = [tasks.start(self._find(turns, each)) for each in blobs]
+            lookups = [tasks.start(self._find(turns, replace(target, digest=each), authorization)) for each in blobs]
             for each in asyncio.as_completed(lookups):
                 if (missing := await each) is not None:
                     raise NotFound(f"{target.name} is not complete: {missing} is missing")
 
-    async def _find(self, turns: asyncio.Semaphore, digest: Digest) -> Digest | None:
-        """Return None if this host or a peer has the whole blob, else `digest`."""
-        context = self._context
+    async def _find(self, turns: asyncio.Semaphore, target: Target, authorization: str | None) -> Digest | None:
+        """Return None if this host or a peer has the whole blob and gives it, else its digest."""
+        digest = target.digest
+        if digest is None:
+            return None
         async with turns:
-            try:
-                describe = partial(context.store.describe, digest)
-                await call(describe, context, "the store", about=digest, allowed=(NotFound, Unavailable))
-            except (NotFound, Unavailable):
-                pass
+            if self._gate is None:
+                is_found = await self._is_here(digest) or await self._is_at_peer(digest)
             else:
-                return None
-            try:
-                find = partial(self._has_holder, digest)
-                is_found = await call(find, context, "the router", about=digest, allowed=(Unavailable,))
-            except Unavailable:
-                is_found = False
+                is_found = await self._is_given(self._gate, target, digest, authorization)
         return None if is_found else digest
+
+    async def _is_given(self, gate: Gate, target: Target, digest: Digest, authorization: str | None) -> bool:
+        """Return whether this host gives the blob, or a peer says that it does. A peer may have it for others only."""
+        try:
+            permit = await gate.check(target, digest, authorization)
+            if permit.uses_store and await self._is_here(digest):
+                return True
+            path = replace(target, is_checked=permit.is_checked).peer_path
+            async with open_transfer(self._relay, digest, path) as transfer:
+                await transfer.describe()
+        except (HTTPError, NotFound):
+            return False
+        return True
+
+    async def _is_here(self, digest: Digest) -> bool:
+        describe = partial(self._context.store.describe, digest)
+        try:
+            await call(describe, self._context, "the store", about=digest, allowed=(NotFound, Unavailable))
+        except (NotFound, Unavailable):
+            return False
+        return True
+
+    async def _is_at_peer(self, digest: Digest) -> bool:
+        find = partial(self._has_holder, digest)
+        try:
+            return await call(find, self._context, "the router", about=digest, allowed=(Unavailable,))
+        except Unavailable:
+            return False
 
     async def _has_holder(self, digest: Digest) -> bool:
         async with aclosing(self._context.router.lookup(digest)) as holders:

@@ -39,6 +39,7 @@ from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
+from peili.mirror.tls.peer_tls import has_proven_itself
 
 _FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 
@@ -200,7 +201,10 @@ class MembershipRouter(Router):
                 return Response(status_code=503)
             is_in_flight = accepts_in_flight(request.headers.get(IN_FLIGHT_HEADER))
             return await answer_key(
-                self._peili_membership.context, request.path_params["key"], includes_in_flight=is_in_flight
+                self._peili_membership.context,
+                request.path_params["key"],
+                includes_in_flight=is_in_flight,
+                is_proven=has_proven_itself(request),
             )
 
         def directory() -> Directory | None:
@@ -224,13 +228,16 @@ def _require_running(membership: Membership | None, router: MembershipRouter) ->
     return membership
 
 
-async def answer_key(context: Context, text: str, *, includes_in_flight: bool = False) -> Response:
+async def answer_key(
+    context: Context, text: str, *, includes_in_flight: bool = False, is_proven: bool = False
+) -> Response:
     """Answer a peer that asks for a key (see peer_api/keys.py): by the store, and by what this host receives.
 
     Args:
         context: The context of the router.
         text: The key, as it stands in the path of the request.
         includes_in_flight: Whether the peer also asks for content that is still arriving.
+        is_proven: Whether the peer has proven who it is. Without that, it is told nothing of what is not open.
 
     Returns:
         200 if the store has the whole content or, with `includes_in_flight`, a part of content whose size is known, or
@@ -239,7 +246,10 @@ async def answer_key(context: Context, text: str, *, includes_in_flight: bool = 
     """
     try:
         async with Deadline(context.limits.lookup_timeout):
-            headers = await _key_headers(context, parse_key(text), includes_in_flight=includes_in_flight)
+            key = parse_key(text)
+            headers = await _key_headers(context, key, includes_in_flight=includes_in_flight)
+            if not (is_proven or await context.is_open(key)):
+                return Response(status_code=404)
     except ValueError:
         return Response(status_code=400)
     except (NotFound, Aborted):

@@ -24,6 +24,11 @@ FROM_STORE, FROM_PEER = "store", "peer"
 """Where content comes from."""
 HIT, MISS, WAIT, FAILED = "hit", "miss", "wait", "failed"
 """The outcomes of asking the router."""
+GRANTED, REMEMBERED, CHALLENGED, REFUSED, OUTAGE, CONFIRMED, UNCONFIRMED = (
+    *("granted", "remembered", "challenged", "refused", "outage"),
+    *("confirmed", "unconfirmed"),
+)
+"""The decisions about who may pull."""
 SUPERSEDED = "superseded"
 """A home has a better answer than the one that it gave."""
 
@@ -37,6 +42,7 @@ _LIMITS = (
     "directory_records",
     "drain_timeout",
     "first_byte_timeout",
+    "grants",
     "header_count",
     "header_size",
     "header_timeout",
@@ -226,10 +232,20 @@ class DoorCounters:
         self.pulls = Counts(
             "peili_pulls_total", "Images that the runtime pulled, at least in part, through this mirror.", initial=[()]
         )
+        self.rights = Counts(
+            "peili_rights_total",
+            "Decisions about requests for covered images: `granted` by the registry; `remembered`, granted by an "
+            "earlier answer; `challenged`, told where to get a token; `refused`; `outage`, the registry did not "
+            "answer. For content that is known only from covered images and is requested for another one: "
+            "`confirmed`, the registry has it there, too; `unconfirmed`.",
+            "decision",
+            initial=[(each,) for each in (GRANTED, REMEMBERED, CHALLENGED, REFUSED, OUTAGE, CONFIRMED, UNCONFIRMED)],
+        )
 
     def door_families(self) -> list[Family]:
         """Return the counters of the doors."""
-        counters = (self.requests, self.cut, self.sent, self.upstream_bytes, self.upstream_blobs, self.pulls)
+        counts = (self.upstream_bytes, self.upstream_blobs, self.pulls, self.rights)
+        counters = (self.requests, self.cut, self.sent, *counts)
         return [*(each.family() for each in counters), self.request_seconds.family()]
 
 

@@ -31,6 +31,11 @@ UNAUTHORIZED = "UNAUTHORIZED"
 UNSUPPORTED = "UNSUPPORTED"
 TOOMANYREQUESTS = "TOOMANYREQUESTS"
 
+CHECKED = "checked"
+"""In the query of a request to a peer: ``1`` if the host that asks has found out that its requester may have the
+content, because the registry said so. Holders of covered content answer no other request for it.
+"""
+
 LIMIT_OF_STATUS = {414: "path_length", 431: "header_count"}
 """The statuses that mean that a limit was reached, each with the name of the limit in `Limits`."""
 
@@ -95,6 +100,7 @@ class Target:
         tag: The tag of a manifest.
         is_registry_in_path: Whether only the path names the registry. Such a runtime may take a manifest from a mirror
             and then never go upstream for what is missing.
+        is_checked: Whether this host has found out that the requester may have the content; see `CHECKED`.
     """
 
     endpoint: Endpoint
@@ -103,17 +109,19 @@ class Target:
     digest: Digest | None = None
     tag: str | None = None
     is_registry_in_path: bool = False
+    is_checked: bool = False
 
     @property
     def peer_path(self) -> str:
         """Path and query of the same target at a peer door, relative to the base URL of the peer."""
-        ns = f"?ns={quote(self.registry, safe='')}" if self.registry else ""
+        query = f"ns={quote(self.registry, safe='')}" if self.registry else ""
+        query += f"&{CHECKED}=1" if self.is_checked else ""
         repository = self.repository
         first, slash, _ = repository.partition("/")
         if self.registry and slash and _repeats_registry(first, self.registry):
             repository = f"{self.registry}/{repository}"  # so that the peer does not remove its first component
         last = "list" if self.endpoint is Endpoint.TAGS else self.digest or self.tag
-        return f"/v2/{repository}/{self.endpoint.value}/{last}{ns}"
+        return f"/v2/{repository}/{self.endpoint.value}/{last}{'?' if query else ''}{query.removeprefix('&')}"
 
     @property
     def name(self) -> str:

@@ -133,6 +133,13 @@ class Store(Plugin):
         """
         return None
 
+    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+        """Return registry, repository and digest of each image of this host, also of those without a tag.
+
+        By default, they are those of `images`. Override it if the store knows others, which were pulled by digest.
+        """
+        return [(each.registry, each.repository, target.digest) for each, target in await self.images()]
+
     def shows_in_flight(self) -> bool:
         """Return whether `open` with `partial` shows what the runtime fetches now, or begins to fetch. Must be cheap.
 
@@ -513,6 +520,10 @@ class Resolver(Plugin):
         return None
 
 
+async def _always_open(_: Key) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a mirror provides to its plug-ins. Valid while `Plugin.run` is entered.
@@ -533,6 +544,8 @@ class Context:
         granted: Counts what this host, as a home, answered to a host that asked from where to get content.
         in_flight: Returns how the content of a digest arrives at this host, as far as the mirror knows without the
             store. None if the mirror does not expect it.
+        is_open: Returns whether every host may know that this host has a key, and get its content. If not, only hosts
+            that have proven who they are may. Takes bounded time, and does not raise.
     """
 
     identity: str
@@ -548,6 +561,7 @@ class Context:
     limited: Callable[[str], None] = lambda _: None
     granted: Callable[[str], None] = lambda _: None
     in_flight: Callable[[Digest], InFlight | None] = lambda _: None
+    is_open: Callable[[Key], Awaitable[bool]] = _always_open
 
 
 def running_already(plugin: Plugin) -> RuntimeError:

@@ -46,8 +46,8 @@ class PeersResolver(LocalResolver):
     @override
     async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
         """Return the tags of this host and of its peers. Of more than 64 peers, 64 are asked."""
-        if (context := self._context) is None:
-            return ()
+        if (context := self._context) is None or context.covers(registry, repository):
+            return ()  # nobody has asked the registry who may have the list
         target = Target(Endpoint.TAGS, registry, repository)
         peers = list(context.router.peers())
         asked = random.sample(peers, min(len(peers), _MAX_PEERS))

@@ -133,6 +133,11 @@ async def _images(subject: StoreSubject) -> None:
         await watched.until(lambda: sum(isinstance(key, Reference) for key in watched.have) == 3)
         images = await subject.store.images()
         expect([str(each).rpartition(":")[2] for each, _ in images] == ["v1", "v10", "v2"], f"the images were {images}")
+        known = set(await subject.store.repositories())
+        expect(
+            known >= {(each.registry, each.repository, target.digest) for each, target in images},
+            f"the repositories were {known}",
+        )
         for reference, descriptor in images:
             expect(
                 await subject.store.resolve(reference) == descriptor,

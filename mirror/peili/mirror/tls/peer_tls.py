@@ -338,6 +338,11 @@ def peer_identity(connection: HTTPConnection) -> str | None:
     return _identity_in(connection.scope.get(PEER_NAMES, ()))  # the `Auth` itself may ask
 
 
+def has_proven_itself(connection: HTTPConnection) -> bool:
+    """Return whether it is known which host sent a request: it has shown a certificate, or the `Auth` knows its id."""
+    return PEER_NAMES in connection.scope or PEER_IDENTITY in connection.scope
+
+
 def _identity_in(names: Collection[str]) -> str | None:
     found = [name for name in names if name.startswith(_IDENTITY_PREFIX)]
     return unquote(found[0].removeprefix(_IDENTITY_PREFIX)) if len(found) == 1 else None

@@ -119,6 +119,17 @@ async def list_images(api: ContainerdApi, namespaces: Collection[str]) -> dict[R
     return images
 
 
+async def list_repositories(api: ContainerdApi, namespaces: Collection[str]) -> Collection[tuple[str, str, Digest]]:
+    """Return registry, repository and digest of the images of `namespaces` whose name has a registry."""
+    found: set[tuple[str, str, Digest]] = set()
+    for namespace in namespaces:
+        for image in await api.images(namespace):
+            reference, target = _parse_name(image.name), parse_target(image)
+            if reference is not None and target is not None:
+                found.add((reference.registry, reference.repository, target.digest))
+    return found
+
+
 def parse_target(image: pb.Image) -> Descriptor | None:
     """Return the descriptor that an image points to; None if the algorithm of its digest is unknown."""
     digest = _parse_digest(image.target.digest)
@@ -152,6 +163,12 @@ def _parse_digest(text: str) -> Digest | None:
         return Digest(text)
     except ValueError:
         return None
+
+
+def _parse_name(name: str) -> Reference | None:
+    """Return a reference to the repository in the name of an image, which may have a tag, a digest or both."""
+    head, at, _ = name.partition("@")
+    return _parse_reference(head) or (_parse_reference(f"{head}:none") if at else None)
 
 
 def _parse_reference(name: str) -> Reference | None:

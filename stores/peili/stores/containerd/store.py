@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,7 @@ from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.content import ApiContent, blob_path, is_absent, is_ref_of, open_ingest
 from peili.stores.containerd.follower import ContainerdFollower
 from peili.stores.containerd.ingests import IngestFollower
-from peili.stores.containerd.listing import Blob, list_images, parse_target
+from peili.stores.containerd.listing import Blob, list_images, list_repositories, parse_target
 from peili.stores.containerd.options import DEFAULT_ADDRESS, ContainerdOptions
 
 _MAX_MEDIA_TYPES = 8192
@@ -178,6 +178,10 @@ class ContainerdStore(Store):
                 continue
             present.append((reference, image.target))
         return sorted(present, key=lambda each: each[0])
+
+    @override
+    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+        return await list_repositories(self._connection.api, await self._namespaces())
 
     @override
     def shows_in_flight(self) -> bool:

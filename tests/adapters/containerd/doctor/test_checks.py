@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from tests.mirror.doors.in_memory_host import client_for
+from tests.mirror.rights.hosts import running
 from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
 
@@ -25,6 +27,7 @@ from peili.adapters.containerd.doctor.mirror_checks import (
     check_local_door,
     check_readiness,
     check_request,
+    check_rights,
     make_client,
 )
 from peili.adapters.containerd.doctor.peer_checks import check_peer_door, check_peers, make_peer_client
@@ -274,6 +277,18 @@ async def test_the_request_is_like_containerds_and_the_digest_must_be_right(host
     assert "answers with digest sha256:0 for" in (await request(hosts, 200, **{header: "sha256:0"})).what
     assert "answers with digest None" in (await request(hosts, 200)).what
     assert "answers 503" in (await request(hosts, 503)).what
+
+
+@pytest.mark.parametrize("is_checked", [True, False])
+async def test_a_request_without_rights_for_a_covered_image_is_tried(is_checked: bool) -> None:
+    async with running(rights={} if is_checked else None) as host, client_for(host.mirror.local) as client:
+        image = (Reference(host.registry.name, "team/app", "v1"), host.image)
+        result = await check_rights(client, "http://localhost", [image])
+        if is_checked:
+            assert (result.level, "is answered 401" in result.what) == (Level.OK, True)
+        else:
+            assert (result.level, "is given to a request without rights" in result.what) == (Level.WARN, True)
+        assert (await check_rights(client, "http://localhost", [])).level is Level.OK
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -21,7 +21,7 @@ from peili.adapters.containerd.doctor.registry_settings import RegistrySettings,
 from peili.adapters.containerd.doctor.result import CheckResult, Level, as_root, fail, warn
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
-from peili.mirror import PeerTLS, Selection, StoreUnavailable
+from peili.mirror import PeerTLS, PullRights, Selection, StoreUnavailable
 from peili.stores.containerd.api import ContainerdApi
 
 
@@ -35,6 +35,7 @@ class DoctorTarget:
         address: containerd's socket.
         namespaces: The namespaces that peili serves; empty for all.
         selection: The images that the mirror is for.
+        rights: Whose images are given only to those who may pull them.
         content_path: Where this process finds containerd's content; None if containerd itself reports it.
         hosts_directories: The directories in which peili was configured to edit hosts.toml files.
         config: containerd's configuration file; None for the file with which it was started, or the default one.
@@ -48,6 +49,7 @@ class DoctorTarget:
     address: Path
     namespaces: tuple[str, ...] = ()
     selection: Selection = field(default_factory=Selection)
+    rights: PullRights = field(default_factory=PullRights)
     content_path: Path | None = None
     hosts_directories: tuple[Path, ...] = ()
     config: Path | None = None
@@ -189,4 +191,8 @@ async def _check_mirror(
         except StoreUnavailable as error:
             yield fail("request", str(error), "see containerd's log: it does not list its images")
         else:
-            yield await mirror_checks.check_request(client, target.mirror, files.statuses, images)
+            covered = [each for each in images if target.rights.coverage.covers(each[0].registry, each[0].repository)]
+            others = [each for each in images if each not in covered]
+            yield await mirror_checks.check_request(client, target.mirror, files.statuses, others)
+            if target.rights.coverage:
+                yield await mirror_checks.check_rights(client, target.mirror, covered)

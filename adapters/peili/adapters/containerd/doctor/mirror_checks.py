@@ -168,6 +168,25 @@ async def check_request(
     return await _request_root(client, mirror, f"containerd has no image {which}")
 
 
+async def check_rights(
+    client: httpx.AsyncClient, mirror: str, images: Sequence[tuple[Reference, Descriptor]]
+) -> CheckResult:
+    """Check that the first of `images`, which are covered, is not given to a request without rights."""
+    about = "rights"
+    if not images:
+        return ok(about, "containerd has no image that mirror.authorize covers")
+    reference, target = images[0]
+    path = f"/v2/{reference.repository}/manifests/{target.digest}"
+    try:
+        response = await client.head(f"{mirror}{path}", params={"ns": reference.registry}, headers={"Accept": _ACCEPT})
+    except httpx.HTTPError as error:
+        return _no_answer(mirror, error, about)
+    if response.status_code in {401, 403, 404}:
+        return ok(about, f"a request without rights for {reference} is answered {response.status_code}")
+    what = f"{reference} is given to a request without rights, although mirror.authorize covers it"
+    return warn(about, what, "restart peili, unless the registry gives this image to everybody, too")
+
+
 def _first_host(statuses: Sequence[RegistryStatus], registry: str) -> RegistryHost | None:
     """Return the host that containerd tries first for `registry`."""
     in_force = {each.registry: each for each in reversed(statuses) if each.hosts}
@@ -206,6 +225,6 @@ async def _request_root(client: httpx.AsyncClient, mirror: str, reason: str) -> 
     return ok(about, f"{reason}, so the doctor requested only {mirror}/v2/, which answers")
 
 
-def _no_answer(mirror: str, error: httpx.HTTPError) -> CheckResult:
+def _no_answer(mirror: str, error: httpx.HTTPError, about: str = "request") -> CheckResult:
     reason = f"no answer within {TIMEOUT:g} seconds" if isinstance(error, httpx.TimeoutException) else str(error)
-    return fail("request", f"{mirror}: {reason or type(error).__name__}", "start peili, or see its log")
+    return fail(about, f"{mirror}: {reason or type(error).__name__}", "start peili, or see its log")

@@ -1,0 +1,165 @@
+"""Decides whether this host's runtime may have what it requests.
+
+Of a covered repository, the registry decides (covered.py). Of every other repository, everything may be had but content
+that this host knows only from covered ones (repositories.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.metrics.counters import CONFIRMED, UNCONFIRMED
+from peili.mirror.oci.references import Digest
+from peili.mirror.oci.requests import DENIED, HTTPError, Target
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.rights.covered import CoveredAccess
+from peili.mirror.rights.credentials import Credentials
+from peili.mirror.rights.manifests import ManifestChildren
+from peili.mirror.rights.policy import PullRights
+from peili.mirror.rights.registry_answers import RegistryAnswers, Resource
+from peili.mirror.rights.repositories import Belonging, Repositories
+from peili.mirror.upstream.answers import Challenged, Readable
+from peili.mirror.upstream.client import UpstreamClient
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """What the runtime may have.
+
+    Attributes:
+        is_checked: Whether the registry says so, now or before. Other hosts are told that.
+        uses_store: Whether it may come from this host's store. If not, the store did not have it.
+    """
+
+    is_checked: bool
+    uses_store: bool = True
+
+
+class Gate:
+    """Decides about the requests to the local door. Used on one event loop, concurrently.
+
+    A decision takes at most twice ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
+    registry that does not answer delays only what it has to decide about.
+
+    Args:
+        context: The context of the mirror.
+        client: Asks the registries.
+        rights: What the operator decided.
+        count: Counts a decision; its argument is one of the words in ``metrics/counters.py``.
+
+    Attributes:
+        repositories: To whom content of this host belongs.
+        manifests: What manifests refer to.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        client: UpstreamClient,
+        rights: PullRights,
+        count: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.manifests = ManifestChildren(context)
+        self.repositories = Repositories(context, rights.coverage, self.manifests)
+        self._context = context
+        self._coverage = rights.coverage
+        self._takes_passwords = rights.basic
+        self._count = count
+        self._credentials = Credentials()
+        self._answers = RegistryAnswers(client, context.log)
+        self._covered = CoveredAccess(context, self._answers, rights, self.manifests, count)
+
+    def covers(self, registry: str | None, repository: str) -> bool:
+        """Return whether only those who may read a repository get its images. False if the registry is not known."""
+        return registry is not None and self._coverage.covers(registry, repository)
+
+    async def check(self, target: Target, digest: Digest, authorization: str | None) -> Permit:
+        """Return what the runtime may have of `digest`.
+
+        Args:
+            target: The request. Its registry and repository count.
+            digest: The content.
+            authorization: The Authorization header of the request. It is sent to the registry, and not kept.
+
+        Raises:
+            HTTPError: 401, the registry demands rights; 403, these are not enough.
+            NotFound: The registry does not have it or does not answer, or the content belongs only to others.
+        """
+        if target.registry is None or not self._coverage.covers(target.registry, target.repository):
+            return await self._check_uncovered(target, digest, authorization)
+        # Also if it is refused: the runtime then gets it from the registry, for this repository.
+        self.repositories.note_request(digest, is_covered=True)
+        resource = Resource(target.registry, target.repository, target.endpoint, digest)
+        await self._covered.require(resource, self._credentials.of(authorization))
+        return Permit(is_checked=True)
+
+    def check_scheme(self, target: Target, header: str | None) -> None:
+        """Check a header with credentials, or with a challenge, that the resolver passes on for a covered repository.
+
+        Raises:
+            HTTPError: 403, it is about a password, and ``authorize_basic`` is false.
+        """
+        is_basic = header is not None and header.strip().lower().startswith("basic")
+        if is_basic and not self._takes_passwords and self.covers(target.registry, target.repository):
+            raise HTTPError(403, DENIED, "authorize_basic is false, so no password is passed on")
+
+    async def run(self) -> None:
+        """Follow the store until cancelled. Then the questions in progress end, too."""
+        try:
+            await self.repositories.run()
+        finally:
+            await self._answers.aclose()
+
+    async def _check_uncovered(self, target: Target, digest: Digest, authorization: str | None) -> Permit:
+        repositories = self.repositories
+        if repositories.is_certainly_open(digest):
+            return Permit(is_checked=False)
+        if not repositories.was_requested_for_covered(digest) and not await self._may_be_here(digest):
+            repositories.note_request(digest, is_covered=False)
+            return Permit(is_checked=False, uses_store=False)
+        if await repositories.belonging(digest) is Belonging.OPEN:
+            return Permit(is_checked=False)
+        await self._confirm(target, digest, authorization)
+        return Permit(is_checked=True)
+
+    async def _confirm(self, target: Target, digest: Digest, authorization: str | None) -> None:
+        """Ask the registry whether a repository that is not covered has `digest`, too.
+
+        A registry that the operator has not named is not asked: anybody can run one, which says yes to everything.
+
+        Raises:
+            HTTPError: 401, the registry demands rights before it says so.
+            NotFound: It has not said so.
+        """
+        if target.registry is not None and self._trusts(target.registry):
+            resource = Resource(target.registry, target.repository, target.endpoint, digest)
+            credential = self._credentials.of(authorization)
+            match await self._answers.ask(credential, resource):
+                case Readable():
+                    self._count(CONFIRMED)
+                    self.repositories.confirm(digest)
+                    return
+                case Challenged(challenge) if credential.is_anonymous and not target.is_registry_in_path:
+                    raise self._covered.challenged(resource, challenge)
+                case _:
+                    pass
+        self._count(UNCONFIRMED)
+        raise NotFound(f"{target.name} is not known to be in this repository")
+
+    def _trusts(self, registry: str) -> bool:
+        return self._coverage.names(registry) or registry.lower() in self._context.selection.registries
+
+    async def _may_be_here(self, digest: Digest) -> bool:
+        """Return whether the store has `digest` whole. True if it does not say."""
+        describe = partial(self._context.store.describe, digest)
+        try:
+            await call(describe, self._context, "the store", about=digest, allowed=(NotFound, Unavailable))
+        except NotFound:
+            return False
+        except Unavailable:
+            pass
+        return True

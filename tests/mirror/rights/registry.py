@@ -1,0 +1,84 @@
+"""A registry for tests of rights: a small real server that knows tokens, and counts what it is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from tests.support.neighbours import served
+
+from peili.mirror import Digest
+
+REALM = "https://tokens.example/token"
+
+
+def token(name: str, **claims: object) -> str:
+    """Return a JSON Web Token that nobody has signed."""
+    parts: tuple[dict[str, object], ...] = ({"alg": "none"}, {"sub": name, **claims}, {})
+    return ".".join(base64.urlsafe_b64encode(json.dumps(each).encode()).decode().rstrip("=") for each in parts)
+
+
+@dataclass
+class Registry:
+    """What the registry has, and who may read it.
+
+    Attributes:
+        content: The digests of each repository.
+        rights: The repositories of each Authorization header.
+        public: The repositories that everybody may read.
+        challenge: What it demands; None if it demands nothing.
+        asked: The HEAD requests: path, and the Authorization header.
+        status: The status of every answer, if it is not None.
+        name: The registry, as references name it.
+        open: While it is not set, requests wait.
+    """
+
+    content: dict[str, set[Digest]] = field(default_factory=dict[str, set[Digest]])
+    rights: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    public: set[str] = field(default_factory=set[str])
+    challenge: str | None = f'Bearer realm="{REALM}",service="registry.example"'
+    asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
+    status: int | None = None
+    name: str = ""
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @asynccontextmanager
+    async def run(self) -> AsyncGenerator[None]:
+        """Serve the registry."""
+        routes = [Route("/v2/", self._root), Route("/v2/{name:path}/{kind}/{digest}", self._content, methods=["HEAD"])]
+        self.open.set()
+        async with served(Starlette(routes=routes)) as url:
+            self.name = url.removeprefix("http://")
+            try:
+                yield
+            finally:
+                self.open.set()
+
+    async def _root(self, _: Request) -> Response:
+        await self.open.wait()
+        return Response(status_code=self.status) if self.status is not None else self._demand()
+
+    async def _content(self, request: Request) -> Response:
+        header = request.headers.get("authorization")
+        self.asked.append((request.url.path, header))
+        await self.open.wait()
+        name, digest = request.path_params["name"], request.path_params["digest"]
+        if self.status is not None:
+            return Response(status_code=self.status)
+        if self.challenge is not None and name not in self.rights.get(header or "", self.public):
+            return self._demand("" if header is None else ',error="insufficient_scope"')
+        if digest not in self.content.get(name, ()):
+            return Response(status_code=404)
+        return Response(headers={"Docker-Content-Digest": digest})
+
+    def _demand(self, more: str = "") -> Response:
+        headers = {} if self.challenge is None else {"WWW-Authenticate": self.challenge + more}
+        return Response(status_code=200 if self.challenge is None else 401, headers=headers)

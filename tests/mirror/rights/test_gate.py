@@ -1,0 +1,233 @@
+"""The local door gives covered images only to those who may pull them from the registry."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from tests.mirror.doors.in_memory_host import client_for
+from tests.mirror.rights.hosts import ALICE, BASIC, BOB, running
+from tests.mirror.rights.registry import REALM, token
+from tests.support.neighbours import until
+
+from peili.mirror import Digest, Limits
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_request_without_rights_is_told_where_to_get_them() -> None:
+    async with running() as host:
+        for digest in (host.image.digest, "v1", host.secret.digest):
+            answer = await host.get(digest)
+            assert answer.status_code == 401
+            assert answer.headers["WWW-Authenticate"] == (
+                f'Bearer realm="{REALM}",service="registry.example",scope="repository:team/app:pull"'
+            )
+            assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
+        assert host.registry.asked == []
+
+
+async def test_the_registry_is_asked_once_about_a_manifest_and_all_that_it_refers_to() -> None:
+    async with running() as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        assert host.registry.asked == [(f"/v2/team/app/manifests/{host.image.digest}", ALICE)]
+        layers = (host.secret.digest, host.shared.digest, Digest.of(b"{}"))
+        assert [await host.status(each, rights=ALICE) for each in (*layers, host.image.digest, "v1")] == [200] * 5
+        assert len(host.registry.asked) == 1
+
+
+async def test_a_layer_alone_is_asked_about_once_also_if_it_is_requested_many_times_at_once() -> None:
+    async with running() as host:
+        answers = await asyncio.gather(*(host.status(host.secret.digest, rights=ALICE) for _ in range(8)))
+        assert answers == [200] * 8
+        assert host.registry.asked == [(f"/v2/team/app/blobs/{host.secret.digest}", ALICE)]
+
+
+@pytest.mark.parametrize("rights", [BOB, f"Bearer {token('mallory')}", "Bearer opaque", "Digest x=y"])
+async def test_other_rights_are_refused_without_a_challenge(rights: str) -> None:
+    async with running() as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        for digest in (host.image.digest, "v1", host.secret.digest):
+            answer = await host.get(digest, rights=rights)
+            assert answer.status_code == 403
+            assert "WWW-Authenticate" not in answer.headers
+
+
+async def test_the_grant_of_one_repository_is_none_for_another() -> None:
+    async with running() as host:
+        host.tag("team/other", host.image)
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        assert await host.status(host.image.digest, "team/other", rights=ALICE) == 403
+        assert await host.status(host.secret.digest, "team/other", rights=ALICE) == 403
+
+
+async def test_a_token_that_has_expired_is_challenged_and_its_grants_end_with_it() -> None:
+    expired, short = (f"Bearer {token('alice', exp=time.time() + seconds)}" for seconds in (-1, 1.5))
+    async with running() as host:
+        assert (await host.get(host.image.digest, rights=expired)).status_code == 401
+        host.registry.rights[short] = {"team/app"}
+        assert await host.status(host.image.digest, rights=short) == 200
+        del host.registry.rights[short]
+        await until(lambda: host.registry.asked[-1][1] == short and len(host.registry.asked) == 2)
+
+        async def is_over() -> bool:
+            return (await host.get(host.secret.digest, rights=short)).status_code == 401
+
+        async with asyncio.timeout(30):
+            while not await is_over():  # noqa: ASYNC110 - the token itself says when
+                await asyncio.sleep(0.05)
+
+
+async def test_a_remembered_answer_is_used_for_a_time_and_an_opaque_token_can_expire() -> None:
+    async with running(rights={"ttl": 0.3}) as host:
+        host.registry.rights["Bearer opaque"] = {"team/app"}
+        assert await host.status(host.image.digest, rights="Bearer opaque") == 200
+        host.registry.rights.clear()
+        async with asyncio.timeout(30):
+            while (answer := await host.get(host.image.digest, rights="Bearer opaque")).status_code == 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert answer.status_code == 401  # it was good, so its time is over
+
+
+async def test_what_the_registry_does_not_have_is_not_there() -> None:
+    async with running() as host:
+        host.registry.content["team/app"].clear()
+        assert await host.status(host.image.digest, rights=ALICE) == 404
+
+
+async def test_a_password_is_passed_on_and_forgotten() -> None:
+    async with running(challenge='Basic realm="x"') as host:
+        answer = await host.get(host.image.digest)
+        assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, 'Basic realm="x"')
+        assert await host.status(host.image.digest, rights=BASIC) == 200
+        assert await host.status(host.secret.digest, rights=BASIC) == 200
+        assert host.registry.asked == [(f"/v2/team/app/manifests/{host.image.digest}", BASIC)]
+        assert await host.status(host.image.digest, rights=BASIC[:-4]) == 403
+
+
+async def test_a_password_is_neither_asked_for_nor_passed_on_if_that_is_forbidden() -> None:
+    async with running(challenge='Basic realm="x"', rights={"basic": False}) as host:
+        assert await host.status(host.image.digest) == 403
+        assert await host.status(host.image.digest, rights=BASIC) == 403
+        assert host.registry.asked == []
+
+
+async def test_a_registry_that_demands_nothing_gives_everything_to_everybody() -> None:
+    async with running(challenge=None) as host:
+        assert await host.status(host.image.digest) == 200
+        assert await host.status(host.secret.digest) == 200
+        assert host.registry.asked == [(f"/v2/team/app/manifests/{host.image.digest}", None)]
+
+
+async def test_a_covered_layer_is_not_given_under_the_name_of_an_open_repository() -> None:
+    async with running() as host:
+        assert await host.status(host.secret.digest, "free/app") == 401  # free/app may have it, too: its registry says
+        assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+        assert await host.status(host.image.digest, "free/app", rights=BOB) == 404
+        assert await host.status(host.shared.digest, "free/app", rights=BOB) == 200  # the registry says so
+
+
+async def test_a_layer_of_an_open_image_is_given_without_a_question() -> None:
+    async with running() as host:
+        host.tag("free/app", host.free_image)
+        for digest in (host.free_image.digest, host.shared.digest, host.free.digest, "v1"):
+            assert await host.status(digest, "free/app") == 200
+        assert await host.status(host.shared.digest, "free/other") == 200
+        assert host.registry.asked == []
+        assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+@pytest.mark.parametrize("registry", ["evil.example", "localhost:1"])
+async def test_a_registry_that_the_operator_has_not_named_is_not_believed(registry: str) -> None:
+    async with running() as host:
+        answer = await host.get(host.secret.digest, "free/app", registry=registry)
+        assert answer.status_code == 404
+
+
+async def test_content_of_no_image_counts_as_covered() -> None:
+    async with running() as host:
+        single = host.store.add(b"of no image that this host knows")
+        assert await host.status(single.digest, "free/app", rights=BOB) == 404
+        host.registry.content["free/app"].add(single.digest)
+        assert await host.status(single.digest, "free/app", rights=BOB) == 200
+
+
+@pytest.mark.parametrize("outage", ["deny", "remembered"])
+async def test_what_was_granted_may_be_served_while_the_registry_does_not_answer(outage: str) -> None:
+    async with running(rights={"outage": outage, "ttl": 1e-6}) as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        host.registry.status = 503
+        expected = 200 if outage == "remembered" else 404
+        for rights in (ALICE, BOB, f"Bearer {token('new')}"):
+            assert await host.status(host.secret.digest, rights=rights) == expected
+            assert await host.status(host.image.digest, rights=rights) == expected
+        if outage == "remembered":
+            assert await host.status("v1") == 200  # no token server answers now
+            assert await host.status(host.free.digest, rights=ALICE) == 404  # nobody was granted it
+        assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+async def test_a_registry_that_answers_again_decides_again() -> None:
+    async with running(rights={"outage": "remembered", "ttl": 1e-6}) as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        host.registry.status = 503
+        assert await host.status(host.image.digest, rights=BOB) == 200
+        host.registry.status = None
+        async with asyncio.timeout(30):
+            while await host.status(host.image.digest, rights=BOB) != 403:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+async def test_a_registry_that_hangs_delays_only_what_is_covered_and_only_once() -> None:
+    async with running(limits=Limits(upstream_timeout=0.5)) as host:
+        host.tag("free/app", host.free_image)
+        host.registry.open.clear()
+        waiting = asyncio.create_task(host.get(host.image.digest, rights=ALICE))
+        await until(lambda: len(host.registry.asked) == 1)
+        assert await host.status(host.shared.digest, "free/app") == 200
+        assert not waiting.done()
+        assert (await waiting).status_code == 404
+        for digest in (host.image.digest, host.secret.digest, host.shared.digest):
+            assert await host.status(digest, rights=ALICE) == 404
+        assert len(host.registry.asked) == 1  # a registry that is down is not asked by each request
+
+
+async def test_decisions_are_counted() -> None:
+    async with running() as host:
+        host.tag("free/app", host.free_image)
+        await host.get(host.image.digest)
+        await host.get(host.image.digest, rights=ALICE)
+        await host.get(host.secret.digest, rights=ALICE)
+        await host.get(host.image.digest, rights=BOB)
+        await host.get(host.secret.digest, "free/app", rights=BOB)
+        families = {each.name: each.samples for each in host.mirror.figures()}
+        counts = {labels[0]: count for labels, count in families["peili_rights_total"].items()}
+        assert {name: count for name, count in counts.items() if count} == {
+            "challenged": 1,
+            "granted": 1,
+            "remembered": 1,
+            "refused": 1,
+            "unconfirmed": 1,
+        }
+
+
+async def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with running(challenge='Basic realm="x"') as host:
+        for rights in (BASIC, ALICE, BOB, BASIC[:-4]):
+            await host.get(host.image.digest, rights=rights)
+        host.registry.status = 500
+        await host.get(host.image.digest, rights=BASIC[:-5])
+    text = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("peili"))
+    for secret in (BASIC, ALICE, BOB):
+        assert secret.partition(" ")[2][:-6] not in text
+
+
+async def test_tags_of_covered_repositories_are_not_listed() -> None:
+    async with running() as host:
+        host.tag("free/app", host.free_image)
+        async with client_for(host.mirror.local) as client:
+            for name, status in (("team/app", 404), ("free/app", 200)):
+                answer = await client.get(f"/v2/{name}/tags/list?ns={host.registry.name}")
+                assert answer.status_code == status
