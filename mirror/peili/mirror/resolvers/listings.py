@@ -17,7 +17,7 @@ from peili.mirror.oci.requests import Endpoint, Requester
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import Context, Listed
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, without_rights
+from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, in_time, without_rights
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.upstream.answers import Fetched, Question, Refusal, Unreachable
@@ -89,7 +89,8 @@ class Listings:
         key = (*what, fingerprint if is_covered else b"")
         if (told := self._told.get(key, within=self._within)) is not None:
             return told, None
-        answer = await self._asking.call((*what, fingerprint), lambda: self._fetch(question))
+        asking = self._asking.call((*what, fingerprint), lambda: self._fetch(question))
+        answer = await in_time(asking, self._context.limits.upstream_timeout)
         demand_rights(answer, requester)
         if isinstance(answer, Fetched):
             self._told.note(key, answer)

@@ -50,8 +50,8 @@ async def own_answer(context: Context, told: ToldTags, reference: Reference) -> 
 async def guess(context: Context, told: ToldTags, reference: Reference) -> Guess | None:
     """Return the newest result that this host remembers, else the newest that a peer remembers, else an image's.
 
-    At most 64 peers are asked, all at once, those first that have an image of this name. Takes about
-    ``limits.lookup_timeout``.
+    At most 64 peers are asked, all at once, those first that have an image of this name. Takes at
+    most ``limits.lookup_timeout``.
     """
     own = await own_answer(context, told, reference)
     if own.told is not None:
@@ -91,7 +91,7 @@ async def _ask(context: Context, peer: Peer, reference: Reference) -> TagAnswer:
     """Return what a peer knows; nothing if it does not answer."""
     try:
         head, body = await context.client.request(
-            "GET", peer, tag_path(reference), b"", timeout=context.limits.lookup_timeout, max_response=_MAX_ANSWER
+            "GET", peer, tag_path(reference), b"", timeout=context.limits.lookup_timeout / 2, max_response=_MAX_ANSWER
         )
         return TagAnswer.parse(body) if head.status == 200 else TagAnswer()
     except (PeerUnavailable, ValueError) as error:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Awaitable
+from typing import TypeVar
 
 from peili.mirror.errors import AuthorizationRequired
 from peili.mirror.oci.requests import Requester
+from peili.mirror.support.deadlines import Deadline
 from peili.mirror.upstream.answers import Challenged, Unreachable
 from peili.mirror.upstream.client import UpstreamClient
+
+_T = TypeVar("_T")
 
 STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
 """The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
@@ -42,6 +47,15 @@ async def without_rights(
     if challenge is None or isinstance(challenge, Unreachable):
         return challenge
     return Challenged(challenge.for_repository(repository))
+
+
+async def in_time(asking: Awaitable[_T], seconds: float) -> _T | Unreachable:
+    """Return the answer of a registry, or `Unreachable` after this many seconds, however many requests it takes."""
+    try:
+        async with Deadline(seconds):
+            return await asking
+    except TimeoutError:
+        return Unreachable(f"no answer in {seconds:g} s")
 
 
 def demand_rights(answer: object, requester: Requester) -> None:

@@ -22,7 +22,7 @@ from peili.mirror.plugins.interfaces import Context, Listed, Resolution, Resolve
 from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, without_rights
+from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, in_time, without_rights
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.options import Options
@@ -239,7 +239,8 @@ class _Running:
     async def resolve(self, reference: Reference, requester: Requester) -> Resolution | None:
         """Ask the registry, or guess if it does not answer."""
         key = (reference, self._fingerprints.of(requester))
-        answer = await self._asking.call(key, lambda: self._ask(reference, requester))
+        asking = self._asking.call(key, lambda: self._ask(reference, requester))
+        answer = await in_time(asking, self.context.limits.upstream_timeout)  # so that there is time to ask peers
         self._note_state(reference.registry, answer)
         demand_rights(answer, requester)
         match answer:
