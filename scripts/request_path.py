@@ -3,7 +3,8 @@
 `python -m scripts.request_path` prints one line for a GET of a blob that a peer has, and one for a peer's HEAD of a
 blob that this host has. With `--list`, it also prints the modules and their functions, and the deepest stack. Each
 request is made twice. Only the second one counts, without the set-up of connections and peers. The peer runs in another
-process and does not count. Both hosts know each other, and have told each other what they have.
+process and does not count. Both hosts know each other, and have told each other what they have. On a busy machine, the
+counts contain work in the background, too.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ async def run_peer() -> None:
     """Serve `OTHER`, print the address, read that of the other host, and run until the standard input ends."""
     store, router = MemoryStore(), PushRouter()
     store.add(OTHER)
-    mirror = Mirror(store, router)
+    mirror = Mirror(store, router, identity="other")
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         print(serving.peer_addresses[0], flush=True)
         url = (await asyncio.to_thread(sys.stdin.readline)).strip()
@@ -144,7 +145,7 @@ async def count(*, functions: bool) -> None:
     with peer_process() as (url, tell):
         store = MemoryStore()
         store.add(OWN)
-        mirror = Mirror(store, StaticRouter([Peer("other", (url,))]))
+        mirror = Mirror(store, StaticRouter([Peer("other", (url,))]), identity="this")
         async with (
             mirror,
             serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
