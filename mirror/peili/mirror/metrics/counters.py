@@ -72,7 +72,9 @@ _LIMITS = (
     "uploads_per_peer",
     "wait_timeout",
 )
-_CLIENTS = frozenset({"buildkit", "containerd", "containers", "cri-o", "docker", "oras", "podman", "skopeo"})
+_CLIENTS = frozenset(
+    {"buildkit", "containerd", "containers", "cri-o", "docker", "oras", "peili-doctor", "podman", "skopeo"}
+)
 """The first words of `User-Agent` headers. All others share one series, so that clients cannot create series."""
 _LOOKUP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)

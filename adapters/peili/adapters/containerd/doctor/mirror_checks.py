@@ -16,6 +16,7 @@ from peili.mirror import Descriptor, NotFound, Reference, Selection
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import list_images
 
+_NAME = "peili-doctor"
 TIMEOUT = 5.0
 """Seconds within which a door has to answer."""
 _ACCEPT = ", ".join(
@@ -48,7 +49,7 @@ def make_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
         tls: How https URLs are reached. None means with the system's certificate authorities.
     """
     verify = tls or ssl.create_default_context()
-    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=verify, headers={"User-Agent": "peili-doctor"})
+    return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=verify, headers={"User-Agent": _NAME})
 
 
 class _NoPeili(Exception):
@@ -127,7 +128,7 @@ def check_containerd_requests(status: MirrorStatus, now: float) -> CheckResult:
     about = "asked"
     seen = status.runtime.get("containerd")
     if seen is None:
-        others = ", ".join(name for name in status.runtime if name != "other")  # the doctor itself counts as other
+        others = ", ".join(name for name in status.runtime if name not in {"other", _NAME})
         hint = f"; other runtimes have: {others}" if others else ""
         fix = "pull an image that this host does not have; if this warning remains, fix what failed above"
         return warn(about, f"containerd has sent no request since peili started{hint}", fix)
