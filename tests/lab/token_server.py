@@ -57,12 +57,14 @@ class Issued:
         user: Who got it; None if it was an anonymous request.
         asked: The scopes that were asked for, such as ``repository:team/app:pull``.
         granted: Those of them for which the token is good for anything.
+        lifetime: The seconds for which it is valid.
         token: The token itself.
     """
 
     user: str | None
     asked: tuple[str, ...]
     granted: tuple[str, ...]
+    lifetime: int
     token: str
 
 
@@ -81,7 +83,7 @@ class TokenServer:
     Attributes:
         users: The users by name. A test may change them.
         lifetime: The seconds for which the next tokens are valid. It may be `EXPIRED`.
-        tells_lifetime: Whether the answer has `expires_in`, too, if the lifetime is positive.
+        next_lifetimes: The lifetimes of the very next tokens, instead of `lifetime`; each is used once.
         issued: All tokens that were issued, oldest first.
         refused: The number of requests with a wrong user or password.
     """
@@ -93,7 +95,7 @@ class TokenServer:
         self.publisher = Credentials("publisher", secrets.token_hex(8))
         self.users = dict(users or {})
         self.lifetime = 300
-        self.tells_lifetime = True
+        self.next_lifetimes: list[int] = []
         self.issued: list[Issued] = []
         self.refused = 0
         self._node = node
@@ -138,7 +140,8 @@ class TokenServer:
         user = None if credentials is None else credentials.user
         access = [each for scope in scopes if (each := self._grant(user, scope))["actions"]]
         granted = tuple(f"{each['type']}:{each['name']}:{','.join(each['actions'])}" for each in access)
-        issued = Issued(user, tuple(scopes), granted, self._sign(user, access))
+        lifetime = self.next_lifetimes.pop(0) if self.next_lifetimes else self.lifetime
+        issued = Issued(user, tuple(scopes), granted, lifetime, self._sign(user, access, lifetime))
         self.issued.append(issued)
         return issued
 
@@ -155,7 +158,7 @@ class TokenServer:
             allowed = {"pull"} if any(fnmatchcase(name, pattern) for pattern in patterns) else set[str]()
         return {"type": kind, "name": name, "actions": [each for each in actions.split(",") if each in allowed]}
 
-    def _sign(self, user: str | None, access: Sequence[Mapping[str, Any]]) -> str:
+    def _sign(self, user: str | None, access: Sequence[Mapping[str, Any]], lifetime: int) -> str:
         """Return a JSON Web Token for that access."""
         now = int(time.time())
         header = {"typ": "JWT", "alg": "RS256", "kid": _key_id(self._key)}
@@ -163,8 +166,8 @@ class TokenServer:
             "iss": _ISSUER,
             "sub": user or "",
             "aud": _SERVICE,
-            "exp": now + self.lifetime,
-            "nbf": min(now, now + self.lifetime) - 10,
+            "exp": now + lifetime,
+            "nbf": min(now, now + lifetime) - 10,
             "iat": now,
             "jti": secrets.token_hex(8),
             "access": access,
@@ -221,8 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(401, {"errors": [{"code": "UNAUTHORIZED", "message": "wrong user or password"}]})
             return
         answer: dict[str, Any] = {"token": issued.token, "access_token": issued.token}
-        if tokens.tells_lifetime and tokens.lifetime > 0:
-            answer["expires_in"] = tokens.lifetime
+        if issued.lifetime > 0:
+            answer["expires_in"] = issued.lifetime
         self._send(200, answer)
 
     def _send(self, status: int, answer: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.lab.authentication import Authentication
+from tests.lab.authentication import Authentication, Credentials
 from tests.lab.network import REGISTRY_PORT, Node
 from tests.lab.processes import CommandFailed, Process, run, wait_for
 from tests.support.certificates import Certificate
@@ -62,6 +62,11 @@ class Published:
         """The reference of the image by digest, as runtimes take it."""
         return f"{self.registry}/{self.repository}@{self.image.target.digest}"
 
+    @property
+    def tag_url(self) -> str:
+        """The path and query under which a mirror says what the tag means, with containerd's ``ns``."""
+        return f"/v2/{self.repository}/manifests/{self.tag}?ns={self.registry}"
+
     def blob_url(self, digest: str) -> str:
         """Return the path and query under which a mirror serves a blob of the image, with containerd's ``ns``."""
         return f"/v2/{self.repository}/blobs/{digest}?ns={self.registry}"
@@ -106,6 +111,12 @@ class Upstream:
         tls = "" if certificate is None else _TLS.format(**certificate.files())
         auth = "" if authentication is None else f"auth: {authentication.settings}"
         self._configuration.write_text(_CONFIGURATION.format(storage=self.storage, name=self.name, tls=tls, auth=auth))
+
+    @property
+    def publisher(self) -> Credentials:
+        """A user who may push and pull everything. The registry must authenticate users."""
+        assert self._publisher is not None, f"everybody may do everything at {self.name}"
+        return self._publisher
 
     @property
     def process(self) -> Process:

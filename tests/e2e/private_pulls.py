@@ -1,0 +1,173 @@
+"""Pulls of private images by real clients, each with a peili as mirror or without one, so that tests can compare."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tests.lab.authentication import Credentials, Htpasswd
+from tests.lab.containerd import Containerd
+from tests.lab.lab import Host, Lab
+from tests.lab.processes import CommandFailed
+from tests.lab.pullers import REGISTRY, Puller
+from tests.lab.token_server import TokenServer, User
+from tests.lab.upstream import Published, Upstream
+
+RIGHT = Credentials("alice", "secret of alice")
+"""May pull from ``team/*``."""
+WRONG = Credentials("alice", "another secret")
+OTHER = Credentials("bob", "secret of bob")
+"""May pull from ``other/*`` only."""
+USERS = {
+    RIGHT.user: User(RIGHT.password, ["team/*"]),
+    OTHER.user: User(OTHER.password, ["other/*"]),
+}
+PUBLIC = ("public/*",)
+DEFER = {"kind": "defer"}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a pull has ended.
+
+    Attributes:
+        succeeded: Whether the client has the whole image.
+        why: The error of the client, if not.
+    """
+
+    succeeded: bool
+    why: str = ""
+
+
+class Client(ABC):
+    """A client on a host. Each pull starts without any content."""
+
+    def pull(self, image: Published, credentials: Credentials | None, *, tag: bool = False, peili: bool) -> Outcome:
+        """Pull an image and return how that ended.
+
+        Args:
+            image: The image.
+            credentials: The pull secret.
+            tag: Whether to pull by tag, not by digest.
+            peili: Whether peili is asked first. Otherwise, only the registry is asked.
+        """
+        self.forget()
+        try:
+            self._pull(image, credentials, tag=tag, peili=peili)
+        except CommandFailed as error:
+            return Outcome(False, str(error))
+        return Outcome(True)
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Remove all content."""
+
+    @abstractmethod
+    def _pull(self, image: Published, credentials: Credentials | None, *, tag: bool, peili: bool) -> None: ...
+
+
+class Runtime(Client):
+    """containerd with the client ctr, or through the CRI API.
+
+    Args:
+        containerd: The containerd, with its CRI plug-in.
+        mirror: The URL of the local door of its host.
+        cri: Whether to pull through the CRI API.
+    """
+
+    def __init__(self, containerd: Containerd, mirror: str, *, cri: bool) -> None:
+        self.containerd = containerd
+        self._mirror = mirror
+        self._cri = cri
+
+    def forget(self) -> None:
+        if names := self.containerd.image_names():
+            self.containerd.remove(*names)
+
+    def _pull(self, image: Published, credentials: Credentials | None, *, tag: bool, peili: bool) -> None:
+        self.containerd.set_mirrors(image.registry, *([self._mirror] if peili else []))
+        name = image.by_tag if tag else image.by_digest
+        if self._cri:
+            self.containerd.cri_pull(name, credentials)
+        else:
+            self.containerd.pull(name, *as_options(credentials))
+
+
+class Tool(Client):
+    """Podman or skopeo.
+
+    Args:
+        name: The name of the program.
+        host: The host, whose peili is the mirror.
+        upstream: The registry of all images.
+        lab: The laboratory, for directories.
+    """
+
+    def __init__(self, name: str, host: Host, upstream: Upstream, lab: Lab) -> None:
+        self._pullers = {
+            has_mirror: Puller(
+                name,
+                host.node,
+                lab.directory / f"{name}-{int(has_mirror)}",
+                upstream.name,
+                host.peili.local if has_mirror else None,
+            )
+            for has_mirror in (True, False)
+        }
+
+    def forget(self) -> None:
+        for each in self._pullers.values():
+            each.reset()
+
+    def _pull(self, image: Published, credentials: Credentials | None, *, tag: bool, peili: bool) -> None:
+        suffix = f":{image.tag}" if tag else f"@{image.image.target.digest}"
+        self._pullers[peili].pull(f"{REGISTRY}/{image.repository}{suffix}", credentials)
+
+
+def as_options(credentials: Credentials | None) -> Sequence[str]:
+    """Return the options of ctr for a pull with these credentials."""
+    return () if credentials is None else ("--user", str(credentials))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A laboratory with a private registry, whose peilis give covered images only to those who may pull them.
+
+    Attributes:
+        lab: The laboratory.
+        tokens: The token server of the registry.
+        private: The registry. Its repositories ``team/*`` and ``other/*`` are covered, ``public/*`` are not.
+        basic: A registry that takes no tokens. All of it is covered.
+    """
+
+    lab: Lab
+    tokens: TokenServer
+    private: Upstream
+    basic: Upstream
+
+    @classmethod
+    def set_up(cls, lab: Lab) -> Scene:
+        """Add the registries to a laboratory whose peer doors are closed."""
+        tokens = lab.add_token_server(USERS, public=PUBLIC)
+        basic = lab.add_upstream("basic", Htpasswd(lab.directory))
+        return cls(lab, tokens, lab.add_upstream("private", tokens), basic)
+
+    def token(self, credentials: Credentials, image: Published) -> str:
+        """Return a token for the repository of an image. It is good for nothing if the user may not pull from there."""
+        issued = self.tokens.issue(credentials, [f"repository:{image.repository}:pull"])
+        assert issued is not None
+        return issued.token
+
+    def start_peili(self, *names: str, resolver: Mapping[str, Any] = DEFER, **mirror: Any) -> None:
+        """Start peili on some hosts, with a section `resolver`, and with further keys of the section `mirror`."""
+        roots = {self.private.name: self.private, REGISTRY: self.private, self.basic.name: self.basic}
+        private = [f"{registry}/{team}/*" for registry in (self.private.name, REGISTRY) for team in ("team", "other")]
+        sections: Any = {f'upstream."{name}"': {"url": f"http://{root.name}"} for name, root in roots.items()}
+        self.lab.start_peili(
+            *names,
+            mirror={"authorize": [*private, self.basic.name], **mirror},
+            resolver=resolver,
+            **sections,
+        )
