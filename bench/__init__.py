@@ -10,6 +10,7 @@ number of rounds, are:
   and ``parallel`` (3), and idle ``memory`` (3, both sides restarted for each; the CPU of a minute 1);
 - peili with the fewest peers or blobs: ``growth`` (3);
 - peili without a flood at the peer door: ``flood`` (5);
+- peili with an image that everybody may pull, for one that only some may pull: ``pull`` (5);
 - peili with the honest holder only: ``health`` (3);
 - the number of tests that ran: ``containerd`` (1);
 - none: the first miss (1), and in ``memory`` the start (5) and 32 transfers (2, both hosts restarted for each).

@@ -16,6 +16,8 @@ MISS_HALF_DEAD = AtMost(60)
 IDLE_MEMORY = AtMost(64)
 BUSY_MEMORY = AtMost(96)
 START = AtMost(1)
+COVERED_PULL = RatioOf(0.91)
+"""It takes at most 1.1 times as long."""
 PARALLEL = RatioOf(0.84)
 """A holder sends at most 1.2 times as many bytes as docker-registry."""
 CONTAINERD = RatioOf(1)
