@@ -34,7 +34,7 @@ def test_an_unknown_name_is_answered_with_the_names_that_exist() -> None:
     for get, kind, names in (
         (plugins.store, "store", "containerd, memory, oci-layout"),
         (plugins.router, "router", "dns, file, kubernetes, mdns, memory, push, static, talos"),
-        (plugins.resolver, "resolver", "chain, defer, local, peers"),
+        (plugins.resolver, "resolver", "chain, defer, local, peers, upstream"),
     ):
         with pytest.raises(PluginNotFound) as refused:
             get("nonesuch", {})
