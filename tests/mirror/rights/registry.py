@@ -37,6 +37,7 @@ class Registry:
         challenge: What it demands; None if it demands nothing.
         asked: The HEAD requests: path, and the Authorization header.
         status: The status of every answer, if it is not None.
+        location: Where it sends every request for content, whatever it is, if it is not None.
         name: The registry, as references name it.
         open: While it is not set, requests wait.
     """
@@ -47,6 +48,7 @@ class Registry:
     challenge: str | None = f'Bearer realm="{REALM}",service="registry.example"'
     asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
     status: int | None = None
+    location: str | None = None
     name: str = ""
     open: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -73,6 +75,8 @@ class Registry:
         name, digest = request.path_params["name"], request.path_params["digest"]
         if self.status is not None:
             return Response(status_code=self.status)
+        if self.location is not None:
+            return Response(status_code=307, headers={"Location": self.location})
         if self.challenge is not None and name not in self.rights.get(header or "", self.public):
             return self._demand("" if header is None else ',error="insufficient_scope"')
         if digest not in self.content.get(name, ()):

@@ -138,6 +138,15 @@ async def test_a_layer_of_an_open_image_is_given_without_a_question() -> None:
         assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
 
 
+async def test_a_registry_that_sends_every_request_elsewhere_confirms_nothing() -> None:
+    async with running() as host:
+        host.registry.location = "https://elsewhere.example/blob"
+        for repository in ("free/app", "free/other"):
+            assert await host.status(host.secret.digest, repository, rights=BOB) == 404
+        host.registry.location = None
+        assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
 @pytest.mark.parametrize("registry", ["evil.example", "localhost:1"])
 async def test_a_registry_that_the_operator_has_not_named_is_not_believed(registry: str) -> None:
     async with running() as host:
@@ -166,6 +175,27 @@ async def test_what_was_granted_may_be_served_while_the_registry_does_not_answer
             assert await host.status("v1") == 200  # no token server answers now
             assert await host.status(host.free.digest, rights=ALICE) == 404  # nobody was granted it
         assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+@pytest.mark.parametrize("rights", ["Bearer \xe9", f"Bearer {'x' * 20_000}", "Bearer a\tb"])
+async def test_a_header_that_no_registry_can_be_asked_with_is_no_outage(rights: str) -> None:
+    async with running(rights={"outage": "remembered", "ttl": 1e-6}) as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        async with client_for(host.mirror.local) as client:
+            path = f"/v2/team/app/manifests/{host.image.digest}?ns={host.registry.name}"
+            answer = await client.get(path, headers={"Authorization": rights.encode("latin-1")})
+        assert answer.status_code == 403
+        assert (await host.get(host.image.digest)).status_code == 401
+
+
+@pytest.mark.parametrize("status", [400, 413, 418, 431])
+async def test_a_refusal_of_one_request_is_no_outage(status: int) -> None:
+    async with running(rights={"outage": "remembered", "ttl": 1e-6}) as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        host.registry.status = status
+        assert await host.status(host.image.digest, rights=BOB) == 403
+        host.registry.status = None
+        assert await host.status(host.image.digest, rights=ALICE) == 200
 
 
 async def test_a_registry_that_answers_again_decides_again() -> None:

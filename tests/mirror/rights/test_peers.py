@@ -13,6 +13,7 @@ from tests.mirror.rights.hosts import ALICE, BOB, Host, add_image, running
 from tests.support.neighbours import until
 
 from peili.mirror import Digest, Peer, serve
+from peili.mirror.peer_api.received import received_path
 
 pytestmark = pytest.mark.anyio
 
@@ -53,10 +54,12 @@ async def test_covered_content_is_only_for_hosts_that_are_known_and_have_checked
         assert await ask(host, "GET", path(host, "team/app/manifests/v1", checked=True)) == told
         assert await ask(host, "HEAD", path(host, "team/app/manifests/v1")) == told
         assert await ask(host, "GET", path(host, "team/app/tags/list")) == told
+        assert await ask(host, "GET", received_path(host.secret.digest)) == told
         for name in (f"free/app/blobs/{host.shared.digest}", "free/app/manifests/v1", "free/app/tags/list"):
             assert await ask(host, "GET", path(host, name)) == 200
         for key in (host.shared.digest, host.free_image.digest, f"{host.registry.name}/free/app:v1"):
             assert await ask(host, "HEAD", f"/_router/keys/{key}") == 200
+        assert await ask(host, "GET", received_path(host.shared.digest)) == 200
 
 
 async def test_content_is_not_open_because_it_is_asked_for_under_the_name_of_an_open_repository() -> None:

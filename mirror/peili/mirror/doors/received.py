@@ -24,6 +24,7 @@ from peili.mirror.peer_api.received import (
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
+from peili.mirror.tls.peer_tls import has_proven_itself
 
 _READ_TIMEOUT = 10.0
 """Seconds for reading the content of the store. Nobody waits longer for the answer."""
@@ -53,6 +54,8 @@ class ReceivedRoute:
             digest = Digest(request.path_params["digest"])
         except ValueError:
             return Response(status_code=400)
+        if not (has_proven_itself(request) or await self._context.is_open(digest)):
+            return Response(status_code=404)
         attempts = self._records.get(digest)
         stored = await self._stored(digest)
         if stored is not None and len(stored.prefixes) > max((len(each.prefixes) for each in attempts), default=0):

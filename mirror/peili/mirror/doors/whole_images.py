@@ -106,6 +106,8 @@ class WholeImages:
             transfer.complete()
         if data is None:
             raise NotFound(f"{digest} was not collected")
+        if self._gate is not None:  # who may have it may have its children, without another question for each
+            self._gate.manifests.note(digest, data)
         return data
 
     async def _require_blobs(self, target: Target, blobs: Iterable[Digest], authorization: str | None) -> None:

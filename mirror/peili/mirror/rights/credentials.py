@@ -10,6 +10,9 @@ import secrets
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from peili.mirror.oci.requests import DENIED, HTTPError
+
+_MOST_HEADER = 16 * 1024
 _MOST_CLAIMS = 64 * 1024
 _LATEST = 2.0**40
 """Seconds since 1970. A later expiry is none."""
@@ -45,9 +48,15 @@ class Credentials:
         self._anonymous = Credential(b"")
 
     def of(self, header: str | None) -> Credential:
-        """Return the credential in an Authorization header, or that of a request without one."""
+        """Return the credential in an Authorization header, or that of a request without one.
+
+        Raises:
+            HTTPError: 403, no registry could be asked with this header. That must not look like an outage.
+        """
         if header is None or not (text := header.strip()):
             return self._anonymous
+        if len(text) > _MOST_HEADER or not (text.isascii() and text.isprintable()):
+            raise HTTPError(403, DENIED, f"an Authorization header has at most {_MOST_HEADER} printable characters")
         key = hashlib.blake2b(text.encode("latin-1", "replace"), key=self._salt, digest_size=32).digest()
         scheme, _, value = text.partition(" ")
         if scheme.lower() == "basic":

@@ -118,7 +118,8 @@ class Gate:
         repositories = self.repositories
         if repositories.is_certainly_open(digest):
             return Permit(is_checked=False)
-        if not repositories.was_requested_for_covered(digest) and not await self._may_be_here(digest):
+        is_elsewhere = not repositories.was_requested_for_covered(digest) and not await self._may_be_here(digest)
+        if is_elsewhere and not repositories.was_requested_for_covered(digest):  # the store may have taken its time
             repositories.note_request(digest, is_covered=False)
             return Permit(is_checked=False, uses_store=False)
         if await repositories.belonging(digest) is Belonging.OPEN:
@@ -139,7 +140,7 @@ class Gate:
             resource = Resource(target.registry, target.repository, target.endpoint, digest)
             credential = self._credentials.of(authorization)
             match await self._answers.ask(credential, resource):
-                case Readable():
+                case Readable(descriptor) if descriptor is not None:  # some registries redirect whatever they are asked
                     self._count(CONFIRMED)
                     self.repositories.confirm(digest)
                     return

@@ -140,8 +140,10 @@ def refusal(reply: RegistryReply) -> Refusal | None:
             return Denied(f"it answered {reply.status}")
         case 404 | 410:
             return Absent()
-        case _:
+        case 408 | 429 | 500 | 502 | 503 | 504:
             return Unreachable(f"it answered {reply.status}", _retry_after(reply.headers.get("retry-after")))
+        case _:  # what a requester sends must not look like an outage
+            return Denied(f"it answered {reply.status}")
 
 
 def descriptor_of(reply: RegistryReply, question: Question) -> Descriptor | None:

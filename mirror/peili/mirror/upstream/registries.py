@@ -106,7 +106,7 @@ class KnownRegistries:
     async def roots(self, registry: str) -> tuple[ApiRoot, ...]:
         """Return where the API of `registry` is; nothing if that can't be found out, which is logged."""
         try:
-            return await self.get(registry).roots(self._find_roots, registry, self._threads)
+            return await self.get(registry).roots(self._find_roots, registry.lower(), self._threads)
         except Exception:  # noqa: BLE001 - a function of the host agent, which may raise anything
             self._log.exception("%s: where its API is could not be found out", registry)
             return ()

@@ -109,8 +109,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         If the files do not say, or if it is not sure what they mean, it is where the registry is without them.
         """
         try:
-            found = {each.registry: each for each in self.show() if each.hosts and not each.is_uncertain}
-            status = found.get(registry) or found.get(DEFAULT)
+            found = {each.registry.lower(): each for each in self.show() if each.hosts and not each.is_uncertain}
+            status = found.get(registry.lower()) or found.get(DEFAULT)
             hosts = () if status is None else status.hosts
             return [root for host in hosts for root in self._roots(host, registry)] or default_roots(registry)
         except (OSError, ValueError):
