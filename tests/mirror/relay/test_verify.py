@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from peili.mirror import Digest
 from peili.mirror.relay.ingest import read_back
-from peili.mirror.relay.verify import DigestMismatch, Unverified, Verifier
+from peili.mirror.relay.verify import DigestMismatch, HashThread, Unverified, Verifier
 from peili.stores.memory import MemoryStore
 
 PIECES = st.lists(st.binary(max_size=50), max_size=20)
@@ -82,3 +85,21 @@ async def test_there_is_no_seed_if_the_store_has_too_few_bytes() -> None:
     store.begin(digest).write(b"w")
     assert await _seeded(digest, 2, store) is None
     assert await _seeded(digest, 1, store) is not None
+
+
+@pytest.mark.anyio
+async def test_only_pieces_that_come_fast_or_are_large_go_to_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("peili.mirror.relay.verify.time", SimpleNamespace(monotonic=lambda: now))
+    thread, verifier, medium = HashThread(), Verifier(Digest.of(b"")), memoryview(bytes(100_000))
+    try:
+        assert thread.feed(verifier, medium).done()
+        now += 0.001
+        fast = thread.feed(verifier, medium)
+        assert not fast.done()
+        await fast
+        await asyncio.sleep(0)  # the thread is known to be idle
+        now += 1
+        assert thread.feed(verifier, medium).done()
+    finally:
+        thread.close()

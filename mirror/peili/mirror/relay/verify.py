@@ -23,6 +23,7 @@ import hashlib
 import itertools
 import json
 import os
+import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, cast
@@ -33,8 +34,12 @@ from peili.mirror.peer_api.received import BLOCK, PREFIX_LENGTH
 
 Piece: TypeAlias = bytes | memoryview
 
-_SMALL_PIECE = 160 * KIB
-"""A piece of fewer bytes is hashed on the event loop, in 0.1 ms. To wake another thread costs more than that."""
+_SMALL_PIECE = 32 * KIB
+"""A piece of fewer bytes is hashed on the event loop. To wake another thread takes longer than that."""
+_MEDIUM_PIECE = 160 * KIB
+"""So is a piece of fewer bytes than this, which takes 0.1 ms, if the last one came more than …"""
+_RARE = 0.005
+"""… these seconds ago. If pieces come faster, the thread hashes one while the event loop receives the next one."""
 _MAX_THREADS = 4
 _MAX_SIZES = 16 * 1024
 """Digests whose size is remembered; each takes about 150 bytes."""
@@ -176,15 +181,17 @@ class HashThread:
     def __init__(self) -> None:
         self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(1, thread_name_prefix="peili hash")
         self._pending = 0
+        self._fed_at = float("-inf")
 
     def feed(self, verifier: Verifier, piece: memoryview) -> asyncio.Future[Piece]:
-        """Call ``verifier.feed(piece)`` in the thread, or at once if the piece is small and the thread is idle.
+        """Call ``verifier.feed(piece)`` in the thread, or at once if the thread is idle and would gain nothing.
 
         Returns:
             A future for the result. `feed` may be called again before it is done.
         """
-        loop = asyncio.get_running_loop()
-        if self._executor is None or (not self._pending and len(piece) < _SMALL_PIECE):
+        loop, now = asyncio.get_running_loop(), time.monotonic()
+        small, self._fed_at = _MEDIUM_PIECE if now - self._fed_at > _RARE else _SMALL_PIECE, now
+        if self._executor is None or (not self._pending and len(piece) < small):
             hashed: asyncio.Future[Piece] = loop.create_future()
             hashed.set_result(verifier.feed(piece))
             return hashed
