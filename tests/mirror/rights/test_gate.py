@@ -183,7 +183,7 @@ async def test_a_header_that_no_registry_can_be_asked_with_is_no_outage(rights: 
         assert await host.status(host.image.digest, rights=ALICE) == 200
         async with client_for(host.mirror.local) as client:
             path = f"/v2/team/app/manifests/{host.image.digest}?ns={host.registry.name}"
-            answer = await client.get(path, headers={"Authorization": rights.encode("latin-1")})
+            answer = await client.get(path, headers={b"Authorization": rights.encode("latin-1")})
         assert answer.status_code == 403
         assert (await host.get(host.image.digest)).status_code == 401
 
