@@ -43,25 +43,11 @@ from peili.mirror.oci.requests import Requester
 from peili.mirror.oci.selection import Selection, check_registries
 from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Holder, Peer, UnreachablePeer, base_url, is_identity
+from peili.mirror.plugins.acquiring import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, Synced
-from peili.mirror.plugins.interfaces import (
-    Context,
-    Feed,
-    Lease,
-    LeaseEnd,
-    Listed,
-    Plugin,
-    Resolution,
-    Resolver,
-    ResolverLoader,
-    Router,
-    Store,
-    Upstream,
-    Wait,
-    Want,
-    running_already,
-)
+from peili.mirror.plugins.interfaces import Context, Plugin, Router, Store, running_already
 from peili.mirror.plugins.loading import RESOLVERS, ROUTERS, STORES, Plugins
+from peili.mirror.plugins.resolver import Listed, Resolution, Resolver, ResolverLoader
 from peili.mirror.rights.policy import PullRights
 from peili.mirror.serve import Serving, serve
 from peili.mirror.server.listening import Address

@@ -45,7 +45,8 @@ from peili.mirror.metrics.spans import Spans
 from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.peers import Peer, is_identity
-from peili.mirror.plugins.interfaces import Context, Plugin, Resolver, Router, Store
+from peili.mirror.plugins.interfaces import Context, Plugin, Router, Store
+from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.relay.relay import Relay
 from peili.mirror.resolvers import DeferResolver
 from peili.mirror.rights.gate import Gate

@@ -27,7 +27,8 @@ from peili.mirror.oci.ranges import Unsatisfiable
 from peili.mirror.oci.references import OCI_INDEX, OCTET_STREAM, Descriptor, Digest
 from peili.mirror.oci.requests import NAME_UNKNOWN, UNAUTHORIZED, Endpoint, HTTPError, Requester, Target, parse_query
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.interfaces import Context, Resolver
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.relay.relay import FetchesInVain, Relay
 from peili.mirror.relay.transfer import Transfer, open_transfer
 from peili.mirror.rights.gate import Gate

@@ -16,7 +16,8 @@ from peili.mirror.inspection.lookup import MOST_PEERS, FoundImage, ImageLookup
 from peili.mirror.inspection.reading import PartReader
 from peili.mirror.oci.requests import Target
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
-from peili.mirror.plugins.interfaces import Context, Resolver
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.resolvers.peers import PeersResolver
 from peili.mirror.support.deadlines import Deadline
 

@@ -17,7 +17,8 @@ from peili.mirror.oci.requests import Target
 from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, InFlight, key_path
 from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.interfaces import Context, Resolver
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.support.units import bytes_text
 
 _T = TypeVar("_T")

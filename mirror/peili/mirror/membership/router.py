@@ -35,8 +35,9 @@ from peili.mirror.peer_api.keys import (
     holder_headers,
 )
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
+from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.content import StoreEvent
-from peili.mirror.plugins.interfaces import Context, Feed, Router, Upstream, Wait, Want, running_already
+from peili.mirror.plugins.interfaces import Context, Router, running_already
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
 from peili.mirror.tls.peer_tls import has_proven_itself

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from peili.mirror.membership.directory.claiming import Asking
 from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.peer_api.leases import FeedFrom, WaitFor
-from peili.mirror.plugins.interfaces import Feed, Upstream, Wait, Want
+from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.support.tasks import Tasks
 
 _Advice: TypeAlias = Feed | Wait | Upstream

@@ -1,7 +1,7 @@
-"""The interfaces that plug-ins implement: `Store`, `Router` and `Resolver`, with their base `Plugin`.
+"""The base of all plug-ins, the interfaces of stores and routers, and the context in which plug-ins run.
 
-A router is asked with a `Want`, and answers with `Feed`, `Wait` or `Upstream`. A running plug-in gets a `Context` from
-its mirror. These classes refer to each other, so they are in one module.
+A `Plugin` runs in a `Context`, which has the store and the router of the mirror. These classes refer to each other, so
+they are in one module.
 """
 
 from __future__ import annotations
@@ -10,26 +10,22 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from starlette.routing import BaseRoute
 
 from peili.mirror.client.client import PeerClient
-from peili.mirror.errors import Unavailable
 from peili.mirror.limits import Limits
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
-from peili.mirror.oci.requests import Requester
 from peili.mirror.oci.selection import Selection
 from peili.mirror.peer_api.keys import InFlight
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
+from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.content import Content, StoreEvent
 from peili.mirror.support.options import Options
 from peili.mirror.upstream.client import UpstreamClient
-
-_Item = TypeVar("_Item")
 
 
 class Plugin(ABC):  # noqa: B024 - a base of interfaces; each method has a default
@@ -159,116 +155,6 @@ class Store(Plugin):
         return False
 
 
-@dataclass(frozen=True, slots=True)
-class Want:
-    """What a host needs.
-
-    Attributes:
-        key: The key of the content.
-        offset: The first byte that the host needs.
-        failed: The ids of the peers that cannot be used, each with the reason, a `FailureReason`.
-        size: The size of the whole content in bytes, if the host knows it.
-        can_share: Whether the host needs the content itself, and can show it to other hosts while it arrives. The
-            router may then let other hosts wait for it.
-        accepts_in_flight: Whether the host also reads from holders that still receive the content, and waits until
-            there is one. If not, the router claims nothing for it, and the answer has complete holders only.
-    """
-
-    key: Key
-    offset: int = 0
-    failed: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
-    size: int | None = None
-    can_share: bool = False
-    accepts_in_flight: bool = False
-
-
-class LeaseEnd(StrEnum):
-    """Why a lease is released if no peer failed. The other reasons are in `FailureReason`."""
-
-    DONE = "done"
-    """The runtime has what it wanted, or goes upstream because the router returned `Upstream`."""
-    GONE = "gone"
-    """The runtime disconnected."""
-    SUPERSEDED = "superseded"
-    """The lease was superseded, and the router was asked again."""
-    UPSTREAM = "upstream"
-    """The runtime goes upstream, although the router returned `Feed`: none of the holders could be used, for example
-    because there was no memory. No peer is to blame."""
-
-
-class Lease:
-    """Receives the progress and the end of a transfer for the router. This class ignores them; a router subclasses it.
-
-    Used on the mirror's loop only. `use` and `progress` are not called after `release`.
-    """
-
-    def use(self, holder: Holder) -> None:
-        """Record that the transfer reads from `holder`. Must not block.
-
-        Called when a holder has sent its first bytes. While it still receives the content, this is called again about
-        once a second, with the bytes that it then has.
-        """
-
-    async def superseded(self) -> None:
-        """Return when the router has a better answer. The caller then calls `Router.acquire` again, at the byte.
-
-        The caller cancels this when it no longer waits for it. By default it never returns.
-        """
-        await asyncio.get_running_loop().create_future()
-
-    def progress(self, offset: int) -> None:
-        """Record that the runtime has received all bytes before `offset`.
-
-        Called often, in the task of the runtime's request, so it must not block.
-        """
-
-    async def release(self, reason: str) -> None:
-        """Record that the transfer no longer uses the router's answer. Called exactly once. Must not raise.
-
-        It runs in its own task, so neither the runtime's request nor its end waits for it or cancels it. It may run at
-        the same time as the release of other leases, and as an `acquire` for the same key, even by the same request. It
-        is cancelled after ``limits.lookup_timeout`` seconds. Draining the mirror waits for it. So does exiting the
-        mirror, before the router is exited, for up to ``limits.stop_timeout`` seconds; then it is cancelled. Only a
-        response that continues after the mirror was exited releases its lease later, and in its own task.
-
-        Args:
-            reason: A `LeaseEnd` or a `FailureReason`.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Feed:
-    """Get the content from one of `holders`, best first.
-
-    A holder that is not complete still receives the content. The mirror reads from at most one such holder at a time,
-    and asks no other holder while it waits for it. Complete holders are asked first. All holders that are not complete
-    must answer as `peer_api.keys` says, so that the mirror finds out whether they wait for bytes themselves.
-    """
-
-    holders: tuple[Holder, ...]
-    lease: Lease = field(default_factory=Lease)
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Ask again at `until`, in seconds of the running loop's clock (`loop.time()`)."""
-
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Upstream:
-    """No peer has the content: let the runtime go upstream.
-
-    The lease is released at once, with `LeaseEnd.DONE` when the runtime is sent upstream, or with `LeaseEnd.GONE` if it
-    left before. A router that lets other hosts wait for this one learns the rest from `Router.advertise`: the content
-    in flight, once its first bytes are there. A router must not wait for these bytes for long, because the runtime may
-    be unable to fetch them.
-    """
-
-    lease: Lease = field(default_factory=Lease)
-
-
 class Router(Plugin):
     """Who has what. Every method may be called concurrently."""
 
@@ -364,160 +250,6 @@ class Router(Plugin):
         Called once, when the mirror is constructed. Each mirror calls its own router, so handlers may be bound methods.
         """
         return ()
-
-
-class ResolverLoader(Protocol):
-    """Constructs resolvers by name, as `Plugins` does."""
-
-    def resolver(self, kind: str, options: Mapping[str, Any]) -> Resolver:
-        """Return the resolver `kind`, constructed from its options.
-
-        Args:
-            kind: The name of the resolver.
-            options: Its section of the configuration, without ``kind``.
-
-        Raises:
-            PluginNotFound: There is no resolver `kind`.
-            ConfigError: An option is unknown or wrong.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Resolution:
-    """What a tag means.
-
-    Attributes:
-        descriptor: The content.
-        warning: What to think of it, as the value of a Warning header (RFC 7234, 5.5), for example that it may be old;
-            None if there is nothing to say.
-    """
-
-    descriptor: Descriptor
-    warning: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listed(Generic[_Item]):
-    """What a repository has.
-
-    Attributes:
-        items: The tags, or the descriptors of referrers as JSON objects.
-        warning: As in `Resolution`.
-    """
-
-    items: Sequence[_Item] = ()
-    warning: str | None = None
-
-
-class Resolver(Plugin):
-    """Which digest a tag means.
-
-    A resolver that asks the registry with the rights of the runtime overrides `resolve_for`; all others need only
-    `resolve`.
-    """
-
-    @classmethod
-    def from_plugins(cls, config: Mapping[str, Any], plugins: ResolverLoader) -> Self:
-        """Construct a resolver that is made of other resolvers.
-
-        Args:
-            config: As for `from_config`.
-            plugins: Constructs the other resolvers.
-
-        Raises:
-            ConfigError: An option is unknown or wrong.
-        """
-        return cls.from_config(config)
-
-    @abstractmethod
-    async def resolve(self, reference: Reference) -> Descriptor | None:
-        """Return the descriptor that `reference` means; None if the resolver does not know, so that upstream decides.
-
-        May be called concurrently. Takes bounded time.
-
-        Raises:
-            Unavailable: The resolver can't answer now. This counts as None.
-        """
-
-    async def resolve_for(self, reference: Reference, requester: Requester) -> Resolution | None:
-        """Return what `reference` means, to answer a request of the runtime.
-
-        By default, it is what `resolve` returns. May be called concurrently. Takes bounded time.
-
-        Args:
-            reference: The reference.
-            requester: Who asks.
-
-        Raises:
-            AuthorizationRequired: The registry wants to know who asks.
-            Unavailable: The resolver can't answer now. This counts as None.
-        """
-        descriptor = await self.resolve(reference)
-        return None if descriptor is None else Resolution(descriptor)
-
-    def routes(self) -> Sequence[BaseRoute]:
-        """Return the routes for other hosts: served below ``/_resolver`` of the peer door, behind its access check.
-
-        As for `Router.routes`.
-        """
-        return ()
-
-    async def tags(self, registry: str, repository: str, stored: Collection[str]) -> Collection[str]:
-        """Return the tags of a repository for which `resolve` has an answer. Takes bounded time.
-
-        By default, they are those of `stored` for which it has one. Override this if `resolve` also answers for others.
-
-        Args:
-            registry: The registry.
-            repository: The repository.
-            stored: The tags that this host's store can serve.
-
-        Raises:
-            Unavailable: The resolver can't answer now. This counts as no tags.
-        """
-        found: list[str] = []
-        for tag in stored:
-            with suppress(Unavailable):
-                if await self.resolve(Reference(registry, repository, tag)) is not None:
-                    found.append(tag)
-        return found
-
-    async def tags_for(
-        self, registry: str, repository: str, stored: Collection[str], requester: Requester
-    ) -> Listed[str]:
-        """Return the tags of a repository, to answer a request of the runtime. By default, they are those of `tags`.
-
-        Args:
-            registry: The registry.
-            repository: The repository.
-            stored: The tags that this host's store can serve.
-            requester: Who asks.
-
-        Raises:
-            AuthorizationRequired: The registry wants to know who asks.
-            Unavailable: The resolver can't answer now. This counts as no tags.
-        """
-        return Listed(tuple(await self.tags(registry, repository, stored)))
-
-    async def referrers_for(
-        self, registry: str, repository: str, digest: Digest, requester: Requester
-    ) -> Listed[Mapping[str, Any]] | None:
-        """Return the descriptors of what refers to `digest`, such as signatures, to answer a request of the runtime.
-
-        By default it is None: the resolver does not know, so that the runtime asks upstream. Takes bounded time.
-
-        Args:
-            registry: The registry.
-            repository: The repository.
-            digest: The digest of a manifest.
-            requester: Who asks.
-
-        Raises:
-            AuthorizationRequired: The registry wants to know who asks.
-            Unavailable: The resolver can't answer now. This counts as None.
-        """
-        return None
 
 
 async def _always_open(_: Key) -> bool:

@@ -12,7 +12,8 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from peili.mirror.errors import ConfigError, PluginNotFound
-from peili.mirror.plugins.interfaces import Plugin, Resolver, Router, Store
+from peili.mirror.plugins.interfaces import Plugin, Router, Store
+from peili.mirror.plugins.resolver import Resolver
 
 STORES = "peili.stores"
 """The entry-point group of stores."""

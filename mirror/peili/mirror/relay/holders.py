@@ -11,8 +11,8 @@ from peili.mirror.errors import FailureReason, NotFound, PeerUnavailable
 from peili.mirror.limits import MIB
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.acquiring import Want
 from peili.mirror.plugins.calls import shows_in_flight
-from peili.mirror.plugins.interfaces import Want
 from peili.mirror.relay.feeder import Feeder, Superseded
 from peili.mirror.relay.joining import open_joined
 from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease

@@ -13,8 +13,9 @@ from peili.mirror.errors import NotFound, RouterUnavailable, Unavailable
 from peili.mirror.metrics.counters import FAILED, HIT, MISS, WAIT, Metrics
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.peers import Holder
+from peili.mirror.plugins.acquiring import Feed, Lease, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.calls import CallFailed, call
-from peili.mirror.plugins.interfaces import Context, Feed, Lease, LeaseEnd, Upstream, Wait, Want
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.tasks import Tasks, is_cancelled
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.oci.ranges import Span
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.feeder import Superseded
 from peili.mirror.relay.joined_body import NotJoined
 from peili.mirror.relay.leases import TransferLease

@@ -16,8 +16,9 @@ from peili.mirror.peer_api.keys import MAX_PATH
 from peili.mirror.peer_api.messages import MAX_MESSAGE
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.peer_api.received import BLOCK, ReceivedBytes, parse_received, received_path
+from peili.mirror.plugins.acquiring import Feed, LeaseEnd, Upstream, Want
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.interfaces import Context, Feed, LeaseEnd, Upstream, Want
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.relay.leases import LOOKUP_FACTOR, LeaseReleases
 from peili.mirror.relay.relay import RelayState
 from peili.mirror.support.deadlines import Deadline

@@ -16,7 +16,7 @@ from peili.mirror.errors import Aborted, FailureReason, NotFound
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
-from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
 from peili.mirror.relay.opening import FirstSource

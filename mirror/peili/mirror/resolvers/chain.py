@@ -14,8 +14,9 @@ from typing_extensions import override
 from peili.mirror.errors import ConfigError, PluginNotFound, Unavailable
 from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.oci.requests import Requester
-from peili.mirror.plugins.interfaces import Context, Listed, Resolution, Resolver, ResolverLoader
+from peili.mirror.plugins.interfaces import Context
 from peili.mirror.plugins.loading import Plugins
+from peili.mirror.plugins.resolver import Listed, Resolution, Resolver, ResolverLoader
 from peili.mirror.support.options import Options
 
 _T = TypeVar("_T")

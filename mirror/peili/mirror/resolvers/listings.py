@@ -15,7 +15,8 @@ from peili.mirror.errors import PeerUnavailable
 from peili.mirror.oci.references import OCI_INDEX, Digest, is_tag
 from peili.mirror.oci.requests import Endpoint, Requester
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.plugins.interfaces import Context, Listed
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.plugins.resolver import Listed
 from peili.mirror.resolvers.peers import PeersResolver
 from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, in_time, without_rights
 from peili.mirror.support.single_flight import SingleFlight

@@ -9,7 +9,8 @@ from typing_extensions import override
 
 from peili.mirror.errors import NotFound
 from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.plugins.interfaces import Context, Resolver, running_already
+from peili.mirror.plugins.interfaces import Context, running_already
+from peili.mirror.plugins.resolver import Resolver
 
 
 class DeferResolver(Resolver):

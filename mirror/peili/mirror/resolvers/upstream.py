@@ -18,7 +18,8 @@ from peili.mirror.oci.references import Descriptor, Digest, Reference
 from peili.mirror.oci.requests import Endpoint, Requester
 from peili.mirror.peer_api.messages import JSON_HEADERS, encode_message
 from peili.mirror.peer_api.tags import SHARED_ROUTE, TAG_ROUTE, TOLD_ROUTE, TagAnswer, parse_told, parse_within
-from peili.mirror.plugins.interfaces import Context, Listed, Resolution, Resolver, running_already
+from peili.mirror.plugins.interfaces import Context, running_already
+from peili.mirror.plugins.resolver import Listed, Resolution, Resolver
 from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver

@@ -10,7 +10,8 @@ from operator import attrgetter
 
 from peili.mirror.errors import Unavailable
 from peili.mirror.oci.references import Descriptor, Reference
-from peili.mirror.plugins.interfaces import Resolver, Router, Store
+from peili.mirror.plugins.interfaces import Router, Store
+from peili.mirror.plugins.resolver import Resolver
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,

@@ -13,8 +13,9 @@ from starlette.routing import BaseRoute
 from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.oci.references import Digest, Key, Reference
 from peili.mirror.peer_api.peers import Holder, Peer
+from peili.mirror.plugins.acquiring import Feed, LeaseEnd, Upstream, Wait, Want
 from peili.mirror.plugins.content import Gone, Have, Synced
-from peili.mirror.plugins.interfaces import Feed, LeaseEnd, Router, Upstream, Wait, Want
+from peili.mirror.plugins.interfaces import Router
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.testing.conformance import (
     DEFAULT_TIMEOUT,

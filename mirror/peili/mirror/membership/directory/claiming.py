@@ -19,7 +19,7 @@ from peili.mirror.membership.directory.leases import Leases
 from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import MAX_FAILED, ClaimRequest, FeedFrom, Granted, OtherHome, WaitFor
 from peili.mirror.peer_api.peers import Holder
-from peili.mirror.plugins.interfaces import Want
+from peili.mirror.plugins.acquiring import Want
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Tasks
 

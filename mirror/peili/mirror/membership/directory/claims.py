@@ -29,7 +29,7 @@ from peili.mirror.membership.directory.roots import (
 from peili.mirror.membership.directory.slow_hosts import blame_feeder, judge_link
 from peili.mirror.peer_api.directory import KnownHolder
 from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Grant, LeaseReport, WaitFor
-from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.plugins.acquiring import LeaseEnd
 
 _SETTLE_TIME = 0.25
 """Seconds for which nobody is sent upstream after the members have changed …"""

@@ -12,7 +12,7 @@ from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 from peili.mirror.membership.directory.records import Records
 from peili.mirror.peer_api.leases import ClaimRequest, LeaseReport
-from peili.mirror.plugins.interfaces import LeaseEnd
+from peili.mirror.plugins.acquiring import LeaseEnd
 
 _FORGET_TIME = 60.0
 """Seconds after which a host that says nothing about a key is forgotten."""

@@ -16,7 +16,7 @@ from typing_extensions import override
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 from peili.mirror.peer_api.leases import MAX_REPORTS, LeaseReport, LeaseReports, LeasesAnswer
 from peili.mirror.peer_api.peers import Holder
-from peili.mirror.plugins.interfaces import Lease, LeaseEnd
+from peili.mirror.plugins.acquiring import Lease, LeaseEnd
 from peili.mirror.support.tasks import Broadcast, Tasks
 
 _GATHER_TIME = 0.05
