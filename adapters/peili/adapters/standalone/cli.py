@@ -1,4 +1,4 @@
-"""The command line of `peili`.
+"""The command line of `peili`; cli_hosts.py has `peili hosts`.
 
 The exit code is 0 for done, 1 for failed, and 2 for wrong usage or a wrong configuration.
 """
@@ -7,25 +7,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from peili.adapters.standalone import about, load, serve
+from peili.adapters.standalone.cli_hosts import hosts_commands
+from peili.adapters.standalone.cli_options import CONFIGURATION, FILE, JSON
 from peili.adapters.standalone.config import FORMATS, LEVELS, Config
-from peili.adapters.standalone.load import DEFAULT_FILE, ConfigMistakes
-from peili.adapters.standalone.settings import CONFIG_VARIABLE
+from peili.adapters.standalone.load import ConfigMistakes
 from peili.mirror import ConfigError, Peer, PeiliError, Plugins
 from peili.mirror.tls.key_file import create_key_file, new_key
 
 if TYPE_CHECKING:
     from peili.adapters.standalone.operations import RunningPeili
-
-_FILE = click.Path(path_type=Path, readable=False)  # Only for completion: the code that reads a file reports errors.
-F = TypeVar("F", bound=Callable[..., Any])
 
 _COMPLETE = "_PEILI_COMPLETE"
 """A shell sets this variable to request completions; see "Shell Completion" in click's documentation."""
@@ -35,9 +33,6 @@ Every key can also be an environment variable, PEILI_SECTION__KEY=VALUE (for exa
 override the environment, and the environment overrides the file. A VALUE is parsed as TOML; if it is not valid TOML, it
 is a string.
 """
-
-_HOSTS_FORMATS = ("containerd", "k3s", "talos")
-_NOT_GIVEN = (None, ())
 
 
 def main(argv: Sequence[str] | None = None, *, plugins: Plugins | None = None) -> int:
@@ -88,36 +83,6 @@ def _suggest(values: Sequence[str]) -> Callable[[click.Context, click.Parameter,
     return lambda context, parameter, typed: [CompletionItem(value) for value in values if value.startswith(typed)]
 
 
-def _directory(context: click.Context, parameter: click.Parameter, typed: str) -> list[CompletionItem]:
-    """Let the shell complete the name of a directory."""
-    return [CompletionItem(typed, type="dir")]
-
-
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    """Return one decorator for several options."""
-
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-_CONFIGURATION = _options(
-    click.option(
-        "--config",
-        type=_FILE,
-        metavar="FILE",
-        help=f"The configuration, a TOML file. By default ${CONFIG_VARIABLE}, else {DEFAULT_FILE} if it exists.",
-    ),
-    click.option(
-        "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Set one key. Can be repeated."
-    ),
-)
-
-
 @click.group(no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(about.version("peili"), message="peili %(version)s")
 def peili() -> None:
@@ -125,7 +90,7 @@ def peili() -> None:
 
 
 @peili.command("serve", epilog=_PRECEDENCE)
-@_CONFIGURATION
+@CONFIGURATION
 @click.option("--log-format", metavar="FORMAT", shell_complete=_suggest(FORMATS), help=f"One of {', '.join(FORMATS)}.")
 @click.option("--log-level", metavar="LEVEL", shell_complete=_suggest(LEVELS), help=f"One of {', '.join(LEVELS)}.")
 @click.option("--check", is_flag=True, help="Check the configuration and exit.")
@@ -170,9 +135,9 @@ _URL = click.option(
 
 
 @peili.command("status", epilog=_PRECEDENCE)
-@_CONFIGURATION
+@CONFIGURATION
 @_URL
-@_JSON
+@JSON
 @click.option("--watch", is_flag=True, help="Show it again each second, until Ctrl-C.")
 def status_command(
     *, config: Path | None, assignments: Sequence[str], url: str | None, as_json: bool, watch: bool
@@ -189,10 +154,10 @@ def status_command(
 
 @peili.command("find", epilog=_PRECEDENCE)
 @click.argument("image")
-@_CONFIGURATION
+@CONFIGURATION
 @_URL
 @click.option("--test", is_flag=True, help="Also fetch the first MiB of each part. Nothing is kept.")
-@_JSON
+@JSON
 def find_command(
     image: str, *, config: Path | None, assignments: Sequence[str], url: str | None, test: bool, as_json: bool
 ) -> int:
@@ -209,9 +174,9 @@ def find_command(
 
 @peili.command("ping", epilog=_PRECEDENCE)
 @click.argument("peer", required=False)
-@_CONFIGURATION
+@CONFIGURATION
 @_URL
-@_JSON
+@JSON
 def ping_command(
     peer: str | None, *, config: Path | None, assignments: Sequence[str], url: str | None, as_json: bool
 ) -> int:
@@ -232,14 +197,14 @@ def _running(config: Path | None, assignments: Sequence[str], url: str | None) -
 
 
 @peili.command("doctor", epilog=_PRECEDENCE)
-@_CONFIGURATION
+@CONFIGURATION
 @click.option(
     "--containerd-config",
-    type=_FILE,
+    type=FILE,
     metavar="FILE",
     help="containerd's configuration. By default, the file that the running containerd uses.",
 )
-@_JSON
+@JSON
 def doctor_command(
     *, config: Path | None, assignments: Sequence[str], containerd_config: Path | None, as_json: bool
 ) -> int:
@@ -257,145 +222,7 @@ def doctor_command(
     return doctor.run(target, sys.stdout.write, as_json=as_json)
 
 
-@peili.group("hosts", no_args_is_help=False)
-def hosts_group() -> None:
-    """Make containerd use peili for its registries, or stop it.
-
-    The commands change hosts.toml files, or with --format the files of k3s, RKE2 or Talos.
-    """
-
-
-_HOSTS_EPILOG = "The URL and the capabilities of the mirror come from the same configuration as for `peili serve`."
-_HOSTS_OPTIONS = _options(
-    _CONFIGURATION,
-    click.option(
-        "--format",
-        "file_format",
-        type=click.Choice(_HOSTS_FORMATS),
-        default=_HOSTS_FORMATS[0],
-        show_default=True,
-        help="containerd: hosts.toml files. k3s: registries.yaml of k3s and RKE2. talos: read a machine configuration "
-        "and print a patch for it.",
-    ),
-    click.option(
-        "--file",
-        type=_FILE,
-        metavar="FILE",
-        help="k3s: the file; by default those in /etc/rancher/k3s and /etc/rancher/rke2. talos: the file to read; by "
-        "default stdin.",
-    ),
-    click.option(
-        "--config-path",
-        multiple=True,
-        shell_complete=_directory,
-        metavar="DIR",
-        help="A directory in containerd's config_path setting. Can be repeated, in the order of the setting. By "
-        "default /etc/containerd/certs.d, and for containerd 2 also /etc/docker/certs.d.",
-    ),
-    click.option(
-        "--registry",
-        multiple=True,
-        metavar="HOST",
-        help="Only this registry, or _default (k3s and Talos: '*') for all registries without their own entry. Can be "
-        "repeated. By default, apply uses hosts.registries, else mirror.registries, else all; remove uses all.",
-    ),
-    click.option("--mirror", metavar="URL", help="The URL of peili for containerd. By default, from local.listen."),
-    click.option(
-        "--containerd-version",
-        metavar="VERSION",
-        help="By default, the version of the running containerd, else of the installed one.",
-    ),
-)
-_DRY_RUN = click.option("--dry-run", is_flag=True, help="Show the changes as a diff and change nothing.")
-
-
-@hosts_group.command("apply", epilog=_HOSTS_EPILOG)
-@_HOSTS_OPTIONS
-@_DRY_RUN
-def hosts_apply(**options: Any) -> int:
-    """Put peili first in the configured registries.
-
-    Run this again after you have changed the registries.
-    """
-    return _run_hosts("apply", **options)
-
-
-@hosts_group.command("show", epilog=_HOSTS_EPILOG)
-@_HOSTS_OPTIONS
-@_JSON
-def hosts_show(**options: Any) -> int:
-    """Show which servers containerd asks for each registry."""
-    return _run_hosts("show", **options)
-
-
-@hosts_group.command("remove", epilog=_HOSTS_EPILOG)
-@_HOSTS_OPTIONS
-@_DRY_RUN
-def hosts_remove(**options: Any) -> int:
-    """Remove peili again.
-
-    What the files contained before is restored byte for byte.
-    """
-    return _run_hosts("remove", **options)
-
-
-def _run_hosts(
-    action: str,
-    *,
-    config: Path | None,
-    assignments: Sequence[str],
-    file_format: str,
-    file: Path | None,
-    config_path: Sequence[str],
-    registry: Sequence[str],
-    mirror: str | None,
-    containerd_version: str | None,
-    dry_run: bool = False,
-    as_json: bool = False,
-) -> int:
-    """Run an action of `peili hosts`. Raises ConfigError; PeiliError if the extra is missing."""
-    loaded = load.load(config, assignments)
-    given = {
-        "config_path": ("--config-path", config_path),
-        "file": ("--file", file),
-        "mirror": ("--mirror", mirror),
-        "registries": ("--registry", registry),
-        "version": ("--containerd-version", containerd_version),
-    }
-    _refuse_options_of_other_formats(file_format, given)
-    try:
-        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
-
-        return hosts.run(
-            action,
-            loaded,
-            file_format=file_format,
-            file=file,
-            config_path=config_path,
-            registries=registry,
-            mirror=mirror,
-            version=containerd_version,
-            dry_run=dry_run,
-            as_json=as_json,
-        )
-    except ImportError as error:
-        raise PeiliError(str(error)) from error
-    except ConfigError as error:  # An adapter names its parameter. Name the option that the value came from.
-        option, value = given.get(error.key, ("", None))
-        if value in _NOT_GIVEN:
-            raise
-        raise ConfigError(option, error.expected) from error
-
-
-def _refuse_options_of_other_formats(file_format: str, given: Mapping[str, tuple[str, Any]]) -> None:
-    if file_format == _HOSTS_FORMATS[0]:
-        if given["file"][1] is not None:
-            others = " or ".join(_HOSTS_FORMATS[1:])
-            raise ConfigError("--file", f"only with --format {others}; for hosts.toml, use --config-path")
-        return
-    for option, value in (given["config_path"], given["version"]):
-        if value not in _NOT_GIVEN:
-            raise ConfigError(option, f"only with --format {_HOSTS_FORMATS[0]}")
+peili.add_command(hosts_commands)
 
 
 @peili.group("keys", no_args_is_help=False)
@@ -404,7 +231,7 @@ def keys_group() -> None:
 
 
 @keys_group.command("new")
-@click.argument("file", type=_FILE, required=False)
+@click.argument("file", type=FILE, required=False)
 def keys_new_command(*, file: Path | None) -> int:
     """Write a new key into FILE, which must not exist, or without FILE to stdout.
 
@@ -419,7 +246,7 @@ def keys_new_command(*, file: Path | None) -> int:
 
 
 @peili.command("plugins")
-@_JSON
+@JSON
 @click.pass_obj
 def plugins_command(plugins: Plugins, *, as_json: bool) -> int:
     """List the available stores, routers and resolvers."""
@@ -428,7 +255,7 @@ def plugins_command(plugins: Plugins, *, as_json: bool) -> int:
 
 
 @peili.command("version")
-@_JSON
+@JSON
 def version_command(*, as_json: bool) -> int:
     """Print the versions of peili, of Python and of the libraries."""
     click.echo(about.versions(as_json=as_json))
