@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from itertools import combinations, product
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.standalone.door_options import LocalOptions, PeerOptions, TLSOptions
+from peili.adapters.standalone.listen_addresses import check_ports, read_addresses
 from peili.adapters.standalone.settings import OUTSIDE, Sections
 from peili.adapters.standalone.upstreams import parse_upstream
 from peili.mirror import (
@@ -34,18 +34,11 @@ from peili.mirror import (
 )
 
 T = TypeVar("T")
-_PORTS = {"local": 5050, "peer": 5051, "ops": 5052}
-"""The usual port of each door."""
-_DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
-_ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
-
 LEVELS = ("debug", "info", "warning", "error")
 FORMATS = ("text", "json")
 OUTAGES = ("deny", "remembered")
 PEER_DOOR_ADVICE = "set peer.shared_key_file to a file that `peili keys new` makes once for all hosts"
 """How to let other hosts use the peer door."""
-
-_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +260,7 @@ def known_keys() -> dict[str, tuple[str, ...]]:
 def _load_local(sections: Sections) -> LocalOptions:
     with _section("local", sections, *_field_names(LocalOptions)) as section:
         options = LocalOptions(
-            listen=_addresses(section, "listen", "127.0.0.1:5050"),
+            listen=read_addresses(section, "listen", "127.0.0.1:5050"),
             allow_clients=section.texts("allow_clients", (), empty=True),
             allow_hosts=section.texts("allow_hosts", (), empty=True),
             cert=section.path("cert", None),
@@ -283,7 +276,7 @@ def _load_local(sections: Sections) -> LocalOptions:
 
 def _load_ops(sections: Sections) -> tuple[str, ...]:
     with _section("ops", sections, "listen") as section:
-        return _addresses(section, "listen", [], empty=True)
+        return read_addresses(section, "listen", [], empty=True)
 
 
 def _load_log(sections: Sections) -> LogOptions:
@@ -312,43 +305,15 @@ def _load_upstreams(sections: Sections) -> dict[str, ApiRoot]:
 
 
 def _check_ports(sections: Sections) -> None:
-    """Check that the doors do not listen on the same port of the same address."""
     doors = {"local": _load_local(sections).listen, "peer": _load_peer(sections).listen, "ops": _load_ops(sections)}
-    ports = {address.rpartition(":")[2] for addresses in doors.values() for address in addresses}
-    for (one, addresses), (other, others) in combinations(doors.items(), 2):
-        for address, another in product(addresses, others):
-            (host, _, port), (other_host, _, other_port) = address.rpartition(":"), another.rpartition(":")
-            is_same_host = host == other_host or not {host, other_host}.isdisjoint(_ANY_HOST)
-            if int(port) == int(other_port) != 0 and is_same_host:
-                section = other if "listen" in sections.get(other, {}) else one
-                setting = sections.get(section, {}).get("listen")
-                names = f"{address} of {_DOOR_NAMES[one]} and {another} of {_DOOR_NAMES[other]}"
-                source = None if setting is None else setting.source
-                free = next(each for each in (_PORTS[section], *range(int(port) + 1, 2**16)) if str(each) not in ports)
-                own = f"{(other_host if section == other else host)}:{free}"
-                expected = f"a port of its own; {names} are the same; did you mean {own}?"
-                raise ConfigError(f"{section}.listen", expected, source=source)
-
-
-def _addresses(section: Options, key: str, default: str | list[str], *, empty: bool = False) -> tuple[str, ...]:
-    """Return one address or a list of addresses as a tuple. The list may be empty if `empty` is true."""
-    expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
-    value = section.value(key, (str, list), expected, default)
-    values = cast("list[object]", [value] if isinstance(value, str) else value)
-    addresses = tuple(
-        each
-        for each in values
-        if isinstance(each, str) and (match := _ADDRESS.fullmatch(each)) and int(match["port"]) < 65536
-    )
-    if len(addresses) < len(values) or not (addresses or empty):
-        raise section.wrong(key, expected)
-    return addresses
+    settings = {door: sections.get(door, {}).get("listen") for door in doors}
+    check_ports(doors, {door: setting.source for door, setting in settings.items() if setting is not None})
 
 
 def _load_peer(sections: Sections) -> PeerOptions:
     with _section("peer", sections, *known_keys()["peer"]) as section:
         options = PeerOptions(
-            listen=_addresses(section, "listen", "[::]:5051", empty=True),
+            listen=read_addresses(section, "listen", "[::]:5051", empty=True),
             advertise=section.text("advertise", None),
             insecure=section.boolean("insecure", False),
             shared_key_file=section.path("shared_key_file", None),

@@ -1,0 +1,66 @@
+"""The addresses at which doors listen: how they are written, and that no two doors have the same one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from itertools import combinations, product
+from typing import cast
+
+from peili.mirror import ConfigError, Options
+
+_PORTS = {"local": 5050, "peer": 5051, "ops": 5052}
+"""The usual port of each door."""
+_DOOR_NAMES = {"local": "the local door", "peer": "the peer door", "ops": "[ops]"}
+_ANY_HOST = frozenset({"", "0.0.0.0", "[::]"})  # noqa: S104 - compared, not listened on
+
+_ADDRESS = re.compile(r"(?:\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\]|[A-Za-z0-9_.-]*):(?P<port>[0-9]{1,5})")
+
+
+def read_addresses(section: Options, key: str, default: str | list[str], *, empty: bool = False) -> tuple[str, ...]:
+    """Return one address or a list of addresses as a tuple.
+
+    Args:
+        section: The section of the configuration.
+        key: The key.
+        default: The value of a key that is missing.
+        empty: Whether the list may be empty.
+
+    Raises:
+        ConfigError: The value is something else.
+    """
+    expected = "HOST:PORT, [IPv6]:PORT, or a list of them"
+    value = section.value(key, (str, list), expected, default)
+    values = cast("list[object]", [value] if isinstance(value, str) else value)
+    addresses = tuple(
+        each
+        for each in values
+        if isinstance(each, str) and (match := _ADDRESS.fullmatch(each)) and int(match["port"]) < 65536
+    )
+    if len(addresses) < len(values) or not (addresses or empty):
+        raise section.wrong(key, expected)
+    return addresses
+
+
+def check_ports(doors: Mapping[str, Sequence[str]], sources: Mapping[str, str]) -> None:
+    """Check that no two doors listen on the same port of the same address.
+
+    Args:
+        doors: The addresses of each door. The doors are ``local``, ``peer`` and ``ops``.
+        sources: Where the addresses of a door were set; without the doors that have their default.
+
+    Raises:
+        ConfigError: Two doors do.
+    """
+    ports = {address.rpartition(":")[2] for addresses in doors.values() for address in addresses}
+    for (one, addresses), (other, others) in combinations(doors.items(), 2):
+        for address, another in product(addresses, others):
+            (host, _, port), (other_host, _, other_port) = address.rpartition(":"), another.rpartition(":")
+            is_same_host = host == other_host or not {host, other_host}.isdisjoint(_ANY_HOST)
+            if int(port) == int(other_port) != 0 and is_same_host:
+                section = other if other in sources else one
+                names = f"{address} of {_DOOR_NAMES[one]} and {another} of {_DOOR_NAMES[other]}"
+                free = next(each for each in (_PORTS[section], *range(int(port) + 1, 2**16)) if str(each) not in ports)
+                own = f"{(other_host if section == other else host)}:{free}"
+                expected = f"a port of its own; {names} are the same; did you mean {own}?"
+                raise ConfigError(f"{section}.listen", expected, source=sources.get(section))
