@@ -7,7 +7,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.content.files import FileContent, open_below, open_in_thread, open_regular
 from peili.mirror.content.growing import GrowingFileContent
 from peili.mirror.content.inventory import Inventory
-from peili.mirror.doors.middleware import Auth, clients_in, loopback_only
+from peili.mirror.doors.access import Auth, clients_in, loopback_only
 from peili.mirror.errors import (
     Aborted,
     AuthorizationRequired,

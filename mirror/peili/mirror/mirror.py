@@ -12,33 +12,21 @@ from dataclasses import replace
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from starlette import routing
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp
 
 from peili.mirror.accounting.accounting import Accounting
 from peili.mirror.client.client import PeerClient
+from peili.mirror.client.own_door import wait_until_listening
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.content.selected_store import SelectedStore
+from peili.mirror.doors.access import Auth, anyone, loopback_only
+from peili.mirror.doors.layers import Layers
 from peili.mirror.doors.local import LocalDoor
-from peili.mirror.doors.local_checks import RequestChecks, check_host, check_no_browser, check_same_site
-from peili.mirror.doors.middleware import (
-    RESOLVER_PATH,
-    ROUTER_PATH,
-    AccessCheck,
-    Auth,
-    PluginRouteMiddleware,
-    RequestMetrics,
-    anyone,
-    loopback_only,
-    or_this_host,
-)
 from peili.mirror.doors.ops import OpsSources, StatusStreams, ops_app
-from peili.mirror.doors.pacing import door_pacers, paced
 from peili.mirror.doors.peer import PeerDoor
 from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.inspection.inspector import Inspector
-from peili.mirror.lifecycle import Lifecycle, wait_until_listening
+from peili.mirror.lifecycle import Lifecycle
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, empty_families
 from peili.mirror.metrics.spans import Spans
@@ -208,27 +196,17 @@ class Mirror:
         return gate
 
     def _build_apps(self, auth: Auth, local_auth: Auth, local_hosts: Iterable[str]) -> None:
-        """Build the apps, with these layers from the outside to the inside::
-
-            local:  RequestMetrics > RequestChecks > AccessCheck > Pacing > LocalDoor
-            peer:   RequestMetrics > AccessCheck > Pacing > PeerDoor
-                                                          > PluginRouteMiddleware > a route of a plug-in
-            ops:    RequestChecks > HostHeaderCheck > Starlette
-
-        `serve` adds the layers of its server (see ``server/protocol.py``) and, around `local`, `OpsMiddleware`, which
-        also checks the Host of requests to `ops`. `Pacing` is there only if a number of bytes per second is limited.
-        """
-        # Not a Starlette application: its middleware would answer an exception of a route before we can log it.
-        mounts = [self._mount(ROUTER_PATH, self._context.router), self._mount(RESOLVER_PATH, self._resolver)]
-        peer = routing.Router([*mounts, *self._peer_door.routes()], redirect_slashes=False, default=self._peer_door)
-        pacers = door_pacers(self.limits, self.metrics.limited.add)
-        local_checked: ASGIApp = AccessCheck(paced(self._local_door, pacers.local), LOCAL, local_auth, self._context)
-        peer_checked = AccessCheck(paced(peer, pacers.peer), PEER, auth, self._context, identity=self.identity.id)
-        host_check = check_host(local_hosts)
-        checks = (host_check, check_no_browser)
-        local_checked = RequestChecks(local_checked, checks, self._context)
-        self.local = RequestMetrics(local_checked, LOCAL, self.metrics, self.accounting, self._spans)
-        self.peer = RequestMetrics(peer_checked, PEER, self.metrics, self.accounting, self._spans)
+        layers = Layers(
+            self._context,
+            self.metrics,
+            self.accounting,
+            self._spans,
+            auth=auth,
+            local_auth=local_auth,
+            local_hosts=local_hosts,
+        )
+        self.local = layers.local(self._local_door)
+        self.peer = layers.peer(self._peer_door, self._context.router, self._resolver)
         self._status_streams = StatusStreams(self.status)
         sources = OpsSources(
             readiness=self.readiness,
@@ -239,18 +217,9 @@ class Mirror:
             inspector=Inspector(self._context, self._resolver),
             is_running=lambda: self._lifecycle is not None,
         )
-        self.ops = RequestChecks(ops_app(sources, self._status_streams), [check_same_site], self._context)
-        self.own_ops = RequestChecks(self.ops, [host_check], self._context)
-        self.local_ops = AccessCheck(self.own_ops, LOCAL, or_this_host(local_auth), self._context)
-
-    def _mount(self, path: str, plugin: Router | Resolver) -> routing.Mount:
-        """Return the routes of the router or of the resolver, below `path`; none if it fails."""
-        try:
-            routes = list(plugin.routes())
-        except Exception:  # a plug-in may raise anything, which must not end the host agent
-            self.log.exception("%s failed to return its routes", type(plugin).__name__)
-            routes = []
-        return routing.Mount(path, PluginRouteMiddleware(ExceptionMiddleware(routing.Router(routes)), self._context))
+        self.ops = layers.ops(ops_app(sources, self._status_streams))
+        self.own_ops = layers.own_ops(self.ops)
+        self.local_ops = layers.local_ops(self.own_ops)
 
     def readiness(self) -> Mapping[str, bool]:
         """Return, for each part, whether it can do its work now. Call it on the mirror's loop.

@@ -4,7 +4,7 @@ A *door* is one entrance with its own kind of client. The local door answers thi
 from peers. The peer door answers other hosts, from the store only. The ops app answers operators: health, readiness,
 metrics and status.
 
-A request passes `middleware` (access check, metrics), then `base.Door`, which both doors share: it checks and parses
-the request and turns errors into responses. `local` or `peer` finds the content. `response` writes the response;
-`stored_content` sends what the store has.
+A request passes the `layers` around a door (metrics, access check), then `base.Door`, which both doors share: it checks
+and parses the request and turns errors into responses. `local` or `peer` finds the content. `response` writes the
+response; `stored_content` sends what the store has.
 """
