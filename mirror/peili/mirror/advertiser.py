@@ -11,7 +11,7 @@ from peili.mirror.oci.references import Key, Reference
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.tasks import Backoff, is_cancelled
+from peili.mirror.support.tasks import Backoff, keep_running
 
 
 class Advertiser:
@@ -78,14 +78,11 @@ class Advertiser:
             await asyncio.wait({previous}, timeout=self._limits.stop_timeout)
         await self._context.listening()
         backoff = Backoff(self._limits.backoff_min, self._limits.backoff_max)
-        while True:
-            try:
-                await self._follow(backoff)
-            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
-                if is_cancelled(error):
-                    raise
-                self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), backoff.delay)
-            await backoff.sleep()
+
+        def failed(error: BaseException) -> None:
+            self._log.warning("could not advertise: %s; again in %g s", str(error) or repr(error), backoff.delay)
+
+        await keep_running(self._follow, backoff, failed)
 
     async def _follow(self, backoff: Backoff) -> None:
         """Pass one watch of the store on to the router."""

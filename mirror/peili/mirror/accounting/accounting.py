@@ -19,7 +19,7 @@ from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import Have, StoreEvent
 from peili.mirror.plugins.interfaces import Context
-from peili.mirror.support.tasks import Backoff, is_cancelled
+from peili.mirror.support.tasks import Backoff, keep_running
 
 _TICK = 1.0
 """Seconds between two looks for pulls that have ended, while there are any."""
@@ -136,19 +136,17 @@ class Accounting:
             self._log.info("%s", pull.summary(), extra={"event": "pulled", **pull.json()})
 
     async def _follow_store(self, context: Context) -> None:
-        backoff = Backoff(context.limits.backoff_min, context.limits.backoff_max)
-        while True:
-            try:
-                async with aclosing(context.store.watch()) as batches:
-                    async for batch in batches:
-                        for event in batch:
-                            await self._note_event(event, context)
-                        backoff.reset()
-            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
-                if is_cancelled(error):
-                    raise
-                context.log.debug("the store can't be followed for the accounting: %r", error)
-            await backoff.sleep()
+        async def follow(backoff: Backoff) -> None:
+            async with aclosing(context.store.watch()) as batches:
+                async for batch in batches:
+                    for event in batch:
+                        await self._note_event(event, context)
+                    backoff.reset()
+
+        def failed(error: BaseException) -> None:
+            context.log.debug("the store can't be followed for the accounting: %r", error)
+
+        await keep_running(follow, Backoff(context.limits.backoff_min, context.limits.backoff_max), failed)
 
     async def _note_event(self, event: StoreEvent, context: Context) -> None:
         if not isinstance(event, Have) or not isinstance(event.key, Digest) or event.key not in self._requested:

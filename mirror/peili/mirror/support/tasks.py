@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Coroutine
-from typing import Any, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NoReturn, Self, TypeVar
 
 _T = TypeVar("_T")
 
@@ -120,3 +120,23 @@ class Backoff:
     def reset(self) -> None:
         """Begin with the first delay again, because a try succeeded."""
         self.delay = self._first
+
+
+async def keep_running(
+    work: Callable[[Backoff], Awaitable[None]], backoff: Backoff, failed: Callable[[BaseException], None]
+) -> NoReturn:
+    """Run `work` until this is cancelled. Each time that it ends or fails, it is run again after a delay.
+
+    Args:
+        work: Gets `backoff`, and resets it when it succeeds. It may raise anything, as plug-ins do.
+        backoff: The delay.
+        failed: Called with each error.
+    """
+    while True:
+        try:
+            await work(backoff)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled(error):
+                raise
+            failed(error)
+        await backoff.sleep()
