@@ -161,20 +161,6 @@ async def test_a_base_url_may_have_a_path() -> None:
         assert a.requests[0].path == "/peili/x"
 
 
-async def test_an_idle_connection_closed_by_the_peer_is_replaced() -> None:
-    async def once(exchange: Exchange) -> None:
-        """Close the connection at its second request, like a peer whose keep-alive time is over just then."""
-        if a.exchanges[0].writer is exchange.writer and len(a.exchanges) > 1:
-            exchange.close()
-        else:
-            await honest(exchange)
-
-    async with peers(DATA, once) as [a], peer_client() as client:
-        assert await fetch(client, a.peer) == DATA
-        assert await fetch(client, a.peer) == DATA
-        assert (len(a.requests), a.connections) == (3, 2)
-
-
 async def test_proxy_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, refusing_url())

@@ -150,6 +150,7 @@ async def test_each_failure_has_its_reason(script: Script, reason: str) -> None:
 
 async def test_an_idle_connection_that_closes_on_a_request_is_replaced_once() -> None:
     async def once(exchange: Exchange) -> None:
+        """Close the connection at its second request, like a peer whose keep-alive time is over just then."""
         if len(a.exchanges) > 1 and a.exchanges[0].writer is exchange.writer:
             exchange.close()
         else:

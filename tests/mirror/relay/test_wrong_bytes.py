@@ -219,16 +219,17 @@ async def test_an_early_end_is_continued_and_a_wrong_end_is_replaced(caplog: pyt
         assert (len(a.requests), len(b.requests)) == (1, 1)
 
 
+async def wrong_and_short(exchange: Exchange) -> None:
+    """Send a wrong byte, and break off."""
+    await exchange.head()
+    await exchange.send(b"!" + exchange.body[1:200_000])
+    exchange.close()
+
+
 async def test_no_peer_is_quarantined_if_several_may_be_to_blame(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     data = content(LARGE)
-
-    async def wrong_and_short(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.send(b"!" + exchange.body[1:200_000])
-        exchange.close()
-
     async with (
         peers(data, wrong_and_short, honest, honest) as [a, b, c],
         pulling([a.holder, b.holder, c.holder]) as host,
@@ -245,12 +246,6 @@ async def test_no_peer_is_quarantined_if_several_may_be_to_blame(
 async def test_a_doubted_peer_is_asked_after_the_others() -> None:
     data = content(LARGE)
     digest = Digest.of(data)
-
-    async def wrong_and_short(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.send(b"!" + exchange.body[1:200_000])
-        exchange.close()
-
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
         router = FixedRouter(a.holder, b.holder)
         async with pulling(router, failure_ttl=0.001) as host:
@@ -451,12 +446,6 @@ async def test_the_sender_of_a_wrong_byte_is_blamed_when_another_peer_continues(
     """The first peer sends a wrong byte and breaks; the second one, which continues, is honest."""
     data, store = content(LARGE), DiscardRecorder()
     digest = Digest.of(data)
-
-    async def wrong_and_short(exchange: Exchange) -> None:
-        await exchange.head()
-        await exchange.send(b"!" + exchange.body[1:200_000])
-        exchange.close()
-
     async with peers(data, wrong_and_short, honest, honest) as [a, b, c]:
         router = FixedRouter(a.holder)
         async with pulling(router, store=store) as host:
