@@ -145,7 +145,7 @@ class Door(ABC):
     async def _respond(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         """Send the response. Translate errors to HTTPError; once the response has started, log them instead."""
         try:
-            await self._send(target, response, scope)
+            await self._dispatch(target, response, scope)
         except (NotFound, Aborted, Unavailable) as error:
             if not response.has_started:
                 self.context.log.debug("%s %s: not sent: %s", target.endpoint.value, target.name, error)
@@ -160,7 +160,7 @@ class Door(ABC):
             if not response.has_started:
                 raise self._http_error(target, NotFound()) from error
 
-    async def _send(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
+    async def _dispatch(self, target: Target, response: ResponseWriter, scope: Scope) -> None:
         match target.endpoint:
             case Endpoint.BASE:
                 await response.json({})

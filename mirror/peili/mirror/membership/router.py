@@ -20,11 +20,11 @@ from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
 from peili.mirror.errors import Aborted, FailureReason, NotFound, RouterUnavailable, Unavailable
+from peili.mirror.membership.advice import Advisor
 from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.membership.directory.routes import DirectoryRoutes
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
-from peili.mirror.membership.sources import KeySources
 from peili.mirror.oci.references import Digest, Key, parse_key
 from peili.mirror.peer_api.keys import (
     DIGEST_HEADER,
@@ -54,7 +54,7 @@ class Membership:
         health: The members, and which of them are alive.
         directory: Finds the holders of a key without asking all members.
         key_lookup: Finds the holders of a key.
-        sources: Decides where this host gets a key.
+        advisor: Decides where this host gets a key.
     """
 
     def __init__(self, context: Context, tasks: Tasks) -> None:
@@ -63,7 +63,7 @@ class Membership:
         self.health = PeerHealth(context, tasks)
         self.directory = Directory(context, self.health, tasks)
         self.key_lookup = KeyLookup(context, self.health, self.directory, tasks)
-        self.sources = KeySources(self.directory, tasks)
+        self.advisor = Advisor(self.directory, tasks)
 
     async def follow(self, members: Callable[[], AsyncGenerator[Collection[Peer], None]]) -> None:
         """Update `health` with each set that `members` yields. Calls `members` again if it ends or raises."""
@@ -160,7 +160,7 @@ class MembershipRouter(Router):
         membership.key_lookup.forget_failed(want.key, want.failed)
         whole_holders = partial(super().acquire, want)
         if want.accepts_in_flight:
-            advice = await membership.sources.acquire(want, whole_holders)
+            advice = await membership.advisor.advise(want, whole_holders)
         else:
             advice = await whole_holders()
         if membership.context.log.isEnabledFor(logging.DEBUG):

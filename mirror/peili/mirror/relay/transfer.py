@@ -114,7 +114,7 @@ class Transfer:
         self._reception.share()
         async with self._holders.bounded_wait() as deadline:
             try:
-                return await self._begin(deadline)
+                return await self._open_first(deadline)
             except Unsatisfiable:
                 self.complete()
                 raise
@@ -132,7 +132,7 @@ class Transfer:
         async with self._holders.bounded_wait() as deadline:
             media_type, size = await FirstSource(self._request, self._state, self._holders, deadline).describe()
             if media_type is None:
-                size = (await self._begin(deadline)).size
+                size = (await self._open_first(deadline)).size
                 media_type = self.media_type
         self.complete()
         return Descriptor(media_type, self._request.digest, size)
@@ -191,7 +191,7 @@ class Transfer:
             self._holders.lease.abandon()
         await self._holders.aclose()
 
-    async def _begin(self, deadline: float) -> Span:
+    async def _open_first(self, deadline: float) -> Span:
         """Open the first source. Collect small content, and prepare to stream large content."""
         wanted, collect_limit, holders = self._request.wanted, self._request.collect_limit, self._holders
         first = FirstSource(self._request, self._state, holders, deadline)

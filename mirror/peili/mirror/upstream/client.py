@@ -97,7 +97,7 @@ class UpstreamClient:
         Args:
             question: The endpoint is `Endpoint.MANIFEST` or `Endpoint.BLOB`.
         """
-        return await self._bounded(self._ask(question))
+        return await self._bounded(self._try_roots(question, self._ask_root))
 
     async def challenge(self, registry: str) -> Challenge | Unreachable | None:
         """Return how a registry challenges requests without rights; None if it does not.
@@ -151,9 +151,6 @@ class UpstreamClient:
             return Unreachable(f"no answer in {self._limits.upstream_timeout:g} s")
         finally:
             work.close()  # it was not started if there was no slot in time
-
-    async def _ask(self, question: Question) -> Answer:
-        return await self._try_roots(question, self._ask_root)
 
     async def _try_roots(self, question: Question, ask: Callable[[ApiRoot, Question], Awaitable[_T]]) -> _T | Refusal:
         """Return the first good answer of the registry's roots. Without one, a challenge goes first, then the last.

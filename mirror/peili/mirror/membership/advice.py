@@ -19,7 +19,7 @@ _MAX_WAIT = 5.0
 """The longest time in seconds that a home may let this host wait before it asks again."""
 
 
-class KeySources:
+class Advisor:
     """Decides where this host gets a key. For use on one loop.
 
     A home of the key decides. A holder of the whole content that another home or a member itself reports is better than
@@ -34,7 +34,7 @@ class KeySources:
         self._directory = directory
         self._tasks = tasks
 
-    async def acquire(self, want: Want, whole_holders: Callable[[], Coroutine[Any, Any, _Advice]]) -> _Advice:
+    async def advise(self, want: Want, whole_holders: Callable[[], Coroutine[Any, Any, _Advice]]) -> _Advice:
         """Return where this host gets `want` now.
 
         Args:
