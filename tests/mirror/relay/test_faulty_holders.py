@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -74,6 +75,15 @@ async def test_faulty_holders_are_asked_about_once_for_concurrent_blobs(fault: s
             assert (await host.get(digest)).body == data
         again = [now - before for now, before in zip(map(count_gets, members), counts, strict=True)]
         assert all(count <= 3 for count in again[:-1]), again
+
+
+async def test_the_log_says_why_another_holder_takes_over(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "peili")
+    async with cluster([FAULTS["hangs in the middle"], honest]) as (host, _):
+        digest, data = next(iter(BLOBS.items()))
+        assert (await host.get(digest)).body == data
+    assert "read from member-0 from byte 0 on, the first that delivers of member-0" in caplog.text
+    assert "on, because it was much faster than the last holder" in caplog.text
 
 
 async def test_no_holder_is_blamed_if_all_are_slow() -> None:

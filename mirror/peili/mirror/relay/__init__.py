@@ -2,9 +2,9 @@
 
 - `transfer` assembles one response from one or several holders. The local door uses it.
 - `relay` limits the number of transfers, and has the state that they share.
-- `holders` opens a source, and the next one if that fails. It asks the router (`leases`), races holders against each
-  other (`race`), and replaces a slow holder by a faster one (`replacement`). `rejections` says which holders a transfer
-  cannot use.
+- `holders` opens a source, and the next one if that fails. It asks the router (`leases`), sends requests to holders
+  (`holder_requests`), races them against each other (`race`), and replaces a slow holder by a faster one
+  (`replacement`). `rejections` says which holders a transfer cannot use.
 - `source` reads from one holder, whose response `responses` checks. `parallel` queues requests if the runtime fetches
   parts of a blob in parallel. If the holder still receives the content, `feeder` finds out why it sends nothing.
 - `opening` opens the first source, and settles size and range. `reception` moves the bytes of sources through a

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
 from peili.mirror.content.incoming import Tap
@@ -14,13 +14,12 @@ from peili.mirror.peer_api.peers import Holder, Peer
 from peili.mirror.plugins.acquiring import Want
 from peili.mirror.plugins.calls import shows_in_flight
 from peili.mirror.relay.feeder import Feeder, Superseded
+from peili.mirror.relay.holder_requests import HolderRequests
 from peili.mirror.relay.joining import open_joined
-from peili.mirror.relay.leases import LOOKUP_FACTOR, TransferLease
-from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, race
+from peili.mirror.relay.leases import TransferLease
 from peili.mirror.relay.rejections import Rejections
 from peili.mirror.relay.relay import RelayState, TransferRequest
-from peili.mirror.relay.replacement import SourceWatcher, measure, trial_range
-from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
+from peili.mirror.relay.replacement import SourceWatcher, trial_range
 from peili.mirror.relay.source import Source
 
 _PATIENCE = 0.9
@@ -34,8 +33,6 @@ _REPLACEMENT_SHARE = 0.75
 class Holders:
     """Opens sources for one transfer, one at a time. Its one owner calls `aclose`.
 
-    The *named* holders are those in the answer of `Router.acquire`. More are *found* later by `Router.lookup`.
-
     Args:
         request: What to transfer.
         state: The state that all transfers share.
@@ -43,9 +40,9 @@ class Holders:
     Attributes:
         lease: The router's lease for the transfer.
         rejections: The holders that are not asked again.
+        requests: Sends the requests.
         claimed_sizes: The sizes in the router's answer.
         trusts_claims: Whether content that is claimed to be small is requested whole. The transfer sets it.
-        uses_windows: Whether an open-ended range is requested in windows; see `parallel`. The transfer sets it.
         reads_in_flight: Whether the transfer also reads from holders that still receive the content. It sets this.
         tap: Is told from which feeder the transfer tries to read. The transfer sets it.
     """
@@ -53,19 +50,17 @@ class Holders:
     def __init__(self, request: TransferRequest, state: RelayState) -> None:
         self.lease = TransferLease(request.digest, state.context, state.metrics, state.releases)
         self.rejections = Rejections(request, state, self.lease)
+        self.requests = HolderRequests(request, state, self.lease, self.rejections)
         self.claimed_sizes: set[int] = set()
         self.trusts_claims = True
-        self.uses_windows = False
         self.reads_in_flight = True
         self.tap: Tap | None = None
         self._request = request
         self._state = state
-        self._named: tuple[Holder, ...] = ()
         self._source: Source | None = None
         self._watcher: SourceWatcher | None = None
         self._feeder: Feeder | None = None
         self._supersession: asyncio.Task[None] | None = None
-        self._is_racing = False
         self._waited = 0.0  # seconds without a byte from the last source
         self._replacement: Peer | None = None  # is asked first in the next race
         self._may_join = True
@@ -85,48 +80,51 @@ class Holders:
             NotFound: No holder remains.
         """
         await self.disconnect()
+        requests = self.requests
         first = wanted.first if wanted is not None else 0
         stop = wanted.last + 1 if wanted is not None and wanted.last is not None else None
         trial = None if head_only or first is None else trial_range(first, stop)
 
         async def open_at(holder: Holder) -> Source:
             is_small = whole_if_small and self._is_small(holder)
-            return await self._open_at(holder, None if is_small else wanted, method="HEAD" if head_only else "GET")
+            return await requests.open_at(holder, None if is_small else wanted, method="HEAD" if head_only else "GET")
 
         if not head_only and (joined := await self._join(wanted, whole_if_small=whole_if_small)) is not None:
             self._source = joined
             return joined
         while self._races < self._state.limits.restarts:
             self._races += 1
+            preferred: Peer | None = None
             try:
                 want = self._want(first, to_end=stop in {None, self._stated_size}, head_only=head_only)
-                self._named = self._usable(await self.lease.acquire(want), accepts_in_flight=want.accepts_in_flight)
+                requests.named = self._usable(await self.lease.acquire(want), accepts_in_flight=want.accepts_in_flight)
             except NotFound:
                 if not await self.rejections.wait_for_busy():
                     raise
                 self._races -= 1
                 continue
-            holder = self._named[0]
+            holder = requests.named[0]
             if holder.complete:
-                self._source = await self._race_named(open_at, trial)
+                preferred, self._replacement = self._replacement, None
+                self._source = await requests.race(open_at, trial, preferred)
             else:
                 is_small = whole_if_small and self._is_small(holder)
                 self._source = await self._open_feeder(holder, None if is_small else wanted)
             if self._source is not None:
-                self._log_choice(self._source)
+                self._log_choice(self._source, preferred)
                 if not head_only:
                     self._begin_reading(self._source)
                 return self._source
         self._state.metrics.limited.add("restarts")
         raise NotFound(f"no peer would send {self._request.digest}")
 
-    def _log_choice(self, source: Source) -> None:
+    def _log_choice(self, source: Source, preferred: Peer | None) -> None:
         if source.in_flight is not None:
             reason = "where it still arrives, because no holder has it whole"
-        elif self._replacement is not None and self._replacement.id == source.peer.id:
+        elif source.peer == preferred:
             reason = "because it was much faster than the last holder"
         else:
-            reason = f"the first that delivers of {', '.join(each.peer.id for each in self._named)}"
+            reason = f"the first that delivers of {', '.join(each.peer.id for each in self.requests.named)}"
         start = source.span.start
         self._state.log.debug(
             "%s: read from %s from byte %d on, %s", self._request.digest, source.peer.id, start, reason
@@ -142,7 +140,7 @@ class Holders:
         if previous.in_flight is None:
             holder = Holder(previous.peer, complete=True)
             try:
-                self._source = await self._open_at(holder, ByteRange(span.start, span.stop - 1))
+                self._source = await self.requests.open_at(holder, ByteRange(span.start, span.stop - 1))
             except PeerUnavailable as error:
                 self.rejections.fail(previous.peer, error)
             else:
@@ -234,7 +232,7 @@ class Holders:
                 yield deadline
         except TimeoutError as error:
             self._state.metrics.limited.add("wait_timeout")
-            is_silent = self._is_racing or (self._source is not None and self._source.in_flight is None)
+            is_silent = self.requests.is_racing or (self._source is not None and self._source.in_flight is None)
             self.lease.end_reason = FailureReason.SILENT if is_silent else FailureReason.WAITING
             if self._feeder is not None:
                 self._state.blame.bar_in_flight(self._request.digest, limit)
@@ -243,29 +241,9 @@ class Holders:
     async def _join(self, wanted: ByteRange | None, *, whole_if_small: bool) -> Source | None:
         """Open a source for what another transfer of this host receives, if this transfer has not read anything yet."""
         may_join, self._may_join = self._may_join, False
-        if self.tap is None or not may_join or self.uses_windows:
+        if self.tap is None or not may_join or self.requests.uses_windows:
             return None
         return await open_joined(self._state, self._request, self.tap, wanted, whole_if_small=whole_if_small)
-
-    async def _race_named(self, open_at: Open, trial: ByteRange | None) -> Source | None:
-        """Race the named holders and those that are found later. One that is not healthy must pass a trial first."""
-        scores, preferred, is_alone = self._state.scores, self._replacement, len(self._named) == 1
-        self._replacement = None
-
-        async def attempt(holder: Holder) -> Source:
-            is_healthy = holder.peer == preferred or scores.rank(holder.peer.id) == HEALTHY
-            if not (is_healthy or is_alone or trial is None):
-                try:
-                    await measure(await self._open_at(holder, trial), 0.0, scores)
-                except PeerUnavailable as error:
-                    if error.reason != FailureReason.REFUSED:  # a holder that refuses ranges may send the whole
-                        raise
-            return await open_at(holder)
-
-        self._is_racing = True
-        source = await race(self._candidates(preferred=preferred), attempt, self._race_options(self.rejections.fail))
-        self._is_racing = False
-        return source
 
     async def _open_feeder(self, holder: Holder, wanted: ByteRange | None) -> Source | None:
         """Open a source at a holder that still receives the content. Return None if it failed."""
@@ -283,7 +261,7 @@ class Holders:
         if self.tap is not None:  # before the request: if both hosts wait for each other, they find out
             self.tap.read_from(lambda: feeder.chain, needs_ring=True)
         try:
-            source = await feeder.open(self._open_at(holder, wanted))
+            source = await feeder.open(self.requests.open_at(holder, wanted))
         except PeerUnavailable as error:
             await self._leave_feeder()
             self.rejections.fail_in_flight(holder.peer, error)
@@ -340,23 +318,6 @@ class Holders:
             size = holder.size
         return size is not None and size <= self._request.collect_limit
 
-    async def _open_at(self, holder: Holder, wanted: ByteRange | None, *, method: str = "GET") -> Source:
-        """Open a source at `holder`. Raises PeerUnavailable."""
-        state, request, is_whole = self._state, self._request, holder.complete
-        windows = self.uses_windows and is_whole and wanted is not None and wanted.first
-        return await Source.open(
-            state.context.client,
-            holder.peer,
-            request.path,
-            request.digest,
-            wanted=wanted,
-            limits=state.limits,
-            check_span=self.rejections.check_size,
-            parallel=state.parallel if windows else None,
-            method=method,
-            identity=None if is_whole else state.context.identity,
-        )
-
     def _begin_reading(self, source: Source) -> None:
         """Watch `source` while it is read: if a better holder is known, it is interrupted."""
         self._waited = 0.0
@@ -368,73 +329,9 @@ class Holders:
         state = self._state  # a faster holder replaces it, if enough restarts are left for failures
         if self._races <= state.limits.restarts * _REPLACEMENT_SHARE:
             self._watcher = SourceWatcher(
-                source, state.scores, state.limits, state.log, lambda rate: self._find_faster(source, rate)
+                source, state.scores, state.limits, state.log, lambda rate: self.requests.find_faster(source, rate)
             )
 
     async def _interrupt_when_superseded(self, source: Source) -> None:
         await self.lease.superseded()
         source.interrupt(Superseded(f"the router has a better holder than {source.peer.id} now"))
-
-    async def _find_faster(self, source: Source, rate: float) -> Source | None:
-        """Try other holders with the next bytes of `source`.
-
-        Returns:
-            A closed source at a holder that sends much more than `rate` bytes per second; None if there is none.
-        """
-        scores = self._state.scores
-        trial = trial_range(source.offset, source.span.stop, scores.recent_failures)
-
-        def may_be_faster(peer_id: str) -> bool:
-            known = scores.rate(peer_id)
-            return peer_id != source.peer.id and (known is None or known > MUCH_FASTER * rate)
-
-        async def attempt(holder: Holder) -> Source:
-            other = await self._open_at(holder, trial)
-            if other.span.size != source.span.size:
-                await other.aclose()
-                raise NotFaster(f"peer {holder.peer.id} has another size for this digest")
-            return await measure(other, rate, scores)
-
-        def fail(peer: Peer, error: PeerUnavailable) -> None:
-            if error.reason == FailureReason.BUSY:
-                scores.record_failure(peer.id, error.reason)  # it may be asked again if the current source fails
-                return
-            end_reason = self.lease.end_reason
-            self.rejections.fail(peer, error)
-            self.lease.end_reason = end_reason  # a failed trial does not change how the transfer ends
-
-        return await race(self._candidates(is_usable=may_be_faster), attempt, self._race_options(fail, is_trial=True))
-
-    def _candidates(
-        self, *, preferred: Peer | None = None, is_usable: Callable[[str], bool] = lambda _: True
-    ) -> Candidates:
-        state, digest = self._state, self._request.digest
-        return Candidates(
-            self._named,
-            lambda: state.context.router.lookup(digest),
-            state.scores,
-            state.log,
-            preferred=preferred,
-            is_usable=lambda peer_id: peer_id not in self.rejections.reasons and is_usable(peer_id),
-            is_doubted=lambda peer_id: state.blame.is_doubted(digest, peer_id),
-            timeout=LOOKUP_FACTOR * state.limits.lookup_timeout,
-        )
-
-    def _race_options(
-        self, on_failure: Callable[[Peer, PeerUnavailable], None], *, is_trial: bool = False
-    ) -> RaceOptions:
-        state = self._state
-
-        def hesitated(peer: Peer) -> None:
-            if not self.uses_windows:  # with windows, the request may only have waited for its turn
-                state.scores.record_hesitation(peer.id)
-                state.log.info("%s: peer %s hesitated; another was faster", self._request.digest, peer.id)
-
-        return RaceOptions(
-            on_failure=on_failure,
-            on_hesitation=hesitated,
-            delay=state.scores.hedge_delay(),
-            hedge_delay=state.limits.hedge_delay,
-            log=state.log,
-            is_trial=is_trial,
-        )

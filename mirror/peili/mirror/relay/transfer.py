@@ -197,7 +197,7 @@ class Transfer:
         first = FirstSource(self._request, self._state, holders, deadline)
         await first.check_range()
         if self._request.is_open_ended and wanted:
-            holders.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
+            holders.requests.uses_windows = not await may_resume(self._state, self._request.digest, wanted.first or 0)
         while True:
             source = await first.open()
             if wanted and source.span.size > collect_limit and wanted.within(source.span.size) != source.span:
@@ -209,7 +209,7 @@ class Transfer:
                 data = await self._collect_from_part(source)
             else:
                 self._verifier = await create_verifier(
-                    self._state, self._request, source.span, deadline, is_parallel=holders.uses_windows
+                    self._state, self._request, source.span, deadline, is_parallel=holders.requests.uses_windows
                 )
                 self._reception.record(self._verifier, source.span.start)
                 if source.span.length > collect_limit or isinstance(self._verifier, Unverified):
