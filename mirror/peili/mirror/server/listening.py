@@ -11,12 +11,16 @@ from ipaddress import IPv6Address, ip_address
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
+import ifaddr
+
 from peili.mirror.errors import ConfigError, ListenError
 
 Address: TypeAlias = str | socket.socket
 """``host:port`` (IPv6 in brackets, port 0 for any free port), or a bound TCP socket, which the caller keeps."""
 
 _BACKLOG = 1024
+_MAX_ADDRESSES = 16
+"""The most addresses of a host that other hosts are told."""
 
 
 def bind(addresses: Address | Sequence[Address], *, any_host: str, reader_timeout: float) -> list[socket.socket]:
@@ -54,7 +58,8 @@ def address_of(bound: socket.socket) -> str:
 def urls_of(sockets: Sequence[socket.socket], scheme: str) -> list[str]:
     """Return the URLs at which other hosts reach `sockets`.
 
-    A socket that is bound to all addresses is reached at this host's address on its default route.
+    A socket that is bound to all addresses is reached at this host's address on its default route. Without a default
+    route, it is reached at each address of its interfaces, and on loopback only if there is no other one.
 
     Args:
         sockets: Bound TCP sockets.
@@ -64,7 +69,7 @@ def urls_of(sockets: Sequence[socket.socket], scheme: str) -> list[str]:
     for bound in sockets:
         host, port = bound.getsockname()[:2]
         address = ip_address(host.partition("%")[0])
-        hosts = [host] if not address.is_unspecified else _outgoing_addresses(both=isinstance(address, IPv6Address))
+        hosts = [host] if not address.is_unspecified else _own_addresses(both=isinstance(address, IPv6Address))
         urls += [f"{scheme}://[{each}]:{port}" if ":" in each else f"{scheme}://{each}:{port}" for each in hosts]
     return urls
 
@@ -131,6 +136,11 @@ def _split(address: str) -> tuple[str, int]:
     raise ConfigError("listen", f"HOST:PORT, such as 127.0.0.1:5050 or [::]:5051, not {address!r}")
 
 
+def _own_addresses(*, both: bool) -> list[str]:
+    """Return the addresses of this host that other hosts can use: of IPv4, and of IPv6, too, if `both`."""
+    return _outgoing_addresses(both=both) or _interface_addresses(both=both) or ["127.0.0.1"]
+
+
 def _outgoing_addresses(*, both: bool) -> list[str]:
     """Return this host's addresses on its default routes. Connecting a UDP socket sends nothing."""
     destinations = [(socket.AF_INET, "192.0.2.1"), *([(socket.AF_INET6, "2001:db8::1")] if both else [])]
@@ -142,7 +152,24 @@ def _outgoing_addresses(*, both: bool) -> list[str]:
             except OSError:
                 continue  # no route: this host has no address of this family that other hosts could use
             found.append(probe.getsockname()[0])
-    return found or ["127.0.0.1"]
+    return found
+
+
+def _interface_addresses(*, both: bool) -> list[str]:
+    """Return the addresses of this host's interfaces, without loopback. Link-local ones come last."""
+    texts = (each.ip if isinstance(each.ip, str) else each.ip[0] for each in _interface_ips())
+    found = {ip_address(text.partition("%")[0]) for text in texts}
+    others = [each for each in found if not each.is_loopback]
+    usable = [each for each in others if each.version == 4 or (both and not each.is_link_local)]
+    in_order = sorted(usable, key=lambda each: (each.is_link_local, each.version, int(each)))
+    return [str(each) for each in in_order[:_MAX_ADDRESSES]]
+
+
+def _interface_ips() -> list[ifaddr.IP]:
+    try:
+        return [each for adapter in ifaddr.get_adapters() for each in adapter.ips]
+    except OSError:
+        return []
 
 
 def _reason(error: OSError) -> str:

@@ -71,6 +71,11 @@ def find_attachment(wanted: Collection[str], versions: Collection[int]) -> Netwo
     return NetworkAttachment(tuple(sorted(interfaces, key=str)), tuple(map(str, in_order)), links)
 
 
+def own_addresses() -> frozenset[str]:
+    """Return all addresses of this host, without scopes."""
+    return frozenset(str(each) for adapter in ifaddr.get_adapters() for each in _addresses_of(adapter))
+
+
 def _addresses_of(adapter: ifaddr.Adapter) -> Iterator[IPv4Address | IPv6Address]:
     for each in adapter.ips:
         address = parse_address(each.ip[0].partition("%")[0] if isinstance(each.ip, tuple) else each.ip)
