@@ -23,10 +23,11 @@ demo:
 	@sh scripts/venv $(DEMO) demo
 	@$(DEMO)/bin/python -m peili.adapters.standalone demo $(ARGS)
 
+# Bytecode is written whatever the caller has set: each worker imports all tests, and compiling them takes half a minute.
 test:
 	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m tests.prepare
-	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check --quiet .

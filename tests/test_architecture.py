@@ -7,6 +7,7 @@ import importlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import ModuleType
@@ -20,8 +21,9 @@ SCREEN = 50
 GENERATED = "peili.stores.containerd.protos"
 
 
+@cache
 def product_modules() -> dict[str, ast.Module]:
-    """All modules of the product by name, except generated ones."""
+    """All modules of the product by name, except generated ones. Only the process that runs these tests parses them."""
     modules: dict[str, ast.Module] = {}
     for root in SOURCE_ROOTS:
         for path in sorted((ROOT / root).rglob("*.py")):
@@ -29,9 +31,6 @@ def product_modules() -> dict[str, ast.Module]:
             if not name.startswith(GENERATED):
                 modules[name] = ast.parse(path.read_text(encoding="utf-8"))
     return modules
-
-
-MODULES = product_modules()
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -44,22 +43,25 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, str]]:
 
 def imported_modules(name: str) -> set[str]:
     """The product modules that the module `name` imports."""
-    found = {f"{module}.{each}" if f"{module}.{each}" in MODULES else module for module, each in imports(MODULES[name])}
-    return found & set(MODULES)
+    found = {
+        f"{module}.{each}" if f"{module}.{each}" in product_modules() else module
+        for module, each in imports(product_modules()[name])
+    }
+    return found & set(product_modules())
 
 
 def test_no_module_imports_itself_through_others() -> None:
-    graph = {name: imported_modules(name) for name in MODULES}
+    graph = {name: imported_modules(name) for name in product_modules()}
     try:
         order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"an import cycle: {error.args[1]}")
-    assert set(order) == set(MODULES)
+    assert set(order) == set(product_modules())
 
 
 def test_the_names_of_classes_are_unique() -> None:
     homes: dict[str, list[str]] = {}
-    for name, tree in MODULES.items():
+    for name, tree in product_modules().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef):
                 homes.setdefault(node.name, []).append(name)
@@ -69,7 +71,7 @@ def test_the_names_of_classes_are_unique() -> None:
 def test_functions_fit_on_a_screen() -> None:
     long = [
         f"{name}.{node.name} has {lines} lines"
-        for name, tree in MODULES.items()
+        for name, tree in product_modules().items()
         for node in ast.walk(tree)
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         and (lines := (node.end_lineno or node.lineno) - node.lineno + 1) > SCREEN
@@ -80,7 +82,7 @@ def test_functions_fit_on_a_screen() -> None:
 def test_no_private_name_is_imported_from_another_folder() -> None:
     wrong = [
         f"{name} imports {each} from {module}"
-        for name, tree in MODULES.items()
+        for name, tree in product_modules().items()
         for module, each in imports(tree)
         if any(part.startswith("_") for part in (*module.split("."), each)) and folder_of(module) != folder_of(name)
     ]

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bench.simulation import report
+from bench.simulation import plots, report
 from bench.simulation.scenarios import Outcome, Scenario, faults, laboratory, normal, simulate
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -36,7 +36,7 @@ def main() -> int:
             print(report.line(outcomes[-1]), f"{outcomes[-1].seconds:.0f} s", flush=True)
     if not only and not hosts and hop is None:
         report.write_table(outcomes, DOCS / "cold-start.md")
-        report.draw(outcomes, DOCS / "cold-start.png")
+        plots.draw(outcomes, DOCS / "cold-start.png")
     return 0
 
 

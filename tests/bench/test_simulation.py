@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +91,10 @@ def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
 
 
 def test_the_plots_are_drawn(tmp_path: Path) -> None:
+    """Only this test imports matplotlib, which takes half a second: each worker of pytest imports this file."""
     outcome = simulate(Scenario("a small one", 3, (MIB,)))
     faulty = replace(outcome, scenario=replace(outcome.scenario, expected="something"))
-    report.draw([outcome, faulty], tmp_path / "plots.png")
+    import_module("bench.simulation.plots").draw([outcome, faulty], tmp_path / "plots.png")
     assert (tmp_path / "plots.png").read_bytes().startswith(b"\x89PNG")
 
 
