@@ -46,11 +46,13 @@ class Host:
             "team/app": {self.image.digest, self.secret.digest, self.shared.digest},
             "free/app": {self.free_image.digest, self.shared.digest, self.free.digest},
         }
+        registry.tags = {"team/app": self.image.digest, "free/app": self.free_image.digest}
         registry.rights = {ALICE: {"team/app"}, BASIC: {"team/app"}, BOB: {"free/app"}}
         if not is_empty:
             self.tag("team/app", self.image)
         covered = None if rights is None else PullRights([f"{registry.name}/team/*"], **rights)
-        self.mirror = Mirror(self.store, self.router, LocalResolver(), rights=covered, **options)
+        resolver = options.pop("resolver", None) or LocalResolver()
+        self.mirror = Mirror(self.store, self.router, resolver, rights=covered, **options)
         self.router.set(())
 
     def tag(self, repository: str, image: Descriptor) -> None:

@@ -32,10 +32,12 @@ class Registry:
 
     Attributes:
         content: The digests of each repository.
+        tags: What the tag ``v1`` of each repository means.
         rights: The repositories of each Authorization header.
         public: The repositories that everybody may read.
         challenge: What it demands; None if it demands nothing.
         asked: The HEAD requests: path, and the Authorization header.
+        bases: How often it was asked for ``/v2/``.
         status: The status of every answer, if it is not None.
         location: Where it sends every request for content, whatever it is, if it is not None.
         name: The registry, as references name it.
@@ -43,10 +45,12 @@ class Registry:
     """
 
     content: dict[str, set[Digest]] = field(default_factory=dict[str, set[Digest]])
+    tags: dict[str, Digest] = field(default_factory=dict[str, Digest])
     rights: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     public: set[str] = field(default_factory=set[str])
     challenge: str | None = f'Bearer realm="{REALM}",service="registry.example"'
     asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
+    bases: int = 0
     status: int | None = None
     location: str | None = None
     name: str = ""
@@ -65,6 +69,7 @@ class Registry:
                 self.open.set()
 
     async def _root(self, _: Request) -> Response:
+        self.bases += 1
         await self.open.wait()
         return Response(status_code=self.status) if self.status is not None else self._demand()
 
@@ -79,6 +84,8 @@ class Registry:
             return Response(status_code=307, headers={"Location": self.location})
         if self.challenge is not None and name not in self.rights.get(header or "", self.public):
             return self._demand("" if header is None else ',error="insufficient_scope"')
+        if digest == "v1":
+            digest = self.tags.get(name, "")
         if digest not in self.content.get(name, ()):
             return Response(status_code=404)
         return Response(headers={"Docker-Content-Digest": digest})

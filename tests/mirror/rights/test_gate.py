@@ -12,6 +12,7 @@ from tests.mirror.rights.registry import REALM, token
 from tests.support.neighbours import until
 
 from peili.mirror import Digest, Limits
+from peili.mirror.resolvers import UpstreamResolver
 
 pytestmark = pytest.mark.anyio
 
@@ -35,6 +36,29 @@ async def test_the_registry_is_asked_once_about_a_manifest_and_all_that_it_refer
         layers = (host.secret.digest, host.shared.digest, Digest.of(b"{}"))
         assert [await host.status(each, rights=ALICE) for each in (*layers, host.image.digest, "v1")] == [200] * 5
         assert len(host.registry.asked) == 1
+
+
+async def test_an_answer_to_the_resolver_counts_for_all_that_the_tag_refers_to() -> None:
+    async with running(resolver=UpstreamResolver(tag_ttl=1000)) as host:
+        assert await host.status("v1") == 401
+        assert await host.status("v1", rights=ALICE) == 200
+        layers = (host.secret.digest, host.shared.digest, Digest.of(b"{}"))
+        assert [await host.status(each, rights=ALICE) for each in (*layers, host.image.digest, "v1")] == [200] * 5
+        assert host.registry.asked == [("/v2/team/app/manifests/v1", ALICE)]
+        # What the tag means is remembered for everybody, but not who may read it.
+        assert [await host.status("v1", rights=each) for each in (None, BOB)] == [401, 403]
+        assert await host.status(host.image.digest, "team/other", rights=ALICE) == 403
+
+
+async def test_what_the_resolver_guesses_is_no_grant() -> None:
+    async with running(resolver=UpstreamResolver(tag_ttl=1e-6)) as host:
+        assert await host.status("v1", rights=ALICE) == 200
+        host.registry.status = 503
+        assert await host.status("v1", rights=BOB) == 404
+        host.registry.status = None
+        async with asyncio.timeout(30):
+            while await host.status(host.image.digest, rights=BOB) != 403:  # noqa: ASYNC110 - it was down just now
+                await asyncio.sleep(0.05)
 
 
 async def test_a_layer_alone_is_asked_about_once_also_if_it_is_requested_many_times_at_once() -> None:

@@ -170,7 +170,10 @@ class LocalDoor(Door):
         if resolution is None:
             raise NotFound(f"{target.name} is resolved upstream")
         _warn(response, resolution.warning)
-        return resolution.descriptor.digest
+        digest = resolution.descriptor.digest
+        if self._gate is not None and resolution.is_confirmed:
+            self._gate.note_confirmed(target, digest, response.header(b"authorization"))
+        return digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
         """Send the content if the store has it whole. Return whether it has. A store that fails counts as empty.

@@ -43,10 +43,12 @@ class Resolution:
         descriptor: The content.
         warning: What to think of it, as the value of a Warning header (RFC 7234, 5.5), for example that it may be old;
             None if there is nothing to say.
+        is_confirmed: Whether the registry has just said it to this requester, who may therefore read the content.
     """
 
     descriptor: Descriptor
     warning: str | None = None
+    is_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ class _Running:
         demand_rights(answer, requester)
         match answer:
             case Readable(Descriptor() as descriptor):
-                return Resolution(descriptor)
+                return Resolution(descriptor, is_confirmed=not self.is_shared(reference))
             case Unreachable(why):
                 return await self._guess(reference, why)
             case _:

@@ -98,6 +98,10 @@ class CoveredAccess:
             await self._challenge(resource)
         self._apply(case, await self._answers.ask(credential, resource))
 
+    def note_readable(self, resource: Resource, credential: Credential) -> None:
+        """Remember that the registry has let the runtime read `resource`, when another part of the mirror asked it."""
+        self._remember(_Case(resource, credential))
+
     def challenged(self, resource: Resource, challenge: Challenge) -> HTTPError:
         """Return the response that lets the runtime get rights where the registry says."""
         if challenge.is_basic and not self._rights.basic:

@@ -13,7 +13,7 @@ from functools import partial
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import CONFIRMED, UNCONFIRMED
 from peili.mirror.oci.references import Digest
-from peili.mirror.oci.requests import DENIED, HTTPError, Target
+from peili.mirror.oci.requests import DENIED, Endpoint, HTTPError, Target
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.rights.covered import CoveredAccess
@@ -96,6 +96,23 @@ class Gate:
         resource = Resource(target.registry, target.repository, target.endpoint, digest)
         await self._covered.require(resource, self._credentials.of(authorization))
         return Permit(is_checked=True)
+
+    def note_confirmed(self, target: Target, digest: Digest, authorization: str | None) -> None:
+        """Note that the registry has just said, asked with these rights, which manifest a tag means.
+
+        So the runtime may read it. This is used for covered repositories only: others need no grants.
+
+        Args:
+            target: The request. Its registry and repository count.
+            digest: The manifest.
+            authorization: The Authorization header with which the registry was asked.
+
+        Raises:
+            HTTPError: 403, no registry could be asked with this header.
+        """
+        if target.registry is not None and self._coverage.covers(target.registry, target.repository):
+            resource = Resource(target.registry, target.repository, Endpoint.MANIFEST, digest)
+            self._covered.note_readable(resource, self._credentials.of(authorization))
 
     def check_scheme(self, target: Target, header: str | None) -> None:
         """Check a header with credentials, or with a challenge, that the resolver passes on for a covered repository.
