@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from socket import gethostname
 from typing import TYPE_CHECKING, Any, Self, cast
 
@@ -45,7 +46,7 @@ from peili.mirror.support.tasks import Tasks
 from peili.mirror.support.threads import call_on
 from peili.mirror.tls.peer_tls import PeerTLS
 from peili.mirror.upstream.client import UpstreamClient
-from peili.mirror.upstream.roots import RootFinder, default_roots
+from peili.mirror.upstream.roots import RootFinder, default_roots, trusting
 
 if TYPE_CHECKING:
     from prometheus_client import Metric
@@ -89,7 +90,8 @@ class Mirror:
             store, the router and the resolver, and exited before them, already by `drain`. If one fails or is not
             ready, the rest works as usual.
         upstream_roots: Finds the API of a registry, for the few questions that are asked upstream. It runs in a thread,
-            and what it returns is used for half a minute. By default `default_roots`.
+            and what it returns is used for half a minute. By default `default_roots`. What it returns for a registry
+            that `registries` or `rights` names without a wildcard counts as configured; see `ApiRoot`.
         limits: The bounds of the mirror.
         log: The logger of all its parts. By default ``peili``. Each message is one line of at most 2,000 characters.
 
@@ -152,13 +154,14 @@ class Mirror:
         self.accounting = Accounting(self.metrics, self.log.getChild("pulls"))
         client = PeerClient(self.limits, tls=peer_tls or client_ssl, add_headers=self._spans.inject)
         self._incoming = IncomingRegistry(self.identity.id, self.limits, self.metrics.limited.add)
+        selection = Selection(registries, exclude)
         upstream = UpstreamClient(
             self.limits,
-            roots=upstream_roots,
+            roots=trusting(upstream_roots, partial(_is_named, selection, rights)),
             log=self.log.getChild("upstream"),
             count=self.metrics.upstream_requests.add,
         )
-        self._context = self._new_context(store, router, client, upstream, Selection(registries, exclude))
+        self._context = self._new_context(store, router, client, upstream, selection)
         self._gate = self._new_gate(rights)
         self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
@@ -438,6 +441,11 @@ def _default_auth(insecure: bool, peer_tls: PeerTLS | None) -> Auth:
     if insecure:
         return anyone
     return loopback_only if peer_tls is None else peer_tls.admits
+
+
+def _is_named(selection: Selection, rights: PullRights | None, registry: str) -> bool:
+    """Return whether the operator has named a registry, without a wildcard."""
+    return selection.names(registry) or (rights is not None and rights.coverage.names(registry))
 
 
 def _random_identity() -> str:

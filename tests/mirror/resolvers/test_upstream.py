@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.resolvers.registry_cluster import (
     BEARER,
     LIMITS,
@@ -23,7 +24,7 @@ from tests.mirror.resolvers.registry_cluster import (
     cover_demo,
     single_host,
 )
-from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST
+from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST, SmallRegistry
 from tests.support.neighbours import refusing_url, served, until
 from typing_extensions import override
 
@@ -33,7 +34,9 @@ from peili.mirror import (
     Descriptor,
     Digest,
     Limits,
+    Mirror,
     Peer,
+    PushRouter,
     Reference,
     Requester,
 )
@@ -43,6 +46,7 @@ from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.exchanges import USER_AGENT
 from peili.mirror.upstream.roots import ApiRoot
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -249,6 +253,23 @@ async def test_a_question_of_a_peili_is_not_passed_on(caplog: pytest.LogCaptureF
         assert made.registry.asked == []
         assert any("leave this door out" in line for line in caplog.messages)
         assert await host.digest() is not None
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+async def test_a_registry_on_this_host_that_nobody_has_named_is_left_to_the_runtime(is_named: bool) -> None:
+    """Its name means another registry on each host."""
+    registry = SmallRegistry()
+    async with served(registry) as url:
+        name = url.removeprefix("http://")
+        store = MemoryStore()
+        store.tag(Reference(name, "acme/demo", "v1"), store.add(MANIFEST))
+        mirror = Mirror(
+            store, PushRouter(), UpstreamResolver(), registries=["registry.example", name] if is_named else []
+        )
+        async with mirror, client_for(mirror.local) as client:
+            response = await client.head("/v2/acme/demo/manifests/v1", params={"ns": name})
+        assert response.status_code == (200 if is_named else 404)
+        assert bool(registry.asked) is is_named
 
 
 async def test_without_a_mirror_nothing_is_known() -> None:

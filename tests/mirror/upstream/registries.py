@@ -12,16 +12,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from tests.support.neighbours import served
 
-from peili.mirror import Digest, Limits
+from peili.mirror import Descriptor, Digest, Limits
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.oci.requests import Endpoint
-from peili.mirror.upstream.answers import Question
+from peili.mirror.upstream.answers import Question, Readable
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.roots import ApiRoot
 
 MANIFEST = b'{"schemaVersion": 2, "config": {}, "layers": []}'
 DIGEST = Digest.of(MANIFEST)
 HEADERS = {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": DIGEST}
+READABLE = Readable(Descriptor(OCI_MANIFEST, DIGEST, len(MANIFEST)))
 PATIENT = Limits(upstream_timeout=20, connect_timeout=20)
 HASTY = Limits(upstream_timeout=0.2)
 BY_TAG = Question("registry.example", "acme/demo", Endpoint.MANIFEST, "v1")

@@ -19,13 +19,14 @@ from tests.mirror.upstream.registries import (
     HEADERS,
     MANIFEST,
     PATIENT,
+    READABLE,
     WITH_TOKEN,
     SmallRegistry,
     registries,
 )
 from tests.support.neighbours import refusing_url, served, until
 
-from peili.mirror import Descriptor, Digest
+from peili.mirror import Digest
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.upstream.answers import Absent, Answer, Challenged, Denied, Fetched, Readable, Unreachable
@@ -37,7 +38,6 @@ pytestmark = pytest.mark.anyio
 
 BEARER = Challenge("Bearer", {"realm": "https://auth.example/token", "service": "registry.example"})
 CHALLENGE = {"WWW-Authenticate": str(BEARER)}
-READABLE = Readable(Descriptor(OCI_MANIFEST, DIGEST, len(MANIFEST)))
 OTHER = Digest.of(b"other")
 BLOB = replace(BY_TAG, endpoint=Endpoint.BLOB, reference=str(OTHER))
 TAGS = replace(BY_TAG, endpoint=Endpoint.TAGS, reference="list")

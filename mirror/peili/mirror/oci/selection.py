@@ -40,6 +40,10 @@ class Selection:
         name = registry.lower()
         return not self.registries or name in self.registries or any(_fits(name, each) for each in self._wildcards)
 
+    def names(self, registry: str) -> bool:
+        """Return whether `registry` is one of those for which the mirror is, without a wildcard."""
+        return registry.lower() in self.registries
+
     def allows(self, registry: str | None, repository: str, tag: str | None = None) -> bool:
         """Return whether the mirror is for a repository or a tag.
 

@@ -169,7 +169,7 @@ class Gate:
         raise NotFound(f"{target.name} is not known to be in this repository")
 
     def _trusts(self, registry: str) -> bool:
-        return self._coverage.names(registry) or registry.lower() in self._context.selection.registries
+        return self._coverage.names(registry) or self._context.selection.names(registry)
 
     async def _may_be_here(self, digest: Digest) -> bool:
         """Return whether the store has `digest` whole. True if it does not say."""

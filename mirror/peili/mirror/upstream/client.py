@@ -31,7 +31,7 @@ from peili.mirror.upstream.answers import (
     refusal,
 )
 from peili.mirror.upstream.challenges import Challenge
-from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, TooLarge
 from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
@@ -272,7 +272,7 @@ class UpstreamClient:
             self._transport = self._transport or transport  # another task may have been faster
         try:
             return await self._transport.send(root, exchange)
-        except TooLarge as error:
+        except (TooLarge, NotDialled) as error:
             return Denied(str(error))
         except ExchangeFailed as error:
             return Unreachable(str(error))

@@ -14,6 +14,10 @@ class ExchangeFailed(Exception):
     """There was no response that can be used. The message says why, without addresses of redirects."""
 
 
+class NotDialled(ExchangeFailed):
+    """The registry is at an address at which none is connected to that only a request has named."""
+
+
 class TooLarge(ExchangeFailed):
     """The body of the response is larger than allowed."""
 

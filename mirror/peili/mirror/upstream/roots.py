@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ class ApiRoot:
         client: Pairs of files: a certificate that is shown to the registry, and its private key.
         skip_verify: Accept every certificate.
         headers: Headers that each request gets.
+        is_assumed: Whether it only follows from the name of the registry, which anybody may have invented in a request.
+            It is then connected to only at addresses of other hosts: not at loopback, link-local or metadata addresses.
 
     Raises:
         ValueError: The URL is not an http or https URL, or it has a user, a query or a fragment.
@@ -33,6 +35,7 @@ class ApiRoot:
     client: tuple[tuple[Path, Path], ...] = ()
     skip_verify: bool = False
     headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    is_assumed: bool = False
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -64,7 +67,7 @@ def default_roots(registry: str) -> Sequence[ApiRoot]:
     """Return the root of a registry that nobody has configured.
 
     It is ``https://REGISTRY/v2``, but that of ``docker.io`` is at another host, and a registry on this host has plain
-    HTTP, as with containerd.
+    HTTP, as with containerd. It is assumed; see `ApiRoot`.
 
     Args:
         registry: The host name of the registry, with or without a port.
@@ -73,7 +76,22 @@ def default_roots(registry: str) -> Sequence[ApiRoot]:
         ValueError: `registry` is not a host name.
     """
     scheme = "http" if _is_local(registry) else "https"
-    return (ApiRoot(f"{scheme}://{_DOCKER_HUB.get(registry.lower(), registry)}/v2"),)
+    return (ApiRoot(f"{scheme}://{_DOCKER_HUB.get(registry.lower(), registry)}/v2", is_assumed=True),)
+
+
+def trusting(find: RootFinder, is_named: Callable[[str], bool]) -> RootFinder:
+    """Return a finder that finds the same, but assumes nothing about a registry that the operator has named.
+
+    Args:
+        find: Finds the roots of every registry.
+        is_named: Returns whether the operator has named a registry.
+    """
+
+    def find_trusting(registry: str) -> Sequence[ApiRoot]:
+        roots = find(registry)
+        return [replace(each, is_assumed=False) for each in roots] if is_named(registry) else roots
+
+    return find_trusting
 
 
 def _is_local(registry: str) -> bool:

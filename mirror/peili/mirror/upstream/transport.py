@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import httpx
 
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream.destinations import check_host, connection_check
 from peili.mirror.upstream.exchanges import USER_AGENT, Exchange, ExchangeFailed, RegistryReply, TooLarge
 from peili.mirror.upstream.roots import ApiRoot
 
@@ -29,7 +30,9 @@ _MOST_POOLS = 64
 _LONGEST_REASON = 200
 
 _Trust: TypeAlias = tuple[bool, tuple[Path, ...], tuple[tuple[Path, Path], ...], bool]
-"""What the TLS context depends on. Roots that have it in common share a pool of connections."""
+"""What the TLS context depends on."""
+_PoolKey: TypeAlias = tuple[_Trust, bool]
+"""Roots that have this in common share a pool of connections: the TLS, and whether the addresses are checked."""
 
 
 class RegistryTransport:
@@ -46,7 +49,7 @@ class RegistryTransport:
     def __init__(self, limits: Limits, threads: DaemonThreads) -> None:
         self._limits = limits
         self._threads = threads
-        self._pools: dict[_Trust, httpx.AsyncClient] = {}
+        self._pools: dict[_PoolKey, httpx.AsyncClient] = {}
         self._is_closed = False
 
     async def aclose(self) -> None:
@@ -62,20 +65,21 @@ class RegistryTransport:
         http to https fails, because such a registry has no authority.
 
         Raises:
+            NotDialled: It leads to this host or to a metadata service, although `root` is only assumed.
             ExchangeFailed: There is no response that can be used.
         """
         try:
-            return await self._send(await self._pool(root), exchange)
+            return await self._send(await self._pool(root), exchange, is_checked=root.is_assumed)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, ImportError, ValueError) as error:
             raise ExchangeFailed(_reason(error)) from error
 
-    async def _send(self, pool: httpx.AsyncClient, exchange: Exchange) -> RegistryReply:
+    async def _send(self, pool: httpx.AsyncClient, exchange: Exchange, *, is_checked: bool) -> RegistryReply:
         url, origin = httpx.URL(exchange.url), _origin(httpx.URL(exchange.url))
         for _ in range(_MOST_REDIRECTS + 1):
             headers = dict(exchange.headers)
             if exchange.authorization is not None and _origin(url) == origin:
                 headers["Authorization"] = exchange.authorization
-            async with _response(pool, exchange.method, url, headers) as response:
+            async with _response(pool, exchange.method, url, headers, is_checked=is_checked) as response:
                 location = response.headers.get("location") if response.has_redirect_location else None
                 if location is None:
                     return await _reply(response, exchange)
@@ -89,14 +93,15 @@ class RegistryTransport:
 
     async def _pool(self, root: ApiRoot) -> httpx.AsyncClient:
         trust: _Trust = (root.url.startswith("https:"), root.ca, root.client, root.skip_verify)
-        if trust not in self._pools:
+        key = (trust, root.is_assumed)
+        if key not in self._pools:
             context = await self._threads.run(partial(_tls_context, trust))
             if len(self._pools) >= _MOST_POOLS:
                 raise ExchangeFailed(f"more than {_MOST_POOLS} registries have certificates of their own")
             if self._is_closed:
                 raise ExchangeFailed("the mirror is not running")
-            self._pools.setdefault(trust, self._new_pool(context))  # another task may have been faster
-        return self._pools[trust]
+            self._pools.setdefault(key, self._new_pool(context))  # another task may have been faster
+        return self._pools[key]
 
     def _new_pool(self, context: ssl.SSLContext) -> httpx.AsyncClient:
         most = self._limits.upstream_requests
@@ -116,9 +121,13 @@ class RegistryTransport:
 
 @asynccontextmanager
 async def _response(
-    pool: httpx.AsyncClient, method: str, url: httpx.URL, headers: Mapping[str, str]
+    pool: httpx.AsyncClient, method: str, url: httpx.URL, headers: Mapping[str, str], *, is_checked: bool
 ) -> AsyncGenerator[httpx.Response]:
-    response = await pool.send(pool.build_request(method, url, headers=headers), stream=True)
+    extensions: dict[str, Any] = {}
+    if is_checked:
+        check_host(url.host)
+        extensions["trace"] = connection_check(url.raw_host.decode("ascii"))
+    response = await pool.send(pool.build_request(method, url, headers=headers, extensions=extensions), stream=True)
     try:
         yield response
     finally:

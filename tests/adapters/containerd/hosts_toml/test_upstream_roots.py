@@ -69,3 +69,20 @@ x-token = "1"
 def test_without_any_directory_it_is_the_registry(tmp_path: Path) -> None:
     found = HostsFiles(MIRROR, config_path=[tmp_path / "none"]).upstream_roots("a.example")
     assert [each.url for each in found] == ["https://a.example/v2"]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, [True]),
+        ({"_default": '[host."http://proxy:80"]'}, [False, True]),
+        ({"_default": 'ca = "/ca.pem"'}, [True]),
+        ({"_default": 'server = "https://b.example"'}, [False]),
+        ({"a.example": ""}, [False]),
+        ({"a.example": '[host."http://proxy:80"]'}, [False, False]),
+    ],
+)
+def test_a_registry_without_a_directory_is_only_assumed(
+    files: dict[str, str], expected: list[bool], tmp_path: Path
+) -> None:
+    assert [each.is_assumed for each in roots(tmp_path, "a.example", files)] == expected

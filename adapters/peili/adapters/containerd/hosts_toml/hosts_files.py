@@ -106,13 +106,16 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
     def upstream_roots(self, registry: str) -> Sequence[ApiRoot]:
         """Return where containerd finds the API of `registry`, in its order and without peili. Blocks. Never raises.
 
-        If the files do not say, or if it is not sure what they mean, it is where the registry is without them.
+        If the files do not say, or if it is not sure what they mean, it is where the registry is without them. That is
+        only assumed (see `ApiRoot`), unless the registry has a directory of its own.
         """
         try:
             found = {each.registry.lower(): each for each in self.show() if each.hosts and not each.is_uncertain}
-            status = found.get(registry.lower()) or found.get(DEFAULT)
+            own = found.get(registry.lower())
+            status = own or found.get(DEFAULT)
             hosts = () if status is None else status.hosts
-            return [root for host in hosts for root in self._roots(host, registry)] or default_roots(registry)
+            roots = [root for host in hosts for root in self._roots(host, registry)] or default_roots(registry)
+            return roots if own is None else [replace(each, is_assumed=False) for each in roots]
         except (OSError, ValueError):
             return default_roots(registry)
 
@@ -120,7 +123,7 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         """Return the root of a host. Raises ValueError."""
         if host.leads_to(self._host.url) or not host.has_capabilities("resolve"):
             return ()
-        return default_roots(registry) if host.url is None and not host.values else (api_root(host, registry),)
+        return (replace(api_root(host, registry), is_assumed=host.url is None),)
 
     @override
     def _locked_paths(self) -> tuple[Path, ...]:
