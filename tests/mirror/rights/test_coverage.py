@@ -10,6 +10,8 @@ from tests.support.strategies import REGISTRIES, REPOSITORIES
 from peili.mirror import ConfigError
 from peili.mirror.rights.coverage import Coverage
 
+DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
+
 
 @pytest.mark.parametrize(
     ("pattern", "registry", "repository", "is_covered"),
@@ -30,6 +32,7 @@ from peili.mirror.rights.coverage import Coverage
         ("*.corp/team/*", "evil.example", "x.corp/team/a", False),
         ("docker.io/acme/*", "registry-1.docker.io", "acme/app", True),
         ("index.docker.io/acme/*", "docker.io", "acme/app", True),
+        *((one, other, "a", True) for one in DOCKER_HUB for other in (*DOCKER_HUB, "Docker.IO:443")),
         ("*", "any.example", "a", True),
     ],
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 
 import pytest
 from tests.mirror.doors.in_memory_host import client_for
-from tests.mirror.rights.hosts import ALICE, BASIC, BOB, running
+from tests.mirror.rights.hosts import ALICE, BASIC, BOB, add_image, running
 from tests.mirror.rights.registry import REALM, token
 from tests.support.neighbours import until
 
 from peili.mirror import Digest, Limits
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.resolvers import UpstreamResolver
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +178,35 @@ async def test_a_registry_that_the_operator_has_not_named_is_not_believed(regist
     async with running() as host:
         answer = await host.get(host.secret.digest, "free/app", registry=registry)
         assert answer.status_code == 404
+
+
+async def test_another_name_of_the_registry_gives_nothing() -> None:
+    async with running() as host:
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        host.registry.asked.clear()
+        for digest in (host.image.digest, host.secret.digest, "v1"):
+            answer = await host.get(digest, rights=ALICE, registry=host.registry.name.replace("127.0.0.1", "localhost"))
+            assert answer.status_code == 404
+        assert host.registry.asked == []
+
+
+async def test_a_manifest_gives_no_right_to_what_it_says_to_be_elsewhere() -> None:
+    """A registry takes such a manifest also if it does not have the layer."""
+    async with running() as host:
+        hidden = host.store.add(b"of another covered image")
+        image = add_image(host.store, hidden, config=b"{  }")
+        host.tag("team/hidden", image)
+        layers = [{"digest": hidden.digest, "size": hidden.size, "urls": ["https://elsewhere.example/layer"]}]
+        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": layers}
+        pushed = host.store.add(json.dumps(document).encode())
+        host.tag("team/app", pushed)
+        host.registry.content["team/app"].add(pushed.digest)
+        async with client_for(host.mirror.local) as client:
+            query = f"?ns={host.registry.name}"
+            paths = (f"manifests/{pushed.digest}", f"blobs/{hidden.digest}")
+            rights = {"Authorization": ALICE}
+            answers = [await client.get(f"/v2/team/app/{each}{query}", headers=rights) for each in paths]
+        assert [each.status_code for each in answers] == [200, 404]
 
 
 async def test_content_of_no_image_counts_as_covered() -> None:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Generator
 from dataclasses import dataclass, replace
 
+import httpx
 import pytest
 from tests.lab.authentication import Credentials, Htpasswd
 from tests.lab.network import LoopbackNetwork
@@ -15,12 +16,14 @@ from tests.lab.token_server import EXPIRED, TokenServer, User
 from tests.lab.upstream import Published, Upstream
 from tests.program_cache import SEARCH_PATH
 
-from peili.mirror import AuthorizationRequired, Limits, Reference, Requester
+from peili.mirror import AuthorizationRequired, Digest, Limits, Reference, Requester
+from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import context_for, make_layout
 from peili.mirror.upstream.answers import Absent, Challenged, Fetched, Question, Readable, Unreachable
 from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.roots import default_roots, trusting
 
 HAS_PROGRAMS = all(shutil.which(each, path=SEARCH_PATH) for each in ("docker-registry", "skopeo"))
 pytestmark = [
@@ -28,6 +31,8 @@ pytestmark = [
     pytest.mark.skipif(not HAS_PROGRAMS, reason="docker-registry or skopeo is not installed"),
 ]
 
+HERE = trusting(default_roots, lambda _: True)
+"""Where the registries are, which listen on loopback."""
 PATIENT = Limits(upstream_timeout=20, connect_timeout=20)
 ALICE = Credentials("alice", "secret")
 
@@ -82,7 +87,7 @@ def basic_header(credentials: Credentials) -> str:
 
 async def test_a_token_registry_answers_by_rights(real: Registries) -> None:
     target = real.image.image.target
-    async with UpstreamClient(PATIENT) as client:
+    async with UpstreamClient(PATIENT, roots=HERE) as client:
         challenge = await client.challenge(real.private.name)
         assert not isinstance(challenge, Unreachable)
         assert challenge is not None
@@ -109,8 +114,25 @@ async def test_a_token_registry_answers_by_rights(real: Registries) -> None:
         assert expired.challenge.parameters["error"] == "invalid_token"
 
 
+async def test_the_registry_takes_no_manifest_that_refers_to_the_layer_of_another_repository(real: Registries) -> None:
+    """A grant for a manifest holds for what it refers to, so it must not be a way to the layers of others."""
+    image = real.image.image
+    descriptors = [{"digest": each.digest, "size": each.size} for each in (image.config, *image.layers)]
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptors[0], "layers": descriptors[1:]}
+    data, statuses = json.dumps(document).encode(), dict[str, int]()
+    async with httpx.AsyncClient(base_url=f"http://{real.private.name}", timeout=20) as client:
+        for repository in ("team/app", "team/other"):
+            issued = real.tokens.issue(real.tokens.publisher, [f"repository:{repository}:pull,push"])
+            assert issued is not None
+            headers = {"Authorization": f"Bearer {issued.token}", "Content-Type": OCI_MANIFEST}
+            path = f"/v2/{repository}/manifests/{Digest.of(data)}"
+            statuses[repository] = (await client.put(path, content=data, headers=headers)).status_code
+    assert statuses["team/app"] == 201
+    assert statuses["team/other"] in {400, 404}
+
+
 async def test_a_registry_with_passwords_answers_by_them(real: Registries) -> None:
-    async with UpstreamClient(PATIENT) as client:
+    async with UpstreamClient(PATIENT, roots=HERE) as client:
         challenge = await client.challenge(real.basic.name)
         assert not isinstance(challenge, Unreachable)
         assert challenge is not None
@@ -125,7 +147,7 @@ async def test_a_registry_with_passwords_answers_by_them(real: Registries) -> No
 
 async def test_tags_are_listed_with_a_token(real: Registries) -> None:
     question = replace(real.question("team/app"), endpoint=Endpoint.TAGS, reference="list")
-    async with UpstreamClient(PATIENT) as client:
+    async with UpstreamClient(PATIENT, roots=HERE) as client:
         assert isinstance(await client.fetch(question), Challenged)
         answer = await client.fetch(replace(question, authorization=real.token("team/app")))
     assert isinstance(answer, Fetched)
@@ -135,7 +157,7 @@ async def test_tags_are_listed_with_a_token(real: Registries) -> None:
 async def test_the_resolver_asks_the_registry_once_with_the_token_of_the_runtime(real: Registries) -> None:
     resolver, reference = UpstreamResolver(), Reference(real.private.name, "team/app", "v1")
     async with (
-        UpstreamClient(PATIENT) as client,
+        UpstreamClient(PATIENT, roots=HERE) as client,
         context_for(resolver, upstream=client) as context,
         resolver.run(context),
     ):

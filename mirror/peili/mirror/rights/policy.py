@@ -26,7 +26,7 @@ class PullRights:
         basic: Whether a user and a password are passed on to registries that take no tokens. They are not kept.
         outage: What happens while the registry does not answer. ``deny``: the runtime is sent there, as without peili.
             ``remembered``: this host serves what anybody on it was granted within `grace`, by repository and digest.
-        grace: See `outage`; seconds.
+        grace: See `outage`; seconds. It is kept in memory only: after a restart, nothing has been granted.
 
     Attributes:
         coverage: The covered repositories.
