@@ -197,7 +197,7 @@ async def test_a_manifest_gives_no_right_to_what_it_says_to_be_elsewhere() -> No
         image = add_image(host.store, hidden, config=b"{  }")
         host.tag("team/hidden", image)
         layers = [{"digest": hidden.digest, "size": hidden.size, "urls": ["https://elsewhere.example/layer"]}]
-        document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": layers}
+        document: dict[str, object] = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": {}, "layers": layers}
         pushed = host.store.add(json.dumps(document).encode())
         host.tag("team/app", pushed)
         host.registry.content["team/app"].add(pushed.digest)
