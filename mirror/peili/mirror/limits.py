@@ -28,8 +28,8 @@ class Limits:
     lookup_ttl: float = 2.0  # how long found holders are remembered
     miss_ttl: float = 0.5  # how long it is remembered that no peer has a key
     lookup_keys: int = 4096  # how many keys are remembered, found or not
-    backoff_min: float = 0.5  # the first delay before a dead peer is tried again …
-    backoff_max: float = 10.0  # … which doubles up to this
+    backoff_min: float = 0.5  # the first delay before a dead peer is tried again; it doubles
+    backoff_max: float = 10.0  # the longest of these delays
     # Directory: what a home remembers of the others
     directory_heartbeat: float = 5.0  # seconds between two messages of a host to a home; more if there are many members
     directory_keys: int = 65_536  # keys of one host
@@ -42,8 +42,8 @@ class Limits:
     first_byte_timeout: float = 3.0  # for each step before the first byte: access check, resolver, store, holder
     hedge_delay: float = 0.25  # silence after which more holders are asked; shorter after recent failures
     stall_timeout: float = 5.0  # silence after which a holder is replaced, or a response from the store is cut off
-    min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced …
-    rate_window: float = 10.0  # … measured over this many seconds of waiting for it
+    min_rate: int = 64 * KIB  # bytes per second below which a holder is replaced
+    rate_window: float = 10.0  # seconds of waiting for a holder over which min_rate is measured
     slow_rate: int = 8 * MIB  # bytes per second below which others are tried; a much faster one replaces it
     rest_max: float = 120.0  # a failing holder is asked last for at most this long: first failure_ttl, then doubled
     wait_timeout: float = 30.0  # waiting without progress, in total for a request
@@ -51,8 +51,8 @@ class Limits:
     transfers: int = 256  # local requests that are relayed or wait at the same time; also leases being released
     restarts: int = 16  # changes of holder within one request
     relay_memory: int = 32 * MIB  # for the buffers of all transfers and, up to half of it, for content collected whole
-    ring_memory: int = 24 * MIB  # for what arrives and other hosts read, of all transfers together …
-    ring_size: int = 4 * MIB  # … and of one transfer
+    ring_memory: int = 24 * MIB  # for what arrives and other hosts read, of all transfers together
+    ring_size: int = 4 * MIB  # the same for one transfer
     verify_ahead: int = MIB  # content up to this size is verified before its first byte is sent
     blob_size: int = 64 * 1024 * MIB  # the largest blob to relay if neither a manifest nor the runtime states a size
     manifest_size: int = 4 * MIB  # manifests above this are not relayed (OCI distribution spec's advice)
@@ -69,10 +69,10 @@ class Limits:
     uploads: int = 64
     uploads_per_peer: int = 16
     uploads_per_blob: int = 64
-    in_flight_uploads: int = 32  # of these, uploads of content that is still arriving …
-    children: int = 4  # … and uploads of one such blob, which share what this host receives
-    upload_rate: int = UNLIMITED  # bytes per second to all peers; for each min_rate of it, one upload may run …
-    upload_rate_per_peer: int = UNLIMITED  # … and the same for one peer
+    in_flight_uploads: int = 32  # of the uploads, those of content that is still arriving
+    children: int = 4  # uploads of one such blob; they share what this host receives
+    upload_rate: int = UNLIMITED  # bytes per second to all peers; for each min_rate of it, one upload may run
+    upload_rate_per_peer: int = UNLIMITED  # the same for one peer
     # Serving to peers and to the runtime
     manifest_memory: int = 2 * MIB  # for the manifests that a door has sent last; it opens no file for them again
     local_rate: int = UNLIMITED  # bytes per second to the runtime
@@ -83,8 +83,8 @@ class Limits:
     header_count: int = 100
     header_size: int = 64 * KIB  # a connection with a longer request head is closed
     connections: int = 1024  # per door, or a third of the process's file descriptors; more are closed
-    pipeline: int = 32  # requests that wait behind another; a connection with more is closed …
-    pipeline_size: int = 64 * KIB  # … and so is a connection on which they take more bytes
+    pipeline: int = 32  # requests that wait behind another; a connection with more is closed
+    pipeline_size: int = 64 * KIB  # the bytes of these requests; a connection with more is closed
     header_timeout: float = 10.0  # a connection is closed if the head of a request is not complete in this time
     # Starting and stopping
     start_timeout: float = 1.0  # entering the mirror waits this long for the first step of its plug-ins

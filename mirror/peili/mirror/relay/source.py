@@ -26,10 +26,10 @@ bytes are also hashed, and sent to the runtime and to other hosts, each time.
 """
 _GATHER_MIN, _GATHER_MAX = 0.005, 0.04
 """The least and the most seconds for which bytes gather if a read got fewer. On average, each hop adds half of that
-time to the delay of the bytes …
+time to the delay of the bytes.
 """
 _GATHER_SHARE = 1 / 128
-"""… so in between, the time is this share of what the whole transfer takes."""
+"""Between the least and the most, the time is this share of what the whole transfer takes."""
 _TAPPED_READ = MIB
 """The most bytes of one read if other hosts read, too: a part of the ring, so that they keep up."""
 

@@ -37,9 +37,9 @@ Piece: TypeAlias = bytes | memoryview
 _SMALL_PIECE = 32 * KIB
 """A piece of fewer bytes is hashed on the event loop. To wake another thread takes longer than that."""
 _MEDIUM_PIECE = 160 * KIB
-"""So is a piece of fewer bytes than this, which takes 0.1 ms, if the last one came more than …"""
+"""A piece of fewer bytes takes 0.1 ms. It is hashed on the event loop, too, if pieces come rarely."""
 _RARE = 0.005
-"""… these seconds ago. If pieces come faster, the thread hashes one while the event loop receives the next one."""
+"""Seconds between two rare pieces. Of others, the thread hashes one while the event loop receives the next one."""
 _MAX_THREADS = 4
 _MAX_SIZES = 16 * 1024
 """Digests whose size is remembered; each takes about 150 bytes."""

@@ -32,9 +32,9 @@ from peili.mirror.peer_api.leases import ClaimRequest, FeedFrom, GoUpstream, Gra
 from peili.mirror.plugins.acquiring import LeaseEnd
 
 _SETTLE_TIME = 0.25
-"""Seconds for which nobody is sent upstream after the members have changed …"""
+"""Seconds for which nobody is sent upstream after the members have changed."""
 _MAX_SETTLE_TIME = 1.0
-"""… and for how long this keeps one host waiting in all."""
+"""Seconds for which such changes keep one host waiting in all."""
 _FULL_TIME = 2.0
 """Seconds for which a host that can't be a root waits until a feeder is free."""
 _WAIT = 0.25

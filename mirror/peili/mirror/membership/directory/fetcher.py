@@ -10,9 +10,9 @@ _WINDOW = 0.4
 _EXTRAPOLATED = 1.0
 """Seconds for which a host is assumed to go on at its rate."""
 _PAUSE = 2.0
-"""Seconds without a byte after which a host counts as stopped, not as slow …"""
+"""A host without a byte for this many seconds may have stopped. Before that, it is only slow."""
 _PAUSED_STEPS = 2
-"""… if it also should have got as much as in its last step so many times since then."""
+"""It counts as stopped once it has also missed this many steps as long as its last one."""
 
 Place: TypeAlias = tuple[str | None, int, int]
 """Where `Fetch` looks for hosts that can feed another one: the zone, the depth, and how many hosts they feed."""
@@ -31,13 +31,13 @@ class Fetcher:
         grew: When these became more; at first, when it was told where to get them.
         rate: The bytes per second at which it receives, once that was measured.
         feeders: The hosts that it was told to read from. Several only if all of them have the whole content.
-        fed_since: When it was told so …
-        fed_offset: … and how many bytes it had then.
+        fed_since: When it was told to read from them.
+        fed_offset: How many bytes it had then.
         depth: 0 if it has everything, 1 if no known host feeds it, else one more than its feeder.
         root: The host at the end of its path.
-        is_root: Whether its runtime was sent upstream, so that others may wait for it …
-        claimed: … and from which offset on …
-        has_given_up: … and whether its runtime has ended without a byte.
+        is_root: Whether its runtime was sent upstream, so that others may wait for it.
+        claimed: From which offset on its runtime was sent upstream.
+        has_given_up: Whether its runtime has ended without a byte from upstream.
         can_share: Whether it can feed others while it receives.
         is_whole: Whether it has the whole content.
         whole_since: Since when.

@@ -13,13 +13,13 @@ _T = TypeVar("_T")
 _VALID_TIME = 120.0
 """Seconds after which a measured uplink counts no longer."""
 _UPSTREAM_TIME = 30.0
-"""Seconds after which a rate from upstream is no evidence any more …"""
+"""Seconds after which a rate from upstream is no evidence about other hosts any more."""
 _OWN_TIME = 10.0
-"""… and does not count any more for the host itself …"""
+"""Seconds after which it does not count any more for the host itself."""
 _BEST_TIME = 5.0
-"""… and after which a lower one takes its place …"""
+"""Seconds after which a lower rate takes its place."""
 _SERVED_TIME = 120.0
-"""… and after which it is no longer known whether upstream serves the host."""
+"""Seconds after which it is not known any more whether upstream serves a host."""
 _SLOW_TIME = 60.0
 """Seconds after which a slow host is tried again."""
 _ALWAYS_SLOW, _MOST_SLOW = 2, 0.25

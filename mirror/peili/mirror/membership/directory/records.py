@@ -60,8 +60,8 @@ class _Holders:
     Attributes:
         key: The key. All sessions use this object, because the text of a key takes more memory than its record.
         records: The holders that are kept.
-        not_kept: How many others there are …
-        partial_not_kept: … and those of them that have only a part of the content.
+        not_kept: How many others there are.
+        partial_not_kept: Those of the others that have only a part of the content.
     """
 
     key: str

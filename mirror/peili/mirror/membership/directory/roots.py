@@ -19,11 +19,11 @@ _SLOW_FACTOR = 4
 _MEASURED_TIME = 2.0
 """Seconds for which a root is measured before it is called slow."""
 _WORTH_TIME = 5.0
-"""A further root is worth the effort if the slow one needs at least this many seconds for the rest …"""
+"""A further root is worth the effort if the slow one needs at least this many seconds for the rest."""
 _DOUBTED_TIME, _WORTH_WITHOUT_EVIDENCE = 15.0, 60.0
-"""… and without evidence that others are faster, after this many seconds if it needs this many for the rest …"""
+"""Without evidence that others are faster, one is tried after the first time, if the rest needs the second one."""
 _TRIAL_SPREAD = 30.0
-"""… and up to so many seconds later, depending on the key. What one key shows of upstream is evidence for others."""
+"""That trial is up to this many seconds later, depending on the key: what one key shows is evidence for others."""
 _PROMOTION_TIME = 5.0
 """Seconds from one promotion to the next, so that the effect of the first can be seen."""
 _AHEAD = 4 * MIB

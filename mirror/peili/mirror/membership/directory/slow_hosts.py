@@ -8,9 +8,9 @@ from peili.mirror.membership.directory.fetches import Fetch
 from peili.mirror.membership.directory.link_rates import LinkRates
 
 _LAG = 4 * MIB
-"""By how many bytes a host must be behind its feeder, so that their link counts as the limit …"""
+"""By how many bytes a host must be behind its feeder, so that their link counts as the limit."""
 _LAG_TIME = 1.0
-"""… and by how many seconds at its rate."""
+"""By how many seconds at its rate it must also be behind."""
 _FED_TIME = 0.8
 """Seconds for which a host must have been fed before its rate counts."""
 _SLOWER = 2
