@@ -14,7 +14,7 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.children import Children, all_children_of
 from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest, Reference
 from peili.mirror.oci.selection import Selection
-from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
+from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, read_whole
 from peili.mirror.plugins.interfaces import Store
 
 _TTL = 1.0
@@ -109,14 +109,7 @@ class SelectedStore(Store):
         """Return what a manifest refers to; None if it is not there, or is no manifest."""
         try:
             async with await self._store.open(digest) as content:
-                size = content.size or 0
-                data, count = bytearray(size if size <= MAX_MANIFEST else 0), 0
-                while count < len(data):
-                    read = await content.readinto(count, memoryview(data)[count:])
-                    if not read:
-                        return None
-                    count += read
-            return all_children_of(bytes(data))
+                return all_children_of(await read_whole(content, MAX_MANIFEST))
         except (NotFound, Aborted, ValueError, RecursionError):
             return None
 

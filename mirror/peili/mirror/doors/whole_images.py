@@ -12,7 +12,8 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.children import Children, children_of, host_platform
 from peili.mirror.oci.references import MAX_MANIFEST, Digest
 from peili.mirror.oci.requests import Endpoint, HTTPError, Target
-from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.calls import call, has_whole
+from peili.mirror.plugins.content import read_whole
 from peili.mirror.plugins.interfaces import Context, Store
 from peili.mirror.relay.relay import Relay
 from peili.mirror.relay.transfer import open_transfer
@@ -125,7 +126,7 @@ class WholeImages:
             return None
         async with turns:
             if self._gate is None:
-                is_found = await self._is_here(digest) or await self._is_at_peer(digest)
+                is_found = await has_whole(self._context, digest) or await self._is_at_peer(digest)
             else:
                 is_found = await self._is_given(self._gate, target, digest, authorization)
         return None if is_found else digest
@@ -134,20 +135,12 @@ class WholeImages:
         """Return whether this host gives the blob, or a peer says that it does. A peer may have it for others only."""
         try:
             permit = await gate.check(target, digest, authorization)
-            if permit.uses_store and await self._is_here(digest):
+            if permit.uses_store and await has_whole(self._context, digest):
                 return True
             path = replace(target, is_checked=permit.is_checked).peer_path
             async with open_transfer(self._relay, digest, path) as transfer:
                 await transfer.describe()
         except (HTTPError, NotFound):
-            return False
-        return True
-
-    async def _is_here(self, digest: Digest) -> bool:
-        describe = partial(self._context.store.describe, digest)
-        try:
-            await call(describe, self._context, "the store", about=digest, allowed=(NotFound, Unavailable))
-        except (NotFound, Unavailable):
             return False
         return True
 
@@ -169,13 +162,4 @@ class WholeImages:
 async def _read_from_store(store: Store, digest: Digest) -> bytes:
     """Return the whole content of a manifest. Raises NotFound, Unavailable, Aborted; ValueError if it is too large."""
     async with await store.open(digest) as content:
-        size = content.size or 0
-        if size > MAX_MANIFEST:
-            raise ValueError(f"it has more than {MAX_MANIFEST >> 20} MiB")
-        data, count = bytearray(size), 0
-        while count < size:
-            read_count = await content.readinto(count, memoryview(data)[count:])
-            if not read_count:
-                raise Aborted(f"{digest} ended after {count} bytes")
-            count += read_count
-        return bytes(data)
+        return await read_whole(content, MAX_MANIFEST)

@@ -12,7 +12,7 @@ from peili.mirror.oci.references import Digest, Reference
 from peili.mirror.peer_api.images import IMAGES_PATH, ImageNames
 from peili.mirror.peer_api.messages import MAX_MESSAGE
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.calls import call, has_whole
 from peili.mirror.plugins.interfaces import Context
 
 _MOST_LISTED = 256
@@ -61,7 +61,7 @@ class ImageList:
 
     async def _rows(self, images: Sequence[_Image], told: Sequence[tuple[str, ImageNames]]) -> list[dict[str, Any]]:
         listed = images[:_MOST_LISTED]
-        here = await self._gather([self._lookup.is_here(digest) for _, digest in listed])
+        here = await self._gather([has_whole(self._context, digest) for _, digest in listed])
         whole = await self._gather([self._lookup.whole_holders(digest) for _, digest in listed])
         having: dict[_Image, set[str]] = {}
         for name, answer in told:
@@ -70,7 +70,7 @@ class ImageList:
         rows: list[dict[str, Any]] = []
         for image, is_here, holders in zip(listed, here, whole, strict=True):
             names = having.get(image, set()) | {self._context.client.name_of(each.peer) for each in holders}
-            rows.append({"image": str(image[0]), "digest": image[1], "here": is_here, "peers": sorted(names)})
+            rows.append({"image": str(image[0]), "digest": image[1], "here": is_here is True, "peers": sorted(names)})
         return rows
 
     async def _gather(self, work: Sequence[Any]) -> list[Any]:

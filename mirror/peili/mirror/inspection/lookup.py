@@ -146,14 +146,6 @@ class ImageLookup:
             part.holders += [each for each in arriving if each is not None]
         part.size = part.size or next((each.size for each in part.holders if each.size is not None), None)
 
-    async def is_here(self, digest: Digest) -> bool:
-        """Return whether the store has the whole content; False if it doesn't answer."""
-        with suppress(NotFound, Unavailable):
-            describe = partial(self._context.store.describe, digest)
-            await call(describe, self._context, "the store", allowed=(NotFound, Unavailable))
-            return True
-        return False
-
     async def whole_holders(self, digest: Digest) -> list[Holder]:
         """Return the peers that have the whole content; none if the router fails."""
         with suppress(Unavailable):

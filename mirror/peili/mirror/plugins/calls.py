@@ -6,9 +6,11 @@ A CancelledError is passed on, even if the plug-in raised it itself; see `is_can
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
-from peili.mirror.errors import Unavailable
+from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
 
@@ -57,6 +59,18 @@ async def call(
             raise
         context.log.exception("%s failed", subject)
         raise CallFailed(f"{name} failed") from error
+
+
+async def has_whole(context: Context, digest: Digest) -> bool | None:
+    """Return whether the store has the whole content of `digest`; None if it does not answer."""
+    describe = partial(context.store.describe, digest)
+    try:
+        await call(describe, context, "the store", about=digest, allowed=(NotFound, Unavailable))
+    except NotFound:
+        return False
+    except Unavailable:
+        return None
+    return True
 
 
 def shows_in_flight(context: Context) -> bool:

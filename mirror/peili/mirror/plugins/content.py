@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Self
 
+from peili.mirror.errors import Aborted
 from peili.mirror.oci.references import Key
 
 
@@ -112,3 +113,27 @@ class Content(ABC):
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self.aclose()
+
+
+async def read_whole(content: Content, most: int) -> bytes:
+    """Return all bytes of content that is whole and small, such as a manifest.
+
+    Args:
+        content: The content.
+        most: The largest number of bytes.
+
+    Raises:
+        ValueError: It has more than `most` bytes. None of them was read.
+        Aborted: It ends before its size, or was lost.
+        StoreUnavailable: The store's backend does not answer.
+    """
+    size = content.size or 0
+    if size > most:
+        raise ValueError(f"it has more than {most >> 20} MiB")
+    data, count = bytearray(size), 0
+    while count < size:
+        read = await content.readinto(count, memoryview(data)[count:])
+        if not read:
+            raise Aborted(f"it ended after {count} bytes")
+        count += read
+    return bytes(data)
