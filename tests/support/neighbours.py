@@ -102,27 +102,36 @@ async def served(app: ASGIApp, address: str = "127.0.0.1", port: int = 0) -> Asy
 
 
 @asynccontextmanager
+async def served_together(*apps: ASGIApp) -> AsyncGenerator[list[str]]:
+    """Serve all `apps`, each with a server of its own. Yields their base URLs."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    async def serve(app: ASGIApp, url: asyncio.Future[str]) -> None:
+        async with served(app) as found:
+            url.set_result(found)
+            await stop.wait()
+
+    async with asyncio.TaskGroup() as tasks:
+        urls: list[asyncio.Future[str]] = [loop.create_future() for _ in apps]
+        for app, url in zip(apps, urls, strict=True):
+            tasks.create_task(serve(app, url))
+        try:
+            yield [await url for url in urls]
+        finally:
+            stop.set()
+
+
+@asynccontextmanager
 async def neighbours(*them: Neighbour) -> AsyncGenerator[list[Peer], None]:
     """Serve all neighbours. Yields them as peers."""
-    async with asyncio.TaskGroup() as tasks:
-        stop = asyncio.Event()
-        up = [asyncio.Event() for _ in them]
-        for each, started in zip(them, up, strict=True):
-            tasks.create_task(_serve_until(stop, started, each))
-        for started in up:
-            await started.wait()
+    async with served_together(*(each.app() for each in them)) as urls:
+        for each, url in zip(them, urls, strict=True):
+            each.url = url
         try:
             yield [each.peer for each in them]
         finally:
             for each in them:
                 each.open.set()
-            stop.set()
-
-
-async def _serve_until(stop: asyncio.Event, started: asyncio.Event, neighbour: Neighbour) -> None:
-    async with served(neighbour.app()) as neighbour.url:
-        started.set()
-        await stop.wait()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import replace
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from tests.support.neighbours import served
+from tests.support.neighbours import served_together
 
 from peili.mirror import Descriptor, Digest, Limits
 from peili.mirror.oci.references import OCI_MANIFEST
@@ -72,23 +72,12 @@ class SmallRegistry:
 @asynccontextmanager
 async def registries(*them: SmallRegistry, limits: Limits = PATIENT) -> AsyncGenerator[UpstreamClient]:
     """Serve the registries, the roots of every registry, and yield a client that asks them in this order."""
-    async with asyncio.TaskGroup() as tasks:
-        stop = asyncio.Event()
-        up = [asyncio.Event() for _ in them]
-        for each, started in zip(them, up, strict=True):
-            tasks.create_task(_serve(each, started, stop))
-        for started in up:
-            await started.wait()
+    async with served_together(*them) as urls:
+        for each, url in zip(them, urls, strict=True):
+            each.url = url
         try:
             async with UpstreamClient(limits, roots=lambda _: [each.root for each in them]) as client:
                 yield client
         finally:
             for each in them:
                 each.open.set()
-            stop.set()
-
-
-async def _serve(registry: SmallRegistry, started: asyncio.Event, stop: asyncio.Event) -> None:
-    async with served(registry) as registry.url:
-        started.set()
-        await stop.wait()
