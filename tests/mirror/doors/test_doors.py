@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -20,18 +20,6 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 ABSENT = "sha256:" + "0" * 64
-
-
-@pytest.fixture
-async def host() -> AsyncGenerator[InMemoryHost]:
-    async with in_memory_host() as running_host:
-        yield running_host
-
-
-@pytest.fixture(params=DOORS)
-async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_for(host.door(request.param)) as http_client:
-        yield http_client
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import shutil
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.mirror.doors.in_memory_host import DOORS, InMemoryHost, client_for, error_codes, in_memory_host
+from tests.mirror.doors.in_memory_host import DOORS, InMemoryHost, error_codes
 from tests.mirror.doors.multipart_parser import parse_parts, parts_of
 from tests.mirror.relay.peers import honest, peers
 from tests.mirror.relay.pulling import content, path_of, pulling
@@ -21,18 +20,6 @@ from peili.mirror import Digest, serve
 from peili.mirror.oci.ranges import MAX_RANGES, ByteRange
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def host() -> AsyncGenerator[InMemoryHost]:
-    async with in_memory_host() as running_host:
-        yield running_host
-
-
-@pytest.fixture(params=DOORS)
-async def client(request: pytest.FixtureRequest, host: InMemoryHost) -> AsyncGenerator[httpx.AsyncClient]:
-    async with client_for(host.door(request.param)) as http_client:
-        yield http_client
 
 
 def _expected_spans(range_header: str, size: int) -> list[tuple[int, int]]:
