@@ -14,9 +14,9 @@ MAX_DEPTH = 64
 DEFAULT_SIZE = 16 * 1024 * 1024
 """The size of content in bytes as long as nobody has said it."""
 _UPLINK = 40e6
-"""The uplink of a host in bytes per second as long as none was measured. Of 100 Mbit/s and 1 Gbit/s, it is about as far
-from each. If it is taken for faster than it is, large content takes several times as long; if it is taken for slower,
-small content has a few more hops."""
+"""The uplink of a host in bytes per second as long as none was measured: about as far from 100 Mbit/s as from 1 Gbit/s.
+If an uplink is taken for faster than it is, large content takes several times as long. If it is taken for slower, small
+content has a few more hops."""
 _HOP = 0.02
 """The delay of a hop in seconds as long as none was measured."""
 

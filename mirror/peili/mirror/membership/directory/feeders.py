@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 
+from peili.mirror.membership.directory.fan_out import MAX_DEPTH
 from peili.mirror.membership.directory.fetcher import Fetcher
-from peili.mirror.membership.directory.fetches import MAX_DEPTH, Fetch
+from peili.mirror.membership.directory.fetches import Fetch
 
 _LOOKED_AT = 256
 """How many hosts are looked at for one decision. The first is nearly always the right one."""

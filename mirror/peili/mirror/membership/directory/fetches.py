@@ -7,13 +7,11 @@ from collections.abc import Iterator
 
 from peili.mirror.membership.directory.fetcher import Fetcher, Place
 
-MAX_DEPTH = 64
-"""How many hops a host is from its root at most."""
 STALLED_TIME = 15.0
 """Seconds without a byte after which a host that no other host feeds is no longer relied on."""
 
 _COMPARED = 16
-"""Of so many hosts, the one that feeds the fewest for other keys comes first."""
+"""How many hosts are compared. The one of them that feeds the fewest for other keys comes first."""
 
 
 class Fetch:
@@ -99,7 +97,7 @@ class Fetch:
         """Record that the runtime of `fetcher` was sent upstream and is waited for, or no longer is."""
         fetcher.is_root = is_root
         if is_root:
-            for each in self.hosts.values():  # whoever was to go upstream need not any more
+            for each in self.hosts.values():  # nobody else needs to go upstream any more
                 each.is_promoted = False
             self.feed(fetcher, (), now)
             fetcher.measure_anew()

@@ -82,7 +82,7 @@ class LinkRates:
     def mark_slow(self, host: str, now: float) -> None:
         """Record that others should not wait for what `host` sends.
 
-        Nothing is recorded if too many are slow already: then it is the measure that is wrong.
+        Nothing is recorded if too many are slow already, because the measure is wrong then.
         """
         known = len(self._limited) + len(self._at_least)
         if len(self._slow) >= max(_ALWAYS_SLOW, known * _MOST_SLOW):
