@@ -28,10 +28,11 @@ _RECENT = 32
 
 
 class Accounting:
-    """The books of one mirror: the doors and the store report to it; the log, ``/status`` and the metrics read it.
+    """Counts what the runtime of one mirror received. The doors and the store report to it.
 
-    It keeps its numbers when the mirror is exited and entered again. For use on the mirror's loop; `totals` may be
-    called from any thread. Its tables are bounded, so that it may forget content from upstream in a very large pull.
+    The log, ``/status`` and the metrics read it. It keeps its numbers when the mirror is exited and entered again. For
+    use on the mirror's loop; `totals` may be called from any thread. Its tables are bounded, so that it may forget
+    content from upstream in a very large pull.
 
     Args:
         metrics: Counts the bytes that the doors send, and those from upstream.

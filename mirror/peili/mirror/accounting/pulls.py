@@ -156,7 +156,7 @@ class Pulls:
             pull.last = self._clock()
 
     def end(self, busy: Collection[str]) -> list[Pull]:
-        """Return the pulls that have ended, and forget them. Those without a byte are forgotten only.
+        """Forget the pulls that have ended, and return those of them that have received or miss something.
 
         Args:
             busy: The repositories of which requests are in progress.
