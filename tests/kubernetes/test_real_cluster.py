@@ -20,8 +20,10 @@ from tests.kubernetes_programs import program
 from tests.lab.api_server import HAS_KUBERNETES, ApiServer, api_server
 from tests.lab.processes import run
 from tests.support.certificates import Authority
-from tests.support.neighbours import entered, peer_ids, until
+from tests.support.logs import warnings
+from tests.support.neighbours import entered, peer_ids
 from tests.support.tcp_proxy import tcp_proxy
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Limits, Peer
@@ -92,10 +94,6 @@ def account(api: ApiServer, tmp_path: Path) -> ServiceAccount:
 def router_for(api: ApiServer, account: ServiceAccount, **options: Any) -> KubernetesRouter:
     """Return the router of a pod with this service account."""
     return KubernetesRouter.from_config({"api_server": api.url, "credentials": str(account.folder), **options})
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_the_endpoints_are_the_members_and_changes_are_followed(

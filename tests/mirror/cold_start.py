@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 import httpx
 from tests.mirror.membership.directory.cluster import Host
 from tests.mirror.relay.pulling import path_of
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
 from peili.mirror.limits import KIB

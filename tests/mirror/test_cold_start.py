@@ -11,7 +11,7 @@ from tests.mirror.cold_start import COLD_LIMITS, Runtime, Upstream
 from tests.mirror.membership.directory.acquiring import home_of
 from tests.mirror.membership.directory.cluster import are_synced, cluster
 from tests.mirror.relay.pulling import content
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest
 from peili.mirror.limits import KIB, MIB

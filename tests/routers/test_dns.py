@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import builtins
 import importlib
-import logging
 import sys
 from typing import Any
 
 import dns.asyncresolver
 import dns.resolver
 import pytest
+from tests.support.logs import warnings
 from tests.support.name_server import HAS_NSD, NameServer, name_server
-from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, peer_ids, until
+from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, peer_ids
+from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Digest, Limits, Peer, Plugins
 from peili.routers.dns import DnsRouter
@@ -44,10 +45,6 @@ def by_service(server: NameServer, **options: Any) -> DnsRouter:
 
 def urls(router: DnsRouter) -> list[tuple[str, ...]]:
     return [peer.urls for peer in router.peers()]
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @needs_nsd

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.neighbours import entered, peer_ids, until
+from tests.support.logs import warnings
+from tests.support.neighbours import entered, peer_ids
+from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Peer, Plugins
 from peili.routers.file import FileRouter
@@ -19,10 +20,6 @@ from peili.routers.file.router import InvalidFile, parse_members
 
 INTERVAL = 0.05
 A, B, C = "http://10.0.0.3:5051", "https://[fd00::4]:5051/peili", "http://10.0.0.5:5051"
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def replace(file: Path, text: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -19,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from tests.kubernetes.pods import endpoint, endpoint_slice
-from tests.support.neighbours import entered, peer_ids, served, until
+from tests.support.logs import warnings
+from tests.support.neighbours import entered, peer_ids, served
+from tests.support.waiting import until
 
 from peili.mirror import ConfigError, Limits, Peer
 from peili.routers.kubernetes import KubernetesRouter
@@ -72,10 +73,6 @@ async def endless() -> AsyncGenerator[str]:
 def watch(*events: tuple[str, Mapping[str, Any]], tail: str = "\n") -> Response:
     lines = [json.dumps({"type": kind, "object": item}) for kind, item in events]
     return PlainTextResponse("\n".join(lines) + tail)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_a_list_comes_in_pages() -> None:

@@ -18,8 +18,9 @@ import ifaddr
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, refusing_url, served, until
+from tests.support.neighbours import Neighbour, entered, holder_ids, neighbours, refusing_url, served
 from tests.support.ports import free_port
+from tests.support.waiting import until
 from zeroconf.asyncio import AsyncServiceInfo, AsyncZeroconf
 
 from peili.mirror import AddressKinds, ConfigError, Digest, Peer, Plugins

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from tests.support.neighbours import entered, holders, until
+from tests.support.neighbours import entered, holders
+from tests.support.waiting import until
 
 from peili.mirror import (
     ConfigError,

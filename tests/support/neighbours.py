@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 
 import uvicorn
@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 from tests.support.ports import free_port
+from tests.support.waiting import until
 
 from peili.mirror import Context, Holder, Key, Limits, MembershipRouter, Peer, Router, Selection, Store
 from peili.mirror.testing import context_for
@@ -190,10 +191,3 @@ async def holder_ids(router: Router, key: Key) -> list[str]:
 def peer_ids(router: MembershipRouter) -> list[str]:
     """Return the ids of a router's peers, sorted."""
     return sorted(peer.id for peer in router.peers())
-
-
-async def until(condition: Callable[[], object], *, within: float = 60) -> None:
-    """Wait until `condition` is true. Raises TimeoutError after `within` seconds."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - few conditions have an event
-            await asyncio.sleep(0.005)

@@ -9,12 +9,12 @@ WAIT = 60.0
 """Seconds after which a wait fails. Even on a busy machine, only something broken takes longer."""
 
 
-async def until(condition: Callable[[], bool], *, within: float = WAIT) -> None:
-    """Poll `condition` until it returns true. Use this only if there is no event to wait for.
+async def until(condition: Callable[[], object], *, within: float = WAIT) -> None:
+    """Poll `condition` until what it returns is true. Use this only if there is no event to wait for.
 
     Raises:
-        TimeoutError: It did not return true within `within` seconds.
+        TimeoutError: It was not true within `within` seconds.
     """
     async with asyncio.timeout(within):
         while not condition():  # noqa: ASYNC110 - the condition has no event
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)

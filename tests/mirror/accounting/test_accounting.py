@@ -9,6 +9,7 @@ import pytest
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import LARGE, SMALL, content, manifest_with, path_of, pulling
+from tests.support.clock import Clock
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Mirror
@@ -24,14 +25,6 @@ from peili.stores.memory import MemoryStore
 pytestmark = pytest.mark.anyio
 
 ONE, TWO, THREE = (Digest.of(bytes([n])) for n in range(3))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Books:

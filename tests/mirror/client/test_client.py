@@ -22,8 +22,9 @@ from tests.mirror.relay.peers import (
     refusing_url,
     silent,
 )
-from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling, until
+from tests.mirror.relay.pulling import SHORT, SMALL, content, pulling
 from tests.support.neighbours import black_hole_url
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Holder, Limits, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient, map_exceptions

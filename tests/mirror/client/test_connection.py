@@ -20,8 +20,9 @@ from tests.mirror.relay.peers import (
     short_after,
     silent,
 )
-from tests.mirror.relay.pulling import SHORT, content, until
+from tests.mirror.relay.pulling import SHORT, content
 from tests.support.certificates import make_certificate
+from tests.support.waiting import until
 
 from peili.mirror import Limits, Peer, PeerUnavailable
 from peili.mirror.client import pool

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.mirror.client.test_client import DATA, fetch, peer_client
 from tests.mirror.relay.peers import honest, peers
-from tests.mirror.relay.pulling import until
+from tests.support.waiting import until
 
 from peili.mirror import Limits, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient

@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tests.mirror.client.test_client import peer_client
-from tests.mirror.relay.pulling import until
 from tests.support.neighbours import refusing_url, served
+from tests.support.waiting import until
 
 from peili.mirror import FailureReason, Peer, PeerUnavailable
 from peili.mirror.client.client import PeerClient

@@ -10,7 +10,8 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 from starlette.types import ASGIApp
 from tests.mirror.doors.in_memory_host import client_for
-from tests.support.neighbours import Neighbour, neighbours, until
+from tests.support.neighbours import Neighbour, neighbours
+from tests.support.waiting import until
 
 from peili.mirror import Descriptor, Digest, Gone, Have, Mirror, NotFound, PushRouter, Reference, Selection, StoreEvent
 from peili.mirror.content.selected_store import SelectedStore

@@ -21,6 +21,7 @@ import pytest
 from tests.mirror.doors.multipart_parser import parts_of
 from tests.mirror.doors.served_host import open_request
 from tests.mirror.doors.server_kinds import FIRST, SERVER_KINDS, Host, ServerKind
+from tests.support.memory import resident
 from tests.support.waiting import until
 
 from peili.mirror import Content, Digest
@@ -364,7 +365,3 @@ async def test_a_slow_client_does_not_grow_the_memory(server_kind: ServerKind, l
             while received < 100 << 20:
                 received += len(await asyncio.get_running_loop().sock_recv(sock, 256 << 10))
             assert resident() - before < 24 << 20
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

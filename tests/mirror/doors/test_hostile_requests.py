@@ -6,13 +6,13 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 from tests.mirror.doors.in_memory_host import DOORS, client_for, error_codes, in_memory_host
 from tests.mirror.doors.served_host import ServedHost, served_host
+from tests.support.memory import resident
 
 from peili.mirror import Limits, Mirror, PushRouter
 from peili.stores.memory import MemoryStore
@@ -145,10 +145,6 @@ async def test_hostile_bytes_lead_to_4xx_or_a_closed_connection(
         assert answered == b"" or answered.startswith(b"HTTP/1.1 4"), answered
         assert (await first_bytes(host.address(door), b"GET /v2/ HTTP/1.1\r\n" + HOST + b"\r\n")).endswith(b" 200")
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
-
-
-def resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="measures memory by /proc")

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.mirror.metrics.test_metrics import scrape
-from tests.mirror.relay.pulling import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Content, Digest, GrowingFileContent, Limits, Mirror, serve

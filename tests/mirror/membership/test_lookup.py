@@ -18,8 +18,8 @@ from tests.support.neighbours import (
     refusing_url,
     served,
     silent_url,
-    until,
 )
+from tests.support.waiting import until
 
 from peili.mirror import (
     Digest,

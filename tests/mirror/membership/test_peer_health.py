@@ -19,8 +19,8 @@ from tests.support.neighbours import (
     neighbours,
     peer_ids,
     refusing_url,
-    until,
 )
+from tests.support.waiting import until
 
 from peili.mirror import (
     Digest,

@@ -9,16 +9,8 @@ from collections.abc import AsyncGenerator, Collection
 
 import pytest
 from tests.mirror.membership.common import KEY, NO_EXPIRY, OTHER, fast_limits
-from tests.support.neighbours import (
-    Neighbour,
-    entered,
-    holder_ids,
-    holders,
-    neighbours,
-    peer_ids,
-    refusing_url,
-    until,
-)
+from tests.support.neighbours import Neighbour, entered, holder_ids, holders, neighbours, peer_ids, refusing_url
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import (

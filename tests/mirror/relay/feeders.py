@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from tests.mirror.relay.peers import Exchange, ScriptedPeer
-from tests.mirror.relay.pulling import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Holder
 

@@ -237,10 +237,3 @@ async def pulling(
             finally:
                 for connection in host.connections:
                     connection.close()
-
-
-async def until(condition: Callable[[], object], *, within: float = 60) -> None:
-    """Wait until `condition` is true. The deadline is much longer than a slow machine needs."""
-    async with asyncio.timeout(within):
-        while not condition():  # noqa: ASYNC110 - most conditions have no event
-            await asyncio.sleep(0.005)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import httpx
 import pytest
 from tests.mirror.relay.peers import Exchange, ScriptedPeer, listening
-from tests.mirror.relay.pulling import MIB, content, path_of, until
+from tests.mirror.relay.pulling import MIB, content, path_of
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Limits, Mirror, Peer, Upstream, Wait, Want, serve

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 from tests.mirror.relay.peers import ScriptedPeer, honest, listening, peers, resets_after, wrong_bytes
-from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, SMALL, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, SMALL, content, pulling
 from tests.support.certificates import make_certificate
+from tests.support.waiting import until
 
 from peili.mirror import Digest
 from peili.mirror.relay.verify import Piece, Verifier

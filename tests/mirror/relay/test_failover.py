@@ -24,7 +24,8 @@ from tests.mirror.relay.peers import (
     silent_after,
     too_large,
 )
-from tests.mirror.relay.pulling import DATA_PATHS, LARGE, SMALL, FixedRouter, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, SMALL, FixedRouter, content, pulling
+from tests.support.waiting import until
 
 from peili.mirror import Digest
 from peili.mirror.relay import source

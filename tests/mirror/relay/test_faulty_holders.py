@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from tests.mirror.relay.faults import FAULTS
 from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, listening, member
-from tests.mirror.relay.pulling import DATA_PATHS, KIB, Host, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, KIB, Host, content, pulling
+from tests.support.waiting import until
 
 from peili.mirror import Digest, PushRouter
 

@@ -26,8 +26,8 @@ from tests.mirror.relay.pulling import (
     manifest_with,
     path_of,
     pulling,
-    until,
 )
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Feed, Holder
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST, OCTET_STREAM

@@ -23,8 +23,8 @@ from tests.mirror.relay.pulling import (
     RecordingLease,
     content,
     pulling,
-    until,
 )
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Upstream

@@ -10,17 +10,8 @@ from typing import cast
 
 import pytest
 from tests.mirror.relay.peers import Script, honest, peers, short_after, silent, silent_after, wrong_bytes
-from tests.mirror.relay.pulling import (
-    LARGE,
-    NEVER,
-    SMALL,
-    Advice,
-    AdvisingRouter,
-    RecordingLease,
-    content,
-    pulling,
-    until,
-)
+from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, Advice, AdvisingRouter, RecordingLease, content, pulling
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import (

@@ -7,7 +7,8 @@ import asyncio
 import httpx
 import pytest
 from tests.mirror.relay.peers import Exchange, honest, peers, wrong_bytes
-from tests.mirror.relay.pulling import LARGE, MIB, Host, content, path_of, pulling, until
+from tests.mirror.relay.pulling import LARGE, MIB, Host, content, path_of, pulling
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Mirror, serve
 from peili.routers.memory import MemoryRouter

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from tests.mirror.relay.peers import Exchange, honest, peers
-from tests.mirror.relay.pulling import FixedRouter, content, pulling, until
+from tests.mirror.relay.pulling import FixedRouter, content, pulling
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Peer

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
 
 import pytest
-from tests.mirror.relay.pulling import until
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.clock import Clock
 
 from peili.mirror import Digest, Limits
 from peili.mirror.errors import FailureReason
@@ -10,14 +11,6 @@ from peili.mirror.limits import MIB
 from peili.mirror.relay.reputation import HEALTHY, RESTING, UNPROVEN, Blame, HolderScores
 
 ONE, OTHER = Digest.of(b"one"), Digest.of(b"other")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from tests.mirror.relay.peers import Exchange, Script, ScriptedPeer, drips_after, honest, peers, silent, silent_after
-from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, NEVER, SMALL, FixedRouter, Host, content, pulling, until
+from tests.mirror.relay.pulling import DATA_PATHS, LARGE, MIB, NEVER, SMALL, FixedRouter, Host, content, pulling
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Key, Peer, Router, Upstream, Wait, Want

@@ -12,8 +12,9 @@ import httpx
 import pytest
 from tests.mirror.metrics.test_metrics import scrape
 from tests.mirror.relay.peers import Exchange, honest, peers
-from tests.mirror.relay.pulling import LARGE, SHORT, AdvisingRouter, FixedRouter, content, manifest_with, until
+from tests.mirror.relay.pulling import LARGE, SHORT, AdvisingRouter, FixedRouter, content, manifest_with, path_of
 from tests.support.ports import free_port
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Holder, Limits, Mirror, Peer, Router, Upstream, serve
@@ -109,10 +110,6 @@ class SharingHost:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def path_of(digest: Digest, kind: str) -> str:
-    return f"/v2/library/demo/{kind}/{digest}?ns=docker.io"
 
 
 class _Members(StaticRouter):

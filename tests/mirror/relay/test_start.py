@@ -21,7 +21,8 @@ from tests.mirror.relay.peers import (
     unknown_length,
     wrong_digest,
 )
-from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, FixedRouter, content, path_of, pulling, until
+from tests.mirror.relay.pulling import LARGE, NEVER, SMALL, FixedRouter, content, path_of, pulling
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Holder, Peer
 

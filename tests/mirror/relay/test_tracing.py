@@ -11,7 +11,8 @@ import httpx
 import pytest
 from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
 from tests.mirror.relay.peers import peers
-from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, pulling, until
+from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, pulling
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import Digest, Feed, Mirror, Peer, Upstream, serve

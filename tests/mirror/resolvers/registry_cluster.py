@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 import httpx
 from tests.mirror.upstream.registries import HEADERS, SmallRegistry
-from tests.support.neighbours import served, until
+from tests.support.neighbours import served
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits, Mirror, Plugins, PushRouter, Reference, Requester, serve
 from peili.mirror.resolvers import UpstreamResolver

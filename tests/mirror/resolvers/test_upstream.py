@@ -25,7 +25,8 @@ from tests.mirror.resolvers.registry_cluster import (
     single_host,
 )
 from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST, SmallRegistry
-from tests.support.neighbours import refusing_url, served, until
+from tests.support.neighbours import refusing_url, served
+from tests.support.waiting import until
 from typing_extensions import override
 
 from peili.mirror import (

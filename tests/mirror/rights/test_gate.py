@@ -10,7 +10,7 @@ import pytest
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.rights.hosts import ALICE, BASIC, BOB, add_image, running
 from tests.mirror.rights.registry import REALM, token
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
 from peili.mirror.oci.references import OCI_MANIFEST

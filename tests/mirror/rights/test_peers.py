@@ -10,7 +10,7 @@ import pytest
 from starlette.requests import HTTPConnection
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.rights.hosts import ALICE, BOB, Host, add_image, running
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Peer, serve
 from peili.mirror.peer_api.received import received_path

@@ -24,7 +24,8 @@ from tests.mirror.upstream.registries import (
     SmallRegistry,
     registries,
 )
-from tests.support.neighbours import refusing_url, served, until
+from tests.support.neighbours import refusing_url, served
+from tests.support.waiting import until
 
 from peili.mirror import Digest
 from peili.mirror.oci.references import OCI_MANIFEST

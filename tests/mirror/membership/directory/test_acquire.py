@@ -9,7 +9,7 @@ import pytest
 from tests.mirror.membership.directory.acquiring import acquire, feed, fetchers, go_upstream, home_of, names, want
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
 from tests.mirror.membership.directory.test_directory import say
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Upstream, Wait, Want
 from peili.mirror.peer_api.leases import (

@@ -22,7 +22,8 @@ from tests.mirror.membership.directory.acquiring import (
     want,
 )
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster
-from tests.support.neighbours import Neighbour, neighbours, served, until
+from tests.support.neighbours import Neighbour, neighbours, served
+from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Lease, LeaseEnd, Limits, Peer, Wait
 from peili.mirror.membership.directory.homes import slot_of

@@ -17,7 +17,8 @@ from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.membership.directory.cluster import Host, are_synced, cluster, find
 from tests.mirror.tls.tls_hosts import host_keys
 from tests.support.certificates import Authority
-from tests.support.neighbours import Neighbour, neighbours, refusing_url, served, silent_url, until
+from tests.support.neighbours import Neighbour, neighbours, refusing_url, served, silent_url
+from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
 from peili.mirror.membership.directory.homes import HomeSet, slot_of

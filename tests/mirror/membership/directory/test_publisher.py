@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import pytest
-from tests.support.neighbours import until
+from tests.support.waiting import until
 
 from peili.mirror import Digest, Have, Key, Limits, Synced
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of

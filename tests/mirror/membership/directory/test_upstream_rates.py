@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from tests.support.clock import Clock
+
 from peili.mirror.membership.directory.upstream_rates import UpstreamFetches
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_the_best_recent_rate_counts() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     fetches = UpstreamFetches(clock)
     fetches.begin("k")
     fetches.grow("other", 10_000)
@@ -27,7 +22,7 @@ def test_the_best_recent_rate_counts() -> None:
 
 
 def test_content_shows_a_rate_when_it_is_complete_unless_it_is_small() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     fetches = UpstreamFetches(clock)
     fetches.begin("small")
     fetches.begin("large")
@@ -41,7 +36,7 @@ def test_content_shows_a_rate_when_it_is_complete_unless_it_is_small() -> None:
 
 
 def test_fetches_that_do_not_grow_and_the_oldest_of_too_many_are_forgotten() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     fetches = UpstreamFetches(clock)
     fetches.begin("idle")
     fetches.begin("growing")
