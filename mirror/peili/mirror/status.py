@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from peili.mirror.accounting.accounting import Accounting
-from peili.mirror.accounting.received import Received
+from peili.mirror.accounting.byte_counts import Received
 from peili.mirror.client.client import PeerClient
 from peili.mirror.content.incoming import Incoming
 from peili.mirror.metrics.counters import LOCAL, PEER, Metrics, peili_version

@@ -14,8 +14,8 @@ from tests.support.waiting import until
 
 from peili.mirror import Digest, Mirror
 from peili.mirror.accounting.accounting import Accounting
+from peili.mirror.accounting.byte_counts import History, Received, RequestedContent
 from peili.mirror.accounting.pulls import PATIENCE, QUIET
-from peili.mirror.accounting.received import History, Received, RequestedContent
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE, LOCAL, PEER, Metrics
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.support.units import bytes_text, seconds_text, share_text

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import Any
 
+from peili.mirror.accounting.byte_counts import History, Received, RequestedContent
 from peili.mirror.accounting.pulls import Pull, Pulls
-from peili.mirror.accounting.received import History, Received, RequestedContent
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE, LOCAL, PEER, Metrics
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import Digest

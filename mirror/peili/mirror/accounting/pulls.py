@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from peili.mirror.accounting.received import Received
+from peili.mirror.accounting.byte_counts import Received
 from peili.mirror.metrics.counters import FROM_PEER, FROM_STORE
 from peili.mirror.metrics.requests import RequestRecord
 from peili.mirror.oci.references import Digest
