@@ -24,7 +24,7 @@ from peili.mirror.errors import (
 )
 from peili.mirror.limits import Limits
 from peili.mirror.membership.router import MembershipRouter, PushRouter
-from peili.mirror.metrics.counters import Distribution, Family
+from peili.mirror.metrics.families import Distribution, Family
 from peili.mirror.mirror import Collector, Mirror
 from peili.mirror.oci.references import (
     MAX_MANIFEST,

@@ -29,7 +29,8 @@ from peili.mirror.errors import ConfigError, Unavailable
 from peili.mirror.inspection.inspector import Inspector
 from peili.mirror.lifecycle import Lifecycle
 from peili.mirror.limits import Limits
-from peili.mirror.metrics.counters import LOCAL, PEER, Family, Gauges, Metrics, empty_families
+from peili.mirror.metrics.counters import LOCAL, PEER, Gauges, Metrics, empty_families
+from peili.mirror.metrics.families import Family
 from peili.mirror.metrics.spans import Spans
 from peili.mirror.oci.references import is_registry
 from peili.mirror.oci.selection import Selection

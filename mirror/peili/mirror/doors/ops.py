@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.inspection.inspector import Busy, Inspector
-from peili.mirror.metrics.counters import Family
+from peili.mirror.metrics.families import Family
 from peili.mirror.oci.image_names import parse_image
 from peili.mirror.server.request_limits import HostHeaderCheck
 from peili.mirror.support.deadlines import Deadline

@@ -1,19 +1,14 @@
-"""The metrics of a mirror as plain values; prometheus.py converts them.
-
-The mirror counts on its loop, by incrementing a value in a dict. Any thread may read the values.
-"""
+"""What a mirror counts and measures."""
 
 from __future__ import annotations
 
 import platform
-from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
-from itertools import accumulate
-from typing import Literal, TypeAlias
 
 from peili.mirror.errors import FailureReason
+from peili.mirror.metrics.families import Counts, Durations, Family, Labels
 from peili.mirror.metrics.requests import RequestRecord
 
 LOCAL, PEER = "local", "peer"
@@ -78,114 +73,6 @@ _CLIENTS = frozenset(
 """The first words of `User-Agent` headers. All others share one series, so that clients cannot create series."""
 _LOOKUP_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _REQUEST_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-
-Labels: TypeAlias = tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A histogram.
-
-    Attributes:
-        buckets: Upper bounds, each with the number of values that are not above it. The last bound is infinity.
-        total: The sum of all values.
-    """
-
-    buckets: Sequence[tuple[float, int]]
-    total: float
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One metric, named by the conventions of Prometheus, in base units (seconds, bytes).
-
-    Attributes:
-        name: The name of the metric.
-        kind: The type of the metric.
-        help: What it measures.
-        labels: The names of its labels.
-        samples: The values, by the values of the labels.
-    """
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: tuple[str, ...]
-    samples: Mapping[Labels, float | Distribution]
-
-
-class Counts:
-    """A counter with labels.
-
-    Args:
-        name: The name of the metric.
-        text: What it measures.
-        labels: The names of its labels.
-        initial: Label values that start at 0, so that their first increment is visible.
-    """
-
-    def __init__(self, name: str, text: str, *labels: str, initial: Sequence[Labels] = ()) -> None:
-        self._name = name
-        self._text = text
-        self._labels = labels
-        self._values: dict[Labels, float] = dict.fromkeys(initial, 0)
-
-    def add(self, *labels: str, amount: float = 1) -> None:
-        """Add `amount` to the series with the label values `labels`."""
-        self._values[labels] = self._values.get(labels, 0) + amount
-
-    def value(self, *labels: str) -> float:
-        """Return the value of the series with the label values `labels`."""
-        return self._values.get(labels, 0)
-
-    def total(self) -> float:
-        """Return the sum of all series."""
-        return sum(self._values.values())
-
-    def family(self) -> Family:
-        """Return the current values."""
-        return Family(self._name, "counter", self._text, self._labels, dict(self._values))
-
-
-class Durations:
-    """A histogram of seconds, with labels.
-
-    Args:
-        name: The name of the metric.
-        text: What it measures.
-        bounds: The upper bounds of the buckets, without infinity.
-        labels: The names of its labels.
-    """
-
-    def __init__(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> None:
-        self._name = name
-        self._text = text
-        self._bounds = bounds
-        self._labels = labels
-        self._series: dict[Labels, tuple[list[int], list[float]]] = {}
-        if not labels:
-            self._series[()] = self._new()
-
-    def add(self, seconds: float, *labels: str) -> None:
-        """Add one duration to the series with the label values `labels`."""
-        series = self._series.get(labels)
-        if series is None:
-            series = self._series[labels] = self._new()
-        counts, total = series
-        counts[bisect_left(self._bounds, seconds)] += 1
-        total[0] += seconds
-
-    def family(self) -> Family:
-        """Return the current values."""
-        samples = {labels: self._distribution(*series) for labels, series in dict(self._series).items()}
-        return Family(self._name, "histogram", self._text, self._labels, samples)
-
-    def _new(self) -> tuple[list[int], list[float]]:
-        return [0] * (len(self._bounds) + 1), [0.0]
-
-    def _distribution(self, counts: list[int], total: list[float]) -> Distribution:
-        bounds = (*self._bounds, float("inf"))
-        return Distribution(list(zip(bounds, accumulate(list(counts)), strict=True)), total[0])
 
 
 class DoorCounters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from peili.mirror.metrics.counters import Distribution, Family, Labels
+from peili.mirror.metrics.families import Distribution, Family, Labels
 
 try:
     from prometheus_client import CollectorRegistry, Metric, ProcessCollector
