@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.rights.registry import Registry, token
+from tests.support.neighbours import served
+from tests.support.waiting import until
 
-from peili.mirror import Descriptor, Digest, Mirror, PullRights, PushRouter, Reference
+from peili.mirror import Descriptor, Digest, Limits, Mirror, Peer, PullRights, PushRouter, Reference
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.resolvers import LocalResolver
 from peili.stores.memory import MemoryStore
@@ -20,7 +24,16 @@ from peili.stores.memory import MemoryStore
 ALICE, BOB = f"Bearer {token('alice')}", f"Bearer {token('bob')}"
 BASIC = "Basic " + base64.b64encode(b"alice:secret").decode()
 
+
+def name_it(_: HTTPConnection) -> str:
+    return "peer-1"
+
+
+PROVEN: dict[str, Any] = {"auth": name_it}
+"""Options of a host whose peers have all proven who they are."""
 NOTHING_ELSE: dict[str, Any] = {}
+PATIENT = Limits(upstream_timeout=20, connect_timeout=20)
+"""No answer of the registry comes too late, even on a busy machine."""
 
 
 def add_image(store: MemoryStore, *layers: Descriptor, config: bytes) -> Descriptor:
@@ -50,6 +63,7 @@ class Host:
         registry.rights = {ALICE: {"team/app"}, BASIC: {"team/app"}, BOB: {"free/app"}}
         if not is_empty:
             self.tag("team/app", self.image)
+        options.setdefault("limits", PATIENT)
         covered = None if rights is None else PullRights([f"{registry.name}/team/*"], **rights)
         resolver = options.pop("resolver", None) or LocalResolver()
         self.mirror = Mirror(self.store, self.router, resolver, rights=covered, **options)
@@ -57,6 +71,11 @@ class Host:
 
     def tag(self, repository: str, image: Descriptor) -> None:
         self.store.tag(Reference(self.registry.name, repository, "v1"), image)
+
+    def follows_its_store(self) -> bool:
+        """Return whether the mirror knows what was here before it."""
+        gate = self.mirror._gate  # pyright: ignore[reportPrivateUsage]
+        return gate is None or gate.repositories.arrivals._is_followed  # pyright: ignore[reportPrivateUsage]
 
     async def get(
         self, digest: Digest | str, repository: str = "team/app", *, rights: str | None = None, registry: str = ""
@@ -83,4 +102,30 @@ async def running(
         host = Host(registry, rights=rights, **options)
         async with host.mirror:
             await host.mirror.wait_ready(30)
+            await until(host.follows_its_store)
             yield host
+
+
+@asynccontextmanager
+async def pair(
+    *, at_door: Callable[[ASGIApp], ASGIApp] = lambda app: app, **options: Any
+) -> AsyncGenerator[tuple[Host, Host]]:
+    """Yield two hosts with one registry. The first one has the images, the second one is empty and knows the first.
+
+    Args:
+        at_door: Returns what is served as the peer door of the first one.
+        options: Those of the second one.
+    """
+    async with running(**PROVEN) as first:
+        second = Host(first.registry, is_empty=True, **{"rights": {}, **PROVEN, **options})
+        async with served(at_door(first.mirror.peer)) as url, second.mirror:
+            second.router.set([Peer("first", (url,))])
+            await second.mirror.wait_ready(30)
+            await until(second.follows_its_store)
+            yield first, second
+
+
+def has_arrived(host: Host, digest: Digest) -> bool:
+    """Return whether the host has noticed that `digest` arrives, or has arrived."""
+    gate = host.mirror._gate  # pyright: ignore[reportPrivateUsage]
+    return gate is not None and digest in gate.repositories.arrivals._arrived  # pyright: ignore[reportPrivateUsage]

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from tests.support.neighbours import served
 
 from peili.mirror import Digest
+from peili.mirror.oci.references import OCI_MANIFEST
 
 REALM = "https://tokens.example/token"
 
@@ -39,9 +40,13 @@ class Registry:
         asked: The HEAD requests: path, and the Authorization header.
         bases: How often it was asked for ``/v2/``.
         status: The status of every answer, if it is not None.
+        troubles: What it answers to these Authorization headers, whatever they are for.
+        silent_to: The Authorization headers whose requests wait.
+        page: The page with which it answers every request for content, if it is not None.
         location: Where it sends every request for content, whatever it is, if it is not None.
         name: The registry, as references name it.
         open: While it is not set, requests wait.
+        never: Is set at the end.
     """
 
     content: dict[str, set[Digest]] = field(default_factory=dict[str, set[Digest]])
@@ -52,9 +57,13 @@ class Registry:
     asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
     bases: int = 0
     status: int | None = None
+    troubles: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict[str, tuple[int, dict[str, str]]])
+    silent_to: set[str] = field(default_factory=set[str])
     location: str | None = None
+    page: bytes | None = None
     name: str = ""
     open: asyncio.Event = field(default_factory=asyncio.Event)
+    never: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def run(self) -> AsyncGenerator[None]:
@@ -67,6 +76,7 @@ class Registry:
                 yield
             finally:
                 self.open.set()
+                self.never.set()
 
     async def _root(self, _: Request) -> Response:
         self.bases += 1
@@ -77,18 +87,29 @@ class Registry:
         header = request.headers.get("authorization")
         self.asked.append((request.url.path, header))
         await self.open.wait()
+        if header in self.silent_to:
+            await self.never.wait()
         name, digest = request.path_params["name"], request.path_params["digest"]
-        if self.status is not None:
-            return Response(status_code=self.status)
-        if self.location is not None:
-            return Response(status_code=307, headers={"Location": self.location})
+        if (instead := self._instead(header or "")) is not None:
+            return instead
         if self.challenge is not None and name not in self.rights.get(header or "", self.public):
             return self._demand("" if header is None else ',error="insufficient_scope"')
         if digest == "v1":
             digest = self.tags.get(name, "")
         if digest not in self.content.get(name, ()):
             return Response(status_code=404)
-        return Response(headers={"Docker-Content-Digest": digest})
+        return Response(headers={"Docker-Content-Digest": digest}, media_type=OCI_MANIFEST)
+
+    def _instead(self, header: str) -> Response | None:
+        """Return what it answers to this header, whatever it is asked for."""
+        if header in self.troubles:
+            status, headers = self.troubles[header]
+            return Response(status_code=status, headers=headers)
+        if self.status is not None:
+            return Response(status_code=self.status)
+        if self.page is not None:
+            return Response(self.page, media_type="text/html")
+        return None if self.location is None else Response(status_code=307, headers={"Location": self.location})
 
     def _demand(self, more: str = "") -> Response:
         headers = {} if self.challenge is None else {"WWW-Authenticate": self.challenge + more}

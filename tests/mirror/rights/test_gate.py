@@ -7,9 +7,14 @@ import json
 import time
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
 from tests.mirror.doors.in_memory_host import client_for
-from tests.mirror.rights.hosts import ALICE, BASIC, BOB, add_image, running
+from tests.mirror.rights.hosts import ALICE, BASIC, BOB, add_image, has_arrived, pair, running
 from tests.mirror.rights.registry import REALM, token
+from tests.support.neighbours import served
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
@@ -166,11 +171,42 @@ async def test_a_layer_of_an_open_image_is_given_without_a_question() -> None:
 
 async def test_a_registry_that_sends_every_request_elsewhere_confirms_nothing() -> None:
     async with running() as host:
-        host.registry.location = "https://elsewhere.example/blob"
-        for repository in ("free/app", "free/other"):
-            assert await host.status(host.secret.digest, repository, rights=BOB) == 404
+        async with served(Starlette(routes=[Route("/login", _log_in)])) as url:
+            host.registry.location = f"{url}/login"
+            for repository in ("free/app", "free/other"):
+                assert await host.status(host.secret.digest, repository, rights=BOB) == 404
+            assert await host.status(host.secret.digest, rights=BOB) == 403
         host.registry.location = None
         assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+async def test_a_page_where_people_log_in_is_no_answer() -> None:
+    async with running(challenge=None) as host:
+        host.registry.page = b"secret"  # as long as the layer
+        for rights in (None, BOB):
+            assert await host.status(host.image.digest, rights=rights) == 403
+            assert await host.status(host.secret.digest, rights=rights) == 403
+        assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+async def test_what_a_registry_confirmed_is_asked_again_after_a_while() -> None:
+    async with running(rights={"ttl": 1e-6}) as host:
+        assert await host.status(host.shared.digest, "free/app", rights=BOB) == 200
+        host.registry.content["free/app"].discard(host.shared.digest)
+        assert await host.status(host.shared.digest, "free/app", rights=BOB) == 404
+
+
+@pytest.mark.parametrize("is_here", [False, True])
+async def test_a_request_without_rights_takes_nothing_from_those_who_pull_an_open_image(is_here: bool) -> None:
+    """Podman, which does not go upstream for a layer, would otherwise lose its pull in the middle."""
+    async with pair() as (first, second):
+        first.tag("free/app", first.free_image)
+        if is_here:
+            assert await second.status(first.shared.digest, "free/app") == 200
+            second.store.add(b"shared")
+            await until(lambda: has_arrived(second, first.shared.digest))
+        assert await second.status(first.shared.digest) == 401
+        assert await second.status(first.shared.digest, "free/app") == 200
 
 
 @pytest.mark.parametrize("registry", ["evil.example", "localhost:1"])
@@ -262,6 +298,10 @@ async def test_a_registry_that_answers_again_decides_again() -> None:
         async with asyncio.timeout(30):
             while await host.status(host.image.digest, rights=BOB) != 403:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+async def _log_in(_: Request) -> Response:
+    return HTMLResponse("<form>")
 
 
 async def test_a_registry_that_hangs_delays_only_what_is_covered_and_only_once() -> None:

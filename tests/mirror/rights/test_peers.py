@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 import pytest
-from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
-from tests.mirror.rights.hosts import ALICE, BOB, Host, add_image, running
+from tests.mirror.rights.hosts import ALICE, BOB, PROVEN, Host, add_image, has_arrived, pair, running
 from tests.support.waiting import until
 
-from peili.mirror import Digest, Peer, serve
+from peili.mirror import Digest
+from peili.mirror.content.incoming import Tap
 from peili.mirror.peer_api.received import received_path
 
 pytestmark = pytest.mark.anyio
 
 
-def name_it(_: HTTPConnection) -> str:
-    return "peer-1"
-
-
-PROVEN: dict[str, Any] = {"auth": name_it}
 UNPROVEN: dict[str, Any] = {"insecure": True}
 IN_FLIGHT = {"Peili-In-Flight": "1"}
 DATA = bytes(range(256)) * 100
@@ -76,9 +73,10 @@ async def test_content_is_not_open_because_it_is_asked_for_under_the_name_of_an_
         (["free/app"], [], 200),
         (["team/app"], [], 404),
         (["free/app", "team/app"], [], 404),
-        (["free/app"], ["team/app"], 404),
+        (["team/app", "free/app"], [], 404),
         ([], [], 404),
         ([], ["free/app"], 404),  # a request that comes later does not say for whom it arrives
+        (["free/app"], ["team/app"], 200),
     ],
 )
 async def test_what_is_arriving_belongs_to_the_repositories_that_it_was_requested_for(
@@ -89,8 +87,7 @@ async def test_what_is_arriving_belongs_to_the_repositories_that_it_was_requeste
             assert await host.status(DIGEST, name) in {401, 404}
         ingest = host.store.begin(DIGEST, len(DATA))
         ingest.write(DATA[:1000])
-        if not before:
-            await until(lambda: has_seen(host, DIGEST))
+        await until(lambda: has_arrived(host, DIGEST))
         for name in later:
             assert await host.status(DIGEST, name) in {401, 404}
         for key in (f"/_router/keys/{DIGEST}", path(host, f"free/app/blobs/{DIGEST}")):
@@ -99,26 +96,6 @@ async def test_what_is_arriving_belongs_to_the_repositories_that_it_was_requeste
         ingest.commit()
         for key in (f"/_router/keys/{DIGEST}", path(host, f"free/app/blobs/{DIGEST}")):
             assert await ask(host, "HEAD", key) == status
-
-
-def has_seen(host: Host, digest: Digest) -> bool:
-    """Return whether the host has noticed that `digest` arrives without a request."""
-    gate = host.mirror._gate  # pyright: ignore[reportPrivateUsage]
-    return gate is not None and digest in gate.repositories._unexplained  # pyright: ignore[reportPrivateUsage]
-
-
-@asynccontextmanager
-async def pair(**options: Any) -> AsyncGenerator[tuple[Host, Host]]:
-    """Yield two hosts with one registry. The first one has the images, the second one is empty and knows the first."""
-    async with running(**PROVEN) as first:
-        second = Host(first.registry, is_empty=True, **{"rights": {}, **PROVEN, **options})
-        async with (
-            serve(first.mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-            second.mirror,
-        ):
-            second.router.set([Peer("first", (f"http://{serving.peer_addresses[0]}",))])
-            await second.mirror.wait_ready(30)
-            yield first, second
 
 
 async def test_a_host_that_was_granted_an_image_gets_it_from_its_peer_and_another_one_does_not() -> None:
@@ -161,13 +138,44 @@ async def test_an_image_is_whole_only_if_all_of_it_is_given() -> None:
             assert (await client.get(path_of_manifest, headers={"Authorization": BOB})).status_code == 404
 
 
-@pytest.mark.parametrize(("requested_for", "status"), [("team/app", 404), ("free/other", 200)])
-async def test_requests_share_a_transfer_only_if_both_may_have_it(requested_for: str, status: int) -> None:
-    async with running(**UNPROVEN) as host:
-        await host.status(DIGEST, requested_for)
-        incoming = host.mirror._incoming  # pyright: ignore[reportPrivateUsage]
-        tap = incoming.open_tap(DIGEST)  # as a transfer for this request would do
-        tap.read_from(lambda: ("first",), size=len(DATA), needs_ring=True)
-        tap.write(0, memoryview(DATA))
-        assert await host.status(DIGEST, "free/app", rights=BOB) == status
-        tap.close(is_abandoned=False, is_expected=False)
+async def test_a_request_without_rights_does_not_share_the_transfer_of_one_with_rights() -> None:
+    """The peer sends it only because the rights of the first request were checked. That is lent to nobody."""
+    is_open = asyncio.Event()
+    async with pair(at_door=partial(Slowed, is_open)) as (first, second):
+        digest = first.store.add(DATA).digest
+        first.registry.content["team/app"].add(digest)
+        incoming = second.mirror._incoming  # pyright: ignore[reportPrivateUsage]
+        pulls = [asyncio.create_task(second.get(digest, rights=ALICE))]
+        await until(lambda: (here := incoming.get(digest)) is not None and here.received > 0)
+        others = [asyncio.create_task(second.status(digest, "free/app", rights=each)) for each in (BOB, None)]
+        pulls.append(asyncio.create_task(second.get(digest, rights=ALICE)))  # this one may share it
+        await until(lambda: len(taps_of(second, digest)) + sum(each.done() for each in others) == 4)
+        is_open.set()
+        assert await asyncio.gather(*others) == [404, 404]
+        for answer in await asyncio.gather(*pulls):
+            assert (answer.status_code, answer.content) == (200, DATA)
+
+
+def taps_of(host: Host, digest: Digest) -> Collection[Tap]:
+    """Return the transfers of `digest`."""
+    incoming = host.mirror._incoming.get(digest)  # pyright: ignore[reportPrivateUsage]
+    return () if incoming is None else incoming._taps  # pyright: ignore[reportPrivateUsage]
+
+
+class Slowed:
+    """An ASGI application that sends the first bytes of a body, and the rest when `is_open` is set."""
+
+    def __init__(self, is_open: asyncio.Event, app: ASGIApp) -> None:
+        self._is_open = is_open
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_slowly(message: Message) -> None:
+            body = message.get("body", b"")
+            if len(body) > 1000:
+                await send({**message, "body": body[:1000], "more_body": True})
+                await self._is_open.wait()
+                message = {**message, "body": body[1000:]}
+            await send(message)
+
+        await self._app(scope, receive, send_slowly)

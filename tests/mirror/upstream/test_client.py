@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 
 import pytest
+from starlette.applications import Starlette
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from tests.mirror.upstream.registries import (
     BY_TAG,
@@ -27,8 +32,8 @@ from tests.mirror.upstream.registries import (
 from tests.support.neighbours import refusing_url, served
 from tests.support.waiting import until
 
-from peili.mirror import Digest
-from peili.mirror.oci.references import OCI_MANIFEST
+from peili.mirror import Descriptor, Digest
+from peili.mirror.oci.references import OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.upstream.answers import Absent, Answer, Challenged, Denied, Fetched, Readable, Unreachable
 from peili.mirror.upstream.challenges import Challenge
@@ -40,7 +45,7 @@ pytestmark = pytest.mark.anyio
 BEARER = Challenge("Bearer", {"realm": "https://auth.example/token", "service": "registry.example"})
 CHALLENGE = {"WWW-Authenticate": str(BEARER)}
 OTHER = Digest.of(b"other")
-BLOB = replace(BY_TAG, endpoint=Endpoint.BLOB, reference=str(OTHER))
+BLOB = replace(BY_TAG, endpoint=Endpoint.BLOB, reference=str(OTHER), authorization="Bearer secret")
 TAGS = replace(BY_TAG, endpoint=Endpoint.TAGS, reference="list")
 PATH = "/v2/acme/demo/manifests/v1"
 
@@ -55,11 +60,13 @@ PATH = "/v2/acme/demo/manifests/v1"
         (401, {}, Denied("401 without a challenge")),
         (403, {}, Denied("it answered 403")),
         (404, {}, Absent()),
-        (429, {"Retry-After": "7"}, Unreachable("it answered 429", 7)),
-        (429, {}, Unreachable("it answered 429")),
+        (429, {"Retry-After": "7"}, Unreachable("it answered 429", 7, is_down=False)),
+        (429, {}, Unreachable("it answered 429", is_down=False)),
         (503, {"Retry-After": "later"}, Unreachable("it answered 503")),
         (200, {**HEADERS, "Docker-Content-Digest": "sha256:1"}, Denied),
         (200, {**HEADERS, "Content-Type": "no type"}, Denied),
+        (200, {"Content-Type": "text/html"}, READABLE),  # its body shows what it is
+        (302, {}, Denied("it answered 302")),
         (307, {"Location": "/v2/"}, READABLE),
         (307, {"Location": PATH}, Unreachable),  # it never ends
         (307, {"Location": "file:///etc/passwd"}, Unreachable),
@@ -97,13 +104,63 @@ async def test_a_redirect_to_another_host_does_not_get_the_rights() -> None:
     assert other.asked == [("HEAD", "/there", None)]
 
 
-async def test_a_blob_that_is_at_another_host_is_found_there_by_nobody() -> None:
-    """A signed URL is often for GET only, so HEAD would be refused there."""
-    registry, storage = SmallRegistry(), SmallRegistry(403)
-    async with registries(registry) as client, served(storage) as url:
-        registry.default = (307, {"Location": f"{url}/signed"}, b"")
-        assert await client.ask(BLOB) == Readable(None)
-    assert storage.asked == []
+@pytest.mark.parametrize("page", [b"<html>", b'{"error": "log in"}', b"[]", MANIFEST[:-1]])
+async def test_a_page_where_people_log_in_is_neither_a_manifest_nor_a_blob(page: bytes) -> None:
+    kind = "text/html" if page.startswith(b"<") else "application/json"
+    async with registries(SmallRegistry(200, {"Content-Type": kind}, page)) as client:
+        for question in (BY_TAG, replace(BY_TAG, reference=str(DIGEST)), BLOB, replace(BLOB, size=len(page) + 1)):
+            assert isinstance(await client.ask(question), Denied)
+
+
+@pytest.mark.parametrize("methods", [{"HEAD", "GET"}, {"HEAD"}, {"GET"}])
+async def test_a_blob_is_found_at_the_host_where_the_registry_sends_to_without_the_rights(methods: set[str]) -> None:
+    """An address that is signed for one method is refused for another one."""
+    storage = Storage(methods)
+    async with storage.with_registry() as (client, registry):
+        assert await client.ask(BLOB) == Readable(Descriptor(OCTET_STREAM, OTHER, len(storage.data)))
+        assert isinstance(await client.ask(replace(BLOB, size=len(storage.data))), Readable)
+        assert isinstance(await client.ask(replace(BLOB, size=len(storage.data) - 1)), Denied)
+    assert {each[2] for each in registry.asked} == {"Bearer secret"}
+    assert set(storage.authorizations) == {None}
+
+
+@pytest.mark.parametrize(
+    ("methods", "kind", "expected"),
+    [
+        ({"HEAD", "GET"}, "text/html", Denied),
+        ({"HEAD", "GET"}, "application/json", Denied),
+        (set[str](), OCTET_STREAM, Denied),
+    ],
+)
+async def test_a_redirect_to_something_else_is_no_yes(methods: set[str], kind: str, expected: type) -> None:
+    async with Storage(methods, kind).with_registry() as (client, _):
+        assert isinstance(await client.ask(BLOB), expected)
+
+
+class Storage:
+    """Storage that has one object, and takes only some methods; and a registry that sends everybody there."""
+
+    def __init__(self, methods: set[str], kind: str = OCTET_STREAM) -> None:
+        self.data = b"object"
+        self.authorizations: list[str | None] = []
+        self._methods = methods
+        self._kind = kind
+
+    async def _object(self, request: Request) -> Response:
+        self.authorizations.append(request.headers.get("authorization"))
+        if request.method not in self._methods:
+            return Response("<Error>SignatureDoesNotMatch</Error>", 403)
+        if request.headers.get("range") == "bytes=0-0":
+            return Response(self.data[:1], 206, {"Content-Range": f"bytes 0-0/{len(self.data)}"}, self._kind)
+        return Response(self.data, media_type=self._kind)
+
+    @asynccontextmanager
+    async def with_registry(self) -> AsyncGenerator[tuple[UpstreamClient, SmallRegistry]]:
+        registry = SmallRegistry()
+        routes = [Route("/signed", self._object, methods=["GET", "HEAD"])]
+        async with registries(registry) as client, served(Starlette(routes=routes)) as url:
+            registry.default = (307, {"Location": f"{url}/signed"}, b"")
+            yield client, registry
 
 
 async def test_a_registry_that_does_not_answer_in_time_is_unreachable() -> None:
@@ -117,12 +174,26 @@ async def test_a_registry_that_does_not_answer_in_time_is_unreachable() -> None:
 async def test_the_questions_at_the_same_time_are_bounded() -> None:
     registry = SmallRegistry()
     registry.open.clear()
-    async with registries(registry, limits=replace(PATIENT, upstream_requests=2)) as client:
+    async with registries(registry, limits=replace(PATIENT, upstream_requests=4)) as client:
         asking = [asyncio.create_task(client.ask(BY_TAG)) for _ in range(5)]
         await until(lambda: len(registry.asked) == 2)
         registry.open.set()
         assert await asyncio.gather(*asking) == [READABLE] * 5
-    assert registry.most_at_once == 2
+    assert registry.most_at_once == 2  # the other half is for other registries
+
+
+async def test_a_registry_that_hangs_does_not_take_the_slots_of_others() -> None:
+    silent, registry = SmallRegistry(), SmallRegistry()
+    silent.open.clear()
+    async with served(silent) as url, served(registry) as other:
+        roots = {"silent.example": url, "registry.example": other}
+        limits = replace(PATIENT, upstream_requests=4)
+        async with UpstreamClient(limits, roots=lambda name: [ApiRoot.of(roots[name])]) as client:
+            waiting = [asyncio.create_task(client.ask(replace(BY_TAG, registry="silent.example"))) for _ in range(9)]
+            await until(lambda: len(silent.asked) == 2)
+            assert await client.ask(BY_TAG) == READABLE
+            silent.open.set()
+            await asyncio.gather(*waiting)
 
 
 async def test_waiting_for_a_free_connection_counts() -> None:
@@ -130,12 +201,12 @@ async def test_waiting_for_a_free_connection_counts() -> None:
     registry.open.clear()
     async with registries(registry, limits=replace(HASTY, upstream_requests=1)) as client:
         answers = await asyncio.gather(*(client.ask(BY_TAG) for _ in range(5)))
-    assert answers == [Unreachable("no answer in 0.2 s")] * 5
+    assert all(isinstance(each, Unreachable) for each in answers)
 
 
 async def test_nobody_there_or_not_running_is_unreachable() -> None:
     client = UpstreamClient(PATIENT, roots=lambda _: [ApiRoot.of(refusing_url())])
-    assert await client.ask(BY_TAG) == Unreachable("this mirror is not running")
+    assert await client.ask(BY_TAG) == Unreachable("this mirror is not running", is_down=False)
     async with client:
         assert isinstance(await client.ask(BY_TAG), Unreachable)
     assert isinstance(await client.ask(BY_TAG), Unreachable)
@@ -178,9 +249,32 @@ async def test_a_registry_that_wants_no_request_gets_none() -> None:
     async with registries(registry) as client:
         assert isinstance(await client.ask(BY_TAG), Unreachable)
         again = await client.ask(BY_TAG)
-    assert len(registry.asked) == 1
-    assert isinstance(again, Unreachable)
-    assert again.retry_after is not None
+        assert len(registry.asked) == 1
+        assert isinstance(again, Unreachable)
+        assert again.retry_after is not None
+        await client.ask(WITH_TOKEN)  # another requester may be welcome
+        assert len(registry.asked) == 2
+        assert await client.check("registry.example") is not None  # but not if nobody is
+        await client.ask(replace(WITH_TOKEN, authorization="Bearer other"))
+        assert len(registry.asked) == 3
+
+
+async def test_a_registry_is_checked_without_the_rights_and_the_slots_of_requesters() -> None:
+    registry = SmallRegistry()
+    registry.open.clear()
+    async with registries(registry, limits=replace(PATIENT, upstream_requests=1)) as client:
+        waiting = [asyncio.create_task(client.ask(WITH_TOKEN)) for _ in range(3)]
+        await until(lambda: len(registry.asked) == 1)
+        checking = asyncio.create_task(client.check("registry.example"))
+        await until(lambda: len(registry.asked) == 2)
+        registry.open.set()
+        assert await checking is None
+        await asyncio.gather(*waiting)
+        assert registry.asked[1] == ("GET", "/v2/", None)
+        for status, is_down in ((401, None), (404, None), (503, True), (429, False)):
+            registry.default = (status, {}, b"")
+            answer = await client.check("registry.example")
+            assert (None if answer is None else answer.is_down) is is_down
 
 
 async def test_the_mirrors_of_a_registry_are_asked_first() -> None:

@@ -62,6 +62,7 @@ class Incoming:
         self._readers = 0
         self._source: tuple[Tap, Callable[[], tuple[str, ...]]] | None = None
         self._writer: Tap | None = None
+        self._is_checked = False  # whether the ring has bytes that were sent to somebody with rights
 
     @property
     def is_relayed(self) -> bool:
@@ -96,9 +97,16 @@ class Incoming:
         is_in_ring = self.ring is not None and self.ring.start <= offset < self.ring.stop
         return offset < self.received and not is_in_ring
 
+    def may_share(self, tap: Tap) -> bool:
+        """Return whether the transfer of `tap` may have what the others receive.
+
+        A peer sends some content only to those whose rights were checked. What it sent to them is for nobody else.
+        """
+        return tap.is_checked or not (self._is_checked or any(each.is_checked for each in self._taps))
+
     def has_other_source(self, tap: Tap) -> bool:
-        """Return whether another transfer than that of `tap` reads from a peer, or asks for one."""
-        return any(not each.is_joined for each in self._taps if each is not tap)
+        """Return whether another transfer reads from a peer, or asks for one, and that of `tap` may share it."""
+        return self.may_share(tap) and any(not each.is_joined for each in self._taps if each is not tap)
 
     def add_reader(self) -> None:
         """Count one more reader. Each calls `remove_reader` in the end."""
@@ -141,7 +149,7 @@ class Incoming:
             ring = self._replace_ring(offset)
         if ring is None or not offset <= ring.stop < offset + len(data):
             return  # another transfer has written these bytes, or is about to
-        self._writer = tap
+        self._writer, self._is_checked = tap, self._is_checked or tap.is_checked
         ring.append(data[ring.stop - offset :])
         self.changes.notify()
 
@@ -167,6 +175,7 @@ class Incoming:
         if self.ring is not None:
             self._memory.take_back(self.ring)
             self.ring = self._writer = None
+            self._is_checked = False
 
     def _free_if_unused(self) -> None:
         if self.has_ended and not self._readers:
@@ -179,14 +188,17 @@ class Tap:
     Args:
         incoming: The content.
         on_close: Called with whether more bytes are expected.
+        is_checked: Whether the transfer is for somebody whose rights were checked.
 
     Attributes:
         incoming: The content.
+        is_checked: See above.
         is_joined: Whether the transfer reads what another one receives. It sets this.
     """
 
-    def __init__(self, incoming: Incoming, on_close: Callable[[bool], None]) -> None:
+    def __init__(self, incoming: Incoming, on_close: Callable[[bool], None], *, is_checked: bool = False) -> None:
         self.incoming = incoming
+        self.is_checked = is_checked
         self.is_joined = False
         self._on_close = on_close
         self._is_closed = False
@@ -272,15 +284,20 @@ class IncomingRegistry:
         incoming = self._incoming.get(digest)
         return None if incoming is None else incoming.state()
 
-    def open_tap(self, digest: Digest) -> Tap:
-        """Note the start of a transfer of `digest`. The caller closes the tap at its end."""
+    def open_tap(self, digest: Digest, *, is_checked: bool = False) -> Tap:
+        """Note the start of a transfer of `digest`. The caller closes the tap at its end.
+
+        Args:
+            digest: The digest.
+            is_checked: Whether it is for somebody whose rights were checked. Peers may send it for that reason.
+        """
         incoming = self._incoming.get(digest)
         if incoming is None:
             incoming = self._incoming[digest] = Incoming(digest, self._identity, self._memory)
         if (timer := self._expected.pop(digest, None)) is not None:
             timer.cancel()
         incoming.is_abandoned = False
-        return Tap(incoming, partial(self._end_transfer, incoming))
+        return Tap(incoming, partial(self._end_transfer, incoming), is_checked=is_checked)
 
     def clear(self) -> None:
         """Expect nothing any more. Transfers that still run keep their content."""

@@ -205,9 +205,7 @@ class LocalDoor(Door):
         """
         is_manifest, is_bodiless = target.endpoint is Endpoint.MANIFEST, response.is_bodiless(digest)
         wanted = None if is_manifest or is_bodiless else response.range(digest)
-        async with open_transfer(
-            self._relay, digest, target.peer_path, wanted=wanted, is_manifest=is_manifest
-        ) as transfer:
+        async with open_transfer(self._relay, digest, target, wanted=wanted, is_manifest=is_manifest) as transfer:
             record.senders = transfer.senders
             if is_bodiless:
                 # A peer is asked even if the response is 304: If-None-Match is evaluated only if the response without

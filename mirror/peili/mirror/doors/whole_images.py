@@ -101,7 +101,7 @@ class WholeImages:
             )
         except (NotFound, Unavailable, Aborted):
             pass
-        async with open_transfer(self._relay, digest, target.peer_path, is_manifest=True) as transfer:
+        async with open_transfer(self._relay, digest, target, is_manifest=True) as transfer:
             await transfer.begin()
             data = transfer.data
             transfer.complete()
@@ -137,8 +137,8 @@ class WholeImages:
             permit = await gate.check(target, digest, authorization)
             if permit.uses_store and await has_whole(self._context, digest):
                 return True
-            path = replace(target, is_checked=permit.is_checked).peer_path
-            async with open_transfer(self._relay, digest, path) as transfer:
+            target = replace(target, is_checked=permit.is_checked)
+            async with open_transfer(self._relay, digest, target) as transfer:
                 await transfer.describe()
         except (HTTPError, NotFound):
             return False

@@ -89,6 +89,8 @@ class JoinedBody:
         incoming = self._incoming
         if incoming.generation != self._generation:
             raise _not_joined("had wrong bytes")
+        if not incoming.may_share(self._tap):
+            raise _not_joined("is for those who have shown their rights")
         count = 0 if incoming.ring is None else incoming.ring.readinto(self._offset, buffer)
         if count is None:
             raise _not_joined("is ahead")

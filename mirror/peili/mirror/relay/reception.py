@@ -46,7 +46,9 @@ class Reception:
 
     def share(self) -> None:
         """Let other hosts read what arrives from now on."""
-        self._tap = self._holders.tap = self._state.incoming.open_tap(self._request.digest)
+        self._tap = self._holders.tap = self._state.incoming.open_tap(
+            self._request.digest, is_checked=self._request.is_checked
+        )
 
     def record(self, verifier: Verifier, start: int) -> None:
         """Record what `verifier` sees from byte `start` on, which other hosts may ask for. Not if it checks nothing."""

@@ -31,6 +31,7 @@ class TransferRequest:
         collect_limit: Content of up to this many bytes is collected and verified before its first byte is sent. Larger
             content is verified while it is sent.
         is_manifest: Whether the content is a manifest or index, which must not be larger than `collect_limit`.
+        is_checked: Whether `path` says that the requester may have the content. Peers may send it for that reason.
     """
 
     digest: Digest
@@ -38,6 +39,7 @@ class TransferRequest:
     wanted: ByteRange | None
     collect_limit: int
     is_manifest: bool = False
+    is_checked: bool = False
 
     @property
     def is_continuation(self) -> bool:

@@ -16,6 +16,7 @@ from peili.mirror.errors import Aborted, FailureReason, NotFound
 from peili.mirror.oci.ranges import ByteRange, Span, Unsatisfiable
 from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect_media_type
 from peili.mirror.oci.references import is_manifest as is_manifest_type
+from peili.mirror.oci.requests import Target
 from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
@@ -32,7 +33,7 @@ from peili.mirror.support.deadlines import Deadline
 
 @asynccontextmanager
 async def open_transfer(
-    relay: Relay, digest: Digest, path: str, *, wanted: ByteRange | None = None, is_manifest: bool = False
+    relay: Relay, digest: Digest, target: Target, *, wanted: ByteRange | None = None, is_manifest: bool = False
 ) -> AsyncGenerator[Transfer]:
     """Transfer content from peers. The resources of the transfer are freed when the context ends.
 
@@ -41,7 +42,7 @@ async def open_transfer(
     Args:
         relay: Admits the transfer.
         digest: The digest of the content.
-        path: The path of the content at a peer.
+        target: What the runtime requests, as peers are asked for it.
         wanted: The range that the runtime wants; None for the whole content.
         is_manifest: Whether the content is a manifest or index, which is always collected whole.
 
@@ -55,7 +56,8 @@ async def open_transfer(
     try:
         with relay.admit(digest, wanted) as state:
             collect_limit = state.limits.manifest_size if is_manifest else state.limits.verify_ahead
-            transfer = Transfer(TransferRequest(digest, path, wanted, collect_limit, is_manifest), state)
+            request = TransferRequest(digest, target.peer_path, wanted, collect_limit, is_manifest, target.is_checked)
+            transfer = Transfer(request, state)
             yield transfer
     except (asyncio.CancelledError, OSError):
         if transfer is not None:

@@ -18,7 +18,8 @@ from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.plugins.resolver import Listed
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, in_time, without_rights
+from peili.mirror.resolvers.questions import STALE, demand_rights, in_time, without_rights
+from peili.mirror.support.fingerprints import Fingerprints
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.upstream.answers import Fetched, Question, Refusal, Unreachable
@@ -84,7 +85,7 @@ class Listings:
 
     async def _ask(self, question: Question, requester: Requester) -> tuple[Fetched | Refusal, str | None]:
         """Return the answer of the registry, and a warning if it is an old one."""
-        fingerprint = self._fingerprints.of(requester)
+        fingerprint = self._fingerprints.of(requester.authorization)
         is_covered = self._context.covers(question.registry, question.repository)
         what = (question.endpoint, question.registry, question.repository, question.reference)
         key = (*what, fingerprint if is_covered else b"")

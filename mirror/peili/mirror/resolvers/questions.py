@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 from collections.abc import Awaitable
 from typing import TypeVar
 
@@ -17,17 +15,6 @@ _T = TypeVar("_T")
 
 STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
 """The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
-
-
-class Fingerprints:
-    """Tells requesters apart without keeping what they show. Another object makes others of the same requesters."""
-
-    def __init__(self) -> None:
-        self._salt = secrets.token_bytes(16)
-
-    def of(self, requester: Requester) -> bytes:
-        """Return the fingerprint of a requester."""
-        return hashlib.blake2b((requester.authorization or "").encode(), key=self._salt, digest_size=16).digest()
 
 
 async def without_rights(

@@ -23,9 +23,10 @@ from peili.mirror.plugins.resolver import Listed, Resolution, Resolver
 from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, Fingerprints, demand_rights, in_time, without_rights
+from peili.mirror.resolvers.questions import STALE, demand_rights, in_time, without_rights
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
+from peili.mirror.support.fingerprints import Fingerprints
 from peili.mirror.support.options import Options
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
@@ -239,7 +240,7 @@ class _Running:
 
     async def resolve(self, reference: Reference, requester: Requester) -> Resolution | None:
         """Ask the registry, or guess if it does not answer."""
-        key = (reference, self._fingerprints.of(requester))
+        key = (reference, self._fingerprints.of(requester.authorization))
         asking = self._asking.call(key, lambda: self._ask(reference, requester))
         answer = await in_time(asking, self.context.limits.upstream_timeout)  # so that there is time to ask peers
         self._note_state(reference.registry, answer)

@@ -94,9 +94,7 @@ class CoveredAccess:
         if self._rights.serves_in_outage:
             was_granted = await self._has(self._earlier, case.scope_of_all, resource.digest)
             case = _Case(resource, credential, was_granted)
-        if credential.is_anonymous and not case.was_granted:
-            await self._challenge(resource)
-        self._apply(case, await self._answers.ask(credential, resource))
+        self._apply(case, await self._ask(case))
 
     def note_readable(self, resource: Resource, credential: Credential) -> None:
         """Remember that the registry has let the runtime read `resource`, when another part of the mirror asked it."""
@@ -110,15 +108,10 @@ class CoveredAccess:
         header = {"WWW-Authenticate": str(challenge.for_repository(resource.repository))}
         return HTTPError(401, UNAUTHORIZED, f"{resource.registry} decides who may pull {resource.repository}", header)
 
-    async def _challenge(self, resource: Resource) -> None:
-        """Raise an error if the registry challenges requests without rights, or does not answer."""
-        match await self._answers.challenge(resource.registry):
-            case Challenge() as challenge:
-                raise self.challenged(resource, challenge)
-            case Unreachable(why):
-                raise self._outage(resource, why)
-            case None:
-                pass
+    async def _ask(self, case: _Case) -> Answer:
+        if case.credential.is_anonymous:
+            return await self._answers.ask_for_anybody(case.resource, is_doubted=case.was_granted)
+        return await self._answers.ask(case.credential, case.resource)
 
     def _apply(self, case: _Case, answer: Answer) -> None:
         """Do what the registry says: return, or raise an error."""
@@ -135,9 +128,9 @@ class CoveredAccess:
             case Absent():
                 self._count(REFUSED)
                 raise NotFound(f"{resource.scope} has no {resource.digest}")
-            case Unreachable(why):
+            case Unreachable(why, is_down=is_down):
                 error = self._outage(resource, why)
-                if not case.was_granted:
+                if not (case.was_granted and is_down):
                     raise error
                 self._context.log.info("%s: served, because it was granted here before: %s", resource, error)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from peili.mirror.oci.requests import DENIED, HTTPError
+from peili.mirror.support.fingerprints import Fingerprints
 
 _MOST_HEADER = 16 * 1024
 _MOST_CLAIMS = 64 * 1024
@@ -40,12 +39,15 @@ class Credential:
         return self.header is None
 
 
+ANYBODY = Credential(b"")
+"""What a request without rights shows."""
+
+
 class Credentials:
     """Recognises credentials by hashes, with a salt that exists only in the memory of this process."""
 
     def __init__(self) -> None:
-        self._salt = secrets.token_bytes(32)
-        self._anonymous = Credential(b"")
+        self._fingerprints = Fingerprints()
 
     def of(self, header: str | None) -> Credential:
         """Return the credential in an Authorization header, or that of a request without one.
@@ -54,10 +56,10 @@ class Credentials:
             HTTPError: 403, no registry could be asked with this header. That must not look like an outage.
         """
         if header is None or not (text := header.strip()):
-            return self._anonymous
+            return ANYBODY
         if len(text) > _MOST_HEADER or not (text.isascii() and text.isprintable()):
             raise HTTPError(403, DENIED, f"an Authorization header has at most {_MOST_HEADER} printable characters")
-        key = hashlib.blake2b(text.encode("latin-1", "replace"), key=self._salt, digest_size=32).digest()
+        key = self._fingerprints.of(text)
         scheme, _, value = text.partition(" ")
         if scheme.lower() == "basic":
             return Credential(key, text, is_basic=True)

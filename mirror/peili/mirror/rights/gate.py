@@ -21,7 +21,7 @@ from peili.mirror.rights.credentials import Credentials
 from peili.mirror.rights.manifests import ManifestChildren
 from peili.mirror.rights.policy import PullRights
 from peili.mirror.rights.registry_answers import RegistryAnswers, Resource
-from peili.mirror.rights.repositories import Belonging, Repositories
+from peili.mirror.rights.repositories import Repositories
 from peili.mirror.upstream.answers import Challenged, Readable
 from peili.mirror.upstream.client import UpstreamClient
 
@@ -42,8 +42,8 @@ class Permit:
 class Gate:
     """Decides about the requests to the local door. Used on one event loop, concurrently.
 
-    A decision takes at most twice ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
-    registry that does not answer delays only what it has to decide about.
+    A decision takes at most four times ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
+    registry that does not answer delays only what it has to decide about, and then not each request.
 
     Args:
         context: The context of the mirror.
@@ -64,13 +64,13 @@ class Gate:
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.manifests = ManifestChildren(context)
-        self.repositories = Repositories(context, rights.coverage, self.manifests)
+        self.repositories = Repositories(context, rights.coverage, self.manifests, rights.ttl)
         self._context = context
         self._coverage = rights.coverage
         self._takes_passwords = rights.basic
         self._count = count
         self._credentials = Credentials()
-        self._answers = RegistryAnswers(client, context.log)
+        self._answers = RegistryAnswers(context, client)
         self._covered = CoveredAccess(context, self._answers, rights, self.manifests, count)
 
     def covers(self, registry: str | None, repository: str) -> bool:
@@ -92,7 +92,7 @@ class Gate:
         if target.registry is None or not self._coverage.covers(target.registry, target.repository):
             return await self._check_uncovered(target, digest, authorization)
         # Also if it is refused: the runtime then gets it from the registry, for this repository.
-        self.repositories.note_request(digest, is_covered=True)
+        self.repositories.arrivals.note_request(digest, is_covered=True)
         resource = Resource(target.registry, target.repository, target.endpoint, digest)
         await self._covered.require(resource, self._credentials.of(authorization))
         return Permit(is_checked=True)
@@ -135,11 +135,10 @@ class Gate:
         repositories = self.repositories
         if repositories.is_certainly_open(digest):
             return Permit(is_checked=False)
-        is_elsewhere = not repositories.was_requested_for_covered(digest) and not await self._may_be_here(digest)
-        if is_elsewhere and not repositories.was_requested_for_covered(digest):  # the store may have taken its time
-            repositories.note_request(digest, is_covered=False)
-            return Permit(is_checked=False, uses_store=False)
-        if await repositories.belonging(digest) is Belonging.OPEN:
+        if not await self._may_be_here(digest):
+            repositories.arrivals.note_request(digest, is_covered=False)
+            return Permit(is_checked=False, uses_store=False)  # peers decide for themselves
+        if await repositories.is_open(digest):
             return Permit(is_checked=False)
         await self._confirm(target, digest, authorization)
         return Permit(is_checked=True)
@@ -157,7 +156,7 @@ class Gate:
             resource = Resource(target.registry, target.repository, target.endpoint, digest)
             credential = self._credentials.of(authorization)
             match await self._answers.ask(credential, resource):
-                case Readable(descriptor) if descriptor is not None:  # some registries redirect whatever they are asked
+                case Readable():
                     self._count(CONFIRMED)
                     self.repositories.confirm(digest)
                     return

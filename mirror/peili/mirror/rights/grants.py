@@ -85,12 +85,12 @@ class Grants:
         return True
 
     def manifests(self, scope: Scope) -> Collection[Digest]:
-        """Return the manifests that may be read. Forgets what has expired."""
+        """Return the manifests that may be read, the latest grant first. Forgets what has expired."""
         grants, now = self._of(scope), self._clock()
         for digest in [digest for digest, grant in grants.items() if grant.until <= now]:
             del grants[digest]
             self._count -= 1
-        return [digest for digest, grant in grants.items() if grant.is_manifest]
+        return [digest for digest, grant in reversed(grants.items()) if grant.is_manifest]
 
     def inherit(self, scope: Scope, digest: Digest, parent: Digest) -> None:
         """Remember that `digest` may be read for as long as `parent`, which refers to it."""

@@ -24,8 +24,9 @@ class PullRights:
             ``ghcr.io/acme/*``. ``*`` stands for any characters.
         ttl: Seconds for which it is remembered that a token may read something.
         basic: Whether a user and a password are passed on to registries that take no tokens. They are not kept.
-        outage: What happens while the registry does not answer. ``deny``: the runtime is sent there, as without peili.
-            ``remembered``: this host serves what anybody on it was granted within `grace`, by repository and digest.
+        outage: What happens while the registry is down: it does not answer a request without rights in time, or with an
+            error of its own (5xx). ``deny``: the runtime is sent there, as without peili. ``remembered``: this host
+            serves what anybody on it was granted within `grace`, by repository and digest.
         grace: See `outage`; seconds. It is kept in memory only: after a restart, nothing has been granted.
 
     Attributes:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
+from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.oci.requests import Endpoint
-from peili.mirror.rights.credentials import Credential
+from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.interfaces import Context
+from peili.mirror.rights.credentials import ANYBODY, Credential
+from peili.mirror.rights.outages import RETRY, Outages
+from peili.mirror.support.expiring import Expiring
+from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
-from peili.mirror.upstream.answers import Answer, Question, Unreachable
+from peili.mirror.upstream.answers import Answer, Challenged, Question, Unreachable
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 
-RETRY = 2.0
-"""Seconds for which a registry that does not answer is not asked again. Each pull has many requests."""
-_MOST_REGISTRIES = 256
+_LATELY = 2.0
+"""If a registry has answered within this many seconds, it is there."""
+_MOST_IN_VAIN = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +51,56 @@ class Resource:
 class RegistryAnswers:
     """Asks registries on behalf of this host's runtime. Used on one event loop; never raises for their faults.
 
+    Of an `Unreachable` that it returns, `is_down` is true only if the registry is down for everybody (outages.py).
+
     Args:
+        context: The context of the mirror.
         client: Asks them.
-        log: Receives one line when a registry stops to answer, and one when it answers again.
         clock: Seconds that never go back.
     """
 
-    def __init__(
-        self, client: UpstreamClient, log: logging.Logger, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, context: Context, client: UpstreamClient, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = context
         self._client = client
-        self._log = log
         self._clock = clock
-        self._tasks = Tasks(log)
-        self._asking: dict[tuple[bytes, Resource], asyncio.Task[Answer]] = {}
-        self._down: OrderedDict[str, float] = OrderedDict()  # registries that did not answer, until when
+        self._tasks = Tasks(context.log)
+        self._outages = Outages(client, self._tasks, context.log, clock)
+        self._asking = SingleFlight[tuple[bytes, Resource], Answer](self._tasks)
+        self._in_vain: Expiring[tuple[bytes, str], Unreachable] = Expiring(_MOST_IN_VAIN, clock)
 
     async def ask(self, credential: Credential, resource: Resource) -> Answer:
         """Return what the registry says, with the rights of `credential`. Concurrent equal questions are one."""
-        if (down := self._outage(resource.registry)) is not None:
-            return down
-        key = (credential.key, resource)
-        if (task := self._asking.get(key)) is None:
-            task = self._asking[key] = self._tasks.start(self._ask(credential, resource))
-            task.add_done_callback(lambda _: self._asking.pop(key, None))
-        return await asyncio.shield(task)
+        try:
+            if (down := await self._outages.suspected(resource.registry)) is not None:
+                return down
+            if (in_vain := self._in_vain.get((credential.key, resource.registry))) is not None:
+                return in_vain
+            return await self._asking.call((credential.key, resource), lambda: self._ask(credential, resource))
+        except Unavailable as error:  # the mirror is exited
+            return Unreachable(str(error), is_down=False)
 
-    async def challenge(self, registry: str) -> Challenge | Unreachable | None:
-        """Return how the registry challenges requests without rights; None if it does not."""
-        answer = self._outage(registry) or await self._client.challenge(registry)
-        if isinstance(answer, Unreachable):
-            self._note_outage(registry, answer)
-        return answer
+    async def ask_for_anybody(self, resource: Resource, *, is_doubted: bool = False) -> Answer:
+        """Return what the registry says to a request without rights. If it challenges those, it is not asked again.
+
+        Args:
+            resource: What is requested.
+            is_doubted: Make sure that the registry is there, unless it has answered anybody within two seconds. A
+                challenge is of no use while it is down: its token server may be down with it.
+        """
+        registry, started = resource.registry, self._clock()
+        try:
+            if is_doubted and (down := await self._outages.find(registry, started - _LATELY)) is not None:
+                return down
+            answer = await self._outages.suspected(registry) or await self._client.challenge(registry)
+            match answer:
+                case Challenge():
+                    return Challenged(answer)
+                case Unreachable():
+                    return await self._judge(registry, answer, started)
+                case None:
+                    return await self.ask(ANYBODY, resource)
+        except Unavailable as error:
+            return Unreachable(str(error), is_down=False)
 
     async def aclose(self) -> None:
         """Cancel the questions in progress."""
@@ -86,24 +108,29 @@ class RegistryAnswers:
             pass
 
     async def _ask(self, credential: Credential, resource: Resource) -> Answer:
-        registry, repository = resource.registry, resource.repository
+        registry, started = resource.registry, self._clock()
+        size = await self._size(resource.digest) if resource.endpoint is Endpoint.BLOB else None
         answer = await self._client.ask(
-            Question(registry, repository, resource.endpoint, resource.digest, credential.header)
+            Question(registry, resource.repository, resource.endpoint, resource.digest, credential.header, size=size)
         )
-        if isinstance(answer, Unreachable):
-            self._note_outage(registry, answer)
-        elif self._down.pop(registry, None) is not None:
-            self._log.info("%s answers again", registry)
-        return answer
+        if not isinstance(answer, Unreachable):
+            self._outages.note_answer(registry)
+            return answer
+        judged = await self._judge(registry, answer, started)
+        if not judged.is_down:  # its next questions should not have to wait, too
+            self._in_vain.set((credential.key, registry), judged, RETRY)
+        return judged
 
-    def _outage(self, registry: str) -> Unreachable | None:
-        until = self._down.get(registry)
-        return Unreachable("it did not answer just now") if until is not None and self._clock() < until else None
+    async def _size(self, digest: Digest) -> int | None:
+        """Return the size of a blob, if the store has it."""
+        describe = partial(self._context.store.describe, digest)
+        try:
+            return (
+                await call(describe, self._context, "the store", about=digest, allowed=(NotFound, Unavailable))
+            ).size
+        except (NotFound, Unavailable):
+            return None
 
-    def _note_outage(self, registry: str, answer: Unreachable) -> None:
-        if registry not in self._down:
-            self._log.warning("%s does not say who may pull: %s", registry, answer.why)
-        self._down[registry] = max(self._down.get(registry, 0.0), self._clock() + RETRY)
-        self._down.move_to_end(registry)
-        if len(self._down) > _MOST_REGISTRIES:
-            self._down.popitem(last=False)
+    async def _judge(self, registry: str, answer: Unreachable, since: float) -> Unreachable:
+        """Return why there is no answer: because the registry is down, or for a reason that concerns one requester."""
+        return await self._outages.find(registry, since) or replace(answer, is_down=False)

@@ -1,45 +1,31 @@
 """Finds out to whom content of this host belongs: to everybody, or only to those who may pull covered images.
 
-Content is open if an image of this host that is not covered has it, or if a registry said that a repository that is not
-covered has it. Content of no image is open if this host's runtime has requested it for such repositories only, before
-its first byte was here. All other content is closed. So what is not known is closed.
+Content is open if an image of this host that is not covered has it, or if a registry said lately that a repository that
+is not covered has it. Of content of no image, arrivals.py decides. All other content is closed. So what is not known is
+closed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from contextlib import aclosing
-from enum import Enum, auto
 
 from peili.mirror.errors import PeiliError
 from peili.mirror.oci.references import Digest, Key, Reference
 from peili.mirror.plugins.calls import call
-from peili.mirror.plugins.content import Gone, Have
+from peili.mirror.plugins.content import Gone, Have, StoreEvent, Synced
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.rights.arrivals import Arrivals
 from peili.mirror.rights.coverage import Coverage
 from peili.mirror.rights.manifests import ManifestChildren
+from peili.mirror.support.expiring import Expiring
 from peili.mirror.support.tasks import Backoff, is_cancelled
 
 _PAUSE = 1.0
 """Seconds between two readings of the list of images."""
 _MOST = 65_536
-"""How many digests are remembered of which a registry or a request has said something."""
-
-
-class Belonging(Enum):
-    """To whom content belongs.
-
-    Attributes:
-        OPEN: Everybody who asks for it may have it.
-        CLOSED: It is known only from covered repositories.
-        UNKNOWN: Nothing is known. Other hosts do not get it either.
-    """
-
-    OPEN = auto()
-    CLOSED = auto()
-    UNKNOWN = auto()
+"""How many digests are remembered of which a registry has said something."""
 
 
 class Repositories:
@@ -49,59 +35,43 @@ class Repositories:
         context: The context of the mirror.
         coverage: Which repositories are covered.
         manifests: What manifests refer to.
+        ttl: Seconds for which it is remembered what a registry said.
+
+    Attributes:
+        arrivals: What the runtime requests, and what arrives.
     """
 
-    def __init__(self, context: Context, coverage: Coverage, manifests: ManifestChildren) -> None:
+    def __init__(self, context: Context, coverage: Coverage, manifests: ManifestChildren, ttl: float) -> None:
+        self.arrivals = Arrivals()
         self._context = context
         self._coverage = coverage
         self._manifests = manifests
         self._listed: dict[Digest, bool] = {}  # what belongs to images, and whether to one that is not covered
-        self._confirmed: OrderedDict[Digest, None] = OrderedDict()  # a registry said that it is open
-        self._requested: OrderedDict[Digest, bool] = OrderedDict()  # whether only for what is not covered
-        self._unexplained: OrderedDict[Digest, None] = OrderedDict()  # began to arrive without a request
+        self._ttl = ttl
+        self._confirmed: Expiring[Digest, None] = Expiring(_MOST)  # a registry said that it is open
         self._is_outdated = True
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    def note_request(self, digest: Digest, *, is_covered: bool) -> None:
-        """Note that this host's runtime has requested content that the store does not have, for a repository."""
-        self._requested[digest] = self._requested.get(digest, True) and not is_covered
-        _bound(self._requested, digest)
-
     def confirm(self, digest: Digest) -> None:
         """Note that, as a registry says, a repository that is not covered has `digest`."""
-        self._confirmed[digest] = None
-        _bound(self._confirmed, digest)
-
-    def was_requested_for_covered(self, digest: Digest) -> bool:
-        """Return whether this host's runtime has requested `digest` for a covered repository."""
-        return not self._requested.get(digest, True)
+        self._confirmed.set(digest, None, self._ttl)
 
     def is_certainly_open(self, digest: Digest) -> bool:
         """Return whether `digest` is known to be open. Costs nothing; False may only mean that nobody has looked."""
         return digest in self._confirmed or self._listed.get(digest, False)
 
-    async def belonging(self, digest: Digest) -> Belonging:
-        """Return to whom `digest` belongs. `Belonging.UNKNOWN` if the store does not answer and nothing else is known.
+    async def is_open(self, key: Key) -> bool:
+        """Return whether everybody may know that this host has `key`, and get its content.
 
         The list of images is read again if it may have changed, but at most once a second.
         """
-        if not self.is_certainly_open(digest):
-            await self._update()
-        if self.is_certainly_open(digest):
-            return Belonging.OPEN
-        if digest in self._listed:
-            return Belonging.CLOSED
-        is_open = self._requested.get(digest)
-        if is_open is None or (is_open and digest in self._unexplained):
-            return Belonging.UNKNOWN
-        return Belonging.OPEN if is_open else Belonging.CLOSED
-
-    async def is_open(self, key: Key) -> bool:
-        """Return whether every host may know that this host has `key`, and get its content."""
         if isinstance(key, Reference):
             return not self._coverage.covers(key.registry, key.repository)
-        return self.is_certainly_open(key) or await self.belonging(key) is Belonging.OPEN
+        if not self.is_certainly_open(key):
+            await self._update()
+        is_unlisted = key not in self._listed
+        return self.is_certainly_open(key) or (is_unlisted and self.arrivals.is_open(key))
 
     async def run(self) -> None:
         """Follow the store until cancelled: which images change, and what arrives without a request."""
@@ -115,29 +85,34 @@ class Repositories:
                     raise
                 log.warning("to whom content belongs is not followed: %s", str(error) or repr(error))
             self._is_outdated = True
+            self.arrivals.follow(is_followed=False)
             await backoff.sleep()
 
     async def _follow(self, backoff: Backoff) -> None:
         async with aclosing(self._context.store.watch()) as batches:
             async for batch in batches:
                 for event in batch:
-                    match event:
-                        case Have(key=key, complete=False, available=available) if isinstance(key, Digest):
-                            self._note_arrival(key, available)
-                        case Have():
-                            self._is_outdated = True
-                        case Gone(key=key) if isinstance(key, Digest):
-                            self._unexplained.pop(key, None)
-                        case Gone():
-                            self._is_outdated = True
-                        case _:
-                            pass
+                    self._note(event)
                 backoff.reset()
 
-    def _note_arrival(self, digest: Digest, available: int | None) -> None:
-        if available and digest not in self._requested:
-            self._unexplained[digest] = None
-            _bound(self._unexplained, digest)
+    def _note(self, event: StoreEvent) -> None:
+        match event:
+            case Have(key=key, complete=False, available=available) if isinstance(key, Digest):
+                if available:
+                    self.arrivals.note_arrival(key, is_whole=False)
+            case Have(key=key):
+                self._is_outdated = True
+                if isinstance(key, Digest):
+                    self.arrivals.note_arrival(key, is_whole=True)
+                    self._manifests.note_arrival(key)
+            case Gone(key=key) if isinstance(key, Digest):
+                self.arrivals.forget({key})
+            case Gone():
+                self._is_outdated = True
+            case Synced():
+                self.arrivals.follow(is_followed=True)
+            case _:
+                pass
 
     async def _update(self) -> None:
         """Read the list of images, if it may have changed. Only one task reads it, and the others wait."""
@@ -150,6 +125,7 @@ class Repositories:
             except PeiliError as error:
                 self._is_outdated = True
                 self._context.log.debug("to whom content belongs is not known: %s", error)
+            self.arrivals.forget(self._listed.keys())
             self._read_at = time.monotonic()
 
     async def _read_images(self) -> dict[Digest, bool]:
@@ -173,10 +149,3 @@ class Repositories:
                     found |= {*children.manifests, *children.blobs}
             listed |= dict.fromkeys(found, is_open)
         return listed
-
-
-def _bound(table: OrderedDict[Digest, bool] | OrderedDict[Digest, None], digest: Digest) -> None:
-    """Note that the entry of `digest` was used, and remove the oldest one if there are too many."""
-    table.move_to_end(digest)
-    if len(table) > _MOST:
-        table.popitem(last=False)

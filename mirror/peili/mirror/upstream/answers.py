@@ -18,6 +18,8 @@ from peili.mirror.oci.references import (
     OCTET_STREAM,
     Descriptor,
     Digest,
+    detect_media_type,
+    is_manifest,
     is_media_type,
 )
 from peili.mirror.oci.requests import Endpoint
@@ -27,6 +29,10 @@ from peili.mirror.upstream.exchanges import RegistryReply
 MANIFESTS = (OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST)
 """The media types that are asked for, in the order of preference of container runtimes."""
 _LONGEST_PAUSE = 3600.0
+_PARTIAL, _TOO_MANY = 206, 429
+_BLOB_TYPE = re.compile(r"(application|binary)/(octet-stream|(vnd|x)[.-].+|gzip|zstd|tar)")
+"""The media types that registries and storage give to blobs. Config is JSON, but so are many error messages."""
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _LINK = re.compile(r"<([^<>]{1,4096})>((?:[^,\"]|\"[^\"]*\")*)")
 _NEXT = re.compile(r';\s*rel="?next"?', re.IGNORECASE)
 
@@ -43,6 +49,7 @@ class Question:
         authorization: The Authorization header of the request that this question is for. It is sent only to the host
             that asked for it, and never kept.
         accept: The media types that the answer may have.
+        size: The size of the blob in bytes, if this host knows it. Not every registry names the digest of a blob.
     """
 
     registry: str
@@ -51,11 +58,17 @@ class Question:
     reference: str
     authorization: str | None = field(default=None, repr=False)
     accept: Sequence[str] = MANIFESTS
+    size: int | None = None
 
     @property
     def path(self) -> str:
         """The path below the root of the API."""
         return f"/{self.repository}/{self.endpoint.value}/{self.reference}"
+
+    @property
+    def digest(self) -> Digest | None:
+        """The digest; None for a tag."""
+        return Digest(self.reference) if ":" in self.reference else None
 
     def __str__(self) -> str:
         return f"{self.registry}/{self.repository} {self.reference}"
@@ -66,7 +79,7 @@ class Readable:
     """The registry has it, and this requester may read it.
 
     Attributes:
-        descriptor: What it is; None if the registry only says from where to get the blob.
+        descriptor: What it is; None if the registry does not say all of it.
     """
 
     descriptor: Descriptor | None
@@ -107,10 +120,13 @@ class Unreachable:
     Attributes:
         why: The reason, for the log and for people.
         retry_after: Seconds for which the registry wants no request; None if it does not say.
+        is_down: Whether the registry is out of order, as far as this answer shows. False if it only wants fewer
+            requests (429), or if this host did not ask it.
     """
 
     why: str
     retry_after: float | None = None
+    is_down: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +145,9 @@ Answer: TypeAlias = Readable | Refusal
 
 
 def refusal(reply: RegistryReply) -> Refusal | None:
-    """Return why the reply has no content; None for status 200."""
+    """Return why the reply has no content; None if it has some."""
     match reply.status:
-        case 200:
+        case 200 | 206:
             return None
         case 401:
             challenge = find_challenge(reply.challenges)
@@ -141,25 +157,69 @@ def refusal(reply: RegistryReply) -> Refusal | None:
         case 404 | 410:
             return Absent()
         case 408 | 429 | 500 | 502 | 503 | 504:
-            return Unreachable(f"it answered {reply.status}", _retry_after(reply.headers.get("retry-after")))
+            pause = _retry_after(reply.headers.get("retry-after"))
+            return Unreachable(f"it answered {reply.status}", pause, is_down=reply.status != _TOO_MANY)
         case _:  # what a requester sends must not look like an outage
             return Denied(f"it answered {reply.status}")
 
 
-def descriptor_of(reply: RegistryReply, question: Question) -> Descriptor | None:
-    """Return the descriptor that the headers of a reply to HEAD say; None if they do not say all of it.
+def manifest_of(reply: RegistryReply, question: Question) -> Readable | None:
+    """Return what a good reply to HEAD says about a manifest; None if it does not show that it is one.
+
+    A reply with status 200 is not enough: where people have to log in, each request may be answered with a page.
 
     Raises:
-        ValueError: A header is malformed, or the digest is another one than the one that was asked for.
+        ValueError: A header is malformed, or names another digest than the one that was asked for.
     """
-    said, length = reply.headers.get("docker-content-digest"), reply.headers.get("content-length")
-    wanted = question.reference if ":" in question.reference else None
-    if (text := said or wanted) is None or length is None:
+    digest, media_type, size = _said_digest(reply, question), media_type_of(reply), _length(reply)
+    if digest is None or size is None or not is_manifest(media_type):
         return None
-    digest = Digest(text)
-    if wanted is not None and digest != wanted:
+    return Readable(Descriptor(media_type, digest, size))
+
+
+def read_manifest_of(reply: RegistryReply, question: Question) -> Readable:
+    """Return what the body of a good reply to GET is.
+
+    Raises:
+        ValueError: It is no manifest, or another one than the one that was asked for.
+    """
+    wanted, media_type = question.digest, media_type_of(reply)
+    digest = Digest.of(reply.body) if wanted is None else Digest.of(reply.body, wanted.algorithm)
+    if wanted not in {None, digest}:
         raise ValueError(f"it answered with another digest, {digest}")
-    return Descriptor(media_type_of(reply), digest, _length(length))
+    if not is_manifest(media_type):
+        media_type = detect_media_type(reply.body)
+    if wanted is None and media_type == OCTET_STREAM:
+        raise ValueError("its answer is no manifest")
+    return Readable(Descriptor(media_type, digest, len(reply.body)))
+
+
+def blob_of(reply: RegistryReply, question: Question) -> Readable:
+    """Return what a good reply to HEAD, or to GET for the first byte, says about a blob.
+
+    The digest shows that it is the blob. Storage does not know digests: then the size shows it, or at least the media
+    type, which is not that of a page.
+
+    Raises:
+        ValueError: A header is malformed, or it may be something else.
+    """
+    digest, media_type, size = _said_digest(reply, question), media_type_of(reply), _length(reply)
+    if digest is None:
+        if size is None or (question.size is not None and size != question.size):
+            raise ValueError("it answered with another size")
+        if media_type in _PAGES or (question.size is None and not _BLOB_TYPE.fullmatch(media_type)):
+            raise ValueError(f"it answered with {media_type}, which is no blob")
+        digest = question.digest
+    return Readable(None if digest is None or size is None else Descriptor(media_type, digest, size))
+
+
+def _said_digest(reply: RegistryReply, question: Question) -> Digest | None:
+    """Return the digest that a reply names, if it does. Raises ValueError if it is not the one that was asked for."""
+    if (said := reply.headers.get("docker-content-digest")) is None:
+        return None
+    if question.digest not in {None, digest := Digest(said)}:
+        raise ValueError(f"it answered with another digest, {digest}")
+    return digest
 
 
 def media_type_of(reply: RegistryReply) -> str:
@@ -182,7 +242,13 @@ def next_page(reply: RegistryReply, url: str) -> str | None:
     return None
 
 
-def _length(text: str) -> int:
+def _length(reply: RegistryReply) -> int | None:
+    """Return the size of the content that a reply states; None if it states none. Raises ValueError."""
+    text = reply.headers.get("content-length")
+    if reply.status == _PARTIAL:
+        text = reply.headers.get("content-range", "").rpartition("/")[2]
+    if text is None:
+        return None
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise ValueError(f"it answered with a malformed length, {text[:80]!a}")
     return int(text)

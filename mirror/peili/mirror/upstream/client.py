@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from peili.mirror.limits import KIB, Limits
-from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest
+from peili.mirror.oci.references import MAX_MANIFEST
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.threads import DaemonThreads
@@ -22,16 +22,23 @@ from peili.mirror.upstream.answers import (
     Denied,
     Fetched,
     Question,
-    Readable,
     Refusal,
     Unreachable,
-    descriptor_of,
-    media_type_of,
+    blob_of,
+    manifest_of,
     next_page,
+    read_manifest_of,
     refusal,
 )
 from peili.mirror.upstream.challenges import Challenge
-from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import (
+    MOST_CHECKS,
+    Exchange,
+    ExchangeFailed,
+    NotDialled,
+    RegistryReply,
+    TooLarge,
+)
 from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
@@ -43,6 +50,7 @@ _T = TypeVar("_T")
 _THREADS = 2
 _MOST_BASE = 64 * KIB
 _MOST_PAGES = 64
+_OK = 200
 
 Counter: TypeAlias = Callable[[str, str], None]
 """Counts a request that was sent to a registry: its endpoint, and the kind of the answer."""
@@ -56,7 +64,8 @@ class UpstreamClient:
     unreachable. Authorization headers are neither kept nor logged.
 
     Args:
-        limits: ``upstream_timeout``, ``upstream_requests``, ``upstream_answer`` and ``connect_timeout``.
+        limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them),
+            ``upstream_answer`` and ``connect_timeout``.
         roots: Finds the API of a registry. It runs in a thread. Its errors make the registry unreachable.
         log: Receives what goes wrong in `roots`.
         count: Counts each request.
@@ -74,12 +83,17 @@ class UpstreamClient:
         self._count = count
         self._threads = DaemonThreads(_THREADS, "peili upstream")
         self._transport: RegistryTransport | None = None  # from the first question on
-        self._registries = KnownRegistries(roots, self._threads, log or logging.getLogger("peili.upstream"))
+        # One registry leaves slots to the others, however slowly it answers.
+        most_of_one = (self._limits.upstream_requests + 1) // 2
+        log = log or logging.getLogger("peili.upstream")
+        self._registries = KnownRegistries(roots, self._threads, log, most_of_one)
         self._slots: asyncio.Semaphore | None = None  # while the client is entered
+        self._checks = asyncio.Semaphore(MOST_CHECKS)
 
     async def __aenter__(self) -> Self:
         self._registries.clear()
         self._slots = asyncio.Semaphore(self._limits.upstream_requests)
+        self._checks = asyncio.Semaphore(MOST_CHECKS)
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -97,7 +111,7 @@ class UpstreamClient:
         Args:
             question: The endpoint is `Endpoint.MANIFEST` or `Endpoint.BLOB`.
         """
-        return await self._bounded(self._try_roots(question, self._ask_root))
+        return await self._bounded(question.registry, self._try_roots(question, self._ask_root))
 
     async def challenge(self, registry: str) -> Challenge | Unreachable | None:
         """Return how a registry challenges requests without rights; None if it does not.
@@ -108,7 +122,7 @@ class UpstreamClient:
         known = self._registries.get(registry)
         if known.is_fresh(math.inf):
             return known.challenge
-        asked = await self._bounded(self._learn_challenge(registry, known, math.inf))
+        asked = await self._bounded(registry, self._learn_challenge(registry, known, math.inf))
         return asked if not known.has_answered else known.challenge
 
     async def probe(self, registry: str, within: float) -> Challenge | Unreachable | None:
@@ -124,7 +138,42 @@ class UpstreamClient:
         known = self._registries.get(registry)
         if known.is_fresh(within):
             return known.challenge
-        return await self._bounded(self._learn_challenge(registry, known, within))
+        return await self._bounded(registry, self._learn_challenge(registry, known, within))
+
+    async def check(self, registry: str) -> Unreachable | None:
+        """Ask whether a registry is there, by ``GET /v2/`` without the rights of anybody.
+
+        What requesters do changes nothing about the answer: the request has connections of its own, and all of the
+        time. Of several roots, that one is asked which decides about rights.
+
+        Returns:
+            None if it answers, whatever it says. Otherwise the reason; its `is_down` says whether it is out of order.
+        """
+        if self._slots is None or self._checks.locked():
+            return Unreachable("it could not be checked now", is_down=False)
+        known = self._registries.get(registry)
+        if (pause := known.pauses.of(None, is_root=True)) is not None:
+            return pause
+        async with self._checks:
+            root = await self._deciding_root(registry, known)
+            if root is None:
+                return Unreachable("its API was not found", is_down=False)
+            question = Question(registry, "", Endpoint.BASE, "")
+            answer = await self._in_its_share(self._ask_base(root, question), 1)
+            self._note(known, question, answer)
+            if not isinstance(answer, Unreachable):
+                return None
+            known.pauses.note(None, answer, is_root=True)
+            return answer
+
+    async def _deciding_root(self, registry: str, known: KnownRegistry) -> ApiRoot | None:
+        """Return the root that decides about rights; None if it can't be found out in time."""
+        try:
+            async with Deadline(self._limits.upstream_timeout):
+                roots = await self._registries.roots(registry)
+        except TimeoutError:
+            return None
+        return known.challenger or (roots[-1] if roots else None)
 
     async def fetch(self, question: Question) -> Fetched | Refusal:
         """Read a document: the tags of a repository, or the referrers of a digest. All its pages are read.
@@ -137,17 +186,22 @@ class UpstreamClient:
             them arrive in time.
         """
         pages: list[bytes] = []
-        answer = await self._bounded(self._try_roots(question, partial(self._fetch_pages, pages)))
+        asking = self._try_roots(question, partial(self._fetch_pages, pages))
+        answer = await self._bounded(question.registry, asking)
         return Denied("only a part of it arrived") if pages and isinstance(answer, Unreachable) else answer
 
-    async def _bounded(self, work: Coroutine[Any, Any, _T]) -> _T | Unreachable:
+    async def _bounded(self, registry: str, work: Coroutine[Any, Any, _T]) -> _T | Unreachable:
         """Return what `work` returns in time, as soon as there is a slot."""
+        is_asked, slots = False, self._registries.get(registry).slots
         try:
             if self._slots is None:
-                return Unreachable("this mirror is not running")
-            async with Deadline(self._limits.upstream_timeout), self._slots:
+                return Unreachable("this mirror is not running", is_down=False)
+            async with Deadline(self._limits.upstream_timeout), slots, self._slots:
+                is_asked = True
                 return await work
         except TimeoutError:
+            if not is_asked:
+                return Unreachable("too many questions are under way", is_down=False)
             return Unreachable(f"no answer in {self._limits.upstream_timeout:g} s")
         finally:
             work.close()  # it was not started if there was no slot in time
@@ -158,29 +212,33 @@ class UpstreamClient:
         The last root is the registry itself. The others are its mirrors.
         """
         known = self._registries.get(question.registry)
-        if (pause := known.pause()) > 0:
-            return Unreachable("it wants no request yet", pause)
+        is_root = question.endpoint is Endpoint.BASE
+        if (pause := known.pauses.of(question.authorization, is_root=is_root)) is not None:
+            return pause
         roots: Sequence[ApiRoot] = await self._registries.roots(question.registry)
         if question.authorization is not None and len(roots) > 1:
             await self._learn_challenge(question.registry, known, math.inf)
             roots = (known.challenger or roots[-1],)
         challenged: Challenged | None = None
-        answer: _T | Refusal = Unreachable("its API was not found")
+        answer: _T | Refusal = Unreachable("its API was not found", is_down=False)
         for number, root in enumerate(roots, 1):
             answer = await self._in_its_share(ask(root, question), len(roots))
-            self._count(question.endpoint.value, type(answer).__name__.lower())
-            if not isinstance(answer, Unreachable):
-                known.note_answer()
+            self._note(known, question, answer)
             match answer:
                 case Challenged() if challenged is None:
                     challenged, known.challenger = answer, root
-                case Unreachable(_, retry_after) if retry_after is not None and number == len(roots):
-                    known.pause_for(retry_after)
+                case Unreachable() as unreachable if number == len(roots):
+                    known.pauses.note(question.authorization, unreachable, is_root=is_root)
                 case Challenged() | Denied() | Absent() | Unreachable():
                     pass
                 case _:
                     return answer
         return challenged or answer
+
+    def _note(self, known: KnownRegistry, question: Question, answer: object) -> None:
+        self._count(question.endpoint.value, type(answer).__name__.lower())
+        if not isinstance(answer, Unreachable):
+            known.note_answer()
 
     async def _in_its_share(self, work: Awaitable[_T | Refusal], roots: int) -> _T | Refusal:
         """Return the answer of one of several roots. None of them uses the time of the others."""
@@ -215,33 +273,31 @@ class UpstreamClient:
 
     async def _ask_root(self, root: ApiRoot, question: Question) -> Answer:
         is_blob = question.endpoint is Endpoint.BLOB
-        head = self._exchange("HEAD", root, question, stops_at_other_host=is_blob)
-        reply = await self._send(root, head)
-        if isinstance(reply, (Denied, Unreachable)):
-            return reply
-        if reply.is_redirect:
-            return Readable(None)
-        if (refused := refusal(reply)) is not None:
-            return refused
-        try:
-            descriptor = descriptor_of(reply, question)
-        except ValueError as error:
-            return Denied(str(error))
-        return Readable(descriptor) if is_blob or descriptor is not None else await self._read_manifest(root, question)
+        reply = await self._send(root, self._exchange("HEAD", root, question, stops_at_other_host=is_blob))
+        if isinstance(reply, RegistryReply) and reply.location is not None:
+            return await self._find_elsewhere(root, question, reply.location)
+        if is_blob:
+            return _judge(reply, question, blob_of)
+        answer = _judge(reply, question, manifest_of)
+        return answer if answer is not None else await self._read_manifest(root, question)
+
+    async def _find_elsewhere(self, root: ApiRoot, question: Question, url: str) -> Answer:
+        """Find out whether a blob is at another host, to which the registry sends its requesters.
+
+        The other host may be storage that has it, or a page where people log in. An address is often signed for one
+        method. So if HEAD is refused there, the registry is asked again, by GET for the first byte.
+        """
+        reply = await self._send(root, Exchange("HEAD", url, {}, None, 0))
+        if not (isinstance(reply, RegistryReply) and reply.status == _OK):
+            get = self._exchange("GET", root, question)
+            reply = await self._send(root, replace(get, headers={**get.headers, "Range": "bytes=0-0"}))
+        answer = _judge(reply, question, blob_of)
+        return Denied("its storage demands rights") if isinstance(answer, Challenged) else answer
 
     async def _read_manifest(self, root: ApiRoot, question: Question) -> Answer:
         """Find out by GET what the registry does not say to HEAD."""
         reply = await self._send(root, self._exchange("GET", root, question, most=MAX_MANIFEST))
-        if isinstance(reply, (Denied, Unreachable)):
-            return reply
-        if (refused := refusal(reply)) is not None:
-            return refused
-        try:
-            digest = Digest.of(reply.body)
-            said = replace(reply, headers={**reply.headers, "docker-content-digest": digest})
-            return Readable(Descriptor(media_type_of(said), digest, len(reply.body)))
-        except ValueError as error:
-            return Denied(str(error))
+        return _judge(reply, question, read_manifest_of)
 
     async def _fetch_pages(self, pages: list[bytes], root: ApiRoot, question: Question) -> Fetched | Refusal:
         """Read all pages at one root, and note in `pages` those that have arrived."""
@@ -282,3 +338,17 @@ class UpstreamClient:
         from peili.mirror.upstream.transport import RegistryTransport  # noqa: PLC0415 - as above
 
         return RegistryTransport(self._limits, self._threads)
+
+
+def _judge(
+    reply: RegistryReply | Denied | Unreachable, question: Question, judge: Callable[[RegistryReply, Question], _T]
+) -> _T | Refusal:
+    """Return what `judge` makes of a good reply, or why it is none."""
+    if isinstance(reply, (Denied, Unreachable)):
+        return reply
+    if (refused := refusal(reply)) is not None:
+        return refused
+    try:
+        return judge(reply, question)
+    except ValueError as error:
+        return Denied(str(error))

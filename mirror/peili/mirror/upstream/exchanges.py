@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 USER_AGENT = "peili"
 """The User-Agent of these requests. A local door does not ask a registry to answer them, so that they can't loop."""
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_CHECKS = 8
+"""Registries that are checked at the same time, besides all questions."""
 
 
 class ExchangeFailed(Exception):
@@ -31,7 +32,7 @@ class Exchange:
         url: The URL.
         headers: The headers that every host may see.
         authorization: The Authorization header, for the origin of `url` only.
-        most: The largest body of the response in bytes.
+        most: The largest body of the response in bytes; 0 if it is not read.
         stops_at_other_host: Return a redirect to another host as the reply.
     """
 
@@ -60,8 +61,3 @@ class RegistryReply:
     challenges: Sequence[str] = ()
     body: bytes = b""
     location: str | None = None
-
-    @property
-    def is_redirect(self) -> bool:
-        """Whether the registry says only where the content is."""
-        return self.status in _REDIRECTS

@@ -1,4 +1,4 @@
-"""What the client knows about each registry: where its API is, how it challenges, and when it wants no request."""
+"""What the client knows about each registry: where its API is, how it challenges, and whom it wants to wait."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from functools import partial
 
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.challenges import Challenge
+from peili.mirror.upstream.pauses import Pauses
 from peili.mirror.upstream.roots import ApiRoot, RootFinder
 
 _MOST_REGISTRIES = 256
@@ -18,8 +19,6 @@ _ROOTS_TTL = 30.0
 """Seconds for which the roots of a registry are remembered. Their files may change."""
 _CHALLENGE_TTL = 600.0
 """Seconds for which it is remembered how a registry challenges. If it does not answer then, the old answer stays."""
-_LONGEST_PAUSE = 60.0
-"""Seconds for which a registry is not asked at most because it said so."""
 
 
 @dataclass(slots=True)
@@ -30,16 +29,19 @@ class KnownRegistry:
         challenge: How it challenges; None if it does not.
         challenger: The root that challenged last. Tokens are for this one only.
         asking: Held while the registry is asked how it challenges.
+        slots: Held by each question.
+        pauses: Who has to wait.
     """
 
+    slots: asyncio.Semaphore
     challenge: Challenge | None = None
     challenger: ApiRoot | None = None
     asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    pauses: Pauses = field(default_factory=Pauses)
     _roots: tuple[ApiRoot, ...] = ()
     _roots_until: float = 0.0
     _challenged_at: float | None = None
     _answered_at: float = 0.0
-    _paused_until: float = 0.0
 
     @property
     def has_answered(self) -> bool:
@@ -60,14 +62,6 @@ class KnownRegistry:
         """Remember that the registry, or a mirror of it, has just answered."""
         self._answered_at = time.monotonic()
 
-    def pause(self) -> float:
-        """Return for how many seconds the registry wants no request; zero or less if it may be asked."""
-        return self._paused_until - time.monotonic()
-
-    def pause_for(self, seconds: float) -> None:
-        """Ask nothing for this time, but for no longer than a minute."""
-        self._paused_until = time.monotonic() + min(seconds, _LONGEST_PAUSE)
-
     async def roots(self, find: RootFinder, registry: str, threads: DaemonThreads) -> tuple[ApiRoot, ...]:
         """Return where the API of `registry` is. Raises what `find` raises."""
         if time.monotonic() >= self._roots_until:
@@ -83,9 +77,11 @@ class KnownRegistries:
         find_roots: Finds the API of a registry.
         threads: Calls it.
         log: Receives its errors.
+        most: The largest number of questions to one registry at the same time.
     """
 
-    def __init__(self, find_roots: RootFinder, threads: DaemonThreads, log: logging.Logger) -> None:
+    def __init__(self, find_roots: RootFinder, threads: DaemonThreads, log: logging.Logger, most: int) -> None:
+        self._most = most
         self._find_roots = find_roots
         self._threads = threads
         self._log = log
@@ -93,8 +89,9 @@ class KnownRegistries:
 
     def get(self, registry: str) -> KnownRegistry:
         """Return what is known about `registry`."""
-        known = self._known.setdefault(registry.lower(), KnownRegistry())
-        self._known.move_to_end(registry.lower())
+        name = registry.lower()
+        known = self._known[name] = self._known.get(name) or KnownRegistry(asyncio.Semaphore(self._most))
+        self._known.move_to_end(name)
         if len(self._known) > _MOST_REGISTRIES:
             self._known.popitem(last=False)
         return known

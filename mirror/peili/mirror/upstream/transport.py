@@ -18,7 +18,7 @@ import httpx
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.destinations import check_host, connection_check
-from peili.mirror.upstream.exchanges import USER_AGENT, Exchange, ExchangeFailed, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import MOST_CHECKS, USER_AGENT, Exchange, ExchangeFailed, RegistryReply, TooLarge
 from peili.mirror.upstream.roots import ApiRoot
 
 _MOST_REDIRECTS = 5
@@ -111,7 +111,7 @@ class RegistryTransport:
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
             limits=httpx.Limits(
-                max_connections=most,
+                max_connections=most + MOST_CHECKS,
                 max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
                 keepalive_expiry=_KEEP_ALIVE,
             ),
@@ -136,7 +136,7 @@ async def _response(
 
 async def _reply(response: httpx.Response, exchange: Exchange) -> RegistryReply:
     body = bytearray()
-    if exchange.method != "HEAD":
+    if exchange.most:
         if response.headers.get("content-encoding", "identity") != "identity":
             raise ExchangeFailed("it compresses its answer, although it was not asked to")
         async for piece in response.aiter_raw():

@@ -1,0 +1,74 @@
+"""Remembers for which repositories this host's runtime requests content, and so to whom it belongs when it arrives.
+
+It matters for content that belongs to no image yet. Its first byte decides: if the runtime has requested it lately, and
+only for repositories that are not covered, it is open, and stays so. Otherwise it is closed. A request that comes later
+changes nothing, so nobody can open what has arrived for others, or close what others are about to get.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection
+
+from peili.mirror.oci.references import Digest
+from peili.mirror.support.expiring import Expiring
+
+_MOST = 65_536
+"""How many digests are remembered. If there are more, what arrives is closed."""
+_OPEN_TTL = 600.0
+"""Seconds in which the first byte of what was requested arrives."""
+_COVERED_TTL = 6 * 3600.0
+"""Seconds for which nothing else explains what was requested for a covered repository. Far longer than `_OPEN_TTL`."""
+
+
+class Arrivals:
+    """What the runtime requests, and what arrives. Used on one event loop. What is not known is closed.
+
+    Args:
+        most: The largest number of digests.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(self, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._open: Expiring[Digest, None] = Expiring(most, clock)
+        self._covered: Expiring[Digest, None] = Expiring(most, clock)
+        self._arrived: dict[Digest, bool] = {}  # whether it is open
+        self._is_followed = False
+
+    def follow(self, *, is_followed: bool) -> None:
+        """Note whether everything that was here before is known, so that what arrives now can be told from it."""
+        self._is_followed = is_followed
+        if not is_followed:
+            self._open.clear()
+            self._arrived.clear()
+
+    def note_request(self, digest: Digest, *, is_covered: bool) -> None:
+        """Note that this host's runtime has requested content that is not here, whether it gets it from here or not."""
+        if is_covered:
+            if self._covered.has_room() or digest in self._covered:
+                self._covered.set(digest, None, _COVERED_TTL)
+            self._open.discard(digest)
+        elif self._is_followed and digest not in self._arrived:
+            self._open.set(digest, None, _OPEN_TTL)
+
+    def note_arrival(self, digest: Digest, *, is_whole: bool) -> None:
+        """Note that there is content. What has arrived whole and unnoticed before is remembered only if it is open."""
+        if digest in self._arrived:
+            return
+        is_open = self.is_open(digest)
+        if is_open or not is_whole:
+            self._arrived[digest] = is_open
+
+    def forget(self, digests: Collection[Digest]) -> None:
+        """Note that these digests are gone, or that images say to whom they belong."""
+        for digest in digests if len(digests) < len(self._arrived) else list(self._arrived):
+            if digest in digests:
+                self._arrived.pop(digest, None)
+
+    def is_open(self, digest: Digest) -> bool:
+        """Return whether `digest` has arrived, or is about to arrive, for repositories only that are not covered."""
+        if (is_open := self._arrived.get(digest)) is not None:
+            return is_open
+        is_full = len(self._arrived) >= self._most or not self._covered.has_room()
+        return digest in self._open and digest not in self._covered and not is_full

@@ -1,0 +1,114 @@
+"""Finds out whether a registry is down, in a way that no requester can influence.
+
+That one question was not answered says little: the registry may limit one requester, and one requester may ask it so
+much that this host has no slot left. So the registry is asked for the root of its API, without the rights of anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from peili.mirror.support.single_flight import SingleFlight
+from peili.mirror.support.tasks import Tasks
+from peili.mirror.upstream.answers import Unreachable
+from peili.mirror.upstream.client import UpstreamClient
+
+RETRY = 2.0
+"""Seconds for which a registry that is down is not asked again. Each pull has many requests."""
+_INTERVAL = 0.5
+"""Seconds between two checks of a registry."""
+_MOST_REGISTRIES = 256
+
+
+@dataclass(slots=True)
+class _State:
+    """What is known of a registry.
+
+    Attributes:
+        answered_at: When it answered last.
+        checked_at: When it was checked last.
+        down: Why it is down; None if it is not.
+        down_until: Until when that counts.
+    """
+
+    answered_at: float = float("-inf")
+    checked_at: float = float("-inf")
+    down: Unreachable | None = None
+    down_until: float = float("-inf")
+
+
+class Outages:
+    """Which registries are down. Used on one event loop.
+
+    Args:
+        client: Checks them.
+        tasks: Owns the checks.
+        log: Receives one line when a registry goes down, and one when it answers again.
+        clock: Seconds that never go back.
+    """
+
+    def __init__(
+        self, client: UpstreamClient, tasks: Tasks, log: logging.Logger, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._client = client
+        self._log = log
+        self._clock = clock
+        self._checks = SingleFlight[str, Unreachable | None](tasks)
+        self._states: OrderedDict[str, _State] = OrderedDict()
+
+    def note_answer(self, registry: str) -> None:
+        """Note that a registry has answered, whatever and whom."""
+        state = self._of(registry)
+        state.answered_at = self._clock()
+        if state.down is not None:
+            self._log.info("%s answers again", registry)
+            state.down = None
+
+    async def suspected(self, registry: str) -> Unreachable | None:
+        """Return why a registry is down; None if it is not, or was not when somebody last looked.
+
+        It costs nothing, unless the registry was down and it is time to look again.
+        """
+        return None if self._of(registry).down is None else await self.find(registry, self._clock())
+
+    async def find(self, registry: str, since: float) -> Unreachable | None:
+        """Return why a registry is down. It may be asked, which takes up to ``limits.upstream_timeout`` seconds.
+
+        Args:
+            registry: The registry.
+            since: A time by the clock. If the registry has answered anybody since then, it is not down.
+        """
+        state = self._of(registry)
+        if state.down is not None and self._clock() < state.down_until:
+            return state.down
+        if state.answered_at >= since:
+            return None
+        return await self._checks.call(registry, lambda: self._check(registry))
+
+    async def _check(self, registry: str) -> Unreachable | None:
+        await asyncio.sleep(max(0.0, self._of(registry).checked_at + _INTERVAL - self._clock()))
+        answer = await self._client.check(registry)
+        state = self._of(registry)
+        state.checked_at = self._clock()
+        if answer is None:
+            self.note_answer(registry)
+            return None
+        if not answer.is_down:
+            state.down = None
+            return None
+        if state.down is None:
+            self._log.warning("%s does not say who may pull: %s", registry, answer.why)
+        state.down, state.down_until = answer, self._clock() + RETRY
+        return answer
+
+    def _of(self, registry: str) -> _State:
+        state = self._states.setdefault(registry, _State())
+        self._states.move_to_end(registry)
+        if len(self._states) > _MOST_REGISTRIES:
+            self._states.popitem(last=False)
+        return state

@@ -1,0 +1,84 @@
+"""Nobody can pretend that a registry is down, to get what others were granted, or to keep others from asking it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from tests.mirror.rights.hosts import ALICE, BOB, Host, running
+from tests.mirror.rights.registry import token
+
+from peili.mirror import Limits
+
+pytestmark = pytest.mark.anyio
+
+MALLORY = f"Bearer {token('mallory')}"
+
+
+@asynccontextmanager
+async def granted(**options: Any) -> AsyncGenerator[Host]:
+    """Yield a host on which Alice was granted an image lately. Her grant counts only in an outage."""
+    async with running(rights={"outage": "remembered", "ttl": 1e-6}, **options) as host:
+        async with asyncio.timeout(60):
+            while await host.status(host.image.digest, rights=ALICE) != 200:  # noqa: ASYNC110 - on a slow machine
+                await asyncio.sleep(0.05)
+        yield host
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("headers", [{}, {"Retry-After": "100"}])
+async def test_an_error_for_one_requester_is_no_outage_and_concerns_nobody_else(
+    status: int, headers: dict[str, str]
+) -> None:
+    async with granted() as host:
+        host.registry.troubles[MALLORY] = status, headers
+        for _ in range(2):
+            assert await host.status(host.image.digest, rights=MALLORY) == 404
+        asked = [each for _, each in host.registry.asked]
+        assert asked.count(MALLORY) == 1
+        assert await host.status(host.image.digest, rights=BOB) == 403
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        assert await host.status(host.image.digest) == 401
+
+
+async def test_slow_answers_to_some_requesters_are_no_outage() -> None:
+    """Neither for those who wait for a free slot, of which there are two for each registry."""
+    async with granted(limits=Limits(upstream_timeout=2, upstream_requests=4)) as host:
+        host.registry.silent_to |= {f"{MALLORY}{number}" for number in range(4)}
+        asking = [host.status(host.image.digest, rights=each) for each in sorted(host.registry.silent_to)]
+        assert await asyncio.gather(*asking, host.status(host.image.digest, rights=BOB)) == [404] * 5
+
+
+async def test_a_registry_that_limits_also_requests_without_rights_is_left_alone_and_is_not_down() -> None:
+    async with granted() as host:
+        host.registry.status = 429
+        for rights in (MALLORY, BOB, None, ALICE):
+            assert await host.status(host.image.digest, rights=rights) in {404, 401}
+            assert await host.status(host.secret.digest, rights=rights) in {404, 401}
+
+
+async def test_an_outage_is_found_by_a_request_without_rights_and_by_few_of_them() -> None:
+    async with granted() as host:
+        host.registry.status = 503
+        before, asked = host.registry.bases, len(host.registry.asked)
+        answers = await asyncio.gather(*(host.status(host.secret.digest, rights=f"{BOB}{n}") for n in range(3)))
+        assert answers == [200] * 3
+        for rights in (ALICE, BOB, None):
+            assert await host.status(host.secret.digest, rights=rights) == 200
+        assert host.registry.bases - before <= 2
+        assert len(host.registry.asked) - asked <= 3
+
+
+async def test_a_request_without_rights_gets_what_was_granted_as_soon_as_the_registry_is_down() -> None:
+    """A challenge would be of no use: its token server may be down, too. Nobody else has to notice that first."""
+    async with granted() as host:
+        assert await host.status(host.image.digest) == 401  # so it is known how the registry challenges
+        host.registry.status = 503
+        async with asyncio.timeout(60):
+            while await host.status(host.image.digest) == 401:  # noqa: ASYNC110 - its last answer is two seconds old
+                await asyncio.sleep(0.05)
+        assert await host.status(host.image.digest) == 200
+        assert {each for _, each in host.registry.asked} == {ALICE}
