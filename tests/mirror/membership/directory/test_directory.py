@@ -134,6 +134,18 @@ async def test_a_home_that_restarts_is_told_everything_again() -> None:
         await until(lambda: are_synced(hosts) and are_told([home]))
 
 
+async def test_a_home_that_was_away_for_long_is_a_home_again_as_soon_as_it_reports() -> None:
+    async with cluster(COUNT) as hosts:
+        await until(lambda: are_synced(hosts))
+        home, *others = hosts
+        await home.stop()
+        await until(lambda: all(home.name in each.directory._client.replaced for each in others))  # pyright: ignore[reportPrivateUsage]
+        for each in others:
+            each.directory._client.replaced[home.name] = float("inf")  # pyright: ignore[reportPrivateUsage]
+        await home.start()
+        await until(lambda: are_synced(hosts))
+
+
 async def test_a_host_that_restarts_says_what_it_has_now() -> None:
     async with cluster(COUNT) as hosts:
         await until(lambda: are_synced(hosts))

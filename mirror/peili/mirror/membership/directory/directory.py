@@ -113,6 +113,11 @@ class Directory:
             self._upstream.end(str(key))
         self.publisher.withdraw(keys)
 
+    def welcome(self, host: str) -> None:
+        """Note that `host` has just started: it has lost what this host reported to it, and it can be a home again."""
+        self.publisher.hurry(host)
+        self._client.restore(host)
+
     async def find(self, key: Key) -> tuple[list[Holder], list[Peer]]:
         """Ask the homes of `key` who has it.
 

@@ -91,6 +91,11 @@ class HomeClient:
             for home in [home for home, until in table.items() if until <= now]:
                 del table[home]
 
+    def restore(self, home: str) -> None:
+        """Note that `home` has just started: that it failed before says nothing any more."""
+        if self.replaced.pop(home, None) is not None:
+            self._health.changes.notify()
+
     def mark_slow(self, home: str) -> None:
         """Note that `home` did not answer in time."""
         self._slow[home] = asyncio.get_running_loop().time() + _SLOW_TIME

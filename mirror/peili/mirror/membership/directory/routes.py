@@ -106,7 +106,7 @@ def _take_holdings(directory: Directory, request: Request, body: bytes) -> Respo
         return _unknown_member()
     message = Holdings.parse(body)
     if message.sequence == 0:
-        directory.publisher.hurry(identity)  # it has restarted, so it has lost the reports of this host
+        directory.welcome(identity)
     is_accepted = directory.home.take(identity, message)
     return Response(status_code=204) if is_accepted else _problem(409, "send all")
 
