@@ -18,11 +18,17 @@ from tests.lab.processes import Process
 from tests.lab.upstream import Upstream
 
 from bench.cold_start import ColdStart
+from bench.setting import MIB
 from peili.mirror import Digest
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
 
 _NOTICED = 1.0
 """Seconds in which the registry notices that nobody reads a response any more."""
+_RECEIVE_BUFFER = 6 * MIB
+"""The most bytes that a connection of a host keeps for a program that does not read them.
+
+Linux has allowed this for long; newer kernels allow 32 MiB. Upstream has sent what a stopped runtime has there.
+"""
 _SECONDS = 120
 """How long the pulls of a drill may take."""
 
@@ -65,6 +71,9 @@ class Drill:
         self._stack = stack
         self._exempt: set[str] = set()
         self._lost: list[Process] = []
+        for host in self.hosts:
+            assert isinstance(host.node, NamespaceNode)
+            host.node.limit_receive_buffers(_RECEIVE_BUFFER)
 
     @property
     def hosts(self) -> Sequence[Host]:

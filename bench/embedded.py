@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -47,30 +47,33 @@ async def run_with_tls(job: dict[str, Any]) -> None:
         await stop.wait()
 
 
-async def run_empty(count: int, ports_file: Path, cluster: Sequence[str] | None) -> None:
+async def run_empty(count: int, ports_file: Path, others: Mapping[str, str] | None) -> None:
     """Run `count` mirrors with empty stores until SIGTERM. Their ports are written to `ports_file` when they listen.
 
-    If `cluster` is given, they and the hosts with these URLs are one cluster. The ids of the mirrors are those of
-    `peer_id`. Only its homes know the members, and they know that the others have nothing: with so many mirrors on one
-    machine, the messages of all would take minutes.
+    If `others` is given, they and the hosts with these ids and URLs are one cluster. The ids of the mirrors are those
+    of `peer_id`. In a large cluster, only the homes know the members, and they know that the mirrors have nothing: with
+    so many mirrors on one machine, the messages of all would take minutes. In a small one, all members are homes, and
+    the mirrors tell this to each of them.
     """
     tls = ssl.create_default_context()  # shared: loading the authorities takes longer than everything else
     async with AsyncExitStack() as stack:
         sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         doors: dict[int, ASGIApp] = {}
         ids = [peer_id(number) for number in range(count)]
-        homes = choose_homes(ids) if cluster is not None else frozenset[str]()
-        members = [Peer(url, (url,)) for url in cluster or ()]
+        homes = choose_homes([*ids, *others]) if others is not None else frozenset[str]()
+        members = [Peer(name, (url,)) for name, url in (others or {}).items()]
         members += [
             Peer(name, (f"http://127.0.0.1:{each.getsockname()[1]}",)) for name, each in zip(ids, sockets, strict=True)
         ]
         limits = Limits(directory_heartbeat=QUIET_HEARTBEAT)
-        for name, each in zip(ids, sockets, strict=True):
+        is_small = len(homes) == len(members)
+        for this, each in zip(members[-count:], sockets, strict=True):
             router = PushRouter()
-            router.set(members if name in homes else ())
-            mirror = Mirror(MemoryStore(), router, insecure=True, client_ssl=tls, identity=name, limits=limits)
+            router.set(members if this.id in homes else ())
+            identity = this if is_small else this.id  # without a URL, it reports nothing
+            mirror = Mirror(MemoryStore(), router, insecure=True, client_ssl=tls, identity=identity, limits=limits)
             doors[each.getsockname()[1]] = (await stack.enter_async_context(mirror)).peer
-            if name in homes:
+            if this.id in homes and not is_small:
                 _tell_home(router, ids, homes)
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +114,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if "empty" in job:
-        asyncio.run(run_empty(job["empty"], Path(job["ports"]), job["cluster"]))
+        asyncio.run(run_empty(job["empty"], Path(job["ports"]), job["others"]))
     else:
         asyncio.run(run_with_tls(job))
 

@@ -6,7 +6,7 @@ import http.client
 import json
 import sys
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,6 +90,14 @@ def is_ready(local: int) -> bool:
         connection.close()
 
 
+def peers_known(local: int) -> int:
+    """Return how many peers the mirror with this local door takes for alive. Raises OSError, HTTPException."""
+    with closing(http.client.HTTPConnection("127.0.0.1", local, timeout=60)) as connection:
+        connection.request("GET", "/status")
+        known: int = json.loads(connection.getresponse().read())["peers_known"]
+    return known
+
+
 @contextmanager
 def tls_holder(log: Path, layout: Path, certificate: Certificate) -> Generator[tuple[int, Process]]:
     """Run an embedded mirror of `layout`. Yields the port of its peer door, which uses mutual TLS, and the process."""
@@ -107,7 +115,7 @@ def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
     files = [log.with_name(f"{log.name}-ports-{number}") for number in range(len(shares))]
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(running(_embedded({"empty": share, "ports": str(file), "cluster": None}), log))
+            stack.enter_context(running(_embedded({"empty": share, "ports": str(file), "others": None}), log))
             for share, file in zip(shares, files, strict=True)
         ]
         ports = [port for process, file in zip(processes, files, strict=True) for port in _read_ports(process, file)]
@@ -115,13 +123,14 @@ def empty_peers(log: Path, count: int) -> Generator[Sequence[str]]:
 
 
 @contextmanager
-def cluster(log: Path, count: int, others: Sequence[str]) -> Generator[Sequence[Mapping[str, str]]]:
-    """Run `count` mirrors with empty stores, which form a cluster with the hosts at the URLs `others`.
+def cluster(log: Path, count: int, others: Sequence[Mapping[str, str]]) -> Generator[Sequence[Mapping[str, str]]]:
+    """Run `count` mirrors with empty stores, which form a cluster with `others`, the peers of a `static_router`.
 
     Yields the mirrors as peers for `static_router`.
     """
     file = log.with_name(f"{log.name}-ports")
-    with running(_embedded({"empty": count, "ports": str(file), "cluster": [*others]}), log) as process:
+    job = {"empty": count, "ports": str(file), "others": {each["id"]: each["url"] for each in others}}
+    with running(_embedded(job), log) as process:
         urls = [f"http://127.0.0.1:{port}" for port in _read_ports(process, file)]
         yield [{"id": peer_id(number), "url": url} for number, url in enumerate(urls)]
 

@@ -6,12 +6,12 @@ size of the cluster or the store. bench/plots.py draws these rows.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from tests.lab.processes import wait_for
 from tests.support.ports import free_ports
 
 from bench import budgets
@@ -29,7 +29,8 @@ from bench.measure import (
     Unit,
     take_turns,
 )
-from bench.mirrors import MEMORY_STORE, QUIET, Peili, cluster, empty_peers, layout_store, peili, static_router
+from bench.members import Own, members
+from bench.mirrors import MEMORY_STORE, Peili, empty_peers, layout_store, peers_known, peili, static_router
 from bench.processes import silent_port
 from bench.rows.misses import miss
 from bench.setting import Setting, blob_path, manifest_path
@@ -40,6 +41,8 @@ from peili.mirror.testing.images import Image
 GROUP = "growth"
 _CPU_OF_A_MISS = "CPU of ours for a miss"
 _DEAD = ("refusing", "silent")
+_FAILED = 600.0
+"""Seconds in which all dead peers have failed, on a machine that is very busy with other work."""
 _PEERS = 8
 """The number of known peers while the number of blobs grows."""
 
@@ -129,7 +132,7 @@ def _columns_of_dead(how: str) -> Sequence[Column]:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """The measured members of a cluster.
+    """The measured hosts.
 
     Attributes:
         host: The host whose misses and own content are measured. It has the images.
@@ -144,32 +147,40 @@ class Cluster:
 
 @contextmanager
 def _cluster(setting: Setting, clients: Clients, number: int) -> Generator[Cluster]:
-    """Run a cluster in which a host has `number` peers. One of these, the holder, has the images; the rest is empty."""
+    """Run hosts that know `number` peers: a holder of the images, one that relays them, and those with dead peers."""
     images = setting.small
     store = layout_store(images[0].path)
-    ports = free_ports(3 + len(_DEAD))
-    urls = [f"http://127.0.0.1:{port}" for port in ports]
-    [refusing] = free_ports(1)
     with ExitStack() as stack:
+        holder, host, relay = Own(store), Own(store), Own(MEMORY_STORE)
+        living = stack.enter_context(members(setting, [holder, host, relay], number - 2))
+        living.wait_until_settled()
+        _, measured, relaying = living.hosts
+        half_dead = stack.enter_context(_half_dead(setting, clients, number))
+        yield Cluster(Host(number, measured, images), relaying, half_dead)
 
-        def run(port: int, *settings: str) -> Peili:
-            return stack.enter_context(peili(setting.new("log"), *settings, *QUIET, peer=port))
 
-        empty = stack.enter_context(cluster(setting.new("log"), number - 1, urls))
-        router = static_router([urls[0], *empty])
-        run(ports[0], *store, *static_router([*urls, *empty]))  # the holder
-        host, relay = run(ports[1], *store, *router), run(ports[2], *MEMORY_STORE, *router)
-        half = stack.enter_context(cluster(setting.new("log"), number - number // 2, urls))
-        half_dead: dict[str, Peili] = {}
-        for how, own in zip(_DEAD, ports[3:], strict=True):
-            port = refusing if how == "refusing" else stack.enter_context(silent_port())
-            # They share a port, because for a mirror each URL is a peer.
-            dead = [{"id": f"dead-{n}", "url": f"http://127.0.0.1:{port}/{n}"} for n in range(number // 2)]
-            half_dead[how] = run(own, *MEMORY_STORE, *static_router([*half, *dead]))
-        time.sleep(setting.pick(20, 1))  # until the members know each other
-        for each in half_dead.values():  # until each dead member has failed once; a lookup asks up to 32 of them
-            miss(clients, each.local, count=1 + number // 32)
-        yield Cluster(Host(number, host, images), relay, half_dead)
+@contextmanager
+def _half_dead(setting: Setting, clients: Clients, number: int) -> Generator[Mapping[str, Peili]]:
+    """Run hosts with `number` peers, of which half are dead. Each of these has failed when the context is entered."""
+    with ExitStack() as stack:
+        ports = {"refusing": free_ports(1)[0], "silent": stack.enter_context(silent_port())}
+        # The dead peers of a host share a port, because for a mirror each URL is a peer.
+        dead = [
+            [{"id": f"dead-{n}", "url": f"http://127.0.0.1:{ports[how]}/{n}"} for n in range(number // 2)]
+            for how in _DEAD
+        ]
+        alive = number - number // 2
+        cluster = stack.enter_context(members(setting, [Own(MEMORY_STORE, each) for each in dead], alive - 1))
+        for each in cluster.hosts:
+            wait_for(partial(_knows_the_dead, clients, each, alive), "dead peers fail", timeout=_FAILED)
+        cluster.wait_until_settled()
+        yield dict(zip(_DEAD, cluster.hosts, strict=True))
+
+
+def _knows_the_dead(clients: Clients, host: Peili, alive: int) -> bool:
+    """Return whether the host knows which of its peers are dead. A miss asks some of the others."""
+    miss(clients, host.local, count=1)
+    return peers_known(host.local) <= alive
 
 
 def _by_blobs(setting: Setting, clients: Clients) -> Iterator[Row]:

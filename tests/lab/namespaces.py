@@ -76,6 +76,10 @@ class NamespaceNode(Node):
         _shape(self.name, "eth0", send)
         _shape(self.bridge, self.bridge_port, receive or send)
 
+    def limit_receive_buffers(self, size: int) -> None:
+        """Limit how many bytes a TCP connection of the node keeps that its program has not read yet."""
+        run(self.command(["sh", "-c", f"echo '4096 131072 {size}' > /proc/sys/net/ipv4/tcp_rmem"]))
+
     def sent_bytes(self) -> int:
         """Return how many bytes the node has sent so far, with the headers of all layers."""
         return int(run(self.command(["cat", "/sys/class/net/eth0/statistics/tx_bytes"])))
