@@ -188,10 +188,13 @@ async def test_hosts_that_know_different_members_still_find_what_these_have() ->
             await host.start()
         for holder in hosts[1:-1]:
             holder.store.add(holder.name.encode())
+        keys = {holder: Digest.of(holder.name.encode()) for holder in hosts[1:-1]}
+        everybody = [*hosts[1:], one]  # the first of them knows all
         await until(lambda: are_synced(hosts[1:-1], [each.name for each in hosts[1:-1]]))
+        await until(lambda: all(are_told(homes_of(everybody, key), key) for key in keys.values()))
         for asking in (one, other):
-            for holder in hosts[1:-1]:
-                assert await find(asking, Digest.of(holder.name.encode())) == [holder.url]
+            for holder, key in keys.items():
+                assert await find(asking, key) == [holder.url]
 
 
 async def say(host: Host, sender: str, message: bytes = FIRST.encode(), path: str = HOLDINGS_PATH) -> int:
