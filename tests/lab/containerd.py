@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 
 from tests.containerd_releases import Release
@@ -192,7 +193,7 @@ class Containerd:
 
     def start_local_pull(self, name: str) -> Process:
         """Start a pull in which `ctr` itself fetches the content, in every release. Return the `ctr` process."""
-        return self.start_pull(name, *(["--local"] if self._unpack and self._has_local_option else []))
+        return self.start_pull(name, *(["--local"] if self._unpack and _has_local_option(self.release) else []))
 
     def start_pull_and_freeze(self, name: str, layer: Descriptor) -> Process:
         """Start a pull, and freeze it when less than half of `layer` has arrived. Return the frozen `ctr` process.
@@ -275,31 +276,38 @@ class Containerd:
     def _has_begun(self, pull: Process, digest: str) -> bool:
         return self.received_bytes(digest) > 0 or not pull.is_running
 
-    @cached_property
-    def _has_local_option(self) -> bool:
-        return "--local" in run([self.release.program("ctr"), "images", "pull", "--help"]).decode()
-
     def _pull_command(self, name: str, *options: str) -> list[str]:
         if not self._unpack:
-            return self._ctr("content", "fetch", "--hosts-dir", str(self.hosts), *options, name)
-        if not self._has_local_option or "--local" in options:  # ctr fetches; it has no limit by default
+            fetch = self._ctr("content", "fetch", "--hosts-dir", str(self.hosts), *options, name)
+            return self._node.command(fetch)
+        if not _has_local_option(self.release) or "--local" in options:  # ctr fetches; it has no limit by default
             options = ("--max-concurrent-downloads", str(_LAYERS_AT_ONCE), *options)
         # `--debug` leaves out the progress bar, for which ctr asks containerd for everything ten times a second.
         pull = [*self._unpack_options(), "--hosts-dir", str(self.hosts), *options, name]
-        return self._ctr("images", "pull", *pull, more=["--debug"])
+        return self._node.command(self._ctr("images", "pull", *pull, more=["--debug"]))
 
     def _unpack_options(self) -> list[str]:
         return ["--snapshotter", self._snapshotter] if self._unpack else []
 
     def _ctr(self, *arguments: str, more: Sequence[str] = ()) -> list[str]:
+        """Return a command of `ctr`. It reaches containerd by the socket; only a pull needs the network of the node."""
         options = ["--address", str(self.socket), "--namespace", self.namespace, *more]
-        return self._node.command([self.release.program("ctr"), *options, *arguments])
+        return [self.release.program("ctr"), *options, *arguments]
 
     def _is_ready(self) -> bool:
         if self._process is None or not self._process.is_running:
             raise CommandFailed(f"containerd did not start:\n{(self._directory / 'containerd.log').read_text()}")
         try:
+            # Until containerd listens, the ctr of containerd 1 would wait for a second or more.
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(self.socket))
             self.ctr("version")
-        except CommandFailed:
+        except (OSError, CommandFailed):
             return False
         return True
+
+
+@cache
+def _has_local_option(release: Release) -> bool:
+    """Return whether `ctr images pull` of a release has the option ``--local``."""
+    return "--local" in run([release.program("ctr"), "images", "pull", "--help"]).decode()

@@ -1,13 +1,15 @@
-"""The command line, run as a process: exit codes, output, and one line for each mistake."""
+"""The command line: exit codes, output, and one line for each mistake. Few tests need a process of its own for that."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,18 @@ from peili.mirror.tls.key_file import create_key_file
 
 
 def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process. A process of its own would take most of a second of CPU time to start."""
+    out, err = io.StringIO(), io.StringIO()
+    command = [*map(str, arguments)]
+    with pytest.MonkeyPatch.context() as environment, redirect_stdout(out), redirect_stderr(err):
+        for name, value in environ.items():
+            environment.setenv(name, value)
+        code = main(command)
+    return subprocess.CompletedProcess(command, code, out.getvalue(), err.getvalue())
+
+
+def process(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "peili.adapters.standalone", *arguments],
         capture_output=True,
@@ -30,6 +44,16 @@ def peili(*arguments: str | Path, **environ: str) -> subprocess.CompletedProcess
         env={**os.environ, **environ},
         check=False,
     )
+
+
+@pytest.mark.parametrize(
+    "arguments", [("plugins", "--json"), ("serve", "--check", "--set=store.kind=tape"), ("keys", "new", os.devnull)]
+)
+def test_a_process_prints_the_same_and_ends_with_the_same_code(arguments: tuple[str, ...]) -> None:
+    """Most tests here need no process of their own for what they test."""
+    alone, here = process(*arguments), peili(*arguments)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (here.returncode, here.stdout, here.stderr)
+    assert here.returncode == {"plugins": 0, "serve": 2, "keys": 1}[arguments[0]]
 
 
 def test_plugins_lists_the_names_in_each_group_and_their_classes() -> None:
@@ -379,37 +403,60 @@ COMPLETIONS = {
     "hosts show --format k": ["k3s"],
     "hosts apply --dry": ["--dry-run"],
 }
+SEPARATOR = "--- the next line"
 
 
-def shell(program: str, shell: str) -> list[str]:
-    """Run `program` in a shell that finds the installed script `peili`. Returns the lines that it prints."""
+def complete(shell: str, first: str, each: str) -> Mapping[str, list[str]]:
+    """Complete each line in a shell that finds the installed script `peili`.
+
+    Args:
+        shell: The program.
+        first: Its commands that load the completion.
+        each: Its commands for a line, with `{line}` and `{number}`, that of the last word.
+
+    Returns:
+        What the shell prints for each line.
+    """
+    lines = [each.format(line=line, number=line.count(" ") + 1) for line in COMPLETIONS]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [shell, "-c", program]
+    command = [shell, "-c", "\n".join([first, f"\necho '{SEPARATOR}'\n".join(lines)])]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True, env={**os.environ, "PATH": path}
+        command, capture_output=True, text=True, timeout=110, check=True, env={**os.environ, "PATH": path}
     )
     assert done.stderr == ""
-    return done.stdout.splitlines()
+    return {
+        line: text.strip().splitlines() for line, text in zip(COMPLETIONS, done.stdout.split(SEPARATOR), strict=True)
+    }
 
 
-@pytest.mark.parametrize("line", COMPLETIONS)
-def test_bash_completes_commands_options_and_values(line: str) -> None:
-    words = line.split(" ")
-    program = (
-        'eval "$(_PEILI_COMPLETE=bash_source peili)"\n'
-        f"COMP_WORDS=(peili {line}); COMP_CWORD={len(words)}\n"
-        '_peili_completion peili\nprintf "%s\\n" "${COMPREPLY[@]}"'
+@pytest.fixture(scope="module")
+def completed_by_bash() -> Mapping[str, list[str]]:
+    return complete(
+        "bash",
+        'eval "$(_PEILI_COMPLETE=bash_source peili)"',
+        "COMP_WORDS=(peili {line}); COMP_CWORD={number}\n"
+        '_peili_completion peili\nprintf "%s\\n" "${{COMPREPLY[@]}}"; COMPREPLY=()',
     )
-    assert shell(program, "bash") == COMPLETIONS[line]
 
 
-@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 @pytest.mark.parametrize("line", COMPLETIONS)
-def test_zsh_completes_commands_options_and_values(line: str) -> None:
-    """The script defines its functions. What they request is the second field of each group of three lines."""
-    program = (
+def test_bash_completes_commands_options_and_values(completed_by_bash: Mapping[str, list[str]], line: str) -> None:
+    assert completed_by_bash[line] == COMPLETIONS[line]
+
+
+@pytest.fixture(scope="module")
+def completed_by_zsh() -> Mapping[str, list[str]]:
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    return complete(
+        "zsh",
         'autoload -U compinit; compinit -D; eval "$(_PEILI_COMPLETE=zsh_source peili)"\n'
-        "[[ ${_comps[peili]} == _peili_completion ]] || exit 1\n"
-        f'env COMP_WORDS="peili {line}" COMP_CWORD={len(line.split(" "))} _PEILI_COMPLETE=zsh_complete peili'
+        "[[ ${_comps[peili]} == _peili_completion ]] || exit 1",
+        'env COMP_WORDS="peili {line}" COMP_CWORD={number} _PEILI_COMPLETE=zsh_complete peili',
     )
-    assert shell(program, "zsh")[1::3] == COMPLETIONS[line]
+
+
+@pytest.mark.parametrize("line", COMPLETIONS)
+def test_zsh_completes_commands_options_and_values(completed_by_zsh: Mapping[str, list[str]], line: str) -> None:
+    """The script defines its functions. What they request is the second field of each group of three lines."""
+    assert completed_by_zsh[line][1::3] == COMPLETIONS[line]
