@@ -59,12 +59,12 @@ class Setting:
     @property
     def rounds(self) -> int:
         """The number of rounds of most rows."""
-        return 2 if self.quick else 5
+        return self.pick(5, 1)
 
     @property
     def many_rounds(self) -> int:
         """The number of rounds of a row that varies: with one client, the scheduler's choice of processors matters."""
-        return self.pick(15, 2)
+        return self.pick(15, 1)
 
     @property
     def few_rounds(self) -> int:

@@ -32,7 +32,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 def _run(name: str, trees: tuple[str, ...]) -> tuple[int, int]:
     """Run the tests. Return how many passed and how many did not. Raises RuntimeError if none could be run."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *trees],
+        [sys.executable, "-m", "pytest", "-q", "-n", str(min(2, len(trees) - 1)), "--dist", "loadfile", *trees],
         cwd=_ROOT,
         env={**os.environ, "PEILI_CONTAINERD": name},
         capture_output=True,

@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,21 @@ async def prometheus(directory: Path, targets: list[str]) -> AsyncGenerator[http
     )
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False) as client:
+            await until_ready(client)
             yield client
     finally:
         process.kill()
         await process.wait()
+
+
+async def until_ready(client: httpx.AsyncClient) -> None:
+    """Wait until Prometheus has started. Until then, it refuses connections, or answers with 503."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(httpx.TransportError):
+                if (await client.get(f"http://{client.base_url.netloc.decode()}/-/ready")).is_success:
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def query(client: httpx.AsyncClient, expression: str) -> list[Any]:
@@ -83,11 +94,8 @@ async def query(client: httpx.AsyncClient, expression: str) -> list[Any]:
 async def until_scraped(client: httpx.AsyncClient, expression: str) -> None:
     async with asyncio.timeout(60):
         while True:
-            try:
-                if await query(client, expression):
-                    return
-            except httpx.TransportError:
-                pass
+            if await query(client, expression):
+                return
             await asyncio.sleep(0.1)
 
 
