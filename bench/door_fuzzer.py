@@ -1,9 +1,12 @@
-"""Fuzzes one door with atheris, as a process of its own: `python -m bench.door_fuzzer DOOR FOLDER [OPTIONS]`.
+"""Fuzzes doors with atheris, as a process of its own: `python -m bench.door_fuzzer DOOR,… FOLDER [OPTIONS]`.
 
-OPTIONS are those of libFuzzer, such as ``-max_total_time=60``. FOLDER gets the store and the corpus. Each input is sent
-to the door on a new connection, with a good request behind it. An input is a fault if the connection stays open, if
-a status is 500 or the like, if anything is logged as an error, if a response contains a path of this host, or if the
-door does not answer afterwards.
+OPTIONS are those of libFuzzer, such as ``-max_total_time=60``. FOLDER gets the stores, the corpora and the output, in
+DOOR.log. Each input is sent to the door on a new connection, with a good request behind it. An input is a fault
+if the connection stays open, if a status is 500 or the like, if anything is logged as an error, if a response contains
+a path of this host, or if the door does not answer afterwards.
+
+libFuzzer ends its process, so each door is fuzzed by a child, one after the other. When a child has ended, a line has
+the door and the exit code.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import re
 import socket
 import sys
@@ -108,12 +112,12 @@ def seeds(image: Any) -> list[bytes]:
     return found
 
 
-def main(argv: list[str]) -> None:
-    """Fuzz. libFuzzer ends the process."""
-    door, folder = argv[1], Path(argv[2])
+def fuzz(door: str, folder: Path, options: list[str]) -> None:
+    """Fuzz a door. libFuzzer ends the process."""
+    folder.mkdir()
     under_test = DoorUnderTest(door, folder)
-    corpus = folder / f"corpus-{door}"
-    corpus.mkdir(exist_ok=True)
+    corpus = folder / "corpus"
+    corpus.mkdir()
     for number, seed in enumerate(seeds(under_test.image)):
         (corpus / f"seed-{number}").write_bytes(seed)
     count = 0
@@ -132,10 +136,25 @@ def main(argv: list[str]) -> None:
         if count % _CONTROL == 0 and not under_test.exchange(_LAST).startswith(b"HTTP/1.1 200 "):
             raise Fault("the door does not answer a good request")
 
-    options = ["-max_len=2000", "-timeout=60", f"-artifact_prefix={folder}/", *argv[3:]]
-    atheris.Setup([argv[0], *options, str(corpus)], check)
+    all_options = ["-max_len=2000", "-timeout=60", f"-artifact_prefix={folder}/", *options]
+    atheris.Setup([sys.argv[0], *all_options, str(corpus)], check)
     with suppress(KeyboardInterrupt):
         atheris.Fuzz()
+
+
+def main(argv: list[str]) -> None:
+    """Fuzz the doors. To instrument the modules takes ten seconds, so the children get them from this process."""
+    folder, options = Path(argv[2]), argv[3:]
+    for door in argv[1].split(","):
+        child = os.fork()
+        if not child:
+            with (folder / f"{door}.log").open("wb") as output:
+                os.dup2(output.fileno(), sys.stderr.fileno())
+            fuzz(door, folder / door, options)
+            return
+        _, status = os.waitpid(child, 0)
+        sys.stdout.write(f"{door} {os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
