@@ -90,7 +90,7 @@ def rows(setting: Setting) -> Iterator[Row]:
 
 def _by_peers(setting: Setting, clients: Clients) -> Iterator[Row]:
     """Yield rows by the number of peers, which are real mirrors. One has the relayed blobs; the others are empty."""
-    numbers = setting.pick((10, 100, 1000), (3, 12))
+    numbers = setting.pick((10, 100, 1000), (6,))
     images = setting.small
     blobs = [blob_path(layer) for image in images for layer in image.layers]
     with ExitStack() as stack:

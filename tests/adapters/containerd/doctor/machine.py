@@ -5,14 +5,16 @@ This allows tests of what containerd does by default. Pulls through Kubernetes' 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from tests.containerd_releases import Release
 from tests.lab import cri
@@ -26,6 +28,8 @@ mount --make-rprivate / && mount --bind "$0/etc" /etc && mount --bind "$0/opt" /
 
 
 PULLED = "pulled"
+_CLONE_FS, _CLONE_NEWNS = 0x200, 0x20000
+T = TypeVar("T")
 
 
 @cache
@@ -96,6 +100,14 @@ class Machine:
         inside = ["nsenter", "--target", str(self._process.pid), "--mount", *command]
         return subprocess.run(inside, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
 
+    def call(self, function: Callable[[], T]) -> T:
+        """Call a function in the machine's mount namespace: in a new thread of this process, which enters it."""
+        assert self._process is not None
+        namespace = Path("/proc", str(self._process.pid), "ns/mnt")
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            executor.submit(_enter, namespace).result()
+            return executor.submit(function).result()
+
     def digests(self) -> set[str]:
         """Return the digests of all complete content that Kubernetes sees."""
         return set(self._ctr("content", "ls", "-q").split())
@@ -120,3 +132,16 @@ class Machine:
         except CommandFailed as error:
             return None if "not initialized yet" in str(error) else str(error)
         return PULLED
+
+
+def _enter(namespace: Path) -> None:
+    """Let this thread, and those that it starts, enter a mount namespace.
+
+    Raises:
+        OSError: The kernel does not allow it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    with namespace.open() as file:
+        # A thread that shares its working directory with others can't enter a mount namespace.
+        if libc.unshare(_CLONE_FS) or libc.setns(file.fileno(), _CLONE_NEWNS):
+            raise OSError(ctypes.get_errno(), f"can't enter {namespace}")

@@ -12,9 +12,10 @@ import os
 import re
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -232,13 +233,18 @@ def examine(setup: Setup, machine: Machine, choice: Mapping[str, str], *, has_st
     """Return the doctor's results for the configuration."""
     arguments = ["doctor", "--json", "--config", str(setup.peilis[choice["namespaces"]].configuration)]
     if has_started and uses_default_paths(choice):
-        output = machine.run([sys.executable, "-m", "peili.adapters.standalone", *arguments]).stdout
+        output = machine.call(partial(printed, arguments))
     else:
-        out = io.StringIO()
-        with redirect_stdout(out):
-            main([*arguments, "--containerd-config", str(machine.etc / "containerd/config.toml")])
-        output = out.getvalue()
+        output = printed([*arguments, "--containerd-config", str(machine.etc / "containerd/config.toml")])
     return [each for each in json.loads(output)["findings"] if each["about"] in CHECKS]
+
+
+def printed(arguments: Sequence[str]) -> str:
+    """Run the command, and return what it prints. Another process would need a second of CPU time to start."""
+    out = io.StringIO()
+    with redirect_stdout(out):
+        main(arguments)
+    return out.getvalue()
 
 
 FIXED = [
