@@ -164,7 +164,7 @@ WRONG = [
     ("[mirror]\ndefault_registry = 'a/b'", "mirror.default_registry: host names such as docker.io, not 'a/b'"),
     ("[mirror]\nidentity = 'a b'", "mirror.identity: up to 255 of the visible ASCII characters, not 'a b'"),
     ("[mirror]\nidentity = ''", "mirror.identity: a string that is not empty, not ''"),
-    ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions; '(' is none: "),
+    ("[mirror]\nexclude = ['(']", "mirror.exclude: regular expressions, not '(': "),
     ("[limits]\nuploads = 0", "limits.uploads: a whole number above zero, not 0"),
     (
         "[limits]\nupload = 1",

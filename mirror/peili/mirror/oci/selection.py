@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
 from peili.mirror.errors import ConfigError
 from peili.mirror.oci.references import is_registry
+from peili.mirror.support.options import compile_patterns
 
 
 class Selection:
@@ -24,7 +24,7 @@ class Selection:
 
     def __init__(self, registries: Iterable[str] = (), exclude: Iterable[str] = ()) -> None:
         self.registries = frozenset(each.lower() for each in registries)
-        self.exclude = tuple(_pattern(text) for text in exclude)
+        self.exclude = compile_patterns("exclude", exclude)
         for registry in self.registries:
             if not is_registry(registry.replace("*", "1")):
                 raise ConfigError("registries", f"host names such as docker.io or *.example.com, not {registry!r}")
@@ -83,10 +83,3 @@ def _fits(name: str, parts: Sequence[str]) -> bool:
             return False
         at = found + len(part)
     return at <= end
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ConfigError("exclude", f"regular expressions; {text!r} is none: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -27,7 +26,7 @@ from peili.mirror.resolvers.questions import STALE, demand_rights, in_time, with
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.fingerprints import Fingerprints
-from peili.mirror.support.options import Options
+from peili.mirror.support.options import Options, compile_patterns
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.tls.peer_tls import peer_identity
@@ -65,7 +64,7 @@ class UpstreamResolver(Resolver):
             raise ConfigError("tag_ttl", f"a number of seconds above zero, not {tag_ttl!r}")
         self._tag_ttl = tag_ttl
         self._tag_share = tag_share
-        self._immutable = tuple(_pattern(each) for each in immutable)
+        self._immutable = compile_patterns("immutable", immutable)
 
     @classmethod
     @override
@@ -305,10 +304,3 @@ class _Running:
         elif registry in self._down:
             self._down.discard(registry)
             self._log.info("%s answers again, so it decides again what its tags mean", registry)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ConfigError("immutable", f"regular expressions; {text!r} is none: {error}") from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -175,6 +176,17 @@ class Options:
         if not isinstance(value, Mapping):
             raise self.wrong(place, expected, value)
         return Options(cast("Mapping[str, Any]", value), *known, within=self._prefix + place)
+
+
+def compile_patterns(key: str, texts: Iterable[str]) -> tuple[re.Pattern[str], ...]:
+    """Return regular expressions. Raises ConfigError for `key` if one of `texts` is something else."""
+    patterns: list[re.Pattern[str]] = []
+    for text in texts:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            raise ConfigError(key, f"regular expressions, not {text!r}: {error}") from error
+    return tuple(patterns)
 
 
 def unknown_name(what: str, name: str, known: Collection[str], listed_in: str = "") -> str:

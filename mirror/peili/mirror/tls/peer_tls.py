@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import ssl
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
@@ -22,6 +21,7 @@ from starlette.requests import HTTPConnection
 from typing_extensions import override
 
 from peili.mirror.errors import ConfigError
+from peili.mirror.support.options import compile_patterns
 
 PEER_NAMES: Final = "peili.peer_names"
 """The key of an ASGI scope below which `serve` stores the names in the verified certificate of the client."""
@@ -225,7 +225,7 @@ class PeerCertificates(TLSFromFiles):
         log: logging.Logger | None = None,
     ) -> None:
         self._ca, self._cert, self._key, self._crl = ca, cert, key, crl
-        self._patterns = [_compile(pattern) for pattern in names]
+        self._patterns = compile_patterns("names", names)
         super().__init__(ca, cert, key, *([] if crl is None else [crl]), log=log)
 
     @override
@@ -346,13 +346,6 @@ def has_proven_itself(connection: HTTPConnection) -> bool:
 def _identity_in(names: Collection[str]) -> str | None:
     found = [name for name in names if name.startswith(_IDENTITY_PREFIX)]
     return unquote(found[0].removeprefix(_IDENTITY_PREFIX)) if len(found) == 1 else None
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ConfigError("names", f"regular expressions, not {pattern!r}: {error}") from error
 
 
 def _reason(error: OSError) -> str:
