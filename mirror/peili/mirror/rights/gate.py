@@ -1,20 +1,19 @@
 """Decides whether this host's runtime may have what it requests.
 
-Of a covered repository, the registry decides (covered.py). Of every other repository, everything may be had but content
-that this host knows only from covered ones (repositories.py).
+The registry decides about a covered repository (covered.py). The content of all other repositories may be had, except
+what this host knows only from covered ones (repositories.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
-from peili.mirror.errors import NotFound, Unavailable
+from peili.mirror.errors import NotFound
 from peili.mirror.metrics.counters import CONFIRMED, UNCONFIRMED
 from peili.mirror.oci.references import Digest
 from peili.mirror.oci.requests import DENIED, Endpoint, HTTPError, Target
-from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.calls import has_whole
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.rights.covered import CoveredAccess
 from peili.mirror.rights.credentials import Credentials
@@ -135,7 +134,7 @@ class Gate:
         repositories = self.repositories
         if repositories.is_certainly_open(digest):
             return Permit(is_checked=False)
-        if not await self._may_be_here(digest):
+        if await has_whole(self._context, digest) is False:
             repositories.arrivals.note_request(digest, is_covered=False)
             return Permit(is_checked=False, uses_store=False)  # peers decide for themselves
         if await repositories.is_open(digest):
@@ -169,14 +168,3 @@ class Gate:
 
     def _trusts(self, registry: str) -> bool:
         return self._coverage.names(registry) or self._context.selection.names(registry)
-
-    async def _may_be_here(self, digest: Digest) -> bool:
-        """Return whether the store has `digest` whole. True if it does not say."""
-        describe = partial(self._context.store.describe, digest)
-        try:
-            await call(describe, self._context, "the store", about=digest, allowed=(NotFound, Unavailable))
-        except NotFound:
-            return False
-        except Unavailable:
-            pass
-        return True

@@ -15,6 +15,7 @@ from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.children import Children, all_children_of
 from peili.mirror.oci.references import MAX_MANIFEST, Digest
 from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.content import read_whole
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.expiring import Expiring
 
@@ -119,14 +120,8 @@ class ManifestChildren:
 
     async def _read_from_store(self, digest: Digest) -> bytes:
         async with await self._context.store.open(digest) as content:
-            size = content.size or 0
-            data, count = bytearray(size if size <= MAX_MANIFEST else 0), 0
-            while count < len(data):
-                read = await content.readinto(count, memoryview(data)[count:])
-                if not read:
-                    raise Aborted(f"{digest} ended after {count} bytes")
-                count += read
-        return bytes(data)
+            is_blob = (content.size or 0) > MAX_MANIFEST
+            return b"" if is_blob else await read_whole(content, MAX_MANIFEST)
 
 
 def _children(data: bytes) -> Children:

@@ -20,7 +20,7 @@ from peili.mirror.rights.arrivals import Arrivals
 from peili.mirror.rights.coverage import Coverage
 from peili.mirror.rights.manifests import ManifestChildren
 from peili.mirror.support.expiring import Expiring
-from peili.mirror.support.tasks import Backoff, is_cancelled
+from peili.mirror.support.tasks import Backoff, keep_running
 
 _PAUSE = 1.0
 """Seconds between two readings of the list of images."""
@@ -76,24 +76,22 @@ class Repositories:
     async def run(self) -> None:
         """Follow the store until cancelled: which images change, and what arrives without a request."""
         limits, log = self._context.limits, self._context.log
-        backoff = Backoff(limits.backoff_min, limits.backoff_max)
-        while True:
-            try:
-                await self._follow(backoff)
-            except (Exception, asyncio.CancelledError) as error:  # a plug-in may raise anything
-                if is_cancelled(error):
-                    raise
-                log.warning("to whom content belongs is not followed: %s", str(error) or repr(error))
-            self._is_outdated = True
-            self.arrivals.follow(is_followed=False)
-            await backoff.sleep()
+
+        def failed(error: BaseException) -> None:
+            log.warning("to whom content belongs is not followed: %s", str(error) or repr(error))
+
+        await keep_running(self._follow, Backoff(limits.backoff_min, limits.backoff_max), failed)
 
     async def _follow(self, backoff: Backoff) -> None:
-        async with aclosing(self._context.store.watch()) as batches:
-            async for batch in batches:
-                for event in batch:
-                    self._note(event)
-                backoff.reset()
+        try:
+            async with aclosing(self._context.store.watch()) as batches:
+                async for batch in batches:
+                    for event in batch:
+                        self._note(event)
+                    backoff.reset()
+        finally:
+            self._is_outdated = True
+            self.arrivals.follow(is_followed=False)
 
     def _note(self, event: StoreEvent) -> None:
         match event:
