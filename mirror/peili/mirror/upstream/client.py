@@ -1,4 +1,7 @@
-"""`UpstreamClient` asks registries small questions: may this be read, and what does a tag mean there?"""
+"""`UpstreamClient` asks registries small questions: may this be read, and what does a tag mean there?
+
+It decides which roots of a registry are asked, and when. root_client.py asks one root.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,10 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
-from peili.mirror.limits import KIB, Limits
-from peili.mirror.oci.references import MAX_MANIFEST
+from peili.mirror.limits import Limits
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.threads import DaemonThreads
@@ -24,33 +25,16 @@ from peili.mirror.upstream.answers import (
     Question,
     Refusal,
     Unreachable,
-    blob_of,
-    manifest_of,
-    next_page,
-    read_manifest_of,
-    refusal,
 )
 from peili.mirror.upstream.challenges import Challenge
-from peili.mirror.upstream.exchanges import (
-    MOST_CHECKS,
-    Exchange,
-    ExchangeFailed,
-    NotDialled,
-    RegistryReply,
-    TooLarge,
-)
+from peili.mirror.upstream.exchanges import MOST_CHECKS
 from peili.mirror.upstream.registries import KnownRegistries, KnownRegistry
+from peili.mirror.upstream.root_client import RootClient
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
-
-if TYPE_CHECKING:
-    from peili.mirror.upstream.transport import RegistryTransport
 
 _T = TypeVar("_T")
 
 _THREADS = 2
-_MOST_BASE = 64 * KIB
-_MOST_PAGES = 64
-_OK = 200
 
 Counter: TypeAlias = Callable[[str, str], None]
 """Counts a request that was sent to a registry: its endpoint, and the kind of the answer."""
@@ -82,7 +66,7 @@ class UpstreamClient:
         self._limits = limits or Limits()
         self._count = count
         self._threads = DaemonThreads(_THREADS, "peili upstream")
-        self._transport: RegistryTransport | None = None  # from the first question on
+        self._root_client = RootClient(self._limits, self._threads)
         # One registry leaves slots to the others, however slowly it answers.
         most_of_one = (self._limits.upstream_requests + 1) // 2
         log = log or logging.getLogger("peili.upstream")
@@ -98,9 +82,7 @@ class UpstreamClient:
 
     async def __aexit__(self, *exc_info: object) -> None:
         self._slots = None
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            await transport.aclose()
+        await self._root_client.aclose()
 
     async def ask(self, question: Question) -> Answer:
         """Ask for a manifest or a blob by HEAD, with the rights of the question's Authorization header.
@@ -111,7 +93,7 @@ class UpstreamClient:
         Args:
             question: The endpoint is `Endpoint.MANIFEST` or `Endpoint.BLOB`.
         """
-        return await self._bounded(question.registry, self._try_roots(question, self._ask_root))
+        return await self._bounded(question.registry, self._try_roots(question, self._root_client.ask))
 
     async def challenge(self, registry: str) -> Challenge | Unreachable | None:
         """Return how a registry challenges requests without rights; None if it does not.
@@ -159,7 +141,7 @@ class UpstreamClient:
             if root is None:
                 return Unreachable("its API was not found", is_down=False)
             question = Question(registry, "", Endpoint.BASE, "")
-            answer = await self._in_its_share(self._ask_base(root, question), 1)
+            answer = await self._in_its_share(self._root_client.ask_base(root), 1)
             self._note(known, question, answer)
             if not isinstance(answer, Unreachable):
                 return None
@@ -186,7 +168,7 @@ class UpstreamClient:
             them arrive in time.
         """
         pages: list[bytes] = []
-        asking = self._try_roots(question, partial(self._fetch_pages, pages))
+        asking = self._try_roots(question, partial(self._root_client.fetch_pages, pages))
         answer = await self._bounded(question.registry, asking)
         return Denied("only a part of it arrived") if pages and isinstance(answer, Unreachable) else answer
 
@@ -255,7 +237,8 @@ class UpstreamClient:
         async with known.asking:
             if known.is_fresh(within):
                 return known.challenge
-            answer = await self._try_roots(Question(registry, "", Endpoint.BASE, ""), self._ask_base)
+            question = Question(registry, "", Endpoint.BASE, "")
+            answer = await self._try_roots(question, lambda root, _: self._root_client.ask_base(root))
             match answer:
                 case Unreachable():
                     return answer
@@ -265,90 +248,3 @@ class UpstreamClient:
                     known.challenge = known.challenger = None
             known.keep_challenge()
             return known.challenge
-
-    async def _ask_base(self, root: ApiRoot, question: Question) -> Fetched | Refusal:
-        exchange = Exchange("GET", f"{root.url}/", root.headers, None, _MOST_BASE)
-        reply = await self._send(root, exchange)
-        return reply if isinstance(reply, (Denied, Unreachable)) else refusal(reply) or Fetched(())
-
-    async def _ask_root(self, root: ApiRoot, question: Question) -> Answer:
-        is_blob = question.endpoint is Endpoint.BLOB
-        reply = await self._send(root, self._exchange("HEAD", root, question, stops_at_other_host=is_blob))
-        if isinstance(reply, RegistryReply) and reply.location is not None:
-            return await self._find_elsewhere(root, question, reply.location)
-        if is_blob:
-            return _judge(reply, question, blob_of)
-        answer = _judge(reply, question, manifest_of)
-        return answer if answer is not None else await self._read_manifest(root, question)
-
-    async def _find_elsewhere(self, root: ApiRoot, question: Question, url: str) -> Answer:
-        """Find out whether a blob is at another host, to which the registry sends its requesters.
-
-        The other host may be storage that has it, or a page where people log in. An address is often signed for one
-        method. So if HEAD is refused there, the registry is asked again, by GET for the first byte.
-        """
-        reply = await self._send(root, Exchange("HEAD", url, {}, None, 0))
-        if not (isinstance(reply, RegistryReply) and reply.status == _OK):
-            get = self._exchange("GET", root, question)
-            reply = await self._send(root, replace(get, headers={**get.headers, "Range": "bytes=0-0"}))
-        answer = _judge(reply, question, blob_of)
-        return Denied("its storage demands rights") if isinstance(answer, Challenged) else answer
-
-    async def _read_manifest(self, root: ApiRoot, question: Question) -> Answer:
-        """Find out by GET what the registry does not say to HEAD."""
-        reply = await self._send(root, self._exchange("GET", root, question, most=MAX_MANIFEST))
-        return _judge(reply, question, read_manifest_of)
-
-    async def _fetch_pages(self, pages: list[bytes], root: ApiRoot, question: Question) -> Fetched | Refusal:
-        """Read all pages at one root, and note in `pages` those that have arrived."""
-        exchange = self._exchange("GET", root, question, most=self._limits.upstream_answer)
-        pages.clear()
-        while len(pages) < _MOST_PAGES:
-            reply = await self._send(root, exchange)
-            if isinstance(reply, (Denied, Unreachable)):
-                return reply
-            if (refused := refusal(reply)) is not None:
-                return refused
-            pages.append(reply.body)
-            if (following := next_page(reply, exchange.url)) is None:
-                return Fetched(tuple(pages))
-            exchange = replace(exchange, url=following, most=exchange.most - len(reply.body))
-        return Denied(f"its answer has more than {_MOST_PAGES} pages")
-
-    def _exchange(
-        self, method: str, root: ApiRoot, question: Question, *, most: int = 0, stops_at_other_host: bool = False
-    ) -> Exchange:
-        headers = {**root.headers, "Accept": ", ".join(question.accept)}
-        url = f"{root.url}{question.path}"
-        return Exchange(method, url, headers, question.authorization, most, stops_at_other_host)
-
-    async def _send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply | Denied | Unreachable:
-        if self._transport is None:
-            transport = await self._threads.run(self._new_transport)
-            self._transport = self._transport or transport  # another task may have been faster
-        try:
-            return await self._transport.send(root, exchange)
-        except (TooLarge, NotDialled) as error:
-            return Denied(str(error))
-        except ExchangeFailed as error:
-            return Unreachable(str(error))
-
-    def _new_transport(self) -> RegistryTransport:
-        """Load httpx, which takes a while and some memory. A mirror that asks no registry does without it."""
-        from peili.mirror.upstream.transport import RegistryTransport  # noqa: PLC0415 - as above
-
-        return RegistryTransport(self._limits, self._threads)
-
-
-def _judge(
-    reply: RegistryReply | Denied | Unreachable, question: Question, judge: Callable[[RegistryReply, Question], _T]
-) -> _T | Refusal:
-    """Return what `judge` makes of a good reply, or why it is none."""
-    if isinstance(reply, (Denied, Unreachable)):
-        return reply
-    if (refused := refusal(reply)) is not None:
-        return refused
-    try:
-        return judge(reply, question)
-    except ValueError as error:
-        return Denied(str(error))
