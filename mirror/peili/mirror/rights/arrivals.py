@@ -37,7 +37,7 @@ class Arrivals:
         self._is_followed = False
 
     def follow(self, *, is_followed: bool) -> None:
-        """Note whether everything that was here before is known, so that what arrives now can be told from it."""
+        """Note whether everything that was here before is known, so that it can be told apart from what arrives now."""
         self._is_followed = is_followed
         if not is_followed:
             self._open.clear()
@@ -53,7 +53,7 @@ class Arrivals:
             self._open.set(digest, None, _OPEN_TTL)
 
     def note_arrival(self, digest: Digest, *, is_whole: bool) -> None:
-        """Note that there is content. What has arrived whole and unnoticed before is remembered only if it is open."""
+        """Note that there is content. What arrives whole and unnoticed is remembered only if it is open."""
         if digest in self._arrived:
             return
         is_open = self.is_open(digest)

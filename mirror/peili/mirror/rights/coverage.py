@@ -40,7 +40,7 @@ class Coverage:
         return any(each.fullmatch(name) for each in self._patterns)
 
     def names(self, registry: str) -> bool:
-        """Return whether a pattern names this registry without a wildcard: the operator trusts it with his images."""
+        """Return whether a pattern names this registry without a wildcard, so that the operator trusts it."""
         return _canonical(registry) in self._registries
 
 

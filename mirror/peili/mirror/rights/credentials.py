@@ -14,7 +14,7 @@ from peili.mirror.support.fingerprints import Fingerprints
 _MOST_HEADER = 16 * 1024
 _MOST_CLAIMS = 64 * 1024
 _LATEST = 2.0**40
-"""Seconds since 1970. A later expiry is none."""
+"""Seconds since 1970. A later expiry is not believed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Finds out whether a registry is down, in a way that no requester can influence.
 
-That one question was not answered says little: the registry may limit one requester, and one requester may ask it so
-much that this host has no slot left. So the registry is asked for the root of its API, without the rights of anybody.
+A question without an answer says little: the registry may limit one requester, and one requester may ask so much that
+this host has no slot left. So the registry is asked for the root of its API, without the rights of anybody.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Resource:
 class RegistryAnswers:
     """Asks registries on behalf of this host's runtime. Used on one event loop; never raises for their faults.
 
-    Of an `Unreachable` that it returns, `is_down` is true only if the registry is down for everybody (outages.py).
+    If it returns an `Unreachable`, `is_down` is true only if the registry is down for everybody (outages.py).
 
     Args:
         context: The context of the mirror.

@@ -1,8 +1,8 @@
 """Finds out to whom content of this host belongs: to everybody, or only to those who may pull covered images.
 
 Content is open if an image of this host that is not covered has it, or if a registry said lately that a repository that
-is not covered has it. Of content of no image, arrivals.py decides. All other content is closed. So what is not known is
-closed.
+is not covered has it. arrivals.py decides about content of no image. All other content is closed, and so is what is not
+known.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class Expiring(Generic[_K, _V]):
     """Values by key, each for a time. Used by one thread.
 
     Args:
-        most: The largest number of entries. Without room for another one, that one goes which was set first.
+        most: The largest number of entries. If there is no room for another one, the one that was set first is removed.
         clock: Seconds that never go back.
     """
 

@@ -126,7 +126,7 @@ class UpstreamClient:
         """Ask whether a registry is there, by ``GET /v2/`` without the rights of anybody.
 
         What requesters do changes nothing about the answer: the request has connections of its own, and all of the
-        time. Of several roots, that one is asked which decides about rights.
+        time. If there are several roots, the one that decides about rights is asked.
 
         Returns:
             None if it answers, whatever it says. Otherwise the reason; its `is_down` says whether it is out of order.

@@ -1,4 +1,4 @@
-"""Remembers which requesters a registry wants to hear nothing of for a while (429 or 503 with Retry-After)."""
+"""Remembers from which requesters a registry wants no question for a while (429 or 503 with Retry-After)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from peili.mirror.upstream.answers import Unreachable
 
 _MOST_REQUESTERS = 1024
 _LONGEST = 60.0
-"""Seconds for which nobody asks at most."""
+"""The longest pause in seconds."""
 _EVERYBODY = b"everybody"
 
 

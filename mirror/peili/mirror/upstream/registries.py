@@ -71,7 +71,7 @@ class KnownRegistry:
 
 
 class KnownRegistries:
-    """The registries that were asked. Of many, those are forgotten that were not used for longest.
+    """The registries that were asked. If there are too many, the one that was unused for longest is forgotten.
 
     Args:
         find_roots: Finds the API of a registry.
