@@ -20,11 +20,11 @@ from peili.mirror.relay.parallel import ParallelRequests, PeerRequest, open_in_w
 from peili.mirror.relay.responses import ResponseBody, check_response, in_flight_headers
 from peili.mirror.support.deadlines import Deadline
 
-_GATHER_SIZE = 128 * KIB
+_GATHER_SIZE = 256 * KIB
 """The bytes that one read of content in flight should get. Each read costs as much as thousands of bytes, because the
 bytes are also hashed, and sent to the runtime and to other hosts, each time.
 """
-_GATHER_MIN, _GATHER_MAX = 0.005, 0.04
+_GATHER_MIN, _GATHER_MAX = 0.005, 0.08
 """The least and the most seconds for which bytes gather if a read got fewer. On average, each hop adds half of that
 time to the delay of the bytes.
 """
@@ -263,7 +263,8 @@ class Source:
         self._gather_until = 0.0
         if 0 < count < _GATHER_SIZE:
             most = max(_GATHER_MIN, min(_GATHER_MAX, _GATHER_SHARE * seconds * self.span.length / count))
-            self._gather_until = now + min(most, seconds * _GATHER_SIZE / count)
+            wanted = min(_GATHER_SIZE, self.remaining)  # the last bytes do not wait for more
+            self._gather_until = now + min(most, seconds * wanted / count)
 
     async def _gather(self) -> None:
         """Let a feeder's bytes gather if few arrived at the last read."""

@@ -28,7 +28,7 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, cast
 
-from peili.mirror.limits import KIB
+from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.received import BLOCK, PREFIX_LENGTH
 
@@ -36,10 +36,12 @@ Piece: TypeAlias = bytes | memoryview
 
 _SMALL_PIECE = 32 * KIB
 """A piece of fewer bytes is hashed on the event loop. To wake another thread takes longer than that."""
-_MEDIUM_PIECE = 160 * KIB
-"""A piece of fewer bytes takes 0.1 ms. It is hashed on the event loop, too, if pieces come rarely."""
-_RARE = 0.005
-"""Seconds between two rare pieces. Of others, the thread hashes one while the event loop receives the next one."""
+_RATE_ON_LOOP = 50 * MIB
+"""In bytes per second. If pieces come at a lower rate, the event loop hashes them, too: in a twentieth of its time. Of
+pieces that come faster, the thread hashes one while the event loop receives the next one.
+"""
+_MAX_ON_LOOP = 512 * KIB
+"""A larger piece is never hashed on the event loop."""
 _MAX_THREADS = 4
 _MAX_SIZES = 16 * 1024
 """Digests whose size is remembered; each takes about 150 bytes."""
@@ -190,7 +192,8 @@ class HashThread:
             A future for the result. `feed` may be called again before it is done.
         """
         loop, now = asyncio.get_running_loop(), time.monotonic()
-        small, self._fed_at = _MEDIUM_PIECE if now - self._fed_at > _RARE else _SMALL_PIECE, now
+        small = max(_SMALL_PIECE, min(_MAX_ON_LOOP, (now - self._fed_at) * _RATE_ON_LOOP))
+        self._fed_at = now
         if self._executor is None or (not self._pending and len(piece) < small):
             hashed: asyncio.Future[Piece] = loop.create_future()
             hashed.set_result(verifier.feed(piece))
