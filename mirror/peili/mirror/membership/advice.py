@@ -13,7 +13,7 @@ from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.support.tasks import Tasks
 
 _Advice: TypeAlias = Feed | Wait | Upstream
-_HEAD_START = 0.02
+_HEAD_START = 0.05
 """Seconds in which a home may name holders before this host looks for whole ones itself."""
 _MAX_WAIT = 5.0
 """The longest time in seconds that a home may let this host wait before it asks again."""

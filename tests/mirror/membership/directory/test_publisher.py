@@ -11,6 +11,7 @@ import pytest
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Have, Key, Limits, Synced
+from peili.mirror.membership.directory import publisher
 from peili.mirror.membership.directory.homes import HomeSet, choose_homes, slot_of
 from peili.mirror.membership.directory.publisher import Publisher, Reply
 from peili.mirror.peer_api.directory import MAX_BATCH, Holding, Holdings
@@ -48,8 +49,11 @@ class Subject:
         self.homes: dict[str, Home] = {}
         self.at_once = 0
         self.interval = 60.0
+        self.awaited: set[Key] = set()
         limits = Limits(backoff_min=0.01, backoff_max=0.02)
-        self.publisher = Publisher(limits, tasks, self._send, lambda: self.interval)
+        self.publisher = Publisher(
+            limits, tasks, self._send, lambda: self.interval, is_awaited=lambda key: key in self.awaited
+        )
 
     async def _send(self, home: str, message: Holdings) -> Reply:
         self.at_once += 1
@@ -134,6 +138,26 @@ async def test_the_growth_of_content_in_flight_waits_for_the_next_message() -> N
         assert (len(home.messages), home.held[KEYS[0]]) == (sent + 1, Holding(KEYS[0], 10, 2))
         subject.publisher.advertise(have(KEYS[0]))
         await until(lambda: home.held[KEYS[0]] == Holding(KEYS[0], 10))
+
+
+async def test_what_others_wait_for_is_told_at_once_although_growth_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with publishing() as subject:
+        subject.set_homes("a")
+        subject.publisher.advertise([Synced()])
+        await until(lambda: subject.are_right([], "a"))
+        home, (grown, unwanted, wanted) = subject.homes["a"], KEYS[:3]
+        subject.publisher.advertise([Have(grown, 10, complete=False, available=1)])
+        await until(lambda: home.held.get(grown) == Holding(grown, 10, 1))
+        monkeypatch.setattr(publisher, "_GROWTH_INTERVAL", 600.0)
+        subject.awaited |= {grown, wanted}
+        subject.publisher.advertise([Have(grown, 10, complete=False, available=2)])
+        subject.publisher.advertise([Have(unwanted, 10, complete=False, available=0)])
+        await asyncio.sleep(0.2)
+        assert (home.held[grown], unwanted in home.held) == (Holding(grown, 10, 1), False)
+        for available in (0, 1):
+            subject.publisher.advertise([Have(wanted, 10, complete=False, available=available)])
+            await until(lambda available=available: home.held.get(wanted) == Holding(wanted, 10, available))  # type: ignore[misc]  # bound early
+        assert home.held[grown] == Holding(grown, 10, 2)
 
 
 async def test_many_keys_take_several_messages_and_the_home_is_synced_with_the_last() -> None:

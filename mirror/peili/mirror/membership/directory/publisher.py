@@ -20,7 +20,7 @@ from peili.mirror.support.tasks import Backoff, Tasks
 _GATHER_TIME = 0.05
 """Seconds for which changes are gathered into one message."""
 _GROWTH_INTERVAL = 0.5
-"""Seconds between two messages about the growth of content that others may wait for."""
+"""Seconds between two messages about content that arrives, if nothing is urgent."""
 _MAX_REQUESTS = 8
 """How many messages are sent at the same time."""
 
@@ -45,8 +45,9 @@ class Publisher:
         tasks: Owns the tasks that send.
         send: Sends a message to the home with this id.
         interval: Returns the seconds between two messages to a home.
-        is_awaited: Returns whether other hosts may wait for the content of a key while it arrives here. Its growth is
-            sent about twice a second. The growth of other content waits for the next message.
+        is_awaited: Returns whether other hosts may wait for the content of a key while it arrives here. Its first bytes
+            are sent at once, and its growth about twice a second. Other content that begins to arrive waits for half a
+            second, and its growth for the next message: what a host reads from others, its leases tell.
         upstream_rate: Returns the rate for `Holdings.upstream_rate`.
     """
 
@@ -110,10 +111,12 @@ class Publisher:
         for home in self._homes.homes_of(slot):
             if (link := self._links.get(home)) is not None:
                 link.pending[key] = have
-                if before is None or have is None or before.complete or have.complete:
+                if have is None or have.complete or (before is not None and before.complete):
                     link.wake.set()
+                elif before is None or not before.available:  # the first bytes are urgent for who waits for them
+                    link.wake_later(0 if self._is_awaited(key) else _GROWTH_INTERVAL)
                 elif self._is_awaited(key):
-                    link.wake_later(_GROWTH_INTERVAL if before.available else 0)  # the first bytes are urgent
+                    link.wake_later(_GROWTH_INTERVAL)
 
     def _update_links(self, before: HomeSet) -> None:
         homes = self._homes
@@ -219,10 +222,14 @@ class _Link:
         self.wake.set()
 
     def wake_later(self, seconds: float) -> None:
-        """Send something in `seconds`, or when an earlier call of this said so."""
+        """Send something in `seconds`, or earlier if another call of this said so."""
         loop = asyncio.get_running_loop()
-        if self._waking is None or self._waking.when() <= loop.time():
-            self._waking = loop.call_later(seconds, self.wake.set)
+        due, waking = loop.time() + seconds, self._waking
+        if waking is not None and loop.time() < waking.when():
+            if waking.when() <= due:
+                return
+            waking.cancel()
+        self._waking = loop.call_at(due, self.wake.set)
 
 
 def _text(key: Key) -> str:
