@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.mirror.rights.registry import token
+from tests.support.clock import Clock
 
 from peili.mirror import Digest
 from peili.mirror.rights.credentials import Credentials, expiry_of
@@ -15,14 +16,6 @@ from peili.mirror.rights.grants import Grants, Scope
 
 DIGESTS = [Digest.of(bytes([number])) for number in range(6)]
 SCOPES = [Scope(key, name) for key in (b"one", b"two") for name in ("r.example/a", "r.example/b")]
-
-
-@dataclass
-class Clock:
-    now: float = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @dataclass
