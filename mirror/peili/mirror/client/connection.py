@@ -1,6 +1,6 @@
 """One connection to a peer in HTTP/1.1: one request at a time, with a body that is read into the caller's buffers.
 
-Only what peers need is supported: responses with a known length, no redirects, no compression. The pool (client.py)
+Only what peers need is supported: responses with a known length, no redirects, no compression. The pool (pool.py)
 decides which connections are used and kept.
 """
 
