@@ -55,8 +55,10 @@ from peili.mirror.server.protocol import http_protocol
 from peili.mirror.support.options import Options
 from peili.mirror.support.tasks import Backoff, Broadcast, Tasks, is_cancelled
 from peili.mirror.support.watchdog import Watchdog
+from peili.mirror.tls.identities import peer_identity
+from peili.mirror.tls.peer_certificates import PeerCertificates
 from peili.mirror.tls.peer_keys import PeerKeys
-from peili.mirror.tls.peer_tls import PeerCertificates, PeerTLS, TLSContexts, peer_identity
+from peili.mirror.tls.peer_tls import PeerTLS, TLSContexts
 from peili.mirror.upstream.roots import ApiRoot, RootFinder, default_roots
 
 __all__ = [

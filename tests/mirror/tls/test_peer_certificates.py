@@ -17,6 +17,7 @@ from tests.support.certificates import Authority, Certificate
 
 from peili.mirror import ConfigError, Limits, Peer, PeerCertificates, PeerClient, PeerUnavailable
 from peili.mirror.tls import peer_tls
+from peili.mirror.tls.identities import certificate_names
 
 pytestmark = pytest.mark.anyio
 
@@ -304,7 +305,7 @@ def test_a_malformed_pattern_is_named(authority: Authority, tmp_path: Path) -> N
 def test_names_are_those_of_the_certificate_not_of_its_subject() -> None:
     subject = ((("commonName", "node-1"),),)
     alternatives = (("DNS", "node-2"), ("URI", "spiffe://x"), ("IP Address", "10.0.0.1"), ("email", "node@x"))
-    found = peer_tls.certificate_names({"subject": subject, "subjectAltName": alternatives})
+    found = certificate_names({"subject": subject, "subjectAltName": alternatives})
     assert found == {"node-2", "spiffe://x", "10.0.0.1"}
-    assert peer_tls.certificate_names(None) == frozenset()
+    assert certificate_names(None) == frozenset()
     assert isinstance(peer_tls.new_contexts().server, ssl.SSLContext)

@@ -20,7 +20,8 @@ from typing_extensions import override
 from peili.mirror.client.dns import Addresses, AddressResolver, SocketAddress
 from peili.mirror.peer_api.addresses import AddressKinds
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.peer_tls import PeerTLS, certificate_names
+from peili.mirror.tls.identities import certificate_names
+from peili.mirror.tls.peer_tls import PeerTLS
 
 _T = TypeVar("_T")
 

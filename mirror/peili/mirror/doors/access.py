@@ -17,7 +17,7 @@ from peili.mirror.peer_api.peers import IDENTITY_HEADER
 from peili.mirror.plugins.calls import CallFailed, call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.server.socket_writer import wrap_send
-from peili.mirror.tls.peer_tls import PEER_IDENTITY
+from peili.mirror.tls.identities import PEER_IDENTITY
 
 Auth: TypeAlias = Callable[[HTTPConnection], bool | str | Awaitable[bool | str]]
 """Decides whether a request may use a door. May be a coroutine function.

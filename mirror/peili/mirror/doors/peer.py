@@ -32,7 +32,7 @@ from peili.mirror.peer_api.keys import IN_FLIGHT_HEADER, InFlight, accepts_in_fl
 from peili.mirror.plugins.calls import call, shows_in_flight
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.peer_tls import has_proven_itself
+from peili.mirror.tls.identities import has_proven_itself
 
 _IN_FLIGHT = IN_FLIGHT_HEADER.lower().encode()
 

@@ -24,7 +24,7 @@ from peili.mirror.peer_api.received import (
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.peer_tls import has_proven_itself
+from peili.mirror.tls.identities import has_proven_itself
 
 _READ_TIMEOUT = 10.0
 """Seconds for reading the content of the store. Nobody waits longer for the answer."""

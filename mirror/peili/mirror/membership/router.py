@@ -40,7 +40,7 @@ from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Router, running_already
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
-from peili.mirror.tls.peer_tls import has_proven_itself
+from peili.mirror.tls.identities import has_proven_itself
 
 _FAILED_SILENTLY = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 

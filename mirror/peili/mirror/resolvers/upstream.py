@@ -29,7 +29,7 @@ from peili.mirror.support.fingerprints import Fingerprints
 from peili.mirror.support.options import Options, compile_patterns
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
-from peili.mirror.tls.peer_tls import peer_identity
+from peili.mirror.tls.identities import peer_identity
 from peili.mirror.upstream.answers import Absent, Answer, Question, Readable, Unreachable
 
 _REFERRERS = ("registry", "repository", "digest")

@@ -37,7 +37,7 @@ from peili.mirror.server.acceptor import ConnectionSlot
 from peili.mirror.server.request_limits import UvicornProtocol, with_request_limits
 from peili.mirror.server.socket_writer import DirectSocketWriter, SocketSend
 from peili.mirror.support.deadlines import Countdown
-from peili.mirror.tls.peer_tls import PEER_NAMES, certificate_names
+from peili.mirror.tls.identities import PEER_NAMES, certificate_names
 
 LINGER = 1.0
 """Seconds for which a client may still read what was sent before its connection was closed."""

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from peili.mirror.tls.identities import identity_uri
 from peili.mirror.tls.issuing import IssuedCertificate, issue_certificate
 from peili.mirror.tls.key_file import read_keys
-from peili.mirror.tls.peer_tls import TLSContexts, TLSFromFiles, identity_uri, new_contexts
+from peili.mirror.tls.peer_tls import TLSContexts, TLSFromFiles, new_contexts
 
 CLUSTER_NAME = "peer.peili.internal"
 """The DNS name in the certificate of each host of a cluster. Nobody looks it up."""

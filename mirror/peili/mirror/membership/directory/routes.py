@@ -24,7 +24,7 @@ from peili.mirror.peer_api.leases import ACQUIRE_ROUTE, LEASES_ROUTE, AcquireQue
 from peili.mirror.peer_api.messages import JSON_HEADERS, MAX_MESSAGE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.tls.peer_tls import PEER_NAMES, peer_identity
+from peili.mirror.tls.identities import PEER_NAMES, peer_identity
 
 _MAX_REQUESTS = 256
 """How many messages are read at the same time. Further ones are answered with 429."""
