@@ -18,14 +18,8 @@ from typing_extensions import override
 from peili.mirror import Digest, Peer
 from peili.mirror.limits import KIB, MIB
 from peili.mirror.oci.ranges import Span
-from peili.mirror.relay.pipeline import (
-    RING_LENGTH,
-    BufferPool,
-    BufferRing,
-    HashPipeline,
-    PassThroughPipeline,
-    Pipeline,
-)
+from peili.mirror.relay.buffers import RING_LENGTH, BufferPool, BufferRing
+from peili.mirror.relay.pipeline import HashPipeline, PassThroughPipeline, Pipeline
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import HashThreadPool, Verifier
 from peili.mirror.server.socket_writer import SocketWriter

@@ -14,7 +14,7 @@ from typing_extensions import override
 from peili.mirror import Holder, Limits, Peer, PeerUnavailable, RouterUnavailable
 from peili.mirror.errors import FailureReason
 from peili.mirror.relay.race import Candidates, NotFaster, RaceOptions, race
-from peili.mirror.relay.reputation import HolderScores
+from peili.mirror.relay.scores import HolderScores
 from peili.mirror.relay.source import Source
 
 pytestmark = pytest.mark.anyio

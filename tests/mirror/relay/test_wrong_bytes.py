@@ -27,8 +27,8 @@ from tests.mirror.relay.pulling import KIB, LARGE, NEVER, SMALL, FixedRouter, co
 from typing_extensions import override
 
 from peili.mirror import Digest, StoreUnavailable
-from peili.mirror.relay.pipeline import RING_LENGTH
-from peili.mirror.relay.reputation import Blame
+from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.buffers import RING_LENGTH
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio

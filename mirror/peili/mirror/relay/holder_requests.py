@@ -12,7 +12,7 @@ from peili.mirror.relay.race import Candidates, NotFaster, Open, RaceOptions, ra
 from peili.mirror.relay.rejections import Rejections
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import measure, trial_range
-from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER
+from peili.mirror.relay.scores import HEALTHY, MUCH_FASTER
 from peili.mirror.relay.source import Source
 
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from peili.mirror.errors import FailureReason, PeerUnavailable
 from peili.mirror.peer_api.peers import Holder, Peer
-from peili.mirror.relay.reputation import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN, HolderScores
+from peili.mirror.relay.scores import HEALTHY, MUCH_FASTER, RESTING, UNPROVEN, HolderScores
 from peili.mirror.relay.source import Source
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import is_cancelled

@@ -11,10 +11,10 @@ from peili.mirror.errors import Aborted, FailureReason, NotFound, PeerUnavailabl
 from peili.mirror.oci.ranges import Span
 from peili.mirror.peer_api.received import ReceivedBytes
 from peili.mirror.plugins.calls import shows_in_flight
+from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.pipeline import Pipeline
 from peili.mirror.relay.relay import RelayState, TransferRequest
-from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.tracing import trace_wrong_byte, was_found_wrong

@@ -12,10 +12,11 @@ from peili.mirror.metrics.counters import Metrics
 from peili.mirror.oci.ranges import ByteRange, Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.interfaces import Context
+from peili.mirror.relay.blame import Blame
+from peili.mirror.relay.buffers import BufferPool
 from peili.mirror.relay.leases import LeaseReleases
 from peili.mirror.relay.parallel import ParallelRequests
-from peili.mirror.relay.pipeline import BufferPool
-from peili.mirror.relay.reputation import Blame, HolderScores
+from peili.mirror.relay.scores import HolderScores
 from peili.mirror.relay.verify import HashThreadPool, KnownSizes
 from peili.mirror.support.tasks import Tasks
 

@@ -18,7 +18,7 @@ from peili.mirror.limits import KIB, MIB, Limits
 from peili.mirror.oci.ranges import ByteRange
 from peili.mirror.peer_api.peers import Peer
 from peili.mirror.relay.race import NotFaster
-from peili.mirror.relay.reputation import MUCH_FASTER, HolderScores
+from peili.mirror.relay.scores import MUCH_FASTER, HolderScores
 from peili.mirror.relay.source import Source
 
 _SMALLEST_TRIAL, _LARGEST_TRIAL = 64 * KIB, MIB

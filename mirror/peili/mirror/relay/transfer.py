@@ -18,13 +18,13 @@ from peili.mirror.oci.references import OCTET_STREAM, Descriptor, Digest, detect
 from peili.mirror.oci.references import is_manifest as is_manifest_type
 from peili.mirror.oci.requests import Target
 from peili.mirror.plugins.acquiring import LeaseEnd
+from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
 from peili.mirror.relay.opening import FirstSource
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Sink
 from peili.mirror.relay.reception import Reception
 from peili.mirror.relay.relay import Relay, RelayState, TransferRequest
-from peili.mirror.relay.reputation import IN_FLIGHT
 from peili.mirror.relay.senders import Senders, blame_senders
 from peili.mirror.relay.source import Source
 from peili.mirror.relay.verify import DigestMismatch, FoundWrong, Unverified, Verifier
