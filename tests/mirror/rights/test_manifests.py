@@ -81,7 +81,7 @@ async def test_only_so_many_manifests_are_read_for_one_answer() -> None:
         roots = [store.add(index(number, *absent[number * 20 : number * 20 + 20])).digest for number in range(20)]
         last = store.add(manifest(LAYER)).digest
         assert await children.find_parent(LAYER, [*roots, last]) is None
-        assert store.opened.total() <= 128
+        assert store.opened.total() <= 32
         assert await children.find_parent(LAYER, [last, *roots]) == last
 
 

@@ -12,6 +12,7 @@ from tests.mirror.rights.hosts import ALICE, BOB, Host, running
 from tests.mirror.rights.registry import token
 
 from peili.mirror import Limits
+from peili.mirror.resolvers import UpstreamResolver
 
 pytestmark = pytest.mark.anyio
 
@@ -77,8 +78,20 @@ async def test_a_request_without_rights_gets_what_was_granted_as_soon_as_the_reg
     async with granted() as host:
         assert await host.status(host.image.digest) == 401  # so it is known how the registry challenges
         host.registry.status = 503
-        async with asyncio.timeout(60):
-            while await host.status(host.image.digest) == 401:  # noqa: ASYNC110 - its last answer is two seconds old
-                await asyncio.sleep(0.05)
-        assert await host.status(host.image.digest) == 200
+        await until_served(host, host.image.digest)
         assert {each for _, each in host.registry.asked} == {ALICE}
+
+
+async def test_so_it_is_with_a_tag_that_the_registry_resolves() -> None:
+    async with granted(resolver=UpstreamResolver(tag_ttl=1000)) as host:
+        assert await host.status("v1") == 401
+        host.registry.status = 503
+        await until_served(host, "v1")
+
+
+async def until_served(host: Host, digest: str) -> None:
+    """Wait until a request without rights is answered: the last answer of the registry may be some seconds old."""
+    async with asyncio.timeout(60):
+        while (status := await host.status(digest)) == 401:  # noqa: ASYNC110 - each question can change the answer
+            await asyncio.sleep(0.05)
+    assert status == 200

@@ -16,6 +16,9 @@ _T = TypeVar("_T")
 STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
 """The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
 
+LATELY = 2.0
+"""If a registry has answered anything within this many seconds, it is there, and a challenge of it is of use."""
+
 
 async def without_rights(
     upstream: UpstreamClient, registry: str, repository: str, within: float

@@ -22,7 +22,7 @@ from peili.mirror.plugins.resolver import Listed, Resolution, Resolver
 from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, demand_rights, in_time, without_rights
+from peili.mirror.resolvers.questions import LATELY, STALE, demand_rights, in_time, without_rights
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.fingerprints import Fingerprints
@@ -271,7 +271,9 @@ class _Running:
         upstream = self.context.upstream
         registry, repository = reference.registry, reference.repository
         if requester.authorization is None:
-            refused = await without_rights(upstream, registry, repository, self._tag_ttl)
+            # What some were granted may be served to this requester if it can get no token now.
+            within = LATELY if self.context.covers(registry, repository) else self._tag_ttl
+            refused = await without_rights(upstream, registry, repository, within)
             if refused is not None:
                 return refused
         question = Question(registry, repository, Endpoint.MANIFEST, reference.tag, requester.authorization)

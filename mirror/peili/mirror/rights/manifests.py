@@ -23,9 +23,9 @@ _MOST = 16_384
 _MAX_DEPTH = 4  # of an index in an index
 _MOST_LOOKED_AT = 4096
 """How many manifests are looked at to find out whether something belongs to an image."""
-_MOST_READ = 128
+_MOST_READ = 32
 """How many of them are read from the store."""
-_ABSENT = 5.0
+_ABSENT = 30.0
 """Seconds for which it is remembered that the store does not have a manifest. It says when it gets one."""
 
 
