@@ -1,9 +1,11 @@
 # These commands need only Python >= 3.11 (with venv), git and make.
-# PYTHON=... chooses the interpreter. ARGS=... is passed to pytest, to the demo or to the bench.
+# PYTHON=... chooses the interpreter. ARGS=... is passed to pytest, to the demo or to the bench. WORKERS=... is how many
+# tests run at a time. There are more than processors, because most tests wait.
 
 VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
+WORKERS := 6
 
 .PHONY: help demo test check docs site bench simulate venv format clean
 
@@ -27,7 +29,7 @@ demo:
 test:
 	@sh scripts/venv $(VENV) test
 	@$(BIN)/python -m tests.prepare
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: venv
 	@$(BIN)/ruff check --quiet .

@@ -19,18 +19,26 @@ settings.load_profile("peili")
 
 
 SLOW = (
-    "tests/kubernetes/",
-    "tests/e2e/",
+    "tests/bench/test_command.py",
     "tests/adapters/containerd/doctor/test_matrix.py",
+    "tests/e2e/test_hosts_toml.py",
+    "tests/e2e/test_private_images.py",
+    "tests/e2e/test_pull_from_peer.py",
+    "tests/e2e/test_private_content.py",
     "tests/differential/",
-    "tests/packaging/",
-    "tests/stores/containerd/",
-    "tests/bench/",
+    "tests/e2e/",
+    "tests/kubernetes/",
     "tests/conformance/",
+    "tests/stores/containerd/",
+    "tests/packaging/",
+    "tests/bench/",
     "tests/adapters/",
     "tests/embedding/",
 )
-"""The files and folders that take longest. Their tests run first, so that no worker has one left at the end."""
+"""The files and folders that take longest. Their tests run first, so that no worker has one left at the end.
+
+A worker runs whole files. So the longest files are first, and those that wait run beside those that compute.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
