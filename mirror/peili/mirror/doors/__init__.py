@@ -6,5 +6,5 @@ metrics and status.
 
 A request passes the `layers` around a door (metrics, access check), then `base.Door`, which both doors share: it checks
 and parses the request and turns errors into responses. `local` or `peer` finds the content. `response` writes the
-response; `stored_content` sends what the store has.
+response; `open_content` reads what the store has, and `stored_content` sends it.
 """

@@ -16,8 +16,8 @@ from typing import Self
 from starlette.types import Receive, Scope, Send
 
 from peili.mirror.doors.middleware import request_record
+from peili.mirror.doors.open_content import ContentOpener
 from peili.mirror.doors.response import ResponseWriter
-from peili.mirror.doors.stored_content import ContentOpener
 from peili.mirror.doors.tags import send_tags
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.metrics.requests import RequestRecord

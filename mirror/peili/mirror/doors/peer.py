@@ -19,9 +19,10 @@ from peili.mirror.content.incoming_content import IncomingContent
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.images import ImagesRoute
 from peili.mirror.doors.middleware import request_record
+from peili.mirror.doors.open_content import OpenContent
 from peili.mirror.doors.received import ReceivedRoute
 from peili.mirror.doors.response import ResponseWriter
-from peili.mirror.doors.stored_content import OpenContent, read_pieces, send_growing, send_stored
+from peili.mirror.doors.stored_content import read_pieces, send_growing, send_stored
 from peili.mirror.errors import NotFound
 from peili.mirror.limits import Limits
 from peili.mirror.metrics.counters import FROM_STORE
