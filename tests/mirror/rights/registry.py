@@ -39,6 +39,7 @@ class Registry:
         challenge: What it demands; None if it demands nothing.
         asked: The HEAD requests: path, and the Authorization header.
         bases: How often it was asked for ``/v2/``.
+        base: What it answers to that, if it is not None.
         status: The status of every answer, if it is not None.
         troubles: What it answers to these Authorization headers, whatever they are for.
         silent_to: The Authorization headers whose requests wait.
@@ -56,6 +57,7 @@ class Registry:
     challenge: str | None = f'Bearer realm="{REALM}",service="registry.example"'
     asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
     bases: int = 0
+    base: tuple[int, dict[str, str]] | None = None
     status: int | None = None
     troubles: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict[str, tuple[int, dict[str, str]]])
     silent_to: set[str] = field(default_factory=set[str])
@@ -81,6 +83,9 @@ class Registry:
     async def _root(self, _: Request) -> Response:
         self.bases += 1
         await self.open.wait()
+        if self.base is not None:
+            status, headers = self.base
+            return Response(status_code=status, headers=headers)
         return Response(status_code=self.status) if self.status is not None else self._demand()
 
     async def _content(self, request: Request) -> Response:

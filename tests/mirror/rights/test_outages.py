@@ -63,6 +63,17 @@ async def test_a_registry_that_limits_also_requests_without_rights_is_left_alone
             assert await host.status(host.secret.digest, rights=rights) in {404, 401}
 
 
+@pytest.mark.parametrize("base", [(503, {}), (307, {"Location": "/v2/"}), (200, {"Content-Encoding": "gzip"})])
+async def test_a_registry_that_never_answers_for_the_root_of_its_api_is_not_down(
+    base: tuple[int, dict[str, str]],
+) -> None:
+    async with running(rights={"outage": "remembered", "ttl": 1e-6}) as host:
+        host.registry.base = base
+        assert await host.status(host.image.digest, rights=ALICE) == 200
+        host.registry.troubles[MALLORY] = 503, {}
+        assert await host.status(host.image.digest, rights=MALLORY) == 404
+
+
 async def test_an_outage_is_found_by_a_request_without_rights_and_by_few_of_them() -> None:
     async with granted() as host:
         host.registry.status = 503

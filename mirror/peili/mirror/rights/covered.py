@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from peili.mirror.errors import NotFound, Unavailable
 from peili.mirror.metrics.counters import CHALLENGED, GRANTED, OUTAGE, REFUSED, REMEMBERED
@@ -87,13 +87,17 @@ class CoveredAccess:
         """
         if credential.is_basic and not self._rights.basic:
             raise self._refusal("authorize_basic is false, so a password is not passed on")
-        case = _Case(resource, credential)
-        if await self._has(self._grants, case.scope, resource.digest):
+        await self._require(_Case(resource, credential))
+        if self._rights.serves_in_outage:
+            await self._answers.prepare(resource.registry)
+
+    async def _require(self, case: _Case) -> None:
+        digest = case.resource.digest
+        if await self._has(self._grants, case.scope, digest):
             self._count(REMEMBERED)
             return
         if self._rights.serves_in_outage:
-            was_granted = await self._has(self._earlier, case.scope_of_all, resource.digest)
-            case = _Case(resource, credential, was_granted)
+            case = replace(case, was_granted=await self._has(self._earlier, case.scope_of_all, digest))
         self._apply(case, await self._ask(case))
 
     def note_readable(self, resource: Resource, credential: Credential) -> None:

@@ -32,12 +32,14 @@ class _State:
     Attributes:
         answered_at: When it answered last.
         checked_at: When it was checked last.
+        is_checkable: Whether it has answered a check. If it never does, its silence shows nothing.
         down: Why it is down; None if it is not.
         down_until: Until when that counts.
     """
 
     answered_at: float = float("-inf")
     checked_at: float = float("-inf")
+    is_checkable: bool = False
     down: Unreachable | None = None
     down_until: float = float("-inf")
 
@@ -69,6 +71,11 @@ class Outages:
             self._log.info("%s answers again", registry)
             state.down = None
 
+    async def prepare(self, registry: str) -> None:
+        """Check a registry that answers, unless it was checked before: one that answers no check is never down."""
+        if self._of(registry).checked_at == float("-inf"):
+            await self._checks.call(registry, lambda: self._check(registry))
+
     async def suspected(self, registry: str) -> Unreachable | None:
         """Return why a registry is down; None if it is not, or was not when somebody last looked.
 
@@ -96,9 +103,10 @@ class Outages:
         state = self._of(registry)
         state.checked_at = self._clock()
         if answer is None:
+            state.is_checkable = True
             self.note_answer(registry)
             return None
-        if not answer.is_down:
+        if not (answer.is_down and state.is_checkable):
             state.down = None
             return None
         if state.down is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -101,6 +102,11 @@ class RegistryAnswers:
                     return await self.ask(ANYBODY, resource)
         except Unavailable as error:
             return Unreachable(str(error), is_down=False)
+
+    async def prepare(self, registry: str) -> None:
+        """Make sure that an outage of a registry will be found, once, while it answers."""
+        with suppress(Unavailable):
+            await self._outages.prepare(registry)
 
     async def aclose(self) -> None:
         """Cancel the questions in progress."""

@@ -15,11 +15,15 @@ class ExchangeFailed(Exception):
     """There was no response that can be used. The message says why, without addresses of redirects."""
 
 
+class UnusableReply(ExchangeFailed):
+    """There was a response, but it can't be used. So the registry is there."""
+
+
 class NotDialled(ExchangeFailed):
     """The registry is at an address at which none is connected to that only a request has named."""
 
 
-class TooLarge(ExchangeFailed):
+class TooLarge(UnusableReply):
     """The body of the response is larger than allowed."""
 
 

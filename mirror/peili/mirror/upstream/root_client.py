@@ -24,7 +24,7 @@ from peili.mirror.upstream.answers import (
     read_manifest_of,
     refusal,
 )
-from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, UnusableReply
 from peili.mirror.upstream.roots import ApiRoot
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class RootClient:
             self._transport = self._transport or transport  # another task may have been faster
         try:
             return await self._transport.send(root, exchange)
-        except (TooLarge, NotDialled) as error:
+        except (UnusableReply, NotDialled) as error:
             return Denied(str(error))
         except ExchangeFailed as error:
             return Unreachable(str(error))

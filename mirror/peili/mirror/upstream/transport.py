@@ -18,7 +18,15 @@ import httpx
 from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.destinations import check_host, connection_check
-from peili.mirror.upstream.exchanges import MOST_CHECKS, USER_AGENT, Exchange, ExchangeFailed, RegistryReply, TooLarge
+from peili.mirror.upstream.exchanges import (
+    MOST_CHECKS,
+    USER_AGENT,
+    Exchange,
+    ExchangeFailed,
+    RegistryReply,
+    TooLarge,
+    UnusableReply,
+)
 from peili.mirror.upstream.roots import ApiRoot
 
 _MOST_REDIRECTS = 5
@@ -85,11 +93,11 @@ class RegistryTransport:
                     return await _reply(response, exchange)
             following = url.join(location)
             if following.scheme not in {"http", "https"} or (url.scheme == "https" and following.scheme == "http"):
-                raise ExchangeFailed("it redirects from https to another scheme")
+                raise UnusableReply("it redirects from https to another scheme")
             if exchange.stops_at_other_host and _origin(following) != origin:
                 return RegistryReply(response.status_code, {}, location=str(following))
             url = following
-        raise ExchangeFailed(f"it redirects more than {_MOST_REDIRECTS} times")
+        raise UnusableReply(f"it redirects more than {_MOST_REDIRECTS} times")
 
     async def _pool(self, root: ApiRoot) -> httpx.AsyncClient:
         trust: _Trust = (root.url.startswith("https:"), root.ca, root.client, root.skip_verify)
@@ -138,7 +146,7 @@ async def _reply(response: httpx.Response, exchange: Exchange) -> RegistryReply:
     body = bytearray()
     if exchange.most:
         if response.headers.get("content-encoding", "identity") != "identity":
-            raise ExchangeFailed("it compresses its answer, although it was not asked to")
+            raise UnusableReply("it compresses its answer, although it was not asked to")
         async for piece in response.aiter_raw():
             body += piece
             if len(body) > exchange.most:
