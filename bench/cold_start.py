@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.containerd_releases import Release
+from tests.lab.access import AccessKind
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode, namespaces_work
 from tests.lab.network import Node
@@ -165,7 +166,9 @@ def _limit_link(node: Node, rate: str) -> None:
 
 
 @contextmanager
-def cold_start(folder: Path, hosts: int, links: Links, *, release: Release | None = None) -> Generator[ColdStart]:
+def cold_start(
+    folder: Path, hosts: int, links: Links, *, release: Release | None = None, access: AccessKind | None = None
+) -> Generator[ColdStart]:
     """Run a laboratory of `hosts` hosts.
 
     A host fetches three layers at the same time, as containerd's CRI plug-in and its transfer service do by default.
@@ -175,6 +178,7 @@ def cold_start(folder: Path, hosts: int, links: Links, *, release: Release | Non
         hosts: The number of hosts.
         links: The rates of the links.
         release: The containerd release of all hosts.
+        access: Who may use the peer doors. The default is everyone, or what PEILI_TEST_TLS says.
 
     Raises:
         RuntimeError: The machine can't limit links.
@@ -182,5 +186,5 @@ def cold_start(folder: Path, hosts: int, links: Links, *, release: Release | Non
     if not namespaces_work():
         raise RuntimeError("left out, because it needs network namespaces, and so root")
     names = [f"h{number}" for number in range(hosts)]
-    with Lab(*names, release=release, snapshotter="overlayfs", parent=folder) as lab:
+    with Lab(*names, release=release, snapshotter="overlayfs", parent=folder, access=access) as lab:
         yield ColdStart(lab, links)

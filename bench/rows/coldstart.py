@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tests.containerd_releases import Release
+from tests.lab.access import AccessKind
 from tests.lab.releases import release
 
 from bench import budgets
@@ -45,6 +46,7 @@ class Scene:
         interval: The seconds between the starts of two pulls.
         last: The budget for the time until the last host has every blob.
         release: The name of the containerd release, if it is not the installed one.
+        access: How the peer doors are closed, if they are.
         compare: Of how many of the images to measure a pull without peili, too. That takes hosts x F/B.
     """
 
@@ -54,6 +56,7 @@ class Scene:
     interval: float = 0
     last: Budget | None = None
     release: str | None = None
+    access: AccessKind | None = None
     compare: int = 1
 
     def name(self, image: Image) -> str:
@@ -63,7 +66,8 @@ class Scene:
             links += f", upstream {self.links.upstream}"
         start = f", one every {self.interval:g} s" if self.interval else ""
         containerd = f", containerd {self.release}" if self.release else ""
-        return f"{self.hosts} hosts, {links}, {image}{start}{containerd}"
+        access = f", mutual TLS ({self.access})" if self.access else ""
+        return f"{self.hosts} hosts, {links}, {image}{start}{containerd}{access}"
 
 
 _ONE, _FOUR, _MANY = Image(1, 64), Image(4, 16), Image(40, 1)
@@ -73,6 +77,7 @@ _SCENES = (
     Scene(8, _EIGHT, [_MANY]),
     Scene(8, _EIGHT, [_ONE, _FOUR], interval=2),
     Scene(8, _EIGHT, [_ONE, _FOUR], last=budgets.COLD_START_LAST, release=_LATER, compare=0),
+    Scene(8, _EIGHT, [_ONE], last=budgets.COLD_START_LAST, access="key", compare=0),
     Scene(16, _SIXTEEN, [_ONE, _FOUR], last=budgets.COLD_START_LAST, compare=0),
     Scene(8, _SLOW_UPSTREAM, [_ONE], last=budgets.COLD_START_SLOW_UPSTREAM),
 )
@@ -92,7 +97,7 @@ _COLUMNS: Sequence[tuple[str, Unit, Callable[[Figures], float]]] = (
 def rows(setting: Setting) -> Iterator[Row]:
     """Yield rows of each scene. Raises RuntimeError if the machine can't limit links."""
     for scene in chosen_scenes(setting):
-        with cold_start(setting.folder, scene.hosts, scene.links, release=_release(scene)) as lab:
+        with cold_start(setting.folder, scene.hosts, scene.links, release=_release(scene), access=scene.access) as lab:
             yield from _scene_rows(setting, scene, lab)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has
+from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import wait_for
@@ -25,7 +26,8 @@ concurrent_layer_fetch_buffer = 1048576
 @pytest.fixture(scope="module", params=each_release("trixie", "2.1.4", "forky"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     parallel = request.param == "2.1.4"
-    with Lab("puller", "child", release=release(request.param), settings=SETTINGS if parallel else "") as lab:
+    settings, access = SETTINGS if parallel else "", chosen_access("certificates" if parallel else "open")
+    with Lab("puller", "child", release=release(request.param), settings=settings, access=access) as lab:
         if not isinstance(lab.upstream.node, NamespaceNode):
             pytest.skip("the rate of loopback can't be limited, so the transfer would end too early")
         lab.start_peili()

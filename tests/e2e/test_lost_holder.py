@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has
+from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import wait_for
@@ -18,7 +19,7 @@ SIZE = 96 * MIB
 
 @pytest.fixture(scope="module", params=each_release("2.1.4"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("a", "b", "c", release=release(request.param)) as lab:
+    with Lab("a", "b", "c", release=release(request.param), access=chosen_access("certificates")) as lab:
         yield lab
 
 

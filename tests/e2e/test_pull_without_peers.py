@@ -7,6 +7,7 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has
+from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed
 from tests.lab.releases import each_release, release
@@ -19,7 +20,7 @@ NEVER = 600.0
 
 @pytest.fixture(scope="module", params=each_release("2.4.2"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("a", "b", "c", release=release(request.param)) as lab:
+    with Lab("a", "b", "c", release=release(request.param), access=chosen_access("certificates")) as lab:
         yield lab
 
 

@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import KIB, assert_has
+from tests.lab.access import chosen_access
 from tests.lab.lab import Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
@@ -15,7 +16,7 @@ from peili.mirror.testing.images import make_layout, pack_tar
 
 @pytest.fixture(scope="module", params=each_release("forky"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("a", "b", release=release(request.param)) as lab:
+    with Lab("a", "b", release=release(request.param), access=chosen_access("key")) as lab:
         lab.start_peili()
         yield lab
 

@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has
+from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import wait_for
 from tests.lab.releases import each_release, release
@@ -20,7 +21,7 @@ def source(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(params=each_release("2.4.2"))
 def lab(request: pytest.FixtureRequest, source: str) -> Generator[Lab]:
-    with Lab("a", "b", release=release(request.param)) as lab:
+    with Lab("a", "b", release=release(request.param), access=chosen_access("key")) as lab:
         if not lab.network.privileged:
             pytest.skip("all members of Talos have the same port, which is impossible on loopback")
         for host in lab.hosts.values():

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 from tests.e2e.checks import KIB, MIB, assert_has, assert_no_wrong_blob, flip_byte
+from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.releases import each_release, release
@@ -18,7 +19,7 @@ SMALL, LARGE = 100 * KIB, 9 * MIB
 
 @pytest.fixture(scope="module", params=each_release("installed", "2.4.2"))
 def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
-    with Lab("honest", "puller", "bad-disk", release=release(request.param)) as lab:
+    with Lab("honest", "puller", "bad-disk", release=release(request.param), access=chosen_access("key")) as lab:
         yield lab
 
 

@@ -1,6 +1,7 @@
 """Who may use the peer doors of a laboratory: everyone, or hosts with a shared key, or hosts with certificates.
 
-PEILI_TEST_TLS (``key`` or ``certificates``) closes the peer doors of all laboratories that do not choose.
+Each laboratory says what it uses by default. Together, the tests cover all three. PEILI_TEST_TLS (``key`` or
+``certificates``) closes the peer doors of all laboratories, except those that test one way in particular.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ AccessKind = Literal["open", "key", "certificates"]
 _VARIABLE = "PEILI_TEST_TLS"
 
 
-def chosen_access() -> AccessKind:
-    """Return what PEILI_TEST_TLS says, by default ``open``.
+def chosen_access(default: AccessKind = "open") -> AccessKind:
+    """Return what PEILI_TEST_TLS says, else `default`.
 
     Raises:
         ValueError: The variable has another value.
     """
-    kind = os.environ.get(_VARIABLE) or "open"
+    kind = os.environ.get(_VARIABLE) or default
     if kind not in get_args(AccessKind):
         raise ValueError(f"{_VARIABLE}: one of {', '.join(get_args(AccessKind))}, not {kind!r}")
     return cast("AccessKind", kind)
