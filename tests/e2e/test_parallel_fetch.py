@@ -6,7 +6,6 @@ from collections.abc import Generator
 
 import pytest
 from tests.e2e.checks import MIB, assert_has, assert_no_wrong_blob, flip_byte
-from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import CommandFailed, run, wait_for
@@ -31,7 +30,7 @@ def lab(request: pytest.FixtureRequest) -> Generator[Lab]:
     settings = f'[plugins."io.containerd.transfer.v1.local"]\nmax_concurrent_downloads = {concurrency}\n'
     if size:
         settings += f"concurrent_layer_fetch_buffer = {size}\n"
-    with Lab("holder", "puller", release=release(request.param), settings=settings, access=chosen_access("key")) as lab:
+    with Lab("holder", "puller", release=release(request.param), settings=settings) as lab:
         if not isinstance(lab.upstream.node, NamespaceNode):
             pytest.skip("on loopback, the kernel does not count what each host sends")
         yield lab
