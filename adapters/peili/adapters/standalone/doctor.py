@@ -46,6 +46,7 @@ def doctor_target(config: Config, containerd_config: Path | None) -> DoctorTarge
         is_peer_door_closed=peer_tls is None and not config.peer.insecure,
         peer_tls=peer_tls,
         store_kind=kind,
+        resolver_kind=config.resolver.kind,
         ops=RunningPeili.of(config).url if config.ops else None,
         door_tls=door_tls(config),
     )

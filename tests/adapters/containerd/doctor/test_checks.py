@@ -18,7 +18,7 @@ from tests.mirror.rights.hosts import running
 from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
 
-from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts
+from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts, check_tag_requests
 from peili.adapters.containerd.doctor.configuration import Configuration, InvalidConfiguration, read_configuration
 from peili.adapters.containerd.doctor.daemon_checks import config_argument
 from peili.adapters.containerd.doctor.mirror_checks import (
@@ -36,6 +36,7 @@ from peili.adapters.containerd.doctor.result import CheckResult, Level, fail, ok
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
+from peili.adapters.standalone.cli import main
 from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
@@ -216,6 +217,38 @@ async def test_containerd_1_x_cannot_read_a_mirror_at_an_ipv6_address(tmp_path: 
         for version in (ContainerdVersion(1, 7), ContainerdVersion(2, 0))
     }
     assert levels == {ContainerdVersion(1, 7): [Level.FAIL], ContainerdVersion(2, 0): [Level.OK]}
+
+
+@pytest.mark.parametrize(
+    ("resolver", "applied_for", "what"),
+    [
+        ("defer", "defer", None),
+        ("upstream", "upstream", None),
+        ("chain", "peers", None),
+        ("upstream", "defer", 'does not have the capability "resolve", so containerd asks it for no tag'),
+        ("defer", "upstream", 'has the capability "resolve", but the resolver defer answers no tag'),
+    ],
+)
+def test_the_capability_for_tags_fits_the_resolver(
+    resolver: str, applied_for: str, what: str | None, tmp_path: Path
+) -> None:
+    """`peili hosts apply` writes what fits, also over what it wrote for another resolver."""
+    for each in ("defer", "upstream", applied_for):
+        options = [
+            f"--set=resolver.kind={each}",
+            "--config-path",
+            str(tmp_path),
+            "--containerd-version",
+            "2.1.0",
+            "--mirror",
+            MIRROR,
+        ]
+        assert main(["hosts", "apply", *options]) == 0
+    statuses = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 1))
+    found = list(check_tag_requests(statuses, MIRROR, [tmp_path], resolver))
+    assert all(each.is_first for each in statuses)
+    assert [each.level for each in found] == ([] if what is None else [Level.WARN])
+    assert all(str(what) in each.what and "peili hosts apply" in each.fix for each in found)
 
 
 async def test_the_mirror_is_recognised_by_its_url_as_k3s_writes_it(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ _K3S_FIX = f"run: {K3S_COMMAND}, then restart k3s or RKE2"
 _CRI = {CRI_1, CRI_2, IMAGES_3, RUNTIME_3}
 _DEFAULT_IMPORT = "/etc/containerd/conf.d/*.toml"
 """What the default configuration of containerd 2.2 and later imports, whether or not there is such a file."""
+_DEFER = "defer"
+"""The kind of resolver that leaves all tags to the registry."""
 _LAZY = ("stargz", "nydus", "overlaybd", "soci")
 """Snapshotters that mount images of their own format from the registry."""
 _EAGER = {"overlayfs", "native", "btrfs", "zfs", "devmapper", "blockfile", "erofs", "aufs", "fuse-overlayfs"}
@@ -205,6 +207,34 @@ def check_hosts(
         if "*" not in registry:
             what = f"there is none for {registry} in {_joined(roots)}, so containerd does not use {mirror} for it"
             yield fail(about, what, apply)
+
+
+def check_tag_requests(
+    statuses: Sequence[RegistryStatus], mirror: str, roots: Sequence[Path], resolver: str
+) -> Iterator[CheckResult]:
+    """Check that containerd asks the mirror what a tag means, if the mirror can say that, and only then.
+
+    Args:
+        statuses: What containerd finds in `roots`.
+        mirror: The URL of peili's local door.
+        roots: The directories of `config_path`.
+        resolver: The kind of peili's resolver.
+    """
+    about, apply = "hosts.toml", _apply_command(roots)
+    is_generated_file = any(is_generated(each) for each in roots)  # k3s always writes both capabilities
+    for each in statuses:
+        ours = [host for host in each.hosts if host.leads_to(mirror)]
+        asks = any("resolve" in host.capabilities for host in ours)
+        if not ours or each.is_broken:
+            continue
+        if resolver != _DEFER and not asks:
+            what = (
+                f'{each.directory}: {mirror} does not have the capability "resolve", so containerd asks it for no tag'
+            )
+            yield warn(about, f"{what}, and the resolver {resolver} has no effect", f"add it, or {apply}")
+        elif resolver == _DEFER and asks and not is_generated_file:
+            what = f'{each.directory}: {mirror} has the capability "resolve", but the resolver {_DEFER} answers no tag'
+            yield warn(about, f"{what}: containerd asks it in vain", f"remove it, or {apply}")
 
 
 def _not_used(

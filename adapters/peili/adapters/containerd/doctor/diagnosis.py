@@ -42,6 +42,7 @@ class DoctorTarget:
         is_peer_door_closed: Whether the peer door refuses every other host.
         peer_tls: The TLS between peers; None for plain HTTP.
         store_kind: The kind of store that peili serves.
+        resolver_kind: The kind of peili's resolver.
         door_tls: How to reach a local door with TLS; None for the system's certificate authorities.
     """
 
@@ -56,6 +57,7 @@ class DoctorTarget:
     is_peer_door_closed: bool = False
     peer_tls: PeerTLS | None = None
     store_kind: str = "containerd"
+    resolver_kind: str = "defer"
     ops: str | None = None
     door_tls: ssl.SSLContext | None = None
 
@@ -147,7 +149,8 @@ def _check_hosts(
         selection=target.selection,
         other_directories=target.hosts_directories,
     )
-    return list(results)
+    about_tags = config_checks.check_tag_requests(statuses, target.mirror, roots, target.resolver_kind)
+    return [*results, *about_tags]
 
 
 async def _check_daemon(api: ContainerdApi, target: DoctorTarget, files: _Files) -> AsyncGenerator[CheckResult, None]:
