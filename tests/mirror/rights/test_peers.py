@@ -112,6 +112,16 @@ async def test_a_host_that_was_granted_an_image_gets_it_from_its_peer_and_anothe
         assert not asked  # the manifest that was relayed has said that the layer belongs to it
 
 
+async def test_an_image_that_is_not_covered_costs_the_registry_no_request() -> None:
+    async with pair() as (first, second):
+        first.tag("free/app", first.free_image)
+        parts = (first.free_image.digest, first.shared.digest, first.free.digest, Digest.of(b"{ }"))
+        for host in (first, second):  # from its store, and from a peer
+            assert [await host.status(each, "free/app") for each in parts] == [200] * 4
+            assert host.mirror.status()["upstream_requests"] == 0
+        assert (first.registry.asked, first.registry.bases) == ([], 0)
+
+
 async def test_a_host_that_does_not_check_gets_nothing_covered() -> None:
     async with pair(rights=None) as (first, second):
         first.tag("free/app", first.free_image)
