@@ -297,8 +297,9 @@ async def test_a_required_authorization_is_raised_for_the_door() -> None:
         assert await resolver.resolve(V1) is None
 
 
-async def test_hosts_that_share_tags_ask_the_registry_once() -> None:
-    async with cluster(4, tag_share=True, tag_ttl=1000) as made:
+@pytest.mark.parametrize("tag_ttl", [1000, 1_000_000])
+async def test_hosts_that_share_tags_ask_the_registry_once(tag_ttl: float) -> None:
+    async with cluster(4, tag_share=True, tag_ttl=tag_ttl) as made:
         await until(lambda: len({each.home for each in made.hosts}) == 1)
         old = made.registry.move(OLD)
         for each in made.hosts:
@@ -334,7 +335,7 @@ async def test_covered_repositories_are_not_shared() -> None:
             assert (await client.get("/_resolver/v1/shared-tag", params=ask)).status_code == 404
 
 
-@pytest.mark.parametrize("within", ["", "x", "0", "nan", "1e9"])
+@pytest.mark.parametrize("within", ["", "x", "0", "nan", "1e13"])
 async def test_a_malformed_question_of_a_host_is_refused(within: str) -> None:
     async with single_host("alone", refusing_url(), LIMITS, {"tag_share": True}) as host:
         peer = host.mirror.identity.urls[0]

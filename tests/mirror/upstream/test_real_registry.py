@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import shutil
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,6 +16,7 @@ from tests.lab.authentication import Credentials, Htpasswd
 from tests.lab.network import LoopbackNetwork
 from tests.lab.token_server import EXPIRED, TokenServer, User
 from tests.lab.upstream import Published, Upstream
+from tests.mirror.resolvers.many_hosts import many_hosts
 from tests.program_cache import SEARCH_PATH
 
 from peili.mirror import AuthorizationRequired, Digest, Limits, Reference, Requester
@@ -39,8 +42,9 @@ ALICE = Credentials("alice", "secret")
 
 @dataclass(frozen=True, slots=True)
 class Registries:
-    """A registry with tokens and one with htpasswd, both with the same image."""
+    """A registry with tokens and one with htpasswd, both with the same image, whose layout is in `directory`."""
 
+    directory: Path
     tokens: TokenServer
     private: Upstream
     basic: Upstream
@@ -74,7 +78,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Generator[Registries]:
             published = private.push(image, "team/app")
             public = private.push(image, "open/app")
             basic.push(image, "team/app")
-            yield Registries(tokens, private, basic, published, public)
+            yield Registries(directory, tokens, private, basic, published, public)
         finally:
             private.stop()
             basic.stop()
@@ -172,3 +176,38 @@ async def test_the_resolver_asks_the_registry_once_with_the_token_of_the_runtime
         real.private.log_position()
         asked = [each.method for each in real.private.requests(position)]
     assert asked == ["GET", "HEAD"]
+
+
+async def test_fifty_hosts_ask_once_each_and_for_a_tag_that_they_share_once_in_total(real: Registries) -> None:
+    """Each host is asked by two runtimes at the same time, with its own token. What it said once is then remembered."""
+    registry, number = real.private.name, 50
+    manifests = {
+        Reference(registry, each.repository, "before"): (
+            real.directory / "image/blobs/sha256" / each.image.target.digest.encoded
+        ).read_bytes()
+        for each in (real.image, real.public)
+    }
+    limits = httpx.Limits(max_connections=4 * number)
+    async with (
+        many_hosts(number, manifests, [f"{registry}/team/*"]) as doors,
+        httpx.AsyncClient(timeout=300, limits=limits, trust_env=False) as client,
+    ):
+        tokens = [real.token("team/app", "open/app") for _ in doors]
+
+        async def start(repository: str) -> list[int]:
+            """Return the statuses of all answers to a request for the tag v1."""
+            path = f"/v2/{repository}/manifests/v1?ns={registry}"
+            asking = (
+                client.head(f"{door}{path}", headers={"Authorization": token})
+                for door, token in zip(doors, tokens, strict=True)
+                for _ in range(2)
+            )
+            return [each.status_code for each in await asyncio.gather(*asking)]
+
+        for repository, expected in (("open/app", 1), ("team/app", number)):
+            position = real.private.log_position()
+            for _ in range(2):
+                assert await start(repository) == [200] * (2 * number)
+            real.private.log_position()
+            asked = real.private.requests(position)
+            assert [each.method for each in asked] == ["HEAD"] * expected, asked[:3]

@@ -16,7 +16,7 @@ from typing import Any, cast
 from urllib.parse import urlencode
 
 from peili.mirror.oci.references import Descriptor, Digest, Reference, is_media_type
-from peili.mirror.peer_api.messages import checked, encode_message, parse_number, parse_object, parse_seconds
+from peili.mirror.peer_api.messages import checked, encode_message, parse_number, parse_object
 
 TAG_ROUTE = "/v1/tag"
 """The route, below the resolver's part of the peer door."""
@@ -109,5 +109,6 @@ def parse_told(text: str | None) -> KnownTag | None:
 
 
 def parse_within(text: str | None) -> float:
-    """Return a number of seconds. Raises ValueError."""
-    return parse_seconds(float(text or ""), "within")
+    """Return a number of seconds, however many an operator has configured. Raises ValueError."""
+    within = float(text or "")
+    return checked(within, 0 < within < _MAX_AGE, f"within is not a number of seconds up to {_MAX_AGE}")
