@@ -28,11 +28,11 @@ class Own:
     """A measured host, as a process of its own.
 
     Attributes:
-        store: The settings of its store.
+        settings: The settings of its store, and others.
         dead: Further members that only this host knows, for `static_router`.
     """
 
-    store: Sequence[str]
+    settings: Sequence[str]
     dead: Sequence[Mapping[str, str]] = ()
 
 
@@ -79,7 +79,7 @@ def members(setting: Setting, hosts: Sequence[Own], empty: int) -> Generator[Mem
             stack.enter_context(
                 peili(
                     setting.new("log"),
-                    *host.store,
+                    *host.settings,
                     *static_router([*everybody, *host.dead]),
                     f"mirror.identity={this['id']}",
                     *QUIET,

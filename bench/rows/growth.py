@@ -43,6 +43,8 @@ _CPU_OF_A_MISS = "CPU of ours for a miss"
 _DEAD = ("refusing", "silent")
 _FAILED = 600.0
 """Seconds in which all dead peers have failed, on a machine that is very busy with other work."""
+_PATIENT = ("limits.lookup_timeout=10",)
+"""The empty mirrors share a process. If that has to wait for a second, all homes would count as dead at once."""
 _PEERS = 8
 """The number of known peers while the number of blobs grows."""
 
@@ -151,7 +153,7 @@ def _cluster(setting: Setting, clients: Clients, number: int) -> Generator[Clust
     images = setting.small
     store = layout_store(images[0].path)
     with ExitStack() as stack:
-        holder, host, relay = Own(store), Own(store), Own(MEMORY_STORE)
+        holder, host, relay = (Own([*each, *_PATIENT]) for each in (store, store, MEMORY_STORE))
         living = stack.enter_context(members(setting, [holder, host, relay], number - 2))
         living.wait_until_settled()
         _, measured, relaying = living.hosts
