@@ -1,6 +1,4 @@
-"""What the local door and the peer door share: they check and parse a request, end the work on it when the client
-disconnects, and turn errors into responses.
-"""
+"""What the local door and the peer door share: they check and parse a request, and turn errors into responses."""
 
 from __future__ import annotations
 
@@ -10,13 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator
 from dataclasses import replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from starlette.types import Receive, Scope, Send
 
 from peili.mirror.doors.middleware import request_record
 from peili.mirror.doors.open_content import ContentOpener
+from peili.mirror.doors.request_scope import RequestScope, wait_closed
 from peili.mirror.doors.response import ResponseWriter
 from peili.mirror.doors.tags import send_tags
 from peili.mirror.errors import Aborted, NotFound, Unavailable
@@ -42,8 +39,6 @@ from peili.mirror.server.socket_writer import is_client_gone
 
 _NO_NAMESPACE = frozenset({None, "", "*"})
 """Values that clients send as the registry if they name none."""
-_WATCH_DELAY = 0.05
-"""Seconds after which a task waits for the client's disconnect. Most responses are complete before."""
 
 
 class Door(ABC):
@@ -115,12 +110,12 @@ class Door(ABC):
 
         New requests are still answered.
         """
-        await _wait_closed(self._scopes, timeout)
+        await wait_closed(self._scopes, timeout)
         if late := set(self._scopes):
             self.context.limited("drain_timeout")
             for each in late:
                 each.cancel()
-            await _wait_closed(late, timeout)
+            await wait_closed(late, timeout)
         await self.opener.drain(timeout)
 
     def _parse(self, scope: Scope, response: ResponseWriter) -> Target:
@@ -254,70 +249,3 @@ def requested_descriptor(target: Target, descriptor: Descriptor) -> Descriptor:
         return descriptor
     keeps_type = target.endpoint is Endpoint.MANIFEST or is_manifest(descriptor.media_type)
     return descriptor if keeps_type else replace(descriptor, media_type=OCTET_STREAM)
-
-
-class RequestScope:
-    """``async with RequestScope(…)`` cancels its body when the client disconnects, or when `cancel` is called.
-
-    The cancellation ends at the exit of the scope, without an error. The scope is entered and exited in one task.
-
-    Args:
-        receive: The ASGI receive callable of the request.
-        scopes: The open scopes of a door. The scope is among them while it is entered.
-
-    Attributes:
-        closed: Set when the scope is exited.
-    """
-
-    def __init__(self, receive: Receive, scopes: set[RequestScope]) -> None:
-        self.closed = asyncio.Event()
-        self._receive = receive
-        self._scopes = scopes
-        self._is_cancelled = False
-        self._watcher: asyncio.Task[None] | None = None
-
-    def cancel(self) -> None:
-        """Cancel the body. Idempotent."""
-        if not self._is_cancelled and not self.closed.is_set():
-            self._is_cancelled = True
-            self._task.cancel()
-
-    async def __aenter__(self) -> Self:
-        task = asyncio.current_task()
-        if task is None:
-            raise RuntimeError("not in a task")
-        self._task = task
-        self._cancelling = task.cancelling()
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_DELAY, self._start_watcher)
-        self._scopes.add(self)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self._scopes.discard(self)
-        self.closed.set()
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.wait([self._watcher])
-        # As in asyncio.timeout: if other code has cancelled the task, too, that cancellation continues.
-        return self._is_cancelled and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
-
-    def _start_watcher(self) -> None:
-        self._watcher = asyncio.create_task(self._cancel_on_disconnect())
-
-    async def _cancel_on_disconnect(self) -> None:
-        with contextlib.suppress(Exception):  # if `receive` raises an error, the client has disconnected, too
-            while (await self._receive())["type"] != "http.disconnect":
-                pass
-        self.cancel()
-
-
-async def _wait_closed(scopes: Collection[RequestScope], timeout: float) -> None:
-    """Wait up to `timeout` seconds until all scopes that are in `scopes` now are closed."""
-    waiting = [asyncio.create_task(each.closed.wait()) for each in scopes]
-    if waiting:
-        await asyncio.wait(waiting, timeout=timeout)
-        for each in waiting:
-            each.cancel()

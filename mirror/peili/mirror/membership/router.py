@@ -1,7 +1,7 @@
 """Routers that know the members and find content by asking them.
 
-`MembershipRouter` is the base class, for plug-ins too. Its `lookup` asks other hosts, and its `routes` answer them (see
-peer_api/keys.py). `PushRouter` has a membership that a host agent sets.
+`MembershipRouter` is the base class, for plug-ins too. Its `lookup` asks other hosts (lookup.py), and its `routes`
+answer them (key_answers.py). `PushRouter` has a membership that a host agent sets.
 """
 
 from __future__ import annotations
@@ -19,26 +19,23 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from typing_extensions import override
 
-from peili.mirror.errors import Aborted, FailureReason, NotFound, RouterUnavailable, Unavailable
+from peili.mirror.errors import FailureReason, RouterUnavailable
 from peili.mirror.membership.advice import Advisor
 from peili.mirror.membership.directory.directory import Directory
 from peili.mirror.membership.directory.routes import DirectoryRoutes
+from peili.mirror.membership.key_answers import answer_key
 from peili.mirror.membership.lookup import KeyLookup
 from peili.mirror.membership.peer_health import PeerHealth
-from peili.mirror.oci.references import Digest, Key, parse_key
+from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.keys import (
-    DIGEST_HEADER,
     IN_FLIGHT_HEADER,
     KEYS_ROUTE,
-    InFlight,
     accepts_in_flight,
-    holder_headers,
 )
 from peili.mirror.peer_api.peers import Holder, Peer, UnreachablePeer
 from peili.mirror.plugins.acquiring import Feed, Upstream, Wait, Want
 from peili.mirror.plugins.content import StoreEvent
 from peili.mirror.plugins.interfaces import Context, Router, running_already
-from peili.mirror.support.deadlines import Deadline
 from peili.mirror.support.tasks import Backoff, Tasks, is_cancelled
 from peili.mirror.tls.identities import has_proven_itself
 
@@ -227,67 +224,6 @@ def _require_running(membership: Membership | None, router: MembershipRouter) ->
     if membership is None:
         raise RouterUnavailable(f"{type(router).__name__} is not running")
     return membership
-
-
-async def answer_key(
-    context: Context, text: str, *, includes_in_flight: bool = False, is_proven: bool = False
-) -> Response:
-    """Answer a peer that asks for a key (see peer_api/keys.py): by the store, and by what this host receives.
-
-    Args:
-        context: The context of the router.
-        text: The key, as it stands in the path of the request.
-        includes_in_flight: Whether the peer also asks for content that is still arriving.
-        is_proven: Whether the peer has proven who it is. Without that, it is told nothing of what is not open.
-
-    Returns:
-        200 if the store has the whole content or, with `includes_in_flight`, a part of content whose size is known, or
-        if this host receives or expects the content. 404 if not. 400 if `text` is not a key. 503 if the store does not
-        answer within ``limits.lookup_timeout``: the peer does not wait any longer.
-    """
-    try:
-        async with Deadline(context.limits.lookup_timeout):
-            key = parse_key(text)
-            headers = await _key_headers(context, key, includes_in_flight=includes_in_flight)
-            if not (is_proven or await context.is_open(key)):
-                return Response(status_code=404)
-    except ValueError:
-        return Response(status_code=400)
-    except (NotFound, Aborted):
-        return Response(status_code=404)
-    except TimeoutError:
-        context.limited("lookup_timeout")
-        return Response(status_code=503)
-    except Unavailable:
-        return Response(status_code=503)
-    return Response(headers=headers)
-
-
-async def _key_headers(context: Context, key: Key, *, includes_in_flight: bool) -> dict[str, str]:
-    if isinstance(key, Digest):
-        digest = key
-    elif context.selection.allows(key.registry, key.repository, key.tag):
-        digest = (await context.store.resolve(key)).digest
-    else:
-        raise NotFound(f"this mirror is not for {key}")
-    try:
-        return holder_headers(digest, (await context.store.describe(digest)).size)
-    except NotFound:
-        if not includes_in_flight or digest != key:
-            raise
-    state = context.in_flight(digest)
-    try:
-        async with await context.store.open(digest, partial=True) as content:
-            if content.size is not None and content.complete:
-                return holder_headers(digest, content.size)
-            shown = InFlight(content.available, content.size, (context.identity,))
-    except (NotFound, Aborted, Unavailable):
-        if state is None:
-            raise
-        shown = state
-    if state is None and shown.size is None:
-        raise NotFound(f"the size of {digest} is not known yet")
-    return {DIGEST_HEADER: digest} | shown.combined_with(state).headers()
 
 
 class PushRouter(MembershipRouter):

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from typing_extensions import override
 
 from peili.mirror.errors import NotFound
-from peili.mirror.membership.router import answer_key
+from peili.mirror.membership.key_answers import answer_key
 from peili.mirror.oci.references import Descriptor, Digest, Key, Reference
 from peili.mirror.peer_api.keys import KEYS_ROUTE
 from peili.mirror.peer_api.peers import IDENTITY_HEADER, Peer
