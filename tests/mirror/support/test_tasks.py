@@ -1,4 +1,4 @@
-"""The delay between tries, and the notification of waiting tasks."""
+"""The delay between tries, work that is tried again, and the notification of waiting tasks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 import pytest
 
 from peili.mirror import Backoff, Broadcast
+from peili.mirror.support.tasks import keep_running
 
 
 def test_each_delay_is_twice_the_one_before_up_to_the_longest() -> None:
@@ -62,3 +63,28 @@ def test_a_change_is_not_missed_if_it_was_taken_before_the_state_was_read() -> N
         await asyncio.wait_for(changed.wait(), 1)
 
     asyncio.run(run())
+
+
+def test_work_goes_on_after_errors_of_its_own_until_it_is_cancelled() -> None:
+    outcomes: list[BaseException | None] = [ValueError("wrong"), asyncio.CancelledError("its own"), None]
+
+    async def run() -> list[BaseException]:
+        errors: list[BaseException] = []
+        goes_on = asyncio.Event()
+
+        async def work(_: Backoff) -> None:
+            if not outcomes:
+                goes_on.set()
+                await asyncio.get_running_loop().create_future()
+            elif (outcome := outcomes.pop(0)) is not None:
+                raise outcome
+
+        task = asyncio.create_task(keep_running(work, Backoff(0.001, 0.001), errors.append))
+        await asyncio.wait_for(goes_on.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return errors
+
+    expected = outcomes[:2]
+    assert asyncio.run(run()) == expected
