@@ -85,14 +85,17 @@ async def test_a_slow_client_is_served(door: str) -> None:
 @pytest.mark.parametrize("door", DOORS)
 async def test_a_disconnect_is_noticed_if_send_never_blocks(door: str) -> None:
     """`send` of uvicorn never blocks if the connection is lost, or if the client is as fast as this host."""
-    sent = 0
+    sent, has_sent = 0, asyncio.Event()
 
     async def receive() -> Message:
+        await has_sent.wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         nonlocal sent
         sent += len(message.get("body", b""))
+        if sent:
+            has_sent.set()
 
     store = ZerosStore()
     mirror = Mirror(store, MemoryRouter(), identity="this-host")
