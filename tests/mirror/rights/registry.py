@@ -18,7 +18,8 @@ from tests.support.neighbours import served
 from peili.mirror import Digest
 from peili.mirror.oci.references import OCI_MANIFEST
 
-REALM = "https://tokens.example/token"
+REALM = "http://127.0.0.1:9/token"
+"""A token server that nobody has reached yet."""
 
 
 def token(name: str, **claims: object) -> str:

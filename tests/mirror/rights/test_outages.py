@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 from tests.mirror.rights.hosts import ALICE, BOB, Host, running
 from tests.mirror.rights.registry import token
+from tests.support.neighbours import served
 
 from peili.mirror import Limits
 from peili.mirror.resolvers import UpstreamResolver
@@ -100,6 +105,27 @@ async def test_so_it_is_with_a_tag_that_the_registry_resolves() -> None:
         assert await host.status("v1") == 401
         host.registry.status = 503
         await until_served(host, "v1")
+
+
+async def test_so_it_is_while_only_the_token_server_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    asked: list[str] = []
+
+    async def give_token(request: Request) -> Response:
+        asked.append(str(request.url.query))
+        return Response(status_code=401 if "authorization" in request.headers else 200)
+
+    async with AsyncExitStack() as token_server:
+        url = await token_server.enter_async_context(served(Starlette(routes=[Route("/token", give_token)])))
+        challenge = f'Bearer realm="{url}/token",service="registry.example"'
+        async with running(rights={"outage": "remembered", "ttl": 1e-6}, challenge=challenge) as host:
+            assert await host.status(host.image.digest) == 401
+            assert await host.status(host.image.digest, rights=ALICE) == 200
+            assert await host.status(host.image.digest) == 401
+            assert set(asked) == {"service=registry.example"}
+            await token_server.aclose()
+            await until_served(host, host.image.digest)
+            assert await host.status(host.image.digest, rights=BOB) == 403  # the registry knows
+    assert "the token server of" in caplog.text
 
 
 async def until_served(host: Host, digest: str) -> None:

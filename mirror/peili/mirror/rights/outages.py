@@ -1,4 +1,4 @@
-"""Finds out whether a registry is down, in a way that no requester can influence.
+"""Finds out whether a registry, or its token server, is down, in a way that no requester can influence.
 
 A question without an answer says little: the registry may limit one requester, and one requester may ask so much that
 this host has no slot left. So the registry is asked for the root of its API, without the rights of anybody.
@@ -10,18 +10,19 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
 from peili.mirror.upstream.answers import Unreachable
-from peili.mirror.upstream.client import UpstreamClient
 
 RETRY = 2.0
 """Seconds for which a registry that is down is not asked again. Each pull has many requests."""
 _INTERVAL = 0.5
 """Seconds between two checks of a registry."""
+_HOPELESS = 60.0
+"""Seconds between two checks of a registry that has never answered one."""
 _MOST_REGISTRIES = 256
 
 
@@ -48,16 +49,24 @@ class Outages:
     """Which registries are down. Used on one event loop.
 
     Args:
-        client: Checks them.
+        check: Asks one of them, without the rights of anybody. It is named by the name of the registry.
         tasks: Owns the checks.
         log: Receives one line when a registry goes down, and one when it answers again.
         clock: Seconds that never go back.
+        title: What stands before the name of a registry in the log.
     """
 
     def __init__(
-        self, client: UpstreamClient, tasks: Tasks, log: logging.Logger, clock: Callable[[], float] = time.monotonic
+        self,
+        check: Callable[[str], Awaitable[Unreachable | None]],
+        tasks: Tasks,
+        log: logging.Logger,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        title: str = "",
     ) -> None:
-        self._client = client
+        self._title = title
+        self._ask = check
         self._log = log
         self._clock = clock
         self._checks = SingleFlight[str, Unreachable | None](tasks)
@@ -68,7 +77,7 @@ class Outages:
         state = self._of(registry)
         state.answered_at = self._clock()
         if state.down is not None:
-            self._log.info("%s answers again", registry)
+            self._log.info("%s%s answers again", self._title, registry)
             state.down = None
 
     async def prepare(self, registry: str) -> None:
@@ -93,13 +102,14 @@ class Outages:
         state = self._of(registry)
         if state.down is not None and self._clock() < state.down_until:
             return state.down
-        if state.answered_at >= since:
+        is_hopeless = not state.is_checkable and self._clock() < state.checked_at + _HOPELESS
+        if state.answered_at >= since or is_hopeless:
             return None
         return await self._checks.call(registry, lambda: self._check(registry))
 
     async def _check(self, registry: str) -> Unreachable | None:
         await asyncio.sleep(max(0.0, self._of(registry).checked_at + _INTERVAL - self._clock()))
-        answer = await self._client.check(registry)
+        answer = await self._ask(registry)
         state = self._of(registry)
         state.checked_at = self._clock()
         if answer is None:
@@ -110,7 +120,7 @@ class Outages:
             state.down = None
             return None
         if state.down is None:
-            self._log.warning("%s does not say who may pull: %s", registry, answer.why)
+            self._log.warning("%s%s is down: %s", self._title, registry, answer.why)
         state.down, state.down_until = answer, self._clock() + RETRY
         return answer
 

@@ -65,7 +65,10 @@ class RegistryAnswers:
         self._client = client
         self._clock = clock
         self._tasks = Tasks(context.log)
-        self._outages = Outages(client, self._tasks, context.log, clock)
+        self._outages = Outages(client.check, self._tasks, context.log, clock)
+        self._token_servers = Outages(
+            client.check_token_server, self._tasks, context.log, clock, title="the token server of "
+        )
         self._asking = SingleFlight[tuple[bytes, Resource], Answer](self._tasks)
         self._in_vain: Expiring[tuple[bytes, str], Unreachable] = Expiring(_MOST_IN_VAIN, clock)
 
@@ -85,8 +88,8 @@ class RegistryAnswers:
 
         Args:
             resource: What is requested.
-            is_doubted: Make sure that the registry is there, unless it has answered anybody within two seconds. A
-                challenge is of no use while it is down: its token server may be down with it.
+            is_doubted: Make sure that the registry and its token server are there, unless they have answered within
+                two seconds. A challenge is of no use while one of them is down.
         """
         registry, started = resource.registry, self._clock()
         try:
@@ -95,7 +98,9 @@ class RegistryAnswers:
             answer = await self._outages.suspected(registry) or await self._client.challenge(registry)
             match answer:
                 case Challenge():
-                    return Challenged(answer)
+                    is_doubted &= not answer.is_basic
+                    down = await self._token_servers.find(registry, started - _LATELY) if is_doubted else None
+                    return down or Challenged(answer)
                 case Unreachable():
                     return await self._judge(registry, answer, started)
                 case None:
@@ -107,6 +112,7 @@ class RegistryAnswers:
         """Make sure that an outage of a registry will be found, once, while it answers."""
         with suppress(Unavailable):
             await self._outages.prepare(registry)
+            await self._token_servers.prepare(registry)
 
     async def aclose(self) -> None:
         """Cancel the questions in progress."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _SCHEME = re.compile(rf"[ \t,]*({_WORD})(?:[ \t]+|(?=,)|$)")
@@ -38,6 +39,12 @@ class Challenge:
     def is_basic(self) -> bool:
         """Whether the client is asked for its user and password, and not for a token."""
         return self.scheme == _BASIC
+
+    @property
+    def token_url(self) -> str:
+        """Where a token is asked for that is for no repository. Empty if the challenge does not say it."""
+        realm, service = (self.parameters.get(name, "") for name in ("realm", "service"))
+        return f"{realm}{'&' if '?' in realm else '?'}service={quote(service, safe='')}" if realm else ""
 
     def for_repository(self, repository: str) -> Challenge:
         """Return the challenge to read `repository`, from one that the registry sent for anything."""

@@ -131,22 +131,35 @@ class UpstreamClient:
         Returns:
             None if it answers, whatever it says. Otherwise the reason; its `is_down` says whether it is out of order.
         """
-        if self._slots is None or self._checks.locked():
-            return Unreachable("it could not be checked now", is_down=False)
         known = self._registries.get(registry)
         if (pause := known.pauses.of(None, is_root=True)) is not None:
             return pause
+        answer = await self._check(registry, known, self._root_client.ask_base)
+        self._note(known, Question(registry, "", Endpoint.BASE, ""), answer)
+        if not isinstance(answer, Unreachable):
+            return None
+        known.pauses.note(None, answer, is_root=True)
+        return answer
+
+    async def check_token_server(self, registry: str) -> Unreachable | None:
+        """Ask whether the token server that a registry has named is there, as `check` does."""
+        known = self._registries.get(registry)
+        if (challenge := known.challenge) is None or challenge.is_basic:
+            return Unreachable("it has named none", is_down=False)
+        asked = partial(self._root_client.ask_token_server, challenge)
+        answer = await self._check(registry, known, asked)
+        return answer if isinstance(answer, Unreachable) else None
+
+    async def _check(
+        self, registry: str, known: KnownRegistry, ask: Callable[[ApiRoot], Awaitable[Fetched | Refusal]]
+    ) -> Fetched | Refusal:
+        if self._slots is None or self._checks.locked():
+            return Unreachable("it could not be checked now", is_down=False)
         async with self._checks:
             root = await self._deciding_root(registry, known)
             if root is None:
                 return Unreachable("its API was not found", is_down=False)
-            question = Question(registry, "", Endpoint.BASE, "")
-            answer = await self._in_its_share(self._root_client.ask_base(root), 1)
-            self._note(known, question, answer)
-            if not isinstance(answer, Unreachable):
-                return None
-            known.pauses.note(None, answer, is_root=True)
-            return answer
+            return await self._in_its_share(ask(root), 1)
 
     async def _deciding_root(self, registry: str, known: KnownRegistry) -> ApiRoot | None:
         """Return the root that decides about rights; None if it can't be found out in time."""

@@ -24,6 +24,7 @@ from peili.mirror.upstream.answers import (
     read_manifest_of,
     refusal,
 )
+from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, UnusableReply
 from peili.mirror.upstream.roots import ApiRoot
 
@@ -62,6 +63,11 @@ class RootClient:
         """Ask for the root of the API, without the rights of anybody."""
         exchange = Exchange("GET", f"{root.url}/", root.headers, None, _MOST_BASE)
         reply = await self._send(root, exchange)
+        return reply if isinstance(reply, (Denied, Unreachable)) else refusal(reply) or Fetched(())
+
+    async def ask_token_server(self, challenge: Challenge, root: ApiRoot) -> Fetched | Refusal:
+        """Ask the token server of a challenge, without the rights of anybody. What it answers is not read."""
+        reply = await self._send(root, Exchange("GET", challenge.token_url, {}, None, 0))
         return reply if isinstance(reply, (Denied, Unreachable)) else refusal(reply) or Fetched(())
 
     async def ask(self, root: ApiRoot, question: Question) -> Answer:
