@@ -24,6 +24,8 @@ USERS = {
     RIGHT.user: User(RIGHT.password, ["team/*"]),
     OTHER.user: User(OTHER.password, ["other/*"]),
 }
+BASIC_REGISTRY = "basic.test"
+"""What Podman and skopeo call the registry that takes no tokens."""
 PUBLIC = ("public/*",)
 DEFER = {"kind": "defer"}
 
@@ -103,16 +105,19 @@ class Tool(Client):
         host: The host, whose peili is the mirror.
         upstream: The registry of all images.
         lab: The laboratory, for directories.
+        known_as: What the registry is called in references.
     """
 
-    def __init__(self, name: str, host: Host, upstream: Upstream, lab: Lab) -> None:
+    def __init__(self, name: str, host: Host, upstream: Upstream, lab: Lab, known_as: str = REGISTRY) -> None:
+        self._known_as = known_as
         self._pullers = {
             has_mirror: Puller(
                 name,
                 host.node,
-                lab.directory / f"{name}-{int(has_mirror)}",
+                lab.directory / f"{name}-{known_as[0]}{int(has_mirror)}",
                 upstream.name,
                 host.peili.local if has_mirror else None,
+                known_as=known_as,
             )
             for has_mirror in (True, False)
         }
@@ -123,7 +128,7 @@ class Tool(Client):
 
     def _pull(self, image: Published, credentials: Credentials | None, *, tag: bool, peili: bool) -> None:
         suffix = f":{image.tag}" if tag else f"@{image.image.target.digest}"
-        self._pullers[peili].pull(f"{REGISTRY}/{image.repository}{suffix}", credentials)
+        self._pullers[peili].pull(f"{self._known_as}/{image.repository}{suffix}", credentials)
 
 
 def as_options(credentials: Credentials | None) -> Sequence[str]:
@@ -162,12 +167,17 @@ class Scene:
 
     def start_peili(self, *names: str, resolver: Mapping[str, Any] = DEFER, **mirror: Any) -> None:
         """Start peili on some hosts, with a section `resolver`, and with further keys of the section `mirror`."""
-        roots = {self.private.name: self.private, REGISTRY: self.private, self.basic.name: self.basic}
+        roots = {
+            self.private.name: self.private,
+            REGISTRY: self.private,
+            self.basic.name: self.basic,
+            BASIC_REGISTRY: self.basic,
+        }
         private = [f"{registry}/{team}/*" for registry in (self.private.name, REGISTRY) for team in ("team", "other")]
         sections: Any = {f'upstream."{name}"': {"url": f"http://{root.name}"} for name, root in roots.items()}
         self.lab.start_peili(
             *names,
-            mirror={"authorize": [*private, self.basic.name], **mirror},
+            mirror={"authorize": [*private, self.basic.name, BASIC_REGISTRY], **mirror},
             resolver=resolver,
             **sections,
         )

@@ -12,7 +12,7 @@ from itertools import count
 
 import pytest
 from tests.e2e.checks import KIB
-from tests.e2e.private_pulls import OTHER, RIGHT, WRONG, Client, Runtime, Scene, Tool, as_options
+from tests.e2e.private_pulls import BASIC_REGISTRY, OTHER, RIGHT, WRONG, Client, Runtime, Scene, Tool, as_options
 from tests.lab.authentication import Credentials
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, make_network
@@ -71,6 +71,8 @@ def start_clients(scene: Scene, stack: ExitStack) -> Mapping[str, Client]:
     """Start a containerd of each release on the host `puller`."""
     puller = scene.lab.hosts["puller"]
     clients: dict[str, Client] = {name: Tool(name, puller, scene.private, scene.lab) for name in TOOLS}
+    basic = {f"{name} basic": Tool(name, puller, scene.basic, scene.lab, BASIC_REGISTRY) for name in TOOLS}
+    clients.update(basic)
     runtimes: list[Containerd] = []
     for name, installed in RELEASES.items():
         directory = scene.lab.directory / f"containerd-{name}"
@@ -147,6 +149,17 @@ def test_a_registry_with_htpasswd_is_served_to_those_who_know_the_password(priva
     assert outcome.succeeded, outcome.why
     registry.log_position()
     assert not registry.blobs_sent(before)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_podman_and_skopeo_get_the_image_of_a_registry_with_htpasswd_as_without_peili(
+    private: Private, name: str
+) -> None:
+    client, right = private.clients[f"{name} basic"], private.scene.basic.publisher
+    for credentials in (right, Credentials(right.user, "wrong"), None):
+        for peili in (True, False):
+            outcome = client.pull(private.basic_image, credentials, peili=peili)
+            assert outcome.succeeded is (credentials == right), outcome.why
 
 
 @pytest.mark.parametrize("name", [*ONE_OF_EACH, *TOOLS])

@@ -13,12 +13,12 @@ from tests.lab.network import Node
 from tests.lab.processes import run
 
 REGISTRY = "registry.test"
-"""What the registry is called in references. A name with a port can't stand in the path of another reference."""
+"""What a registry is called in references. A name with a port can't stand in the path of another reference."""
 PULLERS = ("podman", "buildah", "skopeo")
 
 
 class Puller:
-    """Podman, Buildah or skopeo on a node, with its own storage. It knows a registry as `REGISTRY`.
+    """Podman, Buildah or skopeo on a node, with its own storage. It knows one registry.
 
     Args:
         name: One of `PULLERS`.
@@ -26,16 +26,19 @@ class Puller:
         directory: A new directory with a short path, which Podman needs.
         registry: The `host:port` of the registry, which speaks plain HTTP.
         mirror: The `host:port` of the local door of a peili that is asked first; None for no mirror.
+        known_as: What the registry is called in references, a name without a port.
     """
 
-    def __init__(self, name: str, node: Node, directory: Path, registry: str, mirror: str | None) -> None:
+    def __init__(
+        self, name: str, node: Node, directory: Path, registry: str, mirror: str | None, *, known_as: str = REGISTRY
+    ) -> None:
         self._name = name
         self._node = node
         self._directory = directory
         self._hosts = [registry, *([] if mirror is None else [mirror])]
-        lines = ["[[registry]]", f'prefix = "{REGISTRY}"', f'location = "{registry}"', "insecure = true"]
+        lines = ["[[registry]]", f'prefix = "{known_as}"', f'location = "{registry}"', "insecure = true"]
         if mirror is not None:
-            lines += ["[[registry.mirror]]", f'location = "{mirror}/{REGISTRY}"', "insecure = true"]
+            lines += ["[[registry.mirror]]", f'location = "{mirror}/{known_as}"', "insecure = true"]
         registries = directory / ".config/containers/registries.conf"
         registries.parent.mkdir(parents=True)
         registries.write_text("\n".join(lines) + "\n")
