@@ -94,3 +94,14 @@ async def test_a_store_that_does_not_answer_has_not_said_that_nothing_is_there()
         store.is_up = True
         assert await children.find_parent(LAYER, [root]) == root
         assert await children.find_parent(OTHER, [root]) is None
+
+
+@pytest.mark.parametrize(
+    "extra", ['"blobs": [%]', '"fsLayers": [{"blobSum": "#"}]', '"manifests": [%]', '"Layers": [%]']
+)
+async def test_a_manifest_gives_no_right_to_what_its_registry_does_not_look_for(extra: str) -> None:
+    """Whoever writes a manifest could otherwise get every layer whose digest he knows."""
+    async with found() as (store, children):
+        text = extra.replace("%", f'{{"digest": "{OTHER}"}}').replace("#", OTHER)
+        root = store.add(manifest(LAYER)[:-1] + f", {text}}}".encode()).digest
+        assert await children.find_parent(OTHER, [root]) is None

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import json
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from tests.mirror.resolvers.many_hosts import many_hosts
 from tests.program_cache import SEARCH_PATH
 
 from peili.mirror import AuthorizationRequired, Digest, Limits, Reference, Requester
-from peili.mirror.oci.references import OCI_MANIFEST
+from peili.mirror.oci.checked_children import checked_children_of
+from peili.mirror.oci.references import DOCKER_MANIFEST, OCI_MANIFEST
 from peili.mirror.oci.requests import Endpoint
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import context_for, make_layout
@@ -118,21 +120,64 @@ async def test_a_token_registry_answers_by_rights(real: Registries) -> None:
         assert expired.challenge.parameters["error"] == "invalid_token"
 
 
+async def push(
+    real: Registries, repository: str, data: bytes, media_type: str = OCI_MANIFEST, blobs: Sequence[bytes] = ()
+) -> int:
+    """Push blobs and a manifest as the user who may push everywhere, and return the status of the manifest."""
+    issued = real.tokens.issue(real.tokens.publisher, [f"repository:{repository}:pull,push"])
+    assert issued is not None
+    rights = {"Authorization": f"Bearer {issued.token}"}
+    async with httpx.AsyncClient(base_url=f"http://{real.private.name}", timeout=20, headers=rights) as client:
+        for blob in blobs:
+            location = (await client.post(f"/v2/{repository}/blobs/uploads/")).headers["Location"]
+            url = httpx.URL(location).copy_merge_params({"digest": str(Digest.of(blob))})
+            headers = {"Content-Type": "application/octet-stream"}
+            assert (await client.put(url, content=blob, headers=headers)).status_code == 201
+        path, headers = f"/v2/{repository}/manifests/{Digest.of(data)}", {"Content-Type": media_type}
+        return (await client.put(path, content=data, headers=headers)).status_code
+
+
 async def test_the_registry_takes_no_manifest_that_refers_to_the_layer_of_another_repository(real: Registries) -> None:
     """A grant for a manifest holds for what it refers to, so it must not be a way to the layers of others."""
     image = real.image.image
     descriptors = [{"digest": each.digest, "size": each.size} for each in (image.config, *image.layers)]
     document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": descriptors[0], "layers": descriptors[1:]}
-    data, statuses = json.dumps(document).encode(), dict[str, int]()
-    async with httpx.AsyncClient(base_url=f"http://{real.private.name}", timeout=20) as client:
-        for repository in ("team/app", "team/other"):
-            issued = real.tokens.issue(real.tokens.publisher, [f"repository:{repository}:pull,push"])
-            assert issued is not None
-            headers = {"Authorization": f"Bearer {issued.token}", "Content-Type": OCI_MANIFEST}
-            path = f"/v2/{repository}/manifests/{Digest.of(data)}"
-            statuses[repository] = (await client.put(path, content=data, headers=headers)).status_code
-    assert statuses["team/app"] == 201
-    assert statuses["team/other"] in {400, 404}
+    data = json.dumps(document).encode()
+    assert await push(real, "team/app", data) == 201
+    assert await push(real, "team/other", data) in {400, 404}
+
+
+SMUGGLED = {
+    "another list": '"layers": [OWN], "blobs": [SECRET]',
+    "schema 1": '"layers": [OWN], "fsLayers": [{"blobSum": "SECRET_DIGEST"}]',
+    "an index": '"layers": [OWN], "manifests": [SECRET]',
+    "twice": '"layers": [SECRET], "layers": [OWN]',
+    "in another case": '"layers": [SECRET], "Layers": [OWN]',
+    "with another letter": '"layers": [SECRET], "layer\\u017f": [OWN]',
+    "two digests": '"layers": [{"mediaType": "LAYER", "size": 3, "digest": "SECRET_DIGEST", "Digest": "OWN_DIGEST"}]',
+    "urls": '"layers": [{"mediaType": "LAYER", "size": 3, "digest": "SECRET_DIGEST", "URLs": ["https://x.example/y"]}]',
+}
+
+
+@pytest.mark.parametrize("media_type", [OCI_MANIFEST, DOCKER_MANIFEST])
+async def test_what_the_registry_does_not_look_for_is_not_granted(real: Registries, media_type: str) -> None:
+    """The registry takes such manifests, although the repository does not have the layer of another one."""
+    secret, own = real.image.image.layers[0].digest, Digest.of(b"own")
+    is_oci = media_type == OCI_MANIFEST
+    layer = "application/vnd.oci.image.layer.v1.tar" if is_oci else "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    entries = {each: f'{{"mediaType": "{layer}", "size": 3, "digest": "{each}"}}' for each in (own, secret)}
+    taken = set[str]()
+    for name, fields in SMUGGLED.items():
+        text = fields.replace("SECRET_DIGEST", secret).replace("OWN_DIGEST", own).replace("LAYER", layer)
+        text = text.replace("SECRET", entries[secret]).replace("OWN", entries[own])
+        head = f'"schemaVersion": 2, "mediaType": "{media_type}", "config": {entries[own]}'
+        data = f"{{{head}, {text}}}".encode()
+        if await push(real, "team/other", data, media_type, [b"own"]) == 201:
+            taken.add(name)
+        with suppress(ValueError):
+            children = checked_children_of(data)
+            assert secret not in {*children.manifests, *children.blobs}, name
+    assert taken >= {"another list", "schema 1", "twice", "in another case", "with another letter", "two digests"}
 
 
 async def test_a_registry_with_passwords_answers_by_them(real: Registries) -> None:

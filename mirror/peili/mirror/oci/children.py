@@ -66,13 +66,10 @@ def children_of(data: bytes, platform: str) -> Children:
     return Children((), tuple(dict.fromkeys([*_digests([*config, *layers]), *old_layers])))
 
 
-def all_children_of(data: bytes, *, with_foreign: bool = True) -> Children:
+def all_children_of(data: bytes) -> Children:
     """Return everything that the manifest or the index in `data` refers to, for every platform.
 
-    Args:
-        data: The document.
-        with_foreign: Also return what registries need not have, and do not look for when they accept a manifest: what
-            has ``urls``.
+    Nobody need have checked that: see checked_children.py.
 
     Raises:
         ValueError: `data` is malformed.
@@ -81,11 +78,8 @@ def all_children_of(data: bytes, *, with_foreign: bool = True) -> Children:
     entries = [_table(each) for each in _list(document.get("manifests", []))]
     parts = [*_list(document.get("layers", [])), *_list(document.get("blobs", [])), document.get("config", {})]
     tables = [table for each in parts if "digest" in (table := _table(each))]
-    manifests, blobs = (
-        _digests([each for each in found if with_foreign or not each.get("urls")]) for found in (entries, tables)
-    )
     old_layers = [Digest(str(_table(each)["blobSum"])) for each in _list(document.get("fsLayers", []))]  # schema 1
-    return Children(manifests, tuple(dict.fromkeys([*blobs, *old_layers])))
+    return Children(_digests(entries), tuple(dict.fromkeys([*_digests(tables), *old_layers])))
 
 
 def _chosen(entries: list[Mapping[str, Any]], platform: str) -> list[Mapping[str, Any]]:

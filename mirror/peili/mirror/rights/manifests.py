@@ -1,7 +1,7 @@
 """Remembers what manifests refer to. A manifest is named by its digest, so that never changes.
 
-What has ``urls`` does not count: registries accept a manifest that refers to it, whether they have it or not. So
-anybody could write a manifest that refers to the layer of somebody else.
+Only what registries look for before they accept a manifest counts (oci/checked_children.py). Otherwise, anybody could
+write a manifest that refers to the layer of somebody else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from contextlib import suppress
 from functools import partial
 
 from peili.mirror.errors import Aborted, NotFound, Unavailable
-from peili.mirror.oci.children import Children, all_children_of
+from peili.mirror.oci.checked_children import checked_children_of
+from peili.mirror.oci.children import Children
 from peili.mirror.oci.references import MAX_MANIFEST, Digest
 from peili.mirror.plugins.calls import call
 from peili.mirror.plugins.content import read_whole
@@ -125,7 +126,7 @@ class ManifestChildren:
 
 
 def _children(data: bytes) -> Children:
-    """Return what `data` refers to and its registry has; nothing if it is no manifest."""
+    """Return what `data` refers to and its registry has; nothing if it is no manifest, or can be read in two ways."""
     with suppress(ValueError, RecursionError):
-        return all_children_of(data, with_foreign=False)
+        return checked_children_of(data)
     return Children()
