@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
-from tests.mirror.rights.hosts import ALICE, BOB, PROVEN, Host, add_image, has_arrived, pair, running
+from tests.mirror.rights.hosts import ALICE, BOB, PATIENT, PROVEN, Host, add_image, has_arrived, pair, running
 from tests.support.waiting import until
 
 from peili.mirror import Digest
@@ -96,6 +97,26 @@ async def test_what_is_arriving_belongs_to_the_repositories_that_it_was_requeste
         ingest.commit()
         for key in (f"/_router/keys/{DIGEST}", path(host, f"free/app/blobs/{DIGEST}")):
             assert await ask(host, "HEAD", key) == status
+
+
+@pytest.mark.parametrize(
+    ("proof", "name", "status"), [(False, "team/app", 404), (True, "team/app", 200), (False, "free/app", 200)]
+)
+async def test_a_peer_that_waits_gets_nothing_that_then_arrives_for_others(proof: bool, name: str, status: int) -> None:
+    """Content was expected for everybody, and then somebody with rights pulls it."""
+    limits = replace(PATIENT, claim_timeout=120, wait_timeout=60)
+    async with running(**PROVEN, limits=limits) as host:
+        host.registry.content["team/app"].add(DIGEST)
+        assert await host.status(DIGEST, "free/app", rights=BOB) == 404
+        incoming = host.mirror._incoming.get(DIGEST)  # pyright: ignore[reportPrivateUsage]
+        assert incoming is not None
+        held = asyncio.create_task(ask(host, "GET", path(host, f"free/app/blobs/{DIGEST}", checked=proof), IN_FLIGHT))
+        await until(lambda: incoming.needs_ring)
+        assert await host.status(DIGEST, name, rights=ALICE) == 404  # the runtime fetches it from the registry
+        ingest = host.store.begin(DIGEST, len(DATA))
+        ingest.write(DATA)
+        ingest.commit()
+        assert await held == status
 
 
 async def test_a_host_that_was_granted_an_image_gets_it_from_its_peer_and_another_one_does_not() -> None:

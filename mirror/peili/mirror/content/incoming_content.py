@@ -32,15 +32,24 @@ class IncomingContent(Content):
         incoming: The content.
         open_stored: Opens what the store shows of the content. Raises NotFound if it shows nothing. None if the store
             does not show content in flight.
+        may_read: Returns whether the reader may have the content. It is asked again before the reader gets anything:
+            the content may arrive for others than those that it was expected for. None if the reader may have it
+            whomever it arrives for.
     """
 
-    def __init__(self, incoming: Incoming, open_stored: Callable[[], Awaitable[Content]] | None) -> None:
+    def __init__(
+        self,
+        incoming: Incoming,
+        open_stored: Callable[[], Awaitable[Content]] | None,
+        may_read: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self.size = incoming.size
         self.available = 0
         self.complete = False
         self._incoming = incoming
         self._generation = incoming.generation
         self._open = open_stored
+        self._may_read = may_read
         self._opening = asyncio.Lock()
         self._stored: Content | None = None
         self._is_closed = False
@@ -57,6 +66,7 @@ class IncomingContent(Content):
     @override
     async def readinto(self, offset: int, buffer: memoryview) -> int:
         while offset < self._refresh(offset):
+            await self._check_right()
             self._check_usable()
             ring = self._incoming.ring
             count = None if ring is None else ring.readinto(offset, buffer)
@@ -66,6 +76,7 @@ class IncomingContent(Content):
                 break
             stored = await self._open_missed(offset)
             if stored.available > offset:
+                await self._check_right()
                 return await stored.readinto(offset, buffer)
             await self._wait_for_stored(stored, offset)
         return 0
@@ -76,6 +87,7 @@ class IncomingContent(Content):
             changed = self._incoming.changes.next_change
             self._check_usable()
             if self._refresh(past) > past or self.complete:
+                await self._check_right()
                 return self.available
             await self._wait_for_change(changed, past)
 
@@ -86,7 +98,8 @@ class IncomingContent(Content):
             offset: The first byte that will be read.
 
         Raises:
-            Aborted: Nobody expects the content any more, or the byte at `offset` can't be read.
+            Aborted: Nobody expects the content any more, the byte at `offset` can't be read, or the content arrives for
+                others than this reader.
         """
         while self.size is None:
             changed = self._incoming.changes.next_change
@@ -96,6 +109,7 @@ class IncomingContent(Content):
                 await self._wait_for_change(changed, self.available)
         if self._incoming.has_missed(offset):
             await self._open_missed(offset)
+        await self._check_right()
         self._refresh(0)
 
     @override
@@ -111,6 +125,10 @@ class IncomingContent(Content):
             raise ValueError("the content is closed")
         if self._generation != self._incoming.generation:
             raise Aborted("the bytes that had arrived were wrong")
+
+    async def _check_right(self) -> None:
+        if self._may_read is not None and not await self._may_read():
+            raise Aborted("the content arrives for those who have shown their rights")
 
     def _refresh(self, offset: int) -> int:
         """Update the attributes, and return how many bytes are available to a reader at `offset`."""

@@ -154,7 +154,7 @@ class PeerDoor(Door):
                 raise
             slot = nullcontext() if response.is_head else self.upload_slots.acquire(host, digest, is_in_flight=True)
             with slot:
-                await self._send_in_flight(target, digest, response)
+                await self._send_in_flight(target, digest, response, shows_right=_shows_right(target, scope))
             return
         descriptor = requested_descriptor(target, stored)
         if response.is_head:
@@ -164,16 +164,10 @@ class PeerDoor(Door):
             await send_stored(response, self.opener, descriptor)
 
     async def _require_right(self, target: Target, scope: Scope) -> None:
-        """Raise NotFound if the request is for content that only some may have, and does not show that this one may.
-
-        The host that asks must have proven who it is, and must say that it has checked the rights of its requester. To
-        tell what a tag means, the first is enough: that is no content yet.
-        """
+        """Raise NotFound if the request is for content that only some may have, and does not show that this one may."""
         if await self.context.is_open(target.digest or self.reference(target)):
             return
-        is_checked = parse_query(scope).get(CHECKED) == "1"
-        tells_only = target.digest is None and scope["method"] == "HEAD"
-        if not (has_proven_itself(HTTPConnection(scope)) and (is_checked or tells_only)):
+        if not _shows_right(target, scope):
             raise NotFound(f"{target.name} is not for everybody")
 
     @override
@@ -182,8 +176,10 @@ class PeerDoor(Door):
         if is_covered and not has_proven_itself(HTTPConnection(scope)):
             raise NotFound(f"the tags of {target.name} are not for everybody")
 
-    async def _send_in_flight(self, target: Target, digest: Digest, response: ResponseWriter) -> None:
-        """Send content that is not whole yet.
+    async def _send_in_flight(
+        self, target: Target, digest: Digest, response: ResponseWriter, *, shows_right: bool
+    ) -> None:
+        """Send content that is not whole yet. A request that shows no right gets it only while it is open.
 
         A blob is sent as it arrives. Nobody has verified its bytes: the receiver must. A manifest is sent when all of
         it has arrived, because only the whole shows its media type; it is verified.
@@ -198,7 +194,8 @@ class PeerDoor(Door):
                 await send_growing(response, content, digest, state)
             return
         open_stored = partial(self.context.store.open, digest, partial=True)
-        arriving = IncomingContent(incoming, open_stored if shows_in_flight(self.context) else None)
+        may_read = None if shows_right else partial(self.context.is_open, digest)
+        arriving = IncomingContent(incoming, open_stored if shows_in_flight(self.context) else None, may_read)
         async with OpenContent(arriving, digest, b"", self.context) as content:
             await self._wait_until_known(arriving, 0 if is_manifest else _first_byte(response, digest))
             if is_manifest:
@@ -238,6 +235,16 @@ class PeerDoor(Door):
             await response.send_head(descriptor)
         elif not await response.send_not_modified(digest):
             await response.send_whole(descriptor, Span.whole(size), bytes(data), is_partial=False)
+
+
+def _shows_right(target: Target, scope: Scope) -> bool:
+    """Return whether a request is from a host that is known, and that has checked the rights of its requester.
+
+    To be told what a tag means, the first is enough: that is no content yet.
+    """
+    is_checked = parse_query(scope).get(CHECKED) == "1"
+    tells_only = target.digest is None and scope["method"] == "HEAD"
+    return has_proven_itself(HTTPConnection(scope)) and (is_checked or tells_only)
 
 
 def _first_byte(response: ResponseWriter, digest: Digest) -> int:
