@@ -16,6 +16,7 @@ from tests.support.waiting import until
 from peili.mirror import Descriptor, Digest, Gone, Have, Mirror, NotFound, PushRouter, Reference, Selection, StoreEvent
 from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
+from peili.mirror.plugins.content import read_whole
 from peili.mirror.resolvers import LocalResolver
 from peili.stores.memory import MemoryStore
 
@@ -61,6 +62,11 @@ class Content:
         self.allowed = {self.shared.digest, self.open.digest, self.single.digest, self.open_index.digest}
 
 
+async def manifest_of(store: MemoryStore, index: Digest) -> Digest:
+    async with await store.open(index) as content:
+        return Digest(json.loads(await read_whole(content, 10_000))["manifests"][0]["digest"])
+
+
 def blob(digest: Digest, repository: str = "open") -> str:
     return f"/v2/registry.example/{repository}/blobs/{digest}"
 
@@ -85,6 +91,19 @@ async def test_excluded_content_is_not_served_by_tag_or_digest(door: str) -> Non
         ]
         assert await statuses(app, *secret, "/v2/registry.example/secret/manifests/v1") == [404] * 6
         assert await statuses(app, "/v2/registry.example/secret/tags/list") == [404]
+
+
+async def test_an_index_allows_nothing_that_only_excluded_images_have() -> None:
+    """Anybody can write an index that names a manifest of a secret image, for a platform that no host here has."""
+    content = Content()
+    store = SelectedStore(content.store, Selection(exclude=EXCLUDE))
+    manifest = await manifest_of(content.store, content.secret_index.digest)
+    document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{"digest": manifest, "size": 1}]}
+    content.store.tag(Reference("evil.example", "x", "v1"), content.store.add(json.dumps(document).encode()))
+    for digest in (manifest, content.secret.digest):
+        assert await store.is_excluded(digest)
+    for digest in (content.shared.digest, await manifest_of(content.store, content.open_index.digest)):
+        assert not await store.is_excluded(digest)
 
 
 async def test_a_peer_is_not_told_that_this_host_has_excluded_content() -> None:

@@ -17,9 +17,10 @@ from tests.mirror.rights.registry import REALM, token
 from tests.support.neighbours import served
 from tests.support.waiting import until
 
-from peili.mirror import Digest, Limits
-from peili.mirror.oci.references import OCI_MANIFEST
+from peili.mirror import Digest, Limits, Reference
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
 from peili.mirror.resolvers import UpstreamResolver
+from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +168,37 @@ async def test_a_layer_of_an_open_image_is_given_without_a_question() -> None:
         assert await host.status(host.shared.digest, "free/other") == 200
         assert host.registry.asked == []
         assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+async def test_an_index_that_anybody_can_write_opens_nothing_covered() -> None:
+    """It names a manifest of somebody else for another platform, so a runtime that pulls it never asks for that one."""
+    async with running() as host:
+        own = add_image(host.store, host.shared, host.free, config=b"{  }")
+        entries = [{"digest": each.digest, "size": each.size} for each in (own, host.image)]
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        host.store.tag(Reference("evil.example", "x", "v1"), host.store.add(json.dumps(document).encode()))
+        for digest in (host.secret.digest, host.image.digest):
+            assert (await host.get(digest, "x", registry="evil.example")).status_code == 404
+        for digest in (host.shared.digest, host.free.digest):
+            assert (await host.get(digest, "x", registry="evil.example")).status_code == 200
+
+
+async def test_a_manifest_that_an_index_has_named_before_is_not_open_when_it_arrives() -> None:
+    async with running() as host:
+        store, arriving = host.store, MemoryStore()
+        secret = store.add(b"of an image that arrives")
+        image = add_image(arriving, secret, config=b"{   }")
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{"digest": image.digest, "size": 1}]}
+        store.tag(Reference("evil.example", "x", "v1"), store.add(json.dumps(document).encode()))
+        assert (await host.get(secret.digest, "x", registry="evil.example")).status_code == 404
+        host.registry.content["team/app"].add(image.digest)
+        assert await host.status(image.digest, rights=ALICE) == 404  # the runtime gets it from the registry
+        assert add_image(store, secret, config=b"{   }") == image
+        gate = host.mirror._gate  # pyright: ignore[reportPrivateUsage]
+        assert gate is not None
+        await until(lambda: gate.repositories._is_outdated)  # pyright: ignore[reportPrivateUsage]
+        gate.repositories._read_at = float("-inf")  # pyright: ignore[reportPrivateUsage]
+        assert (await host.get(secret.digest, "x", registry="evil.example")).status_code == 404
 
 
 async def test_a_registry_that_sends_every_request_elsewhere_confirms_nothing() -> None:

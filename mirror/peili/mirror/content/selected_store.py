@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
 from typing_extensions import override
@@ -86,23 +86,35 @@ class SelectedStore(Store):
         excluded = {each.digest for reference, each in images if not self._allows(reference)}
         known: dict[Digest, Children] = {}
         if excluded or self._requested:
-            allowed, excluded = await self._closure(allowed, known), await self._closure(excluded, known)
+            excluded = await self._closure(excluded, known, lambda _: True)
+            allowed = await self._closure(allowed, known, lambda each: each not in excluded and self._may_allow(each))
         self._allowed, self._excluded, self._children = frozenset(allowed), frozenset(excluded), known
         self._expires = time.monotonic() + _TTL
 
     def _allows(self, reference: Reference) -> bool:
         return self._selection.allows(reference.registry, reference.repository, reference.tag)
 
-    async def _closure(self, roots: set[Digest], known: dict[Digest, Children]) -> set[Digest]:
-        """Return `roots` and everything that they refer to. Add the children of each manifest to `known`."""
+    def _may_allow(self, manifest: Digest) -> bool:
+        """Return whether an index allows a manifest: not if it arrives now, for an excluded image."""
+        return manifest not in self._requested or (manifest in self._allowed and manifest in self._children)
+
+    async def _closure(
+        self, roots: set[Digest], known: dict[Digest, Children], counts: Callable[[Digest], bool]
+    ) -> set[Digest]:
+        """Return `roots` and everything that they refer to. Add the children of each manifest to `known`.
+
+        `counts` returns whether a manifest in an index counts, with what it refers to. Anybody can write an index that
+        names a manifest of others, for another platform, so that no runtime fetches it for this index.
+        """
         found, waiting = set(roots), list(roots)
         while waiting:
             digest = waiting.pop()
             children = known.get(digest) or self._children.get(digest) or await self._read_children(digest)
             if children is not None:
                 known[digest] = children
-                waiting += [each for each in children.manifests if each not in found]
-                found |= {*children.manifests, *children.blobs}
+                new = {each for each in children.manifests if each not in found and counts(each)}
+                waiting += new
+                found |= new.union(children.blobs)
         return found
 
     async def _read_children(self, digest: Digest) -> Children | None:

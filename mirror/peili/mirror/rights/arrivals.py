@@ -66,6 +66,10 @@ class Arrivals:
             if digest in digests:
                 self._arrived.pop(digest, None)
 
+    def is_for_others(self, digest: Digest) -> bool:
+        """Return whether `digest` was requested for a covered repository lately."""
+        return digest in self._covered
+
     def is_open(self, digest: Digest) -> bool:
         """Return whether `digest` has arrived, or is about to arrive, for repositories only that are not covered."""
         if (is_open := self._arrived.get(digest)) is not None:

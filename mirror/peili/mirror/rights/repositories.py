@@ -1,14 +1,15 @@
 """Finds out to whom content of this host belongs: to everybody, or only to those who may pull covered images.
 
 Content is open if an image of this host that is not covered has it, or if a registry said lately that a repository that
-is not covered has it. arrivals.py decides about content of no image. All other content is closed, and so is what is not
-known.
+is not covered has it. A manifest of covered images is not open because an index names it: anybody can write an index.
+arrivals.py decides about content of no image. All other content is closed, and so is what is not known.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 
 from peili.mirror.errors import PeiliError
@@ -128,22 +129,38 @@ class Repositories:
 
     async def _read_images(self) -> dict[Digest, bool]:
         """Return what belongs to images, and whether it is open. Raises PeiliError."""
-        listed: dict[Digest, bool] = {}
         images = await call(self._context.store.repositories, self._context, "the store", allowed=(PeiliError,))
-        roots = {
-            is_open: {
-                digest
-                for registry, repository, digest in images
-                if is_open is not self._coverage.covers(registry, repository)
-            }
-            for is_open in (False, True)  # in this order: what an open image has, too, is open
-        }
-        for is_open, waiting in roots.items():
-            found, stack = set(waiting), list(waiting)
-            while stack:
-                children = await self._manifests.of(stack.pop())
-                if children is not None:
-                    stack += [each for each in children.manifests if each not in found]
-                    found |= {*children.manifests, *children.blobs}
-            listed |= dict.fromkeys(found, is_open)
-        return listed
+        covered, uncovered = set[Digest](), set[Digest]()
+        for registry, repository, digest in images:
+            (covered if self._coverage.covers(registry, repository) else uncovered).add(digest)
+        closed, _ = await self._closure(covered, lambda _: True)
+        named, absent = await self._closure(uncovered, lambda each: each not in closed and self._may_open(each))
+        return dict.fromkeys(closed, False) | dict.fromkeys(named - absent, True)
+
+    async def _closure(
+        self, roots: Collection[Digest], counts: Callable[[Digest], bool]
+    ) -> tuple[set[Digest], set[Digest]]:
+        """Return what images have, and the manifests of it that are not here.
+
+        Args:
+            roots: The images.
+            counts: Returns whether a manifest in an index counts, with what it refers to. Anybody can write an index
+                that names a manifest of others, for another platform, so that no runtime fetches it for this index.
+
+        Raises:
+            PeiliError: The store does not answer.
+        """
+        found, absent, stack = set(roots), set[Digest](), list(roots)
+        while stack:
+            children = await self._manifests.of(digest := stack.pop())
+            if children is None:
+                absent.add(digest)
+                continue
+            new = {each for each in children.manifests if each not in found and counts(each)}
+            stack += new
+            found |= new.union(children.blobs)
+        return found, absent
+
+    def _may_open(self, manifest: Digest) -> bool:
+        """Return whether an index opens a manifest: not if it arrives now for those with rights, and was not open."""
+        return self._listed.get(manifest, False) or not self.arrivals.is_for_others(manifest)
