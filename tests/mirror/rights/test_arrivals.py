@@ -50,7 +50,7 @@ def test_a_request_explains_only_what_arrives_soon() -> None:
     known.note_request(DIGEST, is_covered=False)
     known.note_request(OTHER, is_covered=False)
     known.note_arrival(OTHER, is_whole=False)
-    clock.now += 601
+    clock.now += 61
     known.note_arrival(DIGEST, is_whole=True)
     assert not known.is_open(DIGEST)
     assert known.is_open(OTHER)  # it goes on to arrive
@@ -78,7 +78,7 @@ def test_if_too_much_is_to_be_remembered_everything_is_closed(is_arriving: bool)
         if is_arriving:
             known.note_arrival(digest, is_whole=False)
         else:
-            known.note_request(digest, is_covered=True)
+            known.note_request(digest, is_covered=True, is_granted=True)
     known.note_request(THIRD, is_covered=True)
     known.note_request(THIRD, is_covered=False)
     assert not known.is_open(THIRD)
@@ -86,3 +86,21 @@ def test_if_too_much_is_to_be_remembered_everything_is_closed(is_arriving: bool)
     known.forget({DIGEST, OTHER})
     known.note_request(THIRD, is_covered=False)
     assert known.is_open(THIRD)
+
+
+def test_a_request_that_was_not_granted_closes_content_only_for_a_short_time() -> None:
+    """Anybody can write it: for one digest, or for so many that there is no room for more."""
+    clock = Clock()
+    known = arrivals(clock, 2)
+    known.note_request(DIGEST, is_covered=True)
+    known.note_request(OTHER, is_covered=True)
+    known.note_request(THIRD, is_covered=False)
+    assert not known.is_open(THIRD)
+    clock.now += 121
+    for digest in (DIGEST, THIRD):
+        known.note_request(digest, is_covered=False)
+        assert known.is_open(digest)
+    known.note_request(DIGEST, is_covered=True, is_granted=True)
+    clock.now += 121
+    known.note_request(DIGEST, is_covered=False)
+    assert not known.is_open(DIGEST)

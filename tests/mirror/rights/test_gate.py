@@ -196,7 +196,7 @@ async def test_a_manifest_that_an_index_has_named_before_is_not_open_when_it_arr
         assert add_image(store, secret, config=b"{   }") == image
         gate = host.mirror._gate  # pyright: ignore[reportPrivateUsage]
         assert gate is not None
-        await until(lambda: gate.repositories._is_outdated)  # pyright: ignore[reportPrivateUsage]
+        await until(lambda: image.digest not in gate.manifests._absent)  # pyright: ignore[reportPrivateUsage]
         gate.repositories._read_at = float("-inf")  # pyright: ignore[reportPrivateUsage]
         assert (await host.get(secret.digest, "x", registry="evil.example")).status_code == 404
 

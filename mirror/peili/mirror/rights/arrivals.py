@@ -15,8 +15,10 @@ from peili.mirror.support.expiring import Expiring
 
 _MOST = 65_536
 """How many digests are remembered. If there are more, what arrives is closed."""
-_OPEN_TTL = 600.0
+_OPEN_TTL = 60.0
 """Seconds in which the first byte of what was requested arrives."""
+_ASKED_TTL = 120.0
+"""The same as `_COVERED_TTL`, for a request that was not granted. It is longer than `_OPEN_TTL`, too."""
 _COVERED_TTL = 6 * 3600.0
 """Seconds for which nothing else explains what was requested for a covered repository. Far longer than `_OPEN_TTL`."""
 
@@ -33,6 +35,7 @@ class Arrivals:
         self._most = most
         self._open: Expiring[Digest, None] = Expiring(most, clock)
         self._covered: Expiring[Digest, None] = Expiring(most, clock)
+        self._asked: Expiring[Digest, None] = Expiring(most, clock)
         self._arrived: dict[Digest, bool] = {}  # whether it is open
         self._is_followed = False
 
@@ -43,11 +46,19 @@ class Arrivals:
             self._open.clear()
             self._arrived.clear()
 
-    def note_request(self, digest: Digest, *, is_covered: bool) -> None:
-        """Note that this host's runtime has requested content that is not here, whether it gets it from here or not."""
+    def note_request(self, digest: Digest, *, is_covered: bool, is_granted: bool = False) -> None:
+        """Note that this host's runtime has requested content that is not here, whether it gets it from here or not.
+
+        Args:
+            digest: The content.
+            is_covered: Whether it is for a covered repository.
+            is_granted: Whether the registry says that the requester may have it. If not, anybody may have written the
+                request, and it closes the content only for a short time.
+        """
         if is_covered:
-            if self._covered.has_room() or digest in self._covered:
-                self._covered.set(digest, None, _COVERED_TTL)
+            known, ttl = (self._covered, _COVERED_TTL) if is_granted else (self._asked, _ASKED_TTL)
+            if known.has_room() or digest in known:
+                known.set(digest, None, ttl)
             self._open.discard(digest)
         elif self._is_followed and digest not in self._arrived:
             self._open.set(digest, None, _OPEN_TTL)
@@ -68,11 +79,11 @@ class Arrivals:
 
     def is_for_others(self, digest: Digest) -> bool:
         """Return whether `digest` was requested for a covered repository lately."""
-        return digest in self._covered
+        return digest in self._covered or digest in self._asked
 
     def is_open(self, digest: Digest) -> bool:
         """Return whether `digest` has arrived, or is about to arrive, for repositories only that are not covered."""
         if (is_open := self._arrived.get(digest)) is not None:
             return is_open
-        is_full = len(self._arrived) >= self._most or not self._covered.has_room()
-        return digest in self._open and digest not in self._covered and not is_full
+        has_room = self._covered.has_room() and self._asked.has_room() and len(self._arrived) < self._most
+        return digest in self._open and not self.is_for_others(digest) and has_room

@@ -94,6 +94,7 @@ class Gate:
         self.repositories.arrivals.note_request(digest, is_covered=True)
         resource = Resource(target.registry, target.repository, target.endpoint, digest)
         await self._covered.require(resource, self._credentials.of(authorization))
+        self.repositories.arrivals.note_request(digest, is_covered=True, is_granted=True)
         return Permit(is_checked=True)
 
     def note_confirmed(self, target: Target, digest: Digest, authorization: str | None) -> None:
