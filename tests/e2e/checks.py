@@ -24,7 +24,8 @@ def assert_has(host: Host, image: Image) -> None:
     """Check that containerd on `host` has all bytes of `image` for this machine's platform."""
     assert not platform_digests(image) - host.containerd.digests()
     for digest in platform_digests(image):
-        assert hashlib.sha256(host.containerd.read(digest)).hexdigest() == digest.removeprefix("sha256:")
+        content = host.containerd.blob_path(digest).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == digest.removeprefix("sha256:")
 
 
 def assert_no_wrong_blob(containerd: Containerd) -> None:

@@ -408,7 +408,7 @@ def blobs_from_upstream(setup: Setup, host: Host, case: Case) -> int:
     reference = f"{case.registry}/{REPOSITORY}:v1"
     before = upstream.log_position()
     host.containerd.pull(reference, *case.pull)
-    assert not platform_digests(setup.image) - host.containerd.digests()
+    assert all(host.containerd.blob_path(each).exists() for each in platform_digests(setup.image))
     host.containerd.remove(reference)
     assert not platform_digests(setup.image) & host.containerd.digests()
     upstream.log_position()

@@ -219,14 +219,6 @@ class Containerd:
         """
         return run(self._ctr(*arguments)).decode()
 
-    def read(self, digest: str) -> bytes:
-        """Read a whole blob through containerd.
-
-        Raises:
-            CommandFailed: containerd does not have the blob.
-        """
-        return run(self._ctr("content", "get", digest))
-
     def image_names(self) -> set[str]:
         """Return the names of all images."""
         return set(self.ctr("images", "ls", "-q").split())
