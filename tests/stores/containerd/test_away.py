@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -228,27 +230,41 @@ def test_the_reason_for_an_unreachable_socket(tmp_path: Path) -> None:
 
 
 READ = """
-import os, sys
+import json, os, sys
 from pathlib import Path
 from peili.stores.containerd.content import Access, access_to
 os.umask(0o022)
-top = Path(sys.argv[1])
-(top / "root/blobs/sha256").mkdir(parents=True)
-(top / sys.argv[2]).chmod(int(sys.argv[3], 8))
-os.setuid(65534)
-print(access_to(top / "root") is Access.READABLE)
+top, cases = Path(sys.argv[1]), json.loads(sys.argv[2])
+def is_readable(number, of, mode):
+    directory = top / str(number)
+    (directory / "root/blobs/sha256").mkdir(parents=True)
+    (directory / of).chmod(int(mode, 8))
+    child = os.fork()
+    if not child:
+        os.setuid(65534)
+        os._exit(11 if access_to(directory / "root") is Access.READABLE else 10)
+    return {10: False, 11: True}[os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])]
+print(json.dumps([is_readable(number, *case) for number, case in enumerate(cases)]))
 """
+READ_CASES = [(of, mode) for of in (".", "root", "root/blobs", "root/blobs/sha256") for mode in ("755", "700")]
+
+
+@pytest.fixture(scope="module")
+def readable() -> Mapping[tuple[str, str], bool]:
+    """Whether another user can read the content store in which one directory has another mode, for each case."""
+    with open_directory() as directory:
+        command = [sys.executable, "-c", READ, str(directory), json.dumps(READ_CASES)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    return dict(zip(READ_CASES, json.loads(done.stdout), strict=True))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to change the user")
-@pytest.mark.parametrize("mode", ["755", "700"])
-@pytest.mark.parametrize("of", [".", "root", "root/blobs", "root/blobs/sha256"])
-def test_a_directory_that_the_user_can_not_read_is_not_readable(of: str, mode: str) -> None:
+@pytest.mark.parametrize(("of", "mode"), READ_CASES)
+def test_a_directory_that_the_user_can_not_read_is_not_readable(
+    readable: Mapping[tuple[str, str], bool], of: str, mode: str
+) -> None:
     """The store then reads content through containerd's API."""
-    with open_directory() as directory:
-        command = [sys.executable, "-c", READ, str(directory), of, mode]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == f"{mode == '755'}\n"
+    assert readable[of, mode] == (mode == "755")
 
 
 def test_a_new_content_store_is_readable(tmp_path: Path) -> None:
