@@ -45,7 +45,9 @@ def test_a_pull_without_a_mirror_comes_from_upstream_and_is_counted(lab: Lab) ->
     a.pull(image.by_tag)
     assert a.image_names() >= {image.by_tag}
     assert a.digests() >= {blob.digest for blob in image.image.blobs}
-    assert a.read(image.image.config.digest) == image.image.blob_path(image.image.config.digest).read_bytes()
+    config = image.image.config.digest
+    content = image.image.blob_path(config).read_bytes()
+    assert a.ctr("content", "get", config).encode() == a.blob_path(config).read_bytes() == content
     assert sorted(path.rpartition("/")[2] for path in lab.upstream.blobs_sent(before)) == sorted(
         blob.digest for blob in (image.image.config, *image.image.layers)
     )
