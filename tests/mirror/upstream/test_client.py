@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.mirror.upstream.registries import (
     BY_TAG,
     DIGEST,
@@ -102,6 +102,34 @@ async def test_a_redirect_to_another_host_does_not_get_the_rights() -> None:
         assert await client.ask(WITH_TOKEN) == READABLE
     assert [each[2] for each in registry.asked] == ["Bearer secret"] * 2
     assert other.asked == [("HEAD", "/there", None)]
+
+
+async def test_configured_headers_are_for_the_registry_alone() -> None:
+    """They may be credentials. A redirect of a manifest and one of a blob lead to another host without them."""
+    registry, other = SmallRegistry(), SmallRegistry()
+    seen: list[tuple[str, str | None, str | None]] = []
+
+    def noting(name: str, app: ASGIApp) -> ASGIApp:
+        async def note(scope: Scope, receive: Receive, send: Send) -> None:
+            headers = Request(scope).headers
+            seen.append((name, headers.get("x-key"), headers.get("authorization")))
+            await app(scope, receive, send)
+
+        return note
+
+    async with served(noting("registry", registry)) as url, served(noting("other", other)) as elsewhere:
+        root = ApiRoot.of(url, headers={"X-Key": "secret", "Authorization": "Basic secret"})
+        assert "secret" not in repr(root)
+        other.default = (200, {"Content-Type": OCTET_STREAM}, b"other")
+        other.answers["/manifest"] = (200, HEADERS, MANIFEST)
+        registry.answers[PATH] = (307, {"Location": "/v2/acme/moved"}, b"")
+        registry.answers["/v2/acme/moved"] = (307, {"Location": f"{elsewhere}/manifest"}, b"")
+        registry.answers[f"/v2/acme/demo/blobs/{OTHER}"] = (307, {"Location": f"{elsewhere}/blob"}, b"")
+        async with UpstreamClient(PATIENT, roots=lambda _: [root]) as client:
+            assert await client.ask(BY_TAG) == READABLE
+            assert isinstance(await client.ask(replace(BLOB, authorization=None)), Readable)
+    assert {each[1:] for each in seen if each[0] == "registry"} == {("secret", "Basic secret")}
+    assert {each[1:] for each in seen if each[0] == "other"} == {(None, None)}
 
 
 @pytest.mark.parametrize("page", [b"<html>", b'{"error": "log in"}', b"[]", MANIFEST[:-1]])

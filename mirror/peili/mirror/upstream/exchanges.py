@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 USER_AGENT = "peili"
 """The User-Agent of these requests. A local door does not ask a registry to answer them, so that they can't loop."""
@@ -34,7 +34,7 @@ class Exchange:
     Attributes:
         method: HEAD or GET.
         url: The URL.
-        headers: The headers that every host may see.
+        headers: The headers that every host may see. Those of the registry's root are added at the origin of the root.
         authorization: The Authorization header, for the origin of `url` only.
         most: The largest body of the response in bytes; 0 if it is not read.
         stops_at_other_host: Return a redirect to another host as the reply.
@@ -43,7 +43,7 @@ class Exchange:
     method: str
     url: str
     headers: Mapping[str, str]
-    authorization: str | None
+    authorization: str | None = field(repr=False)
     most: int
     stops_at_other_host: bool = False
 

@@ -61,7 +61,7 @@ class RootClient:
 
     async def ask_base(self, root: ApiRoot) -> Fetched | Refusal:
         """Ask for the root of the API, without the rights of anybody."""
-        exchange = Exchange("GET", f"{root.url}/", root.headers, None, _MOST_BASE)
+        exchange = Exchange("GET", f"{root.url}/", {}, None, _MOST_BASE)
         reply = await self._send(root, exchange)
         return reply if isinstance(reply, (Denied, Unreachable)) else refusal(reply) or Fetched(())
 
@@ -118,7 +118,7 @@ class RootClient:
     def _exchange(
         self, method: str, root: ApiRoot, question: Question, *, most: int = 0, stops_at_other_host: bool = False
     ) -> Exchange:
-        headers = {**root.headers, "Accept": ", ".join(question.accept)}
+        headers = {"Accept": ", ".join(question.accept)}
         url = f"{root.url}{question.path}"
         return Exchange(method, url, headers, question.authorization, most, stops_at_other_host)
 

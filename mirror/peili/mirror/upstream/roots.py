@@ -22,7 +22,7 @@ class ApiRoot:
         ca: Files with the certificates of authorities; empty for those of the system.
         client: Pairs of files: a certificate that is shown to the registry, and its private key.
         skip_verify: Accept every certificate.
-        headers: Headers that each request gets.
+        headers: Headers that each request gets, but not one that a redirect sends to another host or port.
         is_assumed: Whether it only follows from the name of the registry, which anybody may have invented in a request.
             It is then connected to only at addresses of other hosts: not at loopback, link-local or metadata addresses.
 
@@ -34,7 +34,7 @@ class ApiRoot:
     ca: tuple[Path, ...] = ()
     client: tuple[tuple[Path, Path], ...] = ()
     skip_verify: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False, repr=False)
     is_assumed: bool = False
 
     def __post_init__(self) -> None:

@@ -69,25 +69,26 @@ class RegistryTransport:
     async def send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply:
         """Send a request, follow its redirects, and read the response. The caller bounds the time.
 
-        A redirect to another host is followed without the Authorization header, and never from https to http. One from
-        http to https fails, because such a registry has no authority.
+        A redirect to another origin is followed without the Authorization header and without the headers of `root`, and
+        never from https to http. One from http to https fails, because such a registry has no authority.
 
         Raises:
             NotDialled: It leads to this host or to a metadata service, although `root` is only assumed.
             ExchangeFailed: There is no response that can be used.
         """
         try:
-            return await self._send(await self._pool(root), exchange, is_checked=root.is_assumed)
+            return await self._send(await self._pool(root), root, exchange)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, ImportError, ValueError) as error:
             raise ExchangeFailed(_reason(error)) from error
 
-    async def _send(self, pool: httpx.AsyncClient, exchange: Exchange, *, is_checked: bool) -> RegistryReply:
-        url, origin = httpx.URL(exchange.url), _origin(httpx.URL(exchange.url))
+    async def _send(self, pool: httpx.AsyncClient, root: ApiRoot, exchange: Exchange) -> RegistryReply:
+        url, home, origin = httpx.URL(exchange.url), _origin(httpx.URL(root.url)), _origin(httpx.URL(exchange.url))
         for _ in range(_MOST_REDIRECTS + 1):
-            headers = dict(exchange.headers)
+            # What is configured may be a credential, as is a token. Storage that a redirect leads to gets neither.
+            headers = {**(root.headers if _origin(url) == home else {}), **exchange.headers}
             if exchange.authorization is not None and _origin(url) == origin:
                 headers["Authorization"] = exchange.authorization
-            async with _response(pool, exchange.method, url, headers, is_checked=is_checked) as response:
+            async with _response(pool, exchange.method, url, headers, is_checked=root.is_assumed) as response:
                 location = response.headers.get("location") if response.has_redirect_location else None
                 if location is None:
                     return await _reply(response, exchange)
