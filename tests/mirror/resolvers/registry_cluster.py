@@ -87,8 +87,10 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(number: int, *, limits: Limits = LIMITS, **options: object) -> AsyncGenerator[Cluster]:
-    made = Cluster()
+async def cluster(
+    number: int, *, limits: Limits = LIMITS, registry: Registry | None = None, **options: object
+) -> AsyncGenerator[Cluster]:
+    made = Cluster(registry or Registry())
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(served(made.registry))
         for n in range(number):

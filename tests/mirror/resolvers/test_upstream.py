@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+from starlette.types import Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.resolvers.registry_cluster import (
     BEARER,
@@ -196,6 +197,42 @@ async def test_a_slow_registry_counts_as_down() -> None:
         response = await host.ask(Authorization="Bearer right")
         assert response.headers["docker-content-digest"] == old
         assert "warning" in response.headers
+
+
+async def test_outages_are_found_within_the_time_of_the_door_whatever_upstream_timeout_is() -> None:
+    limits = Limits(upstream_timeout=6, lookup_timeout=2, first_byte_timeout=6)
+    async with cluster(1, limits=limits) as made:
+        (host,) = made.hosts
+        old = host.have(OLD)
+        made.registry.open.clear()
+        response = await host.ask(Authorization="Bearer right")
+        assert response.headers.get("docker-content-digest") == old
+        assert "warning" in response.headers
+
+
+async def test_requesters_that_keep_this_host_busy_bring_no_old_tag_back() -> None:
+    """Their questions take all slots of a registry that answers. The others get no guess."""
+
+    class HalfSilent(Registry):
+        @override
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if "silent" in scope["path"]:
+                self.asked.append((scope["method"], scope["path"], None))
+                await asyncio.Event().wait()
+            await super().__call__(scope, receive, send)
+
+    limits = Limits(upstream_requests=1, upstream_timeout=3, lookup_timeout=10, first_byte_timeout=60)
+    async with cluster(1, limits=limits, registry=HalfSilent()) as made:
+        (host,) = made.hosts
+        host.have(OLD)
+        host.store.add(NEW)
+        new = made.registry.move(NEW)
+        at_work = [asyncio.create_task(host.ask(f"silent-{n}")) for n in range(8)]
+        await until(lambda: any("silent" in path for _, path, _ in made.registry.asked))
+        for response in await asyncio.gather(*(host.ask() for _ in range(4))):
+            assert response.headers.get("docker-content-digest", new) == new
+            assert "warning" not in response.headers
+        await asyncio.gather(*at_work)
 
 
 async def test_what_nobody_knows_is_left_to_the_runtime() -> None:

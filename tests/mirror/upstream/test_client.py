@@ -224,6 +224,28 @@ async def test_a_registry_that_hangs_does_not_take_the_slots_of_others() -> None
             await asyncio.gather(*waiting)
 
 
+async def test_registries_that_nobody_has_configured_take_no_slot_of_a_configured_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    silent, registry = SmallRegistry(), SmallRegistry()
+    silent.open.clear()
+    async with served(silent) as proxy, served(registry) as url:
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+        def find(name: str) -> list[ApiRoot]:
+            return [ApiRoot.of(url) if name == "registry.example" else ApiRoot.of(f"http://{name}", is_assumed=True)]
+
+        async with UpstreamClient(replace(PATIENT, upstream_requests=2), roots=find) as client:
+            waiting = [
+                asyncio.create_task(client.ask(replace(BY_TAG, registry=f"{n}.silent.example"))) for n in range(4)
+            ]
+            await until(lambda: len(silent.asked) == 2)
+            assert await client.ask(BY_TAG) == READABLE
+            silent.open.set()
+            await asyncio.gather(*waiting)
+
+
 async def test_waiting_for_a_free_connection_counts() -> None:
     registry = SmallRegistry()
     registry.open.clear()
@@ -234,7 +256,7 @@ async def test_waiting_for_a_free_connection_counts() -> None:
 
 async def test_nobody_there_or_not_running_is_unreachable() -> None:
     client = UpstreamClient(PATIENT, roots=lambda _: [ApiRoot.of(refusing_url())])
-    assert await client.ask(BY_TAG) == Unreachable("this mirror is not running", is_down=False)
+    assert await client.ask(BY_TAG) == Unreachable("this mirror is not running", is_down=False, was_asked=False)
     async with client:
         assert isinstance(await client.ask(BY_TAG), Unreachable)
     assert isinstance(await client.ask(BY_TAG), Unreachable)

@@ -18,7 +18,7 @@ from peili.mirror.peer_api.peers import Peer
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.plugins.resolver import Listed
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import STALE, demand_rights, in_time, without_rights
+from peili.mirror.resolvers.questions import STALE, Questions, demand_rights, without_rights
 from peili.mirror.support.fingerprints import Fingerprints
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
@@ -45,12 +45,16 @@ class Listings:
         context: The mirror.
         tasks: Owns the questions that are under way.
         peers: Finds the tags of this host and of peers.
+        questions: Waits for the answers.
         within: Seconds for which an answer of the registry is used.
     """
 
-    def __init__(self, context: Context, tasks: Tasks, peers: PeersResolver, within: float) -> None:
+    def __init__(
+        self, context: Context, tasks: Tasks, peers: PeersResolver, questions: Questions, within: float
+    ) -> None:
         self._context = context
         self._peers = peers
+        self._questions = questions
         self._within = within
         self._fingerprints = Fingerprints()
         self._told = _ToldLists(_MEMORY * context.limits.upstream_answer)
@@ -62,7 +66,7 @@ class Listings:
         answer, warning = await self._ask(question, requester)
         if isinstance(answer, Fetched):
             return Listed(_items(answer, "tags", _tag), warning)
-        if isinstance(answer, Unreachable) and not self._context.covers(registry, repository):
+        if isinstance(answer, Unreachable) and answer.was_asked and not self._context.covers(registry, repository):
             return Listed(tuple(await self._peers.tags(registry, repository, stored)), STALE)
         return Listed()
 
@@ -74,7 +78,7 @@ class Listings:
             registry, repository, Endpoint.REFERRERS, digest, requester.authorization, (OCI_INDEX, "application/json")
         )
         answer, warning = await self._ask(question, requester)
-        if isinstance(answer, Unreachable) and not self._context.covers(registry, repository):
+        if isinstance(answer, Unreachable) and answer.was_asked and not self._context.covers(registry, repository):
             answer, warning = await self._ask_peers(registry, repository, digest) or answer, STALE
         return Listed(_items(answer, "manifests", _descriptor), warning) if isinstance(answer, Fetched) else None
 
@@ -92,14 +96,14 @@ class Listings:
         if (told := self._told.get(key, within=self._within)) is not None:
             return told, None
         asking = self._asking.call((*what, fingerprint), lambda: self._fetch(question))
-        answer = await in_time(asking, self._context.limits.upstream_timeout)
+        answer = await self._questions.settle(question.registry, asking)
         demand_rights(answer, requester)
         if isinstance(answer, Fetched):
             self._told.note(key, answer)
         if isinstance(answer, Unreachable):
             text = "%s: the registry does not list it: %s"
             self._context.log.warning(text, question, answer.why)
-            if (told := self._told.get(key)) is not None:
+            if answer.was_asked and (told := self._told.get(key)) is not None:
                 return told, STALE
         return answer, None
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
-from peili.mirror.errors import AuthorizationRequired
+from peili.mirror.errors import AuthorizationRequired, Unavailable
+from peili.mirror.limits import Limits
 from peili.mirror.oci.requests import Requester
 from peili.mirror.support.deadlines import Deadline
-from peili.mirror.upstream.answers import Challenged, Unreachable
+from peili.mirror.support.single_flight import SingleFlight
+from peili.mirror.support.tasks import Tasks
+from peili.mirror.upstream.answers import Challenged, Unreachable, not_asked
 from peili.mirror.upstream.client import UpstreamClient
 
 _T = TypeVar("_T")
@@ -16,6 +20,10 @@ _T = TypeVar("_T")
 STALE = '110 - "Response is Stale", 111 - "Revalidation Failed"'
 """The Warning header of an answer that the registry has not confirmed (RFC 7234, 5.5)."""
 
+_SHARE = 0.9
+"""What is used of the time that there is. The rest is for a slow machine."""
+_PATIENCE = 1.2
+"""A question ends by itself before this many times ``limits.upstream_timeout``, and then says whether it was asked."""
 LATELY = 2.0
 """If a registry has answered anything within this many seconds, it is there, and a challenge of it is of use."""
 
@@ -39,13 +47,60 @@ async def without_rights(
     return Challenged(challenge.for_repository(repository))
 
 
-async def in_time(asking: Awaitable[_T], seconds: float) -> _T | Unreachable:
-    """Return the answer of a registry, or `Unreachable` after this many seconds, however many requests it takes."""
+class Questions:
+    """Waits for answers of registries, and finds out whether a registry without an answer is silent.
+
+    Only then, other hosts may say what it means. A requester that keeps this host busy must not bring that about: so if
+    it is not known that the registry was asked, it is checked, with a connection that no requester can take.
+
+    Args:
+        upstream: Checks registries.
+        tasks: Owns the checks.
+        limits: The answer takes so long that a question to peers, too, ends within ``first_byte_timeout``.
+    """
+
+    def __init__(self, upstream: UpstreamClient, tasks: Tasks, limits: Limits) -> None:
+        self._upstream = upstream
+        self._checks = SingleFlight[str, Unreachable | None](tasks)
+        in_total = limits.first_byte_timeout
+        self._most = max(_SHARE * in_total - limits.lookup_timeout, in_total / 3)
+        self._patience = min(_PATIENCE * limits.upstream_timeout, _SHARE * self._most)
+
+    async def settle(self, registry: str, asking: Awaitable[_T]) -> _T | Unreachable:
+        """Return the answer of a registry. It is `Unreachable` in time, however many requests it takes.
+
+        If its `was_asked` is true, the registry does not answer, or it wants fewer requests. Otherwise this host could
+        not ask it, and the runtime should.
+        """
+        end = asyncio.get_running_loop().time() + self._most
+        checking = asyncio.create_task(self._check_later(registry))
+        try:
+            answer = await _in_time(asking, self._patience)
+            if not isinstance(answer, Unreachable) or answer.was_asked:
+                return answer
+            async with Deadline(max(end - asyncio.get_running_loop().time(), 0.0)):
+                return await checking or answer
+        except TimeoutError:
+            return Unreachable("it does not answer a check")
+        finally:
+            checking.cancel()
+
+    async def _check_later(self, registry: str) -> Unreachable | None:
+        """Check a registry that has not answered for a while. Most answer before."""
+        await asyncio.sleep(self._patience / 2)
+        try:
+            checked = await self._checks.call(registry.lower(), lambda: self._upstream.check(registry))
+        except Unavailable as error:  # the mirror is exited
+            return not_asked(str(error))
+        return checked
+
+
+async def _in_time(asking: Awaitable[_T], seconds: float) -> _T | Unreachable:
     try:
         async with Deadline(seconds):
             return await asking
     except TimeoutError:
-        return Unreachable(f"no answer in {seconds:g} s")
+        return not_asked(f"no answer in {seconds:g} s")
 
 
 def demand_rights(answer: object, requester: Requester) -> None:

@@ -22,7 +22,7 @@ from peili.mirror.plugins.resolver import Listed, Resolution, Resolver
 from peili.mirror.resolvers.listings import REFERRERS_ROUTE, Listings
 from peili.mirror.resolvers.outage import guess, own_answer
 from peili.mirror.resolvers.peers import PeersResolver
-from peili.mirror.resolvers.questions import LATELY, STALE, demand_rights, in_time, without_rights
+from peili.mirror.resolvers.questions import LATELY, STALE, Questions, demand_rights, without_rights
 from peili.mirror.resolvers.shared_tags import SharedTags, TagClaims
 from peili.mirror.resolvers.told_tags import ToldTags
 from peili.mirror.support.fingerprints import Fingerprints
@@ -223,7 +223,8 @@ class _Running:
         self.told = ToldTags(limits.lookup_keys, partial(context.limited, "lookup_keys"))
         timeout = limits.upstream_timeout
         self.claims = TagClaims(self.told, timeout=timeout, wait=timeout / 2, most=limits.lookup_keys)
-        self.listings = Listings(context, tasks, peers, tag_ttl)
+        self._questions = Questions(context.upstream, tasks, limits)
+        self.listings = Listings(context, tasks, peers, self._questions, tag_ttl)
         self._shared = SharedTags(context, self.claims, tag_ttl)
         self._shares = shares
         self._tasks = tasks
@@ -241,13 +242,13 @@ class _Running:
         """Ask the registry, or guess if it does not answer."""
         key = (reference, self._fingerprints.of(requester.authorization))
         asking = self._asking.call(key, lambda: self._ask(reference, requester))
-        answer = await in_time(asking, self.context.limits.upstream_timeout)  # so that there is time to ask peers
+        answer = await self._questions.settle(reference.registry, asking)
         self._note_state(reference.registry, answer)
         demand_rights(answer, requester)
         match answer:
             case Readable(Descriptor() as descriptor):
                 return Resolution(descriptor, is_confirmed=not self.is_shared(reference))
-            case Unreachable(why):
+            case Unreachable(why, was_asked=True):
                 return await self._guess(reference, why)
             case _:
                 self._log.debug("%s: the registry decides: %s", reference, answer)

@@ -122,11 +122,19 @@ class Unreachable:
         retry_after: Seconds for which the registry wants no request; None if it does not say.
         is_down: Whether the registry is out of order, as far as this answer shows. False if it only wants fewer
             requests (429), or if this host did not ask it.
+        was_asked: Whether that is what the registry did. False if it is not known to have been asked: then it may be
+            in order, and this host was busy with other questions.
     """
 
     why: str
     retry_after: float | None = None
     is_down: bool = True
+    was_asked: bool = True
+
+
+def not_asked(why: str) -> Unreachable:
+    """Return the answer to a question that this host did not send, or may not have sent."""
+    return Unreachable(why, is_down=False, was_asked=False)
 
 
 @dataclass(frozen=True, slots=True)

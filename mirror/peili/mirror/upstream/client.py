@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, Self, TypeAlias, TypeVar
@@ -25,6 +26,7 @@ from peili.mirror.upstream.answers import (
     Question,
     Refusal,
     Unreachable,
+    not_asked,
 )
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.exchanges import MOST_CHECKS
@@ -48,8 +50,8 @@ class UpstreamClient:
     unreachable. Authorization headers are neither kept nor logged.
 
     Args:
-        limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them),
-            ``upstream_answer`` and ``connect_timeout``.
+        limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them;
+            as many again to registries that nobody has configured), ``upstream_answer`` and ``connect_timeout``.
         roots: Finds the API of a registry. It runs in a thread. Its errors make the registry unreachable.
         log: Receives what goes wrong in `roots`.
         count: Counts each request.
@@ -72,11 +74,14 @@ class UpstreamClient:
         log = log or logging.getLogger("peili.upstream")
         self._registries = KnownRegistries(roots, self._threads, log, most_of_one)
         self._slots: asyncio.Semaphore | None = None  # while the client is entered
+        # Anybody can name registries that hang. They take no slot of those that the operator has configured.
+        self._others = asyncio.Semaphore(self._limits.upstream_requests)
         self._checks = asyncio.Semaphore(MOST_CHECKS)
 
     async def __aenter__(self) -> Self:
         self._registries.clear()
         self._slots = asyncio.Semaphore(self._limits.upstream_requests)
+        self._others = asyncio.Semaphore(self._limits.upstream_requests)
         self._checks = asyncio.Semaphore(MOST_CHECKS)
         return self
 
@@ -154,11 +159,11 @@ class UpstreamClient:
         self, registry: str, known: KnownRegistry, ask: Callable[[ApiRoot], Awaitable[Fetched | Refusal]]
     ) -> Fetched | Refusal:
         if self._slots is None or self._checks.locked():
-            return Unreachable("it could not be checked now", is_down=False)
+            return not_asked("it could not be checked now")
         async with self._checks:
             root = await self._deciding_root(registry, known)
             if root is None:
-                return Unreachable("its API was not found", is_down=False)
+                return not_asked("its API was not found")
             return await self._in_its_share(ask(root), 1)
 
     async def _deciding_root(self, registry: str, known: KnownRegistry) -> ApiRoot | None:
@@ -187,16 +192,19 @@ class UpstreamClient:
 
     async def _bounded(self, registry: str, work: Coroutine[Any, Any, _T]) -> _T | Unreachable:
         """Return what `work` returns in time, as soon as there is a slot."""
-        is_asked, slots = False, self._registries.get(registry).slots
+        asked_at, slots = math.inf, self._registries.get(registry).slots
         try:
             if self._slots is None:
-                return Unreachable("this mirror is not running", is_down=False)
-            async with Deadline(self._limits.upstream_timeout), slots, self._slots:
-                is_asked = True
-                return await work
+                return not_asked("this mirror is not running")
+            async with Deadline(self._limits.upstream_timeout), slots:
+                roots = await self._registries.roots(registry)
+                is_named = any(not root.is_assumed for root in roots)
+                async with self._slots if is_named else self._others:
+                    asked_at = time.monotonic()
+                    return await work
         except TimeoutError:
-            if not is_asked:
-                return Unreachable("too many questions are under way", is_down=False)
+            if time.monotonic() - asked_at < self._limits.upstream_timeout / 2:  # most of the time was for others
+                return not_asked("too many questions are under way")
             return Unreachable(f"no answer in {self._limits.upstream_timeout:g} s")
         finally:
             work.close()  # it was not started if there was no slot in time
@@ -215,7 +223,7 @@ class UpstreamClient:
             await self._learn_challenge(question.registry, known, math.inf)
             roots = (known.challenger or roots[-1],)
         challenged: Challenged | None = None
-        answer: _T | Refusal = Unreachable("its API was not found", is_down=False)
+        answer: _T | Refusal = not_asked("its API was not found")
         for number, root in enumerate(roots, 1):
             answer = await self._in_its_share(ask(root, question), len(roots))
             self._note(known, question, answer)
