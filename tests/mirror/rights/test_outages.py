@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -13,11 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from tests.mirror.rights.hosts import ALICE, BOB, Host, running
-from tests.mirror.rights.registry import token
+from tests.mirror.rights.registry import Registry, token
+from tests.mirror.upstream.registries import SmallRegistry, registries
 from tests.support.neighbours import served
+from tests.support.waiting import until
 
 from peili.mirror import Limits
 from peili.mirror.resolvers import UpstreamResolver
+from peili.mirror.rights.outages import Outages
+from peili.mirror.support.tasks import Tasks
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +53,35 @@ async def test_an_error_for_one_requester_is_no_outage_and_concerns_nobody_else(
         assert await host.status(host.image.digest, rights=BOB) == 403
         assert await host.status(host.image.digest, rights=ALICE) == 200
         assert await host.status(host.image.digest) == 401
+
+
+async def test_an_outage_is_one_however_a_request_writes_the_name_of_the_registry() -> None:
+    registry = Registry()
+    async with registry.run():
+        registry.name = registry.name.replace("127.0.0.1", "localhost")
+        host = Host(registry, rights={"outage": "remembered", "ttl": 1e-6})
+        async with host.mirror:
+            await host.mirror.wait_ready(30)
+            await until(host.follows_its_store)
+            assert await host.status(host.image.digest, rights=ALICE) == 200
+            registry.status = 503
+            response = await host.get(host.image.digest, rights=ALICE, registry=registry.name.upper())
+            assert response.status_code == 200
+            assert await host.status(host.image.digest, rights=ALICE) == 200
+
+
+async def test_a_check_that_this_host_cannot_make_ends_no_outage() -> None:
+    registry, now, log = SmallRegistry(), [1000.0], logging.getLogger("peili.test")
+    async with registries(registry) as client, Tasks(log) as tasks:
+        outages = Outages(client.check, tasks, log, lambda: now[0])
+        assert await outages.find("registry.example", now[0] + 1) is None
+        registry.default = (503, {}, b"")
+        now[0] += 10
+        down = await outages.find("registry.example", now[0])
+        assert down is not None
+        await client.__aexit__()  # it checks nothing from now on
+        now[0] += 10
+        assert await outages.suspected("registry.example") == down
 
 
 async def test_slow_answers_to_some_requesters_are_no_outage() -> None:

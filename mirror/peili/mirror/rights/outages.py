@@ -111,6 +111,8 @@ class Outages:
         await asyncio.sleep(max(0.0, self._of(registry).checked_at + _INTERVAL - self._clock()))
         answer = await self._ask(registry)
         state = self._of(registry)
+        if answer is not None and not answer.was_asked:
+            return state.down  # who keeps this host from checking neither begins nor ends an outage
         state.checked_at = self._clock()
         if answer is None:
             state.is_checkable = True

@@ -32,7 +32,7 @@ class Resource:
     """What somebody wants to read.
 
     Attributes:
-        registry: The registry.
+        registry: The registry, in lower case: a request must not split what is known about it.
         repository: The repository.
         endpoint: `Endpoint.MANIFEST` or `Endpoint.BLOB`.
         digest: The digest.
@@ -43,10 +43,13 @@ class Resource:
     endpoint: Endpoint
     digest: Digest
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "registry", self.registry.lower())
+
     @property
     def scope(self) -> str:
         """Registry and repository."""
-        return f"{self.registry.lower()}/{self.repository}"
+        return f"{self.registry}/{self.repository}"
 
 
 class RegistryAnswers:
