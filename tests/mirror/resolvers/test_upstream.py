@@ -241,6 +241,17 @@ async def test_what_nobody_knows_is_left_to_the_runtime() -> None:
         assert (await made.hosts[0].ask()).status_code == 404
 
 
+async def test_an_error_does_not_say_that_there_is_a_guess() -> None:
+    async with cluster(1, tag_ttl=0.001) as made:
+        (host,) = made.hosts
+        made.registry.move(OLD)
+        assert (await host.ask()).status_code == 404  # nobody has the content
+        made.registry.go_down()
+        response = await host.ask()
+        assert response.status_code == 404
+        assert "warning" not in response.headers
+
+
 async def test_a_tag_that_the_registry_deleted_is_forgotten() -> None:
     async with cluster(1, tag_ttl=0.001) as made:
         (host,) = made.hosts

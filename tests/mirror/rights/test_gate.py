@@ -145,6 +145,22 @@ async def test_a_password_is_neither_asked_for_nor_passed_on_if_that_is_forbidde
         assert host.registry.asked == []
 
 
+async def test_a_forbidden_password_is_not_passed_on_for_images_that_are_not_covered_either() -> None:
+    async with running(challenge='Basic realm="x"', rights={"basic": False}, resolver=UpstreamResolver()) as host:
+        host.registry.rights[BASIC].add("free/app")
+        assert await host.status("v1", "free/app", rights=BASIC) == 403
+        assert await host.status(host.secret.digest, "free/app", rights=BASIC) in {403, 404}
+        assert [rights for _, rights in host.registry.asked if rights] == []
+
+
+async def test_an_error_does_not_say_what_a_covered_tag_means() -> None:
+    async with running() as host:
+        host.registry.content["team/app"].clear()
+        answer = await host.get("v1", rights=ALICE)
+        assert answer.status_code == 404
+        assert "sha256:" not in answer.text
+
+
 async def test_a_registry_that_demands_nothing_gives_everything_to_everybody() -> None:
     async with running(challenge=None) as host:
         assert await host.status(host.image.digest) == 200

@@ -25,6 +25,7 @@ from peili.mirror.oci.requests import SIZE_INVALID, HTTPError
 from peili.mirror.server.socket_writer import get_socket_writer
 from peili.mirror.support.deadlines import Deadline
 
+_ERRORS = 400
 _VERSION_HEADER = (b"docker-distribution-api-version", b"registry/2.0")
 _MAX_COPY = 64 * KIB
 """Up to this number of bytes, a copy costs less than the socket writer."""
@@ -52,7 +53,7 @@ class ResponseWriter:
         has_started: Whether the status was sent. From then on, no other response is possible.
         socket_writer: Writes the body directly to the socket, if the server supports that. Read it after `start`, which
             decides whether it is used.
-        more_headers: Headers that the response gets in addition, whatever it is.
+        more_headers: Headers that the response gets in addition, unless it is an error.
         can_send_path: Whether the server supports `send_path`.
     """
 
@@ -207,7 +208,7 @@ class ResponseWriter:
         start: Message = {
             "type": "http.response.start",
             "status": status,
-            "headers": [_VERSION_HEADER, *headers, *self.more_headers],
+            "headers": [_VERSION_HEADER, *headers, *(self.more_headers if status < _ERRORS else ())],
         }
         await self._send_in_time(start, *rest)
 

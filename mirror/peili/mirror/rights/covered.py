@@ -131,7 +131,7 @@ class CoveredAccess:
                 raise self._refusal(f"the registry says no: {why}")
             case Absent():
                 self._count(REFUSED)
-                raise NotFound(f"{resource.scope} has no {resource.digest}")
+                raise NotFound(f"{resource.scope} does not have it")  # of a tag, the requester may not know the digest
             case Unreachable(why, is_down=is_down):
                 error = self._outage(resource, why)
                 if not (case.was_granted and is_down):

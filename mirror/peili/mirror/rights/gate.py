@@ -16,7 +16,7 @@ from peili.mirror.oci.requests import DENIED, Endpoint, HTTPError, Target
 from peili.mirror.plugins.calls import has_whole
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.rights.covered import CoveredAccess
-from peili.mirror.rights.credentials import Credentials
+from peili.mirror.rights.credentials import ANYBODY, Credentials
 from peili.mirror.rights.manifests import ManifestChildren
 from peili.mirror.rights.policy import PullRights
 from peili.mirror.rights.registry_answers import RegistryAnswers, Resource
@@ -115,13 +115,13 @@ class Gate:
             self._covered.note_readable(resource, self._credentials.of(authorization))
 
     def check_scheme(self, target: Target, header: str | None) -> None:
-        """Check a header with credentials, or with a challenge, that the resolver passes on for a covered repository.
+        """Check a header with credentials, or with a challenge, that the resolver passes on, whatever it is for.
 
         Raises:
             HTTPError: 403, it is about a password, and ``authorize_basic`` is false.
         """
         is_basic = header is not None and header.strip().lower().startswith("basic")
-        if is_basic and not self._takes_passwords and self.covers(target.registry, target.repository):
+        if is_basic and not self._takes_passwords:
             raise HTTPError(403, DENIED, "authorize_basic is false, so no password is passed on")
 
     async def run(self) -> None:
@@ -155,6 +155,8 @@ class Gate:
         if target.registry is not None and self._trusts(target.registry):
             resource = Resource(target.registry, target.repository, target.endpoint, digest)
             credential = self._credentials.of(authorization)
+            if credential.is_basic and not self._takes_passwords:
+                credential = ANYBODY  # the password is for nobody
             match await self._answers.ask(credential, resource):
                 case Readable():
                     self._count(CONFIRMED)

@@ -1,4 +1,4 @@
-"""Keeps requests to registries that nobody has configured away from this host and from metadata services.
+"""Keeps requests to registries that nobody has configured away from loopback, link-local and metadata addresses.
 
 Every process that may use the local door can name a registry. Without this check, it could let peili send requests to
 services that are only for this host.
