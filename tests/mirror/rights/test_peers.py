@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Collection
 from dataclasses import replace
 from functools import partial
@@ -14,8 +15,9 @@ from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.rights.hosts import ALICE, BOB, PATIENT, PROVEN, Host, add_image, has_arrived, pair, running
 from tests.support.waiting import until
 
-from peili.mirror import Digest
+from peili.mirror import Digest, Reference
 from peili.mirror.content.incoming import Tap
+from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
 from peili.mirror.peer_api.received import received_path
 
 pytestmark = pytest.mark.anyio
@@ -167,6 +169,23 @@ async def test_an_image_is_whole_only_if_all_of_it_is_given() -> None:
             assert (await client.get(path_of_manifest, headers={"Authorization": BOB})).status_code == 200
             first.store.remove(first.free.digest)
             assert (await client.get(path_of_manifest, headers={"Authorization": BOB})).status_code == 404
+
+
+async def test_the_layers_of_a_covered_manifest_are_not_named_to_who_writes_an_index_of_it() -> None:
+    async with running() as host:
+        missing = Digest.of(b"not here")
+        entry = {"digest": missing, "size": 8}
+        layers = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": entry, "layers": [entry]}
+        hidden = host.store.add(json.dumps(layers).encode())
+        host.tag("team/app", hidden)
+        entries = [{"digest": hidden.digest, "size": 1, "mediaType": OCI_MANIFEST}]
+        document = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+        index = host.store.add(json.dumps(document).encode())
+        host.store.tag(Reference("evil.example", "x", "v1"), index)
+        async with client_for(host.mirror.local) as client:
+            answer = await client.get(f"/v2/evil.example/x/manifests/{index.digest}")
+        assert answer.status_code == 404
+        assert missing not in answer.text
 
 
 async def test_a_request_without_rights_does_not_share_the_transfer_of_one_with_rights() -> None:

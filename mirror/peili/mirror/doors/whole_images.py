@@ -60,19 +60,23 @@ class WholeImages:
         deadline = Deadline(self._context.limits.first_byte_timeout)
         try:
             async with deadline:
-                await self._require_all(target, [digest], authorization)
+                await self._require_all(target, digest, authorization)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             self._context.limited("first_byte_timeout")
             raise NotFound(f"whether all of {target.name} is available was not found out in time") from error
 
-    async def _require_all(self, target: Target, manifests: Iterable[Digest], authorization: str | None) -> None:
+    async def _require_all(self, target: Target, digest: Digest, authorization: str | None) -> None:
+        manifests: Iterable[Digest] = [digest]
         blobs: dict[Digest, None] = {}
         for _ in range(_MAX_DEPTH):
             deeper: dict[Digest, None] = {}
-            for digest in manifests:
-                children = await self._children(target, digest)
+            for each in manifests:
+                of_child = replace(target, endpoint=Endpoint.MANIFEST, digest=each, tag=None)
+                if each != digest:  # the caller has asked the gate about that one
+                    of_child = await self._check_child(target, of_child, each, authorization)
+                children = await self._children(target, of_child, each)
                 deeper |= dict.fromkeys(children.manifests)
                 blobs |= dict.fromkeys(children.blobs)
                 if len(blobs) + len(deeper) > _MAX_CHILDREN:
@@ -83,9 +87,19 @@ class WholeImages:
             manifests = deeper
         raise NotFound(f"{target.name} has indexes in indexes")
 
-    async def _children(self, target: Target, digest: Digest) -> Children:
+    async def _check_child(self, target: Target, child: Target, digest: Digest, authorization: str | None) -> Target:
+        """Return the request for a manifest that an index names. Anybody can write an index. Raises NotFound."""
+        if self._gate is None:
+            return child
         try:
-            data = await self._read(replace(target, digest=digest, tag=None), digest)
+            permit = await self._gate.check(child, digest, authorization)
+        except (HTTPError, NotFound) as error:
+            raise NotFound(f"{target.name} is not complete: a manifest of it is not given here") from error
+        return replace(child, is_checked=permit.is_checked)
+
+    async def _children(self, target: Target, child: Target, digest: Digest) -> Children:
+        try:
+            data = await self._read(child, digest)
             return children_of(data, self._platform)
         except (ValueError, RecursionError) as error:
             raise NotFound(f"{target.name} can't be pulled from here: {error}") from error
