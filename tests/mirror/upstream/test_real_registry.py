@@ -232,7 +232,7 @@ async def test_fifty_hosts_ask_once_each_and_for_a_tag_that_they_share_once_in_t
         ).read_bytes()
         for each in (real.image, real.public)
     }
-    limits = httpx.Limits(max_connections=4 * number)
+    limits = httpx.Limits(max_connections=4 * number, max_keepalive_connections=0)
     async with (
         many_hosts(number, manifests, [f"{registry}/team/*"]) as doors,
         httpx.AsyncClient(timeout=300, limits=limits, trust_env=False) as client,
