@@ -35,6 +35,7 @@ class SmallRegistry:
     Attributes:
         most_at_once: The largest number of requests that were waiting or answered at the same time.
         asked: The requests: method, path and Authorization header.
+        queries: The query of each request.
         answers: Statuses, headers and bodies by path.
         open: While it is not set, requests wait.
         url: Its base URL, while it is served.
@@ -45,6 +46,7 @@ class SmallRegistry:
         self.answers: dict[str, tuple[int, dict[str, str], bytes]] = {}
         self.at_once = self.most_at_once = 0
         self.asked: list[tuple[str, str, str | None]] = []
+        self.queries: list[str] = []
         self.open = asyncio.Event()
         self.open.set()
         self.url = ""
@@ -52,6 +54,7 @@ class SmallRegistry:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         self.asked.append((request.method, request.url.path, request.headers.get("authorization")))
+        self.queries.append(request.url.query)
         self.at_once += 1
         self.most_at_once = max(self.at_once, self.most_at_once)
         await self.open.wait()

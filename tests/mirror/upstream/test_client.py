@@ -50,6 +50,16 @@ TAGS = replace(BY_TAG, endpoint=Endpoint.TAGS, reference="list")
 PATH = "/v2/acme/demo/manifests/v1"
 
 
+async def test_a_mirror_is_told_which_registry_is_meant_as_containerd_tells_it() -> None:
+    own, mirror = SmallRegistry(), SmallRegistry(404)
+    async with registries(mirror, own):
+        roots = [replace(mirror.root, is_mirror=True), own.root]
+        async with UpstreamClient(PATIENT, roots=lambda _: roots) as client:
+            question = replace(BY_TAG, registry="registry.example:5000")
+            assert await client.ask(question) == READABLE
+    assert (set(mirror.queries), set(own.queries)) == ({"ns=registry.example%3A5000"}, {""})
+
+
 @pytest.mark.parametrize(
     ("status", "headers", "expected"),
     [

@@ -41,7 +41,7 @@ class Permit:
 class Gate:
     """Decides about the requests to the local door. Used on one event loop, concurrently.
 
-    A decision takes at most four times ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
+    A decision takes at most five times ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
     registry that does not answer delays only what it has to decide about, and then not each request.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote
 
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.oci.references import MAX_MANIFEST
@@ -120,6 +121,8 @@ class RootClient:
     ) -> Exchange:
         headers = {"Accept": ", ".join(question.accept)}
         url = f"{root.url}{question.path}"
+        if root.is_mirror:
+            url += f"?ns={quote(question.registry)}"
         return Exchange(method, url, headers, question.authorization, most, stops_at_other_host)
 
     async def _send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply | Denied | Unreachable:

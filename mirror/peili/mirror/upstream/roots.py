@@ -25,6 +25,7 @@ class ApiRoot:
         headers: Headers that each request gets, but not one that a redirect sends to another host or port.
         is_assumed: Whether it only follows from the name of the registry, which anybody may have invented in a request.
             It is then connected to only at addresses of other hosts: not at loopback, link-local or metadata addresses.
+        is_mirror: Whether it serves several registries, so that each request names the registry: ``?ns=REGISTRY``.
 
     Raises:
         ValueError: The URL is not an http or https URL, or it has a user, a query or a fragment.
@@ -36,6 +37,7 @@ class ApiRoot:
     skip_verify: bool = False
     headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False, repr=False)
     is_assumed: bool = False
+    is_mirror: bool = False
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -57,6 +59,11 @@ class ApiRoot:
         """
         url = url.rstrip("/")
         return cls(url if url.endswith("/v2") else f"{url}/v2", **options)
+
+    def serves(self, registry: str) -> bool:
+        """Return whether this is the host of `registry` itself, as its name says it. Ports count."""
+        host = urlsplit(self.url).netloc.lower()
+        return host in {registry.lower(), _DOCKER_HUB.get(registry.lower())}
 
 
 RootFinder: TypeAlias = Callable[[str], Sequence[ApiRoot]]

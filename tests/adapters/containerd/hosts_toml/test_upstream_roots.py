@@ -48,6 +48,8 @@ def test_the_roots_are_those_that_containerd_asks_for_tags(
     else:
         found = roots(tmp_path, registry, files)
     assert [each.url for each in found] == expected
+    own = {"docker.io": "https://registry-1.docker.io/v2"}.get(registry, f"https://{registry}/v2")
+    assert [each.url for each in found if not each.is_mirror] == [own] * expected.count(own), "others are sent ?ns="
 
 
 def test_certificates_and_headers_are_used(tmp_path: Path) -> None:
@@ -62,7 +64,9 @@ x-token = "1"
 """
     first, second = roots(tmp_path, "a.example", {"a.example": text})
     ca, client = (tmp_path / "a.example/ca.pem",), ((Path("/c.pem"), Path("/k.pem")),)
-    assert first == ApiRoot("https://b.example/v2", ca, client, skip_verify=True, headers={"x-token": "1"})
+    assert first == ApiRoot(
+        "https://b.example/v2", ca, client, skip_verify=True, headers={"x-token": "1"}, is_mirror=True
+    )
     assert second == ApiRoot("https://a.example/v2")
 
 

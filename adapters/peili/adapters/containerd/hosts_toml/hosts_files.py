@@ -123,7 +123,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
         """Return the root of a host. Raises ValueError."""
         if host.leads_to(self._host.url) or not host.has_capabilities("resolve"):
             return ()
-        return (replace(api_root(host, registry), is_assumed=host.url is None),)
+        root = api_root(host, registry)
+        return (replace(root, is_assumed=host.url is None, is_mirror=not root.serves(registry)),)
 
     @override
     def _locked_paths(self) -> tuple[Path, ...]:
