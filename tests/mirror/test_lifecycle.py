@@ -258,6 +258,7 @@ async def test_a_mirror_that_stays_entered_can_be_served_again_elsewhere() -> No
         for _ in range(3):
             async with serve(one, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
                 await one.wait_ready(5)
+                await until(lambda: one.identity.id in network.hosts)  # the router may be entered again just now
                 await until(lambda: added.digest in network.holdings[one.identity.id])
                 assert network.hosts[one.identity.id].urls == (f"http://{serving.peer_addresses[0]}",)
                 assert await status(two, path) == 200

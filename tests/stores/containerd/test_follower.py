@@ -1,14 +1,22 @@
-"""If the follower fails, the store's `run` fails too, so that the mirror's supervisor enters it again."""
+"""If the follower fails, the store's `run` fails too, so that the mirror enters it again. A cancellation is not lost."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
+from tests.support.waiting import until
+from typing_extensions import override
 
+from peili.mirror import Inventory, StoreUnavailable
 from peili.mirror.testing import context_for
 from peili.stores.containerd import ContainerdStore
+from peili.stores.containerd.api import ContainerdApi, pb
 from peili.stores.containerd.follower import ContainerdFollower
+from peili.stores.containerd.options import ContainerdOptions
 
 pytestmark = pytest.mark.anyio
 
@@ -24,3 +32,42 @@ async def test_run_fails_if_the_follower_fails(monkeypatch: pytest.MonkeyPatch) 
             await asyncio.Event().wait()
     assert failed.group_contains(RuntimeError, match="a bug")
     assert not store.ready()
+
+
+class Leaving(ContainerdApi):
+    """A containerd that ends its stream of events when `has_left` is set, while it answers nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__(Path("/nowhere/containerd.sock"))
+        self.asked = 0
+        self.has_left = asyncio.Event()
+
+    @override
+    async def events(self, *filters: str) -> AsyncGenerator[pb.Envelope, None]:
+        self.asked += 1
+        await self.has_left.wait()
+        raise StoreUnavailable("containerd has left")
+        yield  # an async generator
+
+    @override
+    async def content_root(self) -> Path | None:
+        self.asked += 1
+        await asyncio.Event().wait()
+        return None
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancellation_as_containerd_leaves_is_not_lost(turns: int) -> None:
+    options = ContainerdOptions(Path("/nowhere/containerd.sock"), (), None)
+    async with Leaving() as api:
+        follower = ContainerdFollower(api, options, Inventory(), logging.getLogger("peili.test"))
+        following = asyncio.create_task(follower.run())
+        await until(lambda: api.asked == 2)
+        api.has_left.set()
+        for _ in range(turns):  # of the event loop; what happens in which one is up to asyncio
+            await asyncio.sleep(0)
+        following.cancel()
+        await asyncio.wait({following}, timeout=20)
+        is_cancelled = following.cancelled()
+        following.cancel()
+        assert is_cancelled

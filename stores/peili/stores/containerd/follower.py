@@ -107,6 +107,9 @@ class ContainerdFollower:
                 await self._list_repeatedly(events)
         except* PeiliError as errors:
             reason = str(errors.exceptions[0])
+        # Before Python 3.13, a task group loses a cancellation that comes while it ends because of an error.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
         return reason
 
     async def _receive_events(self, events: asyncio.Queue[ContainerdEvent]) -> None:
