@@ -5,7 +5,7 @@
 VENV := .venv
 DEMO := .venv-demo
 BIN := $(VENV)/bin
-WORKERS := 6
+WORKERS := 4
 
 .PHONY: help demo test check docs site bench simulate venv format clean
 
