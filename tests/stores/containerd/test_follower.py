@@ -1,4 +1,4 @@
-"""If the follower fails, the store's `run` fails too, so that the mirror enters it again. A cancellation is not lost."""
+"""If the follower fails, the store's `run` fails too, and the mirror enters it again. A cancellation is not lost."""
 
 from __future__ import annotations
 
