@@ -14,9 +14,10 @@ from typing_extensions import override
 from peili.mirror import Inventory, StoreUnavailable
 from peili.mirror.testing import context_for
 from peili.stores.containerd import ContainerdStore
-from peili.stores.containerd.api import ContainerdApi, pb
+from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.follower import ContainerdFollower
 from peili.stores.containerd.options import ContainerdOptions
+from peili.stores.containerd.protos import api_pb2 as pb
 
 pytestmark = pytest.mark.anyio
 
