@@ -82,9 +82,9 @@ def start_pull_and_kill(lab: Lab, host: Host, name: str, digest: str) -> None:
     lab.upstream.node.limit_rate("80mbit")
     pull = host.containerd.start_pull(name)
     wait_for(lambda: host.containerd.received_bytes(digest) >= 4 * MIB, "the layer arrives", pause=0.005)
-    pull.kill()
-    lab.upstream.node.limit_rate("10gbit")
+    pull.kill()  # containerd notices that later, and must not have the rest by then
     wait_for(lambda: not host.containerd.is_fetching(), "containerd has stopped fetching")
+    lab.upstream.node.limit_rate("10gbit")
 
 
 def sent_bytes(host: Host) -> int:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,13 +126,21 @@ async def test_watch_shows_it_on_the_whole_terminal_until_it_is_interrupted() ->
             while b"saved" not in seen:
                 seen += await asyncio.to_thread(os.read, terminal, 65536)
             process.send_signal(signal.SIGINT)
+            reading = asyncio.create_task(asyncio.to_thread(_read_to_end, terminal))  # a full one blocks
             assert await asyncio.to_thread(process.wait, 60) == 130
+            await reading
         finally:
             process.kill()
             process.wait()
             os.close(terminal)
     assert b"\x1b[?1049h" in seen, "the alternate screen"
     assert b"node-a" in seen
+
+
+def _read_to_end(terminal: int) -> None:
+    with suppress(OSError):  # EIO: nobody has the other end open any more
+        while os.read(terminal, 65536):
+            pass
 
 
 async def test_watch_with_json_needs_no_terminal() -> None:
