@@ -24,7 +24,7 @@ _GATHER_SIZE = 256 * KIB
 """The bytes that one read of content in flight should get. Each read costs as much as thousands of bytes, because the
 bytes are also hashed, and sent to the runtime and to other hosts, each time.
 """
-_GATHER_MIN, _GATHER_MAX = 0.005, 0.08
+_GATHER_MIN, _GATHER_MAX = 0.005, 0.04
 """The least and the most seconds for which bytes gather if a read got fewer. On average, each hop adds half of that
 time to the delay of the bytes.
 """
