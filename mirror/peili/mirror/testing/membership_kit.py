@@ -13,7 +13,7 @@ from typing_extensions import override
 from peili.mirror.membership.router import MembershipRouter
 from peili.mirror.oci.references import Key
 from peili.mirror.peer_api.peers import Peer
-from peili.mirror.testing.conformance import DEFAULT_TIMEOUT, Promises, check_promise, eventually, expect
+from peili.mirror.testing.conformance import DEFAULT_TIMEOUT, Promises, check_promise, expect
 from peili.mirror.testing.neighbours import Neighbour, neighbour
 from peili.mirror.testing.router_kit import (
     IDENTITY,
@@ -187,7 +187,10 @@ async def _running(factory: MembershipFactory, peers: Sequence[Peer]) -> AsyncGe
 
 
 async def _until_peers(router: MembershipRouter, ids: set[str]) -> None:
-    await eventually(lambda: _ids(router.peers()) == ids)
+    """Wait until the peers are those in `ids`. A lookup asks each member: only its answer shows who it is."""
+    while _ids(router.peers()) != ids:
+        await lookup(router, fresh_key())
+        await asyncio.sleep(0.02)
 
 
 PROMISES: Promises = (
