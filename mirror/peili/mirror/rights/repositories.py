@@ -118,12 +118,14 @@ class Repositories:
         async with self._reading:
             if not self._is_outdated or time.monotonic() < self._read_at + _PAUSE:
                 return
-            self._is_outdated = False
+            self._is_outdated, is_read = False, False
             try:
                 self._listed = await self._read_images()
+                is_read = True
             except PeiliError as error:
-                self._is_outdated = True
                 self._context.log.debug("to whom content belongs is not known: %s", error)
+            finally:  # also if this is cancelled, because the requester is gone: another task then reads
+                self._is_outdated |= not is_read
             self.arrivals.forget(self._listed.keys())
             self._read_at = time.monotonic()
 
