@@ -19,6 +19,7 @@ from tests.lab.access import AccessKind
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode, namespaces_work
 from tests.lab.network import Node
+from tests.lab.peili_process import launch_program
 from tests.lab.processes import wait_for
 from tests.lab.pulls import Pulls
 
@@ -186,5 +187,7 @@ def cold_start(
     if not namespaces_work():
         raise RuntimeError("left out, because it needs network namespaces, and so root")
     names = [f"h{number}" for number in range(hosts)]
-    with Lab(*names, release=release, snapshotter="overlayfs", parent=folder, access=access) as lab:
+    with Lab(
+        *names, release=release, snapshotter="overlayfs", parent=folder, access=access, launch=launch_program
+    ) as lab:
         yield ColdStart(lab, links)

@@ -14,6 +14,7 @@ from tests.containerd_releases import Release
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import namespaces_work
 from tests.lab.network import Node
+from tests.lab.peili_process import launch_program
 from tests.lab.processes import run, wait_for
 from tests.lab.releases import release
 
@@ -38,7 +39,8 @@ def rows(setting: Setting) -> Iterator[Row]:
             f"max_concurrent_downloads = {concurrency}\nconcurrent_layer_fetch_buffer = {size * MIB}\n"
         )
         with ExitStack() as stack:
-            lab = stack.enter_context(Lab("holder", "puller", "direct", release=_release(), settings=settings))
+            names = ("holder", "puller", "direct")
+            lab = stack.enter_context(Lab(*names, release=_release(), settings=settings, launch=launch_program))
             sides = [partial(_pull_through_peili, lab, setting), partial(_pull_directly, lab, setting)]
             lab.start_peili("holder", "puller")
             lab.hosts["direct"].containerd.set_mirrors(lab.upstream.name)

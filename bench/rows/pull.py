@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.lab.containerd import NAMESPACE, Containerd
 from tests.lab.network import LoopbackNetwork, Network
-from tests.lab.peili_process import PeiliProcess
+from tests.lab.peili_process import PeiliProcess, launch_program
 from tests.lab.processes import Process, wait_for
 from tests.lab.token_server import TokenServer
 from tests.lab.upstream import Published, Upstream
@@ -110,7 +110,7 @@ def _host(setting: Setting, network: Network, stack: ExitStack) -> Host:
     node = network.add_node(directory.name)
     host = Host(
         Containerd(node, directory / "containerd", unpack=False),
-        PeiliProcess(node, directory.name, directory / "peili"),
+        PeiliProcess(node, directory.name, directory / "peili", launch=launch_program),
     )
     stack.callback(host.containerd.stop)
     stack.callback(host.peili.stop)

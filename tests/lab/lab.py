@@ -19,7 +19,7 @@ from tests.lab.authentication import Authentication
 from tests.lab.containerd import Containerd
 from tests.lab.namespaces import NamespaceNetwork, namespaces_work
 from tests.lab.network import PEER_PORT, LoopbackNetwork, Network, Node
-from tests.lab.peili_process import PeiliProcess, Sections
+from tests.lab.peili_process import Launch, PeiliProcess, Sections, launch_fork
 from tests.lab.processes import ENVIRONMENT
 from tests.lab.run_names import PATTERN, is_stale, new_name
 from tests.lab.token_server import TokenServer, User
@@ -83,6 +83,7 @@ class Lab:
         snapshotter: See `Containerd`.
         parent: The directory in which the laboratory's own directory is created. Its path has to be short.
         access: Who may use the peer doors. The default is everyone, or what PEILI_TEST_TLS says.
+        launch: How the peilis are started.
 
     Attributes:
         directory: The directory of all files. It has a short path.
@@ -101,8 +102,10 @@ class Lab:
         snapshotter: str = "native",
         parent: Path | None = None,
         access: AccessKind | None = None,
+        launch: Launch = launch_fork,
     ) -> None:
         self._release = release
+        self._launch = launch
         self._settings = settings
         self._snapshotter = snapshotter
         with ExitStack() as stack:
@@ -211,7 +214,8 @@ class Lab:
             with_cri=with_cri,
             settings=self._settings,
         )
-        host = Host(name, node, containerd, PeiliProcess(node, name, directory / "peili"), self.access)
+        peili = PeiliProcess(node, name, directory / "peili", launch=self._launch)
+        host = Host(name, node, containerd, peili, self.access)
         stack.callback(containerd.stop)
         containerd.launch()
         containerd.set_mirrors(self.upstream.name, f"http://{host.peili.local}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import socket
 import threading
 from collections.abc import Sequence
@@ -34,11 +35,15 @@ class NamespaceNode(Node):
     bridge: str = field(kw_only=True)
     bridge_port: str = field(kw_only=True)
 
+    @property
+    def namespace(self) -> Path:
+        return _NETNS / self.name
+
     def command(self, command: Sequence[str]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *command]
 
     def connect(self, address: str, port: int) -> socket.socket:
-        connection = _create_socket_in(_NETNS / self.name)
+        connection = _create_socket_in(self.namespace)
         try:
             connection.settimeout(DEADLINE)
             connection.connect((address, port))
@@ -48,7 +53,7 @@ class NamespaceNode(Node):
         return connection
 
     def listen(self, port: int) -> socket.socket:
-        listening = _create_socket_in(_NETNS / self.name)
+        listening = _create_socket_in(self.namespace)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listening.bind((self.address, port))
@@ -155,15 +160,22 @@ def _remove_stale() -> None:
                 run(["ip", "netns", "delete", each.name])
 
 
+def enter(namespace: Path) -> None:
+    """Move the calling thread into a network namespace. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with namespace.open() as file:
+        if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), str(namespace))
+
+
 def _create_socket_in(namespace: Path) -> socket.socket:
     """Create a socket in `namespace`. A thread that exists only for this enters the namespace."""
     made: list[socket.socket] = []
 
     def make() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with namespace.open() as file:
-            if libc.setns(file.fileno(), _CLONE_NEWNET) == 0:
-                made.append(socket.socket())
+        with suppress(OSError):
+            enter(namespace)
+            made.append(socket.socket())
 
     thread = threading.Thread(target=make)
     thread.start()

@@ -15,6 +15,7 @@ import ssl
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -51,6 +52,11 @@ class Node(ABC):
     loopback: str
     interface: str
     port_offset: int = 0
+
+    @property
+    def namespace(self) -> Path | None:
+        """The file of the node's network namespace; None if the node is on loopback."""
+        return None
 
     def port(self, usual: int) -> int:
         """Return the port on which this node runs the service whose usual port is `usual`."""

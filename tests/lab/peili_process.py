@@ -1,4 +1,4 @@
-"""The peili of one host, run as users run it: `peili serve` with a configuration file."""
+"""The peili of one host: `peili serve` with a configuration file."""
 
 from __future__ import annotations
 
@@ -6,14 +6,28 @@ import http.client
 import json
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from tests.lab.fork_server import fork_server
 from tests.lab.network import LOCAL_PORT, PEER_PORT, Answer, Node
 from tests.lab.processes import CommandFailed, Process, wait_for
 
 Sections = Mapping[str, Mapping[str, Any]]
+Launch = Callable[[Node, Sequence[str], Path], Process]
+"""Starts the command `peili` on a node, with some arguments and a log."""
+
+
+def launch_fork(node: Node, arguments: Sequence[str], log: Path) -> Process:
+    """Fork a process that has imported the command. A host is then ready 0.8 s of CPU time earlier."""
+    child = fork_server().start(arguments, log, namespace=node.namespace)
+    return Process(["peili", *arguments], log, child=child)
+
+
+def launch_program(node: Node, arguments: Sequence[str], log: Path) -> Process:
+    """Run the program, as users do."""
+    return Process(node.command([sys.executable, "-m", "peili.adapters.standalone", *arguments]), log)
 
 
 class PeiliProcess:
@@ -23,6 +37,7 @@ class PeiliProcess:
         node: The node on which the process runs.
         name: The identity of the mirror.
         directory: A new directory for the configuration file and the log.
+        launch: How it is started.
 
     Attributes:
         local: The address of the local door, as `host:port`.
@@ -30,8 +45,9 @@ class PeiliProcess:
         local_tls: With which TLS `request` connects to the local door. By default, the door speaks plain HTTP.
     """
 
-    def __init__(self, node: Node, name: str, directory: Path) -> None:
+    def __init__(self, node: Node, name: str, directory: Path, *, launch: Launch = launch_fork) -> None:
         self._node = node
+        self._launch = launch
         self.configuration = directory / "peili.toml"
         self._log = directory / "peili.log"
         self._process: Process | None = None
@@ -63,8 +79,7 @@ class PeiliProcess:
         mirror = {"identity": self.identity, **sections.get("mirror", {})}
         peer = {"listen": self.peer, **sections.get("peer", {"insecure": True})}
         self.configuration.write_text(_toml({**sections, "local": local, "mirror": mirror, "peer": peer}))
-        command = [sys.executable, "-m", "peili.adapters.standalone", "serve", "--config", str(self.configuration)]
-        self._process = Process(self._node.command(command), self._log)
+        self._process = self._launch(self._node, ["serve", "--config", str(self.configuration)], self._log)
 
     def wait_ready(self) -> None:
         """Wait until peili is ready."""

@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -88,6 +88,40 @@ def _has_stopped(task: Path) -> bool:
     return state in "TtZX"
 
 
+class Child(Protocol):
+    """What `Process` needs of `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        ...
+
+    def poll(self) -> int | None:
+        """Return the exit status, or None as long as the process runs."""
+        ...
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit status when the process has ended. Raises subprocess.TimeoutExpired."""
+        ...
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless the process has ended."""
+        ...
+
+
+def start_program(command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    """Start a program. For the arguments, see `Process`."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            die_with_parent(command),
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=keep,
+        )
+
+
 class Process:
     """A child process, started by the constructor.
 
@@ -95,20 +129,15 @@ class Process:
         command: The program and its arguments.
         log: The file to which standard output and standard error are appended.
         keep: File descriptors that the child inherits.
+        child: The process, if it has been started already.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, *, keep: Sequence[int] = ()) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, *, keep: Sequence[int] = (), child: Child | None = None
+    ) -> None:
         self.command = command
         self.log = log
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                die_with_parent(command),
-                env=ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=keep,
-            )
+        self._child: Child = start_program(command, log, keep=keep) if child is None else child
         self.pid = self._child.pid
         self._is_terminated = False
 
@@ -144,7 +173,7 @@ class Process:
         if not self._is_terminated:
             self._is_terminated = True
             self.resume()
-            self._child.terminate()
+            self._child.send_signal(signal.SIGTERM)
 
     def stop(self, timeout: float = 20) -> int:
         """Send SIGTERM, and after `timeout` seconds SIGKILL. Return the exit status."""
@@ -156,7 +185,7 @@ class Process:
 
     def kill(self) -> int:
         """Send SIGKILL, and return the exit status. The process cannot notify its peers."""
-        self._child.kill()
+        self._child.send_signal(signal.SIGKILL)
         return self.wait()
 
     def send_signal(self, number: signal.Signals) -> None:

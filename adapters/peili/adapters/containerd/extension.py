@@ -10,7 +10,6 @@ from pathlib import Path
 
 from typing_extensions import override
 
-from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.version import checked_version, running_version
 from peili.adapters.files.editor import Outcome
@@ -48,6 +47,9 @@ class ContainerdHosts(Plugin):
             outcome = await asyncio.to_thread(files.apply)
             _log(outcome, context.log)
             if self._socket is not None:
+                # The command imports this module for every mirror. Only here, it needs the doctor.
+                from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning  # noqa: PLC0415
+
                 warning = await asyncio.to_thread(kubernetes_warning, version, self._socket)
                 if warning is not None:
                     context.log.warning("%s", warning)

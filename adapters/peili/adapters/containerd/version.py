@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from peili.mirror import Unavailable
-from peili.stores.containerd.api import ContainerdApi
 
 _TIMEOUT = 3.0
 """Seconds within which containerd has to say its version."""
@@ -88,6 +87,9 @@ def checked_version(text: str | None, warn: Callable[[str], object]) -> str | No
 
 async def running_version(socket: Path) -> str | None:
     """Return the version of the containerd that listens on `socket`, or None if none answers within three seconds."""
+    # gRPC takes long to import. A mirror needs it only if it asks a containerd.
+    from peili.stores.containerd.api import ContainerdApi  # noqa: PLC0415
+
     try:
         async with asyncio.timeout(_TIMEOUT), ContainerdApi(socket) as api:
             return await api.version()

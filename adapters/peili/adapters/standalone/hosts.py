@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import TypedDict
 
 from peili.adapters.containerd import ContainerdHosts, HostsFiles
-from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.printing import OutcomePrinter
 from peili.adapters.standalone.config import Config
 from peili.adapters.standalone.door_options import check_private
 from peili.mirror import ApiRoot, ConfigError, PeiliError
-from peili.stores.containerd.options import DEFAULT_ADDRESS
 
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on
 """Where a client on this host reaches a door that listens on every address."""
@@ -103,8 +101,12 @@ def run(
         **_certificates(config),
     )
     code = _run_action(action, files, dry_run=dry_run, as_json=as_json)
-    if action == "apply" and (warning := kubernetes_warning(version, _socket(config))):
-        _warn(warning)
+    if action == "apply":
+        # `serve` imports this module for every mirror, and needs neither the doctor nor gRPC.
+        from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning  # noqa: PLC0415
+
+        if warning := kubernetes_warning(version, _socket(config)):
+            _warn(warning)
     return code
 
 
@@ -166,6 +168,8 @@ def _capabilities(config: Config) -> tuple[str, ...]:
 
 
 def _socket(config: Config) -> Path:
+    from peili.stores.containerd.options import DEFAULT_ADDRESS  # noqa: PLC0415 - see `run`
+
     address = config.store.options.get("address") if config.store.kind == "containerd" else None
     return Path(address.removeprefix("unix://") if isinstance(address, str) else DEFAULT_ADDRESS)
 

@@ -13,7 +13,7 @@ from collections.abc import Generator, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
-from peili.adapters.standalone import logs
+from peili.adapters.standalone import hosts, logs
 from peili.adapters.standalone.about import version
 from peili.adapters.standalone.config import PEER_DOOR_ADVICE, Config, PluginSection
 from peili.adapters.standalone.identity import default_identity
@@ -22,15 +22,12 @@ from peili.adapters.standalone.upstreams import root_finder
 from peili.mirror import (
     ConfigError,
     Mirror,
-    Plugin,
     Plugins,
     PushRouter,
-    RootFinder,
     Router,
     Serving,
     Watchdog,
     clients_in,
-    default_roots,
     serve,
 )
 from peili.mirror.server.listening import bind
@@ -75,8 +72,8 @@ def build(config: Config, plugins: Plugins | None = None, *, local: Sequence[str
         default_registry=config.mirror.default_registry,
         verify=config.mirror.verify,
         rights=config.mirror.rights,
-        extensions=_extensions(config, local),
-        upstream_roots=_upstream_roots(config, local),
+        extensions=[hosts.extension(config, local)] if config.hosts.apply else [],
+        upstream_roots=root_finder(config.upstreams, hosts.upstream_roots(config, local)),
         limits=config.limits,
         log=logging.getLogger(logs.LOGGER),
     )
@@ -121,25 +118,6 @@ def _check_file(router: FileRouter, section: PluginSection) -> None:
         if not url.startswith("https:"):
             expected = f"a file with https URLs, {_TLS_REASON}, not {url}"
             raise ConfigError("router.path", expected, source=section.sources.get("path"))
-
-
-def _extensions(config: Config, local: Sequence[str]) -> list[Plugin]:
-    if not config.hosts.apply:
-        return []
-    try:
-        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
-    except ImportError as error:
-        raise ConfigError("hosts.apply", str(error)) from error
-    return [hosts.extension(config, local)]
-
-
-def _upstream_roots(config: Config, local: Sequence[str]) -> RootFinder:
-    """Return what finds the API of a registry. Without the extra `command`, containerd's files are not read."""
-    try:
-        from peili.adapters.standalone import hosts  # noqa: PLC0415 - needs the extra `command`
-    except ImportError:
-        return root_finder(config.upstreams, default_roots)
-    return root_finder(config.upstreams, hosts.upstream_roots(config, local))
 
 
 def run(config: Config, plugins: Plugins | None = None) -> None:

@@ -25,14 +25,10 @@ from peili.adapters.containerd.hosts_toml.model import (
     with_absolute_paths,
 )
 from peili.adapters.containerd.hosts_toml.toml_subset import Document, decode, first_table_offset, parse
+from peili.adapters.containerd.hosts_toml.toml_text import format_document, format_key, format_value
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.editor import Ambiguous, CannotEdit, Edit
 from peili.adapters.files.urls import same_door
-
-try:
-    import tomlkit
-except ImportError as error:
-    raise ImportError("changing hosts.toml needs tomlkit: install peili[command]") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +72,8 @@ class MirrorHost:
 
     def to_dotted_keys(self) -> str:
         """Return the host as top-level keys, ``host."…".capabilities = […]``."""
-        name = tomlkit.string(self.url).as_string()
-        lines = tomlkit.dumps(self.settings).splitlines()  # no value is a table, so each has one line
-        return "\n".join(f"host.{name}.{line}" for line in lines)
+        host = f"host.{format_key(self.url)}"
+        return "\n".join(f"{host}.{format_key(key)} = {format_value(value)}" for key, value in self.settings.items())
 
 
 def insertion_edit(roots: Sequence[Path], registry: str, host: MirrorHost) -> Edit:
@@ -130,7 +125,7 @@ def _new_content(target: RegistryDirectory, origin: RegistryDirectory | None, ho
         if origin is not target:
             document = with_absolute_paths(document, origin.path)
     content = insert_section(
-        b"", 0, _to_tables(host.add_to(document)), created_levels=_created_levels(target), newline="\n"
+        b"", 0, format_document(host.add_to(document)), created_levels=_created_levels(target), newline="\n"
     )
     if not _is_correct(content, target, origin, host):
         where = "" if origin is None else f" in front of the hosts in {origin.file}"
@@ -150,10 +145,6 @@ def _has_no_host(directory: RegistryDirectory, version: ContainerdVersion) -> bo
     return any(interpret(directory.original, directory.path, each).has_no_host for each in version.candidates)
 
 
-def _to_tables(document: Mapping[str, Any]) -> str:
-    return tomlkit.dumps(document).rstrip("\n")
-
-
 def _insert_into(target: RegistryDirectory, original: bytes, host: MirrorHost) -> bytes:
     """Return `original` with a section that makes `host` the first one and changes nothing else."""
     _check_is_read(target, host.version)
@@ -167,7 +158,7 @@ def _insert_into(target: RegistryDirectory, original: bytes, host: MirrorHost) -
     newline = "\r\n" if "\r\n" in text else "\n"
     created_levels = _created_levels(target)
     for offset, section in (
-        (first_table_offset(text), _to_tables({**hidden, **host.add_to({})})),
+        (first_table_offset(text), format_document({**hidden, **host.add_to({})})),
         (0, host.to_dotted_keys()),  # for files that write hosts as dotted keys
     ):
         position = len((byte_order_mark + text[:offset]).encode())
