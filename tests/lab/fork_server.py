@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from tests.lab import forking
-from tests.lab.processes import ENVIRONMENT, die_with_parent
+from tests.lab.processes import ENVIRONMENT
 
 _ROOT = Path(__file__).parents[2]
 
@@ -75,7 +75,8 @@ class ForkServer:
         self._requests, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
-                die_with_parent([sys.executable, "-m", forking.__name__, str(theirs.fileno())]),
+                # It ends when its connection does. With `die_with_parent`, it would end with the thread that is here.
+                [sys.executable, "-m", forking.__name__, str(theirs.fileno())],
                 cwd=_ROOT,
                 env=ENVIRONMENT,
                 stdin=subprocess.DEVNULL,

@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.lab.fork_server import ForkServer
 from tests.lab.lab import make_network
 from tests.lab.network import Node
 from tests.lab.peili_process import Launch, PeiliProcess, launch_fork, launch_program
-from tests.lab.processes import Process, wait_for
+from tests.lab.processes import DEADLINE, Process, wait_for
 from tests.support.directories import short_directory
 
 SECTIONS = {"store": {"kind": "memory"}, "router": {"kind": "static", "peers": []}}
@@ -87,7 +88,17 @@ def test_threads_start_processes_at_the_same_time(node: Node, tmp_path: Path) ->
     with ThreadPoolExecutor(8) as pool:
         for number, process in enumerate(pool.map(start, range(8))):
             assert process.wait() == 2
-            assert f" {number}" in process.output()
+            assert f"no store is called '{number}'" in process.output()
+
+
+def test_a_thread_may_end_before_what_it_started(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        server = pool.submit(ForkServer).result()
+    try:
+        child = server.start(["--version"], tmp_path / "log")
+        assert child.wait(DEADLINE) == 0
+    finally:
+        server.close()
 
 
 def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
