@@ -14,11 +14,11 @@ import pytest
 from tests.lab.fork_server import ForkServer
 from tests.lab.lab import make_network
 from tests.lab.network import Node
-from tests.lab.peili_process import Launch, PeiliProcess, launch_fork, launch_program
+from tests.lab.peili_process import Launch, PeiliProcess, Sections, launch_fork, launch_program
 from tests.lab.processes import DEADLINE, Process, wait_for
 from tests.support.directories import short_directory
 
-SECTIONS = {"store": {"kind": "memory"}, "router": {"kind": "static", "peers": []}}
+SECTIONS: Sections = {"store": {"kind": "memory"}, "router": {"kind": "static", "peers": []}}
 
 
 @pytest.fixture(scope="module")

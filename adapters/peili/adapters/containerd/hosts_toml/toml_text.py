@@ -36,8 +36,8 @@ def format_value(value: Any) -> str:
     if isinstance(value, Mapping):
         table = cast("Mapping[str, Any]", value)
         return f"{{{', '.join(f'{format_key(key)} = {format_value(each)}' for key, each in table.items())}}}"
-    if isinstance(value, Sequence):
-        return f"[{', '.join(map(format_value, cast('Sequence[Any]', value)))}]"
+    if _is_array(value):
+        return f"[{', '.join(map(format_value, value))}]"
     return repr(value)  # numbers look as in Python
 
 
@@ -66,5 +66,8 @@ def _tables(value: Any) -> Sequence[Mapping[str, Any]]:
     """Return the tables that are written with headers: the value, or the elements of an array of tables."""
     if isinstance(value, Mapping):
         return (cast("Mapping[str, Any]", value),)
-    elements = cast("list[Any]", value) if isinstance(value, list) else []
-    return elements if all(isinstance(each, Mapping) for each in elements) else ()
+    return value if _is_array(value) and all(isinstance(each, Mapping) for each in value) else ()
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, list)
