@@ -102,11 +102,7 @@ def run(
     )
     code = _run_action(action, files, dry_run=dry_run, as_json=as_json)
     if action == "apply":
-        # `serve` imports this module for every mirror, and needs neither the doctor nor gRPC.
-        from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning  # noqa: PLC0415
-
-        if warning := kubernetes_warning(version, _socket(config)):
-            _warn(warning)
+        _warn_of_kubernetes(version, _socket(config))
     return code
 
 
@@ -168,10 +164,18 @@ def _capabilities(config: Config) -> tuple[str, ...]:
 
 
 def _socket(config: Config) -> Path:
-    from peili.stores.containerd.options import DEFAULT_ADDRESS  # noqa: PLC0415 - see `run`
+    from peili.stores.containerd.options import DEFAULT_ADDRESS  # noqa: PLC0415 - as below
 
     address = config.store.options.get("address") if config.store.kind == "containerd" else None
     return Path(address.removeprefix("unix://") if isinstance(address, str) else DEFAULT_ADDRESS)
+
+
+def _warn_of_kubernetes(version: str | None, socket: Path) -> None:
+    # `serve` imports this module for every mirror, and needs neither the doctor nor gRPC.
+    from peili.adapters.containerd.doctor.daemon_checks import kubernetes_warning  # noqa: PLC0415
+
+    if warning := kubernetes_warning(version, socket):
+        _warn(warning)
 
 
 def _warn(line: str) -> None:
