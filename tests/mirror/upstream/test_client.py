@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -140,6 +141,38 @@ async def test_configured_headers_are_for_the_registry_alone() -> None:
             assert isinstance(await client.ask(replace(BLOB, authorization=None)), Readable)
     assert {each[1:] for each in seen if each[0] == "registry"} == {("secret", "Basic secret")}
     assert {each[1:] for each in seen if each[0] == "other"} == {(None, None)}
+
+
+async def test_what_may_be_secret_is_not_in_the_log_of_any_library(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    registry, other = SmallRegistry(), SmallRegistry()
+    async with registries(registry) as client, served(other) as url:
+        registry.answers["/v2/"] = (401, {"WWW-Authenticate": 'Bearer realm="x",nonce="SECRET-1"'}, b"")
+        registry.default = (307, {"Location": f"{url}/SECRET-2?signature=SECRET-3", "Set-Cookie": "id=SECRET-4"}, b"")
+        other.default = (200, {"Content-Type": OCTET_STREAM, "X-Key": "SECRET-5"}, b"other")
+        assert isinstance(await client.ask(replace(BLOB, authorization="Bearer SECRET-6")), Readable)
+        assert isinstance(await client.ask(replace(BY_TAG, authorization="Basic SECRET-7")), Denied | Readable)
+        assert isinstance(await client.challenge("registry.example"), Challenge)
+    for name, what in (("httpx", f"HEAD {url} "), ("httpcore.http11", "receive_response_headers.complete")):
+        assert any(each.name == name and what in each.getMessage() for each in caplog.records)
+    assert "SECRET" not in caplog.text
+
+
+async def test_the_reason_of_an_error_shows_nothing_of_a_malformed_response() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nSECRET\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        root = ApiRoot.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with UpstreamClient(PATIENT, roots=lambda _: [root]) as client:
+            answered = await client.ask(BY_TAG)
+    assert isinstance(answered, Unreachable)
+    assert answered.why.startswith("RemoteProtocolError")
+    assert "SECRET" not in answered.why
 
 
 @pytest.mark.parametrize("page", [b"<html>", b'{"error": "log in"}', b"[]", MANIFEST[:-1]])

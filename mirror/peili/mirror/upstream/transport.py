@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import httpx
 
@@ -28,6 +28,7 @@ from peili.mirror.upstream.exchanges import (
     UnusableReply,
 )
 from peili.mirror.upstream.roots import ApiRoot
+from peili.mirror.upstream.unlogged import hide_url, hiding_results
 
 _MOST_REDIRECTS = 5
 _KEEP_ALIVE = 30.0
@@ -132,11 +133,11 @@ class RegistryTransport:
 async def _response(
     pool: httpx.AsyncClient, method: str, url: httpx.URL, headers: Mapping[str, str], *, is_checked: bool
 ) -> AsyncGenerator[httpx.Response]:
-    extensions: dict[str, Any] = {}
     if is_checked:
         check_host(url.host)
-        extensions["trace"] = connection_check(url.raw_host.decode("ascii"))
-    response = await pool.send(pool.build_request(method, url, headers=headers, extensions=extensions), stream=True)
+    trace = hiding_results(connection_check(url.raw_host.decode("ascii")) if is_checked else None)
+    request = pool.build_request(method, url, headers=headers, extensions={"trace": trace})
+    response = await pool.send(hide_url(request), stream=True)
     try:
         yield response
     finally:
@@ -177,7 +178,9 @@ def _tls_context(trust: _Trust) -> ssl.SSLContext:
 
 
 def _reason(error: Exception) -> str:
-    """Return one line that says what went wrong."""
+    """Return one line that says what went wrong. It shows nothing of a malformed response, which may have secrets."""
     text = " ".join(str(error).split())
+    if isinstance(error, httpx.ProtocolError):
+        text = text.partition(":")[0]
     name = type(error).__name__
     return f"{name}: {text[:_LONGEST_REASON]}" if text else name
