@@ -44,6 +44,7 @@ from peili.mirror import (
 )
 from peili.mirror.resolvers import UpstreamResolver
 from peili.mirror.testing import ResolverSubject, check_options, check_resolver
+from peili.mirror.tls.identities import PEER_NAMES
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
 from peili.mirror.upstream.exchanges import USER_AGENT
@@ -290,6 +291,22 @@ async def test_a_host_says_nothing_about_covered_repositories_to_strangers() -> 
             cover_demo(one)
             assert (await client.get("/_resolver/v1/tag", params=ask)).status_code == 404
             assert (await client.get("/_resolver/v1/tag", params={"reference": "x"})).status_code == 400
+
+
+@pytest.mark.parametrize("names", [frozenset({"node-1.example"}), frozenset({"peili:node-1"})])
+async def test_a_host_that_has_shown_a_certificate_is_told_what_a_covered_tag_means(names: frozenset[str]) -> None:
+    """Its certificate need not show an id."""
+    async with cluster(1) as made:
+        (host,) = made.hosts
+        host.have(OLD)
+        cover_demo(host)
+
+        async def proven(scope: Scope, receive: Receive, send: Send) -> None:
+            await host.mirror.peer({**scope, PEER_NAMES: names}, receive, send)
+
+        async with client_for(proven) as client:
+            answer = await client.get("/_resolver/v1/tag", params={"reference": str(V1)})
+        assert answer.json()["image"]["digest"] == Digest.of(OLD)
 
 
 async def test_a_question_of_a_peili_is_not_passed_on(caplog: pytest.LogCaptureFixture) -> None:

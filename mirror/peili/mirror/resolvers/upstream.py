@@ -29,7 +29,7 @@ from peili.mirror.support.fingerprints import Fingerprints
 from peili.mirror.support.options import Options, compile_patterns
 from peili.mirror.support.single_flight import SingleFlight
 from peili.mirror.support.tasks import Tasks
-from peili.mirror.tls.identities import peer_identity
+from peili.mirror.tls.identities import has_proven_itself
 from peili.mirror.upstream.answers import Absent, Answer, Question, Readable, Unreachable
 
 _REFERRERS = ("registry", "repository", "digest")
@@ -177,7 +177,7 @@ class UpstreamResolver(Resolver):
 def _may_know(context: Context, reference: Reference, request: Request) -> bool:
     """Return whether a host may know what a tag means. If only some may read it, it must have proven who it is."""
     registry, repository = reference.registry, reference.repository
-    is_open = not context.covers(registry, repository) or peer_identity(request) is not None
+    is_open = not context.covers(registry, repository) or has_proven_itself(request)
     return is_open and context.selection.allows(registry, repository, reference.tag)
 
 
