@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from tests.mirror.doors.in_memory_host import client_for
 from tests.support.neighbours import Neighbour, neighbours
 from tests.support.waiting import until
+from typing_extensions import override
 
 from peili.mirror import Descriptor, Digest, Gone, Have, Mirror, NotFound, PushRouter, Reference, Selection, StoreEvent
 from peili.mirror.content.selected_store import SelectedStore
@@ -208,3 +209,29 @@ async def test_content_that_arrives_for_an_excluded_image_is_hidden() -> None:
         last = content.store.add(b"later")
         await until(lambda: last.digest in watcher.have)
         assert digest not in watcher.seen
+
+
+async def test_a_request_for_an_excluded_image_counts_for_some_hours_only() -> None:
+    """Anybody can write it, for content that is still to come."""
+    now = [1000.0]
+    store, digest = SelectedStore(MemoryStore(), Selection(exclude=EXCLUDE), lambda: now[0]), Digest.of(b"later")
+    store.note_excluded_request(digest)
+    now[0] += 6 * 3600 - 1
+    assert await store.is_excluded(digest)
+    now[0] += 2
+    assert not await store.is_excluded(digest)
+
+
+async def test_an_excluded_image_without_a_tag_is_excluded_without_a_request() -> None:
+    class Untagged(MemoryStore):
+        @override
+        async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+            return [*await super().repositories(), ("registry.example", "secret", index.digest)]
+
+    store = Untagged()
+    secret = store.add(b"secret")
+    index = add_image(store, None, secret, config=b"{}")
+    for selection, is_excluded in ((Selection(exclude=EXCLUDE), True), (Selection(exclude=["other"]), False)):
+        selected = SelectedStore(store, selection)
+        for digest in (index.digest, secret.digest):
+            assert await selected.is_excluded(digest) is is_excluded

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 
@@ -16,12 +15,15 @@ from peili.mirror.oci.references import MAX_MANIFEST, Descriptor, Digest, Refere
 from peili.mirror.oci.selection import Selection
 from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent, read_whole
 from peili.mirror.plugins.interfaces import Store
+from peili.mirror.support.expiring import Expiring
 
 _TTL = 1.0
 """Seconds for which the list of images is used."""
 _RETRY = 0.5
 """Seconds until a store that did not answer is asked again for its images."""
 _MAX_REQUESTED = 65_536
+_REQUESTED_TTL = 6 * 3600.0
+"""Seconds for which a request says that something belongs to an excluded image. No pull takes longer."""
 
 
 class SelectedStore(Store):
@@ -29,31 +31,30 @@ class SelectedStore(Store):
 
     A digest is excluded if this host knows it only through images that `selection` excludes: it belongs to one of them,
     or the runtime has requested it for one of them, and it belongs to no other image of this host. While the runtime
-    pulls an excluded image, its requests are all that is known, because the store lists an image when it is whole.
+    pulls an excluded image, its requests are all that is known, because the store lists an image when it is whole. So
+    a request counts for six hours: anybody may have written it.
 
     Args:
         store: The store.
         selection: Which images the mirror is for.
+        clock: Seconds that never go back, for the requests.
     """
 
-    def __init__(self, store: Store, selection: Selection) -> None:
+    def __init__(self, store: Store, selection: Selection, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._selection = selection
         self._allowed = frozenset[Digest]()  # what belongs to images that are not excluded
         self._excluded = frozenset[Digest]()  # what belongs to images that are excluded
-        self._requested: OrderedDict[Digest, None] = OrderedDict()  # what was requested for excluded images
+        self._requested: Expiring[Digest, None] = Expiring(_MAX_REQUESTED, clock)  # for excluded images
         self._children: dict[Digest, Children] = {}  # of the manifests of all images
         self._expires = 0.0
         self._reading: asyncio.Event | None = None
 
     def note_excluded_request(self, digest: Digest) -> None:
         """Note that this host's runtime has requested `digest` for an image that is excluded."""
-        if not self._requested:
+        if self._requested.is_empty():
             self._expires = 0.0  # what belongs to other images was of no interest so far
-        self._requested[digest] = None
-        self._requested.move_to_end(digest)
-        if len(self._requested) > _MAX_REQUESTED:
-            self._requested.popitem(last=False)
+        self._requested.set(digest, None, _REQUESTED_TTL)
 
     async def is_excluded(self, digest: Digest) -> bool:
         """Return whether `digest` is excluded.
@@ -84,8 +85,10 @@ class SelectedStore(Store):
         images = await self._store.images()
         allowed = {each.digest for reference, each in images if self._allows(reference)}
         excluded = {each.digest for reference, each in images if not self._allows(reference)}
+        named = await self._store.repositories()  # also images without a tag
+        excluded |= {digest for registry, name, digest in named if not self._selection.allows(registry, name)}
         known: dict[Digest, Children] = {}
-        if excluded or self._requested:
+        if excluded or not self._requested.is_empty():
             excluded = await self._closure(excluded, known, lambda _: True)
             allowed = await self._closure(allowed, known, lambda each: each not in excluded and self._may_allow(each))
         self._allowed, self._excluded, self._children = frozenset(allowed), frozenset(excluded), known
@@ -156,6 +159,11 @@ class SelectedStore(Store):
     @override
     async def repositories(self) -> Collection[tuple[str, str, Digest]]:
         return [each for each in await self._store.repositories() if self._selection.allows(each[0], each[1])]
+
+    @override
+    async def was_fetched(self, digest: Digest) -> bool | None:
+        await self._require(digest)
+        return await self._store.was_fetched(digest)
 
     @override
     async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:

@@ -54,7 +54,15 @@ class Expiring(Generic[_K, _V]):
 
     def has_room(self) -> bool:
         """Return whether an entry can be added without losing one. What has ended at the front is removed first."""
+        self._remove_ended()
+        return len(self._entries) < self._most
+
+    def is_empty(self) -> bool:
+        """Return whether there is no entry. What has ended at the front is removed first."""
+        self._remove_ended()
+        return not self._entries
+
+    def _remove_ended(self) -> None:
         now = self._clock()
         while self._entries and next(iter(self._entries.values()))[1] <= now:
             self._entries.popitem(last=False)
-        return len(self._entries) < self._most
