@@ -38,6 +38,7 @@ DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
 )
 def test_a_pattern_covers(pattern: str, registry: str, repository: str, is_covered: bool) -> None:
     assert Coverage([pattern]).covers(registry, repository) is is_covered
+    assert Coverage([pattern]).concerns(registry) or not is_covered
 
 
 @settings(max_examples=30)
@@ -70,3 +71,9 @@ def test_only_a_name_without_a_wildcard_names_a_registry() -> None:
     assert coverage.names("registry.corp")
     assert coverage.names("REGISTRY.corp")
     assert not coverage.names("a.example")
+
+
+def test_a_registry_is_concerned_if_one_of_its_repositories_may_be_covered() -> None:
+    coverage = Coverage(["registry.corp/team/*", "*.example"])
+    assert [coverage.concerns(each) for each in ("Registry.corp:443", "a.example")] == [True, True]
+    assert [coverage.concerns(each) for each in ("registry.corp.evil", "example")] == [False, False]

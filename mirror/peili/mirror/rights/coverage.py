@@ -28,6 +28,7 @@ class Coverage:
         self.patterns = tuple(patterns)
         parts = [_split(each) for each in self.patterns]
         self._patterns = [_compile(registry, repository) for registry, repository in parts]
+        self._hosts = [_compile(registry, "*") for registry, _ in parts]
         self._registries = frozenset(_canonical(registry) for registry, _ in parts if "*" not in registry)
 
     def __bool__(self) -> bool:
@@ -38,6 +39,10 @@ class Coverage:
         """Return whether a repository is covered."""
         name = f"{_canonical(registry)}/{repository}"
         return any(each.fullmatch(name) for each in self._patterns)
+
+    def concerns(self, registry: str) -> bool:
+        """Return whether a repository of this registry may be covered."""
+        return any(each.fullmatch(f"{_canonical(registry)}/") for each in self._hosts)
 
     def names(self, registry: str) -> bool:
         """Return whether a pattern names this registry without a wildcard, so that the operator trusts it."""

@@ -24,6 +24,7 @@ from peili.adapters.containerd.doctor.daemon_checks import config_argument
 from peili.adapters.containerd.doctor.mirror_checks import (
     MirrorStatus,
     check_containerd_requests,
+    check_credentials,
     check_local_door,
     check_readiness,
     check_request,
@@ -37,7 +38,7 @@ from peili.adapters.containerd.hosts_toml.hosts_files import HostsFiles
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry_statuses
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.standalone.cli import main
-from peili.mirror import Descriptor, Digest, Mirror, Peer, Reference, Selection, serve
+from peili.mirror import Descriptor, Digest, Mirror, Peer, PullRights, Reference, Selection, serve
 from peili.routers.memory import MemoryRouter
 from peili.stores.memory import MemoryStore
 
@@ -322,6 +323,29 @@ async def test_a_request_without_rights_for_a_covered_image_is_tried(is_checked:
         else:
             assert (result.level, "is given to a request without rights" in result.what) == (Level.WARN, True)
         assert (await check_rights(client, "http://localhost", [])).level is Level.OK
+
+
+@pytest.mark.parametrize(
+    ("registry", "setting", "is_warned"),
+    [
+        ("registry.corp", 'header = { Authorization = "Basic secret" }', True),
+        ("registry.corp", 'client = "/etc/cert.pem"', True),
+        ("_default", 'header = { X-Key = "secret" }', True),
+        ("registry.corp", 'ca = "/etc/ca.pem"', False),
+        ("free.example", 'header = { X-Key = "secret" }', False),
+    ],
+)
+def test_rights_that_everybody_has_by_hosts_toml_are_found(
+    tmp_path: Path, registry: str, setting: str, is_warned: bool
+) -> None:
+    (tmp_path / registry).mkdir()
+    door = f'[host."{MIRROR}"]\ncapabilities = ["pull"]\nclient = "/etc/door.pem"\n'
+    (tmp_path / registry / "hosts.toml").write_text(f'{door}[host."https://cache.corp"]\n{setting}\n')
+    statuses = registry_statuses([tmp_path], MIRROR, ContainerdVersion(2, 0))
+    found = list(check_credentials(MIRROR, statuses, PullRights(["registry.corp/team/*"])))
+    assert [each.level for each in found] == [Level.WARN] * is_warned
+    assert all("https://cache.corp" in each.what and "secret" not in each.what for each in found)
+    assert not list(check_credentials(MIRROR, statuses, PullRights()))
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

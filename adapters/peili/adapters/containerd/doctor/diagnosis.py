@@ -188,6 +188,8 @@ async def _check_mirror(
         async for result in peer_checks.check_peers(peers, status, time.time()):
             yield result
     yield mirror_checks.check_containerd_requests(status, time.time())
+    for result in mirror_checks.check_credentials(target.mirror, files.statuses, target.rights):
+        yield result
     if api is not None:
         try:
             images = await mirror_checks.stored_images(api, target.namespaces, target.selection)

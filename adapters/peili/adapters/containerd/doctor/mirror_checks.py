@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,11 +12,13 @@ import httpx
 from peili.adapters.containerd.doctor.result import CheckResult, ago, fail, ok, warn
 from peili.adapters.containerd.hosts_toml.model import DEFAULT, RegistryHost
 from peili.adapters.containerd.hosts_toml.status import RegistryStatus
-from peili.mirror import Descriptor, NotFound, Reference, Selection
+from peili.mirror import Descriptor, NotFound, PullRights, Reference, Selection
 from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import list_images
 
 _NAME = "peili-doctor"
+_CREDENTIALS = ("header", "client")
+"""The settings of a host in hosts.toml that show rights."""
 TIMEOUT = 5.0
 """Seconds within which a door has to answer."""
 _ACCEPT = ", ".join(
@@ -185,7 +187,32 @@ async def check_rights(
     if response.status_code in {401, 403, 404}:
         return ok(about, f"a request without rights for {reference} is answered {response.status_code}")
     what = f"{reference} is given to a request without rights, although mirror.authorize covers it"
-    return warn(about, what, "restart peili, unless the registry gives this image to everybody, too")
+    fix = "restart peili, unless the registry, or a mirror of it in its hosts.toml, gives this image to everybody, too"
+    return warn(about, what, fix)
+
+
+def check_credentials(mirror: str, statuses: Sequence[RegistryStatus], rights: PullRights) -> Iterator[CheckResult]:
+    """Check that containerd needs no token for a registry that is covered, because hosts.toml has other credentials.
+
+    peili uses what hosts.toml has, too, so everybody on this host would have these rights.
+
+    Args:
+        mirror: The URL of the local door.
+        statuses: What hosts.toml files configure.
+        rights: Whose images are given only to those who may pull them.
+    """
+    for status in statuses if rights.coverage else ():
+        if not (status.registry == DEFAULT or rights.coverage.concerns(status.registry)):
+            continue
+        for host in status.hosts:
+            shown = [name for name in _CREDENTIALS if host.values.get(name)]
+            if shown and not host.leads_to(mirror):
+                names, where = " and a ".join(shown), host.url or "the registry"
+                what = (
+                    f"hosts.toml of {status.registry} has a {names} for {where}, so everybody on this host may pull"
+                    " what mirror.authorize covers there"
+                )
+                yield warn("rights", what, "remove it there, and let each runtime use its pull secrets")
 
 
 def _first_host(statuses: Sequence[RegistryStatus], registry: str) -> RegistryHost | None:
