@@ -89,18 +89,57 @@ def test_if_too_much_is_to_be_remembered_everything_is_closed(is_arriving: bool)
 
 
 def test_a_request_that_was_not_granted_closes_content_only_for_a_short_time() -> None:
-    """Anybody can write it: for one digest, or for so many that there is no room for more."""
+    """Anybody can write it."""
     clock = Clock()
-    known = arrivals(clock, 2)
+    known = arrivals(clock)
     known.note_request(DIGEST, is_covered=True)
-    known.note_request(OTHER, is_covered=True)
-    known.note_request(THIRD, is_covered=False)
-    assert not known.is_open(THIRD)
-    clock.now += 121
-    for digest in (DIGEST, THIRD):
-        known.note_request(digest, is_covered=False)
-        assert known.is_open(digest)
-    known.note_request(DIGEST, is_covered=True, is_granted=True)
-    clock.now += 121
+    clock.now += 119
     known.note_request(DIGEST, is_covered=False)
     assert not known.is_open(DIGEST)
+    clock.now += 62
+    known.note_request(DIGEST, is_covered=False)
+    assert known.is_open(DIGEST)
+    known.note_request(DIGEST, is_covered=True, is_granted=True)
+    clock.now += 181
+    known.note_request(DIGEST, is_covered=False)
+    assert not known.is_open(DIGEST)
+
+
+def test_requests_for_any_number_of_digests_close_only_these() -> None:
+    known = arrivals(Clock())
+    asked = [Digest.of(number.to_bytes(4)) for number in range(20_000)]
+    for digest in asked:
+        known.note_request(digest, is_covered=True)
+    known.note_request(DIGEST, is_covered=False)
+    assert known.is_open(DIGEST)
+    for digest in (asked[0], asked[-1]):
+        known.note_request(digest, is_covered=False)
+        assert not known.is_open(digest)
+
+
+def test_what_is_relayed_stays_open_as_long_as_it_takes_and_until_it_is_in_the_store() -> None:
+    clock = Clock()
+    known = arrivals(clock)
+    known.note_request(DIGEST, is_covered=False)
+    with known.relaying(DIGEST):
+        for seconds in (30, 3600):
+            clock.now += seconds
+            with known.relaying(DIGEST), known.relaying(OTHER):
+                assert known.is_open(DIGEST)
+                assert not known.is_open(OTHER)
+    assert known.is_open(DIGEST)
+    clock.now += 61
+    assert not known.is_open(DIGEST)
+
+
+def test_what_is_relayed_for_others_is_not_open() -> None:
+    clock = Clock()
+    known = arrivals(clock)
+    known.note_request(DIGEST, is_covered=True, is_granted=True)
+    with known.relaying(DIGEST):
+        assert not known.is_open(DIGEST)
+    known.note_request(OTHER, is_covered=False)
+    with known.relaying(OTHER):
+        known.note_request(OTHER, is_covered=True, is_granted=True)
+        assert known.is_open(OTHER)  # a peer has sent it to everybody
+    assert not known.is_open(OTHER)

@@ -27,6 +27,8 @@ UNPROVEN: dict[str, Any] = {"insecure": True}
 IN_FLIGHT = {"Peili-In-Flight": "1"}
 DATA = bytes(range(256)) * 100
 DIGEST = Digest.of(DATA)
+LARGE = DATA * 60
+"""More than is verified before its first byte is sent."""
 
 
 async def ask(host: Host, method: str, path: str, headers: dict[str, str] | None = None) -> int:
@@ -99,6 +101,49 @@ async def test_what_is_arriving_belongs_to_the_repositories_that_it_was_requeste
         ingest.commit()
         for key in (f"/_router/keys/{DIGEST}", path(host, f"free/app/blobs/{DIGEST}")):
             assert await ask(host, "HEAD", key) == status
+
+
+@pytest.mark.parametrize(("notes", "is_open"), [([True], True), ([False, False, True], True), ([False], False)])
+async def test_what_was_imported_is_not_for_everybody_because_somebody_has_asked_for_it(
+    notes: list[bool], is_open: bool
+) -> None:
+    """Some stores know what was fetched from a registry, a moment later than it is there."""
+    async with running(**UNPROVEN) as host:
+        store = NotingStore(notes)
+        host.store.was_fetched = store.was_fetched  # type: ignore[method-assign]
+        assert await host.status(DIGEST, "free/app") == 404
+        host.store.add(DATA)
+        await until(lambda: has_arrived(host, DIGEST))
+        assert await ask(host, "GET", path(host, f"free/app/blobs/{DIGEST}")) == (200 if is_open else 404)
+        store.notes = [False]  # nobody asks again about what was fetched
+        assert await host.status(DIGEST, "free/app", rights=BOB) == (200 if is_open else 404)
+
+
+async def test_what_was_seen_arriving_or_was_relayed_is_not_imported() -> None:
+    async with pair(auth=None, **UNPROVEN) as (first, second):
+        second.store.was_fetched = NotingStore([False]).was_fetched  # type: ignore[method-assign]
+        assert await second.status(DIGEST, "free/app") == 404
+        ingest = second.store.begin(DIGEST, len(DATA))
+        ingest.write(DATA[:1000])
+        await until(lambda: has_arrived(second, DIGEST))
+        ingest.write(DATA[1000:])
+        ingest.commit()
+        first.tag("free/app", first.free_image)
+        assert await second.status(first.free.digest, "free/app") == 200
+        second.store.add(b"free")
+        await until(lambda: has_arrived(second, first.free.digest))
+        for digest in (DIGEST, first.free.digest):
+            assert await ask(second, "GET", path(second, f"free/app/blobs/{digest}")) == 200
+
+
+class NotingStore:
+    """What a store has noted about content that was asked for, each time; then the last answer again."""
+
+    def __init__(self, notes: list[bool]) -> None:
+        self.notes = list(notes)
+
+    async def was_fetched(self, digest: Digest) -> bool | None:
+        return self.notes.pop(0) if len(self.notes) > 1 else self.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +249,41 @@ async def test_a_request_without_rights_does_not_share_the_transfer_of_one_with_
         assert await asyncio.gather(*others) == [404, 404]
         for answer in await asyncio.gather(*pulls):
             assert (answer.status_code, answer.content) == (200, DATA)
+
+
+async def test_a_reader_of_what_is_relayed_gets_all_of_it_however_long_that_takes() -> None:
+    """Also if the store does not show what arrives."""
+    beginning, sending = asyncio.Event(), asyncio.Event()
+
+    def held(app: ASGIApp) -> ASGIApp:
+        slowed = Slowed(sending, app)
+
+        async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "GET":
+                await beginning.wait()
+            await slowed(scope, receive, send)
+
+        return hold
+
+    limits = replace(PATIENT, first_byte_timeout=60, stall_timeout=60)
+    async with pair(at_door=held, limits=limits, auth=None, **UNPROVEN) as (first, second):
+        layer = first.store.add(LARGE)
+        first.tag("free/app", add_image(first.store, layer, config=b"{  }"))
+        incoming, gate = second.mirror._incoming, second.mirror._gate  # pyright: ignore[reportPrivateUsage]
+        assert gate is not None
+        arrivals = gate.repositories.arrivals
+        pulling = asyncio.create_task(second.get(layer.digest, "free/app"))
+        await until(lambda: incoming.get(layer.digest) is not None)
+        async with client_for(second.mirror.peer) as client:
+            asked = path(second, f"free/app/blobs/{layer.digest}")
+            reading = asyncio.create_task(client.get(asked, headers=IN_FLIGHT))
+            await until(lambda: (here := incoming.get(layer.digest)) is not None and here.needs_ring)
+            beginning.set()
+            await until(lambda: bool(arrivals._relayed))  # pyright: ignore[reportPrivateUsage]
+            arrivals._open.clear()  # pyright: ignore[reportPrivateUsage] - as after a minute
+            sending.set()
+            assert (await pulling).content == LARGE
+            assert (await reading).content == LARGE
 
 
 def taps_of(host: Host, digest: Digest) -> Collection[Tap]:

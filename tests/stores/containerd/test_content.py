@@ -38,6 +38,18 @@ async def test_every_blob_of_an_imported_image_is_served(store: ContainerdStore,
             assert Digest.of(await read_all(content)) == blob.digest
 
 
+async def test_a_blob_that_containerd_has_noted_the_source_of_was_fetched(
+    store: ContainerdStore, namespace: Namespace
+) -> None:
+    image = await namespace.load()
+    digest = image.target.digest
+    assert [await store.was_fetched(each.digest) for each in image.blobs] == [False] * len(image.blobs)
+    await namespace.ctr("content", "label", digest, "containerd.io/distribution.source.docker.io=library/demo")
+    assert await store.was_fetched(digest)
+    with pytest.raises(NotFound):
+        await store.was_fetched(ABSENT)
+
+
 async def test_a_read_starts_at_any_offset_and_stops_at_the_end(store: ContainerdStore, namespace: Namespace) -> None:
     data = os.urandom(3_000_000)
     buffer = memoryview(bytearray(1000))

@@ -136,6 +136,19 @@ class Store(Plugin):
         """
         return [(each.registry, each.repository, target.digest) for each, target in await self.images()]
 
+    async def was_fetched(self, digest: Digest) -> bool | None:
+        """Return whether the runtime has fetched whole content from a registry; None if the store does not know.
+
+        By default it is None. It matters for ``Mirror(rights=…)``: what was imported or built on this host is for
+        nobody until an image has it, whoever has requested it before. A store may know it half a second after it has
+        the content, but not later.
+
+        Raises:
+            NotFound: The content is not there.
+            Unavailable: The store does not answer.
+        """
+        return None
+
     def shows_in_flight(self) -> bool:
         """Return whether `open` with `partial` shows what the runtime fetches now, or begins to fetch. Must be cheap.
 

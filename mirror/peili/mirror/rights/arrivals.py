@@ -8,10 +8,13 @@ changes nothing, so nobody can open what has arrived for others, or close what o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections import Counter
+from collections.abc import Callable, Collection, Generator
+from contextlib import contextmanager
 
 from peili.mirror.oci.references import Digest
 from peili.mirror.support.expiring import Expiring
+from peili.mirror.support.recently_seen import RecentlySeen
 
 _MOST = 65_536
 """How many digests are remembered. If there are more, what arrives is closed."""
@@ -33,10 +36,13 @@ class Arrivals:
 
     def __init__(self, most: int = _MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most
-        self._open: Expiring[Digest, None] = Expiring(most, clock)
+        self._clock = clock
+        self._open: Expiring[Digest, bool] = Expiring(most, clock)  # whether it has arrived through this process
         self._covered: Expiring[Digest, None] = Expiring(most, clock)
-        self._asked: Expiring[Digest, None] = Expiring(most, clock)
+        self._asked = RecentlySeen(_ASKED_TTL, clock)  # anybody can ask for any number of digests
         self._arrived: dict[Digest, bool] = {}  # whether it is open
+        self._at_once: dict[Digest, float] = {}  # what is open, and was whole when it was noticed, and when
+        self._relayed: Counter[Digest] = Counter()  # what arrives through this process, and is open
         self._is_followed = False
 
     def follow(self, *, is_followed: bool) -> None:
@@ -45,6 +51,7 @@ class Arrivals:
         if not is_followed:
             self._open.clear()
             self._arrived.clear()
+            self._at_once.clear()
 
     def note_request(self, digest: Digest, *, is_covered: bool, is_granted: bool = False) -> None:
         """Note that this host's runtime has requested content that is not here, whether it gets it from here or not.
@@ -56,12 +63,13 @@ class Arrivals:
                 request, and it closes the content only for a short time.
         """
         if is_covered:
-            known, ttl = (self._covered, _COVERED_TTL) if is_granted else (self._asked, _ASKED_TTL)
-            if known.has_room() or digest in known:
-                known.set(digest, None, ttl)
+            if not is_granted:
+                self._asked.add(digest)
+            elif self._covered.has_room() or digest in self._covered:
+                self._covered.set(digest, None, _COVERED_TTL)
             self._open.discard(digest)
         elif self._is_followed and digest not in self._arrived:
-            self._open.set(digest, None, _OPEN_TTL)
+            self._open.set(digest, self._open.get(digest) or False, _OPEN_TTL)
 
     def note_arrival(self, digest: Digest, *, is_whole: bool) -> None:
         """Note that there is content. What arrives whole and unnoticed is remembered only if it is open."""
@@ -70,12 +78,44 @@ class Arrivals:
         is_open = self.is_open(digest)
         if is_open or not is_whole:
             self._arrived[digest] = is_open
+        if is_open and is_whole and not (self._relayed[digest] or self._open.get(digest)):
+            self._at_once[digest] = self._clock()
+
+    def seconds_without_reason(self, digest: Digest) -> float | None:
+        """Return for how many seconds content has been here that nobody has seen arrive; None if somebody has.
+
+        A request alone does not show that it is for whom the runtime has fetched it: it may have been imported.
+        """
+        at = self._at_once.get(digest)
+        return None if at is None else self._clock() - at
+
+    def note_fetched(self, digest: Digest) -> None:
+        """Note that the runtime has fetched content that nobody has seen arrive."""
+        self._at_once.pop(digest, None)
+
+    @contextmanager
+    def relaying(self, digest: Digest) -> Generator[None]:
+        """Note that content arrives through this process until the context ends, and then gets into the store.
+
+        The store need not show it before, however long it takes.
+        """
+        is_open = self.is_open(digest)
+        self._relayed[digest] += is_open
+        try:
+            yield
+        finally:
+            self._relayed[digest] -= is_open
+            if not self._relayed[digest]:
+                del self._relayed[digest]
+            if is_open and self._is_followed and digest not in self._arrived and not self.is_for_others(digest):
+                self._open.set(digest, True, _OPEN_TTL)
 
     def forget(self, digests: Collection[Digest]) -> None:
         """Note that these digests are gone, or that images say to whom they belong."""
         for digest in digests if len(digests) < len(self._arrived) else list(self._arrived):
             if digest in digests:
                 self._arrived.pop(digest, None)
+                self._at_once.pop(digest, None)
 
     def is_for_others(self, digest: Digest) -> bool:
         """Return whether `digest` was requested for a covered repository lately."""
@@ -85,5 +125,7 @@ class Arrivals:
         """Return whether `digest` has arrived, or is about to arrive, for repositories only that are not covered."""
         if (is_open := self._arrived.get(digest)) is not None:
             return is_open
-        has_room = self._covered.has_room() and self._asked.has_room() and len(self._arrived) < self._most
+        if self._relayed[digest] and self._is_followed:
+            return True
+        has_room = self._covered.has_room() and len(self._arrived) < self._most
         return digest in self._open and not self.is_for_others(digest) and has_room

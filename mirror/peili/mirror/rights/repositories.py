@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection
 from contextlib import aclosing
+from functools import partial
 
 from peili.mirror.errors import PeiliError
 from peili.mirror.oci.references import Digest, Key, Reference
@@ -25,6 +26,8 @@ from peili.mirror.support.tasks import Backoff, keep_running
 
 _PAUSE = 1.0
 """Seconds between two readings of the list of images."""
+_NOTED_WITHIN = 0.5
+"""Seconds in which a store knows that content was fetched from a registry."""
 _MOST = 65_536
 """How many digests are remembered of which a registry has said something."""
 
@@ -51,6 +54,7 @@ class Repositories:
         self._ttl = ttl
         self._confirmed: Expiring[Digest, None] = Expiring(_MOST)  # a registry said that it is open
         self._is_outdated = True
+        self._has_other_images = False  # than when the list was read: an image may be gone
         self._read_at = float("-inf")
         self._reading = asyncio.Lock()
 
@@ -60,7 +64,8 @@ class Repositories:
 
     def is_certainly_open(self, digest: Digest) -> bool:
         """Return whether `digest` is known to be open. Costs nothing; False may only mean that nobody has looked."""
-        return digest in self._confirmed or self._listed.get(digest, False)
+        is_too_old = self._has_other_images and time.monotonic() >= self._read_at + _PAUSE
+        return digest in self._confirmed or (self._listed.get(digest, False) and not is_too_old)
 
     async def is_open(self, key: Key) -> bool:
         """Return whether everybody may know that this host has `key`, and get its content.
@@ -71,8 +76,28 @@ class Repositories:
             return not self._coverage.covers(key.registry, key.repository)
         if not self.is_certainly_open(key):
             await self._update()
-        is_unlisted = key not in self._listed
-        return self.is_certainly_open(key) or (is_unlisted and self.arrivals.is_open(key))
+        if self.is_certainly_open(key):
+            return True
+        return key not in self._listed and self.arrivals.is_open(key) and await self._was_fetched(key)
+
+    async def _was_fetched(self, digest: Digest) -> bool:
+        """Return whether content has arrived for those who requested it, as far as the store knows.
+
+        What was imported is here for nobody, until an image has it. Some stores know it a moment later.
+        """
+        was_fetched = partial(self._context.store.was_fetched, digest)
+        while (seconds := self.arrivals.seconds_without_reason(digest)) is not None:
+            try:
+                is_fetched = await call(was_fetched, self._context, "the store", about=digest, allowed=(PeiliError,))
+            except PeiliError:
+                return False
+            if is_fetched is not False:
+                self.arrivals.note_fetched(digest)
+            elif seconds > _NOTED_WITHIN:
+                return False
+            else:
+                await asyncio.sleep(_NOTED_WITHIN / 20)
+        return self.arrivals.is_open(digest)
 
     async def run(self) -> None:
         """Follow the store until cancelled: which images change, and what arrives without a request."""
@@ -91,7 +116,7 @@ class Repositories:
                         self._note(event)
                     backoff.reset()
         finally:
-            self._is_outdated = True
+            self._is_outdated = self._has_other_images = True
             self.arrivals.follow(is_followed=False)
 
     def _note(self, event: StoreEvent) -> None:
@@ -99,15 +124,14 @@ class Repositories:
             case Have(key=key, complete=False, available=available) if isinstance(key, Digest):
                 if available:
                     self.arrivals.note_arrival(key, is_whole=False)
-            case Have(key=key):
+            case Have(key=key) if isinstance(key, Digest):
                 self._is_outdated = True
-                if isinstance(key, Digest):
-                    self.arrivals.note_arrival(key, is_whole=True)
-                    self._manifests.note_arrival(key)
+                self.arrivals.note_arrival(key, is_whole=True)
+                self._manifests.note_arrival(key)
             case Gone(key=key) if isinstance(key, Digest):
                 self.arrivals.forget({key})
-            case Gone():
-                self._is_outdated = True
+            case Have() | Gone():
+                self._is_outdated = self._has_other_images = True
             case Synced():
                 self.arrivals.follow(is_followed=True)
             case _:
@@ -118,7 +142,7 @@ class Repositories:
         async with self._reading:
             if not self._is_outdated or time.monotonic() < self._read_at + _PAUSE:
                 return
-            self._is_outdated, is_read = False, False
+            self._is_outdated = self._has_other_images = is_read = False
             try:
                 self._listed = await self._read_images()
                 is_read = True
@@ -126,6 +150,7 @@ class Repositories:
                 self._context.log.debug("to whom content belongs is not known: %s", error)
             finally:  # also if this is cancelled, because the requester is gone: another task then reads
                 self._is_outdated |= not is_read
+                self._has_other_images |= not is_read
             self.arrivals.forget(self._listed.keys())
             self._read_at = time.monotonic()
 

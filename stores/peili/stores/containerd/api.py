@@ -111,7 +111,7 @@ class ContainerdApi:
         if self._has_cancelled_stream or has_open_call:
             await _wait_for_cancelled_calls(has_open_call=has_open_call)
 
-    async def info(self, namespace: str, digest: str) -> pb.Info:
+    async def info(self, namespace: str, digest: str) -> pb.LabelledInfo:
         """Return what containerd knows about a complete blob."""
         request = pb.InfoRequest(digest=digest)
         answer = await self._answer(self._info(request, timeout=CALL_TIMEOUT, metadata=_in_namespace(namespace)))

@@ -43,6 +43,8 @@ from peili.stores.containerd.ingests import IngestFollower
 from peili.stores.containerd.listing import Blob, list_images, list_repositories, parse_target
 from peili.stores.containerd.options import DEFAULT_ADDRESS, ContainerdOptions
 
+_SOURCE_LABEL = "containerd.io/distribution.source."
+"""The beginning of the labels with which containerd notes from which registries it has fetched a blob."""
 _MAX_MEDIA_TYPES = 8192
 """Blobs whose media type is remembered."""
 
@@ -182,6 +184,22 @@ class ContainerdStore(Store):
     @override
     async def repositories(self) -> Collection[tuple[str, str, Digest]]:
         return await list_repositories(self._connection.api, await self._namespaces())
+
+    @override
+    async def was_fetched(self, digest: Digest) -> bool:
+        """Return whether containerd has noted where it fetched a blob from. It does so just after it has the blob."""
+        api, is_here = self._connection.api, False
+        for namespace in await self._namespaces():
+            try:
+                labels = (await api.info(namespace, digest)).labels
+            except NotFound:
+                continue
+            is_here = True
+            if any(each.startswith(_SOURCE_LABEL) for each in labels):
+                return True
+        if not is_here:
+            raise NotFound(f"containerd has no content {digest}")
+        return False
 
     @override
     def shows_in_flight(self) -> bool:
