@@ -110,6 +110,20 @@ def test_containerd_with_the_right_secret_gets_the_layers_from_a_peer(private: P
     assert not upstream.blobs_sent(before)
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_containerd_notes_from_which_registry_it_has_fetched_each_blob(private: Private, name: str) -> None:
+    """The store relies on this. What is imported has no such label."""
+    client = private.clients[name]
+    assert isinstance(client, Runtime)
+    for peili in (True, False):
+        outcome = client.pull(private.image, RIGHT, tag=True, peili=peili)
+        assert outcome.succeeded, outcome.why
+        lines = client.containerd.ctr("content", "ls").splitlines()
+        labels = {line.split()[0]: line for line in lines if line.startswith("sha256:")}
+        for blob in private.image.image.blobs:
+            assert "containerd.io/distribution.source." in labels[blob.digest]
+
+
 @pytest.mark.parametrize("name", TOOLS)
 def test_podman_and_skopeo_with_the_right_secret_get_the_image_as_without_peili(private: Private, name: str) -> None:
     for peili in (True, False):

@@ -80,7 +80,7 @@ class Host:
     async def get(
         self, digest: Digest | str, repository: str = "team/app", *, rights: str | None = None, registry: str = ""
     ) -> httpx.Response:
-        is_manifest = digest in {self.image.digest, self.free_image.digest, "v1"}
+        is_manifest = digest in {self.image.digest, self.free_image.digest, "v1", "v2"}
         kind, headers = "manifests" if is_manifest else "blobs", {} if rights is None else {"Authorization": rights}
         async with client_for(self.mirror.local) as client:
             path = f"/v2/{repository}/{kind}/{digest}?ns={registry or self.registry.name}"

@@ -16,10 +16,11 @@ from tests.mirror.rights.hosts import ALICE, BASIC, BOB, add_image, has_arrived,
 from tests.mirror.rights.registry import REALM, token
 from tests.support.neighbours import served
 from tests.support.waiting import until
+from typing_extensions import override
 
-from peili.mirror import Digest, Limits, Reference
+from peili.mirror import Descriptor, Digest, Limits, Reference, Resolver
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
-from peili.mirror.resolvers import UpstreamResolver
+from peili.mirror.resolvers import DeferResolver, LocalResolver, PeersResolver, UpstreamResolver
 from peili.stores.memory import MemoryStore
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +36,47 @@ async def test_a_request_without_rights_is_told_where_to_get_them() -> None:
             )
             assert answer.json()["errors"][0]["code"] == "UNAUTHORIZED"
         assert host.registry.asked == []
+
+
+@pytest.mark.parametrize("resolver", [LocalResolver, PeersResolver, DeferResolver, UpstreamResolver])
+@pytest.mark.parametrize("is_empty", [False, True])
+@pytest.mark.parametrize("outage", ["deny", "remembered"])
+async def test_nobody_without_rights_finds_out_whether_hosts_here_know_a_tag(
+    resolver: type[Resolver], is_empty: bool, outage: str
+) -> None:
+    strangers = (None, BOB, "Bearer opaque", f"Bearer {token('alice', exp=1.0)}", None)
+    async with running(resolver=resolver(), is_empty=is_empty, rights={"outage": outage}) as host:
+        assert [await host.status("v1", rights=each) for each in strangers] == [401, 403, 403, 401, 401]
+        rightful = await host.status("v1", rights=ALICE)
+        assert rightful == (404 if is_empty or resolver is DeferResolver else 200)
+        assert await host.status(host.image.digest, rights=ALICE) == (404 if is_empty else 200)
+        assert len([each for each in host.registry.asked if each[1] == ALICE]) <= 1
+        if outage == "deny" or is_empty:
+            host.registry.status = 503
+            assert [await host.status(tag, rights=BOB) for tag in ("v1", "v2")] == [404, 404]
+
+
+async def test_a_tag_of_a_registry_that_demands_nothing_is_known_to_everybody() -> None:
+    async with running(challenge=None) as host:
+        assert await host.status("v1") == 200
+        answer = await host.get("v1", "team/other")
+        assert answer.status_code == 404
+
+
+async def test_a_request_without_rights_for_a_tag_is_challenged_before_anybody_is_asked_what_it_means() -> None:
+    asked: list[Reference] = []
+
+    class Noting(LocalResolver):
+        @override
+        async def resolve(self, reference: Reference) -> Descriptor | None:
+            asked.append(reference)
+            return await super().resolve(reference)
+
+    async with running(resolver=Noting()) as host:
+        assert [await host.status("v1") for _ in range(2)] == [401, 401]
+        assert (asked, host.registry.asked, host.registry.bases) == ([], [], 1)
+        assert await host.status("v1", rights=ALICE) == 200
+        assert len(asked) == 1
 
 
 async def test_the_registry_is_asked_once_about_a_manifest_and_all_that_it_refers_to() -> None:
@@ -184,6 +226,17 @@ async def test_a_layer_of_an_open_image_is_given_without_a_question() -> None:
         assert await host.status(host.shared.digest, "free/other") == 200
         assert host.registry.asked == []
         assert await host.status(host.secret.digest, "free/app", rights=BOB) == 404
+
+
+async def test_a_layer_is_no_longer_given_to_everybody_when_the_open_image_is_gone() -> None:
+    async with running() as host:
+        host.tag("free/app", host.free_image)
+        assert await host.status(host.shared.digest, "free/other") == 200
+        host.store.remove(Reference(host.registry.name, "free/app", "v1"))
+        host.registry.content["free/app"] = set()
+        async with asyncio.timeout(30):
+            while await host.status(host.shared.digest, "free/app", rights=BOB) != 404:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_an_index_that_anybody_can_write_opens_nothing_covered() -> None:
@@ -392,9 +445,8 @@ async def test_nothing_secret_is_logged(caplog: pytest.LogCaptureFixture) -> Non
             await host.get(host.image.digest, rights=rights)
         host.registry.status = 500
         await host.get(host.image.digest, rights=BASIC[:-5])
-    text = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith("peili"))
     for secret in (BASIC, ALICE, BOB):
-        assert secret.partition(" ")[2][:-6] not in text
+        assert secret.partition(" ")[2][:-6] not in caplog.text
 
 
 async def test_tags_of_covered_repositories_are_not_listed() -> None:

@@ -84,6 +84,17 @@ async def test_a_check_that_this_host_cannot_make_ends_no_outage() -> None:
         assert await outages.suspected("registry.example") == down
 
 
+async def test_a_registry_that_does_not_answer_a_question_soon_is_checked_meanwhile() -> None:
+    """One after the other would take twice as long."""
+    async with running(limits=Limits(upstream_timeout=8)) as host:
+        host.registry.silent_to.add(ALICE)
+        asking = asyncio.create_task(host.status(host.image.digest, rights=ALICE))
+        await until(lambda: host.registry.bases == 1)
+        assert not asking.done()
+        host.registry.never.set()
+        assert await asking == 200
+
+
 async def test_slow_answers_to_some_requesters_are_no_outage() -> None:
     """Neither for those who wait for a free slot, of which there are two for each registry."""
     async with granted(limits=Limits(upstream_timeout=2, upstream_requests=4)) as host:

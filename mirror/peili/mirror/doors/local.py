@@ -7,6 +7,7 @@ of an image gets a manifest only if the whole image is available (whole_images.p
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import NoReturn, TypeVar
@@ -165,14 +166,24 @@ class LocalDoor(Door):
             return None
 
     async def _resolve(self, target: Target, response: ResponseWriter) -> Digest:
-        resolve = partial(self._resolver.resolve_for, self.reference(target), self._requester(response, target))
-        resolution = await self._ask_resolver(resolve, target, response)
+        reference, authorization = self.reference(target), response.header(b"authorization")
+        gate = None if response.header(b"user-agent") == USER_AGENT else self._gate
+        if gate is not None:
+            await gate.check_tag(target, reference.tag, authorization)
+        resolve = partial(self._resolver.resolve_for, reference, self._requester(response, target))
+        unknown = NotFound(f"{target.name} is resolved upstream")
+        try:
+            resolution = await self._ask_resolver(resolve, target, response)
+        except NotFound as error:
+            resolution, unknown = None, error
         if resolution is None:
-            raise NotFound(f"{target.name} is resolved upstream")
+            if gate is not None:
+                await gate.check_tag(target, reference.tag, authorization, is_unknown=True)
+            raise unknown
         _warn(response, resolution.warning)
         digest = resolution.descriptor.digest
-        if self._gate is not None and resolution.is_confirmed:
-            self._gate.note_confirmed(target, digest, response.header(b"authorization"))
+        if gate is not None and resolution.is_confirmed:
+            gate.note_confirmed(target, digest, authorization)
         return digest
 
     async def _send_from_store(self, target: Target, digest: Digest, response: ResponseWriter) -> bool:
@@ -246,7 +257,8 @@ class LocalDoor(Door):
         # the response has no length, too.
         has_length = not transfer.takes_one_stream
         await response.start(descriptor, span, is_partial=not span.is_whole, has_length=has_length)
-        await transfer.send_to(response)
+        with self._gate.relaying(digest) if self._gate is not None else nullcontext():
+            await transfer.send_to(response)
         await response.end()
 
 

@@ -78,8 +78,25 @@ class CoveredAccess:
         self._grants = Grants(rights.ttl, context.limits.grants, clock, wall)
         self._earlier = Grants(rights.grace, context.limits.grants, clock, wall)
 
+    async def demand_rights(self, resource: Resource) -> None:
+        """Return if a request without rights may get more than a challenge, whatever is here.
+
+        Raises:
+            HTTPError: 401, the registry demands rights; 403, it wants a password.
+            NotFound: The registry does not answer.
+        """
+        if self._rights.serves_in_outage:
+            return  # what was granted before
+        match await self._answers.demand(resource.registry):
+            case Challenged(challenge):
+                raise self.challenged(resource, challenge)
+            case Unreachable(why):
+                raise self._outage(resource, why)
+            case None:
+                pass
+
     async def require(self, resource: Resource, credential: Credential) -> None:
-        """Return if the runtime may have `resource`.
+        """Return if the runtime may have `resource`, or know what it means if it is a tag.
 
         Raises:
             HTTPError: 401, the registry demands rights; 403, these are not enough.
@@ -93,16 +110,16 @@ class CoveredAccess:
 
     async def _require(self, case: _Case) -> None:
         digest = case.resource.digest
-        if await self._has(self._grants, case.scope, digest):
+        if digest is not None and await self._has(self._grants, case.scope, digest):
             self._count(REMEMBERED)
             return
-        if self._rights.serves_in_outage:
+        if digest is not None and self._rights.serves_in_outage:
             case = replace(case, was_granted=await self._has(self._earlier, case.scope_of_all, digest))
         self._apply(case, await self._ask(case))
 
     def note_readable(self, resource: Resource, credential: Credential) -> None:
         """Remember that the registry has let the runtime read `resource`, when another part of the mirror asked it."""
-        self._remember(_Case(resource, credential))
+        self._remember(_Case(resource, credential), resource.digest)
 
     def challenged(self, resource: Resource, challenge: Challenge) -> HTTPError:
         """Return the response that lets the runtime get rights where the registry says."""
@@ -121,8 +138,9 @@ class CoveredAccess:
         """Do what the registry says: return, or raise an error."""
         resource = case.resource
         match answer:
-            case Readable():
-                self._remember(case)
+            case Readable(descriptor):
+                said = None if descriptor is None else descriptor.digest
+                self._remember(case, resource.digest or said)
             case Challenged(challenge):
                 if case.credential.is_anonymous or self._has_expired(case):
                     raise self.challenged(resource, challenge)
@@ -146,9 +164,11 @@ class CoveredAccess:
         is_over = credential.expires is not None and credential.expires <= self._wall()
         return is_over or self._grants.has_been_granted(case.scope)
 
-    def _remember(self, case: _Case) -> None:
+    def _remember(self, case: _Case, digest: Digest | None) -> None:
         self._count(GRANTED)
-        digest, is_manifest = case.resource.digest, case.resource.endpoint is Endpoint.MANIFEST
+        if digest is None:
+            return
+        is_manifest = case.resource.endpoint is Endpoint.MANIFEST
         is_full = self._grants.add(case.scope, digest, case.credential.expires, is_manifest=is_manifest)
         is_full |= self._earlier.add(case.scope_of_all, digest, is_manifest=is_manifest)
         if is_full:

@@ -7,6 +7,7 @@ what this host knows only from covered ones (repositories.py).
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from peili.mirror.errors import NotFound
@@ -41,7 +42,7 @@ class Permit:
 class Gate:
     """Decides about the requests to the local door. Used on one event loop, concurrently.
 
-    A decision takes at most five times ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
+    A decision takes at most twice ``limits.upstream_timeout`` seconds, and the time of a few calls of the store. A
     registry that does not answer delays only what it has to decide about, and then not each request.
 
     Args:
@@ -96,6 +97,35 @@ class Gate:
         await self._covered.require(resource, self._credentials.of(authorization))
         self.repositories.arrivals.note_request(digest, is_covered=True, is_granted=True)
         return Permit(is_checked=True)
+
+    async def check_tag(self, target: Target, tag: str, authorization: str | None, *, is_unknown: bool = False) -> None:
+        """Check whether the runtime may know whether hosts here know `tag`, and what it means.
+
+        It is called before anybody is asked what the tag means, and once more if nobody knows. So a requester gets the
+        same answer as if somebody knew. It does nothing if the repository is not covered.
+
+        Args:
+            target: The request. Its registry and repository count.
+            tag: The tag.
+            authorization: The Authorization header of the request. It is sent to the registry, and not kept.
+            is_unknown: Whether nobody knows the tag.
+
+        Raises:
+            HTTPError: 401, the registry demands rights; 403, these are not enough.
+            NotFound: The registry does not have it or does not answer.
+        """
+        if target.registry is None or not self._coverage.covers(target.registry, target.repository):
+            return
+        resource = Resource(target.registry, target.repository, Endpoint.MANIFEST, tag)
+        credential = self._credentials.of(authorization)
+        if is_unknown:
+            await self._covered.require(resource, credential)
+        elif credential.is_anonymous:
+            await self._covered.demand_rights(resource)
+
+    def relaying(self, digest: Digest) -> AbstractContextManager[None]:
+        """Return a context during which content arrives through the relay, and belongs to those who requested it."""
+        return self.repositories.arrivals.relaying(digest)
 
     def note_confirmed(self, target: Target, digest: Digest, authorization: str | None) -> None:
         """Note that the registry has just said, asked with these rights, which manifest a tag means.

@@ -82,8 +82,12 @@ class Outages:
 
     async def prepare(self, registry: str) -> None:
         """Check a registry that answers, unless it was checked before: one that answers no check is never down."""
-        if self._of(registry).checked_at == float("-inf"):
+        if not self.is_prepared(registry):
             await self._checks.call(registry, lambda: self._check(registry))
+
+    def is_prepared(self, registry: str) -> bool:
+        """Return whether a registry was checked before."""
+        return self._of(registry).checked_at > float("-inf")
 
     async def suspected(self, registry: str) -> Unreachable | None:
         """Return why a registry is down; None if it is not, or was not when somebody last looked.
