@@ -13,12 +13,13 @@ from bench.mirrors import empty_peers, tls_holder
 from bench.setting import Setting, blob_path
 from tests.lab.processes import ENVIRONMENT
 from tests.support.certificates import make_certificate
+from tests.support.plain_http import NO_AUTHORITIES
 
 from peili.mirror.peer_api.peers import IDENTITY_HEADER
 
 
 def test_each_of_many_mirrors_is_a_host(tmp_path: Path) -> None:
-    with empty_peers(tmp_path / "log", 5) as urls, httpx.Client(trust_env=False) as client:
+    with empty_peers(tmp_path / "log", 5) as urls, httpx.Client(verify=NO_AUTHORITIES, trust_env=False) as client:
         answers = [client.head(f"{url}/_router/keys/sha256:{'0' * 64}") for url in urls]
     assert [each.status_code for each in answers] == [404] * 5
     assert len({each.headers[IDENTITY_HEADER] for each in answers}) == 5

@@ -17,12 +17,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-import httpx
 import uvicorn
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 from tests.support.certificates import Certificate
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror, Peer, PushRouter, Router, Store, serve
@@ -89,7 +89,7 @@ async def run_round(framework: str, tls: Certificate, layout: Path) -> None:
     puller = Mirror(MemoryStore(), router, client_ssl=client_ssl, limits=SHORT_LIMITS)
     path = f"/v2/registry.example/demo/blobs/{store.add(CONTENT).digest}"
     async with AsyncExitStack() as stack:
-        runtime = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+        runtime = await stack.enter_async_context(plain_client(trust_env=False))
         await stack.enter_async_context(run_mirror(framework, holder, tls))
         url = await stack.enter_async_context(run_mirror(framework, puller, tls))
         for each in other_mirrors(layout, client_ssl):

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import HTTPConnection
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 import peili.mirror
@@ -74,7 +75,7 @@ async def test_an_agent_without_a_web_server() -> None:
     worked: list[int] = []
 
     async def work(local: tuple[str, ...], peer: tuple[str, ...]) -> None:
-        async with httpx.AsyncClient() as client:
+        async with plain_client() as client:
             answers = [await client.get(f"http://{each}/v2/") for each in (*local, *peer)]
         worked.extend(each.status_code for each in answers)
 

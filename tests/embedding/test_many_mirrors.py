@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -130,7 +131,7 @@ async def enter_and_exit(mirror: Mirror) -> None:
         asyncio.timeout(60),
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-        httpx.AsyncClient() as client,
+        plain_client() as client,
     ):
         for address in (*serving.local_addresses, *serving.peer_addresses):
             assert (await client.get(f"http://{address}/v2/")).status_code == 200

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Callable
 import httpx
 from tests.mirror.membership.directory.cluster import Host
 from tests.mirror.relay.pulling import path_of
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
@@ -63,7 +64,7 @@ class Runtime:
         ingest.commit()
 
     async def _fill(self, ingest: MemoryIngest, digest: Digest, size: int) -> None:
-        async with httpx.AsyncClient(base_url=self._url, trust_env=False, timeout=60) as client:
+        async with plain_client(base_url=self._url, trust_env=False, timeout=60) as client:
             while (offset := len(ingest.data)) < size:
                 headers = {"Range": f"bytes={offset}-"} if offset else {}
                 try:

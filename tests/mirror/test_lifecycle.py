@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -80,7 +81,7 @@ async def test_two_mirrors_run_side_by_side_and_find_each_other() -> None:
         two,
         serve(one, local="127.0.0.1:0", peer="127.0.0.1:0"),
         serve(two, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-        httpx.AsyncClient() as client,
+        plain_client() as client,
     ):
         await until(lambda: added.digest in network.holdings[one.identity.id])
         response = await client.get(f"http://{serving.local_addresses[0]}{path}")

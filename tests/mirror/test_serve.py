@@ -14,6 +14,7 @@ import httpx
 import pytest
 from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.support.certificates import make_certificate
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Address, ConfigError, Limits, ListenError, Mirror, Peer, serve
@@ -28,7 +29,7 @@ def mirror(**limits: float) -> Mirror:
 
 
 async def alive(address: str) -> bool:
-    async with httpx.AsyncClient() as client:
+    async with plain_client() as client:
         return (await client.get(f"http://{address}/v2/")).status_code == 200
 
 
@@ -44,7 +45,7 @@ async def test_serve_listens_on_several_addresses_and_returns_them() -> None:
 
 
 async def test_the_local_door_has_the_ops_routes_and_the_peer_door_has_not() -> None:
-    async with serve(mirror(), local="127.0.0.1:0", peer="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
+    async with serve(mirror(), local="127.0.0.1:0", peer="127.0.0.1:0") as serving, plain_client() as client:
         for path, status in (("/livez", 200), ("/readyz", 503)):
             assert (await client.get(f"http://{serving.local_addresses[0]}{path}")).status_code == status
             assert (await client.get(f"http://{serving.peer_addresses[0]}{path}")).status_code == 404
@@ -160,7 +161,7 @@ async def test_serve_ends_soon_and_quietly_whatever_is_open(door: str, caplog: p
     async with contextlib.AsyncExitStack() as stack:
         limits = Limits(drain_timeout=0.2, reader_timeout=600)  # much longer than the test
         host = await stack.enter_async_context(served_host(limits=limits))
-        async with httpx.AsyncClient() as idle:
+        async with plain_client() as idle:
             assert (await idle.get(f"{host.url(door)}/v2/")).status_code == 200
             with open_request(host.address(door), ZEROS_PATH), open_request(host.address(door), "/v2/"):
                 await until(lambda: len(host.store.opened) == 1)
@@ -174,7 +175,7 @@ async def test_a_response_in_progress_gets_time_to_end() -> None:
     async with served_host(limits=Limits(drain_timeout=60)) as host:
         added = host.store.add(bytes(8 << 20))
         url = f"{host.url('peer')}/v2/registry.example/demo/blobs/{added.digest}"
-        async with httpx.AsyncClient() as client, client.stream("GET", url) as response:
+        async with plain_client() as client, client.stream("GET", url) as response:
             draining = asyncio.create_task(host.mirror.drain(60))
             assert len(await response.aread()) == added.size
             await draining

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from scripts import grafana_dashboard
 from tests.mirror.relay.pulling import path_of
+from tests.support.plain_http import plain_client
 from tests.support.ports import free_port
 
 from peili.mirror import Digest, Mirror, Peer, Serving, serve
@@ -45,7 +46,7 @@ async def hosts() -> AsyncGenerator[tuple[Serving, Serving]]:
 
 
 async def pull(serving: Serving) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as runtime:
+    async with plain_client(base_url=f"http://{serving.local_addresses[0]}") as runtime:
         assert (await runtime.get(path_of(Digest.of(DATA)))).content == DATA
         assert (await runtime.get(path_of(Digest.of(b"nothing")))).status_code == 404
 
@@ -66,7 +67,7 @@ async def prometheus(directory: Path, targets: list[str]) -> AsyncGenerator[http
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False) as client:
+        async with plain_client(base_url=f"http://127.0.0.1:{port}/api/v1", trust_env=False) as client:
             await until_ready(client)
             yield client
     finally:

@@ -14,6 +14,7 @@ from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import pulling
 from tests.support.neighbours import black_hole_url
+from tests.support.plain_http import plain_client
 
 from peili.adapters.standalone.cli import main
 from peili.mirror import Digest, Limits, Mirror, NotFound, Peer, Reference, serve
@@ -182,7 +183,7 @@ async def test_a_peer_of_which_only_the_url_is_known_has_the_name_that_it_answer
             assert await asked.run("ping", "node-b") == 0
             assert await asked.run("find", "demo:v1") == 0
             assert await asked.run("status") == 0
-            async with httpx.AsyncClient(base_url=asked.url) as client:
+            async with plain_client(base_url=asked.url) as client:
                 images = (await client.get("/images")).json()
     assert images["asked"] == ["node-b"]
     out = capsys.readouterr().out
@@ -191,7 +192,7 @@ async def test_a_peer_of_which_only_the_url_is_known_has_the_name_that_it_answer
 
 
 async def test_images_lists_what_is_here_and_who_else_has_it() -> None:
-    async with host() as asked, httpx.AsyncClient(base_url=asked.url) as client:
+    async with host() as asked, plain_client(base_url=asked.url) as client:
         row = {"image": "docker.io/library/demo:v1", "digest": Digest.of(INDEX), "peers": ["node-b"]}
         assert (await client.get("/images")).json()["images"] == [{**row, "here": False}]
         asked.store.tag(Reference("docker.io", "library/demo", "v1"), asked.store.add(INDEX))
@@ -200,19 +201,19 @@ async def test_images_lists_what_is_here_and_who_else_has_it() -> None:
 
 async def test_only_few_questions_are_answered_at_the_same_time() -> None:
     with black_hole_url() as url:
-        async with host(Peer("node-z", (url,))) as asked, httpx.AsyncClient(base_url=asked.url, timeout=60) as client:
+        async with host(Peer("node-z", (url,))) as asked, plain_client(base_url=asked.url, timeout=60) as client:
             answers = await asyncio.gather(*(client.get("/ping", params={"peer": "node-z"}) for _ in range(3)))
     assert sorted(each.status_code for each in answers) == [200, 200, 429]
 
 
 async def test_a_page_of_another_site_cannot_ask() -> None:
-    async with host() as asked, httpx.AsyncClient(base_url=asked.url) as client:
+    async with host() as asked, plain_client(base_url=asked.url) as client:
         for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Host": "evil.example"}):
             assert (await client.get("/ping", headers=headers)).status_code == 403
 
 
 async def test_the_events_are_the_status_each_second_until_the_drain() -> None:
-    async with host() as asked, httpx.AsyncClient(base_url=asked.url, timeout=60) as client:
+    async with host() as asked, plain_client(base_url=asked.url, timeout=60) as client:
         async with client.stream("GET", "/events") as response:
             assert response.headers["Content-Type"].startswith("text/event-stream")
             events: list[str] = []

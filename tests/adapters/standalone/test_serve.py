@@ -19,6 +19,7 @@ import pytest
 from tests.lab.processes import wait_for
 from tests.support.certificates import make_certificate
 from tests.support.directories import short_directory
+from tests.support.plain_http import plain_get
 
 from peili.mirror.testing.images import make_layout
 from peili.mirror.tls.key_file import create_key_file
@@ -139,7 +140,7 @@ def test_hosts_with_a_key_or_with_certificates_pull_from_each_other(way: str, st
     patient = [f"--set=limits.{name}_timeout=30" for name in ("lookup", "connect", "first_byte")]  # on a busy machine
     puller = start(*access, f"--set=router.peers=['{url}']", *patient)
     layer = image.layers[0]
-    pulled = httpx.get(f"{puller.url}/v2/registry.example/demo/blobs/{layer.digest}")
+    pulled = plain_get(f"{puller.url}/v2/registry.example/demo/blobs/{layer.digest}")
     assert (pulled.status_code, len(pulled.content)) == (200, layer.size)
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/v2/", verify=False)
@@ -161,12 +162,12 @@ def test_sighup_reads_the_file_of_members_again(tmp_path: Path) -> None:
     serving = Serving(tmp_path, *FLAGS[:3], *router)
     try:
         status = f"{serving.url}/status"
-        wait_for(lambda: httpx.get(status).json()["ready"]["router"], "the router is ready")
-        assert httpx.get(status).json()["peers"] == []
+        wait_for(lambda: plain_get(status).json()["ready"]["router"], "the router is ready")
+        assert plain_get(status).json()["peers"] == []
         peers.write_text("http://127.0.0.1:9\n")
         serving.process.send_signal(signal.SIGHUP)
         serving.wait_for("SIGHUP: reading again what plug-ins read from files")
-        wait_for(lambda: httpx.get(status).json()["peers"] != [], "the peer is known")
+        wait_for(lambda: plain_get(status).json()["peers"] != [], "the peer is known")
         assert serving.end() == 0
     finally:
         serving.process.kill()
@@ -175,7 +176,7 @@ def test_sighup_reads_the_file_of_members_again(tmp_path: Path) -> None:
 
 def test_sigint_ends_it_too(start: Start) -> None:
     serving = start()
-    assert httpx.get(f"{serving.url}/livez").status_code == 200
+    assert plain_get(f"{serving.url}/livez").status_code == 200
     serving.process.send_signal(signal.SIGINT)
     assert serving.process.wait(30) == 0
     assert "SIGINT: stopping" in serving.log
@@ -197,7 +198,7 @@ def test_a_second_signal_ends_it_at_once(start: Start, tmp_path: Path) -> None:
 @pytest.mark.parametrize("hard", [100, 300])
 def test_the_limit_on_open_files_is_raised_as_far_as_the_system_allows(start: Start, hard: int) -> None:
     serving = start(descriptors=(100, hard))
-    assert httpx.get(f"{serving.url}/livez").status_code == 200
+    assert plain_get(f"{serving.url}/livez").status_code == 200
     limits = Path(f"/proc/{serving.process.pid}/limits").read_text()
     assert re.search(rf"^Max open files +{hard} +{hard} ", limits, re.MULTILINE)
     line = f"this process may open {hard} files; the limit was 100 at the start\n"
@@ -218,7 +219,7 @@ def test_requests_and_unreachable_peers_do_not_fill_the_log(start: Start) -> Non
     serving = start()
     address, _, port = serving.url.removeprefix("http://").rpartition(":")
     for _ in range(3):
-        assert httpx.get(f"{serving.url}/v2/registry.example/demo/manifests/v1").status_code == 404
+        assert plain_get(f"{serving.url}/v2/registry.example/demo/manifests/v1").status_code == 404
         with socket.create_connection((address, int(port))) as client:
             client.sendall(b"no request\r\n\r\n")
             client.recv(1000)
@@ -243,8 +244,8 @@ def test_it_starts_without_containerd_and_logs_a_warning(start: Start) -> None:
     serving = start("--set=store.kind=containerd", f"--set=store.address={address}")
     serving.wait_for("is up")
     assert address in serving.wait_for(r"WARNING .*containerd.*")[0]
-    assert httpx.get(f"{serving.url}/livez").status_code == 200
-    assert httpx.get(f"{serving.url}/readyz").status_code == 503
+    assert plain_get(f"{serving.url}/livez").status_code == 200
+    assert plain_get(f"{serving.url}/readyz").status_code == 503
     assert serving.end() == 0
     assert "Traceback" not in serving.log
 
@@ -258,7 +259,7 @@ def test_systemd_receives_the_states_ready_alive_and_stopping(start: Start) -> N
         received = set(systemd.recv(100).split())
         while received < {b"READY=1", b"WATCHDOG=1"}:
             received.update(systemd.recv(100).split())
-        assert httpx.get(f"{serving.url}/livez").status_code == 200
+        assert plain_get(f"{serving.url}/livez").status_code == 200
         assert serving.end() == 0
         while b"STOPPING=1" not in received:
             received.update(systemd.recv(100).split())
@@ -289,7 +290,7 @@ def test_the_port_is_closed_while_plug_ins_stop(start: Start, tmp_path: Path) ->
     serving.process.send_signal(signal.SIGTERM)
     serving.wait_for("is stopping")
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{url}/v2/", timeout=5)
+        plain_get(f"{url}/v2/", timeout=5)
     stop_file.touch()
     assert serving.process.wait(30) == 0
 
@@ -312,7 +313,7 @@ def test_a_plug_in_that_blocks_the_loop_ends_the_process_which_logs_where_it_was
     serving = start(*flags, environ={"PYTHONPATH": str(tmp_path)})
     blob = f"{serving.url}/v2/registry.example/demo/blobs/sha256:{'0' * 64}"
     with pytest.raises(httpx.TransportError):
-        httpx.get(blob, timeout=60)
+        plain_get(blob, timeout=60)
     assert serving.process.wait(30) == -signal.SIGABRT
     assert "the event loop has not moved for 0.5 seconds" in serving.log
     assert "stuck.py" in serving.log

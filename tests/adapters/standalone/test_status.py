@@ -16,9 +16,9 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.mirror.relay.pulling import path_of
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.adapters.standalone.cli import main
@@ -61,7 +61,7 @@ async def status(serving: Serving, capsys: pytest.CaptureFixture[str], *options:
 
 async def test_it_shows_peers_bytes_by_source_and_problems(capsys: pytest.CaptureFixture[str]) -> None:
     async with hosts() as (mirror, serving, store):
-        async with httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as runtime:
+        async with plain_client(base_url=f"http://{serving.local_addresses[0]}") as runtime:
             headers = {"User-Agent": "containerd/2.1"}
             assert (await runtime.get(path_of(Digest.of(DATA)), headers=headers)).content == DATA
             assert (await runtime.get(path_of(Digest.of(b"x" * 1000)))).status_code == 404
@@ -89,7 +89,7 @@ async def test_it_shows_peers_bytes_by_source_and_problems(capsys: pytest.Captur
 
 async def test_it_shows_what_is_in_flight_and_from_whom(capsys: pytest.CaptureFixture[str]) -> None:
     digest = Digest.of(DATA)
-    async with hosts() as (mirror, serving, _), httpx.AsyncClient() as runtime:
+    async with hosts() as (mirror, serving, _), plain_client() as runtime:
         url = f"http://{serving.local_addresses[0]}{path_of(digest)}"
         async with runtime.stream("GET", url) as response:  # reads nothing yet
             await until(lambda: any(each.sent for each in mirror.metrics.active))
@@ -184,7 +184,7 @@ async def test_a_server_that_is_no_peili_is_named(capsys: pytest.CaptureFixture[
 
 
 async def test_with_its_own_address_the_ops_app_is_only_there() -> None:
-    async with hosts() as (_, serving, _store), httpx.AsyncClient() as client:
+    async with hosts() as (_, serving, _store), plain_client() as client:
         assert (await client.get(f"http://{serving.ops_addresses[0]}/livez")).status_code == 200
         assert (await client.get(f"http://{serving.local_addresses[0]}/livez")).status_code == 404
         assert (await client.get(f"http://{serving.local_addresses[0]}/v2/")).status_code == 200

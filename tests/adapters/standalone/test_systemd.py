@@ -12,10 +12,10 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.lab.processes import ENVIRONMENT, Process, wait_for
 from tests.support.directories import short_directory
+from tests.support.plain_http import plain_get
 from tests.support.ports import free_ports
 
 from peili.adapters.standalone.systemd import Notifier, passed_sockets
@@ -69,9 +69,9 @@ def test_each_door_is_served_on_the_sockets_of_its_name(tmp_path: Path) -> None:
         with launched(tmp_path, sockets, "peer:local:local") as process:
             # The requests wait in the queues of the sockets until peili accepts them, so nothing has to be polled.
             for each in (local, local6):
-                assert httpx.get(f"{url(each)}/livez", timeout=30).status_code == 200
-            assert httpx.get(f"{url(peer)}/v2/", timeout=30).headers["peili-id"]
-            assert httpx.get(f"{url(peer)}/livez", timeout=30).status_code == 404
+                assert plain_get(f"{url(each)}/livez", timeout=30).status_code == 200
+            assert plain_get(f"{url(peer)}/v2/", timeout=30).headers["peili-id"]
+            assert plain_get(f"{url(peer)}/livez", timeout=30).status_code == 404
             assert process.stop() == 0
         with socket.create_connection(local.getsockname(), timeout=30):
             pass  # the socket is still open and listens: the next peili serves the clients that connect meanwhile
@@ -95,7 +95,7 @@ def test_a_door_without_a_socket_listens_on_the_configured_address(tmp_path: Pat
         )
         assert found is not None
         assert found[2] == "{}:{}".format(*peer.getsockname())
-        assert httpx.get(f"http://{found[1]}/livez").status_code == 200
+        assert plain_get(f"http://{found[1]}/livez").status_code == 200
 
 
 def test_neither_the_sockets_nor_their_names_reach_children(tmp_path: Path) -> None:
@@ -183,8 +183,8 @@ def test_systemd_socket_activate_starts_it_at_the_first_request(tmp_path: Path) 
     try:
         wait_for(lambda: "Listening on" in process.output(), "it listens")
         assert "local door" not in process.output()
-        assert httpx.get(f"{local}/livez", timeout=30).status_code == 200
-        assert httpx.get(f"{peer}/v2/", timeout=30).headers["peili-id"]
+        assert plain_get(f"{local}/livez", timeout=30).status_code == 200
+        assert plain_get(f"{peer}/v2/", timeout=30).headers["peili-id"]
         assert f"local door {ports[0]}, peer door {ports[1]}" in process.output()
         assert process.stop() == 0
     finally:

@@ -18,6 +18,7 @@ import httpx
 import pytest
 from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.doors.server_kinds import SERVER_KINDS, ServerKind
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -106,7 +107,7 @@ async def cut(address: str, path: str) -> bytes:
             arrived.extend(piece)
 
     url = f"http://{address}{path}"
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client, client.stream("GET", url) as answer:
+    async with plain_client(trust_env=False, timeout=20) as client, client.stream("GET", url) as answer:
         assert answer.status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):
             await take(answer)
@@ -146,7 +147,7 @@ async def test_short_content_is_read_before_the_response_starts(
     async with (
         mirror,
         server_kind.serve(mirror) as (address, _),
-        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        plain_client(trust_env=False, timeout=20) as client,
     ):
 
         async def ask(first: int, last: int) -> httpx.Response:
@@ -210,7 +211,7 @@ async def test_after_a_hanging_disk_the_runtime_fetches_the_rest(
             assert arrived == data[: len(arrived)]
             assert limited(host.mirror) == {"stall_timeout": 1}
             go_on.set()
-            async with httpx.AsyncClient(trust_env=False) as client:
+            async with plain_client(trust_env=False) as client:
                 rest = await client.get(f"http://{host.address}{path}", headers={"Range": f"bytes={len(arrived)}-"})
             assert rest.status_code == 206
             assert arrived + rest.content == data
@@ -223,7 +224,7 @@ async def test_an_error_of_aclose_does_not_harm_the_response(
 ) -> None:
     caplog.set_level(logging.DEBUG, "peili")
     mirror = Mirror(BreakingStore(Breaking(ConnectionResetError("of the store's"), closing=True)), MemoryRouter())
-    async with mirror, server_kind.serve(mirror) as (address, _), httpx.AsyncClient(trust_env=False) as client:
+    async with mirror, server_kind.serve(mirror) as (address, _), plain_client(trust_env=False) as client:
         for _ in range(2):
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
         await until(lambda: caplog.text.count("the store's aclose failed") == 2)
@@ -248,7 +249,7 @@ async def test_if_open_fails_the_content_comes_from_peers(
         await until(
             lambda: Digest.of(DATA) in network.holdings[other.identity.id] and other.identity.id in network.hosts
         )
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with plain_client(trust_env=False) as client:
             assert (await client.get(f"http://{address}{PATH}")).content == DATA
         async with client_for(mirror.peer) as peer:
             assert (await peer.get(PATH)).status_code == 503

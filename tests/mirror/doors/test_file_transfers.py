@@ -22,6 +22,7 @@ from tests.mirror.doors.multipart_parser import parts_of
 from tests.mirror.doors.served_host import open_request
 from tests.mirror.doors.server_kinds import FIRST, SERVER_KINDS, Host, ServerKind
 from tests.support.memory import resident
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Content, Digest
@@ -68,7 +69,7 @@ def large(tmp_path: Path) -> Path:
 
 
 def client_of(host: Host) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False, timeout=60)
+    return plain_client(base_url=f"http://{host.address}", trust_env=False, timeout=60)
 
 
 @contextmanager

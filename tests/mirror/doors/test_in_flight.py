@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from tests.mirror.metrics.test_metrics import scrape
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -89,7 +90,7 @@ async def host(store: MemoryStore | None = None, **limits: Any) -> AsyncGenerato
     mirror = Mirror(store, MemoryRouter(), limits=Limits(**limits))
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         url = f"http://{serving.peer_addresses[0]}"
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+        async with plain_client(base_url=url, trust_env=False, timeout=60) as client:
             yield Host(mirror, store, ingest, client, f"http://{serving.local_addresses[0]}")
 
 
@@ -196,7 +197,7 @@ async def test_content_of_unknown_size_is_not_there() -> None:
 async def test_the_local_door_never_sends_it(method: str) -> None:
     async with host() as here:
         here.ingest.write(DATA)
-        async with httpx.AsyncClient(base_url=here.local, trust_env=False) as client:
+        async with plain_client(base_url=here.local, trust_env=False) as client:
             assert (await client.request(method, PATH, headers=IN_FLIGHT)).status_code == 404
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import httpx
 import pytest
 from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import InMemoryHost, client_for, error_codes, in_memory_host
 from tests.mirror.doors.served_host import served_host
+from tests.support.plain_http import plain_client
 
 from peili.mirror import serve
 
@@ -108,7 +108,7 @@ async def test_ops_refuses_only_pages_of_other_sites(headers: dict[str, str], st
 
 
 async def test_ops_at_the_local_door_refuses_a_foreign_host_too() -> None:
-    async with served_host() as host, httpx.AsyncClient(trust_env=False) as client:
+    async with served_host() as host, plain_client(trust_env=False) as client:
         for name, status in (("localhost", 200), ("rebound.example", 403)):
             response = await client.get(f"{host.url('local')}/livez", headers={"Host": name})
             assert response.status_code == status
@@ -116,7 +116,7 @@ async def test_ops_at_the_local_door_refuses_a_foreign_host_too() -> None:
 
 async def test_the_first_refusal_is_logged_with_its_setting(caplog: pytest.LogCaptureFixture) -> None:
     host = InMemoryHost()
-    async with host.mirror, serve(host.mirror, local="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
+    async with host.mirror, serve(host.mirror, local="127.0.0.1:0") as serving, plain_client() as client:
         for _ in range(3):
             await client.get(f"http://{serving.local_addresses[0]}/v2/", headers={"Host": "mirror.internal"})
     [message] = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]

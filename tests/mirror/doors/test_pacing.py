@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.mirror.doors.in_memory_host import DOORS, client_for, in_memory_host
 from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.mirror.doors.server_kinds import SERVER_KINDS
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits
@@ -47,7 +47,7 @@ async def test_every_byte_arrives_at_a_limited_rate(kind: object, tmp_path: Path
     assert isinstance(kind, type(SERVER_KINDS[0]))
     data = bytes(range(256)) * 4096 * 2
     (tmp_path / "blob").write_bytes(data)
-    async with kind.host(local_rate=8 * MIB) as host, httpx.AsyncClient(trust_env=False, timeout=60) as client:
+    async with kind.host(local_rate=8 * MIB) as host, plain_client(trust_env=False, timeout=60) as client:
         path = host.store.add_file(tmp_path / "blob")
         assert (await client.get(f"http://{host.address}{path}")).content == data
         assert (await client.get(f"http://{host.address}{path}", headers={"Range": "bytes=5-"})).content == data[5:]

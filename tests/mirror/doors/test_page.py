@@ -17,6 +17,7 @@ from tests.mirror.cold_start import COLD_LIMITS, Runtime, Upstream
 from tests.mirror.membership.directory.cluster import are_synced, cluster
 from tests.mirror.relay.pulling import content, manifest_with, path_of
 from tests.support.browser import CHROMIUM, Browser, browser
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Mirror, Peer, Reference, serve
@@ -92,7 +93,7 @@ async def shown(directory: Path) -> AsyncGenerator[Shown]:
         async with mirror, serve(mirror, local="127.0.0.1:0", ops="127.0.0.1:0") as serving:
             url = f"http://{serving.ops_addresses[0]}/"
             async with (
-                httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as runtime,
+                plain_client(base_url=f"http://{serving.local_addresses[0]}") as runtime,
                 browser(directory) as page,
             ):
                 await page.open(url)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.server_kinds import FIRST, Host, ServerKind, on_uvicorn
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Mirror
@@ -56,7 +57,7 @@ async def host_and_client() -> AsyncGenerator[tuple[Host, httpx.AsyncClient]]:
     server_kind = ServerKind("a server that offers pathsend", on_uvicorn(with_pathsend, http="httptools"))
     async with (
         server_kind.host() as host,
-        httpx.AsyncClient(base_url=f"http://{host.address}", trust_env=False) as client,
+        plain_client(base_url=f"http://{host.address}", trust_env=False) as client,
     ):
         yield host, client
 

@@ -8,12 +8,12 @@ import re
 import socket
 from pathlib import Path
 
-import httpx
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import DOORS
 from tests.mirror.doors.served_host import SIZE, ZEROS_PATH, ZerosStore, open_request, served_host
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Limits, Mirror
@@ -51,7 +51,7 @@ async def test_a_stalled_client_is_cut_off(door: str, caplog: pytest.LogCaptureF
                 await host.store.opened[0].closed.wait()
             await until(lambda: host.mirror.metrics.limited.value("reader_timeout") == 1)
             assert await count_remaining(sock) < SIZE
-        async with httpx.AsyncClient(base_url=host.url(door)) as client:
+        async with plain_client(base_url=host.url(door)) as client:
             assert (await client.get("/v2/")).status_code == 200
     assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
 
@@ -126,7 +126,7 @@ async def test_a_disconnect_closes_the_content_at_once(door: str, caplog: pytest
 async def test_uploads_above_the_limit_of_a_peer_are_refused() -> None:
     async with (
         served_host(limits=Limits(uploads_per_peer=2)) as host,
-        httpx.AsyncClient(base_url=host.url("peer")) as client,
+        plain_client(base_url=host.url("peer")) as client,
     ):
         with open_request(host.address("peer"), ZEROS_PATH):
             with open_request(host.address("peer"), ZEROS_PATH):
@@ -144,7 +144,7 @@ async def test_the_limit_of_uploads_is_for_the_peer_door_only() -> None:
     async with served_host(limits=Limits(uploads=1)) as host:
         with open_request(host.address("peer"), ZEROS_PATH):
             await until(lambda: len(host.store.opened) == 1)
-            async with httpx.AsyncClient() as client:
+            async with plain_client() as client:
                 part = {"Range": "bytes=0-9"}
                 assert (await client.get(host.url("peer") + ZEROS_PATH, headers=part)).status_code == 429
                 assert (await client.get(host.url("local") + ZEROS_PATH, headers=part)).content == bytes(10)

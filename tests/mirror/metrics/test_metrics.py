@@ -14,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families as parse
@@ -22,6 +21,7 @@ from tests.mirror.doors.in_memory_host import client_for, in_memory_host
 from tests.mirror.doors.served_host import ZEROS_PATH, open_request, served_host
 from tests.mirror.relay.peers import honest, peers, short_after, wrong_bytes
 from tests.mirror.relay.pulling import LARGE, content, pulling
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -73,7 +73,7 @@ def blob(digest: Digest) -> str:
 
 
 async def test_bytes_are_counted_by_door_and_source_and_requests_by_result() -> None:
-    async with two_hosts() as (one, two, store, url), httpx.AsyncClient(base_url=url) as runtime:
+    async with two_hosts() as (one, two, store, url), plain_client(base_url=url) as runtime:
         added = store.add(content(2_000_000))
         await until(lambda: scrape(two)("peili_advertised_keys") == 1)
         assert len((await runtime.get(blob(added.digest))).content) == added.size
@@ -116,7 +116,7 @@ async def test_content_of_the_store_is_counted_and_errors_and_lists_have_no_sour
 async def test_bytes_from_a_file_are_counted_however_they_are_sent(door: str, tmp_path: Path) -> None:
     image = make_layout(tmp_path, layers=[9_000_000])
     mirror = Mirror(OciLayoutStore(image.path), MemoryRouter())
-    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving, httpx.AsyncClient() as client:
+    async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving, plain_client() as client:
         address = serving.local_addresses[0] if door == "local" else serving.peer_addresses[0]
         await mirror.wait_ready(30)
         whole = await client.get(f"http://{address}{blob(image.layers[0].digest)}")
@@ -189,7 +189,7 @@ async def test_a_request_that_reaches_a_limit_is_counted(limit: str) -> None:
 @pytest.mark.parametrize("limit", ["uploads", "uploads_per_blob", "uploads_per_peer"])
 async def test_a_peer_that_is_refused_for_too_many_uploads_is_counted(limit: str) -> None:
     limits: dict[str, Any] = {limit: 1, "drain_timeout": 0.1}
-    async with served_host(limits=Limits(**limits)) as host, httpx.AsyncClient() as client:
+    async with served_host(limits=Limits(**limits)) as host, plain_client() as client:
         with open_request(host.address("peer"), ZEROS_PATH):
             await until(lambda: scrape(host.mirror)("peili_uploads") == 1)
             assert (await client.get(host.url("peer") + ZEROS_PATH)).status_code == 429
@@ -250,7 +250,7 @@ async def test_what_homes_answer_is_counted() -> None:
         members = [Peer(name, (f"http://{each.peer_addresses[0]}",)) for name, each in zip("ab", servings, strict=True)]
         for router in routers:
             router.set(members)
-        runtime = await stack.enter_async_context(httpx.AsyncClient())
+        runtime = await stack.enter_async_context(plain_client())
         async with asyncio.timeout(60):
             while not sum(scrape(each)("peili_grants_total", answer="miss") for each in mirrors):
                 url = f"http://{servings[0].local_addresses[0]}{blob(Digest.of(random.randbytes(8)))}"
@@ -285,7 +285,7 @@ def check_names(text: str) -> None:
 async def test_the_ops_app_serves_both_formats_on_the_local_doors_address() -> None:
     mirror = Mirror(MemoryStore(), MemoryRouter())
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
-        async with httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}") as client:
+        async with plain_client(base_url=f"http://{serving.local_addresses[0]}") as client:
             plain = await client.get("/metrics")
             assert plain.headers["Content-Type"].startswith("text/plain; version=0.0.4")
             check_names(plain.text)
@@ -296,7 +296,7 @@ async def test_the_ops_app_serves_both_formats_on_the_local_doors_address() -> N
             assert openmetrics.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
             assert "# TYPE peili_requests counter\n" in openmetrics.text
             assert openmetrics.text.endswith("\n# EOF\n")
-        async with httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}") as client:
+        async with plain_client(base_url=f"http://{serving.peer_addresses[0]}") as client:
             assert (await client.get("/metrics")).status_code == 404
 
 

@@ -13,6 +13,7 @@ PULL = """
 import asyncio, json, sys
 {setup}
 import httpx
+from tests.support.plain_http import plain_client
 from peili.mirror import Digest, Mirror, Peer, serve
 from peili.routers.static import StaticRouter
 from peili.stores.memory import MemoryStore
@@ -26,7 +27,7 @@ async def main():
     any_port = "127.0.0.1:0"
     async with other, serve(other, local=any_port, peer=any_port) as peer:
         mirror = Mirror(MemoryStore(), StaticRouter([Peer("node-b", (f"http://{{peer.peer_addresses[0]}}",))]))
-        async with mirror, serve(mirror, local=any_port) as serving, httpx.AsyncClient() as runtime:
+        async with mirror, serve(mirror, local=any_port) as serving, plain_client() as runtime:
             parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
             url = f"http://{{serving.local_addresses[0]}}/v2/library/demo/blobs/{{Digest.of(DATA)}}?ns=docker.io"
             assert (await runtime.get(url, headers={{"traceparent": parent}})).content == DATA

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import httpx
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from tests.support.plain_http import plain_client
 from typing_extensions import override
 
 from peili.mirror import (
@@ -230,7 +231,7 @@ async def pulling(
         mirror.local = _wrapped(mirror.local)
     async with mirror, serve(mirror, local="127.0.0.1:0") as serving:
         name, port = serving.local_addresses[0].rsplit(":", 1)
-        async with httpx.AsyncClient(base_url=f"http://{name}:{port}", trust_env=False, timeout=90) as client:
+        async with plain_client(base_url=f"http://{name}:{port}", trust_env=False, timeout=90) as client:
             host = Host(mirror, (name, int(port)), client)
             try:
                 yield host

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from tests.mirror.relay.pulling import LARGE, SMALL, content, path_of
+from tests.support.plain_http import plain_client
 
 from peili.mirror import Digest, Mirror, Peer, serve
 from peili.mirror.oci.references import OCI_INDEX
@@ -36,7 +37,7 @@ async def two_mirrors(*data: bytes) -> AsyncGenerator[tuple[httpx.AsyncClient, M
         here = Mirror(MemoryStore(), router, identity="here")
         async with here, serve(here, local="127.0.0.1:0") as serving:
             url = f"http://{serving.local_addresses[0]}"
-            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=90) as client:
+            async with plain_client(base_url=url, trust_env=False, timeout=90) as client:
                 yield client, there
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tests.mirror.relay.peers import Exchange, ScriptedPeer, listening
 from tests.mirror.relay.pulling import MIB, content, path_of
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -77,7 +78,7 @@ async def chain(length: int) -> AsyncGenerator[tuple[list[ChainHost], MemoryInge
             limits = Limits(hedge_delay=0.05, verify_ahead=64 * 1024, drain_timeout=0.1)
             mirror = await stack.enter_async_context(Mirror(store, router, identity=name, limits=limits))
             serving = await stack.enter_async_context(serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0"))
-            local = httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}", trust_env=False, timeout=60)
+            local = plain_client(base_url=f"http://{serving.local_addresses[0]}", trust_env=False, timeout=60)
             await stack.enter_async_context(local)
             peer = Peer(name, (f"http://{serving.peer_addresses[0]}",))
             router.feeder = hosts[-1].peer if hosts else None
@@ -140,7 +141,7 @@ class _Changing:
 
     async def __call__(self, exchange: Exchange) -> None:
         request = exchange.request
-        async with httpx.AsyncClient(base_url=self._peer.urls[0], trust_env=False, timeout=60) as client:
+        async with plain_client(base_url=self._peer.urls[0], trust_env=False, timeout=60) as client:
             headers = {name: value for name, value in request.headers.items() if name.startswith("peili")}
             response = await client.request(request.method, request.path, headers=headers)
         body = response.content

@@ -13,6 +13,7 @@ import pytest
 from tests.mirror.metrics.test_metrics import scrape
 from tests.mirror.relay.peers import Exchange, honest, peers
 from tests.mirror.relay.pulling import LARGE, SHORT, AdvisingRouter, FixedRouter, content, manifest_with, path_of
+from tests.support.plain_http import plain_client
 from tests.support.ports import free_port
 from tests.support.waiting import until
 from typing_extensions import override
@@ -150,8 +151,8 @@ async def sharing(
     async with (
         mirror,
         serve(mirror, local="127.0.0.1:0", peer=f"127.0.0.1:{free_port()}") as serving,
-        httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}", trust_env=False, timeout=90) as local,
-        httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}", trust_env=False, timeout=90) as peer,
+        plain_client(base_url=f"http://{serving.local_addresses[0]}", trust_env=False, timeout=90) as local,
+        plain_client(base_url=f"http://{serving.peer_addresses[0]}", trust_env=False, timeout=90) as peer,
     ):
         host = SharingHost(mirror, store, local, peer)
         try:

@@ -12,6 +12,7 @@ import pytest
 from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
 from tests.mirror.relay.peers import peers
 from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, pulling
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -123,7 +124,7 @@ async def asking(store: MemoryStore, *, is_allowed: bool = True) -> AsyncGenerat
     mirror = Mirror(store, MemoryRouter(), auth=lambda _: is_allowed)
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving:
         url = f"http://{serving.peer_addresses[0]}"
-        async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as client:
+        async with plain_client(base_url=url, trust_env=False, timeout=60) as client:
             yield client
 
 
@@ -165,7 +166,7 @@ async def test_a_host_says_from_whom_it_received_what() -> None:
             await until(lambda: a.requests)
             await feeder.set(is_cut=True)
             assert (await getting).body == DATA
-            async with httpx.AsyncClient(base_url=f"http://{serving.peer_addresses[0]}", trust_env=False) as client:
+            async with plain_client(base_url=f"http://{serving.peer_addresses[0]}", trust_env=False) as client:
                 response = await client.get(PATH + DIGEST)
     [answer] = parse_received(response.content)
     assert answer.sources == [(0, "a"), (router.wants[1].offset, "b")]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 from tests.mirror.upstream.registries import HEADERS, SmallRegistry
 from tests.support.neighbours import served
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Limits, Mirror, Plugins, PushRouter, Reference, Requester, serve
@@ -114,7 +115,7 @@ async def single_host(name: str, url: str, limits: Limits, options: dict[str, ob
     async with (
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-        httpx.AsyncClient(base_url=f"http://{serving.local_addresses[0]}", timeout=60) as client,
+        plain_client(base_url=f"http://{serving.local_addresses[0]}", timeout=60) as client,
     ):
         yield Host(mirror, resolver, store, router, client)
 

@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
@@ -27,6 +26,7 @@ from tests.mirror.resolvers.registry_cluster import (
 )
 from tests.mirror.upstream.registries import DIGEST, HEADERS, MANIFEST, SmallRegistry
 from tests.support.neighbours import refusing_url, served
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
 
@@ -285,7 +285,7 @@ async def test_a_host_says_nothing_about_covered_repositories_to_strangers() -> 
         one, _ = made.hosts
         one.have(OLD)
         peer: Peer = one.mirror.identity
-        async with httpx.AsyncClient(base_url=peer.urls[0]) as client:
+        async with plain_client(base_url=peer.urls[0]) as client:
             ask = {"reference": str(V1)}
             assert (await client.get("/_resolver/v1/tag", params=ask)).json()["image"]["digest"] == Digest.of(OLD)
             cover_demo(one)
@@ -395,7 +395,7 @@ async def test_covered_repositories_are_not_shared() -> None:
             await each.digest()
         assert made.registry.heads == 2
         peer = made.hosts[0].mirror.identity
-        async with httpx.AsyncClient(base_url=peer.urls[0]) as client:
+        async with plain_client(base_url=peer.urls[0]) as client:
             ask = {"reference": str(V1), "within": "30"}
             assert (await client.get("/_resolver/v1/shared-tag", params=ask)).status_code == 404
 

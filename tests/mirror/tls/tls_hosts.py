@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from tests.support.plain_http import plain_client
 
 from peili.mirror import Digest, Limits, Mirror, Peer, PeerKeys, PeerTLS, PushRouter, serve
 from peili.mirror.tls.key_file import format_key
@@ -55,7 +56,7 @@ async def tls_host(peer_tls: PeerTLS, identity: str | None = None, **limits: flo
     async with (
         mirror,
         serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0") as serving,
-        httpx.AsyncClient(trust_env=False, timeout=60) as client,
+        plain_client(trust_env=False, timeout=60) as client,
     ):
         router.set(())
         yield TLSHost(mirror, store, router, f"http://{serving.local_addresses[0]}", client)

@@ -19,6 +19,7 @@ from tests.lab.token_server import EXPIRED, TokenServer, User
 from tests.lab.upstream import Published, Upstream
 from tests.mirror.resolvers.many_hosts import many_hosts
 from tests.program_cache import SEARCH_PATH
+from tests.support.plain_http import plain_client
 
 from peili.mirror import AuthorizationRequired, Digest, Limits, Reference, Requester
 from peili.mirror.oci.checked_children import checked_children_of
@@ -127,7 +128,7 @@ async def push(
     issued = real.tokens.issue(real.tokens.publisher, [f"repository:{repository}:pull,push"])
     assert issued is not None
     rights = {"Authorization": f"Bearer {issued.token}"}
-    async with httpx.AsyncClient(base_url=f"http://{real.private.name}", timeout=20, headers=rights) as client:
+    async with plain_client(base_url=f"http://{real.private.name}", timeout=20, headers=rights) as client:
         for blob in blobs:
             location = (await client.post(f"/v2/{repository}/blobs/uploads/")).headers["Location"]
             url = httpx.URL(location).copy_merge_params({"digest": str(Digest.of(blob))})
@@ -235,7 +236,7 @@ async def test_fifty_hosts_ask_once_each_and_for_a_tag_that_they_share_once_in_t
     limits = httpx.Limits(max_connections=4 * number, max_keepalive_connections=0)
     async with (
         many_hosts(number, manifests, [f"{registry}/team/*"]) as doors,
-        httpx.AsyncClient(timeout=300, limits=limits, trust_env=False) as client,
+        plain_client(timeout=300, limits=limits, trust_env=False) as client,
     ):
         tokens = [real.token("team/app", "open/app") for _ in doors]
 

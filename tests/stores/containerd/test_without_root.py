@@ -10,10 +10,10 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
 import pytest
 from tests.lab.containerd import Containerd
 from tests.stores.containerd.namespace import Namespace
+from tests.support.plain_http import plain_client
 
 SERVE = """
 import asyncio, encodings.idna, json, os, resource, sys
@@ -71,7 +71,7 @@ async def test_another_user_serves_what_it_may_read(own_namespace: Namespace) ->
             assert user == 65534
             layer = image.layers[0]
             url = f"http://{address}/v2/registry.example/demo/blobs/{layer.digest}"
-            async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False, timeout=30) as client:
+            async with asyncio.timeout(60), plain_client(trust_env=False, timeout=30) as client:
                 while (response := await client.get(url)).status_code != 200:
                     pass
             assert len(response.content) == layer.size

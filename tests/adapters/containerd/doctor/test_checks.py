@@ -17,6 +17,7 @@ from tests.mirror.doors.in_memory_host import client_for
 from tests.mirror.rights.hosts import running
 from tests.mirror.tls.tls_hosts import host_keys, tls_host
 from tests.support.certificates import make_certificate
+from tests.support.plain_http import plain_client
 
 from peili.adapters.containerd.doctor.config_checks import check_configuration, check_hosts, check_tag_requests
 from peili.adapters.containerd.doctor.configuration import Configuration, InvalidConfiguration, read_configuration
@@ -361,7 +362,7 @@ async def hung() -> AsyncGenerator[str]:
 
 
 async def test_a_hung_peili_is_distinguished_from_a_missing_one(hung: str) -> None:
-    async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
+    async with plain_client(timeout=httpx.Timeout(30, read=0.2)) as http:
         status, result = await check_local_door(http, hung)
     assert status is None
     assert result.level is Level.FAIL
@@ -455,7 +456,7 @@ async def test_a_peer_door_of_another_server_and_a_missing_one(hung: str) -> Non
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as http:
         results = [each async for each in check_peer_door(http, MirrorStatus("me", ["http://host"]), is_closed=False)]
     assert [(each.level, each.what) for each in results] == [(Level.FAIL, "another answers at http://host")]
-    async with httpx.AsyncClient(timeout=httpx.Timeout(30, read=0.2)) as http:
+    async with plain_client(timeout=httpx.Timeout(30, read=0.2)) as http:
         results = [each async for each in check_peer_door(http, MirrorStatus("me", [hung]), is_closed=False)]
         assert results[0].what == f"nothing answers at {hung}, the URL that peers use"
         results = [each async for each in check_peer_door(http, MirrorStatus("me"), is_closed=False)]

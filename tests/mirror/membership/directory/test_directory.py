@@ -18,6 +18,7 @@ from tests.mirror.membership.directory.cluster import Host, are_synced, cluster,
 from tests.mirror.tls.tls_hosts import host_keys
 from tests.support.certificates import Authority
 from tests.support.neighbours import Neighbour, neighbours, refusing_url, served, silent_url
+from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 
 from peili.mirror import Digest, FailureReason, Feed, Limits, Mirror, Peer, PeerCertificates, Want, serve
@@ -199,7 +200,7 @@ async def test_hosts_that_know_different_members_still_find_what_these_have() ->
 
 async def say(host: Host, sender: str, message: bytes = FIRST.encode(), path: str = HOLDINGS_PATH) -> int:
     """Send a message to a host. Returns the status of the answer."""
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+    async with plain_client(trust_env=False, timeout=20) as client:
         answer = await client.post(f"{host.url}{path}", content=message, headers={"Peili-Id": sender})
         assert answer.text.count("\n") <= 1
         return answer.status_code
