@@ -28,6 +28,7 @@ BASIC_REGISTRY = "basic.test"
 """What Podman and skopeo call the registry that takes no tokens."""
 PUBLIC = ("public/*",)
 DEFER = {"kind": "defer"}
+UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,3 +182,27 @@ class Scene:
             resolver=resolver,
             **sections,
         )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a pull by peili cost the registry, which sent no layer.
+
+    Attributes:
+        tokens: How many tokens were issued.
+        requests: How many requests the registry answered with 2xx, all but those for challenges.
+    """
+
+    tokens: int
+    requests: int
+
+
+def cost(scene: Scene, client: Client, image: Published) -> Cost:
+    """Pull an image by tag with the right secret, and return what that cost."""
+    tokens, position = len(scene.tokens.issued), scene.private.log_position()
+    outcome = client.pull(image, RIGHT, tag=True, peili=True)
+    assert outcome.succeeded, outcome.why
+    scene.private.log_position()
+    assert not scene.private.blobs_sent(position)
+    requests = [each for each in scene.private.requests(position) if each.status != UNAUTHORIZED]
+    return Cost(len(scene.tokens.issued) - tokens, len(requests))

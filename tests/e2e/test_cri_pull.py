@@ -35,3 +35,5 @@ def test_a_pull_by_cri_comes_from_a_peer_that_pulled_by_cri(lab: Lab) -> None:
     lab.upstream.log_position()
     assert_has(b, published.image)
     assert not lab.upstream.blobs_sent(before)
+    for host in (a, b):
+        assert {blob.digest for blob in published.image.blobs} <= host.containerd.fetched_digests()

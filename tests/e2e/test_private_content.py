@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 from tests.e2e.checks import KIB, MIB, assert_has
-from tests.e2e.private_pulls import OTHER, RIGHT, WRONG, Scene, as_options
+from tests.e2e.private_pulls import OTHER, RIGHT, WRONG, Cost, Runtime, Scene, Tool, as_options, cost
 from tests.lab.authentication import Credentials
 from tests.lab.lab import Host, Lab
 from tests.lab.namespaces import NamespaceNode
@@ -113,6 +113,25 @@ def test_in_a_cold_start_only_hosts_with_the_secret_get_the_image(
     assert scene.private.bytes_sent(before) < 1.1 * sum(blob.size for blob in image.image.blobs)
 
 
+def test_in_a_cold_start_a_public_image_comes_from_the_registry_once(scene: Scene) -> None:
+    """Hosts need no right to share what is still arriving for everybody, although others is covered."""
+    node, hosts = scene.private.node, [scene.lab.hosts[name] for name in (*GRANTED, OUTSIDER)]
+    if not isinstance(node, NamespaceNode):
+        pytest.skip("the rate of loopback can't be limited, so a layer would arrive at once")
+    node.limit_link("80mbit")
+    image = publish(scene, [3 * MIB, 100 * KIB], "public")
+    layer, before = image.image.layers[0].digest, scene.private.log_position()
+    pulls: list[Process] = []
+    for host in hosts:
+        pulls.append(start_pull(host, image, None))
+        wait_for(partial(_has_begun, host, pulls[-1], layer), f"the pull on {host.name} has begun", pause=0.005)
+    for host, pull in zip(hosts, pulls, strict=True):
+        pull.succeed()
+        assert_has(host, image.image)
+    scene.private.log_position()
+    assert scene.private.bytes_sent(before) < 1.1 * sum(blob.size for blob in image.image.blobs)
+
+
 def _has_begun(host: Host, pull: Process, digest: str) -> bool:
     return not pull.is_running or host.containerd.received_bytes(digest) > 0
 
@@ -140,6 +159,30 @@ def test_a_host_gives_private_content_only_to_requests_with_the_right_token(
 
 def _is_given(ask: Callable[[Credentials], Answer]) -> bool:
     return ask(RIGHT).status == 200
+
+
+def test_a_private_tag_that_no_host_tells_costs_at_most_two_tokens_and_two_requests_more(scene: Scene) -> None:
+    """The host leaves tags to the registry. So that nobody finds out what hosts know, it asks for rights also then."""
+    host, costs = scene.lab.hosts[OUTSIDER], dict[str, Cost]()
+    client = Runtime(host.containerd, f"http://{host.peili.local}", cri=False)
+    for team in ("team", "public"):
+        image = publish(scene, [4 * KIB] * 20, team)
+        scene.lab.hosts["first"].containerd.pull(image.by_digest, *as_options(RIGHT))
+        ask = partial(request, scene, host, image, image.image.layers[-1].digest)
+        wait_for(partial(_is_given, ask), f"{OUTSIDER} finds the image")
+        costs[team] = cost(scene, client, image)
+    assert costs["team"].tokens - costs["public"].tokens <= 2
+    assert costs["team"].requests - costs["public"].requests <= 2
+
+
+@pytest.mark.parametrize("name", ["podman", "skopeo"])
+def test_podman_and_skopeo_pull_a_private_tag_that_no_host_tells_as_without_peili(scene: Scene, name: str) -> None:
+    image = publish(scene, [20 * KIB])
+    client = Tool(name, scene.lab.hosts[OUTSIDER], scene.private, scene.lab)
+    for credentials in (RIGHT, OTHER, None):
+        for peili in (True, False):
+            outcome = client.pull(image, credentials, tag=True, peili=peili)
+            assert outcome.succeeded is (credentials == RIGHT), outcome.why
 
 
 def test_a_private_layer_is_not_given_under_the_name_of_a_public_repository(

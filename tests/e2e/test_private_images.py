@@ -12,7 +12,18 @@ from itertools import count
 
 import pytest
 from tests.e2e.checks import KIB
-from tests.e2e.private_pulls import BASIC_REGISTRY, OTHER, RIGHT, WRONG, Client, Runtime, Scene, Tool, as_options
+from tests.e2e.private_pulls import (
+    BASIC_REGISTRY,
+    OTHER,
+    RIGHT,
+    WRONG,
+    Client,
+    Runtime,
+    Scene,
+    Tool,
+    as_options,
+    cost,
+)
 from tests.lab.authentication import Credentials
 from tests.lab.containerd import Containerd
 from tests.lab.lab import Lab, make_network
@@ -26,7 +37,6 @@ RUNTIMES = [f"{client} {name}" for name in RELEASES for client in ("ctr", "cri")
 ONE_OF_EACH = ["ctr 1.6", "cri 1.7", "cri 2"]
 """For cases in which ctr and the CRI plug-in do not differ: both use the same code of containerd."""
 TOOLS = ["podman", "skopeo"]
-UNAUTHORIZED = 401
 NUMBERS = count(1)
 
 
@@ -118,10 +128,7 @@ def test_containerd_notes_from_which_registry_it_has_fetched_each_blob(private: 
     for peili in (True, False):
         outcome = client.pull(private.image, RIGHT, tag=True, peili=peili)
         assert outcome.succeeded, outcome.why
-        lines = client.containerd.ctr("content", "ls").splitlines()
-        labels = {line.split()[0]: line for line in lines if line.startswith("sha256:")}
-        for blob in private.image.image.blobs:
-            assert "containerd.io/distribution.source." in labels[blob.digest]
+        assert {blob.digest for blob in private.image.image.blobs} <= client.containerd.fetched_digests()
 
 
 @pytest.mark.parametrize("name", TOOLS)
@@ -224,30 +231,6 @@ def publish(scene: Scene, repository: str) -> Published:
     image = scene.lab.publish(repository, [20 * KIB], to=scene.private)
     scene.lab.hosts["holder"].containerd.pull(image.by_tag, *as_options(RIGHT))
     return image
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a pull by peili cost the registry, which sent no layer.
-
-    Attributes:
-        tokens: How many tokens were issued.
-        requests: How many requests the registry answered with 2xx, all but those for challenges.
-    """
-
-    tokens: int
-    requests: int
-
-
-def cost(scene: Scene, client: Client, image: Published) -> Cost:
-    """Pull an image by tag with the right secret, and return what that cost."""
-    tokens, position = len(scene.tokens.issued), scene.private.log_position()
-    outcome = client.pull(image, RIGHT, tag=True, peili=True)
-    assert outcome.succeeded, outcome.why
-    scene.private.log_position()
-    assert not scene.private.blobs_sent(position)
-    requests = [each for each in scene.private.requests(position) if each.status != UNAUTHORIZED]
-    return Cost(len(scene.tokens.issued) - tokens, len(requests))
 
 
 def assert_has_nothing(client: Client, image: Published) -> None:

@@ -227,6 +227,11 @@ class Containerd:
         """Return the digests of all complete blobs in the content store."""
         return set(self.ctr("content", "ls", "-q").split())
 
+    def fetched_digests(self) -> set[str]:
+        """Return the digests of the complete blobs of which containerd has noted from which registry they came."""
+        lines = self.ctr("content", "ls").splitlines()
+        return {line.split()[0] for line in lines if "containerd.io/distribution.source." in line}
+
     def blob_path(self, digest: str) -> Path:
         """Return the path of a blob in the content store."""
         return self._content / "blobs" / digest.replace(":", "/")
