@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from tests.mirror.doors.in_memory_host import client_for
-from tests.mirror.rights.hosts import ALICE, BOB, PATIENT, PROVEN, Host, add_image, has_arrived, pair, running
+from tests.mirror.rights.hosts import ALICE, BASIC, BOB, PATIENT, PROVEN, Host, add_image, has_arrived, pair, running
 from tests.support.waiting import until
 
 from peili.mirror import Digest, Reference
 from peili.mirror.content.incoming import Tap
 from peili.mirror.oci.references import OCI_INDEX, OCI_MANIFEST
 from peili.mirror.peer_api.received import received_path
+from peili.mirror.resolvers import PeersResolver, UpstreamResolver
 
 pytestmark = pytest.mark.anyio
 
@@ -178,6 +179,29 @@ async def test_a_host_that_was_granted_an_image_gets_it_from_its_peer_and_anothe
         assert (answer.status_code, answer.content) == (200, b"secret")
         asked = [where for where, _ in first.registry.asked if str(first.secret.digest) in where]
         assert not asked  # the manifest that was relayed has said that the layer belongs to it
+
+
+@pytest.mark.parametrize("rights", [ALICE, BASIC])
+async def test_peers_are_not_sent_what_the_runtime_shows(rights: str) -> None:
+    sent: list[str] = []
+
+    def noting(app: ASGIApp) -> ASGIApp:
+        async def note(scope: Scope, receive: Receive, send: Send) -> None:
+            sent.append(repr(scope["headers"]) + scope["path"] + repr(scope["query_string"]))
+            await app(scope, receive, send)
+
+        return note
+
+    resolvers = (UpstreamResolver(), PeersResolver())
+    for resolver in resolvers:
+        async with pair(at_door=noting, resolver=resolver) as (first, second):
+            assert await second.status("v1", rights=rights) in {200, 404}
+            assert (await second.get(first.secret.digest, rights=rights)).content == b"secret"
+            first.registry.status = 503
+            await second.status("v2", rights=rights)
+    assert len(sent) > len(resolvers)
+    secret = rights.split()[1]
+    assert not [each for each in sent if secret[:20] in each or secret[-20:] in each]
 
 
 async def test_an_image_that_is_not_covered_costs_the_registry_no_request() -> None:
