@@ -75,7 +75,7 @@ async def test_status_and_doctor_reach_the_door_as_containerd_does(authority: Au
         for section, is_right in (({}, False), (trusted, False), (shown, True)):
             config = configuration(local=local, hosts=section, store={"kind": "memory"})
             target = doctor_target(config, None)
-            async with make_client(target.door_tls) as client:
+            async with make_client([target.mirror], target.door_tls) as client:
                 _, result = await check_local_door(client, target.mirror, target.ops)
             asking = asyncio.to_thread(RunningPeili.of(config).fetch, "/status")
             if is_right:

@@ -474,7 +474,7 @@ async def test_a_peer_door_is_trusted_by_the_systems_certificate_authorities(
     mirror = Mirror(MemoryStore(), MemoryRouter(), identity=Peer("me", ("https://127.0.0.1:1",)))
     async with mirror, serve(mirror, local="127.0.0.1:0", peer="127.0.0.1:0", peer_ssl=tls) as serving:
         status = MirrorStatus("me", [f"https://{serving.peer_addresses[0]}"])
-        async with make_client() as http:
+        async with make_client(status.urls) as http:
             [results] = [each async for each in check_peer_door(http, status, is_closed=False)]
     assert results == ok("peer door", f"this peili answers at {status.urls[0]}")
 
@@ -502,7 +502,7 @@ async def test_a_peer_that_admits_nobody_and_one_whose_url_has_a_wrong_path_are_
     ):
         refusing, wrong = f"http://{one.peer_addresses[0]}", f"http://{two.peer_addresses[0]}/peili"
         peers = [{"id": "closed", "urls": [refusing]}, {"id": wrong, "urls": [wrong]}]
-        async with make_client() as http:
+        async with make_client([refusing, wrong]) as http:
             results = [each async for each in check_peers(http, MirrorStatus("me", peers=peers), 0)]
             [own] = [each async for each in check_peer_door(http, MirrorStatus("other", [wrong]), is_closed=False)]
     assert results == [

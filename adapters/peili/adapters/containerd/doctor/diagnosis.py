@@ -70,7 +70,8 @@ async def diagnose(target: DoctorTarget) -> AsyncGenerator[CheckResult, None]:
     if target.store_kind != "containerd":
         what = f"peili serves a store of kind {target.store_kind!r}, so it does not share what containerd pulls"
         yield warn("store", what, 'set store.kind = "containerd"')
-    async with ContainerdApi(target.address) as api, mirror_checks.make_client(target.door_tls) as client:
+    doors = [target.mirror, *([] if target.ops is None else [target.ops])]
+    async with ContainerdApi(target.address) as api, mirror_checks.make_client(doors, target.door_tls) as client:
         version, result = await daemon_checks.check_containerd(api, target.address)
         yield result
         is_up = result.level is not Level.FAIL
@@ -181,7 +182,8 @@ async def _check_mirror(
     if status is None:
         return
     yield mirror_checks.check_readiness(status)
-    async with peer_checks.make_peer_client(target.peer_tls) as peer_client, mirror_checks.make_client() as plain:
+    urls = [*status.urls, *(url for peer in status.peers for url in peer["urls"])]
+    async with peer_checks.make_peer_client(target.peer_tls) as peer_client, mirror_checks.make_client(urls) as plain:
         peers = peer_client if target.peer_tls is not None else plain
         async for result in peer_checks.check_peer_door(peers, status, is_closed=target.is_peer_door_closed):
             yield result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -44,13 +44,16 @@ class MirrorStatus:
     runtime: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
 
 
-def make_client(tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
+def make_client(urls: Iterable[str], tls: ssl.SSLContext | None = None) -> httpx.AsyncClient:
     """Return a client without a proxy. That is how containerd reaches a mirror, and how peers reach the peer door.
 
     Args:
+        urls: The URLs that it is for. If none is https, it trusts no certificate.
         tls: How https URLs are reached. None means with the system's certificate authorities.
     """
-    verify = tls or ssl.create_default_context()
+    verify = tls or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls is None and not all(each.startswith("http:") for each in urls):
+        verify = ssl.create_default_context()  # the system's authorities take long to load
     return httpx.AsyncClient(trust_env=False, timeout=TIMEOUT, verify=verify, headers={"User-Agent": _NAME})
 
 
