@@ -47,6 +47,13 @@ def is_partial(watched: Watched, digest: Digest, available: int) -> Callable[[],
     return lambda: watched.have.get(digest) == Have(digest, SIZE, complete=False, available=available)
 
 
+def write_ingest(directory: Path, ref: str, data: bytes) -> None:
+    """Write the files of an ingest of which all bytes have arrived."""
+    (directory / "ref").write_text(ref)
+    (directory / "total").write_text(str(len(data)))
+    (directory / "data").write_bytes(data)
+
+
 async def test_an_ingest_is_reported_until_it_is_complete(watched: Watched, namespace: Namespace, data: bytes) -> None:
     async with namespace.writing(data) as writer:
         await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
@@ -236,6 +243,49 @@ async def test_odd_directories_are_ignored(watched: Watched, namespace: Namespac
     (odd / "total").mkdir(parents=True)
     (odd / "ref").write_bytes(ref)
     (odd / "data").touch()
+    try:
+        async with namespace.writing(data) as writer:
+            await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+    finally:
+        shutil.rmtree(odd)
+
+
+@pytest.mark.parametrize("link", ["", "ref", "total", "data"], ids=["directory", "ref", "total", "data"])
+async def test_nothing_is_read_through_a_symbolic_link(
+    store: ContainerdStore, watched: Watched, namespace: Namespace, data: bytes, link: str
+) -> None:
+    digest = Digest.of(data)
+    odd, outside = namespace.content / "ingest" / "odd", namespace.directory / "outside"
+    outside.mkdir()
+    write_ingest(outside, f"{namespace.name}/1/layer-{digest}", data)
+    if link:
+        odd.mkdir(parents=True)
+        write_ingest(odd, f"{namespace.name}/1/layer-{digest}", data)
+        (odd / link).unlink()
+    (odd / link if link else odd).symlink_to(outside / link)
+    try:
+        async with namespace.writing(os.urandom(SIZE)) as writer:
+            await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)
+        assert digest not in watched.have
+        if link != "total":  # without it, the size is unknown
+            with pytest.raises(NotFound):
+                await store.open(digest, partial=True)
+        else:
+            async with await store.open(digest, partial=True) as content:
+                assert content.size is None
+    finally:
+        if link:
+            shutil.rmtree(odd)
+        else:
+            odd.unlink()
+
+
+async def test_a_pipe_in_place_of_a_file_stops_nothing(watched: Watched, namespace: Namespace, data: bytes) -> None:
+    odd = namespace.content / "ingest" / "odd"
+    odd.mkdir(parents=True)
+    write_ingest(odd, "", data)
+    (odd / "ref").unlink()
+    os.mkfifo(odd / "ref")
     try:
         async with namespace.writing(data) as writer:
             await watched.until(is_partial(watched, writer.digest, 0), within=PROMPT)

@@ -21,6 +21,7 @@ from peili.mirror import (
     Digest,
     GrowingFileContent,
     NotFound,
+    PeiliError,
     StoreUnavailable,
     open_below,
     open_in_thread,
@@ -29,6 +30,7 @@ from peili.stores.containerd.api import ContainerdApi
 from peili.stores.containerd.listing import Blob
 
 _MAX_READ = 1 << 20  # bytes of one read through the API
+_MAX_FIELD = 4096  # bytes of the file `ref` or `total` of an ingest
 
 
 def blob_path(root: Path, digest: Digest) -> Path:
@@ -141,7 +143,7 @@ async def open_ingest(
             expect_open(path)
             opener = partial(open_below, root, path.relative_to(root) / "data")
             fd = await open_in_thread(opener, os.close)
-            total = _read_total(path)
+            total = await asyncio.to_thread(_read_total, root, path)
             return GrowingFileContent(fd, blob_path(root, digest), total, is_given_up=partial(is_given_up, path))
     raise NotFound(f"there is no ingest of {digest}")
 
@@ -154,6 +156,19 @@ def is_ref_of(ref: str, digest: Digest) -> bool:
     return ref.endswith(digest)
 
 
+def read_field(root: Path, ingest: Path, name: str) -> bytes:
+    """Return the content of the file ``ref`` or ``total`` of an ingest in the content store at `root`. Blocks.
+
+    No symbolic link below `root` is followed.
+
+    Raises:
+        NotFound, StoreUnavailable: It can't be opened.
+        OSError: It can't be read.
+    """
+    with open(open_below(root, ingest.relative_to(root) / name), "rb") as file:  # noqa: PTH123 - a descriptor
+        return file.read(_MAX_FIELD)
+
+
 def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> list[Path]:
     """Return the directories of the ingests of `digest`, the most recently written first. Blocks."""
     found: list[tuple[float, Path]] = []
@@ -162,15 +177,15 @@ def _find_ingests(root: Path, namespaces: Collection[str], digest: Digest) -> li
     except OSError:
         return []
     for path in ingests:
-        with suppress(OSError, ValueError):  # it has ended meanwhile, or is not an ingest
-            namespace, _, ref = (path / "ref").read_text(encoding="utf-8").split("/", 2)
+        with suppress(PeiliError, OSError, ValueError):  # it has ended meanwhile, or is not an ingest
+            namespace, _, ref = read_field(root, path, "ref").decode().split("/", 2)
             if namespace in namespaces and is_ref_of(ref, digest):
-                found.append(((path / "data").stat().st_mtime, path))
+                found.append(((path / "data").lstat().st_mtime, path))
     return [path for _, path in sorted(found, key=lambda each: each[0], reverse=True)]
 
 
-def _read_total(ingest: Path) -> int | None:
+def _read_total(root: Path, ingest: Path) -> int | None:
     try:
-        return int((ingest / "total").read_text(encoding="ascii")) or None
-    except (OSError, ValueError):
+        return int(read_field(root, ingest, "total")) or None
+    except (PeiliError, OSError, ValueError):
         return None

@@ -12,14 +12,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from peili.mirror import Digest, Gone, Have, Inventory
-from peili.stores.containerd.content import is_absent
+from peili.mirror import Digest, Gone, Have, Inventory, NotFound, PeiliError
+from peili.stores.containerd.content import is_absent, read_field
 from peili.stores.containerd.follower import ContainerdFollower
 from peili.stores.containerd.inotify import DirectoryNotifier
 
@@ -148,19 +149,19 @@ class IngestFollower:
         for path, ingest in list(self._ingests.items()):
             is_notified = notifier.watch(path) and is_notified  # again, because it may be a new directory
             try:
-                status = (path / "data").stat()
+                status = (path / "data").lstat()
                 ingest.available, ingest.is_stale = status.st_size, _is_stale(status)
             except OSError:  # the ingest has ended; its directory is removed next
                 del self._ingests[path]
                 self._unfinished.add(path)
         room = MAX_INGESTS - len(self._ingests)
         new = list(present - self._ingests.keys() - self._ignored)[:room]
-        return is_notified if not new else await self._add(new, notifier) and is_notified
+        return is_notified if not new else await self._add(root, new, notifier) and is_notified
 
-    async def _add(self, paths: Collection[Path], notifier: DirectoryNotifier) -> bool:
+    async def _add(self, root: Path, paths: Collection[Path], notifier: DirectoryNotifier) -> bool:
         """Read new ingests. One that is not complete yet is read again after the next change."""
         watched = [notifier.watch(path) for path in paths]  # before they are read
-        found = await asyncio.to_thread(_read_ingests, paths, self._namespaces)
+        found = await asyncio.to_thread(_read_ingests, root, paths, self._namespaces)
         self._unfinished.update(paths)
         self._unfinished -= found.keys()
         for path, ingest in found.items():
@@ -238,8 +239,8 @@ def _list_directory(path: Path) -> set[Path]:
     return set()
 
 
-def _read_ingests(paths: Collection[Path], namespaces: Collection[str]) -> dict[Path, Ingest | None]:
-    """Read new ingests. Blocks.
+def _read_ingests(root: Path, paths: Collection[Path], namespaces: Collection[str]) -> dict[Path, Ingest | None]:
+    """Read new ingests. Blocks. No symbolic link below the content store at `root` is followed.
 
     Returns:
         The ingests; None for each directory that is not the ingest of a blob of known size in one of `namespaces`.
@@ -247,12 +248,10 @@ def _read_ingests(paths: Collection[Path], namespaces: Collection[str]) -> dict[
     """
     found: dict[Path, Ingest | None] = {}
     for path in paths:
-        with suppress(OSError, ValueError):
-            status = (path / "data").stat()  # first, because containerd creates it last
-            if ref := (path / "ref").read_bytes():  # empty while containerd writes it again
-                found[path] = ingest = _parse(ref, path, namespaces, status.st_size)
-                if ingest is not None:
-                    ingest.is_stale = _is_stale(status)
+        with suppress(PeiliError, OSError, ValueError):
+            status = (path / "data").lstat()  # first, because containerd creates it last
+            if ref := read_field(root, path, "ref"):  # empty while containerd writes it again
+                found[path] = _parse(ref, root, path, namespaces, status)
     return found
 
 
@@ -260,14 +259,19 @@ def _is_stale(status: os.stat_result) -> bool:
     return time.time() - status.st_mtime > STALE_AGE
 
 
-def _parse(ref: bytes, path: Path, namespaces: Collection[str], available: int) -> Ingest | None:
+def _parse(ref: bytes, root: Path, path: Path, namespaces: Collection[str], status: os.stat_result) -> Ingest | None:
+    """Return the ingest in the directory `path`, whose data has this status. None if it is not one to follow.
+
+    Raises:
+        StoreUnavailable, OSError, ValueError: It can't be read now.
+    """
     match = _REF.fullmatch(ref.decode(errors="replace"))
-    total = path / "total"
-    if match is None or (namespaces and match["namespace"] not in namespaces) or not total.exists():
+    if match is None or (namespaces and match["namespace"] not in namespaces) or not stat.S_ISREG(status.st_mode):
         return None
     try:
         digest = Digest(match["digest"])
-    except ValueError:
+        total = read_field(root, path, "total")
+    except (ValueError, NotFound):
         return None
-    size = int(total.read_bytes())  # ValueError while containerd writes it again
-    return Ingest(digest, size, available) if size > 0 else None
+    size = int(total)  # ValueError while containerd writes it again
+    return Ingest(digest, size, status.st_size, _is_stale(status)) if size > 0 else None
