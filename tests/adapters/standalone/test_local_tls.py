@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import stat
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -57,7 +59,7 @@ async def test_the_door_demands_a_certificate_if_it_has_an_authority(
             assert (await client.get(url)).status_code == 200
         async with httpx.AsyncClient(verify=without, trust_env=False) as client:
             if needs_certificate:
-                with pytest.raises(httpx.TransportError):
+                with pytest.raises((httpx.TransportError, ssl.SSLError)):
                     await client.get(url)
             else:
                 assert (await client.get(url)).status_code == 200
@@ -105,6 +107,9 @@ def test_hosts_toml_gets_the_certificates(authority: Authority, tmp_path: Path) 
     [(url, host)] = written["host"].items()
     assert url == "https://127.0.0.1:5050"
     assert (host["ca"], host["client"]) == (str(authority.cert), [[str(runtime.cert), str(runtime.key)]])
+    assert stat.S_IMODE(runtime.key.stat().st_mode) == 0o600
+    created = [each for each in (tmp_path / "certs.d").rglob("*") if each.is_file()]
+    assert not any(line in each.read_bytes() for each in created for line in runtime.key.read_bytes().splitlines())
     files.remove()
     assert not (tmp_path / "certs.d").exists()
 
@@ -119,7 +124,7 @@ def test_a_door_below_a_path_gets_override_path(tmp_path: Path) -> None:
         assert host.get("override_path", False) is overrides
 
 
-@pytest.mark.parametrize("of", ["local.key", "hosts.client_key"])
+@pytest.mark.parametrize("of", ["local.key", "hosts.client_key", "client"])
 def test_a_key_that_others_may_read_is_refused(of: str, authority: Authority, tmp_path: Path) -> None:
     issued = private(authority.issue(tmp_path / "node", "127.0.0.1"))
     issued.key.chmod(0o640)
@@ -127,8 +132,13 @@ def test_a_key_that_others_may_read_is_refused(of: str, authority: Authority, tm
         local={"cert": str(issued.cert), "key": str(issued.key)},
         hosts={"client_cert": str(issued.cert), "client_key": str(issued.key)},
     )
+    use = {
+        "local.key": config.local.build_ssl,
+        "hosts.client_key": partial(hosts.extension, config),
+        "client": partial(HostsFiles, "https://127.0.0.1:5050", client=(issued.cert, issued.key)),
+    }
     with pytest.raises(ConfigError, match=rf"^{of}: a file that only its owner may read; chmod 600 "):
-        config.local.build_ssl() if of == "local.key" else hosts.extension(config)
+        use[of]()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from peili.adapters.files.private_keys import check_private
 from peili.mirror import ConfigError, PeerCertificates, PeerKeys, PeerTLS
 
 
@@ -100,20 +101,6 @@ class PeerOptions:
         except ImportError as error:
             key = "shared_key_file"
             raise ConfigError(f"peer.{key}", str(error), source=self.sources.get(key)) from error
-
-
-def check_private(name: str, key: Path) -> None:
-    """Check that nobody but its owner may read the file of a private key. A file that is missing is reported elsewhere.
-
-    Raises:
-        ConfigError: Others may read it.
-    """
-    try:
-        mode = key.stat().st_mode
-    except OSError:
-        return
-    if mode & 0o077:
-        raise ConfigError(name, f"a file that only its owner may read; chmod 600 {key}")
 
 
 def _is_loopback(host: str) -> bool:

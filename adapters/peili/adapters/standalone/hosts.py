@@ -14,8 +14,8 @@ from peili.adapters.containerd import ContainerdHosts, HostsFiles
 from peili.adapters.containerd.hosts_toml.model import DEFAULT
 from peili.adapters.containerd.version import checked_version, find_version
 from peili.adapters.files.printing import OutcomePrinter
+from peili.adapters.files.private_keys import check_private
 from peili.adapters.standalone.config import Config
-from peili.adapters.standalone.door_options import check_private
 from peili.mirror import ApiRoot, ConfigError, PeiliError
 
 _LOOPBACK = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - compared, not listened on

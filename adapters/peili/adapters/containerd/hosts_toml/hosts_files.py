@@ -23,6 +23,7 @@ from peili.adapters.containerd.hosts_toml.status import RegistryStatus, registry
 from peili.adapters.containerd.version import ContainerdVersion
 from peili.adapters.files.config_path import parse_config_path
 from peili.adapters.files.editor import CannotEdit, ConfigEditor, Edit
+from peili.adapters.files.private_keys import check_private
 from peili.adapters.files.urls import check_mirror_url
 from peili.mirror import ApiRoot, ConfigError, check_registries, default_roots
 
@@ -50,10 +51,12 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
             understands.
         dial_timeout: How long containerd 2.1 and later wait for a connection to peili, such as ``500ms``.
         ca: The file of the authority that has issued the certificate of a local door with TLS.
-        client: The files of the certificate that containerd shows to the local door, and of its private key.
+        client: The files of the certificate that containerd shows to the local door, and of its private key. The
+            files of hosts.toml name them, and have nothing of the key.
 
     Raises:
-        ConfigError: A value is wrong, or k3s generates one of the directories; then use `peili.adapters.k3s`.
+        ConfigError: A value is wrong, others than its owner may read the key of `client`, or k3s generates one of the
+            directories; then use `peili.adapters.k3s`.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
     ) -> None:
         self._config_path = None if config_path is None else parse_config_path(config_path)
         self.registries = _checked_registries(registries)
+        if client is not None:
+            check_private("client", client[1])
         self._host = MirrorHost(
             check_mirror_url(mirror),
             _checked_capabilities(capabilities),
