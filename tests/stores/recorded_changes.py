@@ -189,11 +189,11 @@ def running_containerd(*, by_api: bool) -> Generator[StoreFactory]:
 
 
 KINDS: dict[str, Callable[[], AbstractContextManager[StoreFactory]]] = {
-    "memory": partial(nullcontext, memory_store),
-    "oci-layout": partial(nullcontext, oci_layout_store),
+    "memory": lambda: nullcontext(memory_store),
+    "oci-layout": lambda: nullcontext(oci_layout_store),
     "containerd": partial(running_containerd, by_api=False),
     "containerd-api": partial(running_containerd, by_api=True),
-    "writing": partial(nullcontext, writing_store),
+    "writing": lambda: nullcontext(writing_store),
 }
 
 

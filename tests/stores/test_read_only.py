@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from peili.stores.containerd import api as containerd_api
+from peili.stores.containerd.api import ContainerdApi
+from peili.stores.containerd.guarded_grpc import aio
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +43,7 @@ def test_a_store_that_writes_is_found() -> None:
 async def methods_of_containerd(monkeypatch: pytest.MonkeyPatch, directory: Path) -> set[str]:
     """Return the names of all methods of containerd's API that the store can call."""
     methods: set[str] = set()
-    insecure_channel = containerd_api.aio.insecure_channel
+    insecure_channel = aio.insecure_channel
 
     class Channel:
         def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -56,8 +57,8 @@ async def methods_of_containerd(monkeypatch: pytest.MonkeyPatch, directory: Path
             methods.add(method.rpartition("/")[2])
             return create(method, *arguments)
 
-    monkeypatch.setattr(containerd_api.aio, "insecure_channel", Channel)
-    async with containerd_api.ContainerdApi(directory / "socket"):
+    monkeypatch.setattr(aio, "insecure_channel", Channel)
+    async with ContainerdApi(directory / "socket"):
         pass
     return methods
 

@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import stat
 import tomllib
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_a_key_that_others_may_read_is_refused(of: str, authority: Authority, tm
         local={"cert": str(issued.cert), "key": str(issued.key)},
         hosts={"client_cert": str(issued.cert), "client_key": str(issued.key)},
     )
-    use = {
+    use: dict[str, Callable[[], object]] = {
         "local.key": config.local.build_ssl,
         "hosts.client_key": partial(hosts.extension, config),
         "client": partial(HostsFiles, "https://127.0.0.1:5050", client=(issued.cert, issued.key)),
