@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from tests.lab.authentication import Htpasswd
 from tests.lab.lab import Host
@@ -41,11 +42,13 @@ class Outcome:
         copies: The bytes that upstream sent, as copies of the image.
         last: The seconds until the last surviving host had the whole image.
         without: The surviving hosts that do not have the image, with the reason.
+        failed: The pulls of surviving hosts that failed, in their order, each with the host and the client's last line.
     """
 
     copies: float
     last: float
     without: dict[str, str]
+    failed: Sequence[tuple[str, str]] = ()
 
 
 class Drill:
@@ -126,19 +129,29 @@ class Drill:
         self.pulls.count(second)
         return second
 
+    def keep_logs(self, folder: Path) -> None:
+        """Write what each host has logged to `folder`, which is created: its peili, containerd, and pulls."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for host in self.hosts:
+            logs = {"peili": host.peili.log(), "containerd": host.containerd.log(), "pulls": host.containerd.pull_log()}
+            for name, text in logs.items():
+                (folder / f"{host.name}.{name}.log").write_text(text)
+
     def finish(self) -> Outcome:
         """Wait until the surviving hosts have the image, or their last tries have failed."""
         survivors = [host for host in self.hosts if host.name not in self._exempt]
-        self.pulls.wait(_SECONDS)
-        for _ in range(1, self.tries):
-            self.pulls.start([host for host in survivors if host.name in self.pulls.failed])
+        failed: list[tuple[str, str]] = []
+        for number in range(self.tries):
+            if number:
+                self.pulls.start([host for host in survivors if host.name in self.pulls.failed])
             self.pulls.wait(_SECONDS)
+            failed += [(host.name, _last_line(self.pulls.failed.get(host.name, ""))) for host in survivors]
         without = {host.name: reason for host in survivors if (reason := self._problem(host))}
         last = max((self.pulls.complete.get(host.name, self.pulls.elapsed) for host in survivors), default=0.0)
         for pull in self._lost:  # so that the registry logs what it has sent to them
             pull.kill()
         self.wait(_NOTICED)
-        return Outcome(self.pulls.copies(), last, without)
+        return Outcome(self.pulls.copies(), last, without, [each for each in failed if each[1]])
 
     def _has_more(self, host: Host, share: float) -> bool:
         return self.pulls.received(host) > share * self.pulls.size
@@ -155,3 +168,7 @@ class Drill:
                 if hashlib.file_digest(file, "sha256").hexdigest() != blob.digest.encoded:
                     return f"{blob.digest} is wrong"
         return ""
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]

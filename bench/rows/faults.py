@@ -5,9 +5,12 @@ The reference of each time is the same cold start without the fault. Every fault
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from bench.cold_start import cold_start
 from bench.drill import Drill, Outcome
@@ -16,6 +19,8 @@ from bench.measure import COPIES, HOSTS, SECONDS, AtMost, AtMostMore, RatioOf, R
 from bench.setting import MIB, Setting
 
 GROUP = "faults"
+LOGS = Path(__file__).parent.parent / "results" / "faults"
+"""The logs of the last run of each fault after which a survivor did not have the image. They are not in git."""
 _AGAINST = "without the fault"
 
 
@@ -40,6 +45,8 @@ def chosen_faults(setting: Setting) -> Sequence[Fault]:
 
 def _fault_rows(setting: Setting, fault: Fault) -> Iterator[Row]:
     calm, faulty = run(setting, without(fault)), run(setting, fault)
+    for host, reason in faulty.failed:
+        print(f"bench: {fault.what}: a pull of {host} failed: {reason}", file=sys.stderr, flush=True)
     yield Row(GROUP, f"{fault.what}: copies from upstream", COPIES, (faulty.copies,), budget=AtMost(fault.copies))
     last = AtMostMore(fault.later) if fault.times is None else RatioOf(round(1 / fault.times, 2))
     what = "the last pull fails" if fault.fails else "the last survivor has it"
@@ -49,11 +56,16 @@ def _fault_rows(setting: Setting, fault: Fault) -> Iterator[Row]:
         yield Row(GROUP, f"{fault.what}: survivors without the image", HOSTS, (missing,), budget=AtMost(0))
 
 
-def run(setting: Setting, fault: Fault, *, log_level: str = "warning") -> Outcome:
-    """Run one fault in a new laboratory."""
+def run(setting: Setting, fault: Fault) -> Outcome:
+    """Run one fault in a new laboratory. If a survivor does not have the image, the logs are in `LOGS` afterwards."""
     with ExitStack() as stack:
         scene = stack.enter_context(cold_start(setting.folder, setting.pick(8, 3), fault.links))
-        scene.with_peili(groups=fault.groups, log_level=log_level)
+        scene.with_peili(groups=fault.groups, log_level="debug")
         drill = Drill(scene, fault.layers, stack)
         fault.act(drill)
-        return drill.finish()
+        outcome = drill.finish()
+        if outcome.without and not fault.fails:
+            folder = LOGS / re.sub(r"[^a-z0-9]+", "-", fault.what.lower())
+            print(f"bench: {fault.what}: {outcome.without}; logs are in {folder}", file=sys.stderr, flush=True)
+            drill.keep_logs(folder)
+        return outcome

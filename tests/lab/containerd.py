@@ -18,6 +18,7 @@ from tests.lab.releases import release as chosen_release
 
 from peili.mirror import Descriptor
 
+_LOG, _PULL_LOG = "containerd.log", "pull.log"
 _LAYERS_AT_ONCE = 3
 """How many layers the CRI plug-in and the transfer service fetch at the same time by default."""
 
@@ -139,7 +140,15 @@ class Containerd:
     def launch(self) -> None:
         """Start containerd, and do not wait until it answers."""
         command = [self.release.program("containerd"), "--config", str(self.configuration)]
-        self._process = Process(self._node.command(command), self._directory / "containerd.log")
+        self._process = Process(self._node.command(command), self._directory / _LOG)
+
+    def log(self) -> str:
+        """Return everything that containerd has logged."""
+        return _read_log(self._directory / _LOG)
+
+    def pull_log(self) -> str:
+        """Return what all pulls that were started with `start_pull` have written."""
+        return _read_log(self._directory / _PULL_LOG)
 
     def wait_ready(self) -> None:
         """Wait until containerd answers."""
@@ -189,7 +198,7 @@ class Containerd:
 
         In containerd 1, `ctr` fetches the content. In containerd 2, the daemon does.
         """
-        return Process(self._pull_command(name, *options), self._directory / "pull.log")
+        return Process(self._pull_command(name, *options), self._directory / _PULL_LOG)
 
     def start_local_pull(self, name: str) -> Process:
         """Start a pull in which `ctr` itself fetches the content, in every release. Return the `ctr` process."""
@@ -293,7 +302,7 @@ class Containerd:
 
     def _is_ready(self) -> bool:
         if self._process is None or not self._process.is_running:
-            raise CommandFailed(f"containerd did not start:\n{(self._directory / 'containerd.log').read_text()}")
+            raise CommandFailed(f"containerd did not start:\n{self.log()}")
         try:
             # Until containerd listens, the ctr of containerd 1 would wait for a second or more.
             with socket.socket(socket.AF_UNIX) as connection:
@@ -302,6 +311,10 @@ class Containerd:
         except (OSError, CommandFailed):
             return False
         return True
+
+
+def _read_log(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
 
 
 @cache
