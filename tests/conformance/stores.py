@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from peili.mirror import Digest, Reference, Selection, Store
 from peili.mirror.content.selected_store import SelectedStore
+from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.oci.references import OCI_MANIFEST
 from peili.mirror.testing import Arrival, StoreSubject
 from peili.stores.memory import MemoryIngest, MemoryStore
@@ -67,6 +68,15 @@ async def selected_store() -> AsyncGenerator[StoreSubject]:
     subject = MemorySubject(backend, store)
     await subject.add(b"of an excluded image", Reference("excluded.example", "demo", "v1"))
     yield subject
+
+
+@asynccontextmanager
+async def sound_store() -> AsyncGenerator[StoreSubject]:
+    """Yield a store that has damaged content, but none of the kit."""
+    backend = MemoryStore()
+    store = SoundStore(backend)
+    store.note_damaged(backend.add(b"damaged").digest)
+    yield MemorySubject(backend, store)
 
 
 @asynccontextmanager

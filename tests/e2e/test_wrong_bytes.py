@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.checks import KIB, MIB, assert_has, assert_no_wrong_blob, flip_byte
 from tests.lab.access import chosen_access
 from tests.lab.lab import Host, Lab
+from tests.lab.namespaces import NamespaceNode
 from tests.lab.processes import CommandFailed, wait_for
 from tests.lab.releases import each_release, release
 from tests.lab.upstream import Published
@@ -59,6 +60,38 @@ def test_the_next_pull_succeeds_from_another_peer(lab: Lab, published: Published
     assert_has(puller, published.image)
     assert_no_wrong_blob(puller.containerd)
     assert quarantines(puller, lab.hosts["bad-disk"], published) == 1, "the faulty host was used again"
+
+
+def test_a_wrong_ingest_that_upstream_completes_fails_one_pull_only(lab: Lab) -> None:
+    """The client is killed; the next one fetches the rest from upstream, where the relay sees nothing."""
+    feeder, puller = lab.hosts["honest"], lab.hosts["puller"]
+    if not isinstance(lab.upstream.node, NamespaceNode):
+        pytest.skip("the rate of loopback can't be limited, so the transfer would end too early")
+    published = lab.publish("library/completed", [16 * MIB])
+    [layer] = published.image.layers
+    lab.start_peili("honest", "puller")
+    own = lab.publish("library/own", [KIB])
+    feeder.containerd.pull(own.by_digest)
+    wait_for(lambda: puller.can_find(own.blob_url(own.image.layers[0].digest)), "the puller knows the feeder")
+    lab.upstream.node.limit_rate("20mbit")
+    pull_of_feeder = feeder.containerd.start_pull(published.by_digest)
+    wait_for(lambda: feeder.containerd.received_bytes(layer.digest) >= MIB, "the feeder receives the layer")
+    path = feeder.containerd.unfinished_path(layer.digest)
+    assert path is not None
+    flip_byte(path, MIB // 2)
+    pull = puller.containerd.start_local_pull(published.by_digest)
+    wait_for(lambda: puller.containerd.received_bytes(layer.digest) >= MIB, "the puller receives the wrong byte")
+    for each in (pull, feeder.peili, pull_of_feeder):
+        each.kill()
+    lab.upstream.node.limit_rate("10gbit")
+    with pytest.raises(CommandFailed):  # it continues the ingest, with the rest from upstream
+        puller.containerd.pull(published.by_digest)
+    # containerd keeps the ingest for a day, because the client was killed.
+    wait_for(lambda: puller.containerd.unfinished_path(layer.digest) is None, "the wrong ingest is removed")
+    puller.containerd.pull(published.by_digest)
+    assert_has(puller, published.image)
+    assert_no_wrong_blob(puller.containerd)
+    lab.stop_peili()
 
 
 def quarantines(host: Host, faulty: Host, published: Published) -> int:

@@ -20,6 +20,7 @@ from peili.mirror.client.client import PeerClient
 from peili.mirror.client.own_door import wait_until_listening
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.content.selected_store import SelectedStore
+from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.doors.access import Auth, anyone, loopback_only
 from peili.mirror.doors.layers import Layers
 from peili.mirror.doors.local import LocalDoor
@@ -162,14 +163,15 @@ class Mirror:
             log=self.log.getChild("upstream"),
             count=self.metrics.upstream_requests.add,
         )
-        self._context = self._new_context(store, router, client, upstream, selection)
+        sound = SoundStore(store)
+        self._context = self._new_context(sound, router, client, upstream, selection)
         self._gate = self._new_gate(rights)
         self._resolver, self._extensions = resolver, tuple(extensions)
         self._plugins: dict[str, Plugin] = {"store": store, "router": router, "resolver": resolver}
         self._relay = Relay(self._context, self.metrics, self._incoming, verify=verify)
         local, peer = (replace(self._context, log=self.log.getChild(door)) for door in (LOCAL, PEER))
         self._local_door = LocalDoor(local, default_registry, resolver, self._relay, self._gate)
-        self._peer_door = PeerDoor(peer, default_registry, self._incoming)
+        self._peer_door = PeerDoor(peer, default_registry, self._incoming, sound)
         self._build_apps(auth or _default_auth(insecure, peer_tls), local_auth or loopback_only, local_hosts)
 
     def _new_context(

@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.content.incoming_content import IncomingContent
+from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.doors.base import Door, requested_descriptor
 from peili.mirror.doors.images import ImagesRoute
 from peili.mirror.doors.middleware import request_record
@@ -119,6 +120,7 @@ class PeerDoor(Door):
         context: See `Door`.
         default_registry: See `Door`.
         incoming: What this host receives.
+        store: The store, which learns here if its content is damaged.
 
     Attributes:
         upload_slots: The uploads that run.
@@ -126,14 +128,18 @@ class PeerDoor(Door):
 
     tells_reasons = False
 
-    def __init__(self, context: Context, default_registry: str | None, incoming: IncomingRegistry) -> None:
+    def __init__(
+        self, context: Context, default_registry: str | None, incoming: IncomingRegistry, store: SoundStore
+    ) -> None:
         super().__init__(context, default_registry)
+        self._store = store
         self.upload_slots = UploadSlots(context.limits, context.limited)
         self._incoming = incoming
 
     def routes(self) -> Sequence[Route]:
         """Return the routes of requests that are not for content."""
-        return (ReceivedRoute(self.context, self._incoming.received).route(), ImagesRoute(self.context).route())
+        received = ReceivedRoute(self.context, self._incoming.received, self._store)
+        return (received.route(), ImagesRoute(self.context).route())
 
     @override
     async def send_content(self, target: Target, response: ResponseWriter, scope: Scope) -> None:

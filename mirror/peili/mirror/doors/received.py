@@ -1,4 +1,7 @@
-"""Answers other hosts that ask which bytes this host received (peer_api/received.py)."""
+"""Answers other hosts that ask which bytes this host received (peer_api/received.py).
+
+They ask if they have got wrong bytes. So this host notices here if it has damaged content, and gives it to nobody then.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from peili.mirror.content.received import ReceivedRecords
+from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.errors import Aborted, NotFound, Unavailable
 from peili.mirror.oci.references import Digest
 from peili.mirror.peer_api.messages import JSON_HEADERS
@@ -22,12 +26,15 @@ from peili.mirror.peer_api.received import (
     encode_received,
 )
 from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.content import Content
 from peili.mirror.plugins.interfaces import Context
 from peili.mirror.support.deadlines import Deadline
 from peili.mirror.tls.identities import has_proven_itself
 
 _READ_TIMEOUT = 10.0
 """Seconds for reading the content of the store. Nobody waits longer for the answer."""
+_COMMIT_TIME = 1.0
+"""Seconds in which a runtime commits content, even if a byte has changed on the disk since it was written."""
 
 
 class ReceivedRoute:
@@ -38,9 +45,11 @@ class ReceivedRoute:
     Args:
         context: The context of the peer door.
         records: What this host received through the relay.
+        store: The store. If it has the whole content with wrong bytes, it is told so.
     """
 
-    def __init__(self, context: Context, records: ReceivedRecords) -> None:
+    def __init__(self, context: Context, records: ReceivedRecords, store: SoundStore) -> None:
+        self._store = store
         self._context = context
         self._records = records
         self._reading = asyncio.Semaphore()
@@ -58,7 +67,11 @@ class ReceivedRoute:
             return Response(status_code=404)
         attempts = self._records.get(digest)
         stored = await self._stored(digest)
-        if stored is not None and len(stored.prefixes) > max((len(each.prefixes) for each in attempts), default=0):
+        known = max((len(each.prefixes) for each in attempts), default=0)
+        if stored is not None and self._store.is_damaged(digest):
+            stored.sources = [(0, None)]  # whoever sent these bytes: this host has changed them
+            attempts = (*attempts, stored)
+        elif stored is not None and len(stored.prefixes) > known:
             last = attempts[-1] if attempts else ReceivedBytes()
             stored.sources = [*last.sources, (len(last.prefixes) * BLOCK, None)]
             attempts = (*attempts, stored)
@@ -84,7 +97,7 @@ class ReceivedRoute:
     async def _read(self, digest: Digest) -> ReceivedBytes:
         received, running = ReceivedBytes(), hashlib.new(digest.algorithm)
         prefixes, buffer, offset = list[str](), memoryview(bytearray(BLOCK)), 0
-        async with await self._context.store.open(digest, partial=True) as content:
+        async with await self._store.open_unchecked(digest) as content:
             while offset < content.available and len(prefixes) < MAX_PREFIXES:
                 count = await content.readinto(offset, buffer[: BLOCK - offset % BLOCK])
                 if not count:
@@ -93,5 +106,22 @@ class ReceivedRoute:
                 offset += count
                 if offset % BLOCK == 0 or offset == content.size:
                     prefixes.append(running.hexdigest()[:PREFIX_LENGTH])
+            if offset == content.size and running.hexdigest() != digest.encoded and await _is_whole(content):
+                self._note_damaged(digest)
         received.prefixes = prefixes
         return received
+
+    def _note_damaged(self, digest: Digest) -> None:
+        if not self._store.is_damaged(digest):
+            self._store.note_damaged(digest)
+            self._context.log.warning("%s: this host's copy has wrong bytes; no other host gets it", digest)
+
+
+async def _is_whole(content: Content) -> bool:
+    """Return whether the runtime has committed `content`, of which all bytes are there."""
+    try:
+        async with asyncio.timeout(_COMMIT_TIME):
+            await content.wait(content.available)
+    except (TimeoutError, Aborted):
+        pass
+    return content.complete

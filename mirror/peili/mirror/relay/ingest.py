@@ -14,6 +14,7 @@ from peili.mirror.limits import MIB
 from peili.mirror.oci.ranges import Span
 from peili.mirror.oci.references import Digest
 from peili.mirror.plugins.calls import call
+from peili.mirror.plugins.content import Content
 from peili.mirror.plugins.interfaces import Store
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.verify import Unverified, Verifier
@@ -139,18 +140,31 @@ async def read_back(verifier: Verifier, digest: Digest, stop: int, store: Store)
         return True
     try:
         async with await store.open(digest, partial=True) as content:
-            if content.available < stop:
-                return False  # some bytes before `stop` are missing, so it is useless to read the others
-            buffer = memoryview(bytearray(MIB))
-            done = 0
-            while done < stop:
-                count = await content.readinto(done, buffer[: min(MIB, stop - done)])
-                if count == 0:
-                    return False
-                await asyncio.to_thread(verifier.seed, buffer[:count])
-                done += count
+            return await seed_from(content, verifier, stop)
     except (NotFound, Aborted, Unavailable):
         return False
+
+
+async def seed_from(content: Content, verifier: Verifier, stop: int) -> bool:
+    """Seed `verifier` with the bytes of `content` before `stop`. They are hashed in a thread.
+
+    Returns:
+        Whether `content` has all these bytes.
+
+    Raises:
+        Aborted: The content was lost.
+        Unavailable: The store does not answer.
+    """
+    if content.available < stop:
+        return False  # some bytes before `stop` are missing, so it is useless to read the others
+    buffer = memoryview(bytearray(MIB))
+    done = 0
+    while done < stop:
+        count = await content.readinto(done, buffer[: min(MIB, stop - done)])
+        if count == 0:
+            return False
+        await asyncio.to_thread(verifier.seed, buffer[:count])
+        done += count
     return True
 
 

@@ -15,6 +15,7 @@ from peili.mirror.relay.leases import TransferLease
 from peili.mirror.relay.relay import RelayState, TransferRequest
 from peili.mirror.relay.replacement import Replaced
 from peili.mirror.relay.responses import OutOfRange
+from peili.mirror.relay.tracing import ask_suspects
 
 _NO_ANSWER = frozenset({FailureReason.UNREACHABLE, FailureReason.SILENT})
 
@@ -110,12 +111,15 @@ class Rejections:
         self._of_other_size.add(peer.id)
         return PeerUnavailable(f"peer {peer.id} has another size for this digest", FailureReason.REFUSED)
 
-    def blame_for_wrong_bytes(self, peer_ids: Collection[str], *, is_certain: bool) -> None:
+    def blame_for_wrong_bytes(self, peer_ids: Collection[str], *, is_certain: bool, size: int | None) -> None:
         """Record that these peers may have sent wrong bytes. None of them is asked again in this transfer.
+
+        In the background, they are asked to compare their copies with the digest.
 
         Args:
             peer_ids: The ids of the peers. At least one of them sent wrong bytes.
             is_certain: Whether all of them did.
+            size: The size of the whole content in bytes, if it is known.
         """
         state, digest = self._state, self._request.digest
         self.exclude(peer_ids)
@@ -127,6 +131,7 @@ class Rejections:
             else:
                 state.blame.doubt(digest, peer_id)
                 state.log.warning("%s: peer %s may have sent wrong bytes; it is asked last", digest, peer_id)
+        state.background.start(ask_suspects(digest, frozenset(peer_ids), size, state))
 
     def bar_in_flight(self) -> None:
         """Record that bytes which nobody had verified are wrong. For a while, only whole holders are asked."""

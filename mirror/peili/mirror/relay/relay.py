@@ -71,7 +71,8 @@ class RelayState:
         hash_threads: The threads that hash content.
         buffers: The memory for the content of all transfers.
         releases: The router's leases that are being released.
-        tracing: The tasks that find out where wrong bytes entered.
+        background: The tasks that find out where wrong bytes entered, and that check what the runtime keeps.
+        checked: The digests of which the runtime's ingest is being checked; see `leftovers`.
         parallel: The transfers of each blob, and the requests to each peer.
     """
 
@@ -86,7 +87,8 @@ class RelayState:
         self.hash_threads = HashThreadPool()
         self.buffers = BufferPool(self.limits.relay_memory)
         self.releases = LeaseReleases(context)
-        self.tracing = Tasks(context.log)
+        self.background = Tasks(context.log)
+        self.checked: set[Digest] = set()
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)
 
 
@@ -144,10 +146,11 @@ class Relay:
         """Stop, wait up to ``limits.stop_timeout`` seconds for leases that are being released, and end the threads."""
         self.stop()
         if self._state is not None:
+            self._state.background.cancel()
             try:
                 await self._state.releases.aclose()
+                await self._state.background.drain(self._context.limits.stop_timeout)
             finally:  # also if this is cancelled
-                self._state.tracing.cancel()
                 self._state.hash_threads.close()
                 self._incoming.clear()
 

@@ -31,10 +31,12 @@ class Senders:
         self._state = state
         self._rejections = rejections
         self.feeders: set[Peer] = set()
+        self._size: int | None = None  # of the whole content, as the last peer stated it
         self._stopped_at: dict[str, int] = {}  # the ids, or `IN_FLIGHT`, each with the byte at which the peer stopped
 
     def add(self, source: Source) -> None:
         """Note that `source` was read up to its current offset."""
+        self._size = source.span.size
         if source.in_flight is None:
             self._stopped_at[source.peer.id] = source.offset
         else:
@@ -63,18 +65,21 @@ class Senders:
         suspects = self._state.blame.suspects(self._digest) if is_continuation else frozenset[str]()
         senders = suspects.union(self._stopped_at)
         is_certain = len(senders) == 1 and (not is_continuation or bool(suspects))
-        blame_senders(senders, self._rejections, is_certain=is_certain)
+        blame_senders(senders, self._rejections, is_certain=is_certain, size=self._size)
 
 
-def blame_senders(senders: frozenset[str], rejections: Rejections, *, is_certain: bool) -> None:
+def blame_senders(
+    senders: frozenset[str], rejections: Rejections, *, is_certain: bool, size: int | None = None
+) -> None:
     """Blame `senders` for wrong bytes, or nobody if one of them was still receiving the content.
 
     Args:
         senders: Ids, or `IN_FLIGHT`. At least one of them sent a wrong byte.
         rejections: The holders that the transfer does not ask again.
         is_certain: Whether all of them did.
+        size: The size of the whole content in bytes, if it is known.
     """
     if IN_FLIGHT in senders:
         rejections.exclude(senders - {IN_FLIGHT})
     else:
-        rejections.blame_for_wrong_bytes(senders, is_certain=is_certain)
+        rejections.blame_for_wrong_bytes(senders, is_certain=is_certain, size=size)

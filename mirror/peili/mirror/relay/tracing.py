@@ -7,7 +7,8 @@ feeding others with this content while they receive it, and no other host is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from peili.mirror.errors import FailureReason, PeerUnavailable, Unavailable
@@ -68,6 +69,29 @@ async def trace_wrong_byte(digest: Digest, received: ReceivedBytes, peers: Seque
     state.blame.bar_link(digest, {link.lower, link.upper or link.lower} - {context.identity})
     if link.lower == context.identity and link.upper is not None:
         await _report(digest, link.upper, context, state.releases)
+
+
+async def ask_suspects(digest: Digest, peer_ids: Collection[str], size: int | None, state: RelayState) -> None:
+    """Ask whole holders that may have sent wrong bytes what they have. One whose own copy is wrong is quarantined.
+
+    A holder that is asked reads its copy. So it notices itself that it is damaged, and other hosts do not get it.
+
+    Args:
+        digest: The content.
+        peer_ids: The ids of the holders.
+        size: The size of the content in bytes, if it is known.
+        state: The relay's state, which remembers the holders.
+    """
+    context = state.context
+    peers = [peer for peer in context.router.peers() if peer.id in peer_ids]
+    for peer, attempts in zip(peers, await _ask_all(digest, peers, context), strict=True):
+        if size is not None and attempts and _is_damaged(attempts[-1], digest, size):
+            context.log.warning("%s: the copy of peer %s is damaged; it is quarantined for this blob", digest, peer.id)
+            state.blame.record(digest, peer.id, FailureReason.WRONG)
+
+
+async def _ask_all(digest: Digest, peers: Sequence[Peer], context: Context) -> Sequence[Sequence[ReceivedBytes]]:
+    return await asyncio.gather(*(_fetch_received(digest, peer, context) for peer in peers))
 
 
 async def was_found_wrong(digest: Digest, received: ReceivedBytes, feeder: Peer, context: Context) -> bool:
@@ -167,6 +191,12 @@ class _Trace:
             found = () if peer is None else await _fetch_received(self._digest, peer, self._context)
             self._answers[peer_id] = found
         return self._answers[peer_id]
+
+
+def _is_damaged(received: ReceivedBytes, digest: Digest, size: int) -> bool:
+    """Return whether these are all bytes of the content, and have another digest."""
+    is_whole = len(received.prefixes) == -(-size // BLOCK)
+    return is_whole and not received.is_wrong and not digest.encoded.startswith(received.prefixes[-1])
 
 
 def _segments(received: ReceivedBytes) -> list[tuple[int, int, str | None]]:

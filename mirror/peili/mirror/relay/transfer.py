@@ -21,6 +21,7 @@ from peili.mirror.plugins.acquiring import LeaseEnd
 from peili.mirror.relay.blame import IN_FLIGHT
 from peili.mirror.relay.holders import Holders
 from peili.mirror.relay.ingest import create_verifier, discard_ingest, may_resume
+from peili.mirror.relay.leftovers import check_later
 from peili.mirror.relay.opening import FirstSource
 from peili.mirror.relay.pipeline import CollectPipeline, FillPipeline, HashPipeline, PassThroughPipeline, Sink
 from peili.mirror.relay.reception import Reception
@@ -192,6 +193,7 @@ class Transfer:
         if self.is_abandoned:
             self._holders.lease.abandon()
         await self._holders.aclose()
+        check_later(self._request.digest, self._state)
 
     async def _open_first(self, deadline: float) -> Span:
         """Open the first source. Collect small content, and prepare to stream large content."""
@@ -378,7 +380,8 @@ class Transfer:
                     if verifier.rewind() == wrong:
                         break  # two holders agree about the end, so a byte before it is wrong
                 else:
-                    blame_senders(senders_of_end, self._rejections, is_certain=len(senders_of_end) == 1)
+                    is_certain = len(senders_of_end) == 1
+                    blame_senders(senders_of_end, self._rejections, is_certain=is_certain, size=span.size)
                     return pipeline.data
         except (NotFound, Aborted):
             pass  # there is no other holder, or no memory

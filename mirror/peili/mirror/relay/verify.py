@@ -13,6 +13,8 @@ Who verifies what, and when:
 - It can't verify a range that does not reach the end, or whose beginning the store can't show.
 - The runtime verifies every digest again when it commits content. The relay removes the runtime's unfinished copy if
   that has a wrong byte, because the runtime would otherwise continue after it.
+- If the runtime completes content from upstream after bytes that the relay could not verify, or fetches parts in
+  parallel, and does not commit it, the relay hashes what it has as a whole, and removes it if it is wrong.
 - What the store has whole was verified by the runtime, and is not verified again when it is sent.
 """
 
@@ -125,6 +127,11 @@ class Verifier:
         if self._hash.hexdigest() != self._digest.encoded:
             raise DigestMismatch(f"content does not have the digest {self._digest}")
         return self.release()
+
+    @property
+    def count(self) -> int:
+        """The number of bytes that were hashed."""
+        return self._count
 
     def _update(self, piece: Piece) -> None:
         """Hash `piece`, and note the digest at each multiple of `BLOCK`, which costs nearly nothing."""

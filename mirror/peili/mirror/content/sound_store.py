@@ -1,0 +1,132 @@
+"""A store without content that it has whole, but with wrong bytes, for example because a disk has changed them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Collection, Sequence
+from contextlib import aclosing
+
+from typing_extensions import override
+
+from peili.mirror.errors import NotFound
+from peili.mirror.oci.references import Descriptor, Digest, Reference
+from peili.mirror.plugins.content import Content, Gone, Have, StoreEvent
+from peili.mirror.plugins.interfaces import Store
+from peili.mirror.support.tasks import Broadcast
+
+_MAX_DAMAGED = 1024
+
+
+class SoundStore(Store):
+    """What a store has, without content that was found to be damaged.
+
+    A store does not verify what it sends. Without this, each host that reads damaged content would have to find out for
+    itself, with a pull that fails. The content is there again when the store has removed and got it anew. Used on one
+    event loop.
+
+    Args:
+        store: The store.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._damaged: OrderedDict[Digest, None] = OrderedDict()  # the oldest is forgotten for a new one
+        self._changes = Broadcast()
+
+    def note_damaged(self, digest: Digest) -> None:
+        """Note that the store's whole copy of `digest` has wrong bytes. Watchers get `Gone`."""
+        self._damaged[digest] = None
+        if len(self._damaged) > _MAX_DAMAGED:
+            self._damaged.popitem(last=False)
+        self._changes.notify()
+
+    def is_damaged(self, digest: Digest) -> bool:
+        """Return whether the store's whole copy of `digest` has wrong bytes, as far as this is known."""
+        return digest in self._damaged
+
+    async def open_unchecked(self, digest: Digest) -> Content:
+        """Like `open`, also for damaged content, and for content that is still arriving."""
+        return await self._store.open(digest, partial=True)
+
+    def _require(self, digest: Digest) -> None:
+        if digest in self._damaged:
+            raise NotFound(f"the copy of {digest} on this host has wrong bytes")
+
+    @override
+    async def resolve(self, reference: Reference) -> Descriptor:
+        return await self._store.resolve(reference)
+
+    @override
+    async def describe(self, digest: Digest) -> Descriptor:
+        self._require(digest)
+        return await self._store.describe(digest)
+
+    @override
+    async def open(self, digest: Digest, *, partial: bool = False) -> Content:
+        self._require(digest)
+        return await self._store.open(digest, partial=partial)
+
+    @override
+    async def tagged_at(self, reference: Reference) -> float | None:
+        return await self._store.tagged_at(reference)
+
+    @override
+    async def images(self) -> Sequence[tuple[Reference, Descriptor]]:
+        return await self._store.images()
+
+    @override
+    async def repositories(self) -> Collection[tuple[str, str, Digest]]:
+        return await self._store.repositories()
+
+    @override
+    def shows_in_flight(self) -> bool:
+        return self._store.shows_in_flight()
+
+    @override
+    async def discard(self, digest: Digest) -> bool:
+        return await self._store.discard(digest)
+
+    @override
+    async def watch(self) -> AsyncGenerator[Sequence[StoreEvent], None]:
+        told: set[Digest] = set()  # damaged content of which the watcher knows that it is gone
+        reading: asyncio.Future[Sequence[StoreEvent] | None] | None = None
+        async with aclosing(self._store.watch()) as batches:
+            try:
+                while True:
+                    changed = self._changes.next_change
+                    told &= self._damaged.keys()
+                    if new := self._damaged.keys() - told:
+                        told |= new
+                        yield [Gone(digest) for digest in new]
+                        continue
+                    reading = reading or asyncio.ensure_future(anext(batches, None))
+                    await _wait_for_either(reading, changed)
+                    if not reading.done():
+                        continue
+                    batch, reading = reading.result(), None
+                    if batch is None:
+                        return
+                    if events := [each for each in batch if self._is_shown(each)]:
+                        yield events
+            finally:
+                if reading is not None:
+                    reading.cancel()
+                    await asyncio.wait([reading])
+
+    def _is_shown(self, event: StoreEvent) -> bool:
+        """Return whether a watcher gets `event`. Content that the store has lost, or gets anew, is not damaged now."""
+        if not isinstance(event, (Have, Gone)) or not isinstance(event.key, Digest) or event.key not in self._damaged:
+            return True
+        if isinstance(event, Have) and event.complete:
+            return False
+        del self._damaged[event.key]
+        return True
+
+
+async def _wait_for_either(reading: asyncio.Future[Sequence[StoreEvent] | None], changed: asyncio.Event) -> None:
+    change = asyncio.ensure_future(changed.wait())
+    try:
+        await asyncio.wait([reading, change], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        change.cancel()
