@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
 from tests.mirror.relay.feeders import ScriptedFeeder, in_flight
 from tests.mirror.relay.peers import peers
-from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, pulling
+from tests.mirror.relay.pulling import MIB, Advice, AdvisingRouter, RecordingLease, content, path_of, pulling
 from tests.support.plain_http import plain_client
 from tests.support.waiting import until
 from typing_extensions import override
@@ -94,6 +94,22 @@ async def test_the_link_is_found(
         reports = [want for want in router.wants if "wrong" in want.failed.values()]
         assert [dict(want.failed) for want in reports] == ([{"b": "wrong"}] if is_own else [])
         assert ("gone" in report.reasons) is is_own
+
+
+async def test_of_two_whole_holders_only_a_damaged_one_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:
+    """One transfer reads from both, so that its bytes do not show which of them was wrong."""
+    wrong = b"?" + DATA[1:]
+    damaged, right = ScriptedFeeder(2 * MIB), ScriptedFeeder(len(DATA))
+    damaged.is_whole = right.is_whole = True
+    damaged.sent, damaged.received, right.received = wrong, received(wrong, (0, None)), received(DATA, (0, None))
+    async with peers(DATA, damaged, right) as [a, b], pulling([a.holder, b.holder]) as host:
+        with suppress(httpx.RemoteProtocolError):  # it is cut off
+            async with host.client.stream("GET", path_of(DIGEST)) as response:
+                async for _ in response.aiter_raw():
+                    await damaged.set(is_cut=True)
+        await until(host.mirror.metrics.quarantines.value)
+        assert f"the copy of peer {a.peer.id} is damaged" in caplog.text
+        assert f"the copy of peer {b.peer.id} is damaged" not in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 1, MIB, MIB + 1, 3 * MIB])
