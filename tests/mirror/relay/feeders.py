@@ -23,6 +23,7 @@ class ScriptedFeeder:
         on_question: Replaces the answer about the key, or is called before it.
         questions: How often it was asked about the key.
         received: What it says that it received; None if it does not know.
+        may_say: While it is not set, it does not answer what it received.
         sent: What it sends instead of its content.
         has_keys: Whether its router answers requests for keys. If not, only its door answers.
         held: While it is not set, requests for the content get no answer.
@@ -42,6 +43,8 @@ class ScriptedFeeder:
         self.is_cut = False
         self.sent: bytes | None = None
         self.received: bytes | None = None
+        self.may_say = asyncio.Event()
+        self.may_say.set()
         self._changed = asyncio.Condition()
 
     async def __call__(self, exchange: Exchange) -> None:
@@ -55,6 +58,7 @@ class ScriptedFeeder:
             await self._answer_question(exchange)
             return
         if exchange.request.path.startswith("/_relay/"):
+            await self.may_say.wait()
             body = self.received or b""
             await exchange.head(200 if body else 404, content_length=str(len(body)))
             await exchange.send(body)

@@ -96,6 +96,26 @@ async def test_the_link_is_found(
         assert ("gone" in report.reasons) is is_own
 
 
+async def test_a_runtime_that_tries_again_at_once_waits_until_the_link_is_known() -> None:
+    """It would otherwise be sent upstream, because nobody in flight can be trusted yet."""
+    feeder = ScriptedFeeder(MIB)
+    feeder.received, feeder.sent = received(CHANGED, (0, None)), CHANGED
+    feeder.may_say.clear()
+    async with peers(DATA, feeder) as [a]:
+        router = KnowingRouter(Feed((in_flight(a),)), Upstream())
+        async with pulling(router) as host:
+            getting = asyncio.create_task(host.get(DIGEST))
+            await until(lambda: a.requests)
+            await feeder.set(available=len(DATA))
+            assert not (await getting).whole
+            again = asyncio.create_task(host.get(DIGEST))
+            await asyncio.wait([again], timeout=0.3)
+            feeder.may_say.set()
+            assert (await again).status == 404
+            assert router.wants[-1].accepts_in_flight
+            assert set(router.wants[-1].failed) == {"a"}
+
+
 async def test_of_two_whole_holders_only_a_damaged_one_is_quarantined(caplog: pytest.LogCaptureFixture) -> None:
     """One transfer reads from both, so that its bytes do not show which of them was wrong."""
     wrong = b"?" + DATA[1:]

@@ -26,6 +26,8 @@ _PATIENCE = 0.9
 """The part of ``limits.wait_timeout`` that a transfer waits for one feeder. The rest is for one more try."""
 _MAX_SLOW_FEEDERS = 2
 """If this many feeders are slow, this host itself is, and the next feeder may be as slow as it is."""
+_TRACE_PATIENCE = 5.0
+"""Seconds for which a transfer waits until it is known where a wrong byte entered. A host on the way may be silent."""
 _REPLACEMENT_SHARE = 0.75
 """The part of ``limits.restarts`` that replacements by a faster holder may use. The rest is for failures."""
 
@@ -92,6 +94,8 @@ class Holders:
         if not head_only and (joined := await self._join(wanted, whole_if_small=whole_if_small)) is not None:
             self._source = joined
             return joined
+        if not head_only:
+            await self._wait_for_trace()
         while self._races < self._state.limits.restarts:
             self._races += 1
             preferred: Peer | None = None
@@ -244,6 +248,15 @@ class Holders:
         if self.tap is None or not may_join or self.requests.uses_windows:
             return None
         return await open_joined(self._state, self._request, self.tap, wanted, whole_if_small=whole_if_small)
+
+    async def _wait_for_trace(self) -> None:
+        """Wait until it is known where a wrong byte entered. Until then, this host would get a copy from upstream.
+
+        All hosts that got the byte may pull again at the same moment.
+        """
+        trace = self._state.traces.get(self._request.digest)
+        if trace is not None and self.reads_in_flight:
+            await asyncio.wait([trace], timeout=_TRACE_PATIENCE)
 
     async def _open_feeder(self, holder: Holder, wanted: ByteRange | None) -> Source | None:
         """Open a source at a holder that still receives the content. Return None if it failed."""

@@ -95,4 +95,4 @@ def _note_wrong(digest: Digest, verifier: Verifier, state: RelayState) -> None:
         sources = [*last.sources, (len(last.prefixes) * BLOCK, None)]  # the runtime has fetched the rest
         received = ReceivedBytes(tuple(verifier.prefixes), sources, is_wrong=True)
         state.incoming.received.add(digest, received)
-        state.background.start(trace_wrong_byte(digest, received, (), state))
+        state.start_trace(digest, trace_wrong_byte(digest, received, (), state))

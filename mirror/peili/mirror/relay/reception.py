@@ -108,7 +108,7 @@ class Reception:
         prefixes, sources = tuple(self._received.prefixes), list(self._received.sources)
         received = ReceivedBytes(prefixes, sources, is_wrong=True)  # it does not change
         state.incoming.received.add(digest, received)
-        state.background.start(trace_wrong_byte(digest, received, feeders, state))
+        state.start_trace(digest, trace_wrong_byte(digest, received, feeders, state))
 
     def close(self, *, is_abandoned: bool, is_complete: bool) -> None:
         """End what other hosts read. Idempotent.

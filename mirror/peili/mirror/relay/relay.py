@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import asyncio
+from collections.abc import Coroutine, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from peili.mirror.content.incoming import IncomingRegistry
 from peili.mirror.errors import NotFound
@@ -72,6 +74,7 @@ class RelayState:
         buffers: The memory for the content of all transfers.
         releases: The router's leases that are being released.
         background: The tasks that find out where wrong bytes entered, and that check what the runtime keeps.
+        traces: The tasks that find out where a wrong byte of a digest entered, while they run.
         checked: The digests of which the runtime's ingest is being checked; see `leftovers`.
         parallel: The transfers of each blob, and the requests to each peer.
     """
@@ -88,8 +91,19 @@ class RelayState:
         self.buffers = BufferPool(self.limits.relay_memory)
         self.releases = LeaseReleases(context)
         self.background = Tasks(context.log)
+        self.traces: dict[Digest, asyncio.Task[None]] = {}
         self.checked: set[Digest] = set()
         self.parallel = ParallelRequests(self.limits, metrics.limited.add)
+
+    def start_trace(self, digest: Digest, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work`, which finds out where a wrong byte of `digest` entered, in the background."""
+        task = self.traces[digest] = self.background.start(work)
+
+        def end(_: object) -> None:
+            if self.traces.get(digest) is task:
+                del self.traces[digest]
+
+        task.add_done_callback(end)
 
 
 class FetchesInVain(NotFound):
