@@ -6,6 +6,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Sequence
 from contextlib import aclosing
+from typing import Any
 
 from typing_extensions import override
 
@@ -126,7 +127,8 @@ class SoundStore(Store):
 
 async def _wait_for_either(reading: asyncio.Future[Sequence[StoreEvent] | None], changed: asyncio.Event) -> None:
     change = asyncio.ensure_future(changed.wait())
+    waiting: list[asyncio.Future[Any]] = [reading, change]
     try:
-        await asyncio.wait([reading, change], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         change.cancel()
