@@ -11,7 +11,8 @@ from tests.mirror.relay.pulling import MIB, content, path_of
 from tests.support.waiting import until
 from typing_extensions import override
 
-from peili.mirror import Content, Digest, Gone, Have, Mirror, NotFound, StoreEvent, Tasks, serve
+from peili.mirror import Content, Digest, Gone, Have, Mirror, NotFound, Store, StoreEvent, Tasks, serve
+from peili.mirror.content.selected_store import SelectedStore
 from peili.mirror.content.sound_store import SoundStore
 from peili.mirror.peer_api.received import parse_received, received_path
 from peili.routers.memory import MemoryNetwork, MemoryRouter
@@ -65,6 +66,14 @@ async def test_a_host_that_is_told_of_wrong_bytes_gives_them_to_nobody_else(capl
         received = await client.get(peer_door + received_path(DIGEST))
         [attempt] = parse_received(received.content)
         assert [*attempt.prefixes] == [Digest.of(part).encoded[:16] for part in (WRONG[:MIB], WRONG)]
+
+
+@pytest.mark.parametrize("wrapper", [SoundStore, SelectedStore])
+def test_a_store_around_another_one_passes_every_call_on(wrapper: type[Store]) -> None:
+    """An inherited default would hide what the store says: who may have content, for example."""
+    of_plugins = {"from_config", "run", "ready", "reload"}  # the mirror asks the inner store
+    methods = {name for name in dir(Store) if not name.startswith("_")} - of_plugins
+    assert methods - vars(wrapper).keys() == set()
 
 
 async def test_right_content_stays_when_it_is_asked_about() -> None:

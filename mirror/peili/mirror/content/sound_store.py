@@ -81,6 +81,11 @@ class SoundStore(Store):
         return await self._store.repositories()
 
     @override
+    async def was_fetched(self, digest: Digest) -> bool | None:
+        self._require(digest)
+        return await self._store.was_fetched(digest)
+
+    @override
     def shows_in_flight(self) -> bool:
         return self._store.shows_in_flight()
 
