@@ -94,14 +94,11 @@ class Holders:
         if not head_only and (joined := await self._join(wanted, whole_if_small=whole_if_small)) is not None:
             self._source = joined
             return joined
-        if not head_only:
-            await self._wait_for_trace()
         while self._races < self._state.limits.restarts:
             self._races += 1
             preferred: Peer | None = None
             try:
-                want = self._want(first, to_end=stop in {None, self._stated_size}, head_only=head_only)
-                requests.named = self._usable(await self.lease.acquire(want), accepts_in_flight=want.accepts_in_flight)
+                await self._ask_router(first, to_end=stop in {None, self._stated_size}, head_only=head_only)
             except NotFound:
                 if not await self.rejections.wait_for_busy():
                     raise
@@ -248,6 +245,14 @@ class Holders:
         if self.tap is None or not may_join or self.requests.uses_windows:
             return None
         return await open_joined(self._state, self._request, self.tap, wanted, whole_if_small=whole_if_small)
+
+    async def _ask_router(self, first: int | None, *, to_end: bool, head_only: bool) -> None:
+        """Ask the router which holders may be asked. Raises NotFound if there is none."""
+        if not head_only:
+            await self._wait_for_trace()
+        want = self._want(first, to_end=to_end, head_only=head_only)
+        answer = await self.lease.acquire(want)
+        self.requests.named = self._usable(answer, accepts_in_flight=want.accepts_in_flight)
 
     async def _wait_for_trace(self) -> None:
         """Wait until it is known where a wrong byte entered. Until then, this host would get a copy from upstream.
