@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import TypeVar
 
 from peili.mirror.errors import AuthorizationRequired, Unavailable
@@ -73,11 +74,13 @@ class Questions:
         not ask it, and the runtime should.
         """
         end = asyncio.get_running_loop().time() + self._most
-        checking = asyncio.create_task(self._check_later(registry))
+        is_needed = asyncio.Event()
+        checking = asyncio.create_task(self._check_later(registry, is_needed))
         try:
             answer = await _in_time(asking, self._patience)
             if not isinstance(answer, Unreachable) or answer.was_asked:
                 return answer
+            is_needed.set()
             async with Deadline(max(end - asyncio.get_running_loop().time(), 0.0)):
                 return await checking or answer
         except TimeoutError:
@@ -85,9 +88,11 @@ class Questions:
         finally:
             checking.cancel()
 
-    async def _check_later(self, registry: str) -> Unreachable | None:
-        """Check a registry that has not answered for a while. Most answer before."""
-        await asyncio.sleep(self._patience / 2)
+    async def _check_later(self, registry: str, is_needed: asyncio.Event) -> Unreachable | None:
+        """Check a registry that has not answered for a while, or as soon as this is needed. Most answer before."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience / 2):
+                await is_needed.wait()
         try:
             checked = await self._checks.call(registry.lower(), lambda: self._upstream.check(registry))
         except Unavailable as error:  # the mirror is exited

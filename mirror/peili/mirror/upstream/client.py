@@ -53,7 +53,7 @@ class UpstreamClient:
         limits: ``upstream_timeout``, ``upstream_requests`` (to one registry at most half of them;
             as many again to registries that nobody has configured), ``upstream_answer`` and ``connect_timeout``.
         roots: Finds the API of a registry. It runs in a thread. Its errors make the registry unreachable.
-        log: Receives what goes wrong in `roots`.
+        log: Receives what goes wrong in `roots`, and why registries that are configured can't be asked.
         count: Counts each request.
     """
 
@@ -68,10 +68,10 @@ class UpstreamClient:
         self._limits = limits or Limits()
         self._count = count
         self._threads = DaemonThreads(_THREADS, "peili upstream")
-        self._root_client = RootClient(self._limits, self._threads)
+        log = log or logging.getLogger("peili.upstream")
+        self._root_client = RootClient(self._limits, self._threads, log)
         # One registry leaves slots to the others, however slowly it answers.
         most_of_one = (self._limits.upstream_requests + 1) // 2
-        log = log or logging.getLogger("peili.upstream")
         self._registries = KnownRegistries(roots, self._threads, log, most_of_one)
         self._slots: asyncio.Semaphore | None = None  # while the client is entered
         # Anybody can name registries that hang. They take no slot of those that the operator has configured.

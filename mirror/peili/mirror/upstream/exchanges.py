@@ -15,6 +15,13 @@ class ExchangeFailed(Exception):
     """There was no response that can be used. The message says why, without addresses of redirects."""
 
 
+class CannotAsk(ExchangeFailed):
+    """This host can't ask: its files or settings can't be used, or a certificate is not accepted.
+
+    The registry may be in order, and others may reach it.
+    """
+
+
 class UnusableReply(ExchangeFailed):
     """There was a response, but it can't be used. So the registry is there."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
@@ -22,11 +23,19 @@ from peili.mirror.upstream.answers import (
     blob_of,
     manifest_of,
     next_page,
+    not_asked,
     read_manifest_of,
     refusal,
 )
 from peili.mirror.upstream.challenges import Challenge
-from peili.mirror.upstream.exchanges import Exchange, ExchangeFailed, NotDialled, RegistryReply, UnusableReply
+from peili.mirror.upstream.exchanges import (
+    CannotAsk,
+    Exchange,
+    ExchangeFailed,
+    NotDialled,
+    RegistryReply,
+    UnusableReply,
+)
 from peili.mirror.upstream.roots import ApiRoot
 
 if TYPE_CHECKING:
@@ -47,11 +56,14 @@ class RootClient:
     Args:
         limits: ``upstream_answer``, and those of the transport.
         threads: Loads httpx, and reads certificates.
+        log: Receives a line if a root that is configured can't be asked, for example because of its certificate.
     """
 
-    def __init__(self, limits: Limits, threads: DaemonThreads) -> None:
+    def __init__(self, limits: Limits, threads: DaemonThreads, log: logging.Logger) -> None:
         self._limits = limits
         self._threads = threads
+        self._log = log
+        self._logged: dict[str, str] = {}  # why roots can't be asked, by their URL
         self._transport: RegistryTransport | None = None  # from the first question on
 
     async def aclose(self) -> None:
@@ -130,11 +142,22 @@ class RootClient:
             transport = await self._threads.run(self._new_transport)
             self._transport = self._transport or transport  # another task may have been faster
         try:
-            return await self._transport.send(root, exchange)
+            reply = await self._transport.send(root, exchange)
+        except CannotAsk as error:
+            self._complain(root, str(error))
+            return not_asked(str(error))
         except (UnusableReply, NotDialled) as error:
             return Denied(str(error))
         except ExchangeFailed as error:
             return Unreachable(str(error))
+        self._logged.pop(root.url, None)
+        return reply
+
+    def _complain(self, root: ApiRoot, why: str) -> None:
+        """Log once why a root can't be asked. Anybody can name registries that nobody has configured: not for those."""
+        if not root.is_assumed and self._logged.get(root.url) != why:
+            self._logged[root.url] = why
+            self._log.warning("%s can't be asked, so the runtime has to ask it: %s", root.url, why)
 
     def _new_transport(self) -> RegistryTransport:
         """Load httpx, which takes a while and some memory. A mirror that asks no registry does without it."""

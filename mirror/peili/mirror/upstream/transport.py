@@ -1,17 +1,10 @@
-"""One exchange with a registry over HTTP: connections, certificates, proxies, redirects and bounds.
-
-It uses httpx, which knows proxies. Connections to peers have a client of their own, which is faster.
-"""
+"""One exchange with a registry over HTTP: its redirects, its bounds, and who gets which headers."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from pathlib import Path
-from typing import TypeAlias
 
 import httpx
 
@@ -19,29 +12,19 @@ from peili.mirror.limits import Limits
 from peili.mirror.support.threads import DaemonThreads
 from peili.mirror.upstream.destinations import check_host, connection_check
 from peili.mirror.upstream.exchanges import (
-    MOST_CHECKS,
-    USER_AGENT,
+    CannotAsk,
     Exchange,
     ExchangeFailed,
     RegistryReply,
     TooLarge,
     UnusableReply,
 )
+from peili.mirror.upstream.pools import ConnectionPools
 from peili.mirror.upstream.roots import ApiRoot
 from peili.mirror.upstream.unlogged import hide_url, hiding_results
 
 _MOST_REDIRECTS = 5
-_KEEP_ALIVE = 30.0
-"""Seconds for which an unused connection is kept."""
-_UNUSED_CONNECTIONS = 4
-_MOST_POOLS = 64
-"""Registries with certificates of their own that are used at the same time."""
 _LONGEST_REASON = 200
-
-_Trust: TypeAlias = tuple[bool, tuple[Path, ...], tuple[tuple[Path, Path], ...], bool]
-"""What the TLS context depends on."""
-_PoolKey: TypeAlias = tuple[_Trust, bool]
-"""Roots that have this in common share a pool of connections: the TLS, and whether the addresses are checked."""
 
 
 class RegistryTransport:
@@ -56,16 +39,11 @@ class RegistryTransport:
     """
 
     def __init__(self, limits: Limits, threads: DaemonThreads) -> None:
-        self._limits = limits
-        self._threads = threads
-        self._pools: dict[_PoolKey, httpx.AsyncClient] = {}
-        self._is_closed = False
+        self._pools = ConnectionPools(limits, threads)
 
     async def aclose(self) -> None:
         """Close all connections. Requests that are under way fail. Idempotent."""
-        self._is_closed = True
-        while self._pools:
-            await self._pools.popitem()[1].aclose()
+        await self._pools.aclose()
 
     async def send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply:
         """Send a request, follow its redirects, and read the response. The caller bounds the time.
@@ -75,12 +53,14 @@ class RegistryTransport:
 
         Raises:
             NotDialled: It leads to this host or to a metadata service, although `root` is only assumed.
+            CannotAsk: A certificate can't be used, or one of the two hosts does not accept that of the other.
             ExchangeFailed: There is no response that can be used.
         """
         try:
-            return await self._send(await self._pool(root), root, exchange)
+            async with self._pools.lend(root) as pool:
+                return await self._send(pool, root, exchange)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, ImportError, ValueError) as error:
-            raise ExchangeFailed(_reason(error)) from error
+            raise (CannotAsk if _is_about_tls(error) else ExchangeFailed)(_reason(error)) from error
 
     async def _send(self, pool: httpx.AsyncClient, root: ApiRoot, exchange: Exchange) -> RegistryReply:
         url, home, origin = httpx.URL(exchange.url), _origin(httpx.URL(root.url)), _origin(httpx.URL(exchange.url))
@@ -100,33 +80,6 @@ class RegistryTransport:
                 return RegistryReply(response.status_code, {}, location=str(following))
             url = following
         raise UnusableReply(f"it redirects more than {_MOST_REDIRECTS} times")
-
-    async def _pool(self, root: ApiRoot) -> httpx.AsyncClient:
-        trust: _Trust = (root.url.startswith("https:"), root.ca, root.client, root.skip_verify)
-        key = (trust, root.is_assumed)
-        if key not in self._pools:
-            context = await self._threads.run(partial(_tls_context, trust))
-            if len(self._pools) >= _MOST_POOLS:
-                raise ExchangeFailed(f"more than {_MOST_POOLS} registries have certificates of their own")
-            if self._is_closed:
-                raise ExchangeFailed("the mirror is not running")
-            self._pools.setdefault(key, self._new_pool(context))  # another task may have been faster
-        return self._pools[key]
-
-    def _new_pool(self, context: ssl.SSLContext) -> httpx.AsyncClient:
-        most = self._limits.upstream_requests
-        return httpx.AsyncClient(
-            verify=context,
-            # One requester's cookies are not for the next one.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-            limits=httpx.Limits(
-                max_connections=most + MOST_CHECKS,
-                max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
-                keepalive_expiry=_KEEP_ALIVE,
-            ),
-            timeout=httpx.Timeout(None, connect=self._limits.connect_timeout),  # the caller bounds the rest
-        )
 
 
 @asynccontextmanager
@@ -162,19 +115,11 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return (url.scheme, url.host, url.port or ports.get(url.scheme))
 
 
-def _tls_context(trust: _Trust) -> ssl.SSLContext:
-    """Return the context for connections. Blocks. Raises OSError if a file can't be read or has no certificate."""
-    is_used, authorities, client, skip_verify = trust
-    if not is_used:
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # the system's authorities take long to load
-    context = ssl.create_default_context()  # the system's authorities, also if there are more
-    for file in authorities:
-        context.load_verify_locations(cafile=file)
-    for certificate, key in client:
-        context.load_cert_chain(certificate, key)
-    if skip_verify:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
+def _is_about_tls(error: BaseException | None) -> bool:
+    """Return whether the two hosts do not agree about TLS. A connection that ends in the handshake does not show it."""
+    while error is not None and not isinstance(error, ssl.SSLError):
+        error = error.__cause__ or error.__context__
+    return error is not None and not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
 
 
 def _reason(error: Exception) -> str:
