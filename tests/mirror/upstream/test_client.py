@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 from starlette.applications import Starlette
@@ -30,15 +32,18 @@ from tests.mirror.upstream.registries import (
     SmallRegistry,
     registries,
 )
-from tests.support.neighbours import refusing_url, served
+from tests.support.neighbours import refusing_url, served, served_together
 from tests.support.waiting import until
 
 from peili.mirror import Descriptor, Digest
 from peili.mirror.oci.references import OCI_MANIFEST, OCTET_STREAM
 from peili.mirror.oci.requests import Endpoint
+from peili.mirror.support.threads import DaemonThreads
+from peili.mirror.upstream import registries as known_registries
 from peili.mirror.upstream.answers import Absent, Answer, Challenged, Denied, Fetched, Readable, Unreachable
 from peili.mirror.upstream.challenges import Challenge
 from peili.mirror.upstream.client import UpstreamClient
+from peili.mirror.upstream.root_client import RootClient
 from peili.mirror.upstream.roots import ApiRoot
 
 pytestmark = pytest.mark.anyio
@@ -51,14 +56,71 @@ TAGS = replace(BY_TAG, endpoint=Endpoint.TAGS, reference="list")
 PATH = "/v2/acme/demo/manifests/v1"
 
 
-async def test_a_mirror_is_told_which_registry_is_meant_as_containerd_tells_it() -> None:
+async def test_a_mirror_is_told_in_each_request_which_registry_is_meant_as_containerd_tells_it() -> None:
     own, mirror = SmallRegistry(), SmallRegistry(404)
+    tags = "/v2/acme/demo/tags/list"
+    mirror.answers[tags] = (200, {"Link": f'<{tags}-2?last=a>; rel="next"'}, b"{}")
+    mirror.answers[f"{tags}-2"] = (200, {"Link": f'<{tags}-3?ns=registry.example%3A5000&last=b>; rel="next"'}, b"{}")
+    mirror.answers[f"{tags}-3"] = (200, {"Link": f'<{tags}-4>; rel="next"'}, b"{}")
+    mirror.answers[f"{tags}-4"] = (200, {}, b"{}")
     async with registries(mirror, own):
         roots = [replace(mirror.root, is_mirror=True), own.root]
         async with UpstreamClient(PATIENT, roots=lambda _: roots) as client:
             question = replace(BY_TAG, registry="registry.example:5000")
             assert await client.ask(question) == READABLE
-    assert (set(mirror.queries), set(own.queries)) == ({"ns=registry.example%3A5000"}, {""})
+            await client.challenge(question.registry)
+            mirror.answers["/v2/"] = own.answers["/v2/"] = (401, CHALLENGE, b"")
+            await client.ask(question)
+            assert isinstance(
+                await client.fetch(replace(TAGS, registry=question.registry, authorization=None)), Fetched
+            )
+    assert {path for _, path, _ in mirror.asked} >= {PATH, "/v2/", *mirror.answers}
+    assert [parse_qs(each)["ns"] for each in mirror.queries] == [[question.registry]] * len(mirror.queries)
+    assert set(own.queries) == {""}
+
+
+async def test_a_root_that_is_no_longer_configured_is_not_asked_and_gets_no_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(known_registries, "_ROOTS_TTL", 0.0)
+    gone, mirror, own = SmallRegistry(401, CHALLENGE), SmallRegistry(404), SmallRegistry()
+    own.answers["/v2/"] = (404, {}, b"")
+    async with registries(gone, mirror, own):
+        roots = [gone.root, own.root]
+        async with UpstreamClient(PATIENT, roots=lambda _: roots) as client:
+            assert await client.challenge("registry.example") == BEARER
+            roots[:] = [mirror.root, own.root]
+            challenge = replace(BEARER, parameters={"realm": "https://other.example/token"})
+            own.answers["/v2/"] = (401, {"WWW-Authenticate": str(challenge)}, b"")
+            gone.asked.clear()
+            gone.default = (503, {}, b"")
+            assert await client.check("registry.example") is None
+            assert await client.challenge("registry.example") == challenge
+            assert await client.ask(WITH_TOKEN) == READABLE
+    assert gone.asked == []
+    assert [each for each in mirror.asked if each[2]] == []
+    assert ("HEAD", PATH, "Bearer secret") in own.asked
+
+
+async def test_nothing_is_opened_when_a_client_is_closed_while_it_is_being_made_ready() -> None:
+    registry, may_go_on, threads = SmallRegistry(), threading.Event(), DaemonThreads(1, "test")
+    async with served(registry) as url:
+        client = RootClient(PATIENT, threads, logging.getLogger("peili.test"))
+        client.open()
+        busy = threads.run(may_go_on.wait)  # the only thread
+        asking = asyncio.create_task(client.ask(ApiRoot.of(url), BY_TAG))
+        await asyncio.sleep(0)
+        await client.aclose()
+        may_go_on.set()
+        await busy
+        answer = await asking
+        assert isinstance(answer, Unreachable)
+        assert not answer.was_asked
+        assert client._transport is None  # pyright: ignore[reportPrivateUsage]
+        assert registry.asked == []
+        client.open()
+        assert await client.ask(ApiRoot.of(url), BY_TAG) == READABLE
+        await client.aclose()
 
 
 @pytest.mark.parametrize(
@@ -267,17 +329,22 @@ async def test_a_registry_that_hangs_does_not_take_the_slots_of_others() -> None
             await asyncio.gather(*waiting)
 
 
+@pytest.mark.parametrize("has_mirror", [False, True])
 async def test_registries_that_nobody_has_configured_take_no_slot_of_a_configured_one(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, has_mirror: bool
 ) -> None:
-    silent, registry = SmallRegistry(), SmallRegistry()
+    """Also if there is a mirror for all registries that nobody has configured."""
+    silent, registry, mirror = SmallRegistry(), SmallRegistry(), SmallRegistry(404)
     silent.open.clear()
-    async with served(silent) as proxy, served(registry) as url:
+    async with served_together(silent, registry, mirror) as (proxy, url, default):
         monkeypatch.setenv("HTTP_PROXY", proxy)
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
         def find(name: str) -> list[ApiRoot]:
-            return [ApiRoot.of(url) if name == "registry.example" else ApiRoot.of(f"http://{name}", is_assumed=True)]
+            if name == "registry.example":
+                return [ApiRoot.of(url)]
+            own = ApiRoot.of(f"http://{name}", is_assumed=True, is_default=has_mirror)
+            return [ApiRoot.of(default, is_default=True), own] if has_mirror else [own]
 
         async with UpstreamClient(replace(PATIENT, upstream_requests=2), roots=find) as client:
             waiting = [

@@ -86,7 +86,7 @@ class RegistryAnswers:
         self._clock = clock
         self._timeout = context.limits.upstream_timeout
         self._tasks = Tasks(context.log)
-        self._outages = Outages(client.check, self._tasks, context.log, clock)
+        self._outages = Outages(partial(client.check, is_for_rights=True), self._tasks, context.log, clock)
         self._token_servers = Outages(
             client.check_token_server, self._tasks, context.log, clock, title="the token server of "
         )

@@ -76,13 +76,14 @@ class UpstreamClient:
         self._slots: asyncio.Semaphore | None = None  # while the client is entered
         # Anybody can name registries that hang. They take no slot of those that the operator has configured.
         self._others = asyncio.Semaphore(self._limits.upstream_requests)
-        self._checks = asyncio.Semaphore(MOST_CHECKS)
+        self._checks = _new_checks()
 
     async def __aenter__(self) -> Self:
         self._registries.clear()
         self._slots = asyncio.Semaphore(self._limits.upstream_requests)
         self._others = asyncio.Semaphore(self._limits.upstream_requests)
-        self._checks = asyncio.Semaphore(MOST_CHECKS)
+        self._checks = _new_checks()
+        self._root_client.open()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -107,6 +108,7 @@ class UpstreamClient:
         what it said last still counts.
         """
         known = self._registries.get(registry)
+        await self._find_roots(registry)  # what was learnt from a root that is gone is then forgotten
         if known.is_fresh(math.inf):
             return known.challenge
         asked = await self._bounded(registry, self._learn_challenge(registry, known, math.inf))
@@ -123,15 +125,20 @@ class UpstreamClient:
             The challenge; None if it does not challenge; `Unreachable` if it does not answer now.
         """
         known = self._registries.get(registry)
+        await self._find_roots(registry)  # what was learnt from a root that is gone is then forgotten
         if known.is_fresh(within):
             return known.challenge
         return await self._bounded(registry, self._learn_challenge(registry, known, within))
 
-    async def check(self, registry: str) -> Unreachable | None:
+    async def check(self, registry: str, *, is_for_rights: bool = False) -> Unreachable | None:
         """Ask whether a registry is there, by ``GET /v2/`` without the rights of anybody.
 
         What requesters do changes nothing about the answer: the request has connections of its own, and all of the
         time. If there are several roots, the one that decides about rights is asked.
+
+        Args:
+            registry: The registry.
+            is_for_rights: Whether the answer decides about rights. Then no check for another purpose is in its way.
 
         Returns:
             None if it answers, whatever it says. Otherwise the reason; its `is_down` says whether it is out of order.
@@ -139,7 +146,8 @@ class UpstreamClient:
         known = self._registries.get(registry)
         if (pause := known.pauses.of(None, is_root=True)) is not None:
             return pause
-        answer = await self._check(registry, known, self._root_client.ask_base)
+        ask = partial(self._root_client.ask_base, registry=registry)
+        answer = await self._check(registry, known, ask, is_for_rights=is_for_rights)
         self._note(known, Question(registry, "", Endpoint.BASE, ""), answer)
         if not isinstance(answer, Unreachable):
             return None
@@ -152,28 +160,36 @@ class UpstreamClient:
         if (challenge := known.challenge) is None or challenge.is_basic:
             return Unreachable("it has named none", is_down=False)
         asked = partial(self._root_client.ask_token_server, challenge)
-        answer = await self._check(registry, known, asked)
+        answer = await self._check(registry, known, asked, is_for_rights=True)
         return answer if isinstance(answer, Unreachable) else None
 
     async def _check(
-        self, registry: str, known: KnownRegistry, ask: Callable[[ApiRoot], Awaitable[Fetched | Refusal]]
+        self,
+        registry: str,
+        known: KnownRegistry,
+        ask: Callable[[ApiRoot], Awaitable[Fetched | Refusal]],
+        *,
+        is_for_rights: bool,
     ) -> Fetched | Refusal:
-        if self._slots is None or self._checks.locked():
+        if self._slots is None:
+            return not_asked("this mirror is not running")
+        roots = await self._find_roots(registry)
+        root = known.deciding_root(roots)
+        if root is None:
+            return not_asked("its API was not found")
+        checks = self._checks[is_for_rights, _may_be_invented(roots)]
+        if checks.locked():
             return not_asked("it could not be checked now")
-        async with self._checks:
-            root = await self._deciding_root(registry, known)
-            if root is None:
-                return not_asked("its API was not found")
+        async with checks:
             return await self._in_its_share(ask(root), 1)
 
-    async def _deciding_root(self, registry: str, known: KnownRegistry) -> ApiRoot | None:
-        """Return the root that decides about rights; None if it can't be found out in time."""
+    async def _find_roots(self, registry: str) -> Sequence[ApiRoot]:
+        """Return where the API of a registry is; nothing if that can't be found out in time."""
         try:
             async with Deadline(self._limits.upstream_timeout):
-                roots = await self._registries.roots(registry)
+                return await self._registries.roots(registry)
         except TimeoutError:
-            return None
-        return known.challenger or (roots[-1] if roots else None)
+            return ()
 
     async def fetch(self, question: Question) -> Fetched | Refusal:
         """Read a document: the tags of a repository, or the referrers of a digest. All its pages are read.
@@ -198,8 +214,7 @@ class UpstreamClient:
                 return not_asked("this mirror is not running")
             async with Deadline(self._limits.upstream_timeout), slots:
                 roots = await self._registries.roots(registry)
-                is_named = any(not root.is_assumed for root in roots)
-                async with self._slots if is_named else self._others:
+                async with self._others if _may_be_invented(roots) else self._slots:
                     asked_at = time.monotonic()
                     return await work
         except TimeoutError:
@@ -221,7 +236,7 @@ class UpstreamClient:
         roots: Sequence[ApiRoot] = await self._registries.roots(question.registry)
         if question.authorization is not None and len(roots) > 1:
             await self._learn_challenge(question.registry, known, math.inf)
-            roots = (known.challenger or roots[-1],)
+            roots = (known.deciding_root(roots) or roots[-1],)
         challenged: Challenged | None = None
         answer: _T | Refusal = not_asked("its API was not found")
         for number, root in enumerate(roots, 1):
@@ -259,7 +274,7 @@ class UpstreamClient:
             if known.is_fresh(within):
                 return known.challenge
             question = Question(registry, "", Endpoint.BASE, "")
-            answer = await self._try_roots(question, lambda root, _: self._root_client.ask_base(root))
+            answer = await self._try_roots(question, lambda root, _: self._root_client.ask_base(root, registry))
             match answer:
                 case Unreachable():
                     return answer
@@ -269,3 +284,15 @@ class UpstreamClient:
                     known.challenge = known.challenger = None
             known.keep_challenge()
             return known.challenge
+
+
+def _new_checks() -> dict[tuple[bool, bool], asyncio.Semaphore]:
+    """Return the slots of checks: whether they are for rights, and whether the registries may be invented."""
+    return {
+        (rights, invented): asyncio.Semaphore(MOST_CHECKS) for rights in (False, True) for invented in (False, True)
+    }
+
+
+def _may_be_invented(roots: Sequence[ApiRoot]) -> bool:
+    """Return whether a request may have invented the registry with these roots: nobody has configured it."""
+    return not roots or any(each.is_assumed or each.is_default for each in roots)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 USER_AGENT = "peili"
 """The User-Agent of these requests. A local door does not ask a registry to answer them, so that they can't loop."""
 MOST_CHECKS = 8
-"""Registries that are checked at the same time, besides all questions."""
+"""Registries that are checked at the same time for one purpose, besides all questions."""
 
 
 class ExchangeFailed(Exception):

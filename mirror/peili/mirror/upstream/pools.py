@@ -56,9 +56,9 @@ class _Kind:
         """Return what changes when a file is replaced. Blocks for a few calls of ``stat`` for local files."""
         if not self.uses_tls:
             return ()
-        system = ssl.get_default_verify_paths().cafile
-        files = (*self.ca, *(each for pair in self.client for each in pair), *(() if system is None else (system,)))
-        return tuple(map(_state, files))
+        system = ssl.get_default_verify_paths().cafile or ""  # None if there is no such file
+        files = [*self.ca, *(each for pair in self.client for each in pair)]
+        return tuple(_state(each) for each in ([*files, Path(system)] if system else files))
 
     def tls_context(self) -> ssl.SSLContext:
         """Return the context for connections. Blocks. Raises OSError if a file can't be read or has no certificate."""
@@ -156,7 +156,7 @@ class ConnectionPools:
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
                 headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
                 limits=httpx.Limits(
-                    max_connections=most + MOST_CHECKS,
+                    max_connections=2 * most + 4 * MOST_CHECKS,  # see `UpstreamClient`
                     max_keepalive_connections=min(most, _UNUSED_CONNECTIONS),
                     keepalive_expiry=_KEEP_ALIVE,
                 ),
@@ -166,9 +166,9 @@ class ConnectionPools:
             raise CannotAsk(f"a variable such as HTTPS_PROXY can't be used: {error}") from error
 
 
-def _state(file: str | Path) -> _FileState:
+def _state(file: Path) -> _FileState:
     try:
-        found = Path(file).stat()
+        found = file.stat()
     except OSError:
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns

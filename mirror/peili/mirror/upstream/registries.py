@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -67,7 +68,20 @@ class KnownRegistry:
         if time.monotonic() >= self._roots_until:
             self._roots = tuple(await threads.run(partial(find, registry)))
             self._roots_until = time.monotonic() + _ROOTS_TTL
+            if self.challenger is not None and self._roots and self._challenger_in(self._roots) is None:
+                self.challenge = self.challenger = self._challenged_at = None  # it is no longer configured
         return self._roots
+
+    def deciding_root(self, roots: Sequence[ApiRoot]) -> ApiRoot | None:
+        """Return the one of `roots` that decides about rights; None if there are none.
+
+        That is the one that challenged last. If it is not among them, it is the last one, the registry itself.
+        """
+        return self._challenger_in(roots) or (roots[-1] if roots else None)
+
+    def _challenger_in(self, roots: Sequence[ApiRoot]) -> ApiRoot | None:
+        url = None if self.challenger is None else self.challenger.url
+        return next((each for each in roots if each.url == url), None)
 
 
 class KnownRegistries:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit
 
 from peili.mirror.limits import KIB, Limits
 from peili.mirror.oci.references import MAX_MANIFEST
@@ -64,17 +64,23 @@ class RootClient:
         self._threads = threads
         self._log = log
         self._logged: dict[str, str] = {}  # why roots can't be asked, by their URL
+        self._is_open = False
         self._transport: RegistryTransport | None = None  # from the first question on
 
+    def open(self) -> None:
+        """Allow questions, until `aclose`."""
+        self._is_open = True
+
     async def aclose(self) -> None:
-        """Close all connections. It may be used again."""
+        """Close all connections. Nothing is asked from now on, until `open`."""
+        self._is_open = False
         transport, self._transport = self._transport, None
         if transport is not None:
             await transport.aclose()
 
-    async def ask_base(self, root: ApiRoot) -> Fetched | Refusal:
-        """Ask for the root of the API, without the rights of anybody."""
-        exchange = Exchange("GET", f"{root.url}/", {}, None, _MOST_BASE)
+    async def ask_base(self, root: ApiRoot, registry: str) -> Fetched | Refusal:
+        """Ask for the root of the API of `registry`, without the rights of anybody."""
+        exchange = Exchange("GET", _naming(registry, root, f"{root.url}/"), {}, None, _MOST_BASE)
         reply = await self._send(root, exchange)
         return reply if isinstance(reply, (Denied, Unreachable)) else refusal(reply) or Fetched(())
 
@@ -125,6 +131,7 @@ class RootClient:
             pages.append(reply.body)
             if (following := next_page(reply, exchange.url)) is None:
                 return Fetched(tuple(pages))
+            following = _naming(question.registry, root, following)
             exchange = replace(exchange, url=following, most=exchange.most - len(reply.body))
         return Denied(f"its answer has more than {_MOST_PAGES} pages")
 
@@ -132,17 +139,15 @@ class RootClient:
         self, method: str, root: ApiRoot, question: Question, *, most: int = 0, stops_at_other_host: bool = False
     ) -> Exchange:
         headers = {"Accept": ", ".join(question.accept)}
-        url = f"{root.url}{question.path}"
-        if root.is_mirror:
-            url += f"?ns={quote(question.registry)}"
+        url = _naming(question.registry, root, f"{root.url}{question.path}")
         return Exchange(method, url, headers, question.authorization, most, stops_at_other_host)
 
     async def _send(self, root: ApiRoot, exchange: Exchange) -> RegistryReply | Denied | Unreachable:
-        if self._transport is None:
-            transport = await self._threads.run(self._new_transport)
-            self._transport = self._transport or transport  # another task may have been faster
+        transport = await self._opened_transport()
+        if transport is None:
+            return not_asked("this mirror is not running")
         try:
-            reply = await self._transport.send(root, exchange)
+            reply = await transport.send(root, exchange)
         except CannotAsk as error:
             self._complain(root, str(error))
             return not_asked(str(error))
@@ -152,6 +157,14 @@ class RootClient:
             return Unreachable(str(error))
         self._logged.pop(root.url, None)
         return reply
+
+    async def _opened_transport(self) -> RegistryTransport | None:
+        """Return the transport; None if this is closed, also if that happens meanwhile."""
+        if self._is_open and self._transport is None:
+            transport = await self._threads.run(self._new_transport)
+            if self._is_open:
+                self._transport = self._transport or transport  # another task may have been faster
+        return self._transport
 
     def _complain(self, root: ApiRoot, why: str) -> None:
         """Log once why a root can't be asked. Anybody can name registries that nobody has configured: not for those."""
@@ -164,6 +177,15 @@ class RootClient:
         from peili.mirror.upstream.transport import RegistryTransport  # noqa: PLC0415 - as above
 
         return RegistryTransport(self._limits, self._threads)
+
+
+def _naming(registry: str, root: ApiRoot, url: str) -> str:
+    """Return `url`, which tells a mirror of several registries which one is meant, as containerd tells it."""
+    parts = urlsplit(url)
+    if not root.is_mirror or "ns" in parse_qs(parts.query):
+        return url
+    query = f"{parts.query}&ns={quote(registry)}" if parts.query else f"ns={quote(registry)}"
+    return parts._replace(query=query).geturl()
 
 
 def _judge(

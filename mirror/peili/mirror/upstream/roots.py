@@ -26,6 +26,8 @@ class ApiRoot:
         is_assumed: Whether it only follows from the name of the registry, which anybody may have invented in a request.
             It is then connected to only at addresses of other hosts: not at loopback, link-local or metadata addresses.
         is_mirror: Whether it serves several registries, so that each request names the registry: ``?ns=REGISTRY``.
+        is_default: Whether it is for every registry without a configuration of its own. Such registries, and those with
+            an assumed root, get no slot of the others: anybody may have invented them in a request.
 
     Raises:
         ValueError: The URL is not an http or https URL, or it has a user, a query or a fragment.
@@ -38,6 +40,7 @@ class ApiRoot:
     headers: Mapping[str, str] = field(default_factory=dict[str, str], hash=False, repr=False)
     is_assumed: bool = False
     is_mirror: bool = False
+    is_default: bool = False
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -96,7 +99,7 @@ def trusting(find: RootFinder, is_named: Callable[[str], bool]) -> RootFinder:
 
     def find_trusting(registry: str) -> Sequence[ApiRoot]:
         roots = find(registry)
-        return [replace(each, is_assumed=False) for each in roots] if is_named(registry) else roots
+        return [replace(each, is_assumed=False, is_default=False) for each in roots] if is_named(registry) else roots
 
     return find_trusting
 

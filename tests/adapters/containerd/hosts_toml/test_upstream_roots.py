@@ -89,4 +89,6 @@ def test_without_any_directory_it_is_the_registry(tmp_path: Path) -> None:
 def test_a_registry_without_a_directory_is_only_assumed(
     files: dict[str, str], expected: list[bool], tmp_path: Path
 ) -> None:
-    assert [each.is_assumed for each in roots(tmp_path, "a.example", files)] == expected
+    found = roots(tmp_path, "a.example", files)
+    assert [each.is_assumed for each in found] == expected
+    assert [each.is_default for each in found] == ["a.example" not in files] * len(found)

@@ -120,7 +120,7 @@ class HostsFiles(ConfigEditor[RegistryStatus]):
             status = own or found.get(DEFAULT)
             hosts = () if status is None else status.hosts
             roots = [root for host in hosts for root in self._roots(host, registry)] or default_roots(registry)
-            return roots if own is None else [replace(each, is_assumed=False) for each in roots]
+            return [replace(each, is_default=own is None, is_assumed=own is None and each.is_assumed) for each in roots]
         except (OSError, ValueError):
             return default_roots(registry)
 
