@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -406,27 +406,31 @@ COMPLETIONS = {
 SEPARATOR = "--- the next line"
 
 
-def complete(shell: str, first: str, each: str) -> Mapping[str, list[str]]:
+def word_number(line: str) -> int:
+    """Return the number of the last word of a line that begins with `peili`."""
+    return line.count(" ") + 1
+
+
+def complete(shell: str, first: str, each: str, lines: Iterable[str] = COMPLETIONS) -> Mapping[str, list[str]]:
     """Complete each line in a shell that finds the installed script `peili`.
 
     Args:
         shell: The program.
         first: Its commands that load the completion.
         each: Its commands for a line, with `{line}` and `{number}`, that of the last word.
+        lines: The lines.
 
     Returns:
         What the shell prints for each line.
     """
-    lines = [each.format(line=line, number=line.count(" ") + 1) for line in COMPLETIONS]
+    commands = [each.format(line=line, number=word_number(line)) for line in lines]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = [shell, "-c", "\n".join([first, f"\necho '{SEPARATOR}'\n".join(lines)])]
+    command = [shell, "-c", "\n".join([first, f"\necho '{SEPARATOR}'\n".join(commands)])]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=110, check=True, env={**os.environ, "PATH": path}
     )
     assert done.stderr == ""
-    return {
-        line: text.strip().splitlines() for line, text in zip(COMPLETIONS, done.stdout.split(SEPARATOR), strict=True)
-    }
+    return {line: text.strip().splitlines() for line, text in zip(lines, done.stdout.split(SEPARATOR), strict=True)}
 
 
 @pytest.fixture(scope="module")
@@ -444,19 +448,33 @@ def test_bash_completes_commands_options_and_values(completed_by_bash: Mapping[s
     assert completed_by_bash[line] == COMPLETIONS[line]
 
 
-@pytest.fixture(scope="module")
-def completed_by_zsh() -> Mapping[str, list[str]]:
+def test_zsh_loads_the_completion_and_gets_an_answer() -> None:
     if shutil.which("zsh") is None:
         pytest.skip("zsh is not installed")
-    return complete(
+    line = next(iter(COMPLETIONS))
+    answers = complete(
         "zsh",
         'autoload -U compinit; compinit -D; eval "$(_PEILI_COMPLETE=zsh_source peili)"\n'
         "[[ ${_comps[peili]} == _peili_completion ]] || exit 1",
         'env COMP_WORDS="peili {line}" COMP_CWORD={number} _PEILI_COMPLETE=zsh_complete peili',
+        [line],
     )
+    assert answers == {line: zsh_answer(line).strip().splitlines()}
+
+
+def zsh_answer(line: str) -> str:
+    """Return what the script for zsh gets, from this process."""
+    data = io.BytesIO()
+    asked = {"COMP_WORDS": f"peili {line}", "COMP_CWORD": str(word_number(line)), "_PEILI_COMPLETE": "zsh_complete"}
+    with pytest.MonkeyPatch.context() as environment, redirect_stdout(io.TextIOWrapper(data)) as out:
+        for name, value in asked.items():
+            environment.setenv(name, value)
+        assert main([]) == 0
+        out.flush()
+        return data.getvalue().decode()
 
 
 @pytest.mark.parametrize("line", COMPLETIONS)
-def test_zsh_completes_commands_options_and_values(completed_by_zsh: Mapping[str, list[str]], line: str) -> None:
+def test_zsh_completes_commands_options_and_values(line: str) -> None:
     """The script defines its functions. What they request is the second field of each group of three lines."""
-    assert completed_by_zsh[line][1::3] == COMPLETIONS[line]
+    assert zsh_answer(line).strip().splitlines()[1::3] == COMPLETIONS[line]
